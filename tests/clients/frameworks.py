@@ -11,10 +11,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 from harness import brokers, environment
-from harness.suite import Skip, Suite
+from harness.suite import Suite
 
 from clients.program import Program
 
@@ -81,7 +81,7 @@ class Stage:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         (house.home / "results").mkdir(exist_ok=True)
         self.environment: Dict[str, str] = dict(
-            kept, AMQP_URL=f"amqp://guest:guest@127.0.0.1:{house.port}//", LEDGER=str(house.home / "ledger"),
+            kept, AMQP_URL=f"amqp://guest:guest@127.0.0.1:{house.port}/%2F", LEDGER=str(house.home / "ledger"),
             RESULTS=str(house.home / "results"), PYTHONUNBUFFERED="1", PYTHONDONTWRITEBYTECODE="1",
             PYTHONPATH=str(folder))
         with contextlib.suppress(FileNotFoundError):
@@ -133,33 +133,69 @@ def celery_chapter(stage: Stage, app: str, chapter: str) -> None:
 
 CELERY_CHAPTERS = {"results": "jobs", "countdown": "jobs", "topics": "jobs", "control": "jobs",
                    "killed_worker": "jobs", "killed_broker": "jobs", "delayed": "delayed"}
-CASES: Dict[str, Callable[[Stage], None]] = {
-    f"celery-{chapter.replace('_', '-')}": lambda stage, app=app, chapter=chapter: celery_chapter(stage, app, chapter)
-    for chapter, app in CELERY_CHAPTERS.items()
+
+
+class Framework(NamedTuple):
+    """What is installed, and how its worker is started."""
+
+    packages: List[str]
+    worker: List[str]
+    ready: str
+
+
+FRAMEWORKS: Dict[str, Framework] = {
+    "dramatiq": Framework(["dramatiq==1.17.1", "pika==1.4.4"], ["-m", "dramatiq", "with_dramatiq", "--processes", "1",
+                          "--threads", "2"], "ready for action"),
+    "taskiq": Framework(["taskiq==0.13.0", "taskiq-aio-pika==0.6.1"], ["-m", "taskiq", "worker", "with_taskiq:broker",
+                        "--workers", "1", "--ack-type", "when_executed"], "Listening started"),
+    "faststream": Framework(["faststream[rabbit]==0.7.8"], ["STORY", "work"], "worker is ready"),
+}
+
+
+def framework_story(stage: Stage, name: str) -> None:
+    """All of stories/with_NAME.py."""
+    story = str(stage.folder / f"with_{name}.py")
+    framework = FRAMEWORKS[name]
+
+    def worker() -> Program:
+        found = stage.start(*(story if word == "STORY" else word for word in framework.worker))
+        found.wait(framework.ready, patience=PATIENCE)
+        return found
+
+    stage.tell([story, name], worker)
+
+
+class Case(NamedTuple):
+    """A case and what has to be installed for it."""
+
+    packages: List[str]
+    run: Callable[[Stage], None]
+
+
+CASES: Dict[str, Case] = {
+    **{f"celery-{chapter.replace('_', '-')}":
+       Case([f"celery=={CELERY}"], lambda stage, app=app, chapter=chapter: celery_chapter(stage, app, chapter))
+       for chapter, app in CELERY_CHAPTERS.items()},
+    **{name: Case(framework.packages, lambda stage, name=name: framework_story(stage, name))
+       for name, framework in FRAMEWORKS.items()},
 }
 
 
 def run(rabbitmq: bool, only: Optional[List[str]] = None) -> int:
     """The suite's status."""
     suite = Suite("clients/rabbitmq" if rabbitmq else "clients", only)
-    wanted = {name: case for name, case in CASES.items() if not only or name in only}
-    try:
-        python = environment.python_with(f"celery-{CELERY}", f"celery=={CELERY}")
-    except Skip as why:
-        for name in wanted:
-            suite.skip(name, f"Celery {CELERY}: {why}")
-        return 0
-    for name, case in wanted.items():
-        suite.case(name, lambda: on_a_stage(case, rabbitmq, python))
+    for name, case in CASES.items():
+        suite.case(name, lambda: on_a_stage(case, rabbitmq))
     return suite.status()
 
 
-def on_a_stage(case: Callable[[Stage], None], rabbitmq: bool, python: Path) -> None:
+def on_a_stage(case: Case, rabbitmq: bool) -> None:
     """A case in a house of its own."""
+    python = environment.python_with(case.packages[0].replace("==", "-").replace("[rabbit]", ""), *case.packages)
     house = RabbitHouse() if rabbitmq else LeveretHouse()
     stage = Stage(house, python, HERE / "stories")
     try:
-        case(stage)
+        case.run(stage)
         assert house.broker.alive(), "the broker ended"
     except Exception:
         print(stage.log() + "\n" + house.broker.log()[-3000:])
