@@ -24,10 +24,7 @@ CELERY = "5.7.0"
 
 
 class LeveretHouse:
-    """A Leveret that comes back where it was."""
-
-    # What kombu looks at: by this it knows that basic.qos has a `global` that changes running consumers.
-    CONFIG = 'compat = "rabbitmq"\n'
+    """A Leveret that comes back where it was, without a setting."""
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="leveret-frameworks-"))
@@ -35,7 +32,7 @@ class LeveretHouse:
         self._start()
 
     def _start(self) -> None:
-        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--port", str(self.port)], self.CONFIG,
+        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--port", str(self.port)],
                                       data_dir=self.home / "data")
 
     def kill(self) -> None:

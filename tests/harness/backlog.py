@@ -16,7 +16,7 @@ from .raw import Client
 
 # Messages between two waits for confirms.
 WINDOW = 20_000
-# Deliveries that one acknowledgement covers.
+# Deliveries that one acknowledgement covers, if the prefetch allows as many.
 ACK_EVERY = 200
 PERSISTENT = 2
 NUMBER = struct.Struct(">Q")
@@ -49,6 +49,8 @@ def drain(peer: Client, queues: List[str], total: int, size: int, prefetch: int)
     for queue in queues:
         peer.send(wire.method(1, "basic.consume", queue=queue, consumer_tag=queue, nowait=True))
     following: Dict[bytes, int] = {queue.encode(): 0 for queue in queues}
+    # The last queues to have any may be so few that all their prefetch together is less than ACK_EVERY.
+    ack_every = min(ACK_EVERY, prefetch)
     received, buffer, tag, queue = 0, bytearray(), 0, b""
     while received < total:
         try:
@@ -72,7 +74,7 @@ def drain(peer: Client, queues: List[str], total: int, size: int, prefetch: int)
                 assert number == following[queue], f"{queue!r}: {number} instead of {following[queue]}"
                 following[queue] += 1
                 received += 1
-                if received % ACK_EVERY == 0:
+                if received % ack_every == 0:
                     peer.send(wire.method(1, "basic.ack", delivery_tag=tag, multiple=True))
             at = start + payload + 1
         del buffer[:at]
