@@ -261,6 +261,7 @@ fn overview(context: &RequestContext<'_>) -> Answer {
     let gauges = context.broker.gauges();
     let vhosts = context.broker.vhosts().count();
     // With those that are there from the start, as they are listed.
+    let queues = (0..context.broker.queue_places()).filter_map(|at| context.broker.queue_at(at)).count();
     let exchanges =
         (0..context.broker.exchange_places()).filter_map(|at| context.broker.exchange_at(at)).count();
     Answer::Now(
@@ -282,7 +283,7 @@ fn overview(context: &RequestContext<'_>) -> Answer {
                 ("connections", gauges.connections),
                 ("channels", gauges.channels),
                 ("consumers", gauges.consumers),
-                ("queues", gauges.queues),
+                ("queues", queues),
                 ("exchanges", exchanges),
                 ("bindings", gauges.bindings),
                 ("vhosts", vhosts),

@@ -13,6 +13,7 @@ use crate::journal::Definition;
 
 use super::arguments::QueueSettings;
 use super::lanes::Logged;
+use super::levels::first_rank;
 use super::orphans::Orphan;
 use super::queue::{Peeked, Queue};
 use super::queues::QueueDeclaration;
@@ -241,9 +242,15 @@ impl Broker {
         if is_used {
             return;
         }
-        let (incarnation, auto_delete, is_rebuilt) = (0, false, false);
-        let definition =
-            Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments: &[] };
+        let definition = Definition::Queue {
+            vhost,
+            name,
+            incarnation: 0,
+            auto_delete: false,
+            is_rebuilt: false,
+            levels_from: 0,
+            arguments: &[],
+        };
         let batch = cx.journal.define(definition.key(), None);
         cx.await_batch(batch);
     }
@@ -270,6 +277,8 @@ impl Broker {
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
         self.apply_to_queue(cx, queue);
+        let rank = first_rank(cx.journal, &self.queues[queue.index()], 0);
+        self.queues[queue.index()].rank = rank;
         self.look_at_stored(queue);
         if self.queues[queue.index()].settings.may_expire {
             self.note_shed(queue);

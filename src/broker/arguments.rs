@@ -1,9 +1,7 @@
 //! Arguments of queue.declare: which are known, what they may be, and when two declarations are the same.
 //!
 //! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
-//! ignored and not compared. What an argument *does* is the business of the room that does it; those of a
-//! later feature (priorities) are checked and compared, so that declarations keep meaning the same, and the
-//! README says that they have no effect yet.
+//! ignored and not compared. What an argument *does* is the business of the room that does it.
 
 use core::fmt;
 
@@ -43,6 +41,8 @@ pub(super) struct QueueSettings {
     pub(super) delivery_limit: u32,
     /// One consumer takes everything, the others wait until it has gone.
     pub(super) single_active: bool,
+    /// The highest priority that makes a difference among its messages.
+    pub(super) max_priority: u8,
 }
 
 impl QueueSettings {
@@ -65,7 +65,13 @@ impl QueueSettings {
             dead_letters: terms.value("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
             single_active: terms.arguments.get("x-single-active-consumer") == Some(Value::Bool(true)),
+            max_priority: max_priority(terms.arguments),
         }
+    }
+
+    /// For a level of such a queue, which nobody uses for itself.
+    pub(super) const fn of_level(self) -> Self {
+        Self { expires_ms: u64::MAX, ..self }
     }
 
     /// Whether it goes when nobody has a use for it.
@@ -215,6 +221,12 @@ fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
         ("x-queue-type", None) => Some(Value::LongStr(b"classic")),
         (_, value) => value,
     }
+}
+
+/// The priorities that a queue tells apart go up to this.
+pub(super) fn max_priority(arguments: Table<'_>) -> u8 {
+    let value = arguments.get("x-max-priority").and_then(|value| value.as_integer());
+    value.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
 }
 
 pub(super) fn is_quorum(arguments: Table<'_>) -> bool {

@@ -21,12 +21,13 @@ impl Broker {
     /// There is no such queue.
     pub fn operator_purge(&mut self, cx: &mut Context<'_>, vhost: &str, queue: &str) -> Result<u32, Fault> {
         let (queue, _) = self.operator_queue(vhost, queue)?;
+        let above = self.purge_levels(queue);
         let (count, parts) = self.detach_messages(queue);
         self.queue_job(Job::Purge { queue, parts });
         self.run_jobs(cx);
         let batch = cx.journal.await_settles();
         cx.await_batch(batch);
-        Ok(count)
+        Ok(above + count)
     }
 
     /// Deletes a queue, exclusive ones included; returns how many messages were ready.
@@ -48,7 +49,7 @@ impl Broker {
         }
         let (queue, vhost) = self.operator_queue(vhost, name)?;
         let record = &self.queues[queue.index()];
-        let count = record.backlog.ready();
+        let count = self.ready_in(queue);
         let problem = match () {
             () if if_unused && !record.consumers.is_empty() => "in use",
             () if if_empty && count > 0 => "not empty",

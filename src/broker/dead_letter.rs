@@ -75,7 +75,7 @@ impl Broker {
 
     fn dead_letter_address(&self, queue: QueueId) -> Option<Address> {
         let record = &self.queues[queue.index()];
-        let terms = self.terms_of(record);
+        let terms = self.terms_of(queue);
         let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
         let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
         Some(Address {
@@ -97,7 +97,7 @@ impl Broker {
         let body_units = cx.messages.body_len(message) / BYTES_PER_UNIT;
         cx.work.charge(8 + body_units as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
-        let record = &self.queues[queue.index()];
+        let record = &self.queues[self.whole(queue).index()];
         let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
         let death = Death {
             reason,
@@ -139,6 +139,7 @@ impl Broker {
         if targets.is_empty() {
             return Some(Letter::Nowhere);
         }
+        self.choose_levels_for(cx, written.priority().unwrap_or(0), targets);
         let names_len = address.name.len() + own_key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
         if !self.takes_letter(cx, vhost, (message, bytes as u64), targets) {

@@ -16,9 +16,9 @@ use crate::mem::{List, Messages};
 use super::backlog::Taken;
 use super::deliveries::{Carrier, NewDelivery};
 use super::expire::{Cleared, Patience};
-use super::queue::Front;
 #[cfg(debug_assertions)]
 use super::queue::Queue;
+use super::queue::{Front, Rank};
 use super::records::{Consumer, ConsumerState, Getting};
 use super::{Broker, Context};
 
@@ -46,6 +46,9 @@ impl Broker {
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
             if self.queues[queue].is_picky() {
                 self.look_after(cx, id);
+            }
+            if self.queues[queue].rank != Rank::Plain {
+                self.look_at_first_level(id);
             }
             self.wake(id);
         }
@@ -81,7 +84,8 @@ impl Broker {
 
     fn deliver_from(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let (mut delivered, units_before) = (0, cx.work.units());
-        while delivered < most && self.queues[queue.index()].wants_delivery() {
+        while delivered < most {
+            let Some(level) = self.wanted_level(queue) else { break };
             let Some(consumer) = self.queues[queue.index()].eligible.front() else {
                 panic!("a queue that wants a delivery has a consumer for it");
             };
@@ -97,20 +101,35 @@ impl Broker {
                 self.park(consumer);
                 continue;
             }
-            if self.queues[queue.index()].settings.may_expire {
-                let is_clear = self.expire_before_delivery(cx, queue, Patience::OneTurn) == Cleared::Yes;
+            if self.queues[level.index()].settings.may_expire {
+                let is_clear = self.expire_before_delivery(cx, level, Patience::OneTurn) == Cleared::Yes;
                 // What expires before others is work, too, and those behind have to wait for their turn.
                 let units = cx.work.units() - units_before;
                 if !is_clear || delivered + units / STEPS_PER_DELIVERY >= most {
                     break;
                 }
+                // All of a level may have expired.
+                if self.wanted_level(queue) != Some(level) {
+                    continue;
+                }
             }
-            let Some(first) = self.first_to_go(cx, queue) else { break };
-            let taken = self.take_first(cx, queue, first);
-            self.assign(cx, consumer, &taken);
+            let Some(first) = self.first_to_go(cx, level) else { break };
+            let taken = self.take_first(cx, level, first);
+            self.assign(cx, consumer, level, &taken);
             delivered += 1;
         }
         delivered
+    }
+
+    /// The queue itself if it is to deliver now, or the level of it that is.
+    #[inline(always)]
+    fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
+        let record = &self.queues[queue.index()];
+        match record.wants_delivery() {
+            true => Some(queue),
+            false if record.rank == Rank::Plain => None,
+            false => self.level_to_deliver(queue),
+        }
     }
 
     /// Room in the output of the consumer's connection, and in its share of the deliveries.
@@ -123,10 +142,10 @@ impl Broker {
             && self.within_delivery_share(channel.connection)
     }
 
-    fn assign(&mut self, cx: &mut Context<'_>, index: usize, taken: &Taken) {
+    fn assign(&mut self, cx: &mut Context<'_>, index: usize, queue: QueueId, taken: &Taken) {
         let consumer = &mut self.consumers[index];
         consumer.unsettled += 1;
-        let (queue, channel, no_ack) = (consumer.queue, consumer.channel, consumer.no_ack);
+        let (channel, no_ack) = (consumer.channel, consumer.no_ack);
         self.queues[queue.index()].unsettled += 1;
         if !no_ack {
             self.channels[channel.index()].consumer_unsettled += 1;
@@ -288,6 +307,8 @@ impl Broker {
         if !record.on_ready_list && record.wants_delivery() {
             record.on_ready_list = true;
             self.ready.push_back(&mut self.queues, queue.index(), |queue| &mut queue.ready_links);
+        } else if record.rank != Rank::Plain {
+            self.wake_whole(queue);
         }
     }
 
@@ -295,8 +316,10 @@ impl Broker {
     /// it.
     #[cfg(debug_assertions)]
     pub fn forgotten_queue(&self) -> Option<usize> {
-        let is_forgotten = |queue: &Queue| queue.wants_delivery() && !queue.on_ready_list;
-        self.queues.iter().find(|(_, queue)| is_forgotten(queue)).map(|(index, _)| index)
+        let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
+        let is_forgotten =
+            |index: usize, queue: &Queue| !queue.on_ready_list && !queue.is_level() && wants(index);
+        self.queues.iter().find(|(index, queue)| is_forgotten(*index, queue)).map(|(index, _)| index)
     }
 
     /// A consumer that could take a message, and is on no list on which anybody would look for one.
@@ -457,21 +480,17 @@ impl Broker {
         no_ack: bool,
     ) -> Result<Option<bool>, Fault> {
         let connection = self.channels[channel.index()].connection;
-        if self.queues[queue.index()].is_picky_by_time() {
-            self.touch_queue(cx.journal, queue);
-            match self.expire_before_delivery(cx, queue, Patience::No) {
-                Cleared::Yes => {}
-                Cleared::NotYet => return Ok(None),
-                // It is given to nobody, and who asks must not wait for room that may be its own to make.
-                Cleared::No => return Ok(Some(false)),
-            }
-        }
-        let record = &self.queues[queue.index()];
-        let ready = record.backlog.ready();
-        if record.returning > 0 && !record.dying {
+        let level = match self.expire_before_get(cx, queue) {
+            (Cleared::Yes, level) => level,
+            (Cleared::NotYet, _) => return Ok(None),
+            // It is given to nobody, and who asks must not wait for room that may be its own to make.
+            (Cleared::No, _) => return Ok(Some(false)),
+        };
+        let (whole, record) = (&self.queues[queue.index()], &self.queues[level.index()]);
+        if (whole.returning > 0 || record.returning > 0) && !whole.dying {
             return Ok(None);
         }
-        if ready == 0 || record.dying {
+        if record.backlog.ready() == 0 || whole.dying {
             self.counters.get_empty += 1;
             return Ok(Some(false));
         }
@@ -481,15 +500,16 @@ impl Broker {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
             return if owner.outbox.is_empty() { Err(self.has_its_deliveries(connection)) } else { Ok(None) };
         }
-        let Some(first) = self.first_to_go(cx, queue) else { return Ok(None) };
+        let Some(first) = self.first_to_go(cx, level) else { return Ok(None) };
         let stand_in = self.get_stand_in(channel, queue)?;
-        let taken = self.take_first(cx, queue, first);
-        self.note_delivery(cx, queue, &taken);
-        if self.queues[queue.index()].settings.may_expire {
-            self.expire_behind(cx, queue);
+        let taken = self.take_first(cx, level, first);
+        self.note_delivery(cx, level, &taken);
+        let behind = self.first_level(queue);
+        if self.queues[behind.index()].settings.may_expire {
+            self.expire_behind(cx, behind);
         }
-        let left = self.queues[queue.index()].backlog.ready();
-        self.queues[queue.index()].unsettled += 1;
+        let left = self.ready_in(queue);
+        self.queues[level.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
         let tag = self.next_tag(channel);
         self.put_into_outbox(
@@ -501,7 +521,7 @@ impl Broker {
                 message: taken.message,
                 channel,
                 consumer: Some(stand_in),
-                queue: Some(queue),
+                queue: Some(level),
                 carrier: Carrier::Get(left),
                 redelivered: taken.redelivered,
                 returns: taken.returns,
@@ -509,6 +529,23 @@ impl Broker {
             },
         );
         Ok(Some(true))
+    }
+
+    /// What has expired is given to nobody; then the level whose first message is the queue's.
+    fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (Cleared, QueueId) {
+        if self.queues[queue.index()].is_picky_by_time() {
+            self.touch_queue(cx.journal, queue);
+        }
+        loop {
+            let level = self.first_level(queue);
+            if !self.queues[level.index()].settings.may_expire {
+                return (Cleared::Yes, level);
+            }
+            let cleared = self.expire_before_delivery(cx, level, Patience::No);
+            if cleared != Cleared::Yes || self.first_level(queue) == level {
+                return (cleared, level);
+            }
+        }
     }
 
     /// Lets the gets try again whose queue has something for them now.
@@ -556,7 +593,7 @@ impl Broker {
 
     /// Whether there can be nothing for a get yet. What has expired is looked at anew, for nobody else may.
     fn is_kept_from_get(&self, queue: QueueId) -> bool {
-        let record = &self.queues[queue.index()];
+        let record = &self.queues[self.first_level(queue).index()];
         record.front == Front::Blocked && !record.dying
     }
 

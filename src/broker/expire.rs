@@ -1,6 +1,7 @@
 //! Messages that waited too long, and queues that nobody had a use for.
 //!
-//! As in RabbitMQ's classic queues a message expires when it stands first; what is behind it has to wait.
+//! As in RabbitMQ's classic queues a message expires when it stands first, with priorities in all levels of
+//! its queue together; what is behind it has to wait.
 //! So a queue has one time at which it is looked at (`expiry`), that of its first message. Times are those of
 //! the broker, added up over its lives, so nothing here depends on a clock that a board may not have.
 //!
@@ -148,7 +149,7 @@ impl Broker {
         // In the middle of a transaction its letter waits for the end: what that publishes has been promised
         // room.
         let waits = cx.journal.is_grouping() && record.settings.dead_letters;
-        let looks = is_due && record.eligible.is_empty();
+        let looks = is_due && self.queues[self.whole(queue).index()].eligible.is_empty();
         if looks && waits {
             self.note_shed_anew(queue);
         } else if looks {
@@ -228,7 +229,8 @@ impl Broker {
     #[inline(never)]
     fn head(&mut self, cx: &mut Context<'_>, queue: QueueId, patience: Patience) -> Head {
         let record = &self.queues[queue.index()];
-        if record.dying || record.returning > 0 {
+        let is_returning = record.returning > 0 || self.queues[self.whole(queue).index()].returning > 0;
+        if record.dying || is_returning || !self.is_first_level(queue) {
             return Head::Nothing;
         }
         let message = match self.first(queue) {

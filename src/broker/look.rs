@@ -45,6 +45,15 @@ pub struct Looked {
     pub seen: Vec<Seen>,
 }
 
+/// How far somebody who looks has come.
+struct Glance {
+    seen: Vec<Seen>,
+    /// So many messages are still to be passed over.
+    skip: u32,
+    /// So many places were gone through.
+    entries: u32,
+}
+
 impl Broker {
     /// Looks at messages of a queue from the one in this place on, counted from 0, as a user who might read
     /// them over AMQP.
@@ -66,7 +75,7 @@ impl Broker {
         self.release_user(cx, connection);
         let queue = found?;
         let seen = self.look_from(queue, from, count.min(LOOKED_MAX))?;
-        Ok(Looked { ready: self.queues[queue.index()].backlog.ready(), seen })
+        Ok(Looked { ready: self.ready_in(queue), seen })
     }
 
     fn release_user(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
@@ -74,16 +83,30 @@ impl Broker {
     }
 
     fn look_from(&self, queue: QueueId, from: u32, count: u32) -> Result<Vec<Seen>, Fault> {
+        let mut look = Glance { seen: Vec::new(), skip: from, entries: 0 };
+        let mut levels = self.levels(queue);
+        while levels.next().is_some_and(|level| self.look_into(level, count, &mut look)) {}
+        if look.seen.is_empty() && look.entries >= ENTRIES_MAX {
+            let text = format_args!("that far from the front a queue cannot be looked into");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        Ok(look.seen)
+    }
+
+    /// Looks at a queue, or at one level of it; says whether what stands behind is to be looked at, too.
+    fn look_into(&self, queue: QueueId, count: u32, look: &mut Glance) -> bool {
         let record = &self.queues[queue.index()];
-        let (mut seen, mut skip, mut entries) = (Vec::new(), from, 0);
+        let Glance { seen, skip, entries } = look;
+        let mut goes_on = true;
         let mut each = |place: Place, came_back: Option<bool>| {
-            entries += 1;
+            *entries += 1;
             let here = if let Place::Stored(_, _, run) = place { run } else { 1 };
-            if skip >= here {
-                skip -= here;
-                return entries < ENTRIES_MAX;
+            if *skip >= here {
+                *skip -= here;
+                goes_on = *entries < ENTRIES_MAX;
+                return goes_on;
             }
-            let past = core::mem::take(&mut skip);
+            let past = core::mem::take(skip);
             let was_delivered =
                 |offset| came_back.unwrap_or_else(|| offset < record.logged.delivered_below());
             let one = match place {
@@ -104,18 +127,16 @@ impl Broker {
                 }
             };
             let is_in_log = matches!(one, Seen::InLog(_));
+            goes_on = false;
             if is_in_log && !seen.is_empty() {
                 return false;
             }
             seen.push(one);
-            !is_in_log && (seen.len() as u32) < count
+            goes_on = !is_in_log && (seen.len() as u32) < count;
+            goes_on
         };
         record.backlog.look(&self.fifo_pool, &self.deliveries, &mut each);
-        if seen.is_empty() && entries >= ENTRIES_MAX {
-            let text = format_args!("that far from the front a queue cannot be looked into");
-            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
-        }
-        Ok(seen)
+        goes_on
     }
 
     // ---- from the log

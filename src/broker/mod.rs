@@ -10,9 +10,9 @@
 //! | `policy`, `policy_keys`, `terms`, `policies` | policies; their checks; what they and arguments say together; at work |
 //! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
 //! | `route`, `work` | the targets of a message; what finding them may cost |
-//! | `publish` | a message comes in, all or nothing |
+//! | `publish`, `fullness` | a message comes in, all or nothing; whether a queue takes one more |
 //! | `deliveries` | messages between queue and acknowledgement |
-//! | `queue_head` | what stands first in a queue, and whether it may go |
+//! | `queue_head`, `levels` | what stands first in a queue, and whether it may go; queues with priorities |
 //! | `deliver` | from queues to outboxes |
 //! | `paging`, `read_back_room`, `page_in`, `spill` | queues deeper than memory: who waits for what, the way in, the way out |
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
@@ -60,12 +60,14 @@ mod divisions;
 mod exchanges;
 mod expire;
 mod expiry;
+mod fullness;
 mod holders;
 mod holdings;
 mod job;
 mod jobs;
 mod lanes;
 mod left_out;
+mod levels;
 mod log_shares;
 mod look;
 mod looks;
@@ -113,6 +115,7 @@ pub use changes::Declared;
 pub use context::Context;
 pub use counters::Counters;
 pub use deliver::OutboxView;
+pub use levels::levels_of;
 pub use look::{LOOKED_MAX, Looked, Seen};
 pub use looks::LogRun;
 pub use names::Entropy;

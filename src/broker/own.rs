@@ -221,7 +221,7 @@ impl Broker {
     pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
         let vhost = self.find_vhost(vhost)?;
         let queue = self.find_queue(vhost, queue)?;
-        Some(self.queues[queue.index()].backlog.ready())
+        Some(self.ready_in(queue))
     }
 
     /// A message of the connection's own that reached no queue and stands first in its outbox.

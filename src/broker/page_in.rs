@@ -309,6 +309,9 @@ impl Broker {
         if self.queues[queue.index()].settings.may_expire {
             self.note_shed_anew(queue);
         }
+        if !self.is_first_level(queue) {
+            self.look_at_first_level(queue);
+        }
         self.getting.note_change();
         self.wake(queue);
     }
@@ -340,7 +343,7 @@ impl Broker {
         let Some((lane, start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
-            let name = &self.queues[fetch.queue.index()].name;
+            let name = &self.queues[self.whole(fetch.queue).index()].name;
             log::error!(
                 "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
                 name.escape_debug()

@@ -20,7 +20,7 @@ use super::arguments::{QueueSettings, is_quorum};
 use super::job::Job;
 use super::policy::{Applied, ApplyTo, Policy, PolicyKind, Subject, Told};
 use super::policy_keys;
-use super::queue::{Peeked, Queue};
+use super::queue::Peeked;
 use super::restored::Restored;
 use super::routing::Kind;
 use super::terms::Terms;
@@ -268,13 +268,17 @@ impl Broker {
     }
 
     /// What is said of a queue.
-    pub(super) fn terms_of<'a>(&'a self, queue: &'a Queue) -> Terms<'a> {
-        self.policies.terms(&queue.arguments, queue.applied)
+    pub(super) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
+        let record = &self.queues[self.whole(queue).index()];
+        self.policies.terms(&record.arguments, record.applied)
     }
 
     /// Finds out which policies apply to a queue, and what follows; says how much work that was.
     pub(super) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) -> u32 {
-        let Some(record) = self.queues.get(queue.index()) else { return 0 };
+        // A level goes by what its queue is told.
+        let Some(record) = self.queues.get(queue.index()).filter(|record| !record.is_level()) else {
+            return 0;
+        };
         let (applied, units) = match record.hidden || record.dying {
             true => (Applied::default(), 0),
             false => self.policies_for(record.vhost, &record.name, &record.arguments),
@@ -283,14 +287,18 @@ impl Broker {
         record.applied = applied;
         if !record.dying {
             self.renew_settings(cx.journal, queue);
+            self.renew_levels(cx.journal, queue);
         }
         units
     }
 
     /// The queue goes by what is said of it now.
-    fn renew_settings(&mut self, journal: &Journal, queue: QueueId) {
+    pub(super) fn renew_settings(&mut self, journal: &Journal, queue: QueueId) {
+        let mut settings = QueueSettings::of(&self.terms_of(queue));
         let record = &self.queues[queue.index()];
-        let mut settings = QueueSettings::of(&self.terms_of(record));
+        if record.is_level() {
+            settings = settings.of_level();
+        }
         // A message in it may have a time of its own.
         settings.may_expire |= record.settings.may_expire;
         if settings == record.settings {

@@ -5,24 +5,24 @@
 //! publisher waits only for what others can free, so a connection that itself holds
 //! deliveries or an open transaction is served from the reserve or refused, never made to wait.
 
-use crate::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use crate::command::{ChannelId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Appended, Journal, Mode as JournalMode, NoRoom, Urgency};
-use crate::mem::{List, MessageFlags, MessageId, Messages, Share};
+use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::access::Right;
-use super::arguments::{MILLISECONDS_MAX, Overflow};
+use super::arguments::MILLISECONDS_MAX;
 use super::backlog::Size;
 use super::deliveries::{Carrier, NewDelivery};
 use super::divisions::owner_of;
 use super::queue::Queue;
 use super::queue_head::log_bytes;
-use super::records::{FullQueue, Mode};
+use super::records::Mode;
 use super::route::copies;
-use super::state::{REPLY_TO, SLOT_BYTES, Scratch};
+use super::state::{REPLY_TO, Scratch};
 use super::stored::unwritable;
 use super::words::Lossy;
 use super::work::Work;
@@ -50,13 +50,6 @@ enum Hindrance {
     DiskShare,
     Fault(Fault),
 }
-
-/// Eighths of its share that a queue may take, and to which it must have fallen before those go on who wait
-/// for it.
-const SHARE: u64 = 8;
-const LOW_SHARE: u64 = 7;
-/// Consumers that are asked whether one of them takes a message that is due at once.
-const WAITING_LOOKED_AT: u32 = 64;
 
 /// How often it is said that publishers wait for room on the disk.
 const SAY_FULL_EVERY_MS: u64 = 60_000;
@@ -133,7 +126,7 @@ impl Broker {
             return self.unroutable(cx.messages, message, publish);
         }
         let routed = targets.len() as u64;
-        let (kept, refused) = self.leave_out_unwilling(cx.messages, message, targets);
+        let (kept, refused) = self.leave_out_unwilling(cx, message, targets);
         self.weigh_log(cx.journal);
         let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
         if matches!(reserved, Err(Hindrance::DiskShare)) {
@@ -365,58 +358,6 @@ impl Broker {
         Ok(Outcome::Published)
     }
 
-    /// Leaves out queues that take no more by their own policy, and for a message that is due at once those
-    /// where nobody waits for it and from which it goes nowhere. Says how many stay, in front of those that
-    /// refuse it and dead-letter that, and whether a policy refused it.
-    fn leave_out_unwilling(
-        &self,
-        messages: &Messages,
-        message: MessageId,
-        targets: &mut Vec<QueueId>,
-    ) -> (usize, bool) {
-        let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
-        let picky = |&queue: &QueueId| self.queues[queue.index()].is_picky();
-        if !due && !targets.iter().any(picky) {
-            return (targets.len(), false);
-        }
-        let (mut kept, mut end, mut refused) = (0, 0, false);
-        for at in 0..targets.len() {
-            let queue = targets[at];
-            let refuses = self.refuses(messages, queue, message);
-            refused |= refuses;
-            let due = due || self.queues[queue.index()].settings.message_ttl_ms == 0;
-            let stays = !refuses && (!due || self.has_dead_letters(queue) || self.goes_on_at_once(queue));
-            let is_buried = refuses && self.buries_refused(queue);
-            if stays || is_buried {
-                targets.swap(end, at);
-                end += 1;
-            }
-            if stays {
-                targets.swap(kept, end - 1);
-                kept += 1;
-            }
-        }
-        targets.truncate(end);
-        (kept, refused)
-    }
-
-    /// Whether a message that enters the queue now leaves it in this turn: whether those who wait there can
-    /// have more than are before it.
-    fn goes_on_at_once(&self, queue: QueueId) -> bool {
-        let record = &self.queues[queue.index()];
-        let (mut before, mut at) = (record.backlog.ready(), record.eligible.front());
-        for _ in 0..WAITING_LOOKED_AT {
-            let Some(consumer) = at.filter(|_| record.returning == 0) else { return false };
-            let credit = if self.connection_can_take(consumer) { self.credit(consumer) } else { 0 };
-            if credit > before {
-                return true;
-            }
-            before -= credit;
-            at = List::after(&self.consumers, consumer, |consumer| &consumer.eligible_links);
-        }
-        false
-    }
-
     /// Whether every target takes the message now; changes nothing.
     fn reserve(
         &self,
@@ -472,7 +413,7 @@ impl Broker {
         }
         let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
         let most = cx.journal.queue_bytes_max();
-        let within = targets.iter().all(|queue| self.queues[queue.index()].log_bytes() + bytes <= most);
+        let within = targets.iter().all(|&queue| self.in_all(queue, Queue::log_bytes) + bytes <= most);
         let vhost = self.channels[publish.channel.index()].vhost;
         let leaves_enough = self.leaves_log(cx.journal, vhost, bytes * logged as u64);
         match room {
@@ -495,9 +436,10 @@ impl Broker {
             return;
         }
         self.full_said_ms = Some(now);
-        let longest = targets.iter().max_by_key(|queue| self.queues[queue.index()].log_bytes());
-        let Some(queue) = longest.map(|queue| &self.queues[queue.index()]) else { return };
-        let (name, count) = (queue.name.escape_debug(), queue.logged.count());
+        let log_bytes = |queue: &QueueId| self.in_all(*queue, Queue::log_bytes);
+        let Some(&queue) = targets.iter().max_by_key(|queue| log_bytes(queue)) else { return };
+        let name = self.queues[self.whole(queue).index()].name.escape_debug();
+        let count = self.in_all(queue, |record| record.logged.count());
         if let Some(vhost) = with_its_share {
             let vhost = self.vhost_name(vhost).escape_debug();
             log::warn!(
@@ -542,47 +484,6 @@ impl Broker {
 
     fn needs_chunk(&self, queue: QueueId) -> bool {
         self.queues[queue.index()].backlog.needs_chunk()
-    }
-
-    /// No single queue may take the whole pool; what is delivered from it counts too.
-    fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
-        is_below(messages, &self.queues[queue.index()], SHARE)
-    }
-
-    /// Remembers for which queue the channel's connection waits, if it is one that has its share.
-    fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
-        let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
-        let connection = self.channels[channel.index()].connection;
-        self.connections[connection.index()].waits_for = full.map(|queue| FullQueue {
-            queue,
-            serial: self.queues[queue.index()].serial,
-            revision: self.routing.revision(),
-        });
-    }
-
-    /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying
-    /// again is in vain: on and off are apart here too.
-    pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
-        let Some(full) = self.connections[connection.index()].waits_for else { return false };
-        let is_full = self.queues.get(full.queue.index()).is_some_and(|record| {
-            record.serial == full.serial && !record.dying && !is_below(messages, record, LOW_SHARE)
-        }) && self.routing.revision() == full.revision;
-        // Who holds what others wait for meanwhile does not wait for them.
-        let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
-        if !is_kept {
-            self.connections[connection.index()].waits_for = None;
-        }
-        is_kept
-    }
-
-    pub(super) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
-        let queue = &self.queues[queue.index()];
-        let settings = &queue.settings;
-        if settings.overflow == Overflow::DropHead {
-            return false;
-        }
-        let bytes = queue.backlog.body_bytes() + u64::from(messages.body_len(message));
-        u64::from(queue.backlog.ready()) >= settings.max_length || bytes > settings.max_length_bytes
     }
 
     /// A letter may be what makes room of its queue for itself: what it is too much for is seen to later.
@@ -635,15 +536,6 @@ impl Broker {
         }
         appended
     }
-}
-
-/// Whether a queue takes less than so many eighths of its share: of four fifths of the memory for messages.
-fn is_below(messages: &Messages, queue: &Queue, eighths: u64) -> bool {
-    let part = |max: usize| (max / 5 * 4) as u64 * eighths / 8;
-    let (messages_share, bytes_share) = (part(messages.messages_max()), part(messages.body_bytes_max()));
-    let slots_bytes = u64::from(queue.backlog.resident()) * SLOT_BYTES;
-    u64::from(queue.backlog.resident() + queue.unsettled - queue.unsettled_absent) < messages_share
-        && queue.backlog.bytes() + queue.unsettled_bytes < bytes_share + slots_bytes
 }
 
 /// CC and BCC are arrays, or RabbitMQ refuses the message; what is not a string in them is passed over.

@@ -4,7 +4,7 @@
 //! everything that has not been delivered yet, in its old order; a queue is on the ready list exactly when
 //! it has a message, a consumer that can take it, and nothing that has to come first.
 
-use crate::command::{ConnectionId, VhostId};
+use crate::command::{ConnectionId, QueueId, VhostId};
 use crate::journal::Appended;
 use crate::mem::{FifoPool, Links, List};
 
@@ -34,8 +34,11 @@ pub(super) struct Queue {
     /// The policies that apply to it.
     pub(super) applied: Applied,
     pub(super) settings: QueueSettings,
-    /// The reply queue behind amq.rabbitmq.reply-to: reached by its name, seen by nobody.
+    /// Seen by nobody: a level of another queue, or the reply queue behind amq.rabbitmq.reply-to, which is
+    /// reached by its name.
     pub(super) hidden: bool,
+    /// What it is among queues with priorities.
+    pub(super) rank: Rank,
     pub(super) logged: Logged,
     pub(super) spilled: Spilled,
     /// Messages that wait for delivery.
@@ -80,6 +83,30 @@ pub(super) struct Queue {
     pub(super) on_ready_list: bool,
     pub(super) ready_links: Links,
     pub(super) owner_links: Links,
+}
+
+/// What a record stands for; what becomes of that, see `levels`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rank {
+    /// A queue without priorities.
+    Plain,
+    /// A queue with priorities, and the lowest of its levels.
+    Lowest {
+        /// The highest of its levels that there is, if there is one above itself.
+        highest: Option<QueueId>,
+        /// What the log knows the level for priority 1 by, and by the numbers behind it those for the others;
+        /// 0 for a queue that is not in the log.
+        levels_from: u64,
+    },
+    /// The level of a queue for one priority.
+    Level {
+        /// The queue.
+        queue: QueueId,
+        /// From 1 on.
+        priority: u8,
+        /// The next lower level that there is, which may be the queue itself.
+        below: QueueId,
+    },
 }
 
 /// Whether the first message can go.
@@ -136,6 +163,7 @@ impl Queue {
             applied: Applied::default(),
             settings,
             hidden: false,
+            rank: Rank::Plain,
             logged: Logged::default(),
             spilled: Spilled::default(),
             backlog: Backlog::owned_by(owner_of(vhost)),
@@ -227,17 +255,42 @@ impl Queue {
         self.settings.may_expire || self.settings.limits_length()
     }
 
+    /// Whether it is a level of another queue.
+    pub(super) const fn is_level(&self) -> bool {
+        matches!(self.rank, Rank::Level { .. })
+    }
+
+    /// Whether it has levels above itself.
+    pub(super) const fn has_levels(&self) -> bool {
+        matches!(self.rank, Rank::Lowest { highest: Some(_), .. })
+    }
+
+    /// What the log knows its levels by; 0 if it knows of none.
+    pub(super) const fn levels_from(&self) -> u64 {
+        match self.rank {
+            Rank::Lowest { levels_from, .. } => levels_from,
+            Rank::Plain | Rank::Level { .. } => 0,
+        }
+    }
+
+    /// Whether more is to be asked when a message comes.
+    #[inline]
+    pub(super) fn is_picky_or_ranked(&self) -> bool {
+        self.is_picky() || self.rank != Rank::Plain
+    }
+
     /// Whether time alone brings something about here.
     pub(super) const fn is_picky_by_time(&self) -> bool {
         self.settings.may_expire || self.settings.expires()
     }
 
-    /// Whether a deliver pass has anything to do here.
+    /// Whether a deliver pass has anything to do here; `levels` answers for a queue with priorities.
     pub(super) fn wants_delivery(&self) -> bool {
         self.backlog.ready() > 0
             && !self.eligible.is_empty()
             && self.returning == 0
             && !self.dying
             && self.front == Front::Free
+            && self.rank == Rank::Plain
     }
 }

@@ -18,6 +18,7 @@ use super::backlog::Purged;
 use super::holdings::Declared;
 use super::job::Job;
 use super::lanes::Logged;
+use super::levels::first_rank;
 use super::names::IndexTable;
 use super::policy::Applied;
 use super::queue::Queue;
@@ -242,7 +243,7 @@ impl Broker {
         let record = &self.queues[queue.index()];
         Outcome::QueueDeclared {
             queue: record.name.clone(),
-            message_count: record.backlog.ready() + self.orphans.adopted_by(queue),
+            message_count: self.ready_in(queue) + self.orphans.adopted_by(queue),
             consumer_count: record.consumers.len(),
         }
     }
@@ -289,6 +290,7 @@ impl Broker {
         record.hidden = hidden;
         let incarnation = incarnation.unwrap_or(self.version_for(cx.journal, record.durable)?);
         record.logged = Logged::as_incarnation(incarnation);
+        record.rank = first_rank(cx.journal, &record, 0);
         let queue = self.add_queue(cx, record)?;
         self.append_queue(cx, queue.index(), true);
         self.touch_queue(cx.journal, queue);
@@ -368,12 +370,13 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check(connection, vhost, Right::Read, Thing::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
+        let above = self.purge_levels(queue);
         let (count, parts) = self.detach_messages(queue);
         self.start_job(cx, connection, Job::Purge { queue, parts });
-        Ok(Outcome::MessageCount(count))
+        Ok(Outcome::MessageCount(above + count))
     }
 
-    /// Takes all ready messages out of a queue, for a job to drop.
+    /// Takes all ready messages out of a queue or a level, for a job to drop.
     pub(super) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
         let record = &mut self.queues[queue.index()];
         let (count, parts) = record.backlog.detach();
@@ -401,9 +404,9 @@ impl Broker {
         let record = &self.queues[queue.index()];
         let problem = match () {
             () if if_unused && !record.consumers.is_empty() => "in use",
-            () if if_empty && record.backlog.ready() > 0 => "not empty",
+            () if if_empty && self.ready_in(queue) > 0 => "not empty",
             () => {
-                let count = record.backlog.ready();
+                let count = self.ready_in(queue);
                 self.check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
                 self.start_job(cx, connection, Job::Queue(queue));
@@ -417,6 +420,8 @@ impl Broker {
     /// Takes the name away and stops deliveries; a job clears the rest.
     pub(super) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
+        // Before it, so that none of them outlives it in the log.
+        self.retire_levels(cx.journal, queue);
         self.append_queue(cx, index, false);
         self.append_spilled_gone(cx.journal, index);
         let record = &mut self.queues[index];
@@ -440,17 +445,18 @@ impl Broker {
         self.routing.revise();
     }
 
-    /// Frees the record of a cleared queue once no delivery refers to it.
+    /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.
     pub(super) fn free_queue_if_done(&mut self, queue: QueueId) {
         // What refers to it last may ask once more than needed.
         let Some(record) = self.queues.get(queue.index()) else { return };
-        if record.cleared && record.unsettled == 0 && record.returning == 0 {
+        if record.cleared && record.unsettled == 0 && record.returning == 0 && !record.has_levels() {
             self.free_queue(queue);
         }
     }
 
     #[cold]
     fn free_queue(&mut self, queue: QueueId) {
+        let whole = self.take_off(queue);
         let record = self.queues.remove(queue.index());
         if record.is_shedding {
             self.shedding.forget(queue);
@@ -461,6 +467,9 @@ impl Broker {
             record.name.len() + record.arguments.len(),
         );
         self.let_go_of_vhost(record.vhost);
+        if let Some(whole) = whole {
+            self.free_queue_if_done(whole);
+        }
     }
 
     /// A name nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.

@@ -98,6 +98,9 @@ impl Broker {
                 self.unstall(queue);
             }
         }
+        if !self.is_first_level(queue) {
+            self.look_at_first_level(queue);
+        }
         is_buried && has_expired && is_trimmed
     }
 
@@ -106,11 +109,11 @@ impl Broker {
     /// The length rules: the oldest make room for the newest. In the middle of a transaction dead letters
     /// wait for its end: what it publishes has been promised room.
     pub(super) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        let mut left = COMMAND_STEP;
+        let (queue, mut left) = (self.whole(queue), COMMAND_STEP);
         if !self.has_dead_letters(queue) {
             // More than that is too much only when the limit has become smaller.
             for _ in 0..SHED_STEP {
-                if !self.is_over_length(queue) || !self.drop_first(cx, queue) {
+                if !self.is_over_length(queue) || !self.drop_first(cx, self.first_level(queue)) {
                     return;
                 }
             }
@@ -155,9 +158,9 @@ impl Broker {
 
     /// The length rules behind a message that came in; says whether they had anything to say.
     fn trim_after_push(&mut self, cx: &mut Context<'_>, queue: QueueId, is_letter: bool) -> bool {
-        let record = &self.queues[queue.index()];
+        let whole = &self.queues[self.whole(queue).index()];
         // With a consumer ready the message may still go before the queue is over its length.
-        if !record.settings.limits_length() || !record.eligible.is_empty() || !self.is_over_length(queue) {
+        if !whole.settings.limits_length() || !whole.eligible.is_empty() || !self.is_over_length(queue) {
             return false;
         }
         if is_letter && self.has_dead_letters(queue) {
@@ -184,12 +187,13 @@ impl Broker {
     }
 
     fn trim_by(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        let queue = self.whole(queue);
         while self.is_over_length(queue) {
-            let before = cx.work.units();
+            let (before, level) = (cx.work.units(), self.first_level(queue));
             let is_gone = *left > 0
                 && match self.has_dead_letters(queue) {
-                    true => self.bury_first(cx, queue, Reason::MaxLength),
-                    false => self.drop_first(cx, queue),
+                    true => self.bury_first(cx, level, Reason::MaxLength),
+                    false => self.drop_first(cx, level),
                 };
             if !is_gone {
                 return false;
@@ -197,17 +201,6 @@ impl Broker {
             take_step(left, before, cx.work);
         }
         true
-    }
-
-    pub(super) fn is_over_length(&self, queue: QueueId) -> bool {
-        let queue = &self.queues[queue.index()];
-        let settings = &queue.settings;
-        // A queue that refuses keeps what comes back to it, over its length as well.
-        if settings.overflow != Overflow::DropHead || queue.backlog.ready() == 0 {
-            return false;
-        }
-        u64::from(queue.backlog.ready()) > settings.max_length
-            || queue.backlog.body_bytes() > settings.max_length_bytes
     }
 
     /// Gives up the first message; `false`: not now.

@@ -99,7 +99,7 @@ impl Broker {
             // that queue stands still until it does.
             let is_wanted = delivery.is_returned()
                 && !self.paging.is_short_of_memory()
-                && !self.queues[queue.index()].consumers.is_empty();
+                && !self.queues[self.whole(queue).index()].consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // Its memory would not be free, or not for long: it goes behind the others.
                 self.deliveries.keep(index);
@@ -141,7 +141,7 @@ impl Broker {
     }
 
     const fn may_spill_transient(&self, queue: &Queue) -> bool {
-        self.paging.spills_transient() && !queue.hidden
+        self.paging.spills_transient() && (!queue.hidden || queue.is_level())
     }
 
     /// Says whether it ended because there is nothing `left` to be done in this step.

@@ -121,6 +121,8 @@ pub struct Broker {
     pub(super) full_said_ms: Option<u64>,
     /// In which minute it was last said that a dead letter was dropped.
     pub(super) dropped_logged_minute: Option<u32>,
+    /// The same of a priority for which there was no room.
+    pub(super) no_level_logged_minute: Option<u32>,
     /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
     pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
     pub(super) paging: Paging,
@@ -219,6 +221,7 @@ impl Broker {
             orphans: Orphans::default(),
             full_said_ms: None,
             dropped_logged_minute: None,
+            no_level_logged_minute: None,
             watermarks_pending: VecDeque::with_capacity(64),
             paging: Paging::new(limits),
             looks: Looks::default(),

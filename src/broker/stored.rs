@@ -12,6 +12,7 @@ use crate::journal::{Definition, DestinationName, Journal, Mode};
 use super::arguments::QueueSettings;
 use super::exchanges::ExchangeDeclaration;
 use super::lanes::Logged;
+use super::levels::first_rank;
 use super::place::Lane;
 use super::policies::NewPolicy;
 use super::policy::{Applied, ApplyTo, PolicyKind};
@@ -81,6 +82,7 @@ impl Broker {
             incarnation,
             auto_delete: record.auto_delete,
             is_rebuilt: record.is_rebuilt,
+            levels_from: record.levels_from(),
             arguments: &record.arguments,
         };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
@@ -144,17 +146,22 @@ impl Broker {
     pub fn restore(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         let restored = self.declare_again(cx, definition);
         if let Restored::NoRoom | Restored::Unknown = restored {
-            match *definition {
-                Definition::Exchange { vhost, name, version, .. } => {
-                    self.left_out.add(vhost, DestinationName::Exchange(name), version);
-                }
-                Definition::Queue { vhost, name, incarnation, .. } => {
-                    self.left_out.add(vhost, DestinationName::Queue(name), incarnation);
-                }
-                _ => {}
-            }
+            self.leave_out(definition);
         }
         restored
+    }
+
+    /// What is defined so stays in the log, and does not come back in this life.
+    pub fn leave_out(&mut self, definition: &Definition<'_>) {
+        match *definition {
+            Definition::Exchange { vhost, name, version, .. } => {
+                self.left_out.add(vhost, DestinationName::Exchange(name), version);
+            }
+            Definition::Queue { vhost, name, incarnation, .. } => {
+                self.left_out.add(vhost, DestinationName::Queue(name), incarnation);
+            }
+            _ => {}
+        }
     }
 
     fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
@@ -175,15 +182,29 @@ impl Broker {
                     Err(_) => Restored::NoRoom,
                 }
             }
-            Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments } => {
+            Definition::Queue {
+                vhost,
+                name,
+                incarnation,
+                auto_delete,
+                is_rebuilt,
+                levels_from,
+                arguments,
+            } => {
                 let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
                 // What policies say comes with the policies, see `apply_policies`.
                 let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
                 record.logged = Logged::as_incarnation(incarnation);
+                record.rank = first_rank(cx.journal, &record, levels_from);
+                let is_news = record.levels_from() != levels_from;
                 match self.add_queue(cx, record) {
                     Ok(queue) => {
+                        if is_news {
+                            // A version wrote it that knew no levels.
+                            self.append_queue(cx, queue.index(), true);
+                        }
                         self.touch_queue(cx.journal, queue);
                         Restored::Exists(Some(queue))
                     }
@@ -350,6 +371,7 @@ impl Broker {
                     incarnation: version,
                     auto_delete,
                     is_rebuilt,
+                    levels_from: 0,
                     arguments,
                 };
                 (definition.key(), Some(version))

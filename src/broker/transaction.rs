@@ -212,6 +212,7 @@ impl Broker {
             next = cx.messages.link(message);
             self.route_again(cx, channel, message, targets)?;
             cx.work.check()?;
+            self.choose_levels(cx, message, targets);
             entries += targets.len();
             returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
             if self.logged_targets(cx, message, targets) > 0 {

@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use crate::command::{ChannelId, ConnectionId};
+use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::journal::Journal;
 use crate::mem::{List, Messages, Slab};
 use crate::wire::field::Table;
@@ -250,7 +250,8 @@ impl Broker {
         let record = self.queues.get(place).filter(|record| !record.hidden && !record.dying)?;
         let exclusive = record.consumers.front().filter(|_| record.exclusively_consumed);
         let named = |index: usize| (self.consumers[index].tag.as_str(), self.consumers[index].channel);
-        let names = record.name.len() + record.arguments.len() + QUEUE_BYTES;
+        let id = QueueId::from_index(place);
+        let names_bytes = (record.name.len() + record.arguments.len()) as u64;
         Some(QueueView {
             place,
             serial: record.serial,
@@ -261,17 +262,17 @@ impl Broker {
             owner: record.exclusive_owner,
             arguments: Table::trusted(&record.arguments),
             applied: self.applied_view(record.applied),
-            messages_ready: record.backlog.ready(),
-            messages_ready_ram: record.backlog.resident(),
-            messages_unacknowledged: record.unsettled,
-            messages_persistent: record.logged.count(),
-            message_bytes_ready: record.backlog.body_bytes(),
+            messages_ready: self.ready_in(id),
+            messages_ready_ram: self.in_all(id, |level| level.backlog.resident().into()) as u32,
+            messages_unacknowledged: self.in_all(id, |level| level.unsettled.into()) as u32,
+            messages_persistent: self.in_all(id, |level| level.logged.count()),
+            message_bytes_ready: self.in_all(id, |level| level.backlog.body_bytes()),
             consumers: record.consumers.len(),
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.single_active_consumer().map(named),
-            memory_bytes: names as u64 + record.backlog.bytes(),
-            came: record.backlog.came(),
-            went: record.backlog.went(),
+            memory_bytes: names_bytes + self.in_all(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
+            came: self.in_all(id, |level| level.backlog.came()),
+            went: self.in_all(id, |level| level.backlog.went()),
         })
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use crate::broker::{Broker, Contents, Context, Restored};
+use crate::broker::{Broker, Contents, Context, Restored, levels_of};
 use crate::command::QueueId;
 use crate::journal::definition::{is_access, queue_in};
 use crate::journal::{Definition, DestinationName, is_transient};
@@ -50,6 +50,23 @@ pub fn restore(
 /// A definition that belongs to nothing: key and value, and the queue that is to go with it.
 type Unowned = (Box<[u8]>, Box<[u8]>, Option<u64>);
 
+/// What the log has of the levels of a queue with priorities.
+struct Levels {
+    /// The incarnation of that for priority 1.
+    from: u64,
+    /// The incarnations of which it has something.
+    known: Vec<u64>,
+}
+
+impl Levels {
+    fn in_log(definition: &Definition<'_>, log: &Log) -> Self {
+        let all = levels_of(definition);
+        let is_known =
+            |incarnation: &u64| log.index().queues().get(incarnation).is_some_and(|queue| !queue.gone);
+        Self { from: all.start, known: all.filter(is_known).collect() }
+    }
+}
+
 /// What a start has made of the definitions.
 struct Restoring {
     /// The version of the newest definition of each queue.
@@ -74,6 +91,7 @@ impl Restoring {
         let Some(definition) = Definition::parse(key, value) else { return };
         let incarnation =
             if let Definition::Queue { incarnation, .. } = definition { incarnation } else { 0 };
+        let levels = Levels::in_log(&definition, log);
         let is_gone = log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
         let version = log.index().definitions().get(key).map_or(0, |definition| definition.version);
         let is_renamed = self.versions.get(&incarnation).is_some_and(|newest| *newest > version);
@@ -82,8 +100,17 @@ impl Restoring {
             self.orphans.push((key.into(), value.into(), None));
             return;
         }
-        match broker.restore(context, &definition) {
-            Restored::Exists(Some(queue)) => drop(self.queues.insert(incarnation, queue)),
+        let restored = if broker.queues_room() < levels.known.len() {
+            broker.leave_out(&definition);
+            Restored::NoRoom
+        } else {
+            broker.restore(context, &definition)
+        };
+        match restored {
+            Restored::Exists(Some(queue)) => {
+                self.queues.insert(incarnation, queue);
+                self.restore_levels(broker, context, (queue, &levels));
+            }
             Restored::Exists(None) => {}
             Restored::Orphaned => {
                 let incarnation = Some(incarnation).filter(|incarnation| *incarnation > 0);
@@ -96,6 +123,23 @@ impl Restoring {
                 };
                 log::error!("{definition} is stored, but {why}");
                 self.absent.insert(incarnation);
+                self.absent.extend(levels.known);
+            }
+        }
+    }
+
+    /// Makes the levels of a queue with priorities of which the log has something.
+    fn restore_levels(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        (queue, levels): (QueueId, &Levels),
+    ) {
+        for &incarnation in &levels.known {
+            let priority = (incarnation - levels.from + 1) as u8;
+            match broker.restore_level(context, queue, priority) {
+                Some(level) => drop(self.queues.insert(incarnation, level)),
+                None => panic!("there was room for all levels"),
             }
         }
     }
@@ -161,8 +205,9 @@ fn named_by(key: &[u8], value: &[u8]) -> Option<(u64, Box<[u8]>)> {
         } => (vhost, name, destination_version),
         _ => return None,
     };
-    let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
-    let queue = Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments };
+    let (auto_delete, is_rebuilt, levels_from, arguments) = (false, false, 0, &[][..]);
+    let queue =
+        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, levels_from, arguments };
     Some((incarnation, queue.key()))
 }
 

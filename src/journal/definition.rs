@@ -20,13 +20,15 @@
 //!          a topic     | write u16 + text | read u16 + text |
 //!          limits      | max-connections u32 | max-channels u32 |                of a user that has any
 //!          an exchange | flags: 1 auto-delete, 2 internal | version u64 | type | arguments |
-//!          a queue     | flags: 1 auto-delete, 2 rebuilt  | incarnation u64     | arguments |
+//!          a queue     | flags: 1 auto-delete, 2 rebuilt, 4 levels | incarnation u64 | arguments | levels |
+//!          its levels  | 14 "leveret-levels" as the name of one argument more, of type l | number u64 |
 //!          a binding   | version of the source u64 | version or incarnation of the destination u64 |
 //!          a policy    | to what it applies | priority i32 | pattern u16 + text | what it says |
 //! ```
 //!
 //! Names have their length before them in one byte; arguments, and what a policy says, are the rest. Little
-//! endian.
+//! endian, but for the number of the levels: programs that know no levels take it for an argument that they do
+//! not know, which means nothing to them.
 //!
 //! Always true: what is written, [`Definition::parse`] gives back; kinds sort so that what a binding needs is
 //! read before it. Programs that know no policies pass over them, and leave them where they are. Without the
@@ -118,6 +120,9 @@ pub enum Definition<'a> {
         auto_delete: bool,
         /// What it was declared with is lost: it is so until somebody declares it again.
         is_rebuilt: bool,
+        /// With priorities the incarnation of the level for priority 1, behind which are those of the
+        /// others; 0 without.
+        levels_from: u64,
         /// Its arguments: the bytes of a table.
         arguments: &'a [u8],
     },
@@ -241,6 +246,9 @@ const OPERATOR_POLICY: u8 = 5;
 const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
+const LEVELS: u8 = 4;
+/// What stands before the number of the levels, as before an argument's.
+const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
 
 impl<'a> Definition<'a> {
     /// What is defined.
@@ -313,10 +321,16 @@ impl<'a> Definition<'a> {
                 put_name(&mut value, kind);
                 value.extend_from_slice(arguments);
             }
-            Self::Queue { incarnation, auto_delete, is_rebuilt, arguments, .. } => {
-                value.push(u8::from(auto_delete) * AUTO_DELETE + u8::from(is_rebuilt) * REBUILT);
+            Self::Queue { incarnation, auto_delete, is_rebuilt, levels_from, arguments, .. } => {
+                let has_levels = levels_from != 0;
+                let flags = [(auto_delete, AUTO_DELETE), (is_rebuilt, REBUILT), (has_levels, LEVELS)];
+                value.push(flags.into_iter().map(|(is_set, flag)| u8::from(is_set) * flag).sum());
                 value.extend_from_slice(&incarnation.to_le_bytes());
                 value.extend_from_slice(arguments);
+                if has_levels {
+                    value.extend_from_slice(LEVELS_NAME);
+                    value.extend_from_slice(&levels_from.to_be_bytes());
+                }
             }
             Self::Binding { source_version, destination_version, .. } => {
                 value.extend_from_slice(&source_version.to_le_bytes());
@@ -354,7 +368,19 @@ impl<'a> Definition<'a> {
                 let flags = value.byte()?;
                 let incarnation = value.number()?;
                 let (auto_delete, is_rebuilt) = (flags & AUTO_DELETE != 0, flags & REBUILT != 0);
-                Some(Self::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments: value.0 })
+                let (arguments, levels_from) = match flags & LEVELS {
+                    0 => (value.0, 0),
+                    _ => split_levels(value.0)?,
+                };
+                Some(Self::Queue {
+                    vhost,
+                    name,
+                    incarnation,
+                    auto_delete,
+                    is_rebuilt,
+                    levels_from,
+                    arguments,
+                })
             }
             BINDING => {
                 let source = key.name()?;
@@ -438,6 +464,12 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
+/// A queue's arguments, and the number of its levels behind them.
+fn split_levels(bytes: &[u8]) -> Option<(&[u8], u64)> {
+    let (bytes, number) = bytes.split_last_chunk()?;
+    Some((bytes.strip_suffix(LEVELS_NAME)?, u64::from_be_bytes(*number)))
+}
+
 /// Names on the wire have at most 255 bytes.
 fn put_name(out: &mut Vec<u8>, name: &str) {
     debug_assert!(name.len() <= 255, "a short string");
@@ -505,7 +537,17 @@ mod tests {
             incarnation: 9,
             auto_delete: false,
             is_rebuilt: true,
+            levels_from: 0,
             arguments: b"",
+        };
+        let with_levels = Definition::Queue {
+            vhost: "/",
+            name: "levels",
+            incarnation: 9,
+            auto_delete: true,
+            is_rebuilt: false,
+            levels_from: 10 << 32 | 3,
+            arguments: b"\x01xt\x01",
         };
         let binding = Definition::Binding {
             vhost: "/",
@@ -538,7 +580,7 @@ mod tests {
         let policies = [policy(false), policy(true)];
         let mut keys = Vec::new();
         let access = [Definition::AccessWritten, vhost, user, permission, topic, limits];
-        for definition in access.into_iter().chain([exchange, queue, binding]).chain(policies) {
+        for definition in access.into_iter().chain([exchange, queue, with_levels, binding]).chain(policies) {
             let (key, value) = (definition.key(), definition.value());
             assert_eq!(Definition::parse(&key, &value), Some(definition));
             for end in 0..key.len().min(if key[0] == ACCESS { 2 } else { 5 }) {

@@ -269,6 +269,13 @@ impl Journal {
         self.version
     }
 
+    /// So many of these numbers, the first of which this is.
+    pub const fn next_versions(&mut self, count: u64) -> u64 {
+        let first = self.version + 1;
+        self.version += count;
+        first
+    }
+
     /// A name for transient messages of a queue, which no other ever had.
     pub const fn next_transient(&mut self) -> u64 {
         self.next_version() | TRANSIENT

@@ -413,6 +413,7 @@ fn what_there_is_no_room_for_is_not_forgotten() {
         incarnation: 7,
         auto_delete: false,
         is_rebuilt: false,
+        levels_from: 0,
         arguments: &[],
     };
     assert_eq!(small.broker.restore(&mut context!(small), &vhost("a")), Restored::Exists(None));

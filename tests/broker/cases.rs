@@ -265,8 +265,15 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
         internal: false,
         arguments,
     };
-    let queue =
-        Definition::Queue { vhost, name: "q", incarnation: 8, auto_delete, is_rebuilt: false, arguments };
+    let queue = Definition::Queue {
+        vhost,
+        name: "q",
+        incarnation: 8,
+        auto_delete,
+        is_rebuilt: false,
+        levels_from: 0,
+        arguments,
+    };
     let binding = |source_version| Definition::Binding {
         vhost,
         source: "x",
@@ -302,6 +309,7 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
         incarnation: 7,
         auto_delete: false,
         is_rebuilt: false,
+        levels_from: 0,
         arguments: &[],
     };
     let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {

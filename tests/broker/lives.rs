@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim_disk::Random;
-use crate::support::SINGLE_ACTIVE;
+use crate::support::{PRIORITIES, SINGLE_ACTIVE, with_priority};
 use leveret::broker::{Broker, Gauges, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret::journal::Journal;
@@ -141,7 +141,8 @@ impl World {
     fn message(&mut self, exchange: &str, key: &str, share: Share) -> Option<MessageId> {
         let id = self.messages.begin(exchange, key.as_bytes(), share).ok()?;
         let len = [8, 16, 200, 3_000][self.random.below(4) as usize];
-        let reserved = self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, len, share);
+        let properties = with_priority(self.random.below(7) as u8);
+        let reserved = self.messages.reserve_content(id, &properties, MessageFlags::NONE, len, share);
         if reserved.is_err() {
             self.messages.release(id);
             return None;
@@ -279,7 +280,11 @@ impl World {
                 durable: false,
                 exclusive,
                 auto_delete: queue == "q3",
-                arguments: if queue == "q1" { SINGLE_ACTIVE } else { &[] },
+                arguments: match queue {
+                    "q1" => SINGLE_ACTIVE,
+                    "q2" => PRIORITIES,
+                    _ => &[],
+                },
             },
             2 => Command::QueueDelete { queue, if_unused: flag, if_empty: false },
             3 => Command::QueuePurge { queue },

@@ -15,6 +15,7 @@ mod lives;
 mod offsets;
 mod overdue;
 mod policies;
+mod priorities;
 mod routing;
 mod shares;
 mod single_active;

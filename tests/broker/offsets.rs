@@ -48,6 +48,7 @@ fn restored(runs: &[Range]) -> (House, QueueId) {
         incarnation: INCARNATION,
         auto_delete: false,
         is_rebuilt: false,
+        levels_from: 0,
         arguments: &[],
     };
     let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {

@@ -20,6 +20,14 @@ macro_rules! context {
 /// Arguments of a queue: a table of one field, its name and `t` with its value.
 pub const SINGLE_ACTIVE: &[u8] = b"\x18x-single-active-consumert\x01";
 
+/// The same for one with priorities up to 5.
+pub const PRIORITIES: &[u8] = b"\x0ex-max-priorityb\x05";
+
+/// Properties that say nothing but a priority.
+pub fn with_priority(priority: u8) -> Vec<u8> {
+    vec![0x08, 0, priority]
+}
+
 /// A broker with its journal and messages.
 pub struct House {
     pub broker: Broker,
@@ -179,6 +187,24 @@ impl House {
         }
         self.broker.sent(&mut context!(self), at.connection, count);
         count
+    }
+
+    /// The bodies of what waits in the outbox, which is then written.
+    pub fn outbox_bodies(&mut self, at: At) -> Vec<String> {
+        let mut bodies = Vec::new();
+        let mut outbox = self.broker.outbox(at.connection);
+        while let Some(delivery) = outbox.peek() {
+            let mut body = vec![0; self.messages.body_len(delivery.message) as usize];
+            self.messages.read(
+                delivery.message,
+                &mut self.messages.body_cursor(delivery.message, 0),
+                &mut body,
+            );
+            bodies.push(String::from_utf8(body).unwrap());
+            outbox.advance();
+        }
+        self.broker.sent(&mut context!(self), at.connection, bodies.len() as u32);
+        bodies
     }
 
     /// Turns while there is work; says how many deliveries were written.

@@ -143,6 +143,7 @@ fn a_change_is_durable_when_two_commits_have_it() {
         incarnation: 7,
         auto_delete: false,
         is_rebuilt: false,
+        levels_from: 0,
         arguments: &[],
     };
     for (definition, commits) in [(user, 2), (queue, 1), (user, 2)] {

@@ -266,8 +266,9 @@ fn names_that_fill_a_segment_lie_twice_and_cost_little() {
 /// What defines queue `n`, and the incarnation that its messages know it by.
 fn queue(name: &str, n: u64) -> (Box<[u8]>, Box<[u8]>, u64) {
     let (vhost, incarnation, arguments) = ("/", (1 << 32) + 1_000_000 + n, &[][..]);
-    let (auto_delete, is_rebuilt) = (false, false);
-    let definition = Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments };
+    let (auto_delete, is_rebuilt, levels_from) = (false, false, 0);
+    let definition =
+        Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, levels_from, arguments };
     (definition.key(), definition.value(), incarnation)
 }
 

@@ -13,6 +13,7 @@ use crate::broker::divisions::{Held, Holder};
 use crate::broker::exchanges::ExchangeDeclaration;
 use crate::broker::holders::of_connection;
 use crate::broker::job::{Job, Sweep, spend};
+use crate::broker::queue::Queue;
 use crate::broker::{Broker, Context};
 
 impl Broker {
@@ -184,7 +185,8 @@ impl Broker {
                 return false;
             }
             let queue = self.queues.get(sweep.queue);
-            if queue.is_some_and(|queue| queue.vhost == sweep.vhost && !queue.dying) {
+            let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !queue.is_level();
+            if queue.is_some_and(is_swept) {
                 let queue = QueueId::from_index(sweep.queue);
                 self.retire_queue(cx, queue);
                 self.queue_job(Job::Queue(queue));

@@ -142,9 +142,20 @@ impl fmt::Display for Defined<'_> {
                 flags(f, &[("auto_delete", auto_delete), ("internal", internal)])?;
                 write!(f, " arguments={}", arguments.len())
             }
-            Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments } => {
+            Definition::Queue {
+                vhost,
+                name,
+                incarnation,
+                auto_delete,
+                is_rebuilt,
+                levels_from,
+                arguments,
+            } => {
                 let (vhost, name) = (quoted(vhost), quoted(name));
                 write!(f, "queue={name} vhost={vhost} incarnation={incarnation}")?;
+                if levels_from != 0 {
+                    write!(f, " levels_from={levels_from}")?;
+                }
                 flags(f, &[("auto_delete", auto_delete), ("rebuilt", is_rebuilt)])?;
                 write!(f, " arguments={}", arguments.len())
             }

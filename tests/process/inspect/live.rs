@@ -27,8 +27,15 @@ fn write_until(
     let mut disk = FileDisk::new(directory);
     let (start, now) = (Instant::now(), Now::from_ms(0));
     let (mut log, _) = Log::open(&mut disk, Traffic::settings(), IDENTITY, now).expect("it opens");
-    let (vhost, name, incarnation, auto_delete, is_rebuilt) = ("/", "queue \"1\"", 1, false, false);
-    let queue = Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, arguments: &[] };
+    let queue = Definition::Queue {
+        vhost: "/",
+        name: "queue \"1\"",
+        incarnation: 1,
+        auto_delete: false,
+        is_rebuilt: false,
+        levels_from: 0,
+        arguments: &[],
+    };
     let (key, value) = (queue.key(), queue.value());
     let defined = Record::Defined { version: 1, key: &key, value: Some(&value) };
     log.append(&defined, Urgency::Awaited, now).expect("there is room");

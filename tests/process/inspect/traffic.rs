@@ -239,6 +239,7 @@ impl Traffic {
             incarnation,
             auto_delete: false,
             is_rebuilt: false,
+            levels_from: 0,
             arguments: b"",
         };
         let (version, key, value) = (self.count, queue.key(), queue.value());

@@ -1,6 +1,6 @@
 """Queues with priorities: who goes first, and which goes first when something has to go.
 
-Recorded now, asked of Leveret when they are built. A body tells its own priority: `5a` was sent with 5."""
+A body tells its own priority: `5a` was sent with 5."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from ..peer import Channel, Script
 from ..registry import scenario
 from .dead_letters import drain, to
 from .expiry import pass_over
-
-LATER = "priority queues are a later issue"
 
 
 def send(ch: Channel, queue: str, *bodies: str, **props: Any) -> None:
@@ -26,7 +24,7 @@ def priorities(ch: Channel, queue: str, **more: Any) -> None:
     ch.call("queue.declare", queue=queue, arguments={"x-max-priority": 5, **more})
 
 
-@scenario("priority-order", later=LATER)
+@scenario("priority-order")
 def order(t: Script) -> None:
     a = t.connect()
     ch = a.channel()
@@ -65,7 +63,7 @@ def order(t: Script) -> None:
     ch.call("queue.delete", queue="pq", if_empty=True)
 
 
-@scenario("priority-requeue", later=LATER)
+@scenario("priority-requeue")
 def requeue(t: Script) -> None:
     a = t.connect()
     ch = a.channel()
@@ -86,7 +84,7 @@ def requeue(t: Script) -> None:
     drain(t, ch, "pqr")
 
 
-@scenario("priority-max-length", later=LATER)
+@scenario("priority-max-length")
 def max_length(t: Script) -> None:
     a = t.connect()
     ch = a.channel()
@@ -129,7 +127,7 @@ def max_length(t: Script) -> None:
     drain(t, ch, "pqf")
 
 
-@scenario("priority-ttl", later=LATER)
+@scenario("priority-ttl")
 def ttl(t: Script) -> None:
     a = t.connect()
     ch = a.channel()

@@ -1,0 +1,180 @@
+//! Queues with priorities, beside a model of them: every order of publishing, taking, giving back, purging.
+
+use std::collections::BTreeMap;
+
+use crate::dead_letters::get;
+use crate::sim_disk::Random;
+use crate::support::{At, House, PRIORITIES, with_priority};
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, Share};
+
+/// The highest priority of [`PRIORITIES`].
+const MAX: u8 = 5;
+const QUEUE: &str = "q";
+
+fn declare(house: &mut House, at: At, queue: &str, more: &[u8]) {
+    let arguments = &[PRIORITIES, more].concat();
+    let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
+    house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+}
+
+fn send(house: &mut House, at: At, priority: Option<u8>, body: &str) -> Outcome {
+    let id = house.messages.begin("", QUEUE.as_bytes(), Share::Ordinary).unwrap();
+    let properties = priority.map_or(vec![0, 0], with_priority);
+    let body_len = body.len() as u32;
+    house.messages.reserve_content(id, &properties, MessageFlags::NONE, body_len, Share::Ordinary).unwrap();
+    house.messages.append_body(id, body.as_bytes());
+    house.messages.finish(id);
+    house.ask(at, Command::Publish { message: id, mandatory: false })
+}
+
+/// What the queue should hold: by priority, the highest last, and there in the order of arrival.
+#[derive(Default)]
+struct Model {
+    waiting: BTreeMap<(u8, u64), String>,
+    /// Delivered: where each stood, by its tag.
+    taken: BTreeMap<u64, ((u8, u64), String)>,
+    sent: u64,
+}
+
+impl Model {
+    fn send(&mut self, priority: Option<u8>) -> String {
+        self.sent += 1;
+        let (level, body) = (priority.unwrap_or(0).min(MAX), format!("{priority:?} {}", self.sent));
+        self.waiting.insert((level, self.sent), body.clone());
+        body
+    }
+
+    fn first(&self) -> Option<(u8, u64)> {
+        let highest = self.waiting.keys().next_back()?.0;
+        self.waiting.range((highest, 0)..).next().map(|(place, _)| *place)
+    }
+
+    fn take(&mut self) -> Option<((u8, u64), String)> {
+        let place = self.first()?;
+        self.waiting.remove_entry(&place)
+    }
+}
+
+fn run(seed: u64, length_max: Option<u8>) {
+    let mut random = Random::new(seed);
+    let mut house = House::new(1_024);
+    let at = house.connect();
+    let limit = length_max.map(|max| [b"\x0cx-max-lengthb".as_slice(), &[max]].concat());
+    declare(&mut house, at, QUEUE, &limit.unwrap_or_default());
+    let mut model = Model::default();
+    for step in 0..400 {
+        match random.below(16) {
+            0..=5 => {
+                let priority = random.one_of(&[None, Some(0), Some(1), Some(4), Some(5), Some(9), Some(255)]);
+                let body = model.send(priority);
+                assert_eq!(send(&mut house, at, priority, &body), Outcome::Published);
+            }
+            6..=10 => {
+                let expected = model.take();
+                let got = get(&mut house, at, QUEUE);
+                let body = got.as_ref().map(|got| got.body.clone());
+                assert_eq!(body, expected.as_ref().map(|(_, body)| body.clone()), "seed {seed}, step {step}");
+                if let (Some(got), Some(taken)) = (got, expected) {
+                    assert_eq!(got.left as usize, model.waiting.len(), "seed {seed}, step {step}");
+                    model.taken.insert(got.tag, taken);
+                }
+            }
+            11..=13 => {
+                let tags: Vec<u64> = model.taken.keys().copied().collect();
+                if !tags.is_empty() {
+                    let tag = random.one_of(&tags);
+                    let (place, body) = model.taken.remove(&tag).unwrap();
+                    let settlement = random.one_of(&[Settlement::Requeue, Settlement::Ack]);
+                    if settlement == Settlement::Requeue {
+                        model.waiting.insert(place, body);
+                    }
+                    house.settle(at, tag, false, settlement);
+                }
+            }
+            14 => {
+                house.done(at, Command::Recover);
+                for (place, body) in core::mem::take(&mut model.taken).into_values() {
+                    model.waiting.insert(place, body);
+                }
+            }
+            _ if random.below(8) == 0 => {
+                let count = model.waiting.len() as u32;
+                assert_eq!(
+                    house.ask(at, Command::QueuePurge { queue: QUEUE }),
+                    Outcome::MessageCount(count),
+                    "seed {seed}, step {step}"
+                );
+                model.waiting.clear();
+            }
+            _ => {}
+        }
+        house.turns(at);
+        while length_max.is_some_and(|max| model.waiting.len() > max.into()) {
+            model.take();
+        }
+        assert_eq!(house.ready(at, QUEUE) as usize, model.waiting.len(), "seed {seed}, step {step}");
+        assert_eq!(house.broker.forgotten_queue(), None);
+    }
+    house.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
+    house.done(at, Command::Recover);
+    house.turns(at);
+    assert_eq!(house.broker.gauges().queues, 0, "seed {seed}: a level was left");
+    assert_eq!(house.messages.messages_used(), 0, "seed {seed}: messages were left");
+}
+
+#[test]
+fn the_highest_priority_goes_first_and_what_comes_back_goes_to_its_old_place() {
+    for seed in 0..200 {
+        run(seed, None);
+    }
+}
+
+#[test]
+fn what_is_too_much_goes_from_the_highest_priority_on() {
+    for seed in 0..200 {
+        run(seed, Some((seed % 12) as u8));
+    }
+}
+
+#[test]
+fn consumers_are_given_the_highest_priority_of_what_waits() {
+    let mut house = House::new(64);
+    let at = house.connect();
+    declare(&mut house, at, QUEUE, &[]);
+    let mut model = Model::default();
+    for priority in [1, 4, 0, 4, 5, 2, 0, 9] {
+        let body = model.send(Some(priority));
+        send(&mut house, at, Some(priority), &body);
+    }
+    let expected: Vec<_> = core::iter::from_fn(|| model.take()).map(|(_, body)| body).collect();
+    house.done(at, Command::Qos { prefetch_count: 3, global: false });
+    house.consume(at, QUEUE);
+    let mut bodies = Vec::new();
+    for _ in 0..4 {
+        house.broker.deliver(&mut context!(house), 8192);
+        bodies.extend(house.outbox_bodies(at));
+        house.settle(at, 0, true, Settlement::Ack);
+    }
+    assert_eq!(bodies, expected);
+}
+
+/// Nobody refuses a message because there is no place for its level, nobody loses it.
+#[test]
+fn without_room_for_a_level_messages_wait_in_the_next_lower_one() {
+    let limits = Limits { queues_max: 4, unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
+    let mut house = House::with(&limits);
+    let at = house.connect();
+    declare(&mut house, at, QUEUE, &[]);
+    house.declare(at, "other", false);
+    for (priority, body) in [(0, "a"), (3, "b"), (5, "c"), (2, "d"), (4, "e")] {
+        assert_eq!(send(&mut house, at, Some(priority), body), Outcome::Published);
+    }
+    let all: Vec<_> = core::iter::from_fn(|| get(&mut house, at, QUEUE)).map(|got| got.body).collect();
+    assert_eq!(all, ["b", "c", "e", "a", "d"]);
+    house.settle(at, 0, true, Settlement::Ack);
+    house.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
+    house.turns(at);
+    house.declare(at, "another", false);
+}
