@@ -56,6 +56,8 @@ pub(super) struct LogShares {
     pub(super) division: Division,
     /// What was durable when it was counted; `None` while there is plenty of room.
     pub(super) weighed: Option<Batch>,
+    /// What was durable when somebody waited for room behind what is kept for others.
+    pub(super) kept_at: Option<Batch>,
     /// Rises when less may be kept from one of them, for which somebody may wait.
     pub(super) room_made: u64,
 }

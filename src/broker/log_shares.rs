@@ -41,7 +41,8 @@ impl Broker {
         }
         let division = Division::new(most, self.access.vhosts_held().map(|held| held.log_bytes));
         let room_made = self.log_shares.room_made + u64::from(division != self.log_shares.division);
-        self.log_shares = LogShares { division, weighed: Some(durable), room_made };
+        let kept_at = self.log_shares.kept_at;
+        self.log_shares = LogShares { division, weighed: Some(durable), kept_at, room_made };
     }
 
     /// A virtual host has come or gone, or somebody is about to wait: it is counted anew.
@@ -70,10 +71,14 @@ impl Broker {
     }
 
     /// A publisher of a virtual host that has its share waits: the cleaner is to make room behind what is
-    /// kept for others.
+    /// kept for others. Of several virtual hosts it is the one for which most is kept, until the next commit:
+    /// each asking for its own would count as room made for the other, in turn and for ever.
     pub(super) fn want_log_room(&mut self, journal: &mut Journal, vhost: VhostId) {
         let held = self.access.vhost_held(vhost).log_bytes;
-        journal.keep_room(self.log_shares.division.kept_for_others(held));
+        let kept = self.log_shares.division.kept_for_others(held);
+        let durable = journal.durable();
+        let is_first = self.log_shares.kept_at.replace(durable) != Some(durable);
+        journal.keep_room(if is_first { kept } else { kept.max(journal.kept_room()) });
     }
 
     /// 506 for who must not wait: the rest of the disk is for others.

@@ -100,7 +100,7 @@ impl Restoring {
             self.orphans.push((key.into(), value.into(), None));
             return;
         }
-        let restored = if broker.queues_room() < levels.known.len() {
+        let restored = if !levels.known.is_empty() && broker.queues_room() <= levels.known.len() {
             broker.leave_out(&definition);
             Restored::NoRoom
         } else {
@@ -138,9 +138,9 @@ impl Restoring {
         for &incarnation in &levels.known {
             let priority = (incarnation - levels.from + 1) as u8;
             match broker.restore_level(context, queue, priority) {
-                Some(level) => drop(self.queues.insert(incarnation, level)),
+                Some(level) => self.queues.insert(incarnation, level),
                 None => panic!("there was room for all levels"),
-            }
+            };
         }
     }
 

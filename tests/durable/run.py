@@ -20,6 +20,7 @@ import full  # noqa: E402
 import kills  # noqa: E402
 import odd  # noqa: E402
 import orphans  # noqa: E402
+import priorities  # noqa: E402
 import refused  # noqa: E402
 import restarts  # noqa: E402
 import stopping  # noqa: E402
@@ -27,7 +28,7 @@ import syncs  # noqa: E402
 from support import QUICK, brokers  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
-GROUPS = [restarts, stopping, door, kills, syncs, full, failing, refused, odd, orphans, deep, damage]
+GROUPS = [restarts, stopping, door, kills, syncs, full, failing, refused, odd, orphans, deep, priorities, damage]
 
 
 def main() -> int:

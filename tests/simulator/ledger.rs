@@ -101,7 +101,7 @@ pub struct Queue {
     pub(super) may_have_returned: bool,
     /// Purges without an answer.
     pub(super) purges: u32,
-    /// When its last deletion was answered.
+    /// When its last deletion was answered, or nobody waited for that any more.
     pub(super) gone_at: Tick,
     /// Since when it is known to be there.
     pub(super) there_since: Tick,
@@ -130,6 +130,8 @@ pub struct Ledger {
     pub now: Tick,
     pub life: u32,
     pub persist_all: bool,
+    /// There may be no room for a priority, whose messages then wait among others.
+    pub may_lack_levels: bool,
     /// Messages that may be on their way to clients at once.
     pub unacknowledged_max: usize,
     /// The store was damaged.
@@ -141,8 +143,9 @@ pub struct Ledger {
     /// How often a binding, or an exchange, was about to go.
     pub(super) unbound: u32,
     pub(super) asked: Vec<Asked>,
-    /// The last message of a stream that came out of a queue for the first time, as one connection saw it.
-    pub(super) last_new: BTreeMap<(u64, Key, Holder), u64>,
+    /// The last message of a stream that came out of a level of a queue for the first time, as one connection
+    /// saw it.
+    pub(super) last_new: BTreeMap<(u64, Key, u8, Holder), u64>,
     pub(super) contests: Vec<Contest>,
     /// Called redelivered, though nothing of their queues is known to have gone back.
     pub(super) suspects: Vec<(Key, u64)>,
@@ -212,8 +215,8 @@ impl Ledger {
         let now = self.tick();
         let queue = self.queue(key);
         queue.fact.settle(is_answered);
+        queue.gone_at = now;
         if queue.fact.is_there == Some(false) {
-            queue.gone_at = now;
             let gone = core::mem::take(&mut queue.entries);
             queue.past.extend(gone.into_keys());
         }
@@ -376,6 +379,7 @@ impl Ledger {
         }
         let now = self.tick();
         let (life, drops, is_lenient) = (self.life, topology::drops(&key.1), self.is_lenient);
+        let lacks_levels = self.may_lack_levels && topology::has_levels(&key.1);
         let queue = self.queue(key);
         let mut wrong = Vec::new();
         if queue.past.contains(&number) && since < queue.gone_at {
@@ -412,8 +416,10 @@ impl Ledger {
             self.contests.push(Contest { holders: [(other, is_final), (holder, false)], since, place, what });
         }
         if !redelivered {
-            let last = self.last_new.entry((holder.connection, key.clone(), content.stream)).or_insert(0);
-            if number < *last {
+            let level = topology::level(&key.1, content.priority());
+            let place = (holder.connection, key.clone(), level, content.stream);
+            let last = self.last_new.entry(place).or_insert(0);
+            if number < *last && !lacks_levels {
                 wrong.push(format!("comes behind {last}, which was sent later"));
             }
             *last = number;
@@ -605,14 +611,21 @@ impl Content {
         }
     }
 
+    /// Most messages have one.
+    pub const fn priority(&self) -> Option<u8> {
+        if self.len.is_multiple_of(4) { None } else { Some((self.len % 5) as u8) }
+    }
+
     /// Its properties as they are written.
     pub fn properties(&self) -> Vec<u8> {
         // Half of what may vanish anyway has a time of its own.
         let expires = self.exchange.is_empty() && topology::drops(&self.key) && self.len.is_multiple_of(2);
-        let mut bytes = vec![u8::from(self.persistent) << 4 | u8::from(expires), 0];
+        let prefers = u8::from(self.priority().is_some());
+        let mut bytes = vec![u8::from(self.persistent) << 4 | prefers << 3 | u8::from(expires), 0];
         if self.persistent {
             bytes.push(2);
         }
+        bytes.extend(self.priority());
         if expires {
             bytes.push(topology::EXPIRATION_MS.len() as u8);
             bytes.extend_from_slice(topology::EXPIRATION_MS);

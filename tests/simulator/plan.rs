@@ -12,6 +12,8 @@ use leveret::store::{Format, Settings};
 
 /// Virtual hosts, and who works in each.
 pub const VHOSTS: [&str; 2] = ["/", "w"];
+/// Queues, with their levels, that there is always room for.
+pub const QUEUES_ROOMY: u32 = 64;
 pub const USERS: [&str; 2] = ["guest", "ann"];
 
 /// Enough for all that a run ever has.
@@ -100,7 +102,7 @@ impl Plan {
             handshakes_max: 4,
             channels_max: if random.once_in(5) { 12 } else { 64 },
             consumers_max: 64,
-            queues_max: if random.once_in(8) { 14 } else { 64 },
+            queues_max: if random.once_in(8) { 14 } else { QUEUES_ROOMY },
             exchanges_max: 32,
             bindings_max: 64,
             messages_max: random.one_of(&[48, 96, 400, 400]),

@@ -2,6 +2,7 @@
 //!
 //! Always true: afterwards the ledger is what was found, and all of it is promised.
 
+use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::Harm;
@@ -16,10 +17,10 @@ const MARKED_AHEAD_MAX: usize = 256 + 24;
 /// What a start found on the disk.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Contents of each queue that is defined, in order.
+    /// Contents of each queue that is defined, level by level, and in order there.
     pub queues: BTreeMap<(String, String), Vec<u64>>,
-    /// So many of them, from the first on, will be called redelivered.
-    pub marked: BTreeMap<(String, String), usize>,
+    /// Those of them that will be called redelivered: in each level so many from the first on.
+    pub marked: BTreeMap<(String, String), Vec<Range<usize>>>,
     pub exchanges: BTreeSet<(String, String)>,
     /// Virtual host, source, routing key, queue.
     pub bindings: BTreeSet<(String, String, String, String)>,
@@ -56,8 +57,8 @@ impl Ledger {
             let marked = self.check_marks(&key, found);
             self.begin_queue(&key, contents, harms, is_told);
             let queue = self.queue(&key);
-            for number in &contents.unwrap_or_default()[..marked] {
-                queue.entries.entry(*number).or_default().was_marked = true;
+            for number in marked {
+                queue.entries.entry(number).or_default().was_marked = true;
             }
         }
     }
@@ -128,27 +129,31 @@ impl Ledger {
         wrong.into_iter().for_each(|what| self.complain(what));
     }
 
-    /// What no client had is called redelivered only as far as the broker looks ahead. Gives how many of the
-    /// first are called so with reason.
-    fn check_marks(&mut self, key: &Key, found: &Found) -> usize {
+    /// What no client had is called redelivered only as far as the broker looks ahead. Gives those that are
+    /// called so with reason.
+    fn check_marks(&mut self, key: &Key, found: &Found) -> Vec<u64> {
         let name = (key.0.to_string(), key.1.clone());
-        let (Some(marked), Some(contents)) = (found.marked.get(&name), found.queues.get(&name)) else {
-            return 0;
+        let (Some(levels), Some(contents)) = (found.marked.get(&name), found.queues.get(&name)) else {
+            return Vec::new();
         };
+        levels.iter().flat_map(|level| self.check_level(key, &contents[level.clone()]).to_vec()).collect()
+    }
+
+    fn check_level<'f>(&mut self, key: &Key, marked: &'f [u64]) -> &'f [u64] {
         let ahead_max = MARKED_AHEAD_MAX + self.unacknowledged_max;
-        let Some(queue) = self.queues.get(key) else { return 0 };
+        let Some(queue) = self.queues.get(key) else { return &[] };
         let may_have_been_out = |number: &u64| {
             let may = |entry: &Entry| entry.has_been_out() || entry.vanishes || entry.was_marked;
             queue.entries.get(number).is_none_or(may)
         };
-        let last_out = contents[..*marked].iter().rposition(may_have_been_out).map_or(0, |at| at + 1);
-        if marked - last_out > ahead_max && !self.is_lenient {
-            let falsely = marked - last_out;
+        let last_out = marked.iter().rposition(may_have_been_out).map_or(0, |at| at + 1);
+        let falsely = marked.len() - last_out;
+        if falsely > ahead_max && !self.is_lenient {
             self.complain(format!(
                 "queue {key:?}: {falsely} messages that nobody had are called redelivered"
             ));
         }
-        last_out
+        &marked[..last_out]
     }
 
     fn begin_queue(&mut self, key: &Key, contents: Option<&[u64]>, harms: &[Harm], is_told: bool) {
@@ -164,7 +169,8 @@ impl Ledger {
             wrong.push(format!("its definition: there before: {was_there:?}, now: {}", contents.is_some()));
         }
         let there: BTreeSet<u64> = contents.unwrap_or_default().iter().copied().collect();
-        let mut last: BTreeMap<Holder, u64> = BTreeMap::new();
+        let lacks_levels = self.may_lack_levels && topology::has_levels(&key.1);
+        let mut last: BTreeMap<(Holder, u8), u64> = BTreeMap::new();
         for number in contents.unwrap_or_default() {
             let Some(content) = self.contents.get(number) else {
                 wrong.push(format!("message {number} is invented"));
@@ -176,8 +182,9 @@ impl Ledger {
             if !content.persistent && !self.persist_all {
                 wrong.push(format!("message {number} was not for the disk"));
             }
-            let before = last.entry(content.stream).or_insert(0);
-            if *before >= *number && !is_lenient {
+            let level = topology::level(&key.1, content.priority());
+            let before = last.entry((content.stream, level)).or_insert(0);
+            if *before >= *number && !is_lenient && !lacks_levels {
                 wrong.push(format!("message {number} lies behind {before}"));
             }
             *before = (*before).max(*number);

@@ -7,7 +7,7 @@ use leveret::store::Format;
 use super::harm::Harm;
 use super::ledger::Ledger;
 use super::life::{Ended, Life};
-use super::plan::{INDEX_BYTES, Plan};
+use super::plan::{INDEX_BYTES, Plan, QUEUES_ROOMY};
 use super::start::IDENTITY;
 use super::world::sim_disk::{Damaged, Mutant, Random, SimDisk, Trouble};
 
@@ -106,7 +106,9 @@ impl Run {
         disk.set_room(room.map(|segments| u64::from(segments) * u64::from(plan.settings.segment_bytes)));
         let is_old = plan.settings.format == Format::One;
         let unacknowledged_max = plan.limits.unacknowledged_max as usize;
-        let ledger = Ledger { persist_all: plan.persist_all, unacknowledged_max, ..Ledger::default() };
+        let may_lack_levels = plan.limits.queues_max < QUEUES_ROOMY;
+        let persist_all = plan.persist_all;
+        let ledger = Ledger { persist_all, unacknowledged_max, may_lack_levels, ..Ledger::default() };
         Self {
             seed,
             disk,

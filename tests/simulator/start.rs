@@ -5,12 +5,13 @@
 //! of it is seen by clients.
 
 use core::num::NonZeroU32;
+use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
 use super::world::sim_disk::Random;
 use leveret::admin::request_context::{Machine, Process, StoreView};
-use leveret::broker::{Broker, Context};
+use leveret::broker::{Broker, Context, levels_of};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
 use leveret::journal::{Definition, DestinationName, is_group, is_transient};
 use leveret::password::PasswordHash;
@@ -226,6 +227,8 @@ impl Run {
             actual.extend(copy.targets.iter().map(|target| (*target, number)));
         }
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        // Where in its queue a level begins, and where what is marked in it ends.
+        let mut levels: BTreeMap<u64, Range<usize>> = BTreeMap::new();
         for ((incarnation, offset), number) in actual {
             if is_transient(incarnation) {
                 // Of another life: void.
@@ -234,16 +237,19 @@ impl Run {
             *counts.entry(incarnation).or_default() += 1;
             match queues.get(&incarnation).and_then(|key| found.queues.get_mut(key)) {
                 Some(contents) => {
+                    let level = levels.entry(incarnation).or_insert(contents.len()..contents.len());
                     let log_queue = log.index().queues().get(&incarnation);
-                    if log_queue.is_some_and(|queue| offset < queue.delivered_below()) {
-                        let key = &queues[&incarnation];
-                        found.marked.insert(key.clone(), contents.len() + 1);
-                    }
                     contents.push(number);
+                    if log_queue.is_some_and(|queue| offset < queue.delivered_below()) {
+                        level.end = contents.len();
+                    }
                 }
                 None if self.is_damaged => {}
                 None => self.ledger.complain(format!("message {number} is in a queue that is not defined")),
             }
+        }
+        for (incarnation, level) in levels {
+            found.marked.entry(queues[&incarnation].clone()).or_default().push(level);
         }
         for (incarnation, queue) in log.index().queues() {
             let have = counts.get(incarnation).copied().unwrap_or(0);
@@ -294,9 +300,11 @@ impl Run {
                     versions.insert(version);
                     found.exchanges.insert((vhost.into(), name.into()));
                 }
-                Some(Definition::Queue { vhost, name, incarnation, .. }) if !is_gone(incarnation) => {
+                Some(queue @ Definition::Queue { vhost, name, incarnation, .. }) if !is_gone(incarnation) => {
                     found.queues.insert((vhost.into(), name.into()), Vec::new());
-                    queues.insert(incarnation, (vhost.into(), name.into()));
+                    for incarnation in core::iter::once(incarnation).chain(levels_of(&queue)) {
+                        queues.insert(incarnation, (vhost.into(), name.into()));
+                    }
                 }
                 Some(Definition::Binding {
                     vhost,

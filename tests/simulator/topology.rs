@@ -1,7 +1,8 @@
 //! The names that simulated clients use, and what each of them means.
 //!
 //! ```text
-//! d0 .. d3  durable       l0  durable, keeps 12 and none for long         r0  durable, keeps 12 and refuses
+//! d0 .. d2  durable       l0  durable, keeps 12 and none for long         r0  durable, keeps 12 and refuses
+//! d3        durable, with priorities
 //! t0 t1     transient     a0  transient, goes when it is of no use        xN  exclusive, of connection N
 //! ```
 //!
@@ -48,6 +49,8 @@ const LENGTH_MAX: i64 = 12;
 const MESSAGE_TTL_MS: i64 = 400;
 /// How long a message may wait by itself that goes to such a queue, in milliseconds.
 pub const EXPIRATION_MS: &[u8] = b"90";
+/// The highest priority of the queue that has any.
+const PRIORITY_MAX: u8 = 3;
 /// After how long a queue goes that may, if nobody has a use for it, in milliseconds.
 const EXPIRES_MS: i64 = 3_000;
 
@@ -63,6 +66,16 @@ pub fn drops(queue: &str) -> bool {
 /// It may refuse any message for its length.
 pub fn refuses(queue: &str) -> bool {
     queue.starts_with('r')
+}
+
+/// Whether it has priorities.
+pub fn has_levels(queue: &str) -> bool {
+    queue == "d3"
+}
+
+/// Which of its levels a message of this priority waits in.
+pub fn level(queue: &str, priority: Option<u8>) -> u8 {
+    if has_levels(queue) { priority.unwrap_or(0).min(PRIORITY_MAX) } else { 0 }
 }
 
 /// Whether it may go without anybody deleting it.
@@ -113,6 +126,9 @@ pub fn arguments(queue: &str) -> Vec<u8> {
     }
     if drops(queue) {
         limit("x-message-ttl", MESSAGE_TTL_MS);
+    }
+    if has_levels(queue) {
+        limit("x-max-priority", PRIORITY_MAX.into());
     }
     if queue.starts_with('a') {
         limit("x-expires", EXPIRES_MS);
