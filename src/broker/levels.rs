@@ -8,11 +8,11 @@
 //! messages of one (their order, the log, memory, what comes back, what expires) knows of priorities. What
 //! concerns the queue as a whole asks here: which message goes first, how many there are in all.
 //!
-//! Always true: a level has no name, no consumer and no binding, is shown nowhere, and goes with its queue; the
-//! levels of a queue stand on its chain, from the highest down to the queue itself, which is the lowest. The
-//! log knows levels by numbers that were kept for them when the queue was declared, so that nothing is to be
-//! written when the first message of a priority comes. Where there is no room for a level, its messages go to
-//! the next lower one.
+//! Always true: a level has no name, no consumer and no binding, is shown nowhere, and goes with its queue;
+//! the levels of a queue stand on its chain, from the highest down to the queue itself, which is the lowest.
+//! The log knows levels by numbers that were kept for them when the queue was declared, so that nothing is to
+//! be written when the first message of a priority comes. Where there is no room for a level, its messages go
+//! to the next lower one.
 
 use core::ops::Range;
 
@@ -157,10 +157,13 @@ impl Broker {
 
     /// The level of a whole queue for this priority, or the next lower one if there is no room for another.
     fn level_for(&mut self, cx: &mut Context<'_>, queue: QueueId, priority: u8) -> QueueId {
-        let (mut above, mut at) = (None, self.highest_level(queue));
-        while self.priority_of(at) > priority {
-            above = Some(at);
-            at = self.below(at).expect("the lowest level has the lowest priority");
+        let (mut above, mut at) = (None, queue);
+        for level in self.levels(queue) {
+            at = level;
+            if self.priority_of(level) <= priority {
+                break;
+            }
+            above = Some(level);
         }
         if self.priority_of(at) == priority {
             return at;
@@ -205,8 +208,9 @@ impl Broker {
         cx.declarer = declares;
         record.declarer = share?;
         record.serial = self.routing.revision();
-        self.buriers += u32::from(record.buries_logged());
-        let index = self.queues.insert(record).expect("there was a place to be shared");
+        let buries = record.buries_logged();
+        let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
+        self.buriers += u32::from(buries);
         self.hold_vhost(vhost);
         self.routing.revise();
         Ok(QueueId::from_index(index))

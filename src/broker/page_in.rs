@@ -355,6 +355,7 @@ impl Broker {
                 FetchFrom::Middle | FetchFrom::Look => backlog.leave_stored(&mut self.fifo_pool, lost),
             }
             self.queues[fetch.queue.index()].uncount_stored(lane, lost.into());
+            self.releases += 1;
         }
     }
 }

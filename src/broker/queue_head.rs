@@ -208,6 +208,9 @@ impl Broker {
     ) {
         let record = &mut self.queues[queue.index()];
         record.uncount_stored(lane, count.into());
+        // Its virtual host has less in the log by now.
+        self.releases += 1;
+        let record = &self.queues[queue.index()];
         if !record.dying {
             let end = start + u64::from(count);
             journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });

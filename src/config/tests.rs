@@ -214,7 +214,7 @@ fn the_readme_shows_a_configuration_that_is_one() {
     let readme = include_str!("../../README.md");
     let (_, rest) = readme.split_once("```toml\n").expect("the README has an example");
     let (example, _) = rest.split_once("```").expect("the example ends");
-    assert_eq!(gathered(example).unwrap().product.name, "RabbitMQ");
+    assert_eq!(gathered(example).unwrap().product.name, "Leveret");
 }
 
 #[test]

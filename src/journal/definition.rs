@@ -27,8 +27,8 @@
 //! ```
 //!
 //! Names have their length before them in one byte; arguments, and what a policy says, are the rest. Little
-//! endian, but for the number of the levels: programs that know no levels take it for an argument that they do
-//! not know, which means nothing to them.
+//! endian, but for the number of the levels: programs that know no levels take it for an argument, which
+//! means nothing to them.
 //!
 //! Always true: what is written, [`Definition::parse`] gives back; kinds sort so that what a binding needs is
 //! read before it. Programs that know no policies pass over them, and leave them where they are. Without the

@@ -22,6 +22,7 @@ pub(super) const BARE_LOG_CALLS: &[(&str, usize, &str)] = &[
     ("admin/systemd.rs", 1, "the service manager refuses a message"),
     ("broker/access/users.rs", 2, "once at a start"),
     ("broker/dead_letter.rs", 1, "once a minute by its own clock"),
+    ("broker/levels.rs", 1, "once a minute by its own clock"),
     ("broker/page_in.rs", 2, "damage, or a limit that was lowered"),
     ("broker/publish.rs", 3, "once a minute by its own clock"),
     ("engine/restore.rs", 7, "once at a start"),
