@@ -28,6 +28,8 @@ pub(super) enum Overflow {
 pub(super) struct QueueSettings {
     pub(super) max_length: u64,
     pub(super) max_length_bytes: u64,
+    /// One of those is there.
+    pub(super) limits_length: bool,
     pub(super) overflow: Overflow,
     /// What it gives up goes on to an exchange.
     pub(super) dead_letters: bool,
@@ -51,9 +53,11 @@ impl QueueSettings {
         let is_quorum = is_quorum(terms.arguments);
         let delivery_limit = if is_quorum { terms.limit("x-delivery-limit") } else { u64::MAX };
         let message_ttl_ms = terms.limit("x-message-ttl");
+        let (max_length, max_length_bytes) = (terms.limit("x-max-length"), terms.limit("x-max-length-bytes"));
         Self {
-            max_length: terms.limit("x-max-length"),
-            max_length_bytes: terms.limit("x-max-length-bytes"),
+            max_length,
+            max_length_bytes,
+            limits_length: max_length != u64::MAX || max_length_bytes != u64::MAX,
             overflow: match overflow {
                 Some(b"reject-publish") => Overflow::RejectPublish,
                 Some(b"reject-publish-dlx") => Overflow::RejectPublishDlx,
@@ -77,10 +81,6 @@ impl QueueSettings {
     /// Whether it goes when nobody has a use for it.
     pub(super) const fn expires(&self) -> bool {
         self.expires_ms != u64::MAX
-    }
-
-    pub(super) const fn limits_length(&self) -> bool {
-        self.max_length != u64::MAX || self.max_length_bytes != u64::MAX
     }
 }
 

@@ -304,7 +304,10 @@ impl Broker {
     /// Puts the queue on the ready list if it has something to do there.
     pub(super) fn wake(&mut self, queue: QueueId) {
         let record = &mut self.queues[queue.index()];
-        if !record.on_ready_list && record.wants_delivery() {
+        if record.on_ready_list {
+            return;
+        }
+        if record.wants_delivery() {
             record.on_ready_list = true;
             self.ready.push_back(&mut self.queues, queue.index(), |queue| &mut queue.ready_links);
         } else if record.rank != Rank::Plain {

@@ -252,7 +252,7 @@ impl Queue {
     /// Whether more is to be asked when a message comes, goes or comes back than of other queues.
     #[inline]
     pub(super) const fn is_picky(&self) -> bool {
-        self.settings.may_expire || self.settings.limits_length()
+        self.settings.may_expire || self.settings.limits_length
     }
 
     /// Whether it is a level of another queue.

@@ -126,7 +126,7 @@ impl Broker {
     /// A message went, or came back: there may be too many, and another may stand first.
     #[cold]
     pub(super) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        if self.queues[queue.index()].settings.limits_length() {
+        if self.queues[queue.index()].settings.limits_length {
             self.trim_length(cx, queue);
         }
         if self.queues[queue.index()].settings.may_expire {
@@ -160,7 +160,7 @@ impl Broker {
     fn trim_after_push(&mut self, cx: &mut Context<'_>, queue: QueueId, is_letter: bool) -> bool {
         let whole = &self.queues[self.whole(queue).index()];
         // With a consumer ready the message may still go before the queue is over its length.
-        if !whole.settings.limits_length() || !whole.eligible.is_empty() || !self.is_over_length(queue) {
+        if !whole.settings.limits_length || !whole.eligible.is_empty() || !self.is_over_length(queue) {
             return false;
         }
         if is_letter && self.has_dead_letters(queue) {
