@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use crate::dead_letters::get;
 use crate::sim_disk::Random;
 use crate::support::{At, House, PRIORITIES, with_priority};
+use leveret::broker::{Restored, levels_of};
 use leveret::command::{Command, Outcome, Settlement};
+use leveret::journal::{Definition, Fact};
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, Share};
 
@@ -177,4 +179,32 @@ fn without_room_for_a_level_messages_wait_in_the_next_lower_one() {
     house.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
     house.turns(at);
     house.declare(at, "another", false);
+}
+
+/// Of a queue that a version declared which knew no levels, the log has no numbers for any: it gets some.
+#[test]
+fn a_queue_of_an_older_version_has_levels_from_now_on() {
+    let mut house = House::new(64);
+    house.journal.start(2, true, 1 << 20);
+    let definition = |levels_from| Definition::Queue {
+        vhost: "/",
+        name: QUEUE,
+        incarnation: 7,
+        auto_delete: false,
+        is_rebuilt: false,
+        levels_from,
+        arguments: PRIORITIES,
+    };
+    assert_eq!(levels_of(&definition(0)), 0..0);
+    assert!(matches!(house.broker.restore(&mut context!(house), &definition(0)), Restored::Exists(Some(_))));
+    let Some(Fact::Defined { key, value: Some(value), .. }) = house.journal.fact() else {
+        panic!("it is written down")
+    };
+    let Some(written @ Definition::Queue { levels_from, incarnation, .. }) = Definition::parse(key, value)
+    else {
+        panic!("it is what defines the queue")
+    };
+    assert_eq!((incarnation, levels_from > 7), (7, true));
+    assert_eq!(levels_of(&written), levels_from..levels_from + u64::from(MAX));
+    assert!(house.journal.next_version() >= levels_from + u64::from(MAX), "nobody else has these numbers");
 }

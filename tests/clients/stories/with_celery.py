@@ -6,7 +6,7 @@ import threading
 from celery import chord, group
 from celery.exceptions import TaskRevokedError
 
-from ledger import PATIENCE, lines, please, until
+from ledger import PATIENCE, lines, please, until, write
 
 def results():
     """Results, errors, retries, groups."""
@@ -133,8 +133,28 @@ def delayed():
         assert counts == 27 * [0] + [1], counts
 
 
+def priorities():
+    """What waits while the worker is busy is done by its priority, and what came first before its equals."""
+    import urgent
+
+    for number in range(2):
+        urgent.gate.apply_async((number,), priority=10)
+    until(lambda: len(lines()) == 2, "busy")
+    sent = [(priority, number) for number in range(3) for priority in (0, 5, 10, 3, None, 9)]
+    for priority, number in sent:
+        urgent.note.apply_async((f"{priority or 0}-{number}-{priority is None}",), priority=priority)
+    write("open")
+    until(lambda: len(lines()) == 3 + len(sent), "all of them")
+    by_priority = sorted(sent, key=lambda one: -(one[0] or 0))
+    expected = [f"{priority or 0}-{number}-{priority is None}" for priority, number in by_priority]
+    done = lines()[3:]
+    # Two work side by side, so that neighbours may change places.
+    moved = [one for at, one in enumerate(done) if abs(expected.index(one) - at) > 1]
+    assert sorted(done) == sorted(expected) and not moved, done
+
+
 CHAPTERS = {name: run for name, run in list(globals().items()) if name in (
-    "results", "countdown", "topics", "control", "killed_worker", "killed_broker", "delayed")}
+    "results", "countdown", "topics", "control", "killed_worker", "killed_broker", "priorities", "delayed")}
 
 if __name__ == "__main__":
     CHAPTERS[sys.argv[1]]()
