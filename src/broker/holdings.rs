@@ -13,6 +13,13 @@ pub(super) struct Declarer {
     pub(super) user: u32,
 }
 
+impl Declarer {
+    /// Who was there at the start, or is gone: its virtual host alone answers for what comes of it now.
+    pub(super) fn nobody() -> Self {
+        Self { connection: ConnectionId::from_index(0), life: 0, user: 0 }
+    }
+}
+
 /// What a connection declared and what still exists of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Holdings {

@@ -24,7 +24,7 @@ use crate::wire::field::Table;
 use crate::wire::props::Properties;
 
 use super::arguments::max_priority;
-use super::holdings::Declared;
+use super::holdings::{Declared, Declarer};
 use super::job::Job;
 use super::lanes::Logged;
 use super::queue::{Front, Queue, Rank};
@@ -150,13 +150,21 @@ impl Broker {
             let record = &self.queues[target.index()];
             if let Rank::Lowest { .. } = record.rank {
                 let priority = priority.min(record.settings.max_priority);
-                *target = self.level_for(cx, *target, priority);
+                // Whoever declared the queue answers for its levels.
+                let declarer = record.declarer.unwrap_or_else(Declarer::nobody);
+                *target = self.level_for(cx, *target, priority, Some(declarer));
             }
         }
     }
 
     /// The level of a whole queue for this priority, or the next lower one if there is no room for another.
-    fn level_for(&mut self, cx: &mut Context<'_>, queue: QueueId, priority: u8) -> QueueId {
+    fn level_for(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        priority: u8,
+        declarer: Option<Declarer>,
+    ) -> QueueId {
         let (mut above, mut at) = (None, queue);
         for level in self.levels(queue) {
             at = level;
@@ -168,7 +176,7 @@ impl Broker {
         if self.priority_of(at) == priority {
             return at;
         }
-        match self.add_level(cx, queue, priority, at) {
+        match self.add_level(cx, queue, priority, at, declarer) {
             Ok(level) => {
                 self.hang(queue, above, level);
                 level
@@ -193,16 +201,16 @@ impl Broker {
         queue: QueueId,
         priority: u8,
         below: QueueId,
+        declarer: Option<Declarer>,
     ) -> Result<QueueId, Fault> {
         let whole = &self.queues[queue.index()];
-        let (vhost, declarer) = (whole.vhost, whole.declarer);
+        let vhost = whole.vhost;
         let mut record = Queue::new(vhost, "", &[], whole.settings.of_level());
         (record.durable, record.hidden, record.ttl_since_ms) = (whole.durable, true, whole.ttl_since_ms);
         if let Rank::Lowest { levels_from: from @ 1.., .. } = whole.rank {
             record.logged = Logged::as_incarnation(from + u64::from(priority) - 1);
         }
         record.rank = Rank::Level { queue, priority, below };
-        // Whoever declared the queue answers for its levels.
         let declares = core::mem::replace(&mut cx.declarer, declarer);
         let share = self.take_share(cx, Declared::Queue, vhost, 0);
         cx.declarer = declares;
@@ -341,7 +349,7 @@ impl Broker {
 
     /// The level of a queue that was just declared again, for this priority, of which the log has something.
     pub fn restore_level(&mut self, cx: &mut Context<'_>, queue: QueueId, priority: u8) -> Option<QueueId> {
-        let level = self.level_for(cx, queue, priority);
+        let level = self.level_for(cx, queue, priority, None);
         (self.priority_of(level) == priority).then_some(level)
     }
 }

@@ -112,6 +112,10 @@ impl Run {
         let found = self.find(&log);
         if super::is_traced() {
             eprintln!("life {}: {found:?} {:?}", log.life(), self.plan);
+            let segments = log.index().segments().iter();
+            let live =
+                segments.map(|(number, segment)| (number, segment.live, segment.live_bytes, segment.stuck));
+            eprintln!("{} segments free, in use: {:?}", log.segments_free(), live.collect::<Vec<_>>());
         }
         let mut harms = core::mem::take(&mut self.harms);
         let is_told = core::mem::take(&mut self.is_told);
