@@ -185,11 +185,21 @@ impl Log {
 
     /// Whether the cleaner would free some segment by copying at most half of it, if it had room for that.
     fn has_half_dead(&self) -> bool {
-        let mut sealed =
-            self.index.segments().iter().filter(|(sequence, _)| **sequence != self.active.sequence);
-        sealed.any(|(_, segment)| {
-            !segment.stuck && self.copies_bytes(segment.live_bytes) * 2 <= u64::from(segment.bytes)
-        })
+        self.half_dead_copies().next().is_some()
+    }
+
+    /// The same, and it has room for none of them.
+    fn is_half_dead_without_room(&self) -> bool {
+        let room = self.room_to_clean() as u64;
+        self.has_half_dead() && self.half_dead_copies().all(|bytes| bytes > room)
+    }
+
+    /// What the copies take of each segment that is at most half live.
+    fn half_dead_copies(&self) -> impl Iterator<Item = u64> {
+        let sealed = self.index.segments().iter().filter(|(sequence, _)| **sequence != self.active.sequence);
+        let readable = sealed.filter(|(_, segment)| !segment.stuck);
+        let copies = readable.map(|(_, segment)| (self.copies_bytes(segment.live_bytes), segment.bytes));
+        copies.filter(|(copies, bytes)| copies * 2 <= u64::from(*bytes)).map(|(copies, _)| copies)
     }
 
     /// What copies of so many live bytes take: every commit may waste a block, the first and the last more.
@@ -288,8 +298,12 @@ impl Log {
         let copying = match (self.gathered, &self.cleaning) {
             (0, Some(cleaning)) => cleaning.waits_for == self.number + 1,
             (_, Some(_)) => is_blocked,
-            (_, None) if !is_blocked => false,
-            (_, None) => (self.has_settlements() && self.would_leave_half()) || self.has_half_dead(),
+            (_, None) if is_blocked => {
+                (self.has_settlements() && self.would_leave_half()) || self.has_half_dead()
+            }
+            // A block or two are left, which settlements fit into and nothing that they leave a share for.
+            (0, None) if !self.has_room(1) => self.is_half_dead_without_room(),
+            (_, None) => false,
         };
         self.slots.spare() == 0 && (copying || (must && is_blocked))
     }
