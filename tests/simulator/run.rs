@@ -2,7 +2,7 @@
 //!
 //! Always true: everything in a run follows from its seed.
 
-use leveret::store::Format;
+use leveret::store::{ACCESS_SLOTS, Disk, Format};
 
 use super::harm::Harm;
 use super::ledger::Ledger;
@@ -84,6 +84,8 @@ pub struct Run {
     pub is_half_told: bool,
     /// The device has lost something that it said it had synced, and no start has come behind it.
     pub has_broken_promises: bool,
+    /// The log was damaged while the files beside it said nothing of users, for there was no room for them.
+    pub was_access_bare: bool,
     /// The file system may have less room than the settings say.
     pub is_full: bool,
     /// From this life on the store's format is to be the newest.
@@ -119,6 +121,7 @@ impl Run {
             is_told: false,
             is_half_told: false,
             has_broken_promises: false,
+            was_access_bare: false,
             is_full: room.is_some(),
             upgraded_in: (is_old && random.once_in(2)).then(|| random.below(LIVES / 2)),
             was_killed: false,
@@ -251,6 +254,7 @@ impl Run {
 
     fn note_damage(&mut self, mut before: SimDisk, damaged: &Damaged) {
         self.damages.push(format!("before life {}: {damaged:?}", self.ledger.life + 1));
+        self.was_access_bare |= !has_access_file(&mut before);
         self.harms.push(Harm::of(&mut before, damaged));
         (self.is_damaged, self.ledger.is_lenient) = (true, true);
         self.counts.damaged += 1;
@@ -290,4 +294,10 @@ impl Run {
             self.ledger.complain("the disk failed by itself".into());
         }
     }
+}
+
+/// Whether a file beside the log has the users, too.
+fn has_access_file(disk: &mut SimDisk) -> bool {
+    let mut magic = [0; 7];
+    ACCESS_SLOTS.into_iter().any(|slot| disk.read(slot, 0, &mut magic).is_ok() && magic == *b"LEVERET")
 }
