@@ -140,8 +140,8 @@ impl Broker {
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
-    /// Whether a message that comes back has come back too often by now. What a bridge gives back it could not
-    /// send, however often its link broke: that is no reason to give up a message.
+    /// Whether a message that comes back has come back too often by now. What a bridge gives back it could
+    /// not send, however often its link broke: that is no reason to give up a message.
     fn is_beyond_limit(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
         let connection = self.channels[delivery.channel.index()].connection;

@@ -319,32 +319,6 @@ fn a_message_that_comes_back_too_often_is_given_up() {
     assert_eq!(house.messages.messages_used(), 0);
 }
 
-/// A flapping uplink is no fault of the messages that wait for it.
-#[test]
-fn a_link_that_breaks_again_and_again_counts_against_no_message() {
-    let mut house = House::new(64);
-    let at = house.connect();
-    let limited = |t: &mut TableWriter<'_, '_>| {
-        t.text("x-queue-type", "quorum")?;
-        t.int("x-delivery-limit", 2)
-    };
-    declare(&mut house, at, "q", true, &table(limited));
-    for body in ["1", "2", "3"] {
-        publish(&mut house, at, "q", &[0, 0], body);
-    }
-    for _ in 0..5 {
-        let connection = house.broker.connect_own("bridge", "/").expect("there is room");
-        let channel = At { connection, channel: at.channel };
-        let link = house.open(channel, 1);
-        house.consume(link, "q");
-        assert_eq!(house.turn(link), 3);
-        house.broker.release(&mut context!(house), connection);
-        house.turns(at);
-        assert_eq!(house.ready(at, "q"), 3);
-    }
-    assert_eq!(empty(&mut house, at, "q"), ["1", "2", "3"]);
-}
-
 #[test]
 fn what_goes_round_by_itself_is_dropped() {
     let mut house = House::new(64);

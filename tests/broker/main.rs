@@ -14,6 +14,7 @@ mod holders;
 mod lives;
 mod offsets;
 mod overdue;
+mod own;
 mod policies;
 mod priorities;
 mod routing;
