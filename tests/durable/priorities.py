@@ -8,7 +8,7 @@ from harness import wire
 from harness.raw import Content
 
 from deep import BOARD, CONFIG, within_memory
-from support import PERSISTENT, QUICK, client, count, declare, fill, lives, number_in, numbers_of, take_all
+from support import PERSISTENT, QUICK, client, count, declare, fill, lives, number_in, numbers_of, system, take_all
 
 QUEUE = "p"
 HIGHEST = 9
@@ -102,5 +102,20 @@ def priorities_go_with_their_queue() -> None:
                 peer.call(1, "queue.delete", queue=QUEUE)
 
 
-CASES = [priorities_outlive, priorities_go_with_their_queue]
+def priorities_are_inspected() -> None:
+    """Whoever looks into the store is shown one queue, with its priorities, and nothing that is lost."""
+    with lives(CONFIG, args=BOARD) as series:
+        broker = series.start()
+        with client(broker) as peer:
+            declare(peer, QUEUE, arguments={"x-max-priority": HIGHEST})
+            fill(peer, QUEUE, range(24), 100, props)
+        broker.stop()
+        told = system(str(broker.binary), "inspect", str(series.data_dir))
+        assert "orphan" not in told, told
+        assert "queues     1 with 24 messages" in told, told
+        for priority in range(1, HIGHEST + 1):
+            assert f'"{QUEUE}" in "/", priority {priority}\n' in told, told
+
+
+CASES = [priorities_outlive, priorities_go_with_their_queue, priorities_are_inspected]
 QUICK_CASES = CASES

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
+use crate::broker::levels_of;
 use crate::journal::definition::queue_in;
 use crate::journal::{Definition, DestinationName, is_group, is_transient};
 use crate::json::Object;
@@ -16,6 +17,8 @@ use crate::store::{Disk, Record};
 pub(super) struct Names {
     /// Virtual host and name of each queue by its incarnation.
     pub(super) queues: BTreeMap<u64, (String, String)>,
+    /// The levels of queues with priorities: of which queue, by its incarnation, and for which priority.
+    pub(super) levels: BTreeMap<u64, (u64, u64)>,
     /// Queues with messages that nothing defines, and virtual host and name if a footer has them.
     pub(super) orphans: BTreeMap<u64, Option<(String, String)>>,
     pub(super) exchanges: u64,
@@ -42,8 +45,10 @@ impl Names {
                 }
             }
             match Definition::parse(key, &value) {
-                Some(Definition::Queue { vhost, name, incarnation, .. }) => {
+                Some(defined @ Definition::Queue { vhost, name, incarnation, .. }) => {
                     names.queues.insert(incarnation, (vhost.to_string(), name.to_string()));
+                    let levels = levels_of(&defined).zip(1..);
+                    names.levels.extend(levels.map(|(level, priority)| (level, (incarnation, priority))));
                 }
                 Some(Definition::Exchange { .. }) => names.exchanges += 1,
                 Some(Definition::Binding { .. }) => names.bindings += 1,
@@ -59,7 +64,8 @@ impl Names {
                 None => names.unread += 1,
             }
         }
-        let orphans = scan.orphans(disk, |queue| names.queues.contains_key(&queue));
+        let is_defined = |queue| names.queues.contains_key(&queue) || names.levels.contains_key(&queue);
+        let orphans = scan.orphans(disk, is_defined);
         let name = |key: Box<[u8]>| queue_in(&key).map(|(vhost, name)| (vhost.into(), name.into()));
         names.orphans.extend(orphans.into_iter().map(|(queue, key)| (queue, key.and_then(name))));
         names
@@ -67,17 +73,24 @@ impl Names {
 
     /// Virtual host and name of a queue, defined or not.
     fn of_queue(&self, queue: u64) -> Option<&(String, String)> {
+        let queue = self.levels.get(&queue).map_or(queue, |(whole, _)| *whole);
         self.queues.get(&queue).or_else(|| self.orphans.get(&queue)?.as_ref())
+    }
+
+    /// For which priority a queue's messages are; 0 where there is one level only.
+    fn priority_of(&self, queue: u64) -> u64 {
+        self.levels.get(&queue).map_or(0, |(_, priority)| *priority)
     }
 
     /// What to call a queue in a table: its name and its virtual host.
     pub(super) fn shown(&self, queue: u64) -> impl fmt::Display {
-        struct Shown<'n>(u64, Option<&'n (String, String)>);
+        struct Shown<'n>(u64, Option<&'n (String, String)>, u64);
         impl fmt::Display for Shown<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 match self.1 {
                     Some((vhost, name)) => {
-                        write!(f, "{} in {}", Quoted(name.as_bytes()), Quoted(vhost.as_bytes()))
+                        write!(f, "{} in {}", Quoted(name.as_bytes()), Quoted(vhost.as_bytes()))?;
+                        if self.2 > 0 { write!(f, ", priority {}", self.2) } else { Ok(()) }
                     }
                     None if is_group(self.0) => {
                         f.write_str("a large transaction, which the next start completes")
@@ -87,7 +100,7 @@ impl Names {
                 }
             }
         }
-        Shown(queue, self.of_queue(queue))
+        Shown(queue, self.of_queue(queue), self.priority_of(queue))
     }
 
     /// The fields that name a queue.
@@ -97,6 +110,9 @@ impl Names {
             object.bytes("name", name.as_bytes());
         }
         object.number("incarnation", queue);
+        if self.priority_of(queue) > 0 {
+            object.number("priority", self.priority_of(queue));
+        }
         if self.orphans.contains_key(&queue) {
             object.truth("orphan", true);
         }

@@ -113,7 +113,8 @@ fn write_queues(out: &mut dyn Write, scan: &Scan, names: &Names) -> io::Result<(
         )?;
     }
     let Names { exchanges, bindings, unread, .. } = names;
-    writeln!(out, "queues     {} with {messages} messages", all.len())?;
+    let queues = all.iter().filter(|incarnation| !names.levels.contains_key(incarnation)).count();
+    writeln!(out, "queues     {queues} with {messages} messages")?;
     writeln!(
         out,
         "defined    {} queues, {exchanges} exchanges, {bindings} bindings; {unread} that cannot be read",
