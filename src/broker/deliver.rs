@@ -511,6 +511,9 @@ impl Broker {
         if self.queues[behind.index()].settings.may_expire {
             self.expire_behind(cx, behind);
         }
+        if behind != level {
+            self.wake(queue);
+        }
         let left = self.ready_in(queue);
         self.queues[level.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
@@ -548,6 +551,7 @@ impl Broker {
             if cleared != Cleared::Yes || self.first_level(queue) == level {
                 return (cleared, level);
             }
+            self.wake(queue);
         }
     }
 

@@ -272,13 +272,16 @@ impl Broker {
         self.queues[level.index()].rank == Rank::Plain || self.first_level(self.whole(level)) == level
     }
 
-    /// Messages of a queue with priorities went: what stands first now may have to expire.
+    /// Messages of a queue with priorities went: what stands first now may have to expire, or may go where
+    /// what stood first before had to wait.
     #[cold]
     pub(super) fn look_at_first_level(&mut self, queue: QueueId) {
-        let first = self.first_level(self.whole(queue));
+        let whole = self.whole(queue);
+        let first = self.first_level(whole);
         if self.queues[first.index()].settings.may_expire {
             self.note_shed_anew(first);
         }
+        self.wake(whole);
     }
 
     // ---- with the whole

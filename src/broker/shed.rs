@@ -113,9 +113,11 @@ impl Broker {
         if !self.has_dead_letters(queue) {
             // More than that is too much only when the limit has become smaller.
             for _ in 0..SHED_STEP {
-                if !self.is_over_length(queue) || !self.drop_first(cx, self.first_level(queue)) {
+                let level = self.first_level(queue);
+                if !self.is_over_length(queue) || !self.drop_first(cx, level) {
                     return;
                 }
+                self.note_taken_off(queue, level);
             }
             self.note_shed_anew(queue);
         } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
@@ -198,9 +200,17 @@ impl Broker {
             if !is_gone {
                 return false;
             }
+            self.note_taken_off(queue, level);
             take_step(left, before, cx.work);
         }
         true
+    }
+
+    /// The first message of a level is gone: with its last one another level is the first.
+    fn note_taken_off(&mut self, queue: QueueId, level: QueueId) {
+        if self.first_level(queue) != level {
+            self.look_at_first_level(queue);
+        }
     }
 
     /// Gives up the first message; `false`: not now.
