@@ -2,6 +2,8 @@
 //!
 //! The order of the checks is RabbitMQ's, because clients see which one fails first.
 
+use core::fmt;
+
 use crate::command::{BindingId, ConnectionId, ExchangeId, Outcome, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
@@ -17,6 +19,20 @@ use super::routing::{self, Binding, BindingSpec, Destination, End, Kind, NewExch
 use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
 use super::{Broker, Context};
 
+/// Types of exchanges that plug-ins of RabbitMQ or later versions of it add. Whoever asks for one is told
+/// what is missing; RabbitMQ without it says only that it does not know the type.
+const PLUG_INS: [(&str, &str); 9] = [
+    ("x-consistent-hash", "rabbitmq_consistent_hash_exchange"),
+    ("x-delayed-message", "rabbitmq_delayed_message_exchange"),
+    ("x-event", "rabbitmq_event_exchange"),
+    ("x-jms-topic", "rabbitmq_jms_topic_exchange"),
+    ("x-local-random", "version 4"),
+    ("x-modulus-hash", "rabbitmq_sharding"),
+    ("x-random", "rabbitmq_random_exchange"),
+    ("x-recent-history", "rabbitmq_recent_history_exchange"),
+    ("x-rtopic", "rabbitmq_rtopic_exchange"),
+];
+
 /// exchange.declare's fields.
 pub(super) struct ExchangeDeclaration<'a> {
     pub(super) exchange: &'a str,
@@ -31,8 +47,15 @@ impl ExchangeDeclaration<'_> {
     /// The type that its name stands for.
     pub(super) fn kind(&self) -> Result<Kind, Fault> {
         Kind::from_name(self.kind).ok_or_else(|| {
-            let what = if self.kind.is_empty() { "invalid" } else { "unknown" };
-            Fault::connection(ReplyCode::CommandInvalid, format_args!("{what} exchange type '{}'", self.kind))
+            let kind = self.kind;
+            let invalid = |words: fmt::Arguments<'_>| Fault::connection(ReplyCode::CommandInvalid, words);
+            match PLUG_INS.iter().find(|(known, _)| *known == kind) {
+                Some((_, plug_in)) => invalid(format_args!(
+                    "unknown exchange type '{kind}': RabbitMQ has it with {plug_in}, and Leveret has not"
+                )),
+                None if kind.is_empty() => invalid(format_args!("invalid exchange type ''")),
+                None => invalid(format_args!("unknown exchange type '{kind}'")),
+            }
         })
     }
 }

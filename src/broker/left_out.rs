@@ -7,7 +7,8 @@
 //! belong to nobody, and take room for ever. Whoever is told so may raise the limit or delete the first.
 //!
 //! Always true: nothing comes in here but at a start; there are at most as many entries as limits allow
-//! queues and exchanges together, and when more is left out, anything may be.
+//! queues and exchanges together, and when more is left out, anything may be. Levels for which there is no
+//! place become orphans when their queue is deleted: shown, and nobody's.
 
 use core::hash::BuildHasher;
 
@@ -20,6 +21,9 @@ use crate::journal::DestinationName;
 pub(super) struct LeftOut {
     /// Hashes of their virtual hosts, kinds and names, in order, each with its version or incarnation.
     pub(super) entries: Vec<(u64, u64)>,
+    /// Incarnations of queues with priorities among them, each with that of a level that the log has.
+    levels: Vec<(u64, u64)>,
+    /// Of both together.
     pub(super) entries_max: usize,
     /// There are more.
     pub(super) has_more: bool,
@@ -32,7 +36,8 @@ impl LeftOut {
 
     /// None yet; memory for them is taken when there are some.
     pub(super) const fn new(entries_max: usize, seed: u64) -> Self {
-        Self { entries: Vec::new(), entries_max, has_more: false, hasher: FixedState::with_seed(seed) }
+        let hasher = FixedState::with_seed(seed);
+        Self { entries: Vec::new(), levels: Vec::new(), entries_max, has_more: false, hasher }
     }
 
     /// It was not declared again.
@@ -41,10 +46,24 @@ impl LeftOut {
             self.has_more = true;
             return;
         }
+        self.levels.truncate(self.entries_max - self.entries.len() - 1);
         let hash = self.hasher.hash_one((vhost, name));
         let at = self.entries.partition_point(|(other, _)| *other < hash);
         self.entries.reserve_exact(1);
         self.entries.insert(at, (hash, version));
+    }
+
+    /// The queue of this incarnation has such levels.
+    pub(super) fn add_levels(&mut self, incarnation: u64, levels: &[u64]) {
+        let room = self.entries_max - self.entries.len() - self.levels.len();
+        let levels = &levels[..levels.len().min(room)];
+        self.levels.reserve_exact(levels.len());
+        self.levels.extend(levels.iter().map(|level| (incarnation, *level)));
+    }
+
+    /// The levels of the queue of this incarnation, which goes.
+    pub(super) fn take_levels(&mut self, incarnation: u64) -> impl Iterator<Item = u64> {
+        self.levels.extract_if(.., move |(queue, _)| *queue == incarnation).map(|(_, level)| level)
     }
 
     /// Whether what has this name and version may only be missing because it was left out.
@@ -85,5 +104,22 @@ mod tests {
         assert!(!left_out.may_have("v", DestinationName::Queue("a"), 1));
         left_out.add("/", DestinationName::Queue("c"), 3);
         assert!(left_out.may_have("v", DestinationName::Queue("z"), 9));
+    }
+
+    #[test]
+    fn levels_leave_room_for_what_they_are_of() {
+        let mut left_out = LeftOut::new(4, 1);
+        left_out.add("/", DestinationName::Queue("a"), 1);
+        left_out.add_levels(1, &[11, 12]);
+        left_out.add("/", DestinationName::Queue("b"), 2);
+        left_out.add_levels(2, &[21]);
+        assert_eq!(left_out.take_levels(2).count(), 0, "there is no place");
+        left_out.add("/", DestinationName::Queue("c"), 3);
+        assert_eq!(left_out.take_levels(1).collect::<Vec<_>>(), [11], "a queue goes before a level");
+        assert_eq!(left_out.take_levels(1).count(), 0);
+        left_out.add_levels(3, &[31]);
+        left_out.add("/", DestinationName::Queue("d"), 4);
+        assert_eq!(left_out.take_levels(3).count(), 0);
+        assert!(!left_out.has_more);
     }
 }

@@ -164,6 +164,11 @@ impl Broker {
         }
     }
 
+    /// A queue that was left out has these levels in the log.
+    pub fn leave_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
+        self.left_out.add_levels(incarnation, levels);
+    }
+
     fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
@@ -305,10 +310,10 @@ impl Broker {
     }
 
     /// A definition that a deletion left behind when it was interrupted is deleted for good; a queue with its
-    /// messages.
-    pub fn forget(&mut self, journal: &mut Journal, key: &[u8], incarnation: Option<u64>) {
-        if let Some(incarnation) = incarnation {
-            journal.queue_gone(incarnation);
+    /// messages, which the log has under these incarnations.
+    pub fn forget(&mut self, journal: &mut Journal, key: &[u8], incarnations: &[u64]) {
+        for incarnation in incarnations {
+            journal.queue_gone(*incarnation);
         }
         journal.define(key.into(), None);
     }
@@ -380,6 +385,9 @@ impl Broker {
         let vhost: Box<str> = vhost.into();
         self.left_out.remove(&vhost, name);
         if let Some(incarnation) = incarnation {
+            for level in self.left_out.take_levels(incarnation) {
+                cx.journal.queue_gone(level);
+            }
             cx.journal.queue_gone(incarnation);
         }
         let batch = cx.journal.define(key, None);

@@ -47,8 +47,9 @@ pub fn restore(
     Ok(())
 }
 
-/// A definition that belongs to nothing: key and value, and the queue that is to go with it.
-type Unowned = (Box<[u8]>, Box<[u8]>, Option<u64>);
+/// A definition that belongs to nothing: key and value, and what the log knows the queue by that is to go with
+/// it, its levels included.
+type Unowned = (Box<[u8]>, Box<[u8]>, Vec<u64>);
 
 /// What the log has of the levels of a queue with priorities.
 struct Levels {
@@ -97,7 +98,8 @@ impl Restoring {
         let is_renamed = self.versions.get(&incarnation).is_some_and(|newest| *newest > version);
         if is_gone || is_renamed || self.queues.contains_key(&incarnation) {
             // It was deleted, or has another name by now: what says so of this one was damaged.
-            self.orphans.push((key.into(), value.into(), None));
+            let levels = if is_gone { levels.known } else { Vec::new() };
+            self.orphans.push((key.into(), value.into(), levels));
             return;
         }
         let restored = if !levels.known.is_empty() && broker.queues_room() <= levels.known.len() {
@@ -113,8 +115,9 @@ impl Restoring {
             }
             Restored::Exists(None) => {}
             Restored::Orphaned => {
-                let incarnation = Some(incarnation).filter(|incarnation| *incarnation > 0);
-                self.orphans.push((key.into(), value.into(), incarnation));
+                let mut incarnations = levels.known;
+                incarnations.extend(Some(incarnation).filter(|incarnation| *incarnation > 0));
+                self.orphans.push((key.into(), value.into(), incarnations));
             }
             not_now @ (Restored::NoRoom | Restored::Unknown) => {
                 let why = match not_now {
@@ -122,6 +125,7 @@ impl Restoring {
                     _ => "only another version knows its type",
                 };
                 log::error!("{definition} is stored, but {why}");
+                broker.leave_out_levels(incarnation, &levels.known);
                 self.absent.insert(incarnation);
                 self.absent.extend(levels.known);
             }
@@ -185,11 +189,11 @@ impl Restoring {
             }
         }
         // Its bindings may be among what belonged to nothing.
-        for (key, value, incarnation) in core::mem::take(&mut self.orphans) {
+        for (key, value, incarnations) in core::mem::take(&mut self.orphans) {
             let definition = Definition::parse(&key, &value);
             let binding = definition.filter(|definition| matches!(definition, Definition::Binding { .. }));
             if !binding.is_some_and(|binding| broker.restore(context, &binding) == Restored::Exists(None)) {
-                self.orphans.push((key, value, incarnation));
+                self.orphans.push((key, value, incarnations));
             }
         }
         Ok(())
@@ -241,7 +245,7 @@ fn restore_definitions(
     }
     let is_suspect = damaged > 0 || log.is_damaged() || broker.access_doubt().is_some();
     if !is_suspect {
-        restoring.absent.extend(restoring.orphans.iter().filter_map(|(.., incarnation)| *incarnation));
+        restoring.absent.extend(restoring.orphans.iter().flat_map(|(.., incarnations)| incarnations));
     }
     restoring.restore_lost(broker, context, log, disk)?;
     broker.apply_policies(context);
@@ -251,8 +255,8 @@ fn restore_definitions(
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
         broker.hide_access(context.journal_mut(), hidden.collect());
     }
-    for (key, _, incarnation) in &restoring.orphans {
-        broker.forget(context.journal_mut(), key, *incarnation);
+    for (key, _, incarnations) in &restoring.orphans {
+        broker.forget(context.journal_mut(), key, incarnations);
     }
     for (&incarnation, queue) in log.index().queues() {
         if is_transient(incarnation) && !queue.gone {

@@ -173,7 +173,7 @@ impl House {
             let Some(value) = value else { continue };
             let definition = Definition::parse(key, value).unwrap();
             if house.broker.restore(&mut context!(house), &definition) == Restored::Orphaned {
-                house.broker.forget(&mut house.journal, key, None);
+                house.broker.forget(&mut house.journal, key, &[]);
             }
         }
         house

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::dead_letters::get;
-use crate::sim_disk::Random;
+use crate::dead_letters::{Life, disk, get, message_to};
+use crate::sim_disk::{Random, SimDisk, Trouble};
 use crate::support::{At, House, PRIORITIES, with_priority};
 use leveret::broker::{Restored, levels_of};
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::journal::{Definition, Fact};
 use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, Share};
 
 /// The highest priority of [`PRIORITIES`].
 const MAX: u8 = 5;
@@ -22,13 +21,12 @@ fn declare(house: &mut House, at: At, queue: &str, more: &[u8]) {
 }
 
 fn send(house: &mut House, at: At, priority: Option<u8>, body: &str) -> Outcome {
-    let id = house.messages.begin("", QUEUE.as_bytes(), Share::Ordinary).unwrap();
-    let properties = priority.map_or(vec![0, 0], with_priority);
-    let body_len = body.len() as u32;
-    house.messages.reserve_content(id, &properties, MessageFlags::NONE, body_len, Share::Ordinary).unwrap();
-    house.messages.append_body(id, body.as_bytes());
-    house.messages.finish(id);
-    house.ask(at, Command::Publish { message: id, mandatory: false })
+    send_with(house, at, &priority.map_or(vec![0, 0], with_priority), body)
+}
+
+fn send_with(house: &mut House, at: At, properties: &[u8], body: &str) -> Outcome {
+    let message = message_to(house, "", QUEUE, properties, body.as_bytes());
+    house.ask(at, Command::Publish { message, mandatory: false })
 }
 
 /// What the queue should hold: by priority, the highest last, and there in the order of arrival.
@@ -207,4 +205,67 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
     assert_eq!((incarnation, levels_from > 7), (7, true));
     assert_eq!(levels_of(&written), levels_from..levels_from + u64::from(MAX));
     assert!(house.journal.next_version() >= levels_from + u64::from(MAX), "nobody else has these numbers");
+}
+
+// ---- over power cuts
+
+/// A durable queue in a virtual host of its own, with a message in each of three levels.
+fn stored(disk: &SimDisk) -> Life {
+    let mut life = Life::begin(disk).expect("it opens");
+    life.house.admit("other", "v");
+    let at = life.house.connect_as("other", "v");
+    let (passive, durable, exclusive, auto_delete, arguments) = (false, true, false, false, PRIORITIES);
+    let queue = QUEUE;
+    life.house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    for priority in [1, 3, 5] {
+        // `delivery-mode` and `priority`.
+        let properties = [0x18, 0, 2, priority];
+        assert_eq!(send_with(&mut life.house, at, &properties, "kept"), Outcome::Published);
+    }
+    life.store().expect("the disk is well");
+    assert_eq!(live_in_log(&mut life), [1, 1, 1], "each level is the log's by itself");
+    life
+}
+
+/// How many messages the log has for each queue that has some.
+fn live_in_log(life: &mut Life) -> Vec<u64> {
+    let queues = life.keeper.log_mut().index().queues();
+    queues.values().filter(|queue| !queue.gone && queue.live > 0).map(|queue| queue.live).collect()
+}
+
+#[test]
+fn a_virtual_host_whose_deletion_was_cut_short_takes_all_levels_with_it() {
+    let disk = disk();
+    let mut life = stored(&disk);
+    life.house.broker.delete_vhost(&mut context!(life.house), "v").expect("it is there");
+    life.store().expect("the disk is well");
+    assert_eq!(live_in_log(&mut life), [1, 1, 1], "its queues are deleted step by step");
+    drop(life);
+    disk.power_cut();
+    disk.start(Trouble::Never);
+    let mut life = Life::begin(&disk).expect("it opens");
+    life.store().expect("the disk is well");
+    assert_eq!(live_in_log(&mut life), [] as [u64; 0]);
+    assert_eq!(life.house.broker.gauges().queues, 0, "and no orphan is left");
+}
+
+#[test]
+fn a_queue_that_a_start_has_no_room_for_keeps_its_levels_until_it_is_deleted() {
+    let disk = disk();
+    drop(stored(&disk));
+    for is_deleted in [false, true] {
+        let limits = Limits { queues_max: 3, connections_max: 16, ..Limits::default() };
+        let mut life = Life::begin_with(&disk, &limits).expect("it opens");
+        assert_eq!(life.house.broker.gauges().queues, 0, "there is room for three of four");
+        if is_deleted {
+            let queue = QUEUE;
+            let at = life.house.connect_as("other", "v");
+            life.house.done(at, Command::QueueDelete { queue, if_unused: false, if_empty: false });
+            life.house.turns(at);
+        }
+        life.store().expect("the disk is well");
+        assert_eq!(live_in_log(&mut life).len(), if is_deleted { 0 } else { 3 });
+    }
+    let mut life = Life::begin(&disk).expect("it opens");
+    assert_eq!((live_in_log(&mut life), life.house.broker.gauges().queues), (vec![], 0));
 }

@@ -187,7 +187,7 @@ impl Broker {
         if self.access.doubt.is_some() {
             self.access.unreadable.extend(keys);
         } else {
-            keys.into_iter().for_each(|key| self.forget(journal, &key, None));
+            keys.into_iter().for_each(|key| self.forget(journal, &key, &[]));
         }
     }
 
