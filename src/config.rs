@@ -161,6 +161,7 @@ impl Config {
             format!("memory_limit = {}", Bytes(self.memory_limit_bytes)),
             format!("memory_lock = {}", self.memory_lock),
             format!("log_level = \"{}\"", self.log_level.as_str().to_lowercase()),
+            format!("flight_recorder = {}", quoted(self.flight_recorder.as_deref().unwrap_or(Path::new("")))),
             format!("loopback_users = {:?}", self.loopback_users),
             format!("product = \"{}\"", self.product.name),
             format!("version = \"{}\"", self.product.version),
@@ -196,6 +197,7 @@ fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
     put(&mut config.memory_limit_bytes, layer.memory_limit.map(|bytes| bytes.0));
     put(&mut config.memory_lock, layer.memory_lock);
     put(&mut config.log_level, layer.log_level.map(|level| level.0));
+    put(&mut config.flight_recorder, layer.flight_recorder.map(non_empty));
     put(&mut config.loopback_users, layer.loopback_users);
     put(&mut config.first_user.name, layer.default_user.map(|user| user.0));
     put(&mut config.first_user.password, layer.default_pass);

@@ -12,6 +12,7 @@
 //! | [`limits`], [`error`], [`time`], [`command`], [`mem`] | the ground floor: caps, faults, time, words, bytes | nothing |
 //! | [`log_limiter`] | the ground floor as well: how many lines peers may cause in the log | nothing |
 //! | [`journal`] | the ground floor as well: what is to be written down | nothing |
+//! | [`flight`] | the ground floor as well: what the last events are kept as | nothing |
 //! | [`password`] | the ground floor as well: what a password is kept as | nothing |
 //! | [`small_file`] | the ground floor as well: files that are read and written whole | nothing |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | nothing |
@@ -107,6 +108,7 @@ pub mod command;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod flight;
 pub mod journal;
 pub mod limits;
 pub mod log_limiter;

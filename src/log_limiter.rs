@@ -13,6 +13,9 @@
 //! Connections that come and go are no trouble: they have a bucket of all for themselves, so that they leave
 //! no warning out, and are reported more seldom.
 //!
+//! What is no line of the log is recorded all the same, where a flight recorder is kept ([`RECORDED_ONLY`]):
+//! by a budget of its own, for that is memory, which does not wear, but a flood is not to fill it.
+//!
 //! Always true: every line asked for is written or counted, and every count is told; there is a deadline only
 //! while something is to be told, so an idle broker sleeps; the table has a fixed size, and the bucket that
 //! makes place is the fullest one, which loses least by being forgotten. An IPv6 source is its first 64
@@ -38,6 +41,12 @@ const TOTAL_REFILL_MS: u64 = 5_000;
 const REPORT_MS: u64 = 30_000;
 /// The same of what is no trouble: a program that connects every second is to cost a card next to nothing.
 const NEWS_REPORT_MS: u64 = 600_000;
+/// Events that are recorded beside the lines, at once.
+const RECORDED_BURST: u64 = 64;
+/// After that, one in so many milliseconds.
+const RECORDED_REFILL_MS: u64 = 10_000;
+/// The target of what is for the flight recorder and no line of the log.
+pub const RECORDED_ONLY: &str = "recorded";
 /// Buckets remembered.
 const BUCKETS_MAX: usize = 128;
 
@@ -170,6 +179,8 @@ pub struct LogLimiter {
     total: TokenBucket,
     /// Of all visits.
     visits: TokenBucket,
+    /// Of all that is recorded and no line.
+    recorded: TokenBucket,
     /// Lines left out since the last report, by kind.
     left_out: [u64; LogKind::ALL.len()],
     report_due: Deadline,
@@ -181,6 +192,7 @@ impl Default for LogLimiter {
             entries: Vec::new(),
             total: TokenBucket::default(),
             visits: TokenBucket::default(),
+            recorded: TokenBucket::default(),
             left_out: [0; LogKind::ALL.len()],
             report_due: Deadline::NEVER,
         }
@@ -204,6 +216,18 @@ impl LogLimiter {
     ) {
         if log::log_enabled!(level) && self.may_log(now, source, kind) {
             log::log!(level, "{text}");
+        } else {
+            self.record(now, level, text);
+        }
+    }
+
+    /// Records what is no line of the log, if anything is recorded.
+    pub fn record(&mut self, now: Now, level: Level, text: fmt::Arguments<'_>) {
+        if log::log_enabled!(target: RECORDED_ONLY, level)
+            && let Some(recorded) = self.recorded.taken(now, RECORDED_BURST, RECORDED_REFILL_MS)
+        {
+            self.recorded = recorded;
+            log::log!(target: RECORDED_ONLY, level, "{text}");
         }
     }
 

@@ -50,6 +50,7 @@ section! {
         pub memory_lock: bool,
         /// See [`Config::log_level`].
         pub log_level: LogLevel,
+        pub(super) flight_recorder: PathBuf,
         pub(super) loopback_users: Vec<String>,
         pub(super) default_user: UserName,
         pub(super) default_pass: Secret,

@@ -50,6 +50,8 @@ pub struct Config {
     pub memory_lock: bool,
     /// The level from which on lines are logged.
     pub log_level: log::LevelFilter,
+    /// A file in memory that keeps the last events, whatever becomes of the process.
+    pub flight_recorder: Option<PathBuf>,
     /// Users that can connect from this machine itself only.
     pub loopback_users: Vec<String>,
     /// Where messages go to and come from beyond this broker.
@@ -99,6 +101,7 @@ impl Default for Config {
             memory_limit_bytes: MEMORY_LIMIT_BYTES_DEFAULT,
             memory_lock: false,
             log_level: log::LevelFilter::Info,
+            flight_recorder: None,
             loopback_users: vec!["guest".to_string()],
             bridges: Vec::new(),
             first_user: FirstUser::default(),

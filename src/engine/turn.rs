@@ -40,6 +40,8 @@ use super::store_driver::StoreDriver;
 
 /// Deliveries made per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
+/// A commit that takes so long is recorded, in microseconds.
+const SLOW_COMMIT_US: u64 = 1_000_000;
 /// So much idle memory stays for the next burst.
 const IDLE_BYTES_KEPT: usize = 1 << 20;
 /// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
@@ -86,6 +88,13 @@ impl<P: Platform> Engine<P> {
         self.resume_for_stash();
         self.tidy_memory();
         Ok(())
+    }
+
+    /// The last turn took so many milliseconds: whoever is served waited for it.
+    #[cold]
+    pub fn note_long_turn(&mut self, took_ms: u64) {
+        let text = format_args!("one turn took {took_ms} ms, and everybody waited for it");
+        self.supplies.log.record(self.now, log::Level::Warn, text);
     }
 
     /// Until when to sleep before the next turn if nothing is reported; `None`: not at all, there is work.
@@ -367,6 +376,10 @@ impl<P: Platform> Engine<P> {
         if let Some((done, took_us)) = written {
             if done.is_commit() {
                 store.note_sync(took_us);
+                if took_us >= SLOW_COMMIT_US {
+                    let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
+                    self.supplies.log.record(self.now, log::Level::Warn, text);
+                }
             }
             let was_full = journal.is_file_system_full();
             store.take_write(journal, messages, done, self.now)?;

@@ -141,6 +141,8 @@ pub struct RecordSizes {
     pub management_bytes: usize,
     /// What was counted in the last minutes, for the management API.
     pub samples_bytes: usize,
+    /// The file of the flight recorder; 0 when there is none.
+    pub flight_bytes: usize,
 }
 
 impl Limits {
@@ -162,7 +164,8 @@ impl Limits {
         lines.extend(self.lines_of_messages(sizes));
         lines.extend(self.lines_of_the_process(sizes));
         let is_there = |line: &MemoryLine| {
-            !matches!(line.key, "management_clients_max" | "samples") || line.bytes_each > 0
+            !matches!(line.key, "management_clients_max" | "samples" | "flight_recorder")
+                || line.bytes_each > 0
         };
         lines.retain(is_there);
         lines.extend(self.access_lines(sizes));
@@ -281,6 +284,7 @@ impl Limits {
                 "threads for the disk, for what takes long and for the log",
             ),
             line("log", 1, LOG_BYTES, "lines on their way out, who may have how many"),
+            line("flight_recorder", 1, sizes.flight_bytes, "the last events: a file in memory"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ]
     }

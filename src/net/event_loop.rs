@@ -26,6 +26,8 @@ use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
 use super::{bridge_file, signals};
 
 const EVENTS_PER_POLL: usize = 256;
+/// A turn that takes so long is recorded, in milliseconds.
+const LONG_TURN_MS: u64 = 250;
 
 /// The engine on this machine: sockets, clock, threads and signals.
 pub struct EventLoop {
@@ -81,6 +83,9 @@ impl EventLoop {
     }
 
     fn run_until_stopped(&mut self) -> Result<(), StartError> {
+        // What the start took was no turn.
+        let now = self.clock();
+        self.engine.set_now(now);
         while !self.engine.is_stopped() {
             self.wait()?;
             self.engine.turn().map_err(disk_failed)?;
@@ -134,9 +139,13 @@ impl EventLoop {
 
     /// Waits for events until then at most; `None`: only takes those that are there.
     fn wait_until(&mut self, deadline: Option<Deadline>) -> Result<(), StartError> {
-        let timeout = match deadline {
-            None => Some(Duration::ZERO),
-            Some(deadline) => deadline.ms_left(self.clock()).map(Duration::from_millis),
+        // Without a sleep the time after it is read soon enough to say how long the turn took.
+        let (timeout, slept_from) = match deadline {
+            None => (Some(Duration::ZERO), None),
+            Some(deadline) => {
+                let now = self.clock();
+                (deadline.ms_left(now).map(Duration::from_millis), Some(now))
+            }
         };
         match self.engine.platform.poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -145,6 +154,10 @@ impl EventLoop {
             _ => {}
         }
         let now = self.clock();
+        let took_ms = slept_from.unwrap_or(now).ms_since(self.engine.now());
+        if took_ms >= LONG_TURN_MS {
+            self.engine.note_long_turn(took_ms);
+        }
         self.engine.set_now(now);
         let (mut is_stop_wanted, mut is_reload_wanted) = (false, false);
         for event in &self.events {

@@ -7,6 +7,9 @@
 //! gets into it, for texts contain what peers sent: nobody forges an entry or speaks to the terminal that
 //! shows it. Whoever logs does not wait ([`super::log_writer`]); who ends the program waits for the last
 //! lines, a second at most.
+//!
+//! What is logged is recorded as well ([`super::flight_recorder`]), where that is wanted, and from `info` on
+//! whatever the level of the log: lines cost a card, records do not. So a line is made in one place.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
@@ -14,14 +17,19 @@ use std::fs;
 use std::io::{self, IsTerminal, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{self, PanicHookInfo};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use env_logger::fmt::Formatter as Line;
 use env_logger::{Builder, Target};
 
+use super::flight_recorder;
 use super::log_writer::WRITER;
 use super::printable::Escaping;
+use crate::flight::Kind;
+use crate::log_limiter::RECORDED_ONLY;
 
 /// Bytes of a line's text; what is longer is cut, and marked so.
 const LINE_BYTES_MAX: usize = 1024;
@@ -30,11 +38,14 @@ const CUT_MARK: &str = "... [cut]";
 /// How long the end of the program waits for standard error to take the last lines.
 const LAST_LINES: Duration = Duration::from_millis(900);
 
-/// Starts logging; later calls change nothing.
+/// Up to which level lines are printed.
+static PRINTED: AtomicUsize = AtomicUsize::new(log::LevelFilter::Off as usize);
+
+/// Starts logging, and recording where a file is named for it; later calls change nothing.
 ///
 /// # Errors
 /// The system starts no more threads.
-pub fn start(level: log::LevelFilter) -> io::Result<()> {
+pub fn start(level: log::LevelFilter, recorder: Option<&Path>) -> io::Result<()> {
     WRITER.start()?;
     let mut builder = Builder::new();
     // What is let through is set beside it, so that it can be changed; RUST_LOG goes before it.
@@ -47,18 +58,67 @@ pub fn start(level: log::LevelFilter) -> io::Result<()> {
         builder.format(write_for_file);
     }
     builder.target(Target::Pipe(Box::new(Out)));
+    let printer = builder.build();
+    let level = if is_fixed() { printer.filter() } else { level };
     // It fails only when there is a logger already, and then there is nothing to do.
-    drop(builder.try_init());
-    set_level(level);
+    drop(log::set_boxed_logger(Box::new(Lines(printer))));
+    let recorded = recorder.map(|file| (file, flight_recorder::start(file)));
+    show_up_to(level);
     panic::set_hook(Box::new(log_panic));
+    match recorded {
+        None | Some((_, Ok(false))) => {}
+        Some((_, Ok(true))) => log::warn!(
+            "the broker before this one was ended without a word (by a signal, the watchdog or a fault): \
+             leveretctl report shows what happened last"
+        ),
+        Some((file, Err(error))) => log::warn!(
+            "nothing is recorded in flight_recorder, {}: {error}; the broker runs on without",
+            file.display()
+        ),
+    }
     Ok(())
 }
 
 /// Changes how much is logged, unless RUST_LOG says it.
 pub fn set_level(level: log::LevelFilter) {
     if !is_fixed() {
-        log::set_max_level(level);
+        show_up_to(level);
     }
+}
+
+fn show_up_to(level: log::LevelFilter) {
+    PRINTED.store(level as usize, Ordering::Relaxed);
+    let recorded = if flight_recorder::is_on() { log::LevelFilter::Info } else { log::LevelFilter::Off };
+    log::set_max_level(level.max(recorded));
+}
+
+/// What is made of a line: it is recorded, printed, or both.
+struct Lines(env_logger::Logger);
+
+impl Lines {
+    fn is_printed(metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() as usize <= PRINTED.load(Ordering::Relaxed) && metadata.target() != RECORDED_ONLY
+    }
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        match metadata.target() {
+            RECORDED_ONLY => flight_recorder::is_on(),
+            _ => Self::is_printed(metadata) && self.0.enabled(metadata),
+        }
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if let Some(kind) = Kind::of(record.level()) {
+            flight_recorder::record(kind, *record.args());
+        }
+        if Self::is_printed(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 fn is_fixed() -> bool {
@@ -76,6 +136,7 @@ pub fn log_fatal(error: &dyn std::error::Error) {
 
 /// Waits until the last lines are out, a second at most.
 pub fn finish() {
+    flight_recorder::record(Kind::Ended, format_args!("the process ends"));
     WRITER.flush(Instant::now() + LAST_LINES);
 }
 
@@ -101,6 +162,7 @@ fn log_panic(panicked: &PanicHookInfo<'_>) {
 
 /// Puts a line behind all others, whatever the level that is logged, and waits until it is out.
 fn log_last_words(deadline: Instant, text: fmt::Arguments<'_>) {
+    flight_recorder::record(Kind::Error, text);
     WRITER.append(format!("{}{}\n", mark_of_last(), Text(text)).as_bytes());
     WRITER.flush(deadline);
 }

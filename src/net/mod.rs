@@ -16,6 +16,7 @@
 //! | `directory` | whether the data directory is what it was set up to be |
 //! | `disk` | opening the store |
 //! | `helper` | threads that wait for what takes long |
+//! | `flight_recorder` | the file of the last events |
 //! | `logging`, `log_writer` | the log, and the thread that writes it |
 //! | `printable` | what a terminal may be sent |
 //! | `resolver` | names of upstreams, on a thread of its own |
@@ -37,6 +38,7 @@ mod directory;
 mod disk;
 mod entropy;
 mod event_loop;
+mod flight_recorder;
 mod helper;
 mod listen;
 mod local;

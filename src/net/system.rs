@@ -262,8 +262,13 @@ impl Platform for System {
     }
 
     fn unix_ms(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+        unix_ms()
     }
+}
+
+/// Milliseconds since 1970, as far as the machine knows.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
 }
 
 /// What is spoken at a listener, and where it is.

@@ -52,7 +52,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         Ask::Serve(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             let no_thread = |error| StartError::System("start the thread that writes the log", error);
-            logging::start(config.log_level).map_err(no_thread)?;
+            logging::start(config.log_level, config.flight_recorder.as_deref()).map_err(no_thread)?;
             net::serve(&config)?;
         }
     }

@@ -17,8 +17,18 @@ mod web;
 use allowed::{ASSERTIONS, BARE_LOG_CALLS};
 
 /// The ground floor: every room may look at these, and they see nothing above them.
-const GROUND: &[&str] =
-    &["limits", "error", "time", "command", "mem", "journal", "password", "log_limiter", "small_file"];
+const GROUND: &[&str] = &[
+    "limits",
+    "error",
+    "time",
+    "command",
+    "mem",
+    "journal",
+    "password",
+    "log_limiter",
+    "flight",
+    "small_file",
+];
 
 /// What each room may see besides the ground floor and itself; `a::b` allows only that part of a room.
 const SEES: &[(&str, &[&str])] = &[
@@ -30,6 +40,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("journal", &[]),
     ("password", &[]),
     ("log_limiter", &[]),
+    ("flight", &[]),
     ("small_file", &[]),
     ("config", &[]),
     ("wire", &[]),
@@ -61,6 +72,7 @@ const CORE: &[&str] = &[
     "journal",
     "password",
     "log_limiter",
+    "flight",
     "small_file",
     "wire",
     "session",

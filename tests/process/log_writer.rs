@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[test]
 fn child() {
     let Ok(task) = std::env::var(TASK) else { return };
-    logging::start(LevelFilter::Info).expect("a thread");
+    logging::start(LevelFilter::Info, None).expect("a thread");
     match task.as_str() {
         "lines" => (0..LINES).for_each(|number| log::info!("number {number}")),
         "panic" => {

@@ -6,6 +6,7 @@ mod home;
 mod sim_disk;
 
 mod bench;
+mod flight;
 mod inspect;
 mod log_writer;
 mod program;

@@ -52,7 +52,8 @@ const IGNORED: [&str; 5] = ["longnames", "online", "offline", "local", "dry-run"
 /// Options without a value that commands look for.
 const FLAGS: [&str; 4] = ["if-empty", "if-unused", "global", "skip-if-unchanged"];
 /// Options with a value that commands look for.
-const VALUES: [&str; 9] = [
+const VALUES: [&str; 10] = [
+    "file",
     "user",
     "format",
     "description",

@@ -125,9 +125,11 @@ commands! {
     "ping", "", 0..=0, operations::ping, "Checks that the broker turns and answers";
     "await_startup", " [--timeout <timeout>]", 0..=0, report::await_startup,
         "Waits for the broker to answer, for five minutes unless a timeout is given";
-    "report", "", 0..=0, report::report,
-        "Displays everything there is to ask for: status, configuration, users, connections, queues, \
-         bridges; no message and no secret. Attach it when something went wrong";
+    "report", " [--file <flight_recorder>]", 0..=0, report::report,
+        "Displays everything there is to ask for: status, configuration, memory, users, connections, queues, \
+         bridges, and the last events of this life and of those before; no message and no secret. Attach it \
+         when something went wrong. Of a broker that does not answer it displays the events; --file names \
+         their file and asks no broker";
     "status", " [--formatter json]", 0..=0, operations::status, "Displays how the broker goes";
     "environment", "", 0..=0, operations::environment,
         "Displays the broker's configuration, secrets left out";

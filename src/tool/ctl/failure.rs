@@ -9,6 +9,8 @@ use super::args::Call;
 pub(super) const USAGE: u8 = 64;
 /// An argument makes no sense.
 pub(super) const BAD_DATA: u8 = 65;
+/// A file cannot be read.
+pub(super) const NO_INPUT: u8 = 66;
 /// There is no such user.
 pub(super) const NO_USER: u8 = 67;
 /// There is no broker, or it could not do it.

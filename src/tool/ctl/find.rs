@@ -81,6 +81,12 @@ pub(super) fn data_dirs(call: &Call) -> Result<Vec<PathBuf>, Failure> {
     Ok(found)
 }
 
+/// The file of the broker's flight recorder, as far as a configuration tells it.
+pub(super) fn flight_recorder(call: &Call) -> Option<PathBuf> {
+    let file = call.config.as_deref().unwrap_or(Path::new(PACKAGED_CONFIG));
+    Config::gather(Some(file), Layer::default()).ok()?.flight_recorder
+}
+
 /// Whether a folder belongs to who asks.
 fn is_own(folder: &Path) -> bool {
     fs::symlink_metadata(folder).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw())

@@ -6,6 +6,7 @@
 //! | `commands` | all commands, with their usage |
 //! | `listings`, `operations`, `access`, `policies`, `definitions`, `backup`, `report` | what they do |
 //! | `client` | requests to the broker |
+//! | `flight` | the last events, from the file of the flight recorder |
 //! | `find` | which socket is the broker's |
 //! | `format` | rows as they are printed |
 //! | `failure` | why a command failed |
@@ -23,6 +24,7 @@ mod definitions;
 mod elsewhere;
 mod failure;
 mod find;
+mod flight;
 mod format;
 mod limits;
 mod listings;

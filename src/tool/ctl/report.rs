@@ -1,4 +1,5 @@
-//! `report`: everything that an operator can ask a broker, in one text to attach when something went wrong;
+//! `report`: everything that an operator can ask a broker, in one text to attach when something went wrong,
+//! and the last events that its flight recorder has, whether it answers or not;
 //! and `await_startup`, for scripts that begin before it answers.
 //!
 //! Always true: nothing secret is in a report, for nothing here can be asked for one; what cannot be had is
@@ -6,15 +7,16 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::args::Call;
-use super::failure::{Failure, UNAVAILABLE, heading, tell};
-use super::find::connect;
-use super::{access, limits, listings, operations, policies};
+use super::failure::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, tell};
+use super::find::{self, connect};
+use super::{access, flight, limits, listings, operations, policies};
 
 /// What does a command.
 type Run = fn(&Call) -> Result<(), Failure>;
@@ -52,9 +54,21 @@ const SYSTEM_LINES_MAX: usize = 5;
 const STARTUP: Duration = Duration::from_secs(300);
 const STARTUP_STEP: Duration = Duration::from_millis(200);
 
+/// How long a broker may take to say that it is there, unless it was said; one that stands still never does.
+const ANSWER: Duration = Duration::from_secs(10);
+/// What the configuration calls the file of the flight recorder.
+const FLIGHT_KEY: &str = "flight_recorder = ";
+
 pub(super) fn report(call: &Call) -> Result<(), Failure> {
-    // Nothing below tells anything without a broker.
-    drop(connect(call)?);
+    if let Some(file) = call.value("file") {
+        return events(Path::new(file));
+    }
+    let environment = environment(call);
+    if let Err(failure) = &environment
+        && !matches!(failure.code, UNAVAILABLE | TIMED_OUT)
+    {
+        return environment.map(drop);
+    }
     tell(call, "Reporting everything but messages and secrets ...")?;
     part("leveretctl", env!("CARGO_PKG_VERSION"))?;
     for file in OF_SYSTEM {
@@ -63,14 +77,47 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
             part(file, &lines.join("\n"))?;
         }
     }
-    for question in OF_BROKER {
-        ask(call, question, None)?;
-    }
-    for vhost in vhosts(call)? {
-        for question in OF_VHOST {
-            ask(call, question, Some(&vhost))?;
+    if environment.is_ok() {
+        for question in OF_BROKER {
+            ask(call, question, None)?;
+        }
+        for vhost in vhosts(call)? {
+            for question in OF_VHOST {
+                ask(call, question, Some(&vhost))?;
+            }
         }
     }
+    let recorder = match &environment {
+        Ok(text) => text.lines().find_map(|line| line.strip_prefix(FLIGHT_KEY)).and_then(unquoted),
+        Err(_) => find::flight_recorder(call),
+    };
+    writeln!(io::stdout(), "\n{}\n", heading("events"))?;
+    match recorder {
+        Some(file) => events(&file).or_else(|failure| Ok(writeln!(io::stdout(), "{failure}")?)),
+        None => Ok(writeln!(io::stdout(), "(no flight_recorder is known; --file names its file)")?),
+    }
+    .and(environment.map(drop))
+}
+
+/// What the broker's configuration is, if it answers at all.
+fn environment(call: &Call) -> Result<String, Failure> {
+    let soon = Call { timeout: call.timeout.or(Some(ANSWER)), ..call.clone() };
+    let reply = connect(&soon)?.ask("GET", "/api/ctl/environment", "", "")?;
+    reply.body.as_str().map(str::to_string).ok_or_else(|| Failure::refused(&reply))
+}
+
+/// The path in quotes; `None`: it is empty.
+fn unquoted(text: &str) -> Option<PathBuf> {
+    let path: String = serde_json::from_str(text).ok()?;
+    (!path.is_empty()).then(|| path.into())
+}
+
+/// Shows what a flight recorder has.
+fn events(file: &Path) -> Result<(), Failure> {
+    let shown = flight::shown(file);
+    let shown =
+        shown.map_err(|error| Failure::new(NO_INPUT, format!("Error: {}: {error}", file.display())))?;
+    writeln!(io::stdout(), "{}:\n\n{shown}", file.display())?;
     Ok(())
 }
 
