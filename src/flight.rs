@@ -27,6 +27,8 @@
 
 use core::fmt::{self, Write as _};
 
+use crate::mem::sort_by_key;
+
 /// How many events the file holds.
 pub const EVENTS_MAX: usize = 2048;
 /// How many of the lives before a life leaves alone, however much happens in it.
@@ -191,7 +193,7 @@ fn places(file: &[u8]) -> Result<Vec<(u32, &[u8])>, Foreign> {
     let records = file.chunks_exact(RECORD_BYTES).skip(1).take(EVENTS_MAX);
     let mut found: Vec<_> =
         records.filter_map(|record| event(record).map(|event| (event.stamp.number, record))).collect();
-    found.sort_unstable_by_key(|(number, _)| *number);
+    sort_by_key(&mut found, |(number, _)| *number);
     // What was moved at a start stands there twice until it is written over.
     found.dedup_by_key(|(number, _)| *number);
     Ok(found)

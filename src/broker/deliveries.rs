@@ -17,7 +17,7 @@
 use core::ops::{Index, IndexMut};
 
 use crate::command::{ChannelId, ConsumerId, QueueId, Settlement};
-use crate::mem::{Links, List, MessageId, Slab};
+use crate::mem::{Links, List, MessageId, Slab, sort_by_key};
 
 use super::death::Reason;
 
@@ -413,7 +413,7 @@ impl ReturnedHeap {
                 open.extend([left, right]);
             }
         }
-        found.sort_unstable_by_key(|index| pool.slab[*index].offset);
+        sort_by_key(&mut found, |index| pool.slab[*index].offset);
         found
     }
 

@@ -13,6 +13,7 @@ use core::cmp::Reverse;
 use crate::admin::admin_session::AdminSession;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
+use crate::mem::sort_by_key;
 use crate::password::PasswordCheck;
 use crate::time::Deadline;
 
@@ -63,7 +64,7 @@ impl<P: Platform> Engine<P> {
                 (self.management_held(source), self.management_visitors.was_last(source), at, source)
             })
             .collect();
-        waiting.sort_unstable_by_key(|(held, was_last, at, _)| (*held, *was_last, *at));
+        sort_by_key(&mut waiting, |(held, was_last, at, _)| (*held, *was_last, *at));
         waiting.into_iter().find_map(|(.., at, source)| match free {
             Some(id) => Some((at, Entrance::Free(id))),
             None => self.who_gives_way(source).map(|id| (at, Entrance::GivenUp(id))),
