@@ -8,7 +8,7 @@ use core::fmt;
 use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
 
-use super::terms::Terms;
+use super::terms::{Terms, limit_in};
 use super::words::{Lossy, QueueInWords, Shown};
 
 /// What to do with a message that a full queue has no place for.
@@ -45,6 +45,9 @@ pub(super) struct QueueSettings {
     pub(super) single_active: bool,
     /// The highest priority that makes a difference among its messages.
     pub(super) max_priority: u8,
+    /// How long a delivery may wait to be settled, in milliseconds; 0 is for ever, and the largest number is what
+    /// the configuration says.
+    pub(super) consumer_timeout_ms: u32,
 }
 
 impl QueueSettings {
@@ -70,6 +73,7 @@ impl QueueSettings {
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
             single_active: terms.arguments.get("x-single-active-consumer") == Some(Value::Bool(true)),
             max_priority: max_priority(terms.arguments),
+            consumer_timeout_ms: consumer_timeout_ms(terms),
         }
     }
 
@@ -82,6 +86,12 @@ impl QueueSettings {
     pub(super) const fn expires(&self) -> bool {
         self.expires_ms != u64::MAX
     }
+}
+
+/// What a queue's own argument says, or its policy.
+fn consumer_timeout_ms(terms: &Terms<'_>) -> u32 {
+    let said = terms.value("x-consumer-timeout").and_then(limit_in);
+    said.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
 
 /// The flags of a declaration that arguments can forbid.
@@ -97,6 +107,8 @@ enum Check {
     Milliseconds {
         zero: bool,
     },
+    /// The same, from versions after 3.10, which does not compare it.
+    Timeout,
     NonNegative,
     Priority,
     Version,
@@ -114,8 +126,8 @@ enum Check {
     StreamOnly,
 }
 
-/// Every argument that is compared, in RabbitMQ's order.
-const KNOWN: [(&str, Check); 19] = [
+/// Every argument that is looked at, in RabbitMQ's order.
+const KNOWN: [(&str, Check); 20] = [
     ("x-expires", Check::Milliseconds { zero: false }),
     ("x-message-ttl", Check::Milliseconds { zero: true }),
     ("x-dead-letter-exchange", Check::ExchangeName),
@@ -135,6 +147,7 @@ const KNOWN: [(&str, Check); 19] = [
     ("x-delivery-limit", Check::QuorumOnly),
     ("x-queue-leader-locator", Check::QuorumOnly),
     ("x-max-age", Check::StreamOnly),
+    ("x-consumer-timeout", Check::Timeout),
 ];
 
 /// The longest time RabbitMQ lets anything wait for its end: a hundred years.
@@ -162,7 +175,9 @@ pub(super) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Tab
     let quorum = is_quorum(current);
     for (name, check) in &KNOWN {
         // What belongs to another type of queue is ignored by this one.
-        if matches!(check, Check::StreamOnly) || matches!(check, Check::QuorumOnly) && !quorum {
+        if matches!(check, Check::StreamOnly | Check::Timeout)
+            || matches!(check, Check::QuorumOnly) && !quorum
+        {
             continue;
         }
         let (one, two) = (with_default(name, received), with_default(name, current));
@@ -249,6 +264,9 @@ fn check_one(
             number if number > MILLISECONDS_MAX => invalid(format_args!("{{value_too_large,{number}}}")),
             _ => Ok(()),
         },
+        Check::Timeout => {
+            check_one(queue, name, &Check::Milliseconds { zero: true }, value, arguments, quorum)
+        }
         Check::NonNegative => match integer(queue, name, value)? {
             number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
             _ => Ok(()),

@@ -1,9 +1,11 @@
 //! Who keeps others waiting for too long: deliveries that nobody settles, transactions that nobody ends.
 //!
 //! Why it exists: what a stuck program holds nobody else gets, for as long as its connection lives. After
-//! `consumer_timeout` its channel is closed, in RabbitMQ's words, and what it held goes to others.
+//! `consumer_timeout` its channel is closed, in RabbitMQ's words, and what it held goes to others. A queue may
+//! have a timeout of its own, as in RabbitMQ from 3.12 on: its argument `x-consumer-timeout`, or its policy's
+//! `consumer-timeout`.
 //!
-//! Always true: a channel is looked at by its oldest delivery alone, in steps; nobody is closed early, and
+//! Always true: a channel is looked at by its oldest delivery alone, as in RabbitMQ, in steps; nobody is closed early, and
 //! late by a minute at most; the next look is when the oldest of all may be overdue, and there is none while
 //! nobody holds anything, so whoever settles in time causes hardly a wake-up.
 
@@ -77,13 +79,13 @@ impl Broker {
         if channel.closing || self.connection(channel.connection).dying {
             return None;
         }
-        let (delivered, touched) = (self.oldest_delivery_s(channel), open_since_s(channel));
-        let oldest = [delivered, touched, self.watch.oldest_s].into_iter().flatten().min();
-        self.watch.oldest_s = oldest;
-        let channel = &self.channels[id.index()];
-        let (number, ms) = (channel.number, self.watch.timeout_ms);
-        let code = ReplyCode::PreconditionFailed;
-        let fault = if delivered.is_some_and(|since| self.watch.is_overdue(since)) {
+        let (delivered, touched) = (self.oldest_delivery(channel), open_since_s(channel));
+        let (connection, number, code) = (channel.connection, channel.number, ReplyCode::PreconditionFailed);
+        let own_ms = self.watch.timeout_ms;
+        // Both are looked at, for the next look goes by both.
+        let is_left_open = touched.is_some_and(|since_s| self.watch.is_overdue(since_s, own_ms));
+        let unsettled = delivered.filter(|(since_s, ms)| self.watch.is_overdue(*since_s, *ms));
+        let fault = if let Some((_, ms)) = unsettled {
             // RabbitMQ's words.
             Fault::new(
                 code,
@@ -92,23 +94,28 @@ impl Broker {
                      This timeout value can be configured, see consumers doc guide to learn more"
                 ),
             )
-        } else if touched.is_some_and(|since| self.watch.is_overdue(since)) {
+        } else if is_left_open {
             Fault::new(
                 code,
                 format_args!(
-                    "the transaction on channel {number} was left open for {ms} ms: commit it in time, or \
+                    "the transaction on channel {number} was left open for {own_ms} ms: commit it in time, or \
                      raise consumer_timeout in the configuration"
                 ),
             )
         } else {
             return None;
         };
-        Some(Overdue { connection: channel.connection, channel: number, fault })
+        Some(Overdue { connection, channel: number, fault })
     }
 
-    /// Since when the oldest delivery of a channel is not settled.
-    fn oldest_delivery_s(&self, channel: &Channel) -> Option<u32> {
-        channel.unacknowledged.front().map(|index| self.deliveries[index].delivered_s)
+    /// Since when the oldest delivery of a channel is not settled, in seconds, and for how many milliseconds it
+    /// may be.
+    fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
+        let delivery = &self.deliveries[channel.unacknowledged.front()?];
+        let queue = delivery.queue.and_then(|queue| self.queues.get(queue.index()));
+        let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
+        let timeout_ms = if own_ms == u32::MAX { self.watch.timeout_ms } else { own_ms };
+        Some((delivery.delivered_s, timeout_ms))
     }
 }
 

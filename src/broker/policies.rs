@@ -315,6 +315,7 @@ impl Broker {
         }
         self.buriers = self.buriers - u32::from(buried) + u32::from(record.buries_logged());
         self.minds_time |= settings.may_expire;
+        self.watch.note_timeout(settings.consumer_timeout_ms);
         if settings.expires_ms != expired_ms {
             record.unused_until_ms = u64::MAX;
             self.touch_queue(journal, queue);

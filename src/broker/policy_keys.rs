@@ -36,8 +36,10 @@ enum Not {
 }
 
 /// The keys in the order in which they are looked at.
-const KEYS: [Key; 20] = [
+const KEYS: [Key; 21] = [
     Key("alternate-exchange", Check::Text("a valid alternate exchange name"), Not::None),
+    // Of versions after 3.10.
+    Key("consumer-timeout", Check::Number(0, "a valid consumer timeout"), Not::None),
     Key("dead-letter-exchange", Check::Text("a valid dead letter exchange name"), Not::None),
     Key("dead-letter-routing-key", Check::Text("a valid dead letter routing key"), Not::None),
     Key(

@@ -304,7 +304,8 @@ impl Broker {
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
         let (hidden, is_rebuilt, buries) = (record.hidden, record.is_rebuilt, record.buries_logged());
-        let may_expire = record.settings.may_expire;
+        let (may_expire, consumer_timeout_ms) =
+            (record.settings.may_expire, record.settings.consumer_timeout_ms);
         self.check_vhost_alive(vhost)?;
         record.declarer = self.take_share(cx, Declared::Queue, vhost, bytes)?;
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
@@ -313,6 +314,7 @@ impl Broker {
         self.orphans.rebuilt += u32::from(is_rebuilt);
         self.buriers += u32::from(buries);
         self.minds_time |= may_expire;
+        self.watch.note_timeout(consumer_timeout_ms);
         if !hidden {
             self.count_queue(vhost, true);
         }

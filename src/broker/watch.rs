@@ -1,6 +1,10 @@
 //! When to look at who holds something for too long; what is looked at stands in `overdue`.
 //!
-//! Always true: nothing is looked at before the oldest that the last look saw may be overdue.
+//! Most queues go by the timeout of the configuration; where one has a shorter one of its own, looks are as
+//! frequent as the shortest of all asks for, so that a delivery need not know when it will be overdue.
+//!
+//! Always true: nothing is looked at before the first that the last look saw may be overdue, or before what came
+//! after it may be.
 
 /// The least time between two looks.
 const LOOK_EVERY_S: u32 = 60;
@@ -8,46 +12,68 @@ const LOOK_EVERY_S: u32 = 60;
 /// When to look at whom.
 #[derive(Debug)]
 pub(super) struct Watch {
-    /// How long a delivery may wait to be settled; 0 is for ever.
+    /// How long a delivery may wait to be settled, unless its queue says it; 0 is for ever.
     pub(super) timeout_ms: u32,
+    /// The shortest of all timeouts that there were; 0 when all is for ever.
+    shortest_ms: u32,
     /// The second of this turn, since the start of the process.
     pub(super) now_s: u32,
     /// When to look for overdue deliveries next, in seconds of broker time.
     pub(super) look_s: Option<u32>,
-    /// Where the look under way goes on, and the oldest it has seen.
+    /// Where the look under way goes on, and when the first that it has seen will be overdue.
     pub(super) hand: usize,
-    pub(super) oldest_s: Option<u32>,
+    first_s: Option<u32>,
     /// So many channels may still be looked at in this turn.
     pub(super) left: u32,
 }
 
 impl Watch {
     pub(super) const fn new(timeout_ms: u32) -> Self {
-        Self { timeout_ms, now_s: 0, look_s: None, hand: 0, oldest_s: None, left: 0 }
+        let shortest_ms = timeout_ms;
+        Self { timeout_ms, shortest_ms, now_s: 0, look_s: None, hand: 0, first_s: None, left: 0 }
+    }
+
+    /// A queue has this timeout of its own from now on; the largest number is none.
+    pub(super) fn note_timeout(&mut self, timeout_ms: u32) {
+        if timeout_ms == 0 || timeout_ms == u32::MAX || self.shortest_ms > 0 && timeout_ms >= self.shortest_ms
+        {
+            return;
+        }
+        self.shortest_ms = timeout_ms;
+        let next_s = overdue_s(self.now_s, timeout_ms);
+        self.look_s = Some(self.look_s.map_or(next_s, |look_s| look_s.min(next_s)));
     }
 
     /// Something is held from now on; says since when, in seconds.
     pub(super) const fn begin(&mut self) -> u32 {
-        if self.look_s.is_none() && self.timeout_ms > 0 {
-            self.look_s = Some(self.overdue_s(self.now_s));
+        if self.look_s.is_none() && self.shortest_ms > 0 {
+            self.look_s = Some(overdue_s(self.now_s, self.shortest_ms));
         }
         self.now_s
     }
 
-    /// The first second in which what is held since another is overdue: both are cut off, so one later.
-    pub(super) const fn overdue_s(&self, since_s: u32) -> u32 {
-        since_s.saturating_add(self.timeout_ms.div_ceil(1000)).saturating_add(1)
-    }
-
-    pub(super) const fn is_overdue(&self, since_s: u32) -> bool {
-        self.overdue_s(since_s) <= self.now_s
+    /// The look has seen what is held since then and may be for so long; says whether it is overdue.
+    pub(super) fn is_overdue(&mut self, since_s: u32, timeout_ms: u32) -> bool {
+        let at_s = overdue_s(since_s, timeout_ms);
+        let is_for_ever = timeout_ms == 0;
+        if !is_for_ever {
+            self.first_s = Some(self.first_s.map_or(at_s, |first_s| first_s.min(at_s)));
+        }
+        !is_for_ever && at_s <= self.now_s
     }
 
     /// The look is over: when the next one is.
     pub(super) fn end(&mut self) {
-        let pause_s = LOOK_EVERY_S.min(self.timeout_ms.div_ceil(1000));
-        let oldest = self.oldest_s.take();
-        self.look_s = oldest.map(|since| self.overdue_s(since).max(self.now_s.saturating_add(pause_s)));
+        let pause_s = LOOK_EVERY_S.min(self.shortest_ms.div_ceil(1000));
+        // What comes from now on was not seen.
+        let next_s = |first_s: u32| first_s.min(overdue_s(self.now_s, self.shortest_ms));
+        self.look_s = self.first_s.map(|first_s| next_s(first_s).max(self.now_s.saturating_add(pause_s)));
+        self.first_s = None;
         self.hand = 0;
     }
+}
+
+/// The first second in which what is held since another is overdue: both are cut off, so one later.
+const fn overdue_s(since_s: u32, timeout_ms: u32) -> u32 {
+    since_s.saturating_add(timeout_ms.div_ceil(1000)).saturating_add(1)
 }

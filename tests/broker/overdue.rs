@@ -1,7 +1,9 @@
 //! Deliveries that nobody settles and transactions that nobody ends, by a clock that is handed in.
 
+use crate::dead_letters::{declare, table};
+use crate::policies::policy;
 use crate::support::{At, House};
-use leveret::broker::Overdue;
+use leveret::broker::{Overdue, PolicyKind};
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
 use leveret::time::{Deadline, Now};
@@ -159,4 +161,84 @@ fn a_timeout_of_0_is_never() {
     consumer(&mut house, "q", 1, 0);
     assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
     assert!(overdue(&mut house, u64::from(u32::MAX)).is_empty());
+}
+
+/// `x-consumer-timeout`, in milliseconds.
+fn timeout(ms: i64) -> Vec<u8> {
+    table(|t| t.long("x-consumer-timeout", ms))
+}
+
+/// A consumer of its own with one message of the queue, from this second on.
+fn holder(house: &mut House, queue: &str, seconds: u64) -> At {
+    let at = house.connect();
+    house.publish(at, queue, 1);
+    house.broker.set_time(at_s(seconds));
+    house.consume(at, queue);
+    assert_eq!(house.turns(at), 1);
+    at
+}
+
+#[test]
+fn a_queue_has_a_timeout_of_its_own_shorter_or_longer() {
+    let mut house = house();
+    let at = house.connect();
+    declare(&mut house, at, "soon", false, &timeout(10_000));
+    declare(&mut house, at, "late", false, &timeout(5_000_000));
+    declare(&mut house, at, "never", false, &timeout(0));
+    house.declare(at, "as ever", false);
+    for queue in ["late", "never", "as ever"] {
+        holder(&mut house, queue, 0);
+    }
+    // It comes while the others are held; what a look saw of those is due far later.
+    assert!(overdue(&mut house, 20).is_empty());
+    let soon = holder(&mut house, "soon", 1_000);
+    assert!(overdue(&mut house, 1_010).is_empty());
+    let second = (1_011..).find(|second| house.broker.overdue_deadline().is_due(at_s(*second))).unwrap();
+    assert!(second <= 1_011 + 60, "{second}");
+    let all = overdue(&mut house, second);
+    let [Overdue { connection, fault, .. }] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((*connection, fault.text.contains("used: 10000 ms")), (soon.connection, true));
+    house.done(soon, Command::CloseChannel);
+    house.turns(soon);
+    let text = |all: &[Overdue]| all.iter().map(|overdue| overdue.fault.text.to_string()).collect::<String>();
+    let all = overdue(&mut house, TIMEOUT_S + 1);
+    assert!(all.len() == 1 && text(&all).contains("used: 1800000 ms"), "{all:?}");
+    let all = overdue(&mut house, 5_001);
+    assert!(all.len() == 2 && text(&all).contains("used: 5000000 ms"), "{all:?}");
+    assert_eq!(overdue(&mut house, 1_000_000).len(), 2, "and never is never");
+}
+
+/// A queue without a deadline of its own under a configuration without one, and a policy that comes and goes.
+#[test]
+fn a_policy_gives_a_timeout_to_what_is_held_already() {
+    let limits = Limits { consumer_timeout_ms: 0, connections_max: 16, ..Limits::default() };
+    let mut house = House::with(&limits);
+    let held = consumer(&mut house, "q", 1, 0);
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
+    let definition = table(|t| t.int("consumer-timeout", 20_000));
+    let policy = policy("soon", "^q$", &definition);
+    house.broker.set_policy(&mut context!(house), "/", &policy).unwrap();
+    house.turns(held);
+    assert_eq!(next_look_s(&house), Some(21));
+    assert_eq!(overdue(&mut house, 21).len(), 1);
+    house.broker.clear_policy(&mut context!(house), "/", PolicyKind::User, "soon").unwrap();
+    house.turns(held);
+    assert!(overdue(&mut house, 10_000).is_empty());
+    assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
+}
+
+#[test]
+fn a_timeout_that_is_none_is_refused() {
+    let mut house = house();
+    let at = house.connect();
+    for (ms, why) in [(-1, "{value_negative,-1}"), (3_153_600_000_001, "{value_too_large,3153600000001}")] {
+        let (queue, passive, durable, exclusive, auto_delete) = ("q", false, false, false, false);
+        let arguments = &timeout(ms);
+        let said = house
+            .ask(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+        let Outcome::Fault(fault) = said else { panic!("{said:?}") };
+        assert!(fault.text.contains("x-consumer-timeout") && fault.text.contains(why), "{}", fault.text);
+    }
+    declare(&mut house, at, "q", false, &timeout(1_000));
+    declare(&mut house, at, "q", false, &timeout(2_000));
 }

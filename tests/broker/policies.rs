@@ -12,7 +12,7 @@ use crate::support::{At, House};
 
 type Say = fn(&mut TableWriter<'_, '_>) -> Result<(), Full>;
 
-fn policy<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) -> NewPolicy<'a> {
+pub(crate) fn policy<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) -> NewPolicy<'a> {
     NewPolicy { kind: PolicyKind::User, name, pattern, apply_to: ApplyTo::All, priority: 0, definition }
 }
 
