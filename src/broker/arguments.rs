@@ -45,8 +45,8 @@ pub(super) struct QueueSettings {
     pub(super) single_active: bool,
     /// The highest priority that makes a difference among its messages.
     pub(super) max_priority: u8,
-    /// How long a delivery may wait to be settled, in milliseconds; 0 is for ever, and the largest number is what
-    /// the configuration says.
+    /// How long a delivery may wait to be settled, in milliseconds; 0 is for ever, and the largest number is
+    /// what the configuration says.
     pub(super) consumer_timeout_ms: u32,
 }
 

@@ -1,13 +1,13 @@
 //! Who keeps others waiting for too long: deliveries that nobody settles, transactions that nobody ends.
 //!
 //! Why it exists: what a stuck program holds nobody else gets, for as long as its connection lives. After
-//! `consumer_timeout` its channel is closed, in RabbitMQ's words, and what it held goes to others. A queue may
-//! have a timeout of its own, as in RabbitMQ from 3.12 on: its argument `x-consumer-timeout`, or its policy's
-//! `consumer-timeout`.
+//! `consumer_timeout` its channel is closed, in RabbitMQ's words, and what it held goes to others. A queue
+//! may have a timeout of its own, as in RabbitMQ from 3.12 on: its argument `x-consumer-timeout`, or
+//! `consumer-timeout` of its policy.
 //!
-//! Always true: a channel is looked at by its oldest delivery alone, as in RabbitMQ, in steps; nobody is closed early, and
-//! late by a minute at most; the next look is when the oldest of all may be overdue, and there is none while
-//! nobody holds anything, so whoever settles in time causes hardly a wake-up.
+//! Always true: a channel is looked at by its oldest delivery alone, as in RabbitMQ, in steps; nobody is
+//! closed early, and late by a minute at most; the next look is when the oldest of all may be overdue, and
+//! there is none while nobody holds anything, so whoever settles in time causes hardly a wake-up.
 
 use crate::command::{ChannelId, ConnectionId};
 use crate::error::{Fault, ReplyCode};
@@ -98,8 +98,8 @@ impl Broker {
             Fault::new(
                 code,
                 format_args!(
-                    "the transaction on channel {number} was left open for {own_ms} ms: commit it in time, or \
-                     raise consumer_timeout in the configuration"
+                    "the transaction on channel {number} was left open for {own_ms} ms: commit it in time, \
+                     or raise consumer_timeout in the configuration"
                 ),
             )
         } else {
@@ -108,8 +108,8 @@ impl Broker {
         Some(Overdue { connection, channel: number, fault })
     }
 
-    /// Since when the oldest delivery of a channel is not settled, in seconds, and for how many milliseconds it
-    /// may be.
+    /// Since when the oldest delivery of a channel is not settled, in seconds, and for how many milliseconds
+    /// it may be.
     fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
         let delivery = &self.deliveries[channel.unacknowledged.front()?];
         let queue = delivery.queue.and_then(|queue| self.queues.get(queue.index()));

@@ -3,8 +3,8 @@
 //! Most queues go by the timeout of the configuration; where one has a shorter one of its own, looks are as
 //! frequent as the shortest of all asks for, so that a delivery need not know when it will be overdue.
 //!
-//! Always true: nothing is looked at before the first that the last look saw may be overdue, or before what came
-//! after it may be.
+//! Always true: nothing is looked at before the first that the last look saw may be overdue, or before what
+//! came after it may be.
 
 /// The least time between two looks.
 const LOOK_EVERY_S: u32 = 60;

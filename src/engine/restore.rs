@@ -47,8 +47,8 @@ pub fn restore(
     Ok(())
 }
 
-/// A definition that belongs to nothing: key and value, and what the log knows the queue by that is to go with
-/// it, its levels included.
+/// A definition that belongs to nothing: key and value, and what the log knows the queue by that is to go
+/// with it, its levels included.
 type Unowned = (Box<[u8]>, Box<[u8]>, Vec<u64>);
 
 /// What the log has of the levels of a queue with priorities.
