@@ -28,7 +28,7 @@ use super::wear::Wear;
 use super::{access, definitions, policies};
 
 /// The most alarms at once.
-const ALARMS_MAX: usize = 10;
+const ALARMS_MAX: usize = 11;
 /// More than the list of a store's files takes, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
@@ -407,7 +407,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         Cow::from(format!("room: publishers that wait for room: {waiting}; {why}"))
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
-    held.chain(room).chain(Wear::alarm(context.process)).chain(parked(context)).collect()
+    held.chain(room)
+        .chain(Wear::alarm(context.process))
+        .chain(parked(context))
+        .chain(spent(context))
+        .collect()
 }
 
 /// What bridges have set aside and nobody has taken yet, whoever put it there.
@@ -431,6 +435,22 @@ fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     Some(Cow::from(format!(
         "parked: messages that were refused and set aside by bridges: {count}, in {first}{others}; \
          bridge_status says why, retry_parked with the bridge's name sends them again"
+    )))
+}
+
+/// Bridges that hold rules back until the next day.
+fn spent(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
+    let mut names: Vec<&str> = links.filter(|link| link.is_day_spent).map(|link| link.bridge).collect();
+    names.dedup();
+    let first = names.first()?;
+    let others = match names.len() - 1 {
+        0 => String::new(),
+        others => format!(", and so have {others} more"),
+    };
+    Some(Cow::from(format!(
+        "budget: bridge {first} has used its bytes of the day (day_bytes_max){others}: only urgent rules go \
+         on until the next day"
     )))
 }
 

@@ -35,6 +35,13 @@ impl Kind for BridgeLinks {
         }),
         ("retried", |link, pen| pen.json.text(&link.retried)),
         ("held", |link, pen| pen.json.number(link.held)),
+        ("day_bytes", |link, pen| pen.json.number(link.day_bytes)),
+        ("day_bytes_max", |link, pen| match link.day_bytes_max {
+            Some(max) => pen.json.number(max),
+            None => pen.json.raw(b"null"),
+        }),
+        ("yesterday_bytes", |link, pen| pen.json.number(link.yesterday_bytes)),
+        ("held_rules", |link, pen| pen.json.number(link.held_rules)),
         ("connected", |link, pen| pen.json.number(link.connected)),
         ("failed", |link, pen| pen.json.number(link.failed)),
         ("last_error", |link, pen| pen.json.text(link.last_error.map_or("", |(text, _)| text))),

@@ -17,7 +17,7 @@ const PLACES_PER_STEP: usize = 512;
 /// Virtual hosts that one request may name.
 pub(super) const VHOSTS_MAX: usize = 16;
 /// The most values of a row.
-const VALUES_MAX: usize = 8;
+const VALUES_MAX: usize = 12;
 
 /// A value that nobody knows, and that is left out.
 pub(super) const UNKNOWN: u64 = u64::MAX;
@@ -106,7 +106,11 @@ bridge_parked_messages Messages set aside
 bridge_moved_total Messages that the other side has taken over
 bridge_repeats_total Messages sent that may have been sent before
 bridge_connected_total Times that messages could flow
-bridge_failed_total Times that they could not, or not any more",
+bridge_failed_total Times that they could not, or not any more
+bridge_day_bytes Bytes of this day over both links of the bridge
+bridge_day_bytes_max Bytes of a day after which only urgent rules go on, 0 without a limit
+bridge_yesterday_bytes Bytes of the day before
+bridge_held_rules Rules that wait for the next day",
     },
 ];
 
@@ -173,7 +177,7 @@ impl Rows {
                     queue.messages_persistent,
                     queue.message_bytes_ready,
                 ];
-                [ready, unacked, ready + unacked, rest[0], rest[1], rest[2], rest[3], 0]
+                [ready, unacked, ready + unacked, rest[0], rest[1], rest[2], rest[3], 0, 0, 0, 0, 0]
             }
             Self::Channels => {
                 let channel = Channels::at(context, place)?.view;
@@ -188,6 +192,10 @@ impl Rows {
                     channel.global_prefetch_count.into(),
                     0,
                     0,
+                    0,
+                    0,
+                    0,
+                    0,
                 ]
             }
             Self::Connections => {
@@ -195,7 +203,7 @@ impl Rows {
                 // RabbitMQ calls it so here, too.
                 labels.add("channel", &connection_pid(socket.number, id));
                 let (received, sent) = (socket.received, socket.sent);
-                [received.0, sent.0, received.1, sent.1, view.channels.into(), 0, 0, 0]
+                [received.0, sent.0, received.1, sent.1, view.channels.into(), 0, 0, 0, 0, 0, 0, 0]
             }
             Self::Bridges => {
                 let link = context.bridges.at(place)?;
@@ -212,6 +220,10 @@ impl Rows {
                     link.repeats,
                     link.connected,
                     link.failed,
+                    link.day_bytes,
+                    link.day_bytes_max.unwrap_or(0),
+                    link.yesterday_bytes,
+                    link.held_rules,
                 ]
             }
         };

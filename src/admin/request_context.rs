@@ -128,6 +128,16 @@ pub struct BridgeLinkView<'a> {
     pub retried: String,
     /// Messages that nothing here can take, and the upstream keeps.
     pub held: u64,
+    /// Bytes that went over the bridge's links today, both ways.
+    pub day_bytes: u64,
+    /// As many may, before only urgent rules go on.
+    pub day_bytes_max: Option<u64>,
+    /// Bytes of the day before.
+    pub yesterday_bytes: u64,
+    /// Rules of this direction that wait for the next day.
+    pub held_rules: u64,
+    /// The bytes of the day are used.
+    pub is_day_spent: bool,
     /// Times that messages could flow.
     pub connected: u64,
     /// Times that they could not, or not any more.

@@ -156,6 +156,9 @@ pub struct Client {
     /// The code of a return whose content is being read.
     returning: Option<u16>,
     is_blocked: bool,
+    /// Rules that are not to consume there, and those that do, or were asked to; a bit for each.
+    held: u8,
+    consumed: u8,
 }
 
 impl Client {
@@ -186,6 +189,8 @@ impl Client {
             content: Content::None,
             returning: None,
             is_blocked: false,
+            held: 0,
+            consumed: 0,
         }
     }
 
@@ -272,6 +277,7 @@ impl Client {
             self.wrote = now;
         }
         self.out.drain(..count.min(self.out.len()));
+        self.keep_consumers();
     }
 
     /// Octets of messages were written.
@@ -279,10 +285,43 @@ impl Client {
         self.wrote = now;
     }
 
-    /// So many octets of input are there: if they are more than were left, something was heard.
-    pub const fn note_input(&mut self, now: Now, len: usize) {
-        if len > self.unread {
+    /// So many octets of input are there: how many more than were left, if any was heard.
+    pub const fn note_input(&mut self, now: Now, len: usize) -> usize {
+        let more = len.saturating_sub(self.unread);
+        if more > 0 {
             (self.heard, self.is_unheard) = (now, false);
+        }
+        more
+    }
+
+    /// Rules, a bit for each, that are not to take anything there from now on; all others are.
+    pub fn hold(&mut self, held: u8) {
+        self.held = held;
+        self.keep_consumers();
+    }
+
+    /// Begins and ends consumers there, as far as there is room to say so; the rest follows when something
+    /// was written. No answer is asked for: what goes wrong ends the channel.
+    fn keep_consumers(&mut self) {
+        if self.stage != Stage::Ready {
+            return;
+        }
+        for at in 0..self.queues.len() {
+            let bit = 1 << at;
+            if (self.held ^ self.consumed) & bit != 0 {
+                continue;
+            }
+            let queue = core::mem::take(&mut self.queues[at]);
+            let tag = tag_of(at);
+            let is_said = self.try_say(&match self.held & bit {
+                0 => consume_of(&queue, &tag, true),
+                _ => Method::BasicCancel { consumer_tag: &tag, no_wait: true },
+            });
+            self.queues[at] = queue;
+            if !is_said {
+                return;
+            }
+            self.consumed ^= bit;
         }
     }
 
@@ -523,26 +562,21 @@ impl Client {
 
     #[cold]
     fn consume<'i>(&mut self, at: usize) -> Option<Event<'i>> {
+        let at = at + self.held.checked_shr(at as u32).map_or(0, u8::trailing_ones) as usize;
         let Some(queue) = self.queues.get_mut(at).map(core::mem::take) else { return self.ready() };
         let tag = tag_of(at);
-        let consume = Method::BasicConsume {
-            queue: &queue,
-            consumer_tag: &tag,
-            no_local: false,
-            no_ack: false,
-            exclusive: false,
-            no_wait: false,
-            arguments: Table::EMPTY,
-        };
-        let said = self.say(CHANNEL, &consume, Stage::Consume(at));
+        let said = self.say(CHANNEL, &consume_of(&queue, &tag, false), Stage::Consume(at));
+        self.consumed |= 1 << at;
         if let Some(place) = self.queues.get_mut(at) {
             *place = queue;
         }
         said
     }
 
-    const fn ready<'i>(&mut self) -> Option<Event<'i>> {
+    fn ready<'i>(&mut self) -> Option<Event<'i>> {
         self.stage = Stage::Ready;
+        // Some may have been held, or not any more, while others began.
+        self.keep_consumers();
         Some(Event::Ready)
     }
 
@@ -643,6 +677,11 @@ pub fn not_tls(input: &[u8]) -> Option<Cause> {
 #[cold]
 fn lost<'i>(words: core::fmt::Arguments<'_>) -> Event<'i> {
     Event::Lost(Cause::new(words))
+}
+
+const fn consume_of<'m>(queue: &'m str, consumer_tag: &'m str, no_wait: bool) -> Method<'m> {
+    let (no_local, no_ack, exclusive, arguments) = (false, false, false, Table::EMPTY);
+    Method::BasicConsume { queue, consumer_tag, no_local, no_ack, exclusive, no_wait, arguments }
 }
 
 /// The tag of the consumer of a rule, here and there.

@@ -7,6 +7,7 @@
 //! | `marks` | the headers that a message gets on its way |
 //! | `backoff` | when to try again |
 //! | `pace` | how fast messages leave |
+//! | `day_budget` | how much goes in a day |
 //! | `client` | the client's side of a connection: from the first octet to confirms and deliveries |
 //! | `content` | the frames of a content that comes in |
 //! | `flights` | what was sent and is not confirmed |
@@ -29,6 +30,7 @@ mod backoff;
 mod cause;
 mod client;
 mod content;
+mod day_budget;
 mod flights;
 mod marks;
 mod own_id;
@@ -40,6 +42,7 @@ pub use backoff::Backoff;
 pub use cause::Cause;
 pub use client::{Client, Credentials, Event, Role, Stage, not_tls, rule_of, tag_of};
 pub use content::Content;
+pub use day_budget::DayBudget;
 pub use flights::{Flight, Flights, Refusal};
 pub use marks::{Marks, came_from, hops_of, marked, parked, unparked};
 pub use own_id::{Origin, OwnId};

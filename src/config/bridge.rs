@@ -62,6 +62,8 @@ pub struct Bridge {
     pub confirm_timeout_ms: u32,
     /// The most that is forwarded in a second; `None`: as much as the link takes.
     pub drain_rate: Option<DrainRate>,
+    /// Bytes of a day, both ways, beyond which only urgent rules go on; `None`: they are only counted.
+    pub day_bytes_max: Option<u64>,
     /// The largest body that the upstream takes, in bytes.
     pub message_size_max: u32,
     /// How many bridges a message may cross.
@@ -132,6 +134,8 @@ pub struct Rule {
     pub to: Destination,
     /// What becomes of those that are refused there.
     pub refused: Refused,
+    /// It goes on when the bytes of the day are used.
+    pub is_urgent: bool,
 }
 
 /// Where messages go.
@@ -191,6 +195,7 @@ section! {
         reconnect_max: Millis,
         confirm_timeout: Millis,
         drain_rate: DrainRate,
+        day_bytes_max: Bytes<u64>,
         message_size_max: Bytes<u32>,
         hops_max: Count<u16>,
         parked: Name,
@@ -209,6 +214,7 @@ section! {
         to_exchange: Name,
         to_key: Name,
         refused: Refused,
+        urgent: bool,
     }
 }
 
@@ -276,7 +282,8 @@ fn rule(value: &Value<'_>, said: RuleLayer) -> Result<Rule, Wrong> {
             ));
         }
     };
-    Ok(Rule { queue: queue.0, to, refused: said.refused.unwrap_or_default() })
+    let (refused, is_urgent) = (said.refused.unwrap_or_default(), said.urgent.unwrap_or(false));
+    Ok(Rule { queue: queue.0, to, refused, is_urgent })
 }
 
 /// All bridges of a file.
@@ -333,6 +340,14 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         (None, Some(file)) => Some(read_password(&file).map_err(|why| wrong(&why))?),
         (None, None) => None,
     };
+    let day_bytes_max = said.day_bytes_max.map(|bytes| bytes.0);
+    if day_bytes_max == Some(0) {
+        return Err(wrong("day_bytes_max must be more than 0: leave it out for none, or pause the bridge"));
+    }
+    let is_urgent = |rule: &Rule| rule.is_urgent;
+    if day_bytes_max.is_none() && forward.iter().chain(&fetch).any(is_urgent) {
+        return Err(wrong("urgent = true is of use with day_bytes_max only: say how many bytes a day has"));
+    }
     let identity = match (said.certificate, said.key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
@@ -358,6 +373,7 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         reconnect_max_ms: said.reconnect_max.map_or(RECONNECT_MAX_MS_DEFAULT, |time| time.0).max(1_000),
         confirm_timeout_ms: said.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
         drain_rate: said.drain_rate,
+        day_bytes_max,
         message_size_max: said.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
         hops_max: said.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
         parked: said.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
@@ -420,6 +436,7 @@ impl Bridge {
             format!("parked = {:?}", self.parked),
         ];
         lines.extend(self.drain_rate.map(|rate| format!("drain_rate = {rate}")));
+        lines.extend(self.day_bytes_max.map(|max| format!("day_bytes_max = {}", Bytes(max))));
         let UpstreamTls { ca_file, identity, server_name } = &self.tls;
         let (certificate, key) =
             identity.as_ref().map_or((None, None), |(one, other)| (Some(one), Some(other)));
@@ -438,6 +455,7 @@ impl Bridge {
                     }
                 }
                 lines.push(format!("refused = {}", rule.refused));
+                lines.extend(rule.is_urgent.then(|| "urgent = true".to_string()));
             }
         }
         lines
@@ -502,10 +520,22 @@ mod tests {
     }
 
     #[test]
+    fn a_day_has_a_budget_and_rules_that_go_on_without_it() {
+        let fetch = "[[bridge.fetch]]\nqueue = \"c\"\nto_queue = \"d\"\nurgent = true\n";
+        let bridges = read(&format!("{PLANT}day_bytes_max = \"20MB\"\n{RULE}{fetch}")).expect("it is right");
+        assert_eq!(bridges[0].day_bytes_max, Some(20_000_000));
+        assert!(bridges[0].fetch[0].is_urgent && !bridges[0].forward[0].is_urgent);
+        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        assert_eq!((&again[0].fetch, again[0].day_bytes_max), (&bridges[0].fetch, Some(20_000_000)));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_line() {
         for (text, line, part) in [
             (format!("{PLANT}drain_rate = 0\n{RULE}"), 4, "leave drain_rate out"),
             (format!("{PLANT}drain_rate = \"fast\"\n{RULE}"), 4, "messages a second"),
+            (format!("{PLANT}day_bytes_max = 0\n{RULE}"), 1, "more than 0"),
+            (format!("{PLANT}{RULE}urgent = true\n"), 1, "with day_bytes_max only"),
             (format!("{PLANT}link = \"on_demand\"\n{RULE}"), 4, "unknown key link"),
             (format!("{PLANT}{RULE}to_exchange = \"x\"\n"), 4, "either to_queue, or to_exchange"),
             (PLANT.to_string(), 1, "has nothing to do"),

@@ -89,6 +89,7 @@ impl<P: Platform> Engine<P> {
         };
         let has_unsent = peer.stream.has_unsent();
         link.client.note_written(self.now, taken.min(said));
+        self.note_day_bytes(link.id, taken);
         let sent = taken.saturating_sub(said);
         if let Flow::Forward(_) = link.flow {
             self.note_sent(id, link, (sent, has_unsent), &filled);

@@ -3,10 +3,14 @@
 //! ```text
 //! forward 0 8000 12 3 2 0 0 10 0 0 0 "plant"
 //! direction, paused, moved, repeats, connected, failed, parked by cause, name
+//!
+//! day 52800 1200000 3600000 "plant"
+//! bytes of this day and of the one before, milliseconds that are gone of it, name
 //! ```
 //!
-//! Always true: it is written when somebody pauses or resumes a bridge, at the end, and otherwise once an
-//! hour at most, for the sake of the flash; what cannot be read is as if it were not there.
+//! Always true: it is written when somebody pauses or resumes a bridge, at the end, whenever a sixteenth of a
+//! day's budget was used, and otherwise once an hour at most, for the sake of the flash; what cannot be read
+//! is as if it were not there, so an older or a newer program takes the lines that it knows.
 
 use std::fmt::Write as _;
 
@@ -50,16 +54,35 @@ fn read(line: &str, direction: Direction, name: &str) -> Option<[u64; NUMBERS]> 
     (is_its && words.next()? == format!("{name:?}")).then_some(numbers)
 }
 
+/// What a line says of the day of a bridge of this name.
+fn read_day(line: &str, name: &str) -> Option<[u64; 3]> {
+    let mut words = line.strip_prefix("day ")?.splitn(4, ' ');
+    let mut numbers = [0; 3];
+    for number in &mut numbers {
+        *number = words.next()?.parse().ok()?;
+    }
+    (words.next()? == format!("{name:?}")).then_some(numbers)
+}
+
 impl<P: Platform> Engine<P> {
     /// What is to be written down of bridges; `None`: there are none.
     #[cold]
     pub fn bridge_notes(&self) -> Option<String> {
+        self.notes(|_| true)
+    }
+
+    /// The same, with the days of those bridges alone.
+    fn notes(&self, has_day: impl Fn(&Bridge) -> bool) -> Option<String> {
         let mut text = String::new();
         for bridge in self.bridges.places.iter().filter(|bridge| !bridge.is_leaving) {
             for direction in Direction::BOTH {
                 if let Some(state) = &bridge.links[direction as usize] {
                     line(bridge, direction, state, &mut text);
                 }
+            }
+            if has_day(bridge) {
+                let [used, yesterday, gone_ms] = bridge.day.numbers(self.now);
+                let _ = writeln!(text, "day {used} {yesterday} {gone_ms} {:?}", bridge.config.name);
             }
         }
         (!text.is_empty()).then_some(text)
@@ -70,6 +93,9 @@ impl<P: Platform> Engine<P> {
     pub fn restore_bridges(&mut self, notes: &str) {
         for bridge in &mut self.bridges.places {
             let name = bridge.config.name.clone();
+            if let Some([used, yesterday, gone_ms]) = notes.lines().find_map(|line| read_day(line, &name)) {
+                bridge.day.restore(self.now, used, yesterday, gone_ms);
+            }
             for direction in Direction::BOTH {
                 let noted = notes.lines().find_map(|line| read(line, direction, &name));
                 let (Some(state), Some(noted)) = (&mut bridge.links[direction as usize], noted) else {
@@ -88,10 +114,11 @@ impl<P: Platform> Engine<P> {
     pub(super) fn note_bridges(&mut self) {
         if self.bridges.note_due.is_due(self.now) {
             self.bridges.note_due = self.now.after_ms(NOTED_EVERY_MS);
-            let notes = self.bridge_notes();
-            if notes != self.bridges.noted {
-                self.worker.note.clone_from(&notes);
-                self.bridges.noted = notes;
+            // The day goes on whatever happens; where it is only counted, it is no reason to write.
+            let reason = self.notes(|bridge| bridge.config.day_bytes_max.is_some());
+            if reason != self.bridges.noted {
+                self.worker.note = self.bridge_notes();
+                self.bridges.noted = reason;
             }
         }
     }
@@ -119,6 +146,18 @@ mod tests {
         assert_eq!(read(line, Direction::Forward, "a"), None);
         for torn in ["", "forward", "forward 1 2", "forward x 8000 12 3 2 0 0 10 0 0 7 \"a\"", &line[..20]] {
             assert_eq!(read(torn, Direction::Forward, "a"), None, "{torn}");
+        }
+    }
+
+    #[test]
+    fn the_line_of_a_day_is_nothing_to_a_program_that_reads_links_only() {
+        for name in ["a", "1 2 3 4 5 6 7 8 9"] {
+            let line = format!("day 52800 1200000 3600000 {name:?}");
+            assert_eq!(read_day(&line, name), Some([52_800, 1_200_000, 3_600_000]));
+            assert_eq!((read_day(&line, "b"), read(&line, Direction::Forward, name)), (None, None));
+        }
+        for torn in ["", "day", "day 1 2", "day 1 x 3 \"a\"", "forward 1 2 3 \"a\""] {
+            assert_eq!(read_day(torn, "a"), None, "{torn}");
         }
     }
 }

@@ -208,7 +208,8 @@ impl<P: Platform> Engine<P> {
         if peer.stream.is_shaking_hands() {
             return self.shake_link(id, link, got.end);
         }
-        link.client.note_input(self.now, got.len);
+        let heard = link.client.note_input(self.now, got.len);
+        self.note_day_bytes(link.id, heard);
         let input = core::mem::take(&mut self.input);
         let was_blocked = link.client.is_blocked();
         let (handled, next) = self.handle_link(id, link, &input[..got.len]);
@@ -378,6 +379,7 @@ impl<P: Platform> Engine<P> {
         let (vhost, parked, window) =
             (bridge.config.vhost.clone(), bridge.config.parked.clone(), bridge.config.window);
         let rules = bridge.rules(link.id.direction).to_vec();
+        let held = bridge.held_rules(link.id.direction);
         self.declare_here(&vhost, &parked)?;
         if let Flow::Fetch(_) = link.flow {
             for rule in &rules {
@@ -390,12 +392,24 @@ impl<P: Platform> Engine<P> {
         self.demand(id, channel, Command::Qos { prefetch_count: window, global: true })?;
         for (at, rule) in rules.iter().enumerate() {
             self.declare_here(&vhost, &rule.queue)?;
-            let tag = crate::bridge::tag_of(at);
-            let (no_ack, exclusive, arguments) = (false, false, &[][..]);
-            let consume = Command::Consume { queue: &rule.queue, tag: &tag, no_ack, exclusive, arguments };
-            self.demand(id, channel, consume)?;
+            if held & 1 << at == 0 {
+                self.consume_here(id, channel, &rule.queue, at)?;
+            }
         }
         Ok(())
+    }
+
+    /// The rule of this place takes messages.
+    #[cold]
+    pub(super) fn consume_here(
+        &mut self,
+        id: ConnectionId,
+        channel: ChannelId,
+        queue: &str,
+        at: usize,
+    ) -> Result<(), Cause> {
+        let (tag, no_ack, exclusive, arguments) = (&*crate::bridge::tag_of(at), false, false, &[][..]);
+        self.demand(id, channel, Command::Consume { queue, tag, no_ack, exclusive, arguments })
     }
 
     /// A command that has to be carried out.

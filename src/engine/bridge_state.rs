@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 use std::collections::VecDeque;
 
 use crate::admin::request_context::PARKED_CAUSES;
-use crate::bridge::{Backoff, Cause, Origin, OwnId, Pace, Refusal, parked};
+use crate::bridge::{Backoff, Cause, DayBudget, Origin, OwnId, Pace, Refusal, parked};
 use crate::command::ConnectionId;
 use crate::config::bridge::{Bridge as Config, Rule};
 use crate::mem::{MessageId, Messages};
@@ -94,6 +94,10 @@ pub(super) struct Bridge {
     pub(super) careful: usize,
     /// How fast messages are forwarded.
     pub(super) pace: Pace,
+    /// How much went today.
+    pub(super) day: DayBudget,
+    /// That is all that may: rules that are not urgent take nothing more.
+    pub(super) is_held: bool,
 }
 
 /// What the log was told of messages that are set aside.
@@ -220,6 +224,12 @@ impl Bridges {
         let state = |rules: &[Rule]| (!rules.is_empty()).then(|| LinkState::new(config.upstream.len(), now));
         let links = [state(&config.forward), state(&config.fetch)];
         let (serial, pace) = (self.serials, Pace::new(config.drain_rate, now));
+        // One that was changed has no new day.
+        let before = self.places.iter().rfind(|bridge| bridge.config.name == config.name);
+        let (day, is_held) = match before {
+            Some(bridge) => (bridge.day.with_max(config.day_bytes_max), bridge.is_held),
+            None => (DayBudget::new(config.day_bytes_max, now), false),
+        };
         self.places.push(Bridge {
             config,
             serial,
@@ -232,6 +242,8 @@ impl Bridges {
             parked_alarm: ParkedAlarm::Unknown,
             careful: 0,
             pace,
+            day,
+            is_held,
         });
     }
 
@@ -268,7 +280,7 @@ impl Bridges {
                 earliest = earliest.earlier(at);
             }
         }
-        earliest
+        self.places.iter().map(|bridge| bridge.day.next_day()).fold(earliest, Deadline::earlier)
     }
 
     /// Whether a link has a socket.
@@ -339,6 +351,13 @@ impl Bridge {
     /// It was, or somebody else has it.
     pub(super) fn absolve(&mut self, id: OwnId) {
         self.condemned.retain(|condemned| condemned.id != id);
+    }
+
+    /// Rules of a direction that take nothing until the next day, a bit for each.
+    pub(super) fn held_rules(&self, direction: Direction) -> u8 {
+        let rules = self.rules(direction).iter().enumerate();
+        let held = rules.filter(|(_, rule)| self.is_held && !rule.is_urgent);
+        held.fold(0, |held, (at, _)| held | 1 << at)
     }
 
     /// Rules of a direction.

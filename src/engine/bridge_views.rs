@@ -47,6 +47,7 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
             None => (0, 0),
         };
         let counts = &state.counts;
+        let [day_bytes, yesterday_bytes, _] = bridge.day.numbers(self.now);
         let parked = core::array::from_fn(|kind| (PARKED_KINDS[kind], counts.parked[kind]));
         let retry_in_ms = match state.phase {
             Phase::Waiting(at) => at.ms_left(self.now),
@@ -65,6 +66,11 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
             parked_queue: &bridge.config.parked,
             parked,
             held: held.into(),
+            day_bytes,
+            day_bytes_max: bridge.config.day_bytes_max,
+            yesterday_bytes,
+            held_rules: bridge.held_rules(direction).count_ones().into(),
+            is_day_spent: bridge.day.is_spent(),
             connected: counts.connected,
             failed: counts.failed,
             retried: retried_of(bridge),

@@ -87,6 +87,7 @@ impl<P: Platform> Engine<P> {
         self.note_bridges();
         self.retry_parked();
         self.tell_parked();
+        self.keep_days();
         self.drop_left();
         if self.stopping.is_some() {
             return;
@@ -253,7 +254,10 @@ impl<P: Platform> Engine<P> {
             version: self.bridges.version.clone(),
         };
         let limits = (self.limits.frame_max, bridge.config.heartbeat_s);
-        let client = Client::new(self.now, (role, rules), credentials, self.bridges.origin, limits);
+        let mut client = Client::new(self.now, (role, rules), credentials, self.bridges.origin, limits);
+        if id.direction == Direction::Fetch {
+            client.hold(bridge.held_rules(Direction::Fetch));
+        }
         let (channel, ready_since, cause, is_draining) = (None, None, None, false);
         Some(Link { id, client, channel, flow, ready_since, cause, is_draining })
     }

@@ -43,6 +43,7 @@ mod address;
 mod admin_socket;
 mod admission;
 mod bridge_alarm;
+mod bridge_day;
 mod bridge_fetch;
 mod bridge_forward;
 mod bridge_link;

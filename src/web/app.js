@@ -185,6 +185,8 @@ const bridges = {
           ['Moved', count(row.moved)], ['On their way', count(row.pending)],
           ['Sent twice, perhaps', row.repeats || null],
           ['Held by the upstream', row.held || null],
+          ['Bytes today', bytes(row.day_bytes) + (row.day_bytes_max ? ` of ${bytes(row.day_bytes_max)}` : '')],
+          ['Rules that wait for tomorrow', row.held_rules || null],
           ['Parked', row.parked ? `${count(row.parked)} (${Object.entries(row.parked_by_cause).map(
             ([cause, number]) => `${cause.replace(/_/g, ' ')} ${count(number)}`).join(', ')})` : null],
           ['Parked, sent again', row.retried]]),

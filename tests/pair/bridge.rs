@@ -22,7 +22,7 @@ fn limits() -> Limits {
     Limits { bridges_max: 1, ..small_limits() }
 }
 
-fn upstream(host: &str) -> Upstream {
+pub(super) fn upstream(host: &str) -> Upstream {
     Upstream {
         with_tls: false,
         host: host.into(),
@@ -34,10 +34,10 @@ fn upstream(host: &str) -> Upstream {
 }
 
 fn rule(refused: Refused) -> Vec<Rule> {
-    vec![Rule { queue: "here".into(), to: Destination::Queue("there".into()), refused }]
+    vec![Rule { queue: "here".into(), to: Destination::Queue("there".into()), refused, is_urgent: false }]
 }
 
-fn bridge() -> Bridge {
+pub(super) fn bridge() -> Bridge {
     Bridge {
         name: "plant".into(),
         vhost: "/".into(),
@@ -49,6 +49,7 @@ fn bridge() -> Bridge {
         reconnect_max_ms: 8_000,
         confirm_timeout_ms: 60_000,
         drain_rate: None,
+        day_bytes_max: None,
         message_size_max: 1 << 20,
         hops_max: 8,
         parked: "parked".into(),
@@ -57,9 +58,9 @@ fn bridge() -> Bridge {
 }
 
 /// The upstream's end.
-struct Far {
-    line: Rc<RefCell<Line>>,
-    heard: Vec<u8>,
+pub(super) struct Far {
+    pub(super) line: Rc<RefCell<Line>>,
+    pub(super) heard: Vec<u8>,
 }
 
 impl Far {
@@ -90,13 +91,13 @@ impl Far {
         all
     }
 
-    fn names(&mut self) -> Vec<&'static str> {
+    pub(super) fn names(&mut self) -> Vec<&'static str> {
         let method = |heard: Heard| if let Heard::Method(name) = heard { Some(name) } else { None };
         self.take().into_iter().filter_map(method).collect()
     }
 
     /// Bodies of what was published, and their properties.
-    fn published(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub(super) fn published(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut all = Vec::new();
         let mut properties = Vec::new();
         for heard in self.take() {
@@ -109,11 +110,11 @@ impl Far {
         all
     }
 
-    fn say(&self, channel: u16, method: &Method<'_>) {
+    pub(super) fn say(&self, channel: u16, method: &Method<'_>) {
         self.say_bytes(&method_frame(channel, method));
     }
 
-    fn say_bytes(&self, bytes: &[u8]) {
+    pub(super) fn say_bytes(&self, bytes: &[u8]) {
         assert_eq!(self.line.borrow_mut().write_up(bytes), bytes.len());
     }
 }
@@ -126,7 +127,7 @@ enum Heard {
     Heartbeat,
 }
 
-fn world(config: Bridge) -> (World, Far) {
+pub(super) fn world(config: Bridge) -> (World, Far) {
     let mut world = World::new(limits());
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
     world.engine.platform.upstreams.push((SocketAddr::from(AT), line.clone()));
@@ -136,7 +137,7 @@ fn world(config: Bridge) -> (World, Far) {
 }
 
 /// The upstream answers until messages can flow.
-fn open(world: &mut World, far: &mut Far) {
+pub(super) fn open(world: &mut World, far: &mut Far) {
     let start = Method::ConnectionStart {
         version_major: 0,
         version_minor: 9,
@@ -161,7 +162,7 @@ fn open(world: &mut World, far: &mut Far) {
 }
 
 /// Messages in the queue, each its number, and who put them there.
-fn fill(world: &mut World, count: u8) -> usize {
+pub(super) fn fill(world: &mut World, count: u8) -> usize {
     let client = world.open(&[1]);
     for number in 0..count {
         world.publish_to(client, 1, "here", &[number]);
@@ -170,11 +171,11 @@ fn fill(world: &mut World, count: u8) -> usize {
     client
 }
 
-fn ack(number: u64, multiple: bool) -> Method<'static> {
+pub(super) fn ack(number: u64, multiple: bool) -> Method<'static> {
     Method::BasicAck { delivery_tag: number, multiple }
 }
 
-fn bodies(published: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+pub(super) fn bodies(published: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     published.iter().map(|(body, _)| body[0]).collect()
 }
 
@@ -362,7 +363,7 @@ fn refused_messages_are_set_aside_or_waited_for() {
 }
 
 /// What an operator is told that somebody should see to.
-fn alarms(world: &mut World) -> String {
+pub(super) fn alarms(world: &mut World) -> String {
     let operator = world.connect_operator(Shape::WIDE, 0);
     world.operator(operator).write_up(b"GET /api/ctl/alarms HTTP/1.1\r\nConnection: close\r\n\r\n");
     world.run();

@@ -8,6 +8,7 @@
 //! | `lives`   | random lives of several connections, and what every run must keep |
 //! | `memory`  | who waits, who is refused, and that nobody hangs, when pools are full |
 //! | `bridge`  | a bridge whose upstream is a line in memory |
+//! | `bridge_day` | the bytes of a day of a bridge |
 //! | `management` | clients of the management API |
 //! | `operators` | the operator's clients, as peers among the others |
 //! | `mass`    | one command that means a lot of work |
@@ -19,6 +20,7 @@
 mod world;
 
 mod bridge;
+mod bridge_day;
 mod bytes;
 mod lives;
 mod management;

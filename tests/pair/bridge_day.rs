@@ -1,0 +1,198 @@
+//! The bytes of a day of a bridge: what is held when they are used, what goes on, and when all does again.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret::wire::{Method, Table};
+
+use super::bridge::{Far, ack, alarms, bodies, bridge, fill, open, upstream, world};
+use super::world::{Line, Shape, World, content_frames};
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn rule(queue: &str, is_urgent: bool) -> Rule {
+    let to = Destination::Queue(format!("{queue}.moved"));
+    Rule { queue: queue.into(), to, refused: Refused::Park, is_urgent }
+}
+
+/// Few bytes, and no heartbeats, so that what goes is known.
+fn metered() -> Bridge {
+    let forward = vec![rule("here", false), rule("urgent", true)];
+    Bridge { forward, heartbeat_s: 0, day_bytes_max: Some(3_000), ..bridge() }
+}
+
+/// Confirms everything until nothing more comes; what came.
+fn drain(world: &mut World, far: &mut Far) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let came = bodies(&far.published());
+        if came.is_empty() {
+            return all;
+        }
+        all.extend(came);
+        far.say(1, &ack(0, true));
+        world.run();
+    }
+}
+
+#[test]
+fn what_is_not_urgent_waits_for_the_next_day_and_goes_on_in_order() {
+    let (mut world, mut far) = world(metered());
+    open(&mut world, &mut far);
+    let client = fill(&mut world, 30);
+    let mut sent = drain(&mut world, &mut far);
+    assert!((4..26).contains(&sent.len()), "{} of 30 went before the bytes were used", sent.len());
+    let left = 30 - sent.len() as u32;
+    assert_eq!(world.counts(client, 1, "here"), (left, 0), "nothing was taken and put back");
+    let said = alarms(&mut world);
+    assert!(said.contains("budget: bridge plant has used its bytes of the day"), "{said}");
+    world.publish_to(client, 1, "urgent", &[200]);
+    world.run();
+    assert_eq!(drain(&mut world, &mut far), [200], "what is urgent goes, and nothing else");
+    world.pass_ms(23 * HOUR_MS);
+    assert!(drain(&mut world, &mut far).is_empty(), "the day is not over");
+    let mut days = 0;
+    while sent.len() < 30 {
+        world.pass_ms(if days == 0 { HOUR_MS } else { 24 * HOUR_MS });
+        let more = drain(&mut world, &mut far);
+        assert!((4..26).contains(&more.len()), "{} messages in a day", more.len());
+        (sent, days) = ([sent, more].concat(), days + 1);
+    }
+    assert_eq!(sent, (0..30).collect::<Vec<u8>>());
+    world.pass_ms(24 * HOUR_MS);
+    assert!(!alarms(&mut world).contains("budget"), "a new day has all its bytes");
+    assert_eq!(world.counts(client, 1, "here"), (0, 1));
+    assert_eq!(world.engine.platform.dialed, 1, "the link was up all the time");
+}
+
+#[test]
+fn a_restart_in_the_middle_of_the_day_gives_no_new_one() {
+    let (mut before, mut far) = world(metered());
+    open(&mut before, &mut far);
+    fill(&mut before, 30);
+    drain(&mut before, &mut far);
+    before.pass_ms(20 * HOUR_MS);
+    let notes = before.engine.bridge_notes().expect("there is a bridge");
+    let (mut world, mut far) = world(metered());
+    world.engine.restore_bridges(&notes);
+    open(&mut world, &mut far);
+    let client = fill(&mut world, 3);
+    assert!(drain(&mut world, &mut far).is_empty(), "the bytes of this day are used");
+    world.publish_to(client, 1, "urgent", &[200]);
+    world.run();
+    assert_eq!(drain(&mut world, &mut far), [200]);
+    world.pass_ms(4 * HOUR_MS - 1);
+    assert!(drain(&mut world, &mut far).is_empty(), "the day is not over");
+    world.pass_ms(1);
+    assert_eq!(drain(&mut world, &mut far), [0, 1, 2], "it began four hours and a restart ago");
+}
+
+#[test]
+fn a_bridge_that_is_changed_has_no_new_day_and_a_larger_budget_counts_at_once() {
+    let (mut world, mut far) = world(metered());
+    open(&mut world, &mut far);
+    fill(&mut world, 30);
+    let sent = drain(&mut world, &mut far).len();
+    for (host, max, more) in [(2, 3_100, 0), (3, 1_000_000, 30 - sent)] {
+        // An upstream of its own, for the link before takes its leave of the other.
+        let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+        world.engine.platform.upstreams.push((SocketAddr::from(([10, 0, 0, host], 5672)), line.clone()));
+        world.operators.push(line.clone());
+        far = Far { line, heard: Vec::new() };
+        let upstream = vec![upstream(&format!("host-{host}"))];
+        world.engine.set_bridges(&[Bridge { upstream, day_bytes_max: Some(max), ..metered() }]);
+        world.pass_ms(1_100);
+        open(&mut world, &mut far);
+        assert_eq!(drain(&mut world, &mut far).len(), more, "of {max} bytes");
+    }
+}
+
+#[test]
+fn what_an_older_program_noted_is_read_and_a_paused_bridge_stays_paused() {
+    let old = "forward 1 8000 12 3 2 0 0 10 0 0 0 \"plant\"\n";
+    let (mut world, _) = world(metered());
+    world.engine.restore_bridges(old);
+    world.pass_ms(60_000);
+    assert_eq!(world.engine.platform.dialed, 0, "it is paused");
+    let notes = world.engine.bridge_notes().expect("there is a bridge");
+    assert!(notes.starts_with(old), "an older program finds its line as it wrote it: {notes}");
+    assert_eq!(notes.lines().nth(1), Some("day 0 0 60000 \"plant\""));
+}
+
+/// The upstream answers a link that fetches until messages can flow; what it was asked to consume.
+fn open_fetch(world: &mut World, far: &mut Far) -> usize {
+    let start = Method::ConnectionStart {
+        version_major: 0,
+        version_minor: 9,
+        server_properties: Table::EMPTY,
+        mechanisms: b"PLAIN",
+        locales: b"en_US",
+    };
+    let tune = Method::ConnectionTune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
+    world.run();
+    for (channel, answer) in
+        [(0, start), (0, tune), (0, Method::ConnectionOpenOk {}), (1, Method::ChannelOpenOk {})]
+    {
+        far.say(channel, &answer);
+        world.run();
+    }
+    assert_eq!(far.names().last(), Some(&"basic.qos"));
+    far.say(1, &Method::BasicQosOk {});
+    world.run();
+    let mut count = 0;
+    while far.names() == ["basic.consume"] {
+        far.say(1, &Method::BasicConsumeOk { consumer_tag: "any" });
+        world.run();
+        count += 1;
+    }
+    count
+}
+
+fn deliver(world: &mut World, far: &Far, rule: &str, delivery_tag: u64) {
+    let (redelivered, exchange, routing_key) = (false, "", &b"k"[..]);
+    let consumer_tag = rule;
+    far.say(1, &Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key });
+    far.say_bytes(&content_frames(1, &[0, 0], &[7; 900], 1_000));
+    world.run();
+}
+
+#[test]
+fn what_is_fetched_stops_there_and_begins_again_with_the_day() {
+    let fetch = vec![rule("there", false), rule("urgent", true)];
+    let (mut world, mut far) = world(Bridge { forward: Vec::new(), fetch, ..metered() });
+    let client = world.open(&[1]);
+    assert_eq!(open_fetch(&mut world, &mut far), 2);
+    deliver(&mut world, &far, "bridge-0", 1);
+    assert_eq!(far.names(), ["basic.ack"]);
+    for tag in 2..=3 {
+        deliver(&mut world, &far, "bridge-0", tag);
+    }
+    let said = far.names();
+    assert_eq!(said.iter().filter(|name| **name == "basic.cancel").count(), 1, "{said:?}");
+    // What was under way is taken, and so is what is urgent.
+    deliver(&mut world, &far, "bridge-0", 4);
+    deliver(&mut world, &far, "bridge-1", 5);
+    assert_eq!(far.names(), ["basic.ack", "basic.ack"]);
+    assert_eq!(world.counts(client, 1, "there.moved").0 + world.counts(client, 1, "urgent.moved").0, 5);
+    world.pass_ms(HOUR_MS);
+    far.line.borrow_mut().lose();
+    world.run();
+    far.heard.clear();
+    world.pass_ms(1_100);
+    assert_eq!(open_fetch(&mut world, &mut far), 1, "a link that comes up meanwhile takes what is urgent");
+    world.pass_ms(24 * HOUR_MS);
+    assert_eq!(far.names(), ["basic.consume"]);
+}
+
+#[test]
+fn the_next_day_wakes_a_broker_that_has_nothing_else_to_do() {
+    let (mut world, _) = world(metered());
+    let half_an_hour_left = "day 9000 0 84600000 \"plant\"\n";
+    world.engine.restore_bridges(&format!("forward 1 0 0 0 0 0 0 0 0 0 0 \"plant\"\n{half_an_hour_left}"));
+    // What else begins with a broker is over by then.
+    world.pass_ms(10_000);
+    let now = world.engine.now();
+    assert_eq!(world.engine.next_deadline().ms_left(now), Some(HOUR_MS / 2 - 10_000));
+}
