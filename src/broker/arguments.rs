@@ -88,7 +88,8 @@ impl QueueSettings {
     }
 }
 
-/// What a queue's own argument says, or its policy.
+/// What a queue's own argument says, or its policy. RabbitMQ 3.10 knows no such argument and takes whatever
+/// it is, so what is no time is none here, either.
 fn consumer_timeout_ms(terms: &Terms<'_>) -> u32 {
     let said = terms.value("x-consumer-timeout").and_then(limit_in);
     said.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
@@ -107,8 +108,6 @@ enum Check {
     Milliseconds {
         zero: bool,
     },
-    /// The same, from versions after 3.10, which does not compare it.
-    Timeout,
     NonNegative,
     Priority,
     Version,
@@ -126,8 +125,8 @@ enum Check {
     StreamOnly,
 }
 
-/// Every argument that is looked at, in RabbitMQ's order.
-const KNOWN: [(&str, Check); 20] = [
+/// Every argument that is compared, in RabbitMQ's order.
+const KNOWN: [(&str, Check); 19] = [
     ("x-expires", Check::Milliseconds { zero: false }),
     ("x-message-ttl", Check::Milliseconds { zero: true }),
     ("x-dead-letter-exchange", Check::ExchangeName),
@@ -147,7 +146,6 @@ const KNOWN: [(&str, Check); 20] = [
     ("x-delivery-limit", Check::QuorumOnly),
     ("x-queue-leader-locator", Check::QuorumOnly),
     ("x-max-age", Check::StreamOnly),
-    ("x-consumer-timeout", Check::Timeout),
 ];
 
 /// The longest time RabbitMQ lets anything wait for its end: a hundred years.
@@ -175,9 +173,7 @@ pub(super) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Tab
     let quorum = is_quorum(current);
     for (name, check) in &KNOWN {
         // What belongs to another type of queue is ignored by this one.
-        if matches!(check, Check::StreamOnly | Check::Timeout)
-            || matches!(check, Check::QuorumOnly) && !quorum
-        {
+        if matches!(check, Check::StreamOnly) || matches!(check, Check::QuorumOnly) && !quorum {
             continue;
         }
         let (one, two) = (with_default(name, received), with_default(name, current));
@@ -264,9 +260,6 @@ fn check_one(
             number if number > MILLISECONDS_MAX => invalid(format_args!("{{value_too_large,{number}}}")),
             _ => Ok(()),
         },
-        Check::Timeout => {
-            check_one(queue, name, &Check::Milliseconds { zero: true }, value, arguments, quorum)
-        }
         Check::NonNegative => match integer(queue, name, value)? {
             number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
             _ => Ok(()),

@@ -228,17 +228,15 @@ fn a_policy_gives_a_timeout_to_what_is_held_already() {
 }
 
 #[test]
-fn a_timeout_that_is_none_is_refused() {
+fn an_argument_that_is_no_time_is_none_and_is_not_compared() {
     let mut house = house();
     let at = house.connect();
-    for (ms, why) in [(-1, "{value_negative,-1}"), (3_153_600_000_001, "{value_too_large,3153600000001}")] {
-        let (queue, passive, durable, exclusive, auto_delete) = ("q", false, false, false, false);
-        let arguments = &timeout(ms);
-        let said = house
-            .ask(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
-        let Outcome::Fault(fault) = said else { panic!("{said:?}") };
-        assert!(fault.text.contains("x-consumer-timeout") && fault.text.contains(why), "{}", fault.text);
+    let word = table(|t| t.text("x-consumer-timeout", "soon"));
+    for (queue, arguments) in [("negative", timeout(-1)), ("word", word)] {
+        declare(&mut house, at, queue, false, &arguments);
+        declare(&mut house, at, queue, false, &timeout(1_000));
+        holder(&mut house, queue, 0);
     }
-    declare(&mut house, at, "q", false, &timeout(1_000));
-    declare(&mut house, at, "q", false, &timeout(2_000));
+    assert!(overdue(&mut house, TIMEOUT_S).is_empty());
+    assert_eq!(overdue(&mut house, TIMEOUT_S + 1).len(), 2);
 }
