@@ -16,6 +16,7 @@ mod error;
 pub mod first_user;
 mod layer;
 pub mod nearest;
+pub mod on_demand;
 mod product;
 mod read;
 mod settings;

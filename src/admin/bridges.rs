@@ -47,6 +47,7 @@ impl Kind for BridgeLinks {
         ("last_error", |link, pen| pen.json.text(link.last_error.map_or("", |(text, _)| text))),
         ("last_error_ago", |link, pen| seconds(link.last_error.map(|(_, ms)| ms), pen)),
         ("up_for", |link, pen| seconds(link.up_for_ms, pen)),
+        ("down_for", |link, pen| seconds(link.down_for_ms, pen)),
         ("retry_in", |link, pen| seconds(link.retry_in_ms, pen)),
     ];
 
@@ -77,7 +78,7 @@ impl Kind for Shovels {
         ("state", |link, pen| {
             pen.json.text(match link.state {
                 "running" | "blocked" => "running",
-                "connecting" => "starting",
+                "connecting" | "resting" => "starting",
                 _ => "terminated",
             });
         }),

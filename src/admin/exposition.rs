@@ -99,7 +99,7 @@ connection_channels Channels on a connection",
         families: &["leveret_bridge_metrics"],
         rows: Rows::Bridges,
         before: 0,
-        names: "bridge_state 0 paused or ending, 1 waiting, 2 connecting, 3 blocked, 4 running
+        names: "bridge_state 0 paused or ending, 1 waiting, 2 connecting, 3 blocked, 4 running, 5 resting
 bridge_backlog_messages Messages here that wait to be forwarded
 bridge_pending_messages Messages on their way
 bridge_parked_messages Messages set aside
@@ -209,7 +209,7 @@ impl Rows {
                 let link = context.bridges.at(place)?;
                 labels.add("bridge", link.bridge);
                 labels.add("direction", link.direction);
-                let state = ["waiting", "connecting", "blocked", "running"];
+                let state = ["waiting", "connecting", "blocked", "running", "resting"];
                 let state = state.iter().position(|state| *state == link.state).map_or(0, |at| at + 1);
                 [
                     state as u64,

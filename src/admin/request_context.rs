@@ -106,7 +106,7 @@ pub struct BridgeLinkView<'a> {
     pub bridge: &'a str,
     /// `forward` or `fetch`.
     pub direction: &'static str,
-    /// `running`, `blocked`, `connecting`, `waiting`, `paused` or `ending`.
+    /// `running`, `blocked`, `connecting`, `waiting`, `resting`, `paused` or `ending`.
     pub state: &'static str,
     /// The virtual host here.
     pub vhost: &'a str,
@@ -146,6 +146,8 @@ pub struct BridgeLinkView<'a> {
     pub last_error: Option<(&'a str, u64)>,
     /// How long messages have been able to flow, in milliseconds.
     pub up_for_ms: Option<u64>,
+    /// How long they have not, after they last were, in milliseconds.
+    pub down_for_ms: Option<u64>,
     /// When it is tried again, in milliseconds from now.
     pub retry_in_ms: Option<u64>,
 }

@@ -8,6 +8,7 @@
 //! | `backoff` | when to try again |
 //! | `pace` | how fast messages leave |
 //! | `day_budget` | how much goes in a day |
+//! | `demand` | when a link that rests is to be there again |
 //! | `client` | the client's side of a connection: from the first octet to confirms and deliveries |
 //! | `content` | the frames of a content that comes in |
 //! | `flights` | what was sent and is not confirmed |
@@ -31,6 +32,7 @@ mod cause;
 mod client;
 mod content;
 mod day_budget;
+mod demand;
 mod flights;
 mod marks;
 mod own_id;
@@ -43,6 +45,7 @@ pub use cause::Cause;
 pub use client::{Client, Credentials, Event, Role, Stage, not_tls, rule_of, tag_of};
 pub use content::Content;
 pub use day_budget::DayBudget;
+pub use demand::Demand;
 pub use flights::{Flight, Flights, Refusal};
 pub use marks::{Marks, came_from, hops_of, marked, parked, unparked};
 pub use own_id::{Origin, OwnId};

@@ -13,6 +13,7 @@ use crate::mem::NAME_BYTES_MAX;
 
 use super::first_user::Secret;
 use super::nearest::describe_unknown;
+use super::on_demand::{LinkMode, OnDemand, Said, TimeOfDay};
 use super::read::{Readable, Value, Wrong, fill, read_from_text, section};
 use super::transports::quoted;
 use super::units::{BadValue, Bytes, Count, Millis, Seconds};
@@ -64,6 +65,8 @@ pub struct Bridge {
     pub drain_rate: Option<DrainRate>,
     /// Bytes of a day, both ways, beyond which only urgent rules go on; `None`: they are only counted.
     pub day_bytes_max: Option<u64>,
+    /// When it connects; `None`: it is always connected, or tries to be.
+    pub on_demand: Option<OnDemand>,
     /// The largest body that the upstream takes, in bytes.
     pub message_size_max: u32,
     /// How many bridges a message may cross.
@@ -196,6 +199,12 @@ section! {
         confirm_timeout: Millis,
         drain_rate: DrainRate,
         day_bytes_max: Bytes<u64>,
+        link: LinkMode,
+        connect_messages: Count<u32>,
+        connect_age: Millis,
+        connect_interval: Millis,
+        connect_at: Vec<TimeOfDay>,
+        rest_after: Millis,
         message_size_max: Bytes<u32>,
         hops_max: Count<u16>,
         parked: Name,
@@ -348,6 +357,15 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
     if day_bytes_max.is_none() && forward.iter().chain(&fetch).any(is_urgent) {
         return Err(wrong("urgent = true is of use with day_bytes_max only: say how many bytes a day has"));
     }
+    let on_demand = Said {
+        link: said.link,
+        messages: said.connect_messages,
+        age: said.connect_age,
+        interval: said.connect_interval,
+        times: said.connect_at,
+        rest_after: said.rest_after,
+    };
+    let on_demand = on_demand.made(value)?;
     let identity = match (said.certificate, said.key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
@@ -374,6 +392,7 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         confirm_timeout_ms: said.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
         drain_rate: said.drain_rate,
         day_bytes_max,
+        on_demand,
         message_size_max: said.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
         hops_max: said.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
         parked: said.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
@@ -437,6 +456,7 @@ impl Bridge {
         ];
         lines.extend(self.drain_rate.map(|rate| format!("drain_rate = {rate}")));
         lines.extend(self.day_bytes_max.map(|max| format!("day_bytes_max = {}", Bytes(max))));
+        lines.extend(self.on_demand.iter().flat_map(OnDemand::shown));
         let UpstreamTls { ca_file, identity, server_name } = &self.tls;
         let (certificate, key) =
             identity.as_ref().map_or((None, None), |(one, other)| (Some(one), Some(other)));
@@ -469,6 +489,7 @@ mod tests {
 
     const PLANT: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqp://edge@h\"\n";
     const SAFE: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqps://edge@h\"\n";
+    const DEMAND: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqp://edge@h\"\nlink = \"on_demand\"\n";
     const RULE: &str = "[[bridge.forward]]\nqueue = \"a\"\nto_queue = \"b\"\n";
 
     fn read(text: &str) -> Result<Vec<Bridge>, String> {
@@ -530,13 +551,34 @@ mod tests {
     }
 
     #[test]
+    fn a_link_on_demand_is_shown_as_it_is_read() {
+        let default = read(&format!("{DEMAND}{RULE}")).expect("it is right")[0].on_demand.clone();
+        let (messages, age_ms, interval_ms, times) = (1_000, 3_600_000, 21_600_000, Vec::new());
+        let wanted = OnDemand { messages, age_ms, interval_ms, times, rest_after_ms: 10_000 };
+        assert_eq!(default, Some(wanted));
+        let said = "connect_messages = 1\nconnect_age = \"5min\"\nconnect_interval = 0\n\
+                    connect_at = [\"02:30\", \"14:30\"]\nrest_after = \"2s\"\n";
+        let bridges = read(&format!("{DEMAND}{said}{RULE}")).expect("it is right");
+        let times = vec![TimeOfDay(150), TimeOfDay(870)];
+        let (messages, age_ms, interval_ms) = (1, 300_000, 0);
+        let wanted = OnDemand { messages, age_ms, interval_ms, times, rest_after_ms: 2_000 };
+        assert_eq!(bridges[0].on_demand, Some(wanted));
+        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        assert_eq!(again[0].on_demand, bridges[0].on_demand);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_its_line() {
         for (text, line, part) in [
             (format!("{PLANT}drain_rate = 0\n{RULE}"), 4, "leave drain_rate out"),
             (format!("{PLANT}drain_rate = \"fast\"\n{RULE}"), 4, "messages a second"),
             (format!("{PLANT}day_bytes_max = 0\n{RULE}"), 1, "more than 0"),
             (format!("{PLANT}{RULE}urgent = true\n"), 1, "with day_bytes_max only"),
-            (format!("{PLANT}link = \"on_demand\"\n{RULE}"), 4, "unknown key link"),
+            (format!("{PLANT}link = \"sometimes\"\n{RULE}"), 4, "always, on_demand"),
+            (format!("{PLANT}rest_after = \"5s\"\n{RULE}"), 1, "with link = \"on_demand\" only"),
+            (format!("{DEMAND}rest_after = \"5ms\"\n{RULE}"), 1, "at least 1s"),
+            (format!("{DEMAND}connect_messages = 0\n{RULE}"), 1, "at least 1"),
+            (format!("{DEMAND}connect_at = \"2:30\"\n{RULE}"), 5, "such as \"02:30\""),
             (format!("{PLANT}{RULE}to_exchange = \"x\"\n"), 4, "either to_queue, or to_exchange"),
             (PLANT.to_string(), 1, "has nothing to do"),
             (format!("[[bridge]]\nname = \"x\"\n{RULE}"), 1, "needs upstream"),

@@ -23,6 +23,7 @@ impl<P: Platform> Engine<P> {
     /// Something of a message came.
     pub(super) fn take_arriving(&mut self, id: ConnectionId, link: &mut Link, event: Event<'_>) -> Next {
         let is_draining = link.is_draining;
+        link.has_moved = true;
         let Flow::Fetch(fetch) = &mut link.flow else {
             return Next::Lost(Cause::new(format_args!("a delivery where it has no place")));
         };

@@ -237,7 +237,7 @@ impl<P: Platform> Engine<P> {
         let (Flow::Forward(forward), Some(channel)) = (&mut link.flow, link.channel) else {
             return Err(Cause::new(format_args!("a confirm where it has no place")));
         };
-        forward.progress = self.now;
+        (forward.progress, link.has_moved) = (self.now, true);
         while let Some((flight, refusal)) = forward.flights.confirm(number, multiple, is_taken)? {
             let settlement = match refusal {
                 None => Settlement::Ack,

@@ -47,6 +47,8 @@ pub(super) struct Link {
     pub(super) ready_since: Option<Now>,
     /// Why it ends.
     pub(super) cause: Option<Cause>,
+    /// Something of a message went or came since this was last asked.
+    pub(super) has_moved: bool,
     /// Nothing more is taken; it ends when what is under way is settled.
     pub(super) is_draining: bool,
 }

@@ -82,6 +82,7 @@ impl<P: Platform> Engine<P> {
             }
         }
         self.deadlines.lower(id.into(), deadline);
+        self.note_active(id);
     }
 
     /// The link ends, for this reason.

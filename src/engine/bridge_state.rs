@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 use std::collections::VecDeque;
 
 use crate::admin::request_context::PARKED_CAUSES;
-use crate::bridge::{Backoff, Cause, DayBudget, Origin, OwnId, Pace, Refusal, parked};
+use crate::bridge::{Backoff, Cause, DayBudget, Demand, Origin, OwnId, Pace, Refusal, parked};
 use crate::command::ConnectionId;
 use crate::config::bridge::{Bridge as Config, Rule};
 use crate::mem::{MessageId, Messages};
@@ -98,6 +98,8 @@ pub(super) struct Bridge {
     pub(super) day: DayBudget,
     /// That is all that may: rules that are not urgent take nothing more.
     pub(super) is_held: bool,
+    /// What its links connect for; `None`: they are always there.
+    pub(super) demand: Option<Demand>,
 }
 
 /// What the log was told of messages that are set aside.
@@ -129,6 +131,8 @@ pub(super) enum Phase {
     LookingUp(u64),
     /// It has a socket, which may not be connected yet.
     Connected(ConnectionId),
+    /// There is nothing to do for it.
+    Resting,
     /// Somebody paused it.
     Paused,
 }
@@ -142,6 +146,12 @@ pub(super) struct LinkState {
     /// Addresses of it that were not tried yet.
     pub(super) addresses: heapless::Deque<SocketAddr, ADDRESSES_MAX>,
     pub(super) ready_since: Option<Now>,
+    /// When messages could flow last, if they cannot now.
+    pub(super) was_ready: Option<Now>,
+    /// When it is to be asked whether it may rest.
+    pub(super) rest_due: Deadline,
+    /// It may, and is ending.
+    pub(super) is_going_to_rest: bool,
     pub(super) last_error: Option<(Cause, Now)>,
     /// What was logged last of each upstream since the link was up.
     logged: Vec<heapless::Vec<Cause, LOGGED_MAX>>,
@@ -230,6 +240,7 @@ impl Bridges {
             Some(bridge) => (bridge.day.with_max(config.day_bytes_max), bridge.is_held),
             None => (DayBudget::new(config.day_bytes_max, now), false),
         };
+        let demand = config.on_demand.clone().map(|said| Demand::new(said, now));
         self.places.push(Bridge {
             config,
             serial,
@@ -244,6 +255,7 @@ impl Bridges {
             pace,
             day,
             is_held,
+            demand,
         });
     }
 
@@ -279,7 +291,9 @@ impl Bridges {
             if let Phase::Waiting(at) = link.phase {
                 earliest = earliest.earlier(at);
             }
+            earliest = earliest.earlier(link.rest_due);
         }
+        earliest = self.places.iter().map(Bridge::demand_deadline).fold(earliest, Deadline::earlier);
         self.places.iter().map(|bridge| bridge.day.next_day()).fold(earliest, Deadline::earlier)
     }
 
@@ -377,6 +391,9 @@ impl LinkState {
             upstream: 0,
             addresses: heapless::Deque::new(),
             ready_since: None,
+            was_ready: None,
+            rest_due: Deadline::NEVER,
+            is_going_to_rest: false,
             last_error: None,
             logged: vec![heapless::Vec::new(); upstreams],
             counts: Counts::default(),

@@ -51,6 +51,7 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
         let parked = core::array::from_fn(|kind| (PARKED_KINDS[kind], counts.parked[kind]));
         let retry_in_ms = match state.phase {
             Phase::Waiting(at) => at.ms_left(self.now),
+            Phase::Resting => bridge.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
             _ => None,
         };
         Some(BridgeLinkView {
@@ -76,6 +77,10 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
             retried: retried_of(bridge),
             last_error: state.last_error.as_ref().map(|(cause, at)| (cause.as_str(), self.now.ms_since(*at))),
             up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
+            down_for_ms: state
+                .was_ready
+                .filter(|_| state.ready_since.is_none())
+                .map(|since| self.now.ms_since(since)),
             retry_in_ms,
         })
     }
@@ -114,6 +119,7 @@ fn state_of(bridge: &Bridge, state: &LinkState, link: Option<&Link>) -> &'static
         },
         (Phase::Connected(_), None) | (Phase::LookingUp(_), _) => "connecting",
         (Phase::Waiting(_), _) => "waiting",
+        (Phase::Resting, _) => "resting",
         (Phase::Paused, _) => "paused",
     }
 }
@@ -140,7 +146,8 @@ impl<P: Platform> Engine<P> {
                 bridge.is_paused = false;
                 let now = self.now;
                 for state in bridge.links.iter_mut().flatten() {
-                    if matches!(state.phase, Phase::Paused | Phase::Waiting(_)) {
+                    state.is_going_to_rest = false;
+                    if matches!(state.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
                         state.backoff.reset();
                         state.phase = Phase::Waiting(now.after_ms(0));
                     }

@@ -4,6 +4,7 @@
 //! Waiting ─ due → LookingUp ─ addresses → Connected ─ messages flow …
 //!    ▲               │ none                   │ broken, refused, wedged
 //!    └── Backoff ◄───┴────────────────────────┘          Paused ─ resumed → Waiting
+//!                                             └ nothing to do, link = "on_demand" → Resting ─ demand → Waiting
 //! ```
 //!
 //! Always true: nobody waits for a name or for an upstream; a link that fails is tried again after a pause
@@ -15,7 +16,7 @@ use crate::bridge::{Arrivals, Cause, Client, Credentials, Flights, Origin, Role}
 use crate::broker;
 use crate::config::bridge::Bridge as Config;
 use crate::log_limiter::{LogKind, LogSource};
-use crate::time::Now;
+use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
 use super::bridge_link::{Direction, Fetch, Flow, Forward, Link, LinkId};
@@ -88,6 +89,7 @@ impl<P: Platform> Engine<P> {
         self.retry_parked();
         self.tell_parked();
         self.keep_days();
+        self.keep_rests();
         self.drop_left();
         if self.stopping.is_some() {
             return;
@@ -258,8 +260,9 @@ impl<P: Platform> Engine<P> {
         if id.direction == Direction::Fetch {
             client.hold(bridge.held_rules(Direction::Fetch));
         }
-        let (channel, ready_since, cause, is_draining) = (None, None, None, false);
-        Some(Link { id, client, channel, flow, ready_since, cause, is_draining })
+        let (channel, ready_since, cause) = (None, None, None);
+        let (has_moved, is_draining) = (false, false);
+        Some(Link { id, client, channel, flow, ready_since, cause, has_moved, is_draining })
     }
 
     // ---- the end
@@ -271,18 +274,21 @@ impl<P: Platform> Engine<P> {
             .bridges
             .get(link.id)
             .is_some_and(|(bridge, _)| !bridge.is_leaving && !bridge.is_paused && self.stopping.is_none());
-        if !is_wanted {
-            let Some(state) = self.bridges.link_mut(link.id) else { return };
-            state.phase = Phase::Paused;
-            state.ready_since = None;
-            return;
-        }
-        if link.is_draining {
-            // It was paused, and is wanted again since.
-            let now = self.now;
-            if let Some(state) = self.bridges.link_mut(link.id) {
-                (state.phase, state.ready_since) = (Phase::Waiting(now.after_ms(0)), None);
+        let now = self.now;
+        let may_rest = self.bridges.link_mut(link.id).is_some_and(|state| {
+            if state.ready_since.take().is_some() {
+                state.was_ready = Some(now);
             }
+            state.rest_due = Deadline::NEVER;
+            core::mem::take(&mut state.is_going_to_rest)
+        });
+        if !is_wanted || link.is_draining {
+            if is_wanted && may_rest {
+                return self.rest_link(link.id);
+            }
+            let Some(state) = self.bridges.link_mut(link.id) else { return };
+            // One that was paused may be wanted again since.
+            state.phase = if is_wanted { Phase::Waiting(now.after_ms(0)) } else { Phase::Paused };
             return;
         }
         let cause = link.cause.clone().unwrap_or_else(hung_up);
@@ -338,7 +344,9 @@ impl<P: Platform> Engine<P> {
             let Some(state) = self.bridges.link_mut(id) else { continue };
             match state.phase {
                 Phase::Connected(connection) => self.drain_link(connection),
-                Phase::Waiting(_) | Phase::LookingUp(_) | Phase::Paused => state.phase = Phase::Paused,
+                Phase::Waiting(_) | Phase::LookingUp(_) | Phase::Resting | Phase::Paused => {
+                    state.phase = Phase::Paused;
+                }
             }
         }
     }

@@ -49,6 +49,7 @@ mod bridge_forward;
 mod bridge_link;
 mod bridge_notes;
 mod bridge_peer;
+mod bridge_rest;
 mod bridge_retry;
 mod bridge_state;
 mod bridge_views;

@@ -93,10 +93,15 @@ impl<P: Platform> Engine<P> {
     pub(super) fn read_from(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if let Ending::Draining(_) = peer.ending {
-            if peer.stream.drain(&mut self.input) {
-                self.end_now(id);
-            }
-            return;
+            return match peer.stream.drain(&mut self.input) {
+                Some(0) => self.end_now(id),
+                // The end may stand behind it, and the kernel tells of both at once.
+                Some(count) => {
+                    self.bytes_read += count;
+                    self.list_to_read(id);
+                }
+                None => {}
+            };
         }
         if peer.waiting != Waiting::No || peer.ending != Ending::No {
             return;

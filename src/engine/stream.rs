@@ -579,12 +579,11 @@ impl<S: Socket> Stream<S> {
         self.socket.shut_down_writing();
     }
 
-    /// Reads and forgets; `true` when there is nothing more to come.
-    pub(super) fn drain(&mut self, buffer: &mut [u8]) -> bool {
+    /// Reads and forgets: how much, 0 when nothing more is to come; `None`: nothing is there now.
+    pub(super) fn drain(&mut self, buffer: &mut [u8]) -> Option<usize> {
         match self.socket.read(buffer) {
-            Ok(0) => true,
-            Ok(_) => false,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            Ok(count) => Some(count),
+            Err(error) => (error.kind() != io::ErrorKind::WouldBlock).then_some(0),
         }
     }
 

@@ -130,6 +130,7 @@ impl<P: Platform> Engine<P> {
             || self.has_job()
             || self.has_retry_work()
             || self.has_day_work()
+            || self.has_rest_work()
             || self.broker.has_forced()
             || self.listeners.iter().any(|one| one.is_ready() && self.may_accept(one.with_tls))
     }

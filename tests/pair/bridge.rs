@@ -50,6 +50,7 @@ pub(super) fn bridge() -> Bridge {
         confirm_timeout_ms: 60_000,
         drain_rate: None,
         day_bytes_max: None,
+        on_demand: None,
         message_size_max: 1 << 20,
         hops_max: 8,
         parked: "parked".into(),
@@ -138,6 +139,13 @@ pub(super) fn world(config: Bridge) -> (World, Far) {
 
 /// The upstream answers until messages can flow.
 pub(super) fn open(world: &mut World, far: &mut Far) {
+    open_for(world, far, "confirm.select");
+    far.say(1, &Method::ConfirmSelectOk {});
+    world.run();
+}
+
+/// The upstream answers until this is asked for.
+pub(super) fn open_for(world: &mut World, far: &mut Far, last: &str) {
     let start = Method::ConnectionStart {
         version_major: 0,
         version_minor: 9,
@@ -151,14 +159,12 @@ pub(super) fn open(world: &mut World, far: &mut Far) {
         (0, start, "connection.start-ok"),
         (0, tune, "connection.open"),
         (0, Method::ConnectionOpenOk {}, "channel.open"),
-        (1, Method::ChannelOpenOk {}, "confirm.select"),
+        (1, Method::ChannelOpenOk {}, last),
     ] {
         far.say(channel, &answer);
         world.run();
         assert_eq!(far.names().last(), Some(&wanted));
     }
-    far.say(1, &Method::ConfirmSelectOk {});
-    world.run();
 }
 
 /// Messages in the queue, each its number, and who put them there.
@@ -364,8 +370,14 @@ fn refused_messages_are_set_aside_or_waited_for() {
 
 /// What an operator is told that somebody should see to.
 pub(super) fn alarms(world: &mut World) -> String {
+    ask(world, "GET /api/ctl/alarms")
+}
+
+/// What an operator is answered.
+pub(super) fn ask(world: &mut World, request: &str) -> String {
     let operator = world.connect_operator(Shape::WIDE, 0);
-    world.operator(operator).write_up(b"GET /api/ctl/alarms HTTP/1.1\r\nConnection: close\r\n\r\n");
+    let request = format!("{request} HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    world.operator(operator).write_up(request.as_bytes());
     world.run();
     let mut said = Vec::new();
     world.operator(operator).read_down(usize::MAX, &mut said);

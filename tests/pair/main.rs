@@ -21,6 +21,7 @@ mod world;
 
 mod bridge;
 mod bridge_day;
+mod bridge_rest;
 mod bytes;
 mod lives;
 mod management;

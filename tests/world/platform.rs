@@ -368,6 +368,6 @@ impl Platform for Memory {
     }
 
     fn unix_ms(&self) -> u64 {
-        0
+        self.helpers.now_ms
     }
 }

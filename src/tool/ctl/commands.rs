@@ -234,7 +234,7 @@ commands! {
         "Lets a bridge end its connections, when what is under way is settled, until resume_bridge, over \
          restarts too";
     "resume_bridge", " <bridge>", 1..=1, operations::resume_bridge,
-        "Lets a bridge connect now, whether it was paused or waits for its next try";
+        "Lets a bridge connect now, whether it was paused, rests, or waits for its next try";
     "retry_parked", " <bridge>", 1..=1, operations::retry_parked,
         "Sends what a bridge has set aside back to where it was on its way to; bridge_status tells what \
          came of it, in the column retried";

@@ -1,0 +1,269 @@
+//! A bridge that connects on demand: what it connects for, and when it ends its links.
+
+use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret::config::on_demand::{OnDemand, TimeOfDay};
+use leveret::wire::{HEARTBEAT_FRAME, Method};
+
+use super::bridge::{Far, ack, ask, bodies, bridge, fill, open, open_for, world};
+use super::world::{World, content_frames};
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn resting() -> Bridge {
+    let (messages, age_ms, interval_ms, times) = (5, 600_000, 0, Vec::new());
+    let on_demand = OnDemand { messages, age_ms, interval_ms, times, rest_after_ms: 10_000 };
+    Bridge { on_demand: Some(on_demand), window: 64, ..bridge() }
+}
+
+fn with(change: impl FnMut(&mut OnDemand)) -> Bridge {
+    let mut config = resting();
+    config.on_demand.iter_mut().for_each(change);
+    config
+}
+
+/// It says that it closes, and is answered.
+fn say_goodbye(world: &mut World, far: &mut Far) {
+    assert_eq!(far.names(), ["connection.close"]);
+    far.say(0, &Method::ConnectionCloseOk {});
+    far.line.borrow_mut().hang_up();
+    world.run();
+    assert!(!far.line.borrow().is_held, "its socket is closed");
+    far.heard.clear();
+}
+
+/// Nothing happens for so long but heartbeats of the upstream.
+fn pass(world: &mut World, far: &Far, ms: u64) {
+    if far.line.borrow().is_held {
+        far.say_bytes(&HEARTBEAT_FRAME);
+    }
+    world.pass_ms(ms);
+}
+
+/// The first contact, which is made at the start, is over.
+fn rested(config: Bridge) -> (World, Far) {
+    let (mut world, mut far) = world(config);
+    open(&mut world, &mut far);
+    pass(&mut world, &far, 9_999);
+    assert!(far.names().is_empty(), "it stays for a while");
+    pass(&mut world, &far, 1);
+    say_goodbye(&mut world, &mut far);
+    assert_eq!(world.engine.platform.dialed, 1);
+    (world, far)
+}
+
+fn state(world: &mut World) -> String {
+    ask(world, "GET /api/ctl/bridges")
+}
+
+#[test]
+fn it_rests_when_nothing_is_to_do_and_comes_back_for_enough_messages() {
+    let (mut world, mut far) = rested(resting());
+    assert!(state(&mut world).contains("\"state\":\"resting\""), "{}", state(&mut world));
+    world.pass_ms(100 * HOUR_MS);
+    assert_eq!(world.engine.platform.dialed, 1, "nothing is to do");
+    let client = fill(&mut world, 4);
+    world.pass_ms(1_000);
+    assert_eq!(world.engine.platform.dialed, 1, "that is not enough");
+    world.publish_to(client, 1, "here", &[4]);
+    world.run();
+    assert_eq!(world.engine.platform.dialed, 2);
+    open(&mut world, &mut far);
+    assert_eq!(bodies(&far.published()), [0, 1, 2, 3, 4]);
+    pass(&mut world, &far, 9_999);
+    far.say(1, &ack(5, true));
+    world.run();
+    pass(&mut world, &far, 9_999);
+    assert!(!far.names().contains(&"connection.close"), "it has just moved something");
+    pass(&mut world, &far, 1);
+    say_goodbye(&mut world, &mut far);
+    world.pass_ms(HOUR_MS);
+    assert_eq!((world.counts(client, 1, "here"), world.engine.platform.dialed), ((0, 0), 2));
+}
+
+#[test]
+fn it_comes_back_for_a_message_that_has_waited_and_for_no_other() {
+    let (mut world, mut far) = rested(resting());
+    let client = fill(&mut world, 1);
+    world.pass_ms(599_999);
+    assert_eq!(world.engine.platform.dialed, 1);
+    world.pass_ms(1);
+    assert_eq!(world.engine.platform.dialed, 2);
+    open(&mut world, &mut far);
+    far.say(1, &ack(1, true));
+    world.run();
+    far.published();
+    pass(&mut world, &far, 10_000);
+    say_goodbye(&mut world, &mut far);
+    world.publish_to(client, 1, "here", &[1]);
+    world.pass_ms(300_000);
+    world.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false });
+    world.pass_ms(100_000);
+    world.publish_to(client, 1, "here", &[2]);
+    world.pass_ms(599_999);
+    assert_eq!(world.engine.platform.dialed, 2, "what had waited was taken by somebody else");
+    world.pass_ms(1);
+    assert_eq!(world.engine.platform.dialed, 3);
+}
+
+#[test]
+fn it_comes_back_when_it_is_time() {
+    let (mut world, _) = rested(with(|demand| demand.interval_ms = HOUR_MS as u32));
+    world.pass_ms(HOUR_MS - 1);
+    assert_eq!(world.engine.platform.dialed, 1);
+    world.pass_ms(HOUR_MS / 8 + 1);
+    assert!(world.engine.platform.dialed > 1, "the interval is over, and what spreads a fleet");
+
+    let (mut world, _) = rested(with(|demand| demand.times = vec![TimeOfDay(120)]));
+    world.pass_ms(2 * HOUR_MS - 11_000);
+    assert_eq!(world.engine.platform.dialed, 1, "its clock began at midnight");
+    world.pass_ms(11_000 + 600_000);
+    assert!(world.engine.platform.dialed > 1, "the time of day has come, and ten minutes");
+}
+
+#[test]
+fn an_upstream_that_is_away_is_tried_as_ever_and_what_was_said_at_a_good_contact_is_news_again() {
+    let (mut world, mut far) = rested(resting());
+    fill(&mut world, 5);
+    assert_eq!(world.engine.platform.dialed, 2);
+    for tries in 3..8 {
+        far.line.borrow_mut().lose();
+        world.run();
+        far.heard.clear();
+        world.pass_ms(8_000);
+        assert!(world.engine.platform.dialed >= tries, "{} tries", world.engine.platform.dialed);
+    }
+    open(&mut world, &mut far);
+    assert_eq!(bodies(&far.published()), [0, 1, 2, 3, 4]);
+    far.say(1, &ack(5, true));
+    world.run();
+    pass(&mut world, &far, 10_000);
+    say_goodbye(&mut world, &mut far);
+}
+
+#[test]
+fn what_a_dying_link_gives_back_is_tried_again_and_it_rests_only_after_that() {
+    let (mut world, mut far) = rested(resting());
+    let client = fill(&mut world, 5);
+    open(&mut world, &mut far);
+    assert_eq!(far.published().len(), 5);
+    pass(&mut world, &far, 15_000);
+    assert!(far.line.borrow().is_held, "it waits for confirms, however long nothing moves");
+    far.line.borrow_mut().lose();
+    world.run();
+    far.heard.clear();
+    world.pass_ms(1_000);
+    open(&mut world, &mut far);
+    assert_eq!(bodies(&far.published()), [0, 1, 2, 3, 4]);
+    assert_eq!(world.counts(client, 1, "here"), (0, 1));
+}
+
+#[test]
+fn who_is_told_to_connect_connects_and_who_is_paused_does_not() {
+    let (mut world, mut far) = rested(resting());
+    ask(&mut world, "POST /api/ctl/bridges/plant/resume");
+    assert_eq!(world.engine.platform.dialed, 2, "an operator wants it");
+    open(&mut world, &mut far);
+    pass(&mut world, &far, 10_000);
+    say_goodbye(&mut world, &mut far);
+    ask(&mut world, "POST /api/ctl/bridges/plant/pause");
+    fill(&mut world, 9);
+    world.pass_ms(HOUR_MS);
+    assert_eq!(world.engine.platform.dialed, 2, "it is paused");
+    ask(&mut world, "POST /api/ctl/bridges/plant/resume");
+    open(&mut world, &mut far);
+    assert_eq!(far.published().len(), 9);
+}
+
+#[test]
+fn told_to_connect_while_it_ends_it_comes_back_at_once() {
+    let (mut world, mut far) = world(resting());
+    open(&mut world, &mut far);
+    pass(&mut world, &far, 10_000);
+    assert_eq!(far.names(), ["connection.close"]);
+    ask(&mut world, "POST /api/ctl/bridges/plant/resume");
+    far.say(0, &Method::ConnectionCloseOk {});
+    far.line.borrow_mut().hang_up();
+    world.run();
+    far.heard.clear();
+    world.pass_ms(1);
+    assert_eq!(world.engine.platform.dialed, 2);
+}
+
+#[test]
+fn with_the_bytes_of_the_day_used_only_what_is_urgent_is_a_reason() {
+    let rule = |queue: &str, is_urgent| Rule {
+        queue: queue.into(),
+        to: Destination::Queue("there".into()),
+        refused: Refused::Park,
+        is_urgent,
+    };
+    let forward = vec![rule("here", false), rule("urgent", true)];
+    let config = Bridge { forward, day_bytes_max: Some(2_000), heartbeat_s: 0, window: 4, ..resting() };
+    let (mut world, mut far) = rested(config);
+    let client = fill(&mut world, 40);
+    open(&mut world, &mut far);
+    loop {
+        let count = far.published().len();
+        if count == 0 {
+            break;
+        }
+        far.say(1, &ack(0, true));
+        world.run();
+    }
+    let left = world.counts(client, 1, "here").0;
+    assert!(left > 5, "{left} messages are left");
+    world.pass_ms(10_000);
+    say_goodbye(&mut world, &mut far);
+    world.pass_ms(12 * HOUR_MS);
+    assert_eq!(world.engine.platform.dialed, 2, "{left} messages wait for tomorrow");
+    for _ in 0..5 {
+        world.publish_to(client, 1, "urgent", &[200]);
+    }
+    world.run();
+    assert_eq!(world.engine.platform.dialed, 3);
+    open(&mut world, &mut far);
+    assert_eq!(bodies(&far.published()), [200; 5]);
+    far.say(1, &ack(5, true));
+    world.run();
+    world.pass_ms(10_000);
+    say_goodbye(&mut world, &mut far);
+    world.pass_ms(12 * HOUR_MS);
+    assert_eq!(world.engine.platform.dialed, 4, "the next day has come");
+}
+
+#[test]
+fn what_is_fetched_at_a_contact_is_taken_over_before_it_ends() {
+    let fetch = vec![Rule {
+        queue: "far".into(),
+        to: Destination::Queue("here".into()),
+        refused: Refused::Park,
+        is_urgent: false,
+    }];
+    let (mut world, mut far) = world(Bridge { forward: Vec::new(), fetch, ..resting() });
+    open_for(&mut world, &mut far, "basic.qos");
+    far.say(1, &Method::BasicQosOk {});
+    world.run();
+    far.say(1, &Method::BasicConsumeOk { consumer_tag: "bridge-0" });
+    world.run();
+    far.names();
+    let client = world.open(&[1]);
+    for number in 1..=3 {
+        pass(&mut world, &far, 9_999);
+        let deliver = Method::BasicDeliver {
+            consumer_tag: "bridge-0",
+            delivery_tag: number,
+            redelivered: false,
+            exchange: "",
+            routing_key: b"far",
+        };
+        far.say(1, &deliver);
+        far.say_bytes(&content_frames(1, &[0, 0], b"x", 100));
+        world.run();
+        assert_eq!(far.names(), ["basic.ack"], "{number}");
+    }
+    assert_eq!(world.counts(client, 1, "here"), (3, 0));
+    pass(&mut world, &far, 9_999);
+    assert!(far.names().is_empty());
+    pass(&mut world, &far, 1);
+    say_goodbye(&mut world, &mut far);
+}
