@@ -22,13 +22,14 @@ use super::http::{Request, Status, Verb, decode};
 use super::json::{Json, Tables};
 use super::listing::{Listing, Part, Written, choose, choose_known, is_wanted, looks, row};
 use super::ordering::Ordered;
+use super::outage::Outage;
 use super::policy_columns::{OperatorPolicies, Policies};
 use super::request_context::{BridgeOrder, RequestContext};
 use super::wear::Wear;
 use super::{access, definitions, policies};
 
 /// The most alarms at once.
-const ALARMS_MAX: usize = 11;
+const ALARMS_MAX: usize = 12;
 /// More than the list of a store's files takes, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;
 
@@ -411,6 +412,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         .chain(Wear::alarm(context.process))
         .chain(parked(context))
         .chain(spent(context))
+        .chain(Outage::alarm(context.bridges, context.broker))
         .collect()
 }
 

@@ -1,6 +1,7 @@
 //! The links of bridges as an operator sees them: one row for each direction of each bridge.
 
 use super::columns::{Column, Kind};
+use super::outage::Outage;
 use super::request_context::{BridgeLinkView, ReadContext};
 
 /// Links of bridges.
@@ -17,11 +18,14 @@ impl Kind for BridgeLinks {
         ("vhost", |link, pen| pen.json.text(link.vhost)),
         ("upstream", |link, pen| pen.json.text(&link.upstream)),
         ("moved", |link, pen| pen.json.number(link.moved)),
-        ("pending", |link, pen| pen.json.number(link.pending)),
-        ("backlog", |link, pen| match link.backlog(pen.context.broker) {
-            Some(backlog) => pen.json.number(backlog),
+        ("inflow_per_day", |link, pen| or_null(outage(link, pen).inflow_per_day, pen)),
+        ("outage_days", |link, pen| match outage(link, pen).tenths_left {
+            Some(tenths) => pen.json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10)),
             None => pen.json.raw(b"null"),
         }),
+        ("drain_time", |link, pen| or_null(outage(link, pen).drain_s, pen)),
+        ("pending", |link, pen| pen.json.number(link.pending)),
+        ("backlog", |link, pen| or_null(link.backlog(pen.context.broker), pen)),
         ("repeats", |link, pen| pen.json.number(link.repeats)),
         ("parked", |link, pen| pen.json.number(link.parked.iter().map(|(_, count)| count).sum::<u64>())),
         ("parked_by_cause", |link, pen| {
@@ -36,11 +40,10 @@ impl Kind for BridgeLinks {
         ("retried", |link, pen| pen.json.text(&link.retried)),
         ("held", |link, pen| pen.json.number(link.held)),
         ("day_bytes", |link, pen| pen.json.number(link.day_bytes)),
-        ("day_bytes_max", |link, pen| match link.day_bytes_max {
-            Some(max) => pen.json.number(max),
-            None => pen.json.raw(b"null"),
-        }),
+        ("day_bytes_max", |link, pen| or_null(link.day_bytes_max, pen)),
         ("yesterday_bytes", |link, pen| pen.json.number(link.yesterday_bytes)),
+        ("day_bytes_by_kind", |link, pen| numbers(&link.today, pen)),
+        ("yesterday_bytes_by_kind", |link, pen| numbers(&link.yesterday, pen)),
         ("held_rules", |link, pen| pen.json.number(link.held_rules)),
         ("connected", |link, pen| pen.json.number(link.connected)),
         ("failed", |link, pen| pen.json.number(link.failed)),
@@ -98,9 +101,27 @@ impl Kind for Shovels {
     }
 }
 
-fn seconds(ms: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
-    match ms {
-        Some(ms) => pen.json.number(ms / 1000),
+fn numbers(named: &[(&str, u64)], pen: &mut super::columns::Pen<'_, '_>) {
+    let mut is_first = true;
+    pen.json.raw(b"{");
+    for (name, number) in named {
+        pen.json.name(name, &mut is_first);
+        pen.json.number(*number);
+    }
+    pen.json.raw(b"}");
+}
+
+fn outage(link: &BridgeLinkView<'_>, pen: &super::columns::Pen<'_, '_>) -> Outage {
+    Outage::of(link, pen.context.broker)
+}
+
+fn or_null(number: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
+    match number {
+        Some(number) => pen.json.number(number),
         None => pen.json.raw(b"null"),
     }
+}
+
+fn seconds(ms: Option<u64>, pen: &mut super::columns::Pen<'_, '_>) {
+    or_null(ms.map(|ms| ms / 1000), pen);
 }

@@ -16,6 +16,7 @@
 //! | `queue_get`, `looking`, `shown_message` | messages taken, or only looked at; a message as JSON |
 //! | `access` | users, virtual hosts, permissions |
 //! | `bridges` | links of bridges |
+//! | `outage` | how long the upstream of a bridge may be away |
 //! | `import` | definitions over HTTP |
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
@@ -51,6 +52,7 @@ mod looking;
 mod management;
 mod metrics;
 pub mod ordering;
+mod outage;
 mod pages;
 mod policies;
 pub mod policy_columns;

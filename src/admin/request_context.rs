@@ -99,6 +99,9 @@ pub trait Bridges {
 /// Causes that messages are set aside for.
 pub const PARKED_CAUSES: usize = 6;
 
+/// What bytes of a link are counted for, and which way they went.
+pub const PRICE_KINDS: usize = 8;
+
 /// One direction of a bridge.
 #[derive(Clone, Debug)]
 pub struct BridgeLinkView<'a> {
@@ -122,12 +125,28 @@ pub struct BridgeLinkView<'a> {
     pub repeats: u64,
     /// The queue here for messages that were refused.
     pub parked_queue: &'a str,
+    /// Messages that came in to be forwarded, and the milliseconds in which they did.
+    pub inflow: (u64, u64),
+    /// How many of all that the queues say came in are among them, or were there before.
+    pub inflow_counted: u64,
+    /// Messages that went over it today and the day before, and the bytes of their bodies.
+    pub sent_lately: (u64, u64),
+    /// How many leave in 1,000 seconds when many wait, once that was seen.
+    pub drain_per_1000_s: Option<u64>,
+    /// Bytes that the log has room for, if there is one.
+    pub disk_room: Option<u64>,
+    /// An outage of so many days has to have room, or there is an alarm.
+    pub outage_days_min: Option<u16>,
     /// Messages set aside, by cause.
     pub parked: [(&'static str, u64); PARKED_CAUSES],
     /// What came of `retry_parked`, as a sentence; empty when it was never asked for.
     pub retried: String,
     /// Messages that nothing here can take, and the upstream keeps.
     pub held: u64,
+    /// What the link costs today.
+    pub today: [(&'static str, u64); PRICE_KINDS],
+    /// What it cost the day before.
+    pub yesterday: [(&'static str, u64); PRICE_KINDS],
     /// Bytes that went over the bridge's links today, both ways.
     pub day_bytes: u64,
     /// As many may, before only urgent rules go on.

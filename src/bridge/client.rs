@@ -145,6 +145,8 @@ pub struct Client {
     origin: Origin,
     frame_max: u32,
     heartbeat_ms: u64,
+    /// Heartbeats that went or came since this was last asked.
+    heartbeats: u32,
     heard: Now,
     is_unheard: bool,
     /// Octets of input that were not handled at the last look.
@@ -180,6 +182,7 @@ impl Client {
             origin,
             frame_max,
             heartbeat_ms: u64::from(heartbeat_s) * 1000,
+            heartbeats: 0,
             heard: now,
             is_unheard: true,
             unread: 0,
@@ -246,6 +249,7 @@ impl Client {
             // What waits to be written is as good as a heartbeat.
             if self.out.is_empty() {
                 self.out.extend_from_slice(&HEARTBEAT_FRAME);
+                self.heartbeats += 1;
             }
         }
         Ok(())
@@ -283,6 +287,11 @@ impl Client {
     /// Octets of messages were written.
     pub const fn note_sent(&mut self, now: Now) {
         self.wrote = now;
+    }
+
+    /// Bytes of heartbeats that went or came since this was last asked.
+    pub fn take_heartbeat_bytes(&mut self) -> u64 {
+        u64::from(core::mem::take(&mut self.heartbeats)) * HEARTBEAT_FRAME.len() as u64
     }
 
     /// So many octets of input are there: how many more than were left, if any was heard.
@@ -412,7 +421,10 @@ impl Client {
 
     fn handle<'i>(&mut self, frame: Frame<'i>) -> Option<Event<'i>> {
         match frame.header.kind() {
-            Some(FrameKind::Heartbeat) => None,
+            Some(FrameKind::Heartbeat) => {
+                self.heartbeats += 1;
+                None
+            }
             Some(FrameKind::Method) => match Method::parse(frame.payload) {
                 Ok(method) => self.handle_method(frame.header.channel, method),
                 Err(_) => Some(lost(format_args!("it sends a method that cannot be read"))),

@@ -10,7 +10,7 @@
 use crate::time::{Deadline, Now};
 
 /// In milliseconds.
-const DAY_MS: u64 = 24 * 3_600_000;
+pub(super) const DAY_MS: u64 = 24 * 3_600_000;
 /// It is to be written down after so many parts of the budget: a power cut gives back no more.
 const NOTED_PARTS: u64 = 16;
 

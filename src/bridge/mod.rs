@@ -9,6 +9,8 @@
 //! | `pace` | how fast messages leave |
 //! | `day_budget` | how much goes in a day |
 //! | `demand` | when a link that rests is to be there again |
+//! | `inflow` | what comes in to be forwarded, and how fast a backlog leaves |
+//! | `price` | what a link costs, and what for |
 //! | `client` | the client's side of a connection: from the first octet to confirms and deliveries |
 //! | `content` | the frames of a content that comes in |
 //! | `flights` | what was sent and is not confirmed |
@@ -34,9 +36,11 @@ mod content;
 mod day_budget;
 mod demand;
 mod flights;
+mod inflow;
 mod marks;
 mod own_id;
 mod pace;
+mod price;
 mod writer;
 
 pub use arrivals::Arrivals;
@@ -47,9 +51,11 @@ pub use content::Content;
 pub use day_budget::DayBudget;
 pub use demand::Demand;
 pub use flights::{Flight, Flights, Refusal};
+pub use inflow::{Drain, Inflow};
 pub use marks::{Marks, came_from, hops_of, marked, parked, unparked};
 pub use own_id::{Origin, OwnId};
 pub use pace::Pace;
+pub use price::Price;
 pub use writer::{Progress, write_head, write_publish};
 
 /// Bytes that the messages under way of one link take at most.

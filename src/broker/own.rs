@@ -17,6 +17,17 @@ use super::divisions::Holder;
 use super::publish::Publish;
 use super::{Broker, Context};
 
+/// What comes into a queue and lies in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueFlow {
+    /// Messages that came in since it is here, what was found in the log counted in.
+    pub came: u64,
+    /// Messages ready.
+    pub ready: u32,
+    /// Bytes of their bodies.
+    pub body_bytes: u64,
+}
+
 /// What a delivery on its way is known by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeliverySource {
@@ -222,6 +233,16 @@ impl Broker {
         let vhost = self.find_vhost(vhost)?;
         let queue = self.find_queue(vhost, queue)?;
         Some(self.ready_in(queue))
+    }
+
+    /// What comes into a queue and lies in it.
+    pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
+        let queue = self.find_queue(self.find_vhost(vhost)?, queue)?;
+        Some(QueueFlow {
+            came: self.in_all(queue, |level| level.backlog.came()),
+            ready: self.ready_in(queue),
+            body_bytes: self.in_all(queue, |level| level.backlog.body_bytes()),
+        })
     }
 
     /// A message of the connection's own that reached no queue and stands first in its outbox.

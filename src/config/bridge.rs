@@ -65,6 +65,8 @@ pub struct Bridge {
     pub drain_rate: Option<DrainRate>,
     /// Bytes of a day, both ways, beyond which only urgent rules go on; `None`: they are only counted.
     pub day_bytes_max: Option<u64>,
+    /// An outage of so many days has to have room on the disk, or there is an alarm.
+    pub outage_days_min: Option<u16>,
     /// When it connects; `None`: it is always connected, or tries to be.
     pub on_demand: Option<OnDemand>,
     /// The largest body that the upstream takes, in bytes.
@@ -199,6 +201,7 @@ section! {
         confirm_timeout: Millis,
         drain_rate: DrainRate,
         day_bytes_max: Bytes<u64>,
+        outage_days_min: Count<u16>,
         link: LinkMode,
         connect_messages: Count<u32>,
         connect_age: Millis,
@@ -392,6 +395,7 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         confirm_timeout_ms: said.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
         drain_rate: said.drain_rate,
         day_bytes_max,
+        outage_days_min: said.outage_days_min.map(|days| days.0),
         on_demand,
         message_size_max: said.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
         hops_max: said.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
@@ -456,6 +460,7 @@ impl Bridge {
         ];
         lines.extend(self.drain_rate.map(|rate| format!("drain_rate = {rate}")));
         lines.extend(self.day_bytes_max.map(|max| format!("day_bytes_max = {}", Bytes(max))));
+        lines.extend(self.outage_days_min.map(|days| format!("outage_days_min = {days}")));
         lines.extend(self.on_demand.iter().flat_map(OnDemand::shown));
         let UpstreamTls { ca_file, identity, server_name } = &self.tls;
         let (certificate, key) =

@@ -3,20 +3,33 @@
 //! Always true: what is under way when they are used is finished, and nothing goes back to its queue for it,
 //! so the order stays; a rule that is held has no consumer, here or there, until the next day begins.
 
-use crate::bridge::tag_of;
+use crate::bridge::{Price, tag_of};
 use crate::command::{Command, ConnectionId};
 use crate::log_limiter::{LogKind, LogSource};
 
-use super::bridge_link::{Direction, Flow, Link, LinkId};
+use super::bridge_link::{Direction, Flow, Link};
 use super::bridge_state::{Bridge, Phase};
+use super::peer::{Peer, Session};
 use super::platform::Platform;
 use super::state::Engine;
 
 impl<P: Platform> Engine<P> {
-    /// So many bytes went over a link, whichever way.
-    pub(super) fn note_day_bytes(&mut self, id: LinkId, bytes: usize) {
-        let Some(bridge) = self.bridges.get_mut(id).filter(|_| bytes > 0) else { return };
-        bridge.day.note(bytes as u64);
+    /// Counts what went over the socket of a link.
+    pub(super) fn note_passed(&mut self, id: ConnectionId) {
+        let Some(Peer { session: Session::Bridge(Some(link)), stream, .. }) = self.peers.get_mut(id) else {
+            return;
+        };
+        let [received, sent] = stream.take_passed().map(u64::from);
+        let heartbeats = link.client.take_heartbeat_bytes();
+        let bytes = received + sent;
+        // The first that the upstream says is counted with what it says.
+        let is_handshake = stream.is_tls() && link.client.is_unheard();
+        let handshakes = if is_handshake { bytes } else { 0 };
+        let Some(bridge) = self.bridges.get_mut(link.id).filter(|_| bytes + heartbeats > 0) else { return };
+        if let Some(state) = &mut bridge.links[link.id.direction as usize] {
+            state.today.add(Price { sent, received, handshakes, heartbeats, ..Price::default() });
+        }
+        bridge.day.note(bytes);
         if bridge.day.is_to_note() {
             self.bridges.note_due = self.now.after_ms(0);
         }
@@ -31,11 +44,43 @@ impl<P: Platform> Engine<P> {
     pub(super) fn keep_days(&mut self) {
         for place in 0..self.bridges.places.len() {
             let bridge = &mut self.bridges.places[place];
-            bridge.day.keep_time(self.now);
+            if bridge.day.keep_time(self.now) {
+                self.note_inflow(place);
+                let bridge = &mut self.bridges.places[place];
+                let [_, yesterday, _] = bridge.day.numbers(self.now);
+                for state in bridge.links.iter_mut().flatten() {
+                    let today = core::mem::take(&mut state.today);
+                    // Unless more than a day has passed.
+                    state.yesterday = if yesterday > 0 { today } else { Price::default() };
+                }
+                bridge.inflow.end_day();
+            }
+            let bridge = &self.bridges.places[place];
             if is_to_turn(bridge) && self.stopping.is_none() {
                 self.turn_rules(place);
             }
         }
+    }
+
+    /// Messages that ever came into the queues that a bridge forwards, as far as those know.
+    fn came_for(&self, bridge: &Bridge) -> u64 {
+        let queues = bridge.config.forward.iter().map(|rule| &rule.queue);
+        let flows = queues.filter_map(|queue| self.broker.queue_flow(&bridge.config.vhost, queue));
+        flows.map(|flow| flow.came).sum()
+    }
+
+    /// Counts what came in since that was last done.
+    #[cold]
+    pub(super) fn note_inflow(&mut self, place: usize) {
+        let came = self.came_for(&self.bridges.places[place]);
+        self.bridges.places[place].inflow.note(came);
+    }
+
+    /// What came in until now is nothing that this bridge is asked about.
+    #[cold]
+    pub(super) fn begin_inflow(&mut self, place: usize) {
+        let came = self.came_for(&self.bridges.places[place]);
+        self.bridges.places[place].inflow.begin(came);
     }
 
     #[cold]

@@ -4,7 +4,7 @@
 //! Always true: what the upstream sent is acknowledged only when a queue here has it, or the queue for those
 //! that were refused; what neither takes stays the upstream's.
 
-use crate::bridge::{Cause, Event, Marks, hops_of, marked};
+use crate::bridge::{Cause, Event, Marks, Price, hops_of, marked};
 use crate::command::{Command, ConnectionId, Outcome};
 use crate::config::bridge::Rule;
 use crate::journal::Batch;
@@ -29,6 +29,10 @@ impl<P: Platform> Engine<P> {
         };
         match event {
             Event::Deliver { tag, redelivered, rule, key, .. } => {
+                let price = Price { messages: u64::from(!redelivered), ..Price::default() };
+                if let Some(state) = self.bridges.link_mut(link.id) {
+                    state.today.add(price);
+                }
                 let key = heapless::Vec::from_slice(key).unwrap_or_default();
                 let content = if is_draining { Received::Skipped(0) } else { Received::Nothing };
                 fetch.incoming = Some(Incoming { tag, rule, redelivered, key, content });
@@ -45,6 +49,13 @@ impl<P: Platform> Engine<P> {
                     unreachable!("a body follows its delivery, or the client says so");
                 };
                 let len = octets.len() as u64;
+                let price = match incoming.redelivered {
+                    true => Price { repeats: len, ..Price::default() },
+                    false => Price { payload: len, ..Price::default() },
+                };
+                if let Some(state) = self.bridges.link_mut(link.id) {
+                    state.today.add(price);
+                }
                 match &mut incoming.content {
                     Received::Part(message, left) => {
                         self.supplies.messages.append_body(*message, octets);

@@ -7,7 +7,9 @@
 //! Always true: a message leaves its queue only when the upstream has confirmed it, or it is in the queue for
 //! those that were refused; they are sent in the order of their queue.
 
-use crate::bridge::{Cause, Event, Marks, OwnId, Refusal, hops_of, marked, write_head, write_publish};
+use crate::bridge::{
+    Cause, Drain, Event, Marks, OwnId, Price, Refusal, hops_of, marked, write_head, write_publish,
+};
 use crate::command::{Command, ConnectionId, Delivery, DeliveryKind, Outbox, Settlement};
 use crate::config::bridge::{Refused, Rule};
 use crate::mem::Messages;
@@ -89,7 +91,6 @@ impl<P: Platform> Engine<P> {
         };
         let has_unsent = peer.stream.has_unsent();
         link.client.note_written(self.now, taken.min(said));
-        self.note_day_bytes(link.id, taken);
         let sent = taken.saturating_sub(said);
         if let Flow::Forward(_) = link.flow {
             self.note_sent(id, link, (sent, has_unsent), &filled);
@@ -147,7 +148,8 @@ impl<P: Platform> Engine<P> {
                 left -= bridge.pace.cost(progress.total);
                 let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
                 let bytes = progress.total;
-                written.push(Written { tag, id: own, rule: rule as u8, is_repeat, bytes, end: filled.len });
+                let (body, end) = (self.supplies.messages.body_len(item.delivery.message), filled.len);
+                written.push(Written { tag, id: own, rule: rule as u8, is_repeat, bytes, body, end });
                 begun = 0;
                 outbox.advance();
             }
@@ -173,12 +175,20 @@ impl<P: Platform> Engine<P> {
         let written = core::mem::take(&mut self.bridges.written);
         let before = forward.begun;
         let (mut count, mut repeats, mut start) = (0_u32, 0, 0);
+        let mut price = Price::default();
         for message in written.iter().take_while(|message| message.end <= sent) {
             if forward.flights.is_empty() {
-                forward.progress = now;
+                (forward.progress, forward.drain) = (now, Drain::begin(now));
             }
             forward.flights.launch(message.tag, message.id, message.rule);
             repeats += u64::from(message.is_repeat);
+            match message.is_repeat {
+                true => price.repeats += message.bytes,
+                false => {
+                    price.payload += u64::from(message.body);
+                    price.messages += 1;
+                }
+            }
             pace.iter_mut().for_each(|pace| pace.note_sent(now, message.bytes));
             (count, start) = (count + 1, message.end);
         }
@@ -199,6 +209,7 @@ impl<P: Platform> Engine<P> {
         }
         if let Some(state) = self.bridges.link_mut(link.id) {
             state.counts.repeats += repeats;
+            state.today.add(price);
         }
         let (broker, mut context) = self.broker_mut();
         broker.sent(&mut context, id, count);
@@ -239,6 +250,7 @@ impl<P: Platform> Engine<P> {
         };
         (forward.progress, link.has_moved) = (self.now, true);
         while let Some((flight, refusal)) = forward.flights.confirm(number, multiple, is_taken)? {
+            let drained = forward.drain.note(self.now);
             let settlement = match refusal {
                 None => Settlement::Ack,
                 Some(why) => {
@@ -252,6 +264,7 @@ impl<P: Platform> Engine<P> {
             }
             if let Some(bridge) = self.bridges.get_mut(link.id) {
                 bridge.careful = bridge.careful.saturating_sub(1);
+                bridge.drain_per_1000_s = drained.or(bridge.drain_per_1000_s);
                 if let Some(state) = &mut bridge.links[Direction::Forward as usize] {
                     state.counts.moved += u64::from(refusal.is_none());
                 }

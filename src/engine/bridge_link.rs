@@ -2,7 +2,7 @@
 //!
 //! Always true: a link is one direction of one bridge; what it holds of messages it gives back when it ends.
 
-use crate::bridge::{Arrivals, Cause, Client, Flights, OwnId};
+use crate::bridge::{Arrivals, Cause, Client, Drain, Flights, OwnId};
 use crate::command::{ChannelId, ConnectionId};
 use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
@@ -66,6 +66,8 @@ pub(super) struct Forward {
     pub(super) flights: Flights,
     /// Octets of the first message in the outbox that were written, and not all.
     pub(super) begun: u64,
+    /// How fast messages have been leaving since something is under way.
+    pub(super) drain: Drain,
     /// When the upstream last confirmed something, or was last owed nothing.
     pub(super) progress: Now,
 }

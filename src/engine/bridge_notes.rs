@@ -6,6 +6,13 @@
 //!
 //! day 52800 1200000 3600000 "plant"
 //! bytes of this day and of the one before, milliseconds that are gone of it, name
+//!
+//! inflow 1200 9600 "plant"
+//! messages of this day and of the one before that came in to be forwarded, name
+//!
+//! price forward 51200 1600 40000 0 0 480 90000 2400 60000 0 0 960 "plant"
+//! direction, sent, received, payload, repeats, handshakes, heartbeats of this day, the same of the one before,
+//! name
 //! ```
 //!
 //! Always true: it is written when somebody pauses or resumes a bridge, at the end, whenever a sixteenth of a
@@ -14,6 +21,7 @@
 
 use std::fmt::Write as _;
 
+use crate::bridge::Price;
 use crate::log_limiter::{LogKind, LogSource};
 
 use super::bridge_link::Direction;
@@ -54,20 +62,49 @@ fn read(line: &str, direction: Direction, name: &str) -> Option<[u64; NUMBERS]> 
     (is_its && words.next()? == format!("{name:?}")).then_some(numbers)
 }
 
-/// What a line says of the day of a bridge of this name.
-fn read_day(line: &str, name: &str) -> Option<[u64; 3]> {
-    let mut words = line.strip_prefix("day ")?.splitn(4, ' ');
-    let mut numbers = [0; 3];
+/// What a line that begins so says of a bridge of this name.
+fn read_numbers<const COUNT: usize>(line: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
+    let mut words = line.strip_prefix(prefix)?.splitn(COUNT + 1, ' ');
+    let mut numbers = [0; COUNT];
     for number in &mut numbers {
         *number = words.next()?.parse().ok()?;
     }
     (words.next()? == format!("{name:?}")).then_some(numbers)
 }
 
+/// What a line says of the day of a bridge of this name.
+fn read_day(line: &str, name: &str) -> Option<[u64; 3]> {
+    read_numbers(line, "day ", name)
+}
+
+/// How a line begins that has a link's price.
+const fn price_prefix(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Forward => "price forward ",
+        Direction::Fetch => "price fetch ",
+    }
+}
+
+/// This day's, and the one's before.
+fn read_price(line: &str, direction: Direction, name: &str) -> Option<[Price; 2]> {
+    let numbers: [u64; 2 * Price::NUMBERS] = read_numbers(line, price_prefix(direction), name)?;
+    let (today, yesterday) = numbers.as_chunks().0.split_first()?;
+    Some([Price::from_numbers(*today), Price::from_numbers(*yesterday.first()?)])
+}
+
+fn price_line(bridge: &Bridge, direction: Direction, state: &LinkState, text: &mut String) {
+    text.push_str(price_prefix(direction));
+    for number in [state.today, state.yesterday].iter().flat_map(Price::numbers) {
+        let _ = write!(text, "{number} ");
+    }
+    let _ = writeln!(text, "{:?}", bridge.config.name);
+}
+
 impl<P: Platform> Engine<P> {
     /// What is to be written down of bridges; `None`: there are none.
     #[cold]
-    pub fn bridge_notes(&self) -> Option<String> {
+    pub fn bridge_notes(&mut self) -> Option<String> {
+        (0..self.bridges.places.len()).for_each(|place| self.note_inflow(place));
         self.notes(|_| true)
     }
 
@@ -83,6 +120,13 @@ impl<P: Platform> Engine<P> {
             if has_day(bridge) {
                 let [used, yesterday, gone_ms] = bridge.day.numbers(self.now);
                 let _ = writeln!(text, "day {used} {yesterday} {gone_ms} {:?}", bridge.config.name);
+                let [today, yesterday] = bridge.inflow.numbers();
+                let _ = writeln!(text, "inflow {today} {yesterday} {:?}", bridge.config.name);
+                for direction in Direction::BOTH {
+                    if let Some(state) = &bridge.links[direction as usize] {
+                        price_line(bridge, direction, state, &mut text);
+                    }
+                }
             }
         }
         (!text.is_empty()).then_some(text)
@@ -96,11 +140,16 @@ impl<P: Platform> Engine<P> {
             if let Some([used, yesterday, gone_ms]) = notes.lines().find_map(|line| read_day(line, &name)) {
                 bridge.day.restore(self.now, used, yesterday, gone_ms);
             }
+            if let Some(inflow) = notes.lines().find_map(|line| read_numbers(line, "inflow ", &name)) {
+                bridge.inflow.restore(inflow);
+            }
             for direction in Direction::BOTH {
                 let noted = notes.lines().find_map(|line| read(line, direction, &name));
-                let (Some(state), Some(noted)) = (&mut bridge.links[direction as usize], noted) else {
-                    continue;
-                };
+                let Some(state) = &mut bridge.links[direction as usize] else { continue };
+                if let Some(prices) = notes.lines().find_map(|line| read_price(line, direction, &name)) {
+                    [state.today, state.yesterday] = prices;
+                }
+                let Some(noted) = noted else { continue };
                 let [is_paused, moved, repeats, connected, failed, parked @ ..] = noted;
                 state.counts = Counts { moved, repeats, parked, connected, failed };
                 if is_paused == 1 {

@@ -83,6 +83,7 @@ impl<P: Platform> Engine<P> {
         }
         self.deadlines.lower(id.into(), deadline);
         self.note_active(id);
+        self.note_passed(id);
     }
 
     /// The link ends, for this reason.
@@ -209,8 +210,7 @@ impl<P: Platform> Engine<P> {
         if peer.stream.is_shaking_hands() {
             return self.shake_link(id, link, got.end);
         }
-        let heard = link.client.note_input(self.now, got.len);
-        self.note_day_bytes(link.id, heard);
+        link.client.note_input(self.now, got.len);
         let input = core::mem::take(&mut self.input);
         let was_blocked = link.client.is_blocked();
         let (handled, next) = self.handle_link(id, link, &input[..got.len]);

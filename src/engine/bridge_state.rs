@@ -7,7 +7,7 @@ use core::net::SocketAddr;
 use std::collections::VecDeque;
 
 use crate::admin::request_context::PARKED_CAUSES;
-use crate::bridge::{Backoff, Cause, DayBudget, Demand, Origin, OwnId, Pace, Refusal, parked};
+use crate::bridge::{Backoff, Cause, DayBudget, Demand, Inflow, Origin, OwnId, Pace, Price, Refusal, parked};
 use crate::command::ConnectionId;
 use crate::config::bridge::{Bridge as Config, Rule};
 use crate::mem::{MessageId, Messages};
@@ -60,6 +60,8 @@ pub(super) struct Written {
     pub(super) id: OwnId,
     pub(super) rule: u8,
     pub(super) is_repeat: bool,
+    /// Octets of its body.
+    pub(super) body: u32,
     /// Octets of all of it.
     pub(super) bytes: u64,
     /// Where its last octet stands.
@@ -98,6 +100,10 @@ pub(super) struct Bridge {
     pub(super) day: DayBudget,
     /// That is all that may: rules that are not urgent take nothing more.
     pub(super) is_held: bool,
+    /// What comes in to be forwarded.
+    pub(super) inflow: Inflow,
+    /// How many messages leave in 1,000 seconds when many wait, once that was seen.
+    pub(super) drain_per_1000_s: Option<u64>,
     /// What its links connect for; `None`: they are always there.
     pub(super) demand: Option<Demand>,
 }
@@ -156,6 +162,9 @@ pub(super) struct LinkState {
     /// What was logged last of each upstream since the link was up.
     logged: Vec<heapless::Vec<Cause, LOGGED_MAX>>,
     pub(super) counts: Counts,
+    /// What it costs today, and cost the day before.
+    pub(super) today: Price,
+    pub(super) yesterday: Price,
     /// It was up since the start of the broker.
     pub(super) has_been_up: bool,
 }
@@ -236,9 +245,9 @@ impl Bridges {
         let (serial, pace) = (self.serials, Pace::new(config.drain_rate, now));
         // One that was changed has no new day.
         let before = self.places.iter().rfind(|bridge| bridge.config.name == config.name);
-        let (day, is_held) = match before {
-            Some(bridge) => (bridge.day.with_max(config.day_bytes_max), bridge.is_held),
-            None => (DayBudget::new(config.day_bytes_max, now), false),
+        let (day, is_held, inflow) = match before {
+            Some(bridge) => (bridge.day.with_max(config.day_bytes_max), bridge.is_held, bridge.inflow),
+            None => (DayBudget::new(config.day_bytes_max, now), false, Inflow::default()),
         };
         let demand = config.on_demand.clone().map(|said| Demand::new(said, now));
         self.places.push(Bridge {
@@ -256,6 +265,8 @@ impl Bridges {
             day,
             is_held,
             demand,
+            inflow,
+            drain_per_1000_s: None,
         });
     }
 
@@ -397,6 +408,8 @@ impl LinkState {
             last_error: None,
             logged: vec![heapless::Vec::new(); upstreams],
             counts: Counts::default(),
+            today: Price::default(),
+            yesterday: Price::default(),
             has_been_up: false,
         }
     }

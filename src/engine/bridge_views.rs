@@ -18,6 +18,8 @@ use super::state::Engine;
 pub(super) struct ShownBridges<'s, S> {
     pub(super) bridges: &'s Bridges,
     pub(super) peers: &'s Peers<S>,
+    /// Bytes that the log has room for, if there is one.
+    pub(super) disk_room: Option<u64>,
     pub(super) now: Now,
 }
 
@@ -47,7 +49,8 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
             None => (0, 0),
         };
         let counts = &state.counts;
-        let [day_bytes, yesterday_bytes, _] = bridge.day.numbers(self.now);
+        let [day_bytes, yesterday_bytes, gone_ms] = bridge.day.numbers(self.now);
+        let lately = [state.today, state.yesterday];
         let parked = core::array::from_fn(|kind| (PARKED_KINDS[kind], counts.parked[kind]));
         let retry_in_ms = match state.phase {
             Phase::Waiting(at) => at.ms_left(self.now),
@@ -64,9 +67,20 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
             pending: pending as u64,
             queues: queues_of(bridge, direction),
             repeats: counts.repeats,
+            inflow: bridge.inflow.span(gone_ms),
+            inflow_counted: bridge.inflow.counted(),
+            sent_lately: (
+                lately.iter().map(|price| price.messages).sum(),
+                lately.iter().map(|price| price.payload).sum(),
+            ),
+            drain_per_1000_s: bridge.drain_per_1000_s,
+            disk_room: self.disk_room,
+            outage_days_min: bridge.config.outage_days_min,
             parked_queue: &bridge.config.parked,
             parked,
             held: held.into(),
+            today: state.today.kinds(),
+            yesterday: state.yesterday.kinds(),
             day_bytes,
             day_bytes_max: bridge.config.day_bytes_max,
             yesterday_bytes,

@@ -12,7 +12,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use crate::bridge::{Arrivals, Cause, Client, Credentials, Flights, Origin, Role};
+use crate::bridge::{Arrivals, Cause, Client, Credentials, Drain, Flights, Origin, Role};
 use crate::broker;
 use crate::config::bridge::Bridge as Config;
 use crate::log_limiter::{LogKind, LogSource};
@@ -39,6 +39,7 @@ impl<P: Platform> Engine<P> {
     #[cold]
     pub fn set_bridges(&mut self, wanted: &[Config]) {
         for at in 0..self.bridges.places.len() {
+            self.note_inflow(at);
             let bridge = &mut self.bridges.places[at];
             if !bridge.is_leaving && !wanted.contains(&bridge.config) {
                 bridge.is_leaving = true;
@@ -63,6 +64,7 @@ impl<P: Platform> Engine<P> {
                 let was_paused = |bridge: &Bridge| bridge.config.name == config.name && bridge.is_paused;
                 let is_paused = self.bridges.places.iter().any(was_paused);
                 self.bridges.add(config.clone(), self.now);
+                self.begin_inflow(self.bridges.places.len() - 1);
                 if let Some(bridge) = self.bridges.places.last_mut().filter(|_| is_paused) {
                     bridge.pause();
                 }
@@ -241,7 +243,8 @@ impl<P: Platform> Engine<P> {
         let (role, flow) = match id.direction {
             Direction::Forward => {
                 let flights = Flights::new(window);
-                (Role::Forward, Flow::Forward(Forward { flights, begun: 0, progress: self.now }))
+                let (progress, drain) = (self.now, Drain::begin(self.now));
+                (Role::Forward, Flow::Forward(Forward { flights, begun: 0, drain, progress }))
             }
             Direction::Fetch => {
                 let arrivals = Arrivals::new(window);

@@ -253,7 +253,8 @@ impl<P: Platform> Engine<P> {
         }
         let held_before = self.admin.holder.is_some();
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
-        let bridges = ShownBridges { bridges: &self.bridges, peers: &self.peers, now: self.now };
+        let disk_room = self.store.as_ref().map(|_| self.journal.disk_room());
+        let bridges = ShownBridges { bridges: &self.bridges, peers: &self.peers, disk_room, now: self.now };
         let holder = &mut self.admin.holder;
         let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
         let mut context = RequestContext {

@@ -157,6 +157,8 @@ pub(super) struct Stream<S> {
     is_taken: bool,
     /// Sealed, and not taken by the socket.
     unsent: ByteChain,
+    /// Octets that the socket gave and took since this was last asked.
+    passed: [u32; 2],
     /// Records of TLS opened since this was last asked.
     records: u32,
     /// So many bytes of the stashes have to be free before reading leads to anything; 0 if it does.
@@ -181,6 +183,7 @@ impl<S: Socket> Stream<S> {
             is_taken: false,
             tls: None,
             unsent: ByteChain::default(),
+            passed: [0; 2],
             records: 0,
             missing: 0,
         }
@@ -243,6 +246,9 @@ impl<S: Socket> Stream<S> {
                 // that was reported has been reached.
                 self.readable = count == room.len();
                 self.ended = count == 0 || self.read_closed && count < room.len();
+                if self.is_taken {
+                    self.note_passed(0, count);
+                }
                 count
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -349,6 +355,7 @@ impl<S: Socket> Stream<S> {
             if end > stashed && self.socket.read_exact(&mut buffer[stashed..end]).is_err() {
                 return false;
             }
+            self.note_passed(0, end - stashed);
         }
         let pool = if self.is_reserved { &mut buffers.reserved } else { &mut buffers.stashes };
         self.stash.consume(pool, handled.min(stashed));
@@ -405,6 +412,15 @@ impl<S: Socket> Stream<S> {
     /// Whether so much is free now as was missing.
     pub(super) const fn can_go_on(&self, buffers: &Buffers) -> bool {
         buffers.stashes.bytes_free() >= self.missing
+    }
+
+    const fn note_passed(&mut self, way: usize, octets: usize) {
+        self.passed[way] = self.passed[way].saturating_add(octets as u32);
+    }
+
+    /// Octets that the socket gave, and that it took, since this was last asked.
+    pub(super) const fn take_passed(&mut self) -> [u32; 2] {
+        core::mem::replace(&mut self.passed, [0; 2])
     }
 
     /// How many records of TLS were opened since this was last asked.
@@ -550,6 +566,7 @@ impl<S: Socket> Stream<S> {
                 Err(error) => return Err(error),
             };
             self.writable = sent == front.len();
+            self.note_passed(1, sent);
             self.unsent.consume(&mut buffers.reserved, sent);
         }
         Ok(())
@@ -559,6 +576,7 @@ impl<S: Socket> Stream<S> {
         match self.socket.write(bytes) {
             Ok(count) => {
                 self.writable = count == bytes.len();
+                self.note_passed(1, count);
                 Ok(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -50,6 +50,7 @@ pub(super) fn bridge() -> Bridge {
         confirm_timeout_ms: 60_000,
         drain_rate: None,
         day_bytes_max: None,
+        outage_days_min: None,
         on_demand: None,
         message_size_max: 1 << 20,
         hops_max: 8,

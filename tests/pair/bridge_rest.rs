@@ -222,7 +222,10 @@ fn with_the_bytes_of_the_day_used_only_what_is_urgent_is_a_reason() {
     world.run();
     assert_eq!(world.engine.platform.dialed, 3);
     open(&mut world, &mut far);
-    assert_eq!(bodies(&far.published()), [200; 5]);
+    assert_eq!(bodies(&far.published()), [200; 4]);
+    far.say(1, &ack(4, true));
+    world.run();
+    assert_eq!(bodies(&far.published()), [200]);
     far.say(1, &ack(5, true));
     world.run();
     world.pass_ms(10_000);
@@ -266,4 +269,99 @@ fn what_is_fetched_at_a_contact_is_taken_over_before_it_ends() {
     assert!(far.names().is_empty());
     pass(&mut world, &far, 1);
     say_goodbye(&mut world, &mut far);
+}
+
+#[test]
+fn what_a_link_costs_is_counted_by_what_it_was_for() {
+    let config = Bridge { heartbeat_s: 10, window: 64, ..bridge() };
+    let (mut world, mut far) = world(config.clone());
+    open(&mut world, &mut far);
+    let client = world.open(&[1]);
+    for _ in 0..3 {
+        world.publish_to(client, 1, "here", &[7; 100]);
+    }
+    world.run();
+    assert_eq!(far.published().len(), 3);
+    let kind = |said: &str, day: &str, name: &str| -> u64 {
+        let (_, day) = said.split_once(&format!("\"{day}_bytes_by_kind\":{{")).expect("the day is there");
+        let (_, number) = day.split_once(&format!("\"{name}\":")).expect("the kind is there");
+        number[..number.find([',', '}']).expect("it ends")].parse().expect("a number")
+    };
+    let said = ask(&mut world, "GET /api/ctl/bridges");
+    let line = (far.line.borrow().sent_down(), far.line.borrow().sent_up());
+    assert_eq!((kind(&said, "day", "sent"), kind(&said, "day", "received")), line);
+    let of = |name| kind(&said, "day", name);
+    assert_eq!((of("payload"), of("repeats"), of("heartbeats"), of("tls_handshakes")), (300, 0, 0, 0));
+    assert_eq!(of("protocol"), line.0 + line.1 - 300);
+    far.line.borrow_mut().lose();
+    world.run();
+    far.heard.clear();
+    world.pass_ms(1_100);
+    open(&mut world, &mut far);
+    far.say(1, &ack(3, true));
+    world.run();
+    world.pass_ms(5_000);
+    far.say_bytes(&HEARTBEAT_FRAME);
+    world.run();
+    let said = ask(&mut world, "GET /api/ctl/bridges");
+    let of = |name| kind(&said, "day", name);
+    assert_eq!((of("payload"), of("heartbeats")), (300, 16), "one each way");
+    assert!(of("repeats") > 300 && of("repeats") < 3 * 400, "whole messages: {}", of("repeats"));
+    let notes = world.engine.bridge_notes().expect("there is a bridge");
+    let (mut world, _) = super::bridge::world(config);
+    world.engine.restore_bridges(&notes);
+    let again = ask(&mut world, "GET /api/ctl/bridges");
+    assert_eq!(kind(&again, "day", "repeats"), of("repeats"), "a restart forgets nothing");
+    world.pass_ms(24 * HOUR_MS);
+    let next = ask(&mut world, "GET /api/ctl/bridges");
+    assert_eq!(kind(&next, "yesterday", "repeats"), of("repeats"));
+    assert_eq!(kind(&next, "day", "repeats"), 0);
+}
+
+/// The number behind this name, if it is none.
+fn number(said: &str, name: &str) -> Option<f64> {
+    let (_, after) = said.split_once(&format!("\"{name}\":")).expect("it is said");
+    after[..after.find([',', '}']).expect("it ends")].parse().ok()
+}
+
+#[test]
+fn the_gauge_of_an_outage_follows_what_comes_in_and_what_was_seen_to_leave() {
+    let config = Bridge { heartbeat_s: 0, window: 64, ..bridge() };
+    let (mut world, mut far) = world(config.clone());
+    open(&mut world, &mut far);
+    let client = world.open(&[1]);
+    let said = ask(&mut world, "GET /api/ctl/bridges");
+    assert_eq!((number(&said, "inflow_per_day"), number(&said, "drain_time")), (None, Some(0.0)));
+    for _ in 0..100 {
+        world.publish_to(client, 1, "here", &[7; 100]);
+        world.run();
+        far.published();
+        far.say(1, &ack(0, true));
+        world.pass_ms(HOUR_MS / 50);
+    }
+    let said = ask(&mut world, "GET /api/ctl/bridges");
+    assert_eq!(number(&said, "inflow_per_day"), Some(1_200.0), "one each 72 s");
+    assert_eq!(number(&said, "outage_days"), None, "there is no disk here");
+    for _ in 0..200 {
+        world.publish_to(client, 1, "here", &[7; 100]);
+    }
+    world.run();
+    let said = ask(&mut world, "GET /api/ctl/bridges");
+    assert_eq!((number(&said, "backlog"), number(&said, "drain_time")), (Some(136.0), None));
+    for done in 1..=20 {
+        world.pass_ms(500);
+        far.published();
+        far.say(1, &ack(100 + 5 * done, true));
+        world.run();
+    }
+    let said = ask(&mut world, "GET /api/ctl/bridges");
+    let (backlog, time) = (number(&said, "backlog"), number(&said, "drain_time"));
+    assert_eq!(backlog, Some(36.0));
+    assert!(time.is_some_and(|s| (3.0..6.0).contains(&s)), "ten a second: {time:?}");
+    let notes = world.engine.bridge_notes().expect("there is a bridge");
+    let (mut after, _) = super::bridge::world(config);
+    after.engine.restore_bridges(&notes);
+    let said = ask(&mut after, "GET /api/ctl/bridges");
+    let per_day = number(&said, "inflow_per_day").expect("it is known from before");
+    assert!((3_500.0..3_601.0).contains(&per_day), "300 in two hours: {per_day}");
 }
