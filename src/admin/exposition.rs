@@ -10,6 +10,7 @@ use core::fmt::Display;
 
 use super::columns::{Channels, ConnectionRow, Connections, Kind, Queues, channel_pid, connection_pid};
 use super::listing::Room;
+use super::outage::Outage;
 use super::request_context::ReadContext;
 
 /// Places looked at in one step.
@@ -17,7 +18,7 @@ const PLACES_PER_STEP: usize = 512;
 /// Virtual hosts that one request may name.
 pub(super) const VHOSTS_MAX: usize = 16;
 /// The most values of a row.
-const VALUES_MAX: usize = 12;
+const VALUES_MAX: usize = 17;
 
 /// A value that nobody knows, and that is left out.
 pub(super) const UNKNOWN: u64 = u64::MAX;
@@ -110,7 +111,12 @@ bridge_failed_total Times that they could not, or not any more
 bridge_day_bytes Bytes of this day over both links of the bridge
 bridge_day_bytes_max Bytes of a day after which only urgent rules go on, 0 without a limit
 bridge_yesterday_bytes Bytes of the day before
-bridge_held_rules Rules that wait for the next day",
+bridge_held_rules Rules that wait for the next day
+bridge_day_sent_bytes Bytes of this day that went over this link, TLS included
+bridge_day_received_bytes Bytes of this day that came over this link, TLS included
+bridge_day_payload_bytes Bytes of this day in bodies of messages that went or came for the first time
+bridge_inflow_per_day Messages that come in to be forwarded in a day, 0 while that is not known
+bridge_outage_tenths_of_days Tenths of days of them that the disk has room for, 0 while that is not known",
     },
 ];
 
@@ -141,6 +147,13 @@ pub(super) fn sums(lines: &mut Lines<'_>, context: ReadContext<'_>) {
             lines.all("", group.names, &sums[group.before..]);
         }
     }
+}
+
+/// With nothing behind them.
+fn padded<const COUNT: usize>(values: [u64; COUNT]) -> [u64; VALUES_MAX] {
+    let mut all = [0; VALUES_MAX];
+    all[..COUNT].copy_from_slice(&values);
+    all
 }
 
 impl Rows {
@@ -177,19 +190,18 @@ impl Rows {
                     queue.messages_persistent,
                     queue.message_bytes_ready,
                 ];
-                [ready, unacked, ready + unacked, rest[0], rest[1], rest[2], rest[3], 0, 0, 0, 0, 0]
-            }
-            Self::Channels => {
-                let channel = Channels::at(context, place)?.view;
-                let socket = context.sockets.at(channel.connection)?;
-                labels.add("channel", &channel_pid(socket.number, channel.connection, channel.number));
                 [
-                    channel.consumers.into(),
-                    channel.messages_unacknowledged.into(),
-                    channel.messages_uncommitted.into(),
-                    channel.acks_uncommitted.into(),
-                    channel.prefetch_count.into(),
-                    channel.global_prefetch_count.into(),
+                    ready,
+                    unacked,
+                    ready + unacked,
+                    rest[0],
+                    rest[1],
+                    rest[2],
+                    rest[3],
+                    0,
+                    0,
+                    0,
+                    0,
                     0,
                     0,
                     0,
@@ -198,15 +210,47 @@ impl Rows {
                     0,
                 ]
             }
+            Self::Channels => {
+                let channel = Channels::at(context, place)?.view;
+                let socket = context.sockets.at(channel.connection)?;
+                labels.add("channel", &channel_pid(socket.number, channel.connection, channel.number));
+                padded([
+                    channel.consumers.into(),
+                    channel.messages_unacknowledged.into(),
+                    channel.messages_uncommitted.into(),
+                    channel.acks_uncommitted.into(),
+                    channel.prefetch_count.into(),
+                    channel.global_prefetch_count.into(),
+                ])
+            }
             Self::Connections => {
                 let ConnectionRow { id, view, socket } = Connections::at(context, place)?;
                 // RabbitMQ calls it so here, too.
                 labels.add("channel", &connection_pid(socket.number, id));
                 let (received, sent) = (socket.received, socket.sent);
-                [received.0, sent.0, received.1, sent.1, view.channels.into(), 0, 0, 0, 0, 0, 0, 0]
+                [
+                    received.0,
+                    sent.0,
+                    received.1,
+                    sent.1,
+                    view.channels.into(),
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                    0,
+                ]
             }
             Self::Bridges => {
                 let link = context.bridges.at(place)?;
+                let outage = Outage::of(&link, context.broker);
                 labels.add("bridge", link.bridge);
                 labels.add("direction", link.direction);
                 let state = ["waiting", "connecting", "blocked", "running", "resting"];
@@ -224,6 +268,11 @@ impl Rows {
                     link.day_bytes_max.unwrap_or(0),
                     link.yesterday_bytes,
                     link.held_rules,
+                    link.today[0].1,
+                    link.today[1].1,
+                    link.today[2].1,
+                    outage.inflow_per_day.unwrap_or(0),
+                    outage.tenths_left.unwrap_or(0),
                 ]
             }
         };

@@ -152,6 +152,9 @@ const vhosts = {
 
 const seconds = (number) => (Number.isFinite(number) ? span(number * 1000) : null);
 
+/** What of the bytes of a link was for this, if anything was. */
+const share = (kinds, name) => (kinds[name] ? bytes(kinds[name]) : null);
+
 /** Tell a bridge something, asked before: what it does goes on after a restart. */
 const order = (ctx, row, verb, path, text, danger) => ask({
   title: `${verb} the bridge ${row.name}?`, verb, text, danger,
@@ -162,6 +165,8 @@ function orders(ctx, row) {
   return h('span', { class: 'deeds' },
     row.parked ? button('Send parked again…', `of ${row.name}`, () => order(ctx, row, 'Send again', 'retry',
       `${count(row.parked)} messages go back to where they were on their way to.`), '') : null,
+    row.state === 'resting' ? button('Connect…', row.name, () => order(ctx, row, 'Connect', 'resume',
+      'It connects at once, in both directions, and rests when there is nothing more to do.'), '') : null,
     row.state === 'paused' ? button('Resume…', row.name, () => order(ctx, row, 'Resume', 'resume',
       'It connects at once, in both directions.'), 'main')
       : button('Pause…', row.name, () => order(ctx, row, 'Pause', 'pause',
@@ -180,13 +185,21 @@ const bridges = {
     return h('div', { class: 'cards' }, links.map((row) => card(
       `${row.name}: ${row.direction === 'forward' ? 'to' : 'from'} the upstream`, [
         facts([['State', state(row.state)], ['Upstream', row.upstream], ['Virtual host', row.vhost],
-          ['Connected for', seconds(row.up_for)], ['Tries again in', seconds(row.retry_in)],
+          ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
+          [row.state === 'resting' ? 'Connects by itself in' : 'Tries again in', seconds(row.retry_in)],
           ['Last error', row.last_error && `${row.last_error} (${seconds(row.last_error_ago)} ago)`],
           ['Moved', count(row.moved)], ['On their way', count(row.pending)],
           ['Sent twice, perhaps', row.repeats || null],
           ['Held by the upstream', row.held || null],
           ['Bytes today', bytes(row.day_bytes) + (row.day_bytes_max ? ` of ${bytes(row.day_bytes_max)}` : '')],
+          ['of which messages', share(row.day_bytes_by_kind, 'payload')],
+          ['of which sent twice', share(row.day_bytes_by_kind, 'repeats')],
+          ['of which TLS handshakes', share(row.day_bytes_by_kind, 'tls_handshakes')],
+          ['of which heartbeats', share(row.day_bytes_by_kind, 'heartbeats')],
           ['Rules that wait for tomorrow', row.held_rules || null],
+          ['Comes in a day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
+          ['The disk has room for', row.outage_days === null ? null : `${row.outage_days} days of an outage`],
+          ['Backlog gone in', row.backlog ? seconds(row.drain_time) : null],
           ['Parked', row.parked ? `${count(row.parked)} (${Object.entries(row.parked_by_cause).map(
             ([cause, number]) => `${cause.replace(/_/g, ' ')} ${count(number)}`).join(', ')})` : null],
           ['Parked, sent again', row.retried]]),
