@@ -11,7 +11,7 @@ use core::fmt::Display;
 use super::columns::{Channels, ConnectionRow, Connections, Kind, Queues, channel_pid, connection_pid};
 use super::listing::Room;
 use super::outage::Outage;
-use super::request_context::ReadContext;
+use super::request_context::{BridgeLinkView, ReadContext};
 
 /// Places looked at in one step.
 const PLACES_PER_STEP: usize = 512;
@@ -156,6 +156,32 @@ fn padded<const COUNT: usize>(values: [u64; COUNT]) -> [u64; VALUES_MAX] {
     all
 }
 
+#[cold]
+fn of_bridge(link: &BridgeLinkView<'_>, context: ReadContext<'_>) -> [u64; VALUES_MAX] {
+    let outage = Outage::of(link, context.broker);
+    let state = ["waiting", "connecting", "blocked", "running", "resting"];
+    let state = state.iter().position(|state| *state == link.state).map_or(0, |at| at + 1);
+    [
+        state as u64,
+        link.backlog(context.broker).unwrap_or(0),
+        link.pending,
+        link.parked.iter().map(|(_, count)| count).sum(),
+        link.moved,
+        link.repeats,
+        link.connected,
+        link.failed,
+        link.day_bytes,
+        link.day_bytes_max.unwrap_or(0),
+        link.yesterday_bytes,
+        link.held_rules,
+        link.today[0].1,
+        link.today[1].1,
+        link.today[2].1,
+        outage.inflow_per_day.unwrap_or(0),
+        outage.tenths_left.unwrap_or(0),
+    ]
+}
+
 impl Rows {
     fn places(self, context: ReadContext<'_>) -> usize {
         match self {
@@ -190,25 +216,7 @@ impl Rows {
                     queue.messages_persistent,
                     queue.message_bytes_ready,
                 ];
-                [
-                    ready,
-                    unacked,
-                    ready + unacked,
-                    rest[0],
-                    rest[1],
-                    rest[2],
-                    rest[3],
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                ]
+                padded([ready, unacked, ready + unacked, rest[0], rest[1], rest[2], rest[3]])
             }
             Self::Channels => {
                 let channel = Channels::at(context, place)?.view;
@@ -228,52 +236,13 @@ impl Rows {
                 // RabbitMQ calls it so here, too.
                 labels.add("channel", &connection_pid(socket.number, id));
                 let (received, sent) = (socket.received, socket.sent);
-                [
-                    received.0,
-                    sent.0,
-                    received.1,
-                    sent.1,
-                    view.channels.into(),
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                ]
+                padded([received.0, sent.0, received.1, sent.1, view.channels.into()])
             }
             Self::Bridges => {
                 let link = context.bridges.at(place)?;
-                let outage = Outage::of(&link, context.broker);
                 labels.add("bridge", link.bridge);
                 labels.add("direction", link.direction);
-                let state = ["waiting", "connecting", "blocked", "running", "resting"];
-                let state = state.iter().position(|state| *state == link.state).map_or(0, |at| at + 1);
-                [
-                    state as u64,
-                    link.backlog(context.broker).unwrap_or(0),
-                    link.pending,
-                    link.parked.iter().map(|(_, count)| count).sum(),
-                    link.moved,
-                    link.repeats,
-                    link.connected,
-                    link.failed,
-                    link.day_bytes,
-                    link.day_bytes_max.unwrap_or(0),
-                    link.yesterday_bytes,
-                    link.held_rules,
-                    link.today[0].1,
-                    link.today[1].1,
-                    link.today[2].1,
-                    outage.inflow_per_day.unwrap_or(0),
-                    outage.tenths_left.unwrap_or(0),
-                ]
+                of_bridge(&link, context)
             }
         };
         Some((labels, values))

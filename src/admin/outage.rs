@@ -1,7 +1,7 @@
 //! What an outage of an upstream would cost, and how long it takes to make up for it.
 //!
-//! Always true: nothing is said that nobody has seen; the disk is the only limit that is counted, and all that is
-//! left of it is thought to be this bridge's.
+//! Always true: nothing is said that nobody has seen; the disk is the only limit that is counted, and all
+//! that is left of it is thought to be this bridge's.
 
 use std::borrow::Cow;
 
@@ -81,8 +81,8 @@ impl Outage {
         let (tenths, per_day) = (self.tenths_left?, self.inflow_per_day?);
         (tenths < u64::from(days_min) * 10).then(|| {
             Cow::from(format!(
-                "outage: {per_day} messages a day come in for bridge {name}, and the disk has room for {}.{} days of \
-                 them (outage_days_min = {days_min}); raise disk_limit, or publish less",
+                "outage: {per_day} messages a day come in for bridge {name}, and the disk has room for {}.{} \
+                 days of them (outage_days_min = {days_min}); raise disk_limit, or publish less",
                 tenths / 10,
                 tenths % 10
             ))

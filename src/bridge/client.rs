@@ -21,14 +21,15 @@ use crate::config::bridge::Rule;
 use crate::config::upstream::Upstream;
 use crate::time::{Deadline, Now};
 use crate::wire::{
-    ContentHeader, Frame, FrameKind, HEARTBEAT_FRAME, Method, Opening, PROTOCOL_HEADER, Properties, Table,
-    Writer, classify_opening, next_frame,
+    ContentHeader, Frame, FrameKind, HEARTBEAT_FRAME, Method, Opening, PROTOCOL_HEADER, Table, Writer,
+    classify_opening, next_frame,
 };
 
 use super::cause::Cause;
 use super::content::Content;
+use super::event::Event;
 use super::marks::own_id_of;
-use super::own_id::{Origin, OwnId};
+use super::own_id::Origin;
 
 /// Room for what is said besides messages: the longest is connection.start-ok.
 const OUT_BYTES: usize = 2048;
@@ -71,57 +72,6 @@ pub enum Stage {
     Ready,
     /// It is over.
     Over,
-}
-
-/// What input led to.
-#[derive(Debug)]
-pub enum Event<'i> {
-    /// Every whole frame was handled.
-    NeedMore,
-    /// Messages can flow.
-    Ready,
-    /// The upstream confirms, or refuses, what it was sent.
-    Confirm {
-        /// The number of the message.
-        number: u64,
-        /// And all before it.
-        multiple: bool,
-        /// It is taken over.
-        is_taken: bool,
-    },
-    /// A message came back: it reaches no queue there.
-    Returned {
-        /// The code.
-        code: u16,
-        /// What it is known by, if it is one of ours.
-        id: Option<OwnId>,
-    },
-    /// A message comes in; its header and body follow.
-    Deliver {
-        /// Its tag there.
-        tag: u64,
-        /// It may have been delivered before.
-        redelivered: bool,
-        /// Which rule it is for.
-        rule: usize,
-        /// The exchange it was published to.
-        exchange: &'i str,
-        /// The key it was published with.
-        key: &'i [u8],
-    },
-    /// The header of what comes in.
-    Header {
-        /// Its properties.
-        properties: Properties<'i>,
-        /// So many octets of body follow.
-        body_len: u64,
-    },
-    /// Some of the body of what comes in.
-    Body(&'i [u8]),
-    /// The upstream ended the channel over a publish, with this code.
-    PublishRefused(u16, Cause),
-    /// The link is over.
-    Lost(Cause),
 }
 
 /// What a link says of itself and who it is for.

@@ -1,8 +1,8 @@
 //! When a link that rests is to be there again, where a link is paid for by the byte, or costs power.
 //!
 //! Always true: a contact is due for what waits, for how long something has waited, for the time since the
-//! last contact and for a time of day, and for nothing else; so as not to come with a whole fleet at once, the
-//! last two come a little late, each device by a span of its own.
+//! last contact and for a time of day, and for nothing else; so as not to come with a whole fleet at once,
+//! the last two come a little late, each device by a span of its own.
 
 use crate::config::on_demand::OnDemand;
 use crate::time::{Deadline, Now};

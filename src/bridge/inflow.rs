@@ -1,6 +1,8 @@
-//! How much comes in that is to be forwarded, and how fast a backlog leaves: what an operator wants to know of
-//! an outage before there is one.
+//! How much comes in that is to be forwarded, and how fast a backlog leaves: what an operator wants to know
+//! of an outage before there is one.
 //!
+//! Always true: counters of queues only rise while a queue is there; a speed of draining is one that was seen
+//! while something was under way all the time.
 
 use crate::time::Now;
 

@@ -12,6 +12,7 @@
 //! | `inflow` | what comes in to be forwarded, and how fast a backlog leaves |
 //! | `price` | what a link costs, and what for |
 //! | `client` | the client's side of a connection: from the first octet to confirms and deliveries |
+//! | `event` | what an upstream said |
 //! | `content` | the frames of a content that comes in |
 //! | `flights` | what was sent and is not confirmed |
 //! | `writer` | a message as the frames of a publish, from any octet of them on |
@@ -35,6 +36,7 @@ mod client;
 mod content;
 mod day_budget;
 mod demand;
+mod event;
 mod flights;
 mod inflow;
 mod marks;
@@ -46,10 +48,11 @@ mod writer;
 pub use arrivals::Arrivals;
 pub use backoff::Backoff;
 pub use cause::Cause;
-pub use client::{Client, Credentials, Event, Role, Stage, not_tls, rule_of, tag_of};
+pub use client::{Client, Credentials, Role, Stage, not_tls, rule_of, tag_of};
 pub use content::Content;
 pub use day_budget::DayBudget;
 pub use demand::Demand;
+pub use event::Event;
 pub use flights::{Flight, Flights, Refusal};
 pub use inflow::{Drain, Inflow};
 pub use marks::{Marks, came_from, hops_of, marked, parked, unparked};

@@ -99,8 +99,8 @@ impl Said {
             return match is_said {
                 true => Err(Wrong::value(
                     value,
-                    "connect_messages, connect_age, connect_interval, connect_at and rest_after are of use with \
-                     link = \"on_demand\" only",
+                    "connect_messages, connect_age, connect_interval, connect_at and rest_after are of use \
+                     with link = \"on_demand\" only",
                 )),
                 false => Ok(None),
             };

@@ -10,9 +10,9 @@
 //! inflow 1200 9600 "plant"
 //! messages of this day and of the one before that came in to be forwarded, name
 //!
-//! price forward 51200 1600 40000 0 0 480 90000 2400 60000 0 0 960 "plant"
-//! direction, sent, received, payload, repeats, handshakes, heartbeats of this day, the same of the one before,
-//! name
+//! price forward 51200 1600 40000 0 0 480 160 90000 2400 60000 0 0 960 240 "plant"
+//! direction, then of this day and of the one before: bytes sent, received, payload, of repeats, of
+//! handshakes and heartbeats, and messages; name
 //! ```
 //!
 //! Always true: it is written when somebody pauses or resumes a bridge, at the end, whenever a sixteenth of a

@@ -1,9 +1,9 @@
 //! Links that are there only while there is something to do (`link = "on_demand"`): when they end, and what
 //! they begin again for.
 //!
-//! Always true: a link ends itself only when nothing is under way and nothing waits that it may send; while all
-//! its rules are held, a bridge connects for nothing; both links of a bridge begin together, for one contact
-//! costs less than two.
+//! Always true: a link ends itself only when nothing is under way and nothing waits that it may send; while
+//! all its rules are held, a bridge connects for nothing; both links of a bridge begin together, for one
+//! contact costs less than two.
 
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogSource};

@@ -4,7 +4,7 @@
 //! Waiting ─ due → LookingUp ─ addresses → Connected ─ messages flow …
 //!    ▲               │ none                   │ broken, refused, wedged
 //!    └── Backoff ◄───┴────────────────────────┘          Paused ─ resumed → Waiting
-//!                                             └ nothing to do, link = "on_demand" → Resting ─ demand → Waiting
+//!                                            └ nothing to do, if on demand → Resting ─ demand → Waiting
 //! ```
 //!
 //! Always true: nobody waits for a name or for an upstream; a link that fails is tried again after a pause

@@ -419,8 +419,8 @@ impl<S: Socket> Stream<S> {
     }
 
     /// Octets that the socket gave, and that it took, since this was last asked.
-    pub(super) const fn take_passed(&mut self) -> [u32; 2] {
-        core::mem::replace(&mut self.passed, [0; 2])
+    pub(super) fn take_passed(&mut self) -> [u32; 2] {
+        core::mem::take(&mut self.passed)
     }
 
     /// How many records of TLS were opened since this was last asked.
