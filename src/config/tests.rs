@@ -1,5 +1,7 @@
 //! Every sentence an operator may meet, and the order of the layers.
 
+use std::fs;
+
 use super::board::BOARDS;
 use super::layer::LimitsLayer;
 use super::transports::FileMode;
@@ -215,6 +217,60 @@ fn the_readme_shows_a_configuration_that_is_one() {
     let (_, rest) = readme.split_once("```toml\n").expect("the README has an example");
     let (example, _) = rest.split_once("```").expect("the example ends");
     assert_eq!(gathered(example).unwrap().product.name, "Leveret");
+}
+
+/// Whether a line of a text could be one of a configuration; headings of systemd's files begin with a capital.
+fn is_configuration(line: &str) -> bool {
+    let is_lower = |text: &str| text.starts_with(|first: char| first.is_ascii_lowercase());
+    match line.split_once(" = ") {
+        Some((key, _)) => is_lower(key) && !key.contains([' ', '/', '`']),
+        None => line.starts_with('[') && is_lower(line.trim_start_matches('[')),
+    }
+}
+
+/// What stands in the README and in the guide as lines of a configuration, with where.
+fn documented() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let guide = fs::read_dir(root.join("systemd/packages/guide")).unwrap().map(|file| file.unwrap().path());
+    let mut found = Vec::new();
+    for path in [root.join("README.md")].into_iter().chain(guide) {
+        let text = fs::read_to_string(&path).unwrap();
+        let (mut block, mut is_fenced) = (String::new(), false);
+        for (at, line) in text.lines().chain([""]).enumerate() {
+            let part = match line {
+                "```toml" => None,
+                _ if is_fenced => Some(line).filter(|line| *line != "```"),
+                _ => line.strip_prefix("    ").filter(|line| is_configuration(line)),
+            };
+            is_fenced = line == "```toml" || is_fenced && part.is_some();
+            match part {
+                Some(part) => block.extend([part, "\n"]),
+                None if block.is_empty() => {}
+                None => found.push((
+                    format!("{}, before line {}", path.display(), at + 1),
+                    core::mem::take(&mut block),
+                )),
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_configuration_that_is_documented_is_one() {
+    let documented = documented();
+    assert!(documented.len() >= 10, "{documented:?}");
+    for (place, text) in documented {
+        // Of a password file its name alone is to be right.
+        let text = text.replace("password_file = \"/", "ca_file = \"/").replace("amqp://", "amqps://");
+        let (head, rule) =
+            ("[[bridge]]\nname = \"b\"\n", "[[bridge.forward]]\nqueue = \"q\"\nto_queue = \"q\"\n");
+        let upstream = if text.contains("upstream =") { "" } else { "upstream = \"amqps://h\"\n" };
+        let as_part = format!("{head}{upstream}{text}{}", if text.contains("[[bridge.") { "" } else { rule });
+        let read =
+            gathered(&text).or_else(|why| gathered(&as_part).map_err(|other| format!("{why}; {other}")));
+        assert!(read.is_ok(), "{place}: {}\n{text}", read.unwrap_err());
+    }
 }
 
 #[test]
