@@ -106,6 +106,8 @@ pub trait Kind: 'static {
     }
     /// Columns that only our own command line asks for.
     const OF_CTL: &'static [&'static str] = &[TYPED];
+    /// Columns of RabbitMQ's that there is no figure for: who asks for them gets an empty cell.
+    const WITHOUT_FIGURE: &'static [&'static str] = &[];
     /// Whether it is a binding between these ends, or none at all.
     fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
@@ -197,7 +199,16 @@ impl Kind for Queues {
         }),
         ("messages_ready_ram", |queue, pen| pen.json.number(queue.messages_ready_ram)),
         ("messages_persistent", |queue, pen| pen.json.number(queue.messages_persistent)),
+        ("messages_unacknowledged_ram", |queue, pen| pen.json.number(queue.messages_unacknowledged_ram)),
+        ("messages_ram", |queue, pen| {
+            let (ready, unacknowledged) = (queue.messages_ready_ram, queue.messages_unacknowledged_ram);
+            pen.json.number(u64::from(ready) + u64::from(unacknowledged));
+        }),
+        ("message_bytes", |queue, pen| {
+            pen.json.number(queue.message_bytes_ready + queue.message_bytes_unacknowledged);
+        }),
         ("message_bytes_ready", |queue, pen| pen.json.number(queue.message_bytes_ready)),
+        ("message_bytes_unacknowledged", |queue, pen| pen.json.number(queue.message_bytes_unacknowledged)),
         ("consumers", |queue, pen| pen.json.number(queue.consumers)),
         ("memory", |queue, pen| pen.json.number(queue.memory_bytes)),
         ("messages_details", |queue, pen| pen.rate(queue, QueueColumn::All)),
@@ -210,6 +221,20 @@ impl Kind for Queues {
             pen.rate(queue, QueueColumn::Went);
             pen.json.raw(b"}");
         }),
+    ];
+    const WITHOUT_FIGURE: &'static [&'static str] = &[
+        "message_bytes_ram",
+        "message_bytes_persistent",
+        "head_message_timestamp",
+        "disk_reads",
+        "disk_writes",
+        "consumer_utilisation",
+        "consumer_capacity",
+        "slave_pids",
+        "synchronised_slave_pids",
+        "leader",
+        "members",
+        "online",
     ];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -315,6 +340,16 @@ impl Kind for Connections {
             pen.json.raw(b"}");
         }),
     ];
+    const WITHOUT_FIGURE: &'static [&'static str] = &[
+        "send_pend",
+        "ssl_protocol",
+        "ssl_key_exchange",
+        "ssl_cipher",
+        "ssl_hash",
+        "peer_cert_subject",
+        "peer_cert_issuer",
+        "peer_cert_validity",
+    ];
     const IS_PRIVATE: bool = true;
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -372,6 +407,7 @@ impl Kind for Channels {
         ("prefetch_count", |row, pen| pen.json.number(row.view.prefetch_count)),
         ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
     ];
+    const WITHOUT_FIGURE: &'static [&'static str] = &["messages_unconfirmed"];
     const IS_PRIVATE: bool = true;
 
     fn places(context: ReadContext<'_>) -> usize {

@@ -68,7 +68,11 @@ queue_messages Sum of ready and unacknowledged messages - total queue depth",
         before: 4,
         names: "queue_messages_ready_ram Ready messages stored in memory
 queue_messages_persistent Persistent messages
-queue_messages_ready_bytes Size in bytes of ready messages",
+queue_messages_ready_bytes Size in bytes of ready messages
+queue_messages_ram Ready and unacknowledged messages stored in memory
+queue_messages_unacked_ram Unacknowledged messages stored in memory
+queue_messages_bytes Size in bytes of ready and unacknowledged messages
+queue_messages_unacked_bytes Size in bytes of all unacknowledged messages",
     },
     Group {
         families: &["channel_metrics"],
@@ -210,13 +214,23 @@ impl Rows {
                 labels.add("vhost", queue.vhost);
                 labels.add("queue", queue.name);
                 let (ready, unacked) = (queue.messages_ready.into(), queue.messages_unacknowledged.into());
-                let rest = [
+                let (ready_ram, unacked_ram): (u64, u64) =
+                    (queue.messages_ready_ram.into(), queue.messages_unacknowledged_ram.into());
+                let (ready_bytes, unacked_bytes) =
+                    (queue.message_bytes_ready, queue.message_bytes_unacknowledged);
+                padded([
+                    ready,
+                    unacked,
+                    ready + unacked,
                     queue.consumers.into(),
-                    queue.messages_ready_ram.into(),
+                    ready_ram,
                     queue.messages_persistent,
-                    queue.message_bytes_ready,
-                ];
-                padded([ready, unacked, ready + unacked, rest[0], rest[1], rest[2], rest[3]])
+                    ready_bytes,
+                    ready_ram + unacked_ram,
+                    unacked_ram,
+                    ready_bytes + unacked_bytes,
+                    unacked_bytes,
+                ])
             }
             Self::Channels => {
                 let channel = Channels::at(context, place)?.view;

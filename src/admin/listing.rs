@@ -325,7 +325,8 @@ pub fn choose<K: Kind>(names: Option<&str>) -> Result<Chosen, &str> {
             chosen.extend(plain.map(|(at, _)| at as u8).take(COLUMNS_MAX));
         }
         Some(names) => {
-            for name in names.split(',') {
+            // A cell that is not there is an empty one.
+            for name in names.split(',').filter(|name| !K::WITHOUT_FIGURE.contains(name)) {
                 let at = all.clone().position(|known| known == name).ok_or(name)?;
                 chosen.push(at as u8).map_err(|_| name)?;
             }

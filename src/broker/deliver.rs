@@ -146,7 +146,6 @@ impl Broker {
         let consumer = &mut self.consumers[index];
         consumer.unsettled += 1;
         let (channel, no_ack) = (consumer.channel, consumer.no_ack);
-        self.queues[queue.index()].unsettled += 1;
         if !no_ack {
             self.channels[channel.index()].consumer_unsettled += 1;
         }
@@ -182,11 +181,17 @@ impl Broker {
     }
 
     /// Puts a delivery at the end of its connection's outbox, and on its channel's list if it will be
-    /// acknowledged. The caller made sure of room in the pool.
+    /// acknowledged; its queue, if it has one, counts it. The caller made sure of room in the pool.
     pub(super) fn put_into_outbox(&mut self, messages: &Messages, new: NewDelivery) {
         let channel_id = new.channel;
         let connection_id = self.channels[channel_id.index()].connection;
-        let wire_bytes = messages.body_len(new.message) + messages.properties_len(new.message) + FRAMES_BYTES;
+        let body_len = messages.body_len(new.message);
+        let wire_bytes = body_len + messages.properties_len(new.message) + FRAMES_BYTES;
+        if let Some(queue) = new.queue {
+            let record = &mut self.queues[queue.index()];
+            record.unsettled += 1;
+            record.unsettled_body_bytes += u64::from(body_len);
+        }
         let connection = &mut self.connections[connection_id.index()];
         connection.sequence += 1;
         let sequence = connection.sequence;
@@ -195,7 +200,8 @@ impl Broker {
         self.hold_delivery(connection_id);
         self.pin(messages, connection_id, new.queue, new.message);
         let acknowledged = !new.no_ack;
-        let index = self.deliveries.insert(new, sequence, wire_bytes).expect("the caller made sure of room");
+        let index = self.deliveries.insert(new, sequence, (wire_bytes, body_len));
+        let index = index.expect("the caller made sure of room");
         let connection = &mut self.connections[connection_id.index()];
         self.deliveries.enter_outbox(&mut connection.outbox, index);
         let channel = &mut self.channels[channel_id.index()];
@@ -515,7 +521,6 @@ impl Broker {
             self.wake(queue);
         }
         let left = self.ready_in(queue);
-        self.queues[level.index()].unsettled += 1;
         self.consumers[stand_in.index()].unsettled += 1;
         let tag = self.next_tag(channel);
         self.put_into_outbox(

@@ -44,7 +44,7 @@ pub(super) struct Delivered {
     pub(super) sequence: u64,
     /// None when it is written and only the log has the message.
     pub(super) message: Option<MessageId>,
-    /// Bytes of the body of one that only the log has.
+    /// Bytes of its body.
     pub(super) body_len: u32,
     pub(super) channel: ChannelId,
     /// The consumer, or the stand-in of a get; none for returns.
@@ -128,7 +128,12 @@ impl Deliveries {
 
     /// Makes the record, with its place in the outbox and what it counts for there; `None` when the pool is
     /// full.
-    pub(super) fn insert(&mut self, new: NewDelivery, sequence: u64, wire_bytes: u32) -> Option<usize> {
+    pub(super) fn insert(
+        &mut self,
+        new: NewDelivery,
+        sequence: u64,
+        (wire_bytes, body_len): (u32, u32),
+    ) -> Option<usize> {
         let findable = !new.no_ack && new.carrier != Carrier::Return;
         let (channel, tag) = (new.channel, new.tag);
         let record = Delivered {
@@ -137,7 +142,7 @@ impl Deliveries {
             logged: new.logged,
             sequence,
             message: Some(new.message),
-            body_len: 0,
+            body_len,
             channel,
             consumer: new.consumer,
             queue: new.queue,

@@ -49,6 +49,8 @@ pub(super) struct Queue {
     pub(super) unsettled: u32,
     /// Bytes of blocks that their messages occupy.
     pub(super) unsettled_bytes: u64,
+    /// Bytes of their bodies, in memory or not.
+    pub(super) unsettled_body_bytes: u64,
     /// Those of them that only the log has.
     pub(super) unsettled_absent: u32,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
@@ -170,6 +172,7 @@ impl Queue {
             is_fetching: false,
             unsettled: 0,
             unsettled_bytes: 0,
+            unsettled_body_bytes: 0,
             unsettled_absent: 0,
             returning: 0,
             front: Front::Free,

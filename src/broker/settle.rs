@@ -218,7 +218,11 @@ impl Broker {
         let delivery = &self.deliveries[index];
         let channel = &mut self.channels[delivery.channel.index()];
         if let Some(queue) = delivery.queue {
-            self.queues[queue.index()].unsettled -= 1;
+            let body_len = delivery.body_len;
+            let record = &mut self.queues[queue.index()];
+            record.unsettled -= 1;
+            record.unsettled_body_bytes -= u64::from(body_len);
+            debug_assert!(record.unsettled > 0 || record.unsettled_body_bytes == 0, "counted alike");
         }
         if let Some(consumer) = delivery.consumer {
             let consumer = &mut self.consumers[consumer.index()];

@@ -120,7 +120,6 @@ impl Broker {
         self.deliveries.keep(index);
         let delivery = &mut self.deliveries[index];
         delivery.message = None;
-        delivery.body_len = messages.body_len(message);
         let (returned, channel) = (delivery.is_returned(), delivery.channel);
         let record = &mut self.queues[queue.index()];
         if returned {

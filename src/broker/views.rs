@@ -45,10 +45,14 @@ pub struct QueueView<'a> {
     pub messages_ready_ram: u32,
     /// Deliveries not settled.
     pub messages_unacknowledged: u32,
+    /// Those of them whose messages are in memory.
+    pub messages_unacknowledged_ram: u32,
     /// Messages that the log has.
     pub messages_persistent: u64,
     /// Bytes of the bodies of the ready messages.
     pub message_bytes_ready: u64,
+    /// Bytes of the bodies of messages delivered and not settled.
+    pub message_bytes_unacknowledged: u64,
     /// Consumers.
     pub consumers: u32,
     /// The tag of the consumer that has it for itself, and that consumer's channel.
@@ -265,8 +269,12 @@ impl Broker {
             messages_ready: self.ready_in(id),
             messages_ready_ram: self.in_all(id, |level| level.backlog.resident().into()) as u32,
             messages_unacknowledged: self.in_all(id, |level| level.unsettled.into()) as u32,
+            messages_unacknowledged_ram: self
+                .in_all(id, |level| (level.unsettled - level.unsettled_absent).into())
+                as u32,
             messages_persistent: self.in_all(id, |level| level.logged.count()),
             message_bytes_ready: self.in_all(id, |level| level.backlog.body_bytes()),
+            message_bytes_unacknowledged: self.in_all(id, |level| level.unsettled_body_bytes),
             consumers: record.consumers.len(),
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.single_active_consumer().map(named),

@@ -29,6 +29,10 @@ list_queues --no-table-headers name
 list_queues --formatter json name messages durable
 list_queues --formatter csv name messages arguments
 list_queues name messages_ready messages_unacknowledged messages_persistent policy type owner_pid pid
+list_queues name messages_ram messages_ready_ram messages_unacknowledged_ram
+list_queues name message_bytes message_bytes_ready message_bytes_unacknowledged
+list_queues name slave_pids synchronised_slave_pids head_message_timestamp leader members online
+list_connections user ssl_protocol ssl_key_exchange ssl_cipher ssl_hash peer_cert_subject peer_cert_issuer peer_cert_validity
 list_queues name nosuch
 list_queues -p nosuch
 list_queues --bogus

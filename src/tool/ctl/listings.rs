@@ -130,6 +130,7 @@ fn columns<'a, K: Kind>(call: &'a Call, default: &[&'a str]) -> Result<Vec<&'a s
     let is_known = |name: &&&str| {
         **name == "arguments" && has_typed
             || **name != TYPED && K::COLUMNS.iter().any(|(known, _)| known == *name)
+            || K::WITHOUT_FIGURE.contains(*name)
     };
     let unknown: Vec<&str> = asked.iter().filter(|name| !is_known(name)).copied().collect();
     if unknown.is_empty() {
