@@ -10,12 +10,12 @@ use crate::broker::Context;
 use crate::command::ConnectionId;
 use crate::error::Fault;
 
+use super::access_columns::{Permissions, TopicPermissions, Users};
 use super::answer::{Answer, OUTPUT_BYTES_MAX, bad_request, body, done, not_found, problem, refused};
 use super::binding_columns::{Bindings, DefaultBindings};
 use super::bridges::{BridgeLinks, Shovels};
 use super::columns::{
-    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Permissions, Queues, TopicPermissions, Users,
-    Vhosts, parse_connection_pid,
+    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Queues, Vhosts, parse_connection_pid,
 };
 use super::filter::Filter;
 use super::http::{Request, Status, Verb, decode};

@@ -5,7 +5,7 @@
 
 use crate::broker::{
     AppliedView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, Orphan,
-    PermissionView, QueueView, TopicPermissionView, UserLimits, UserView, VhostLimits, VhostView,
+    QueueView, VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
@@ -541,107 +541,6 @@ impl Kind for Orphans {
     }
 }
 
-/// Users.
-#[derive(Debug)]
-pub struct Users;
-
-impl Kind for Users {
-    type View<'a> = UserView<'a>;
-
-    const COLUMNS: &'static [Column<Self>] = &[
-        ("user", |user, pen| pen.json.text(user.name)),
-        ("name", |user, pen| pen.json.text(user.name)),
-        ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
-        ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
-        ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
-        ("limits", user_limits),
-    ];
-
-    fn name(view: &Self::View<'_>) -> Option<String> {
-        Some(view.name.to_string())
-    }
-
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.user_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.user_at(place)
-    }
-
-    fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {
-        None
-    }
-
-    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
-        Some(view.name)
-    }
-}
-
-/// Permissions.
-#[derive(Debug)]
-pub struct Permissions;
-
-impl Kind for Permissions {
-    type View<'a> = PermissionView<'a>;
-
-    const COLUMNS: &'static [Column<Self>] = &[
-        ("user", |it, pen| pen.json.text(it.user)),
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("configure", |it, pen| pen.json.text(it.configure)),
-        ("write", |it, pen| pen.json.text(it.write)),
-        ("read", |it, pen| pen.json.text(it.read)),
-    ];
-
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.permission_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.permission_at(place)
-    }
-
-    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
-        Some(view.vhost)
-    }
-
-    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
-        Some(view.user)
-    }
-}
-
-/// Topic permissions.
-#[derive(Debug)]
-pub struct TopicPermissions;
-
-impl Kind for TopicPermissions {
-    type View<'a> = TopicPermissionView<'a>;
-
-    const COLUMNS: &'static [Column<Self>] = &[
-        ("user", |it, pen| pen.json.text(it.user)),
-        ("vhost", |it, pen| pen.json.text(it.vhost)),
-        ("exchange", |it, pen| pen.json.text(it.exchange)),
-        ("write", |it, pen| pen.json.text(it.write)),
-        ("read", |it, pen| pen.json.text(it.read)),
-    ];
-
-    fn places(context: ReadContext<'_>) -> usize {
-        context.broker.topic_permission_places()
-    }
-
-    fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.topic_permission_at(place)
-    }
-
-    fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
-        Some(view.vhost)
-    }
-
-    fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
-        Some(view.user)
-    }
-}
-
 /// What the policies of a queue say together: of limits the smaller one.
 fn effective(applied: &AppliedView<'_>, pen: &mut Pen<'_, '_>) {
     let mut is_first = true;
@@ -670,13 +569,7 @@ pub fn limits(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
     put_limits([("max-queues", queues_max), ("max-connections", connections_max)], pen);
 }
 
-/// Writes the limits of a user.
-pub fn user_limits(user: &UserView<'_>, pen: &mut Pen<'_, '_>) {
-    let UserLimits { connections_max, channels_max } = user.limits;
-    put_limits([("max-channels", channels_max), ("max-connections", connections_max)], pen);
-}
-
-fn put_limits(limits: [(&str, Option<u32>); 2], pen: &mut Pen<'_, '_>) {
+pub(super) fn put_limits(limits: [(&str, Option<u32>); 2], pen: &mut Pen<'_, '_>) {
     let mut is_first = true;
     pen.json.raw(b"{");
     for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {

@@ -6,7 +6,7 @@
 //! | `admin_session` | one client of the operator's interface, without its socket |
 //! | `answer` | how a request is answered |
 //! | `api` | what each request means |
-//! | `listing`, `columns`, `binding_columns` | rows of what there is, written while the client takes them |
+//! | `listing`, `columns`, `access_columns`, `binding_columns` | rows of what there is, written while the client takes them |
 //! | `filter`, `ordering` | which rows are wanted, and in which order |
 //! | `gate` | who comes in over the network: names, pages, logins |
 //! | `management` | RabbitMQ's management API for those, as far as their tags go |
@@ -32,6 +32,7 @@
 //! it can make it do in one turn.
 
 mod access;
+mod access_columns;
 mod actions;
 pub mod admin_session;
 pub mod answer;

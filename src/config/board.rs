@@ -23,30 +23,72 @@ pub const AUTO: &str = "auto";
 pub struct Board {
     /// Its name.
     pub name: &'static str,
-    /// Its text.
+    /// Its text, without comments.
     pub text: &'static str,
     /// Bytes of memory a machine must show to be given it: somewhat less than what is built in, for the
     /// kernel and the graphics keep a part.
     memory_bytes_min: u64,
 }
 
+/// A profile's text without its comments, which are for who reads the file, and would be more than half of
+/// what all profiles take in the program. Lines keep their numbers.
+macro_rules! profile {
+    ($file:literal) => {{
+        const TEXT: &str = include_str!($file);
+        const BARE: [u8; bare(TEXT.as_bytes(), &mut [])] = {
+            let mut room = [0; bare(TEXT.as_bytes(), &mut [])];
+            bare(TEXT.as_bytes(), &mut room);
+            room
+        };
+        match core::str::from_utf8(&BARE) {
+            Ok(text) => text,
+            Err(_) => panic!("whole lines are taken out of a text"),
+        }
+    }};
+}
+
+/// Writes `text` without comments that have a line of their own; says how long that is, whether there is room
+/// or not.
+const fn bare(text: &[u8], room: &mut [u8]) -> usize {
+    let (mut at, mut len) = (0, 0);
+    let mut is_comment = is_comment_at(text, 0);
+    while at < text.len() {
+        let is_end = text[at] == b'\n';
+        if is_end || !is_comment {
+            if len < room.len() {
+                room[len] = text[at];
+            }
+            len += 1;
+        }
+        at += 1;
+        if is_end {
+            is_comment = is_comment_at(text, at);
+        }
+    }
+    len
+}
+
+/// Whether the line that begins here is nothing but a comment.
+const fn is_comment_at(text: &[u8], mut at: usize) -> bool {
+    while at < text.len() && text[at] == b' ' {
+        at += 1;
+    }
+    at < text.len() && text[at] == b'#'
+}
+
 /// The profiles, the default first, the others by size.
 pub const BOARDS: [Board; 7] = [
-    Board { name: "generic", text: include_str!("../../boards/generic.toml"), memory_bytes_min: 850_000_000 },
-    Board { name: "router-64", text: include_str!("../../boards/router-64.toml"), memory_bytes_min: 0 },
+    Board { name: "generic", text: profile!("../../boards/generic.toml"), memory_bytes_min: 850_000_000 },
+    Board { name: "router-64", text: profile!("../../boards/router-64.toml"), memory_bytes_min: 0 },
     Board {
         name: "router-128",
-        text: include_str!("../../boards/router-128.toml"),
+        text: profile!("../../boards/router-128.toml"),
         memory_bytes_min: 100_000_000,
     },
-    Board {
-        name: "pi-zero-w",
-        text: include_str!("../../boards/pi-zero-w.toml"),
-        memory_bytes_min: 360_000_000,
-    },
-    Board { name: "pi-3", text: include_str!("../../boards/pi-3.toml"), memory_bytes_min: 850_000_000 },
-    Board { name: "pi-4", text: include_str!("../../boards/pi-4.toml"), memory_bytes_min: 1_700_000_000 },
-    Board { name: "pi-5", text: include_str!("../../boards/pi-5.toml"), memory_bytes_min: 3_600_000_000 },
+    Board { name: "pi-zero-w", text: profile!("../../boards/pi-zero-w.toml"), memory_bytes_min: 360_000_000 },
+    Board { name: "pi-3", text: profile!("../../boards/pi-3.toml"), memory_bytes_min: 850_000_000 },
+    Board { name: "pi-4", text: profile!("../../boards/pi-4.toml"), memory_bytes_min: 1_700_000_000 },
+    Board { name: "pi-5", text: profile!("../../boards/pi-5.toml"), memory_bytes_min: 3_600_000_000 },
 ];
 
 /// The best profile for models whose names have this in them, the first match.

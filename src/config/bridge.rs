@@ -369,6 +369,12 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         rest_after: said.rest_after,
     };
     let on_demand = on_demand.made(value)?;
+    if forward.is_empty() && on_demand.as_ref().is_some_and(OnDemand::is_never_without_messages) {
+        return Err(wrong(
+            "a bridge that only fetches knows nothing of what waits: with link = \"on_demand\" it needs \
+             connect_interval or connect_at",
+        ));
+    }
     let identity = match (said.certificate, said.key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
@@ -583,6 +589,11 @@ mod tests {
             (format!("{PLANT}rest_after = \"5s\"\n{RULE}"), 1, "with link = \"on_demand\" only"),
             (format!("{DEMAND}rest_after = \"5ms\"\n{RULE}"), 1, "at least 1s"),
             (format!("{DEMAND}connect_messages = 0\n{RULE}"), 1, "at least 1"),
+            (
+                format!("{DEMAND}connect_interval = 0\n{}", RULE.replace("forward", "fetch")),
+                1,
+                "only fetches",
+            ),
             (format!("{DEMAND}connect_at = \"2:30\"\n{RULE}"), 5, "such as \"02:30\""),
             (format!("{PLANT}{RULE}to_exchange = \"x\"\n"), 4, "either to_queue, or to_exchange"),
             (PLANT.to_string(), 1, "has nothing to do"),

@@ -128,6 +128,11 @@ impl Said {
 }
 
 impl OnDemand {
+    /// Whether nothing but messages here that wait makes it connect.
+    pub(super) const fn is_never_without_messages(&self) -> bool {
+        self.interval_ms == 0 && self.times.is_empty()
+    }
+
     /// As a file says it.
     #[cold]
     pub(super) fn shown(&self) -> [String; 6] {

@@ -8,6 +8,9 @@ use super::transports::FileMode;
 use super::*;
 use crate::limits::Limits;
 
+/// With its comments.
+const GENERIC: &str = include_str!("../../boards/generic.toml");
+
 /// What a configuration file with this text comes to, over the generic board.
 fn gathered(text: &str) -> Result<Config, ConfigError> {
     let mut config = Config::default();
@@ -176,7 +179,7 @@ fn later_layers_go_before_earlier_ones() {
 
 #[test]
 fn the_generic_profile_names_every_key_and_is_the_default() {
-    let text = BOARDS[0].text;
+    let text = GENERIC;
     let is_named =
         |key: &str| text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
     let top = Layer::KEYS.iter().filter(|key| !["limits", "store", "tls", "bridge"].contains(key));
@@ -194,6 +197,19 @@ fn the_generic_profile_names_every_key_and_is_the_default() {
     assert_eq!(Config { listen: Config::default().listen, ..all }, Config::default());
 }
 
+#[test]
+fn profiles_come_without_their_comments_and_say_the_same() {
+    for board in BOARDS {
+        let file = format!("{}/../boards/{}.toml", env!("CARGO_MANIFEST_DIR"), board.name);
+        let written = fs::read_to_string(&file).unwrap();
+        let bare = |line: &str| {
+            if line.trim_start_matches(' ').starts_with('#') { "\n".into() } else { format!("{line}\n") }
+        };
+        assert_eq!(board.text, written.lines().map(bare).collect::<String>(), "{file}");
+        assert_eq!(gathered(board.text).unwrap(), gathered(&written).unwrap());
+    }
+}
+
 /// Whether a line sets a key at the top level.
 fn is_setting(line: &str) -> bool {
     line.split_once(" = ")
@@ -202,7 +218,7 @@ fn is_setting(line: &str) -> bool {
 
 #[test]
 fn the_generic_profile_shows_a_bridge_that_is_one() {
-    let (_, example) = BOARDS[0].text.split_once("#     [[bridge]]\n").expect("there is an example");
+    let (_, example) = GENERIC.split_once("#     [[bridge]]\n").expect("there is an example");
     let lines = example.lines().map_while(|line| line.strip_prefix('#')).map(str::trim);
     let text: Vec<&str> = ["[[bridge]]"].into_iter().chain(lines).collect();
     let config = gathered(&text.join("\n")).unwrap();
@@ -302,7 +318,7 @@ fn compat_says_rabbitmq_and_single_texts_go_before_it() {
 
 #[test]
 fn a_damaged_file_is_refused_and_never_a_panic() {
-    let sound = BOARDS[0].text;
+    let sound = GENERIC;
     let scraps =
         ["\"", "[", "]", "=", "\n", "é", "\u{0}", "[[", "'''", "1e9", "-", "9999999999999999999", "{", ".a"];
     let mut seed = 1_u64;

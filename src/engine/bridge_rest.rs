@@ -10,7 +10,7 @@ use crate::log_limiter::{LogKind, LogSource};
 use crate::time::Deadline;
 
 use super::bridge_link::{Direction, LinkId};
-use super::bridge_state::{Bridge, LinkState, Phase};
+use super::bridge_state::{Bridge, Phase};
 use super::peer::{Peer, Session};
 use super::platform::Platform;
 use super::state::Engine;
@@ -47,13 +47,17 @@ impl<P: Platform> Engine<P> {
 
     #[cold]
     fn keep_rest(&mut self, place: usize) {
-        let bridge = &self.bridges.places[place];
-        let (serial, waiting, now) = (bridge.serial, self.waiting_of(bridge), self.now);
-        for direction in Direction::BOTH {
-            let due = bridge_link(&self.bridges.places[place], direction).map(|state| state.rest_due);
-            if due.is_some_and(|due| due.is_due(now)) {
-                self.end_contact(LinkId { bridge: serial, direction }, waiting);
-            }
+        let (bridge, now) = (&self.bridges.places[place], self.now);
+        let may_end = |direction: &Direction| {
+            bridge.links[*direction as usize].as_ref().is_some_and(|state| state.rest_due.is_due(now))
+        };
+        let ending = Direction::BOTH.map(|direction| may_end(&direction).then_some(direction));
+        if ending == [None; 2] && !bridge.may_be_wanted() {
+            return;
+        }
+        let (serial, waiting) = (bridge.serial, self.waiting_of(bridge));
+        for direction in ending.into_iter().flatten() {
+            self.end_contact(LinkId { bridge: serial, direction }, waiting);
         }
         let has_room = self.for_room.is_empty();
         let unix_ms = self.platform.unix_ms();
@@ -118,10 +122,6 @@ impl<P: Platform> Engine<P> {
         }
         bridge.demand.iter_mut().for_each(|demand| demand.rest(now, unix_ms, chance));
     }
-}
-
-fn bridge_link(bridge: &Bridge, direction: Direction) -> Option<&LinkState> {
-    bridge.links[direction as usize].as_ref()
 }
 
 impl Bridge {

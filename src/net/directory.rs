@@ -163,6 +163,17 @@ fn forbidden(directory: &Path, error: &io::Error) -> String {
             directory.display()
         );
     }
+    // It cannot even be looked at: the folder it is in, or one above, is closed.
+    let closed = directory.ancestors().skip(1).find(|above| fs::metadata(above).is_ok());
+    if let (Err(_), Some(above)) = (fs::metadata(directory), closed) {
+        return format!(
+            "the broker runs as {0}:{1} and may not look into {2}: {error}; let it (chmod o+x {2}), or name \
+             another directory with data_dir (or --data-dir)",
+            user.as_raw(),
+            group.as_raw(),
+            above.display(),
+        );
+    }
     let owner = fs::metadata(directory)
         .map_or_else(|_| String::new(), |found| format!(" (it belongs to {}:{})", found.uid(), found.gid()));
     format!(

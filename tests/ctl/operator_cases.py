@@ -115,6 +115,46 @@ def only_root_and_its_own_user() -> None:
             time.sleep(0.02)
 
 
+def a_data_directory_that_cannot_be_used() -> None:
+    """A start and `check` refuse it with the same sentence, which says what to type; and what it says helps."""
+    if os.geteuid() != 0 or shutil.which("setpriv") is None:
+        raise Skip("needs root and setpriv, to be somebody else")
+    somebody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
+    try:
+        home.chmod(0o755)
+        binary = home / "leveret"
+        shutil.copy(brokers.leveret_binary(), binary)
+        binary.chmod(0o755)
+        (home / "plain").write_text("")
+        for folder, mode in (("closed", 0o700), ("closed/within", 0o755), ("theirs", 0o755), ("made", 0o755)):
+            (home / folder).mkdir(mode=mode)
+        own = "65534:65534"
+        wanted = [
+            ("plain", "it is no directory; move it away", None),
+            ("plain/below", "something on the way to it is no directory", None),
+            ("closed/within", f"may not look into {home}/closed: Permission denied", f"chmod o+x {home}/closed"),
+            ("theirs", "(it belongs to 0:0); give it to the broker", f"chown -R {own} {home}/theirs"),
+            ("made/new", "it is not there", f"mkdir {home}/made/new && chown {own} {home}/made/new"),
+        ]
+        for folder, why, remedy in wanted:
+            said = []
+            for command in ([], ["check"]):
+                line = somebody + [str(binary), *command, "--listen", "127.0.0.1:0", "--data-dir", str(home / folder)]
+                done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+                said.append((done.returncode, done.stderr.splitlines()[-1]))
+            assert said[0] == said[1] and said[0][0] == 1 and why in said[0][1], (folder, said)
+            if remedy:
+                assert f"({remedy})" in said[0][1].replace("as root: ", ""), (folder, said)
+                subprocess.run(["sh", "-c", remedy], check=True)
+                again = subprocess.run(line, capture_output=True, text=True, timeout=60)
+                was_closed = folder.startswith("closed")
+                assert again.returncode == (1 if was_closed else 0), (folder, again.stderr)
+                assert not was_closed or "give it to the broker" in again.stderr, again.stderr
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def connections_are_closed() -> None:
     """One by its pid, then all; their programs are told why."""
     with leveret() as broker:
@@ -244,6 +284,7 @@ CASES = [
     mistakes_are_understood,
     by_its_other_name,
     only_root_and_its_own_user,
+    a_data_directory_that_cannot_be_used,
     connections_are_closed,
     a_report_has_everything_but_secrets,
     a_script_waits_for_the_start,

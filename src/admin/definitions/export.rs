@@ -73,7 +73,7 @@ exported!(
         ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
         ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
         ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
-        ("limits", |user, pen| crate::admin::columns::user_limits(user, pen)),
+        ("limits", |user, pen| crate::admin::access_columns::user_limits(user, pen)),
     ]
 );
 
