@@ -15,7 +15,8 @@ use std::path::Path;
 use std::process;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags, flock, statfs};
 use rustix::io::Errno;
@@ -26,6 +27,10 @@ use crate::flight::{self, Begun, FILE_BYTES, Kind, Stamp};
 /// File systems in memory, as `statfs` numbers them.
 const TMPFS: u64 = 0x0102_1994;
 const RAMFS: u64 = 0x8584_58f6;
+
+/// How often the lock is tried for, and the pause between: longer than a reader looks.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The one there is, for there is but one log.
 static RECORDER: OnceLock<FlightRecorder> = OnceLock::new();
@@ -78,6 +83,17 @@ impl FlightRecorder {
     }
 }
 
+/// Takes the file for this process. Who reads it for a report has it as well, but for a moment only.
+fn lock(file: &File) -> io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            done => return Ok(done?),
+        }
+    }
+    Err(io::Error::other("another broker has it"))
+}
+
 /// Opens the file, and writes into it what a life begins with.
 fn open(path: &Path) -> io::Result<(File, Begun)> {
     if !path.is_absolute() {
@@ -101,10 +117,7 @@ fn open(path: &Path) -> io::Result<(File, Begun)> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no file"));
     }
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-        Errno::WOULDBLOCK => io::Error::other("another broker has it"),
-        error => error.into(),
-    })?;
+    lock(&file)?;
     let mut bytes = Vec::new();
     Read::by_ref(&mut file).take(FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
     let begun = match bytes.len() {

@@ -207,6 +207,22 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
+fn who_reads_in_the_moment_of_a_start_keeps_nobody_from_recording() {
+    let (home, memory) = (Home::new("flight"), Memory::new("reader"));
+    fs::write(memory.file(), "").expect("the folder can be written");
+    let reader = fs::File::open(memory.file()).expect("it is there");
+    reader.lock_shared().expect("nobody else has it");
+    let reading = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(reader);
+    });
+    Broker::start(&home, memory.file().to_str().expect("UTF-8"), "").end();
+    reading.join().expect("it only waits");
+    let stopped = recorded(&memory.file());
+    assert!(stopped.iter().any(|event| event.text.contains("stopped")), "{stopped:?}");
+}
+
+#[test]
 fn what_happened_before_a_kill_is_read_after_it_and_in_the_next_life() {
     let (home, memory) = (Home::new("flight"), Memory::new("kill"));
     let file = memory.file();
