@@ -235,7 +235,7 @@ fn the_readme_shows_a_configuration_that_is_one() {
     assert_eq!(gathered(example).unwrap().product.name, "Leveret");
 }
 
-/// Whether a line of a text could be one of a configuration; headings of systemd's files begin with a capital.
+/// Whether a line could be one of a configuration; headings of systemd's files begin with a capital.
 fn is_configuration(line: &str) -> bool {
     let is_lower = |text: &str| text.starts_with(|first: char| first.is_ascii_lowercase());
     match line.split_once(" = ") {
