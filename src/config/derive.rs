@@ -317,6 +317,14 @@ mod tests {
     }
 
     #[test]
+    fn whoever_sets_up_tls_on_the_default_profile_loses_nothing() {
+        let mut config = gathered(BOARDS[0].name, None, true);
+        let own = config.limits.clone();
+        config.fit(record_sizes).unwrap();
+        assert_eq!(config.limits, own, "messages of 16 MiB are taken, and more");
+    }
+
+    #[test]
     fn every_profile_has_a_least_memory_that_starts_and_says_it() {
         for (board, with_tls) in BOARDS.iter().flat_map(|board| [(board, false), (board, true)]) {
             let least = least(gathered(board.name, None, with_tls));

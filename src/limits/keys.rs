@@ -121,7 +121,7 @@ impl Default for Limits {
             users_max: 64,
             permissions_max: 256,
             policies_max: 64,
-            patterns_bytes_max: 512 << 10,
+            patterns_bytes_max: 448 << 10,
             messages_max: 200_000,
             body_bytes_max: 35 << 20,
             assembly_bytes_max: 18 << 20,
