@@ -153,7 +153,7 @@ const vhosts = {
 const seconds = (number) => (Number.isFinite(number) ? span(number * 1000) : null);
 
 /** What of the bytes of a link was for this, if anything was. */
-const share = (kinds, name) => (kinds[name] ? bytes(kinds[name]) : null);
+const spentOn = (kinds, name) => (kinds[name] ? bytes(kinds[name]) : null);
 
 /** Tell a bridge something, asked before: what it does goes on after a restart. */
 const order = (ctx, row, verb, path, text, danger) => ask({
@@ -192,10 +192,10 @@ const bridges = {
           ['Sent twice, perhaps', row.repeats || null],
           ['Held by the upstream', row.held || null],
           ['Bytes today', bytes(row.day_bytes) + (row.day_bytes_max ? ` of ${bytes(row.day_bytes_max)}` : '')],
-          ['of which messages', share(row.day_bytes_by_kind, 'payload')],
-          ['of which sent twice', share(row.day_bytes_by_kind, 'repeats')],
-          ['of which TLS handshakes', share(row.day_bytes_by_kind, 'tls_handshakes')],
-          ['of which heartbeats', share(row.day_bytes_by_kind, 'heartbeats')],
+          ['of which messages', spentOn(row.day_bytes_by_kind, 'payload')],
+          ['of which sent twice', spentOn(row.day_bytes_by_kind, 'repeats')],
+          ['of which TLS handshakes', spentOn(row.day_bytes_by_kind, 'tls_handshakes')],
+          ['of which heartbeats', spentOn(row.day_bytes_by_kind, 'heartbeats')],
           ['Rules that wait for tomorrow', row.held_rules || null],
           ['Comes in a day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
           ['The disk has room for', row.outage_days === null ? null : `${row.outage_days} days of an outage`],
