@@ -182,7 +182,7 @@ const bridges = {
       return [h('p', { class: 'calm' }, 'No bridge is set up: this broker sends to and takes from no other.')];
     }
     links.forEach((row) => remember(`bridge ${row.name} ${row.direction}`, row));
-    return h('div', { class: 'cards' }, links.map((row) => card(
+    return [h('div', { class: 'cards' }, links.map((row) => card(
       `${row.name}: ${row.direction === 'forward' ? 'to' : 'from'} the upstream`, [
         facts([['State', state(row.state)], ['Upstream', row.upstream], ['Virtual host', row.vhost],
           ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
@@ -204,7 +204,7 @@ const bridges = {
             ([cause, number]) => `${cause.replace(/_/g, ' ')} ${count(number)}`).join(', ')})` : null],
           ['Parked, sent again', row.retried]]),
         row.backlog === null ? null : chart({ title: 'Backlog', samples: history(`bridge ${row.name} ${row.direction}`),
-          series: [{ name: 'backlog', label: 'Backlog' }], format: count })], orders(ctx, row))));
+          series: [{ name: 'backlog', label: 'Backlog' }], format: count })], orders(ctx, row))))];
   },
 };
 

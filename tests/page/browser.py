@@ -42,6 +42,16 @@ class Chromium:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @contextlib.contextmanager
+    def of(self, broker: brokers.Leveret, port: int) -> Iterator[None]:
+        """Another broker's page, for a while."""
+        before = (self.broker, self.port)
+        self.broker, self.port = broker, port
+        try:
+            yield
+        finally:
+            self.broker, self.port = before
+
     def log(self) -> str:
         """What the broker has said."""
         return self.broker.log() if self.broker else ""

@@ -7,6 +7,7 @@ from typing import Callable, Dict
 import pika
 from axe_playwright_python.sync_playwright import Axe
 from browser import DESKTOP, PAGES, PHONE, Chromium, go, row_of, until_row
+from harness import brokers
 from playwright.sync_api import Page
 
 GUEST = "Basic Z3Vlc3Q6Z3Vlc3Q="
@@ -281,10 +282,55 @@ def it_is_small_and_asks_little(chromium: Chromium) -> None:
         assert not answers, [answer.url for answer in answers]
 
 
+BRIDGE = """
+[[bridge]]
+name = "plant"
+upstream = "amqp://guest:guest@{address.host}:{address.port}/%2f"
+link = "on_demand"
+connect_messages = 1
+rest_after = "1s"
+[[bridge.forward]]
+queue = "telemetry"
+to_queue = "far"
+"""
+
+
+def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
+    """It rests, is told to connect, and shows what its bytes were for."""
+    with brokers.leveret() as hub:
+        far = pika.BlockingConnection(pika.ConnectionParameters(hub.address.host, hub.address.port)).channel()
+        far.queue_declare("far")
+        port = brokers.free_port()
+        edge = brokers.Leveret(brokers.leveret_binary(), ["--management", f"127.0.0.1:{port}"],
+                               BRIDGE.format(address=hub.address))
+        try:
+            with chromium.of(edge, port), chromium.window() as page, chromium.amqp() as channel:
+                chromium.log_in(page)
+                page.get_by_text("No alarms. Nobody needs to do anything.").wait_for()
+                go(page, "bridges", "Bridge")
+                page.get_by_text("resting").wait_for()
+                channel.basic_publish("", "telemetry", b"21 degrees")
+                page.locator("dt:text-is('of which messages') + dd").wait_for()
+                page.locator("dt:text-is('Moved') + dd:text-is('1')").wait_for()
+                assert far.basic_get("far", auto_ack=True)[2] == b"21 degrees"
+                page.get_by_text("resting").wait_for()
+                page.locator("dt:text-is('Not connected for') + dd").wait_for()
+                page.locator("dt:text-is('Connects by itself in') + dd").wait_for()
+                contacts = edge.ctl("bridge_status", "connected").split()[-1]
+                page.get_by_role("button", name="Connect… plant").click()
+                page.get_by_role("dialog").get_by_role("button", name="Connect", exact=True).click()
+                page.get_by_text("The bridge plant was told.").wait_for()
+                page.get_by_text("running").wait_for()
+                page.get_by_text("resting").wait_for()
+                assert int(edge.ctl("bridge_status", "connected").split()[-1]) == int(contacts) + 1
+        finally:
+            edge.close()
+
+
 CASES: Dict[str, Callable[[Chromium], None]] = {
     run.__name__: run for run in (
         a_message_is_seen_and_not_touched, a_queue_fills, a_queue_is_made_filled_emptied_and_deleted,
         users_come_and_go, a_wrong_password_is_refused_in_words,
         no_password_is_kept_and_logging_out_ends_the_token, hostile_names_are_only_names, everybody_can_use_it,
-        it_is_small_and_asks_little)
+        it_is_small_and_asks_little, a_bridge_says_what_it_costs)
 }
