@@ -27,12 +27,23 @@
 //! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls`, `bridge` |
 //! | [`net`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //!
+//! cargo optimizes package by package, so the rooms stand in four, and what is generic, or says `#[inline]`,
+//! is made as the package is that uses it:
+//!
+//! | package | lies in | is made | has |
+//! |---------|---------|---------|-----|
+//! | `leveret-rooms` | `src/rooms/` | small, its short functions `#[inline]` | what every message passes: the ground floor to `store` |
+//! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
+//! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
+//! | `leveret-broker` | `src/` | small | `engine` and `net`, and the others by their names |
+//!
 //! # Rules
 //!
 //! - Data flows one way: bytes, command, broker, journal, event, bytes. Nobody calls back up the stairs.
 //! - One thread decides, no locks; helpers hold no state of the broker: two wait for the disk, one runs
-//!   jobs (hashing passwords, TLS handshakes), one writes the log. No clock and no socket below [`net`]:
-//!   time is handed in. Only the certificates of [`tls`] are held against a clock, by that thread.
+//!   jobs (hashing passwords, TLS handshakes), one looks names up, one writes the log. No clock and no
+//!   socket below [`net`]: time is handed in, and the date, which is shown and tells a bridge its hour.
+//!   Only the certificates of [`tls`] are held against a clock, by the thread of the jobs.
 //! - Everything that grows with what peers do lives in a pool sized at start ([`limits`] adds them up). On
 //!   the way of a message nothing allocates.
 //! - A peer's mistake is a [`error::Fault`] that says whose it is and what to do; ours is an assertion.
@@ -80,8 +91,8 @@
 //!
 //! So the one asynchronous boundary is the disk, and whoever need not wait for it does not. A message that is
 //! consumed and acknowledged before its commit is made leaves the journal again. When memory is short, queues
-//! give up the messages that the log has (`broker/spill.rs`), and read them back ahead of delivery
-//! (`broker/page_in.rs`).
+//! give up the messages that the log has (`rooms/broker/spill.rs`), and read them back ahead of delivery
+//! (`rooms/broker/page_in.rs`).
 //!
 //! A body is copied once in (input buffer to slot and blocks) and once out (to the output buffer), whatever
 //! the fan-out. What a slow socket does not take is not stored: the delivery stays in the outbox, and the
@@ -90,34 +101,24 @@
 //! # Where this differs from what one might expect
 //!
 //! - A message that the log has is delivered only when it is written down that it may have been
-//!   (`broker/queue_head.rs`): so `redelivered` is never wrong in the direction that hurts, over power cuts
-//!   too. In steady traffic this costs nothing, for a message's own commit says it; a backlog costs a mark
-//!   for each 256 messages, ahead of need.
+//!   (`rooms/broker/queue_head.rs`): so `redelivered` is never wrong in the direction that hurts, over power
+//!   cuts too. In steady traffic this costs nothing, for a message's own commit says it; a backlog costs a
+//!   mark for each 256 messages, ahead of need.
 //! - A delivery record serves a message from the queue until its settlement, moving between lists; so
-//!   requeueing never needs memory (`broker/deliveries.rs`). Half of all records may serve what came back;
-//!   beyond, it goes back as a mere entry, in the order of its coming, so that records are left for others.
+//!   requeueing never needs memory (`rooms/broker/deliveries.rs`). Half of all records may serve what came
+//!   back; beyond, it goes back as a mere entry, in the order of its coming, so that records are left for
+//!   others.
 //! - Direct reply-to is a hidden exclusive queue per consumer, named by an unguessable token, so replies obey
 //!   every rule and cap that queues obey.
 //! - While messages of a closed channel are on their way back, their queues pause for those few turns,
 //!   instead of working out the smallest offset still missing.
 
-pub mod admin;
-pub mod bridge;
-pub mod broker;
-pub mod command;
-pub mod config;
 pub mod engine;
-pub mod error;
-pub mod flight;
-pub mod journal;
-pub mod limits;
-pub mod log_limiter;
-pub mod mem;
 pub mod net;
-pub mod password;
-pub mod session;
-pub mod small_file;
-pub mod store;
-pub mod time;
-pub mod tls;
-pub mod wire;
+
+// The rooms below, by the names that everybody has for them.
+pub use leveret_operator::{admin, bridge, config, tls};
+pub use leveret_rooms::{
+    broker, command, error, flight, journal, limits, log_limiter, mem, password, session, small_file, store,
+    time, wire,
+};

@@ -55,6 +55,7 @@ targets! {
     requests "fuzz/fuzz_targets/requests.rs" 300
     log "fuzz/fuzz_targets/log.rs" 100
     connection "fuzz/fuzz_targets/connection.rs" 300
+    http "fuzz/fuzz_targets/http.rs" 300
 }
 
 /// Of each target's corpus: it grows from run to run, and this is to stay a matter of seconds.

@@ -9,15 +9,15 @@
 //!
 //! Why it exists: the kernel's listen queue is first come, first served, so a thousand silent sockets in
 //! front would keep an honest client waiting, whatever is done behind it. Here up to [`QUEUE_PLACES`] are
-//! accepted, [`ACCEPTS_PER_TURN`] in a turn of each door, and who said nothing yet costs a descriptor and an
-//! entry, no place, no record, no buffer of TLS.
+//! accepted, [`ACCEPTS_PER_TURN`] in a turn of each listener; a client that has said nothing yet costs a
+//! descriptor and an entry, and no place, record or buffer of TLS.
 //!
 //! The next place goes to the address that
 //!
 //! 1. holds fewest places,
 //! 2. had its last wasted turn longest ago: one without a login after it,
-//! 3. there at the door of TLS or at the others, by turns: a crowd at one holds up nobody at the other,
-//! 4. and of its newcomers at that door mostly to the oldest, every fourth time to the newest.
+//! 3. came in with TLS or without, by turns: a crowd of one kind holds up nobody of the other,
+//! 4. and of its newcomers of that kind mostly to the oldest, every fourth time to the newest.
 //!
 //! Always true: what was said stays in the socket (it is only looked at) until there is a place; who waits
 //! for something that only TLS needs holds up nobody without TLS; nobody waits here for ever; when the queue

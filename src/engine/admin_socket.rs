@@ -16,9 +16,11 @@ pub(super) const IDLE_MS: u64 = 60_000;
 const REQUEST_MS: u64 = 15_000;
 /// So long its answer may take to be read, from its first octet to its last.
 const ANSWER_MS: u64 = 120_000;
+/// And if it is metrics, so long: a program reads them and waits no longer than that, as Prometheus does.
+const METRICS_ANSWER_MS: u64 = 30_000;
 /// So long somebody new may take to begin, and a request to come in, before others that wait for a place may
 /// end it; and an answer: long enough for the page over a slow link.
-const UNDISTURBED_REQUEST_MS: u64 = 1_500;
+pub(super) const UNDISTURBED_REQUEST_MS: u64 = 1_500;
 const UNDISTURBED_ANSWER_MS: u64 = 8_000;
 
 /// The socket, and what its clients share.
@@ -97,6 +99,7 @@ impl AdminConnection {
         let is_answering = self.session.has_output();
         if is_going_on && !(was_going_on && self.is_answering == is_answering) {
             let (exchange_ms, undisturbed_ms) = match is_answering {
+                true if self.session.is_for_metrics() => (METRICS_ANSWER_MS, UNDISTURBED_ANSWER_MS),
                 true => (ANSWER_MS, UNDISTURBED_ANSWER_MS),
                 false => (REQUEST_MS, UNDISTURBED_REQUEST_MS),
             };

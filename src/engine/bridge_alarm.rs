@@ -30,16 +30,20 @@ impl<P: Platform> Engine<P> {
             _ => (ParkedAlarm::On, log::Level::Warn),
         };
         let was = core::mem::replace(&mut bridge.parked_alarm, next);
+        // What has a space in it is one word of a shell in quotes only.
+        let quote = if name.contains(' ') { "\"" } else { "" };
         let text = match (was, next) {
             (ParkedAlarm::Unknown, ParkedAlarm::On) => format_args!(
-                "bridge {name}: messages are parked in {queue}; `leveretctl bridge_status` says why, \
-                 `leveretctl retry_parked {name}` sends them again"
+                "bridge {name}: messages are parked in {queue}; `leveretctl bridge_status name \
+                 parked_by_cause` and their header x-parked-cause say why, `leveretctl retry_parked \
+                 {quote}{name}{quote}` sends them again"
             ),
             (ParkedAlarm::On, ParkedAlarm::Off) => {
                 format_args!("bridge {name}: no message is parked in {queue} any more")
             }
             _ => return,
         };
-        self.supplies.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, text);
+        let source = LogSource::Bridge(bridge.serial);
+        self.supplies.log.log(self.now, level, source, LogKind::Bridge, text);
     }
 }

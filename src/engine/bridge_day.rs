@@ -3,12 +3,12 @@
 //! Always true: what is under way when they are used is finished, and nothing goes back to its queue for it,
 //! so the order stays; a rule that is held has no consumer, here or there, until the next day begins.
 
-use crate::bridge::{Price, tag_of};
-use crate::command::{Command, ConnectionId};
+use crate::bridge::Price;
+use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogSource};
 
-use super::bridge_link::{Direction, Flow, Link};
-use super::bridge_state::{Bridge, Phase};
+use super::bridge_link::Direction;
+use super::bridge_state::Bridge;
 use super::peer::{Peer, Session};
 use super::platform::Platform;
 use super::state::Engine;
@@ -100,35 +100,8 @@ impl<P: Platform> Engine<P> {
                 (log::Level::Info, format_args!("bridge {name} has bytes of the day again: all rules go on"))
             }
         };
-        self.supplies.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, text);
-        for direction in Direction::BOTH {
-            let state = self.bridges.places[place].links[direction as usize].as_ref();
-            if let Some(Phase::Connected(id)) = state.map(|state| state.phase) {
-                self.with_link(id, |engine, link| engine.turn_link(id, link));
-            }
-        }
-    }
-
-    /// One that opens sees to its rules itself.
-    #[cold]
-    fn turn_link(&mut self, id: ConnectionId, link: &mut Link) {
-        let Some((bridge, _)) = self.bridges.get(link.id) else { return };
-        let held = bridge.held_rules(link.id.direction);
-        if let Flow::Fetch(_) = link.flow {
-            link.client.hold(held);
-            return self.list_to_write(id);
-        }
-        let Some(channel) = link.channel.filter(|_| !link.is_draining) else { return };
-        let (is_held, rules) = (bridge.is_held, bridge.config.forward.clone());
-        for (at, rule) in rules.iter().enumerate().filter(|(_, rule)| !rule.is_urgent) {
-            let done = match is_held {
-                true => self.demand(id, channel, Command::Cancel { tag: &tag_of(at) }),
-                false => self.consume_here(id, channel, &rule.queue, at),
-            };
-            if let Err(cause) = done {
-                return self.lose_link(id, link, cause);
-            }
-        }
+        self.supplies.log.log(self.now, level, LogSource::Bridge(bridge.serial), LogKind::Bridge, text);
+        Direction::BOTH.into_iter().for_each(|direction| self.turn_direction(place, direction));
     }
 }
 

@@ -4,12 +4,13 @@
 //! Always true: what the upstream sent is acknowledged only when a queue here has it, or the queue for those
 //! that were refused; what neither takes stays the upstream's.
 
-use crate::bridge::{Cause, Event, Marks, Price, hops_of, marked};
+use crate::bridge::{Cause, Event, Marks, Price, hops_of, marked, shovelled};
 use crate::command::{Command, ConnectionId, Outcome};
-use crate::config::bridge::Rule;
+use crate::config::bridge::{Destination, Rule};
 use crate::journal::Batch;
 use crate::mem::{Draw, MessageId};
 use crate::session::message_flags;
+use crate::time::Deadline;
 use crate::wire::{Properties, Writer};
 
 use super::bridge_link::{Direction, Fetch, Flow, Incoming, Link, Received};
@@ -19,23 +20,48 @@ use super::peer::Waiting;
 use super::platform::Platform;
 use super::state::Engine;
 
+/// How often a message is offered again that neither its queue nor the one for parked messages takes, in
+/// milliseconds: what makes room for it may be anything, such as a policy that was changed.
+const OFFERED_EVERY_MS: u64 = 5_000;
+/// Why a message is parked that its queue refuses.
+const REFUSED: &str = "refused here by its queue's own arguments";
+
 impl<P: Platform> Engine<P> {
     /// Something of a message came.
     pub(super) fn take_arriving(&mut self, id: ConnectionId, link: &mut Link, event: Event<'_>) -> Next {
+        if let Event::Deliver { .. } = event
+            && let Err(cause) = self.channel_here(id, link)
+        {
+            return Next::Lost(cause);
+        }
+        let left = self.bridges.link_mut(link.id).and_then(|state| state.left);
         let is_draining = link.is_draining;
         link.has_moved = true;
         let Flow::Fetch(fetch) = &mut link.flow else {
             return Next::Lost(Cause::new(format_args!("a delivery where it has no place")));
         };
         match event {
-            Event::Deliver { tag, redelivered, rule, key, .. } => {
+            Event::Deliver { tag, redelivered, rule, exchange, key } => {
+                assert!(
+                    !matches!(
+                        fetch.incoming,
+                        Some(Incoming { content: Received::Part(..) | Received::Whole(_), .. })
+                    ),
+                    "a message that arrived has its place before the next one comes"
+                );
+                let is_beyond = left.is_some_and(|left| fetch.arrivals.len() as u64 >= left);
                 let price = Price { messages: u64::from(!redelivered), ..Price::default() };
                 if let Some(state) = self.bridges.link_mut(link.id) {
                     state.today.add(price);
                 }
                 let key = heapless::Vec::from_slice(key).unwrap_or_default();
-                let content = if is_draining { Received::Skipped(0) } else { Received::Nothing };
-                fetch.incoming = Some(Incoming { tag, rule, redelivered, key, content });
+                let skips = is_draining || is_beyond;
+                let content = if skips { Received::Skipped(0) } else { Received::Nothing };
+                let exchange = heapless::String::try_from(exchange).unwrap_or_default();
+                let (since, again, only_parks) = (self.now, Deadline::NEVER, false);
+                let incoming =
+                    Incoming { tag, rule, redelivered, since, exchange, key, content, again, only_parks };
+                fetch.incoming = Some(incoming);
                 Next::GoOn
             }
             Event::Header { properties, body_len } => {
@@ -76,6 +102,35 @@ impl<P: Platform> Engine<P> {
         }
     }
 
+    /// A rule's consumer there began, or did not, or is over.
+    #[cold]
+    pub(super) fn take_consumer(&mut self, id: ConnectionId, link: &mut Link, event: Event<'_>) -> Next {
+        match event {
+            Event::Consuming(at) => {
+                let is_tried = self
+                    .bridges
+                    .get(link.id)
+                    .is_some_and(|(bridge, _)| bridge.is_trying(Direction::Fetch, at));
+                match is_tried.then(|| self.end_trial(id, link, at)) {
+                    Some(Err(cause)) => Next::Lost(cause),
+                    Some(Ok(())) | None => Next::GoOn,
+                }
+            }
+            Event::QueueRefused(at, cause) => {
+                self.waits_for_its_queue(link.id, at, &cause);
+                Next::Lost(cause)
+            }
+            Event::QueueGone(at, cause) if self.waits_for_its_queue(link.id, at, &cause) => {
+                match self.turn_consumers(id, link) {
+                    Ok(()) => Next::GoOn,
+                    Err(cause) => Next::Lost(cause),
+                }
+            }
+            Event::QueueGone(_, cause) => Next::Lost(cause),
+            _ => unreachable!("others are handled elsewhere"),
+        }
+    }
+
     /// Takes everything that the message will ever need. `false`: there is no room for it now.
     fn begin_arriving(
         &mut self,
@@ -95,24 +150,39 @@ impl<P: Platform> Engine<P> {
         }
         let marks = Marks { id: None, is_repeat: incoming.redelivered };
         let mut scratch = core::mem::take(&mut self.bridges.scratch);
-        let Scratch { headers, edited, .. } = &mut scratch;
+        let Scratch { headers, edited, properties: second, .. } = &mut scratch;
         let mut writer = Writer::new(edited);
-        let is_marked = marked(properties, marks, self.bridges.origin, headers, &mut writer).is_ok();
-        let fits = is_marked && writer.at() + 32 <= self.limits.frame_max as usize;
+        let mut is_marked = marked(properties, marks, self.bridges.origin, headers, &mut writer).is_ok();
+        let mut edited = writer.written();
+        let found = self.bridges.places.iter().find(|bridge| bridge.serial == link.id.bridge);
+        let shovel = found.and_then(|bridge| Some((bridge.config.shovel.as_ref()?, bridge)));
+        let mut again = Writer::new(second);
+        if let Some((shovel, bridge)) = shovel {
+            let way = (bridge.links[link.id.direction as usize].as_ref().map_or(0, |it| it.upstream), 0);
+            let unix_s = self.platform.unix_ms() / 1000;
+            let said = (way, unix_s, &*self.admin.process.node);
+            let marked = Properties::trusted(edited);
+            is_marked &= shovelled(marked, shovel, said, headers, &mut again).is_ok();
+            edited = again.written();
+        }
+        let fits = is_marked && edited.len() + 32 <= self.limits.frame_max as usize;
         let len = u32::try_from(body_len).ok().filter(|len| fits && *len <= self.limits.message_size_max);
+        let mut is_held = false;
         let begun = match len {
             None => {
                 // Nothing here could hold it, so the upstream keeps it.
                 fetch.held += 1;
                 incoming.content = Received::Skipped(body_len);
+                is_held = true;
                 true
             }
             Some(len) => {
                 let draw = Draw { share: self.broker.content_share(id), owner: self.broker.owner(id) };
                 let key = rule.to.key().map_or(&*incoming.key, str::as_bytes);
                 let messages = &mut self.supplies.messages;
-                let properties = Properties::trusted(writer.written());
-                let message = messages.begin(rule.to.exchange(), key, draw).ok();
+                let properties = Properties::trusted(edited);
+                let exchange = rule.to.exchange().unwrap_or(&incoming.exchange);
+                let message = messages.begin(exchange, key, draw).ok();
                 let reserved = message.filter(|message| {
                     let flags = message_flags(properties);
                     let kept =
@@ -133,6 +203,9 @@ impl<P: Platform> Engine<P> {
             }
         };
         self.bridges.scratch = scratch;
+        if is_held {
+            self.count_down(link.id, 1);
+        }
         begun
     }
 
@@ -157,6 +230,9 @@ impl<P: Platform> Engine<P> {
         else {
             return Next::GoOn;
         };
+        if incoming.only_parks {
+            return self.park_arrived(id, link, (tag, message), REFUSED);
+        }
         let hops = self.hops_of(message);
         let hops_max = self.bridges.get(link.id).map_or(0, |(bridge, _)| u64::from(bridge.config.hops_max));
         // For the case that it is to be set aside.
@@ -184,27 +260,89 @@ impl<P: Platform> Engine<P> {
             }
             Some(Outcome::Published) => None,
             Some(Outcome::Fault(fault)) => Some(format!("refused here: {}", fault.text)),
-            Some(_) => Some("refused here by its queue's own arguments".to_string()),
+            Some(_) => {
+                self.note_refused(link);
+                Some(REFUSED.to_string())
+            }
             None => Some("it has crossed as many bridges as it may".to_string()),
         };
-        let batch = match why {
-            None => Some(batch),
-            Some(why) => self.put_aside(id, link, message, &why),
+        match why {
+            None => self.take_over(id, link, (tag, message), batch),
+            Some(why) => self.park_arrived(id, link, (tag, message), &why),
+        }
+    }
+
+    /// The queue of a message has refused it. Where others may have it all the same, it is not published
+    /// again.
+    #[cold]
+    fn note_refused(&self, link: &mut Link) {
+        let to = self.rule_of(link).map(|rule| rule.to);
+        let vhost = self.bridges.get(link.id).map(|(bridge, _)| &*bridge.config.vhost);
+        let can_be_offered = match (to, vhost) {
+            (Some(Destination::Queue(queue)), Some(vhost)) => self.broker.can_offer_again(vhost, &queue),
+            _ => false,
         };
+        if let Flow::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut link.flow {
+            incoming.only_parks = !can_be_offered;
+        }
+    }
+
+    /// A message is ours as soon as this is durable.
+    fn take_over(
+        &mut self,
+        id: ConnectionId,
+        link: &mut Link,
+        (tag, message): (u64, MessageId),
+        batch: Batch,
+    ) -> Next {
         self.supplies.messages.release(message);
         let Flow::Fetch(fetch) = &mut link.flow else { unreachable!("it was one that fetches") };
         fetch.incoming = None;
-        match batch {
-            Some(batch) if fetch.arrivals.take(tag, batch) => {
-                self.for_disk.push(id);
-                Next::GoOn
-            }
-            Some(_) => Next::Lost(Cause::new(format_args!("it sends more than it was asked for"))),
-            None => {
-                fetch.held += 1;
-                Next::GoOn
-            }
+        if !fetch.arrivals.take(tag, batch) {
+            return Next::Lost(Cause::new(format_args!("it sends more than it was asked for")));
         }
+        self.for_disk.push(id);
+        Next::GoOn
+    }
+
+    /// Sets a message aside that no queue here takes. Where there is no room for it either it waits, and with
+    /// it all that come behind it: the upstream is not to send it again and again.
+    #[cold]
+    fn park_arrived(
+        &mut self,
+        id: ConnectionId,
+        link: &mut Link,
+        (tag, message): (u64, MessageId),
+        why: &str,
+    ) -> Next {
+        let kept = match self.put_aside(id, link, message, why) {
+            Ok(Some(batch)) => return self.take_over(id, link, (tag, message), batch),
+            Ok(None) => return self.wait_for_room(id),
+            Err(kept) => kept,
+        };
+        let Flow::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut link.flow else {
+            unreachable!("it is the one that arrived");
+        };
+        incoming.again = self.now.after_ms(OFFERED_EVERY_MS);
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.waiting = Waiting::Room;
+        }
+        let cause = Cause::new(format_args!("{why}, and parking it takes nothing now: {kept}"));
+        self.note_cause(link.id, cause, "it waits, and goes on when there is room");
+        Next::Wait
+    }
+
+    /// What nothing here has taken is offered again.
+    #[cold]
+    pub(super) fn offer_again(&mut self, id: ConnectionId, link: &mut Link) {
+        if let Flow::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut link.flow {
+            incoming.again = Deadline::NEVER;
+        }
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.waiting = Waiting::No;
+            peer.stream.look_again();
+        }
+        self.list_to_read(id);
     }
 
     fn hops_of(&mut self, message: MessageId) -> u64 {
@@ -212,12 +350,23 @@ impl<P: Platform> Engine<P> {
         hops_of(Properties::trusted(properties))
     }
 
-    /// Sets a message aside that no queue here takes. `None`: that one does not take it either.
+    /// Puts a copy of a message into the queue for those that are set aside. `None`: there is no room now.
+    ///
+    /// # Errors
+    /// That queue takes it no more than its own, or cannot be made.
     #[cold]
-    fn put_aside(&mut self, id: ConnectionId, link: &Link, message: MessageId, why: &str) -> Option<Batch> {
-        let (bridge, _) = self.bridges.get(link.id)?;
-        let (name, queue, channel) =
-            (bridge.config.name.clone(), bridge.config.parked.clone(), link.channel?);
+    fn put_aside(
+        &mut self,
+        id: ConnectionId,
+        link: &Link,
+        message: MessageId,
+        why: &str,
+    ) -> Result<Option<Batch>, Cause> {
+        self.make_parked(link.id)?;
+        let (Some((bridge, _)), Some(channel)) = (self.bridges.get(link.id), link.channel) else {
+            return Err(Cause::new(format_args!("it is not wanted any more")));
+        };
+        let (name, queue) = (bridge.config.name.clone(), bridge.config.parked.clone());
         let unix_s = self.platform.unix_ms() / 1000;
         let mut scratch = core::mem::take(&mut self.bridges.scratch);
         let lent = (&self.supplies.messages, message);
@@ -225,7 +374,10 @@ impl<P: Platform> Engine<P> {
         let (broker, mut context) = self.broker_mut();
         let put = broker.put_aside(&mut context, channel, message, &queue, kept);
         self.bridges.scratch = scratch;
-        let batch = put.ok().flatten()?;
+        let put = put.map_err(|fault| Cause::new(format_args!("{}", fault.text)))?;
+        if put.is_none() {
+            return Ok(None);
+        }
         if let Some(bridge) = self.bridges.get_mut(link.id) {
             bridge.parked_alarm.note_parked();
             if let Some(state) = &mut bridge.links[Direction::Fetch as usize] {
@@ -233,7 +385,7 @@ impl<P: Platform> Engine<P> {
             }
         }
         debug_assert!(self.peers.get(id).is_some(), "whose message it was is still there");
-        Some(batch)
+        Ok(put)
     }
 
     // ---- acknowledging
@@ -259,6 +411,7 @@ impl<P: Platform> Engine<P> {
             && let Some(state) = &mut bridge.links[Direction::Fetch as usize]
         {
             state.counts.moved += moved;
+            self.count_down(link.id, moved);
         }
     }
 }

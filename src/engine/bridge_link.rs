@@ -4,8 +4,11 @@
 
 use crate::bridge::{Arrivals, Cause, Client, Drain, Flights, OwnId};
 use crate::command::{ChannelId, ConnectionId};
+use crate::config::bridge::RULES_MAX;
 use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
+
+use super::bridge_course::Appetite;
 
 /// Which way messages go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +54,9 @@ pub(super) struct Link {
     pub(super) has_moved: bool,
     /// Nothing more is taken; it ends when what is under way is settled.
     pub(super) is_draining: bool,
+    /// When the message or frame that the upstream has begun went on last; `None`: none is begun, or we do
+    /// not read.
+    pub(super) begun: Option<Now>,
 }
 
 /// What it does.
@@ -70,6 +76,8 @@ pub(super) struct Forward {
     pub(super) drain: Drain,
     /// When the upstream last confirmed something, or was last owed nothing.
     pub(super) progress: Now,
+    /// What each rule's consumer here takes.
+    pub(super) taking: [Appetite; RULES_MAX],
 }
 
 /// What is under way from the upstream.
@@ -87,8 +95,14 @@ pub(super) struct Incoming {
     pub(super) tag: u64,
     pub(super) rule: usize,
     pub(super) redelivered: bool,
+    pub(super) since: Now,
+    pub(super) exchange: heapless::String<255>,
     pub(super) key: heapless::Vec<u8, 255>,
     pub(super) content: Received,
+    /// Neither its queue nor the one for parked messages takes it: it is tried again then.
+    pub(super) again: Deadline,
+    /// A part of where it goes has it, so only the rest of its way is to park it.
+    pub(super) only_parks: bool,
 }
 
 /// How far it is.
@@ -106,8 +120,38 @@ pub(super) enum Received {
 
 impl Link {
     /// When it wants to be called. `is_read`: it is not kept waiting by us.
-    pub(super) fn deadline(&self, is_read: bool, confirm_timeout_ms: u64) -> Deadline {
-        self.client.deadline(is_read).earlier(self.confirm_deadline(confirm_timeout_ms))
+    pub(super) fn deadline(&self, is_read: bool, (confirm_ms, content_ms): (u64, u64)) -> Deadline {
+        let ours = self.again().earlier(self.confirm_deadline(confirm_ms));
+        self.client.deadline(is_read).earlier(ours).earlier(self.content_deadline(content_ms))
+    }
+
+    /// When what the upstream has begun has stood still for too long.
+    pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
+        self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
+    }
+
+    /// When the message that nothing here takes is tried again.
+    pub(super) fn again(&self) -> Deadline {
+        match &self.flow {
+            Flow::Fetch(Fetch { incoming: Some(incoming), .. }) => incoming.again,
+            _ => Deadline::NEVER,
+        }
+    }
+
+    /// All that was there is handled, but for so much; `has_come`: some of it was new.
+    pub(super) fn note_begun(&mut self, now: Now, has_come: bool, left: usize) {
+        let is_begun = left > 0 || self.client.is_in_content();
+        self.begun = is_begun.then(|| self.begun.filter(|_| !has_come).unwrap_or(now));
+    }
+
+    /// Whether a body has been coming in for so long, however much of it came.
+    pub(super) fn has_body_for(&self, now: Now, ms: u64) -> bool {
+        match &self.flow {
+            Flow::Fetch(Fetch { incoming: Some(incoming), .. }) => {
+                matches!(incoming.content, Received::Part(..)) && incoming.since.after_ms(ms).is_due(now)
+            }
+            _ => false,
+        }
     }
 
     /// When the upstream has confirmed nothing for too long.

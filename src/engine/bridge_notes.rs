@@ -16,7 +16,8 @@
 //! ```
 //!
 //! Always true: it is written when somebody pauses or resumes a bridge, at the end, whenever a sixteenth of a
-//! day's budget was used, and otherwise once an hour at most, for the sake of the flash; what cannot be read
+//! day's budget was used, and otherwise once an hour at most, for the sake of the flash (with a budget some
+//! times in the first hour, too); what cannot be read
 //! is as if it were not there, so an older or a newer program takes the lines that it knows.
 
 use std::fmt::Write as _;
@@ -162,7 +163,9 @@ impl<P: Platform> Engine<P> {
     /// Has written down what changed, if it is time.
     pub(super) fn note_bridges(&mut self) {
         if self.bridges.note_due.is_due(self.now) {
-            self.bridges.note_due = self.now.after_ms(NOTED_EVERY_MS);
+            let pause_ms = (2 * self.bridges.note_pause_ms).min(NOTED_EVERY_MS);
+            self.bridges.note_pause_ms = pause_ms;
+            self.bridges.note_due = self.now.after_ms(pause_ms);
             // The day goes on whatever happens; where it is only counted, it is no reason to write.
             let reason = self.notes(|bridge| bridge.config.day_bytes_max.is_some());
             if reason != self.bridges.noted {

@@ -6,7 +6,6 @@
 use crate::bridge::{Cause, Event, Stage, not_tls};
 use crate::broker;
 use crate::command::{ChannelId, Command, ConnectionId, Outcome};
-use crate::config::bridge::Destination;
 use crate::journal::Batch;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::time::Deadline;
@@ -68,7 +67,9 @@ impl<P: Platform> Engine<P> {
             None => Deadline::NEVER,
         };
         let deadline = match ending {
-            Ending::No => link.deadline(is_read, timeout).earlier(next),
+            Ending::No => {
+                link.deadline(is_read, (timeout, self.limits.content_timeout_ms.into())).earlier(next)
+            }
             _ => Deadline::NEVER,
         };
         if *ending == Ending::No && link.is_draining && link.is_idle() {
@@ -159,6 +160,16 @@ impl<P: Platform> Engine<P> {
                     Cause::new(format_args!("it has confirmed nothing for {timeout} ms, though it is owed"));
                 return engine.lose_link(id, link, cause);
             }
+            let patience = engine.limits.content_timeout_ms.into();
+            if link.content_deadline(patience).is_due(now) {
+                let cause = Cause::new(format_args!(
+                    "a message or frame was begun there and did not go on for {patience} ms"
+                ));
+                return engine.lose_link(id, link, cause);
+            }
+            if link.again().is_due(now) {
+                engine.offer_again(id, link);
+            }
             // Messages may have waited for their pace.
             let is_forward = matches!(link.flow, Flow::Forward(_));
             if is_forward || !link.client.pending().is_empty() {
@@ -210,7 +221,7 @@ impl<P: Platform> Engine<P> {
         if peer.stream.is_shaking_hands() {
             return self.shake_link(id, link, got.end);
         }
-        link.client.note_input(self.now, got.len);
+        let has_come = link.client.note_input(self.now, got.len) > 0;
         let input = core::mem::take(&mut self.input);
         let was_blocked = link.client.is_blocked();
         let (handled, next) = self.handle_link(id, link, &input[..got.len]);
@@ -233,6 +244,8 @@ impl<P: Platform> Engine<P> {
             return self.lose_link(id, link, cause);
         }
         if waits {
+            // It is we who do not read.
+            link.begun = None;
             return;
         }
         if is_over_budget {
@@ -246,6 +259,7 @@ impl<P: Platform> Engine<P> {
             };
             return self.lose_link(id, link, cause);
         }
+        link.note_begun(self.now, has_come, got.len - handled);
         let is_starved = peer.stream.is_starved();
         if is_starved {
             self.for_stash.push(id);
@@ -312,6 +326,9 @@ impl<P: Platform> Engine<P> {
                 event @ (Event::Confirm { .. } | Event::Returned { .. } | Event::PublishRefused(..)) => {
                     self.take_confirm(id, link, event)
                 }
+                event @ (Event::Consuming(_) | Event::QueueRefused(..) | Event::QueueGone(..)) => {
+                    self.take_consumer(id, link, event)
+                }
                 event @ (Event::Deliver { .. } | Event::Header { .. } | Event::Body(_)) => {
                     let next = self.take_arriving(id, link, event);
                     if matches!(next, Next::Wait) && !link.has_whole() {
@@ -325,7 +342,12 @@ impl<P: Platform> Engine<P> {
             match next {
                 Next::GoOn if self.is_over_budget() => break,
                 Next::GoOn => {}
-                next @ (Next::Wait | Next::Lost(_)) => return (at, next),
+                Next::Wait => {
+                    // What is ours already does not wait with the next.
+                    self.acknowledge_durable(link);
+                    return (at, Next::Wait);
+                }
+                lost @ Next::Lost(_) => return (at, lost),
             }
         }
         self.acknowledge_durable(link);
@@ -336,12 +358,8 @@ impl<P: Platform> Engine<P> {
 
     #[cold]
     fn open_here(&mut self, id: ConnectionId, link: &mut Link) -> Next {
-        let channel = match self.open_own_channel(id) {
-            Ok(channel) => channel,
-            Err(cause) => return Next::Lost(cause),
-        };
-        link.channel = Some(channel);
-        if let Err(cause) = self.begin_flow(id, link, channel) {
+        let begun = self.channel_here(id, link).and_then(|channel| self.begin_flow(id, link, channel));
+        if let Err(cause) = begun {
             return Next::Lost(cause);
         }
         link.ready_since = Some(self.now);
@@ -350,8 +368,12 @@ impl<P: Platform> Engine<P> {
         let what = link.id.direction.name();
         let upstream = &bridge.config.upstream[state.upstream];
         let text = format_args!("bridge {}, {what}, {upstream}: up", bridge.config.name);
-        if !state.has_been_up || state.last_error.is_some() {
-            self.supplies.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Bridge, text);
+        // While rules wait, the link may end and begin for them again and again.
+        let has_waiting =
+            (0..bridge.rules(link.id.direction).len()).any(|at| bridge.is_waiting(link.id.direction, at));
+        if !state.has_been_up || state.last_error.is_some() && !has_waiting {
+            let source = LogSource::Bridge(link.id.bridge);
+            self.supplies.log.log(now, log::Level::Info, source, LogKind::Bridge, text);
         }
         if let Some(state) = self.bridges.link_mut(link.id) {
             state.ready_since = Some(now);
@@ -359,6 +381,24 @@ impl<P: Platform> Engine<P> {
             state.has_been_up = true;
         }
         Next::GoOn
+    }
+
+    /// The link's channel here, which a fetching link needs from its first delivery on: that may come before
+    /// the last of its consumers has begun.
+    ///
+    /// # Errors
+    /// The broker here refuses.
+    pub(super) fn channel_here(&mut self, id: ConnectionId, link: &mut Link) -> Result<ChannelId, Cause> {
+        if let Some(channel) = link.channel {
+            return Ok(channel);
+        }
+        let channel = self.open_own_channel(id)?;
+        link.channel = Some(channel);
+        self.make_queues(link.id)?;
+        if let Flow::Fetch(_) = link.flow {
+            self.demand(id, channel, Command::ConfirmSelect)?;
+        }
+        Ok(channel)
     }
 
     /// The one channel of a connection of our own.
@@ -373,31 +413,23 @@ impl<P: Platform> Engine<P> {
     }
 
     #[cold]
-    fn begin_flow(&mut self, id: ConnectionId, link: &Link, channel: ChannelId) -> Result<(), Cause> {
+    fn begin_flow(&mut self, id: ConnectionId, link: &mut Link, channel: ChannelId) -> Result<(), Cause> {
         let Some((bridge, _)) = self.bridges.get(link.id) else {
             return Err(Cause::new(format_args!("it is not wanted any more")));
         };
-        let (vhost, parked, window) =
-            (bridge.config.vhost.clone(), bridge.config.parked.clone(), bridge.config.window);
+        let (vhost, window) = (bridge.config.vhost.clone(), bridge.config.window);
         let rules = bridge.rules(link.id.direction).to_vec();
-        let held = bridge.held_rules(link.id.direction);
-        self.declare_here(&vhost, &parked)?;
         if let Flow::Fetch(_) = link.flow {
-            for rule in &rules {
-                if let Destination::Queue(queue) = &rule.to {
-                    self.declare_here(&vhost, queue)?;
-                }
-            }
-            return self.demand(id, channel, Command::ConfirmSelect);
+            let depth = link.client.depth();
+            self.note_source_depth(link.id, depth.into());
+            return self.end_trials(id, link);
         }
         self.demand(id, channel, Command::Qos { prefetch_count: window, global: true })?;
-        for (at, rule) in rules.iter().enumerate() {
-            self.declare_here(&vhost, &rule.queue)?;
-            if held & 1 << at == 0 {
-                self.consume_here(id, channel, &rule.queue, at)?;
-            }
+        for rule in &rules {
+            let depth = self.broker.queue_depth(&vhost, &rule.queue).unwrap_or(0);
+            self.note_source_depth(link.id, depth.into());
         }
-        Ok(())
+        self.turn_consumers(id, link)
     }
 
     /// The rule of this place takes messages.
@@ -425,17 +457,5 @@ impl<P: Platform> Engine<P> {
             Outcome::Fault(fault) => Err(Cause::new(format_args!("this broker: {}", fault.text))),
             _ => Ok(()),
         }
-    }
-
-    /// A durable queue of this name is there, whoever made it and however.
-    #[cold]
-    fn declare_here(&mut self, vhost: &str, queue: &str) -> Result<(), Cause> {
-        if self.broker.queue_depth(vhost, queue).is_some() {
-            return Ok(());
-        }
-        let context =
-            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
-        let declared = self.broker.operator_declare_queue(context, vhost, queue, (true, false), &[]);
-        declared.map(|_| ()).map_err(|fault| Cause::new(format_args!("this broker: {}", fault.text)))
     }
 }

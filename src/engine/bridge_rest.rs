@@ -71,7 +71,7 @@ impl<P: Platform> Engine<P> {
             state.phase = Phase::Waiting(now.after_ms(0));
         }
         let text = format_args!("bridge {} connects: {}", bridge.config.name, reason.words());
-        self.supplies.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Bridge, text);
+        self.supplies.log.log(now, log::Level::Info, LogSource::Bridge(serial), LogKind::Bridge, text);
     }
 
     /// A link that has moved nothing for a while ends, unless something waits to be forwarded over it.

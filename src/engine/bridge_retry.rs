@@ -134,7 +134,8 @@ impl<P: Platform> Engine<P> {
     fn log_retried(&mut self, place: usize, cause: Cause) {
         let bridge = &mut self.bridges.places[place];
         let text = format_args!("bridge {}, what was set aside: {cause}", bridge.config.name);
-        self.supplies.log.log(self.now, log::Level::Info, LogSource::Anybody, LogKind::Bridge, text);
+        let source = LogSource::Bridge(bridge.serial);
+        self.supplies.log.log(self.now, log::Level::Info, source, LogKind::Bridge, text);
         bridge.retried = Some(cause);
     }
 

@@ -9,11 +9,12 @@ use std::collections::VecDeque;
 use crate::admin::request_context::PARKED_CAUSES;
 use crate::bridge::{Backoff, Cause, DayBudget, Demand, Inflow, Origin, OwnId, Pace, Price, Refusal, parked};
 use crate::command::ConnectionId;
-use crate::config::bridge::{Bridge as Config, Rule};
+use crate::config::bridge::{Bridge as Config, RULES_MAX, Rule};
 use crate::mem::{MessageId, Messages};
 use crate::time::{Deadline, Now};
 use crate::wire::{Properties, Writer};
 
+use super::bridge_course::RuleCourse;
 use super::bridge_link::{Condemned, Direction, LinkId, Retry};
 
 /// Causes of one upstream that are remembered, for some take turns.
@@ -27,10 +28,18 @@ const CONDEMNED_MAX: usize = 64;
 
 /// How often what was counted is written down, in milliseconds.
 pub(super) const NOTED_EVERY_MS: u64 = 3_600_000;
+/// When it is for the first time if a day has a budget, in milliseconds; every pause is twice the one
+/// before, up to [`NOTED_EVERY_MS`]. So a board that is cut from its power forgets half of a life at most,
+/// and its day ends.
+pub(super) const NOTED_FIRST_MS: u64 = 60_000;
 
 /// All bridges.
 pub(super) struct Bridges {
     pub(super) places: Vec<Bridge>,
+    /// Those that the configuration says; parameters say others.
+    pub(super) said: Vec<Config>,
+    /// The version of the parameters that were looked at.
+    pub(super) parameters_seen: u64,
     pub(super) max: usize,
     /// Links may speak TLS: there is memory for it.
     pub(super) has_tls_room: bool,
@@ -45,6 +54,8 @@ pub(super) struct Bridges {
     pub(super) is_looking: bool,
     /// When what was counted is written down.
     pub(super) note_due: Deadline,
+    /// So long after that it is written down again, in milliseconds.
+    pub(super) note_pause_ms: u64,
     /// What was written last.
     pub(super) noted: Option<String>,
     pub(super) serials: u64,
@@ -104,6 +115,8 @@ pub(super) struct Bridge {
     pub(super) inflow: Inflow,
     /// How many messages leave in 1,000 seconds when many wait, once that was seen.
     pub(super) drain_per_1000_s: Option<u64>,
+    /// How the rules of each direction go on.
+    pub(super) courses: [[RuleCourse; RULES_MAX]; 2],
     /// What its links connect for; `None`: they are always there.
     pub(super) demand: Option<Demand>,
 }
@@ -167,6 +180,10 @@ pub(super) struct LinkState {
     pub(super) yesterday: Price,
     /// It was up since the start of the broker.
     pub(super) has_been_up: bool,
+    /// Messages that it has still to move, if it ends then.
+    pub(super) left: Option<u64>,
+    /// When it was made.
+    pub(super) since: Now,
 }
 
 /// What a link has done since its bridge is there.
@@ -182,6 +199,17 @@ pub(super) struct Counts {
     pub(super) connected: u64,
     /// Times that they could not any more, or not at all.
     pub(super) failed: u64,
+}
+
+impl Counts {
+    /// That as well.
+    pub(super) fn add(&mut self, other: Self) {
+        self.moved += other.moved;
+        self.repeats += other.repeats;
+        self.connected += other.connected;
+        self.failed += other.failed;
+        self.parked.iter_mut().zip(other.parked).for_each(|(count, more)| *count += more);
+    }
 }
 
 /// Why messages are set aside, as they are counted.
@@ -205,6 +233,8 @@ impl Bridges {
     pub(super) fn new(max: usize, frame_max: usize, version: &str, seed: u64) -> Self {
         let mut bridges = Self {
             places: Vec::with_capacity(max),
+            said: Vec::new(),
+            parameters_seen: 0,
             max,
             has_tls_room: false,
             origin: Origin::default(),
@@ -214,6 +244,7 @@ impl Bridges {
             lookups: VecDeque::with_capacity(2 * max),
             is_looking: false,
             note_due: Deadline::NEVER,
+            note_pause_ms: NOTED_EVERY_MS,
             noted: None,
             serials: 0,
             tickets: 0,
@@ -239,16 +270,23 @@ impl Bridges {
     /// A bridge that is to begin now.
     pub(super) fn add(&mut self, config: Config, now: Now) {
         self.serials += 1;
-        self.note_due = self.note_due.earlier(now.after_ms(NOTED_EVERY_MS));
-        let state = |rules: &[Rule]| (!rules.is_empty()).then(|| LinkState::new(config.upstream.len(), now));
-        let links = [state(&config.forward), state(&config.fetch)];
+        if config.day_bytes_max.is_some() {
+            self.note_pause_ms = NOTED_FIRST_MS;
+        }
+        self.note_due = self.note_due.earlier(now.after_ms(self.note_pause_ms));
+        let state = |rules: &[Rule]| (!rules.is_empty()).then(|| LinkState::new(&config, now));
+        let mut links = [state(&config.forward), state(&config.fetch)];
         let (serial, pace) = (self.serials, Pace::new(config.drain_rate, now));
         // One that was changed has no new day.
-        let before = self.places.iter().rfind(|bridge| bridge.config.name == config.name);
-        let (day, is_held, inflow) = match before {
+        let before = self.places.iter_mut().rfind(|bridge| bridge.config.name == config.name);
+        let (day, is_held, inflow) = match &before {
             Some(bridge) => (bridge.day.with_max(config.day_bytes_max), bridge.is_held, bridge.inflow),
             None => (DayBudget::new(config.day_bytes_max, now), false, Inflow::default()),
         };
+        // Nor are its counters.
+        if let Some(bridge) = before {
+            bridge.hand_counts_on(&mut links);
+        }
         let demand = config.on_demand.clone().map(|said| Demand::new(said, now));
         self.places.push(Bridge {
             config,
@@ -264,6 +302,7 @@ impl Bridges {
             pace,
             day,
             is_held,
+            courses: Default::default(),
             demand,
             inflow,
             drain_per_1000_s: None,
@@ -305,6 +344,7 @@ impl Bridges {
             earliest = earliest.earlier(link.rest_due);
         }
         earliest = self.places.iter().map(Bridge::demand_deadline).fold(earliest, Deadline::earlier);
+        earliest = self.places.iter().map(Bridge::trial_deadline).fold(earliest, Deadline::earlier);
         self.places.iter().map(|bridge| bridge.day.next_day()).fold(earliest, Deadline::earlier)
     }
 
@@ -378,11 +418,23 @@ impl Bridge {
         self.condemned.retain(|condemned| condemned.id != id);
     }
 
-    /// Rules of a direction that take nothing until the next day, a bit for each.
+    /// Rules of a direction that take nothing now, a bit for each: until the next day, or until what was not
+    /// taken of them is tried again.
     pub(super) fn held_rules(&self, direction: Direction) -> u8 {
         let rules = self.rules(direction).iter().enumerate();
-        let held = rules.filter(|(_, rule)| self.is_held && !rule.is_urgent);
+        let held =
+            rules.filter(|(at, rule)| self.is_held && !rule.is_urgent || self.is_waiting(direction, *at));
         held.fold(0, |held, (at, _)| held | 1 << at)
+    }
+
+    /// What was counted goes on to the links of the same bridge as it was changed.
+    pub(super) fn hand_counts_on(&mut self, links: &mut [Option<LinkState>; 2]) {
+        for (from, to) in self.links.iter_mut().zip(links) {
+            let (Some(from), Some(to)) = (from, to) else { continue };
+            to.counts.add(core::mem::take(&mut from.counts));
+            to.today.add(core::mem::take(&mut from.today));
+            to.yesterday.add(core::mem::take(&mut from.yesterday));
+        }
     }
 
     /// Rules of a direction.
@@ -395,7 +447,7 @@ impl Bridge {
 }
 
 impl LinkState {
-    fn new(upstreams: usize, now: Now) -> Self {
+    fn new(config: &Config, now: Now) -> Self {
         Self {
             phase: Phase::Waiting(now.after_ms(0)),
             backoff: Backoff::default(),
@@ -406,11 +458,13 @@ impl LinkState {
             rest_due: Deadline::NEVER,
             is_going_to_rest: false,
             last_error: None,
-            logged: vec![heapless::Vec::new(); upstreams],
+            logged: vec![heapless::Vec::new(); config.upstream.len()],
             counts: Counts::default(),
             today: Price::default(),
             yesterday: Price::default(),
             has_been_up: false,
+            left: Self::left_at_first(config),
+            since: now,
         }
     }
 

@@ -3,11 +3,14 @@
 //! Always true: a link is called running only while messages can flow over it and the upstream was heard of
 //! within two heartbeats, if it has any.
 
-use crate::admin::request_context::{BridgeLinkView, BridgeOrder, Bridges as BridgeViews};
+use crate::admin::request_context::{
+    BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
+};
 use crate::bridge::Stage;
+use crate::config::shovel::End;
 use crate::time::Now;
 
-use super::bridge_link::{Direction, Flow, Link};
+use super::bridge_link::{Direction, Flow, Link, LinkId};
 use super::bridge_state::{Bridge, Bridges, LinkState, PARKED_KINDS, Phase};
 use super::peer::Session;
 use super::peers::Peers;
@@ -21,6 +24,7 @@ pub(super) struct ShownBridges<'s, S> {
     /// Bytes that the log has room for, if there is one.
     pub(super) disk_room: Option<u64>,
     pub(super) now: Now,
+    pub(super) unix_ms: u64,
 }
 
 impl<S> ShownBridges<'_, S> {
@@ -36,6 +40,10 @@ impl<S> ShownBridges<'_, S> {
 impl<S> BridgeViews for ShownBridges<'_, S> {
     fn places(&self) -> usize {
         2 * self.bridges.places.len()
+    }
+
+    fn places_max(&self) -> usize {
+        self.bridges.max
     }
 
     fn at(&self, place: usize) -> Option<BridgeLinkView<'_>> {
@@ -96,12 +104,42 @@ impl<S> BridgeViews for ShownBridges<'_, S> {
                 .filter(|_| state.ready_since.is_none())
                 .map(|since| self.now.ms_since(since)),
             retry_in_ms,
+            shovel: shovel_of(bridge, state),
+            is_paused: bridge.is_paused,
+            changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at(state))),
         })
     }
 
     fn is_known(&self, bridge: &str) -> bool {
         self.bridges.places.iter().any(|other| !other.is_leaving && other.config.name == bridge)
     }
+}
+
+/// When a link's state changed last.
+#[cold]
+fn changed_at(state: &LinkState) -> Now {
+    let failed = state.last_error.as_ref().map(|(_, at)| *at);
+    let times = [state.ready_since, state.was_ready, failed];
+    times.into_iter().flatten().fold(state.since, |last, at| if at > last { at } else { last })
+}
+
+/// What a bridge is as a shovel.
+#[cold]
+fn shovel_of<'a>(bridge: &'a Bridge, state: &LinkState) -> Option<ShovelView<'a>> {
+    let shovel = bridge.config.shovel.as_ref()?;
+    let view = |end: &'a End| ShovelEndView {
+        uri: end.uris.get(if end.is_here { 0 } else { state.upstream }).map_or("", String::as_str),
+        queue: end.queue.as_deref(),
+        exchange: end.exchange.as_deref(),
+        key: end.key.as_deref(),
+    };
+    Some(ShovelView {
+        name: &shovel.name,
+        vhost: &shovel.vhost,
+        source: view(&shovel.source),
+        destination: view(&shovel.destination),
+        left: state.left,
+    })
 }
 
 /// Queues here that wait to be forwarded.
@@ -151,14 +189,18 @@ impl<P: Platform> Engine<P> {
             self.bridges.note_due = self.now.after_ms(0);
         }
         match order {
-            BridgeOrder::Retry => self.begin_retry(place),
+            BridgeOrder::Retry => {
+                bridge.hurry_rules(self.now);
+                self.begin_retry(place);
+            }
             BridgeOrder::Pause => {
                 bridge.is_paused = true;
                 self.drain_bridge(serial);
             }
-            BridgeOrder::Resume => {
+            BridgeOrder::Resume | BridgeOrder::Restart => {
                 bridge.is_paused = false;
                 let now = self.now;
+                bridge.hurry_rules(now);
                 for state in bridge.links.iter_mut().flatten() {
                     state.is_going_to_rest = false;
                     if matches!(state.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
@@ -166,6 +208,20 @@ impl<P: Platform> Engine<P> {
                         state.phase = Phase::Waiting(now.after_ms(0));
                     }
                 }
+                if order == BridgeOrder::Restart {
+                    self.restart_links(serial);
+                }
+            }
+        }
+    }
+
+    /// The links that a bridge has end, and begin again.
+    #[cold]
+    fn restart_links(&mut self, serial: u64) {
+        for direction in Direction::BOTH {
+            let state = self.bridges.link_mut(LinkId { bridge: serial, direction });
+            if let Some(Phase::Connected(connection)) = state.map(|state| state.phase) {
+                self.drain_link(connection);
             }
         }
     }

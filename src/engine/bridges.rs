@@ -15,6 +15,7 @@ use core::net::{IpAddr, SocketAddr};
 use crate::bridge::{Arrivals, Cause, Client, Credentials, Drain, Flights, Origin, Role};
 use crate::broker;
 use crate::config::bridge::Bridge as Config;
+use crate::config::upstream::is_this_machine;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::time::{Deadline, Now};
 
@@ -37,13 +38,14 @@ const TRIES_PER_TURN: usize = 4;
 impl<P: Platform> Engine<P> {
     /// These bridges are to be there from now on: those that are there as they are stay as they are.
     #[cold]
-    pub fn set_bridges(&mut self, wanted: &[Config]) {
+    pub(super) fn want_bridges(&mut self, wanted: &[Config]) {
         for at in 0..self.bridges.places.len() {
             self.note_inflow(at);
             let bridge = &mut self.bridges.places[at];
             if !bridge.is_leaving && !wanted.contains(&bridge.config) {
                 bridge.is_leaving = true;
                 let serial = bridge.serial;
+                self.leave_source(at, wanted);
                 self.drain_bridge(serial);
             }
         }
@@ -61,12 +63,17 @@ impl<P: Platform> Engine<P> {
             }
             let staying = self.bridges.places.iter().filter(|bridge| !bridge.is_leaving).count();
             if staying < self.bridges.max {
+                self.hasten_leaving();
                 let was_paused = |bridge: &Bridge| bridge.config.name == config.name && bridge.is_paused;
                 let is_paused = self.bridges.places.iter().any(was_paused);
                 self.bridges.add(config.clone(), self.now);
                 self.begin_inflow(self.bridges.places.len() - 1);
-                if let Some(bridge) = self.bridges.places.last_mut().filter(|_| is_paused) {
-                    bridge.pause();
+                if let Some(bridge) = self.bridges.places.last_mut() {
+                    let serial = bridge.serial;
+                    if is_paused {
+                        bridge.pause();
+                    }
+                    self.begin_queues(serial);
                 }
             } else {
                 let name = &config.name;
@@ -76,6 +83,29 @@ impl<P: Platform> Engine<P> {
         }
     }
 
+    /// Bridges that leave finish what they have begun, but not while others are made again and again: they
+    /// take connections from everybody.
+    #[cold]
+    fn hasten_leaving(&mut self) {
+        if self.bridges.places.len() < 2 * self.bridges.max {
+            return;
+        }
+        let leaving = self.bridges.places.iter().filter(|bridge| bridge.is_leaving);
+        let links = leaving.flat_map(|bridge| bridge.links.iter().flatten());
+        let connected = links.filter_map(|link| match link.phase {
+            Phase::Connected(id) => Some(id),
+            _ => None,
+        });
+        for id in connected.collect::<Vec<_>>() {
+            self.put_link_out(id, "it was changed again before that had come to its end");
+        }
+    }
+
+    /// Whether there is one.
+    pub const fn has_bridges(&self) -> bool {
+        !self.bridges.places.is_empty()
+    }
+
     /// Whose messages leave this broker.
     pub const fn set_origin(&mut self, store: [u8; 16], life: u32) {
         self.bridges.origin = Origin { store, life };
@@ -83,6 +113,9 @@ impl<P: Platform> Engine<P> {
 
     /// Begins what is due.
     pub(super) fn keep_bridges(&mut self) {
+        if self.has_parameter_news() {
+            self.take_parameters();
+        }
         if self.bridges.places.is_empty() {
             return;
         }
@@ -91,6 +124,7 @@ impl<P: Platform> Engine<P> {
         self.retry_parked();
         self.tell_parked();
         self.keep_days();
+        self.keep_trials();
         self.keep_rests();
         self.drop_left();
         if self.stopping.is_some() {
@@ -111,10 +145,17 @@ impl<P: Platform> Engine<P> {
     /// Bridges that are to go and whose links have ended.
     #[cold]
     fn drop_left(&mut self) {
-        self.bridges.places.retain(|bridge| {
-            let is_connected = |link: &LinkState| matches!(link.phase, Phase::Connected(_));
-            !bridge.is_leaving || bridge.links.iter().flatten().any(is_connected)
-        });
+        let is_connected = |link: &LinkState| matches!(link.phase, Phase::Connected(_));
+        let is_left = |bridge: &Bridge| bridge.is_leaving && !bridge.links.iter().flatten().any(is_connected);
+        while let Some(place) = self.bridges.places.iter().position(is_left) {
+            let mut bridge = self.bridges.places.remove(place);
+            // What it did since it was changed counts, too.
+            let is_next = |next: &&mut Bridge| !next.is_leaving && next.config.name == bridge.config.name;
+            if let Some(next) = self.bridges.places.iter_mut().find(is_next) {
+                bridge.hand_counts_on(&mut next.links);
+            }
+            self.clear_up_after(&bridge);
+        }
     }
 
     #[cold]
@@ -185,7 +226,18 @@ impl<P: Platform> Engine<P> {
     /// Connects to the next address. `why`: what is to be said if there is none.
     #[cold]
     pub(super) fn dial(&mut self, id: LinkId, mut why: Option<Cause>) {
+        // Who may not connect a shovel to this machine is not to do it by a name that leads here.
+        let is_barred = self.bridges.get(id).is_some_and(|(bridge, link)| {
+            bridge.config.shovel.is_some() && !bridge.config.upstream[link.upstream].is_this_machine()
+        });
         while let Some(address) = self.bridges.link_mut(id).and_then(|link| link.addresses.pop_front()) {
+            if is_barred && is_this_machine(address.ip()) {
+                why = Some(Cause::new(format_args!(
+                    "its name leads to this machine itself ({}): write localhost, as an administrator",
+                    address.ip()
+                )));
+                continue;
+            }
             match self.connect_link(id, address) {
                 Ok(()) => return,
                 Err(cause) => why = Some(cause),
@@ -244,11 +296,15 @@ impl<P: Platform> Engine<P> {
             Direction::Forward => {
                 let flights = Flights::new(window);
                 let (progress, drain) = (self.now, Drain::begin(self.now));
-                (Role::Forward, Flow::Forward(Forward { flights, begun: 0, drain, progress }))
+                let taking = Default::default();
+                (Role::Forward, Flow::Forward(Forward { flights, begun: 0, drain, progress, taking }))
             }
             Direction::Fetch => {
-                let arrivals = Arrivals::new(window);
-                (Role::Fetch(bridge.config.window), Flow::Fetch(Fetch { arrivals, incoming: None, held: 0 }))
+                // Each queue has its share of the window: a quorum queue of RabbitMQ refuses to share one.
+                let count = bridge.rules(Direction::Fetch).len().max(1);
+                let ahead = bridge.config.window / count as u16;
+                let arrivals = Arrivals::new(usize::from(ahead.max(1)) * count);
+                (Role::Fetch(ahead.max(1)), Flow::Fetch(Fetch { arrivals, incoming: None, held: 0 }))
             }
         };
         // Consumers there are for what is fetched; what is forwarded is consumed here.
@@ -263,9 +319,10 @@ impl<P: Platform> Engine<P> {
         if id.direction == Direction::Fetch {
             client.hold(bridge.held_rules(Direction::Fetch));
         }
+        client.prepare(bridge.preparations(id.direction));
         let (channel, ready_since, cause) = (None, None, None);
-        let (has_moved, is_draining) = (false, false);
-        Some(Link { id, client, channel, flow, ready_since, cause, has_moved, is_draining })
+        let (has_moved, is_draining, begun) = (false, false, None);
+        Some(Link { id, client, channel, flow, ready_since, cause, has_moved, is_draining, begun })
     }
 
     // ---- the end
@@ -315,6 +372,7 @@ impl<P: Platform> Engine<P> {
         let now = self.now;
         let Some(bridge) = self.bridges.get_mut(id) else { return };
         let (name, most_ms) = (bridge.config.name.clone(), bridge.config.reconnect_max_ms.into());
+        let is_tried_once = bridge.is_tried_once();
         let upstreams = &bridge.config.upstream;
         let Some(state) = &mut bridge.links[id.direction as usize] else { return };
         if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {
@@ -327,13 +385,17 @@ impl<P: Platform> Engine<P> {
             let text = format_args!(
                 "bridge {name}, {what}, {upstream}: {cause}; it is tried again, ever more rarely"
             );
-            self.supplies.log.warn(now, LogSource::Anybody, LogKind::Bridge, text);
+            self.supplies.log.warn(now, LogSource::Bridge(id.bridge), LogKind::Bridge, text);
         }
         state.upstream = (state.upstream + 1) % upstreams.len();
         state.addresses.clear();
         let backoff = state.backoff.fail(now, since, most_ms, chance);
         let is_round_over = state.upstream == 0;
-        state.phase = Phase::Waiting(if is_round_over { backoff } else { now.after_ms(NEXT_UPSTREAM_MS) });
+        state.phase = match is_round_over {
+            true if is_tried_once => Phase::Paused,
+            true => Phase::Waiting(backoff),
+            false => Phase::Waiting(now.after_ms(NEXT_UPSTREAM_MS)),
+        };
         state.ready_since = None;
         state.counts.failed += 1;
         state.last_error = Some((cause, now));

@@ -1,12 +1,13 @@
 //! Clients of the management API: the same kind of peer as the operator's, over the network and with a login;
 //! and those who come for metrics to where these are shown without one.
 //!
-//! Always true: there are never more of both than `management_clients_max`; those who wait for a place are
-//! accepted before there is one, so that it is known of which address they are, and the address that has
-//! fewest places has the next one; an address never gives up a place for one that has as many; a request has
-//! a bounded time to come in, and its answer to be taken (`admin_socket`), and a shorter one while an address
-//! with fewer places waits; a password is checked by the worker, under the same throttle as the logins of
-//! AMQP.
+//! Always true: there are never more of both than `management_clients_max`, and where there are listeners to
+//! both, half of that is each one's own ([`Shares`]), for at the listener of metrics there are strangers;
+//! those who wait for a place are accepted before there is one, so that it is known of which address they
+//! are, and the address that has fewest places has the next one; an address never gives up a place for one
+//! that has as many; a request has a bounded time to come in, and its answer to be taken (`admin_socket`),
+//! and a shorter one while an address with fewer places waits; a password is checked by the worker, under
+//! the same throttle as the logins of AMQP.
 
 use core::cmp::Reverse;
 
@@ -18,15 +19,14 @@ use crate::password::PasswordCheck;
 use crate::time::Deadline;
 
 use super::address::Source;
-use super::admin_socket::{AdminConnection, IDLE_MS};
-use super::listener::Listener;
+use super::admin_socket::{AdminConnection, IDLE_MS, UNDISTURBED_REQUEST_MS};
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::{Interest, ListenerId, Platform, Visitor};
 use super::state::Engine;
-use super::waiting_visitors::{VISITORS_MAX, WaitingVisitor, WaitingVisitors};
+use super::waiting_visitors::{ListenerKind, VISITORS_MAX, WaitingVisitor, WaitingVisitors};
 
-/// How many are accepted in a turn, so that a crowd at the door does not hold up those inside.
+/// How many are accepted in a turn, so that a crowd at the listener does not hold up those inside.
 const ACCEPTS_PER_TURN: usize = 16;
 /// How somebody who waits comes in.
 enum Entrance {
@@ -36,12 +36,51 @@ enum Entrance {
     GivenUp(PeerId),
 }
 
+/// What is each listener's own of the places: nobody who came by the other one can keep it.
+struct Shares {
+    api: usize,
+    metrics: usize,
+    /// So many places those who came for metrics may have; they are never lent one, but if there is only one.
+    metrics_most: usize,
+}
+
+impl Shares {
+    fn own(&self, listener: ListenerKind) -> usize {
+        match listener {
+            ListenerKind::Api => self.api,
+            ListenerKind::Metrics => self.metrics,
+        }
+    }
+}
+
 impl<P: Platform> Engine<P> {
     /// Whether somebody is there to be let in, and can be.
     pub(super) fn may_let_management_in(&self) -> bool {
-        let may_accept =
-            !self.management_visitors.is_full() && self.management.iter().any(Listener::is_ready);
-        may_accept || self.next_entrance().is_some()
+        (0..self.management.len()).any(|place| self.may_accept_management(place))
+            || self.next_entrance().is_some()
+    }
+
+    fn may_accept_management(&self, place: usize) -> bool {
+        self.management[place].is_ready()
+            && !self.management_visitors.is_full(self.management_listener(place), self.has_one_door())
+    }
+
+    fn management_listener(&self, place: usize) -> ListenerKind {
+        if place < self.first_metrics { ListenerKind::Api } else { ListenerKind::Metrics }
+    }
+
+    /// There is nothing but the API, or nothing but metrics.
+    fn has_one_door(&self) -> bool {
+        self.first_metrics == 0 || self.first_metrics == self.management.len()
+    }
+
+    fn management_shares(&self) -> Shares {
+        let most = self.limits.management_clients_max as usize;
+        if self.first_metrics == 0 {
+            return Shares { api: 0, metrics: most, metrics_most: most };
+        }
+        let metrics = most / 2;
+        Shares { api: most - metrics, metrics, metrics_most: metrics.max(1) }
     }
 
     fn management_places(&self) -> impl Iterator<Item = PeerId> {
@@ -49,58 +88,105 @@ impl<P: Platform> Engine<P> {
         (CONTROL_CLIENTS_MAX..CONTROL_CLIENTS_MAX + most).map(PeerId::from_index)
     }
 
-    /// Places that an address holds.
-    fn management_held(&self, source: Source) -> usize {
-        let peers = self.management_places().filter_map(|id| self.peers.get(id));
-        peers.filter(|peer| peer.ending != Ending::Now && peer.address.origin() == source).count()
-    }
-
-    /// Who of those that wait comes in next, by the place in their list, and how; `None`: nobody can.
-    fn next_entrance(&self) -> Option<(usize, Entrance)> {
-        let free = self.management_places().find(|id| self.peers.get(*id).is_none());
-        let sources = self.management_visitors.sources().enumerate();
-        let mut waiting: heapless::Vec<_, VISITORS_MAX> = sources
-            .map(|(at, source)| {
-                (self.management_held(source), self.management_visitors.was_last(source), at, source)
-            })
-            .collect();
-        sort_by_key(&mut waiting, |(held, was_last, at, _)| (*held, *was_last, *at));
-        waiting.into_iter().find_map(|(.., at, source)| match free {
-            Some(id) => Some((at, Entrance::Free(id))),
-            None => self.who_gives_way(source).map(|id| (at, Entrance::GivenUp(id))),
+    /// Who is in, with what is spoken with him and the listener he came by.
+    fn management_clients(
+        &self,
+    ) -> impl Iterator<Item = (PeerId, &Peer<P::Socket>, &AdminConnection, ListenerKind)> {
+        self.management_places().filter_map(|id| {
+            let peer = self.peers.get(id)?;
+            let Session::Admin(client) = &peer.session else { return None };
+            let listener =
+                if client.session.is_for_metrics() { ListenerKind::Metrics } else { ListenerKind::Api };
+            Some((id, peer, client, listener))
         })
     }
 
-    /// Who gives his place up for one of this address: of the address that has most places one that does
-    /// nothing, the longest first. Where addresses would have as many places as each other afterwards, nobody
-    /// is disturbed who has just come or begun.
-    fn who_gives_way(&self, source: Source) -> Option<PeerId> {
-        let own = self.management_held(source);
-        let candidates = self.management_places().filter_map(|id| {
-            let peer = self.peers.get(id).filter(|peer| peer.ending != Ending::Now)?;
-            let Session::Admin(client) = &peer.session else { return None };
+    /// Places that those of a listener hold, until they are empty again.
+    fn management_taken(&self, listener: ListenerKind) -> usize {
+        self.management_clients().filter(|(.., other)| *other == listener).count()
+    }
+
+    /// Places that an address holds of those who came by this listener.
+    fn management_held(&self, listener: ListenerKind, source: Source) -> usize {
+        let is_of = |peer: &Peer<P::Socket>| peer.ending != Ending::Now && peer.address.origin() == source;
+        self.management_clients().filter(|(_, peer, _, other)| *other == listener && is_of(peer)).count()
+    }
+
+    /// Who of those that wait comes in next, by the place in their list, and how; `None`: nobody can. Whose
+    /// listener has not all that is its own goes first.
+    fn next_entrance(&self) -> Option<(usize, Entrance)> {
+        if self.management_visitors.is_empty() {
+            return None;
+        }
+        let free = self.management_places().find(|id| self.peers.get(*id).is_none());
+        let shares = self.management_shares();
+        let origins = self.management_visitors.origins().enumerate();
+        let mut waiting: heapless::Vec<_, VISITORS_MAX> = origins
+            .map(|(at, (listener, source))| {
+                let is_owed = self.management_taken(listener) < shares.own(listener);
+                let held = self.management_held(listener, source);
+                (!is_owed, held, self.management_visitors.was_last(source), at, listener, source)
+            })
+            .collect();
+        sort_by_key(&mut waiting, |(lends, held, was_last, at, ..)| (*lends, *held, *was_last, *at));
+        waiting.into_iter().find_map(|(lends, .., at, listener, source)| {
+            let has_all =
+                listener == ListenerKind::Metrics && self.management_taken(listener) >= shares.metrics_most;
+            match free.filter(|_| !has_all) {
+                Some(id) => Some((at, Entrance::Free(id))),
+                None => self
+                    .who_gives_way(listener, source, !lends, has_all)
+                    .map(|id| (at, Entrance::GivenUp(id))),
+            }
+        })
+    }
+
+    /// Who gives his place up for one of this listener and address: of the address that has most places one
+    /// that does nothing, the longest first. Where addresses would have as many places as each other
+    /// afterwards, nobody is disturbed who has just come or begun; and nobody of the other listener who does
+    /// something, unless this one `is_owed` a place. One who `has_all` takes none from the other listener.
+    fn who_gives_way(
+        &self,
+        listener: ListenerKind,
+        source: Source,
+        is_owed: bool,
+        has_all: bool,
+    ) -> Option<PeerId> {
+        let own = self.management_held(listener, source);
+        let candidates = self.management_clients().filter_map(|(id, peer, client, other)| {
+            if peer.ending == Ending::Now || other != listener && has_all {
+                return None;
+            }
             let is_idle = client.is_idle() && peer.waiting == Waiting::No && peer.ending == Ending::No;
-            let held = self.management_held(peer.address.origin());
+            let held = self.management_held(other, peer.address.origin());
             let is_own = is_idle && peer.address.origin() == source;
-            let may_go = held > own + 1 || client.disturbed_at.is_due(self.now) && (held > own || is_own);
+            let by_address = held > own + 1 || client.disturbed_at.is_due(self.now) && (held > own || is_own);
+            let may_go = match (other == listener, listener) {
+                (true, _) => by_address,
+                (false, ListenerKind::Api) if is_owed => self.is_on_loan_no_longer(peer),
+                (false, _) => by_address && (is_idle || is_owed),
+            };
             // Whose deadline is next has been idle longest.
             may_go.then_some((Reverse(held), !is_idle, client.idle_at, id))
         });
         candidates.min_by_key(|(held, is_busy, idle_at, _)| (*held, *is_busy, *idle_at)).map(|(.., id)| id)
     }
 
+    /// Whoever came for metrics and has the only place there is leaves it to the API in a moment, whatever he
+    /// is doing.
+    fn is_on_loan_no_longer(&self, peer: &Peer<P::Socket>) -> bool {
+        peer.since.after_ms(UNDISTURBED_REQUEST_MS).is_due(self.now)
+    }
+
     /// When somebody who waits may have a place that he may not have yet.
     pub(super) fn management_deadline(&self) -> Deadline {
-        let peers = self.management_places().filter_map(|id| self.peers.get(id));
-        let later = peers.filter_map(|peer| match &peer.session {
-            Session::Admin(client) if !client.disturbed_at.is_due(self.now) => Some(client.disturbed_at),
-            _ => None,
-        });
         if self.management_visitors.is_empty() {
-            Deadline::NEVER
-        } else {
-            later.fold(Deadline::NEVER, Deadline::earlier)
+            return Deadline::NEVER;
         }
+        let deadlines = self.management_clients().flat_map(|(_, peer, client, _)| {
+            [client.disturbed_at, peer.since.after_ms(UNDISTURBED_REQUEST_MS)]
+        });
+        deadlines.filter(|at| !at.is_due(self.now)).fold(Deadline::NEVER, Deadline::earlier)
     }
 
     /// Accepts who is there, and lets in whom there is a place for.
@@ -123,11 +209,11 @@ impl<P: Platform> Engine<P> {
     fn accept_management(&mut self) -> bool {
         for place in 0..self.management.len() {
             self.management[place].keep_time(self.now);
-            while self.management[place].is_ready() && !self.management_visitors.is_full() {
+            while self.may_accept_management(place) {
                 match self.platform.accept(ListenerId::Management(place), &mut self.supplies.log, self.now) {
                     Ok(visitor) => {
-                        let is_for_metrics = place >= self.first_metrics;
-                        self.seat_management(WaitingVisitor { visitor, is_for_metrics });
+                        let listener = self.management_listener(place);
+                        self.seat_management(WaitingVisitor { visitor, listener });
                         return true;
                     }
                     Err(failure) => self.management[place].note_failure(failure, self.now),
@@ -140,7 +226,8 @@ impl<P: Platform> Engine<P> {
     /// Lets one wait, and hangs up on who has to go for it.
     fn seat_management(&mut self, waiting: WaitingVisitor<P::Socket>) {
         let mut visitors = core::mem::replace(&mut self.management_visitors, WaitingVisitors::new());
-        let gone = visitors.push(waiting, |source| self.management_held(source));
+        let is_only = self.has_one_door();
+        let gone = visitors.push(waiting, is_only, |listener, source| self.management_held(listener, source));
         self.management_visitors = visitors;
         if let Some(Visitor { address, .. }) = gone {
             let text = format_args!(
@@ -157,9 +244,9 @@ impl<P: Platform> Engine<P> {
             let text = format_args!("a client of the management API could not be set up: {error}");
             return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
         }
-        let session = match waiting.is_for_metrics {
-            true => AdminSession::for_metrics(),
-            false => AdminSession::of_network(address.is_loopback()),
+        let session = match waiting.listener {
+            ListenerKind::Metrics => AdminSession::for_metrics(),
+            ListenerKind::Api => AdminSession::of_network(address.is_loopback()),
         };
         let client = AdminConnection::new(session, self.now);
         self.deadlines.lower(id, client.deadline());

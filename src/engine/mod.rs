@@ -20,16 +20,24 @@
 //! | `acceptor` | accepts, gives places, and ends the handshakes that have to go for it |
 //! | `admission` | who gets the next handshake place, and who gives one up |
 //! | `worker_job`, `worker_queue` | what would hold the loop up, and who waits for it |
+//! | `room_awaited`, `room_log` | since when publishers wait for room; what the log tells of it |
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
 //! | `management` | clients of the management API: the same kind of peer, over the network, with a login |
+//! | `waiting_visitors` | those of them that are accepted and wait for a place |
 //! | `operators`, `admin_socket` | the operator's clients: another kind of peer; their records |
 //! | `bridge_link`, `bridge_state` | the links of bridges, with a socket and without |
 //! | `bridges` | when they are tried, and what becomes of those that end |
 //! | `bridge_peer` | links as peers: connecting, reading, their time and their end |
+//! | `bridge_queues` | the queues here, made before the first link is up |
 //! | `bridge_forward`, `bridge_fetch` | messages on their way there, and from there |
+//! | `bridge_course`, `bridge_wait` | how a rule goes on; rules that wait for the other side, alone |
+//! | `bridge_retry` | what was set aside goes back to where it was on its way to |
+//! | `bridge_rest`, `bridge_day` | links that are there only on demand; the bytes of a day |
+//! | `bridge_notes` | what of bridges outlives a restart |
 //! | `bridge_views`, `bridge_alarm` | what an operator is told of them, and does with them |
+//! | `shovel_check`, `shovels` | bridges that runtime parameters define, and their end |
 //! | `name_lookup` | names that are looked up |
 //! | `deadlines` | who wants to be called when |
 //!
@@ -43,16 +51,19 @@ mod address;
 mod admin_socket;
 mod admission;
 mod bridge_alarm;
+mod bridge_course;
 mod bridge_day;
 mod bridge_fetch;
 mod bridge_forward;
 mod bridge_link;
 mod bridge_notes;
 mod bridge_peer;
+mod bridge_queues;
 mod bridge_rest;
 mod bridge_retry;
 mod bridge_state;
 mod bridge_views;
+mod bridge_wait;
 mod bridges;
 mod deadlines;
 mod listener;
@@ -70,10 +81,14 @@ mod restore;
 mod room_awaited;
 mod room_log;
 mod send;
+mod shovel_check;
+mod shovels;
 mod state;
 mod stop;
 mod store_driver;
 mod stream;
+#[cfg(test)]
+mod stream_tests;
 mod turn;
 mod wait_list;
 mod waiting_visitors;
@@ -81,6 +96,7 @@ mod worker_job;
 mod worker_queue;
 
 use crate::bridge;
+use crate::config::bridge::RULES_MAX;
 use crate::limits::Limits;
 use crate::mem::BytePool;
 
@@ -94,7 +110,7 @@ pub use state::{Engine, Setup};
 pub use store_driver::StoreDriver;
 pub(crate) use turn::log_full;
 pub use waiting_visitors::VISITORS_MAX;
-pub use worker_job::{WorkerJob, WorkerResult};
+pub use worker_job::{CertificateState, WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.
 pub(crate) const fn peer_bytes<S>() -> usize {
@@ -107,7 +123,7 @@ pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
     links
         + size_of::<bridge_state::Bridge>()
         + bridge_state::Scratch::bytes(frame_max)
-        + bridge::window_bytes(window)
+        + bridge::window_bytes(if window < RULES_MAX { RULES_MAX } else { window })
 }
 
 /// What a client says besides messages, and the names that it knows.

@@ -13,7 +13,7 @@ pub struct NameLookup {
     pub port: u16,
 }
 
-/// What came of it.
+/// What a lookup found.
 #[derive(Debug)]
 pub struct FoundAddresses {
     /// Which lookup it was.

@@ -11,6 +11,7 @@
 //! a minute is hung up on.
 
 use crate::admin::admin_session::AdminSession;
+use crate::admin::columns::name_of;
 use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets, StoreView};
 use crate::admin::samples::Outside;
 use crate::command::ConnectionId;
@@ -28,6 +29,7 @@ use super::peers::Peers;
 use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
 use super::state::Engine;
 use super::stream::Reading;
+use super::worker_job::CertificateState;
 
 /// Bytes taken from a client in one turn.
 const READ_BYTES: usize = 16 << 10;
@@ -238,7 +240,9 @@ impl<P: Platform> Engine<P> {
         process.handshakes_evicted = refusals.evicted;
         process.newcomers_dropped = refusals.dropped + refusals.silent;
         process.is_store_damaged = self.store.as_mut().is_some_and(|store| store.log_mut().is_damaged());
-        process.is_tls_shut = self.worker.is_tls_shut;
+        let CertificateState { is_shut, end_s } = self.worker.certificates;
+        process.is_tls_shut = is_shut;
+        process.certificates_end = (end_s > 0).then(|| (end_s, self.platform.unix_ms() / 1000));
         process.waiting_publishers = self.for_room.len() as u32;
         if let Some(store) = &mut self.store {
             let log = store.log_mut();
@@ -254,7 +258,9 @@ impl<P: Platform> Engine<P> {
         let held_before = self.admin.holder.is_some();
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
         let disk_room = self.store.as_ref().map(|_| self.journal.disk_room());
-        let bridges = ShownBridges { bridges: &self.bridges, peers: &self.peers, disk_room, now: self.now };
+        let unix_ms = self.platform.unix_ms();
+        let bridges =
+            ShownBridges { bridges: &self.bridges, peers: &self.peers, disk_room, now: self.now, unix_ms };
         let holder = &mut self.admin.holder;
         let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
         let mut context = RequestContext {
@@ -317,6 +323,17 @@ impl Files for Copied<'_> {
         if *self.holder == Some(self.client) {
             *self.holder = None;
             self.log.release_backup_pin();
+        }
+    }
+}
+
+impl<P: Platform> Engine<P> {
+    /// Names a connection for the firehose.
+    #[cold]
+    pub(super) fn name_traced(&mut self, connection: ConnectionId) {
+        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0 };
+        if let Some(socket) = peers.at(connection) {
+            self.broker.name_traced(connection, &name_of(&socket));
         }
     }
 }

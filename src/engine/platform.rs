@@ -28,7 +28,7 @@ use crate::time::Now;
 use super::address::PeerAddress;
 use super::name_lookup::{FoundAddresses, NameLookup};
 use super::peer_id::PeerId;
-use super::worker_job::{WorkerJob, WorkerResult};
+use super::worker_job::{CertificateState, WorkerJob, WorkerResult};
 
 /// A connected socket that does not block: reading and writing say [`io::ErrorKind::WouldBlock`] instead.
 pub trait Socket: Read + Write {
@@ -161,14 +161,14 @@ pub trait Platform {
     /// Begins something else that takes long.
     fn start_work(&mut self, job: WorkerJob);
 
-    /// What came of it, if that is over, and whether nobody can come in by TLS as things stand.
-    fn take_worked(&mut self) -> Option<(WorkerResult, bool)>;
+    /// What came of it, if that is over, and what is to be known of the certificates as things stand.
+    fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)>;
 
     /// What the machine says of the process, to be shown and for nothing else.
     fn machine(&self) -> Machine {
         Machine::default()
     }
 
-    /// Milliseconds since 1970 as far as the machine knows, to be shown and for nothing else.
+    /// Milliseconds since 1970 as far as the machine knows: to be shown, and for a bridge's time of day.
     fn unix_ms(&self) -> u64;
 }

@@ -55,6 +55,9 @@ impl<P: Platform> Engine<P> {
         }
         self.deadlines.lower(id.into(), peer.deadline());
         self.peers.put(id, peer);
+        if self.broker.is_tracing() {
+            self.name_traced(id);
+        }
         self.connections_count += 1;
         self.handshaking.push(id);
         self.tls_peers += u32::from(with_tls);
@@ -452,8 +455,15 @@ impl<P: Platform> Engine<P> {
         );
         for index in 0..self.peers.connections_seen() {
             let id = ConnectionId::from_index(index);
-            let Some(Peer { session: Session::Amqp(session), .. }) = self.peers.get_mut(id) else { continue };
-            if session.has_body_for(&self.supplies.context(self.now, &self.broker, &self.journal, id), ms) {
+            let is_slow = match self.peers.get_mut(id).map(|peer| &mut peer.session) {
+                Some(Session::Amqp(session)) => {
+                    let context = &self.supplies.context(self.now, &self.broker, &self.journal, id);
+                    session.has_body_for(context, ms)
+                }
+                Some(Session::Bridge(Some(link))) => link.has_body_for(self.now, ms),
+                _ => false,
+            };
+            if is_slow {
                 self.put_one_out(id, &fault);
             }
         }

@@ -78,6 +78,8 @@ struct Restoring {
     absent: BTreeSet<u64>,
     /// Definitions that belong to nothing.
     orphans: Vec<Unowned>,
+    /// How many definitions this version cannot read.
+    unread: usize,
 }
 
 impl Restoring {
@@ -89,10 +91,17 @@ impl Restoring {
         log: &Log,
         (key, value): (&[u8], &[u8]),
     ) {
-        let Some(definition) = Definition::parse(key, value) else { return };
-        let incarnation =
-            if let Definition::Queue { incarnation, .. } = definition { incarnation } else { 0 };
+        let Some(definition) = Definition::parse(key, value) else {
+            self.unread += 1;
+            return;
+        };
         let levels = Levels::in_log(&definition, log);
+        let incarnation = match definition {
+            Definition::Queue { incarnation, .. } => incarnation,
+            // What a delayed exchange keeps has its number.
+            Definition::Exchange { version, .. } if !levels_of(&definition).is_empty() => version,
+            _ => 0,
+        };
         let is_gone = log.index().queues().get(&incarnation).is_some_and(|queue| queue.gone);
         let version = log.index().definitions().get(key).map_or(0, |definition| definition.version);
         let is_renamed = self.versions.get(&incarnation).is_some_and(|newest| *newest > version);
@@ -226,6 +235,7 @@ fn restore_definitions(
         queues: BTreeMap::new(),
         absent: BTreeSet::new(),
         orphans: Vec::new(),
+        unread: 0,
     };
     let mut repeated = Vec::new();
     let damaged = log.read_definitions(disk, |key, value, is_repeated| {
@@ -237,19 +247,27 @@ fn restore_definitions(
     if damaged > 0 {
         log::error!("{damaged} definitions are damaged and left out");
     }
+    if restoring.unread > 0 {
+        let unread = restoring.unread;
+        log::error!(
+            "{unread} definitions are stored that this version cannot read: they stay there, left out"
+        );
+    }
     if !repeated.is_empty() {
         log::warn!("{} definitions were damaged and are written again, from footers", repeated.len());
     }
     for (key, value) in repeated {
         context.journal_mut().define(key, Some(value));
     }
-    let is_suspect = damaged > 0 || log.is_damaged() || broker.access_doubt().is_some();
+    let is_suspect =
+        damaged > 0 || restoring.unread > 0 || log.is_damaged() || broker.access_doubt().is_some();
     if !is_suspect {
         restoring.absent.extend(restoring.orphans.iter().flat_map(|(.., incarnations)| incarnations));
     }
     restoring.restore_lost(broker, context, log, disk)?;
     broker.apply_policies(context);
     if is_suspect {
+        broker.doubt_parameters();
         // What seems to belong to nothing may belong to something that cannot be read. Of access that is for
         // whoever confirms the rest to say: nobody sees it, and it would come back with a user of that name.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));

@@ -24,7 +24,7 @@ use super::store_driver::StoreDriver;
 use super::stream::Buffers;
 use super::wait_list::WaitList;
 use super::waiting_visitors::WaitingVisitors;
-use super::worker_job::WorkerQueue;
+use super::worker_job::{CertificateState, WorkerQueue};
 
 /// How long memory lies idle before it is given back: the next burst may be near.
 pub(super) const TRIM_AFTER_MS: u64 = 1_000;
@@ -44,8 +44,8 @@ pub struct Setup {
     pub management_listeners: usize,
     /// Listeners for metrics without a login; their places follow those of the management API.
     pub metrics_listeners: usize,
-    /// Nobody can come in by TLS as things stand.
-    pub is_tls_shut: bool,
+    /// What our certificates are good for as things stand.
+    pub certificates: CertificateState,
     /// Links of bridges that may speak TLS at once.
     pub tls_links: usize,
     /// All memory is locked: nothing is given back.
@@ -67,7 +67,7 @@ pub(super) struct Supplies {
 }
 
 impl Supplies {
-    #[inline]
+    #[inline(always)]
     pub(super) fn context(
         &mut self,
         now: Now,
@@ -166,7 +166,7 @@ pub struct Engine<P: Platform> {
     pub(super) management: Vec<Listener>,
     /// From this place on there is nothing but metrics, and no login.
     pub(super) first_metrics: usize,
-    /// Those of them that are accepted and wait for a place.
+    /// Visitors of the management API that are accepted and wait for a place.
     pub(super) management_visitors: WaitingVisitors<P::Socket>,
     pub(super) bridges: Bridges,
 }
@@ -198,6 +198,9 @@ impl<P: Platform> Engine<P> {
         let connections = limits.connection_records();
         let (bridges_max, frame_max) = (limits.bridges_max as usize, limits.frame_max as usize);
         let mut broker = broker;
+        // Those of the file take theirs when they are known, see `set_bridges`.
+        broker.set_shovel_places(bridges_max);
+        broker.set_parameter_check(super::shovel_check::check);
         let mut bridges = Bridges::new(bridges_max, frame_max, &setup.identity.version, broker.chance());
         bridges.has_tls_room = setup.tls_links > 0;
         let peers = Peers::<P::Socket>::places_max(connections);
@@ -233,7 +236,7 @@ impl<P: Platform> Engine<P> {
             journal: Journal::new(limits.messages_max as usize),
             work: broker::Work::default(),
             store: None,
-            worker: WorkerQueue::new(&limits, with_tls, (setup.is_tls_shut, setup.tls_links)),
+            worker: WorkerQueue::new(&limits, with_tls, (setup.certificates, setup.tls_links)),
             spills: false,
             for_disk: WaitList::with_capacity(peers),
             durable_seen: Batch::NONE,

@@ -197,10 +197,8 @@ impl StoreDriver {
             (Reading::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
                 self.take_chunk(broker, context, (fetch, large), done)
             }
-            _ => {
-                debug_assert!(false, "what comes back is what was asked for");
-                None
-            }
+            // One read is under way at a time, and whose it is stands until it is back.
+            _ => unreachable!("what comes back is what was asked for"),
         }
     }
 

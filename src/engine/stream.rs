@@ -191,7 +191,7 @@ impl<S: Socket> Stream<S> {
 
     /// Speaks TLS from the first octet on.
     pub(super) fn begin_tls(&mut self) {
-        self.tls = Some(Tls::new());
+        self.tls = Some(Tls::from_client());
     }
 
     /// Speaks TLS from the first octet on, as the client of an upstream at this host.
@@ -546,7 +546,13 @@ impl<S: Socket> Stream<S> {
                 break;
             }
             let len = session.seal(piece, &mut buffers.scratch)?;
-            let sent = self.send(&buffers.scratch[..len])?;
+            let sent = match self.send(&buffers.scratch[..len]) {
+                Ok(sent) => sent,
+                // The records before this one may reach the peer: they are written, and the error comes again
+                // when this one is tried again.
+                Err(_) if written > 0 => 0,
+                Err(error) => return Err(error),
+            };
             if !self.unsent.append(&mut buffers.reserved, &buffers.scratch[sent..len]) {
                 return Err(io::Error::other("no room for a sealed record"));
             }

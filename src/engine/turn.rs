@@ -128,6 +128,7 @@ impl<P: Platform> Engine<P> {
             || self.has_room_to_offer()
             || self.has_stash_to_offer()
             || self.has_job()
+            || self.has_parameter_news()
             || self.has_retry_work()
             || self.has_day_work()
             || self.has_rest_work()

@@ -4,21 +4,39 @@
 //! of those who are accepted, and the next place is to go to the address that has fewest, and of such to
 //! another than the last one did.
 //!
-//! Always true: there are at most [`VISITORS_MAX`], in the order of their coming; an address with one of them
-//! is never the one that has to go.
+//! Always true: there are at most [`VISITORS_MAX`], in the order of their coming, and where there are
+//! listeners of both kinds, those of each wait in seats of their own; an address with one of them is never
+//! the one that has to go.
 
 use super::address::Source;
 use super::platform::Visitor;
 
 /// So many may wait; more wait in the listen queue.
 pub const VISITORS_MAX: usize = 5;
+/// So many of them at the listeners of metrics, if there are others.
+const METRICS_SEATS: usize = 2;
+
+/// What somebody came in by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ListenerKind {
+    /// With a login.
+    Api,
+    /// Without one, and to nothing but metrics.
+    Metrics,
+}
 
 /// Somebody who waits.
 #[derive(Debug)]
 pub(super) struct WaitingVisitor<S> {
     pub(super) visitor: Visitor<S>,
-    /// He came to where there is nothing but metrics.
-    pub(super) is_for_metrics: bool,
+    pub(super) listener: ListenerKind,
+}
+
+impl<S> WaitingVisitor<S> {
+    /// Who it is, as far as that is known.
+    pub(super) fn origin(&self) -> (ListenerKind, Source) {
+        (self.listener, self.visitor.address.origin())
+    }
 }
 
 /// Those who wait.
@@ -34,8 +52,14 @@ impl<S> WaitingVisitors<S> {
         Self { visitors: heapless::Vec::new(), last: None }
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.visitors.is_full()
+    /// Whether nobody more of this listener may wait; `is_only`: there is no other kind.
+    pub(super) fn is_full(&self, listener: ListenerKind, is_only: bool) -> bool {
+        let seats = match (is_only, listener) {
+            (true, _) => VISITORS_MAX,
+            (false, ListenerKind::Metrics) => METRICS_SEATS,
+            (false, ListenerKind::Api) => VISITORS_MAX - METRICS_SEATS,
+        };
+        self.visitors.iter().filter(|waiting| waiting.listener == listener).count() >= seats
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -46,9 +70,9 @@ impl<S> WaitingVisitors<S> {
         self.visitors.clear();
     }
 
-    /// The addresses of those who wait.
-    pub(super) fn sources(&self) -> impl Iterator<Item = Source> {
-        self.visitors.iter().map(|waiting| waiting.visitor.address.origin())
+    /// The listeners and addresses of those who wait.
+    pub(super) fn origins(&self) -> impl Iterator<Item = (ListenerKind, Source)> {
+        self.visitors.iter().map(WaitingVisitor::origin)
     }
 
     /// Whether it was one of this address that had a place last.
@@ -56,28 +80,32 @@ impl<S> WaitingVisitors<S> {
         self.last == Some(source)
     }
 
-    /// Takes one out for a place, by his place among [`Self::sources`].
+    /// Takes one out for a place, by his place among [`Self::origins`].
     pub(super) fn take(&mut self, at: usize) -> WaitingVisitor<S> {
         let waiting = self.visitors.remove(at);
         self.last = Some(waiting.visitor.address.origin());
         waiting
     }
 
-    /// Lets one wait, for whom there is room. If it is full then, the one who came last of the address that
-    /// has most here and of the places, as `held` says, has to go, unless all are of different addresses.
+    /// Lets one wait, for whom there is room. If its listener's seats are taken then, the one who came last
+    /// of the address that has most of them and of the places, as `held` says, has to go, unless all are of
+    /// different addresses.
     pub(super) fn push(
         &mut self,
         waiting: WaitingVisitor<S>,
-        held: impl Fn(Source) -> usize,
+        is_only: bool,
+        held: impl Fn(ListenerKind, Source) -> usize,
     ) -> Option<Visitor<S>> {
+        let listener = waiting.listener;
         let is_in = self.visitors.push(waiting).is_ok();
         assert!(is_in, "nobody is accepted for whom there is no room");
-        if !self.is_full() {
+        if !self.is_full(listener, is_only) {
             return None;
         }
-        let here = |source| self.sources().filter(|other| *other == source).count();
-        let crowd = self.sources().enumerate().filter(|(_, source)| here(*source) > 1);
-        let last = crowd.max_by_key(|(at, source)| (here(*source) + held(*source), *at));
+        let here = |origin| self.origins().filter(|other| *other == origin).count();
+        let crowd =
+            self.origins().enumerate().filter(|(_, origin)| origin.0 == listener && here(*origin) > 1);
+        let last = crowd.max_by_key(|(at, origin)| (here(*origin) + held(origin.0, origin.1), *at));
         last.map(|(at, _)| at).map(|at| self.visitors.remove(at).visitor)
     }
 }

@@ -41,7 +41,7 @@ pub struct Step {
     pub(super) shaken: Shaken,
 }
 
-/// What came of it.
+/// What came of a job.
 #[derive(Debug)]
 pub enum WorkerResult {
     /// Whether it was right.
@@ -83,11 +83,26 @@ impl core::fmt::Debug for Step {
     }
 }
 
+/// What is to be known of the certificates of `[tls]`.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct CertificateState {
+    /// Nobody comes in by TLS, for the files cannot be used.
+    pub is_shut: bool,
+    /// When the first of them ends, in seconds since 1970; 0 without any.
+    pub end_s: u64,
+}
+
+impl CertificateState {
+    /// That of a store, if there is one.
+    pub fn of(store: Option<&CertificateStore>) -> Self {
+        store.map_or_else(Self::default, |store| Self { is_shut: store.is_shut(), end_s: store.end_s() })
+    }
+}
+
 /// Who waits for the worker.
 pub(super) struct WorkerQueue {
     pub(super) is_busy: bool,
-    /// Nobody comes in by TLS, for the files of `[tls]` cannot be used.
-    pub(super) is_tls_shut: bool,
+    pub(super) certificates: CertificateState,
     /// When the job under way was given out.
     pub(super) given: Now,
     pub(super) tickets: u64,
@@ -106,11 +121,15 @@ pub(super) struct WorkerQueue {
 
 impl WorkerQueue {
     /// A queue for whom nobody waits yet.
-    pub(super) fn new(limits: &Limits, with_tls: bool, (is_tls_shut, tls_links): (bool, usize)) -> Self {
+    pub(super) fn new(
+        limits: &Limits,
+        with_tls: bool,
+        (certificates, tls_links): (CertificateState, usize),
+    ) -> Self {
         let shakes_max = tls_links + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
         Self {
             is_busy: false,
-            is_tls_shut,
+            certificates,
             given: Now::default(),
             tickets: 0,
             throttle: LoginThrottle::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_MOST),
@@ -132,7 +151,7 @@ impl WorkerQueue {
         self.reload.is_some() || self.note.is_some() || !self.shakes.is_empty() || self.throttle.has_next(now)
     }
 
-    /// A number that no errand had before.
+    /// A number that no job had before.
     pub(super) const fn ticket(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets

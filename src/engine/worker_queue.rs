@@ -36,8 +36,8 @@ impl<P: Platform> Engine<P> {
 
     /// Takes what was done, and gives out what is next.
     pub(super) fn run_worker(&mut self) {
-        if let Some((result, is_tls_shut)) = self.platform.take_worked() {
-            (self.worker.is_busy, self.worker.is_tls_shut) = (false, is_tls_shut);
+        if let Some((result, certificates)) = self.platform.take_worked() {
+            (self.worker.is_busy, self.worker.certificates) = (false, certificates);
             match result {
                 WorkerResult::Password(login, is_right) => self.finish_login(&login, is_right),
                 WorkerResult::Handshake(Step { connection, ticket, since, shaken }) => {

@@ -50,7 +50,7 @@ fn others(config: &Config) -> u64 {
     let links = config.limits.bridge_links();
     let management = match config.management.len() + config.metrics.len() {
         0 => 0,
-        doors => doors + config.limits.management_clients_max as usize + VISITORS_MAX,
+        listeners => listeners + config.limits.management_clients_max as usize + VISITORS_MAX,
     };
     OWN + (listeners + links + CONTROL_CLIENTS_MAX + management + 2 * FileDisk::DESCRIPTORS_MAX) as u64
 }

@@ -189,6 +189,9 @@ fn tell(report: &Report, directory: &Path) {
         if let Some(misaligned) = store::misaligned(directory) {
             log::warn!("{}: {misaligned}", directory.display());
         }
+        if let Some(why) = store::not_in_place(directory) {
+            log::warn!("{}: {why}", directory.display());
+        }
     }
     if report.is_lost {
         log::error!(
@@ -246,21 +249,22 @@ fn tell(report: &Report, directory: &Path) {
     }
 }
 
-/// What a start could not finish of transactions that no commit holds.
+/// What became of transactions that no commit holds, and that had no time to be written to their end.
 fn log_groups(report: &Report, directory: &Path) {
     if report.groups_damaged > 0 {
         log::error!(
-            "{}: {} large transactions that a power cut ended are damaged, and messages of them may be \
-             missing; see to the card",
+            "{}: {} large transactions that a power cut ended are damaged, and a part of them may be there: \
+             see to the card",
             directory.display(),
             report.groups_damaged
         );
     }
-    if report.groups_waiting > 0 {
-        log::error!(
-            "{}: a large transaction that a power cut ended is there in part, for the disk has no room for \
-             the rest, which is not lost: make room (or raise disk_limit) and start again",
-            directory.display()
+    if report.groups_undone > 0 {
+        log::warn!(
+            "{}: {} large transactions that a power cut ended have not happened, and nobody was told that \
+             they had",
+            directory.display(),
+            report.groups_undone
         );
     }
 }

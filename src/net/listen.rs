@@ -1,6 +1,8 @@
 //! The listeners: addresses to listen on, and accepting from them.
 //!
-//! Always true: running out of descriptors closes the newcomer, not the loop.
+//! Always true: running out of descriptors closes the newcomer, not the loop. A socket that systemd passes is
+//! one of an address that the configuration names, which says who is let in there; any other is refused, for
+//! whoever connected to it would wait for ever.
 
 use core::fmt;
 use std::fs::File;
@@ -15,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
+use crate::admin::systemd;
 use crate::config::Config;
 use crate::config::units::ListenAddress;
 use crate::engine::{AcceptFailure, PeerAddress, Visitor};
@@ -24,7 +27,7 @@ use crate::log_limiter::{LogKind, LogLimiter, LogSource};
 use crate::time::Now;
 
 use super::buffer_size::BufferSize;
-use super::local::{Folder, LocalDoor};
+use super::local::{Folder, LocalListener};
 use super::socket::{Socket, Stream};
 use super::start_error::StartError;
 
@@ -53,7 +56,7 @@ pub(super) struct Listener {
 #[derive(Debug)]
 enum ListeningSocket {
     Tcp(TcpListener),
-    Local(LocalDoor),
+    Local(LocalListener),
 }
 
 /// Where a listener is.
@@ -89,17 +92,13 @@ impl ListeningSocket {
 impl Listener {
     /// Listens on an address; port 0 takes a free one. Whoever comes in has the listening socket's options,
     /// so they cost no call for each connection.
-    fn open(listen: ListenAddress, with_tls: bool, limits: &Limits) -> io::Result<Self> {
-        let address = listen.socket;
-        let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // 0.0.0.0 and :: are two listeners that do not get in each other's way.
-            socket.set_only_v6(true)?;
-        }
+    fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
+        let socket = match passed.take(listen.socket) {
+            Some(socket) => socket,
+            None => bound(listen)?,
+        };
         socket.set_nonblocking(true)?;
         set_options(&socket, limits)?;
-        bind(&socket, listen)?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
         let address = ListenerAddress::Network(listener.local_addr()?);
@@ -150,6 +149,49 @@ impl Listener {
     }
 }
 
+/// The sockets that systemd listens with and passed to this process.
+pub(super) struct Passed(Vec<RawSocket>);
+
+impl Passed {
+    /// # Errors
+    /// What systemd says of them makes no sense.
+    pub(super) fn to_us() -> Result<Self, StartError> {
+        let failed = |error| StartError::System("take over leveret.socket", io::Error::other(error));
+        let sockets = systemd::passed_sockets().map_err(failed)?;
+        Ok(Self(sockets.into_iter().map(RawSocket::from).collect()))
+    }
+
+    /// The one with this address.
+    fn take(&mut self, address: SocketAddr) -> Option<RawSocket> {
+        let is_it = |socket: &RawSocket| address_of(socket) == Some(address);
+        self.0.iter().position(is_it).map(|place| self.0.swap_remove(place))
+    }
+
+    /// # Errors
+    /// There is one that the configuration does not name.
+    pub(super) fn none_left(self) -> Result<(), StartError> {
+        self.0.first().map_or(Ok(()), |socket| Err(StartError::Passed(address_of(socket))))
+    }
+}
+
+/// Where a socket is on the network.
+fn address_of(socket: &RawSocket) -> Option<SocketAddr> {
+    socket.local_addr().ok()?.as_socket()
+}
+
+/// A new socket that is bound to an address.
+fn bound(listen: ListenAddress) -> io::Result<RawSocket> {
+    let address = listen.socket;
+    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // 0.0.0.0 and :: are two listeners that do not get in each other's way.
+        socket.set_only_v6(true)?;
+    }
+    bind(&socket, listen)?;
+    Ok(socket)
+}
+
 /// Binds to an address. One that no interface has yet is bound all the same: a board may start before its
 /// network does, and must not stay without a broker for that.
 fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
@@ -192,10 +234,14 @@ pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, Star
 
 /// Opens all listeners, each under the token of its place; an address that may be missing is left out when it
 /// is. Those without TLS come first.
-pub(super) fn open_listeners(poll: &mut Poll, config: &Config) -> Result<Vec<Listener>, StartError> {
+pub(super) fn open_listeners(
+    poll: &mut Poll,
+    config: &Config,
+    passed: &mut Passed,
+) -> Result<Vec<Listener>, StartError> {
     let mut listeners: Vec<Listener> = Vec::new();
     for (listen, with_tls) in wanted(config)? {
-        match Listener::open(listen, with_tls, &config.limits) {
+        match Listener::open(listen, with_tls, &config.limits, passed) {
             Ok(listener) => listeners.push(listener),
             Err(error) if listen.if_available => {
                 log::info!("not listening on {}: {error}", listen.socket);
@@ -204,7 +250,7 @@ pub(super) fn open_listeners(poll: &mut Poll, config: &Config) -> Result<Vec<Lis
         }
     }
     if let Some(path) = &config.unix.path {
-        let listener = LocalDoor::open(path, Folder::Anybodys, config.unix.mode.0, BACKLOG);
+        let listener = LocalListener::open(path, Folder::Anybodys, config.unix.mode.0, BACKLOG);
         let listener =
             listener.map(ListeningSocket::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
         listeners.push(Listener { listener, address: ListenerAddress::Local(path.clone()), with_tls: false });
@@ -221,6 +267,7 @@ pub(super) fn open_management(
     poll: &Poll,
     config: &Config,
     token: fn(usize) -> Token,
+    passed: &mut Passed,
 ) -> Result<Vec<Listener>, StartError> {
     let mut listeners: Vec<Listener> = Vec::new();
     let wanted = config.management.iter().chain(&config.metrics);
@@ -229,7 +276,7 @@ pub(super) fn open_management(
         return Err(StartError::System("listen on so many addresses of management and metrics", why));
     }
     for listen in wanted {
-        match Listener::open(*listen, false, &config.limits) {
+        match Listener::open(*listen, false, &config.limits, passed) {
             Ok(mut listener) => {
                 let failed = |error| StartError::System("wait for connections", error);
                 listener.register(poll, token(listeners.len())).map_err(failed)?;
@@ -322,7 +369,8 @@ mod tests {
     #[test]
     fn who_comes_in_has_the_options_of_the_door() {
         let limits = Limits::default();
-        let listener = Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits).unwrap();
+        let listener =
+            Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits, &mut Passed(Vec::new())).unwrap();
         let ListenerAddress::Network(address) = listener.address else { panic!("it is one of the network") };
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (socket, _) = listener.listener.accept().unwrap();

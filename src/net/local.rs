@@ -33,14 +33,14 @@ pub(super) enum Folder {
 
 /// A Unix socket that is listened on.
 #[derive(Debug)]
-pub(super) struct LocalDoor {
+pub(super) struct LocalListener {
     listener: UnixListener,
     path: PathBuf,
     /// Device and number of its file, to know it again.
     file: (u64, u64),
 }
 
-impl LocalDoor {
+impl LocalListener {
     /// Listens; whoever may write to a file of this mode may connect.
     pub(super) fn open(path: &Path, folder: Folder, mode: u32, backlog: i32) -> io::Result<Self> {
         remove_stale(path, folder)?;
@@ -70,7 +70,7 @@ impl LocalDoor {
     }
 }
 
-impl Drop for LocalDoor {
+impl Drop for LocalListener {
     fn drop(&mut self) {
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|found| found.file_type().is_socket() && (found.dev(), found.ino()) == self.file);
@@ -131,9 +131,9 @@ mod tests {
         let path = folder.join("amqp.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "it was left behind");
-        let listener = LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).unwrap();
+        let listener = LocalListener::open(&path, Folder::Anybodys, 0o600, 8).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        let refused = LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).unwrap_err().to_string();
+        let refused = LocalListener::open(&path, Folder::Anybodys, 0o600, 8).unwrap_err().to_string();
         assert_eq!(refused, "another program listens there");
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         // The first is the probe of the second listener.
@@ -144,7 +144,7 @@ mod tests {
         drop((listener, client));
         assert!(!path.exists(), "it is removed at the end");
         fs::write(&path, "a file").unwrap();
-        assert!(LocalDoor::open(&path, Folder::Anybodys, 0o600, 8).is_err());
+        assert!(LocalListener::open(&path, Folder::Anybodys, 0o600, 8).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"a file");
         fs::remove_dir_all(&folder).unwrap();
     }

@@ -3,8 +3,11 @@
 use super::resolver::LOOKUP_STACK_BYTES;
 use super::socket::Socket;
 use crate::config::Config;
+use crate::config::bridge::WINDOW_MAX;
 use crate::config::transports::ClientCertificates;
-use crate::limits::{CONTROL_CLIENTS_MAX, LimitsError, MANAGEMENT_CLIENTS_MOST, MemoryTable, RecordSizes};
+use crate::limits::{
+    CONTROL_CLIENTS_MAX, LimitsError, MANAGEMENT_CLIENTS_MOST, MemoryLine, MemoryTable, RecordSizes,
+};
 use crate::{admin, broker, engine, flight, mem, session, store, tls};
 
 /// What each thing that peers can make costs with this configuration, and what the rooms need once, for the
@@ -20,10 +23,11 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
     let connections = limits.tls_connections_max.max(1) as usize;
-    let window = config.bridges.iter().map(|bridge| bridge.window).max().unwrap_or(0).into();
+    let most = if config.has_shovel_room() { WINDOW_MAX } else { 0 };
+    let window = config.bridges.iter().map(|bridge| bridge.window).fold(most, u16::max).into();
     let reserved = engine::tls_reserved_bytes(connections);
     RecordSizes {
-        scratch_bytes: broker::buffer_bytes(frame)
+        scratch_bytes: broker::buffer_bytes(frame, limits.messages_max as usize)
             + session::WritePlan::bytes(output)
             + if config.management.is_empty() { 0 } else { admin::tokens::TOKENS_BYTES },
         store_bytes: store::buffer_bytes(segment, commit, frame),
@@ -47,6 +51,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         user_bytes: broker::USER_BYTES,
         permission_bytes: broker::PERMISSION_BYTES,
         policy_bytes: broker::POLICY_BYTES,
+        parameter_bytes: broker::PARAMETER_BYTES,
         login_bytes: engine::LOGIN_BYTES,
         newcomers_bytes: engine::newcomers_bytes::<Socket>(),
         unacknowledged_bytes: broker::DELIVERY_BYTES,
@@ -73,8 +78,158 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
 /// The key to change.
 pub fn fit(config: &mut Config) -> Result<MemoryTable, LimitsError> {
     let table = config.fit(record_sizes)?;
-    if mem::would_be_given(table.lines.iter().map(crate::limits::MemoryLine::bytes)) {
+    if mem::would_be_given(table.lines.iter().map(MemoryLine::bytes)) {
         return Ok(table);
     }
     Err(LimitsError::NotGiven { sum: table.bytes(), memory_limit: config.memory_limit_bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layer;
+    use crate::config::board::BOARDS;
+
+    /// A configuration with this text.
+    fn said(text: &str) -> Config {
+        Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap()
+    }
+
+    fn gathered(board: &str, memory_limit: Option<u64>, with_tls: bool) -> Config {
+        let limit = memory_limit.map_or_else(String::new, |bytes| format!("memory_limit = {bytes}\n"));
+        let listen = if with_tls { "listen_tls = [\"127.0.0.1\"]\n" } else { "" };
+        said(&format!("board = \"{board}\"\n{limit}{listen}"))
+    }
+
+    /// The least memory that a broker with this configuration starts with.
+    fn least(mut config: Config) -> u64 {
+        config.memory_limit_bytes = 1;
+        match config.fit(record_sizes) {
+            Err(LimitsError::TooLittle { least, .. }) => least,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn with_its_own_memory_limit_a_profile_is_what_it_says() {
+        for board in BOARDS {
+            let mut config = gathered(board.name, None, false);
+            let own = config.limits.clone();
+            config.fit(record_sizes).unwrap();
+            assert_eq!(config.limits, own, "{}", board.name);
+            assert!(!config.shown().contains("derived"), "{}", config.shown());
+        }
+    }
+
+    #[test]
+    fn whoever_sets_up_tls_on_the_default_profile_loses_nothing() {
+        let mut config = gathered(BOARDS[0].name, None, true);
+        let own = config.limits.clone();
+        config.fit(record_sizes).unwrap();
+        assert_eq!(config.limits, own, "messages of 16 MiB are taken, and more");
+    }
+
+    #[test]
+    fn every_profile_has_a_least_memory_that_starts_and_says_it() {
+        for (board, with_tls) in BOARDS.iter().flat_map(|board| [(board, false), (board, true)]) {
+            let least = least(gathered(board.name, None, with_tls));
+            assert!(least < 16_000_000, "{}: {least}", board.name);
+            gathered(board.name, Some(least), with_tls).fit(record_sizes).unwrap();
+            let error = gathered(board.name, Some(least - 1), with_tls).fit(record_sizes).unwrap_err();
+            assert!(error.to_string().contains(&format!("write memory_limit = {least} or more")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_board_holds_a_bridge_over_tls() {
+        let text = "[[bridge]]\nname = \"plant\"\nupstream = \"amqps://edge@h\"\n\
+                    [[bridge.forward]]\nqueue = \"a\"\nto_queue = \"a\"\n\
+                    [[bridge.fetch]]\nqueue = \"b\"\nto_queue = \"b\"\n";
+        let own = gathered("router-64", None, false).limits;
+        let mut config = said(&format!("board = \"router-64\"\n{text}"));
+        let table = config.fit(record_sizes).unwrap();
+        let line = |key: &str, reason: &str| {
+            let found = table.lines.iter().find(|line| line.key == key && line.reason.contains(reason));
+            found.map(MemoryLine::bytes).unwrap()
+        };
+        let tls = line("bridges_max", "TLS with upstreams") + line("input_buffer_bytes", "opened and sealed");
+        assert!(tls < 300_000, "{tls}");
+        let limits = &config.limits;
+        for (name, has, had) in [
+            ("messages_max", limits.messages_max, own.messages_max),
+            ("connections_max", limits.connections_max, own.connections_max),
+            ("queues_max", limits.queues_max, own.queues_max),
+        ] {
+            assert!(has >= had * 17 / 20, "{name}: {has} of {had}");
+        }
+    }
+
+    #[test]
+    fn room_for_bridges_is_for_those_that_there_are() {
+        let bridge = |name| {
+            let rule = "[[bridge.forward]]\nqueue = \"here\"\nto_queue = \"there\"\n";
+            format!("[[bridge]]\nname = \"{name}\"\nupstream = \"amqp://u:p@127.0.0.1\"\n{rule}")
+        };
+        let text = bridge("plant") + &bridge("depot");
+        let mut config = said(&text);
+        config.fit(record_sizes).unwrap();
+        assert!(
+            config.shown().contains("\nbridges_max = 2  # one for each [[bridge]]\n"),
+            "{}",
+            config.shown()
+        );
+    }
+
+    #[test]
+    fn what_was_set_by_hand_stays_and_is_named_when_it_is_too_much() {
+        let mut config = said("memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\n");
+        config.fit(record_sizes).unwrap();
+        assert_eq!(config.limits.queues_max, 9_000);
+        assert!(config.limits.messages_max < 60_000, "{}", config.limits.messages_max);
+        let shown = config.shown();
+        assert!(shown.contains("\nqueues_max = 9000\n"), "{shown}");
+        let marked =
+            format!("\nmessages_max = {}  # derived from memory_limit\n", config.limits.messages_max);
+        assert!(shown.contains(&marked), "{shown}");
+        let text = "memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\nmessages_max = 300000\n";
+        let error = said(text).fit(record_sizes).unwrap_err().to_string();
+        assert!(error.contains("lower messages_max or raise memory_limit"), "{error}");
+    }
+
+    #[test]
+    fn sizes_that_depend_on_each_other_follow_the_one_that_was_set() {
+        let limits = |text: &str| {
+            let mut config = said(text);
+            config.fit(record_sizes).unwrap_or_else(|error| panic!("{text}: {error}"));
+            config.limits
+        };
+        assert!(limits("frame_max = \"512KiB\"").input_buffer_bytes >= 1 << 20);
+        assert_eq!(limits("[limits]\nmessage_size_max = \"30MiB\"").message_size_max, 30 << 20);
+        let small = limits("[limits]\nbody_bytes_max = \"4MiB\"");
+        assert!((3 << 20..4 << 20).contains(&small.message_size_max), "{}", small.message_size_max);
+        let large = limits("memory_limit = \"256MB\"");
+        assert!(large.message_size_max >= 32 << 20, "{}", large.message_size_max);
+        assert_eq!(limits("memory_limit = \"2GB\"").message_size_max, 128 << 20);
+    }
+
+    /// The first of them is what most people begin with.
+    #[test]
+    fn every_configuration_in_the_readme_and_the_guide_starts() {
+        let texts = [
+            include_str!("../../README.md"),
+            include_str!("../../systemd/packages/guide/configuration.md"),
+            include_str!("../../systemd/packages/guide/install.md"),
+        ];
+        let blocks: Vec<&str> = texts.iter().flat_map(|text| text.split("```toml\n").skip(1)).collect();
+        assert!(blocks.len() >= texts.len());
+        for block in blocks {
+            let (text, _) = block.split_once("```").unwrap();
+            let file = std::env::temp_dir().join(format!("leveret-readme-{}.toml", std::process::id()));
+            std::fs::write(&file, text).unwrap();
+            let config = Config::gather(Some(&file), Layer::default());
+            std::fs::remove_file(&file).unwrap();
+            let verdict = config.unwrap().fit(record_sizes);
+            assert!(verdict.is_ok(), "{text}: {}", verdict.unwrap_err());
+        }
+    }
 }

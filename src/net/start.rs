@@ -10,14 +10,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::admin::request_context::{Endurance, Machine, Process, StoreView};
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::engine::{Engine, Setup};
+use crate::engine::{CertificateState, Engine, Setup};
 use crate::limits::{Megabytes, MemoryTable};
 use crate::session::Identity;
 use crate::tls::CertificateStore;
 
 use super::entropy::entropy;
 use super::event_loop::EventLoop;
-use super::listen::{self, Listener, ListenerAddress};
+use super::listen::{self, Listener, ListenerAddress, Passed};
 use super::sizes;
 use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, management_token, shown};
@@ -39,8 +39,10 @@ impl EventLoop {
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
         let with_tls = !config.listen_tls.is_empty();
         let certificates = with_tls.then(|| open_certificates(&config)).transpose()?;
-        let listeners = listen::open_listeners(&mut poll, &config)?;
-        let management = listen::open_management(&poll, &config, management_token)?;
+        let mut passed = Passed::to_us()?;
+        let listeners = listen::open_listeners(&mut poll, &config, &mut passed)?;
+        let management = listen::open_management(&poll, &config, management_token, &mut passed)?;
+        passed.none_left()?;
         log_limits(&config, &table);
         let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
         broker.set_loopback_users(&config.loopback_users);
@@ -52,7 +54,7 @@ impl EventLoop {
             queue_places,
             listeners: listeners.iter().map(|listener| listener.with_tls).collect(),
             tls_links: config.tls_links(),
-            is_tls_shut: certificates.as_ref().is_some_and(CertificateStore::is_shut),
+            certificates: CertificateState::of(certificates.as_ref()),
             is_memory_locked: config.memory_lock,
             management_listeners: config.management.len(),
             metrics_listeners: config.metrics.len(),
@@ -91,10 +93,10 @@ impl EventLoop {
         };
         engine.broker().warn_of_guest(engine.platform.listeners.iter().any(is_beyond_loopback));
         engine.set_bridges(&config.bridges);
-        if !config.bridges.is_empty() {
+        if engine.has_bridges() {
             engine.restore_bridges(&bridge_file::read(&config.data_dir));
         }
-        if engine.platform.open_admin_door() {
+        if engine.platform.open_admin_listener() {
             engine.open_admin_socket();
         }
         if config.memory_lock {
@@ -186,6 +188,7 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,
+        certificates_end: None,
         is_tls_shut: false,
         waiting_publishers: 0,
         store: StoreView::default(),

@@ -18,6 +18,8 @@ pub enum StartError {
     Listen(SocketAddr, io::Error),
     /// An address is named twice.
     ListenTwice(SocketAddr),
+    /// systemd passed a socket that the configuration does not name: its address, if it is one of TCP.
+    Passed(Option<SocketAddr>),
     /// A Unix socket cannot be listened on.
     ListenLocal(PathBuf, io::Error),
     /// The certificates cannot be used.
@@ -68,6 +70,12 @@ impl fmt::Display for StartError {
             Self::ListenTwice(address) => {
                 write!(f, "{address} is named twice to listen on; name it once in `listen` or `listen_tls`")
             }
+            Self::Passed(address) => write!(
+                f,
+                "systemd listens on {} for it, where the configuration has no listener: name it in `listen`, \
+                 `listen_tls`, `management` or `metrics`, or take it out of leveret.socket",
+                address.map_or_else(|| "what is no address".to_string(), |address| address.to_string())
+            ),
             Self::ListenLocal(path, error) => write!(
                 f,
                 "cannot listen on {} ({error}); choose another path with `listen_unix`, in a folder that the \

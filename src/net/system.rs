@@ -13,8 +13,8 @@ use mio::{Interest, Poll, Token};
 use crate::admin::request_context::Machine;
 use crate::config::Config;
 use crate::engine::{
-    self, AcceptFailure, FoundAddresses, ListenerId, NameLookup, PeerId, Platform, Visitor, WorkerJob,
-    WorkerResult,
+    self, AcceptFailure, CertificateState, FoundAddresses, ListenerId, NameLookup, PeerId, Platform, Visitor,
+    WorkerJob, WorkerResult,
 };
 use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
@@ -26,7 +26,7 @@ use super::buffers::LocalBuffers;
 use super::disk::Threads;
 use super::helper::Helper;
 use super::listen::{self, Listener, ListenerAddress, MANAGEMENT_LISTENERS_MAX, SpareDescriptor, failure_of};
-use super::local::{Folder, LocalDoor};
+use super::local::{Folder, LocalListener};
 use super::socket::Socket;
 
 /// The name of the operator's socket in the data directory.
@@ -86,14 +86,14 @@ pub(super) struct System {
     pub(super) poll: Poll,
     pub(super) listeners: Vec<Listener>,
     pub(super) management: Vec<Listener>,
-    admin_door: Option<LocalDoor>,
+    admin_listener: Option<LocalListener>,
     admin_path: PathBuf,
     spare: SpareDescriptor,
     local_buffers: LocalBuffers,
     limits: Limits,
     /// Where there is a store.
     pub(super) disk: Option<Threads>,
-    worker: Helper<WorkerJob, (WorkerResult, bool)>,
+    worker: Helper<WorkerJob, (WorkerResult, CertificateState)>,
     /// Where there may be bridges.
     pub(super) resolver: Option<Helper<NameLookup, FoundAddresses>>,
 }
@@ -102,7 +102,7 @@ impl System {
     pub(super) fn new(
         poll: Poll,
         (listeners, management): (Vec<Listener>, Vec<Listener>),
-        worker: Helper<WorkerJob, (WorkerResult, bool)>,
+        worker: Helper<WorkerJob, (WorkerResult, CertificateState)>,
         config: &Config,
         limits: Limits,
     ) -> Self {
@@ -111,7 +111,7 @@ impl System {
             local_buffers: LocalBuffers::new(&limits, &listeners),
             listeners,
             management,
-            admin_door: None,
+            admin_listener: None,
             admin_path: config.data_dir.join(SOCKET_NAME),
             spare: SpareDescriptor::new(),
             limits,
@@ -123,21 +123,21 @@ impl System {
 
     /// Listens for the operator in the data directory, which is ours by now. `false`: it cannot, and says so;
     /// the rest of the broker runs without it.
-    pub(super) fn open_admin_door(&mut self) -> bool {
+    pub(super) fn open_admin_listener(&mut self) -> bool {
         // The mode lets in root and our user; the kernel is asked besides who each client is.
-        let opened = LocalDoor::open(&self.admin_path, Folder::Ours, 0o600, ADMIN_BACKLOG);
+        let opened = LocalListener::open(&self.admin_path, Folder::Ours, 0o600, ADMIN_BACKLOG);
         match opened.and_then(|mut listener| listener.register(&self.poll, Token(ADMIN)).map(|()| listener)) {
-            Ok(listener) => self.admin_door = Some(listener),
+            Ok(listener) => self.admin_listener = Some(listener),
             Err(error) => {
                 let path = self.admin_path.display();
                 log::error!("leveret ctl cannot reach this broker, for there is no socket {path}: {error}");
             }
         }
-        self.admin_door.is_some()
+        self.admin_listener.is_some()
     }
 
     fn accept_admin(&self, limiter: &mut LogLimiter, now: Now) -> Result<Visitor<Socket>, AcceptFailure> {
-        let Some(listener) = &self.admin_door else { return Err(AcceptFailure::Nobody) };
+        let Some(listener) = &self.admin_listener else { return Err(AcceptFailure::Nobody) };
         listener.accept().map(|(socket, address)| Visitor { socket, address }).map_err(|error| {
             let failure = failure_of(&error);
             if failure == AcceptFailure::System {
@@ -244,7 +244,7 @@ impl Platform for System {
         self.worker.give(job);
     }
 
-    fn take_worked(&mut self) -> Option<(WorkerResult, bool)> {
+    fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)> {
         self.worker.take()
     }
 

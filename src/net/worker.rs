@@ -8,13 +8,13 @@ use std::sync::Arc;
 use mio::Waker;
 
 use crate::config::Config;
-use crate::engine::{WorkerJob, WorkerResult};
+use crate::engine::{CertificateState, WorkerJob, WorkerResult};
 use crate::tls::{CertificateStore, KnownTime};
 
 use super::bridge_file;
 use super::helper::Helper;
 
-/// Starts the thread; with each result comes whether nobody can come in by TLS.
+/// Starts the thread; with each result comes what is to be known of the certificates.
 ///
 /// # Errors
 /// The system starts no more threads.
@@ -22,12 +22,12 @@ pub(super) fn start(
     waker: Arc<Waker>,
     mut certificates: Option<CertificateStore>,
     data_dir: &Path,
-) -> io::Result<Helper<WorkerJob, (WorkerResult, bool)>> {
+) -> io::Result<Helper<WorkerJob, (WorkerResult, CertificateState)>> {
     let folder = data_dir.to_path_buf();
     let mut known = KnownTime::kept_in(data_dir);
     let work = move |job: WorkerJob| {
         let result = run(job, certificates.as_mut(), &mut known, &folder);
-        (result, certificates.as_ref().is_some_and(CertificateStore::is_shut))
+        (result, CertificateState::of(certificates.as_ref()))
     };
     Helper::start("worker", waker, work)
 }

@@ -162,7 +162,8 @@ const OPTIONS: Table<Said> = Table(&[Section {
             "--board",
             "NAME",
             "start from a board's profile: generic, router-64, router-128, pi-zero-w, pi-3,\n\
-             pi-4, pi-5, a file's path, or auto: the one that fits this machine",
+             pi-4, pi-5, beaglebone-black, imx8, qemu-virt, a file's path, or auto: the one that\n\
+             fits this machine",
             |said, given| given.value().map(|board| said.flags.board = Some(board)),
         ),
         OptionRow::new(

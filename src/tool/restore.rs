@@ -9,9 +9,9 @@
 //!
 //! Always true: a store that is there is not touched, nor is one that a broker has; nothing but segment files
 //! leaves the archive, each to its own name in the one folder; what cannot be restored whole leaves nothing,
-//! and whole is what its last file says that it is. Wherever the power goes, a start finds what was there
-//! before, or the backup with its own users, or a store whose newest segment tells that others are missing:
-//! nobody gets in who is of neither.
+//! and whole is what its last file says that it is: a store that was damaged before comes back so. Wherever
+//! the power goes, a start finds what was there before, or the backup with its own users, or a store whose
+//! newest segment tells that others are missing: nobody gets in who is of neither.
 //! The folder belongs to another user, who may put links there: it is opened once, every file is made in it
 //! exclusively, and given away while it is open.
 
@@ -31,7 +31,7 @@ use rustix::process::geteuid;
 use crate::checksums::{self, Checksums};
 use crate::net::RESTORE_PART;
 use crate::store::fsck::Scan;
-use crate::store::{Disk, FileDisk, LOCK_NAME, forget_access, forget_newest};
+use crate::store::{Disk, FileDisk, LOCK_NAME, forget_access, forget_mending, forget_newest};
 use crate::{folder, tar};
 
 /// More than any segment has.
@@ -46,7 +46,7 @@ pub enum NotRestored {
     HasStore(PathBuf),
     /// A broker runs there.
     InUse(PathBuf),
-    /// The archive holds no store, or one that is damaged.
+    /// The archive holds no store, or not the one that was backed up.
     NoStore(PathBuf, String),
 }
 
@@ -115,11 +115,10 @@ fn restore(
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
     let scan = Scan::of(&mut part)
         .map_err(|error| NotRestored::NoStore(archive.to_path_buf(), error.to_string()))?;
-    if !scan.is_good() {
-        return Err(NotRestored::NoStore(archive.to_path_buf(), "the store in it is damaged".to_string()));
-    }
     let why = match sums {
+        // What was damaged on the board before is not the archive's fault, and this may be all that is left.
         Sums::Agree => None,
+        _ if !scan.is_good() => Some("the store in it is damaged".to_string()),
         Sums::Differ => Some(format!(
             "it is damaged, for {0} at its end says something else of its files than they are (unpack it \
              with tar, and sha256sum --check {0} says of which); copy it again, or take another backup",
@@ -138,9 +137,17 @@ fn restore(
     // backup, and newer: it would hold.
     forget_access(&mut disk).map_err(of(folder))?;
     forget_newest(&mut disk).map_err(of(folder))?;
+    forget_mending(&mut disk).map_err(of(folder))?;
     let newest = scan.segments.last().map(|segment| segment_name(segment.slot));
     made.finish(newest.as_deref()).map_err(of(folder))?;
-    Ok(format!("{}: {} segment files restored, every checksum holds\n", folder.display(), made.files.len()))
+    let (folder, count) = (folder.display(), made.files.len());
+    if scan.is_good() {
+        return Ok(format!("{folder}: {count} segment files restored, every checksum holds\n"));
+    }
+    Ok(format!(
+        "{folder}: {count} segment files restored as they were, and damaged when they were backed up: what \
+         is whole in them is served; `leveret inspect {folder}` says what is not\n"
+    ))
 }
 
 /// Files that go again unless all of them are there.

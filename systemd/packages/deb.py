@@ -121,6 +121,7 @@ def contents(binary: Path, says: Path, architecture: str, version: str, is_stati
     files = {
         "etc/leveret/leveret.toml": (systemd / "leveret.toml").read_bytes(),
         "usr/lib/systemd/system/leveret.service": (systemd / "leveret.service").read_bytes(),
+        "usr/lib/systemd/system/leveret.socket": (systemd / "leveret.socket").read_bytes(),
         "usr/lib/sysusers.d/leveret.conf": (systemd / "leveret.sysusers").read_bytes(),
         "usr/lib/tmpfiles.d/leveret.conf": (systemd / "leveret.tmpfiles").read_bytes(),
         "usr/share/doc/leveret/copyright": copyright_file().encode(),
@@ -132,6 +133,8 @@ def contents(binary: Path, says: Path, architecture: str, version: str, is_stati
         files["usr/share/lintian/overrides/leveret"] = OVERRIDES.encode()
     for chapter in sorted((systemd / "packages" / "guide").glob("*.md")):
         files[f"usr/share/doc/leveret/guide/{chapter.name}.gz"] = packed(chapter.read_text())
+    for picture in sorted((systemd / "packages" / "guide").glob("*.svg")):
+        files[f"usr/share/doc/leveret/guide/{picture.name}"] = picture.read_bytes()
     for place, text in manual.make(says).items():
         is_page = place.startswith("man/")
         files[f"usr/share/{place}{'.gz' if is_page else ''}"] = packed(text) if is_page else text.encode()

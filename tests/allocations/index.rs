@@ -167,6 +167,55 @@ fn cost_of(queues: u64, segment_bytes: u32) -> (f64, f64) {
     (few - before - 200.0 * segment, segment)
 }
 
+/// Fills a log with so many messages for each of 1,000 queues, opens it again and drains it, a few of each
+/// queue at a time; the most of the heap that was held meanwhile beyond what the start had taken.
+fn drained(each: u64) -> usize {
+    const COUNT: u64 = 1_000;
+    let home = Home::new("store-drain");
+    let sizes = || Settings {
+        segment_bytes: 1 << 20,
+        commit_bytes: 128 << 10,
+        segments_max: 60,
+        index_bytes: 8 << 20,
+        ..settings()
+    };
+    let mut world = World::open_with(&home, sizes(), COUNT);
+    while world.count < COUNT * each {
+        if world.publish().is_err() {
+            world.rest();
+        }
+    }
+    world.rest();
+    drop(world);
+    let mut world = World::open_with(&home, sizes(), COUNT);
+    world.rest();
+    let (before, mut most, mut next) = (counting::held_bytes(), 0, vec![0; COUNT as usize]);
+    while next.iter().any(|next| *next < each) {
+        for (at, next) in next.iter_mut().enumerate().filter(|(_, next)| **next < each) {
+            let (queue, start) = (at as u64 + 1, *next);
+            let job = world.log.fetch(queue, Range { start, end: u64::MAX }, 1_500).expect("nobody reads");
+            let done = job.run(&mut world.disk);
+            world.log.fetch_done(done, |offset, _| {
+                assert_eq!(offset, *next, "queue {queue} comes in order");
+                *next += 1;
+            });
+            let came = Range { start, end: *next };
+            world.log.settle(queue, came, Urgency::Lazy, Now::from_ms(world.now_ms));
+            most = most.max(counting::held_bytes_since(before));
+        }
+        world.rest();
+    }
+    most
+}
+
+#[test]
+fn a_backlog_over_a_thousand_queues_is_drained_in_memory_that_does_not_grow_with_it() {
+    let (few, many) = (drained(10), drained(40));
+    println!("{few} and {many} bytes");
+    assert!(many < 2 * few, "{many} bytes for four times as many as took {few}");
+    assert!(many < 1 << 19, "{many} bytes, of 9 MB that came");
+}
+
 /// What a board's profile says of a key, in bytes.
 fn said(board: &str, key: &str) -> f64 {
     let text = std::fs::read_to_string(format!("{}/boards/{board}.toml", env!("CARGO_MANIFEST_DIR")));

@@ -25,6 +25,7 @@ impl Outbox for Copies {
             kind,
             delivery_tag: 1,
             redelivered: false,
+            delivery_count: None,
             message: self.message,
             is_withdrawn: false,
         })

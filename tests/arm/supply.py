@@ -49,13 +49,14 @@ def tries(what, action):
 
 
 class Apt:
-    """An apt of its own: the machine's archive, chosen suites, its lists and cache under target/arm/."""
+    """An apt of its own: the machine's archive, chosen suites, its lists and cache under target/arm/; for packages of
+    another architecture than the machine's where one is given."""
 
-    def __init__(self, suites):
+    def __init__(self, suites, architecture=None):
         for tool in ("apt-get", "dpkg-deb"):
             if not shutil.which(tool):
                 raise Missing(f"{tool} is not installed (the emulators and Rust's source come from Debian)")
-        self.home = STORE / ("apt-" + "-".join(suites))
+        self.home = STORE / "-".join(["apt", *suites, *filter(None, [architecture])])
         for folder in ("lists/partial", "cache/archives/partial"):
             (self.home / folder).mkdir(parents=True, exist_ok=True)
         keyring = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -70,6 +71,7 @@ class Apt:
             f'Dir::Etc::sourcelist "{self.home}/sources.list";\n'
             'Dir::Etc::sourceparts "-";\n'
             'APT::Sandbox::User "root";\n'
+            + (f'APT::Architecture "{architecture}";\nAPT::Architectures {{"{architecture}";}};\n' if architecture else "")
         )
         self.environment = dict(os.environ, APT_CONFIG=str(self.home / "apt.conf"), LC_ALL="C")
 

@@ -8,10 +8,11 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tls"))
 
@@ -23,9 +24,9 @@ from office import Office, Paper  # noqa: E402
 class Broker(brokers.Leveret):
     """A Leveret with a port for TLS."""
 
-    def __init__(self, paper: Paper, more: str = "") -> None:
+    def __init__(self, paper: Paper, more: str = "", port: int = 0, data_dir: Optional[Path] = None) -> None:
         text = f'[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{more}\n'
-        super().__init__(brokers.leveret_binary(), ["--listen-tls", "127.0.0.1:0"], text)
+        super().__init__(brokers.leveret_binary(), ["--listen-tls", f"127.0.0.1:{port}"], text, data_dir)
         deadline = time.monotonic() + 10
         while not (found := re.search(r"listening with TLS on 127\.0\.0\.1:(\d+)\n", self.log())):
             if time.monotonic() > deadline:
@@ -98,27 +99,42 @@ class OverTls:
             proxy.close()
 
     def two_deep(self, place: Any) -> None:
-        """A hub's readings go over TLS to a gateway, which is a Leveret, and from there over TLS to the centre."""
+        """A hub's readings go over TLS to a gateway, which is a Leveret, and from there over TLS to the centre; the
+        gateway is killed with -9 in the middle, twice, and comes back where it was."""
         tools = self.tools
         place.clear()
+        count, port = 20_000, brokers.free_port()
         asked = f'client_ca = "{self.office.authority}"\nclient_certificates = "require"'
-        centre = self.config(self.rabbitmq, keys(self.office, self.meter))
-        gateway = Broker(self.server, asked + "\n" + centre)
+        # Slower than what comes from the hub, so that what it has is lost with it if it is not kept.
+        centre = self.config(self.rabbitmq, keys(self.office, self.meter, "drain_rate = 4000\n"))
+        home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
+        start = lambda: Broker(self.server, asked + "\n" + centre, port, home)  # noqa: E731
+        gateway = start()
         try:
             with raw.Client(gateway.address) as client:
                 client.open()
                 client.call(1, "queue.declare", queue="telemetry", durable=True)
                 client.call(1, "queue.declare", queue="commands", durable=True)
-            hub = self.config(Address("127.0.0.1", gateway.tls_port), keys(self.office, self.meter))
+            hub = self.config(Address("127.0.0.1", port), keys(self.office, self.meter, "drain_rate = 8000\n"))
             place.edge = edge = brokers.Leveret(brokers.leveret_binary(), [], hub)
-            tools.publish(edge.address, "telemetry", 0, 2_000)
-            tools.until("all at the centre", lambda: tools.ready(place.upstream.address, "telemetry") == 2_000)
-            for content in tools.drain(place.upstream.address, "telemetry"):
-                headers = tools.headers_of(content)
-                assert headers[b"x-bridge-hops"] == 2 and b"x-bridge-via" in headers, headers
-            assert tools.ready(edge.address, "telemetry") == tools.ready(gateway.address, "telemetry") == 0
+            for turn in range(2):
+                tools.publish(edge.address, "telemetry", turn * count // 2, count // 2)
+                tools.until("it is under way", lambda: tools.status(edge)["moved"] >= turn * count // 2 + count // 8)
+                gateway.kill()
+                gateway.close()
+                gateway = start()
+            tools.until("the hub has nothing", lambda: tools.ready(edge.address, "telemetry") == 0
+                        and tools.status(edge)["pending"] == 0)
+            tools.until("the gateway has nothing", lambda: tools.ready(gateway.address, "telemetry") == 0
+                        and tools.status(gateway)["pending"] == 0)
+            arrived = tools.drain(place.upstream.address, "telemetry")
+            repeats = tools.check_arrived(arrived, count, hops=2)
+            assert all(b"x-bridge-via" in tools.headers_of(content) for content in arrived)
+            assert tools.status(edge)["connected"] == 3, tools.status(edge)
+            print(f"# {repeats} repeats", flush=True)
         finally:
             gateway.close()
+            shutil.rmtree(home, ignore_errors=True)
 
     def told_what_is_wrong(self, place: Any) -> None:
         """Whatever is wrong with certificates, names and ports: one state and one line each, and nothing else hurt."""
@@ -177,11 +193,11 @@ class OverTls:
             shutil.copy(getattr(self.meter, "certificate" if end == "pem" else "key"), folder / f"own.{end}")
         tools.until("it runs", lambda: tools.status(edge)["state"] == "running")
         edge.close()
-        edge = place.start("[limits]\nbridges_max = 2\n")
+        edge = place.start(tools.config(place.upstream.address, ""))
         (edge.home / "leveret.toml").write_text(self.config(self.rabbitmq, keys(self.office, self.meter)))
         os.kill(edge.process.pid, 1)
         tools.until("it is said", lambda: "no memory for TLS with upstreams until a restart" in edge.log())
-        assert json.loads(edge.ctl("bridge_status", "--formatter", "json")) == []
+        tools.until("it is not there", lambda: json.loads(edge.ctl("bridge_status", "--formatter", "json")) == [])
 
     def cases(self) -> List[Any]:
         """All of them."""

@@ -10,7 +10,7 @@ use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
 use leveret::password::PasswordHash;
 
 /// A broker with its messages.
-struct House {
+struct TestBroker {
     broker: Broker,
     journal: Journal,
     work: Work,
@@ -35,16 +35,9 @@ fn refused(outcome: &Outcome) -> &str {
     &fault.text
 }
 
-impl House {
+impl TestBroker {
     fn new() -> Self {
         let limits = limits();
-        let mut last = 0_u8;
-        let count = move |bytes: &mut [u8]| {
-            for byte in bytes {
-                last = last.wrapping_mul(37).wrapping_add(11);
-                *byte = last;
-            }
-        };
         let messages = Messages::new(MessageLimits {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
@@ -52,7 +45,7 @@ impl House {
             vhosts_max: limits.vhosts_max as usize,
             users_max: limits.users_max as usize,
         });
-        let broker = Broker::new(&limits, Box::new(count)).unwrap();
+        let broker = Broker::new(&limits, Box::new(crate::sim_disk::random::bytes())).unwrap();
         let mut journal = Journal::new(limits.messages_max as usize);
         journal.start(1, true, 1 << 20);
         Self { broker, journal, work: Work::default(), messages, facts: Vec::new() }
@@ -182,7 +175,7 @@ impl House {
 
 #[test]
 fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     let hash = |password: &[u8]| PasswordHash::of(password, &mut |salt| salt.fill(1));
     house.broker.put_user(&mut house.journal, "u", hash(b"one"), "").unwrap();
     assert_eq!(house.log_in("u", b"two", true), (false, true));
@@ -199,7 +192,7 @@ fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
 
 #[test]
 fn a_check_means_nothing_when_the_password_changed_meanwhile() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     let (connection, outcome) = house.login("guest", b"guest", true);
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
     house.broker.change_password_hash(&mut house.journal, "guest", PasswordHash::Nobodys).unwrap();
@@ -208,7 +201,7 @@ fn a_check_means_nothing_when_the_password_changed_meanwhile() {
 
 #[test]
 fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     assert_eq!(house.log_in("guest", b"guest", false), (false, true));
     assert_eq!(house.log_in("guest", b"guest", true), (true, true), "from afar nothing was found out");
     // Known to be right by now, and from afar it still takes as long as a wrong one and ends like it.
@@ -226,7 +219,7 @@ fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
 
 #[test]
 fn what_a_channel_remembers_ends_with_the_permission() {
-    let mut house = House::with_user("u", "", "^x$|amq.default", "");
+    let mut house = TestBroker::with_user("u", "", "^x$|amq.default", "");
     let guest = house.connect("guest", "/").unwrap();
     let (passive, durable, auto_delete, internal) = (false, false, false, false);
     let (kind, arguments) = ("fanout", &[][..]);
@@ -251,7 +244,7 @@ fn what_a_channel_remembers_ends_with_the_permission() {
 
 #[test]
 fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
-    let mut house = House::with_user("u", ".*", ".*", ".*");
+    let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     house
         .broker
         .set_topic_permissions(&mut house.journal, "u", "/", "amq.topic", "^{username}\\.", ".*")
@@ -268,7 +261,7 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
 
 #[test]
 fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
-    let mut house = House::with_user("u", ".*", ".*", ".*");
+    let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let at = house.connect("u", "/").unwrap();
     house.broker.delete_user(&mut house.journal, "u").unwrap();
     let (connection, fault) = house.broker.next_forced().unwrap();
@@ -285,7 +278,7 @@ fn a_user_that_is_deleted_may_do_nothing_more_and_is_put_out() {
 
 #[test]
 fn a_virtual_host_goes_with_everything_in_it() {
-    let mut house = House::with_user("u", ".*", ".*", ".*");
+    let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let other = house.connect("u", "/").unwrap();
     house.declare(other, "q");
     let before = house.broker.gauges();
@@ -316,7 +309,7 @@ fn a_virtual_host_goes_with_everything_in_it() {
     let deletion = house.take_facts();
     for cut in [1, 2, 100, deletion.len() - 2] {
         let said = [&facts[..], &deletion[..cut]].concat();
-        let restarted = House::restart(&said);
+        let restarted = TestBroker::restart(&said);
         let gauges = restarted.broker.gauges();
         assert_eq!((gauges.queues, gauges.bindings), (1, 0), "after {cut} of the deletion");
         assert_eq!(restarted.broker.vhosts().count(), 1);
@@ -325,7 +318,7 @@ fn a_virtual_host_goes_with_everything_in_it() {
 
 #[test]
 fn limits_of_a_virtual_host_hold_and_others_have_none() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     house.broker.put_vhost(&mut house.journal, "v").unwrap();
     house.broker.set_permissions(&mut house.journal, "guest", "v", ".*", ".*", ".*").unwrap();
     let limits = VhostLimits { queues_max: Some(1), connections_max: Some(2) };
@@ -350,7 +343,7 @@ fn limits_of_a_virtual_host_hold_and_others_have_none() {
 
 #[test]
 fn a_power_cut_leaves_the_old_or_the_new() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     let mut sights = vec![house.sight()];
     let hash = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
     type Change<'a> =
@@ -383,7 +376,7 @@ fn a_power_cut_leaves_the_old_or_the_new() {
     let facts = house.take_facts();
     let mut reached = 0;
     for cut in 0..=facts.len() {
-        let restarted = House::restart(&facts[..cut]);
+        let restarted = TestBroker::restart(&facts[..cut]);
         let at = sights.iter().position(|sight| *sight == restarted.sight());
         let at = at.unwrap_or_else(|| panic!("after {cut} facts: {:?}", restarted.sight()));
         assert!(at >= reached, "it goes forward");
@@ -394,14 +387,14 @@ fn a_power_cut_leaves_the_old_or_the_new() {
 
 #[test]
 fn what_there_is_no_room_for_is_not_forgotten() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     for name in ["a", "b", "c"] {
         house.broker.put_vhost(&mut house.journal, name).unwrap();
     }
     assert_eq!(house.broker.vhosts().count(), 4);
     let full = house.broker.put_vhost(&mut house.journal, "d").unwrap_err();
     assert!(full.to_string().contains("vhosts_max"), "{full}");
-    let mut small = House::new();
+    let mut small = TestBroker::new();
     small.broker = {
         let limits = Limits { vhosts_max: 2, ..limits() };
         Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap()
@@ -427,7 +420,7 @@ fn what_there_is_no_room_for_is_not_forgotten() {
 
 #[test]
 fn an_operator_is_told_what_cannot_be() {
-    let mut house = House::with_user("u", ".*", ".*", ".*");
+    let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let (broker, journal) = (&mut house.broker, &mut house.journal);
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
     assert_eq!(text(broker.set_tags(journal, "x", "")), "User 'x' does not exist");
@@ -475,7 +468,7 @@ fn patterns_have_a_pool_of_their_own() {
 
 #[test]
 fn nothing_is_left_when_everybody_is_gone() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     let at = house.connect("guest", "/").unwrap();
     house.hang_up(at.connection);
     assert_eq!(house.broker.gauges(), Gauges::default());

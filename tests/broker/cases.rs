@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, Share};
@@ -12,7 +12,7 @@ use leveret::mem::{MessageFlags, Share};
 #[test]
 fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
     for settlement in [Settlement::Ack, Settlement::Requeue] {
-        let mut house = House::new(65_536);
+        let mut house = TestBroker::new(65_536);
         let at = house.connect();
         house.declare(at, "q", false);
         house.publish(at, "q", 10_000);
@@ -32,7 +32,7 @@ fn settling_everything_so_far_spares_what_is_delivered_meanwhile() {
 /// A consumer without a prefetch limit gets half of all deliveries; one acknowledgement later it gets more.
 #[test]
 fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     house.declare(at, "q", false);
     house.publish(at, "q", 100);
@@ -47,7 +47,7 @@ fn a_consumer_at_its_share_of_deliveries_goes_on_after_a_single_acknowledgement(
 /// anybody.
 #[test]
 fn messages_that_came_back_keep_nobody_from_getting_others() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let bad = house.connect();
     for round in 0..8 {
         let queue = format!("q{round}");
@@ -84,7 +84,7 @@ fn messages_that_came_back_keep_nobody_from_getting_others() {
 /// A large delivery fills the outbox, so a return has to wait; when it is written the return is next.
 #[test]
 fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     house.declare(at, "q", false);
     let message = house.message("q", 1 << 20);
@@ -103,7 +103,7 @@ fn a_return_that_waited_for_the_outbox_is_tried_again_when_that_was_written() {
 /// Thousands of acknowledgements are taken back while tens of thousands of deliveries stay.
 #[test]
 fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
-    let mut house = House::new(65_536);
+    let mut house = TestBroker::new(65_536);
     let at = house.connect();
     house.declare(at, "q", false);
     house.publish(at, "q", 32_000);
@@ -129,7 +129,7 @@ fn a_rollback_takes_no_longer_for_what_it_does_not_concern() {
 /// One message of a transaction can never fit: nothing of it happens, and nothing of it stays.
 #[test]
 fn a_commit_that_cannot_be_leaves_no_message_behind() {
-    let mut house = House::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
     let at = house.connect();
     for number in 0..16 {
         let queue = format!("q{number}");
@@ -153,7 +153,7 @@ fn a_commit_that_cannot_be_leaves_no_message_behind() {
 /// Bindings of an exclusive queue are its own connection's business, their end too.
 #[test]
 fn nobody_else_unbinds_an_exclusive_queue() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let (owner, other) = (house.connect(), house.connect());
     house.declare(owner, "mine", true);
     let (queue, exchange, routing_key, arguments) = ("mine", "amq.direct", "k", &[][..]);
@@ -170,7 +170,7 @@ fn nobody_else_unbinds_an_exclusive_queue() {
 /// Whoever is told that something durable is there may rely on it, over a power cut too.
 #[test]
 fn a_passive_declaration_waits_for_what_another_declared() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.start(1, true, 1 << 20);
     let (a, b) = (house.connect(), house.connect());
     let queue = |queue, passive, durable| Command::QueueDeclare {
@@ -217,7 +217,7 @@ fn a_passive_declaration_waits_for_what_another_declared() {
 
 #[test]
 fn a_new_binding_survives_the_clearing_of_the_old_queue() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.start(1, true, 1 << 20);
     let a = house.connect();
     let b = house.connect();
@@ -253,7 +253,7 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
 fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
     use leveret::broker::Restored;
     use leveret::journal::{Definition, DestinationName};
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.start(2, true, 1 << 20);
     let (vhost, arguments, auto_delete) = ("/", &[][..], false);
     let exchange = Definition::Exchange {
@@ -301,7 +301,7 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     use leveret::broker::{Contents, Page, PageIn, Restored};
     use leveret::journal::Definition;
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.start(2, true, 1 << 20);
     let definition = Definition::Queue {
         vhost: "/",
@@ -340,21 +340,21 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
 /// key, and what the first had counts for it no more when it is gone.
 #[test]
 fn what_one_connection_may_take_leaves_some_for_others() {
-    fn declare(house: &mut House, at: At, queue: &str) -> Outcome {
+    fn declare(house: &mut TestBroker, at: At, queue: &str) -> Outcome {
         let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
         house.ask(
             at,
             Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments: &[] },
         )
     }
-    fn bind(house: &mut House, at: At, key: &str) -> Outcome {
+    fn bind(house: &mut TestBroker, at: At, key: &str) -> Outcome {
         let (queue, exchange) = ("bound", "amq.topic");
         house.ask(at, Command::QueueBind { queue, exchange, routing_key: key, arguments: &[] })
     }
-    fn open(house: &mut House, at: At, number: u16) -> Outcome {
+    fn open(house: &mut TestBroker, at: At, number: u16) -> Outcome {
         house.broker.apply(&mut context!(house), at.connection, None, Command::OpenChannel { number }).0
     }
-    fn consume(house: &mut House, at: At, tag: &str) -> Outcome {
+    fn consume(house: &mut TestBroker, at: At, tag: &str) -> Outcome {
         house
             .ask(at, Command::Consume { queue: "bound", tag, no_ack: true, exclusive: false, arguments: &[] })
     }
@@ -369,7 +369,7 @@ fn what_one_connection_may_take_leaves_some_for_others() {
         }
         unreachable!("there is no end to it")
     }
-    let mut house = House::with(&Limits {
+    let mut house = TestBroker::with(&Limits {
         connections_max: 16,
         channels_max: 64,
         consumers_max: 64,
@@ -405,12 +405,12 @@ fn what_one_connection_may_take_leaves_some_for_others() {
 #[test]
 fn names_have_shares_and_words_of_patterns_count() {
     let limits = Limits { connections_max: 16, names_bytes_max: 64 << 10, ..Limits::default() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     let (greedy, other) = (house.connect(), house.connect());
     house.declare(greedy, "bound", false);
     let before = house.broker.gauges().names_bytes;
     let key = "k".repeat(200);
-    let bind = |house: &mut House, at: At, number: u32| {
+    let bind = |house: &mut TestBroker, at: At, number: u32| {
         let key = format!("{number}.{key}");
         let (queue, exchange) = ("bound", "amq.topic");
         house.ask(at, Command::QueueBind { queue, exchange, routing_key: &key, arguments: &[] })
@@ -434,7 +434,7 @@ fn names_have_shares_and_words_of_patterns_count() {
 #[test]
 fn gets_wait_for_the_output_instead_of_being_refused() {
     let mut house =
-        House::with(&Limits { unacknowledged_max: 256, connections_max: 16, ..Limits::default() });
+        TestBroker::with(&Limits { unacknowledged_max: 256, connections_max: 16, ..Limits::default() });
     let at = house.connect();
     house.declare(at, "q", false);
     house.publish(at, "q", 10_000);
@@ -474,7 +474,7 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
 /// to its queue does not.
 #[test]
 fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
-    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     let at = house.connect();
     house.declare(at, "q", false);
     for number in 0..2_000_u32 {

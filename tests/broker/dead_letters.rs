@@ -13,7 +13,7 @@ use leveret::wire::props::Properties;
 use leveret::wire::{Full, Table, TableWriter, Value, Writer};
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 
 /// The entries of a table.
 pub(crate) fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec<u8> {
@@ -23,13 +23,13 @@ pub(crate) fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Fu
     writer.written()[4..].to_vec()
 }
 
-pub(crate) fn declare(house: &mut House, at: At, queue: &str, durable: bool, arguments: &[u8]) {
+pub(crate) fn declare(house: &mut TestBroker, at: At, queue: &str, durable: bool, arguments: &[u8]) {
     let (passive, exclusive, auto_delete) = (false, false, false);
     house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
 }
 
 /// A queue whose dead letters go to another, through the default exchange.
-fn to(queue: &str) -> Vec<u8> {
+pub(crate) fn to(queue: &str) -> Vec<u8> {
     with(queue, |_| Ok(()))
 }
 
@@ -41,12 +41,12 @@ pub(crate) fn with(queue: &str, more: impl FnOnce(&mut TableWriter<'_, '_>) -> R
     })
 }
 
-fn message(house: &mut House, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
+fn message(house: &mut TestBroker, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
     message_to(house, "", key, properties, body)
 }
 
 pub(crate) fn message_to(
-    house: &mut House,
+    house: &mut TestBroker,
     exchange: &str,
     key: &str,
     properties: &[u8],
@@ -68,7 +68,7 @@ pub(crate) fn message_to(
 
 pub(crate) const PERSISTENT: &[u8] = &[0x10, 0, 2];
 
-pub(crate) fn publish(house: &mut House, at: At, key: &str, properties: &[u8], body: &str) -> Outcome {
+pub(crate) fn publish(house: &mut TestBroker, at: At, key: &str, properties: &[u8], body: &str) -> Outcome {
     let message = message(house, key, properties, body.as_bytes());
     house.ask(at, Command::Publish { message, mandatory: false })
 }
@@ -85,7 +85,7 @@ pub(crate) struct Got {
 }
 
 impl Got {
-    fn headers(&self) -> Table<'_> {
+    pub(crate) fn headers(&self) -> Table<'_> {
         Properties::trusted(&self.properties).headers().expect("it has headers")
     }
 
@@ -105,7 +105,7 @@ impl Got {
     }
 }
 
-pub(crate) fn get(house: &mut House, at: At, queue: &str) -> Option<Got> {
+pub(crate) fn get(house: &mut TestBroker, at: At, queue: &str) -> Option<Got> {
     match house.ask(at, Command::Get { queue, no_ack: false }) {
         Outcome::GetEmpty => return None,
         Outcome::GetQueued => {}
@@ -126,11 +126,11 @@ pub(crate) fn get(house: &mut House, at: At, queue: &str) -> Option<Got> {
 }
 
 #[track_caller]
-pub(crate) fn got(house: &mut House, at: At, queue: &str) -> Got {
+pub(crate) fn got(house: &mut TestBroker, at: At, queue: &str) -> Got {
     get(house, at, queue).expect("there is a message")
 }
 
-pub(crate) fn empty(house: &mut House, at: At, queue: &str) -> Vec<String> {
+pub(crate) fn empty(house: &mut TestBroker, at: At, queue: &str) -> Vec<String> {
     let mut bodies = Vec::new();
     while let Some(got) = get(house, at, queue) {
         house.settle(at, got.tag, false, Settlement::Ack);
@@ -141,7 +141,7 @@ pub(crate) fn empty(house: &mut House, at: At, queue: &str) -> Vec<String> {
 
 #[test]
 fn what_is_rejected_goes_on_with_its_death() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.broker.set_unix_time(1_700_000_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
@@ -179,7 +179,7 @@ fn what_is_rejected_goes_on_with_its_death() {
 
 #[test]
 fn deaths_of_a_kind_count_and_the_last_comes_first() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     declare(&mut house, at, "one", false, &to("two"));
     declare(&mut house, at, "two", false, &to("one"));
@@ -198,7 +198,7 @@ fn deaths_of_a_kind_count_and_the_last_comes_first() {
 
 #[test]
 fn the_oldest_go_when_there_are_too_many() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-max-length", 2)));
@@ -214,7 +214,7 @@ fn the_oldest_go_when_there_are_too_many() {
 
 #[test]
 fn what_a_full_queue_refuses_is_told_and_goes_on() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     let full = |t: &mut TableWriter<'_, '_>| {
         t.int("x-max-length", 1)?;
@@ -251,7 +251,7 @@ fn a_commit_is_whole_though_its_first_messages_push_others_out() {
         ("drop-head", length, 0),
         ("drop-head", ttl, 0),
     ] {
-        let mut house = House::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
+        let mut house = TestBroker::with(&Limits { queue_entries_max: 16 * 21, ..Limits::default() });
         let at = house.connect();
         let arguments = table(|t| {
             t.int(limit, most)?;
@@ -294,7 +294,7 @@ fn a_commit_is_whole_though_its_first_messages_push_others_out() {
 
 #[test]
 fn a_message_that_comes_back_too_often_is_given_up() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     let limited = |t: &mut TableWriter<'_, '_>| {
         t.text("x-queue-type", "quorum")?;
@@ -321,7 +321,7 @@ fn a_message_that_comes_back_too_often_is_given_up() {
 
 #[test]
 fn what_goes_round_by_itself_is_dropped() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     declare(&mut house, at, "self", false, &with("self", |t| t.int("x-max-length", 1)));
     declare(&mut house, at, "a", false, &with("b", |t| t.int("x-max-length", 1)));
@@ -343,7 +343,7 @@ fn what_goes_round_by_itself_is_dropped() {
 #[test]
 fn a_circle_of_letters_that_cannot_carry_a_death_ends() {
     const TURNS_MAX: usize = 1_000;
-    let mut house = House::with(&Limits { frame_max: 4096, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { frame_max: 4096, ..Limits::default() });
     let at = house.connect();
     declare(&mut house, at, "a", false, &with("b", |t| t.int("x-max-length", 0)));
     declare(&mut house, at, "b", false, &with("a", |t| t.int("x-max-length", 0)));
@@ -369,7 +369,7 @@ fn a_circle_of_letters_that_cannot_carry_a_death_ends() {
 /// longer for it.
 #[test]
 fn a_long_chain_of_queues_moves_on_step_by_step() {
-    let mut house = House::with(&Limits { queues_max: 1100, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { queues_max: 1100, ..Limits::default() });
     let at = house.connect();
     let name = |number: u32| format!("q{number}");
     declare(&mut house, at, &name(1000), false, &[]);
@@ -389,7 +389,7 @@ fn a_long_chain_of_queues_moves_on_step_by_step() {
 }
 
 /// Every message record that was free, until it is released.
-pub(crate) fn filled(house: &mut House) -> Vec<MessageId> {
+pub(crate) fn filled(house: &mut TestBroker) -> Vec<MessageId> {
     core::iter::from_fn(|| house.messages.begin("", b"", Share::Reserve).ok()).collect()
 }
 
@@ -397,7 +397,7 @@ pub(crate) fn filled(house: &mut House) -> Vec<MessageId> {
 #[test]
 fn without_room_it_stays_and_goes_on_later() {
     let limits = Limits { messages_max: 64, ..Limits::default() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &to("dead"));
@@ -421,7 +421,7 @@ fn without_room_it_stays_and_goes_on_later() {
 /// end of its own.
 #[test]
 fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
-    let mut house = House::with(&Limits { messages_max: 64, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     let (at, publisher) = (house.connect(), house.connect());
     declare(&mut house, at, "dead", false, &[]);
     let arguments = table(|t| {
@@ -456,7 +456,7 @@ fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
 
 #[test]
 fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
-    let mut house = House::with(&Limits { messages_max: 64, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
     declare(&mut house, at, "q", false, &to("dead"));
@@ -475,12 +475,12 @@ fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
 
 // ---- over power cuts
 
-const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
+pub(crate) const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
 const NOW: Now = Now::from_ms(1);
 
 /// A broker on a disk.
 pub(crate) struct Life {
-    pub(crate) house: House,
+    pub(crate) house: TestBroker,
     pub(crate) keeper: Keeper,
     disk: SimDisk,
     pub(crate) at: At,
@@ -495,7 +495,7 @@ impl Life {
         let mut disk = disk.clone();
         let settings = Settings { segment_bytes: 512 << 10, segments_max: 30, ..Settings::default() };
         let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
-        let mut house = House::with(limits);
+        let mut house = TestBroker::with(limits);
         house.journal.start(log.life(), true, log.record_bytes_max() as u64);
         house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
         let first = Some(("guest", PasswordHash::Nobodys));
@@ -577,8 +577,8 @@ pub(crate) fn disk() -> SimDisk {
 /// every call in turn: each is in one queue, never in both and never in none.
 pub(crate) fn at_every_cut(
     arguments: &[u8],
-    take: impl Fn(&mut House, At) -> At,
-    give_up: impl Fn(&mut House, At),
+    take: impl Fn(&mut TestBroker, At) -> At,
+    give_up: impl Fn(&mut TestBroker, At),
 ) {
     let (mut before, mut behind) = (0, 0);
     for cut in 0.. {
@@ -616,7 +616,7 @@ pub(crate) fn at_every_cut(
     }
 }
 
-fn reject_all(house: &mut House, at: At) {
+fn reject_all(house: &mut TestBroker, at: At) {
     house.settle(at, 0, true, Settlement::Reject);
 }
 
@@ -637,7 +637,7 @@ fn over_power_cuts_a_message_that_came_back_too_often_is_in_one_place() {
 /// With all of it together.
 #[test]
 fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
-    let in_transaction = |house: &mut House, at| {
+    let in_transaction = |house: &mut TestBroker, at| {
         let tx = house.open(at, 2);
         house.done(tx, Command::TxSelect);
         tx

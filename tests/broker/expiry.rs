@@ -8,7 +8,7 @@ use leveret::wire::{Full, TableWriter};
 use crate::dead_letters::{
     Life, PERSISTENT, at_every_cut, declare, disk, filled, get, got, message_to, publish, table, with,
 };
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 
 pub(crate) fn ttl(ms: i32) -> Vec<u8> {
     table(|t| t.int("x-message-ttl", ms))
@@ -29,14 +29,14 @@ pub(crate) fn persistent_expiring(ms: &str) -> Vec<u8> {
 }
 
 /// It is so late, and what is due happens.
-pub(crate) fn pass_to(house: &mut House, at: At, time_ms: u64) {
+pub(crate) fn pass_to(house: &mut TestBroker, at: At, time_ms: u64) {
     house.journal.set_time(time_ms);
     house.turns(at);
 }
 
 #[test]
 fn what_waited_too_long_is_gone_at_its_time() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(500));
@@ -56,7 +56,7 @@ fn what_waited_too_long_is_gone_at_its_time() {
 
 #[test]
 fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(500));
@@ -77,7 +77,7 @@ fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
 
 #[test]
 fn what_expired_goes_on_and_is_given_to_nobody() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
@@ -96,7 +96,7 @@ fn what_expired_goes_on_and_is_given_to_nobody() {
 
 #[test]
 fn a_time_of_nothing_is_for_those_who_wait() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
@@ -118,7 +118,7 @@ fn a_time_of_nothing_is_for_those_who_wait() {
 /// A hundred thousand messages whose time comes at once: no turn does all of it.
 #[test]
 fn a_turn_gives_up_a_bounded_number() {
-    let mut house = House::with(&Limits { messages_max: 20_000, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { messages_max: 20_000, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(10));
@@ -134,7 +134,7 @@ fn a_turn_gives_up_a_bounded_number() {
 
 #[test]
 fn what_comes_back_has_the_time_it_had() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &ttl(500));
@@ -150,7 +150,7 @@ fn what_comes_back_has_the_time_it_had() {
 
 #[test]
 fn a_queue_that_nobody_uses_goes() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     let expires = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> { t.int("x-expires", 100) };
@@ -179,7 +179,7 @@ fn a_queue_that_nobody_uses_goes() {
 /// A queue of which nobody waits for anything gives a message that is due at once up before the next command.
 #[test]
 fn a_time_of_nothing_is_over_before_the_next_command() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
@@ -197,7 +197,7 @@ fn a_time_of_nothing_is_over_before_the_next_command() {
 /// Several in one turn, for a consumer that may have so many.
 #[test]
 fn what_is_due_at_once_goes_to_a_consumer_as_far_as_its_credit_does() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     house.done(at, Command::Qos { prefetch_count: 3, global: false });
     declare(&mut house, at, "q", false, &ttl(0));
@@ -210,7 +210,7 @@ fn what_is_due_at_once_goes_to_a_consumer_as_far_as_its_credit_does() {
 
 #[test]
 fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
-    let mut house = House::with(&Limits { messages_max: 64, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
@@ -234,7 +234,7 @@ fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
 /// While messages are on their way back, nobody knows which of them is the first.
 #[test]
 fn what_stands_first_while_others_come_back_need_not_be_the_first() {
-    let mut house = House::new(2_000);
+    let mut house = TestBroker::new(2_000);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
@@ -255,7 +255,7 @@ fn what_stands_first_while_others_come_back_need_not_be_the_first() {
 
 #[test]
 fn many_queues_whose_time_comes_at_once_take_several_turns() {
-    let mut house = House::with(&Limits { queues_max: 3_000, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { queues_max: 3_000, ..Limits::default() });
     house.journal.set_time(1_000);
     let at = house.connect();
     for number in 0..2_000 {
@@ -293,7 +293,7 @@ fn a_queue_that_cannot_be_deleted_stays() {
 /// The length rules take what stood first, which had no time, and what stands there then has one.
 #[test]
 fn what_the_length_rules_leave_is_looked_at_in_time() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &table(|t| t.int("x-max-length", 1)));
@@ -308,7 +308,7 @@ fn what_the_length_rules_leave_is_looked_at_in_time() {
 /// The same with dead letters, which may take a turn, and with both arguments.
 #[test]
 fn lengths_and_times_end_in_the_same_place() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "dead", false, &[]);
@@ -339,7 +339,7 @@ fn lengths_and_times_end_in_the_same_place() {
 #[test]
 fn a_message_in_two_queues_is_looked_at_in_both() {
     for (gives, has) in [("a", "b"), ("b", "a")] {
-        let mut house = House::new(64);
+        let mut house = TestBroker::new(64);
         house.journal.set_time(1_000);
         let at = house.connect();
         for queue in ["a", "b"] {

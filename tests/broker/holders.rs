@@ -1,6 +1,6 @@
 //! What a virtual host, or a user, may keep of what all share, whatever its connections do.
 
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 use leveret::broker::UserLimits;
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
@@ -22,13 +22,13 @@ fn small() -> Limits {
 }
 
 /// A board with a tenant `loud` that has a virtual host and a user of its own, beside guest in `/`.
-fn shared() -> House {
-    let mut house = House::with(&small());
+fn shared() -> TestBroker {
+    let mut house = TestBroker::with(&small());
     house.admit("loud", "loud");
     house
 }
 
-fn exchange(house: &mut House, at: At, name: &str) -> Outcome {
+fn exchange(house: &mut TestBroker, at: At, name: &str) -> Outcome {
     house.ask(
         at,
         Command::ExchangeDeclare {
@@ -45,7 +45,7 @@ fn exchange(house: &mut House, at: At, name: &str) -> Outcome {
 
 /// Declares exchanges with several connections, each until it is refused; says how many it got, and what was
 /// said to the last.
-fn take_exchanges(house: &mut House, user: &str, vhost: &str, connections: u32) -> (u32, String) {
+fn take_exchanges(house: &mut TestBroker, user: &str, vhost: &str, connections: u32) -> (u32, String) {
     let (mut taken, mut refusal) = (0, String::new());
     for connection in 0..connections {
         let at = house.connect_as(user, vhost);
@@ -77,7 +77,7 @@ fn four_connections_of_one_user_leave_exchanges_to_another_virtual_host() {
 
 #[test]
 fn a_user_has_a_share_in_the_virtual_host_that_it_shares_with_others() {
-    let mut house = House::with(&small());
+    let mut house = TestBroker::with(&small());
     house.admit("loud", "/");
     let (taken, refusal) = take_exchanges(&mut house, "loud", "/", 6);
     assert_eq!(taken, 64 - 8);
@@ -91,7 +91,7 @@ fn a_user_has_a_share_in_the_virtual_host_that_it_shares_with_others() {
 
 #[test]
 fn one_virtual_host_and_one_user_have_everything() {
-    let mut house = House::with(&small());
+    let mut house = TestBroker::with(&small());
     assert_eq!(take_exchanges(&mut house, "guest", "/", 8).0, 64);
     // Another comes, finds nothing, and gets what is given back before anybody else.
     house.admit("late", "late");
@@ -114,7 +114,7 @@ fn one_virtual_host_and_one_user_have_everything() {
 fn channels_consumers_and_connections_are_left_as_well() {
     let limits =
         Limits { channels_max: 64, consumers_max: 64, connections_max: 32, channel_max: 60, ..small() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     house.admit("loud", "loud");
     // So many channels and consumers as it gets with eight connections.
     let (mut channels, mut consumers, mut connections) = (0, 0, 0);
@@ -162,7 +162,7 @@ fn channels_consumers_and_connections_are_left_as_well() {
 
 /// Binds one queue with patterns of many words, with several connections, each until it is refused; says how
 /// many it got, and what was said to the last.
-fn take_patterns(house: &mut House, user: &str, vhost: &str, words: usize) -> (u32, String) {
+fn take_patterns(house: &mut TestBroker, user: &str, vhost: &str, words: usize) -> (u32, String) {
     let (mut taken, mut refusal) = (0, String::new());
     for connection in 0..4 {
         let at = house.connect_as(user, vhost);
@@ -194,7 +194,7 @@ fn take_patterns(house: &mut House, user: &str, vhost: &str, words: usize) -> (u
 #[test]
 fn the_words_of_one_users_patterns_leave_exchanges_and_patterns_to_others() {
     for (user, vhost, kept) in [("loud", "loud", 128), ("loud", "/", 64)] {
-        let mut house = House::with(&Limits { bindings_max: 256, ..small() });
+        let mut house = TestBroker::with(&Limits { bindings_max: 256, ..small() });
         house.admit(user, vhost);
         let (taken, refusal) = take_patterns(&mut house, user, vhost, 8);
         assert_eq!(taken, (512 - kept) / 8, "an eighth is kept for each of two");
@@ -214,7 +214,7 @@ fn the_words_of_one_users_patterns_leave_exchanges_and_patterns_to_others() {
     }
 }
 
-fn try_connect(house: &mut House, user: &str, vhost: &str) -> Option<At> {
+fn try_connect(house: &mut TestBroker, user: &str, vhost: &str) -> Option<At> {
     let connection = house.broker.connect()?;
     let login = Command::LoginExternal { user, from_loopback: true };
     for command in [login, Command::OpenVhost { vhost }] {
@@ -233,7 +233,7 @@ fn try_connect(house: &mut House, user: &str, vhost: &str) -> Option<At> {
 }
 
 /// Queues full of messages that nobody takes, published until everybody waits.
-fn flood(house: &mut House, user: &str, vhost: &str, body_len: u32) -> u32 {
+fn flood(house: &mut TestBroker, user: &str, vhost: &str, body_len: u32) -> u32 {
     let mut taken = 0;
     for connection in 0..4 {
         let at = house.connect_as(user, vhost);
@@ -284,7 +284,7 @@ fn a_virtual_host_that_fills_the_memory_makes_its_own_publishers_wait() {
 #[test]
 fn a_user_that_fills_the_memory_makes_its_own_publishers_wait_and_not_those_beside_it() {
     for (body_len, others) in [(BODY, 0), (20, 0), (BODY, 3), (20, 3)] {
-        let mut house = House::with(&small());
+        let mut house = TestBroker::with(&small());
         house.admit("loud", "/");
         for other in 0..others {
             house.admit("guest", &format!("other-{other}"));
@@ -375,7 +375,7 @@ fn a_large_message_that_waits_sets_nothing_aside_of_what_is_anothers() {
 #[test]
 fn deliveries_that_nobody_settles_leave_some_to_another_virtual_host_and_user() {
     for (user, vhost, kept) in [("loud", "loud", 256), ("loud", "/", 128)] {
-        let mut house = House::with(&small());
+        let mut house = TestBroker::with(&small());
         house.admit(user, vhost);
         let publisher = house.connect_as(user, vhost);
         let mut delivered = 0;
@@ -403,7 +403,7 @@ fn deliveries_that_nobody_settles_leave_some_to_another_virtual_host_and_user() 
 #[test]
 fn open_transactions_leave_some_to_another_virtual_host_and_user() {
     for (user, vhost, most) in [("loud", "loud", 180), ("loud", "/", 210)] {
-        let mut house = House::with(&small());
+        let mut house = TestBroker::with(&small());
         house.admit(user, vhost);
         let mut held = 0;
         for _ in 0..12 {
@@ -431,7 +431,7 @@ fn open_transactions_leave_some_to_another_virtual_host_and_user() {
 fn entries_of_queues_are_left_to_another_virtual_host() {
     let entries = 64 * ENTRIES_PER_CHUNK as u32;
     let limits = Limits { queue_entries_max: entries, queues_max: 256, ..small() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     house.admit("loud", "loud");
     let loud = house.connect_as("loud", "loud");
     let mut filled = 0;

@@ -2,7 +2,7 @@
 //! so a busy queue passes every smaller width in time. Properties over the neighbourhood of each.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use crate::support::House;
+use crate::support::TestBroker;
 use leveret::broker::{Contents, Fetch, Page, PageIn, Restored};
 use leveret::command::{QueueId, Settlement};
 use leveret::journal::Definition;
@@ -39,8 +39,9 @@ fn offsets(runs: &[Range]) -> Vec<u64> {
 }
 
 /// A broker that was started with these messages of a queue in its log.
-fn restored(runs: &[Range]) -> (House, QueueId) {
-    let mut house = House::with(&Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() });
+fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
+    let mut house =
+        TestBroker::with(&Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() });
     house.journal.start(2, true, 1 << 20);
     let definition = Definition::Queue {
         vhost: "/",
@@ -70,7 +71,7 @@ fn restored(runs: &[Range]) -> (House, QueueId) {
 }
 
 /// Reads back what is asked for, all of which is there; tells the offsets that were found wanted.
-fn read_back(house: &mut House, fetch: &Fetch) -> Vec<u64> {
+fn read_back(house: &mut TestBroker, fetch: &Fetch) -> Vec<u64> {
     let mut taken = Vec::new();
     for offset in fetch.start..fetch.end {
         let page = Page {
@@ -92,7 +93,7 @@ fn read_back(house: &mut House, fetch: &Fetch) -> Vec<u64> {
 }
 
 /// What the journal says is settled in the queue.
-fn settled(house: &mut House) -> Vec<u64> {
+fn settled(house: &mut TestBroker) -> Vec<u64> {
     let mut settled = Vec::new();
     house.journal.drain_settles(|said| {
         assert_eq!(said.queue, INCARNATION);

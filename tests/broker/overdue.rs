@@ -2,7 +2,7 @@
 
 use crate::dead_letters::{declare, table};
 use crate::policies::policy;
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 use leveret::broker::{Overdue, PolicyKind};
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
@@ -10,8 +10,8 @@ use leveret::time::{Deadline, Now};
 
 const TIMEOUT_S: u64 = 1_800;
 
-fn house() -> House {
-    House::with(&Limits { connections_max: 16, ..Limits::default() })
+fn house() -> TestBroker {
+    TestBroker::with(&Limits { connections_max: 16, ..Limits::default() })
 }
 
 fn at_s(seconds: u64) -> Now {
@@ -19,7 +19,7 @@ fn at_s(seconds: u64) -> Now {
 }
 
 /// Who is overdue in the turn at this second, given as many turns as it takes to look at all.
-fn overdue(house: &mut House, seconds: u64) -> Vec<Overdue> {
+fn overdue(house: &mut TestBroker, seconds: u64) -> Vec<Overdue> {
     let mut all = Vec::new();
     for _ in 0..16 {
         house.broker.set_time(at_s(seconds));
@@ -28,12 +28,12 @@ fn overdue(house: &mut House, seconds: u64) -> Vec<Overdue> {
     all
 }
 
-fn next_look_s(house: &House) -> Option<u64> {
+fn next_look_s(house: &TestBroker) -> Option<u64> {
     house.broker.overdue_deadline().ms_left(at_s(0)).map(|ms| ms / 1000)
 }
 
 /// A consumer with so many messages delivered to it at this second.
-fn consumer(house: &mut House, queue: &str, count: u32, seconds: u64) -> At {
+fn consumer(house: &mut TestBroker, queue: &str, count: u32, seconds: u64) -> At {
     let at = house.connect();
     house.declare(at, queue, false);
     house.publish(at, queue, count);
@@ -157,7 +157,7 @@ fn a_look_at_all_channels_is_done_in_parts() {
 #[test]
 fn a_timeout_of_0_is_never() {
     let limits = Limits { consumer_timeout_ms: 0, connections_max: 16, ..Limits::default() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     consumer(&mut house, "q", 1, 0);
     assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
     assert!(overdue(&mut house, u64::from(u32::MAX)).is_empty());
@@ -169,7 +169,7 @@ fn timeout(ms: i64) -> Vec<u8> {
 }
 
 /// A consumer of its own with one message of the queue, from this second on.
-fn holder(house: &mut House, queue: &str, seconds: u64) -> At {
+fn holder(house: &mut TestBroker, queue: &str, seconds: u64) -> At {
     let at = house.connect();
     house.publish(at, queue, 1);
     house.broker.set_time(at_s(seconds));
@@ -212,7 +212,7 @@ fn a_queue_has_a_timeout_of_its_own_shorter_or_longer() {
 #[test]
 fn a_policy_gives_a_timeout_to_what_is_held_already() {
     let limits = Limits { consumer_timeout_ms: 0, connections_max: 16, ..Limits::default() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     let held = consumer(&mut house, "q", 1, 0);
     assert_eq!(house.broker.overdue_deadline(), Deadline::NEVER);
     let definition = table(|t| t.int("consumer-timeout", 20_000));
@@ -239,4 +239,35 @@ fn an_argument_that_is_no_time_is_none_and_is_not_compared() {
     }
     assert!(overdue(&mut house, TIMEOUT_S).is_empty());
     assert_eq!(overdue(&mut house, TIMEOUT_S + 1).len(), 2);
+}
+
+/// Who may declare a queue cannot take from its holders the limit that a policy gives them: the shortest
+/// counts.
+#[test]
+fn of_an_argument_and_a_policy_the_shorter_timeout_counts_and_0_is_the_longest() {
+    let mut house = house();
+    let at = house.connect();
+    let word = table(|t| t.text("x-consumer-timeout", "soon"));
+    let cases = [
+        ("longer", 20_000, timeout(60_000), 20_000),
+        ("shorter", 20_000, timeout(10_000), 10_000),
+        ("never", 20_000, timeout(0), 20_000),
+        ("word", 20_000, word, 20_000),
+        ("negative", 20_000, timeout(-1), 20_000),
+        ("huge", 20_000, timeout(i64::MAX), 20_000),
+        ("freed", 0, timeout(30_000), 30_000),
+    ];
+    for (queue, ms, arguments, _) in &cases {
+        let definition = table(|t| t.int("consumer-timeout", *ms));
+        let policy = policy(queue, queue, &definition);
+        house.broker.set_policy(&mut context!(house), "/", &policy).unwrap();
+        declare(&mut house, at, queue, false, arguments);
+        holder(&mut house, queue, 0);
+    }
+    let all = overdue(&mut house, TIMEOUT_S - 1);
+    let told: Vec<String> = all.iter().map(|overdue| overdue.fault.text.to_string()).collect();
+    assert_eq!(told.len(), cases.len(), "{told:?}");
+    for ((queue, .., ms), told) in cases.iter().zip(&told) {
+        assert!(told.contains(&format!("used: {ms} ms")), "{queue}: {told}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Connections of this broker's own: the local end of a bridge.
 
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 use leveret::command::Command;
 
 /// Of a quorum queue that gives up what came back more than twice.
@@ -9,7 +9,7 @@ const DELIVERY_LIMIT: &[u8] = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-
 /// A flapping uplink is no fault of the messages that wait for it.
 #[test]
 fn a_link_that_breaks_again_and_again_counts_against_no_message() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = DELIVERY_LIMIT;

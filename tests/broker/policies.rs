@@ -8,7 +8,7 @@ use leveret::wire::{Full, TableWriter};
 
 use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, get, got, publish, table};
 use crate::expiry::pass_to;
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 
 type Say = fn(&mut TableWriter<'_, '_>) -> Result<(), Full>;
 
@@ -16,33 +16,33 @@ pub(crate) fn policy<'a>(name: &'a str, pattern: &'a str, definition: &'a [u8]) 
     NewPolicy { kind: PolicyKind::User, name, pattern, apply_to: ApplyTo::All, priority: 0, definition }
 }
 
-fn set(house: &mut House, said: &NewPolicy<'_>) {
+fn set(house: &mut TestBroker, said: &NewPolicy<'_>) {
     house.broker.set_policy(&mut context!(house), "/", said).unwrap();
 }
 
 #[track_caller]
-fn say(house: &mut House, name: &str, pattern: &str, say: Say) {
+fn say(house: &mut TestBroker, name: &str, pattern: &str, say: Say) {
     set(house, &policy(name, pattern, &table(say)));
 }
 
-fn limit(house: &mut House, name: &str, pattern: &str, say: Say) {
+fn limit(house: &mut TestBroker, name: &str, pattern: &str, say: Say) {
     let definition = table(say);
     set(house, &NewPolicy { kind: PolicyKind::Operator, ..policy(name, pattern, &definition) });
 }
 
-fn clear(house: &mut House, kind: PolicyKind, name: &str) {
+fn clear(house: &mut TestBroker, kind: PolicyKind, name: &str) {
     house.broker.clear_policy(&mut context!(house), "/", kind, name).unwrap();
 }
 
 /// The names of the policies that apply to a queue.
-fn applied(house: &House, queue: &str) -> (Option<String>, Option<String>) {
+fn applied(house: &TestBroker, queue: &str) -> (Option<String>, Option<String>) {
     let broker = &house.broker;
     let mut queues = (0..broker.queue_places()).filter_map(|place| broker.queue_at(place));
     let found = queues.find(|view| view.name == queue).expect("it is there");
     (found.applied.policy.map(Into::into), found.applied.operator.map(Into::into))
 }
 
-fn fill(house: &mut House, at: At, queue: &str, count: usize) {
+fn fill(house: &mut TestBroker, at: At, queue: &str, count: usize) {
     for number in 0..count {
         publish(house, at, queue, &[0, 0], &number.to_string());
     }
@@ -51,7 +51,7 @@ fn fill(house: &mut House, at: At, queue: &str, count: usize) {
 /// Of a limit the smallest counts, of all else the argument: as it was seen with RabbitMQ 3.10.8.
 #[test]
 fn arguments_win_but_of_limits_the_smallest_counts() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     for queue in ["dl", "dl2"] {
         declare(&mut house, at, queue, false, &[]);
@@ -97,7 +97,7 @@ fn arguments_win_but_of_limits_the_smallest_counts() {
 /// A smaller length trims what is there, so much in a turn, and its end is the end of it.
 #[test]
 fn a_change_acts_on_what_is_there_in_steps() {
-    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
     house.publish(at, "q", 5_000);
@@ -129,7 +129,7 @@ fn a_change_acts_on_what_is_there_in_steps() {
 
 #[test]
 fn publishing_into_a_queue_that_became_too_long_is_bounded_too() {
-    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
     house.publish(at, "q", 5_000);
@@ -142,7 +142,7 @@ fn publishing_into_a_queue_that_became_too_long_is_bounded_too() {
 
 #[test]
 fn a_time_for_messages_acts_on_those_that_wait_and_ends_with_its_policy() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
@@ -165,7 +165,7 @@ fn a_time_for_messages_acts_on_those_that_wait_and_ends_with_its_policy() {
 
 #[test]
 fn a_queue_of_no_use_goes_when_its_policy_says_so() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.set_time(1_000);
     let at = house.connect();
     for queue in ["a", "b"] {
@@ -185,7 +185,7 @@ fn a_queue_of_no_use_goes_when_its_policy_says_so() {
 /// As it was seen with RabbitMQ 3.10.8: with a key that a kind of queue has no use for it does not apply.
 #[test]
 fn a_policy_applies_as_a_whole_or_not_at_all() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     declare(&mut house, at, "e1", true, &[]);
     declare(&mut house, at, "e2", true, &table(|t| t.text("x-queue-type", "quorum")));
@@ -216,7 +216,7 @@ fn a_policy_applies_as_a_whole_or_not_at_all() {
 
 #[test]
 fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     let definition = table(|t| t.int("max-length", 1));
     let said = policy("p", "^q", &definition);
@@ -242,7 +242,7 @@ fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
 
 #[test]
 fn an_exchange_has_its_alternate_by_policy_while_that_lasts() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     declare(&mut house, at, "q", false, &[]);
     let bind = Command::QueueBind { queue: "q", exchange: "amq.fanout", routing_key: "", arguments: &[] };
@@ -253,7 +253,7 @@ fn an_exchange_has_its_alternate_by_policy_while_that_lasts() {
     }
     say(&mut house, "a", "^(before|behind|own)$", |t| t.text("alternate-exchange", "amq.fanout"));
     declare_exchange(&mut house, at, "behind", &[]);
-    let routed = |house: &mut House, exchange: &str| {
+    let routed = |house: &mut TestBroker, exchange: &str| {
         let message = crate::dead_letters::message_to(house, exchange, "nowhere", &[0, 0], b"x");
         house.done(at, Command::Publish { message, mandatory: false });
         empty(house, at, "q").len()
@@ -264,7 +264,7 @@ fn an_exchange_has_its_alternate_by_policy_while_that_lasts() {
     assert_eq!(each.map(|exchange| routed(&mut house, exchange)), [0, 0, 0]);
 }
 
-fn declare_exchange(house: &mut House, at: At, exchange: &str, arguments: &[u8]) {
+fn declare_exchange(house: &mut TestBroker, at: At, exchange: &str, arguments: &[u8]) {
     let (passive, durable, auto_delete, internal) = (false, false, false, false);
     let kind = "direct";
     house.done(
@@ -276,12 +276,12 @@ fn declare_exchange(house: &mut House, at: At, exchange: &str, arguments: &[u8])
 /// A thousand queues hear of a change a few hundred in a turn, and fewer when it takes more to find out.
 #[test]
 fn many_queues_hear_of_a_change_in_steps() {
-    let mut house = House::with(&Limits { connections_max: 16, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     let at = house.connect();
     for number in 0..1_000 {
         declare(&mut house, at, &format!("{}{number}", "q".repeat(200)), false, &[]);
     }
-    let heard = |house: &House| {
+    let heard = |house: &TestBroker| {
         let queues = (0..house.broker.queue_places()).filter_map(|place| house.broker.queue_at(place));
         queues.filter(|view| view.applied.policy.is_some()).count()
     };
@@ -304,10 +304,10 @@ fn many_queues_hear_of_a_change_in_steps() {
 #[test]
 fn there_are_so_many_and_no_more() {
     let limits = Limits { connections_max: 16, policies_max: 2, ..Limits::default() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     let definition = table(|t| t.int("max-length", 1));
     let said = policy("p", "", &definition);
-    let put = |house: &mut House, said: &NewPolicy<'_>| {
+    let put = |house: &mut TestBroker, said: &NewPolicy<'_>| {
         house.broker.set_policy(&mut context!(house), "/", said).map(|_| ())
     };
     assert_eq!(put(&mut house, &said), Ok(()));
@@ -326,7 +326,7 @@ fn there_are_so_many_and_no_more() {
     house.turns(at);
     assert_eq!(put(&mut house, &NewPolicy { name: "x", ..said }), Ok(()));
     let none = house.broker.clear_policy(&mut context!(house), "/", PolicyKind::User, "p");
-    assert_eq!(none, Err(OperatorFault::NoSuchPolicy));
+    assert_eq!(none, Err(OperatorFault::NoSuchParameter));
 }
 
 /// They come back with their virtual host and go with it, and no message is looked at before.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::dead_letters::{Life, disk, get, message_to};
 use crate::sim_disk::{Random, SimDisk, Trouble};
-use crate::support::{At, House, PRIORITIES, with_priority};
+use crate::support::{At, PRIORITIES, TestBroker, with_priority};
 use leveret::broker::{Restored, levels_of};
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::journal::{Definition, Fact};
@@ -14,17 +14,17 @@ use leveret::limits::Limits;
 const MAX: u8 = 5;
 const QUEUE: &str = "q";
 
-fn declare(house: &mut House, at: At, queue: &str, more: &[u8]) {
+fn declare(house: &mut TestBroker, at: At, queue: &str, more: &[u8]) {
     let arguments = &[PRIORITIES, more].concat();
     let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
     house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
 }
 
-fn send(house: &mut House, at: At, priority: Option<u8>, body: &str) -> Outcome {
+fn send(house: &mut TestBroker, at: At, priority: Option<u8>, body: &str) -> Outcome {
     send_with(house, at, &priority.map_or(vec![0, 0], with_priority), body)
 }
 
-fn send_with(house: &mut House, at: At, properties: &[u8], body: &str) -> Outcome {
+fn send_with(house: &mut TestBroker, at: At, properties: &[u8], body: &str) -> Outcome {
     let message = message_to(house, "", QUEUE, properties, body.as_bytes());
     house.ask(at, Command::Publish { message, mandatory: false })
 }
@@ -59,7 +59,7 @@ impl Model {
 
 fn run(seed: u64, length_max: Option<u8>) {
     let mut random = Random::new(seed);
-    let mut house = House::new(1_024);
+    let mut house = TestBroker::new(1_024);
     let at = house.connect();
     let limit = length_max.map(|max| [b"\x0cx-max-lengthb".as_slice(), &[max]].concat());
     declare(&mut house, at, QUEUE, &limit.unwrap_or_default());
@@ -140,7 +140,7 @@ fn what_is_too_much_goes_from_the_highest_priority_on() {
 
 #[test]
 fn consumers_are_given_the_highest_priority_of_what_waits() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     let at = house.connect();
     declare(&mut house, at, QUEUE, &[]);
     let mut model = Model::default();
@@ -164,7 +164,7 @@ fn consumers_are_given_the_highest_priority_of_what_waits() {
 #[test]
 fn without_room_for_a_level_messages_wait_in_the_next_lower_one() {
     let limits = Limits { queues_max: 4, unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     let at = house.connect();
     declare(&mut house, at, QUEUE, &[]);
     house.declare(at, "other", false);
@@ -182,7 +182,7 @@ fn without_room_for_a_level_messages_wait_in_the_next_lower_one() {
 /// Of a queue that a version declared which knew no levels, the log has no numbers for any: it gets some.
 #[test]
 fn a_queue_of_an_older_version_has_levels_from_now_on() {
-    let mut house = House::new(64);
+    let mut house = TestBroker::new(64);
     house.journal.start(2, true, 1 << 20);
     let definition = |levels_from| Definition::Queue {
         vhost: "/",

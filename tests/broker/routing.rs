@@ -13,7 +13,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 /// A broker with its messages, and one channel.
-struct House {
+struct TestBroker {
     broker: Broker,
     journal: Journal,
     work: Work,
@@ -22,20 +22,13 @@ struct House {
     channel: ChannelId,
 }
 
-impl House {
+impl TestBroker {
     fn new() -> Self {
         Self::with(&Limits::default())
     }
 
     fn with(limits: &Limits) -> Self {
-        let mut last = 0_u8;
-        let count = move |bytes: &mut [u8]| {
-            for byte in bytes {
-                last = last.wrapping_mul(37).wrapping_add(11);
-                *byte = last;
-            }
-        };
-        let mut broker = Broker::new(limits, Box::new(count)).unwrap();
+        let mut broker = Broker::new(limits, Box::new(crate::sim_disk::random::bytes())).unwrap();
         let mut messages = Messages::new(MessageLimits {
             messages_max: limits.messages_max as usize,
             body_bytes_max: limits.body_bytes_max as usize,
@@ -241,7 +234,7 @@ proptest! {
         bindings in vec((some_arguments(), any::<bool>(), 0..4_u8), 1..24),
         headers in vec((some_entries(7, 0..6), prop_oneof![Just(0_usize), Just(40)], any::<bool>()), 1..8),
     ) {
-        let mut house = House::new();
+        let mut house = TestBroker::new();
         house.exchange("second", "headers");
         house.bind_exchange("second", "amq.headers");
         let mut bound = Vec::new();
@@ -287,7 +280,7 @@ fn headers_of_a_frame() -> Vec<u8> {
 
 #[test]
 fn bindings_that_have_nothing_in_common_with_a_message_are_not_looked_at() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     for queue in ["all", "any", "few"] {
         house.queue(queue);
     }
@@ -317,7 +310,7 @@ fn bindings_that_have_nothing_in_common_with_a_message_are_not_looked_at() {
 
 #[test]
 fn thousands_of_headers_against_thousands_of_bindings_are_not_their_product() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     house.queue("q");
     let headers = headers_of_a_frame();
     for at in 0..3_000 {
@@ -335,7 +328,7 @@ fn thousands_of_headers_against_thousands_of_bindings_are_not_their_product() {
 
 #[test]
 fn thousands_of_headers_are_not_looked_at_in_each_of_many_exchanges() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     house.queue("q");
     house.exchange("fan", "fanout");
     for at in 0..900 {
@@ -354,7 +347,7 @@ fn thousands_of_headers_are_not_looked_at_in_each_of_many_exchanges() {
 
 #[test]
 fn a_binding_by_any_of_its_pairs_takes_a_place_for_each() {
-    let mut house = House::with(&Limits { bindings_max: 64, ..Limits::default() });
+    let mut house = TestBroker::with(&Limits { bindings_max: 64, ..Limits::default() });
     house.queue("q");
     let any = |from: u32, count: u32| {
         let pairs: Vec<u8> = (from..from + count).flat_map(|at| number("k", at)).collect();
@@ -377,7 +370,7 @@ fn a_binding_by_any_of_its_pairs_takes_a_place_for_each() {
 }
 
 /// Patterns that one key keeps thousands of nodes reached for, and that key: of single letters.
-fn topic_trap(house: &mut House) -> String {
+fn topic_trap(house: &mut TestBroker) -> String {
     house.queue("q");
     let letters: Vec<String> = ('A'..='Z').map(String::from).collect();
     let mut patterns = BTreeSet::new();
@@ -404,7 +397,7 @@ const STEPS_MAX: u32 = 16_384 * 16 + 40_000;
 
 #[test]
 fn long_keys_and_many_keys_are_refused_before_they_take_long() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     let key = topic_trap(&mut house);
     assert!(house.steps("amq.topic", "a.key.as.people.have.it", &[]) < 20);
     assert!(house.steps("amq.topic", &key[..15], &[]) < STEPS_MAX, "eight words are never too many");
@@ -425,7 +418,7 @@ fn long_keys_and_many_keys_are_refused_before_they_take_long() {
 
 #[test]
 fn thousands_of_copies_are_not_looked_for_in_each_of_many_exchanges() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     house.queue("q");
     house.exchange("fan", "fanout");
     for at in 0..900 {
@@ -441,7 +434,7 @@ fn thousands_of_copies_are_not_looked_for_in_each_of_many_exchanges() {
 
 #[test]
 fn a_commit_may_not_take_long_either() {
-    let mut house = House::new();
+    let mut house = TestBroker::new();
     let key = topic_trap(&mut house);
     assert_eq!(house.ask(Command::TxSelect), Outcome::Done);
     // Each of them may be routed, all of them together may not.

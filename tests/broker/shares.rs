@@ -1,14 +1,14 @@
 //! What one connection, or one queue, may keep of the memory for messages, whatever it does not settle.
 
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
 
 const BODY: u32 = 4000;
 
 /// 512 pages for bodies, 480 of them for everybody.
-fn small() -> House {
-    House::with(&Limits {
+fn small() -> TestBroker {
+    TestBroker::with(&Limits {
         body_bytes_max: 2 << 20,
         assembly_bytes_max: 1_500_000,
         message_size_max: 1 << 20,
@@ -18,7 +18,7 @@ fn small() -> House {
 }
 
 /// Publishes until that has to wait or is refused; says how many were taken, and what was said then.
-fn flood(house: &mut House, at: At, key: &str) -> (u32, Outcome) {
+fn flood(house: &mut TestBroker, at: At, key: &str) -> (u32, Outcome) {
     let mut taken = 0;
     loop {
         match house.offer(at, key, BODY) {
@@ -30,7 +30,7 @@ fn flood(house: &mut House, at: At, key: &str) -> (u32, Outcome) {
 }
 
 /// Closes everything, and looks whether every counter is where it was.
-fn end(mut house: House, all: &[At]) {
+fn end(mut house: TestBroker, all: &[At]) {
     for at in all {
         house.broker.release(&mut context!(house), at.connection);
     }
@@ -88,7 +88,8 @@ fn who_waits_for_a_full_queue_tries_again_when_it_is_well_below_its_share() {
     house.declare(publisher, "q", false);
     let (taken, outcome) = flood(&mut house, publisher, "q");
     assert_eq!((taken, outcome), (410, Outcome::Wait));
-    let is_kept = |house: &mut House| house.broker.is_kept_waiting(&house.messages, publisher.connection);
+    let is_kept =
+        |house: &mut TestBroker| house.broker.is_kept_waiting(&house.messages, publisher.connection);
     assert!(is_kept(&mut house));
     house.consume(taker, "q");
     let mut settled = 0;
@@ -257,7 +258,7 @@ fn transactions_give_back_what_they_held_however_they_end() {
 #[test]
 fn a_transaction_is_as_long_as_its_share_of_the_pools() {
     let limits = Limits::default();
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     let at = house.connect();
     house.declare(at, "q", false);
     house.done(at, Command::TxSelect);
@@ -281,7 +282,7 @@ fn a_transaction_is_as_long_as_its_share_of_the_pools() {
 #[test]
 fn a_long_transaction_of_acknowledgements_rolls_back_into_order() {
     const COUNT: u32 = 20_000;
-    let mut house = House::new(65_536);
+    let mut house = TestBroker::new(65_536);
     let at = house.connect();
     house.declare(at, "q", false);
     house.publish(at, "q", COUNT);

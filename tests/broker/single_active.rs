@@ -1,21 +1,21 @@
 //! A queue with a single active consumer: who is next, and that nobody is forgotten.
 
-use crate::support::{At, House, SINGLE_ACTIVE};
+use crate::support::{At, SINGLE_ACTIVE, TestBroker};
 use leveret::broker::ConsumerActivity;
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
 
-fn house() -> House {
-    House::with(&Limits { unacknowledged_max: 1024, connections_max: 16, ..Limits::default() })
+fn house() -> TestBroker {
+    TestBroker::with(&Limits { unacknowledged_max: 1024, connections_max: 16, ..Limits::default() })
 }
 
-fn declare(house: &mut House, at: At, queue: &str, auto_delete: bool) {
+fn declare(house: &mut TestBroker, at: At, queue: &str, auto_delete: bool) {
     let (passive, durable, exclusive) = (false, false, false);
     let arguments = SINGLE_ACTIVE;
     house.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
 }
 
-fn consume(house: &mut House, at: At, tag: &str, priority: i8) {
+fn consume(house: &mut TestBroker, at: At, tag: &str, priority: i8) {
     let mut arguments = b"\x0ax-priorityb".to_vec();
     arguments.push(priority.to_be_bytes()[0]);
     let (no_ack, exclusive) = (false, false);
@@ -23,7 +23,7 @@ fn consume(house: &mut House, at: At, tag: &str, priority: i8) {
 }
 
 /// The tag of the active consumer; all others say that they wait.
-fn active(house: &House) -> Option<String> {
+fn active(house: &TestBroker) -> Option<String> {
     let views: Vec<_> =
         (0..house.broker.consumer_places()).filter_map(|at| house.broker.consumer_at(at)).collect();
     let of = |activity| views.iter().filter(move |view| view.activity == activity);
@@ -37,7 +37,7 @@ fn active(house: &House) -> Option<String> {
 }
 
 /// A few turns; how many deliveries each of the two was sent.
-fn served(house: &mut House, one: At, two: At) -> (u32, u32) {
+fn served(house: &mut TestBroker, one: At, two: At) -> (u32, u32) {
     let mut sent = (0, 0);
     for _ in 0..4 {
         sent.0 += house.turn(one);

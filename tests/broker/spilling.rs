@@ -10,11 +10,11 @@ use leveret::config::{Config, Layer};
 use leveret::limits::Limits;
 use leveret::mem::{MessageFlags, Share};
 
-use crate::support::{At, House};
+use crate::support::{At, TestBroker};
 
 const BODY_BYTES: u32 = 1024;
 
-fn publish_persistent(house: &mut House, at: At) {
+fn publish_persistent(house: &mut TestBroker, at: At) {
     let message = house.messages.begin("", b"q", Share::Ordinary).unwrap();
     let flags = MessageFlags::PERSISTENT;
     house.messages.reserve_content(message, &[0x10, 0, 2], flags, BODY_BYTES, Share::Ordinary).unwrap();
@@ -24,7 +24,7 @@ fn publish_persistent(house: &mut House, at: At) {
 }
 
 /// As if a commit had all of it.
-fn store(house: &mut House) {
+pub(crate) fn store(house: &mut TestBroker) {
     let journal = &mut house.journal;
     while journal.fact().is_some() {
         journal.pop_fact();
@@ -40,7 +40,7 @@ fn store(house: &mut House) {
 #[test]
 fn no_more_leaves_than_makes_memory_enough_again() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
-    let mut house = House::with(&limits);
+    let mut house = TestBroker::with(&limits);
     house.journal.start(1, true, 1 << 20);
     house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
     let at = house.connect();
@@ -70,7 +70,7 @@ fn no_more_leaves_than_makes_memory_enough_again() {
 }
 
 /// Publishes transient messages until those who publish wait; says how many there was room for.
-fn fill(house: &mut House, at: At, queue: &str, body_len: u32) -> u32 {
+fn fill(house: &mut TestBroker, at: At, queue: &str, body_len: u32) -> u32 {
     let mut count = 0;
     house.messages.lift_hold(house.broker.owner(at.connection));
     while house.offer(at, queue, body_len) == Outcome::Published {
@@ -80,7 +80,7 @@ fn fill(house: &mut House, at: At, queue: &str, body_len: u32) -> u32 {
 }
 
 /// Publishes a persistent message as large as may be, and lets it leave memory.
-fn leave_to_the_log(house: &mut House, at: At, limits: &Limits) {
+fn leave_to_the_log(house: &mut TestBroker, at: At, limits: &Limits) {
     let body = limits.message_size_max;
     let id = house.messages.begin("", b"q", Share::Ordinary).unwrap();
     let reserved =
@@ -96,7 +96,7 @@ fn leave_to_the_log(house: &mut House, at: At, limits: &Limits) {
 }
 
 /// What is first in memory of a queue whose first message only the log has.
-fn read_back(house: &mut House, limits: &Limits) -> PageIn {
+fn read_back(house: &mut TestBroker, limits: &Limits) -> PageIn {
     let fetch = house.broker.next_fetch(&house.messages).expect("somebody wants the first message");
     let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
     let body_len = limits.message_size_max;
@@ -106,8 +106,8 @@ fn read_back(house: &mut House, limits: &Limits) -> PageIn {
 
 /// A queue whose first message only the log has, as large as may be, and behind it transient messages that
 /// take all the memory that publishers can have.
-fn crowd(limits: &Limits, is_after_start: bool) -> (House, At) {
-    let mut house = House::with(limits);
+fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
+    let mut house = TestBroker::with(limits);
     house.journal.start(1, true, u64::MAX >> 8);
     house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
     let at = house.connect();

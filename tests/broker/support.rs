@@ -29,7 +29,7 @@ pub fn with_priority(priority: u8) -> Vec<u8> {
 }
 
 /// A broker with its journal and messages.
-pub struct House {
+pub struct TestBroker {
     pub broker: Broker,
     pub journal: Journal,
     pub work: Work,
@@ -45,21 +45,14 @@ pub struct At {
     pub channel: ChannelId,
 }
 
-impl House {
+impl TestBroker {
     pub fn new(unacknowledged_max: u32) -> Self {
         Self::with(&Limits { unacknowledged_max, connections_max: 16, ..Limits::default() })
     }
 
     pub fn with(limits: &Limits) -> Self {
-        let mut last = 0_u8;
-        let count = move |bytes: &mut [u8]| {
-            for byte in bytes {
-                last = last.wrapping_mul(37).wrapping_add(11);
-                *byte = last;
-            }
-        };
         Self {
-            broker: Broker::new(limits, Box::new(count)).unwrap(),
+            broker: Broker::new(limits, Box::new(crate::sim_disk::random::bytes())).unwrap(),
             journal: Journal::new(limits.messages_max as usize),
             work: Work::default(),
             awaited: Batch::NONE,

@@ -15,6 +15,7 @@ from harness.raw import Client
 from harness.suite import Suite
 
 CASE = "expiry-over-a-kill"
+DELAYED = "delayed-over-a-kill"
 QUEUES = ("own-time", "queue-time", "dropped")
 COUNT = 300
 TTL_MS = 4000
@@ -87,8 +88,47 @@ def story() -> None:
             broker.close()
 
 
+def delayed() -> None:
+    """What a delayed exchange keeps comes once and in the order of its time, be that before the start or behind."""
+    with tempfile.TemporaryDirectory() as home:
+        data_dir = Path(home) / "data"
+        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data_dir)
+        try:
+            client = open_channel(broker)
+            client.call(1, "exchange.declare", exchange="later", type="x-delayed-message", durable=True,
+                        arguments={"x-delayed-type": "direct"})
+            client.call(1, "queue.declare", queue="q", durable=True)
+            client.call(1, "queue.bind", queue="q", exchange="later", routing_key="q")
+            client.call(1, "tx.select")
+            for number in reversed(range(COUNT)):
+                # Every tenth is due beyond the slot that the others are in.
+                delay = 3000 + 10 * number + (20_000 if number % 10 == 9 else 0)
+                props = {"delivery_mode": 2, "headers": {"x-delay": delay}}
+                client.publish(1, "later", "q", b"%d" % delay, props=props)
+            client.call(1, "tx.commit")
+            broker.kill()
+            broker.close()
+            broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data_dir)
+            client = open_channel(broker)
+            deadline = time.monotonic() + PATIENCE_S
+            bodies: List[int] = []
+            while len(bodies) < COUNT:
+                assert time.monotonic() < deadline, len(bodies)
+                found = client.call(1, "basic.get", queue="q", no_ack=True)
+                if not hasattr(found, "body"):
+                    time.sleep(0.05)
+                else:
+                    bodies.append(int(found.body))
+            assert bodies == sorted(bodies), bodies
+            assert not hasattr(client.call(1, "basic.get", queue="q", no_ack=True), "body")
+            client.close()
+        finally:
+            broker.close()
+
+
 def run() -> int:
     """The suite's status."""
     suite = Suite("clients/raw")
     suite.case(CASE, story)
+    suite.case(DELAYED, delayed)
     return suite.status()

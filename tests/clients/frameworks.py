@@ -86,7 +86,11 @@ class Stage:
 
     def start(self, *words: str) -> Program:
         """A program of the environment's own interpreter."""
-        program = Program(" ".join(words), [str(self.python), *words], self.environment)
+        return self.start_command([str(self.python), *words])
+
+    def start_command(self, command: List[str]) -> Program:
+        """Any program."""
+        program = Program(" ".join(command[1:]), command, self.environment)
         self.programs.append(program)
         return program
 
@@ -146,6 +150,7 @@ FRAMEWORKS: Dict[str, Framework] = {
     "taskiq": Framework(["taskiq==0.13.0", "taskiq-aio-pika==0.6.1"], ["-m", "taskiq", "worker", "with_taskiq:broker",
                         "--workers", "1", "--ack-type", "when_executed"], "Listening started"),
     "faststream": Framework(["faststream[rabbit]==0.7.8"], ["STORY", "work"], "worker is ready"),
+    "oslo": Framework(["oslo.messaging==18.3.1"], ["STORY", "work"], "worker is ready"),
 }
 
 
@@ -191,8 +196,14 @@ def on_a_stage(case: Case, rabbitmq: bool) -> None:
     python = environment.python_with(case.packages[0].replace("==", "-").replace("[rabbit]", ""), *case.packages)
     house = RabbitHouse() if rabbitmq else LeveretHouse()
     stage = Stage(house, python, HERE / "stories")
+    told(stage, lambda: case.run(stage))
+
+
+def told(stage: Stage, run: Callable[[], None]) -> None:
+    """A story in its house, whatever becomes of it."""
+    house = stage.house
     try:
-        case.run(stage)
+        run()
         assert house.broker.alive(), "the broker ended"
     except Exception:
         print(stage.log() + "\n" + house.broker.log()[-3000:])

@@ -73,6 +73,17 @@ clear_password ann
 authenticate_user ann secret
 list_vhosts
 list_vhosts name tracing
+trace_on
+list_vhosts name tracing
+-q trace_on
+trace_off
+list_vhosts name tracing
+trace_on -p nosuch
+enable_feature_flag all
+enable_feature_flag quorum_queue
+enable_feature_flag nosuch
+node_health_check
+-q node_health_check
 add_vhost v1
 add_vhost v1
 set_permissions -p v1 bob .* ^a ^$
@@ -133,6 +144,18 @@ clear_user_limits nosuch max-channels
 clear_user_limits bob
 clear_user_limits bob all
 list_user_limits --user bob
+list_parameters
+list_parameters -p nosuch
+list_parameters --formatter json
+set_parameter nope x {"a":1}
+set_parameter nope x {
+set_parameter -p nosuch nope x {"a":1}
+clear_parameter nope x
+clear_parameter -p nosuch nope x
+set_global_parameter g {"b":[1,2.5],"a":"x"}
+set_global_parameter g {
+clear_global_parameter g
+clear_global_parameter g
 list_policies
 list_policies -p nosuch
 set_policy p ^q {"max-length":3}
@@ -184,6 +207,7 @@ delete_queue -e plain
 -q delete_queue args
 delete_queue -p nosuch q
 close_connection nosuch why
+close_all_user_connections nosuch why
 delete_user bob
 delete_user bob
 delete_vhost v1
@@ -204,7 +228,56 @@ DIFFERS = {
     "delete_queue --if-unused dur",
     # rabbitmqctl lists nothing of a virtual host that is not there, as if it were empty: a mistyped name is told here.
     "list_queues -p nosuch", "list_bindings -p nosuch",
+    # rabbitmqctl traces what is not there.
+    "trace_on -p nosuch",
 }
+
+# Likewise what `rabbitmq-diagnostics` checks.
+CHECKS: List[List[str]] = [
+    line.split(" ")
+    for line in """
+check_running
+-q check_running
+check_local_alarms
+check_alarms
+check_port_connectivity
+check_port_listener {port}
+check_port_listener 1
+check_protocol_listener amqp
+check_protocol_listener mqtt
+check_virtual_hosts
+is_running
+is_booting
+""".strip().splitlines()
+]
+
+
+def same_checks_same_words() -> None:
+    """What scripts ask before they go on."""
+    environment.have_rabbitmq()
+    with rabbitmq() as oracle, leveret() as broker:
+        for check in CHECKS:
+            their_words, our_words = ([word.format(port=side.address.port) for word in check]
+                                      for side in (oracle, broker))
+            theirs = checked(oracle, by_diagnostics(oracle, their_words))
+            ours = checked(broker, ctl(broker, *our_words))
+            assert theirs == ours, f"{check}: rabbitmq-diagnostics says {theirs}, leveretctl {ours}"
+
+
+def by_diagnostics(oracle: RabbitMq, words: List[str]) -> Done:
+    """Run the real one on its node."""
+    command = [str(oracle.sbin / "rabbitmq-diagnostics"), "-n", "oracle@localhost", *words]
+    done = subprocess.run(command, env=oracle.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=120, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def checked(side: object, done: Done) -> List[str]:
+    """What was said; RabbitMQ has a port and a protocol more, for its own nodes."""
+    port = str(side.address.port)  # type: ignore[attr-defined]
+    said = [re.sub(rf"\b{port}\b", "PORT", text) for text in normal(done)]
+    return [re.sub(r"PORT, \d+|\d+, PORT", "PORT", text).replace("amqp, clustering", "amqp") for text in said]
+
 
 
 def same_script_same_words() -> None:
@@ -259,6 +332,7 @@ def plain(text: str) -> str:
     text = re.sub(r"\x1b\[\d+m", "", text)
     text = re.sub(r"<(oracle@localhost|leveret)[.\w]*>", "PID", text)
     text = re.sub(r"(-n|--data-dir) \S+ ", "", text)
+    text = re.sub(r"oracle@localhost|leveret@[\w-]+(?:\.[\w-]+)*", "NODE", text)
     text = re.sub(r"127\.0\.0\.1:\d+ -> 127\.0\.0\.1:\d+", "NAME", text)
     text = re.sub(r"(?<=127\.0\.0\.1\t)\d+", "PORT", text)
     text = text.replace("rabbitmqctl", "leveretctl")
@@ -268,7 +342,7 @@ def plain(text: str) -> str:
     return re.sub(r"(?m)^,(?=\{)", "", text)
 
 
-CASES = [same_script_same_words]
+CASES = [same_script_same_words, same_checks_same_words]
 
 if __name__ == "__main__":
     sys.exit("run ./run same-script-same-words")

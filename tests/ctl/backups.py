@@ -119,6 +119,25 @@ def a_restore_touches_no_store() -> None:
         assert sorted(path.name for path in empty.iterdir()) == ["lock"]
 
 
+def a_damaged_store_comes_back_as_it_was() -> None:
+    """What was damaged on the board already is told, and costs what it cost there."""
+    with leveret(config=SMALL) as broker:
+        program("publish.py", broker, "q", "300")
+        broker.kill()
+        segment = sorted(broker.data_dir.glob("*.seg"))[0]
+        data = bytearray(segment.read_bytes())
+        assert any(data[200_000:204_096]), "it is in use"
+        data[200_000:204_096] = bytes(4_096)
+        segment.write_bytes(data)
+        with living(broker.data_dir) as damaged:
+            archive, folder = broker.home / "a.tar", broker.home / "restored"
+            good(damaged, "backup", str(archive))
+            said = restore(archive, folder)
+            assert "damaged when they were backed up" in said and "leveret inspect" in said, said
+            with living(folder) as copy:
+                assert counts(copy) == counts(damaged)
+
+
 def every_byte_of_a_backup_counts() -> None:
     """A stick that was pulled too early leaves zeros, and a tired one flips bits: neither is restored."""
     with leveret(config=SMALL) as broker:
@@ -282,6 +301,7 @@ def a_backup_waits_for_the_one_before() -> None:
 CASES = [
     a_backup_under_traffic_comes_back,
     a_restore_touches_no_store,
+    a_damaged_store_comes_back_as_it_was,
     every_byte_of_a_backup_counts,
     a_restore_brings_its_own_users,
     a_restore_that_is_cut_short_lets_nobody_in,

@@ -118,7 +118,8 @@ def what_is_wrong_is_told() -> None:
     wrong = {
         "vhosts": [{"name": "v"}],
         "policies": [{"name": "ha", "vhost": "v", "pattern": ".*", "definition": {}}],
-        "parameters": [{"component": "shovel", "name": "s", "vhost": "v", "value": {}}],
+        "parameters": [{"component": "shovel", "name": "s", "vhost": "v", "value": {}},
+                       {"component": "federation-upstream", "name": "f", "vhost": "v", "value": {}}],
         "queues": [
             {"name": "good", "vhost": "v", "durable": True, "auto_delete": False, "arguments": {}},
             {"name": "lost", "vhost": "nowhere", "durable": True, "auto_delete": False, "arguments": {}},
@@ -131,7 +132,7 @@ def what_is_wrong_is_told() -> None:
         file.write_text(json.dumps(wrong))
         done = ctl(broker, "import_definitions", str(file))
         assert done.status == 69, done
-        for place in ("policies[0]", "parameters[0]", "queues[1]", "queues[2]", "permissions[0]"):
+        for place in ("policies[0]", "parameters[0]", "parameters[1]", "queues[1]", "queues[2]", "permissions[0]"):
             assert place + ":" in done.err, (place, done.err)
         assert rows(broker, "list_queues", "-p", "v", "name") == [["good"]]
         good(broker, "delete_queue", "-p", "v", "good")

@@ -12,7 +12,8 @@ from harness.raw import Client
 
 from door import running
 from support import (
-    KIB, MIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, Publisher, btrfs, client, count, declare, ext4, fill, lives,
+    KIB, MIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, Publisher, btrfs, client, count, declare, ext4, f2fs, fill,
+    lives,
     numbers_of, pika_program, scratch, system, take_all, until,
 )
 
@@ -107,6 +108,12 @@ def full_file_system() -> None:
 def full_btrfs() -> None:
     """The same where whatever is written over is written elsewhere, so that what was made ready would be no room."""
     with btrfs(160) as mount, lives(limited("400MB"), mount / "data") as series:
+        waits_and_resumes(series)
+
+
+def full_f2fs() -> None:
+    """The same on the file system that was made for flash."""
+    with f2fs(128) as mount, lives(limited("400MB"), mount / "data") as series:
         waits_and_resumes(series)
 
 
@@ -229,6 +236,7 @@ def told_of_the_file_system(broker: Leveret) -> None:
     assert "under disk_limit" not in broker.log(), broker.log()
     alarms = broker.ctl("list_alarms")
     assert FILE_SYSTEM in alarms and "disk_limit is reached, so" not in alarms, alarms
+    assert "under disk_limit" not in alarms and "raise disk_limit" not in alarms, alarms
 
 
 def goes_on_when_there_is_room() -> None:
@@ -346,6 +354,6 @@ def starts_without_room_for_a_commit() -> None:
             assert numbers_of(take_all(peer, "a"), "a") == list(range(50, 60))
 
 
-CASES = [full_file_system, full_btrfs, full_limit, told_to_pika, own_share, started_while_full, started_while_full_btrfs, stopped_while_full,
+CASES = [full_file_system, full_btrfs, full_f2fs, full_limit, told_to_pika, own_share, started_while_full, started_while_full_btrfs, stopped_while_full,
          goes_on_when_there_is_room, goes_on_when_there_is_room_btrfs, commits_wait_for_room, starts_without_room_for_a_commit]
 QUICK_CASES = [full_file_system, told_to_pika, own_share, goes_on_when_there_is_room, commits_wait_for_room]

@@ -13,7 +13,10 @@ from typing import Callable, Dict, Iterator, Optional
 
 from door import NOBODY, RIGHT, SMALL, administered, copied, inspected, running, who_gets_in
 from refused import HELD, held
-from support import PERSISTENT, QUICK, Leveret, brokers, declare, ext4, scratch, system, unmount
+from support import (
+    PERSISTENT, QUICK, SMALL_SEGMENTS, Leveret, Publisher, brokers, btrfs, client, declare, ext4, fill, numbers_of,
+    scratch, system, take_all, unmount, until,
+)
 from harness.raw import Client
 
 LOG, SPARE = "00000000.seg", "00000001.seg"
@@ -133,6 +136,32 @@ def two_brokers_on_one_directory() -> None:
                 assert second.returncode == 1 and "in use" in second.stderr, f"{what}: {second}"
 
 
+def removed_in_life() -> None:
+    """Somebody tidies up while it runs: what has no name any more would go with the process, so it ends before it
+    confirms more, and the next start tells what is missing."""
+    with scratch() as folder:
+        data_dir = folder / "data"
+        with running(data_dir, SMALL_SEGMENTS) as broker:
+            with client(broker) as peer:
+                declare(peer, "q")
+                fill(peer, "q", range(400), 3000)
+            with Publisher(broker, "q", 3000, first=400) as publisher:
+                publisher.wait_confirmed(410)
+                # All but the first, which has long been full.
+                for path in sorted(data_dir.glob("*.seg"))[1:]:
+                    path.unlink()
+                until(lambda: broker.process.poll() is not None, "it goes on without its files")
+            said = broker.log().strip().splitlines()[-1]
+            assert broker.process.returncode == 1 and "was removed" in said, said
+        look = inspected(data_dir)
+        assert look.returncode == 2, look.stdout
+        with running(data_dir, SMALL_SEGMENTS) as broker:
+            with client(broker) as peer:
+                got = numbers_of(take_all(peer, "q"), "q")
+            assert got == sorted(set(got)) and len(got) < publisher.confirmed, f"{len(got)} of {publisher.confirmed}"
+            assert "damage: " in broker.ctl("list_alarms"), broker.log()
+
+
 def root_ran_it_once() -> None:
     """By hand, in the folder of the user that the unit starts it as: that one has its socket ever after."""
     with scratch() as folder:
@@ -176,5 +205,30 @@ def told_of_alignment() -> None:
             assert ("is no multiple of its erase block" in look.stdout + look.stderr) == is_told, look
 
 
-CASES = [told_of_alignment, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, root_ran_it_once]
-QUICK_CASES = [told_of_alignment, something_else_in_place_of_a_file, two_brokers_on_one_directory, root_ran_it_once]
+def told_of_writing_elsewhere() -> None:
+    """On btrfs the files are written in place and not compressed, also where everything else is; a store that was
+    copied there is not, and every inspection tells."""
+    def told(data_dir: Path) -> bool:
+        look = subprocess.run([str(brokers.leveret_binary()), "inspect", str(data_dir)], capture_output=True, text=True,
+                              timeout=60)
+        return "room that was made ready may be none" in look.stdout
+
+    with btrfs(160) as mount:
+        data_dir, copy = mount / "data", mount / "copy"
+        data_dir.mkdir()
+        system("chattr", "+c", str(data_dir))
+        with running(data_dir, SMALL) as broker:
+            assert "room that was made ready" not in broker.log(), broker.log()
+            broker.kill()
+        look = subprocess.run(["lsattr", str(data_dir / LOG)], capture_output=True, text=True, check=True, timeout=60)
+        flags = look.stdout.split()[0]
+        assert "C" in flags and "c" not in flags, f"{LOG} has the flags {flags}"
+        assert not told(data_dir), "it is written in place"
+        shutil.copytree(data_dir, copy, ignore=shutil.ignore_patterns("*.sock"))
+        assert told(copy), "it is written elsewhere"
+
+
+CASES = [told_of_alignment, told_of_writing_elsewhere, something_else_in_place_of_a_file, damaged_inode, two_brokers_on_one_directory, removed_in_life,
+         root_ran_it_once]
+QUICK_CASES = [told_of_alignment, something_else_in_place_of_a_file, two_brokers_on_one_directory, removed_in_life,
+               root_ran_it_once]

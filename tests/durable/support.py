@@ -206,6 +206,27 @@ def btrfs(mib: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def f2fs(mib: int) -> Iterator[Path]:
+    """A file system that was made for flash, of this size, in an image."""
+    need_root_to_mount()
+    if "f2fs" not in Path("/proc/filesystems").read_text():
+        raise Skip("this kernel has no f2fs: nothing was filled, killed or mounted again on it")
+    if not shutil.which("mkfs.f2fs"):
+        environment.apt_install("f2fs-tools")
+    with scratch() as folder:
+        image, mount = folder / "image", folder / "mount"
+        mount.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(mib * MIB)
+        system("mkfs.f2fs", "-q", str(image))
+        system("mount", "-o", "loop", str(image), str(mount))
+        try:
+            yield mount
+        finally:
+            unmount(mount)
+
+
+@contextlib.contextmanager
 def tmpfs(mib: int) -> Iterator[Path]:
     """A file system in memory, for a `with` block."""
     need_root_to_mount()

@@ -6,10 +6,10 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::home::Home;
+use crate::home::{self, Home};
 
 /// How long anything may take here before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,14 +28,11 @@ impl Broker {
         let home = Home::new("net");
         let file = home.path().join("leveret.toml");
         fs::write(&file, format!("[limits]\n{limits}")).expect("the temporary folder can be written");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_leveret"))
+        let mut process = home::leveret()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(home.path())
             .arg("--config")
             .arg(&file)
-            .env_remove("RUST_LOG")
-            .env_remove("JOURNAL_STREAM")
-            .env_remove("NOTIFY_SOCKET")
             .stderr(Stdio::piped())
             .spawn()
             .expect("the built binary runs");

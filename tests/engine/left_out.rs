@@ -8,6 +8,8 @@ use std::path::Path;
 
 use crate::home::Home;
 use crate::sockets::{Broker, Link, publish};
+use leveret::store::{FileDisk, Identity, Log, Record, Settings, Urgency};
+use leveret::time::Now;
 use leveret::wire::{Method, Table};
 
 /// More than the least `exchanges_max` has room for.
@@ -203,6 +205,76 @@ fn a_start_that_cannot_read_an_exchange_takes_none_of_its_bindings() {
     assert!(flipped > 0, "the exchange is in the log");
     start(&home, "").stop();
     assert_eq!(flip(&store, "x2"), flipped);
+    let broker = start(&home, "");
+    check_all(&broker);
+    broker.stop();
+}
+
+/// Says something else of an exchange in a store without a broker, and gives what was said of it before.
+fn define(store: &Path, exchange: &str, value: &[u8]) -> Vec<u8> {
+    let key = [b"\x01\x01/", &[exchange.len() as u8][..], exchange.as_bytes()].concat();
+    let mut disk = FileDisk::new(store);
+    let (identity, now) = (Identity { id: [0; 16], secret: 0 }, Now::from_ms(0));
+    let (mut log, _) = Log::open(&mut disk, Settings::default(), identity, now).expect("it opens");
+    let mut before = Vec::new();
+    let note = |found: &[u8], value: &[u8], _| {
+        if found == key {
+            before = value.to_vec();
+        }
+    };
+    assert_eq!(log.read_definitions(&mut disk, note).expect("readable"), 0);
+    let version = log.index().definitions().get(&*key).expect("it is defined").version + 1;
+    let record = Record::Defined { version, key: &key, value: Some(value) };
+    log.append_reserved(&record, Urgency::Awaited, now).expect("there is room");
+    while let Some(job) = log.next_prepare() {
+        log.prepare_done(job.run(&mut disk)).expect("the disk is well");
+    }
+    let job = log.next_commit(Now::from_ms(60_000)).expect("it is due");
+    log.commit_done(job.run(&mut disk)).expect("the disk is well");
+    before
+}
+
+/// The queue of a shovel goes with its shovel, but not when that may be among what cannot be read.
+#[test]
+fn a_start_that_cannot_read_everything_deletes_no_shovels_queue() {
+    let home = Home::new("left-out");
+    let broker = start(&home, "");
+    fill(&broker);
+    let mut link = Link::open(broker.address, &[1]);
+    let whose = b"\x08x-shovelS\0\0\0\x01s\x0ex-shovel-vhostS\0\0\0\x01/";
+    let mut declare = queue("shovel.s", false);
+    if let Method::QueueDeclare { arguments, .. } = &mut declare {
+        *arguments = Table::trusted(whose);
+    }
+    link.ask(1, &declare);
+    link.write(&publish("", "shovel.s", false, PERSISTENT, b"not forwarded yet"));
+    assert_eq!(count(&mut link, "shovel.s"), 1);
+    drop(link);
+    broker.stop();
+    let store = home.path().join("store");
+    let known = define(&store, "x2", b"");
+    let broker = start(&home, "");
+    assert_eq!(count(&mut Link::open(broker.address, &[1]), "shovel.s"), 1, "its shovel may be there");
+    broker.stop();
+    assert_eq!(define(&store, "x2", &known), b"");
+    let broker = start(&home, "");
+    let said = refusal(&mut Link::open(broker.address, &[1]), &queue("shovel.s", true));
+    assert!(said.starts_with("404"), "{said}");
+    broker.stop();
+}
+
+/// A newer version says more of an exchange than this one can read, and comes back.
+#[test]
+fn a_start_that_knows_less_of_an_exchange_takes_none_of_its_bindings() {
+    let home = Home::new("left-out");
+    let broker = start(&home, "");
+    fill(&broker);
+    broker.stop();
+    let store = home.path().join("store");
+    let known = define(&store, "x2", b"");
+    assert!(!known.is_empty());
+    start(&home, "").stop();
+    assert_eq!(define(&store, "x2", &known), b"");
     let broker = start(&home, "");
     check_all(&broker);
     broker.stop();

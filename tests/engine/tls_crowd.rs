@@ -6,13 +6,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use crate::home::Home;
+use crate::home::{self, Home};
 use crate::sockets::{Link, publish};
 use crate::world::{consume, declare};
 use rcgen::generate_simple_self_signed;
@@ -44,15 +44,12 @@ impl Broker {
         let key = file("server.key", &paper.signing_key.serialize_pem());
         let tls = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
         let config = file("leveret.toml", &format!("memory_limit = \"200MB\"\n{tls}[limits]\n{limits}"));
-        let mut process = Command::new(env!("CARGO_BIN_EXE_leveret"))
+        let mut process = home::leveret()
             .args(["serve", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0", "--data-dir"])
             .arg(home.path().join("data"))
             .arg("--config")
             .arg(config)
             .env("LEVERET_SLOW_HANDSHAKE_MS", slow_ms.to_string())
-            .env_remove("RUST_LOG")
-            .env_remove("JOURNAL_STREAM")
-            .env_remove("NOTIFY_SOCKET")
             .stderr(Stdio::piped())
             .spawn()
             .expect("the built binary runs");

@@ -219,6 +219,8 @@ def play(hour: Hour) -> None:
     try:
         hour.said.append("$ python programs.py flood 127.0.0.1 5672 &")
         hour.log_until("publishers that wait for room")
+        # What it had sent is taken with the purge, and no more: it does not fill the queue again.
+        full.send_signal(signal.SIGSTOP)
         hour.type("leveretctl list_alarms")
         hour.type("leveretctl -q status", keep="room:|Messages|messages_max|body_bytes_max")
         hour.type("leveretctl purge_queue full")

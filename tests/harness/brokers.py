@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -187,46 +188,74 @@ def rabbitmq_sbin() -> Optional[Path]:
     return found[-1].parent if found else None
 
 
+class PortMapper:
+    """An `epmd` in the foreground, on a port of its own: a node would start one as a daemon, and leave it behind."""
+
+    def __init__(self) -> None:
+        epmd = next(iter(sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))), None) or shutil.which("epmd")
+        if epmd is None:
+            raise BrokerError("erlang's epmd is not installed")
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            [str(epmd), "-port", str(self.port), "-address", "127.0.0.1"], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def close(self) -> None:
+        """The end of it."""
+        end(self.process)
+
+
 class RabbitMq:
-    """A RabbitMQ node of our own, with its own port mapper, in a temporary directory.
+    """A RabbitMQ node of our own, with its own port mapper, in a temporary directory; Debian's service is not
+    touched."""
 
-    Debian's service is not touched. `epmd` would be started as a daemon by the node and stay
-    behind, so one is started first, in the foreground, on a port of its own.
-    """
-
-    def __init__(self, settings: str = "") -> None:
-        """`settings` are terms for its application `rabbit`, as in an advanced.config."""
+    def __init__(self, settings: str = "", name: str = "oracle", others: Optional["RabbitMq"] = None,
+                 lines: str = "") -> None:
+        """`settings` are terms for its application `rabbit`, as in an advanced.config, `lines` those of its
+        rabbitmq.conf. One that is to find `others` shares their port mapper and cookie, and is waited for by who
+        starts it (`wait`)."""
         sbin = rabbitmq_sbin()
         if sbin is None:
             raise BrokerError("rabbitmq-server is not installed")
+        self.sbin = sbin
+        self.node = f"{name}@localhost"
         self.home = Path(tempfile.mkdtemp(prefix="leveret-oracle-"))
         self.address = Address("127.0.0.1", free_port())
-        self.settings = settings
-        self.children: List[subprocess.Popen] = []
+        self.settings, self.lines = settings, lines
+        self.child: Optional[subprocess.Popen] = None
         self.log_path = self.home / "console"
+        self.own_mapper = None if others else PortMapper()
+        self.mapper = others.mapper if others else self.own_mapper
+        self.cookie = others.cookie if others else secrets.token_hex(10).upper()
         try:
-            self._start(sbin)
+            self.environment = self._environment()
+            self.start()
+            if not others:
+                self.wait()
         except BaseException:
             self.close()
             raise
 
-    def _environment(self, epmd_port: int) -> Dict[str, str]:
+    def _environment(self) -> Dict[str, str]:
         home = self.home
         config = home / "rabbitmq.conf"
         config.write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self.address.port}\n"
             "log.file.level = warning\n"
-            "log.console = false\n"
+            f"log.console = false\n{self.lines}"
         )
         (home / "advanced.config").write_text(f"[{{rabbit, [{self.settings}]}}].\n")
         (home / "enabled_plugins").write_text("[].\n")
         (home / "env.conf").write_text("")
+        cookie = home / ".erlang.cookie"
+        cookie.write_text(self.cookie)
+        cookie.chmod(0o400)
         keep = {key: value for key, value in os.environ.items() if not key.startswith("RABBITMQ_")}
         keep.update(
             HOME=str(home),
-            ERL_EPMD_PORT=str(epmd_port),
+            ERL_EPMD_PORT=str(self.mapper.port),
             ERL_EPMD_ADDRESS="127.0.0.1",
-            RABBITMQ_NODENAME="oracle@localhost",
+            RABBITMQ_NODENAME=self.node,
             RABBITMQ_DIST_PORT=str(free_port()),
             RABBITMQ_CONFIG_FILE=str(config),
             RABBITMQ_ADVANCED_CONFIG_FILE=str(home / "advanced.config"),
@@ -239,20 +268,19 @@ class RabbitMq:
         )
         return keep
 
-    def _start(self, sbin: Path) -> None:
-        epmd = next(iter(sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))), None) or shutil.which("epmd")
-        if epmd is None:
-            raise BrokerError("erlang's epmd is not installed")
-        epmd_port = free_port()
-        self.sbin = sbin
-        self._spawn([str(epmd), "-port", str(epmd_port), "-address", "127.0.0.1"], dict(os.environ))
-        self.environment = self._environment(epmd_port)
-        self._spawn([str(sbin / "rabbitmq-server")], self.environment)
+    def start(self) -> None:
+        """Begins to start, or to start again where it was."""
+        with open(self.log_path, "ab") as log:
+            self.child = subprocess.Popen(
+                [str(self.sbin / "rabbitmq-server")], env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True, cwd=self.home)
+
+    def wait(self) -> None:
+        """Until it answers clients."""
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
-            for child in self.children:
-                if child.poll() is not None:
-                    raise BrokerError(f"the oracle ended with status {child.returncode}:\n{self.log()}")
+            if not self.alive():
+                raise BrokerError(f"the oracle ended with its port mapper, or by itself:\n{self.log()}")
             if self._answers():
                 return
             time.sleep(0.2)
@@ -260,24 +288,10 @@ class RabbitMq:
 
     def rabbitmqctl(self, words: List[str]) -> "subprocess.CompletedProcess[str]":
         """Run RabbitMQ's own rabbitmqctl on this node, however that ends."""
-        command = [str(self.sbin / "rabbitmqctl"), "-n", "oracle@localhost", *words]
+        command = [str(self.sbin / "rabbitmqctl"), "-n", self.node, *words]
         return subprocess.run(
             command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
         )
-
-    def _spawn(self, command: List[str], environment: Dict[str, str]) -> None:
-        with open(self.log_path, "ab") as log:
-            self.children.append(
-                subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    cwd=self.home,
-                )
-            )
 
     def _answers(self) -> bool:
         try:
@@ -297,7 +311,7 @@ class RabbitMq:
 
     def ctl(self, *args: str) -> str:
         """rabbitmqctl's answer; an error when it does not like to."""
-        command = [str(self.sbin / "rabbitmqctl"), "-q", "-n", "oracle@localhost", *args]
+        command = [str(self.sbin / "rabbitmqctl"), "-q", "-n", self.node, *args]
         done = subprocess.run(command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, timeout=120, check=False)
         if done.returncode != 0:
@@ -306,16 +320,28 @@ class RabbitMq:
 
     def terminate(self) -> None:
         """SIGTERM to the node itself."""
-        os.kill(int((self.home / "pid").read_text()), signal.SIGTERM)
+        os.kill(self.process_id(), signal.SIGTERM)
+
+    def process_id(self) -> int:
+        """Of the node itself, which is not our child but that child's."""
+        return int((self.home / "pid").read_text())
+
+    def kill(self) -> None:
+        """The node and all that it started end without a warning."""
+        os.kill(self.process_id(), signal.SIGKILL)
+        if self.child:
+            end(self.child, patience=5.0)
 
     def alive(self) -> bool:
         """Whether node and port mapper still run."""
-        return all(child.poll() is None for child in self.children)
+        return all(process is not None and process.poll() is None for process in (self.child, self.mapper.process))
 
     def close(self) -> None:
         """End the node, then its port mapper, and forget its files."""
-        for child in reversed(self.children):
-            end(child, patience=20.0)
+        if self.child:
+            end(self.child, patience=20.0)
+        if self.own_mapper:
+            self.own_mapper.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
 

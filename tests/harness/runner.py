@@ -38,18 +38,23 @@ TESTS = ROOT / "tests"
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
-# Suites that compile, and count what no other program changes. With cargo's tests they run beside the others, one after
-# the other and at the lowest priority, in the time in which those wait for a disk, a peer or a timer; and when the
-# front and those that wait are over, two at a time, but for the ones that stand together and share what they install.
-BESIDE = [["deny"], ["instructions"], ["seeds"], ["mutants"], ["arm", "word32"], ["fuzz"]]
+QUICK_LIVES = "1..151"
+# Suites that compile, and count what no other program changes. With cargo's tests they run beside the others, two at a
+# time and at the lowest priority, in the time in which those wait for a disk, a peer or a timer; the longest first, so
+# that none of them is left over at the end. Those that stand together share what they install.
+BESIDE = [["arm", "word32"], ["fuzz"], ["mutants"], ["deny"], ["instructions"], ["seeds"]]
 ORDER = ["clients", "transcript", "tls", "hostile"]
-# Suites that wait for disks, restarts and RabbitMQ for minutes: one after the other, while those of the front go on.
-WAITING = ["durable", "bridge", "ctl", "management", "page"]
+# Suites that wait for disks, restarts and RabbitMQ for minutes: each row one after the other, while the other rows and
+# the front go on.
+WAITING = [["durable"], ["bridge", "ctl", "management", "page"], ["oracle"]]
+# A machine in the machine has watchdogs of its own: it is not put off as those beside the others are, and has one
+# processor as soon as the front and those that wait are over, while what is left beside shares the other.
+BEHIND = ["qemu"]
 # Who judges by how often somebody is served has the machine to itself, when all else is over: compilers beside it, at
 # whatever priority, keep its brokers from the disk for a second and more.
 LAST = ["shares", "caps"]
 SUITE_LIMIT_SECONDS = 25 * 60
-# Who runs beside others waits for them.
+# Who runs beside others waits for them, and so does a machine in the machine.
 BESIDE_LIMIT_SECONDS = 45 * 60
 
 
@@ -152,11 +157,11 @@ class Runner:
         self.tally = Tally()
         self.environment = dict(os.environ, LEVERET_TEST_MODE="quick" if quick else "full",
                                 LEVERET_BIN=str(brokers.leveret_binary()), PYTHONDONTWRITEBYTECODE="1")
+        if quick:
+            # The simulator's first lives find most of what 2,000 find, and those are minutes.
+            self.environment.setdefault("LEVERET_SEED", QUICK_LIVES)
         self.built = False
-        lock = threading.Lock()
-        self.front = Lane(lock)
-        self.waiting = Lane(lock, holds=True)
-        self.beside = Lane(lock, niceness=19, holds=True)
+        self.front = Lane(threading.Lock())
         self.stopping = False
         self.children: List["subprocess.Popen[str]"] = []
 
@@ -171,9 +176,9 @@ class Runner:
         found = sorted(path.parent.name for path in TESTS.glob("*/run") if os.access(path, os.X_OK))
         if self.quick and not self.only:
             found = [name for name in found if name in QUICK_SUITES]
-        beside = [name for together in BESIDE for name in together]
-        middle = [name for name in found if name not in ORDER + WAITING + LAST + beside]
-        return [name for name in [*ORDER, *middle, *WAITING, *LAST, *beside] if name in found]
+        later = [name for row in [*WAITING, BEHIND, LAST, *BESIDE] for name in row]
+        middle = [name for name in found if name not in ORDER + later]
+        return [name for name in [*ORDER, *middle, *later] if name in found]
 
     # -- running
 
@@ -280,7 +285,7 @@ class Runner:
         """Run a suite, show what it prints, count its verdicts."""
         self.heading(name, lane)
         began = Stopwatch()
-        limit_seconds = BESIDE_LIMIT_SECONDS if lane.niceness else SUITE_LIMIT_SECONDS
+        limit_seconds = BESIDE_LIMIT_SECONDS if lane.niceness or name in BEHIND else SUITE_LIMIT_SECONDS
         if lane.niceness:
             command = ["nice", "-n", str(lane.niceness), *command]
         child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
@@ -327,10 +332,16 @@ class Runner:
 
         return run
 
+    def step_of(self, name: str) -> Callable[[Lane], None]:
+        """The step of this name that waits."""
+        return self.oracle if name == "oracle" else self.suites_together([name])
+
     def steps_beside(self, names: List[str]) -> List[Callable[[Lane], None]]:
-        """What needs processors and no clock: cargo's steps, and these suites."""
+        """What needs processors and no clock: cargo's steps, and these suites. The lints come last, for they would wait
+        for cargo's tests to be compiled."""
         wanted = [[name for name in together if name in names] for together in BESIDE]
-        return [self.cargo_test, self.clippy, *(self.suites_together(together) for together in wanted if together)]
+        suites = [self.suites_together(together) for together in wanted if together]
+        return [self.cargo_test, *suites, self.clippy]
 
     def work_off(self, steps: List[Callable[[Lane], None]], lane: Lane) -> None:
         """One step after the other, until none is left; others may take from the same list."""
@@ -353,50 +364,57 @@ class Runner:
             for name in names:
                 self.tally.add("FAIL", name, "not run, there is no binary")
             names = []
-        elsewhere = {*WAITING, *LAST, *(name for together in BESIDE for name in together)}
+        elsewhere = {name for row in [*WAITING, BEHIND, LAST, *BESIDE] for name in row}
         steps = self.steps_beside(names)
-        beside = threading.Thread(target=self.work_off, args=(steps, self.beside))
-        waits = [self.suites_together([name]) for name in names if name in WAITING]
-        waiting = threading.Thread(target=self.work_off, args=(waits, self.waiting))
-        beside.start()
-        waiting.start()
+        beside = [self.worker(steps, niceness=19) for _ in range(2)]
+        rows = [[name for name in row if name in [*names, "oracle"]] for row in WAITING]
+        waiting = [self.worker([self.step_of(name) for name in row]) for row in rows]
+        for thread in beside + waiting:
+            thread.start()
         try:
             self.suites_together([name for name in names if name not in elsewhere])(self.front)
-            self.oracle()
-            waiting.join()
-            self.work_off(steps, Lane(self.front.lock, holds=True))
-            beside.join()
+            for thread in waiting:
+                thread.join()
+            self.suites_together([name for name in names if name in BEHIND])(self.front)
+            for thread in beside:
+                thread.join()
             self.suites_together([name for name in names if name in LAST])(self.front)
         finally:
             self.stopping = True
             for child in list(self.children):
                 brokers.end(child, patience=60.0)
-            waiting.join()
-            beside.join()
+            for thread in beside + waiting:
+                thread.join()
+
+    def worker(self, steps: List[Callable[[Lane], None]], niceness: int = 0) -> threading.Thread:
+        """A lane of its own that works off these steps."""
+        return threading.Thread(target=self.work_off, args=(steps, Lane(self.front.lock, niceness, holds=True)))
 
     def clippy(self, lane: Lane) -> None:
-        """Lints of all code, tests included."""
+        """Lints of all code, tests included; a quick run does without, for it compiles everything once more."""
+        if self.quick and not self.only:
+            return
         command = ["cargo", "clippy", "--profile", "checked", "--locked", "--all-targets", "--", "-D", "warnings"]
         self.cargo("clippy", command, "clippy", lane)
 
-    def oracle(self) -> None:
+    def oracle(self, lane: Lane) -> None:
         """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so
         that what Leveret is held to stays true."""
         if not self.wanted("oracle") or (self.quick and not self.only):
             return
-        self.heading("oracle: install RabbitMQ", self.front)
+        self.heading("oracle: install RabbitMQ", lane)
         began = Stopwatch()
         try:
             environment.have_rabbitmq()
         except Skip as why:
             for name in ("oracle/transcript", "oracle/clients", "oracle/permissions"):
-                self.verdict("SKIP", name, began, f"RabbitMQ: {why}; not compared with a live RabbitMQ")
+                self.verdict("SKIP", name, began, f"RabbitMQ: {why}; not compared with a live RabbitMQ", lane)
             return
         except environment.CannotInstall as why:
-            self.verdict("FAIL", "oracle", began, str(why))
+            self.verdict("FAIL", "oracle", began, str(why), lane)
             return
         for name in ("transcript", "clients", "permissions"):
-            self.suite(f"oracle: {name}", [sys.executable, str(TESTS / name / "run.py"), "--rabbitmq"], self.front)
+            self.suite(f"oracle: {name}", [sys.executable, str(TESTS / name / "run.py"), "--rabbitmq"], lane)
 
     def run(self) -> int:
         """Everything in its order."""

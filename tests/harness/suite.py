@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import traceback
-from typing import Callable, List, NamedTuple, Optional
+from typing import Any, Callable, List, NamedTuple, Optional
 
 LINE = re.compile(r"^(PASS|FAIL|SKIP) (\S+?)(?::? (.*))?$")
 
@@ -27,6 +27,16 @@ def parse(line: str) -> Optional[Verdict]:
 
 class Skip(Exception):
     """Raised by a case that cannot be run here."""
+
+
+def until(what: str, holds: Callable[[], Any], patience_s: float) -> Any:
+    """Waits until something holds, which is what comes back, and says what did not."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        if found := holds():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"in {patience_s:.0f} s it did not come to: {what}")
 
 
 class Suite:

@@ -1,10 +1,36 @@
-//! A folder of its own for each broker that a test starts, gone with it.
+//! A folder of its own for each broker that a test starts, gone with it, and nothing of the environment of
+//! the tests that the broker would heed.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test uses its part")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Variables that say to the program where it is, whom it is to tell, and how much.
+const HEEDED: [&str; 7] = [
+    "RUST_LOG",
+    "JOURNAL_STREAM",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "STATE_DIRECTORY",
+    "CREDENTIALS_DIRECTORY",
+    "LEVERET_SOCKET",
+];
+
+/// The built program.
+pub fn leveret() -> Command {
+    undisturbed(Command::new(env!("CARGO_BIN_EXE_leveret")))
+}
+
+/// A command that runs it, in the end.
+pub fn undisturbed(mut command: Command) -> Command {
+    for name in HEEDED {
+        command.env_remove(name);
+    }
+    command
+}
 
 /// The folder; it goes with this value.
 #[derive(Debug)]

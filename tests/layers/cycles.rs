@@ -3,10 +3,11 @@
 //! What a file needs is what the paths in its code lead to: from the crate's root, from the folder above, or
 //! into its own children; a name that a file only passes on counts as the file's where it stands. So a
 //! `mod.rs` that passes names on is no reason for a circle, and one that its children need things of is.
+//! Methods are not followed: which file has the one that a call means, the text alone does not say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Code, expand, folder_of_children, is_within, test_only_files};
+use super::{Code, expand, folder_of_children, in_package, is_within, test_only_files};
 
 /// Every circle of files that need each other.
 pub(super) fn check(sources: &BTreeMap<String, String>) -> Vec<String> {
@@ -45,9 +46,9 @@ struct Found {
     is_passed_on: bool,
 }
 
-/// The module that a file is: `broker::queue` for `broker/queue.rs`.
+/// The module that a file is: `broker::queue` for `rooms/broker/queue.rs`.
 fn module_of(path: &str) -> Vec<String> {
-    let folder = folder_of_children(path);
+    let folder = folder_of_children(in_package(path));
     folder.split('/').filter(|part| !part.is_empty()).map(ToString::to_string).collect()
 }
 
@@ -188,6 +189,12 @@ mod the_checker_sees {
             ("d.rs", "use crate::{a, b, c};"),
         ]);
         assert_eq!(found, ["a.rs: in a circle of files that need each other: a.rs, b.rs, c.rs"]);
+        let apart = [
+            ("rooms/a.rs", "use crate::b::B;"),
+            ("rooms/b/mod.rs", "mod c;\npub use c::B;"),
+            ("rooms/b/c.rs", "fn f() -> crate::a::A {}"),
+        ];
+        assert!(circles(&apart)[0].contains("rooms/a.rs, rooms/b/c.rs"), "packages are no wall");
         let tests =
             [("a.rs", "use crate::b::B;"), ("b.rs", "#[cfg(test)]\nmod t {\n    use crate::a::A;\n}")];
         assert_eq!(circles(&tests), [""; 0]);

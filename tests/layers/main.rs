@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 mod allowed;
 mod cycles;
 mod docs;
+mod tables;
 mod web;
 
 use allowed::{ASSERTIONS, BARE_LOG_CALLS};
@@ -55,12 +56,21 @@ const SEES: &[(&str, &[&str])] = &[
     ("net", EVERYONE),
     ("main", EVERYONE),
     ("lib", EVERYONE),
+    ("rooms", EVERYONE),
+    ("operator", EVERYONE),
     ("program", EVERYONE),
     ("link", &[]),
 ];
 
+/// Folders that are packages of their own, and hold rooms. Code names a room by its own name, whichever
+/// package it is in.
+const PACKAGES: &[&str] = &["rooms/", "operator/"];
+
 /// Marks a room that may see all others.
 const EVERYONE: &[&str] = &["*"];
+
+/// What begins a package or builds one, and is no room.
+const NO_ROOMS: &[&str] = &["lib", "main", "program", "link", "rooms", "operator"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
 const CORE: &[&str] = &[
@@ -126,7 +136,7 @@ fn check_map(lib: &str) -> Vec<String> {
         let seen = if row[2] == "everyone" { vec!["*".to_string()] } else { names_in(row[2]) };
         mapped.extend(names_in(row[0]).into_iter().map(|room| (room, seen.clone())));
     }
-    let rooms = SEES.iter().filter(|(room, _)| !["lib", "main", "program", "link"].contains(room));
+    let rooms = SEES.iter().filter(|(room, _)| !NO_ROOMS.contains(room));
     let enforced: BTreeMap<String, Vec<String>> = rooms
         .map(|(room, seen)| (room.to_string(), seen.iter().map(ToString::to_string).collect()))
         .collect();
@@ -292,9 +302,15 @@ fn check_functions(path: &str, code: &Code) -> Vec<String> {
     complaints
 }
 
-/// The room a file belongs to: its folder under `src/`, or its own name at the top.
+/// The path without the folder of its package; that of what begins a package stays as it is.
+fn in_package(path: &str) -> &str {
+    let inside = PACKAGES.iter().find_map(|folder| path.strip_prefix(folder));
+    inside.filter(|inside| *inside != "mod.rs").unwrap_or(path)
+}
+
+/// The room a file belongs to: its folder under `src/` or in a package there, or its own name at the top.
 fn room_of(path: &str) -> &str {
-    path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
+    in_package(path).split('/').next().unwrap_or(path).trim_end_matches(".rs")
 }
 
 /// Whether `path` is the module `prefix` (a path without `.rs`) or lies inside it.
@@ -380,6 +396,7 @@ impl Code {
 
     /// Every path from the crate's root, with its line: `wire::frame` for `crate::wire::frame`.
     fn paths_out(&self, path: &str) -> Vec<(usize, String)> {
+        let path = in_package(path);
         let is_room_root = !path.contains('/') || path.ends_with("/mod.rs");
         let roots: &[&str] = if is_room_root { &["crate", "super"] } else { &["crate", "super::super"] };
         let mut found = Vec::new();
@@ -593,6 +610,9 @@ mod the_checker_sees {
         complains("store/mod.rs", "use super::broker;", "store must not see broker");
         complains("store/disk.rs", "use super::super::broker;", "store must not see broker");
         complains("time.rs", "use crate::session;", "time must not see session");
+        complains("rooms/time.rs", "use super::session;", "rooms/time.rs:2: time must not see session");
+        complains("rooms/broker/queue.rs", "use crate::store::Log;", "broker must not see store::Log");
+        complains("operator/attic/mod.rs", "", "attic has no line");
         complains("attic/mod.rs", "", "attic has no line");
     }
 
@@ -605,6 +625,7 @@ mod the_checker_sees {
         is_content("wire/frame.rs", "/// See [`crate::broker`].\nconst A: &str = \"crate::broker\";");
         is_content("wire/frame.rs", "#[cfg(test)]\nmod tests {\n    use crate::net::World;\n}");
         is_content("net/turn.rs", "use crate::{broker, session, store};");
+        is_content("rooms/broker/queue.rs", "use super::deliver;\nuse crate::mem::Slab;");
         is_content("wire/props.rs", "fn f(c: char) -> bool { c == '\"' } // crate::broker \"");
     }
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.parse
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import raw, wire  # noqa: E402
@@ -293,6 +293,38 @@ def totals(port: int) -> None:
     assert ask(port, "/metrics", reader)[0] == 401
 
 
+# What the official overview dashboard (Grafana's 10991) shows: sums of gauges, sums of rates of counters.
+GAUGES = """queue_messages_ready queue_messages_unacked queue_messages queue_consumers queues connections channels consumers
+channel_consumers global_consumers global_publishers process_resident_memory_bytes resident_memory_limit_bytes
+disk_space_available_bytes disk_space_available_limit_bytes process_open_fds process_max_fds process_open_tcp_sockets
+process_max_tcp_sockets erlang_uptime_seconds alarms_memory_used_watermark alarms_free_disk_space_watermark
+alarms_file_descriptor_limit""".split()
+COUNTERS = """connections_opened connections_closed channels_opened channels_closed queues_declared queues_created
+queues_deleted global_messages_acknowledged global_messages_confirmed global_messages_delivered
+global_messages_delivered_consume_auto_ack global_messages_delivered_consume_manual_ack
+global_messages_delivered_get_auto_ack global_messages_delivered_get_manual_ack global_messages_get_empty
+global_messages_received global_messages_received_confirm global_messages_redelivered global_messages_routed
+global_messages_unroutable_dropped global_messages_unroutable_returned""".split()
+JOIN = ("* on(instance, job) group_left(rabbitmq_cluster, rabbitmq_node) "
+        'rabbitmq_identity_info{rabbitmq_cluster!="", rabbitmq_endpoint="aggregated", namespace=""}')
+
+
+def dashboard() -> List[str]:
+    """The dashboard's questions, each in the forms that it has them in: of all nodes, by node, and as differences."""
+    queries = [f"rabbitmq_build_info {JOIN}", "rabbitmq_identity_info"]
+    for name in GAUGES:
+        queries += [f"sum(rabbitmq_{name} {JOIN})", f"sum(rabbitmq_{name} {JOIN}) by(rabbitmq_node)"]
+    for name in COUNTERS:
+        rate = f"rate(rabbitmq_{name}_total[60s]) {JOIN}"
+        queries += [f"sum({rate})", f"sum({rate}) by(rabbitmq_node)"]
+    for most, used in [("resident_memory_limit_bytes", "process_resident_memory_bytes"),
+                       ("process_max_fds", "process_open_fds"),
+                       ("process_max_tcp_sockets", "process_open_tcp_sockets"),
+                       ("disk_space_available_bytes", "disk_space_available_limit_bytes")]:
+        queries.append(f"(rabbitmq_{most} {JOIN}) - (rabbitmq_{used} {JOIN})")
+    return queries
+
+
 def many(address: Address, port: int) -> None:
     """An answer that is much longer than what the broker keeps of one has every queue once, read slowly too."""
     names = [f"many-{number:04}" for number in range(2_000)]
@@ -345,19 +377,22 @@ def scraped(port: int) -> None:
                     ("rabbitmq_disk_space_available_bytes > bool rabbitmq_disk_space_available_limit_bytes", 1),
                 ]:
                     asked(own, query, value, lambda: Path(log.name).read_text())
+                for query in dashboard():
+                    asked(own, query, None, lambda: Path(log.name).read_text())
             finally:
                 process.terminate()
                 process.wait(30)
 
 
-def asked(port: int, query: str, value: float, log: Callable[[], str]) -> None:
-    """What Prometheus answers, once it has it."""
+def asked(port: int, query: str, value: Optional[float], log: Callable[[], str]) -> None:
+    """What Prometheus answers, once it has it: this value, or without one anything at all."""
     found: Any = None
     for _ in range(150):
         try:
             path = "/api/v1/query?query=" + urllib.parse.quote(query)
             found = json.loads(ask(port, path, "")[2])["data"]["result"]
-            if [float(row["value"][1]) for row in found] == [value]:
+            values = [float(row["value"][1]) for row in found]
+            if values == [value] or value is None and values:
                 return
         except (OSError, ValueError, KeyError):
             pass

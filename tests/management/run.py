@@ -21,6 +21,7 @@ from harness import raw  # noqa: E402
 from harness.brokers import Address, RabbitMq, free_port, leveret, watchdog  # noqa: E402
 from harness.suite import Skip, Suite  # noqa: E402
 import metrics  # noqa: E402
+import tools  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SHAPES = HERE / "shapes.json"
@@ -30,7 +31,7 @@ DIFFERENCES = HERE / "differences.txt"
 LOGIN = "Basic " + base64.b64encode(b"guest:guest").decode()
 
 # What is asked for with the traffic there; NODE is the node's name.
-PATHS = """overview whoami nodes nodes/NODE cluster-name extensions vhosts vhosts/%2F users users/guest
+PATHS = """overview whoami nodes nodes/NODE nodes/NODE/memory cluster-name extensions vhosts vhosts/%2F users users/guest
 users/guest/permissions permissions topic-permissions queues queues/%2F queues/%2F/q exchanges exchanges/%2F
 exchanges/%2F/x exchanges/%2F/x/bindings/source exchanges/%2F/x/bindings/destination queues/%2F/q/bindings
 bindings bindings/%2F bindings/%2F/e/x/q/q bindings/%2F/e/x/q/q/~ connections channels consumers consumers/%2F
@@ -39,7 +40,9 @@ operator-policies parameters parameters/shovel global-parameters vhost-limits us
 federation-links auth/attempts/NODE health/checks/alarms health/checks/local-alarms
 health/checks/virtual-hosts health/checks/node-is-quorum-critical health/checks/node-is-mirror-sync-critical
 health/checks/port-listener/PORT health/checks/protocol-listener/amqp091 aliveness-test/%2F
-queues?page=1&page_size=10 exchanges?page=1 none queues/%2F/none exchanges/%2F/none""".split()
+queues?page=1&page_size=10 exchanges?page=1 definitions/%2F permissions/%2F/guest topic-permissions/%2F/guest
+users/without-permissions feature-flags healthchecks/node health/checks/certificate-expiration/1/months
+health/checks/certificate-expiration/1/moons deprecated-features definitions/none permissions/%2F/none none queues/%2F/none exchanges/%2F/none""".split()
 
 
 class Broker(NamedTuple):
@@ -66,9 +69,9 @@ class Broker(NamedTuple):
 class Managed(RabbitMq):
     """A RabbitMQ with its management plug-in, and the one for metrics."""
 
-    def _environment(self, epmd_port: int) -> Dict[str, str]:
+    def _environment(self) -> Dict[str, str]:
         self.port, self.metrics_port = free_port(), free_port()
-        environment = super()._environment(epmd_port)
+        environment = super()._environment()
         Path(environment["RABBITMQ_ENABLED_PLUGINS_FILE"]).write_text("[rabbitmq_management, rabbitmq_prometheus].\n")
         with open(environment["RABBITMQ_CONFIG_FILE"], "a", encoding="utf-8") as config:
             config.write(f"management.tcp.port = {self.port}\nmanagement.tcp.ip = 127.0.0.1\n")
@@ -228,7 +231,7 @@ def main() -> int:
     parser.add_argument("--record-metrics", action="store_true")
     options = parser.parse_args()
     suite = Suite("management", options.only)
-    timer = watchdog(240)
+    timer = watchdog(600)
     with started(options.rabbitmq) as broker:
         if options.record_metrics:
             metrics.record(broker.amqp, broker.metrics_port)
@@ -254,6 +257,10 @@ def main() -> int:
             suite.case("metrics-open", lambda: metrics.open_to_all(broker.metrics_port))
             suite.case("metrics-many", lambda: metrics.many(broker.amqp, broker.port))
             client.close()
+        with started(False) as broker:
+            suite.case("tools-nagios", lambda: tools.nagios(broker.amqp, broker.port))
+            suite.case("tools-clients", lambda: tools.clients(broker.port))
+            suite.case("tools-flower", lambda: tools.flower(broker.amqp, broker.port))
     timer.cancel()
     return 1 if suite.failed else 0
 

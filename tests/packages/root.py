@@ -39,6 +39,8 @@ start() {
         "$@" 2>>/log </dev/null &
     echo $! >$pid
 }
+# Nobody enabled it.
+[ "${2:-}" != leveret.socket ] || exit 0
 case $1 in
     is-enabled)
         [ -e $wanted ] && echo enabled || { echo disabled; exit 1; } ;;

@@ -11,6 +11,7 @@ use leveret::wire::{
     ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties, Table, Writer, next_frame,
 };
 
+use super::bridge_wait::refuse;
 use super::world::{Line, Shape, World, content_frames, method_frame, small_limits};
 
 /// Where the upstream is.
@@ -55,6 +56,8 @@ pub(super) fn bridge() -> Bridge {
         message_size_max: 1 << 20,
         hops_max: 8,
         parked: "parked".into(),
+        declares: false,
+        shovel: None,
         tls: UpstreamTls::default(),
     }
 }
@@ -63,6 +66,8 @@ pub(super) fn bridge() -> Bridge {
 pub(super) struct Far {
     pub(super) line: Rc<RefCell<Line>>,
     pub(super) heard: Vec<u8>,
+    /// What it was asked to send ahead, and whether all consumers of a channel share that.
+    pub(super) ahead: Vec<(u16, bool)>,
 }
 
 impl Far {
@@ -78,6 +83,9 @@ impl Far {
             all.push(match frame.header.kind().expect("a known kind") {
                 FrameKind::Method => {
                     let method = Method::parse(frame.payload).expect("a sound method");
+                    if let Method::BasicQos { prefetch_count, global, .. } = method {
+                        self.ahead.push((prefetch_count, global));
+                    }
                     Heard::Method(method.name())
                 }
                 FrameKind::Header => {
@@ -135,7 +143,7 @@ pub(super) fn world(config: Bridge) -> (World, Far) {
     world.engine.platform.upstreams.push((SocketAddr::from(AT), line.clone()));
     world.operators.push(line.clone());
     world.engine.set_bridges(&[config]);
-    (world, Far { line, heard: Vec::new() })
+    (world, Far { line, heard: Vec::new(), ahead: Vec::new() })
 }
 
 /// The upstream answers until messages can flow.
@@ -211,6 +219,17 @@ fn a_window_is_filled_and_goes_on_with_what_is_confirmed() {
     far.say(1, &ack(10, true));
     world.run();
     assert_eq!(world.counts(client, 1, "here"), (0, 1));
+}
+
+/// A sensor's program may begin before the upstream was ever reached, and what it says must not go nowhere.
+#[test]
+fn its_queues_are_there_before_the_first_link_is_up() {
+    let (mut world, mut far) = world(bridge());
+    let client = fill(&mut world, 2);
+    assert_eq!(world.counts(client, 1, "here"), (2, 0));
+    assert_eq!(world.counts(client, 1, "parked"), (0, 0));
+    open(&mut world, &mut far);
+    assert_eq!(bodies(&far.published()), [0, 1]);
 }
 
 #[test]
@@ -356,16 +375,18 @@ fn every_octet_may_be_the_last() {
 #[test]
 fn refused_messages_are_set_aside_or_waited_for() {
     for (refused, parked) in [(Refused::Park, 1), (Refused::Wait, 0)] {
-        let (mut world, mut far) = world(Bridge { forward: rule(refused), ..bridge() });
+        let (mut world, mut far) = world(Bridge { forward: rule(refused), heartbeat_s: 0, ..bridge() });
         open(&mut world, &mut far);
         let client = fill(&mut world, 3);
         far.published();
         far.say(1, &Method::BasicNack { delivery_tag: 2, multiple: false, requeue: false });
         far.say(1, &ack(3, true));
         world.run();
+        refuse(&mut world, &mut far, &mut 3, 60_000);
         assert_eq!(world.counts(client, 1, "parked"), (parked, 0), "{refused}");
-        let is_up = far.line.borrow().is_held;
-        assert_eq!(is_up, refused == Refused::Park, "a rule that waits ends the link, to try again later");
+        assert!(far.line.borrow().is_held, "neither is a reason to end the link");
+        let left = u32::from(refused == Refused::Wait);
+        assert_eq!(world.counts(client, 1, "here").0, left, "{refused}: what waits is in its queue");
     }
 }
 
@@ -390,7 +411,7 @@ pub(super) fn ask(world: &mut World, request: &str) -> String {
 
 #[test]
 fn what_is_set_aside_is_an_alarm_until_it_is_taken_out() {
-    let (mut world, mut far) = world(bridge());
+    let (mut world, mut far) = world(Bridge { heartbeat_s: 0, ..bridge() });
     open(&mut world, &mut far);
     let client = fill(&mut world, 3);
     far.published();
@@ -398,6 +419,7 @@ fn what_is_set_aside_is_an_alarm_until_it_is_taken_out() {
     far.say(1, &Method::BasicNack { delivery_tag: 2, multiple: true, requeue: false });
     far.say(1, &ack(3, false));
     world.run();
+    refuse(&mut world, &mut far, &mut 3, 120_000);
     let said = alarms(&mut world);
     assert!(
         said.contains("parked: messages that were refused and set aside by bridges: 2, in parked;"),

@@ -100,7 +100,7 @@ fn a_bridge_that_is_changed_has_no_new_day_and_a_larger_budget_counts_at_once() 
         let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
         world.engine.platform.upstreams.push((SocketAddr::from(([10, 0, 0, host], 5672)), line.clone()));
         world.operators.push(line.clone());
-        far = Far { line, heard: Vec::new() };
+        far = Far { line, heard: Vec::new(), ahead: Vec::new() };
         let upstream = vec![upstream(&format!("host-{host}"))];
         world.engine.set_bridges(&[Bridge { upstream, day_bytes_max: Some(max), ..metered() }]);
         world.pass_ms(1_100);
@@ -121,8 +121,13 @@ fn what_an_older_program_noted_is_read_and_a_paused_bridge_stays_paused() {
     assert_eq!(notes.lines().nth(1), Some("day 0 0 60000 \"plant\""));
 }
 
-/// The upstream answers a link that fetches until messages can flow; what it was asked to consume.
-fn open_fetch(world: &mut World, far: &mut Far) -> usize {
+/// The upstream answers a link that fetches until messages can flow; how many queues it was asked to consume.
+pub(super) fn open_fetch(world: &mut World, far: &mut Far) -> usize {
+    open_fetch_until(world, far, usize::MAX)
+}
+
+/// The same, until so many consumers have begun and the next is asked for.
+pub(super) fn open_fetch_until(world: &mut World, far: &mut Far, last: usize) -> usize {
     let start = Method::ConnectionStart {
         version_major: 0,
         version_minor: 9,
@@ -142,7 +147,7 @@ fn open_fetch(world: &mut World, far: &mut Far) -> usize {
     far.say(1, &Method::BasicQosOk {});
     world.run();
     let mut count = 0;
-    while far.names() == ["basic.consume"] {
+    while far.names() == ["basic.consume"] && count < last {
         far.say(1, &Method::BasicConsumeOk { consumer_tag: "any" });
         world.run();
         count += 1;
@@ -150,7 +155,7 @@ fn open_fetch(world: &mut World, far: &mut Far) -> usize {
     count
 }
 
-fn deliver(world: &mut World, far: &Far, rule: &str, delivery_tag: u64) {
+pub(super) fn deliver(world: &mut World, far: &Far, rule: &str, delivery_tag: u64) {
     let (redelivered, exchange, routing_key) = (false, "", &b"k"[..]);
     let consumer_tag = rule;
     far.say(1, &Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key });
@@ -191,8 +196,40 @@ fn the_next_day_wakes_a_broker_that_has_nothing_else_to_do() {
     let (mut world, _) = world(metered());
     let half_an_hour_left = "day 9000 0 84600000 \"plant\"\n";
     world.engine.restore_bridges(&format!("forward 1 0 0 0 0 0 0 0 0 0 0 \"plant\"\n{half_an_hour_left}"));
-    // What else begins with a broker is over by then.
+    // What else begins with a broker is over by then; what is gone of the day is written down in a minute.
     world.pass_ms(10_000);
     let now = world.engine.now();
-    assert_eq!(world.engine.next_deadline().ms_left(now), Some(HOUR_MS / 2 - 10_000));
+    assert_eq!(world.engine.next_deadline().ms_left(now), Some(50_000));
+    world.pass_ms(HOUR_MS / 3);
+    let now = world.engine.now();
+    assert_eq!(world.engine.next_deadline().ms_left(now), Some(HOUR_MS / 6 - 10_000));
+}
+
+#[test]
+fn a_day_ends_on_a_board_that_is_cut_from_its_power_before_an_hour_is_over() {
+    let (mut world, mut far) = self::world(metered());
+    open(&mut world, &mut far);
+    fill(&mut world, 30);
+    drain(&mut world, &mut far);
+    world.pass_ms(1_000);
+    let mut notes =
+        world.engine.platform.noted.last().expect("a budget that is used is written down").clone();
+    let mut lives = 0;
+    // Lives of 45 minutes, each cut: what it noted last is all that the next one knows.
+    loop {
+        let (mut world, mut far) = self::world(metered());
+        world.engine.restore_bridges(&notes);
+        open(&mut world, &mut far);
+        fill(&mut world, 3);
+        if !drain(&mut world, &mut far).is_empty() {
+            break;
+        }
+        world.pass_ms(3 * HOUR_MS / 4);
+        let noted = &world.engine.platform.noted;
+        assert!(noted.len() < 8, "{} times in 45 minutes", noted.len());
+        notes = noted.last().unwrap_or(&notes).clone();
+        lives += 1;
+        assert!(lives < 64, "the day never ends: {notes}");
+    }
+    assert!(lives >= 32, "after {lives} lives of 45 minutes the day was not over");
 }

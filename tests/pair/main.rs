@@ -9,8 +9,17 @@
 //! | `memory`  | who waits, who is refused, and that nobody hangs, when pools are full |
 //! | `bridge`  | a bridge whose upstream is a line in memory |
 //! | `bridge_day` | the bytes of a day of a bridge |
+//! | `bridge_fetch` | what is fetched finds no room, stands still, or means harm |
+//! | `bridge_rest` | a bridge that connects on demand |
+//! | `bridge_wait` | what is refused waits alone |
+//! | `fleet` | ten thousand devices whose upstream returns, on paper |
 //! | `management` | clients of the management API |
+//! | `management_changes` | what users change by the management API |
+//! | `management_metrics` | those who come for metrics without a login |
+//! | `management_fields` | what stands in its answers |
+//! | `management_rights` | who may ask it for what, and what deceives it |
 //! | `operators` | the operator's clients, as peers among the others |
+//! | `shovels` | shovels that parameters define |
 //! | `mass`    | one command that means a lot of work |
 //!
 //! Always true: no test here waits; a world that is stuck has come to rest without what was expected, and
@@ -21,12 +30,19 @@ mod world;
 
 mod bridge;
 mod bridge_day;
+mod bridge_fetch;
 mod bridge_rest;
+mod bridge_wait;
 mod bytes;
+mod fleet;
 mod lives;
 mod management;
 mod management_changes;
+mod management_fields;
+mod management_metrics;
+mod management_rights;
 mod mass;
 mod memory;
 mod operators;
+mod shovels;
 mod time;

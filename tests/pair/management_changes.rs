@@ -5,7 +5,7 @@ use super::world::{Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 
-fn say(world: &mut World, client: usize, login: &str, line: &str, body: &str) -> String {
+pub(super) fn say(world: &mut World, client: usize, login: &str, line: &str, body: &str) -> String {
     let length = body.len();
     let request =
         format!("{line} HTTP/1.1\r\nHost: localhost:15672\r\n{login}Content-Length: {length}\r\n\r\n{body}");
@@ -13,7 +13,7 @@ fn say(world: &mut World, client: usize, login: &str, line: &str, body: &str) ->
 }
 
 /// Requests of one user in their order, each with the status of its answer and what stands in it.
-fn script(world: &mut World, login: &str, lines: &[(&str, &str, &str, &str)]) {
+pub(super) fn script(world: &mut World, login: &str, lines: &[(&str, &str, &str, &str)]) {
     let client = world.connect_management(Shape::WIDE, HOME);
     for (line, body, wanted, part) in lines {
         let answer = say(world, client, login, line, body);
@@ -182,6 +182,13 @@ fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
             ("PUT /api/users/ann", r#"{"password":"a","tags":"management"}"#, "201", ""),
             ("PUT /api/permissions/%2F/ann", anns, "201", ""),
             ("PUT /api/vhosts/v", "", "201", ""),
+            ("PUT /api/vhosts/v", r#"{"tracing":true}"#, "204", ""),
+            ("GET /api/vhosts/v", "", "200", r#""tracing":true"#),
+            ("PUT /api/vhosts/v", r#"{"description":"x"}"#, "204", ""),
+            ("GET /api/vhosts/v", "", "200", r#""tracing":true"#),
+            ("PUT /api/vhosts/v", r#"{"tracing":false}"#, "204", ""),
+            ("GET /api/vhosts/v", "", "200", r#""tracing":false"#),
+            ("PUT /api/vhosts/v", r#"{"tracing":7}"#, "400", "tracing is true or false"),
         ],
     );
     script(
@@ -225,7 +232,7 @@ fn head_is_answered_with_what_stands_above_the_answer() {
     assert!(after.ends_with('}'), "{after}");
 }
 
-fn body(answer: &str) -> serde_json::Value {
+pub(super) fn body(answer: &str) -> serde_json::Value {
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     if !head.contains("chunked") {
         return body.parse().expect("JSON");
@@ -530,7 +537,7 @@ fn users_come_with_passwords_in_clear_and_definitions_over_http() {
             ("GET /api/user-limits/d", "", "200", r#"[{"user":"d","value":{"max-channels":3}}]"#),
             ("GET /api/policies/v", "", "200", r#""definition":{"max-length":9}"#),
             ("GET /api/queues/v/q", "", "200", r#""policy":"p""#),
-            ("PUT /api/parameters/shovel/%2F/s", "{}", "400", "bridges"),
+            ("PUT /api/parameters/shovel/%2F/s", "{}", "400", "[{key_missing,value}]"),
             ("GET /api/shovels", "", "404", ""),
         ],
     );

@@ -8,11 +8,10 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 use std::thread;
 
+use crate::home;
+
 fn bench(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-    for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET"] {
-        command.env_remove(name);
-    }
+    let mut command = home::leveret();
     command.arg("bench").args(arguments).output().expect("the built binary runs")
 }
 

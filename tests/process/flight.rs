@@ -12,19 +12,19 @@ use std::time::Duration;
 
 use leveret::flight::{self, Event, FILE_BYTES};
 
-use crate::home::Home;
+use crate::home::{self, Home};
 
 /// A folder in memory, gone with it.
-struct Memory(PathBuf);
+pub(crate) struct Memory(PathBuf);
 
 impl Memory {
-    fn new(test: &str) -> Self {
+    pub(crate) fn new(test: &str) -> Self {
         let folder = PathBuf::from(format!("/dev/shm/leveret-flight-{}-{test}", std::process::id()));
         fs::create_dir_all(&folder).expect("Linux has /dev/shm");
         Self(folder)
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.0.join("flight")
     }
 }
@@ -35,16 +35,12 @@ impl Drop for Memory {
     }
 }
 
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-    for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LEVERET_SOCKET"] {
-        command.env_remove(name);
-    }
-    command
+pub(crate) fn program() -> Command {
+    home::leveret()
 }
 
 /// A broker with a configuration of its own.
-struct Broker {
+pub(crate) struct Broker {
     process: Child,
     port: u16,
     /// What it said until it listened.
@@ -52,7 +48,7 @@ struct Broker {
 }
 
 impl Broker {
-    fn start(home: &Home, recorder: &str, more: &str) -> Self {
+    pub(crate) fn start(home: &Home, recorder: &str, more: &str) -> Self {
         let config = config_of(home);
         let data = home.path().join("data");
         let text = format!(
@@ -88,12 +84,12 @@ impl Broker {
         assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.process.kill().expect("it runs");
         self.process.wait().expect("it is our child");
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.signal("-TERM");
         assert!(self.process.wait().expect("it is our child").success());
     }
@@ -105,7 +101,7 @@ impl Broker {
     }
 
     /// Says who it is; the answer is still to be taken.
-    fn log_in(&self, user: &str) -> TcpStream {
+    pub(crate) fn log_in(&self, user: &str) -> TcpStream {
         let mut peer = self.peer();
         peer.write_all(b"AMQP\0\0\x09\x01").expect("it reads");
         frame(&mut peer);
@@ -120,7 +116,7 @@ impl Broker {
     }
 
     /// Opens a connection as guest.
-    fn open(&self) -> TcpStream {
+    pub(crate) fn open(&self) -> TcpStream {
         let mut peer = self.log_in("guest");
         assert_eq!(frame(&mut peer)[..4], [0, 10, 0, 30], "tune");
         send(&mut peer, &[0, 10, 0, 31, 0, 10, 0, 1, 0, 0, 0, 0]);
@@ -137,7 +133,7 @@ impl Drop for Broker {
     }
 }
 
-fn config_of(home: &Home) -> PathBuf {
+pub(crate) fn config_of(home: &Home) -> PathBuf {
     home.path().join("leveret.toml")
 }
 
@@ -155,7 +151,7 @@ fn send(peer: &mut TcpStream, method: &[u8]) {
     peer.write_all(&framed(1, 0, method)).expect("it reads");
 }
 
-fn framed(kind: u8, channel: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn framed(kind: u8, channel: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind, 0, channel];
     bytes.extend((payload.len() as u32).to_be_bytes());
     bytes.extend(payload);
@@ -182,7 +178,7 @@ fn message() -> Vec<u8> {
 }
 
 /// What is in the next frame.
-fn frame(peer: &mut TcpStream) -> Vec<u8> {
+pub(crate) fn frame(peer: &mut TcpStream) -> Vec<u8> {
     let mut head = [0; 7];
     peer.read_exact(&mut head).expect("a frame");
     let bytes = u32::from_be_bytes(head[3..].try_into().expect("four bytes"));
@@ -196,13 +192,13 @@ fn recorded(file: &Path) -> Vec<Event> {
 }
 
 /// `leveret ctl report` with these arguments.
-fn report(arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn report(arguments: &[&str]) -> (Option<i32>, String) {
     let Output { status, stdout, .. } =
         program().args(["ctl", "report"]).args(arguments).output().expect("the built binary runs");
     (status.code(), String::from_utf8(stdout).expect("UTF-8"))
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 

@@ -10,4 +10,5 @@ mod flight;
 mod inspect;
 mod log_writer;
 mod program;
+mod report;
 mod rust_clients;

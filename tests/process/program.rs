@@ -11,14 +11,14 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::home::Home;
+use crate::home::{self, Home, undisturbed};
 
 /// How long anything may take here before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The built program, with nothing of the surroundings that it listens to.
 fn program() -> Command {
-    undisturbed(Command::new(env!("CARGO_BIN_EXE_leveret")))
+    home::leveret()
 }
 
 /// The same under limits of the shell's `ulimit`.
@@ -27,13 +27,6 @@ fn limited(options: &str) -> Command {
     let script = format!("ulimit {options} && exec \"$0\" \"$@\"");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_leveret")]);
     undisturbed(command)
-}
-
-fn undisturbed(mut command: Command) -> Command {
-    for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY"] {
-        command.env_remove(name);
-    }
-    command
 }
 
 fn leveret(arguments: &[&str]) -> Output {
@@ -184,9 +177,23 @@ fn an_unknown_board_lists_those_there_are() {
     assert!(said.contains("unknown board toaster; there are generic, router-64, router-128, "), "{said}");
 }
 
+/// Every board that there is a profile for.
+const BOARDS: [&str; 10] = [
+    "generic",
+    "router-64",
+    "router-128",
+    "pi-zero-w",
+    "pi-3",
+    "pi-4",
+    "pi-5",
+    "beaglebone-black",
+    "imx8",
+    "qemu-virt",
+];
+
 #[test]
 fn check_prints_what_results_and_says_yes_for_every_board() {
-    for board in ["generic", "router-64", "router-128", "pi-zero-w", "pi-3", "pi-4", "pi-5"] {
+    for board in BOARDS {
         let output = leveret(&["check", "--board", board]);
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{board}: {output:?}");
@@ -202,11 +209,11 @@ fn check_prints_what_results_and_says_yes_for_every_board() {
 fn every_board_has_room_for_tls() {
     let tls = "listen_tls = [\"127.0.0.1:5671\"]\n[tls]\ncertificate = \"/c\"\nkey = \"/k\"\n\
                client_ca = \"/a\"\ncrl = \"/r\"\nclient_certificates = \"require\"\n";
-    for board in ["generic", "router-64", "router-128", "pi-zero-w", "pi-3", "pi-4", "pi-5"] {
+    for board in BOARDS {
         let file = ConfigFile::new(board, tls);
         let output = leveret(&["check", "--board", board, "--config", file.path()]);
         assert!(output.status.success(), "{board}: {}", String::from_utf8_lossy(&output.stderr));
-        // The other doors open all the same.
+        // The other listeners are open all the same.
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains("# warning: [tls] certificate: /c does not exist"), "{said}");
     }

@@ -4,6 +4,17 @@
 
 #![allow(dead_code, unreachable_pub, reason = "shared: no program of tests uses all of it")]
 
+/// What a broker is given for chance: bytes that go through all 256 in an order of their own.
+pub fn bytes() -> impl FnMut(&mut [u8]) + Send {
+    let mut last = 0_u8;
+    move |bytes| {
+        for byte in bytes {
+            last = last.wrapping_mul(37).wrapping_add(11);
+            *byte = last;
+        }
+    }
+}
+
 /// A stream of numbers (xorshift64*).
 #[derive(Clone, Debug)]
 pub struct Random(u64);

@@ -83,6 +83,7 @@ pub struct Waiting {
     pub tag: u64,
     pub message: MessageId,
     pub is_withdrawn: bool,
+    pub delivery_count: Option<u16>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,6 +110,8 @@ pub struct Rules {
     pub sequence: u64,
     pub channels: Vec<Option<u16>>,
     pub is_full: bool,
+    /// Deliveries say how often they came back.
+    pub tells_counts: bool,
     /// Messages that gets give out, per key.
     pub stock: VecDeque<MessageId>,
     /// What the confirms of publishes wait for.
@@ -135,6 +138,7 @@ impl Outbox for View<'_> {
             kind,
             delivery_tag: waiting.tag,
             redelivered: false,
+            delivery_count: waiting.delivery_count,
             message: waiting.message,
             is_withdrawn: waiting.is_withdrawn,
         })
@@ -161,6 +165,7 @@ impl Rules {
             tag,
             message,
             is_withdrawn: false,
+            delivery_count: (self.tells_counts && kind != Kind::Return).then_some(tag as u16),
         });
     }
 

@@ -1,15 +1,17 @@
 //! Damage to what was synced, as cheap cards do it.
 //!
 //! ```text
-//! one block    a bit flipped, zeros, ones, another block's bytes, what was there before, refused by reads
-//! several      the neighbouring blocks of a write, all of a file behind one, a file that cannot be opened
+//! one block    a bit flipped, zeros, ones, another block's bytes, what was there before, refused by reads,
+//!              refused by reads for ever
+//! several      the neighbouring blocks of a write, all of a file behind one, a file that cannot be opened,
+//!              the newest header and the note of it
 //! ```
 //!
 //! Always true: whoever damages says which blocks; what is only in the page cache stays as it is.
 
 use std::collections::BTreeSet;
 
-use leveret::store::{BLOCK_BYTES, is_beside_the_log};
+use leveret::store::{BLOCK_BYTES, NEWEST_SLOT, is_beside_the_log};
 
 use super::disk::{File, Inner, SECTOR, SimDisk};
 use super::random::Random;
@@ -25,6 +27,11 @@ pub struct Damaged {
 }
 
 impl Damaged {
+    /// These blocks are.
+    pub fn of(blocks: BTreeSet<(u32, usize)>) -> Self {
+        Self { blocks, files: BTreeSet::new() }
+    }
+
     /// Whether nothing is damaged.
     pub fn is_nothing(&self) -> bool {
         self.files.is_empty() && self.blocks.is_empty()
@@ -70,6 +77,56 @@ impl SimDisk {
                 file.synced.clear();
                 damaged.blocks.insert((*slot, from / BLOCK_BYTES));
             }
+        }
+        damaged
+    }
+
+    /// A block that was synced cannot be read any more, whatever is written there from now on.
+    pub fn wear_out(&self) {
+        let mut inner = self.0.borrow_mut();
+        let Inner { files, faults, .. } = &mut *inner;
+        let places: Vec<(u32, usize)> =
+            files.iter().flat_map(|(slot, file)| file.synced.iter().map(|block| (*slot, *block))).collect();
+        if places.is_empty() {
+            return;
+        }
+        let (slot, block) = faults.one_of(&places);
+        if let Some(file) = files.get_mut(&slot) {
+            file.worn.insert(block);
+        }
+    }
+
+    /// Blocks that cannot be read, whatever is written there: before a start, to which such a block may be
+    /// one that was cut short, and may be written over.
+    pub fn worn(&self) -> Damaged {
+        let mut inner = self.0.borrow_mut();
+        inner.files.values_mut().filter(|file| !file.worn.is_empty()).for_each(|file| file.synced.clear());
+        let worn = inner.files.iter().flat_map(|(slot, file)| file.worn.iter().map(|block| (*slot, *block)));
+        Damaged::of(worn.collect())
+    }
+
+    /// A cut has taken blocks that were synced with the one that was being written.
+    pub fn damage_neighbours(&self) -> Damaged {
+        let mut inner = self.0.borrow_mut();
+        let Inner { files, faults, written, .. } = &mut *inner;
+        let Some((slot, at)) = written.last().copied() else { return Damaged::default() };
+        let block = at / BLOCK_BYTES;
+        let first = block.saturating_sub(1 + faults.below(NEIGHBOURS_MAX) as usize);
+        let byte = faults.one_of(&[0, 0xFF, 0xA5]);
+        let Some(file) = files.get_mut(&slot) else { return Damaged::default() };
+        file.synced.clear();
+        Damaged::of(file.wipe(first..block, byte).map(|block| (slot, block)).collect())
+    }
+
+    /// The header of the newest segment is gone, and the note of it beside the log.
+    pub fn damage_newest(&self) -> Damaged {
+        let mut inner = self.0.borrow_mut();
+        let newest = inner.written.last().map(|(slot, _)| *slot);
+        let mut damaged = Damaged::default();
+        for slot in newest.into_iter().chain([NEWEST_SLOT]) {
+            let Some(file) = inner.files.get_mut(&slot) else { continue };
+            file.synced.clear();
+            damaged.blocks.extend(file.wipe(0..1, 0).map(|block| (slot, block)));
         }
         damaged
     }

@@ -12,11 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
-use leveret::store::{ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, RangeSet, Unopened, is_beside_the_log};
+use leveret::store::{
+    ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, MENDING_SLOT, RangeSet, Unopened, is_beside_the_log,
+};
 
+use super::damage::Damaged;
 use super::mutant::Mutant;
 use super::random::Random;
-use super::trouble::{Trouble, Troubles};
+use super::trouble::{Spell, Trouble, Troubles};
 
 pub const SECTOR: usize = 512;
 
@@ -28,6 +31,8 @@ pub struct File {
     pub is_durable: bool,
     /// Blocks that cannot be read, until they are written again.
     pub refused: BTreeSet<usize>,
+    /// Blocks that cannot be read any more, whatever is written there.
+    pub worn: BTreeSet<usize>,
     /// Blocks synced since the file was recycled.
     pub synced: BTreeSet<usize>,
     pub unsynced: BTreeSet<usize>,
@@ -60,6 +65,8 @@ pub struct Inner {
     pub has_failed_sync: bool,
     /// In this life.
     pub has_failed_read: bool,
+    /// Blocks of which a read has failed since this was last asked for.
+    pub unread: BTreeSet<(u32, usize)>,
     pub violations: Vec<String>,
     pub settled: BTreeMap<u64, RangeSet>,
     pub identity: Identity,
@@ -108,6 +115,7 @@ impl SimDisk {
             first_write: false,
             has_failed_sync: false,
             has_failed_read: false,
+            unread: BTreeSet::new(),
             violations: Vec::new(),
             settled: BTreeMap::new(),
             identity,
@@ -147,6 +155,19 @@ impl SimDisk {
         }
     }
 
+    /// Every block can be read again.
+    pub fn heal(&self) {
+        for file in self.0.borrow_mut().files.values_mut() {
+            file.refused.clear();
+            file.worn.clear();
+        }
+    }
+
+    /// What was refused of late is read again, but for what is worn.
+    pub fn relent_all(&self) {
+        self.0.borrow_mut().files.values_mut().for_each(|file| file.refused.clear());
+    }
+
     /// Whether a file cannot be opened.
     pub fn lose_file(&self, slot: u32, is_lost: bool) {
         if let Some(file) = self.0.borrow_mut().files.get_mut(&slot) {
@@ -172,6 +193,11 @@ impl SimDisk {
             file.media[at] ^= 1;
             file.cache[at] = file.media[at];
         }
+    }
+
+    /// Whether a slot has a file.
+    pub fn has_file(&self, slot: u32) -> bool {
+        self.0.borrow().files.contains_key(&slot)
     }
 
     /// Synced blocks that were written again.
@@ -208,6 +234,13 @@ impl SimDisk {
         inner.first_write = inner.files.len() > 2;
         drop(inner);
         self.foresee(trouble);
+    }
+
+    /// No more reads fail; the blocks of which one has.
+    pub fn end_failed_reads(&self) -> Damaged {
+        let mut inner = self.0.borrow_mut();
+        inner.troubles.read = Spell::default();
+        Damaged::of(core::mem::take(&mut inner.unread))
     }
 
     /// More trouble is ahead.
@@ -351,6 +384,11 @@ impl Inner {
         Ok(self.off)
     }
 
+    /// Whether the file system still lets itself be changed.
+    fn change(&mut self) -> io::Result<()> {
+        if self.troubles.read_only.hits() { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
+    }
+
     /// Whether a file that ends there would be more than there is room for.
     fn is_beyond_room(&self, slot: u32, end: u64) -> bool {
         let others = self.files.iter().filter(|(other, _)| **other != slot && !is_beside_the_log(**other));
@@ -388,6 +426,7 @@ impl Disk for SimDisk {
         self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         inner.call()?;
+        inner.change()?;
         inner.files.entry(slot).or_default();
         Ok(())
     }
@@ -398,15 +437,23 @@ impl Disk for SimDisk {
         if inner.off {
             return Err(io::Error::other("the power is off"));
         }
+        // A directory is asked for that one, not the medium.
+        if slot == MENDING_SLOT && !inner.files.contains_key(&slot) {
+            return Ok(0);
+        }
         if inner.troubles.read.hits() {
             inner.has_failed_read = true;
+            if bytes.len() <= BLOCK_BYTES {
+                inner.unread.insert((slot, at as usize / BLOCK_BYTES));
+            }
             return Err(io::Error::other("the read failed"));
         }
         // As on a real disk, a file that is gone reads as an empty one.
-        let Some(File { cache, refused, .. }) = inner.files.get(&slot) else { return Ok(0) };
+        let Some(File { cache, refused, worn, .. }) = inner.files.get(&slot) else { return Ok(0) };
         let from = (at as usize).min(cache.len());
         let count = bytes.len().min(cache.len() - from);
-        if refused.range(from / BLOCK_BYTES..(from + count).div_ceil(BLOCK_BYTES)).next().is_some() {
+        let blocks = from / BLOCK_BYTES..(from + count).div_ceil(BLOCK_BYTES);
+        if refused.range(blocks.clone()).chain(worn.range(blocks)).next().is_some() {
             return Err(io::Error::other("the block cannot be read"));
         }
         bytes[..count].copy_from_slice(&cache[from..from + count]);
@@ -420,6 +467,7 @@ impl Disk for SimDisk {
         self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         let cut = inner.call()?;
+        inner.change()?;
         inner.counts.writes += 1;
         inner.counts.bytes += bytes.len() as u64;
         if inner.troubles.write.hits() {
@@ -468,7 +516,11 @@ impl Disk for SimDisk {
 
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         let mut inner = self.0.borrow_mut();
+        if !inner.off && slot == MENDING_SLOT && !inner.files.contains_key(&slot) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         inner.call()?;
+        inner.change()?;
         let file = inner.files.remove(&slot).ok_or(io::ErrorKind::NotFound)?;
         inner.removed.insert(slot, file);
         Ok(())
@@ -478,6 +530,7 @@ impl Disk for SimDisk {
         self.open(slot)?;
         let mut inner = self.0.borrow_mut();
         let cut = inner.call()?;
+        inner.change()?;
         let end = at + u64::from(bytes);
         let is_full = inner.troubles.full.hits();
         if is_full || !cut && (inner.troubles.no_room.hits() || inner.is_beyond_room(slot, end)) {

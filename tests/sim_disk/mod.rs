@@ -14,7 +14,7 @@
 #![allow(dead_code, unused_imports, missing_docs, unreachable_pub, reason = "each test uses its part")]
 
 #[path = "../random/mod.rs"]
-mod random;
+pub mod random;
 
 mod damage;
 mod disk;

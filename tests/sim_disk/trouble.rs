@@ -22,6 +22,9 @@ pub enum Trouble {
     /// The process is killed between the write of a commit which says that a segment has left, and its sync;
     /// so many such commits from now.
     KillAsLeft(u64),
+    /// The power goes between the sync of a commit that settles something and whatever comes next; so many
+    /// such commits from now.
+    CutAsSettled(u64),
     /// A sync fails; so many syncs from now. What it was for is on the media in part.
     FailedSync(u64),
     /// The file system is full for zeros from this call on.
@@ -30,6 +33,9 @@ pub enum Trouble {
     NoRoom(u64, u64),
     /// Writes are refused after so many, and so many of them.
     FailedWrite(u64, u64),
+    /// Whatever would change the disk is refused after so many such calls, until the next start: the file
+    /// system is one that is only read by then.
+    ReadOnly(u64),
     /// Reads are refused after so many, and so many of them.
     FailedRead(u64, u64),
     /// Syncs find the file system full after so many, and so many of them.
@@ -66,10 +72,12 @@ pub struct Troubles {
     pub cut: Spell,
     pub kill: Spell,
     pub kill_as_left: Spell,
+    pub cut_as_settled: Spell,
     pub sync: Spell,
     pub full: Spell,
     pub no_room: Spell,
     pub write: Spell,
+    pub read_only: Spell,
     pub read: Spell,
     pub full_sync: Spell,
 }
@@ -81,28 +89,35 @@ impl Troubles {
             Trouble::Cut(after) => self.cut = Spell { after, count: 1 },
             Trouble::Kill(after) => self.kill = Spell { after, count: 1 },
             Trouble::KillAsLeft(after) => self.kill_as_left = Spell { after, count: 1 },
+            Trouble::CutAsSettled(after) => self.cut_as_settled = Spell { after, count: 1 },
             Trouble::FailedSync(after) => self.sync = Spell { after, count: 1 },
             Trouble::Full(after) => self.full = Spell { after, count: LASTING },
             Trouble::NoRoom(after, count) => self.no_room = Spell { after, count },
             Trouble::FailedWrite(after, count) => self.write = Spell { after, count },
+            Trouble::ReadOnly(after) => self.read_only = Spell { after, count: LASTING },
             Trouble::FailedRead(after, count) => self.read = Spell { after, count },
             Trouble::FullSync(after, count) => self.full_sync = Spell { after, count },
         }
     }
 
-    /// After a write: a kill may be due at the call behind it.
+    /// After a write: a kill may be due at the call behind it, a cut at the one behind its sync.
     pub fn note_write(&mut self, bytes: &[u8]) {
-        if self.kill_as_left.count > 0 && says_left(bytes) && self.kill_as_left.hits() {
+        let is_left = |record: &Record<'_>| matches!(record, Record::Left { .. });
+        if self.kill_as_left.count > 0 && says(bytes, is_left) && self.kill_as_left.hits() {
             self.kill = Spell { after: 0, count: 1 };
+        }
+        let is_settled = |record: &Record<'_>| matches!(record, Record::Settled { .. });
+        if self.cut_as_settled.count > 0 && says(bytes, is_settled) && self.cut_as_settled.hits() {
+            self.cut = Spell { after: 1, count: 1 };
         }
     }
 }
 
-/// Whether these bytes are a commit which says that a segment has left.
-fn says_left(bytes: &[u8]) -> bool {
+/// Whether these bytes are a commit that has such a record.
+fn says(bytes: &[u8], is_such: impl Fn(&Record<'_>) -> bool) -> bool {
     let mut rest = bytes.get(COMMIT_HEADER_BYTES..).filter(|_| bytes.starts_with(b"LVC")).unwrap_or_default();
     while let Ok((record, length)) = Record::parse(rest) {
-        if matches!(record, Record::Left { .. }) {
+        if is_such(&record) {
             return true;
         }
         rest = &rest[length..];

@@ -10,7 +10,9 @@ use std::rc::Rc;
 
 use leveret::wire::Method;
 
-use super::ledger::{Holder, Key, Ledger, Settled, Tick, body_of, number_of};
+use super::content::{body_of, number_of};
+use super::deaths::{Deaths, Delivery, is_dying};
+use super::ledger::{Holder, Key, Ledger, Settled, Tick};
 use super::world::{Client, Line, Phase, Said};
 
 /// A message in a queue.
@@ -273,19 +275,18 @@ impl Actor {
                 let consumer = channel.and_then(|channel| channel.consumers.get(consumer_tag)).cloned();
                 let Some(Consumer { key, no_ack, since }) = consumer else { return };
                 let sent = (exchange, routing_key);
-                let number = self.take(ledger, said, sent);
+                let (number, deaths) = self.take(ledger, said, sent);
                 if !no_ack && channel.is_some_and(Channel::is_recovering) {
                     return ledger.pass_by(&key, number, self.number);
                 }
-                let holder = self.holder(said.channel);
-                ledger.deliver(&key, number, holder, (redelivered, no_ack), since);
+                let from = (&key, number, deaths);
+                self.note_delivery(ledger, from, said.channel, (redelivered, no_ack), since);
                 if let Some(channel) = self.channels.get_mut(&said.channel).filter(|_| !no_ack) {
                     channel.unacked.insert(delivery_tag, (key, number));
                 }
             }
             Method::BasicGetOk { delivery_tag, redelivered, exchange, routing_key, .. } => {
-                let number = self.take(ledger, said, (exchange, routing_key));
-                let holder = self.holder(said.channel);
+                let (number, deaths) = self.take(ledger, said, (exchange, routing_key));
                 if let Some((Pending::Get { key, no_ack, since }, _)) =
                     self.pop(ledger, said.channel, method.id())
                 {
@@ -293,14 +294,15 @@ impl Actor {
                     if !no_ack && channel.is_some_and(Channel::is_recovering) {
                         return ledger.pass_by(&key, number, self.number);
                     }
-                    ledger.deliver(&key, number, holder, (redelivered, no_ack), since);
+                    let from = (&key, number, deaths);
+                    self.note_delivery(ledger, from, said.channel, (redelivered, no_ack), since);
                     if let Some(channel) = self.channels.get_mut(&said.channel).filter(|_| !no_ack) {
                         channel.unacked.insert(delivery_tag, (key, number));
                     }
                 }
             }
             Method::BasicReturn { exchange, routing_key, .. } => {
-                let number = self.take(ledger, said, (exchange, routing_key));
+                let (number, _) = self.take(ledger, said, (exchange, routing_key));
                 ledger.take_return(number);
             }
             Method::BasicAck { delivery_tag, multiple } => {
@@ -418,17 +420,32 @@ impl Actor {
     }
 
     /// A message that came, compared octet by octet with what was sent.
-    fn take(&self, ledger: &mut Ledger, said: &Said, (exchange, key): (&str, &[u8])) -> u64 {
+    fn take(&self, ledger: &mut Ledger, said: &Said, (exchange, key): (&str, &[u8])) -> (u64, Deaths) {
         let number = number_of(&said.body);
-        let Some(content) = ledger.contents.get(&number) else { return number };
-        let is_same = exchange == content.exchange
-            && key == content.key.as_bytes()
-            && said.properties == content.properties()
-            && said.body == body_of(number, content.len);
-        if !is_same {
-            ledger.complain(format!("message {number} was altered"));
+        let Some(content) = ledger.contents.get(&number) else { return (number, Deaths::default()) };
+        match content.deaths_in(exchange, key, &said.properties) {
+            Some(deaths) if said.body == body_of(number, content.len) => (number, deaths),
+            _ => {
+                ledger.complain(format!("message {number} was altered: {:?}", said.properties));
+                (number, Deaths::default())
+            }
         }
-        number
+    }
+
+    /// The ledger is told of a message that came from there.
+    fn note_delivery(
+        &self,
+        ledger: &mut Ledger,
+        (key, number, deaths): (&Key, u64, Deaths),
+        channel: u16,
+        (redelivered, no_ack): (bool, bool),
+        since: Tick,
+    ) {
+        if is_dying(&key.1) && ledger.contents.get(&number).is_some_and(|it| is_dying(&it.key)) {
+            let delivery = Delivery { connection: self.number, since, now: 0, redelivered, no_ack };
+            return ledger.deliver_dying(key, number, deaths, delivery);
+        }
+        ledger.deliver(key, number, self.holder(channel), (redelivered, no_ack), since);
     }
 
     // ---- ends

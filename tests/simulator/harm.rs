@@ -15,7 +15,7 @@ use leveret::journal::definition::is_access;
 use leveret::store::fsck::{Scan, Trust};
 use leveret::store::{BLOCK_BYTES, Body, Range, RangeSet, Record, Report};
 
-use super::ledger::number_of;
+use super::content::number_of;
 use super::world::sim_disk::{Damaged, SimDisk};
 
 /// Bytes before the first record of a commit.
@@ -152,6 +152,11 @@ impl Harm {
     /// Whether this content may be there again.
     pub fn may_return(&self, content: u64) -> bool {
         self.is_unbounded || self.has_left || self.has_settlements || self.returned.contains(&content)
+    }
+
+    /// Whether this content was missing for it, and may be there again by now: what was refused is read.
+    pub fn may_come_back(&self, content: u64) -> bool {
+        !self.is_fresh && self.lost.contains_key(&content)
     }
 
     /// Whether a definition may be another, or none.

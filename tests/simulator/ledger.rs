@@ -16,6 +16,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::content::Content;
+use super::deaths::{DYING, Deaths, Delivery, Fates, is_dying};
 use super::fact::Fact;
 use super::operator::Accesses;
 use super::topology::{self, BINDINGS};
@@ -31,24 +33,6 @@ pub type Key = (&'static str, String);
 pub struct Holder {
     pub connection: u64,
     pub channel: u16,
-}
-
-/// A message as it was published.
-#[derive(Clone, Debug)]
-pub struct Content {
-    /// Its channel: what came from one is in order.
-    pub stream: Holder,
-    pub vhost: &'static str,
-    pub exchange: &'static str,
-    pub key: String,
-    pub persistent: bool,
-    pub mandatory: bool,
-    pub len: u32,
-    pub life: u32,
-    /// Queues that surely were its targets when it was sent, and how often each was about to go by then.
-    pub(super) targets: Vec<(Key, u32)>,
-    /// How often a binding had been about to go.
-    pub(super) unbound: u32,
 }
 
 /// How sure it is that a message is in a queue.
@@ -113,6 +97,9 @@ pub(super) struct Asked {
     /// With how often each queue was about to lose what it has.
     pub(super) published: Vec<(Key, u64, u32)>,
     pub(super) settled: Vec<(Key, u64, u32)>,
+    /// Those of them that were surely in their queues, and in nobody's hands any more, when the life ended:
+    /// where they are gone, it has happened.
+    pub(super) witnesses: Vec<(Key, u64, u32)>,
 }
 
 /// A message that two channels have, or had to their end: one of them is to have ended before.
@@ -125,7 +112,7 @@ pub(super) struct Contest {
     pub(super) what: String,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ledger {
     pub now: Tick,
     pub life: u32,
@@ -136,6 +123,8 @@ pub struct Ledger {
     pub unacknowledged_max: usize,
     /// The store was damaged.
     pub is_lenient: bool,
+    /// The store of this life cannot be written.
+    pub is_unwritable: bool,
     pub contents: BTreeMap<u64, Content>,
     pub queues: BTreeMap<Key, Queue>,
     pub exchanges: BTreeMap<(&'static str, &'static str), Fact>,
@@ -150,6 +139,8 @@ pub struct Ledger {
     /// Called redelivered, though nothing of their queues is known to have gone back.
     pub(super) suspects: Vec<(Key, u64)>,
     pub accesses: Accesses,
+    /// What became of messages that may die.
+    pub(super) fates: Fates,
     pub complaints: Vec<String>,
     pub confirmed: u64,
     pub delivered: u64,
@@ -281,7 +272,14 @@ impl Ledger {
         names.sort_unstable();
         names.dedup();
         content.unbound = self.unbound;
+        if is_dying(&content.key) {
+            self.fates.publish(vhost, number);
+        }
         for name in names {
+            // Without a place for its letters nothing is promised of what dies there.
+            if is_dying(&name) && !self.queue(&(vhost, DYING[1].into())).fact.is_sure() {
+                continue;
+            }
             let key = (vhost, name);
             let queue = self.queue(&key);
             if queue.fact.is_sure() && queue.purges == 0 && !topology::may_go(&key.1) {
@@ -310,8 +308,15 @@ impl Ledger {
         let Some(content) = self.contents.get(&number) else { return };
         let is_logged = content.persistent || self.persist_all;
         for key in self.sure_targets(number) {
+            if self.is_unwritable && is_logged && topology::is_durable(&key.1) {
+                self.complain(format!("message {number} is confirmed by a store that cannot be written"));
+            }
             let promise =
                 if is_logged && topology::is_durable(&key.1) { Promise::Durable } else { Promise::Life };
+            if is_dying(&key.1) {
+                self.fates.promise(key.0, number, promise);
+                continue;
+            }
             let drops = topology::drops(&key.1);
             let queue = self.queue(&key);
             if queue.past.contains(&number) {
@@ -357,6 +362,24 @@ impl Ledger {
         if !topology::QUEUES.iter().filter(|name| topology::refuses(name)).any(may_refuse) {
             self.complain(format!("message {number} was refused, and goes to no queue that refuses any"));
         }
+    }
+
+    /// A client has answered for a message, with an ack or not, and gives it back or not.
+    pub fn note_verdict(&mut self, (key, number): &(Key, u64), (is_ack, gives_back): (bool, bool)) {
+        match (is_ack, gives_back) {
+            _ if !is_dying(&key.1) => {}
+            (true, _) => self.fates.let_go(key.0, *number),
+            (false, false) => self.fates.reject(key.0, *number),
+            (false, true) => {}
+        }
+    }
+
+    /// A client has a message from a queue whose messages die; `since` when it consumes there.
+    pub fn deliver_dying(&mut self, key: &Key, number: u64, deaths: Deaths, delivery: Delivery) {
+        self.delivered += 1;
+        let now = self.tick();
+        let wrong = self.fates.deliver((key.0, &key.1, number), deaths, &Delivery { now, ..delivery });
+        wrong.into_iter().for_each(|what| self.miss(what));
     }
 
     // ---- deliveries
@@ -501,11 +524,17 @@ impl Ledger {
 
     /// It was written to a client that never read it, and needs no acknowledgement.
     pub fn lose(&mut self, place: &(Key, u64)) {
+        if is_dying(&place.0.1) {
+            return self.fates.let_go(place.0.0, place.1);
+        }
         self.queue(&place.0).entries.entry(place.1).or_default().vanishes = true;
     }
 
     /// Nobody knows what of this queue is there still.
     pub fn doubt(&mut self, key: &Key) {
+        if is_dying(&key.1) {
+            return self.fates.doubt(key.0);
+        }
         self.queue(key).entries.values_mut().for_each(|entry| entry.vanishes = true);
     }
 
@@ -513,6 +542,9 @@ impl Ledger {
     /// later is for it as well.
     pub fn pass_by(&mut self, key: &Key, number: u64, connection: u64) {
         let now = self.tick();
+        if is_dying(&key.1) {
+            return self.fates.let_go(key.0, number);
+        }
         let queue = self.queue(key);
         queue.may_have_returned = true;
         let entry = queue.entries.entry(number).or_default();
@@ -533,7 +565,8 @@ impl Ledger {
             if is_logged || self.persist_all {
                 let keys = self.sure_targets(*number).into_iter();
                 let kept = keys.filter(|key| {
-                    topology::is_durable(&key.1) && !topology::drops(&key.1) && !topology::refuses(&key.1)
+                    let may_lack = topology::drops(&key.1) || topology::refuses(&key.1) || is_dying(&key.1);
+                    topology::is_durable(&key.1) && !may_lack
                 });
                 let kept: Vec<Key> = kept.collect();
                 for key in kept {
@@ -544,7 +577,8 @@ impl Ledger {
         }
         for place in settled {
             let is_its_own = |entry: &mut Entry| entry.out == Some(by) && !entry.vanishes;
-            if self.entry(place).is_some_and(|entry| entry.promise == Promise::Durable && is_its_own(entry)) {
+            // What dies goes from one queue to the other and back, whatever becomes of the transaction.
+            if !is_dying(&place.0.1) && self.entry(place).is_some_and(is_its_own) {
                 let epoch = self.queue(&place.0).fact.epoch;
                 asked.settled.push((place.0.clone(), place.1, epoch));
             }
@@ -553,6 +587,21 @@ impl Ledger {
     }
 
     // ---- lives
+
+    /// The process is about to be gone, and nobody knows yet what becomes of what is under way.
+    pub fn call_witnesses(&mut self) {
+        let mut all = core::mem::take(&mut self.asked);
+        for asked in &mut all {
+            let is_sure = |place: &&(Key, u64, u32)| {
+                let entry = self.queues.get(&place.0).and_then(|queue| queue.entries.get(&place.1));
+                entry.is_some_and(|entry| {
+                    entry.promise == Promise::Durable && entry.settled >= Settled::Sent && !entry.vanishes
+                })
+            };
+            asked.witnesses = asked.settled.iter().filter(is_sure).cloned().collect();
+        }
+        self.asked = all;
+    }
 
     /// The broker has stopped in good order, and everything it was told is on the disk.
     pub fn stop(&mut self) {
@@ -565,7 +614,7 @@ impl Ledger {
 
     /// Everything was consumed that there is: what was promised has been seen.
     pub fn check_all_seen(&mut self) {
-        let mut wrong = Vec::new();
+        let mut wrong: Vec<String> = self.fates.left().into_iter().collect();
         for (key, queue) in &self.queues {
             if queue.fact.is_there != Some(true) || topology::may_go(&key.1) {
                 continue;
@@ -585,71 +634,4 @@ impl Entry {
     pub(super) fn has_been_out(&self) -> bool {
         self.seen_before || !self.heard.is_empty()
     }
-}
-
-impl Content {
-    #[allow(clippy::too_many_arguments, reason = "a message has as many parts")]
-    pub fn new(
-        stream: Holder,
-        vhost: &'static str,
-        (exchange, key): (&'static str, String),
-        (persistent, mandatory): (bool, bool),
-        len: u32,
-        life: u32,
-    ) -> Self {
-        Self {
-            stream,
-            vhost,
-            exchange,
-            key,
-            persistent,
-            mandatory,
-            len,
-            life,
-            targets: Vec::new(),
-            unbound: 0,
-        }
-    }
-
-    /// Most messages have one.
-    pub const fn priority(&self) -> Option<u8> {
-        if self.len.is_multiple_of(4) { None } else { Some((self.len % 5) as u8) }
-    }
-
-    /// Its properties as they are written.
-    pub fn properties(&self) -> Vec<u8> {
-        // Half of what may vanish anyway has a time of its own.
-        let expires = self.exchange.is_empty() && topology::drops(&self.key) && self.len.is_multiple_of(2);
-        let prefers = u8::from(self.priority().is_some());
-        let mut bytes = vec![u8::from(self.persistent) << 4 | prefers << 3 | u8::from(expires), 0];
-        if self.persistent {
-            bytes.push(2);
-        }
-        bytes.extend(self.priority());
-        if expires {
-            bytes.push(topology::EXPIRATION_MS.len() as u8);
-            bytes.extend_from_slice(topology::EXPIRATION_MS);
-        }
-        bytes
-    }
-}
-
-/// The bytes of a body: they begin with its number.
-pub fn body_of(number: u64, len: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(len as usize + 8);
-    bytes.extend_from_slice(&number.to_le_bytes());
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    while bytes.len() < len as usize {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend_from_slice(&state.to_le_bytes());
-    }
-    bytes.truncate((len as usize).max(8));
-    bytes
-}
-
-/// The content that a body was made for; its bytes are to be compared besides.
-pub fn number_of(body: &[u8]) -> u64 {
-    body.first_chunk::<8>().map_or(u64::MAX, |first| u64::from_le_bytes(*first))
 }

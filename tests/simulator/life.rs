@@ -415,6 +415,7 @@ impl<'r> Life<'r> {
 
     /// The process is gone, with every connection.
     pub fn end(mut self) {
+        self.run.ledger.call_witnesses();
         for actor in &mut self.actors {
             actor.vanish(&mut self.run.ledger);
             actor.line.borrow_mut().is_held = false;

@@ -12,10 +12,13 @@
 //! | `traffic` | who does what |
 //! | `operator` | who changes who may do what |
 //! | `harm` | what of the store damage may cost |
+//! | `content` | what a message is made of |
 //! | `ledger`, `fact` | what clients saw, and what follows from it |
+//! | `deaths` | the same of messages that die in one queue and live on in another |
 //! | `recover` | what of it a start must find |
 //! | `topology` | the names they use |
 //! | `plan` | what a run is made of |
+//! | `bridged`, `upstream` | a bridge, and the other side of it: runs of their own |
 //!
 //! What is checked: what was confirmed, committed or answered is there after a power cut; what was settled
 //! and is durable is gone; nothing is invented, doubled or altered; what came from one channel comes in
@@ -34,6 +37,9 @@
 mod world;
 
 mod actor;
+mod bridged;
+mod content;
+mod deaths;
 mod fact;
 mod harm;
 mod ledger;
@@ -45,6 +51,7 @@ mod run;
 mod start;
 mod topology;
 mod traffic;
+mod upstream;
 mod wind_up;
 
 use core::ops::Range;
@@ -61,10 +68,17 @@ use world::sim_disk::Mutant;
 /// Seeds of every day.
 const SEEDS: Range<u64> = 1..2_001;
 /// Seeds that found something once, beyond those of every day.
-const FOUND: [u64; 15] = [
+pub(crate) const FOUND: [u64; 22] = [
+    622,
+    694,
+    1_362,
     7_378,
     14_194,
+    21_138,
     21_996,
+    24_853,
+    26_025,
+    30_733,
     41_237,
     41_903,
     700_805,

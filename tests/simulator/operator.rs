@@ -55,7 +55,7 @@ impl Access {
 }
 
 /// What clients know of it, over all lives.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Accesses {
     known: Access,
     /// What it is when the request without an answer has happened.
@@ -192,7 +192,8 @@ fn answer_in(bytes: &[u8]) -> Option<(u16, usize)> {
 impl Life<'_> {
     /// An operator thinks of something.
     pub fn administer(&mut self) {
-        if !self.run.random.once_in(ONE_IN) || self.engine.is_stopping() {
+        let is_unwritable = self.run.ledger.is_unwritable;
+        if !self.run.random.once_in(ONE_IN) || self.engine.is_stopping() || is_unwritable {
             return;
         }
         // Whoever said nothing for long was hung up on. With a request under way nobody knows what became of

@@ -57,10 +57,20 @@ pub struct Hazards {
     pub damage_one_in: u64,
     /// Kills come just when a segment has left, before that is synced.
     pub kills_as_left: bool,
+    /// Cuts come just when what is settled is durable, and nothing behind it.
+    pub cuts_as_settled: bool,
     /// Syncs find the file system full, for what is allocated late.
     pub has_full_syncs: bool,
     /// Reads fail for a while.
     pub has_read_spells: bool,
+    /// Reads of starts fail, for a while.
+    pub has_unread_starts: bool,
+    /// From some call of a start on, the file system is one that is only read.
+    pub has_unwritable_starts: bool,
+    /// Some blocks can never be read again.
+    pub wears: bool,
+    /// Cuts take what was synced beside what is written.
+    pub hits_neighbours: bool,
     /// Of so many syncs the device makes only one, and a power cut shows it; 0 for an honest device.
     pub lies_one_in: u64,
     /// What clients mostly do, whatever the mood of a life.
@@ -87,6 +97,10 @@ pub enum Habit {
     Deep,
     /// Transactions that are larger than a commit, and settle what they were sent.
     Transactions,
+    /// One queue keeps every other message, and what lies beside them is gone soon.
+    Holes,
+    /// Messages are rejected and given back until they die, and live on.
+    Deaths,
 }
 
 impl Plan {
@@ -148,11 +162,11 @@ impl Plan {
             has_strides: random.once_in(6),
             hazards: Hazards::default(),
         };
-        plan.endanger(random);
+        plan.endanger(seed, random);
         plan
     }
 
-    fn endanger(&mut self, random: &mut Random) {
+    fn endanger(&mut self, seed: u64, random: &mut Random) {
         let hazards = &mut self.hazards;
         hazards.habit = random.one_of(&[
             Habit::Any,
@@ -197,11 +211,37 @@ impl Plan {
             self.settings.settle_window_ms = window_ms;
             hazards.haste = 4 + random.below(4);
         }
+        if hazards.damage_one_in > 0 {
+            hazards.has_unread_starts = random.once_in(3);
+            hazards.wears = random.once_in(3);
+            hazards.hits_neighbours = random.once_in(3);
+        }
+        if self.large_bytes == 0 && random.once_in(12) {
+            // What is settled takes more than a commit has room for beside what is published.
+            hazards.habit = Habit::Holes;
+            hazards.haste = 6;
+            (hazards.damage_one_in, hazards.lies_one_in) = (0, 0);
+            (self.settings.commit_bytes, self.body_bytes_max) = (4 << 10, 1_300);
+            (self.limits.messages_max, self.limits.unacknowledged_max) = (2_000, 2_000);
+            self.limits.queue_entries_max = 4_000;
+            self.settings.segments_max = 12 + random.below(12) as u32;
+        }
         if hazards.habit == Habit::Deep {
             // Small messages, and few of them out at once: then it shows how far ahead they are marked.
             (self.limits.messages_max, self.limits.unacknowledged_max) = (2_000, 64);
             self.limits.queue_entries_max = 4_000;
             hazards.haste = 4;
         }
+        // What found something once goes on meaning what it meant.
+        if super::FOUND.contains(&seed) {
+            return;
+        }
+        hazards.has_unwritable_starts = random.once_in(4);
+        if hazards.habit == Habit::Any && random.once_in(5) {
+            hazards.habit = Habit::Deaths;
+        }
+        // What moves from one queue to another is in two places, or in none, if anywhere then.
+        hazards.cuts_as_settled =
+            matches!(hazards.habit, Habit::Transactions | Habit::Deaths) && !random.once_in(3);
     }
 }

@@ -5,8 +5,8 @@
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::deaths::{DYING, is_dying};
 use super::harm::Harm;
-
 use super::ledger::{Entry, Holder, Key, Ledger, Promise, Queue, Settled};
 use super::topology::{self, BINDINGS};
 
@@ -29,9 +29,7 @@ pub struct Found {
 /// After a start.
 impl Ledger {
     /// A start has found this on the disk.
-    /// `is_half_told`: the start says that a transaction is there in part, for the disk has no room for the
-    /// rest.
-    pub fn begin(&mut self, life: u32, found: &Found, harms: &[Harm], (is_told, is_half_told): (bool, bool)) {
+    pub fn begin(&mut self, life: u32, found: &Found, harms: &[Harm], is_told: bool) {
         self.life = life;
         self.last_new.clear();
         self.contests.clear();
@@ -47,10 +45,11 @@ impl Ledger {
         }
         keys.sort_unstable();
         keys.dedup();
-        if !harms.iter().any(|harm| harm.is_fresh) && !is_half_told {
+        if !harms.iter().any(|harm| harm.is_fresh) {
             self.check_transactions(found);
         }
         self.asked.clear();
+        self.begin_dying(found);
         for key in keys {
             let contents = found.queues.get(&(key.0.to_string(), key.1.clone()));
             let contents = contents.map(Vec::as_slice);
@@ -115,11 +114,10 @@ impl Ledger {
                     |entry: Entry| entry.settled == Settled::No && !entry.has_been_out() && !entry.vanishes;
                 entry(place).is_some_and(is_plain) && !is_there(place) && is_routed_still(&place.1)
             };
-            let is_settled =
-                |place: &&(Key, u64, u32)| entry(place).is_some_and(|e| !e.vanishes) && !is_there(place);
+            let is_settled = |place: &&(Key, u64, u32)| entry(place).is_some() && !is_there(place);
             let is_left = |place: &&(Key, u64, u32)| entry(place).is_some() && is_there(place);
             let came = asked.published.iter().find(|place| is_there(place));
-            let happened = came.or_else(|| asked.settled.iter().find(is_settled));
+            let happened = came.or_else(|| asked.witnesses.iter().find(is_settled));
             let missing = asked.published.iter().find(is_missing);
             let has_not = missing.or_else(|| asked.settled.iter().find(is_left));
             if let Some((happened, has_not)) = happened.zip(has_not) {
@@ -156,6 +154,18 @@ impl Ledger {
         &marked[..last_out]
     }
 
+    /// What may die is in one of its two queues.
+    fn begin_dying(&mut self, found: &Found) {
+        for vhost in super::plan::VHOSTS {
+            let contents = DYING.map(|name| found.queues.get(&(vhost.to_string(), name.to_string())));
+            let are_there = contents.iter().all(Option::is_some);
+            let contents = contents.map(|contents| contents.map_or(&[][..], Vec::as_slice));
+            for what in self.fates.begin(vhost, contents, are_there) {
+                self.miss(what);
+            }
+        }
+    }
+
     fn begin_queue(&mut self, key: &Key, contents: Option<&[u64]>, harms: &[Harm], is_told: bool) {
         let may_change = harms.iter().any(Harm::may_change);
         let has_fresh = harms.iter().any(|harm| harm.is_fresh);
@@ -184,14 +194,16 @@ impl Ledger {
             }
             let level = topology::level(&key.1, content.priority());
             let before = last.entry((content.stream, level)).or_insert(0);
-            if *before >= *number && !is_lenient && !lacks_levels {
+            if *before >= *number && !is_lenient && !lacks_levels && !is_dying(&key.1) {
                 wrong.push(format!("message {number} lies behind {before}"));
             }
             *before = (*before).max(*number);
             let entry = queue.entries.get(number);
             let is_settled = entry.is_some_and(|entry| entry.settled == Settled::Durable);
-            if is_settled || entry.is_none() && queue.past.contains(number) {
-                let may_return = |harm: &Harm| harm.may_return(*number);
+            // What died may be back in the same queue.
+            let is_gone = is_settled || entry.is_none() && queue.past.contains(number);
+            if is_gone && !is_dying(&key.1) {
+                let may_return = |harm: &Harm| harm.may_return(*number) || harm.may_come_back(*number);
                 if !(is_lenient && (!has_fresh || harms.iter().any(may_return))) {
                     wrong.push(format!("message {number} was gone for good and is there again"));
                 }
@@ -214,7 +226,7 @@ impl Ledger {
         }
         let old = core::mem::take(&mut queue.entries);
         queue.past.extend(old.keys().filter(|number| !there.contains(number)));
-        for number in &there {
+        for number in there.iter().filter(|_| !is_dying(&key.1)) {
             queue.past.remove(number);
             let seen_before = old.get(number).is_some_and(Entry::has_been_out);
             let vanishes = topology::drops(&key.1);

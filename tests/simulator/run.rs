@@ -2,7 +2,8 @@
 //!
 //! Always true: everything in a run follows from its seed.
 
-use leveret::store::{ACCESS_SLOTS, Disk, Format};
+use leveret::store::{ACCESS_SLOTS, Disk, Format, Log};
+use leveret::time::Now;
 
 use super::harm::Harm;
 use super::ledger::Ledger;
@@ -13,6 +14,8 @@ use super::world::sim_disk::{Damaged, Mutant, Random, SimDisk, Trouble};
 
 /// Power cuts in a run, at least.
 const CUTS: u64 = 6;
+/// Bytes that may be live in the log when everything was deleted: users, permissions and virtual hosts.
+const LEFT_BYTES_MAX: u64 = 4 << 10;
 /// Lives in a run, at most.
 const LIVES: u64 = 16;
 
@@ -33,9 +36,13 @@ pub struct Counts {
     pub reads: u64,
     /// Moments at which everybody slept, and nobody should have been awake.
     pub rests: u64,
+    /// Lives on a store that could not be written.
+    pub unwritable: u64,
     pub damaged: u64,
     /// Changes of who may do what.
     pub administered: u64,
+    /// The most bytes that were live in a log of which everything was deleted.
+    pub left_bytes_max: u64,
 }
 
 impl Counts {
@@ -45,6 +52,7 @@ impl Counts {
         assert!(self.cuts >= 5 * seeds && self.lives > 5 * seeds, "cut too seldom: {self:?}");
         assert!(self.confirmed > 200 * seeds && self.delivered > 250 * seeds, "too little: {self:?}");
         assert!(self.commits > 120 * seeds && self.reads > 40 * seeds, "the disk rests: {self:?}");
+        assert!(20 * self.unwritable > seeds, "every store can be written: {self:?}");
         assert!(self.administered > 20 * seeds && self.rests > 40 * seeds, "operators rest: {self:?}");
     }
 
@@ -62,7 +70,11 @@ impl Counts {
         self.reads += other.reads;
         self.rests += other.rests;
         self.damaged += other.damaged;
+        self.unwritable += other.unwritable;
         self.administered += other.administered;
+        if other.left_bytes_max > self.left_bytes_max {
+            self.left_bytes_max = other.left_bytes_max;
+        }
     }
 }
 
@@ -80,8 +92,6 @@ pub struct Run {
     pub harms: Vec<Harm>,
     /// A start since then has told of damage.
     pub is_told: bool,
-    /// A start since then has said that a transaction is there in part.
-    pub is_half_told: bool,
     /// The device has lost something that it said it had synced, and no start has come behind it.
     pub has_broken_promises: bool,
     /// The log was damaged while the files beside it said nothing of users, for there was no room for them.
@@ -92,6 +102,8 @@ pub struct Run {
     upgraded_in: Option<u64>,
     /// The life before was killed in the middle of a write.
     was_killed: bool,
+    /// Nothing more goes wrong.
+    pub is_last: bool,
     pub next_content: u64,
     pub next_connection: u64,
     pub counts: Counts,
@@ -119,12 +131,12 @@ impl Run {
             damages: Vec::new(),
             harms: Vec::new(),
             is_told: false,
-            is_half_told: false,
             has_broken_promises: false,
             was_access_bare: false,
             is_full: room.is_some(),
             upgraded_in: (is_old && random.once_in(2)).then(|| random.below(LIVES / 2)),
             was_killed: false,
+            is_last: false,
             next_content: 1,
             next_connection: 1,
             counts: Counts::default(),
@@ -169,6 +181,9 @@ impl Run {
             self.is_full = true;
             self.disk.foresee(Trouble::FullSync(self.random.below(80), 1));
         }
+        if hazards.has_unwritable_starts && self.random.once_in(4) {
+            return self.disk.foresee(Trouble::ReadOnly(self.random.below(12)));
+        }
         if core::mem::take(&mut self.was_killed) && hazards.hits_starts {
             let calls = if hazards.kills_as_left { 6 } else { 12 };
             return self.disk.foresee(Trouble::Cut(self.random.below(calls)));
@@ -178,6 +193,9 @@ impl Run {
         }
         if hazards.kills_as_left && self.random.once_in(2) {
             return self.disk.foresee(Trouble::KillAsLeft(self.random.below(3)));
+        }
+        if hazards.cuts_as_settled && self.random.once_in(2) {
+            return self.disk.foresee(Trouble::CutAsSettled(self.random.below(12)));
         }
         match self.random.below(10) {
             0 => {}
@@ -228,6 +246,11 @@ impl Run {
             self.counts.cuts += 1;
             self.counts.cuts_at_start += u64::from(!is_started);
             self.break_promises();
+            if self.plan.hazards.hits_neighbours && self.random.once_in(3) {
+                let before = self.disk.copy();
+                let damaged = self.disk.damage_neighbours();
+                self.note_damage(before, &damaged);
+            }
         }
         let one_in = self.plan.hazards.damage_one_in;
         if one_in > 0 && self.random.once_in(one_in) {
@@ -247,12 +270,23 @@ impl Run {
 
     /// Something that was synced is damaged.
     fn damage(&mut self) {
+        if self.plan.hazards.wears && self.random.once_in(2) {
+            // What it costs is seen at each start.
+            self.disk.wear_out();
+            (self.is_damaged, self.ledger.is_lenient) = (true, true);
+            self.counts.damaged += 1;
+            return;
+        }
+        if self.random.once_in(2) {
+            self.disk.relent_all();
+        }
         let before = self.disk.copy();
-        let damaged = self.disk.damage();
+        let damaged = if self.random.once_in(12) { self.disk.damage_newest() } else { self.disk.damage() };
         self.note_damage(before, &damaged);
     }
 
-    fn note_damage(&mut self, mut before: SimDisk, damaged: &Damaged) {
+    /// This is damaged, and what it may have cost follows from how it was `before`.
+    pub fn note_damage(&mut self, mut before: SimDisk, damaged: &Damaged) {
         self.damages.push(format!("before life {}: {damaged:?}", self.ledger.life + 1));
         self.was_access_bare |= !has_access_file(&mut before);
         self.harms.push(Harm::of(&mut before, damaged));
@@ -276,6 +310,7 @@ impl Run {
         if self.plan.hazards.damage_one_in > 0 && self.random.once_in(4) {
             self.damage_last();
         }
+        self.is_last = true;
         self.disk.start(Trouble::Never);
         self.disk.set_lies(0);
         self.disk.set_room(None);
@@ -289,9 +324,31 @@ impl Run {
         self.counts.lives += 1;
         let mut life = Life::new(self, engine);
         let ended = life.run(100).and_then(|()| life.wind_up());
+        if ended.is_ok() {
+            life.stop();
+        }
         life.end();
         if ended == Err(Ended::Disk) {
             self.ledger.complain("the disk failed by itself".into());
+        }
+        // Of what a damaged store has nobody knows what can be deleted.
+        if ended.is_ok() && !self.is_damaged {
+            self.check_reclaimed();
+        }
+    }
+
+    /// Everything was consumed and deleted, so nothing but users and what was deleted last takes room.
+    fn check_reclaimed(&mut self) {
+        self.disk.start(Trouble::Never);
+        let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
+        let Ok((log, _)) = opened else {
+            return self.ledger.complain("the store cannot be opened after the end".into());
+        };
+        let live: u64 = log.index().segments().values().map(|segment| segment.live_bytes).sum();
+        let messages: u64 = log.index().queues().values().map(|queue| queue.live).sum();
+        self.counts.left_bytes_max = self.counts.left_bytes_max.max(live);
+        if live > LEFT_BYTES_MAX || messages > 0 {
+            self.ledger.complain(format!("{messages} messages and {live} bytes are left in the log"));
         }
     }
 }

@@ -9,17 +9,18 @@ use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
-use super::world::sim_disk::Random;
+use super::world::sim_disk::{Random, SimDisk, Trouble};
 use leveret::admin::request_context::{Machine, Process, StoreView};
 use leveret::broker::{Broker, Context, levels_of};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
 use leveret::journal::{Definition, DestinationName, is_group, is_transient};
 use leveret::password::PasswordHash;
-use leveret::store::{Body, Identity, Log, Message, Record};
+use leveret::store::{AccessReport, Body, Identity, Log, Message, Record, Report};
 use leveret::time::Now;
 
-use super::ledger::{body_of, number_of};
-use super::plan::{USERS, VHOSTS};
+use super::content::{body_of, number_of};
+use super::life::{Ended, Life};
+use super::plan::{Plan, USERS, VHOSTS};
 use super::recover::Found;
 use super::run::Run;
 use super::world::Memory;
@@ -70,7 +71,7 @@ const DIGESTS: [[u8; 32]; 2] = [
     ],
 ];
 
-fn hash_of(user: &str) -> PasswordHash {
+pub fn hash_of(user: &str) -> PasswordHash {
     let at = usize::from(user != USERS[0]);
     PasswordHash::Pbkdf2 { iterations: NonZeroU32::MIN, salt: *b"salt of sixteen.", digest: DIGESTS[at] }
 }
@@ -90,15 +91,45 @@ fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
     }
 }
 
+/// An engine that was told nothing yet, on a disk and with helpers of this plan.
+pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u32), helpers_seed: u64) -> Engine<Memory> {
+    let limits = plan.limits.clone();
+    let mut entropy = Random::new(seed ^ u64::from(life) << 32);
+    let fill = move |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte = entropy.below(256) as u8);
+    let broker = Broker::new(&limits, Box::new(fill)).expect("the limits have room for a broker");
+    let helpers = Helpers::new(Some(disk.clone()), Random::new(helpers_seed), plan.slowness_ms);
+    let mut memory = Memory::default();
+    memory.helpers = helpers;
+    let setup = Setup {
+        limits,
+        identity: leveret::session::Identity::default(),
+        queue_places: 64,
+        listeners: vec![false],
+        tls_links: 0,
+        management_listeners: 0,
+        metrics_listeners: 0,
+        certificates: Default::default(),
+        is_memory_locked: false,
+        process: process(),
+        own_uid: 0,
+    };
+    Engine::new(setup, broker, memory)
+}
+
 impl Run {
     /// Opens the store and starts a broker with it; `None` when the power went again, or the disk failed.
     pub fn start(&mut self) -> Option<Engine<Memory>> {
+        let before = self.foresee_unread();
         let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
+        self.note_unread(before);
         let (log, report) = opened.ok()?;
         self.is_told |= is_told(&report);
-        self.is_half_told |= report.groups_waiting > 0;
         // What was found may be lost with the next cut when it could not be written again.
-        if report.unwritable.is_some() || report.is_pending {
+        if report.unwritable.is_some() {
+            self.serve_unwritable(log, report);
+            return None;
+        }
+        if report.is_pending {
             return None;
         }
         let is_damaged = self.is_damaged || (self.disk.has_failed_sync() && report.is_cut_short());
@@ -120,47 +151,81 @@ impl Run {
         let mut harms = core::mem::take(&mut self.harms);
         let is_told = core::mem::take(&mut self.is_told);
         let is_unbounded = harms.iter().any(|harm| harm.is_unbounded);
-        let is_half_told = core::mem::take(&mut self.is_half_told);
-        self.ledger.begin(log.life(), &found, &harms, (is_told, is_half_told));
+        self.ledger.begin(log.life(), &found, &harms, is_told);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
-        let limits = self.plan.limits.clone();
-        let mut entropy = Random::new(self.seed ^ u64::from(log.life()) << 32);
-        let fill = move |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte = entropy.below(256) as u8);
-        let broker = Broker::new(&limits, Box::new(fill)).expect("the limits have room for a broker");
-        let helpers = Helpers::new(
-            Some(self.disk.clone()),
-            Random::new(self.random.below(u64::MAX)),
-            self.plan.slowness_ms,
-        );
-        let mut memory = Memory::default();
-        memory.helpers = helpers;
-        let setup = Setup {
-            limits,
-            identity: leveret::session::Identity::default(),
-            queue_places: 64,
-            listeners: vec![false],
-            tls_links: 0,
-            management_listeners: 0,
-            metrics_listeners: 0,
-            is_tls_shut: false,
-            is_memory_locked: false,
-            process: process(),
-            own_uid: 0,
-        };
-        let mut engine = Engine::new(setup, broker, memory);
+        let mut engine = self.filled(&log, report.access, true)?;
         let (broker, mut context) = engine.broker_mut();
-        broker.set_persist_all(self.plan.persist_all);
-        broker.set_spill_transient(self.plan.spill_transient);
-        context.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
-        let first = Some((USERS[0], hash_of(USERS[0])));
-        restore(broker, &mut context, &log, &mut self.disk, report.access, first, Now::from_ms(0)).ok()?;
         self.check_access(broker, &mut context, is_damaged, is_unbounded);
         delete_rebuilt(broker, &mut context);
         let driver = StoreDriver::new(log, self.plan.limits.frame_max as usize);
         engine.set_store(driver);
         engine.open_admin_socket();
         Some(engine)
+    }
+
+    /// An engine whose broker has what the log has.
+    fn filled(&mut self, log: &Log, access: AccessReport, is_writable: bool) -> Option<Engine<Memory>> {
+        let helpers_seed = self.random.below(u64::MAX);
+        let mut engine = engine_on(&self.plan, &self.disk, (self.seed, log.life()), helpers_seed);
+        let (broker, mut context) = engine.broker_mut();
+        broker.set_persist_all(self.plan.persist_all);
+        broker.set_spill_transient(self.plan.spill_transient);
+        context.journal_mut().start(log.life(), is_writable, log.record_bytes_max() as u64);
+        let first = Some((USERS[0], hash_of(USERS[0])));
+        restore(broker, &mut context, log, &mut self.disk, access, first, Now::from_ms(0)).ok()?;
+        Some(engine)
+    }
+
+    /// A life on a store that cannot be written: what was promised is there and is delivered, nothing is
+    /// confirmed. As nothing of it comes to the disk, it is forgotten afterwards.
+    fn serve_unwritable(&mut self, log: Log, report: Report) {
+        if self.disk.is_off() || self.is_damaged || report.is_new {
+            return;
+        }
+        let kept = self.ledger.clone();
+        let found = self.find(&log);
+        self.ledger.is_unwritable = true;
+        self.ledger.begin(log.life(), &found, &[], true);
+        if let Some(mut engine) = self.filled(&log, report.access, false) {
+            engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
+            self.counts.unwritable += 1;
+            let steps = self.random.below(300);
+            let mut life = Life::new(self, engine);
+            let ended = life.run(steps);
+            life.end();
+            if ended == Err(Ended::Disk) {
+                self.ledger.complain("a broker has ended whose store could not be written before".into());
+            }
+        }
+        let complaints = core::mem::replace(&mut self.ledger, kept).complaints;
+        self.ledger.complaints = complaints;
+    }
+
+    /// What a start cannot read, if there is anything: the disk as it is, to look into it.
+    fn foresee_unread(&mut self) -> Option<SimDisk> {
+        let hazards = self.plan.hazards;
+        if hazards.has_unread_starts && !self.is_last && self.random.once_in(3) {
+            let (after, count) = (self.random.below(60), 1 + self.random.below(5));
+            self.disk.foresee(Trouble::FailedRead(after, count));
+        }
+        let is_whole = !hazards.has_unread_starts && self.disk.worn().is_nothing();
+        (!is_whole).then(|| {
+            let before = self.disk.copy();
+            before.heal();
+            before
+        })
+    }
+
+    /// What the start could not read is missing.
+    fn note_unread(&mut self, before: Option<SimDisk>) {
+        let Some(before) = before else { return };
+        let (unread, worn) = (self.disk.end_failed_reads(), self.disk.worn());
+        for damaged in [unread, worn] {
+            if !damaged.is_nothing() {
+                self.note_damage(before.copy(), &damaged);
+            }
+        }
     }
 
     /// Nobody is locked out, unless damage explains that; whoever works here can come in.
@@ -284,10 +349,9 @@ impl Run {
     fn compare(&mut self, body: &[u8], exchange: &[u8], key: &[u8], properties: &[u8]) -> u64 {
         let number = number_of(body);
         let Some(content) = self.ledger.contents.get(&number) else { return number };
-        let is_same = exchange == content.exchange.as_bytes()
-            && key == content.key.as_bytes()
-            && properties == content.properties()
-            && body == body_of(number, content.len);
+        let exchange = core::str::from_utf8(exchange).unwrap_or("?");
+        let deaths = content.deaths_in(exchange, key, properties);
+        let is_same = deaths.is_some() && body == body_of(number, content.len);
         if !is_same {
             self.ledger.complain(format!("message {number} was altered"));
         }
@@ -349,6 +413,7 @@ fn process() -> Process {
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,
+        certificates_end: None,
         is_tls_shut: false,
         waiting_publishers: 0,
         store: StoreView::default(),

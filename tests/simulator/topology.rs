@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! d0 .. d2  durable       l0  durable, keeps 12 and none for long         r0  durable, keeps 12 and refuses
-//! d3        durable, with priorities
+//! d3        durable, with priorities      s0  m0  durable, and dead letters go from each to the other
 //! t0 t1     transient     a0  transient, goes when it is of no use        xN  exclusive, of connection N
 //! ```
 //!
@@ -11,6 +11,8 @@
 //! it is seen.
 
 use leveret::wire::{Method, Table};
+
+use super::deaths::{DELIVERY_LIMIT, DYING, is_dying};
 
 /// Queues that everybody uses.
 pub const QUEUES: [&str; 9] = ["d0", "d1", "d2", "d3", "l0", "r0", "a0", "t0", "t1"];
@@ -55,7 +57,7 @@ const PRIORITY_MAX: u8 = 3;
 const EXPIRES_MS: i64 = 3_000;
 
 pub fn is_durable(queue: &str) -> bool {
-    queue.starts_with(['d', 'l', 'r'])
+    queue.starts_with(['d', 'l', 'r', 's', 'm'])
 }
 
 /// It may drop any message, for its length or because its time is over.
@@ -107,7 +109,7 @@ pub fn bindings_for<'a>(exchange: &'a str, key: &'a str) -> impl Iterator<Item =
 /// Whether a message may come to a queue at all.
 pub fn may_route(exchange: &str, key: &str, queue: &str) -> bool {
     match exchange {
-        "" => key == queue,
+        "" => key == queue || key == DYING[0] && queue == DYING[1],
         _ => bindings_for(exchange, key).any(|at| BINDINGS[at].2 == queue),
     }
 }
@@ -130,12 +132,24 @@ pub fn arguments(queue: &str) -> Vec<u8> {
     if has_levels(queue) {
         limit("x-max-priority", PRIORITY_MAX.into());
     }
+    if queue == DYING[0] {
+        limit("x-delivery-limit", DELIVERY_LIMIT);
+    }
     if queue.starts_with('a') {
         limit("x-expires", EXPIRES_MS);
     }
     if refuses(queue) {
         bytes.push(10);
         bytes.extend_from_slice(b"x-overflowS\x00\x00\x00\x0ereject-publish");
+    }
+    if is_dying(queue) {
+        let other = DYING[usize::from(queue == DYING[0])].as_bytes();
+        bytes.extend_from_slice(b"\x16x-dead-letter-exchangeS\x00\x00\x00\x00");
+        bytes.extend_from_slice(b"\x19x-dead-letter-routing-keyS\x00\x00\x00\x02");
+        bytes.extend_from_slice(other);
+    }
+    if queue == DYING[0] {
+        bytes.extend_from_slice(b"\x0cx-queue-typeS\x00\x00\x00\x06quorum");
     }
     bytes
 }

@@ -7,7 +7,9 @@ use super::world::sim_disk::Random;
 use leveret::wire::{Method, Table};
 
 use super::actor::{Actor, Channel, Consumer, Leaving, Mode, Pending};
-use super::ledger::{Content, Key, Ledger, body_of};
+use super::content::{Content, body_of};
+use super::deaths::DYING;
+use super::ledger::{Key, Ledger};
 use super::life::Life;
 use super::plan::{Habit, Plan};
 use super::topology::{self, BINDINGS, EXCHANGES, QUEUES, ROUTES};
@@ -114,10 +116,14 @@ impl Life<'_> {
                     actor.publish(ledger, number, content, freight, kind);
                 }
             }
-            40..58 => (0..4).for_each(|_| actor.settle_some(ledger, random, number, habit)),
+            40..58 => {
+                let count = if habit == Habit::Holes { 24 } else { 4 };
+                (0..count).for_each(|_| actor.settle_some(ledger, random, number, habit));
+            }
             58..66 => {
                 let key = actor.some_queue(ledger, random, habit);
-                let no_ack = random.once_in(4);
+                let is_soon_gone = habit == Habit::Holes && key.1 == "d1";
+                let no_ack = random.once_in(4) && habit != Habit::Holes || is_soon_gone;
                 actor.consume(ledger, number, &key, no_ack, "c");
             }
             66..70 => {
@@ -161,9 +167,11 @@ impl Actor {
         let any = [random.one_of(&QUEUES), random.one_of(&QUEUES), random.one_of(&QUEUES)];
         let (queues, bindings): (&[&str], &[usize]) = match habit {
             Habit::Deep => (&["d0"], &[]),
-            Habit::Transactions => (&["d0", "d1"], &[]),
+            Habit::Transactions | Habit::Holes => (&["d0", "d1"], &[]),
             Habit::Pieces => (&["d0", "d3"], &[]),
             Habit::Copies => (&["d0", "d1", "l0"], &[0, 1, 3]),
+            // Where dead letters go is there before any are.
+            Habit::Deaths => (&[DYING[1], DYING[0]], &[]),
             Habit::Any | Habit::Sieve | Habit::Leave => (&any, &[]),
         };
         for name in queues {
@@ -249,9 +257,12 @@ impl Actor {
                 };
             }
             Habit::Deep if !random.once_in(6) => return ("", "d0".into(), small),
+            Habit::Deaths if !random.once_in(4) => return ("", DYING[0].into(), small * 4),
             Habit::Transactions if !random.once_in(6) => {
                 return ("", random.one_of(&["d0", "d1"]).into(), small * 20);
             }
+            Habit::Holes if random.once_in(3) => return ("", "d1".into(), small * 12),
+            Habit::Holes if !random.once_in(20) => return ("", "d0".into(), small / 4 + 8),
             _ => {}
         }
         let len = match random.below(if mood == Mood::Flood { 12 } else { 40 }) {
@@ -310,7 +321,8 @@ impl Actor {
         let wanted = match habit {
             Habit::Copies if !random.once_in(8) => random.one_of(&["d0", "l0"]),
             Habit::Pieces if !random.once_in(8) => "d0",
-            Habit::Transactions if !random.once_in(8) => random.one_of(&["d0", "d1"]),
+            Habit::Transactions | Habit::Holes if !random.once_in(8) => random.one_of(&["d0", "d1"]),
+            Habit::Deaths if !random.once_in(4) => random.one_of(&DYING),
             _ => "",
         };
         let is_sure =
@@ -366,11 +378,16 @@ impl Actor {
         if channel.unacked.is_empty() {
             return;
         }
-        let is_any = matches!(habit, Habit::Any | Habit::Deep | Habit::Transactions);
+        let is_any = matches!(habit, Habit::Any | Habit::Deep | Habit::Transactions | Habit::Deaths);
         let multiple = is_any && random.once_in(4);
         let index = if multiple || !is_any { random.below(channel.unacked.len() as u64) } else { 0 };
         let Some(tag) = channel.unacked.keys().nth(index as usize).copied() else { return };
-        if habit == Habit::Leave && channel.unacked[&tag].1 % 16 == 0 {
+        let stays = match habit {
+            Habit::Leave => 16,
+            Habit::Holes => 2,
+            _ => u64::MAX,
+        };
+        if channel.unacked[&tag].1.is_multiple_of(stays) {
             return;
         }
         let settled: Vec<_> = if multiple {
@@ -389,7 +406,9 @@ impl Actor {
             _ => (Method::BasicReject { delivery_tag: tag, requeue: true }, true),
         };
         let at = ledger.tick();
+        let is_ack = matches!(method, Method::BasicAck { .. });
         for place in settled {
+            ledger.note_verdict(&place, (is_ack, gives_back));
             match (channel.mode, gives_back) {
                 (Mode::Transaction, _) => channel.decided.push((place, gives_back)),
                 (_, true) => ledger.give_back(&place, holder),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use leveret::wire::{FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
 
-use crate::home::Home;
+use crate::home::{self, Home};
 use crate::world::{content_frames, method_frame};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,10 +32,7 @@ pub struct Broker {
 impl Broker {
     pub fn start(arguments: &[&str]) -> Self {
         let home = Home::new("sockets");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-        for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY"] {
-            command.env_remove(name);
-        }
+        let mut command = home::leveret();
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.path()).args(arguments);
         let mut process = command.stderr(Stdio::piped()).spawn().expect("the built binary runs");
         let lines = BufReader::new(process.stderr.take().expect("it is piped")).lines();

@@ -200,3 +200,18 @@ fn no_descriptor_left_is_no_dead_disk() {
     let _others: Vec<File> = core::iter::from_fn(|| File::open("/dev/null").ok()).collect();
     assert!(looks.read(0, 0, &mut [0; 4]).is_err(), "who only looks is told");
 }
+
+/// Whatever is written to a file that has no name any more goes with the process.
+#[test]
+fn what_is_synced_into_a_removed_file_is_not_durable() {
+    let home = Home(std::env::temp_dir().join(format!("leveret-removed-{}", std::process::id())));
+    fs::create_dir_all(&home.0).expect("the temporary folder can be written");
+    let mut disk = FileDisk::new(&home.0);
+    disk.create(3).expect("the disk is well");
+    disk.write(3, 0, &[7; 4_096]).expect("the disk is well");
+    disk.sync(3).expect("it is there");
+    fs::remove_file(home.0.join("00000003.seg")).expect("it is there");
+    disk.write(3, 4_096, &[7; 4_096]).expect("it is open");
+    let refused = disk.sync(3).expect_err("nobody finds it any more");
+    assert!(refused.to_string().contains("removed"), "{refused}");
+}

@@ -24,7 +24,7 @@ struct World {
 
 impl World {
     fn open(disk: &SimDisk) -> Option<Self> {
-        Self::open_with(disk, 30)
+        Self::open_with(disk, SEGMENTS)
     }
 
     fn open_with(disk: &SimDisk, segments_max: u32) -> Option<Self> {
@@ -39,7 +39,7 @@ impl World {
         if report.unwritable.is_some() {
             return None;
         }
-        assert_eq!((report.groups_damaged, report.groups_waiting), (0, 0));
+        assert_eq!(report.groups_damaged, 0);
         let mut journal = Journal::new(4096);
         journal.start(log.life(), true, log.record_bytes_max() as u64);
         let messages = Messages::new(MessageLimits {
@@ -135,10 +135,18 @@ impl World {
     }
 }
 
+/// Segments that the log may have.
+const SEGMENTS: u32 = 30;
+
 /// The power goes at every call in turn, of the transaction and of the start after it.
 fn at_every_cut(bodies: &[usize]) -> (u32, u32) {
+    at_cuts(bodies, SEGMENTS, 1)
+}
+
+/// The same at every so-manieth call, and starts may use so many segments only.
+fn at_cuts(bodies: &[usize], segments_max: u32, step: usize) -> (u32, u32) {
     let (mut nothing, mut whole) = (0, 0);
-    for cut in 0.. {
+    for cut in (0..).step_by(step) {
         let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
         disk.start(Trouble::Never);
         let mut world = World::open(&disk).expect("it opens");
@@ -152,11 +160,12 @@ fn at_every_cut(bodies: &[usize]) -> (u32, u32) {
         disk.power_cut();
         // The start may be cut too; the one after it must come to the same end.
         disk.start(Trouble::Cut(cut % 7));
-        drop(World::open(&disk));
+        drop(World::open_with(&disk, segments_max));
         disk.power_cut();
         disk.start(Trouble::Never);
-        let mut world = World::open(&disk).expect("it opens");
-        match (world.live(INPUT), world.live(OUTPUT)) {
+        let mut world = World::open_with(&disk, segments_max).expect("it opens");
+        let found = (world.live(INPUT), world.live(OUTPUT));
+        match found {
             (40, 0) => {
                 assert!(!is_answered, "cut {cut}: it was told to be safe");
                 nothing += 1;
@@ -168,6 +177,13 @@ fn at_every_cut(bodies: &[usize]) -> (u32, u32) {
             half => panic!("cut {cut}: half of it is there: {half:?}"),
         }
         world.store_all().expect("the disk is well");
+        drop(world);
+        let world = World::open(&disk).expect("it opens");
+        assert_eq!(
+            (world.live(INPUT), world.live(OUTPUT)),
+            found,
+            "cut {cut}: it stays so when there is room"
+        );
         let left = world.keeper.log().index().queues().iter().filter(|(number, _)| is_group(**number));
         assert_eq!(left.filter(|(_, queue)| queue.live > 0).count(), 0, "it was written down for good");
         if is_over {
@@ -220,6 +236,19 @@ fn what_no_commit_holds_is_there_whole_or_not_at_all() {
     assert!(nothing > 10 && whole > 10, "{nothing} and {whole}");
 }
 
+/// A start that has no room to write anything of it again must not leave what is there of it.
+#[test]
+fn on_a_disk_that_is_full_by_then_it_is_whole_or_not_there_as_well() {
+    for segments_max in [3, 5] {
+        let (nothing, whole) = at_cuts(&[10_000; 90], segments_max, 4);
+        assert!(nothing > 4 && whole > 0, "{segments_max}: {nothing} and {whole}");
+    }
+    let mut bodies = vec![20_000; 20];
+    bodies.extend([300_000, 100_000]);
+    let (nothing, whole) = at_cuts(&bodies, 3, 4);
+    assert!(nothing > 4 && whole > 0, "{nothing} and {whole}");
+}
+
 #[test]
 fn large_bodies_belong_to_it() {
     let (nothing, whole) = at_every_cut(&[100, 200_000, 100, 70_000]);
@@ -247,6 +276,52 @@ fn ten_thousand_settlements_come_with_a_message() {
     let batch = world.journal.end_group(&world.messages, Urgency::Awaited);
     world.store(batch).expect("the disk is well");
     assert_eq!((world.live(INPUT), world.live(OUTPUT)), (0, 1));
+}
+
+/// What is settled cannot be undone. A start without room settled what a transaction had published, too, once
+/// the first half of what that replaced was settled: both were gone.
+#[test]
+fn what_takes_two_commits_to_settle_is_never_gone_on_both_sides() {
+    const INPUTS: u64 = 100;
+    let (mut finished, bodies) = (0, [10_000; 90]);
+    for cut in (0..).step_by(2) {
+        let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let mut world = World::open(&disk).expect("it opens");
+        for offset in 0..INPUTS {
+            world.publish(INPUT, 2 * offset, 100);
+        }
+        world.store_all().expect("the disk is well");
+        disk.foresee(Trouble::Cut(cut));
+        world.journal.begin_group();
+        for (offset, bytes) in bodies.iter().enumerate() {
+            world.publish(OUTPUT, offset as u64, *bytes);
+        }
+        // Every other one, so that nothing merges; those that are there come first.
+        for offset in 0..40_000 {
+            world.journal.settle_stored(Settled { queue: INPUT, start: 2 * offset, end: 2 * offset + 1 });
+        }
+        let batch = world.journal.end_group(&world.messages, Urgency::Awaited);
+        let is_answered = world.store(batch).is_some();
+        let is_over = is_answered && world.store_all().is_some();
+        drop(world);
+        for segments_max in [3, 3, SEGMENTS] {
+            disk.power_cut();
+            disk.start(Trouble::Never);
+            let world = World::open_with(&disk, segments_max).expect("it opens");
+            let (input, output) = (world.live(INPUT), world.live(OUTPUT));
+            assert!(input == INPUTS || output == 90, "cut {cut}: {input} and {output} of both are left");
+            assert!(!is_answered || (input, output) == (0, 90), "cut {cut}: it was told to be safe");
+            finished += u32::from(segments_max == 3 && !is_answered && output == 90);
+        }
+        let mut world = World::open(&disk).expect("it opens");
+        assert!(matches!((world.live(INPUT), world.live(OUTPUT)), (0, 90) | (INPUTS, 0)), "cut {cut}");
+        world.store_all().expect("the disk is well");
+        if is_over {
+            assert!(finished > 0, "no cut came between the two");
+            return;
+        }
+    }
 }
 
 /// Messages said one by one and a clean stop; where every commit of it lies.

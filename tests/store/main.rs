@@ -4,6 +4,7 @@
 mod sim_disk;
 
 mod access;
+mod bodies;
 mod bytes;
 mod carried;
 mod claims;
@@ -17,6 +18,7 @@ mod format;
 mod full;
 mod group;
 mod meanwhile;
+mod mending;
 mod newest;
 mod refused;
 mod room;

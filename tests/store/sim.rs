@@ -4,9 +4,13 @@
 //! `LEVERET_SEEDS=n` runs so many. Checked after each recovery: what was reported durable is there unless it
 //! was settled; what was settled and durable is gone; nothing is invented or altered; definitions are exact;
 //! offsets are never used twice; a life is never lived twice; no synced block was written again.
+//!
+//! One run in a few is a sieve: one queue keeps every other of many small messages that lie far apart, so
+//! that what is settled in it takes more than a commit, and what lies beside them leaves the log soon.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bodies::{body_of, content_of};
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret::store::{
     Body, CommitJob, FetchJob, Identity, Log, Message, Position, Range, Record, Refused, Settings, Target,
@@ -16,6 +20,13 @@ use leveret::time::Now;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
 const LIVES: u64 = 7;
+/// One run in so many is a sieve.
+const SIEVE_ONE_IN: u64 = 12;
+/// The queue of a sieve, what lies beside it, how far apart its messages lie, and how many there are.
+const SIEVE: u64 = 1;
+const BESIDE: u64 = 2;
+const FAR: u64 = 1 << 21;
+const SIEVE_MAX: usize = 1_500;
 
 /// The queues and offsets a copy was for, and its content, or the number of the body that has it.
 type FoundCopy = (Vec<(u64, u64)>, Result<Vec<u8>, u64>);
@@ -61,30 +72,16 @@ struct World {
     ever: BTreeSet<(u64, u64, u64)>,
     /// What the last life reported as durable.
     reported: Position,
-}
-
-/// The bytes of a body, from its number.
-fn body_of(content: u64) -> Vec<u8> {
-    let length = match content % 23 {
-        0 => 5000,
-        1..4 => 900,
-        _ => content as usize % 300,
-    };
-    let mut random = Random::new(content);
-    let mut bytes: Vec<u8> = (0..length).map(|_| random.below(256) as u8).collect();
-    bytes.extend_from_slice(&content.to_le_bytes());
-    bytes
-}
-
-fn content_of(body: &[u8]) -> Option<u64> {
-    let tail = body.len().checked_sub(8)?;
-    let content = u64::from_le_bytes(body[tail..].try_into().ok()?);
-    (body_of(content) == body).then_some(content)
+    is_sieve: bool,
+    segments_max: u32,
 }
 
 impl World {
     fn new(seed: u64, mutant: Mutant) -> Self {
+        let (is_sieve, sizes) = (seed.is_multiple_of(SIEVE_ONE_IN), &mut Random::new(seed ^ 0x517E));
+        let segments_max = if is_sieve { 20 + sizes.below(30) as u32 } else { 9 };
         Self {
+            segments_max,
             random: Random::new(seed),
             disk: SimDisk::new(seed ^ 0xD15C, mutant, IDENTITY),
             log: None,
@@ -104,12 +101,13 @@ impl World {
             cleaned: 0,
             ever: BTreeSet::new(),
             reported: Position(0),
+            is_sieve,
         }
     }
 
     fn run(&mut self) {
         for _ in 0..LIVES {
-            let calls = 1 + self.random.below(120);
+            let calls = 1 + self.random.below(if self.is_sieve { 1_200 } else { 120 });
             let trouble = match self.random.below(8) {
                 0 => Trouble::Never,
                 1 => Trouble::FailedSync(self.random.below(25)),
@@ -119,7 +117,7 @@ impl World {
             };
             self.disk.start(trouble);
             if self.open() {
-                let steps = 50 + self.random.below(400);
+                let steps = 50 + self.random.below(if self.is_sieve { 1_600 } else { 400 });
                 for _ in 0..steps {
                     if self.log.is_none() {
                         break;
@@ -162,8 +160,8 @@ impl World {
     fn settings(&mut self) -> Settings {
         Settings {
             segment_bytes: 64 << 10,
-            commit_bytes: 12 << 10,
-            segments_max: 9,
+            commit_bytes: if self.is_sieve { 4 << 10 } else { 12 << 10 },
+            segments_max: self.segments_max,
             commit_window_ms: 20,
             confirm_window_ms: 5,
             settle_window_ms: 50,
@@ -198,7 +196,9 @@ impl World {
         self.life = log.life();
         self.check(&log);
         self.log = Some(log);
-        self.drain();
+        if !self.is_sieve {
+            self.drain();
+        }
         true
     }
 
@@ -323,8 +323,50 @@ impl World {
         Now::from_ms(self.now)
     }
 
+    /// A step of a sieve.
+    fn sift(&mut self) {
+        match self.random.below(12) {
+            0 | 1 => {
+                let kept = self.queues.get(&SIEVE).map_or(0, |queue| queue.messages.len());
+                (0..if kept < SIEVE_MAX { 30 } else { 0 }).for_each(|_| self.publish_to(SIEVE, FAR, 30));
+            }
+            2 => (0..5).for_each(|_| self.publish_to(BESIDE, 1, 300)),
+            3 => self.settle_where(BESIDE, |_| true),
+            4 => self.settle_where(SIEVE, |offset| offset / FAR % 2 == 1),
+            5 => self.prepare(),
+            6 => self.clean(),
+            _ => self.commit(),
+        }
+    }
+
+    /// Publishes a message with a body of less than so many bytes, so far behind the last one.
+    fn publish_to(&mut self, queue: u64, step: u64, bytes_max: u64) {
+        self.content += 1;
+        while self.content % 23 < 4 || self.content % 300 >= bytes_max {
+            self.content += 1;
+        }
+        let next = self.queues.entry(queue).or_default().next.next_multiple_of(step);
+        self.queues.get_mut(&queue).expect("it is there").next = next;
+        let body = body_of(self.content);
+        self.publish_body(&[Target { queue, offset: next, lane: 0 }], Body::Inline(&body));
+    }
+
+    /// Settles up to 150 of those that are open.
+    fn settle_where(&mut self, queue: u64, is_meant: impl Fn(u64) -> bool) {
+        let Some(model) = self.queues.get_mut(&queue) else { return };
+        let now = Now::from_ms(self.now);
+        let log = self.log.as_mut().expect("a step has a log");
+        let open = model.messages.iter_mut().filter(|(at, sent)| sent.settled.is_none() && is_meant(**at));
+        for (&start, sent) in open.take(150) {
+            sent.settled = Some(log.settle(queue, Range { start, end: start + 1 }, Urgency::Window, now));
+        }
+    }
+
     fn step(&mut self) {
         self.now += self.random.below(4);
+        if self.is_sieve {
+            return self.sift();
+        }
         match self.random.below(32) {
             0..9 => self.publish(),
             9 => self.publish_large(),

@@ -32,6 +32,8 @@ MACHINE = [
     (re.compile(r"Erlang/OTP [0-9.]+"), "Erlang/OTP <version>"),
     (re.compile(r"(platform=S)'(Linux|Rust)[^']*'"), r"\1'<platform>'"),
     (re.compile(r"time=T:1[0-9]{9}\b"), "time=T:<now>"),
+    (re.compile(r"\bnode=S'[^']*'"), "node=S'<node>'"),
+    (re.compile(r"connection=S'127\.0\.0\.1:[0-9]+ -> 127\.0\.0\.1:[0-9]+'"), "connection=S'<client> -> <broker>'"),
     (re.compile(r"mechanisms='AMQPLAIN PLAIN'"), "mechanisms='PLAIN AMQPLAIN'"),
 ]
 

@@ -19,7 +19,7 @@ const KEYS: [&str; 6] = ["red", "green", "a.b", "a.#", "*.b", "nowhere"];
 const TAGS: [&str; 3] = ["one", "two", ""];
 const GUESTS: usize = 3;
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         connections_max: 8,
         handshakes_max: 8,
@@ -45,16 +45,16 @@ fn limits() -> Limits {
 }
 
 /// The octets as instructions; zeros when they are at an end.
-struct Script<'o>(&'o [u8]);
+pub(super) struct Script<'o>(pub(super) &'o [u8]);
 
 impl<'o> Script<'o> {
-    fn octet(&mut self) -> u8 {
+    pub(super) fn octet(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
         self.0 = rest;
         *first
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::from(self.octet()) % bound
     }
 
@@ -62,11 +62,11 @@ impl<'o> Script<'o> {
         self.octet() & 1 != 0
     }
 
-    fn one_of<T: Copy>(&mut self, things: &[T]) -> T {
+    pub(super) fn one_of<T: Copy>(&mut self, things: &[T]) -> T {
         things[self.below(things.len())]
     }
 
-    fn octets(&mut self, most: usize) -> &'o [u8] {
+    pub(super) fn octets(&mut self, most: usize) -> &'o [u8] {
         let len = self.below(most + 1).min(self.0.len());
         let (octets, rest) = self.0.split_at(len);
         self.0 = rest;

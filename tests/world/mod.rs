@@ -4,10 +4,12 @@
 //! | file      | what it is |
 //! |-----------|------------|
 //! | `platform` | what the engine runs on: lines and no system |
+//! | `meanwhile` | what one helper does in the midst of what the other does |
 //! | `line`    | one connection: fragments, windows, breaks |
 //! | `client`  | the other side |
 //! | `checker` | what a client demands of what it hears |
 //! | `hostile` | any octets as the life of a broker, for the fuzzer |
+//! | `hostile_http` | the same as requests to the management API |
 //! | `sim_disk` | a disk that fails, of which others make use as well |
 //!
 //! Why it exists: what depends on timing (a window that is full, a byte that comes late, a day of heartbeats)
@@ -20,7 +22,9 @@
 pub mod checker;
 pub mod client;
 pub mod hostile;
+pub mod hostile_http;
 pub mod line;
+pub mod meanwhile;
 pub mod platform;
 #[path = "../sim_disk/mod.rs"]
 pub mod sim_disk;
@@ -136,7 +140,7 @@ impl World {
             tls_links: 0,
             management_listeners: 1,
             metrics_listeners: 1,
-            is_tls_shut: false,
+            certificates: Default::default(),
             is_memory_locked,
             process: process(),
             own_uid: 0,
@@ -455,6 +459,7 @@ fn process() -> Process {
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,
+        certificates_end: None,
         is_tls_shut: false,
         waiting_publishers: 0,
         store: StoreView::default(),

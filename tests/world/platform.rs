@@ -2,7 +2,7 @@
 //! helpers that take as long as they are told to.
 //!
 //! A helper's job is done to the disk when it is handed over or when it is over, as chance has it: a power
-//! cut finds both.
+//! cut finds both. And what the other helper has may be done in the midst of it.
 //!
 //! Always true: what happens at a line is reported once, when it begins, and only of those lines that the
 //! engine has registered; so an engine that forgets a flag stands still here as it would in the field.
@@ -15,8 +15,8 @@ use std::rc::Rc;
 
 use super::sim_disk::{Random, SimDisk};
 use leveret::engine::{
-    AcceptFailure, Engine, FoundAddresses, Interest, ListenerId, NameLookup, PeerAddress, Platform,
-    Readiness, Socket, Visitor, WorkerJob, WorkerResult,
+    AcceptFailure, CertificateState, Engine, FoundAddresses, Interest, ListenerId, NameLookup, PeerAddress,
+    Platform, Readiness, Socket, Visitor, WorkerJob, WorkerResult,
 };
 use leveret::log_limiter::LogLimiter;
 use leveret::store::{Read as ReadJob, ReadOutcome, Write as WriteJob, WriteDone};
@@ -24,6 +24,7 @@ use leveret::time::Now;
 use leveret::tls::{CertificateStore, KnownTime};
 
 use super::line::{Edges, Io, Line};
+use super::meanwhile::Meanwhile;
 
 /// The broker's end of a line.
 #[derive(Debug)]
@@ -91,7 +92,14 @@ enum Job<J, D> {
     Done(D, u64),
 }
 
+/// In so many calls of a job what the other helper has is done.
+const CALLS_MAX: u64 = 6;
+
 impl<J, D> Job<J, D> {
+    const fn is_to_do(&self) -> bool {
+        matches!(self, Self::ToDo(..))
+    }
+
     const fn due_ms(&self) -> u64 {
         match self {
             Self::ToDo(_, due_ms) | Self::Done(_, due_ms) => *due_ms,
@@ -148,8 +156,36 @@ impl Helpers {
         self.now_ms + if self.slowness_ms > 0 { self.random.below(self.slowness_ms) } else { 0 }
     }
 
-    const fn disk(&mut self) -> &mut SimDisk {
-        self.disk.as_mut().expect("jobs for a disk come from a store")
+    fn disk(&self) -> SimDisk {
+        self.disk.clone().expect("jobs for a disk come from a store")
+    }
+
+    /// Writes, and perhaps has what is to be read be read meanwhile.
+    fn write(&mut self, job: WriteJob) -> WriteDone {
+        let mut disk = self.disk();
+        let (reading, is_mixed) = (&mut self.reading, self.random.once_in(2));
+        let Some(Job::ToDo(read, due_ms)) = reading.take_if(|job| is_mixed && job.is_to_do()) else {
+            return job.run(&mut disk);
+        };
+        let other = |disk: &mut SimDisk| *reading = Some(Job::Done(read.run(disk), due_ms));
+        let mut disk = Meanwhile::new(disk, self.random.below(CALLS_MAX), other);
+        let done = job.run(&mut disk);
+        disk.end();
+        done
+    }
+
+    /// Reads, and perhaps has what is to be written be written meanwhile.
+    fn read(&mut self, job: ReadJob) -> ReadOutcome {
+        let mut disk = self.disk();
+        let (writing, is_mixed) = (&mut self.writing, self.random.once_in(2));
+        let Some(Job::ToDo(write, due_ms)) = writing.take_if(|job| is_mixed && job.is_to_do()) else {
+            return job.run(&mut disk);
+        };
+        let other = |disk: &mut SimDisk| *writing = Some(Job::Done(write.run(disk), due_ms));
+        let mut disk = Meanwhile::new(disk, self.random.below(CALLS_MAX), other);
+        let done = job.run(&mut disk);
+        disk.end();
+        done
     }
 }
 
@@ -162,6 +198,10 @@ pub struct Memory {
     /// Whom the engine can connect to, and how often it did.
     pub upstreams: Vec<(SocketAddr, Rc<RefCell<Line>>)>,
     pub dialed: u32,
+    /// How often it tried, those included whom it does not reach.
+    pub tried: u32,
+    /// What was written down of bridges, the newest last.
+    pub noted: Vec<String>,
     looking: Option<NameLookup>,
     pub helpers: Helpers,
 }
@@ -279,6 +319,7 @@ impl Platform for Memory {
     }
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<LineEnd> {
+        self.tried += 1;
         let line = self.upstreams.iter().find(|(other, _)| *other == address).map(|(_, line)| line.clone());
         let line = line.ok_or(io::ErrorKind::ConnectionRefused)?;
         self.dialed += 1;
@@ -295,8 +336,10 @@ impl Platform for Memory {
 
     fn take_lookup(&mut self) -> Option<FoundAddresses> {
         let NameLookup { ticket, host, port } = self.looking.take()?;
-        let address = host.strip_prefix("host-").and_then(|number| number.parse::<u8>().ok());
-        let found = address.map(|last| vec![SocketAddr::from(([10, 0, 0, last], port))]);
+        let networks = [("host-", 10), ("here-", 127)];
+        let named = |(prefix, net)| Some([net, 0, 0, host.strip_prefix(prefix)?.parse::<u8>().ok()?]);
+        let address = networks.into_iter().find_map(named);
+        let found = address.map(|address| vec![SocketAddr::from((address, port))]);
         Some(FoundAddresses { ticket, found: found.ok_or_else(|| "no such name".to_string()) })
     }
 
@@ -313,7 +356,7 @@ impl Platform for Memory {
         assert!(helpers.writing.is_none(), "one job at a time");
         let due_ms = helpers.later_ms();
         helpers.writing = Some(match helpers.random.once_in(2) {
-            true => Job::Done(job.run(helpers.disk()), due_ms),
+            true => Job::Done(helpers.write(job), due_ms),
             false => Job::ToDo(job, due_ms),
         });
     }
@@ -321,7 +364,7 @@ impl Platform for Memory {
     fn take_written(&mut self) -> Option<(WriteDone, u64)> {
         let helpers = &mut self.helpers;
         let done = match helpers.writing.take_if(|job| job.due_ms() <= helpers.now_ms)? {
-            Job::ToDo(job, _) => job.run(helpers.disk()),
+            Job::ToDo(job, _) => helpers.write(job),
             Job::Done(done, _) => done,
         };
         helpers.commits += u64::from(done.is_commit());
@@ -334,7 +377,7 @@ impl Platform for Memory {
         helpers.reads += 1;
         let due_ms = helpers.later_ms();
         helpers.reading = Some(match helpers.random.once_in(2) {
-            true => Job::Done(job.run(helpers.disk()), due_ms),
+            true => Job::Done(helpers.read(job), due_ms),
             false => Job::ToDo(job, due_ms),
         });
     }
@@ -342,7 +385,7 @@ impl Platform for Memory {
     fn take_read(&mut self) -> Option<ReadOutcome> {
         let helpers = &mut self.helpers;
         Some(match helpers.reading.take_if(|job| job.due_ms() <= helpers.now_ms)? {
-            Job::ToDo(job, _) => job.run(helpers.disk()),
+            Job::ToDo(job, _) => helpers.read(job),
             Job::Done(done, _) => done,
         })
     }
@@ -355,16 +398,20 @@ impl Platform for Memory {
             WorkerJob::Handshake(shake) => {
                 shake.step(helpers.certificates.as_mut(), &mut KnownTime::default())
             }
-            WorkerJob::Note(_) => WorkerResult::Note(Ok(())),
+            WorkerJob::Note(notes) => {
+                self.noted.push(notes);
+                WorkerResult::Note(Ok(()))
+            }
             WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(Ok(*config))),
         };
         let due_ms = helpers.later_ms();
         helpers.working = Some((result, due_ms));
     }
 
-    fn take_worked(&mut self) -> Option<(WorkerResult, bool)> {
+    fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)> {
         let helpers = &mut self.helpers;
-        helpers.working.take_if(|(_, due_ms)| *due_ms <= helpers.now_ms).map(|(result, _)| (result, false))
+        let done = helpers.working.take_if(|(_, due_ms)| *due_ms <= helpers.now_ms);
+        done.map(|(result, _)| (result, CertificateState::default()))
     }
 
     fn unix_ms(&self) -> u64 {

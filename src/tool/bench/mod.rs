@@ -21,6 +21,7 @@
 //! | `relay`     | the same without a broker                                                     |
 //! | `own`       | a broker started for the bench                                                |
 //! | `process`   | what a process cost; `histogram` how long things took; `report` all of it told |
+//! | `error`     | why a measurement came to nothing                                              |
 
 mod batch;
 mod body;

@@ -35,6 +35,8 @@ pub(super) struct Call {
     pub(super) flags: Vec<String>,
     /// Options that have a value, with it.
     pub(super) values: Vec<(String, String)>,
+    /// It is a part of a report, which people read wherever it was written to.
+    pub(super) in_report: bool,
     /// The socket, if it was named.
     pub(super) socket: Option<PathBuf>,
     /// Where the broker keeps its data, if it was said.

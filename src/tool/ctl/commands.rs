@@ -4,7 +4,9 @@ use std::io::{self, Write};
 
 use super::args::Call;
 use super::failure::{Failure, USAGE, heading};
-use super::{access, backup, definitions, limits, listings, operations, policies, report};
+use super::{
+    access, backup, checks, definitions, limits, listings, operations, parameters, policies, report,
+};
 
 /// One command.
 pub(super) struct Command {
@@ -21,9 +23,25 @@ pub(super) struct Command {
 const ANY: usize = usize::MAX;
 
 /// The sections of the help and what stands in them.
-const SECTIONS: [(&str, &[&str]); 9] = [
+const SECTIONS: [(&str, &[&str]); 12] = [
     ("Help", &["help", "version"]),
-    ("Broker", &["await_startup", "environment", "ping", "report", "status", "stop"]),
+    ("Broker", &["await_startup", "cluster_status", "environment", "ping", "report", "status", "stop"]),
+    ("Feature flags", &["enable_feature_flag", "list_feature_flags"]),
+    (
+        "Checks",
+        &[
+            "check_alarms",
+            "check_local_alarms",
+            "check_port_connectivity",
+            "check_port_listener",
+            "check_protocol_listener",
+            "check_running",
+            "check_virtual_hosts",
+            "is_booting",
+            "is_running",
+            "node_health_check",
+        ],
+    ),
     (
         "Monitoring",
         &[
@@ -74,6 +92,8 @@ const SECTIONS: [(&str, &[&str]); 9] = [
             "list_vhosts",
             "list_vhost_limits",
             "set_vhost_limits",
+            "trace_off",
+            "trace_on",
         ],
     ),
     (
@@ -87,6 +107,20 @@ const SECTIONS: [(&str, &[&str]); 9] = [
             "set_policy",
         ],
     ),
+    (
+        "Parameters",
+        &[
+            "clear_global_parameter",
+            "clear_parameter",
+            "delete_shovel",
+            "list_global_parameters",
+            "list_parameters",
+            "restart_shovel",
+            "set_global_parameter",
+            "set_parameter",
+            "shovel_status",
+        ],
+    ),
     ("Definitions", &["backup", "export_definitions", "import_definitions"]),
     (
         "Operations",
@@ -94,6 +128,7 @@ const SECTIONS: [(&str, &[&str]); 9] = [
             "adopt_orphan",
             "bridge_status",
             "close_all_connections",
+            "close_all_user_connections",
             "close_connection",
             "delete_orphan",
             "delete_queue",
@@ -133,6 +168,25 @@ commands! {
     "status", " [--formatter json]", 0..=0, operations::status, "Displays how the broker goes";
     "environment", "", 0..=0, operations::environment,
         "Displays the broker's configuration, secrets left out";
+    "cluster_status", " [--formatter json]", 0..=0, checks::cluster_status,
+        "Displays the cluster, which is this one node";
+    "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY, checks::list_feature_flags,
+        "Lists RabbitMQ's feature flags, and whether what they stand for is there";
+    "enable_feature_flag", " <all | feature_flag>", 1..=1, checks::enable_feature_flag,
+        "Does nothing, for what is there is enabled; fails for what is not";
+    "is_running", "", 0..=0, checks::is_running, "Checks that the broker runs";
+    "is_booting", "", 0..=0, checks::is_booting, "Says that the broker has started";
+    "check_running", "", 0..=0, checks::is_running, "Checks that the broker runs";
+    "check_alarms", "", 0..=0, checks::check_alarms, "Checks that there is no alarm (see list_alarms)";
+    "check_local_alarms", "", 0..=0, checks::check_alarms, "The same";
+    "check_port_connectivity", "", 0..=0, checks::check_port_connectivity,
+        "Checks that each listener lets somebody in";
+    "check_port_listener", " <port>", 1..=1, checks::check_port_listener,
+        "Checks that the broker listens on a port";
+    "check_protocol_listener", " <protocol>", 1..=1, checks::check_protocol_listener,
+        "Checks that the broker listens for a protocol: amqp, amqp/ssl, http, http/prometheus";
+    "check_virtual_hosts", "", 0..=0, checks::check_virtual_hosts, "Checks that the broker answers";
+    "node_health_check", "", 0..=0, checks::node_health_check, "Checks that the broker answers. Deprecated";
     "list_alarms", "", 0..=0, operations::alarms, "Lists what an operator should see to";
     "stop", "", 0..=0, operations::stop, "Stops the broker and waits for its end";
     "list_queues", " [--vhost <vhost>] [--no-table-headers] [<column>, ...] [--timeout <timeout>]", 0..=ANY,
@@ -190,6 +244,11 @@ commands! {
         "Sets virtual host limits: max-queues and max-connections, as JSON";
     "clear_vhost_limits", " [--vhost <vhost>]", 0..=0, limits::clear_vhost_limits,
         "Clears virtual host limits";
+    "trace_on", " [--vhost <vhost>]", 0..=0, operations::trace_on,
+        "Starts tracing: all that is published and delivered in a virtual host is copied to its exchange \
+         amq.rabbitmq.trace, for queues bound there with publish.EXCHANGE and deliver.QUEUE, until trace_off \
+         or a restart. It costs a copy each time, so bind what is wanted and no more";
+    "trace_off", " [--vhost <vhost>]", 0..=0, operations::trace_off, "Stops tracing";
     "list_user_limits", " [--user <username>] [--global]", 0..=0, limits::list_user_limits,
         "Displays configured user limits";
     "set_user_limits", " <username> <definition>", 2..=2, limits::set_user_limits,
@@ -209,6 +268,23 @@ commands! {
         "Clears an operator policy";
     "list_operator_policies", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
         policies::list, "Lists operator policy overrides for a virtual host";
+    "set_parameter", " [--vhost <vhost>] <component_name> <name> <value>", 3..=3, parameters::set,
+        "Sets a runtime parameter, as JSON. The component is shovel: a bridge with RabbitMQ's keys";
+    "clear_parameter", " [--vhost <vhost>] <component_name> <name>", 2..=2, parameters::clear,
+        "Clears a runtime parameter";
+    "list_parameters", " [--vhost <vhost>] [--no-table-headers] [--timeout <timeout>]", 0..=0,
+        parameters::list, "Lists runtime parameters for a virtual host, passwords in addresses included";
+    "set_global_parameter", " <name> <value>", 2..=2, parameters::set_global,
+        "Sets a global runtime parameter, as JSON";
+    "clear_global_parameter", " <name>", 1..=1, parameters::clear_global,
+        "Clears a global runtime parameter";
+    "list_global_parameters", " [--no-table-headers] [--timeout <timeout>]", 0..=0, parameters::list_global,
+        "Lists global runtime parameters";
+    "shovel_status", " [--no-table-headers] [--timeout <timeout>]", 0..=0, parameters::status,
+        "Displays status of shovels, and of other bridges as far as they are alike; bridge_status tells more";
+    "restart_shovel", " [--vhost <vhost>] <name>", 1..=1, parameters::restart,
+        "Has a shovel connect anew";
+    "delete_shovel", " [--vhost <vhost>] <name>", 1..=1, parameters::delete, "Deletes a shovel";
     "export_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 1..=1, definitions::export,
         "Exports definitions in JSON, as RabbitMQ does";
     "import_definitions", " <file_path | \"-\"> [--timeout <timeout>]", 0..=1, definitions::import,
@@ -240,6 +316,8 @@ commands! {
          came of it, in the column retried";
     "close_connection", " <connection pid> <explanation>", 2..=2, operations::close_connection,
         "Closes a connection, named by its pid (see list_connections pid name)";
+    "close_all_user_connections", " <username> <explanation>", 2..=2, operations::close_all_user_connections,
+        "Closes all connections of a user";
     "close_all_connections", " [--vhost <vhost>] [--global] <explanation>", 1..=1,
         operations::close_all_connections, "Closes all connections for a vhost, or all there are";
 }

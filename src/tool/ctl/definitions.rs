@@ -69,7 +69,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         let mut text = Vec::new();
         let taken = io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text);
         taken.map_err(|error| Failure::new(BAD_DATA, format!("Error: standard input: {error}")))?;
-        read(&mut Cursor::new(text), |at, section, value| importer.take(&at.to_string(), section.name, value))
+        read(&mut Cursor::new(text), |at, section, value| importer.take(&at.to_string(), section, value))
     } else {
         let bad = |why: String| misused_as(BAD_DATA, call, &why);
         let found =
@@ -80,7 +80,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         tell(call, &format!("Importing definitions in JSON from a file at \"{name}\" ..."))?;
         let mut file = File::open(name)
             .map_err(|error| Failure::new(BAD_DATA, format!("Error: {name} cannot be read: {error}")))?;
-        read(&mut file, |at, section, value| importer.take(&at.to_string(), section.name, value))
+        read(&mut file, |at, section, value| importer.take(&at.to_string(), section, value))
     };
     done.map_err(|error| match error {
         ReadError::Stopped(failure) => failure,

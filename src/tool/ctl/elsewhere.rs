@@ -9,16 +9,9 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
         "That is a command of the program: {}",
     ),
     (
-        &[
-            "set_parameter",
-            "clear_parameter",
-            "list_parameters",
-            "shovel_status",
-            "restart_shovel",
-            "delete_shovel",
-            "federation_status",
-        ],
-        "Bridges are [[bridge]] in the configuration file; bridge_status shows how they go",
+        &["federation_status"],
+        "There is no federation here: bridges are [[bridge]] in the configuration file, or shovels \
+         (set_parameter); bridge_status shows how they go",
     ),
     (
         &["set_vm_memory_high_watermark"],
@@ -41,7 +34,6 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
     ),
     (
         &[
-            "cluster_status",
             "join_cluster",
             "forget_cluster_node",
             "change_cluster_node_type",
@@ -50,18 +42,41 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
             "await_online_nodes",
             "sync_queue",
             "cancel_sync_queue",
+            "force_boot",
+            "update_cluster_nodes",
+            "check_if_node_is_mirror_sync_critical",
+            "check_if_node_is_quorum_critical",
+            "schema_info",
         ],
         "There is one node and no cluster: status shows how it goes, and a bridge sends messages on to \
          others",
     ),
     (
-        &["enable_feature_flag", "list_feature_flags", "enable_plugin", "plugins"],
-        "There are no plug-ins and no feature flags: everything that is there is on; the configuration file \
-         has the rest",
+        &["enable_plugin", "plugins"],
+        "There are no plug-ins: everything that is there is on; the configuration file has the rest",
     ),
     (
-        &["eval", "exec", "trace_on", "trace_off", "encode", "decode", "remote_shell"],
-        "There is no Erlang and no tracing here: log_level = \"debug\" in the configuration file shows more",
+        &["suspend_listeners", "resume_listeners", "restart_vhost", "list_unresponsive_queues", "force_gc"],
+        "The broker is one process that serves everybody: ping says whether it turns, and memory goes back \
+         by itself",
+    ),
+    (
+        &["list_ciphers", "list_hashes", "hipe_compile", "check_certificate_expiration"],
+        "The chapters of the guide on TLS, and on users and logins, say what there is of that",
+    ),
+    (
+        &["set_vhost_tags", "list_node_auth_attempt_stats"],
+        "That is not kept here: list_vhosts and list_users show what is",
+    ),
+    (&["wait"], "The process needs no file to be found by: use await_startup"),
+    (
+        &["autocomplete"],
+        "What a shell completes commands with comes with the packages, as completions for bash and others",
+    ),
+    (
+        &["eval", "exec", "eval_file", "encode", "decode", "remote_shell"],
+        "There is no Erlang here: trace_on tells what is published and delivered, and log_level = \"debug\" \
+         in the configuration file shows more",
     ),
 ];
 
@@ -92,7 +107,7 @@ mod tests {
     #[test]
     fn the_way_is_told() {
         assert!(advice("restore").ends_with("leveret restore"));
-        assert!(advice("set_parameter").contains("[[bridge]]"));
+        assert!(advice("set_vm_memory_high_watermark").contains("memory_limit"));
         assert!(advice("frobnicate").contains("leveretctl help"));
     }
 }

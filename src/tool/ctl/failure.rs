@@ -1,7 +1,10 @@
 //! Why a command failed, and with which exit code; what else a person is told beside the answer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+
+use crate::net::printable::Printable;
 
 use super::args::Call;
 
@@ -77,6 +80,11 @@ pub(super) fn tell(call: &Call, text: &str) -> Result<(), Failure> {
         writeln!(io::stdout(), "{text}")?;
     }
     Ok(())
+}
+
+/// A line of an answer as it is shown: in a report nothing gets out of it that a peer chose.
+pub(super) fn shown<'t>(call: &Call, line: &'t str) -> Cow<'t, str> {
+    if call.in_report { Printable(line).to_string().into() } else { line.into() }
 }
 
 /// A heading: bold for a person.

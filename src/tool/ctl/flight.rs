@@ -15,6 +15,7 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use crate::admin::dates::day_of;
 use crate::flight::{self, Event, FILE_BYTES, Kind};
 use crate::net::printable::Printable;
 
@@ -100,19 +101,6 @@ impl fmt::Display for Date {
         let (hour, minute) = (s / 3600 % 24, s / 60 % 60);
         write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}.{ms:03}Z", s % 60)
     }
-}
-
-/// Year, month and day of so many days after 1970 began. Years begin in March here, so that a leap day is the
-/// last of its year.
-fn day_of(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march + 2) / 5 + 1;
-    let month = if march < 10 { march + 3 } else { march - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Rows as rabbitmqctl 3.10 prints them: tab-separated, JSON, CSV, or drawn.
 //!
 //! Always true: a terminal is shown nothing unprintable that a peer chose, be it a control character or one
-//! that turns the direction of writing; whoever reads a pipe gets the very bytes.
+//! that turns the direction of writing, and nor is a report, wherever it goes: people read it. Whoever
+//! reads a pipe else gets the very bytes.
 
 use std::io::{self, Write};
 use std::str::FromStr;
@@ -47,6 +48,8 @@ pub(super) struct Printer<'o, W: Write> {
     has_header: bool,
     /// What is not printable is shown, not sent.
     is_terminal: bool,
+    /// So it is, and a tab stands between columns alone.
+    is_report: bool,
     rows: u64,
     /// What can only be drawn when all is known.
     kept: Vec<Vec<String>>,
@@ -56,13 +59,21 @@ impl<'o, W: Write> Printer<'o, W> {
     /// Prints these columns.
     pub(super) fn new(out: &'o mut W, formatter: Formatter, columns: &[&str], has_header: bool) -> Self {
         let columns = columns.iter().map(|column| (*column).to_string()).collect();
-        Self { out, formatter, columns, has_header, is_terminal: false, rows: 0, kept: Vec::new() }
+        let (is_terminal, is_report) = (false, false);
+        Self { out, formatter, columns, has_header, is_terminal, is_report, rows: 0, kept: Vec::new() }
     }
 
     /// Shows what is not printable instead of sending it.
     #[must_use]
     pub(super) const fn for_terminal(mut self, is_terminal: bool) -> Self {
         self.is_terminal = is_terminal;
+        self
+    }
+
+    /// The same, whatever it is written to.
+    #[must_use]
+    pub(super) const fn for_report(mut self, is_report: bool) -> Self {
+        self.is_report = is_report;
         self
     }
 
@@ -132,7 +143,7 @@ impl<'o, W: Write> Printer<'o, W> {
     /// In JSON only texts have anything unprintable, and they have an escape of their own for it.
     fn shown_json(&self, cell: &Value) -> String {
         let mut text = cell.to_string();
-        if self.is_terminal {
+        if self.is_terminal || self.is_report {
             while let Some(letter) = text.chars().find(|letter| !is_printable(*letter)) {
                 let units = letter
                     .encode_utf16(&mut [0; 2])
@@ -147,6 +158,9 @@ impl<'o, W: Write> Printer<'o, W> {
 
     fn shown(&self, cell: &Value) -> String {
         let text = plain(cell);
+        if self.is_report {
+            return Printable(text).to_string();
+        }
         if !self.is_terminal {
             return text;
         }

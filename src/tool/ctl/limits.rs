@@ -12,7 +12,7 @@ use crate::admin::http::encode;
 use super::access::done;
 use super::args::Call;
 use super::client::Reply;
-use super::failure::{Failure, UNAVAILABLE, tell};
+use super::failure::{Failure, UNAVAILABLE, shown, tell};
 use super::find::connect;
 use super::format::Formatter;
 
@@ -97,7 +97,7 @@ fn has_any(limits: &Value) -> bool {
 fn show(call: &Call, text: &str) -> Result<(), Failure> {
     match call.formatter() {
         Formatter::Json => writeln!(io::stdout(), "{}", json!({ "message": text }))?,
-        _ => writeln!(io::stdout(), "{text}")?,
+        _ => writeln!(io::stdout(), "{}", shown(call, text))?,
     }
     Ok(())
 }

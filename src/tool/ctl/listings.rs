@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::admin::binding_columns::Bindings;
 use crate::admin::bridges::BridgeLinks;
-use crate::admin::columns::{
-    Channels, Connections, Consumers, Exchanges, Kind, Orphans, Queues, TYPED, Vhosts,
-};
+use crate::admin::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues, TYPED, Vhosts};
 use crate::admin::http::encode;
+use crate::admin::orphan_columns::Orphans;
+use crate::admin::parameter_columns::VALUE_IN_WORDS;
 use crate::admin::policy_columns::IN_WORDS;
 
 use super::args::Call;
@@ -148,11 +148,12 @@ pub(super) fn print(call: &Call, source: Source<'_>) -> Result<(), Failure> {
     let is_terminal = stdout.is_terminal();
     let mut out = io::BufWriter::new(stdout.lock());
     let has_header = !call.silent && !call.no_headers && !source.is_headless;
-    let mut printer =
-        Printer::new(&mut out, call.formatter(), &source.columns, has_header).for_terminal(is_terminal);
+    let printer = Printer::new(&mut out, call.formatter(), &source.columns, has_header);
+    let mut printer = printer.for_terminal(is_terminal).for_report(call.in_report);
     let sent = |name: &&str| match *name {
         "arguments" => TYPED.to_string(),
         "definition" => IN_WORDS.to_string(),
+        "value" => VALUE_IN_WORDS.to_string(),
         name => name.to_string(),
     };
     let asked: Vec<String> = source.columns.iter().map(sent).collect();

@@ -4,7 +4,8 @@
 //! |------|---------------|
 //! | `args` | the command, its arguments and options |
 //! | `commands` | all commands, with their usage |
-//! | `listings`, `operations`, `access`, `policies`, `definitions`, `backup`, `report` | what they do |
+//! | `listings`, `operations`, `access`, `limits`, `policies`, `parameters`, `definitions`, `backup`, `report` | what they do |
+//! | `checks` | what scripts ask before they go on |
 //! | `client` | requests to the broker |
 //! | `flight` | the last events, from the file of the flight recorder |
 //! | `find` | which socket is the broker's |
@@ -18,6 +19,7 @@
 mod access;
 mod args;
 mod backup;
+mod checks;
 mod client;
 mod commands;
 mod definitions;
@@ -29,6 +31,7 @@ mod format;
 mod limits;
 mod listings;
 mod operations;
+mod parameters;
 mod policies;
 mod report;
 

@@ -8,7 +8,7 @@ use crate::admin::http::encode;
 
 use super::args::Call;
 use super::client::Reply;
-use super::failure::{Failure, UNAVAILABLE, USAGE, heading, tell};
+use super::failure::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
 use super::find::connect;
 use super::format::Formatter;
 
@@ -39,14 +39,15 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
         return Ok(());
     }
     tell(call, "Status of the broker ...")?;
-    let shown: Vec<String> = status_sections(&overview)
+    let sections: Vec<String> = status_sections(&overview)
         .into_iter()
         .map(|(title, lines)| {
+            let lines: Vec<_> = lines.iter().map(|line| shown(call, line)).collect();
             let lines = if lines.is_empty() { "(none)".to_string() } else { lines.join("\n") };
             format!("{}\n\n{lines}", heading(title))
         })
         .collect();
-    writeln!(io::stdout(), "{}", shown.join("\n\n"))?;
+    writeln!(io::stdout(), "{}", sections.join("\n\n"))?;
     Ok(())
 }
 
@@ -115,7 +116,7 @@ fn pools(overview: &Value) -> Vec<String> {
         .collect()
 }
 
-fn listener_line(listener: &str) -> String {
+pub(super) fn listener_line(listener: &str) -> String {
     let [interface, port, protocol, purpose] = listener_parts(listener);
     let port = if port.is_empty() { String::new() } else { format!(", port: {port}") };
     format!("Interface: {interface}{port}, protocol: {protocol}, purpose: {purpose}")
@@ -127,7 +128,7 @@ fn list_of(text: String) -> Vec<String> {
 }
 
 /// Where the broker listens, in rabbitmqctl's words: interface, port if it has one, protocol, purpose.
-fn listener_parts(listener: &str) -> [&str; 4] {
+pub(super) fn listener_parts(listener: &str) -> [&str; 4] {
     let (protocol, place) = listener.split_once(' ').unwrap_or_default();
     let purpose = match protocol {
         "amqp/ssl" => "AMQP 0-9-1 over TLS",
@@ -148,7 +149,7 @@ fn resident_bytes(pid: u64) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn overview(call: &Call) -> Result<Value, Failure> {
+pub(super) fn overview(call: &Call) -> Result<Value, Failure> {
     let reply = connect(call)?.ask("GET", "/api/overview", "", "")?;
     if reply.status == 200 { Ok(reply.body) } else { Err(Failure::refused(&reply)) }
 }
@@ -158,7 +159,10 @@ pub(super) fn environment(call: &Call) -> Result<(), Failure> {
     let reply = connect(call)?.ask("GET", "/api/ctl/environment", "", "")?;
     match reply.body.as_str().filter(|_| reply.status == 200) {
         Some(text) if call.formatter() == Formatter::Json => writeln!(io::stdout(), "{}", Value::from(text))?,
-        Some(text) => writeln!(io::stdout(), "{text}")?,
+        Some(text) => {
+            let lines: Vec<_> = text.split('\n').map(|line| shown(call, line)).collect();
+            writeln!(io::stdout(), "{}", lines.join("\n"))?;
+        }
         None => return Err(Failure::refused(&reply)),
     }
     Ok(())
@@ -176,7 +180,7 @@ pub(super) fn alarms(call: &Call) -> Result<(), Failure> {
     }
     let alarms = reply.body.as_array().cloned().unwrap_or_default();
     for alarm in alarms.iter().filter_map(Value::as_str) {
-        writeln!(io::stdout(), "{alarm}")?;
+        writeln!(io::stdout(), "{}", shown(call, alarm))?;
     }
     if alarms.is_empty() {
         tell(call, "(none)")?;
@@ -205,6 +209,25 @@ pub(super) fn purge_queue(call: &Call) -> Result<(), Failure> {
         404 => Err(Failure::error(UNAVAILABLE, "not_found")),
         _ => Err(Failure::refused(&reply)),
     }
+}
+
+pub(super) fn trace_on(call: &Call) -> Result<(), Failure> {
+    trace(call, "PUT", ["Starting", "enabled"])
+}
+
+pub(super) fn trace_off(call: &Call) -> Result<(), Failure> {
+    trace(call, "DELETE", ["Stopping", "disabled"])
+}
+
+fn trace(call: &Call, verb: &str, [doing, done]: [&str; 2]) -> Result<(), Failure> {
+    let vhost = call.vhost();
+    tell(call, &format!("{doing} tracing for vhost \"{vhost}\" ..."))?;
+    let reply = connect(call)?.ask(verb, &format!("/api/ctl/trace/{}", encode(vhost)), "", "")?;
+    if reply.status != 204 {
+        return Err(Failure::refused(&reply));
+    }
+    writeln!(io::stdout(), "Trace {done} for vhost {vhost}")?;
+    Ok(())
 }
 
 pub(super) fn pause_bridge(call: &Call) -> Result<(), Failure> {
@@ -294,6 +317,14 @@ pub(super) fn close_connection(call: &Call) -> Result<(), Failure> {
         400 => Err(Failure::error(UNAVAILABLE, format_args!("Error:\n{}", reply.reason()))),
         _ => Err(Failure::refused(&reply)),
     }
+}
+
+pub(super) fn close_all_user_connections(call: &Call) -> Result<(), Failure> {
+    let (user, reason) = (&call.args[0], &call.args[1]);
+    tell(call, &format!("Closing connections of user {user}, reason: {reason}..."))?;
+    let path = format!("/api/connections/username/{}?reason={}", encode(user), encode(reason));
+    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
+    if reply.status == 200 { Ok(()) } else { Err(Failure::refused(&reply)) }
 }
 
 pub(super) fn close_all_connections(call: &Call) -> Result<(), Failure> {

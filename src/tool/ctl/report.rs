@@ -3,7 +3,8 @@
 //! and `await_startup`, for scripts that begin before it answers.
 //!
 //! Always true: nothing secret is in a report, for nothing here can be asked for one; what cannot be had is
-//! said in its place, and the rest follows.
+//! said in its place, and the rest follows. No name gets out of its place in a line, for strangers chose
+//! names, and who reads a report believes its lines.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,6 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use crate::net::printable::Printable;
 
 use super::args::Call;
 use super::failure::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, tell};
@@ -73,7 +76,8 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
     part("leveretctl", env!("CARGO_PKG_VERSION"))?;
     for file in OF_SYSTEM {
         if let Ok(text) = fs::read_to_string(file) {
-            let lines: Vec<&str> = text.trim_end_matches('\0').lines().take(SYSTEM_LINES_MAX).collect();
+            let lines = text.trim_end_matches('\0').lines().take(SYSTEM_LINES_MAX);
+            let lines: Vec<String> = lines.map(|line| Printable(line).to_string()).collect();
             part(file, &lines.join("\n"))?;
         }
     }
@@ -93,7 +97,7 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
     };
     writeln!(io::stdout(), "\n{}\n", heading("events"))?;
     match recorder {
-        Some(file) => events(&file).or_else(|failure| Ok(writeln!(io::stdout(), "{failure}")?)),
+        Some(file) => events(&file).or_else(|failure| tell_failure(&failure)),
         None => Ok(writeln!(io::stdout(), "(no flight_recorder is known; --file names its file)")?),
     }
     .and(environment.map(drop))
@@ -117,7 +121,7 @@ fn events(file: &Path) -> Result<(), Failure> {
     let shown = flight::shown(file);
     let shown =
         shown.map_err(|error| Failure::new(NO_INPUT, format!("Error: {}: {error}", file.display())))?;
-    writeln!(io::stdout(), "{}:\n\n{shown}", file.display())?;
+    writeln!(io::stdout(), "{}:\n\n{shown}", Printable(file.display()))?;
     Ok(())
 }
 
@@ -126,10 +130,16 @@ fn part(title: &str, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Why something is not there, in one line: a reason names what there is.
+fn tell_failure(failure: &Failure) -> Result<(), Failure> {
+    let reason = failure.text.trim_end().replacen("Error:\n", "Error: ", 1);
+    Ok(writeln!(io::stdout(), "{}", Printable(reason))?)
+}
+
 /// Does another command, with all columns it has. What goes wrong with it stands in its place.
 fn ask(call: &Call, (name, run): (&str, Run), vhost: Option<&str>) -> Result<(), Failure> {
     let title = vhost.map_or_else(|| name.to_string(), |vhost| format!("{name} --vhost {vhost}"));
-    writeln!(io::stdout(), "\n{}\n", heading(&title))?;
+    writeln!(io::stdout(), "\n{}\n", heading(&Printable(title).to_string()))?;
     let columns = listings::columns_of(name).unwrap_or_default();
     let step = Call {
         command: name.to_string(),
@@ -137,13 +147,10 @@ fn ask(call: &Call, (name, run): (&str, Run), vhost: Option<&str>) -> Result<(),
         vhost: vhost.map(str::to_string),
         quiet: true,
         formatter: None,
+        in_report: true,
         ..call.clone()
     };
-    match run(&step) {
-        Ok(()) => {}
-        Err(failure) => writeln!(io::stdout(), "{failure}")?,
-    }
-    Ok(())
+    run(&step).or_else(|failure| tell_failure(&failure))
 }
 
 fn vhosts(call: &Call) -> Result<Vec<String>, Failure> {

@@ -9,6 +9,7 @@
 //! |-----------|----------------------------------------------------------------------|
 //! | `options` | the command line                                                     |
 //! | `report`  | the tables                                                           |
+//! | `verdict` | what an inspection comes to                                          |
 //! | `names`   | what queues are called                                               |
 //! | `dump`    | every record, one a line                                             |
 //! | `export`  | every live message, one a line; `json` writes it, `props` decodes it |

@@ -21,6 +21,8 @@ pub(super) struct Names {
     pub(super) levels: BTreeMap<u64, (u64, u64)>,
     /// Queues with messages that nothing defines, and virtual host and name if a footer has them.
     pub(super) orphans: BTreeMap<u64, Option<(String, String)>>,
+    /// Those of them that nobody declared: what delayed exchanges keep.
+    pub(super) hidden: usize,
     pub(super) exchanges: u64,
     pub(super) bindings: u64,
     /// Definitions that nobody can read.
@@ -50,7 +52,16 @@ impl Names {
                     let levels = levels_of(&defined).zip(1..);
                     names.levels.extend(levels.map(|(level, priority)| (level, (incarnation, priority))));
                 }
-                Some(Definition::Exchange { .. }) => names.exchanges += 1,
+                Some(defined @ Definition::Exchange { vhost, name, version, .. }) => {
+                    names.exchanges += 1;
+                    let mut slots = levels_of(&defined).zip(1..).peekable();
+                    if slots.peek().is_some() {
+                        let name = format!("(delayed by exchange '{name}')");
+                        names.hidden += 1;
+                        names.queues.insert(version, (vhost.to_string(), name));
+                        names.levels.extend(slots.map(|(slot, number)| (slot, (version, number))));
+                    }
+                }
                 Some(Definition::Binding { .. }) => names.bindings += 1,
                 Some(
                     Definition::AccessWritten
@@ -59,7 +70,8 @@ impl Names {
                     | Definition::Permission { .. }
                     | Definition::TopicPermission { .. }
                     | Definition::UserLimits { .. }
-                    | Definition::Policy { .. },
+                    | Definition::Policy { .. }
+                    | Definition::Parameter { .. },
                 ) => {}
                 None => names.unread += 1,
             }
@@ -92,9 +104,9 @@ impl Names {
                         write!(f, "{} in {}", Quoted(name.as_bytes()), Quoted(vhost.as_bytes()))?;
                         if self.2 > 0 { write!(f, ", priority {}", self.2) } else { Ok(()) }
                     }
-                    None if is_group(self.0) => {
-                        f.write_str("a large transaction, which the next start completes")
-                    }
+                    None if is_group(self.0) => f.write_str(
+                        "a large transaction without its end, which the next start completes or undoes",
+                    ),
                     None if is_transient(self.0) => f.write_str("transient ones that memory had no room for"),
                     None => f.write_str("?"),
                 }
@@ -189,6 +201,14 @@ impl fmt::Display for Defined<'_> {
                 let kind = if is_operators { "operator_policy" } else { "policy" };
                 write!(f, "{kind}={} vhost={} pattern={}", quoted(name), quoted(vhost), quoted(pattern))?;
                 write!(f, " apply_to={apply_to} priority={priority} definition={}", definition.len())
+            }
+            Definition::Parameter { vhost, component, name, value } => {
+                let kind = if vhost.is_some() { "parameter" } else { "global_parameter" };
+                write!(f, "{kind}={}", quoted(name))?;
+                if let Some(vhost) = vhost {
+                    write!(f, " component={} vhost={}", quoted(component), quoted(vhost))?;
+                }
+                write!(f, " value={}", value.len())
             }
         }
     }

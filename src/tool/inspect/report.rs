@@ -12,7 +12,7 @@ use super::names::Names;
 use super::verdict::Verdict;
 use crate::mem::sort;
 use crate::store::fsck::{Damage, DamageKind, NO_SLOT, Scan, SegmentLook, Volume};
-use crate::store::{Access, Format, misaligned};
+use crate::store::{Access, Format, misaligned, not_in_place};
 
 /// What a report is about.
 pub(super) struct Subject<'a> {
@@ -38,6 +38,9 @@ pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()
     }
     if let Some(misaligned) = misaligned(directory) {
         writeln!(out, "card       {misaligned}")?;
+    }
+    if let Some(why) = not_in_place(directory) {
+        writeln!(out, "disk       {why}")?;
     }
     writeln!(out, "broker     {broker}")?;
     if *changing > 0 {
@@ -118,7 +121,7 @@ fn write_queues(out: &mut dyn Write, scan: &Scan, names: &Names) -> io::Result<(
     writeln!(
         out,
         "defined    {} queues, {exchanges} exchanges, {bindings} bindings; {unread} that cannot be read",
-        names.queues.len()
+        names.queues.len() - names.hidden
     )
 }
 

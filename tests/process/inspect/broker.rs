@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
@@ -13,7 +13,7 @@ use leveret::tool::inspect::options::{ExportTo, Options};
 use leveret::tool::inspect::{Verdict, inspect};
 
 use super::from_base64;
-use crate::home::Home;
+use crate::home::{self, Home};
 
 /// The broker, and what it says; killed with this value.
 struct Broker(Child, BufReader<ChildStderr>);
@@ -26,10 +26,7 @@ impl Drop for Broker {
 }
 
 fn start(home: &Home) -> (Broker, u16) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-    for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "STATE_DIRECTORY"] {
-        command.env_remove(name);
-    }
+    let mut command = home::leveret();
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(home.path());
     let mut child = command.stderr(Stdio::piped()).spawn().expect("the built binary runs");
     let stderr = BufReader::new(child.stderr.take().expect("it is piped"));

@@ -14,11 +14,10 @@ use leveret::store::{Disk, FileDisk};
 use super::damage::last_commit;
 use super::read_line;
 use super::traffic::{Directory, Sent, Traffic};
+use crate::home;
 
 fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-    command.env_remove("JOURNAL_STREAM").args(arguments);
-    command.output().expect("the built binary runs")
+    home::leveret().args(arguments).output().expect("the built binary runs")
 }
 
 fn code(output: &Output) -> i32 {
@@ -159,8 +158,8 @@ fn who_may_only_read_can_inspect_and_can_drop_nothing() {
     }
     allow(path, 0o555);
     let run = |option: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-        command.env_remove("JOURNAL_STREAM").arg("inspect").arg(path).arg(option);
+        let mut command = home::leveret();
+        command.arg("inspect").arg(path).arg(option);
         if fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
             // Nobody; to root all of this is open.
             command.uid(65534).gid(65534);

@@ -7,11 +7,13 @@ use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use crate::home;
 
 const READY: &str = "listening on 127.0.0.1:";
 const START: Duration = Duration::from_secs(30);
@@ -32,10 +34,7 @@ impl Broker {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let folder = env::temp_dir().join(format!("leveret-rust-{}-{count}", std::process::id()));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_leveret"));
-        for name in ["RUST_LOG", "JOURNAL_STREAM", "NOTIFY_SOCKET", "STATE_DIRECTORY"] {
-            command.env_remove(name);
-        }
+        let mut command = home::leveret();
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&folder);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("the built binary runs");

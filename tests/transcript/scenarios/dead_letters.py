@@ -214,3 +214,160 @@ def transactions(t: Script) -> None:
     ch.call("queue.declare", queue="dlt-dead", passive=True)
     ch.call("tx.commit")
     drain(t, ch, "dlt-dead")
+
+
+@scenario("dead-letter-header-order")
+def header_order(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    ch.call("queue.declare", queue="dlo-dead")
+    ch.call("queue.declare", queue="dlo", arguments=to("", "dlo-dead"))
+    death = {"count": 1, "reason": "expired", "queue": "before", "time": 1, "exchange": "", "routing-keys": ["k"]}
+    for title, headers in (
+        ("sorted by their names", {"zulu": 1, "alpha": 2, "x-e": 3, "x-first-death-queue": "before", "x-z": 4}),
+        ("a further death", {"zulu": 1, "x-death": [death], "alpha": 2}),
+        ("with what CC leaves", {"zulu": 1, "CC": ["nowhere"], "alpha": 2}),
+        ("deaths that are none", {"zulu": 1, "x-death": "text", "x-first-death-reason": "mine", "alpha": 2}),
+        ("deaths that are empty", {"zulu": 1, "x-death": [], "alpha": 2}),
+    ):
+        t.note(title)
+        ch.publish("", "dlo", "1", props={"headers": headers})
+        reject(ch, "dlo")
+        drain(t, ch, "dlo-dead")
+
+
+@scenario("dead-letter-bcc")
+def blind_copies(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    ch.call("exchange.declare", exchange="dlb-x", type="direct")
+    for queue in ("dlb-own", "dlb-copy", "dlb-blind"):
+        ch.call("queue.declare", queue=queue)
+        ch.call("queue.bind", queue=queue, exchange="dlb-x", routing_key=queue[4:])
+    ch.call("exchange.declare", exchange="dlb-in", type="fanout")
+    ch.call("queue.declare", queue="dlb", arguments=to("dlb-x"))
+    ch.call("queue.bind", queue="dlb", exchange="dlb-in")
+    keys = {"headers": {"a": 1, "BCC": ["blind", "nowhere"], "CC": ["copy"], "z": 2}}
+    t.note("without a key of its own: blind copies as well, and nobody is told of them")
+    ch.publish("dlb-in", "own", "1", props=keys)
+    t.settle()
+    reject(ch, "dlb")
+    for queue in ("dlb-own", "dlb-copy", "dlb-blind"):
+        drain(t, ch, queue)
+    t.note("what comes back is as it was")
+    ch.publish("dlb-in", "own", "2", props=keys)
+    reply = ch.call("basic.get", queue="dlb")
+    ch.send("basic.reject", delivery_tag=reply.args["delivery_tag"], requeue=True)
+    t.settle()
+    reject(ch, "dlb")
+    for queue in ("dlb-own", "dlb-copy", "dlb-blind"):
+        drain(t, ch, queue)
+    t.note("with one: that alone")
+    ch.call("queue.declare", queue="dlb2", arguments=to("dlb-x", "own"))
+    ch.call("queue.bind", queue="dlb2", exchange="dlb-in")
+    ch.call("queue.unbind", queue="dlb", exchange="dlb-in")
+    ch.publish("dlb-in", "own", "3", props=keys)
+    reject(ch, "dlb2")
+    for queue in ("dlb-own", "dlb-copy", "dlb-blind"):
+        drain(t, ch, queue)
+
+
+@scenario("tx-blind-copies")
+def blind_copies_in_transactions(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    ch.call("exchange.declare", exchange="txb-x", type="direct")
+    for queue in ("txb-own", "txb-copy", "txb-blind"):
+        ch.call("queue.declare", queue=queue)
+        ch.call("queue.bind", queue=queue, exchange="txb-x", routing_key=queue[4:])
+    ch.call("tx.select")
+    ch.publish("txb-x", "own", "1", props={"headers": {"BCC": ["blind"], "CC": ["copy"]}})
+    ch.call("tx.commit")
+    for queue in ("txb-own", "txb-copy", "txb-blind"):
+        drain(t, ch, queue)
+
+
+@scenario("dead-letter-refused")
+def refused(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    full = dict(max_length=1, overflow="reject-publish-dlx")
+    ch.call("queue.declare", queue="dlr-last")
+    ch.call("queue.declare", queue="dlr-2", arguments=to("", "dlr-last", **full))
+    ch.call("queue.declare", queue="dlr-1", arguments=to("", "dlr-2", **full))
+    ch.call("queue.declare", queue="dlr", arguments=to("", "dlr-1"))
+    t.note("dead letters that one refuses go on, and on")
+    for body in "1234":
+        ch.publish("", "dlr", body)
+        reject(ch, "dlr")
+        t.settle()
+    for queue in ("dlr-1", "dlr-2", "dlr-last"):
+        drain(t, ch, queue)
+    t.note("two that are full and have each other for their dead letters")
+    ch.call("queue.declare", queue="dlr-a", arguments=to("", "dlr-b", **full))
+    ch.call("queue.declare", queue="dlr-b", arguments=to("", "dlr-a", **full))
+    ch.publish("", "dlr-a", "5")
+    ch.publish("", "dlr-b", "6")
+    ch.publish("", "dlr-a", "7")
+    drain(t, ch, "dlr-a")
+    drain(t, ch, "dlr-b")
+
+
+@scenario("quorum-delivery-count")
+def delivery_count(t: Script) -> None:
+    a = t.connect()
+    ch = a.channel()
+    ch.call("queue.declare", queue="qdc-dead")
+    ch.call("queue.declare", queue="qdc", durable=True,
+            arguments=to("", "qdc-dead", queue_type="quorum", delivery_limit=3))
+
+    def again() -> None:
+        reply = ch.call("basic.get", queue="qdc")
+        ch.send("basic.nack", delivery_tag=reply.args["delivery_tag"], requeue=True)
+        t.settle()
+
+    t.note("counted from the first return on")
+    ch.publish("", "qdc", "1", props={"headers": {"zulu": 1, "alpha": 2}, "priority": 1, "correlation_id": "c"})
+    t.settle()
+    for _ in range(3):
+        again()
+    reply = ch.call("basic.get", queue="qdc")
+    ch.send("basic.ack", delivery_tag=reply.args["delivery_tag"])
+    t.note("without headers, and what the sender says of it")
+    ch.publish("", "qdc", "2")
+    ch.publish("", "qdc", "3", props={"headers": {"x-delivery-count": "many", "x-z": 1}})
+    t.settle()
+    for _ in range(2):
+        ch.call("basic.get", queue="qdc")
+    ch.send("basic.nack", delivery_tag=0, multiple=True, requeue=True)
+    t.settle()
+    for _ in range(2):
+        reply = ch.call("basic.get", queue="qdc")
+        ch.send("basic.ack", delivery_tag=reply.args["delivery_tag"])
+    t.note("delivered, and given up")
+    ch.publish("", "qdc", "4", props={"headers": {"zulu": 1}})
+    t.settle()
+    for _ in range(4):
+        again()
+    drain(t, ch, "qdc-dead")
+    t.note("rejected on its second way")
+    ch.publish("", "qdc", "5")
+    t.settle()
+    again()
+    reject(ch, "qdc")
+    drain(t, ch, "qdc-dead")
+    t.note("consumed: from the second time on")
+    ch.publish("", "qdc", "6")
+    ch.call("basic.consume", queue="qdc", consumer_tag="c")
+    for _ in range(3):
+        unit = ch.expect(1)[0]
+        ch.send("basic.nack", delivery_tag=unit.method.args["delivery_tag"], requeue=True)
+    ch.expect(1)
+    ch.call("basic.cancel", consumer_tag="c")
+    ch.send("basic.ack", delivery_tag=0, multiple=True)
+    t.note("no count in other queues")
+    ch.call("queue.declare", queue="qdc-classic", durable=True)
+    ch.publish("", "qdc-classic", "6")
+    reply = ch.call("basic.get", queue="qdc-classic")
+    ch.send("basic.nack", delivery_tag=reply.args["delivery_tag"], requeue=True)
+    drain(t, ch, "qdc-classic")

@@ -29,7 +29,7 @@ def exchange_declare(t: Script) -> None:
     t.note("an unknown type")
     a.once("exchange.declare", exchange="ed-unknown", type="nonsense")
     a.once("exchange.declare", exchange="ed-unknown", type="")
-    a.once("exchange.declare", exchange="ed-unknown", type="x-delayed-message")
+    a.once("exchange.declare", exchange="ed-unknown", type="x-consistent-hash")
     t.note("an unknown type for an exchange that exists")
     a.once("exchange.declare", exchange="ed-direct", type="nonsense")
     t.note("a long name, 127 letters of it, and one with odd characters")

@@ -252,6 +252,39 @@ def queue_arguments_invalid(t: Script) -> None:
     a.once("queue.declare", queue="qav-twice")
 
 
+@scenario("queue-arguments-quorum")
+def queue_arguments_quorum(t: Script) -> None:
+    """What a quorum queue takes, and what it does not; of two wrong ones which is named."""
+    a = t.connect()
+    quorum = {"x-queue-type": "quorum"}
+    for name, value, _ in ARGUMENTS:
+        if name != "x-queue-type":
+            a.once("queue.declare", queue="qaq", durable=True, arguments={**quorum, name: value})
+            a.barrier("queue.delete", queue="qaq")
+    t.note("wrong in itself, too")
+    for name, value in [("x-max-priority", -1), ("x-queue-mode", "nonsense"), ("x-queue-version", 9),
+                        ("x-queue-master-locator", 5)]:
+        a.once("queue.declare", queue="qaq", durable=True, arguments={**quorum, name: value})
+        a.barrier("queue.delete", queue="qaq")
+    t.note("two wrong ones, and a flag")
+    a.once("queue.declare", queue="qaq", durable=True, arguments={**quorum, "x-max-priority": 5, "x-expires": 0})
+    foreign = [("x-max-priority", 5), ("x-queue-mode", "lazy"), ("x-queue-version", 2), ("x-max-age", "1h"),
+               ("x-queue-master-locator", "min-masters")]
+    for order in (foreign, foreign[::-1], foreign[2:] + foreign[:2]):
+        a.once("queue.declare", queue="qaq", durable=True, arguments=[("x-queue-type", "quorum"), *order])
+    a.once("queue.declare", queue="qaq", arguments={**quorum, "x-max-priority": 5})
+    a.once("queue.declare", queue="qaq", exclusive=True, durable=True, arguments={**quorum, "x-queue-mode": "lazy"})
+    t.note("what a classic one does not take")
+    foreign = [("x-delivery-limit", 3), ("x-max-age", "1h"), ("x-dead-letter-strategy", "at-most-once")]
+    for order in (foreign, foreign[::-1], foreign[1:] + foreign[:1], [*foreign, ("x-expires", 0)]):
+        a.once("queue.declare", queue="qaq", arguments=order)
+    t.note("what it does not take, for one that is there")
+    a.once("queue.declare", queue="qaq", durable=True, arguments=quorum)
+    for name, value in [("x-max-priority", 5), ("x-queue-mode", "lazy"), ("x-max-age", "1h"), ("x-max-length", 1)]:
+        a.once("queue.declare", queue="qaq", durable=True, arguments={**quorum, name: value})
+    a.barrier("queue.delete", queue="qaq")
+
+
 @scenario("queue-exclusive")
 def queue_exclusive(t: Script) -> None:
     a = t.connect("A")

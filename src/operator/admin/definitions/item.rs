@@ -1,0 +1,690 @@
+//! One thing out of JSON: a queue, a user, a permission.
+//!
+//! Always true: names fit into AMQP's short strings; arguments are a field table that the wire would take.
+
+use core::fmt;
+
+use serde_json::Value;
+
+use zeroize::Zeroizing;
+
+use crate::broker::{PolicyKind, SHOVEL};
+use crate::command::NAME_BYTES_MAX;
+use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
+
+use super::fields::{Fields, unfit};
+use super::policy::Policy;
+use super::read::SECTIONS;
+use super::tables::{holds_something, table_of};
+
+/// What stands in a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parsed {
+    /// What is defined.
+    pub item: Item,
+    /// Fields of it that nobody here knows, and that change nothing.
+    pub unknown_fields: Vec<String>,
+}
+
+/// One thing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Item {
+    /// A virtual host, and its limits if it comes with any.
+    Vhost(String, Option<Limits>),
+    /// A user.
+    User(User),
+    /// What a user may do in a virtual host.
+    Permission(Permission),
+    /// What a user may do with the keys of a topic exchange.
+    TopicPermission(TopicPermission),
+    /// Limits of a virtual host.
+    Limits(String, Limits),
+    /// A policy, or an operator policy.
+    Policy(Policy),
+    /// A runtime parameter, or a global one.
+    Parameter(Parameter),
+    /// An exchange.
+    Exchange(Exchange),
+    /// A queue.
+    Queue(Queue),
+    /// A binding.
+    Binding(Binding),
+}
+
+/// Why something is no thing of ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ItemError {
+    /// A field is missing, or has a value that it cannot have: which, in words.
+    Bad(String),
+    /// RabbitMQ has such things, and this broker has none: what it is.
+    NotOurs(String),
+}
+
+impl From<String> for ItemError {
+    fn from(why: String) -> Self {
+        Self::Bad(why)
+    }
+}
+
+impl fmt::Display for ItemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bad(why) => f.write_str(why),
+            Self::NotOurs(what) => write!(f, "{what}: this broker has no such thing"),
+        }
+    }
+}
+
+/// A runtime parameter.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// The virtual host; `None`: it is global.
+    pub vhost: Option<String>,
+    /// Whose it is.
+    pub component: String,
+    /// Its name.
+    pub name: String,
+    /// What it says: JSON, which may hold a password.
+    pub value: String,
+}
+
+impl fmt::Debug for Parameter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parameter {:?} of {:?}", self.name, self.component)
+    }
+}
+
+/// Limits of a virtual host; below 0 is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Limits {
+    /// Queues that the virtual host may have.
+    pub queues_max: Option<i64>,
+    /// Connections that it may have.
+    pub connections_max: Option<i64>,
+}
+
+/// Limits of a user; below 0 is without limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct UserLimits {
+    /// Connections that the user may have.
+    pub connections_max: Option<i64>,
+    /// Channels that the user may have in all of them.
+    pub channels_max: Option<i64>,
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// How it proves that it is who it says.
+    pub password: Password,
+    /// Words with commas between them.
+    pub tags: String,
+    /// Limits, if it comes with any.
+    pub limits: Option<UserLimits>,
+}
+
+/// The password of a user.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Password {
+    /// Nothing is said of it, and then no password fits, as with RabbitMQ.
+    Unsaid,
+    /// Itself. Its hash takes a while, so it is made where nobody waits.
+    Clear(ClearPassword),
+    /// The salted hash, as users' records keep it.
+    Hash(PasswordHash),
+}
+
+/// A password in clear, shown to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClearPassword(Zeroizing<String>);
+
+impl ClearPassword {
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for ClearPassword {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClearPassword")
+    }
+}
+
+/// What a user may do in a virtual host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Permission {
+    /// The user who has the permission.
+    pub user: String,
+    /// The virtual host.
+    pub vhost: String,
+    /// A pattern of names.
+    pub configure: String,
+    /// Names that may be written to.
+    pub write: String,
+    /// Names that may be read from.
+    pub read: String,
+}
+
+/// What a user may do with the keys of a topic exchange.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicPermission {
+    /// The user who has the permission.
+    pub user: String,
+    /// The virtual host.
+    pub vhost: String,
+    /// The topic exchange.
+    pub exchange: String,
+    /// A pattern of keys.
+    pub write: String,
+    /// Names that may be read from.
+    pub read: String,
+}
+
+/// An exchange.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// The virtual host.
+    pub vhost: String,
+    /// Its type.
+    pub kind: String,
+    /// It outlives the broker.
+    pub durable: bool,
+    /// It goes with its last binding.
+    pub auto_delete: bool,
+    /// Nobody publishes to it.
+    pub internal: bool,
+    /// The bytes of a field table.
+    pub arguments: Vec<u8>,
+}
+
+/// A queue.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// The virtual host.
+    pub vhost: String,
+    /// It outlives the broker.
+    pub durable: bool,
+    /// It goes with its last consumer.
+    pub auto_delete: bool,
+    /// The bytes of a field table.
+    pub arguments: Vec<u8>,
+}
+
+/// A binding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// The virtual host.
+    pub vhost: String,
+    /// The exchange it starts from.
+    pub source: String,
+    /// The queue or exchange that gets the messages.
+    pub destination: String,
+    /// `queue` or `exchange`.
+    pub destination_type: String,
+    /// The binding key.
+    pub routing_key: String,
+    /// The bytes of a field table.
+    pub arguments: Vec<u8>,
+}
+
+/// The way of hashing of definitions that do not name any, as RabbitMQ takes it.
+const ALGORITHM_DEFAULT: &str = "rabbit_password_hashing_md5";
+
+/// Reads one thing of a list.
+///
+/// # Errors
+/// It is not what the list's things are, or nothing that we have.
+pub fn parse(section: &str, value: Value) -> Result<Parsed, ItemError> {
+    if !SECTIONS.contains(&section) {
+        return Err(ItemError::NotOurs(named(section, &value)));
+    }
+    let what = described(section, &value);
+    parse_fields(section, Fields::of(value)?).map_err(|error| match error {
+        ItemError::Bad(why) => ItemError::Bad(format!("{what}: {why}")),
+        error @ ItemError::NotOurs(_) => error,
+    })
+}
+
+fn parse_fields(section: &str, mut fields: Fields) -> Result<Parsed, ItemError> {
+    let item = match section {
+        "vhosts" => vhost(&mut fields)?,
+        "users" => user(&mut fields)?,
+        "permissions" => permission(&mut fields)?,
+        "topic_permissions" => topic_permission(&mut fields)?,
+        "parameters" => parameter(&mut fields)?,
+        "global_parameters" => {
+            let (name, value) = (fields.text("name")?, fields.value("value").to_string());
+            Item::Parameter(Parameter { vhost: None, component: String::new(), name, value })
+        }
+        "policies" => {
+            let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
+            Item::Policy(Policy::take(&mut fields, PolicyKind::User, vhost, name)?)
+        }
+        "exchanges" => exchange(&mut fields)?,
+        "queues" => queue(&mut fields)?,
+        _ => binding(&mut fields)?,
+    };
+    item.check().map(|item| Parsed { item, unknown_fields: unknown(section, fields) })
+}
+
+/// Fields that are in what RabbitMQ exports, and by which nothing here goes.
+const OF_NO_MATTER: [(&str, &str); 6] = [
+    ("vhosts", "metadata"),
+    ("vhosts", "description"),
+    ("vhosts", "tags"),
+    ("vhosts", "default_queue_type"),
+    ("queues", "type"),
+    ("parameters", "name"),
+];
+
+fn unknown(section: &str, fields: Fields) -> Vec<String> {
+    let is_of_no_matter = |name: &String| OF_NO_MATTER.contains(&(section, name.as_str()));
+    fields.into_names().filter(|name| !is_of_no_matter(name)).collect()
+}
+
+fn vhost(fields: &mut Fields) -> Result<Item, String> {
+    let name = fields.text("name")?;
+    let limits = fields.value("limits");
+    let limits = holds_something(&limits).then(|| Limits::read(Fields::of(by_name(limits))?)).transpose()?;
+    Ok(Item::Vhost(name, limits))
+}
+
+fn permission(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::Permission(Permission {
+        user: fields.text("user")?,
+        vhost: fields.text("vhost")?,
+        configure: fields.text("configure")?,
+        write: fields.text("write")?,
+        read: fields.text("read")?,
+    }))
+}
+
+fn topic_permission(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::TopicPermission(TopicPermission {
+        user: fields.text("user")?,
+        vhost: fields.text("vhost")?,
+        exchange: fields.text("exchange")?,
+        write: fields.text("write")?,
+        read: fields.text("read")?,
+    }))
+}
+
+fn parameter(fields: &mut Fields) -> Result<Item, ItemError> {
+    let component = fields.text("component")?;
+    if component == "operator_policy" {
+        let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
+        let value = Fields::of(fields.value("value"))?;
+        return Ok(Item::Policy(Policy::read(value, PolicyKind::Operator, &vhost, &name)?));
+    }
+    if component == SHOVEL {
+        let (vhost, name) = (Some(fields.text("vhost")?), fields.text("name")?);
+        return Ok(Item::Parameter(Parameter {
+            vhost,
+            component,
+            name,
+            value: fields.value("value").to_string(),
+        }));
+    }
+    if component != "vhost-limits" {
+        return Err(ItemError::NotOurs(format!("a parameter of {component}")));
+    }
+    Ok(Item::Limits(fields.text("vhost")?, Limits::read(Fields::of(fields.value("value"))?)?))
+}
+
+fn exchange(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::Exchange(Exchange {
+        name: fields.text("name")?,
+        vhost: fields.text("vhost")?,
+        kind: fields.text("type")?,
+        durable: fields.truth("durable")?,
+        auto_delete: fields.truth("auto_delete")?,
+        internal: fields.truth("internal")?,
+        arguments: arguments(fields)?,
+    }))
+}
+
+fn queue(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::Queue(Queue {
+        name: fields.text("name")?,
+        vhost: fields.text("vhost")?,
+        durable: fields.truth("durable")?,
+        auto_delete: fields.truth("auto_delete")?,
+        arguments: arguments(fields)?,
+    }))
+}
+
+fn binding(fields: &mut Fields) -> Result<Item, String> {
+    Ok(Item::Binding(Binding {
+        vhost: fields.text("vhost")?,
+        source: fields.text("source")?,
+        destination: fields.text("destination")?,
+        destination_type: fields.text("destination_type")?,
+        routing_key: fields.text("routing_key")?,
+        arguments: arguments(fields)?,
+    }))
+}
+
+impl Limits {
+    /// Out of an object in which nothing else may stand.
+    ///
+    /// # Errors
+    /// It holds anything else.
+    pub fn read(mut fields: Fields) -> Result<Self, String> {
+        let queues_max = fields.number_if_said("max-queues")?;
+        let connections_max = fields.number_if_said("max-connections")?;
+        fields.nothing_else()?;
+        Ok(Self { queues_max, connections_max })
+    }
+}
+
+impl UserLimits {
+    /// Out of an object in which nothing else may stand.
+    ///
+    /// # Errors
+    /// It holds anything else.
+    pub fn read(mut fields: Fields) -> Result<Self, String> {
+        let connections_max = fields.number_if_said("max-connections")?;
+        let channels_max = fields.number_if_said("max-channels")?;
+        fields.nothing_else()?;
+        Ok(Self { connections_max, channels_max })
+    }
+}
+
+/// An object; RabbitMQ writes some as lists of names and values.
+fn by_name(value: Value) -> Value {
+    match value {
+        Value::Array(pairs) => {
+            let mut fields = serde_json::Map::new();
+            for pair in &pairs {
+                if let (Some(Value::String(name)), Some(value)) = (pair.get(0), pair.get(1)) {
+                    fields.insert(name.clone(), value.clone());
+                }
+            }
+            Value::Object(fields)
+        }
+        other => other,
+    }
+}
+
+fn user(fields: &mut Fields) -> Result<Item, String> {
+    let name = fields.text("name")?;
+    let password = password(fields)?;
+    let tags = match fields.value("tags") {
+        Value::Null => String::new(),
+        Value::String(tags) => tags,
+        tags => {
+            let words: Option<Vec<&str>> =
+                tags.as_array().and_then(|words| words.iter().map(Value::as_str).collect());
+            words.ok_or_else(|| unfit("tags", "a text or a list of texts", &tags))?.join(",")
+        }
+    };
+    let limits = fields.value("limits");
+    let said = holds_something(&limits);
+    let limits = said.then(|| UserLimits::read(Fields::of(by_name(limits))?)).transpose()?;
+    Ok(Item::User(User { name, password, tags, limits }))
+}
+
+fn password(fields: &mut Fields) -> Result<Password, String> {
+    let clear = match fields.value("password") {
+        Value::Null => None,
+        Value::String(text) => Some(Zeroizing::new(text)),
+        // Whatever it is, it may be somebody's password.
+        _ => return Err("`password` must be a text".to_string()),
+    };
+    let hash = fields.text_if_said("password_hash")?;
+    let algorithm = fields.text_if_said("hashing_algorithm")?;
+    match (clear, hash) {
+        (Some(_), Some(_)) => Err("both `password` and `password_hash` are given; leave one out".to_string()),
+        (Some(clear), None) if clear.len() > PASSWORD_BYTES_MAX => {
+            Err(format!("`password` has at most {PASSWORD_BYTES_MAX} bytes"))
+        }
+        // Nobody logs in with an empty one.
+        (Some(clear), None) if clear.is_empty() => Ok(Password::Hash(PasswordHash::Nobodys)),
+        (Some(clear), None) => Ok(Password::Clear(ClearPassword(clear))),
+        (None, Some(hash)) => {
+            let algorithm = algorithm.as_deref().unwrap_or(ALGORITHM_DEFAULT);
+            PasswordHash::import(algorithm, &hash).map(Password::Hash).map_err(|error| error.to_string())
+        }
+        (None, None) => Ok(Password::Unsaid),
+    }
+}
+
+fn named(section: &str, value: &Value) -> String {
+    match value.get("name").and_then(Value::as_str) {
+        Some(name) => format!("{section} '{name}'"),
+        None => section.to_string(),
+    }
+}
+
+/// What a thing of a list is called where something is wrong with it: `queue 'q' in vhost '/'`.
+fn described(section: &str, value: &Value) -> String {
+    let named =
+        [("", "name"), ("of ", "user"), ("from ", "source"), ("to ", "destination"), ("in vhost ", "vhost")];
+    let texts = named.iter().filter_map(|(word, key)| Some((word, value.get(key)?.as_str()?)));
+    let thing = if section == "policies" { "policy" } else { section.trim_end_matches('s') };
+    texts.fold(thing.replace('_', " "), |mut told, (word, name)| {
+        told += &format!(" {word}'{name}'");
+        told
+    })
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vhost(name, _) | Self::Limits(name, _) => write!(f, "vhost '{name}'"),
+            Self::User(it) => write!(f, "user '{}'", it.name),
+            Self::Permission(it) => write!(f, "permission of '{}' in vhost '{}'", it.user, it.vhost),
+            Self::TopicPermission(it) => {
+                write!(f, "topic permission of '{}' in vhost '{}'", it.user, it.vhost)
+            }
+            Self::Policy(it) => write!(f, "policy '{}' in vhost '{}'", it.name, it.vhost),
+            Self::Parameter(it) => match &it.vhost {
+                Some(vhost) => write!(f, "{} '{}' in vhost '{vhost}'", it.component, it.name),
+                None => write!(f, "global parameter '{}'", it.name),
+            },
+            Self::Exchange(it) => write!(f, "exchange '{}' in vhost '{}'", it.name, it.vhost),
+            Self::Queue(it) => write!(f, "queue '{}' in vhost '{}'", it.name, it.vhost),
+            Self::Binding(it) => {
+                write!(f, "binding from '{}' to '{}' in vhost '{}'", it.source, it.destination, it.vhost)
+            }
+        }
+    }
+}
+
+impl Item {
+    fn check(self) -> Result<Self, ItemError> {
+        let names: [&str; 4] = match &self {
+            Self::Vhost(name, _) | Self::Limits(name, _) => [name, "", "", ""],
+            Self::User(user) => [&user.name, "", "", ""],
+            Self::Permission(it) => [&it.user, &it.vhost, "", ""],
+            Self::TopicPermission(it) => [&it.user, &it.vhost, &it.exchange, ""],
+            Self::Policy(it) => [&it.vhost, &it.name, "", ""],
+            Self::Parameter(it) => [it.vhost.as_deref().unwrap_or(""), &it.name, "", ""],
+            Self::Exchange(it) => [&it.vhost, &it.name, "", ""],
+            Self::Queue(it) => [&it.vhost, &it.name, "", ""],
+            Self::Binding(it) => [&it.vhost, &it.source, &it.destination, &it.routing_key],
+        };
+        if names.iter().any(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(ItemError::Bad("a name is longer than 255 bytes".to_string()));
+        }
+        match &self {
+            Self::Binding(it) if !["queue", "exchange"].contains(&it.destination_type.as_str()) => {
+                Err(ItemError::Bad(format!("destination_type '{}': queue or exchange", it.destination_type)))
+            }
+            Self::Queue(it) if it.name.is_empty() => {
+                Err(ItemError::Bad("a queue without a name".to_string()))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+fn arguments(fields: &mut Fields) -> Result<Vec<u8>, String> {
+    table_of(fields.value("arguments"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::ApplyTo;
+    use crate::wire::field::Table;
+    use serde_json::json;
+
+    /// Of a thing all of whose fields are known.
+    fn item_of(section: &str, value: Value) -> Result<Item, ItemError> {
+        parse(section, value).map(|parsed| {
+            assert_eq!(parsed.unknown_fields, Vec::<String>::new());
+            parsed.item
+        })
+    }
+
+    #[test]
+    fn a_password_in_clear_is_shown_to_nobody() {
+        let parsed = parse("users", json!({"name": "x", "password": "hunter2", "pasword": 1})).unwrap();
+        assert_eq!(parsed.unknown_fields, ["pasword"]);
+        assert!(!format!("{parsed:?}").contains("hunter2"));
+        let Item::User(User { password: Password::Clear(clear), .. }) = parsed.item else { panic!() };
+        assert_eq!(clear.as_bytes(), b"hunter2");
+        for (said, wanted) in [
+            (json!({"name": "x"}), Password::Unsaid),
+            (json!({"name": "x", "password": ""}), Password::Hash(PasswordHash::Nobodys)),
+            (json!({"name": "x", "password_hash": ""}), Password::Hash(PasswordHash::Nobodys)),
+        ] {
+            let Ok(Item::User(user)) = item_of("users", said) else { panic!() };
+            assert_eq!(user.password, wanted);
+        }
+        let error = parse("users", json!({"name": "x", "password": 4711})).unwrap_err().to_string();
+        assert!(!error.contains("4711"), "{error}");
+    }
+
+    #[test]
+    fn what_rabbitmq_exports_is_understood() {
+        let user = json!({"hashing_algorithm": "rabbit_password_hashing_sha256", "limits": {},
+                          "name": "guest",
+                          "password_hash": "kI3GCqW5JLMJa4iX1lo7X4D6XbYqlLgxIs30+P6tENUV2POR",
+                          "tags": ["administrator", "x"]});
+        let Ok(Item::User(user)) = item_of("users", user) else { panic!() };
+        assert_eq!((user.name.as_str(), user.tags.as_str()), ("guest", "administrator,x"));
+        let vhost = json!({"limits": [], "metadata": {"description": "d", "tags": []}, "name": "/"});
+        assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost("/".into(), None)));
+        let limited = Limits { queues_max: Some(5), connections_max: None };
+        for limits in [json!([["max-queues", 5]]), json!({"max-queues": 5})] {
+            let vhost = json!({"name": "v", "limits": limits});
+            assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost("v".into(), Some(limited))));
+        }
+        let limits = json!({"component": "vhost-limits", "name": "limits", "vhost": "/",
+                            "value": {"max-queues": 5}});
+        assert_eq!(item_of("parameters", limits), Ok(Item::Limits("/".into(), limited)));
+        let queue = json!({"arguments": {"x-b": true, "x-l": [1, "two"], "x-t": {"a": 1}},
+                           "auto_delete": false, "durable": true, "name": "q", "type": "classic",
+                           "vhost": "/"});
+        let Ok(Item::Queue(queue)) = item_of("queues", queue) else { panic!() };
+        let table = Table::parse(&queue.arguments).unwrap();
+        assert_eq!(table.get("x-b").and_then(|value| value.as_bool()), Some(true));
+        assert_eq!(
+            table.get("x-l").and_then(|value| value.as_array()).map(|list| list.iter().count()),
+            Some(2)
+        );
+        let inner = table.get("x-t").and_then(|value| value.as_table()).and_then(|inner| inner.get("a"));
+        assert_eq!(inner.and_then(|value| value.as_integer()), Some(1));
+    }
+
+    #[test]
+    fn policies_come_as_themselves_and_as_parameters() {
+        let said =
+            json!({"pattern": "^q", "definition": {"max-length": 3}, "priority": -1, "apply-to": "queues"});
+        let mut policy = said.clone();
+        (policy["vhost"], policy["name"]) = ("/".into(), "p".into());
+        let parameter = json!({"component": "operator_policy", "name": "p", "vhost": "/", "value": said});
+        for (section, value, kind) in
+            [("policies", policy, PolicyKind::User), ("parameters", parameter, PolicyKind::Operator)]
+        {
+            let Ok(Item::Policy(policy)) = item_of(section, value) else { panic!("{section}") };
+            assert_eq!((policy.kind, policy.priority, policy.apply_to), (kind, -1, ApplyTo::Queues));
+            assert_eq!((&*policy.name, &*policy.pattern), ("p", "^q"));
+            let definition = Table::parse(&policy.definition).unwrap();
+            assert_eq!(definition.get("max-length").and_then(|value| value.as_integer()), Some(3));
+        }
+        for (field, value, why) in [
+            ("pattern", json!(3), "pattern should be a binary but was 3"),
+            ("priority", json!("x"), "priority should be a number, actually was <<\"x\">>"),
+            ("apply-to", json!("zz"), "apply-to 'zz' unrecognised; should be 'queues', 'exchanges' or 'all'"),
+            ("definition", Value::Null, "[{key_missing,definition}]"),
+        ] {
+            let mut policy = json!({"vhost": "/", "name": "p", "pattern": "^q", "definition": {}});
+            policy[field] = value;
+            let error = parse("policies", policy).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_we_do_not_have_is_named() {
+        let other = json!({"component": "federation-upstream", "name": "s", "vhost": "/", "value": {}});
+        assert!(matches!(parse("parameters", other), Err(ItemError::NotOurs(_))));
+    }
+
+    #[test]
+    fn parameters_are_kept_as_json_and_their_values_shown_to_nobody() {
+        let shovel =
+            json!({"component": "shovel", "name": "s", "vhost": "/", "value": {"b": 1, "a": "secret"}});
+        let Ok(Item::Parameter(shovel)) = item_of("parameters", shovel) else { panic!() };
+        assert_eq!(shovel.value, "{\"a\":\"secret\",\"b\":1}");
+        assert!(!format!("{shovel:?}").contains("secret"));
+        let Ok(Item::Parameter(global)) = item_of("global_parameters", json!({"name": "x", "value": 1}))
+        else {
+            panic!()
+        };
+        assert_eq!((global.vhost, &*global.name, &*global.value), (None, "x", "1"));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (section, value, why) in [
+            ("users", json!({"tags": []}), "missing field `name`"),
+            ("users", json!({"name": "x", "password": "p", "password_hash": "h"}), "both"),
+            ("users", json!({"name": "x", "password_hash": "AAAA"}), "the hashing algorithm is unknown"),
+            ("users", json!({"name": "x", "tags": 3}), "`tags` must be a text or a list of texts, not 3"),
+            (
+                "queues",
+                json!({"name": "x".repeat(256), "vhost": "/", "durable": true, "auto_delete": false}),
+                "longer than 255",
+            ),
+            (
+                "queues",
+                json!({"name": "", "vhost": "/", "durable": true, "auto_delete": false}),
+                "without a name",
+            ),
+            (
+                "exchanges",
+                json!({"name": "e", "vhost": "/", "type": "topic", "durable": true,
+                                 "auto_delete": false, "arguments": [1]}),
+                "must be an object",
+            ),
+            (
+                "bindings",
+                json!({"vhost": "/", "source": "e", "destination": "q", "destination_type": "x",
+                                "routing_key": ""}),
+                "queue or exchange",
+            ),
+            ("vhosts", json!({"name": "v", "limits": {"max-queus": 1}}), "max-queus"),
+        ] {
+            let error = parse(section, value).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+        let mut deep = json!(1);
+        for _ in 0..40 {
+            deep = json!({ "a": deep });
+        }
+        let queue =
+            json!({"name": "q", "vhost": "/", "durable": true, "auto_delete": false, "arguments": deep});
+        assert!(parse("queues", queue).unwrap_err().to_string().contains("too deep"));
+    }
+}

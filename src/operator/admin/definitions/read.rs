@@ -1,0 +1,225 @@
+//! Going through a file of definitions: once per kind, in the order in which things need each other.
+//!
+//! Why it exists: the lists of a file come in any order (RabbitMQ's come sorted by name, bindings first), and
+//! a file may be larger than what a board has memory for. So it is read several times, and one thing of it
+//! is in memory at a time.
+
+use core::fmt;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+/// The longest file that is read, in bytes.
+pub const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Where a thing stands in a file: its kind, and its place among those from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct At<'a> {
+    /// The name of the list.
+    pub section: &'a str,
+    /// The place in it.
+    pub index: usize,
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.section, self.index)
+    }
+}
+
+/// The lists, each after those it needs.
+pub const SECTIONS: [&str; 10] = [
+    "vhosts",
+    "users",
+    "permissions",
+    "topic_permissions",
+    "parameters",
+    "policies",
+    "exchanges",
+    "queues",
+    "bindings",
+    "global_parameters",
+];
+
+/// What keeps a file from being read.
+#[derive(Debug)]
+pub enum ReadError<E> {
+    /// The system does not give it.
+    System(io::Error),
+    /// The text is longer than a definition may be.
+    TooLong,
+    /// It is not what it should be: where, and why.
+    Malformed(String),
+    /// Whoever takes the things does not want any more.
+    Stopped(E),
+}
+
+impl<E: fmt::Display> fmt::Display for ReadError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System(error) => error.fmt(f),
+            Self::TooLong => write!(f, "it is longer than {} MiB", FILE_BYTES_MAX >> 20),
+            Self::Malformed(why) => f.write_str(why),
+            Self::Stopped(why) => why.fmt(f),
+        }
+    }
+}
+
+/// A file, or what else can be gone through more than once.
+pub trait Source: Read + Seek {}
+
+impl<T: Read + Seek> Source for T {}
+
+/// Hands on everything in a file, in an order in which it can be made.
+///
+/// # Errors
+/// The file cannot be read to its end, or `take` has an error.
+pub fn read<E>(
+    file: &mut dyn Source,
+    mut take: impl FnMut(At<'_>, &str, Value) -> Result<(), E>,
+) -> Result<(), ReadError<E>> {
+    let length = file.seek(SeekFrom::End(0)).map_err(ReadError::System)?;
+    if length > FILE_BYTES_MAX {
+        return Err(ReadError::TooLong);
+    }
+    for section in SECTIONS {
+        file.seek(SeekFrom::Start(0)).map_err(ReadError::System)?;
+        let mut stopped = None;
+        let mut index = 0;
+        let done = go_through(file, section, &mut |value| {
+            let at = At { section, index };
+            index += 1;
+            take(at, section, value).map_err(|error| stopped = Some(error)).is_ok()
+        });
+        if let Some(error) = stopped {
+            return Err(ReadError::Stopped(error));
+        }
+        done.map_err(|error| malformed(&error, section, index))?;
+    }
+    Ok(())
+}
+
+/// Who is handed the things of a list, and says whether to go on.
+type Take<'t> = &'t mut dyn FnMut(Value) -> bool;
+
+/// Once through the file for one of its lists.
+fn go_through(file: &mut dyn Source, wanted: &str, take: Take<'_>) -> serde_json::Result<()> {
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(file.take(FILE_BYTES_MAX)));
+    Whole { wanted, take }.deserialize(&mut json)?;
+    json.end()
+}
+
+fn malformed<E>(error: &serde_json::Error, section: &str, index: usize) -> ReadError<E> {
+    if let Some(kind) = error.io_error_kind() {
+        return ReadError::System(kind.into());
+    }
+    if error.classify() == serde_json::error::Category::Data {
+        return ReadError::Malformed(format!("after {section}[{index}]: {error}"));
+    }
+    ReadError::Malformed(error.to_string())
+}
+
+/// The whole file, of which one list is wanted.
+struct Whole<'w> {
+    wanted: &'w str,
+    take: Take<'w>,
+}
+
+impl<'de> DeserializeSeed<'de> for Whole<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Whole<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with lists of definitions, as RabbitMQ exports it")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<std::borrow::Cow<'_, str>>()? {
+            if key == self.wanted {
+                map.next_value_seed(List(self.take))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The list that is wanted.
+struct List<'l>(Take<'l>);
+
+impl<'de> DeserializeSeed<'de> for List<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for List<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(value) = list.next_element()? {
+            if !(self.0)(value) {
+                return Err(serde::de::Error::custom("stopped"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    fn order(text: &str) -> Result<Vec<String>, String> {
+        let mut found = Vec::new();
+        let read = read::<String>(&mut Cursor::new(text), |at, _, value| {
+            found.push(format!("{at} {value}"));
+            if value == "stop" { Err("enough".to_string()) } else { Ok(()) }
+        });
+        read.map(|()| found).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn things_come_after_what_they_need() {
+        let text = r#"{"bindings":[1],"queues":[2,3],"rabbit_version":"3.10.8","policies":[4],"users":[5]}"#;
+        assert_eq!(
+            order(text).unwrap(),
+            ["users[0] 5", "policies[0] 4", "queues[0] 2", "queues[1] 3", "bindings[0] 1"]
+        );
+    }
+
+    #[test]
+    fn mistakes_say_where() {
+        for (text, why) in [
+            (r#"{"users":[{"name":"q"}"#, "EOF while parsing"),
+            (r#"{"users":3}"#, "after users[0]: invalid type: integer `3`, expected a list"),
+            ("[]", "an object with lists of definitions"),
+            (r#"{"users":[]} x"#, "trailing characters"),
+            (r#"{"queues":["stop"]}"#, "enough"),
+            ("", "EOF"),
+        ] {
+            let error = order(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        let deep = format!("{{\"users\":[{}{}]}}", "[".repeat(1000), "]".repeat(1000));
+        assert!(order(&deep).unwrap_err().contains("recursion limit"));
+        let long = format!("{{\"users\":[\"{}\"]}}", "x".repeat(FILE_BYTES_MAX as usize));
+        assert!(order(&long).unwrap_err().contains("longer than 16 MiB"));
+    }
+}

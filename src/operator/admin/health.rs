@@ -1,0 +1,101 @@
+//! The health checks of the management API: what a probe asks to see whether this broker can be used.
+//!
+//! Always true: a check that has no meaning on one node passes, as it does on a RabbitMQ alone; one that
+//! nobody knows is not found, so that a probe with a slip in its path does not pass.
+
+use super::answer::{Answer, bad_request, body, not_found};
+use super::api::which_alarms;
+use super::http::Status;
+use super::json::Json;
+use super::request_context::RequestContext;
+
+pub(super) fn status_ok() -> Answer {
+    passed(|_| {})
+}
+
+/// The same, with what further members are written.
+fn passed(more: impl FnOnce(&mut Json<'_>)) -> Answer {
+    let written = body(|json| {
+        json.raw(b"{\"status\":\"ok\"");
+        more(json);
+        json.raw(b"}");
+    });
+    Answer::Now(Status::Ok, written)
+}
+
+/// The old check of a node: it is answered, whatever the answer is.
+pub(super) fn node(context: &RequestContext<'_>) -> Answer {
+    match check(context, &["alarms"]) {
+        Answer::Now(_, body) => Answer::Now(Status::Ok, body),
+        answer => answer,
+    }
+}
+
+/// Whether our certificates are good for so long: a number, and days, weeks, months or years.
+fn certificates(context: &RequestContext<'_>, within: &str, unit: &str) -> Answer {
+    let days: u64 = match unit {
+        "days" => 1,
+        "weeks" => 7,
+        "months" => 30,
+        "years" => 365,
+        _ => return bad_request("the unit must be days, weeks, months or years"),
+    };
+    let Ok(within) = within.parse::<u32>() else { return bad_request("the time must be a number") };
+    match context.process.certificates_end {
+        Some((end_s, now_s)) if end_s <= now_s.saturating_add(u64::from(within) * days * 86_400) => {
+            failed("a certificate of [tls] has ended, or will by then: renew it")
+        }
+        _ if context.process.is_tls_shut => failed("the files of [tls] cannot be used"),
+        _ => status_ok(),
+    }
+}
+
+fn failed(reason: &str) -> Answer {
+    let body = body(|json| {
+        json.raw(b"{\"status\":\"failed\",\"reason\":");
+        json.text(reason);
+        json.raw(b"}");
+    });
+    Answer::Now(Status::Unavailable, body)
+}
+
+/// The health checks that mean something on one node.
+pub(super) fn check(context: &RequestContext<'_>, check: &[&str]) -> Answer {
+    // A protocol, a space and where, which ends with a port.
+    let listeners = || context.process.listeners.iter().filter_map(|text| text.split_once(' '));
+    let silent = || failed("No active listener");
+    match check {
+        ["alarms" | "local-alarms"] => {
+            let alarms = which_alarms(context);
+            let alarm = alarms.iter().find(|text| text.starts_with("disk") || text.starts_with("store"));
+            alarm.map_or_else(status_ok, |alarm| failed(alarm))
+        }
+        ["virtual-hosts" | "ready-to-serve-clients"] => status_ok(),
+        ["node-is-quorum-critical" | "node-is-mirror-sync-critical"] => {
+            passed(|json| json.raw(b",\"reason\":\"single node cluster\""))
+        }
+        ["certificate-expiration", within, unit] => certificates(context, within, unit),
+        ["port-listener", port] => match port.parse::<u16>() {
+            Ok(port) if listeners().any(|(_, at)| at.ends_with(&format!(":{port}"))) => {
+                passed(|json| json.shown_raw(format_args!(",\"port\":{port}")))
+            }
+            Ok(_) => silent(),
+            Err(_) => bad_request("the port is no number"),
+        },
+        ["protocol-listener", name] => {
+            let protocol = match *name {
+                "amqp091" | "amqp" => "amqp",
+                "amqps" | "amqp/ssl" => "amqp/ssl",
+                other => other,
+            };
+            if !listeners().any(|(spoken, _)| spoken == protocol) {
+                return silent();
+            }
+            passed(|json| {
+                json.raw(b",\"protocol\":");
+                json.text(name);
+            })
+        }
+        _ => not_found("Not Found"),
+    }
+}

@@ -1,0 +1,75 @@
+//! `POST definitions`: what a file of definitions says, made in the order in which things need each other.
+//!
+//! Always true: what is there already stays; what this broker has no such thing of is passed over; a thing
+//! that makes no sense is told before anything is made; what only shows when it is made (another one is there
+//! under the name, a limit is reached) ends it, with what was made before it left standing, as with RabbitMQ.
+
+use serde_json::Value;
+
+use crate::password::PasswordHash;
+
+use super::answer::{Answer, bad_request};
+use super::definitions::{self, Fields, Item, ItemError, Password, SECTIONS};
+use super::http::{Request, Status};
+use super::request_context::RequestContext;
+
+/// Makes all that is said, or all of one virtual host.
+pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Option<&str>) -> Answer {
+    // Twice, for all of it as values takes more memory than there is for it.
+    for makes in [false, true] {
+        if let Err(why) = go_through(request, context, vhost, makes) {
+            return bad_request(&why);
+        }
+    }
+    Answer::Changed(Status::NoContent, Vec::new())
+}
+
+/// Reads all that is said, and makes it if it is to.
+fn go_through(
+    request: &Request<'_>,
+    context: &mut RequestContext<'_>,
+    vhost: Option<&str>,
+    makes: bool,
+) -> Result<(), String> {
+    let mut fields = Fields::parse(request.body)?;
+    for section in SECTIONS {
+        let is_in_vhost = matches!(section, "parameters" | "policies" | "exchanges" | "queues" | "bindings");
+        let things = match fields.value(section) {
+            Value::Array(things) if vhost.is_none() || is_in_vhost => things,
+            Value::Array(_) | Value::Null => continue,
+            _ => return Err(format!("`{}` must be a list", section)),
+        };
+        for (at, thing) in things.into_iter().enumerate() {
+            let done = read(section, thing, vhost).and_then(|item| match item {
+                Some(item) if makes => make(context, item),
+                _ => Ok(()),
+            });
+            done.map_err(|why| format!("{}[{at}]: {why}", section))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a thing is; nothing, if this broker has no such thing.
+fn read(section: &str, mut thing: Value, vhost: Option<&str>) -> Result<Option<Item>, String> {
+    if let (Value::Object(fields), Some(vhost)) = (&mut thing, vhost) {
+        fields.insert("vhost".to_string(), vhost.into());
+    }
+    match definitions::parse(section, thing) {
+        Ok(parsed) => Ok(Some(parsed.item)),
+        Err(ItemError::NotOurs(_)) => Ok(None),
+        Err(ItemError::Bad(why)) => Err(why),
+    }
+}
+
+fn make(context: &mut RequestContext<'_>, mut item: Item) -> Result<(), String> {
+    let salt = context.broker.chance().to_le_bytes();
+    if let Item::User(user) = &mut item
+        && let Password::Clear(clear) = &user.password
+    {
+        let salt = [salt[0], salt[1], salt[2], salt[3]];
+        user.password = Password::Hash(PasswordHash::as_rabbitmq(clear.as_bytes(), salt));
+    }
+    let (broker, mut context) = context.broker();
+    definitions::apply(broker, &mut context, &item).map(|_| ())
+}

@@ -1,0 +1,78 @@
+//! OWNS THE OPERATOR'S VIEW. What is told to whoever runs the broker, and what he may change.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `http` | requests out of bytes, answers into bytes |
+//! | `admin_session` | one client of the operator's interface, without its socket |
+//! | `answer` | how a request is answered |
+//! | `api` | what each request means |
+//! | `listing`, `columns`, `access_columns`, `binding_columns` | rows of what there is, written while the client takes them |
+//! | `filter`, `ordering` | which rows are wanted, and in which order |
+//! | `gate` | who comes in over the network: names, pages, logins |
+//! | `management` | RabbitMQ's management API for those, as far as their tags go |
+//! | `management_node` | what it tells of the node |
+//! | `management_parts` | what several of its answers have, and limits |
+//! | `pages` | the web page's files |
+//! | `metrics`, `exposition` | metrics for Prometheus; rows of them, written while the client takes them |
+//! | `actions` | what users do in a virtual host: declare, bind, publish, delete |
+//! | `queue_get`, `looking`, `shown_message` | messages taken, or only looked at; a message as JSON |
+//! | `access` | users, virtual hosts, permissions |
+//! | `policies`, `policy_columns` | policies and operator policies; their columns |
+//! | `health` | whether this broker can be used, for probes |
+//! | `bridges`, `dates` | links of bridges; a time in words |
+//! | `parameters`, `parameter_columns` | runtime parameters, and shovels among them |
+//! | `orphan_columns` | messages without a queue, as columns |
+//! | `outage` | how long the upstream of a bridge may be away |
+//! | `import` | definitions over HTTP |
+//! | `definitions` | everything that is defined, out of files and into them |
+//! | `json` | JSON into a buffer that is full at some point |
+//! | `request_context` | what a request is answered from |
+//! | `samples` | what was counted in the last minutes: rates, histories |
+//! | `tokens` | logins of the web page |
+//! | `wear` | how long the card lasts |
+//! | `systemd` | telling systemd how it goes |
+//!
+//! Paths and field names are those of RabbitMQ's management API where it has them.
+//!
+//! Always true: no socket and no clock; what one client can make the broker hold is bounded, and so is what
+//! it can make it do in one turn.
+
+mod access;
+mod access_columns;
+mod actions;
+pub mod admin_session;
+pub mod answer;
+pub mod api;
+pub mod binding_columns;
+pub mod bridges;
+pub mod columns;
+pub mod dates;
+pub mod definitions;
+pub mod exposition;
+pub mod filter;
+mod gate;
+mod health;
+pub mod http;
+mod import;
+pub mod json;
+pub mod listing;
+mod looking;
+mod management;
+mod management_node;
+mod management_parts;
+mod metrics;
+pub mod ordering;
+pub mod orphan_columns;
+mod outage;
+mod pages;
+pub mod parameter_columns;
+mod parameters;
+mod policies;
+pub mod policy_columns;
+mod queue_get;
+pub mod request_context;
+pub mod samples;
+mod shown_message;
+pub mod systemd;
+pub mod tokens;
+pub mod wear;

@@ -1,0 +1,659 @@
+//! `[[bridge]]`: where messages go to and come from beyond this broker.
+//!
+//! Always true: what is not built is refused by its name; variables are filled in once, when the file is
+//! read; the password is shown to nobody.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::{fmt, fs};
+
+use toml::de::DeValue;
+
+use crate::mem::NAME_BYTES_MAX;
+
+use super::first_user::Secret;
+use super::nearest::describe_unknown;
+use super::on_demand::{LinkMode, OnDemand, Said, TimeOfDay};
+use super::read::{Readable, Value, Wrong, fill, read_from_text, section};
+use super::shovel::Shovel;
+use super::transports::quoted;
+use super::units::{BadValue, Bytes, Count, Millis, Seconds};
+use super::upstream::Upstream;
+use super::variables::expand;
+
+/// Rules that one bridge may have in each direction.
+pub const RULES_MAX: usize = 8;
+/// Upstream addresses that one bridge may have.
+const UPSTREAMS_MAX: usize = 8;
+/// Messages under way at once, each direction.
+const WINDOW_DEFAULT: u16 = 256;
+/// The most of them.
+pub const WINDOW_MAX: u16 = 1024;
+/// Seconds between heartbeats.
+pub(super) const HEARTBEAT_S_DEFAULT: u16 = 30;
+/// The longest pause between two tries, in milliseconds.
+const RECONNECT_MAX_MS_DEFAULT: u32 = 300_000;
+/// How long the upstream may take to confirm, in milliseconds.
+pub(super) const CONFIRM_TIMEOUT_MS_DEFAULT: u32 = 60_000;
+/// RabbitMQ's own limit since 3.8, in bytes.
+pub(super) const MESSAGE_BYTES_MAX_DEFAULT: u32 = 128 << 20;
+/// How many bridges a message may cross.
+pub(super) const HOPS_MAX_DEFAULT: u16 = 8;
+/// A password file is not larger.
+const PASSWORD_BYTES_MAX: u64 = 255;
+
+/// One bridge.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// Its name, which no other has.
+    pub name: String,
+    /// The virtual host here.
+    pub vhost: String,
+    /// Where it connects to, tried in turn; at least one.
+    pub upstream: Vec<Upstream>,
+    /// From here to there.
+    pub forward: Vec<Rule>,
+    /// From there to here.
+    pub fetch: Vec<Rule>,
+    /// Messages under way at once, in each direction.
+    pub window: u16,
+    /// Seconds between heartbeats; 0 is none.
+    pub heartbeat_s: u16,
+    /// The longest pause between two tries, in milliseconds.
+    pub reconnect_max_ms: u32,
+    /// How long the upstream may take to confirm, in milliseconds.
+    pub confirm_timeout_ms: u32,
+    /// The most that is forwarded in a second; `None`: as much as the link takes.
+    pub drain_rate: Option<DrainRate>,
+    /// Bytes of a day, both ways, beyond which only urgent rules go on; `None`: they are only counted.
+    pub day_bytes_max: Option<u64>,
+    /// An outage of so many days has to have room on the disk, or there is an alarm.
+    pub outage_days_min: Option<u16>,
+    /// When it connects; `None`: it is always connected, or tries to be.
+    pub on_demand: Option<OnDemand>,
+    /// The largest body that the upstream takes, in bytes.
+    pub message_size_max: u32,
+    /// How many bridges a message may cross.
+    pub hops_max: u16,
+    /// The queue here for messages that were refused.
+    pub parked: String,
+    /// Queues that rules name there and that are missing are declared: durable.
+    pub declares: bool,
+    /// How TLS is spoken with upstreams whose address says so.
+    pub tls: UpstreamTls,
+    /// What it is besides, if it is one of RabbitMQ's shovels.
+    pub shovel: Option<Box<Shovel>>,
+}
+
+/// Whom to trust over TLS, and as whom to show ourselves.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct UpstreamTls {
+    /// PEM file of the authorities that sign certificates of upstreams; `None`: those that the system knows.
+    pub ca_file: Option<PathBuf>,
+    /// PEM files of our own certificate and of its key, both or neither.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// What the upstream's certificate is to be made out to, when that is not the host of its address.
+    pub server_name: Option<String>,
+}
+
+/// So much in a second, more than 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DrainRate {
+    /// A bare number.
+    Messages(u32),
+    /// A size: of messages with their properties, as they are on the wire without TLS.
+    Bytes(u32),
+}
+
+impl FromStr for DrainRate {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let is_bare = text.bytes().all(|octet| octet.is_ascii_digit());
+        let rate = match is_bare {
+            true => text.parse().map(|Count(count)| Self::Messages(count)),
+            false => text.parse().map(|Bytes(bytes)| Self::Bytes(bytes)),
+        };
+        match rate {
+            Ok(Self::Messages(0) | Self::Bytes(0)) => {
+                Err(BadValue::new(text, "a rate: leave drain_rate out for none, or pause the bridge"))
+            }
+            Err(_) => Err(BadValue::new(
+                text,
+                "a rate: write a number of messages a second, like 100, or of bytes, like \"20KB\"",
+            )),
+            rate => rate,
+        }
+    }
+}
+
+impl fmt::Display for DrainRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Messages(count) => count.fmt(f),
+            Self::Bytes(bytes) => Bytes(*bytes).fmt(f),
+        }
+    }
+}
+
+/// From a queue to a queue or an exchange.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// Where messages come from.
+    pub queue: String,
+    /// Where they go.
+    pub to: Destination,
+    /// What becomes of those that are refused there.
+    pub refused: Refused,
+    /// It goes on when the bytes of the day are used.
+    pub is_urgent: bool,
+}
+
+/// Where messages go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Destination {
+    /// To this queue.
+    Queue(String),
+    /// To this exchange, with this key, or with the message's own.
+    Exchange(String, Option<String>),
+    /// To the exchange that the message was published to, with this key, or with its own.
+    AsItWas(Option<String>),
+}
+
+impl Destination {
+    /// The exchange that messages are published to, if it is not their own.
+    pub fn exchange(&self) -> Option<&str> {
+        match self {
+            Self::Queue(_) => Some(""),
+            Self::Exchange(exchange, _) => Some(exchange),
+            Self::AsItWas(_) => None,
+        }
+    }
+
+    /// The key that they are published with, if it is not their own.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Queue(queue) => Some(queue),
+            Self::Exchange(_, key) | Self::AsItWas(key) => key.as_deref(),
+        }
+    }
+}
+
+super::transports::words! {
+    /// What becomes of messages that the other side refuses.
+    Refused of "refused":
+    /// They are set aside, and the rest flows.
+    #[default]
+    Park = "park",
+    /// They stay first in line, and all behind them wait.
+    Wait = "wait",
+}
+
+read_from_text! {
+    Refused;
+    DrainRate;
+}
+
+section! {
+    /// What is said under `[[bridge]]`.
+    struct BridgeLayer {
+        name: Name,
+        vhost: Name,
+        upstream: Upstreams,
+        password: Secret,
+        password_file: PathBuf,
+        forward: Rules,
+        fetch: Rules,
+        window: Count<u16>,
+        heartbeat: Seconds,
+        reconnect_max: Millis,
+        confirm_timeout: Millis,
+        drain_rate: DrainRate,
+        day_bytes_max: Bytes<u64>,
+        outage_days_min: Count<u16>,
+        link: LinkMode,
+        connect_messages: Count<u32>,
+        connect_age: Millis,
+        connect_interval: Millis,
+        connect_at: Vec<TimeOfDay>,
+        rest_after: Millis,
+        message_size_max: Bytes<u32>,
+        hops_max: Count<u16>,
+        parked: Name,
+        declare: bool,
+        ca_file: PathBuf,
+        certificate: PathBuf,
+        key: PathBuf,
+        server_name: Name,
+    }
+}
+
+section! {
+    /// What is said under `[[bridge.forward]]` and `[[bridge.fetch]]`.
+    struct RuleLayer {
+        queue: Name,
+        to_queue: Name,
+        to_exchange: Name,
+        to_key: Name,
+        refused: Refused,
+        urgent: bool,
+    }
+}
+
+/// A name with its variables filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name(String);
+
+impl Readable for Name {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let text = expand(&String::read(value)?).map_err(|why| Wrong::value(value, why))?;
+        match text.len() {
+            0 => Err(Wrong::value(value, "it must not be empty")),
+            1..=NAME_BYTES_MAX => Ok(Self(text)),
+            _ => Err(Wrong::value(value, "a name has 255 bytes at most")),
+        }
+    }
+}
+
+/// How the bridges of shovels are named, by which orders find them.
+const SHOVELS_BEGIN: &str = "shovel ";
+
+/// One address or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Upstreams(Vec<Upstream>);
+
+impl Readable for Upstreams {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let one = |value: &Value<'_>| {
+            let text = expand(&String::read(value)?).map_err(|why| Wrong::value(value, why))?;
+            Upstream::parse(&text).map_err(|why| Wrong::value(value, why))
+        };
+        let addresses = match value.get_ref() {
+            DeValue::Array(list) => list.iter().map(one).collect::<Result<Vec<_>, _>>()?,
+            _ => vec![one(value)?],
+        };
+        match addresses.len() {
+            1..=UPSTREAMS_MAX => Ok(Self(addresses)),
+            _ => Err(Wrong::value(value, format_args!("there must be 1 to {UPSTREAMS_MAX} addresses"))),
+        }
+    }
+}
+
+/// Rules of one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rules(Vec<Rule>);
+
+impl Readable for Rules {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let rules: Vec<Rule> = tables(value, "[[bridge.forward]] or [[bridge.fetch]]", rule)?;
+        match rules.len() {
+            0..=RULES_MAX => Ok(Self(rules)),
+            _ => Err(Wrong::value(value, format_args!("there may be {RULES_MAX} of them at most"))),
+        }
+    }
+}
+
+#[cold]
+fn rule(value: &Value<'_>, said: RuleLayer) -> Result<Rule, Wrong> {
+    let queue =
+        said.queue.ok_or_else(|| Wrong::value(value, "a rule needs queue, where messages come from"))?;
+    let to = match (said.to_queue, said.to_exchange, said.to_key) {
+        (Some(queue), None, None) => Destination::Queue(queue.0),
+        (None, Some(exchange), key) => Destination::Exchange(exchange.0, key.map(|key| key.0)),
+        _ => {
+            return Err(Wrong::value(
+                value,
+                "a rule needs either to_queue, or to_exchange with or without to_key",
+            ));
+        }
+    };
+    let (refused, is_urgent) = (said.refused.unwrap_or_default(), said.urgent.unwrap_or(false));
+    Ok(Rule { queue: queue.0, to, refused, is_urgent })
+}
+
+/// All bridges of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Bridges(pub(super) Vec<Bridge>);
+
+impl Readable for Bridges {
+    fn read(value: &Value<'_>) -> Result<Self, Wrong> {
+        let bridges: Vec<Bridge> = tables(value, "[[bridge]]", bridge)?;
+        let places = value.get_ref().as_array().into_iter().flat_map(|list| list.iter());
+        for (at, (one, place)) in bridges.iter().zip(places).enumerate() {
+            let name = &one.name;
+            if name.starts_with(SHOVELS_BEGIN) {
+                let why = format!("\"{name}\" begins like the names of shovels: choose another");
+                return Err(Wrong::value(place, why));
+            }
+            if let Some(other) = bridges[..at].iter().position(|other| other.name == *name) {
+                let first = value.get_ref().as_array().and_then(|list| list.get(other));
+                let wrong = Wrong::value(place, format_args!("two are named \"{name}\""));
+                return Err(Wrong { first: first.map(|first| first.span().start), ..wrong });
+            }
+        }
+        Ok(Self(bridges))
+    }
+}
+
+/// Sections that may be there several times, each made into something.
+fn tables<L: Default + super::read::Section, T>(
+    value: &Value<'_>,
+    heading: &str,
+    made: fn(&Value<'_>, L) -> Result<T, Wrong>,
+) -> Result<Vec<T>, Wrong> {
+    let list = value.get_ref().as_array();
+    let list = list.ok_or_else(|| Wrong::kind(value, &format!("sections, each headed {heading}")))?;
+    let one = |value: &Value<'_>| {
+        let table = value.get_ref().as_table().ok_or_else(|| Wrong::kind(value, "a section"))?;
+        let mut said = L::default();
+        fill(&mut said, table, |key, known| describe_unknown("key", key, known))?;
+        made(value, said)
+    };
+    list.iter().map(one).collect()
+}
+
+#[cold]
+fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
+    let wrong = |why: &str| Wrong::value(value, why);
+    let name = said.name.ok_or_else(|| wrong("a bridge needs a name"))?.0;
+    let upstream =
+        said.upstream.ok_or_else(|| wrong("a bridge needs upstream, the address it connects to"))?;
+    let [forward, fetch] =
+        [said.forward, said.fetch].map(|rules| rules.map_or_else(Vec::new, |rules| rules.0));
+    if forward.is_empty() && fetch.is_empty() {
+        return Err(wrong("a bridge needs [[bridge.forward]] or [[bridge.fetch]], or it has nothing to do"));
+    }
+    let window = said.window.map_or(WINDOW_DEFAULT, |count| count.0);
+    if !(1..=WINDOW_MAX).contains(&window) {
+        return Err(wrong(&format!("window must be 1 to {WINDOW_MAX}")));
+    }
+    let password = match (said.password, said.password_file) {
+        (Some(_), Some(_)) => return Err(wrong("either password or password_file, not both")),
+        (Some(password), None) => Some(password),
+        (None, Some(file)) => Some(read_password(&file).map_err(|why| wrong(&why))?),
+        (None, None) => None,
+    };
+    let day_bytes_max = said.day_bytes_max.map(|bytes| bytes.0);
+    if day_bytes_max == Some(0) {
+        return Err(wrong("day_bytes_max must be more than 0: leave it out for none, or pause the bridge"));
+    }
+    let is_urgent = |rule: &Rule| rule.is_urgent;
+    if day_bytes_max.is_none() && forward.iter().chain(&fetch).any(is_urgent) {
+        return Err(wrong("urgent = true is of use with day_bytes_max only: say how many bytes a day has"));
+    }
+    let on_demand = Said {
+        link: said.link,
+        messages: said.connect_messages,
+        age: said.connect_age,
+        interval: said.connect_interval,
+        times: said.connect_at,
+        rest_after: said.rest_after,
+    };
+    let on_demand = on_demand.made(value)?;
+    if forward.is_empty() && on_demand.as_ref().is_some_and(OnDemand::is_never_without_messages) {
+        return Err(wrong(
+            "a bridge that only fetches knows nothing of what waits: with link = \"on_demand\" it needs \
+             connect_interval or connect_at",
+        ));
+    }
+    let identity = match (said.certificate, said.key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err(wrong("certificate and key go together: name both, or neither")),
+    };
+    let server_name = said.server_name.map(|name| name.0);
+    if server_name.as_ref().is_some_and(|name| !is_host_name(name)) {
+        return Err(wrong("server_name must be the name or the address that a certificate is made out to"));
+    }
+    let tls = UpstreamTls { ca_file: said.ca_file, identity, server_name };
+    let with_tls = upstream.0.iter().any(|address| address.with_tls);
+    if !with_tls && tls != UpstreamTls::default() {
+        return Err(wrong("ca_file, certificate, key and server_name are of use with amqps:// only"));
+    }
+    Ok(Bridge {
+        tls,
+        shovel: None,
+        declares: said.declare.unwrap_or(false),
+        vhost: said.vhost.map_or_else(|| "/".to_string(), |name| name.0),
+        upstream: with_password(upstream.0, password.as_ref()),
+        forward,
+        fetch,
+        window,
+        heartbeat_s: said.heartbeat.map_or(HEARTBEAT_S_DEFAULT, |time| time.0),
+        reconnect_max_ms: said.reconnect_max.map_or(RECONNECT_MAX_MS_DEFAULT, |time| time.0).max(1_000),
+        confirm_timeout_ms: said.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
+        drain_rate: said.drain_rate,
+        day_bytes_max,
+        outage_days_min: said.outage_days_min.map(|days| days.0),
+        on_demand,
+        message_size_max: said.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
+        hops_max: said.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
+        parked: said.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
+        name,
+    })
+}
+
+/// Whether a certificate could be made out to it.
+fn is_host_name(name: &str) -> bool {
+    name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-._:".contains(&octet))
+}
+
+/// Addresses that say no password have this one, or the one that everybody knows.
+#[cold]
+fn with_password(mut upstream: Vec<Upstream>, password: Option<&Secret>) -> Vec<Upstream> {
+    for address in &mut upstream {
+        address.password = address.password.take().or_else(|| password.cloned());
+    }
+    upstream
+}
+
+#[cold]
+fn read_password(file: &PathBuf) -> Result<Secret, String> {
+    // A bare name is a credential of the service manager, if that gives any.
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| file.components().count() == 1);
+    let file = &credentials.map_or_else(|| file.clone(), |folder| PathBuf::from(folder).join(file));
+    let shown = file.display();
+    let unreadable = |error| format!("password_file {shown} cannot be read: {error}");
+    if fs::metadata(file).map_err(unreadable)?.len() > PASSWORD_BYTES_MAX + 2 {
+        return Err(format!("password_file {shown} is longer than a password can be"));
+    }
+    let text = fs::read_to_string(file).map_err(unreadable)?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(format!("password_file {shown} is empty")),
+        lines if lines.contains('\n') => {
+            Err(format!("password_file {shown} has several lines: the password stands in it alone"))
+        }
+        password => Ok(Secret(password.to_string())),
+    }
+}
+
+impl Bridge {
+    /// Whether TLS is spoken with one of its upstreams.
+    pub fn has_tls(&self) -> bool {
+        self.upstream.iter().any(|address| address.with_tls)
+    }
+
+    /// As a file says it, with what variables stood for.
+    #[cold]
+    pub(super) fn shown(&self) -> Vec<String> {
+        let upstream: Vec<String> = self.upstream.iter().map(|address| format!("\"{address}\"")).collect();
+        let mut lines = vec![
+            "\n[[bridge]]".to_string(),
+            format!("name = {:?}", self.name),
+            format!("vhost = {:?}", self.vhost),
+            format!("upstream = [{}]", upstream.join(", ")),
+            format!("window = {}", self.window),
+            format!("heartbeat = {}", Seconds(self.heartbeat_s)),
+            format!("reconnect_max = {}", Millis(self.reconnect_max_ms)),
+            format!("confirm_timeout = {}", Millis(self.confirm_timeout_ms)),
+            format!("message_size_max = {}", Bytes(self.message_size_max)),
+            format!("hops_max = {}", self.hops_max),
+            format!("parked = {:?}", self.parked),
+            format!("declare = {}", self.declares),
+        ];
+        lines.extend(self.drain_rate.map(|rate| format!("drain_rate = {rate}")));
+        lines.extend(self.day_bytes_max.map(|max| format!("day_bytes_max = {}", Bytes(max))));
+        lines.extend(self.outage_days_min.map(|days| format!("outage_days_min = {days}")));
+        lines.extend(self.on_demand.iter().flat_map(OnDemand::shown));
+        let UpstreamTls { ca_file, identity, server_name } = &self.tls;
+        let (certificate, key) =
+            identity.as_ref().map_or((None, None), |(one, other)| (Some(one), Some(other)));
+        for (name, path) in [("ca_file", ca_file.as_ref()), ("certificate", certificate), ("key", key)] {
+            lines.extend(path.map(|path| format!("{name} = {}", quoted(path))));
+        }
+        lines.extend(server_name.as_ref().map(|name| format!("server_name = {name:?}")));
+        for (heading, rules) in [("[[bridge.forward]]", &self.forward), ("[[bridge.fetch]]", &self.fetch)] {
+            for rule in rules {
+                lines.extend([heading.to_string(), format!("queue = {:?}", rule.queue)]);
+                match &rule.to {
+                    Destination::Queue(queue) => lines.push(format!("to_queue = {queue:?}")),
+                    Destination::Exchange(exchange, key) => {
+                        lines.push(format!("to_exchange = {exchange:?}"));
+                        lines.extend(key.as_ref().map(|key| format!("to_key = {key:?}")));
+                    }
+                    // No file can say it.
+                    Destination::AsItWas(_) => {}
+                }
+                lines.push(format!("refused = {}", rule.refused));
+                lines.extend(rule.is_urgent.then(|| "urgent = true".to_string()));
+            }
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layer::Layer;
+    use super::*;
+
+    const PLANT: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqp://edge@h\"\n";
+    const SAFE: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqps://edge@h\"\n";
+    const DEMAND: &str = "[[bridge]]\nname = \"plant\"\nupstream = \"amqp://edge@h\"\nlink = \"on_demand\"\n";
+    const RULE: &str = "[[bridge.forward]]\nqueue = \"a\"\nto_queue = \"b\"\n";
+
+    fn read(text: &str) -> Result<Vec<Bridge>, String> {
+        let layer = Layer::parse("f", text).map_err(|error| error.to_string())?;
+        Ok(layer.bridge.map_or_else(Vec::new, |bridges| bridges.0))
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default_and_variables_are_filled_in() {
+        let rules = "[[bridge.fetch]]\nqueue = \"c.${hostname}\"\nto_exchange = \"x\"\nrefused = \"wait\"\n";
+        let bridges = read(&format!("{PLANT}password = \"pw\"\n{RULE}{rules}")).expect("it is right");
+        let [bridge] = bridges.as_slice() else { panic!("one bridge") };
+        let host = expand("${hostname}").expect("a machine has a name");
+        assert_eq!(bridge.fetch[0].queue, format!("c.{host}"));
+        assert_eq!(bridge.fetch[0].to, Destination::Exchange("x".into(), None));
+        assert_eq!((bridge.fetch[0].refused, bridge.forward[0].refused), (Refused::Wait, Refused::Park));
+        assert_eq!((bridge.window, &*bridge.parked, &*bridge.vhost), (256, "bridge.plant.parked", "/"));
+        assert_eq!(bridge.upstream[0].password, Some(Secret("pw".into())));
+        let shown = bridge.shown().join("\n");
+        assert!(!shown.contains("pw"), "no password is shown");
+        let again = read(&shown).expect("what is shown can be read");
+        assert_eq!(again[0].forward, bridge.forward);
+        assert_eq!((&again[0].upstream[0].host, again[0].window), (&bridge.upstream[0].host, bridge.window));
+    }
+
+    #[test]
+    fn what_is_said_of_tls_is_shown_as_it_is_read() {
+        let said = "ca_file = \"/ca.pem\"\ncertificate = \"/c.pem\"\nkey = \"/k.pem\"\n\
+                    server_name = \"r.example\"\n";
+        let bridges = read(&format!("{SAFE}{said}{RULE}")).expect("it is right");
+        assert!(bridges[0].has_tls() && bridges[0].upstream[0].port == 5671);
+        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        assert_eq!(again[0].tls, bridges[0].tls);
+        assert_eq!(again[0].tls.identity, Some(("/c.pem".into(), "/k.pem".into())));
+    }
+
+    #[test]
+    fn a_rate_is_of_messages_or_of_bytes() {
+        for (said, rate) in [
+            ("5", DrainRate::Messages(5)),
+            ("\"20KB\"", DrainRate::Bytes(20_000)),
+            ("\"1500B\"", DrainRate::Bytes(1_500)),
+        ] {
+            let bridges = read(&format!("{PLANT}drain_rate = {said}\n{RULE}")).expect("it is right");
+            assert_eq!(bridges[0].drain_rate, Some(rate));
+            let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+            assert_eq!(again[0].drain_rate, Some(rate));
+        }
+    }
+
+    #[test]
+    fn a_day_has_a_budget_and_rules_that_go_on_without_it() {
+        let fetch = "[[bridge.fetch]]\nqueue = \"c\"\nto_queue = \"d\"\nurgent = true\n";
+        let bridges = read(&format!("{PLANT}day_bytes_max = \"20MB\"\n{RULE}{fetch}")).expect("it is right");
+        assert_eq!(bridges[0].day_bytes_max, Some(20_000_000));
+        assert!(bridges[0].fetch[0].is_urgent && !bridges[0].forward[0].is_urgent);
+        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        assert_eq!((&again[0].fetch, again[0].day_bytes_max), (&bridges[0].fetch, Some(20_000_000)));
+    }
+
+    #[test]
+    fn a_link_on_demand_is_shown_as_it_is_read() {
+        let default = read(&format!("{DEMAND}{RULE}")).expect("it is right")[0].on_demand.clone();
+        let (messages, age_ms, interval_ms, times) = (1_000, 3_600_000, 21_600_000, Vec::new());
+        let wanted = OnDemand { messages, age_ms, interval_ms, times, rest_after_ms: 10_000 };
+        assert_eq!(default, Some(wanted));
+        let said = "connect_messages = 1\nconnect_age = \"5min\"\nconnect_interval = 0\n\
+                    connect_at = [\"02:30\", \"14:30\"]\nrest_after = \"2s\"\n";
+        let bridges = read(&format!("{DEMAND}{said}{RULE}")).expect("it is right");
+        let times = vec![TimeOfDay(150), TimeOfDay(870)];
+        let (messages, age_ms, interval_ms) = (1, 300_000, 0);
+        let wanted = OnDemand { messages, age_ms, interval_ms, times, rest_after_ms: 2_000 };
+        assert_eq!(bridges[0].on_demand, Some(wanted));
+        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        assert_eq!(again[0].on_demand, bridges[0].on_demand);
+    }
+
+    #[test]
+    fn a_file_with_more_than_the_password_is_refused() {
+        let file = std::env::temp_dir().join(format!("leveret-password-{}", std::process::id()));
+        for (text, is_taken) in [("secret\n", true), ("se cret\r\n", true), ("user\nsecret\n", false)] {
+            fs::write(&file, text).expect("the temporary folder can be written");
+            let said = read(&format!("{PLANT}password_file = {file:?}\n{RULE}"));
+            assert_eq!(said.is_ok(), is_taken, "{text:?}");
+            let why = said.err().unwrap_or_default();
+            assert!(is_taken || why.contains("has several lines") && !why.contains("secret"), "{why}");
+        }
+        fs::remove_file(&file).expect("it was written");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_line() {
+        for (text, line, part) in [
+            (format!("{PLANT}drain_rate = 0\n{RULE}"), 4, "leave drain_rate out"),
+            (format!("{PLANT}drain_rate = \"fast\"\n{RULE}"), 4, "messages a second"),
+            (format!("{PLANT}day_bytes_max = 0\n{RULE}"), 1, "more than 0"),
+            (format!("{PLANT}{RULE}urgent = true\n"), 1, "with day_bytes_max only"),
+            (format!("{PLANT}link = \"sometimes\"\n{RULE}"), 4, "always, on_demand"),
+            (format!("{PLANT}rest_after = \"5s\"\n{RULE}"), 1, "with link = \"on_demand\" only"),
+            (format!("{DEMAND}rest_after = \"5ms\"\n{RULE}"), 1, "at least 1s"),
+            (format!("{DEMAND}connect_messages = 0\n{RULE}"), 1, "at least 1"),
+            (
+                format!("{DEMAND}connect_interval = 0\n{}", RULE.replace("forward", "fetch")),
+                1,
+                "only fetches",
+            ),
+            (format!("{DEMAND}connect_at = \"2:30\"\n{RULE}"), 5, "such as \"02:30\""),
+            (format!("{PLANT}{RULE}to_exchange = \"x\"\n"), 4, "either to_queue, or to_exchange"),
+            (PLANT.to_string(), 1, "has nothing to do"),
+            (format!("[[bridge]]\nname = \"x\"\n{RULE}"), 1, "needs upstream"),
+            (format!("{PLANT}window = 0\n{RULE}"), 1, "window must be 1 to 1024"),
+            (format!("{PLANT}password_file = \"/nowhere\"\n{RULE}"), 1, "/nowhere cannot be read"),
+            (
+                format!("{PLANT}{RULE}{PLANT}{RULE}"),
+                7,
+                "bridge: two are named \"plant\"; the first is in line 1",
+            ),
+            (format!("{}{RULE}", PLANT.replace("plant", "shovel s")), 1, "the names of shovels"),
+            (format!("{PLANT}ca_file = \"/ca\"\n{RULE}"), 1, "amqps:// only"),
+            (format!("{SAFE}key = \"/k\"\n{RULE}"), 1, "name both"),
+            (format!("{SAFE}server_name = \"a b\"\n{RULE}"), 1, "made out to"),
+        ] {
+            let why = read(&text).expect_err(&text);
+            assert!(why.starts_with(&format!("f, line {line}: ")) && why.contains(part), "{why}");
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! The handshake of TLS, one step at a time, by whoever may take long.
+//!
+//! ```text
+//! loop: gather until a record is whole ──Handshake──→ helper: step() ──Shaken──→ loop: write what it says
+//!            ↑                                                                        │
+//!            └──────────────────── More ──────────────────────────────────────────────┘→ Open, or Failed
+//! ```
+//!
+//! Why it exists: a step may sign with a private key, which takes 50 ms and more on an old ARM, or check a
+//! chain of certificates; so the whole handshake moves to a helper for each step and comes back, and holds
+//! nothing of the broker's. Always true: what a peer may send before its handshake is over is bounded, in
+//! octets and in records, for every record costs a step; nothing is begun before a whole record is there, and
+//! no octet is looked at twice to find that out; who does not speak TLS is found out by the first octets.
+
+use std::borrow::Cow;
+
+use rustls::pki_types::UnixTime;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, InsufficientSizeError, UnbufferedConnectionCommon, UnbufferedStatus,
+};
+use rustls::{AlertDescription, CertificateError, Error};
+
+use super::certificates::CertificateStore;
+use super::clock::{Clock, Utc, system_s};
+use super::der::Certificate;
+use super::known_time::KnownTime;
+use super::records::{Connection, End, RECORD_BYTES_MAX, first_record_len, is_aligned, with_either};
+use super::upstream::Target;
+
+/// What a peer may have sent that has not been used up: its certificates have to fit.
+const INCOMING_BYTES_MAX: usize = RECORD_BYTES_MAX + (4 << 10);
+/// Records of a handshake. A whole one takes half a dozen; a client that cuts its own to pieces of 256 octets
+/// has room for the longest chain of certificates in so many.
+const RECORDS_MAX: u32 = 128;
+/// Octets of a handshake, whatever of it was used up: two hellos and the longest chain.
+const SENT_BYTES_MAX: usize = 2 * INCOMING_BYTES_MAX;
+/// A session keeps the certificates of its client for as long as it lives.
+pub const CLIENT_CHAIN_BYTES_MAX: usize = 8 << 10;
+/// So does a link with those of its upstream, which may come from an authority of the public's.
+pub(super) const UPSTREAM_CHAIN_BYTES_MAX: usize = 16 << 10;
+/// Bytes of a handshake in progress: what came, and rustls' own. Measured (5.3 KiB when little came), rounded
+/// up.
+pub const HANDSHAKE_BYTES: usize = INCOMING_BYTES_MAX + (16 << 10);
+
+/// A handshake that is under way.
+pub struct Handshake {
+    /// From the first step on.
+    connection: Option<Connection>,
+    /// With whom, if we are the client.
+    target: Option<Target>,
+    incoming: Vec<u8>,
+    /// So much of it is whole records, of those that may belong to a handshake.
+    whole: usize,
+    /// Some of them no step has seen.
+    is_fresh: bool,
+    /// Whole records that ever came, as far as they may belong to a handshake.
+    records: u32,
+    /// Octets that ever came.
+    sent: usize,
+}
+
+/// What a step led to.
+pub struct Shaken {
+    /// To be sent, whatever is next.
+    pub outgoing: Vec<u8>,
+    /// How it goes on.
+    pub next: Next,
+}
+
+/// How a handshake goes on.
+pub enum Next {
+    /// The peer has to say more.
+    More(Box<Handshake>),
+    /// The handshake is over.
+    Open(Box<Opened>),
+    /// It has failed: why, and what to change.
+    Failed(String),
+}
+
+/// A connection whose handshake is over.
+pub struct Opened {
+    pub(super) connection: Connection,
+    /// What the peer sent behind its handshake: readable, and not yet.
+    pub(super) plain: Vec<u8>,
+    pub(super) incoming: Vec<u8>,
+    /// The user name in the client's certificate, if it showed one.
+    pub login: Option<String>,
+    /// Version and cipher, for the log.
+    pub spoken: String,
+}
+
+/// Why a handshake cannot go on.
+enum HandshakeError {
+    /// rustls says so.
+    Tls(Error),
+    /// We refuse the peer, for this reason.
+    Other(Cow<'static, str>),
+}
+
+impl From<Error> for HandshakeError {
+    fn from(error: Error) -> Self {
+        Self::Tls(error)
+    }
+}
+
+impl Handshake {
+    /// Begins with nothing; with an upstream it is for us to say something first.
+    pub(super) fn new(target: Option<Target>) -> Box<Self> {
+        let is_fresh = target.is_some();
+        let incoming = Vec::new();
+        Box::new(Self { connection: None, target, incoming, whole: 0, is_fresh, records: 0, sent: 0 })
+    }
+
+    /// How much may still come before a step has to use some of it up.
+    pub const fn room(&self) -> usize {
+        INCOMING_BYTES_MAX - self.incoming.len()
+    }
+
+    /// Takes what came, no more than there is room for.
+    pub fn take_in(&mut self, bytes: &[u8]) {
+        self.incoming.extend_from_slice(bytes);
+        self.sent += bytes.len();
+        while self.records < RECORDS_MAX
+            && let Some(len) = first_record_len(&self.incoming[self.whole..])
+            && self.whole + len <= self.incoming.len()
+        {
+            self.whole += len;
+            self.records += 1;
+            self.is_fresh = true;
+        }
+    }
+
+    /// The first octets, as long as nothing else is known of the peer.
+    pub fn opening(&self) -> Option<&[u8]> {
+        (self.sent == self.incoming.len()).then_some(&self.incoming)
+    }
+
+    /// Whether there is a whole record that no step has seen, or never will be.
+    pub const fn is_ready(&self) -> bool {
+        self.is_fresh || self.room() == 0
+    }
+
+    /// Why it has come too far, if it has.
+    fn excess(&self) -> Option<String> {
+        if self.records >= RECORDS_MAX {
+            Some(format!("its handshake is not over after {RECORDS_MAX} records"))
+        } else if self.sent > SENT_BYTES_MAX || self.room() == 0 {
+            Some("its handshake is longer than any should be".into())
+        } else {
+            None
+        }
+    }
+
+    /// Goes on as far as it can with what is there. This may take long.
+    pub fn step(
+        mut self: Box<Self>,
+        mut certificates: Option<&mut CertificateStore>,
+        known: &mut KnownTime,
+    ) -> Shaken {
+        let mut outgoing = Vec::new();
+        let next = match self.advance((certificates.as_deref_mut(), known), &mut outgoing) {
+            Ok(Some(opened)) => Next::Open(Box::new(opened)),
+            Ok(None) => {
+                self.is_fresh = false;
+                Next::More(self)
+            }
+            Err(HandshakeError::Tls(error)) => {
+                if let Some(connection) = &mut self.connection {
+                    with_either!(connection, |end| send_alert(end, &mut self.incoming, &mut outgoing));
+                }
+                Next::Failed(match &self.target {
+                    Some(target) => target.explain(&error),
+                    None => explain(&error, certificates.map(|own| own.clock()).unwrap_or_default()),
+                })
+            }
+            Err(HandshakeError::Other(why)) => Next::Failed(why.into_owned()),
+        };
+        Shaken { outgoing, next }
+    }
+
+    fn advance(
+        &mut self,
+        (mut certificates, known): (Option<&mut CertificateStore>, &mut KnownTime),
+        outgoing: &mut Vec<u8>,
+    ) -> Result<Option<Opened>, HandshakeError> {
+        if self.connection.is_none() {
+            take_time_as_told();
+            self.connection = Some(self.begin(certificates.as_deref_mut(), known)?);
+        }
+        let Some(connection) = &mut self.connection else { unreachable!("it was begun a moment ago") };
+        let mut plain = Vec::new();
+        let mut came = (&mut self.incoming, &mut self.whole);
+        with_either!(connection, |end| run(end, &mut came, &mut plain, outgoing))?;
+        if connection.is_handshaking() {
+            return self.excess().map_or(Ok(None), |why| Err(HandshakeError::Other(why.into())));
+        }
+        let opened = self.finish(plain)?;
+        match &self.target {
+            Some(target) => {
+                known.note(target.clock());
+                Ok(Some(opened))
+            }
+            None => admit(opened, certificates).map(Some),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        certificates: Option<&mut CertificateStore>,
+        known: &mut KnownTime,
+    ) -> Result<Connection, HandshakeError> {
+        if let Some(target) = &mut self.target {
+            let begun = target.begin(known).map_err(|why| HandshakeError::Other(why.into()))?;
+            return Ok(Connection::Client(begun));
+        }
+        let certificates = certificates.ok_or(HandshakeError::Other("there are no certificates".into()))?;
+        let why = "the files of [tls] cannot be used, so nobody comes in by it; the log says why";
+        let config = certificates.current().ok_or(HandshakeError::Other(why.into()))?;
+        Ok(Connection::Server(UnbufferedServerConnection::new(config)?))
+    }
+
+    /// What the handshake has brought to light.
+    fn finish(&mut self, plain: Vec<u8>) -> Result<Opened, HandshakeError> {
+        let (Some(connection), incoming) = (self.connection.take(), core::mem::take(&mut self.incoming))
+        else {
+            return Err(HandshakeError::Other("it was over before it began".into()));
+        };
+        if !is_aligned(&incoming) {
+            return Err(HandshakeError::Other("it sends pieces of a handshake after the handshake".into()));
+        }
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let most = if self.target.is_some() { UPSTREAM_CHAIN_BYTES_MAX } else { CLIENT_CHAIN_BYTES_MAX };
+        if chain.iter().map(|der| der.len()).sum::<usize>() > most {
+            return Err(HandshakeError::Other(
+                format!("its certificates take more than {most} bytes").into(),
+            ));
+        }
+        let version = connection.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
+        let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let spoken = format!("{version}, {}", suite.unwrap_or("a cipher without a name"));
+        Ok(Opened { connection, plain, incoming, login: None, spoken })
+    }
+}
+
+/// Goes on as far as whole records allow.
+fn run<E: End>(
+    connection: &mut UnbufferedConnectionCommon<E>,
+    (incoming, whole): &mut (&mut Vec<u8>, &mut usize),
+    plain: &mut Vec<u8>,
+    outgoing: &mut Vec<u8>,
+) -> Result<(), HandshakeError> {
+    loop {
+        let is_over = !connection.is_handshaking();
+        let end = if is_over { incoming.len() } else { **whole };
+        let UnbufferedStatus { mut discard, state } = E::process(connection, &mut incoming[..end]);
+        let goes_on = match state? {
+            ConnectionState::EncodeTlsData(mut data) => {
+                encode(|room| data.encode(room), outgoing);
+                true
+            }
+            ConnectionState::TransmitTlsData(data) => {
+                data.done();
+                true
+            }
+            ConnectionState::ReadTraffic(mut traffic) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    plain.extend_from_slice(record.payload);
+                    discard += record.discard;
+                }
+                true
+            }
+            ConnectionState::PeerClosed | ConnectionState::Closed => {
+                return Err(HandshakeError::Other("it hung up in the middle".into()));
+            }
+            _ => false,
+        };
+        incoming.drain(..discard);
+        // Only whole records are ever discarded.
+        **whole = whole.saturating_sub(discard);
+        if !goes_on && (is_over || connection.is_handshaking()) {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether a client may come in, and as whom.
+fn admit(mut opened: Opened, certificates: Option<&mut CertificateStore>) -> Result<Opened, HandshakeError> {
+    let Some(certificates) = certificates else { return Ok(opened) };
+    let chain = opened.connection.peer_certificates().unwrap_or_default();
+    let Some(certificate) = chain.first().and_then(|der| Certificate::parse(der)) else { return Ok(opened) };
+    // A session that is taken up again comes without a look at the certificate it was begun with.
+    if certificate.not_after < certificates.clock().now_s() {
+        let until = Utc(certificate.not_after);
+        return Err(HandshakeError::Other(format!("its certificate was good until {until} only").into()));
+    }
+    opened.login = certificates.login(&certificate);
+    Ok(opened)
+}
+
+/// What rustls wants the peer to know of the failure.
+fn send_alert<E: End>(
+    connection: &mut UnbufferedConnectionCommon<E>,
+    incoming: &mut [u8],
+    outgoing: &mut Vec<u8>,
+) {
+    // What waits is handed out before anything is looked at; looked at again, the same octets would fail
+    // again.
+    while connection.wants_write() {
+        match E::process(connection, incoming).state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), outgoing),
+            _ => break,
+        }
+    }
+}
+
+/// Appends what an encoder gives, which is asked first how much that is.
+fn encode(mut encoder: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, outgoing: &mut Vec<u8>) {
+    if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = encoder(&mut []) {
+        let at = outgoing.len();
+        outgoing.resize(at + required_size, 0);
+        let written = encoder(&mut outgoing[at..]).unwrap_or(0);
+        outgoing.truncate(at + written);
+    }
+}
+
+/// Stands for a slower processor in tests: the first step of each handshake, which is the one that signs,
+/// takes as many milliseconds longer as the environment says.
+fn take_time_as_told() {
+    #[cfg(debug_assertions)]
+    if let Some(ms) = std::env::var("LEVERET_SLOW_HANDSHAKE_MS").ok().and_then(|text| text.parse().ok()) {
+        std::thread::sleep(core::time::Duration::from_millis(ms));
+    }
+}
+
+/// Why a handshake failed, in words that say what to change.
+fn explain(error: &Error, clock: Clock) -> String {
+    let at = |time: &UnixTime| Utc(time.as_secs());
+    match error {
+        Error::NoCertificatesPresented => {
+            "it shows no certificate, and [tls] client_certificates is \"require\"".into()
+        }
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "its certificate is not signed by an authority in [tls] client_ca".into()
+        }
+        Error::InvalidCertificate(CertificateError::Revoked) => {
+            "its certificate was revoked: a list in [tls] crl names it".into()
+        }
+        Error::InvalidCertRevocationList(_) => {
+            format!(
+                "a list in [tls] crl cannot be used for its certificate ({error}); is it the authority's?"
+            )
+        }
+        Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }) => {
+            format!(
+                "its certificate was good until {} only; the clock here says {}",
+                at(not_after),
+                Utc(system_s())
+            )
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }) => {
+            let wrong = if clock.is_behind() { ", which is surely wrong" } else { "; is that right?" };
+            let here = Utc(system_s());
+            format!(
+                "its certificate is good from {} on, but the clock here says {here}{wrong}",
+                at(not_before)
+            )
+        }
+        Error::InvalidCertificate(CertificateError::Other(why))
+            if why.to_string().contains("UnsupportedCertVersion") =>
+        {
+            "its certificate is one of version 1, as `openssl x509 -req` makes it without -extfile; give it \
+             an extension, such as extendedKeyUsage=clientAuth"
+                .into()
+        }
+        Error::AlertReceived(alert) => explain_alert(*alert),
+        Error::PeerIncompatible(_) => {
+            format!(
+                "nothing that both sides can do ({error}); [tls] minimum_version, or its program is too old"
+            )
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn explain_alert(alert: AlertDescription) -> String {
+    let hint = match alert {
+        AlertDescription::UnknownCA => "it does not know who signed our certificate: give it the authority's",
+        AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
+            "it does not like our certificate: is it made out to the name or address it connects to, and \
+             signed by an authority it knows?"
+        }
+        AlertDescription::CertificateExpired => "to it our certificate has expired, or its clock is wrong",
+        AlertDescription::ProtocolVersion => "it speaks no version of TLS that [tls] minimum_version allows",
+        _ => return format!("it says {alert:?}"),
+    };
+    format!("{hint} (it says {alert:?})")
+}

@@ -1,0 +1,61 @@
+//! Why an operator's change cannot be made, in words.
+
+use core::fmt;
+
+/// Why a change is not made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OperatorFault {
+    /// There is no such virtual host.
+    NoSuchVhost(String),
+    /// There is no such user.
+    NoSuchUser(String),
+    /// A virtual host of this name is still being deleted.
+    BeingDeleted(String),
+    /// A name that cannot be: what it names, and why.
+    BadName(&'static str, &'static str),
+    /// A pattern that cannot be.
+    BadPattern {
+        /// To do what it was for.
+        right: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A policy or a parameter that cannot be, in RabbitMQ's words.
+    Invalid(String),
+    /// There is no policy or parameter of that name.
+    NoSuchParameter,
+    /// A cap was reached: the configuration key to raise.
+    NoRoom(&'static str),
+    /// The file system has no room, although `disk_limit` has.
+    FileSystemFull,
+    /// The store has no room, or cannot be written.
+    Store(String),
+}
+
+impl fmt::Display for OperatorFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchVhost(name) => write!(f, "Virtual host '{name}' does not exist"),
+            Self::NoSuchUser(name) => write!(f, "User '{name}' does not exist"),
+            Self::BeingDeleted(name) => {
+                write!(f, "Virtual host '{name}' is still being deleted; try again in a moment")
+            }
+            Self::BadName(what, why) => write!(f, "the name of a {what} must {why}"),
+            Self::BadPattern { right, why } => write!(f, "the pattern to {right} is invalid: {why}"),
+            Self::Invalid(why) => write!(f, "Validation failed\n\n{why}\n"),
+            Self::NoSuchParameter => f.write_str("Parameter does not exist"),
+            Self::NoRoom(key) => {
+                write!(
+                    f,
+                    "there is no more room for that: raise {key} in the configuration and restart the broker"
+                )
+            }
+            Self::FileSystemFull => {
+                f.write_str("the file system of the broker's data directory is full: make room there")
+            }
+            Self::Store(why) => f.write_str(why),
+        }
+    }
+}
+
+impl core::error::Error for OperatorFault {}

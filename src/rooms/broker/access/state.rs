@@ -1,0 +1,205 @@
+//! All that is known of users, virtual hosts and permissions.
+//!
+//! Always true: what is counted for a virtual host or a user goes with it.
+
+use std::collections::VecDeque;
+
+use ring::hmac;
+
+use crate::command::{ConnectionId, VhostId};
+use crate::limits::Limits;
+use crate::mem::{FifoPool, Messages, Sender, Slab};
+
+use super::fault::OperatorFault;
+use super::records::{Permission, TopicPermission, User, Vhost};
+use crate::broker::divisions::Held;
+use crate::broker::names::{Entropy, IndexTable};
+use crate::broker::routing::Kind;
+
+/// The user and the virtual host of a new store.
+pub(super) const GUEST: &str = "guest";
+pub(super) const FIRST_VHOST: &str = "/";
+/// The tag of a new store's user.
+pub(super) const ADMINISTRATOR: &str = "administrator";
+/// What exists in every virtual host before anybody declares anything: name, type, internal.
+pub(super) const PREDECLARED: [(&str, Kind, bool); 8] = [
+    ("", Kind::Default, false),
+    ("amq.direct", Kind::Direct, false),
+    ("amq.fanout", Kind::Fanout, false),
+    ("amq.headers", Kind::Headers, false),
+    ("amq.match", Kind::Headers, false),
+    ("amq.topic", Kind::Topic, false),
+    ("amq.rabbitmq.trace", Kind::Topic, true),
+    ("amq.rabbitmq.log", Kind::Topic, true),
+];
+
+/// Exchanges that a virtual host starts with.
+pub(in crate::broker) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
+/// A virtual host without its exchanges, a user, and a permission, each with the longest names.
+pub(in crate::broker) const VHOST_BYTES: usize =
+    Slab::<Vhost>::record_bytes() + 256 + Messages::OWNER_BYTES + FifoPool::OWNER_BYTES;
+pub(in crate::broker) const USER_BYTES: usize =
+    Slab::<User>::record_bytes() + 2 * 256 + Messages::OWNER_BYTES;
+pub(in crate::broker) const PERMISSION_BYTES: usize =
+    if size_of::<Permission>() > size_of::<TopicPermission>() {
+        Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+    } else {
+        Slab::<TopicPermission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+    };
+
+/// Users, virtual hosts, and who may do what where.
+pub(in crate::broker) struct Access {
+    pub(super) vhosts: Slab<Vhost>,
+    pub(super) users: Slab<User>,
+    pub(super) permissions: Slab<Permission>,
+    pub(super) permission_table: IndexTable,
+    pub(super) topics: Slab<TopicPermission>,
+    pub(super) topic_table: IndexTable,
+    /// Both kinds of permissions together.
+    pub(super) permissions_max: usize,
+    pub(super) patterns_bytes: usize,
+    pub(super) patterns_bytes_max: usize,
+    /// Users that come in from this machine only.
+    pub(super) loopback_users: Vec<Box<str>>,
+    /// What passwords are remembered by.
+    pub(super) memory: hmac::Key,
+    /// The log says who there is, so what a new store begins with is not to be assumed.
+    pub(super) is_written: bool,
+    /// Why the store cannot vouch for who there is; then nobody logs in.
+    pub(super) doubt: Option<&'static str>,
+    /// Keys of definitions that the store has and cannot read, or that belong to nobody who can be read.
+    pub(super) unreadable: Vec<Box<[u8]>>,
+    /// At a start: something did not fit, so what seems to be missing may be that.
+    pub(super) lacks_room: bool,
+    /// Connections to be closed by force.
+    pub(super) forced: VecDeque<ConnectionId>,
+    /// Users there have been.
+    pub(super) epoch: u32,
+}
+
+impl Access {
+    pub(in crate::broker) fn new(limits: &Limits, entropy: &mut Entropy, seed: u64) -> Self {
+        let mut key = [0; 32];
+        entropy(&mut key);
+        let permissions = limits.permissions_max as usize;
+        Self {
+            vhosts: Slab::with_capacity(limits.vhosts_max as usize),
+            users: Slab::with_capacity(limits.users_max as usize),
+            permissions: Slab::with_capacity(permissions),
+            permission_table: IndexTable::with_capacity(permissions, seed),
+            topics: Slab::with_capacity(permissions),
+            topic_table: IndexTable::with_capacity(permissions, seed),
+            permissions_max: permissions,
+            patterns_bytes: 0,
+            patterns_bytes_max: limits.patterns_bytes_max as usize,
+            loopback_users: vec![GUEST.into()],
+            memory: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            is_written: false,
+            doubt: None,
+            unreadable: Vec::new(),
+            lacks_room: false,
+            forced: VecDeque::with_capacity(limits.connections_max as usize),
+            epoch: 0,
+        }
+    }
+}
+
+pub(super) fn vhost_at(index: usize) -> VhostId {
+    VhostId::from_index(index)
+}
+
+/// What patterns take, those of policies included.
+impl Access {
+    /// All that they may take.
+    pub(in crate::broker) const fn patterns_bytes_most(&self) -> usize {
+        self.patterns_bytes_max
+    }
+
+    /// Counts some in for others that go.
+    pub(in crate::broker) fn take_patterns(
+        &mut self,
+        bytes: usize,
+        freed: usize,
+    ) -> Result<(), OperatorFault> {
+        let sum = self.patterns_bytes - freed + bytes;
+        if sum > self.patterns_bytes_max && bytes > freed {
+            return Err(OperatorFault::NoRoom("patterns_bytes_max"));
+        }
+        self.patterns_bytes = sum;
+        Ok(())
+    }
+
+    /// They are gone.
+    pub(in crate::broker) const fn give_patterns_back(&mut self, bytes: usize) {
+        self.patterns_bytes -= bytes;
+    }
+}
+
+/// What virtual hosts and users hold.
+impl Access {
+    #[inline]
+    pub(in crate::broker) fn vhost_held(&self, vhost: VhostId) -> &Held {
+        &self.vhosts[vhost.index()].held_of_pools
+    }
+
+    pub(in crate::broker) fn vhost_held_mut(&mut self, vhost: VhostId) -> &mut Held {
+        &mut self.vhosts[vhost.index()].held_of_pools
+    }
+
+    pub(in crate::broker) fn user_held(&self, user: usize) -> &Held {
+        &self.users[user].held
+    }
+
+    pub(in crate::broker) fn user_held_mut(&mut self, user: usize) -> &mut Held {
+        &mut self.users[user].held
+    }
+
+    pub(in crate::broker) fn vhosts_held(&self) -> impl Iterator<Item = &Held> + Clone {
+        self.vhosts.iter().map(|(_, vhost)| &vhost.held_of_pools)
+    }
+
+    pub(in crate::broker) fn users_held(&self) -> impl Iterator<Item = &Held> + Clone {
+        self.users.iter().map(|(_, user)| &user.held)
+    }
+
+    pub(in crate::broker) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> + Clone {
+        self.vhosts.iter().map(|(index, _)| vhost_at(index))
+    }
+
+    /// Those whose messages count.
+    pub(in crate::broker) fn senders(&self) -> impl Iterator<Item = Sender> + Clone {
+        self.users.iter().map(|(index, user)| Sender { index, life: user.life })
+    }
+
+    /// The user that has this number, if it is still there.
+    pub(in crate::broker) fn user_with_life(&self, life: u32) -> Option<usize> {
+        self.users.iter().find(|(_, user)| user.life == life).map(|(index, _)| index)
+    }
+
+    /// What tells a user from all that had its place or its name before.
+    pub(in crate::broker) fn life_of(&self, user: Option<usize>) -> u32 {
+        user.map_or(0, |user| self.users[user].life)
+    }
+
+    /// What virtual hosts have of the log is counted anew.
+    pub(in crate::broker) fn forget_held_of_log(&mut self) {
+        for index in 0..self.vhosts.places() {
+            if let Some(vhost) = self.vhosts.get_mut(index) {
+                vhost.held_of_pools.log_bytes = 0;
+            }
+        }
+    }
+
+    pub(in crate::broker) fn forget_held_by_connections(&mut self) {
+        for index in 0..self.vhosts.places() {
+            if let Some(vhost) = self.vhosts.get_mut(index) {
+                vhost.held_of_pools.forget_pinned();
+            }
+        }
+        for index in 0..self.users.places() {
+            if let Some(user) = self.users.get_mut(index) {
+                user.held.forget_pinned();
+            }
+        }
+    }
+}

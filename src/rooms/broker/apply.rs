@@ -1,0 +1,256 @@
+//! A command comes in: what it changes, and what it answers.
+//!
+//! Always true: the state is changed and the answer given at once; an error answers without waiting for
+//! anything; a command that depends on who has what of a queue comes behind the deliveries that were possible
+//! before it, so that commands mean the same whether they come one by one or many in one read.
+
+use crate::command::{ChannelId, Command, ConnectionId, Outcome, ReplyOrder, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Batch, Journal};
+use crate::mem::Share;
+
+use super::access::{Right, Thing};
+use super::consume::ConsumeRequest;
+use super::exchanges::ExchangeDeclaration;
+use super::job::Job;
+use super::queues::QueueDeclaration;
+use super::routing::{BindingSpec, Destination};
+use super::{Broker, Context};
+
+impl Broker {
+    /// Applies one command and says where a reply to it stands among the connection's deliveries.
+    #[inline]
+    pub fn apply(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: Option<ChannelId>,
+        command: Command<'_>,
+    ) -> (Outcome, ReplyOrder) {
+        cx.awaited = Batch::NONE;
+        let answers_at_once = matches!(command, Command::Cancel { .. } | Command::CloseChannel);
+        let result = match channel {
+            None => self.apply_to_connection(cx.journal, connection, command),
+            Some(channel) => self.apply_to_channel(cx, connection, channel, command),
+        };
+        if answers_at_once || result.is_err() {
+            cx.awaited = Batch::NONE;
+        }
+        let outcome = result.unwrap_or_else(Outcome::Fault);
+        (outcome, self.reply_order(connection, channel))
+    }
+
+    /// The part of the pools a connection's publishes may come from: who holds what others wait for must
+    /// not be made to wait.
+    #[inline]
+    pub(super) fn publish_share(&self, connection: ConnectionId) -> Share {
+        let record = &self.connections[connection.index()];
+        if record.unsettled > 0 || record.open_transactions > 0 { Share::Reserve } else { Share::Ordinary }
+    }
+
+    /// The part of the pools that the content of its next publish may come from: transactions can be
+    /// forgotten, so they leave some of the reserve to others.
+    #[inline]
+    pub fn content_share(&self, connection: ConnectionId) -> Share {
+        let record = &self.connections[connection.index()];
+        if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
+    }
+
+    /// The next connection whose outbox got something since this was last asked.
+    pub fn next_noted(&mut self) -> Option<ConnectionId> {
+        let connection = self.noted.pop_front()?;
+        if let Some(record) = self.connections.get_mut(connection.index()) {
+            record.noted = false;
+        }
+        Some(connection)
+    }
+
+    /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
+    /// that became possible, connections with something new to send.
+    pub fn has_work(&self, journal: &Journal) -> bool {
+        self.getting.is_due()
+            || !self.jobs.is_empty() && !journal.is_crowded()
+            || !self.ready.is_empty()
+            || !self.noted.is_empty()
+            || self.over_share.is_due()
+            || self.divisions.changed
+    }
+
+    fn apply_to_connection(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        match command {
+            Command::Login { user, password, from_loopback } => {
+                self.login(journal, connection, user, password.0, from_loopback)
+            }
+            Command::LoginExternal { user, from_loopback } => {
+                self.login_external(journal, connection, user, from_loopback)
+            }
+            Command::OpenVhost { vhost } => self.open_vhost(connection, vhost),
+            Command::OpenChannel { number } => self.open_channel(connection, number),
+            _ => Err(out_of_place()),
+        }
+    }
+
+    fn apply_to_channel(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        match command {
+            Command::Publish { message, mandatory } => self.publish(cx, channel, message, mandatory),
+            Command::Settle { delivery_tag, multiple, settlement } => {
+                self.settle(cx, channel, delivery_tag, multiple, settlement)
+            }
+            Command::CloseChannel => {
+                self.close_channel(cx, connection, channel);
+                Ok(Outcome::Done)
+            }
+            Command::Recover => {
+                self.catch_up_channel(cx, channel);
+                self.recover(cx, channel);
+                Ok(Outcome::Done)
+            }
+            Command::Qos { prefetch_count, global } => {
+                if global {
+                    self.catch_up_channel(cx, channel);
+                }
+                self.set_prefetch(cx, channel, prefetch_count, global);
+                Ok(Outcome::Done)
+            }
+            Command::ConfirmSelect => self.select_confirms(channel),
+            Command::TxSelect => self.select_transactions(channel),
+            Command::TxCommit => self.commit(cx, channel),
+            Command::TxRollback => self.rollback(cx.messages, channel),
+            Command::Cancel { tag } => {
+                self.cancel(cx, channel, tag);
+                self.run_jobs(cx);
+                Ok(Outcome::Done)
+            }
+            _ => {
+                self.declare_for(cx, connection);
+                let result = self.apply_definition(cx, connection, channel, command);
+                cx.declarer = None;
+                result
+            }
+        }
+    }
+
+    /// Lets the queue that a command names deliver what it could before.
+    fn catch_up_for(&mut self, cx: &mut Context<'_>, vhost: VhostId, command: &Command<'_>) {
+        if let Command::QueueDeclare { queue, .. }
+        | Command::QueuePurge { queue }
+        | Command::QueueDelete { queue, .. }
+        | Command::Consume { queue, .. }
+        | Command::Get { queue, .. } = command
+            && !self.ready.is_empty()
+            && let Some(queue) = self.find_queue(vhost, queue)
+        {
+            self.catch_up(cx, queue);
+        }
+    }
+
+    /// What names queues or exchanges.
+    fn apply_definition(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+        command: Command<'_>,
+    ) -> Result<Outcome, Fault> {
+        let vhost = self.channels[channel.index()].vhost;
+        self.catch_up_for(cx, vhost, &command);
+        match command {
+            Command::ExchangeDeclare { exchange, passive: true, .. } => {
+                self.check_exchange_exists(cx, vhost, exchange)
+            }
+            Command::ExchangeDeclare {
+                exchange, kind, durable, auto_delete, internal, arguments, ..
+            } => {
+                let declaration =
+                    ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
+                self.declare_exchange(cx, connection, vhost, &declaration)
+            }
+            Command::ExchangeDelete { exchange, if_unused } => {
+                if let Some(exchange) =
+                    self.delete_exchange_by_name(cx, connection, vhost, exchange, if_unused)?
+                {
+                    self.start_job(cx, connection, Job::Exchange(exchange));
+                }
+                Ok(Outcome::Done)
+            }
+            Command::ExchangeBind { destination, source, routing_key, arguments } => {
+                let spec = BindingSpec { source, routing_key, arguments };
+                self.check_bind(connection, vhost, Thing::Exchange(destination), &spec)?;
+                let source_id = self.require_exchange(vhost, source)?;
+                let destination = Destination::Exchange(self.require_exchange(vhost, destination)?);
+                self.bind(cx, source_id, destination, &spec)
+            }
+            Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
+                let spec = BindingSpec { source, routing_key, arguments };
+                self.check_bind(connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.unbind_exchange(cx, vhost, destination, &spec)?;
+                self.run_jobs(cx);
+                Ok(Outcome::Done)
+            }
+            Command::QueueDeclare { queue, passive: true, .. } => {
+                self.check_queue_exists(cx, connection, vhost, queue)
+            }
+            Command::QueueDeclare { queue, durable, exclusive, auto_delete, arguments, .. } => {
+                let declaration = QueueDeclaration { queue, durable, exclusive, auto_delete, arguments };
+                self.declare_queue(cx, connection, vhost, &declaration)
+            }
+            Command::QueueBind { queue, exchange, routing_key, arguments } => {
+                let spec = BindingSpec { source: exchange, routing_key, arguments };
+                self.bind_queue(cx, connection, vhost, queue, &spec)
+            }
+            Command::QueueUnbind { queue, exchange, routing_key, arguments } => {
+                let spec = BindingSpec { source: exchange, routing_key, arguments };
+                let outcome = self.unbind_queue(cx, connection, vhost, queue, &spec);
+                self.run_jobs(cx);
+                outcome
+            }
+            Command::QueuePurge { queue } => self.purge_queue(cx, connection, vhost, queue),
+            Command::QueueDelete { queue, if_unused, if_empty } => {
+                self.delete_queue_by_name(cx, connection, vhost, queue, (if_unused, if_empty))
+            }
+            Command::Consume { queue, tag, no_ack, exclusive, arguments } => {
+                let request = ConsumeRequest { queue, tag, no_ack, exclusive, arguments };
+                self.consume(cx, connection, channel, &request)
+            }
+            Command::Get { queue, no_ack } => {
+                self.check(connection, vhost, Right::Read, Thing::Queue(queue))?;
+                let queue = self.require_queue(connection, vhost, queue)?;
+                self.get(cx, channel, queue, no_ack)
+            }
+            _ => Err(out_of_place()),
+        }
+    }
+
+    /// A reply on a channel follows the deliveries that were put into the outbox for it before.
+    pub(super) fn reply_order(&self, connection: ConnectionId, channel: Option<ChannelId>) -> ReplyOrder {
+        let Some(channel) = channel else { return 0 };
+        match self.channels.get(channel.index()) {
+            Some(record) if record.connection == connection && record.outbox_len > 0 => record.outbox_last,
+            _ => 0,
+        }
+    }
+
+    /// The turn should look at this connection's output.
+    pub(super) fn note_output(&mut self, connection: ConnectionId) {
+        let record = &mut self.connections[connection.index()];
+        if !core::mem::replace(&mut record.noted, true) {
+            self.noted.push_back(connection);
+        }
+    }
+}
+
+/// A command in a place where the session never sends it.
+fn out_of_place() -> Fault {
+    Fault::connection(ReplyCode::CommandInvalid, format_args!("unexpected method"))
+}

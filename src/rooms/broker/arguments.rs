@@ -1,0 +1,387 @@
+//! Arguments of queue.declare: which are known, what they may be, and when two declarations are the same.
+//!
+//! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
+//! ignored and not compared. What an argument *does* is the business of the room that does it.
+
+use core::fmt;
+
+use crate::error::{Fault, ReplyCode};
+use crate::wire::field::{Table, Value};
+
+use super::terms::Terms;
+use super::words::{Lossy, QueueInWords, Shown};
+
+/// What to do with a message that a full queue has no place for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) enum Overflow {
+    /// The oldest goes.
+    #[default]
+    DropHead,
+    /// The publisher is told no.
+    RejectPublish,
+    /// The same, and what was refused goes where dead letters go.
+    RejectPublishDlx,
+}
+
+/// What a queue acts on; a limit that is not there is the largest number, which nothing reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct QueueSettings {
+    pub(super) max_length: u64,
+    pub(super) max_length_bytes: u64,
+    /// One of those is there.
+    pub(super) limits_length: bool,
+    pub(super) overflow: Overflow,
+    /// What it gives up goes on to an exchange.
+    pub(super) dead_letters: bool,
+    /// How long a message may wait, in milliseconds.
+    pub(super) message_ttl_ms: u64,
+    /// Its messages may expire, by that or, since one came that says so, by themselves.
+    pub(super) may_expire: bool,
+    /// It goes when nobody had a use for it for so long, in milliseconds.
+    pub(super) expires_ms: u64,
+    /// A message that came back more often is given up.
+    pub(super) delivery_limit: u32,
+    /// Deliveries say how often it came back.
+    pub(super) tells_returns: bool,
+    /// One consumer takes everything, the others wait until it has gone.
+    pub(super) single_active: bool,
+    /// The highest priority that makes a difference among its messages.
+    pub(super) max_priority: u8,
+    /// How long a delivery may wait to be settled, in milliseconds; 0 is for ever, and the largest number is
+    /// what the configuration says.
+    pub(super) consumer_timeout_ms: u32,
+}
+
+impl QueueSettings {
+    pub(super) fn of(terms: &Terms<'_>) -> Self {
+        let overflow = terms.value("x-overflow").and_then(|value| value.as_bytes());
+        let is_quorum = is_quorum(terms.arguments);
+        let delivery_limit = if is_quorum { terms.limit("x-delivery-limit") } else { u64::MAX };
+        let message_ttl_ms = terms.limit("x-message-ttl");
+        let (max_length, max_length_bytes) = (terms.limit("x-max-length"), terms.limit("x-max-length-bytes"));
+        Self {
+            max_length,
+            max_length_bytes,
+            limits_length: max_length != u64::MAX || max_length_bytes != u64::MAX,
+            overflow: match overflow {
+                Some(b"reject-publish") => Overflow::RejectPublish,
+                Some(b"reject-publish-dlx") => Overflow::RejectPublishDlx,
+                _ => Overflow::DropHead,
+            },
+            message_ttl_ms,
+            may_expire: message_ttl_ms != u64::MAX,
+            expires_ms: terms.limit("x-expires"),
+            dead_letters: terms.value("x-dead-letter-exchange").is_some(),
+            delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
+            tells_returns: is_quorum,
+            single_active: terms.arguments.get("x-single-active-consumer") == Some(Value::Bool(true)),
+            max_priority: max_priority(terms.arguments),
+            consumer_timeout_ms: consumer_timeout_ms(terms),
+        }
+    }
+
+    /// For a level of such a queue, which nobody uses for itself.
+    pub(super) const fn of_level(self) -> Self {
+        Self { expires_ms: u64::MAX, ..self }
+    }
+
+    /// Whether it goes when nobody has a use for it.
+    pub(super) const fn expires(&self) -> bool {
+        self.expires_ms != u64::MAX
+    }
+}
+
+/// What a queue's own argument says or its policy, the shorter of both, so that who may declare a queue takes
+/// no limit from its holders that a policy gave them. RabbitMQ 3.10 knows no such argument and takes
+/// whatever it is, so what is no time is none here, either.
+fn consumer_timeout_ms(terms: &Terms<'_>) -> u32 {
+    let said = terms.time("x-consumer-timeout");
+    said.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
+}
+
+/// The flags of a declaration that arguments can forbid.
+#[derive(Clone, Copy)]
+pub(super) struct QueueFlags {
+    pub(super) durable: bool,
+    pub(super) exclusive: bool,
+    pub(super) auto_delete: bool,
+}
+
+enum Check {
+    /// Milliseconds; `zero` says whether 0 is allowed.
+    Milliseconds {
+        zero: bool,
+    },
+    NonNegative,
+    Priority,
+    Version,
+    Overflow,
+    Mode,
+    Bool,
+    /// Any text.
+    Text,
+    /// The name of an exchange.
+    ExchangeName,
+    DeadLetterKey,
+    /// Whatever it is.
+    Anything,
+}
+
+/// Which types of queues take an argument.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Both,
+    Classic,
+    Quorum,
+    /// A stream alone, which is no queue here.
+    Neither,
+}
+
+impl Takes {
+    fn is_taken(self, is_quorum: bool) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Classic => !is_quorum,
+            Self::Quorum => is_quorum,
+            Self::Neither => false,
+        }
+    }
+}
+
+/// Every argument that is compared, in RabbitMQ's order.
+const KNOWN: [(&str, Takes, Check); 19] = [
+    ("x-expires", Takes::Both, Check::Milliseconds { zero: false }),
+    ("x-message-ttl", Takes::Both, Check::Milliseconds { zero: true }),
+    ("x-dead-letter-exchange", Takes::Both, Check::ExchangeName),
+    ("x-dead-letter-routing-key", Takes::Both, Check::DeadLetterKey),
+    ("x-dead-letter-strategy", Takes::Quorum, Check::Anything),
+    ("x-max-length", Takes::Both, Check::NonNegative),
+    ("x-max-length-bytes", Takes::Both, Check::NonNegative),
+    ("x-max-in-memory-length", Takes::Quorum, Check::Anything),
+    ("x-max-in-memory-bytes", Takes::Quorum, Check::Anything),
+    ("x-max-priority", Takes::Classic, Check::Priority),
+    ("x-overflow", Takes::Both, Check::Overflow),
+    ("x-queue-mode", Takes::Classic, Check::Mode),
+    ("x-queue-version", Takes::Classic, Check::Version),
+    ("x-queue-master-locator", Takes::Classic, Check::Text),
+    ("x-single-active-consumer", Takes::Both, Check::Bool),
+    ("x-queue-type", Takes::Both, Check::Anything),
+    ("x-delivery-limit", Takes::Quorum, Check::Anything),
+    ("x-queue-leader-locator", Takes::Quorum, Check::Anything),
+    ("x-max-age", Takes::Neither, Check::Anything),
+];
+
+/// The longest time RabbitMQ lets anything wait for its end: a hundred years.
+pub(super) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
+/// Checks the arguments of a new queue.
+///
+/// # Errors
+/// The first argument that cannot be, as RabbitMQ says it.
+pub(super) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+    let quorum = is_quorum(arguments);
+    check_type(queue, arguments, flags)?;
+    for (name, takes, check) in &KNOWN {
+        if let Some(value) = arguments.get(name).filter(|_| takes.is_taken(quorum)) {
+            check_one(queue, name, check, value, arguments)?;
+        }
+    }
+    // Of those that are another type's the first that was said is named.
+    for (said, _) in arguments.iter() {
+        let known = KNOWN.iter().find(|(name, ..)| name.as_bytes() == said);
+        if let Some((name, ..)) = known.filter(|(_, takes, _)| !takes.is_taken(quorum)) {
+            return Err(wrong_type(queue, name, quorum));
+        }
+    }
+    if quorum { check_quorum_flags(queue, flags) } else { Ok(()) }
+}
+
+/// Compares a declaration with the queue that is there.
+///
+/// # Errors
+/// 406 with both values, or with "none" where one has the argument and the other has not.
+pub(super) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
+    let quorum = is_quorum(current);
+    // What belongs to another type of queue is ignored by this one.
+    for (name, ..) in KNOWN.iter().filter(|(_, takes, _)| takes.is_taken(quorum)) {
+        let (one, two) = (with_default(name, received), with_default(name, current));
+        if !equivalent(one, two) {
+            return Err(inequivalent(name, &queue, one, two));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two values mean the same: all widths of a number are one.
+pub(super) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool {
+    match (one, two) {
+        (None, None) => true,
+        (Some(one), Some(two)) => match (one.as_integer(), two.as_integer()) {
+            (Some(one), Some(two)) => one == two,
+            (None, None) => one == two,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// 406 for an argument that differs.
+pub(super) fn inequivalent(
+    name: &str,
+    thing: &dyn fmt::Display,
+    received: Option<Value<'_>>,
+    current: Option<Value<'_>>,
+) -> Fault {
+    let both = received.is_some() && current.is_some();
+    let (received, current) = (Shown { value: received, bare: both }, Shown { value: current, bare: both });
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!("inequivalent arg '{name}' for {thing}: received {received} but current is {current}"),
+    )
+}
+
+/// 406 for a flag that differs.
+pub(super) fn inequivalent_flag(
+    name: &str,
+    thing: &dyn fmt::Display,
+    received: &dyn fmt::Display,
+    current: &dyn fmt::Display,
+) -> Fault {
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!(
+            "inequivalent arg '{name}' for {thing}: received '{received}' but current is '{current}'"
+        ),
+    )
+}
+
+fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
+    match (name, arguments.get(name)) {
+        ("x-queue-type", None) => Some(Value::LongStr(b"classic")),
+        (_, value) => value,
+    }
+}
+
+/// The priorities that a queue tells apart go up to this.
+pub(super) fn max_priority(arguments: Table<'_>) -> u8 {
+    let value = arguments.get("x-max-priority").and_then(|value| value.as_integer());
+    value.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
+}
+
+pub(super) fn is_quorum(arguments: Table<'_>) -> bool {
+    arguments.get("x-queue-type").and_then(|value| value.as_bytes()) == Some(b"quorum")
+}
+
+fn check_one(
+    queue: QueueInWords<'_>,
+    name: &str,
+    check: &Check,
+    value: Value<'_>,
+    arguments: Table<'_>,
+) -> Result<(), Fault> {
+    let invalid = |why: fmt::Arguments<'_>| Err(invalid(queue, name, why));
+    match check {
+        Check::Milliseconds { zero } => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            0 if !zero => invalid(format_args!("{{value_zero,0}}")),
+            number if number > MILLISECONDS_MAX => invalid(format_args!("{{value_too_large,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::NonNegative => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::Priority => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            number if number > 255 => invalid(format_args!("{{max_value_exceeded,{number}}}")),
+            _ => Ok(()),
+        },
+        Check::Version => match integer(queue, name, value)? {
+            number if number < 0 => invalid(format_args!("{{value_negative,{number}}}")),
+            1 | 2 => Ok(()),
+            number => invalid(format_args!("\"unsupported queue version '{number}'\"")),
+        },
+        Check::Overflow => match text(queue, name, value)? {
+            b"drop-head" | b"reject-publish" | b"reject-publish-dlx" => Ok(()),
+            _ => invalid(format_args!("invalid_overflow")),
+        },
+        Check::Mode => match text(queue, name, value)? {
+            b"default" | b"lazy" => Ok(()),
+            other => invalid(format_args!("\"unsupported queue mode '{}'\"", Lossy(other))),
+        },
+        Check::Bool if value.as_bool().is_none() => {
+            invalid(format_args!("{{unacceptable_type,{}}}", value.type_name()))
+        }
+        Check::Text => text(queue, name, value).map(|_| ()),
+        Check::ExchangeName if !matches!(value, Value::LongStr(_)) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid type '{}' for arg '{name}' in {queue}", value.type_name()),
+        )),
+        Check::DeadLetterKey => {
+            text(queue, name, value)?;
+            match arguments.get("x-dead-letter-exchange") {
+                Some(_) => Ok(()),
+                None => invalid(format_args!("routing_key_but_no_dlx_defined")),
+            }
+        }
+        Check::Bool | Check::ExchangeName | Check::Anything => Ok(()),
+    }
+}
+
+fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+    let Some(value) = arguments.get("x-queue-type") else { return Ok(()) };
+    match text(queue, "x-queue-type", value)? {
+        // A quorum queue on one node is a durable queue, and that is what it gets.
+        b"classic" | b"quorum" => Ok(()),
+        b"stream" => {
+            check_quorum_flags(queue, flags)?;
+            Err(Fault::new(
+                ReplyCode::NotImplemented,
+                format_args!("stream queues; declare {queue} as classic or quorum"),
+            ))
+        }
+        other => {
+            Err(invalid(queue, "x-queue-type", format_args!("\"unsupported queue type '{}'\"", Lossy(other))))
+        }
+    }
+}
+
+fn check_quorum_flags(queue: QueueInWords<'_>, flags: QueueFlags) -> Result<(), Fault> {
+    let wrong = [
+        (!flags.durable, "non-durable"),
+        (flags.exclusive, "exclusive-owner"),
+        (flags.auto_delete, "auto-delete"),
+    ];
+    match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+        None => Ok(()),
+        Some((_, property)) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid property '{property}' for {queue}"),
+        )),
+    }
+}
+
+fn integer(queue: QueueInWords<'_>, name: &str, value: Value<'_>) -> Result<i64, Fault> {
+    value
+        .as_integer()
+        .ok_or_else(|| invalid(queue, name, format_args!("\"expected integer, got {}\"", value.type_name())))
+}
+
+fn text<'a>(queue: QueueInWords<'_>, name: &str, value: Value<'a>) -> Result<&'a [u8], Fault> {
+    match value {
+        Value::LongStr(text) => Ok(text),
+        other => Err(invalid(queue, name, format_args!("{{unacceptable_type,{}}}", other.type_name()))),
+    }
+}
+
+fn invalid(queue: QueueInWords<'_>, name: &str, why: fmt::Arguments<'_>) -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("invalid arg '{name}' for {queue}: {why}"))
+}
+
+fn wrong_type(queue: QueueInWords<'_>, name: &str, is_quorum: bool) -> Fault {
+    let kind = if is_quorum { "quorum" } else { "classic" };
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!("invalid arg '{name}' for {queue} of queue type rabbit_{kind}_queue"),
+    )
+}

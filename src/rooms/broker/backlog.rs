@@ -1,0 +1,649 @@
+//! What waits in a queue, in order, in memory and out of it.
+//!
+//! ```text
+//! came back          │ head │ middle                     │ leaving      │ fifo
+//!   records, entries │ read │ what the log alone has,    │ waits for    │ what came in last
+//!                    │ back │ and transient ones between │ its commit   │
+//! ```
+//!
+//! A queue that fits into memory has nothing but its `fifo`. When memory is short, what the log has leaves
+//! it from the front of the fifo for the `middle`, where any number of neighbours are one entry; ahead of
+//! delivery they are read back into the `head`. Transient messages stay in memory, or, with
+//! `spill_transient`, are written to the log first and stand in `leaving` until they are there. They have a
+//! lane of their own in the log, with offsets of its own, which the next life of the broker throws away.
+//!
+//! Always true: the parts are in the order of arrival, and what moves keeps its place in it; what came back
+//! goes before all others; the counts and bytes are those of the messages in the parts, in memory or not.
+
+use crate::mem::{Fifo, FifoPool, MessageId, Messages, Owner};
+
+use super::deliveries::{Delivered, Deliveries, ReturnedHeap};
+use super::place::{Lane, Place};
+
+/// Messages of a queue that may be out of memory: together with those that are in it they can be counted in
+/// 32 bits, as peers are told.
+const ABSENT_MAX: u32 = u32::MAX / 2;
+/// Messages in the head below which more are read back.
+const HEAD_LOW: u32 = 32;
+
+/// What a message takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// Bytes of pool memory.
+    pub(super) footprint: u64,
+    /// Bytes of its body.
+    pub(super) body_len: u64,
+}
+
+impl Size {
+    #[inline]
+    pub(super) fn of(messages: &Messages, message: MessageId) -> Self {
+        let (footprint, body_len) = (messages.footprint_bytes(message), messages.body_len(message));
+        Self { footprint: footprint.into(), body_len: body_len.into() }
+    }
+}
+
+/// What stands first in a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum First {
+    /// It was delivered before.
+    CameBack,
+    /// It was, and only the log has it.
+    Absent(u64),
+    /// It waits in this part of the queue.
+    At(QueuePart, Place),
+}
+
+/// Where messages wait that have not been delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum QueuePart {
+    Head,
+    Middle,
+    Leaving,
+    Fifo,
+}
+
+/// A message taken out of its queue.
+pub(super) struct Taken {
+    pub(super) message: MessageId,
+    /// Its place among those that came back.
+    pub(super) offset: u64,
+    /// Its place in the log.
+    pub(super) logged: Option<u64>,
+    pub(super) redelivered: bool,
+    /// How often it came back.
+    pub(super) returns: u16,
+}
+
+/// What was taken out of a queue to be dropped.
+#[derive(Debug)]
+pub(super) struct Purged {
+    fifos: [Fifo; 5],
+    returned: ReturnedHeap,
+}
+
+/// One thing of it.
+pub(super) enum PurgedItem {
+    /// What was delivered before; its record is free.
+    Delivered(Delivered),
+    /// What stood at a place.
+    Place(Place),
+}
+
+/// The messages of a queue.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    /// Messages that came back, by their records.
+    returned: ReturnedHeap,
+    /// Messages that came back when half of all deliveries had: as entries, in the order of their coming.
+    returned_entries: Fifo,
+    /// Messages that came back and that only the log has, and bytes of their bodies.
+    returned_absent: u32,
+    returned_absent_bytes: u64,
+    /// Messages that nobody is given any more, and that have nowhere to go yet; not counted as ready.
+    rejected: ReturnedHeap,
+    /// Those of them that only the log has, and bytes of pool memory that the others occupy.
+    rejected_absent: u32,
+    rejected_bytes: u64,
+    /// Read back.
+    head: Fifo,
+    /// Still to be read back.
+    middle: Fifo,
+    /// On their way out of memory, some of them still being written.
+    leaving: Fifo,
+    /// What came in last.
+    fifo: Fifo,
+    /// Messages in the middle, those in memory included.
+    middle_messages: u32,
+    /// Messages in the middle that only the log has, and bytes of their bodies.
+    stored: u32,
+    stored_bytes: u64,
+    /// Bytes of pool memory that the messages occupy.
+    bytes: u64,
+    /// Bytes of the bodies of those.
+    body_bytes: u64,
+    /// Messages taken from the front so far, which numbers them in the order of their coming.
+    taken: u64,
+    /// Messages taken of those that came back.
+    retaken: u64,
+    /// Messages that went by neither way: purged, expired, or too many.
+    dropped: u64,
+}
+
+impl Backlog {
+    /// Nothing; what comes counts for this owner.
+    pub(super) fn owned_by(owner: Owner) -> Self {
+        Self {
+            returned_entries: Fifo::owned_by(owner),
+            head: Fifo::owned_by(owner),
+            middle: Fifo::owned_by(owner),
+            leaving: Fifo::owned_by(owner),
+            fifo: Fifo::owned_by(owner),
+            ..Self::default()
+        }
+    }
+
+    // ---- how much there is
+
+    /// Messages ready for delivery.
+    #[inline]
+    pub(super) const fn ready(&self) -> u32 {
+        self.resident() + self.stored + self.returned_absent
+    }
+
+    /// Those of them that are in memory.
+    #[inline]
+    pub(super) const fn resident(&self) -> u32 {
+        let deep = self.head.len() + self.middle_messages - self.stored + self.leaving.len();
+        let returned = self.returned.len() + self.returned_entries.len() - self.returned_absent;
+        self.fifo.len() + returned + deep
+    }
+
+    /// Messages that wait and have not been taken yet.
+    const fn fresh(&self) -> u32 {
+        self.fifo.len() + self.head.len() + self.middle_messages + self.leaving.len()
+    }
+
+    /// Messages that came in since it is here, what was found in the log counted in.
+    pub(super) const fn came(&self) -> u64 {
+        self.taken + self.fresh() as u64
+    }
+
+    /// Messages taken to be delivered, each as often as it was.
+    pub(super) const fn went(&self) -> u64 {
+        (self.taken + self.retaken).saturating_sub(self.dropped)
+    }
+
+    /// One was taken that goes nowhere.
+    pub(super) const fn note_dropped(&mut self) {
+        self.dropped += 1;
+    }
+
+    /// Whether only the log has some of them.
+    pub(super) const fn has_absent(&self) -> bool {
+        self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0
+    }
+
+    /// Messages that came back and that only the log has.
+    pub(super) const fn returned_absent(&self) -> u32 {
+        self.returned_absent
+    }
+
+    /// Bytes of pool memory that they occupy.
+    #[inline]
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes + self.rejected_bytes
+    }
+
+    /// Bytes of all bodies, in memory or not, which is what x-max-length-bytes counts.
+    pub(super) const fn body_bytes(&self) -> u64 {
+        self.body_bytes + self.stored_bytes + self.returned_absent_bytes
+    }
+
+    /// Whether the next message that comes in needs a fresh chunk.
+    #[inline]
+    pub(super) const fn needs_chunk(&self) -> bool {
+        self.fifo.needs_chunk()
+    }
+
+    /// Whether messages can be given up, or stay where given up ones are: it can be counted.
+    pub(super) const fn may_give_up(&self) -> bool {
+        self.middle_messages < ABSENT_MAX
+    }
+
+    #[inline]
+    const fn count_in(&mut self, size: Size) {
+        self.bytes += size.footprint;
+        self.body_bytes += size.body_len;
+    }
+
+    #[inline]
+    const fn count_out(&mut self, size: Size) {
+        self.bytes -= size.footprint;
+        self.body_bytes -= size.body_len;
+    }
+
+    // ---- in and out
+
+    /// Takes a new message. The caller made sure of room.
+    #[inline]
+    pub(super) fn push(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
+        let pushed = self.fifo.push(pool, place.entry());
+        assert!(pushed, "a chunk was reserved for every target");
+        self.count_in(size);
+    }
+
+    /// What stands first.
+    #[inline]
+    pub(super) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
+        if let Some(index) = self.returned.first() {
+            let delivery = &deliveries[index];
+            let absent = delivery.logged.filter(|_| delivery.message.is_none());
+            return Some(absent.map_or(First::CameBack, First::Absent));
+        }
+        if let Some(entry) = self.returned_entries.front(pool) {
+            return Some(match Place::of(entry) {
+                Place::Stored(_, offset, _) => First::Absent(offset),
+                _ => First::CameBack,
+            });
+        }
+        let at = |part, fifo: &Fifo| fifo.front(pool).map(|entry| First::At(part, Place::of(entry)));
+        at(QueuePart::Head, &self.head)
+            .or_else(|| at(QueuePart::Middle, &self.middle))
+            .or_else(|| at(QueuePart::Leaving, &self.leaving))
+            .or_else(|| at(QueuePart::Fifo, &self.fifo))
+    }
+
+    /// Shows every place in its order, those that came back with whether they were delivered, until `each`
+    /// says that it is enough.
+    #[cold]
+    pub(super) fn look(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+        each: &mut dyn FnMut(Place, Option<bool>) -> bool,
+    ) {
+        for index in self.returned.in_order(deliveries) {
+            let delivery = &deliveries[index];
+            let place = match (delivery.message, delivery.logged) {
+                (Some(message), None) => Place::Plain(message),
+                (Some(message), Some(offset)) => Place::Logged(message, offset),
+                (None, Some(offset)) => Place::Stored(Lane::Durable, offset, 1),
+                (None, None) => panic!("a message is in memory or in the log"),
+            };
+            if !each(place, Some(delivery.redelivered)) {
+                return;
+            }
+        }
+        let came_back = self.returned_entries.look(pool, &mut |entry| each(Place::of(entry), Some(true)));
+        let parts = [&self.head, &self.middle, &self.leaving, &self.fifo];
+        let mut rest = parts.into_iter();
+        if came_back {
+            rest.all(|part| part.look(pool, &mut |entry| each(Place::of(entry), None)));
+        }
+    }
+
+    /// Takes the first of a part, which is in memory; its number in the order in which messages left.
+    #[inline]
+    pub(super) fn take_from(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
+        self.pop(pool, part);
+        self.count_out(size);
+        let number = self.taken;
+        self.taken += 1;
+        number
+    }
+
+    /// Takes the first of those that came back, which is in memory.
+    pub(super) fn take_returned(
+        &mut self,
+        pool: &mut FifoPool,
+        deliveries: &mut Deliveries,
+        messages: &Messages,
+    ) -> Taken {
+        let taken = if let Some(index) = self.returned.pop(deliveries) {
+            let old = deliveries.remove(index);
+            let message = old.message.expect("the first is in memory");
+            let (offset, logged, redelivered) = (old.offset, old.logged, old.redelivered);
+            Taken { message, offset, logged, redelivered, returns: old.returns }
+        } else {
+            let (offset, entry) = self.returned_entries.pop(pool).expect("one came back");
+            let logged = match Place::of(entry) {
+                Place::Logged(_, offset) => Some(offset),
+                Place::Plain(_) => None,
+                Place::Spilled(..) | Place::Stored(..) => panic!("the first is in memory"),
+            };
+            Taken { message: entry.message, offset, logged, redelivered: true, returns: 1 }
+        };
+        self.retaken += 1;
+        self.count_out(Size::of(messages, taken.message));
+        taken
+    }
+
+    #[inline]
+    fn pop(&mut self, pool: &mut FifoPool, part: QueuePart) {
+        let fifo = match part {
+            QueuePart::Head => &mut self.head,
+            QueuePart::Middle => {
+                self.middle_messages -= 1;
+                &mut self.middle
+            }
+            QueuePart::Leaving => &mut self.leaving,
+            QueuePart::Fifo => &mut self.fifo,
+        };
+        let popped = fifo.pop(pool);
+        assert!(popped.is_some(), "a part that has a first message is not empty");
+    }
+
+    /// Takes everything out, for somebody to drop; says how many messages those are.
+    pub(super) fn detach(&mut self) -> (u32, Purged) {
+        let count = self.ready();
+        // Their numbers are gone with them.
+        let fresh = u64::from(self.fresh());
+        (self.taken, self.dropped) = (self.taken + fresh, self.dropped + fresh);
+        (self.bytes, self.body_bytes) = (0, 0);
+        (self.returned_absent, self.returned_absent_bytes) = (0, 0);
+        (self.middle_messages, self.stored, self.stored_bytes) = (0, 0, 0);
+        let fifos =
+            [&mut self.returned_entries, &mut self.head, &mut self.middle, &mut self.leaving, &mut self.fifo];
+        (count, Purged { fifos: fifos.map(Fifo::detach), returned: core::mem::take(&mut self.returned) })
+    }
+
+    // ---- what came back
+
+    /// A delivery comes back to its old place: as its record or, when there are too many of those, as an
+    /// entry.
+    pub(super) fn put_back(
+        &mut self,
+        pool: &mut FifoPool,
+        deliveries: &mut Deliveries,
+        messages: &Messages,
+        index: usize,
+    ) {
+        let delivery = &deliveries[index];
+        let place = match (delivery.message, delivery.logged) {
+            (Some(message), None) => Place::Plain(message),
+            (Some(message), Some(offset)) => Place::Logged(message, offset),
+            (None, Some(offset)) => Place::Stored(Lane::Durable, offset, 1),
+            (None, None) => panic!("a message is in memory or in the log"),
+        };
+        match delivery.message {
+            Some(message) => self.count_in(Size::of(messages, message)),
+            None => {
+                self.returned_absent += 1;
+                self.returned_absent_bytes += u64::from(delivery.body_len);
+            }
+        }
+        let is_entry = deliveries.are_half_returned() && self.returned_entries.push(pool, place.entry());
+        if is_entry {
+            deliveries.remove(index);
+        } else {
+            self.returned.insert(deliveries, index);
+        }
+    }
+
+    /// From now on only the log has one of those that came back.
+    pub(super) fn give_up_returned(&mut self, size: Size) {
+        self.count_out(size);
+        self.returned_absent += 1;
+        self.returned_absent_bytes += size.body_len;
+    }
+
+    /// The first of those that came back is in memory again.
+    pub(super) fn returned_paged_in(
+        &mut self,
+        pool: &mut FifoPool,
+        deliveries: &mut Deliveries,
+        (message, offset): (MessageId, u64),
+        size: Size,
+    ) {
+        self.uncount_absent();
+        self.count_in(size);
+        match self.returned.first() {
+            Some(index) => deliveries[index].message = Some(message),
+            None => self.returned_entries.set_front(pool, Place::Logged(message, offset).entry()),
+        }
+    }
+
+    /// The first of those that came back, which only the log has, leaves the queue unread.
+    pub(super) fn drop_absent(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) {
+        self.uncount_absent();
+        if let Some(index) = self.returned.pop(deliveries) {
+            deliveries.remove(index);
+        } else {
+            let popped = self.returned_entries.pop(pool);
+            assert!(popped.is_some(), "one came back");
+        }
+    }
+
+    /// The first of those that came back, which is in memory, and whether the log has it.
+    pub(super) fn first_returned(&self, pool: &FifoPool, deliveries: &Deliveries) -> (MessageId, bool) {
+        if let Some(index) = self.returned.first() {
+            let delivery = &deliveries[index];
+            return (delivery.message.expect("the first is in memory"), delivery.logged.is_some());
+        }
+        let entry = self.returned_entries.front(pool).expect("one came back");
+        (entry.message, matches!(Place::of(entry), Place::Logged(..)))
+    }
+
+    // ---- what was rejected
+
+    /// Takes a delivery that nobody is given any more.
+    pub(super) fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
+        match deliveries[index].message {
+            Some(message) => self.rejected_bytes += Size::of(messages, message).footprint,
+            None => self.rejected_absent += 1,
+        }
+        self.rejected.insert(deliveries, index);
+    }
+
+    /// The first of those.
+    pub(super) fn first_rejected(&self) -> Option<usize> {
+        self.rejected.first()
+    }
+
+    /// Takes the first of those; its record is free.
+    pub(super) fn take_rejected(
+        &mut self,
+        deliveries: &mut Deliveries,
+        messages: &Messages,
+    ) -> Option<Delivered> {
+        let index = self.rejected.pop(deliveries)?;
+        match deliveries[index].message {
+            Some(message) => self.rejected_bytes -= Size::of(messages, message).footprint,
+            None => self.rejected_absent -= 1,
+        }
+        Some(deliveries.remove(index))
+    }
+
+    /// The first of those cannot be read back; its record is free.
+    pub(super) fn lose_rejected(&mut self, deliveries: &mut Deliveries) {
+        let index = self.rejected.pop(deliveries).expect("what is read back for it is there");
+        self.rejected_absent -= 1;
+        deliveries.remove(index);
+    }
+
+    /// The first of those is in memory again.
+    pub(super) fn rejected_paged_in(&mut self, deliveries: &mut Deliveries, message: MessageId, size: Size) {
+        let index = self.rejected.first().expect("what is read back for it is there");
+        deliveries[index].message = Some(message);
+        self.rejected_bytes += size.footprint;
+        self.rejected_absent -= 1;
+    }
+
+    const fn uncount_absent(&mut self) {
+        // What each of them has is not known.
+        let share = self.returned_absent_bytes / self.returned_absent as u64;
+        self.returned_absent_bytes -= share;
+        self.returned_absent -= 1;
+    }
+
+    // ---- out of memory
+
+    /// The first of those that wait for their commit to leave memory.
+    pub(super) fn first_leaving(&self, pool: &FifoPool) -> Option<Place> {
+        self.leaving.front(pool).map(Place::of)
+    }
+
+    /// The first of the fifo.
+    pub(super) fn first_in_fifo(&self, pool: &FifoPool) -> Option<Place> {
+        self.fifo.front(pool).map(Place::of)
+    }
+
+    /// Whether messages wait for their commit to leave memory.
+    pub(super) const fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// The first message of the fifo stays in memory, if fewer than `window` do that stand before all that is
+    /// out of it.
+    pub(super) fn keep_in_window(&mut self, pool: &mut FifoPool, window: u32) -> bool {
+        if !self.middle.is_empty() || self.head.len() >= window {
+            return false;
+        }
+        let Some((_, entry)) = self.fifo.pop(pool) else { return false };
+        let kept = self.head.push(pool, entry);
+        assert!(kept, "there are chunks");
+        true
+    }
+
+    /// The first message of the fifo is to be given up, or to stay before those that leave memory.
+    pub(super) fn begin_leaving(&mut self, pool: &mut FifoPool, place: Place) {
+        self.pop(pool, QueuePart::Fifo);
+        let kept = self.leaving.push(pool, place.entry());
+        assert!(kept, "chunks are kept for what leaves memory");
+    }
+
+    /// The first message of a part stays in memory, among those that are not.
+    pub(super) fn stay(&mut self, pool: &mut FifoPool, from: QueuePart, place: Place) {
+        self.pop(pool, from);
+        self.middle_messages += 1;
+        let kept = self.middle.push(pool, place.entry());
+        assert!(kept, "there are chunks");
+    }
+
+    /// From now on only the log has the first message of a part.
+    pub(super) fn give_up(
+        &mut self,
+        pool: &mut FifoPool,
+        from: QueuePart,
+        (lane, offset): (Lane, u64),
+        size: Size,
+    ) {
+        self.pop(pool, from);
+        self.count_out(size);
+        self.stored_bytes += size.body_len;
+        let pushed = self.push_stored(pool, lane, offset, 1);
+        assert!(pushed, "there are chunks, and it can be counted");
+    }
+
+    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them, or
+    /// they are too many to be counted.
+    pub(super) fn push_stored(&mut self, pool: &mut FifoPool, lane: Lane, start: u64, count: u32) -> bool {
+        if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
+            return false;
+        }
+        let pushed = match self.joined(pool, lane, start, count) {
+            Some(place) => {
+                self.middle.set_back(pool, place.entry());
+                true
+            }
+            None => self.middle.push(pool, Place::Stored(lane, start, count).entry()),
+        };
+        if pushed {
+            self.middle_messages += count;
+            self.stored += count;
+        }
+        pushed
+    }
+
+    /// The run at the end of the middle with so many behind it, if they follow it.
+    fn joined(&self, pool: &FifoPool, lane: Lane, start: u64, count: u32) -> Option<Place> {
+        match Place::of(self.middle.back(pool)?) {
+            Place::Stored(last, first, so_far) if last == lane && first + u64::from(so_far) == start => {
+                Some(Place::Stored(lane, first, so_far.checked_add(count)?))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the first message of the fifo can be given up without a place of its own.
+    pub(super) fn joins_middle(&self, pool: &FifoPool) -> bool {
+        match self.first_in_fifo(pool) {
+            Some(Place::Logged(_, offset)) => self.joined(pool, Lane::Durable, offset, 1).is_some(),
+            _ => false,
+        }
+    }
+
+    /// At a start: what is going to be put into the middle has so many bytes of bodies.
+    pub(super) const fn set_stored_bytes(&mut self, body_bytes: u64) {
+        self.stored_bytes = body_bytes;
+    }
+
+    // ---- into memory
+
+    /// The run that stands first in the middle, if only the log has it: its lane, first offset and length.
+    pub(super) fn first_stored(&self, pool: &FifoPool) -> Option<(Lane, u64, u32)> {
+        match Place::of(self.middle.front(pool)?) {
+            Place::Stored(lane, start, count) => Some((lane, start, count)),
+            Place::Plain(_) | Place::Logged(..) | Place::Spilled(..) => None,
+        }
+    }
+
+    /// Whether nothing was read back that waits still.
+    pub(super) const fn is_head_empty(&self) -> bool {
+        self.head.is_empty()
+    }
+
+    /// Whether more is to be read back, ahead of need when there is memory to spare.
+    pub(super) fn is_head_low(&self, is_memory_to_spare: impl FnOnce() -> bool) -> bool {
+        self.head.len() < HEAD_LOW
+            && !self.middle.is_empty()
+            && (self.head.is_empty() || is_memory_to_spare())
+    }
+
+    /// The first message of the middle is in memory again, and stands behind those that are so already.
+    pub(super) fn paged_in(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
+        self.leave_stored(pool, 1);
+        self.count_in(size);
+        let pushed = self.head.push_read_back(pool, place.entry());
+        assert!(pushed, "there are chunks");
+    }
+
+    /// The first `count` messages leave the run at the front of the middle.
+    pub(super) fn leave_stored(&mut self, pool: &mut FifoPool, count: u32) {
+        let Some((lane, start, all)) = self.first_stored(pool) else { panic!("no run is at the front") };
+        self.stored_bytes -= self.stored_share(count);
+        self.middle_messages -= count;
+        self.stored -= count;
+        if count == all {
+            self.middle.pop(pool);
+        } else {
+            let rest = Place::Stored(lane, start + u64::from(count), all - count);
+            self.middle.set_front(pool, rest.entry());
+        }
+    }
+
+    /// What so many of the messages that are not in memory count for, on average: what each has is not known.
+    fn stored_share(&self, count: u32) -> u64 {
+        if count >= self.stored {
+            return self.stored_bytes;
+        }
+        (u128::from(self.stored_bytes) * u128::from(count) / u128::from(self.stored.max(1))) as u64
+    }
+}
+
+impl Purged {
+    /// The next thing to drop.
+    pub(super) fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
+        if let Some(index) = self.returned.pop(deliveries) {
+            return Some(PurgedItem::Delivered(deliveries.remove(index)));
+        }
+        let entry = self.fifos.iter_mut().find_map(|fifo| fifo.pop(pool));
+        entry.map(|(_, entry)| PurgedItem::Place(Place::of(entry)))
+    }
+
+    /// Whether everything is dropped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.returned.is_empty() && self.fifos.iter().all(Fifo::is_empty)
+    }
+}

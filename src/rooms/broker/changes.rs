@@ -1,0 +1,191 @@
+//! What an operator changes about queues, exchanges and bindings: nobody's permissions are asked, and no
+//! connection waits for the work.
+//!
+//! Always true: what was changed is written down like any client's change; the batch to wait for is
+//! [`Broker::awaited`] afterwards, as after [`Broker::apply`].
+
+use crate::command::{QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::DestinationName;
+
+use super::exchanges::{ExchangeDeclaration, refuse_default};
+use super::job::Job;
+use super::queues::QueueDeclaration;
+use super::routing::{BindingSpec, Destination};
+use super::{Broker, Context};
+
+impl Broker {
+    /// Empties a queue; returns how many messages were ready.
+    ///
+    /// # Errors
+    /// There is no such queue.
+    pub fn operator_purge(&mut self, cx: &mut Context<'_>, vhost: &str, queue: &str) -> Result<u32, Fault> {
+        let (queue, _) = self.operator_queue(vhost, queue)?;
+        let above = self.purge_levels(queue);
+        let (count, parts) = self.detach_messages(queue);
+        self.queue_job(Job::Purge { queue, parts });
+        self.run_jobs(cx);
+        let batch = cx.journal.await_settles();
+        cx.await_batch(batch);
+        Ok(above + count)
+    }
+
+    /// Deletes a queue, exclusive ones included; returns how many messages were ready.
+    ///
+    /// # Errors
+    /// There is no such queue, or it is used or not empty although it must not be.
+    pub fn operator_delete_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        name: &str,
+        (if_unused, if_empty): (bool, bool),
+    ) -> Result<u32, Fault> {
+        if let Some(vhost) = self.find_vhost(vhost)
+            && self.find_queue(vhost, name).is_none()
+            && self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)?
+        {
+            return Ok(0);
+        }
+        let (queue, vhost) = self.operator_queue(vhost, name)?;
+        let record = &self.queues[queue.index()];
+        let count = self.ready_in(queue);
+        let problem = match () {
+            () if if_unused && !record.consumers.is_empty() => "in use",
+            () if if_empty && count > 0 => "not empty",
+            () => {
+                self.check_deletable(cx.journal, record.logged.is_on())?;
+                self.retire_queue(cx, queue);
+                self.queue_job(Job::Queue(queue));
+                self.run_jobs(cx);
+                return Ok(count);
+            }
+        };
+        let words = self.queue_in_words(vhost, name);
+        Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
+    }
+
+    fn operator_queue(&self, vhost: &str, name: &str) -> Result<(QueueId, VhostId), Fault> {
+        let not_found =
+            || Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"));
+        let vhost = self.find_vhost(vhost).ok_or_else(not_found)?;
+        let queue = self.find_queue(vhost, name).filter(|queue| !self.queues[queue.index()].hidden);
+        Ok((queue.ok_or_else(not_found)?, vhost))
+    }
+}
+
+/// What became of something that was declared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Declared {
+    /// It is there as it was asked for.
+    Done,
+    /// One of that name is there with other properties, and stays.
+    Differs,
+}
+
+/// A declaration of what is there already: with these properties, or with others.
+fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
+    match outcome {
+        Ok(_) => Ok(Declared::Done),
+        Err(fault) if fault.code == ReplyCode::PreconditionFailed => Ok(Declared::Differs),
+        Err(fault) => Err(fault),
+    }
+}
+
+impl Broker {
+    /// Declares an exchange by name and type: durable, auto-delete, internal.
+    ///
+    /// # Errors
+    /// It cannot be, or there is no room.
+    pub fn operator_declare_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (exchange, kind): (&str, &str),
+        (durable, auto_delete, internal): (bool, bool, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
+        let kind = declaration.kind()?;
+        refuse_default(exchange)?;
+        match self.find_exchange(vhost, exchange) {
+            Some(found) => compared(self.compare_exchange(cx, vhost, found, kind, &declaration)),
+            None => self.create_exchange(cx, vhost, kind, &declaration).map(|_| Declared::Done),
+        }
+    }
+
+    /// Declares a queue: durable, auto-delete.
+    ///
+    /// # Errors
+    /// It cannot be, or there is no room.
+    pub fn operator_declare_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        queue: &str,
+        (durable, auto_delete): (bool, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
+        match self.find_queue(vhost, queue) {
+            Some(found) if self.queues[found.index()].exclusive_owner.is_some() => Ok(Declared::Differs),
+            Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
+            None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
+        }
+    }
+
+    /// Binds a queue, or an exchange, to an exchange with a key.
+    ///
+    /// # Errors
+    /// An end is missing, it cannot be, or there is no room.
+    pub fn operator_bind(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (source, routing_key): (&str, &str),
+        (destination, is_exchange): (&str, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let id = self.operator_vhost(vhost)?;
+        // Every queue is bound to it already, and nothing else can be.
+        refuse_default(source)?;
+        let from = self.require_exchange(id, source)?;
+        let to = if is_exchange {
+            refuse_default(destination)?;
+            Destination::Exchange(self.require_exchange(id, destination)?)
+        } else {
+            Destination::Queue(self.operator_queue(vhost, destination)?.0)
+        };
+        self.bind(cx, from, to, &BindingSpec { source, routing_key, arguments }).map(|_| Declared::Done)
+    }
+
+    /// Takes a binding of a queue without arguments away, if it is there.
+    ///
+    /// # Errors
+    /// The log takes nothing now.
+    pub fn operator_unbind(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (source, routing_key): (&str, &str),
+        queue: &str,
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let spec = BindingSpec { source, routing_key, arguments: &[] };
+        if let Some(queue) = self.find_queue(vhost, queue)
+            && let Some(source) = self.find_exchange(vhost, source)
+            && let Some(binding) = self.find_binding(source, Destination::Queue(queue), &spec)
+        {
+            self.check_deletable(cx.journal, self.routing.binding(binding).stored)?;
+            self.remove_binding(cx, binding);
+        }
+        Ok(Declared::Done)
+    }
+
+    fn operator_vhost(&self, name: &str) -> Result<VhostId, Fault> {
+        self.find_vhost(name)
+            .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{name}'")))
+    }
+}

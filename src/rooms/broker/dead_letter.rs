@@ -1,0 +1,323 @@
+//! Dead letters: what a queue gives up goes on to where its arguments, or its policy, say.
+//!
+//! ```text
+//! queue ── rejected, expired, too many, came back too often ──→ letter: the message with its death
+//!   └── x-dead-letter-exchange, -routing-key ──→ route ──→ queues, but for circles
+//! ```
+//!
+//! Always true: a message that the log has is settled in its queue and published to the others in one group,
+//! so that a power cut leaves it in one place; nothing is settled before there is room for the letter, which
+//! comes from a reserve, of memory and of the log: without room the message stays where it is, late but never
+//! lost. What no queue is to have is dropped, as is what a full target refuses, as in RabbitMQ, unless that
+//! has dead letters of its own for it: then it goes on at once, a few times at most.
+
+use crate::command::{ExchangeId, Name, QueueId, VhostId};
+use crate::error::Fault;
+use crate::journal::{Journal, Urgency};
+use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::wire::Writer;
+use crate::wire::field::Table;
+use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
+
+use super::death::{Death, Reason};
+use super::divisions::owner_of;
+use super::levels::LevelChoice;
+use super::queues::find_queue;
+use super::state::Scratch;
+use super::work::Work;
+use super::{Broker, Context};
+
+/// Bytes of a body that are as much work as one step.
+const BYTES_PER_UNIT: u32 = 512;
+/// A letter may take as long to route as so many messages.
+const ROUTING_TIMES: u32 = 8;
+/// Publishers leave dead letters one part in so many of the log at most.
+const LETTERS_LOG_PART: u64 = 8;
+/// Letters that one letter may cause at once, by being refused.
+const LETTERS_AT_ONCE: u32 = 8;
+/// What no route has for its number.
+const NEVER_ROUTED: u64 = u64::MAX;
+/// What a header frame has around the properties.
+const HEADER_BYTES: usize = 22;
+
+/// What is to go on when a message is given up.
+#[must_use = "the message goes with it"]
+pub(super) enum Letter {
+    /// Nothing: no queue is to have it.
+    Nowhere,
+    /// A copy, to the first so many of the queues in `Broker::letter_targets`; the others refuse it, and have
+    /// dead letters for that.
+    Copy(MessageId, usize),
+}
+
+/// Where letters go.
+struct Address {
+    exchange: ExchangeId,
+    name: heapless::String<255>,
+    key: Option<heapless::Vec<u8, 255>>,
+}
+
+impl Broker {
+    /// Whether what this queue gives up goes anywhere.
+    pub(super) fn has_dead_letters(&self, queue: QueueId) -> bool {
+        let record = &self.queues[queue.index()];
+        record.settings.dead_letters && !record.dying
+    }
+
+    /// What is to go on when the queue gives up this message; `None`: there is no room for it now. Changes
+    /// no queue.
+    #[cold]
+    pub(super) fn write_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        message: MessageId,
+        reason: Reason,
+    ) -> Option<Letter> {
+        let Some(address) = self.dead_letter_address(queue) else { return Some(Letter::Nowhere) };
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut targets = core::mem::take(&mut self.letter_targets);
+        let letter = self.address_letter(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
+        self.scratch = scratch;
+        self.letter_targets = targets;
+        letter
+    }
+
+    fn dead_letter_address(&self, queue: QueueId) -> Option<Address> {
+        let record = &self.queues[queue.index()];
+        let terms = self.terms_of(queue);
+        let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
+        let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
+        Some(Address {
+            exchange: self.find_exchange(record.vhost, name)?,
+            name: heapless::String::try_from(name).ok()?,
+            // What is longer than any key leads where no key does.
+            key: key.map(|key| heapless::Vec::from_slice(key).unwrap_or_default()),
+        })
+    }
+
+    fn address_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        (queue, message, reason): (QueueId, MessageId, Reason),
+        address: &Address,
+        scratch: &mut Scratch,
+        targets: &mut Vec<QueueId>,
+    ) -> Option<Letter> {
+        let body_units = cx.messages.body_len(message) / BYTES_PER_UNIT;
+        cx.work.charge(8 + body_units as usize);
+        let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+        let record = &self.queues[self.whole(queue).index()];
+        let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
+        let death = Death {
+            reason,
+            queue: name.as_str(),
+            unix_s: self.unix_s,
+            exchange: cx.messages.exchange(message),
+            routing_key: cx.messages.routing_key(message),
+            expiration: properties.expiration(),
+            headers: properties.headers().unwrap_or(Table::EMPTY),
+            drops_copies: address.key.is_some(),
+            drops_blind: properties.as_bytes().len() > BLIND_BYTES_MAX / 4,
+        };
+        let mut writer = self.writer_of_letter(&mut scratch.rewritten);
+        let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
+        let written = properties.write_with_headers(edit, &mut |headers| death.write(headers), &mut writer);
+        let edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..edit };
+        // Headers that fill a frame without that stay as they are. Only what somebody rejects may go on so:
+        // of all else the death is what ends a circle.
+        let is_written =
+            written.is_ok() || reason == Reason::Rejected && properties.write_with(edit, &mut writer).is_ok();
+        if !is_written {
+            self.log_dropped(&name, "its headers fill a frame");
+            return Some(Letter::Nowhere);
+        }
+        let written = Properties::trusted(writer.written());
+        let own_key = address.key.as_deref().unwrap_or(death.routing_key);
+        let own_key: heapless::Vec<u8, 255> = heapless::Vec::from_slice(own_key).unwrap_or_default();
+        let headers = written.headers().unwrap_or(Table::EMPTY);
+        if let Err(fault) = self.route_one_letter(cx.work, address.exchange, (&own_key, headers), targets) {
+            self.log_dropped(&name, &fault.text);
+            return Some(Letter::Nowhere);
+        }
+        self.leave_out_passed(cx.work, vhost, &death, targets);
+        let kept = self.leave_out_full(cx.messages, message, targets);
+        if targets.is_empty() {
+            return Some(Letter::Nowhere);
+        }
+        self.choose_levels_for(cx, LevelChoice::of(&written, 0), targets);
+        let names_len = address.name.len() + own_key.len();
+        let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
+        if !self.takes_letter(cx, vhost, (message, bytes as u64), targets) {
+            return None;
+        }
+        let flags = match cx.messages.flags(message).has(MessageFlags::PERSISTENT) {
+            true => MessageFlags::PERSISTENT,
+            false => MessageFlags::NONE,
+        };
+        let flags = if written.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
+        let copy = cx.messages.copy_as(message, (&address.name, &own_key), writer.written(), flags);
+        copy.ok().map(|copy| Letter::Copy(copy, kept))
+    }
+
+    /// Where the properties of a letter are written, in so many bytes as fit into a frame.
+    pub(super) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
+        Writer::new(&mut rewritten[..self.settings.frame_max.saturating_sub(HEADER_BYTES)])
+    }
+
+    /// Routes a letter, which may take a while.
+    pub(super) fn route_one_letter(
+        &mut self,
+        work: &mut Work,
+        exchange: ExchangeId,
+        keys: (&[u8], Table<'_>),
+        targets: &mut Vec<QueueId>,
+    ) -> Result<(), Fault> {
+        self.limit_routing(work, ROUTING_TIMES);
+        let routed = self.route_letter(work, exchange, keys, targets);
+        // In a transaction nothing may end half-way.
+        work.lift_limit();
+        routed
+    }
+
+    /// Leaves out the queues that the letter has passed by itself. Its sender may have made up any number of
+    /// deaths, so each is looked at once, whatever the number of queues.
+    fn leave_out_passed(
+        &mut self,
+        work: &mut Work,
+        vhost: VhostId,
+        death: &Death<'_>,
+        targets: &mut Vec<QueueId>,
+    ) {
+        let deaths = death.each_passed(&mut |queue| {
+            if let Some(queue) = find_queue(&self.queues, &self.queue_table, vhost, queue) {
+                self.queues[queue.index()].routed_at = NEVER_ROUTED;
+            }
+        });
+        work.charge(deaths);
+        targets.retain(|queue| self.queues[queue.index()].routed_at != NEVER_ROUTED);
+    }
+
+    /// Leaves out the queues that are full. Says how many take the letter, in front of those that have dead
+    /// letters for it.
+    pub(super) fn leave_out_full(
+        &self,
+        messages: &Messages,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> usize {
+        let refuses = |queue: &QueueId| self.refuses(messages, *queue, message);
+        targets.retain(|queue| !refuses(queue) || self.buries_refused(*queue));
+        let mut kept = 0;
+        for at in 0..targets.len() {
+            if !refuses(&targets[at]) {
+                targets.swap(kept, at);
+                kept += 1;
+            }
+        }
+        kept
+    }
+
+    /// Somebody has to know what became of it; once a minute is enough.
+    fn log_dropped(&mut self, queue: &str, why: &str) {
+        if self.is_minute_to_say() {
+            log::error!("queue '{}': a message cannot be dead-lettered: {why}", queue.escape_debug());
+        }
+    }
+
+    /// Whether it was not said in this minute that something was dropped; from now on it was.
+    pub(super) fn is_minute_to_say(&mut self) -> bool {
+        let minute = self.watch.now_s / 60;
+        self.dropped_logged_minute.replace(minute) != Some(minute)
+    }
+
+    #[cold]
+    fn log_refused(&mut self, queue: QueueId, why: &str) {
+        let name = Name::try_from(&*self.queues[self.whole(queue).index()].name).unwrap_or_default();
+        self.log_dropped(&name, why);
+    }
+
+    /// Whether all targets take a letter of so many bytes now.
+    pub(super) fn takes_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        (message, bytes): (MessageId, u64),
+        targets: &[QueueId],
+    ) -> bool {
+        let needed = targets.iter().filter(|queue| self.queues[queue.index()].backlog.needs_chunk()).count();
+        let lacks_slot = self.lacks_slot();
+        if lacks_slot || !self.fifo_pool.may_take(|| owner_of(vhost), needed + self.promised.chunks, 0) {
+            return false;
+        }
+        let logged = self.logged_targets(cx, message, targets);
+        let takes = logged == 0
+            || cx.journal.takes_group()
+                && cx.journal.fits_transaction(self.promised.logged + 1)
+                && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
+                && cx.journal.admit(bytes, logged).is_ok();
+        if !takes {
+            // What gathers may be what it waits for.
+            cx.journal.hurry();
+        }
+        takes
+    }
+
+    /// Bytes of the log that publishers leave to dead letters. A letter takes room before the message that it
+    /// comes of gives any, and a log that is full of what has to go on would be full for ever.
+    pub(super) fn kept_for_letters(&self, journal: &Journal) -> u64 {
+        match self.buriers {
+            0 => 0,
+            _ => self.settings.letters_log_bytes.min(journal.disk_bytes_max() / LETTERS_LOG_PART),
+        }
+    }
+
+    /// What is posted and settled from now on is one thing to the log; says whether that is to be ended.
+    pub(super) fn begin_burial(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
+        let Letter::Copy(copy, _) = *letter else { return false };
+        let begins =
+            is_logged && !cx.journal.is_grouping() && self.logged_targets(cx, copy, &self.letter_targets) > 0;
+        if begins {
+            cx.journal.begin_group();
+        }
+        begins
+    }
+
+    /// Puts a letter into its queues. What is too much for those is seen to later: letters may cause letters.
+    pub(super) fn post_letter(&mut self, cx: &mut Context<'_>, letter: Letter) {
+        self.post(cx, letter, &mut { LETTERS_AT_ONCE });
+    }
+
+    fn post(&mut self, cx: &mut Context<'_>, letter: Letter, left: &mut u32) {
+        let Letter::Copy(copy, kept) = letter else { return };
+        let targets = core::mem::take(&mut self.letter_targets);
+        if kept > 0 {
+            self.push_to_targets(cx, copy, &targets[..kept], Urgency::Window, true);
+        }
+        let refused = targets[kept..].iter().copied();
+        let refused: heapless::Vec<QueueId, { LETTERS_AT_ONCE as usize }> =
+            refused.take(*left as usize).collect();
+        let is_all = kept + refused.len() == targets.len();
+        let beyond = (!is_all).then(|| targets[targets.len() - 1]);
+        self.letter_targets = targets;
+        if let Some(queue) = beyond {
+            self.log_refused(queue, "it is full, as are too many before it");
+        }
+        for queue in refused {
+            *left = left.saturating_sub(1);
+            match self.write_letter(cx, queue, copy, Reason::MaxLength) {
+                Some(letter) => self.post(cx, letter, left),
+                None => self.log_refused(queue, "it is full, and there is no room elsewhere"),
+            }
+        }
+        cx.messages.release(copy);
+    }
+
+    /// The end of what [`Self::begin_burial`] began.
+    pub(super) fn end_burial(&self, cx: &mut Context<'_>, has_begun: bool) {
+        if has_begun {
+            // Nobody waits for it.
+            let _ = cx.journal.end_group(cx.messages, Urgency::Window);
+        }
+    }
+}

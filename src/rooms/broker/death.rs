@@ -1,0 +1,171 @@
+//! What a dead letter carries: why, when and from where it was given up, in RabbitMQ's words.
+//!
+//! ```text
+//! x-death              array, the last death first │ count reason queue time exchange routing-keys │ …
+//! x-first-death-reason, x-first-death-queue, x-first-death-exchange       of the first of all
+//! ```
+//!
+//! They stand among the other headers in the order of all names.
+//!
+//! Always true: of each queue and reason there is one entry, which counts; a letter that comes to a queue
+//! once more without anybody having rejected it in between is going round in circles by itself.
+
+use crate::mem::sort_by_key;
+use crate::wire::Full;
+use crate::wire::field::{Array, ArrayWriter, Table, TableWriter, Value};
+
+/// What a first death writes; a further one the first of these alone.
+const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"];
+
+/// Why a queue gives a message up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reason {
+    /// A consumer does not want it, or nobody does by now.
+    Rejected,
+    /// It waited too long.
+    Expired,
+    /// The queue is full.
+    MaxLength,
+    /// It came back too often.
+    DeliveryLimit,
+}
+
+impl Reason {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+/// One death, and what the message carried before it.
+pub(super) struct Death<'a> {
+    pub(super) reason: Reason,
+    pub(super) queue: &'a str,
+    /// Seconds since 1970.
+    pub(super) unix_s: u64,
+    pub(super) exchange: &'a str,
+    pub(super) routing_key: &'a [u8],
+    /// The expiration it had of its own.
+    pub(super) expiration: Option<&'a [u8]>,
+    pub(super) headers: Table<'a>,
+    /// It goes on with another key, so its further keys go.
+    pub(super) drops_copies: bool,
+    /// With its death it may be too long for keys that nobody is told.
+    pub(super) drops_blind: bool,
+}
+
+impl<'a> Death<'a> {
+    /// The deaths before this one.
+    fn before(&self) -> Option<Array<'a>> {
+        self.headers.get("x-death").and_then(|value| value.as_array())
+    }
+
+    /// Whether an older death is of the same queue, for the same reason.
+    fn is_same(&self, value: Value<'_>) -> bool {
+        let is = |death: Table<'_>, name, text: &str| {
+            death.get(name).and_then(|value| value.as_bytes()) == Some(text.as_bytes())
+        };
+        let death = value.as_table();
+        death.is_some_and(|death| is(death, "queue", self.queue) && is(death, "reason", self.reason.name()))
+    }
+
+    /// Writes the headers as they are after this death; of what is no list of deaths nothing stays.
+    pub(super) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        let own = match self.headers.get("x-death") {
+            None => &OWN[..],
+            Some(_) => &OWN[..1],
+        };
+        let drops_blind = self.drops_copies || self.drops_blind;
+        let keeps = |name: &[u8]| !(self.drops_copies && name == b"CC" || drops_blind && name == b"BCC");
+        headers.sorted(self.headers, &keeps, own, &mut |headers, name| match name {
+            "x-first-death-exchange" => headers.text(name, self.exchange),
+            "x-first-death-queue" => headers.text(name, self.queue),
+            "x-first-death-reason" => headers.text(name, self.reason.name()),
+            _ => headers.array(name, |deaths| match self.before() {
+                Some(before) => self.write_deaths(deaths, before),
+                None => deaths.table(|death| self.write_entry(death, true)),
+            }),
+        })
+    }
+
+    fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, before: Array<'_>) -> Result<(), Full> {
+        match before.iter().find(|value| self.is_same(*value)).and_then(|value| value.as_table()) {
+            Some(same) => deaths.table(|death| count_once_more(death, same))?,
+            None => deaths.table(|death| self.write_entry(death, false))?,
+        }
+        let others = before.iter().filter(|value| !self.is_same(*value));
+        others.into_iter().try_for_each(|value| deaths.value(value))
+    }
+
+    /// In RabbitMQ's order, which sorts all but the very first.
+    fn write_entry(&self, death: &mut TableWriter<'_, '_>, is_first: bool) -> Result<(), Full> {
+        death.long("count", 1)?;
+        if is_first {
+            death.text("reason", self.reason.name())?;
+            death.text("queue", self.queue)?;
+            death.timestamp("time", self.unix_s)?;
+            death.text("exchange", self.exchange)?;
+            self.write_keys(death)?;
+            return self.write_expiration(death);
+        }
+        death.text("exchange", self.exchange)?;
+        self.write_expiration(death)?;
+        death.text("queue", self.queue)?;
+        death.text("reason", self.reason.name())?;
+        self.write_keys(death)?;
+        death.timestamp("time", self.unix_s)
+    }
+
+    fn write_keys(&self, death: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        death.array("routing-keys", |keys| {
+            keys.long_str(self.routing_key)?;
+            let copies = self.headers.get("CC").and_then(|value| value.as_array());
+            let copies = copies.into_iter().flatten().filter_map(|value| value.as_bytes());
+            copies.into_iter().try_for_each(|key| keys.long_str(key))
+        })
+    }
+
+    fn write_expiration(&self, death: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+        self.expiration.map_or(Ok(()), |text| death.long_str("original-expiration", text))
+    }
+
+    /// Calls `each` with the queues that it passed since somebody rejected it: to which it would go round in
+    /// circles by itself. Says how many deaths that took.
+    pub(super) fn each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
+        if self.reason == Reason::Rejected {
+            return 0;
+        }
+        each(self.queue);
+        let mut looked_at = 1;
+        for death in self.before().into_iter().flatten().filter_map(|value| value.as_table()) {
+            looked_at += 1;
+            let text = |name| death.get(name).and_then(|value| value.as_bytes());
+            if text("reason") == Some(Reason::Rejected.name().as_bytes()) {
+                break;
+            }
+            // Bytes that are no text are no queue's name.
+            if let Some(queue) = text("queue").and_then(|queue| core::str::from_utf8(queue).ok()) {
+                each(queue);
+            }
+        }
+        looked_at
+    }
+}
+
+/// An older death of the same kind: it stays as it was, sorted, and counts one more.
+fn count_once_more(death: &mut TableWriter<'_, '_>, same: Table<'_>) -> Result<(), Full> {
+    let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(0);
+    death.long("count", count.saturating_add(1))?;
+    // A client may have made it up; what has more fields than any of ours keeps their order.
+    let mut fields = heapless::Vec::<_, 16>::new();
+    let others = || same.iter().filter(|(name, _)| *name != b"count");
+    if others().try_for_each(|field| fields.push(field)).is_err() {
+        return others().try_for_each(|(name, value)| death.value(name, value));
+    }
+    sort_by_key(&mut fields, |(name, _)| *name);
+    fields.iter().try_for_each(|(name, value)| death.value(name, *value))
+}

@@ -1,0 +1,458 @@
+//! Delayed exchanges: a message that says `x-delay` waits before it is routed, as RabbitMQ's plug-in has it.
+//!
+//! ```text
+//! publish, x-delay 5000 ──→ delayed exchange ──→ its hidden queue ──→ the slot of its time: a level of that
+//!                                                                           │ when its time has come
+//!                                       queues ◄── routed by x-delayed-type ┴── x-delay -5000
+//! ```
+//!
+//! A hidden queue is one with priorities (`levels`) that nobody can name, and what waits in it waits as in
+//! any queue: confirmed when it is durable, out of memory when that is short, restored at a start, gone with
+//! its exchange. Which slot opens when is told by `sleepers`.
+//!
+//! Always true: a message goes from slot to slot, and from there to the queues, published and settled in one
+//! group, so that a power cut leaves it in one place; it is routed no earlier than its time, of the broker's,
+//! and in the order of these times; without room it stays, late but never lost.
+
+use crate::command::{ExchangeId, QueueId, VhostId};
+use crate::error::Fault;
+use crate::journal::Journal;
+use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::wire::field::{Table, TableWriter};
+use crate::wire::props::{Properties, PropertyEdit};
+
+use super::arguments::QueueSettings;
+use super::backlog::Taken;
+use super::dead_letter::Letter;
+use super::divisions::owner_of;
+use super::holdings::{Declared, Declarer};
+use super::job::Job;
+use super::lanes::Logged;
+use super::levels::{LevelChoice, first_rank};
+use super::page_in::Page;
+use super::policy::Applied;
+use super::publish::expiration_ms;
+use super::queue::{Queue, Rank};
+use super::shedding::take_step;
+use super::sleepers::{Held, Next, PLAIN, SLOTS, Slot, UNKNOWN, delay_ms, start_ms};
+use super::state::Scratch;
+use super::{Broker, Context};
+
+/// Messages that a turn wakes or moves; some are more work than one ([`take_step`]).
+const ROUSE_STEP: u32 = 512;
+/// What is due so long after its slot began is not held but moved to a narrower one, in milliseconds.
+const NEAR_MS: u64 = 1 << 14;
+/// Memory that must be left when a message is held, in bytes.
+const HELD_ROOM_BYTES: usize = 16 << 10;
+/// Bytes of a body, or of properties, that are as much work as one step.
+const BYTES_PER_UNIT: usize = 512;
+
+/// What came of a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Done,
+    /// Something has to happen first.
+    Blocked,
+}
+
+impl Broker {
+    // ---- the hidden queue
+
+    /// Makes the hidden queue of an exchange of this version.
+    pub(super) fn add_sleepers(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        (version, durable): (u64, bool),
+    ) -> Result<QueueId, Fault> {
+        let mut settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        settings.max_priority = SLOTS;
+        let mut record = Queue::new(vhost, "", &[], settings);
+        (record.durable, record.hidden) = (durable, true);
+        record.logged = Logged::as_incarnation(version);
+        record.rank = first_rank(cx.journal, &record, version + u64::from(version != 0));
+        record.declarer = self.take_share(cx, Declared::Queue, vhost, 0)?;
+        record.serial = self.routing.revision();
+        let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
+        self.hold_vhost(vhost);
+        // The time that passes matters from now on.
+        self.minds_time = true;
+        Ok(QueueId::from_index(index))
+    }
+
+    /// The exchange has its hidden queue.
+    pub(super) fn give_sleepers(&mut self, queue: QueueId, exchange: ExchangeId) {
+        self.queues[queue.index()].sleeps_for = Some(exchange);
+    }
+
+    /// The exchange is deleted: what sleeps goes with it.
+    #[cold]
+    pub(super) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        self.retire_levels(cx.journal, queue);
+        let record = &mut self.queues[queue.index()];
+        record.dying = true;
+        if record.logged.is_on() {
+            cx.journal.queue_gone(record.logged.incarnation());
+        }
+        self.append_spilled_gone(cx.journal, queue.index());
+        self.queue_job(Job::Queue(queue));
+        let queues = &self.queues;
+        let gone = self.sleepers.take_held_of(|queue| queues[queue.index()].dying);
+        gone.into_iter().for_each(|held| self.let_go_of_held(cx, held));
+        let mut unknown = 0;
+        let all: heapless::Vec<QueueId, { SLOTS as usize + 1 }> = self.levels(queue).collect();
+        for level in all {
+            let due_ms = core::mem::replace(&mut self.queues[level.index()].due_ms, u64::MAX);
+            unknown += u32::from(due_ms == UNKNOWN);
+        }
+        self.sleepers.unknown -= unknown;
+        self.sleepers.note_change();
+    }
+
+    /// Messages that sleep in a hidden queue.
+    pub(super) fn asleep_in(&self, queue: QueueId) -> u64 {
+        self.in_all(queue, |record| u64::from(record.backlog.ready()) + u64::from(record.unsettled))
+    }
+
+    // ---- in
+
+    /// The level for a message that says this: the slot of its time, or the hidden queue itself as long as
+    /// the slots are not known, and when there is no room for that one (`Sleepers::lacks_slot`).
+    pub(super) fn slot_for(&mut self, cx: &mut Context<'_>, queue: QueueId, said: LevelChoice) -> QueueId {
+        let now_ms = cx.journal.time_ms();
+        if self.sleepers.unknown > 0 {
+            self.register_slot(queue, Slot { number: 0, start_ms: now_ms });
+            return queue;
+        }
+        let at_ms = self.sleepers.stands_at_ms(now_ms);
+        let since_ms = if said.came_ms == 0 { now_ms } else { said.came_ms };
+        let slot = Slot::of(since_ms.saturating_add(said.delay_ms), at_ms, PLAIN, u32::MAX);
+        let level = self.level_of_slot(cx, queue, slot);
+        self.sleepers.lacks_slot |= level.is_none();
+        level.unwrap_or(queue)
+    }
+
+    /// Whether there was no room for a slot, as of the message that is under way: it cannot come in.
+    pub(super) const fn lacks_slot(&mut self) -> bool {
+        core::mem::replace(&mut self.sleepers.lacks_slot, false)
+    }
+
+    /// The level of a slot, which has its time from now on; `None`: there is no room for it.
+    fn level_of_slot(&mut self, cx: &mut Context<'_>, queue: QueueId, slot: Slot) -> Option<QueueId> {
+        let declarer = self.queues[queue.index()].declarer.unwrap_or_else(Declarer::nobody);
+        let level = self.level_at(cx, queue, slot.number, Some(declarer)).ok()?;
+        self.register_slot(level, slot);
+        Some(level)
+    }
+
+    fn register_slot(&mut self, level: QueueId, slot: Slot) {
+        let record = &mut self.queues[level.index()];
+        let key = slot.key();
+        if record.due_ms == UNKNOWN || record.due_ms <= key {
+            return;
+        }
+        record.due_ms = key;
+        let queues = &self.queues;
+        self.sleepers.add(key, level, || {
+            let all = queues.iter().filter(|(_, record)| record.sleeps_for.is_some());
+            let all = all.map(|(index, record)| (record.due_ms, QueueId::from_index(index)));
+            all.filter(|(key, _)| *key < UNKNOWN)
+        });
+        self.sleepers.note_change();
+    }
+
+    /// A message came to a slot: it is noted when.
+    pub(super) fn note_sleeper(&self, cx: &mut Context<'_>, message: MessageId) {
+        if cx.messages.arrived_ms(message) == 0 {
+            cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
+        }
+    }
+
+    // ---- at a start
+
+    /// The log has something of a slot: its first message says when that begins.
+    #[cold]
+    pub(super) fn note_slot_restored(&mut self, level: QueueId) {
+        self.queues[level.index()].due_ms = UNKNOWN;
+        self.sleepers.unknown += 1;
+        self.want_peek(level);
+    }
+
+    /// The first message of a slot was read.
+    #[cold]
+    pub(super) fn slot_peeked(&mut self, level: QueueId, page: &Page<'_>) {
+        let headers = Properties::trusted(page.properties).headers().unwrap_or(Table::EMPTY);
+        let due_ms = page.enqueued_ms.saturating_add(delay_ms(headers));
+        let slot = match self.queues[level.index()].rank {
+            Rank::Level { priority: number, .. } => Slot { number, start_ms: start_ms(number, due_ms) },
+            Rank::Plain | Rank::Lowest { .. } => Slot { number: 0, start_ms: page.enqueued_ms },
+        };
+        self.know_slot(level);
+        self.register_slot(level, slot);
+    }
+
+    fn know_slot(&mut self, level: QueueId) {
+        let record = &mut self.queues[level.index()];
+        if record.due_ms == UNKNOWN {
+            record.due_ms = u64::MAX;
+            self.sleepers.unknown -= 1;
+        }
+    }
+
+    /// A read for a slot is over, whatever came of it.
+    #[cold]
+    pub(super) fn slot_fetched(&mut self, level: QueueId) {
+        self.sleepers.note_change();
+        let record = &self.queues[level.index()];
+        match record.due_ms == UNKNOWN && !record.dying {
+            true if record.backlog.ready() > 0 => self.want_peek(level),
+            true => self.know_slot(level),
+            false => {}
+        }
+    }
+
+    // ---- out
+
+    /// Whether something wakes up, or may by now.
+    pub(super) fn may_rouse(&self, journal: &Journal, messages: &Messages) -> bool {
+        self.sleepers.is_due(journal.time_ms(), || self.room_count(journal, messages))
+    }
+
+    /// Wakes what is due, as much as a turn has time for.
+    pub(super) fn rouse(&mut self, cx: &mut Context<'_>) {
+        self.sleepers.note_change();
+        let mut left = ROUSE_STEP;
+        while left > 0 {
+            let before = cx.work.units();
+            cx.work.charge(1);
+            let step = match self.sleepers.next(cx.journal.time_ms()) {
+                None => return,
+                Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
+                Some(Next::Held(held)) => self.wake_held(cx, held),
+            };
+            if step == Step::Blocked {
+                self.sleepers.note_stuck(self.room_count(cx.journal, cx.messages));
+                return;
+            }
+            take_step(&mut left, before, cx.work);
+        }
+    }
+
+    /// Sees to the first message of a slot that has begun.
+    fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> Step {
+        let record = self.queues.get_mut(level.index());
+        let is_it =
+            |record: &&mut Queue| record.due_ms == key && record.sleeps_for.is_some() && !record.dying;
+        let Some(record) = record.filter(is_it) else {
+            self.sleepers.pop_slot();
+            return Step::Done;
+        };
+        if record.backlog.ready() == 0 {
+            record.due_ms = u64::MAX;
+            self.sleepers.pop_slot();
+            return Step::Done;
+        }
+        let Some((first, message, is_logged)) = self.first_in_memory(level) else {
+            self.want_pages(level);
+            return Step::Blocked;
+        };
+        let (slot, now_ms, due_ms) = (Slot::of_key(key), cx.journal.time_ms(), self.due_ms(cx, message));
+        let owner = owner_of(self.queues[level.index()].vhost);
+        let is_room = self.sleepers.holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
+        if self.sleepers.has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS) {
+            let taken = self.take_first(cx, level, first);
+            self.queues[level.index()].unsettled += 1;
+            self.sleepers.hold(due_ms, (level, taken.message, taken.logged));
+            return Step::Done;
+        }
+        let narrowest = if slot.tier().is_some_and(|tier| tier <= PLAIN) { 0 } else { PLAIN };
+        let whole = self.whole(level);
+        let moved = slot.widest_below().map(|widest| Slot::of(due_ms, slot.start_ms, narrowest, widest));
+        match moved.and_then(|slot| self.level_of_slot(cx, whole, slot)) {
+            Some(target) => self.move_first(cx, (level, message, is_logged), target),
+            None if due_ms <= now_ms => {
+                let Some(letter) = self.write_awakened(cx, level, message) else { return Step::Blocked };
+                self.send_first(cx, level, letter, is_logged);
+                Step::Done
+            }
+            None => {
+                // The narrowest, or there is no room for one: then it waits here, and what is behind it.
+                self.log_no_slot(level, slot);
+                self.sleepers.pop_slot();
+                self.queues[level.index()].due_ms = u64::MAX;
+                self.register_slot(level, Slot { start_ms: due_ms, ..slot });
+                Step::Done
+            }
+        }
+    }
+
+    /// Somebody has to know why messages are late; once a minute is enough.
+    #[cold]
+    fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
+        let minute = self.watch.now_s / 60;
+        let is_room = slot.widest_below().is_none();
+        if !is_room && self.no_level_logged_minute.replace(minute) != Some(minute) {
+            let exchange = self.queues[level.index()].sleeps_for;
+            let name = exchange.map(|exchange| self.routing.exchange(exchange).name.escape_debug());
+            log::warn!(
+                "exchange '{}': queues_max has no room for another span of time, which takes a place like a \
+                 queue: delayed messages wait for those before them, and are late; raise queues_max",
+                name.into_iter().flatten().collect::<String>()
+            );
+        }
+    }
+
+    /// When a message that came to a slot is due.
+    fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
+        let properties = cx.messages.properties(message, &mut self.scratch.properties);
+        cx.work.charge(properties.len() / BYTES_PER_UNIT);
+        let headers = Properties::trusted(properties).headers().unwrap_or(Table::EMPTY);
+        cx.messages.arrived_ms(message).saturating_add(delay_ms(headers))
+    }
+
+    /// Moves the first message of a slot to a narrower one.
+    fn move_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        (level, message, is_logged): (QueueId, MessageId, bool),
+        target: QueueId,
+    ) -> Step {
+        let vhost = self.queues[level.index()].vhost;
+        let bytes = cx.messages.stream_len(message) as u64;
+        cx.work.charge(cx.messages.body_len(message) as usize / BYTES_PER_UNIT);
+        if !self.takes_letter(cx, vhost, (message, bytes), &[target]) {
+            return Step::Blocked;
+        }
+        let Scratch { properties, rewritten } = &mut self.scratch;
+        let properties = cx.messages.properties(message, properties);
+        let rewritten = &mut rewritten[..properties.len()];
+        rewritten.copy_from_slice(properties);
+        let flags = flags_of(cx.messages, message, &Properties::trusted(rewritten));
+        let Ok(copy) = cx.messages.copy_with_properties(message, rewritten, flags) else {
+            return Step::Blocked;
+        };
+        let arrived_ms = cx.messages.arrived_ms(message);
+        cx.messages.set_arrived_ms(copy, arrived_ms);
+        self.letter_targets.clear();
+        self.letter_targets.push(target);
+        self.send_first(cx, level, Letter::Copy(copy, 1), is_logged);
+        Step::Done
+    }
+
+    /// The first message of a slot goes on as this letter.
+    fn send_first(&mut self, cx: &mut Context<'_>, level: QueueId, letter: Letter, is_logged: bool) {
+        let has_begun = self.begin_burial(cx, &letter, is_logged);
+        self.post_letter(cx, letter);
+        let Some(first) = self.first(level) else { panic!("a letter takes nothing from its queue") };
+        let taken = self.take_first(cx, level, first);
+        self.forget_taken(cx, level, &taken);
+        self.end_burial(cx, has_begun);
+    }
+
+    /// Routes a message that is held.
+    fn wake_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
+        let Some(letter) = self.write_awakened(cx, held.queue, held.message) else { return Step::Blocked };
+        let has_begun = self.begin_burial(cx, &letter, held.logged().is_some());
+        self.post_letter(cx, letter);
+        self.sleepers.pop_held();
+        self.let_go_of_held(cx, held);
+        self.end_burial(cx, has_begun);
+        Step::Done
+    }
+
+    fn let_go_of_held(&mut self, cx: &mut Context<'_>, held: Held) {
+        let (message, logged) = (held.message, held.logged());
+        self.forget_taken(
+            cx,
+            held.queue,
+            &Taken { message, offset: 0, logged, redelivered: false, returns: 0 },
+        );
+        self.queues[held.queue.index()].unsettled -= 1;
+        self.free_queue_if_done(held.queue);
+    }
+
+    /// What goes on when a message wakes up; `None`: there is no room for it now. Changes no queue.
+    fn write_awakened(&mut self, cx: &mut Context<'_>, level: QueueId, message: MessageId) -> Option<Letter> {
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut targets = core::mem::take(&mut self.letter_targets);
+        let letter = self.address_awakened(cx, (level, message), &mut scratch, &mut targets);
+        self.scratch = scratch;
+        self.letter_targets = targets;
+        letter
+    }
+
+    fn address_awakened(
+        &mut self,
+        cx: &mut Context<'_>,
+        (level, message): (QueueId, MessageId),
+        scratch: &mut Scratch,
+        targets: &mut Vec<QueueId>,
+    ) -> Option<Letter> {
+        let record = &self.queues[level.index()];
+        let (vhost, Some(exchange)) = (record.vhost, record.sleeps_for) else { return Some(Letter::Nowhere) };
+        cx.work.charge(8 + cx.messages.body_len(message) as usize / BYTES_PER_UNIT);
+        let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+        let headers = properties.headers().unwrap_or(Table::EMPTY);
+        let mut writer = self.writer_of_letter(&mut scratch.rewritten);
+        let mut fill = |writer: &mut TableWriter<'_, '_>| {
+            let awakened = -(delay_ms(headers) as i64);
+            writer.sorted(headers, &|_| true, &["x-delay"], &mut |writer, name| match i32::try_from(awakened)
+            {
+                Ok(short) => writer.int(name, short),
+                Err(_) => writer.long(name, awakened),
+            })
+        };
+        if properties.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).is_err() {
+            return Some(self.drop_awakened(exchange, "its headers fill a frame"));
+        }
+        let written = Properties::trusted(writer.written());
+        let key: heapless::Vec<u8, 255> =
+            heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
+        let headers = written.headers().unwrap_or(Table::EMPTY);
+        if let Err(fault) = self.route_one_letter(cx.work, exchange, (&key, headers), targets) {
+            return Some(self.drop_awakened(exchange, &fault.text));
+        }
+        let kept = self.leave_out_full(cx.messages, message, targets);
+        if targets.is_empty() {
+            self.counters.unroutable_dropped += 1;
+            return Some(Letter::Nowhere);
+        }
+        self.choose_levels_for(cx, LevelChoice::of(&written, 0), targets);
+        let (bytes, body_bytes) = (cx.messages.stream_len(message) as u64, cx.messages.body_len(message));
+        let bytes = bytes + written.as_bytes().len() as u64;
+        let logged = self.logged_targets(cx, message, targets);
+        if !cx.journal.fits_commit(bytes, body_bytes.into(), logged) || targets.len() > self.fan_out_max() {
+            return Some(self.drop_awakened(exchange, "it goes to more queues than commit_bytes_max allows"));
+        }
+        if !self.takes_letter(cx, vhost, (message, bytes), targets) {
+            return None;
+        }
+        let flags = flags_of(cx.messages, message, &written);
+        let copy = cx.messages.copy_with_properties(message, written.as_bytes(), flags);
+        copy.ok().map(|copy| Letter::Copy(copy, kept))
+    }
+
+    /// Somebody has to know what became of it; once a minute is enough.
+    #[cold]
+    fn drop_awakened(&mut self, exchange: ExchangeId, why: &str) -> Letter {
+        let name = self.routing.exchange(exchange).name.clone();
+        if self.is_minute_to_say() {
+            log::error!("exchange '{}': a delayed message is dropped: {why}", name.escape_debug());
+        }
+        Letter::Nowhere
+    }
+}
+
+/// What a copy of a message is, going by its properties.
+fn flags_of(messages: &Messages, message: MessageId, properties: &Properties<'_>) -> MessageFlags {
+    let flags = match messages.flags(message).has(MessageFlags::PERSISTENT) {
+        true => MessageFlags::PERSISTENT,
+        false => MessageFlags::NONE,
+    };
+    let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
+    match expiration_ms(properties) {
+        Ok(Some(0)) => flags.with(MessageFlags::EXPIRES).with(MessageFlags::DUE_AT_ONCE),
+        Ok(Some(_)) => flags.with(MessageFlags::EXPIRES),
+        Ok(None) | Err(_) => flags,
+    }
+}

@@ -1,0 +1,518 @@
+//! Deliveries that are not settled: on their way to a socket, waiting for an acknowledgement, or returned.
+//!
+//! One record serves a message from the moment it leaves its queue until it is settled. What changes is the
+//! list it is on, so nothing on this path ever needs memory that might not be there (only when half of all
+//! records serve what came back does a message go back as an entry, if there is room for that):
+//!
+//! ```text
+//! queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
+//!   ^                                                              │
+//!   └──────── returned heap of the queue, by offset <──requeue─────┘
+//! ```
+//!
+//! Acknowledgements find their record by (channel, delivery tag): first at the head of the channel's list,
+//! where it nearly always is, else through one table of buckets shared by all channels. Consecutive tags
+//! fall into consecutive buckets, so the table behaves like one ring, however sparse a channel's tags become.
+
+use core::ops::{Index, IndexMut};
+
+use crate::command::{ChannelId, ConsumerId, QueueId, Settlement};
+use crate::mem::{Links, List, MessageId, Slab, sort_by_key};
+
+use super::death::Reason;
+
+/// Which method carries the message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Carrier {
+    /// basic.deliver.
+    Deliver,
+    /// basic.get-ok with the number of messages left.
+    Get(u32),
+    /// basic.return: no queue, no acknowledgement.
+    Return,
+}
+
+/// One delivery.
+#[derive(Debug)]
+pub(super) struct Delivered {
+    pub(super) tag: u64,
+    /// Its place in the order in which messages left the queue.
+    pub(super) offset: u64,
+    /// Its place in the log, if the log has it.
+    pub(super) logged: Option<u64>,
+    /// Its place in the outbox of the connection.
+    pub(super) sequence: u64,
+    /// None when it is written and only the log has the message.
+    pub(super) message: Option<MessageId>,
+    /// Bytes of its body.
+    pub(super) body_len: u32,
+    pub(super) channel: ChannelId,
+    /// The consumer, or the stand-in of a get; none for returns.
+    pub(super) consumer: Option<ConsumerId>,
+    pub(super) queue: Option<QueueId>,
+    /// Bytes it counts for in the outbox.
+    pub(super) wire_bytes: u32,
+    /// When it was delivered, in seconds since the start of the process.
+    pub(super) delivered_s: u32,
+    pub(super) carrier: Carrier,
+    pub(super) redelivered: bool,
+    /// How often it came back; beyond the largest number that is not told any more.
+    pub(super) returns: u16,
+    /// Its queue gives it up.
+    pub(super) death: Option<Reason>,
+    /// It is settled by being written.
+    pub(super) no_ack: bool,
+    /// It has been written to the socket.
+    pub(super) sent: bool,
+    /// It is back in its queue.
+    returned: bool,
+    /// It is on the list of those that may leave memory.
+    may_leave: bool,
+    /// Its channel went while it was being written: it goes back to its queue afterwards.
+    pub(super) orphaned: bool,
+    /// In an open transaction: what commit will do with it.
+    decided: Option<Settlement>,
+    links: Links,
+    /// The outbox, and afterwards the list of those that may leave memory.
+    outbox_links: Links,
+    bucket_next: u32,
+    heap: HeapLinks,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct HeapLinks {
+    left: u32,
+    right: u32,
+    rank: u16,
+}
+
+/// Everything a new delivery is made of.
+pub(super) struct NewDelivery {
+    pub(super) tag: u64,
+    pub(super) offset: u64,
+    pub(super) logged: Option<u64>,
+    pub(super) message: MessageId,
+    pub(super) channel: ChannelId,
+    pub(super) consumer: Option<ConsumerId>,
+    pub(super) queue: Option<QueueId>,
+    pub(super) carrier: Carrier,
+    pub(super) redelivered: bool,
+    pub(super) returns: u16,
+    pub(super) no_ack: bool,
+}
+
+/// The pool of deliveries.
+#[derive(Debug)]
+pub(super) struct Deliveries {
+    slab: Slab<Delivered>,
+    buckets: Box<[u32]>,
+    /// Records in the returned heaps of all queues.
+    returned: usize,
+    /// Written, or back in their queues, of messages that the log has too; the oldest first.
+    leavable: List,
+}
+
+impl Deliveries {
+    /// Bytes per delivery, its bucket included (there are up to two buckets for one).
+    pub(super) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
+
+    pub(super) fn with_capacity(capacity: usize) -> Self {
+        let buckets = capacity.next_power_of_two();
+        Self {
+            slab: Slab::with_capacity(capacity),
+            buckets: vec![0; buckets].into_boxed_slice(),
+            returned: 0,
+            leavable: List::default(),
+        }
+    }
+
+    /// Makes the record, with its place in the outbox and what it counts for there; `None` when the pool is
+    /// full.
+    pub(super) fn insert(
+        &mut self,
+        new: NewDelivery,
+        sequence: u64,
+        (wire_bytes, body_len): (u32, u32),
+    ) -> Option<usize> {
+        let findable = !new.no_ack && new.carrier != Carrier::Return;
+        let (channel, tag) = (new.channel, new.tag);
+        let record = Delivered {
+            tag,
+            offset: new.offset,
+            logged: new.logged,
+            sequence,
+            message: Some(new.message),
+            body_len,
+            channel,
+            consumer: new.consumer,
+            queue: new.queue,
+            wire_bytes,
+            delivered_s: 0,
+            carrier: new.carrier,
+            redelivered: new.redelivered,
+            returns: new.returns,
+            death: None,
+            no_ack: new.no_ack,
+            sent: false,
+            returned: false,
+            may_leave: false,
+            orphaned: false,
+            decided: None,
+            links: Links::default(),
+            outbox_links: Links::default(),
+            bucket_next: 0,
+            heap: HeapLinks::default(),
+        };
+        let index = self.slab.insert(record).ok()?;
+        if findable {
+            let bucket = self.bucket(channel, tag);
+            self.slab[index].bucket_next = self.buckets[bucket];
+            self.buckets[bucket] = index as u32 + 1;
+        }
+        Some(index)
+    }
+
+    /// The unsettled delivery with this tag.
+    pub(super) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
+        let mut at = self.buckets[self.bucket(channel, tag)];
+        while at != 0 {
+            let record = &self.slab[at as usize - 1];
+            if record.tag == tag && record.channel == channel {
+                return Some(at as usize - 1);
+            }
+            at = record.bucket_next;
+        }
+        None
+    }
+
+    /// Its tag is no longer known to the peer; the record itself stays.
+    fn forget_tag(&mut self, index: usize) {
+        let (channel, tag) = (self.slab[index].channel, self.slab[index].tag);
+        let bucket = self.bucket(channel, tag);
+        let this = index as u32 + 1;
+        let next = core::mem::take(&mut self.slab[index].bucket_next);
+        let mut at = self.buckets[bucket];
+        if at == this {
+            self.buckets[bucket] = next;
+            return;
+        }
+        while at != 0 {
+            let record = &mut self.slab[at as usize - 1];
+            if record.bucket_next == this {
+                record.bucket_next = next;
+                return;
+            }
+            at = record.bucket_next;
+        }
+    }
+
+    /// The tag is known again (a transaction was rolled back).
+    fn remember_tag(&mut self, index: usize) {
+        let bucket = self.bucket(self.slab[index].channel, self.slab[index].tag);
+        self.slab[index].bucket_next = self.buckets[bucket];
+        self.buckets[bucket] = index as u32 + 1;
+    }
+
+    /// Frees the record; its tag must have been forgotten.
+    #[inline]
+    pub(super) fn remove(&mut self, index: usize) -> Delivered {
+        self.keep(index);
+        self.slab.remove(index)
+    }
+
+    // ---- the outbox of a connection
+
+    /// Behind all that is in the outbox.
+    #[inline]
+    pub(super) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
+        outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+    }
+
+    /// Out of the outbox, wherever it stands.
+    #[inline]
+    pub(super) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
+        outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+    }
+
+    /// The one behind it in the outbox.
+    #[inline]
+    pub(super) fn next_in_outbox(&self, index: usize) -> Option<usize> {
+        List::after(&self.slab, index, |delivery| &delivery.outbox_links)
+    }
+
+    // ---- unacknowledged deliveries of a channel
+
+    /// Behind all that the channel has not acknowledged.
+    #[inline]
+    pub(super) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
+        list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
+    }
+
+    /// It is acknowledged, or decided otherwise: its tag is known no more.
+    #[inline]
+    pub(super) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
+        list.remove(&mut self.slab, index, |delivery| &mut delivery.links);
+        self.forget_tag(index);
+    }
+
+    /// A transaction is to do this with it; it must have left the unacknowledged ones.
+    pub(super) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
+        self.slab[index].decided = Some(settlement);
+        decided.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
+    }
+
+    /// Takes the next that a transaction decided about.
+    pub(super) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
+        let index = decided.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
+        let settlement = self.slab[index].decided.take();
+        Some((index, settlement.expect("what is on this list is decided")))
+    }
+
+    /// A transaction decides nothing after all: its deliveries are unacknowledged again, in their old places.
+    /// In one pass over the list from its end: a client decides in any order, and looking for each place anew
+    /// would take time without bound.
+    pub(super) fn undecide(&mut self, list: &mut List, mut decided: List) {
+        decided.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
+        let mut after = list.back();
+        while let Some(index) = decided.back() {
+            decided.remove(&mut self.slab, index, |delivery| &mut delivery.links);
+            self.slab[index].decided = None;
+            self.remember_tag(index);
+            let tag = self.slab[index].tag;
+            while let Some(other) = after.filter(|&other| self.slab[other].tag > tag) {
+                after = List::before(&self.slab, other, |delivery| &delivery.links);
+            }
+            list.insert_after(&mut self.slab, after, index, |delivery| &mut delivery.links);
+        }
+    }
+
+    // ---- what may leave memory
+
+    /// From now on its message may leave memory, if the log has it; the record must be in no outbox.
+    pub(super) fn let_leave(&mut self, index: usize) {
+        let record = &mut self.slab[index];
+        if record.logged.is_some() && record.message.is_some() && !record.may_leave {
+            record.may_leave = true;
+            self.leavable.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        }
+    }
+
+    /// Its message stays in memory, or has left it.
+    pub(super) fn keep(&mut self, index: usize) {
+        if core::mem::take(&mut self.slab[index].may_leave) {
+            self.leavable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        }
+    }
+
+    /// The first whose message may leave memory.
+    pub(super) const fn first_to_leave(&self) -> Option<usize> {
+        self.leavable.front()
+    }
+
+    // ---- how many there are
+
+    /// Deliveries that are not settled, and returns that are not written.
+    pub(super) const fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Whether there are none.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Records that are free.
+    #[inline]
+    pub(super) const fn room(&self) -> usize {
+        self.slab.room()
+    }
+
+    /// Rises with every record that becomes free.
+    pub(super) const fn given(&self) -> u64 {
+        self.slab.given()
+    }
+
+    /// Bytes that nobody uses and the system holds memory for, about.
+    pub(super) const fn idle_bytes(&self) -> usize {
+        self.slab.idle_bytes()
+    }
+
+    /// Gives idle memory back.
+    pub(super) fn trim(&mut self) {
+        self.slab.trim();
+    }
+
+    /// Whether half of all records serve messages that came back to their queues and that nobody may ever
+    /// ask for again: no more of them shall, or there would be none left for anybody else.
+    pub(super) const fn are_half_returned(&self) -> bool {
+        2 * self.returned >= self.slab.len() + self.slab.room()
+    }
+
+    fn bucket(&self, channel: ChannelId, tag: u64) -> usize {
+        // The odd factor spreads channels over the ring; tags of one channel stay neighbours.
+        let start = channel.index().wrapping_mul(0x9E37_79B1);
+        start.wrapping_add(tag as usize) & (self.buckets.len() - 1)
+    }
+}
+
+impl Index<usize> for Deliveries {
+    type Output = Delivered;
+
+    #[inline]
+    fn index(&self, index: usize) -> &Delivered {
+        &self.slab[index]
+    }
+}
+
+impl IndexMut<usize> for Deliveries {
+    #[inline]
+    fn index_mut(&mut self, index: usize) -> &mut Delivered {
+        &mut self.slab[index]
+    }
+}
+
+impl Delivered {
+    /// Whether it is back in its queue.
+    pub(super) const fn is_returned(&self) -> bool {
+        self.returned
+    }
+}
+
+/// Messages that came back to their queue, lowest offset first: a leftist heap through the records, so that
+/// giving one back and taking the first are both logarithmic whatever the order.
+#[derive(Debug, Default)]
+pub(super) struct ReturnedHeap {
+    root: u32,
+    len: u32,
+}
+
+impl ReturnedHeap {
+    pub(super) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The returned delivery with the lowest offset.
+    pub(super) fn first(&self) -> Option<usize> {
+        (self.root != 0).then(|| self.root as usize - 1)
+    }
+
+    pub(super) fn insert(&mut self, pool: &mut Deliveries, index: usize) {
+        pool.slab[index].returned = true;
+        pool.slab[index].heap = HeapLinks { left: 0, right: 0, rank: 1 };
+        self.root = merge(&mut pool.slab, self.root, index as u32 + 1);
+        self.len += 1;
+        pool.returned += 1;
+    }
+
+    /// All of them, lowest offset first.
+    pub(super) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
+        let (mut found, mut open) = (Vec::with_capacity(self.len as usize), vec![self.root]);
+        while let Some(place) = open.pop() {
+            if place > 0 {
+                let index = place as usize - 1;
+                let HeapLinks { left, right, .. } = pool.slab[index].heap;
+                found.push(index);
+                open.extend([left, right]);
+            }
+        }
+        sort_by_key(&mut found, |index| pool.slab[*index].offset);
+        found
+    }
+
+    /// Takes the delivery with the lowest offset.
+    pub(super) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
+        let first = self.first()?;
+        let HeapLinks { left, right, .. } = core::mem::take(&mut pool.slab[first].heap);
+        self.root = merge(&mut pool.slab, left, right);
+        self.len -= 1;
+        pool.returned -= 1;
+        Some(first)
+    }
+}
+
+/// Merges two heaps along their right spines, each at most log2(n) + 1 long, so the recursion is shallow.
+fn merge(slab: &mut Slab<Delivered>, one: u32, two: u32) -> u32 {
+    if one == 0 || two == 0 {
+        return one.max(two);
+    }
+    let in_order = slab[one as usize - 1].offset <= slab[two as usize - 1].offset;
+    let (upper, lower) = if in_order { (one, two) } else { (two, one) };
+    let right = merge(slab, slab[upper as usize - 1].heap.right, lower);
+    let left = slab[upper as usize - 1].heap.left;
+    let (left_rank, right_rank) = (rank(slab, left), rank(slab, right));
+    let links = &mut slab[upper as usize - 1].heap;
+    (links.left, links.right) = if left_rank >= right_rank { (left, right) } else { (right, left) };
+    links.rank = left_rank.min(right_rank) + 1;
+    upper
+}
+
+fn rank(slab: &Slab<Delivered>, heap: u32) -> u16 {
+    match heap {
+        0 => 0,
+        above => slab[above as usize - 1].heap.rank,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(channel: usize, tag: u64, offset: u64) -> NewDelivery {
+        NewDelivery {
+            tag,
+            offset,
+            logged: None,
+            message: MessageId::from_index(0),
+            channel: ChannelId::from_index(channel),
+            consumer: None,
+            queue: None,
+            carrier: Carrier::Deliver,
+            redelivered: false,
+            returns: 0,
+            no_ack: false,
+        }
+    }
+
+    #[test]
+    fn tags_are_found_in_any_order_while_one_sleeps() {
+        let mut pool = Deliveries::with_capacity(64);
+        let sleepy = pool.insert(new(3, 1, 0), 0, (0, 0)).unwrap();
+        for tag in 2..100_000_u64 {
+            let index = pool.insert(new(3, tag, tag), 0, (0, 0)).unwrap();
+            let other = pool.insert(new(4, tag, tag), 0, (0, 0)).unwrap();
+            assert_eq!(pool.find(ChannelId::from_index(3), tag), Some(index));
+            for gone in [other, index] {
+                pool.forget_tag(gone);
+                pool.remove(gone);
+            }
+            assert_eq!(pool.find(ChannelId::from_index(4), tag), None);
+        }
+        assert_eq!(pool.find(ChannelId::from_index(3), 1), Some(sleepy));
+        assert_eq!(pool.slab.len(), 1);
+    }
+
+    #[test]
+    fn returned_messages_come_out_by_offset_whatever_the_order_they_came_back_in() {
+        let mut pool = Deliveries::with_capacity(5000);
+        let mut heap = ReturnedHeap::default();
+        let mut state = 7_u64;
+        for tag in 0..5000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let index = pool.insert(new(0, tag, state >> 40), 0, (0, 0)).unwrap();
+            heap.insert(&mut pool, index);
+        }
+        let mut last = 0;
+        while let Some(index) = heap.pop(&mut pool) {
+            let offset = pool.slab[index].offset;
+            assert!(offset >= last);
+            last = offset;
+            pool.forget_tag(index);
+            pool.remove(index);
+        }
+        assert!(heap.is_empty() && pool.slab.is_empty());
+    }
+}

@@ -1,0 +1,257 @@
+//! The firehose: a copy of all that is published and delivered in a virtual host, for whoever binds a queue
+//! to its exchange `amq.rabbitmq.trace`, while an operator wants it.
+//!
+//! ```text
+//! published to X    key publish.X   headers exchange_name routing_keys properties node
+//!                                           vhost connection channel user routed_queues
+//! delivered from Q  key deliver.Q   headers exchange_name routing_keys properties node
+//!                                           redelivered vhost connection channel user
+//! ```
+//!
+//! Always true: while it is off nothing is looked at but one flag; it tells nothing of its own copies; they
+//! take what ordinary publishers may take, hold up nobody, and without room they are left out; BCC keys are
+//! told here and nowhere else, as in RabbitMQ, for an operator asked. It ends with the process.
+
+use crate::command::{ChannelId, ConnectionId, QueueId, VhostId};
+use crate::journal::Urgency;
+use crate::mem::{MessageFlags, MessageId, Share};
+use crate::wire::field::{Array, Table, TableWriter, Value};
+use crate::wire::props::{PROPERTIES, Properties, PropertyEdit};
+use crate::wire::{Full, Writer};
+
+use super::divisions::owner_of;
+use super::publish::Publish;
+use super::route::copies;
+use super::state::Scratch;
+use super::traced::{Firehose, TracedName};
+use super::{Broker, Context};
+
+/// Where the copies are published.
+const EXCHANGE: &str = "amq.rabbitmq.trace";
+/// A copy takes memory for its properties and its names besides the body, in bytes.
+const COPY_BYTES: usize = 1024;
+/// What a header frame has around the properties.
+const HEADER_BYTES: usize = 22;
+/// Bytes of a body that are as much work as one step.
+const BYTES_PER_UNIT: u32 = 512;
+
+/// What happened to a message.
+#[derive(Clone, Copy)]
+enum Event<'a> {
+    /// It was published, and goes to these queues.
+    Published(&'a [QueueId]),
+    /// It is delivered from a queue, maybe once more.
+    Delivered(QueueId, bool),
+}
+
+impl Broker {
+    /// Whether a virtual host is traced, so that connections have to have names.
+    pub const fn is_tracing(&self) -> bool {
+        self.firehose.is_on
+    }
+
+    /// The operator wants the firehose of a virtual host, or no more; says whether there is such a one. What
+    /// this broker calls itself stands in the copies.
+    pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
+        let Some(vhost) = self.find_vhost(vhost) else { return false };
+        self.set_traced(vhost, is_on);
+        self.firehose.is_on = self.is_any_traced();
+        if !self.firehose.is_on {
+            self.firehose = Firehose::default();
+        } else if self.firehose.names.is_empty() {
+            self.firehose.node = node.into();
+            self.firehose.names = vec![TracedName::new(); self.connections.room() + self.connections.len()];
+        }
+        true
+    }
+
+    /// What a connection is called in the copies; a longer name is cut.
+    pub fn name_traced(&mut self, connection: ConnectionId, name: &str) {
+        let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
+        place.clear();
+        for letter in name.chars() {
+            if place.push(letter).is_err() {
+                break;
+            }
+        }
+    }
+
+    /// The copy that tells of a message that is being published; it is to be given to [`Self::post_trace`].
+    #[cold]
+    pub(super) fn trace_published(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        targets: &[QueueId],
+    ) -> Option<MessageId> {
+        self.trace_event(cx, channel, message, Event::Published(targets))
+    }
+
+    /// Tells that a message is delivered from a queue.
+    #[cold]
+    pub(super) fn trace_delivered(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        (queue, redelivered): (QueueId, bool),
+    ) {
+        if self.queues[queue.index()].hidden {
+            return;
+        }
+        if let Some(copy) = self.trace_event(cx, channel, message, Event::Delivered(queue, redelivered)) {
+            self.post_trace(cx, channel, copy);
+        }
+    }
+
+    fn trace_event(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        event: Event<'_>,
+    ) -> Option<MessageId> {
+        let vhost = self.channels[channel.index()].vhost;
+        if !self.is_traced(vhost) || cx.messages.exchange(message) == EXCHANGE {
+            return None;
+        }
+        let body_len = cx.messages.body_len(message);
+        cx.work.charge(8 + (body_len / BYTES_PER_UNIT) as usize);
+        if !cx.messages.has_ordinary_room(owner_of(vhost), body_len as usize + COPY_BYTES) {
+            self.log_left_out(vhost);
+            return None;
+        }
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let copy = self.write_copy(cx, (vhost, channel), message, event, &mut scratch);
+        self.scratch = scratch;
+        if copy.is_none() {
+            self.log_left_out(vhost);
+        }
+        copy
+    }
+
+    fn write_copy(
+        &self,
+        cx: &mut Context<'_>,
+        by: (VhostId, ChannelId),
+        message: MessageId,
+        event: Event<'_>,
+        scratch: &mut Scratch,
+    ) -> Option<MessageId> {
+        let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+        let names = (cx.messages.exchange(message), cx.messages.routing_key(message));
+        let room = self.settings.frame_max.saturating_sub(HEADER_BYTES);
+        let mut writer = Writer::new(&mut scratch.rewritten[..room]);
+        let mut fill = |headers: &mut TableWriter<'_, '_>| {
+            write_message(headers, names, properties)?;
+            headers.text("node", &self.firehose.node)?;
+            self.write_event(headers, by, event)
+        };
+        Properties::EMPTY.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).ok()?;
+        let key: heapless::Vec<u8, 255> = match event {
+            Event::Published(_) => [b"publish.", names.0.as_bytes()],
+            Event::Delivered(queue, _) => {
+                [b"deliver.", self.queues[self.whole(queue).index()].name.as_bytes()]
+            }
+        }
+        .into_iter()
+        .flatten()
+        .copied()
+        .take(255)
+        .collect();
+        cx.messages.copy_as(message, (EXCHANGE, &key), writer.written(), MessageFlags::NONE).ok()
+    }
+
+    fn write_event(
+        &self,
+        headers: &mut TableWriter<'_, '_>,
+        (vhost, channel): (VhostId, ChannelId),
+        event: Event<'_>,
+    ) -> Result<(), Full> {
+        if let Event::Delivered(_, redelivered) = event {
+            headers.int("redelivered", redelivered.into())?;
+        }
+        let record = &self.channels[channel.index()];
+        let name = self.firehose.names.get(record.connection.index());
+        headers.text("vhost", self.vhost_name(vhost))?;
+        headers.text("connection", name.map_or("", TracedName::as_str))?;
+        headers.int("channel", record.number.into())?;
+        headers.text("user", &self.connection(record.connection).user)?;
+        let Event::Published(targets) = event else { return Ok(()) };
+        headers.array("routed_queues", |queues| {
+            let seen = |queue: &&QueueId| self.queues[queue.index()].sleeps_for.is_none();
+            let mut seen = targets.iter().filter(seen);
+            seen.try_for_each(|queue| queues.text(&self.queues[self.whole(*queue).index()].name))
+        })
+    }
+
+    /// Publishes a copy to those who are bound to its exchange and have room for it.
+    pub(super) fn post_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
+        let vhost = self.channels[channel.index()].vhost;
+        let mut targets = core::mem::take(&mut self.letter_targets);
+        let key: heapless::Vec<u8, 255> =
+            heapless::Vec::from_slice(cx.messages.routing_key(copy)).unwrap_or_default();
+        targets.clear();
+        if let Some(exchange) = self.find_exchange(vhost, EXCHANGE) {
+            self.limit_routing(cx.work, 1);
+            let routed = self.route_letter(cx.work, exchange, (&key, Table::EMPTY), &mut targets);
+            cx.work.lift_limit();
+            if routed.is_err() {
+                targets.clear();
+            }
+        }
+        let (kept, _) = self.leave_out_unwilling(cx, copy, &mut targets);
+        targets.truncate(kept);
+        self.weigh_log(cx.journal);
+        let share = Share::Ordinary;
+        let publish = Publish { channel, mandatory: false, share, may_wait: true, urgency: Urgency::Window };
+        if !targets.is_empty() {
+            match self.reserve(cx, copy, &targets, &publish) {
+                Ok(()) => self.push_to_targets(cx, copy, &targets, Urgency::Window, true),
+                Err(_) => self.log_left_out(vhost),
+            }
+        }
+        self.letter_targets = targets;
+        cx.messages.release(copy);
+    }
+
+    /// Somebody has to know that it is not all; once a minute is enough.
+    fn log_left_out(&mut self, vhost: VhostId) {
+        let minute = self.watch.now_s / 60;
+        if self.firehose.left_out_logged_minute.replace(minute) != Some(minute) {
+            let vhost = self.vhost_name(vhost).escape_debug();
+            log::warn!("virtual host '{vhost}' is traced, and there is no room for some of the copies");
+        }
+    }
+}
+
+/// What is told of the message itself, in RabbitMQ's order.
+fn write_message(
+    headers: &mut TableWriter<'_, '_>,
+    (exchange, key): (&str, &[u8]),
+    properties: Properties<'_>,
+) -> Result<(), Full> {
+    headers.text("exchange_name", exchange)?;
+    let further = copies(properties.headers().unwrap_or(Table::EMPTY));
+    headers.array("routing_keys", |keys| {
+        keys.long_str(key)?;
+        let mut further = further.into_iter().flat_map(Array::into_iter).filter_map(|value| value.as_bytes());
+        further.try_for_each(|key| keys.long_str(key))
+    })?;
+    headers.table("properties", |table| {
+        for (name, flag, kind) in PROPERTIES.iter().rev() {
+            match properties.by_flag(*flag, *kind) {
+                None => {}
+                Some(Value::UnsignedByte(number)) => table.int(name, number.into())?,
+                // RabbitMQ knows numbers of 32 bits alone here.
+                Some(Value::Timestamp(number)) => table.int(name, number as i32)?,
+                Some(Value::Table(headers)) => {
+                    table.table(name, |table| table.entries_without(headers, "BCC"))?
+                }
+                Some(value) => table.value(name.as_bytes(), value)?,
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,185 @@
+//! basic.get: one message for who asks, or that there is none.
+//!
+//! Why it exists: a get is answered at once, but what is first may be on its way into memory, or back; then
+//! the connection waits for its answer, and every turn looks whether there is one.
+//!
+//! Always true: a connection asks for one thing at a time; what has expired is given to nobody.
+
+use crate::command::{ChannelId, ConnectionId, ConsumerId, Outcome, QueueId, ReplyOrder};
+use crate::error::Fault;
+use crate::mem::List;
+
+use super::deliveries::{Carrier, NewDelivery};
+use super::expire::{Cleared, Patience};
+use super::queue::Front;
+use super::records::{Consumer, ConsumerState, Getting};
+use super::{Broker, Context};
+
+impl Broker {
+    /// basic.get.
+    pub(super) fn get(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        queue: QueueId,
+        no_ack: bool,
+    ) -> Result<Outcome, Fault> {
+        match self.get_now(cx, channel, queue, no_ack)? {
+            Some(true) => Ok(Outcome::GetQueued),
+            Some(false) => Ok(Outcome::GetEmpty),
+            None => {
+                let connection = self.channels[channel.index()].connection;
+                self.connections[connection.index()].jobs += 1;
+                let serial = self.queues[queue.index()].serial;
+                let outcome = None;
+                self.getting.push(Getting { connection, channel, queue, serial, no_ack, outcome });
+                Ok(Outcome::Later)
+            }
+        }
+    }
+
+    /// Gets the first message if there is one; `None` while it is on its way into memory or back.
+    fn get_now(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        queue: QueueId,
+        no_ack: bool,
+    ) -> Result<Option<bool>, Fault> {
+        let connection = self.channels[channel.index()].connection;
+        let level = match self.expire_before_get(cx, queue) {
+            (Cleared::Yes, level) => level,
+            (Cleared::NotYet, _) => return Ok(None),
+            // It is given to nobody, and who asks must not wait for room that may be its own to make.
+            (Cleared::No, _) => return Ok(Some(false)),
+        };
+        let (whole, record) = (&self.queues[queue.index()], &self.queues[level.index()]);
+        if (whole.returning > 0 || record.returning > 0) && !whole.dying {
+            return Ok(None);
+        }
+        if record.backlog.ready() == 0 || whole.dying {
+            self.counters.get_empty += 1;
+            return Ok(Some(false));
+        }
+        let owner = self.connection(connection);
+        let is_crowded = owner.outbox_bytes >= self.settings.output_budget_bytes;
+        if is_crowded || !self.within_delivery_share(connection) {
+            // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
+            return if owner.outbox.is_empty() { Err(self.has_its_deliveries(connection)) } else { Ok(None) };
+        }
+        let Some(first) = self.first_to_go(cx, level) else { return Ok(None) };
+        let stand_in = self.get_stand_in(channel, queue)?;
+        let taken = self.take_first(cx, level, first);
+        self.note_delivery(cx, level, &taken);
+        let behind = self.first_level(queue);
+        if self.queues[behind.index()].settings.may_expire {
+            self.expire_behind(cx, behind);
+        }
+        if behind != level {
+            self.wake(queue);
+        }
+        let left = self.ready_in(queue);
+        self.consumers[stand_in.index()].unsettled += 1;
+        let tag = self.next_tag(channel);
+        self.put_into_outbox(
+            cx.messages,
+            NewDelivery {
+                tag,
+                offset: taken.offset,
+                logged: taken.logged,
+                message: taken.message,
+                channel,
+                consumer: Some(stand_in),
+                queue: Some(level),
+                carrier: Carrier::Get(left),
+                redelivered: taken.redelivered,
+                returns: taken.returns,
+                no_ack,
+            },
+        );
+        if self.firehose.is_on {
+            self.trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
+        }
+        Ok(Some(true))
+    }
+
+    /// What has expired is given to nobody; then the level whose first message is the queue's.
+    fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (Cleared, QueueId) {
+        if self.queues[queue.index()].is_picky_by_time() {
+            self.touch_queue(cx.journal, queue);
+        }
+        loop {
+            let level = self.first_level(queue);
+            if !self.queues[level.index()].settings.may_expire {
+                return (Cleared::Yes, level);
+            }
+            let cleared = self.expire_before_delivery(cx, level, Patience::No);
+            if cleared != Cleared::Yes || self.first_level(queue) == level {
+                return (cleared, level);
+            }
+            self.wake(queue);
+        }
+    }
+
+    /// Lets the gets try again whose queue has something for them now.
+    pub(super) fn serve_gets(&mut self, cx: &mut Context<'_>) {
+        self.getting.take_due();
+        for at in 0..self.getting.len() {
+            let Getting { connection, channel, queue, serial, no_ack, ref outcome } = *self.getting.at(at);
+            if outcome.is_some() {
+                continue;
+            }
+            let is_over = self.channels.get(channel.index()).is_none_or(|record| record.closing);
+            let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
+            let result = match () {
+                () if is_over || is_gone => Ok(Some(false)),
+                () if self.is_kept_from_get(queue) => Ok(None),
+                () => self.get_now(cx, channel, queue, no_ack),
+            };
+            if let Some(outcome) = result.transpose() {
+                self.getting.at(at).outcome = Some(outcome);
+                self.connections[connection.index()].jobs -= 1;
+            }
+        }
+    }
+
+    /// What became of the connection's [`Outcome::Later`], once it is not busy any more.
+    pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
+        let getting = self.getting.remove(|get| get.connection == connection && get.outcome.is_some())?;
+        let outcome = match getting.outcome? {
+            Ok(true) => Outcome::GetQueued,
+            Ok(false) => Outcome::GetEmpty,
+            Err(fault) => Outcome::Fault(fault),
+        };
+        Some((outcome, self.reply_order(connection, Some(getting.channel))))
+    }
+
+    /// Nobody waits for this connection's gets any more.
+    pub(super) fn forget_gets(&mut self, connection: ConnectionId) {
+        let before = self.getting.len();
+        let open = self.getting.iter().filter(|get| get.connection == connection && get.outcome.is_none());
+        let open = open.count() as u32;
+        self.getting.retain(|get| get.connection != connection);
+        assert!(self.getting.len() + 1 >= before, "a connection asks for one thing at a time");
+        self.connections[connection.index()].jobs -= open;
+    }
+
+    /// Whether there can be nothing for a get yet. What has expired is looked at anew, for nobody else may.
+    fn is_kept_from_get(&self, queue: QueueId) -> bool {
+        let record = &self.queues[self.first_level(queue).index()];
+        record.front == Front::Blocked && !record.dying
+    }
+
+    /// The record that stands for this channel's gets from this queue.
+    fn get_stand_in(&mut self, channel: ChannelId, queue: QueueId) -> Result<ConsumerId, Fault> {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            let consumer = &self.consumers[index];
+            if consumer.state == ConsumerState::Get && consumer.queue == queue {
+                return Ok(Consumer::id(index));
+            }
+            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+        }
+        self.add_consumer_record(channel, queue, ConsumerState::Get)
+    }
+}

@@ -1,0 +1,152 @@
+//! OWNS MEANING. What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
+//!
+//! | file | what it holds |
+//! |------|---------------|
+//! | `state`, `apply` | all that there is, and how it begins; a command comes in |
+//! | `access` | users, virtual hosts, permissions, and what an operator changes about them |
+//! | `routing` | what is bound to what, and from an exchange and keys to queues |
+//! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
+//! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
+//! | `parameter`, `parameters` | what components are told, by their names |
+//! | `policy`, `policy_keys`, `terms`, `policies` | policies; their checks; what they and arguments say together; at work |
+//! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
+//! | `route`, `work` | the targets of a message; what finding them may cost |
+//! | `publish`, `fullness` | a message comes in, all or nothing; whether a queue takes one more |
+//! | `backlog`, `lanes`, `place` | what waits in a queue; what the log has of it; what stands at one place of it |
+//! | `look`, `looks` | messages looked at in their queue; what somebody waits to look at |
+//! | `deliveries` | messages between queue and acknowledgement |
+//! | `queue_head`, `levels` | what stands first in a queue, and whether it may go; queues with priorities |
+//! | `deliver`, `get` | from queues to outboxes; from a queue to who asks |
+//! | `paging`, `read_back_room`, `page_in`, `spill` | queues deeper than memory: who waits for what, the way in, the way out |
+//! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
+//! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
+//! | `settle`, `transaction` | acknowledgements; tx |
+//! | `dead_letter`, `death` | where goes what a queue gives up; what it carries then |
+//! | `firehose`, `traced` | copies of what is published and delivered, for an operator; what they name |
+//! | `expire`, `expiry` | messages that waited too long, queues that nobody uses; when to look |
+//! | `shed`, `shedding` | what queues give up, in steps; which queues those are |
+//! | `delay`, `sleepers` | what delayed exchanges keep until its time; when that is |
+//! | `consume`, `records` | consumers, channels, connections |
+//! | `waiters` | who waits for what many can bring about |
+//! | `own` | connections of this broker's own: the local end of a bridge |
+//! | `overdue`, `watch` | who settles nothing for too long; when to look |
+//! | `jobs`, `job` | what would take too long in one go; as a value |
+//! | `tidy` | memory that a burst left idle |
+//! | `views`, `changes` | what there is, for those who run the broker; what they change |
+//! | `shares`, `holdings` | what one connection may take of what all share; what it has |
+//! | `holders`, `divisions`, `log_shares` | the same for a virtual host, and for a user, with all of its connections |
+//! | `counters` | what has happened since the start |
+//! | `names`, `sizes` | name tables; what records take in memory |
+//! | `words` | things as reply texts show them |
+//!
+//! The life of a command: [`Broker::apply`] changes the state and answers at once. What happens later, in
+//! the turn's order: [`Broker::run_jobs`], [`Broker::deliver`], then per connection [`Broker::outbox`] and
+//! [`Broker::sent`].
+//!
+//! No file needs types or functions of one that needs its own: records and values stand below `state`, and
+//! what is done with them above, command by command. Methods of [`Broker`] call each other across files.
+//!
+//! Always true: the same commands in the same order give the same state; nothing here knows a socket or a
+//! clock; everything lives in pools that were sized at start, and what does not fit is refused by name.
+
+mod access;
+mod adopt;
+mod apply;
+mod arguments;
+mod backlog;
+mod changes;
+mod consume;
+mod context;
+mod counters;
+mod dead_letter;
+mod death;
+mod delay;
+mod deliver;
+mod deliveries;
+mod divisions;
+mod exchanges;
+mod expire;
+mod expiry;
+mod firehose;
+mod fullness;
+mod get;
+mod holders;
+mod holdings;
+mod job;
+mod jobs;
+mod lanes;
+mod left_out;
+mod levels;
+mod log_shares;
+mod look;
+mod looks;
+mod names;
+mod orphans;
+mod overdue;
+mod own;
+mod page_in;
+mod paging;
+mod parameter;
+mod parameters;
+mod place;
+mod policies;
+mod policy;
+mod policy_keys;
+mod publish;
+mod queue;
+mod queue_head;
+mod queues;
+mod read_back_room;
+mod records;
+mod restored;
+mod route;
+mod routing;
+mod settle;
+mod shares;
+mod shed;
+mod shedding;
+mod sizes;
+mod sleepers;
+mod spill;
+mod state;
+mod stored;
+mod terms;
+mod tidy;
+mod traced;
+mod transaction;
+mod views;
+mod waiters;
+mod watch;
+mod words;
+mod work;
+
+pub use access::{
+    OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView, VhostLimits,
+    VhostView,
+};
+pub use changes::Declared;
+pub use context::Context;
+pub use counters::Counters;
+pub use deliver::OutboxView;
+pub use levels::levels_of;
+pub use look::{LOOKED_MAX, Looked, Seen};
+pub use looks::LogRun;
+pub use names::Entropy;
+pub use orphans::Orphan;
+pub use overdue::Overdue;
+pub use own::DeliverySource;
+pub use page_in::{Fetch, FetchFrom, Page, PageIn};
+pub use parameter::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
+pub use policies::{AppliedView, NewPolicy, PolicyView};
+pub use policy::{ApplyTo, PolicyKind};
+pub use restored::{Contents, Restored};
+pub use sizes::{
+    BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,
+    PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
+};
+pub use state::{Broker, Gauges};
+pub use views::{
+    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
+    QueueView, RoomNeed,
+};
+pub use work::Work;

@@ -1,0 +1,284 @@
+//! Connections of this broker's own: the local end of a bridge, and of a request of the management API.
+//!
+//! Why it exists: a bridge consumes and publishes like any client, under the same caps and the same order;
+//! but nobody logs in for it (the operator's configuration says what it may do), and what the other side
+//! refuses it sets aside, which no client can do in one step.
+//!
+//! Always true: what is set aside is in the queue for that or where it was, never in both or in neither, as
+//! far as a power cut can tell; its exchange, key and body stay as they are.
+
+use crate::command::{ChannelId, Command, ConnectionId, Outcome, QueueId, Settlement};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Batch, Urgency};
+use crate::mem::{MessageFlags, MessageId, Share};
+use crate::wire::props::Properties;
+
+use super::deliver::OutboxView;
+use super::divisions::Holder;
+use super::publish::Publish;
+use super::{Broker, Context};
+
+/// What comes into a queue and lies in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueFlow {
+    /// Messages that came in since it is here, what was found in the log counted in.
+    pub came: u64,
+    /// Messages ready.
+    pub ready: u32,
+    /// Bytes of their bodies.
+    pub body_bytes: u64,
+}
+
+/// What a delivery on its way is known by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeliverySource {
+    /// Its queue, as a number that no other ever has: for all lives where it is durable, else for this one.
+    pub queue: u64,
+    /// Its place in it.
+    pub offset: u64,
+    /// It lives no longer than the broker.
+    pub is_transient: bool,
+}
+
+impl OutboxView<'_> {
+    /// What the delivery at the cursor is known by; `None` for one that comes from no queue.
+    pub fn source(&self) -> Option<DeliverySource> {
+        let delivery = &self.broker.deliveries[self.at?];
+        let queue = &self.broker.queues[delivery.queue?.index()];
+        Some(match delivery.logged {
+            Some(offset) => DeliverySource { queue: queue.logged.incarnation(), offset, is_transient: false },
+            None => DeliverySource { queue: queue.serial, offset: delivery.offset, is_transient: true },
+        })
+    }
+}
+
+impl Broker {
+    /// A connection of this broker's own, in a virtual host.
+    ///
+    /// # Errors
+    /// There is no such virtual host, or no record is free.
+    #[cold]
+    pub fn connect_own(&mut self, name: &str, vhost: &str) -> Result<ConnectionId, Fault> {
+        let Some(id) = self.find_vhost(vhost) else {
+            return Err(Fault::connection(ReplyCode::NotAllowed, format_args!("vhost {vhost} not found")));
+        };
+        let connection = self.connect().ok_or_else(|| self.out_of("connections_max"))?;
+        // Whoever had the place before may have had a name in the firehose.
+        self.name_traced(connection, name);
+        let record = &mut self.connections[connection.index()];
+        (record.is_own, record.vhost) = (true, Some(id));
+        // It is shown, and nothing follows from it.
+        for letter in name.chars() {
+            if record.user.push(letter).is_err() {
+                break;
+            }
+        }
+        self.count_for(Holder { vhost: Some(id), user: None }, |held| held.connections += 1);
+        self.hold_vhost(id);
+        Ok(connection)
+    }
+
+    /// A connection of a user of the management API, and its channel, by which it does what it might do over
+    /// AMQP. Nobody hears of it, and whoever asked for it releases it.
+    ///
+    /// # Errors
+    /// The user may not come in, or no record is free.
+    #[cold]
+    pub fn connect_user(
+        &mut self,
+        cx: &mut Context<'_>,
+        user: &str,
+        vhost: &str,
+    ) -> Result<(ConnectionId, ChannelId), Fault> {
+        let connection = self.connect().ok_or_else(|| self.out_of("connections_max"))?;
+        // Whether it may come from where it is was looked at with its password.
+        let commands = [
+            Command::LoginExternal { user, from_loopback: true },
+            Command::OpenVhost { vhost },
+            Command::OpenChannel { number: 1 },
+        ];
+        for command in commands {
+            match self.apply(cx, connection, None, command).0 {
+                Outcome::ChannelOpened(channel) => return Ok((connection, channel)),
+                Outcome::Fault(fault) => {
+                    self.release(cx, connection);
+                    return Err(fault);
+                }
+                _ => {}
+            }
+        }
+        unreachable!("opening a channel is answered with a channel or a fault")
+    }
+
+    /// Moves a delivery that was sent to another queue, with other properties. `None`: there is no room for
+    /// it now, and it is as it was.
+    ///
+    /// # Errors
+    /// There is no such queue, or it takes no more.
+    #[cold]
+    pub fn set_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        queue: &str,
+        properties: &[u8],
+    ) -> Result<Option<Batch>, Fault> {
+        let queue = self.queue_for(channel, queue)?;
+        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(None) };
+        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        cx.journal.begin_group();
+        let is_moved = self.push_aside(cx, channel, copy, queue);
+        if is_moved == Ok(true) {
+            self.leave_unacknowledged(channel, index);
+            self.settle_one(cx, index, Settlement::Ack);
+        }
+        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
+        is_moved.map(|is_moved| is_moved.then_some(batch))
+    }
+
+    /// Publishes a delivery that was sent once more, with other properties, and settles it, both or neither.
+    /// `false`: there is no room for it now, and it is as it was.
+    ///
+    /// # Errors
+    /// It reaches no queue, or is refused.
+    #[cold]
+    pub fn publish_again(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        properties: &[u8],
+    ) -> Result<bool, Fault> {
+        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(false) };
+        let Some(copy) = copied(cx, message, properties) else { return Ok(false) };
+        let connection = self.channels[channel.index()].connection;
+        cx.journal.begin_group();
+        let mut outcome = self.publish(cx, channel, copy, true);
+        let is_returned = self.has_returned(connection);
+        if outcome == Ok(Outcome::Published) && !is_returned {
+            self.leave_unacknowledged(channel, index);
+            self.settle_one(cx, index, Settlement::Ack);
+        }
+        cx.journal.end_group(cx.messages, Urgency::Awaited);
+        if is_returned {
+            self.sent(cx, connection, 1);
+            let why = format_args!("it reaches no queue here");
+            outcome = Err(Fault::new(ReplyCode::NoRoute, why));
+        }
+        taken(cx, copy, outcome?, "a queue refuses it by its own arguments")
+    }
+
+    /// Puts a copy of a message that is in no queue into one, with other properties. `None`: there is no room
+    /// for it now.
+    ///
+    /// # Errors
+    /// There is no such queue, or it takes no more.
+    #[cold]
+    pub fn put_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        queue: &str,
+        properties: &[u8],
+    ) -> Result<Option<Batch>, Fault> {
+        let queue = self.queue_for(channel, queue)?;
+        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        cx.awaited = Batch::NONE;
+        let is_taken = self.push_aside(cx, channel, copy, queue)?;
+        Ok(is_taken.then_some(cx.awaited))
+    }
+
+    fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
+        let vhost = self.channels[channel.index()].vhost;
+        self.find_queue(vhost, name).ok_or_else(|| {
+            let vhost = self.vhost_name(vhost);
+            Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
+        })
+    }
+
+    fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
+        let record = self.channels.get(channel.index()).filter(|record| !record.closing)?;
+        let head = record.unacknowledged.front()?;
+        let is_head = self.deliveries[head].tag == tag;
+        let index = if is_head { head } else { self.deliveries.find(channel, tag)? };
+        let delivery = &self.deliveries[index];
+        delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
+    }
+
+    /// Takes the copy over, whatever comes of it; says whether it is in the queue.
+    #[cold]
+    fn push_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        copy: MessageId,
+        queue: QueueId,
+    ) -> Result<bool, Fault> {
+        let publish = Publish {
+            channel,
+            mandatory: false,
+            share: Share::Reserve,
+            may_wait: true,
+            urgency: Urgency::Awaited,
+        };
+        let mut targets = core::mem::take(&mut self.targets_buffer);
+        targets.clear();
+        targets.push(queue);
+        let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
+        self.targets_buffer = targets;
+        taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
+    }
+
+    /// Whether a message that the queue has refused can be offered to it again: nothing else has taken it.
+    pub fn can_offer_again(&self, vhost: &str, queue: &str) -> bool {
+        let queue = self.find_vhost(vhost).and_then(|vhost| self.find_queue(vhost, queue));
+        queue.is_some_and(|queue| !self.buries_refused(queue))
+    }
+
+    /// How many messages are ready in a queue; `None`: there is no such queue.
+    pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
+        let vhost = self.find_vhost(vhost)?;
+        let queue = self.find_queue(vhost, queue)?;
+        Some(self.ready_in(queue))
+    }
+
+    /// What comes into a queue and lies in it.
+    pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
+        let queue = self.find_queue(self.find_vhost(vhost)?, queue)?;
+        Some(QueueFlow {
+            came: self.in_all(queue, |level| level.backlog.came()),
+            ready: self.ready_in(queue),
+            body_bytes: self.in_all(queue, |level| level.backlog.body_bytes()),
+        })
+    }
+
+    /// A message of the connection's own that reached no queue and stands first in its outbox.
+    pub fn has_returned(&self, connection: ConnectionId) -> bool {
+        let front = self.connection(connection).outbox.front();
+        front.is_some_and(|index| self.deliveries[index].queue.is_none())
+    }
+}
+
+/// Whether a copy found its place; without room for it now it is gone. Refused says why it can never.
+fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str) -> Result<bool, Fault> {
+    match outcome {
+        Outcome::Published => Ok(true),
+        Outcome::Wait => {
+            cx.messages.discard(copy);
+            Ok(false)
+        }
+        _ => Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{refused}"))),
+    }
+}
+
+/// A copy with other properties, that nothing holds yet.
+#[cold]
+fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
+    let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+    let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+    let is_blind = Properties::trusted(properties).is_blind();
+    let flags = if is_blind { flags.with(MessageFlags::BLIND) } else { flags };
+    cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::LOOK_INSIDE)).ok()
+}

@@ -1,0 +1,394 @@
+//! Into memory: what only the log has is read back ahead of delivery (`spill` is the way out).
+//!
+//! ```text
+//! page in: middle ──→ head; what came back and stands first, where it stands
+//! ```
+//!
+//! Always true: order is kept; what could not be read back is dropped with a word to the log, and stays on
+//! the disk for whoever wants to try; a transient message that is in memory again is gone from the log.
+
+use crate::command::QueueId;
+use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
+use crate::wire::props::Properties;
+
+use super::backlog::{First, Size};
+use super::divisions::owner_of;
+use super::place::{Lane, Place};
+use super::queue::{Front, Peeked};
+use super::{Broker, Context};
+
+/// Bytes of records read back at once.
+const FETCH_BYTES: u32 = 128 << 10;
+
+/// Messages to be read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fetch {
+    /// The queue.
+    pub queue: QueueId,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// The first offset.
+    pub start: u64,
+    /// The one after the last.
+    pub end: u64,
+    /// About so many bytes at once.
+    pub bytes_max: u32,
+    /// Where they stand.
+    pub from: FetchFrom,
+    /// Only to see until when the first may wait: it stays where it is.
+    pub is_peek: bool,
+}
+
+/// Where in its queue stands what is to be read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FetchFrom {
+    /// Among what waits.
+    Middle,
+    /// It was delivered before and came back: one message, which stands first.
+    Returned,
+    /// It was rejected, and is to go where dead letters go: one message.
+    Rejected,
+    /// Anywhere: somebody looks at it, and nothing becomes of it.
+    Look,
+}
+
+/// A message that was read back, but for its body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page<'a> {
+    /// Its offset.
+    pub offset: u64,
+    /// The exchange it was published to.
+    pub exchange: &'a str,
+    /// Its routing key.
+    pub routing_key: &'a [u8],
+    /// Its properties.
+    pub properties: &'a [u8],
+    /// Bytes of its body.
+    pub body_len: u32,
+    /// When it came, in milliseconds of broker time.
+    pub enqueued_ms: u64,
+}
+
+impl Fetch {
+    const fn is_single(&self) -> bool {
+        !matches!(self.from, FetchFrom::Middle)
+    }
+}
+
+impl Page<'_> {
+    pub(super) fn bytes(&self) -> usize {
+        self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body_len as usize
+    }
+}
+
+/// What becomes of a message that was read back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageIn {
+    /// Its body is to follow, and then [`Broker::paged_in`].
+    Begun(MessageId),
+    /// It left the queue meanwhile, or was only to be seen.
+    NotWanted,
+    /// There is no memory for it now.
+    NoRoom,
+}
+
+impl Broker {
+    /// Asks that the front of the middle be read back.
+    pub(super) fn want_pages(&mut self, queue: QueueId) {
+        let record = &mut self.queues[queue.index()];
+        if record.peeked.is_wanted() {
+            record.peeked = Peeked::NOTHING;
+        }
+        if !core::mem::replace(&mut record.is_fetching, true) {
+            self.paging.want(queue);
+        }
+    }
+
+    /// Whether some queue waits to be read from, and there may be memory for it.
+    pub fn wants_pages(&self, messages: &Messages) -> bool {
+        self.looks.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
+    }
+
+    /// Rises with everything that a message needs to come back: memory, and places among the queue entries.
+    const fn page_room_made(&self, messages: &Messages) -> u64 {
+        messages.room_made() + self.fifo_pool.given()
+    }
+
+    /// The next thing to read back; [`Self::fetched`] must follow.
+    pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
+        if let Some(fetch) = self.next_look() {
+            return Some(fetch);
+        }
+        while let Some(queue) = self.paging.next_wanted(self.page_room_made(messages)) {
+            if self.queues.get(queue.index()).is_none() {
+                continue;
+            }
+            if let Some(fetch) = self.fetch_for(queue) {
+                return Some(fetch);
+            }
+            self.queues[queue.index()].is_fetching = false;
+            self.unstall(queue);
+        }
+        None
+    }
+
+    fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
+        let record = &self.queues[queue.index()];
+        let (from, (lane, start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
+            _ if record.dying => return None,
+            (Some(offset), _) => (FetchFrom::Rejected, (Lane::Durable, offset, 1)),
+            (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (Lane::Durable, offset, 1)),
+            (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.fifo_pool)?),
+        };
+        let is_peek = record.peeked.is_wanted() && from != FetchFrom::Rejected;
+        let count = if is_peek { 1 } else { count };
+        Some(Fetch {
+            queue,
+            incarnation: record.incarnation(lane),
+            start,
+            end: start + u64::from(count),
+            bytes_max: FETCH_BYTES,
+            from,
+            is_peek,
+        })
+    }
+
+    /// Takes a message that was read back, its body still to come.
+    pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
+        if fetch.from == FetchFrom::Look {
+            return self.look_in(messages, fetch, page);
+        }
+        self.skip_lost(fetch, page.offset);
+        let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
+            return PageIn::NotWanted;
+        };
+        if fetch.is_peek {
+            self.peeked(fetch, lane, page);
+            return PageIn::NotWanted;
+        }
+        if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
+            log::error!("a message of {} bytes does not fit into body_bytes_max any more", page.body_len);
+            self.skip_lost(fetch, page.offset + 1);
+            return PageIn::NotWanted;
+        }
+        if !self.has_place(fetch) {
+            return PageIn::NoRoom;
+        }
+        let owner = owner_of(self.queues[fetch.queue.index()].vhost);
+        // A message that a queue stands still for may have the last memory there is; what is read ahead may
+        // not.
+        let is_first = fetch.is_single() || self.queues[fetch.queue.index()].backlog.is_head_empty();
+        if !is_first && !messages.has_ordinary_room(owner, page.bytes()) {
+            return PageIn::NoRoom;
+        }
+        begin_page(messages, owner, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
+    }
+
+    /// There was no memory for what was read: again when some has been freed, or when what is in the head
+    /// already has gone.
+    pub fn page_later(&mut self, messages: &Messages, fetch: &Fetch) {
+        if fetch.from == FetchFrom::Look {
+            return self.end_look(false);
+        }
+        if !self.is_same_queue(fetch) {
+            return;
+        }
+        let room_made = self.page_room_made(messages);
+        let record = &mut self.queues[fetch.queue.index()];
+        if record.backlog.is_head_empty() || fetch.is_single() {
+            self.paging.await_memory(fetch.queue, room_made);
+        } else {
+            record.is_fetching = false;
+        }
+        self.unstall(fetch.queue);
+    }
+
+    /// It could not be read now: again in the next turn.
+    pub fn want_again(&mut self, fetch: &Fetch) {
+        if fetch.from == FetchFrom::Look {
+            return self.end_look(true);
+        }
+        if self.is_same_queue(fetch) {
+            self.paging.want(fetch.queue);
+        }
+    }
+
+    /// Whether there is a place for what is read back: what a queue stands still for may have the last chunk
+    /// there is; what came back has its place already.
+    fn has_place(&self, fetch: &Fetch) -> bool {
+        let backlog = &self.queues[fetch.queue.index()].backlog;
+        fetch.is_single()
+            || if backlog.is_head_empty() {
+                self.fifo_pool.has_read_back_chunk()
+            } else {
+                self.fifo_pool.chunks_free() > 0
+            }
+    }
+
+    fn is_same_queue(&self, fetch: &Fetch) -> bool {
+        let record = self.queues.get(fetch.queue.index());
+        record.is_some_and(|record| record.is_known_as(fetch.incarnation))
+    }
+
+    /// The body is whole: the message, which came at `enqueued_ms` of broker time, stands in its queue again,
+    /// if it is wanted still. `false`: it is, but there is no place for it now.
+    pub fn paged_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        fetch: &Fetch,
+        (offset, enqueued_ms): (u64, u64),
+        message: MessageId,
+    ) -> bool {
+        if fetch.from == FetchFrom::Look {
+            self.looked_in(cx.messages, offset, message);
+            return true;
+        }
+        cx.messages.finish(message);
+        cx.messages.set_arrived_ms(message, enqueued_ms.max(1));
+        if self.queues.get(fetch.queue.index()).is_some()
+            && cx.messages.flags(message).has(MessageFlags::EXPIRES)
+        {
+            self.note_may_expire(fetch.queue);
+        }
+        let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
+        let Some((lane, ..)) = next.filter(|_| self.has_place(fetch)) else {
+            cx.messages.release(message);
+            return next.is_none();
+        };
+        let size = Size::of(cx.messages, message);
+        let backlog = &mut self.queues[fetch.queue.index()].backlog;
+        match fetch.from {
+            FetchFrom::Returned => {
+                let place = (message, offset);
+                backlog.returned_paged_in(&mut self.fifo_pool, &mut self.deliveries, place, size);
+                return true;
+            }
+            FetchFrom::Rejected => {
+                backlog.rejected_paged_in(&mut self.deliveries, message, size);
+                return true;
+            }
+            FetchFrom::Middle | FetchFrom::Look => {}
+        }
+        let place = match lane {
+            Lane::Durable => Place::Logged(message, offset),
+            Lane::Transient => Place::Plain(message),
+        };
+        backlog.paged_in(&mut self.fifo_pool, place, size);
+        if lane == Lane::Transient {
+            self.settle_run(cx.journal, fetch.queue, lane, offset, 1);
+        }
+        true
+    }
+
+    /// A read is over: offsets below `through` that did not come are lost.
+    pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
+        if fetch.from == FetchFrom::Look {
+            return self.end_look(false);
+        }
+        let record = self.queues.get(fetch.queue.index());
+        let was_seen = fetch.is_peek
+            && record.is_some_and(|record| {
+                [Lane::Durable, Lane::Transient].iter().any(|lane| record.peeked.is_of(*lane, fetch.start))
+            });
+        if !was_seen {
+            self.skip_lost(fetch, through);
+        }
+        if !self.is_same_queue(fetch) {
+            return;
+        }
+        let record = &mut self.queues[fetch.queue.index()];
+        record.is_fetching = false;
+        // The deliver pass and gets look again; if the first message is still not there, they ask for it
+        // again.
+        self.unstall(fetch.queue);
+    }
+
+    pub(super) fn unstall(&mut self, queue: QueueId) {
+        self.queues[queue.index()].front = Front::Free;
+        self.shedding.note_change();
+        if self.queues[queue.index()].sleeps_for.is_some() {
+            return self.slot_fetched(queue);
+        }
+        if self.queues[queue.index()].settings.may_expire {
+            self.note_shed_anew(queue);
+        }
+        if !self.is_first_level(queue) {
+            self.look_at_first_level(queue);
+        }
+        self.getting.note_change();
+        self.wake(queue);
+    }
+
+    /// The offset of the first rejected message, if only the log has it.
+    fn absent_rejected(&self, queue: QueueId) -> Option<u64> {
+        let delivery = &self.deliveries[self.queues[queue.index()].backlog.first_rejected()?];
+        delivery.logged.filter(|_| delivery.message.is_none())
+    }
+
+    /// What is being fetched, if it is still wanted: a run at the front of the middle, or what came back.
+    fn front_run(&self, fetch: &Fetch) -> Option<(Lane, u64, u32)> {
+        let record = self.queues.get(fetch.queue.index()).filter(|record| !record.dying)?;
+        let is_first = match fetch.from {
+            FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
+            FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
+            FetchFrom::Middle | FetchFrom::Look => false,
+        };
+        if fetch.is_single() {
+            let is_first = is_first && self.is_same_queue(fetch);
+            return is_first.then_some((Lane::Durable, fetch.start, 1));
+        }
+        let run = record.backlog.first_stored(&self.fifo_pool);
+        run.filter(|(lane, ..)| record.incarnation(*lane) == fetch.incarnation)
+    }
+
+    fn skip_lost(&mut self, fetch: &Fetch, through: u64) {
+        // The queue may have been purged, or have gone, while the disk was asked.
+        let Some((lane, start, count)) = self.front_run(fetch) else { return };
+        let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
+        if lost > 0 {
+            let name = &self.queues[self.whole(fetch.queue).index()].name;
+            log::error!(
+                "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
+                name.escape_debug()
+            );
+            let backlog = &mut self.queues[fetch.queue.index()].backlog;
+            match fetch.from {
+                FetchFrom::Returned => self.leave_absent(fetch.queue),
+                FetchFrom::Rejected => backlog.lose_rejected(&mut self.deliveries),
+                FetchFrom::Middle | FetchFrom::Look => backlog.leave_stored(&mut self.fifo_pool, lost),
+            }
+            self.queues[fetch.queue.index()].uncount_stored(lane, lost.into());
+            self.releases += 1;
+        }
+    }
+}
+
+pub(super) fn begin_page(
+    messages: &mut Messages,
+    owner: Owner,
+    lane: Lane,
+    page: &Page<'_>,
+) -> Result<MessageId, PoolFull> {
+    let share = Share::ReadBack;
+    let message = messages.begin(page.exchange, page.routing_key, Draw { share, owner })?;
+    let flags = match lane {
+        Lane::Durable => MessageFlags::PERSISTENT.with(MessageFlags::STORED),
+        // Somebody may have meant it to be kept, in a queue that is not.
+        Lane::Transient if is_persistent(page) => MessageFlags::PERSISTENT,
+        Lane::Transient => MessageFlags::NONE,
+    };
+    let properties = Properties::trusted(page.properties);
+    let flags = if properties.expiration().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags };
+    let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
+    match messages.reserve_content(message, page.properties, flags, page.body_len, share) {
+        Ok(()) => Ok(message),
+        Err(full) => {
+            messages.release(message);
+            Err(full)
+        }
+    }
+}
+
+fn is_persistent(page: &Page<'_>) -> bool {
+    Properties::parse(page.properties).is_ok_and(|properties| properties.is_persistent())
+}

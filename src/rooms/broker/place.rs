@@ -1,0 +1,95 @@
+//! What stands at one place of a queue, and how that is kept in an entry.
+//!
+//! ```text
+//! flags of an entry: │ 61 bits: offset in the log │ 3 bits: kind │
+//! ```
+//!
+//! Always true: a place reads back from its entry as it was, whatever its offset.
+
+use crate::mem::{Entry, MessageId};
+
+/// Entry flags: three bits of kind, sixty-one of the log offset, which no queue ever uses up.
+const LOGGED: u64 = 1;
+const STORED: u64 = 2;
+const SPILLED: u64 = 3;
+const SPILLED_STORED: u64 = 4;
+const KIND: u64 = 7;
+const KIND_BITS: u32 = 3;
+
+/// Which of a queue's two sequences in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lane {
+    /// What outlives the broker.
+    Durable,
+    /// Transient messages that had to leave memory.
+    Transient,
+}
+
+/// What stands at one place of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// A message that is in memory only.
+    Plain(MessageId),
+    /// A message in memory that the log has too, or will have.
+    Logged(MessageId, u64),
+    /// A transient message in memory that is being written, to leave it.
+    Spilled(MessageId, u64),
+    /// So many messages from this offset on, which the log alone has.
+    Stored(Lane, u64, u32),
+}
+
+impl Place {
+    /// What an entry stands for.
+    pub(super) const fn of(entry: Entry) -> Self {
+        let Entry { message, flags } = entry;
+        if flags & KIND == 0 {
+            return Self::Plain(message);
+        }
+        let offset = flags >> KIND_BITS;
+        match flags & KIND {
+            LOGGED => Self::Logged(message, offset),
+            SPILLED => Self::Spilled(message, offset),
+            STORED => Self::Stored(Lane::Durable, offset, message.index() as u32 + 1),
+            SPILLED_STORED => Self::Stored(Lane::Transient, offset, message.index() as u32 + 1),
+            _ => panic!("an entry is of one of these kinds"),
+        }
+    }
+
+    /// As an entry.
+    pub(super) fn entry(self) -> Entry {
+        let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
+        match self {
+            Self::Plain(message) => Entry { message, flags: 0 },
+            Self::Logged(message, offset) => Entry { message, flags: flags(offset, LOGGED) },
+            Self::Spilled(message, offset) => Entry { message, flags: flags(offset, SPILLED) },
+            Self::Stored(lane, start, count) => {
+                let kind = if lane == Lane::Durable { STORED } else { SPILLED_STORED };
+                Entry { message: MessageId::from_index(count as usize - 1), flags: flags(start, kind) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_read_back_whatever_the_offset() {
+        let message = MessageId::from_index(5);
+        assert_eq!(Place::of(Place::Plain(message).entry()), Place::Plain(message));
+        for shift in 0..61 {
+            let width = 1_u64 << shift;
+            for offset in [width - 1, width, width + 1] {
+                for place in [
+                    Place::Logged(message, offset),
+                    Place::Spilled(message, offset),
+                    Place::Stored(Lane::Durable, offset, u32::MAX - 1),
+                    Place::Stored(Lane::Transient, offset, 7),
+                ] {
+                    assert_eq!(Place::of(place.entry()), place);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,621 @@
+//! A message comes in: look inside if need be, route, reserve, push; all or nothing.
+//!
+//! Always true: when any target has no room nothing is pushed anywhere, and a message that must wait is the
+//! one that came, not a copy with other properties; the message is held once, whatever the fan-out; a
+//! publisher waits only for what others can free, so a connection that itself holds
+//! deliveries or an open transaction is served from the reserve or refused, never made to wait.
+
+use crate::command::{ChannelId, ExchangeId, Outcome, QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Appended, Journal, Mode as JournalMode, NoRoom, Urgency};
+use crate::mem::{MessageFlags, MessageId, Messages, Share};
+use crate::wire::Writer;
+use crate::wire::field::{Table, Value};
+use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
+
+use super::access::Right;
+use super::arguments::MILLISECONDS_MAX;
+use super::backlog::Size;
+use super::deliveries::{Carrier, NewDelivery};
+use super::divisions::owner_of;
+use super::queue::Queue;
+use super::queue_head::log_bytes;
+use super::records::Mode;
+use super::route::copies;
+use super::state::{REPLY_TO, Scratch};
+use super::stored::unwritable;
+use super::words::Lossy;
+use super::work::Work;
+use super::{Broker, Context};
+
+/// How a message is published.
+pub(super) struct Publish {
+    pub(super) channel: ChannelId,
+    pub(super) mandatory: bool,
+    /// What of the pools it may use.
+    pub(super) share: Share,
+    /// Whether the publisher can be made to wait; not in the middle of a commit.
+    pub(super) may_wait: bool,
+    /// How long it may wait for its commit, if it has one.
+    pub(super) urgency: Urgency,
+}
+
+/// What stops a publish that is otherwise right.
+pub(super) enum Hindrance {
+    /// Others will free what is missing.
+    Wait,
+    /// The same, and it is room on the disk.
+    Disk,
+    /// The same, and what is left of it is kept for other virtual hosts.
+    DiskShare,
+    Fault(Fault),
+}
+
+/// How often it is said that publishers wait for room on the disk.
+const SAY_FULL_EVERY_MS: u64 = 60_000;
+
+impl Broker {
+    /// basic.publish with its content. Takes the message over unless it answers [`Outcome::Wait`].
+    pub(super) fn publish(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        mandatory: bool,
+    ) -> Result<Outcome, Fault> {
+        let mut targets = core::mem::take(&mut self.targets_buffer);
+        let result = self.publish_by(cx, channel, (message, mandatory), &mut targets);
+        self.targets_buffer = targets;
+        result
+    }
+
+    #[inline]
+    fn publish_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        (message, mandatory): (MessageId, bool),
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
+        let routed = match self.look_and_route(cx, channel, message, targets) {
+            Ok(routed) => routed,
+            Err(fault) => {
+                cx.messages.release(message);
+                return Err(fault);
+            }
+        };
+        let copy = match self.firehose.is_on {
+            true => self.trace_published(cx, channel, routed, targets),
+            false => None,
+        };
+        let record = &mut self.channels[channel.index()];
+        record.has_published = true;
+        let connection = record.connection;
+        let (in_transaction, is_awaited) = match record.mode {
+            Mode::Plain => (false, false),
+            Mode::Confirm => (false, true),
+            Mode::Transaction(_) => (true, true),
+        };
+        let result = if in_transaction {
+            self.publish_in_transaction(cx.messages, channel, routed, mandatory)
+        } else {
+            let share = self.publish_share(connection);
+            let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
+            let publish = Publish { channel, mandatory, share, may_wait: true, urgency };
+            self.deliver_to_targets(cx, routed, targets, &publish)
+        };
+        let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
+        match copy {
+            Some(copy) if is_taken => self.post_trace(cx, channel, copy),
+            Some(copy) => cx.messages.discard(copy),
+            None => {}
+        }
+        if is_taken {
+            self.counters.received += 1;
+            self.counters.received_confirm += u64::from(is_awaited || mandatory);
+        }
+        if routed != message {
+            match result {
+                // The session keeps the original message and publishes that again later.
+                Ok(Outcome::Wait) => cx.messages.discard(routed),
+                _ => cx.messages.release(message),
+            }
+        }
+        result
+    }
+
+    /// Pushes to the queues that routing chose, but for those that take no more.
+    pub(super) fn deliver_to_targets(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+        publish: &Publish,
+    ) -> Result<Outcome, Fault> {
+        if targets.is_empty() {
+            return self.unroutable(cx.messages, message, publish);
+        }
+        let routed = targets.len() as u64;
+        let (kept, refused) = self.leave_out_unwilling(cx, message, targets);
+        if self.lacks_slot() {
+            cx.messages.release(message);
+            return Err(self.out_of("queues_max"));
+        }
+        self.weigh_log(cx.journal);
+        let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
+        if matches!(reserved, Err(Hindrance::DiskShare)) {
+            // The count may be old: some messages of the virtual host may have been taken since.
+            self.forget_log_shares();
+            self.weigh_log(cx.journal);
+            reserved = self.reserve(cx, message, &targets[..kept], publish);
+        }
+        match reserved {
+            Ok(()) => {
+                self.counters.routed += routed;
+                self.push_to_targets(cx, message, &targets[..kept], publish.urgency, false);
+                self.bury_refused(cx, message, &targets[kept..]);
+                cx.messages.release(message);
+                Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
+            }
+            Err(hindrance @ (Hindrance::Wait | Hindrance::Disk | Hindrance::DiskShare)) => {
+                let vhost = self.channels[publish.channel.index()].vhost;
+                match hindrance {
+                    Hindrance::Disk => self.log_disk_is_full(cx.journal, targets, None),
+                    Hindrance::DiskShare => {
+                        self.want_log_room(cx.journal, vhost);
+                        self.log_disk_is_full(cx.journal, targets, Some(vhost));
+                    }
+                    Hindrance::Wait | Hindrance::Fault(_) => {}
+                }
+                self.note_wait(cx.messages, targets, publish.channel);
+                // What gathers may be what it waits for.
+                cx.journal.hurry();
+                Ok(Outcome::Wait)
+            }
+            Err(Hindrance::Fault(fault)) => {
+                cx.messages.release(message);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Finds the targets. What goes to them is the message itself, or a copy where its properties change.
+    fn look_and_route(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<MessageId, Fault> {
+        let looks = cx.messages.flags(message).has(MessageFlags::LOOK_INSIDE);
+        if !looks && self.route_from_cache(cx.messages, channel, message, targets) {
+            return Ok(message);
+        }
+        self.limit_routing(cx.work, 1);
+        let exchange = match self.exchange_from_cache(cx.messages, channel, message) {
+            Some(exchange) => exchange,
+            None => self.allowed_exchange(cx, channel, message)?,
+        };
+        if !looks {
+            self.route((cx.messages, cx.work), channel, exchange, (message, Table::EMPTY), targets)?;
+            return Ok(message);
+        }
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let result = self.look_inside(cx, channel, exchange, (message, targets), &mut scratch);
+        self.scratch = scratch;
+        result
+    }
+
+    /// Finds the exchange that this channel may publish this message to.
+    fn allowed_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+    ) -> Result<ExchangeId, Fault> {
+        let vhost = self.channels[channel.index()].vhost;
+        self.check_publish(channel, cx.messages.exchange(message))?;
+        let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
+        self.check_key(cx.work, channel, exchange, cx.messages.routing_key(message))?;
+        Ok(exchange)
+    }
+
+    fn check_key(
+        &self,
+        work: &mut Work,
+        channel: ChannelId,
+        exchange: ExchangeId,
+        key: &[u8],
+    ) -> Result<(), Fault> {
+        let connection = self.channels[channel.index()].connection;
+        if !self.minds_topics(connection, exchange) {
+            return Ok(());
+        }
+        // A pattern looks at each byte with all of its places.
+        work.charge(key.len());
+        self.check_topic(connection, exchange, Right::Write, key)
+    }
+
+    fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
+        let exchange = self.require_exchange(vhost, name)?;
+        let record = &self.routing.exchange(exchange);
+        if record.internal {
+            return Err(Fault::new(
+                ReplyCode::AccessRefused,
+                format_args!("cannot publish to internal {}", self.exchange_in_words(vhost, name)),
+            ));
+        }
+        Ok(exchange)
+    }
+
+    /// Checks the properties a broker answers for, routes with all keys, and rewrites what must not travel
+    /// on.
+    fn look_inside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        exchange: ExchangeId,
+        (message, targets): (MessageId, &mut Vec<QueueId>),
+        scratch: &mut Scratch,
+    ) -> Result<MessageId, Fault> {
+        let bytes = cx.messages.properties(message, &mut scratch.properties);
+        let properties = Properties::trusted(bytes);
+        let headers = properties.headers().unwrap_or(Table::EMPTY);
+        self.check_user_id(channel, &properties)?;
+        check_delivery_mode(&properties)?;
+        let expiration_ms = expiration_ms(&properties)?;
+        check_copies(headers, "CC")?;
+        check_copies(headers, "BCC")?;
+        for key in copies(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
+            self.check_key(cx.work, channel, exchange, key)?;
+        }
+        let reply_to = self.reply_queue_for(channel, &properties)?;
+        // A token takes the place of the name that asked for it, which is shorter.
+        let len = bytes.len() + reply_to.as_ref().map_or(0, |token| token.len());
+        let (is_blind, is_long) = (headers.get("BCC").is_some(), len > BLIND_BYTES_MAX);
+        // Nobody could be kept from seeing them later, and a commit routes by them.
+        let drops_blind = is_blind && is_long;
+        if drops_blind && matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+            return Err(too_long_for_blind());
+        }
+        self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
+        let due = match expiration_ms {
+            None => MessageFlags::NONE,
+            Some(0) => MessageFlags::EXPIRES.with(MessageFlags::DUE_AT_ONCE),
+            Some(_) => MessageFlags::EXPIRES,
+        };
+        let known = if is_blind && !is_long { due.with(MessageFlags::BLIND) } else { due };
+        if reply_to.is_none() && !drops_blind {
+            cx.messages.add_flags(message, known);
+            return Ok(message);
+        }
+        let edit = PropertyEdit {
+            reply_to: reply_to.as_ref().map_or(Edit::Keep, |token| Edit::Set(token.as_bytes())),
+            headers: if drops_blind { HeadersEdit::Without("BCC") } else { HeadersEdit::Keep },
+            ..PropertyEdit::default()
+        };
+        let mut writer = Writer::new(&mut scratch.rewritten);
+        let written = properties.write_with(edit, &mut writer);
+        let flags = cx.messages.flags(message).with(known);
+        written
+            .ok()
+            .and_then(|()| cx.messages.copy_with_properties(message, writer.written(), flags).ok())
+            .ok_or_else(|| self.out_of("messages_max"))
+    }
+
+    fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
+        let connection = self.channels[channel.index()].connection;
+        let user = &self.connection(connection).user;
+        match properties.user_id() {
+            Some(claimed) if claimed != user.as_bytes() && !self.may_impersonate(connection) => {
+                Err(Fault::new(
+                    ReplyCode::PreconditionFailed,
+                    format_args!(
+                        "user_id property set to '{}' but authenticated user was '{user}'",
+                        Lossy(claimed)
+                    ),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The token that replaces amq.rabbitmq.reply-to, if the publisher asked for it.
+    fn reply_queue_for(
+        &self,
+        channel: ChannelId,
+        properties: &Properties<'_>,
+    ) -> Result<Option<heapless::String<64>>, Fault> {
+        if properties.reply_to() != Some(REPLY_TO.as_bytes()) {
+            return Ok(None);
+        }
+        let queue = self.reply_queue_of(channel).ok_or_else(|| {
+            Fault::new(ReplyCode::PreconditionFailed, format_args!("fast reply consumer does not exist"))
+        })?;
+        Ok(heapless::String::try_from(&*self.queues[queue.index()].name).ok())
+    }
+
+    fn unroutable(
+        &mut self,
+        messages: &mut Messages,
+        message: MessageId,
+        publish: &Publish,
+    ) -> Result<Outcome, Fault> {
+        if !publish.mandatory {
+            self.counters.unroutable_dropped += 1;
+            messages.release(message);
+            return Ok(Outcome::Published);
+        }
+        let channel = publish.channel;
+        let connection = self.channels[channel.index()].connection;
+        let crowded = self.connection(connection).outbox_bytes > 2 * self.settings.output_budget_bytes;
+        if crowded && publish.may_wait {
+            // A client that does not read its returns waits for itself alone.
+            return Ok(Outcome::Wait);
+        }
+        if self.deliveries.room() == 0 {
+            if publish.share == Share::Ordinary {
+                return Ok(Outcome::Wait);
+            }
+            messages.release(message);
+            return Err(self.out_of("unacknowledged_max"));
+        }
+        self.counters.unroutable_returned += 1;
+        self.put_into_outbox(
+            messages,
+            NewDelivery {
+                tag: 0,
+                offset: 0,
+                logged: None,
+                message,
+                channel,
+                consumer: None,
+                queue: None,
+                carrier: Carrier::Return,
+                redelivered: false,
+                returns: 0,
+                no_ack: true,
+            },
+        );
+        Ok(Outcome::Published)
+    }
+
+    /// Whether every target takes the message now; changes nothing.
+    pub(super) fn reserve(
+        &self,
+        cx: &Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        publish: &Publish,
+    ) -> Result<(), Hindrance> {
+        let share = publish.share;
+        let needed = targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
+        let reserve = match share {
+            Share::Ordinary => self.settings.chunks_reserve,
+            Share::Transaction | Share::Reserve | Share::ReadBack => 0,
+        };
+        if needed > self.fan_out_max() {
+            return Err(Hindrance::Fault(self.out_of("queue_entries_max")));
+        }
+        // All of them are in the virtual host of the channel.
+        let owner = || owner_of(self.channels[publish.channel.index()].vhost);
+        let fits = self.fifo_pool.may_take(owner, needed, reserve);
+        let within_share =
+            share == Share::Reserve || targets.iter().all(|&queue| self.within_share(cx.messages, queue));
+        match (fits && within_share, share) {
+            (true, _) => self.reserve_log(cx, message, targets, publish),
+            (false, Share::Ordinary) => Err(Hindrance::Wait),
+            (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
+                Err(Hindrance::Fault(self.out_of("queue_entries_max")))
+            }
+        }
+    }
+
+    /// Whether the log takes the message now, if it is one for the log. For its next commit everybody can
+    /// wait; for room on the disk only those who hold nothing that others wait for.
+    fn reserve_log(
+        &self,
+        cx: &Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        publish: &Publish,
+    ) -> Result<(), Hindrance> {
+        let logged = self.logged_targets(cx, message, targets);
+        if logged == 0 {
+            return Ok(());
+        }
+        let bytes = cx.messages.stream_len(message) as u64;
+        if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
+            return Err(Hindrance::Fault(self.out_of("commit_bytes_max")));
+        }
+        let holds_up = publish.share == Share::Reserve && publish.may_wait;
+        if holds_up && cx.journal.mode() == JournalMode::Unwritable {
+            // Others wait for what it holds, and the disk will not get well by itself.
+            return Err(Hindrance::Fault(unwritable()));
+        }
+        let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
+        let most = cx.journal.queue_bytes_max();
+        let within = targets.iter().all(|&queue| self.in_all(queue, Queue::log_bytes) + bytes <= most);
+        let vhost = self.channels[publish.channel.index()].vhost;
+        let leaves_enough = self.leaves_log(cx.journal, vhost, bytes * logged as u64);
+        match room {
+            Ok(()) if within && leaves_enough => Ok(()),
+            // In a commit, everything was asked before.
+            _ if !publish.may_wait => Ok(()),
+            Err(NoRoom::Commit) => Err(Hindrance::Wait),
+            Ok(()) if within && publish.share == Share::Ordinary => Err(Hindrance::DiskShare),
+            Ok(()) if within => Err(Hindrance::Fault(self.has_its_log())),
+            Ok(()) | Err(NoRoom::Disk) if publish.share == Share::Ordinary => Err(Hindrance::Disk),
+            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of_disk(cx.journal))),
+        }
+    }
+
+    /// Somebody has to know why publishers stand still; once a minute is enough. With a virtual host, it is
+    /// that which has its share.
+    fn log_disk_is_full(&mut self, journal: &Journal, targets: &[QueueId], with_its_share: Option<VhostId>) {
+        let now = journal.time_ms();
+        if self.full_said_ms.is_some_and(|said| now < said + SAY_FULL_EVERY_MS) {
+            return;
+        }
+        self.full_said_ms = Some(now);
+        let log_bytes = |queue: &QueueId| self.in_all(*queue, Queue::log_bytes);
+        let Some(&queue) = targets.iter().max_by_key(|queue| log_bytes(queue)) else { return };
+        let name = self.queues[self.whole(queue).index()].name.escape_debug();
+        let count = self.in_all(queue, |record| record.logged.count());
+        if let Some(vhost) = with_its_share {
+            let vhost = self.vhost_name(vhost).escape_debug();
+            log::warn!(
+                "virtual host '{vhost}' has its share of disk_limit, what is left is for the others: \
+                 publishers of persistent messages to queue '{name}' wait until some of its {count} messages \
+                 are taken"
+            );
+        } else if journal.is_file_system_full() {
+            log::warn!(
+                "the file system of the data directory is full, before disk_limit is reached: publishers of \
+                 persistent messages to queue '{name}' wait until there is room, or some of its {count} \
+                 messages are taken"
+            );
+        } else {
+            let key = journal.room_key();
+            log::warn!(
+                "no room for the log under {key}: publishers of persistent messages to queue '{name}' wait \
+                 until some of its {count} messages are taken"
+            );
+        }
+    }
+
+    /// Whether queues of the log write this message down.
+    #[inline]
+    fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
+        let is_persistent =
+            self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+        is_persistent && cx.journal.mode() != JournalMode::Off
+    }
+
+    /// How many of the targets write this message down.
+    pub(super) fn logged_targets(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
+        if !self.is_for_log(cx, message) {
+            return 0;
+        }
+        targets.iter().filter(|queue| self.queues[queue.index()].logged.is_on()).count()
+    }
+
+    /// Fresh chunks that one message may ever take.
+    pub(super) const fn fan_out_max(&self) -> usize {
+        self.fifo_pool.chunks_max() - self.settings.chunks_reserve
+    }
+
+    fn needs_chunk(&self, queue: QueueId) -> bool {
+        self.queues[queue.index()].backlog.needs_chunk()
+    }
+
+    /// A letter may be what makes room of its queue for itself: what it is too much for is seen to later.
+    pub(super) fn push_to_targets(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        urgency: Urgency,
+        is_letter: bool,
+    ) {
+        let size = Size::of(cx.messages, message);
+        cx.work.charge(targets.len().saturating_sub(1));
+        let mut is_picky = cx.messages.flags(message).has(MessageFlags::EXPIRES);
+        let appended = self.append_to_journal(cx, message, targets, urgency);
+        for &queue in targets {
+            cx.messages.retain(message);
+            let record = &mut self.queues[queue.index()];
+            record.push(&mut self.fifo_pool, &appended, size);
+            is_picky |= record.is_picky();
+            self.wake(queue);
+        }
+        // Only when it stands in all of them: what one gives up may go on to another, behind it.
+        if is_picky {
+            self.look_after_push(cx, message, targets, is_letter);
+        }
+    }
+
+    /// Gives the message its next offset in each durable queue if it is to be kept, and hands it to the
+    /// journal.
+    fn append_to_journal(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        urgency: Urgency,
+    ) -> Appended {
+        if !self.is_for_log(cx, message) {
+            return Journal::transient(message);
+        }
+        let bytes = log_bytes(cx.messages, message);
+        let queues = &mut self.queues;
+        let places = targets.iter().filter_map(|queue| queues[queue.index()].logged.next_target(bytes));
+        let appended = cx.journal.append(cx.messages, message, places, urgency);
+        if appended.targets() > 0 {
+            self.count_in_log(self.queues[targets[0].index()].vhost, bytes * u64::from(appended.targets()));
+            if urgency == Urgency::Awaited {
+                cx.await_batch(appended.batch());
+            }
+        }
+        appended
+    }
+}
+
+/// CC and BCC are arrays, or RabbitMQ refuses the message; what is not a string in them is passed over.
+fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
+    match headers.get(name) {
+        None | Some(Value::Array(_)) => Ok(()),
+        Some(value) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}", value.type_name()),
+        )),
+    }
+}
+
+/// 406: such keys are taken out of the headers with each delivery, in a place of that size.
+fn too_long_for_blind() -> Fault {
+    Fault::new(
+        ReplyCode::PreconditionFailed,
+        format_args!(
+            "with BCC keys, a message of a transaction has {BLIND_BYTES_MAX} bytes of properties at most"
+        ),
+    )
+}
+
+/// 1 is transient and 2 persistent; nothing else exists.
+fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
+    match properties.delivery_mode() {
+        None | Some(1 | 2) => Ok(()),
+        Some(mode) => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!("invalid message: {{delivery_mode_unknown,{mode}}}"),
+        )),
+    }
+}
+
+/// The expiration property: a decimal number of milliseconds in a string.
+#[inline(never)]
+pub(super) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
+    let Some(text) = properties.expiration() else { return Ok(None) };
+    let fault = |why: core::fmt::Arguments<'_>| {
+        let explanation = format_args!("invalid expiration '{}': {why}", Lossy(text));
+        Err(Fault::new(ReplyCode::PreconditionFailed, explanation))
+    };
+    let (negative, digits) = match text {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, text),
+    };
+    let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, rest) = digits.split_at(count);
+    let number = digits
+        .iter()
+        .fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+    match () {
+        () if digits.is_empty() => fault(format_args!("no_integer")),
+        () if !rest.is_empty() => fault(format_args!("{{leftover_string,\"{}\"}}", Lossy(rest))),
+        () if negative && number > 0 => fault(format_args!("{{value_negative,{}}}", Lossy(text))),
+        () if number > MILLISECONDS_MAX as u64 => fault(format_args!("{{value_too_large,{}}}", Lossy(text))),
+        () => Ok(Some(number)),
+    }
+}

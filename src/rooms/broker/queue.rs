@@ -1,0 +1,304 @@
+//! A queue: what is known of it, who takes from it, and when it goes; what waits in it is its `backlog`.
+//!
+//! Always true: offsets rise with arrival and stay with a message for life, so what comes back goes before
+//! everything that has not been delivered yet, in its old order; a queue is on the ready list exactly when
+//! it has a message, a consumer that can take it, and nothing that has to come first.
+
+use crate::command::{ConnectionId, ExchangeId, QueueId, VhostId};
+use crate::journal::Appended;
+use crate::mem::{FifoPool, Links, List};
+
+use super::arguments::QueueSettings;
+use super::backlog::{Backlog, Size};
+use super::divisions::owner_of;
+use super::holdings::Declarer;
+use super::lanes::{Logged, Spilled};
+use super::place::{Lane, Place};
+use super::policy::Applied;
+
+/// One queue.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// When it was declared, as a number that no other queue has.
+    pub(super) serial: u64,
+    pub(super) vhost: VhostId,
+    pub(super) name: Box<str>,
+    pub(super) durable: bool,
+    pub(super) auto_delete: bool,
+    /// What it was declared with is lost: it is so until somebody declares it again.
+    pub(super) is_rebuilt: bool,
+    pub(super) exclusive_owner: Option<ConnectionId>,
+    /// In whose share it is.
+    pub(super) declarer: Option<Declarer>,
+    pub(super) arguments: Box<[u8]>,
+    /// The policies that apply to it.
+    pub(super) applied: Applied,
+    pub(super) settings: QueueSettings,
+    /// Seen by nobody: a level of another queue, what a delayed exchange keeps, or the reply queue behind
+    /// amq.rabbitmq.reply-to, which is reached by its name.
+    pub(super) hidden: bool,
+    /// What is in it sleeps until this delayed exchange is to route it.
+    pub(super) sleeps_for: Option<ExchangeId>,
+    /// What it is among queues with priorities.
+    pub(super) rank: Rank,
+    pub(super) logged: Logged,
+    pub(super) spilled: Spilled,
+    /// Messages that wait for delivery.
+    pub(super) backlog: Backlog,
+    /// On the list of queues to be read from, or being read.
+    pub(super) is_fetching: bool,
+    /// Deliveries not settled, gets included.
+    pub(super) unsettled: u32,
+    /// Bytes of blocks that their messages occupy.
+    pub(super) unsettled_bytes: u64,
+    /// Bytes of their bodies, in memory or not.
+    pub(super) unsettled_body_bytes: u64,
+    /// Those of them that only the log has.
+    pub(super) unsettled_absent: u32,
+    /// Jobs that are still giving messages back: until they are done the order would not be kept.
+    pub(super) returning: u32,
+    pub(super) front: Front,
+    /// With a single active consumer, that one is the first.
+    pub(super) consumers: List,
+    pub(super) eligible: List,
+    /// One of the consumers is exclusive.
+    pub(super) exclusively_consumed: bool,
+    pub(super) had_consumer: bool,
+    /// Bindings that lead here.
+    pub(super) bindings: List,
+    /// Route number that last chose this queue: a message enters a queue once.
+    pub(super) routed_at: u64,
+    /// Its name is gone, and what hangs on it is being cleared away.
+    pub(super) dying: bool,
+    /// Cleared away: the record goes with the last delivery that refers to it.
+    pub(super) cleared: bool,
+    /// The queue is looked at then for what has expired; of a slot of a delayed exchange it is the slot's key
+    /// (`sleepers`). The largest number means never.
+    pub(super) due_ms: u64,
+    /// The queue stays until then if nobody uses it, and for good while it has a consumer; the largest number
+    /// means for ever.
+    pub(super) unused_until_ms: u64,
+    /// Messages that came before their queue had a time for them count from here, in milliseconds of broker
+    /// time; 0 where it always had.
+    pub(super) ttl_since_ms: u64,
+    /// What is known of a message that stood first and that only the log has.
+    pub(super) peeked: Peeked,
+    /// On the list of queues that have something to give up.
+    pub(super) is_shedding: bool,
+    pub(super) on_ready_list: bool,
+    pub(super) ready_links: Links,
+    pub(super) owner_links: Links,
+}
+
+/// What a record stands for; what becomes of that, see `levels`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rank {
+    /// A queue without priorities.
+    Plain,
+    /// A queue with priorities, and the lowest of its levels.
+    Lowest {
+        /// The highest of its levels that there is, if there is one above itself.
+        highest: Option<QueueId>,
+        /// What the log knows the level for priority 1 by, and by the numbers behind it those for the others;
+        /// 0 for a queue that is not in the log.
+        levels_from: u64,
+    },
+    /// The level of a queue for one priority.
+    Level {
+        /// The queue.
+        queue: QueueId,
+        /// From 1 on.
+        priority: u8,
+        /// The next lower level that there is, which may be the queue itself.
+        below: QueueId,
+    },
+}
+
+/// Whether the first message can go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Front {
+    Free,
+    /// The first message must be read back, or the watermark raised above it, before it can go.
+    Blocked,
+    /// The first message has expired, and has nowhere to go yet.
+    Expired,
+}
+
+/// Where a message stood first, and when that expires.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peeked {
+    place: u64,
+    /// In milliseconds of broker time; the largest number for never.
+    pub(super) due_ms: u64,
+}
+
+impl Peeked {
+    /// Of no message.
+    pub(super) const NOTHING: Self = Self { place: u64::MAX, due_ms: u64::MAX };
+    /// What is read next is only to tell that.
+    pub(super) const WANTED: Self = Self { place: u64::MAX - 1, due_ms: u64::MAX };
+
+    pub(super) const fn is_wanted(self) -> bool {
+        self.place == Self::WANTED.place
+    }
+
+    pub(super) const fn of(lane: Lane, offset: u64, due_ms: u64) -> Self {
+        Self { place: offset << 1 | lane as u64, due_ms }
+    }
+
+    /// Whether it is that of the message at this place.
+    pub(super) const fn is_of(self, lane: Lane, offset: u64) -> bool {
+        self.place == offset << 1 | lane as u64
+    }
+}
+
+impl Queue {
+    /// A queue with nothing in it and nobody at it.
+    pub(super) fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
+        Self {
+            serial: 0,
+            vhost,
+            name: name.into(),
+            durable: false,
+            auto_delete: false,
+            is_rebuilt: false,
+            exclusive_owner: None,
+            declarer: None,
+            arguments: arguments.into(),
+            applied: Applied::default(),
+            settings,
+            hidden: false,
+            sleeps_for: None,
+            rank: Rank::Plain,
+            logged: Logged::default(),
+            spilled: Spilled::default(),
+            backlog: Backlog::owned_by(owner_of(vhost)),
+            is_fetching: false,
+            unsettled: 0,
+            unsettled_bytes: 0,
+            unsettled_body_bytes: 0,
+            unsettled_absent: 0,
+            returning: 0,
+            front: Front::Free,
+            consumers: List::default(),
+            eligible: List::default(),
+            exclusively_consumed: false,
+            had_consumer: false,
+            bindings: List::default(),
+            routed_at: 0,
+            dying: false,
+            cleared: false,
+            due_ms: u64::MAX,
+            unused_until_ms: u64::MAX,
+            ttl_since_ms: 0,
+            peeked: Peeked::NOTHING,
+            is_shedding: false,
+            on_ready_list: false,
+            ready_links: Links::default(),
+            owner_links: Links::default(),
+        }
+    }
+
+    /// Takes a new message of this size. The caller made sure of room.
+    #[inline]
+    pub(super) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
+        let place = match appended.targets() > 0 && self.logged.is_on() {
+            true => Place::Logged(appended.message(), self.logged.last_offset()),
+            false => Place::Plain(appended.message()),
+        };
+        self.backlog.push(pool, place, size);
+    }
+
+    /// Whether only the log has some of its messages, delivered ones included.
+    pub(super) const fn has_absent(&self) -> bool {
+        self.backlog.has_absent() || self.unsettled_absent > 0
+    }
+
+    /// Messages leave the log that are not in memory.
+    pub(super) fn uncount_stored(&mut self, lane: Lane, count: u64) {
+        match lane {
+            Lane::Durable => self.logged.settled_unread(count),
+            Lane::Transient => self.spilled.settled_unread(count),
+        }
+    }
+
+    /// What the log knows a lane by.
+    pub(super) const fn incarnation(&self, lane: Lane) -> u64 {
+        match lane {
+            Lane::Durable => self.logged.incarnation(),
+            Lane::Transient => self.spilled.incarnation(),
+        }
+    }
+
+    /// Whether the log knows one of its lanes by this.
+    pub(super) const fn is_known_as(&self, incarnation: u64) -> bool {
+        incarnation != 0
+            && (self.logged.incarnation() == incarnation || self.spilled.incarnation() == incarnation)
+    }
+
+    /// Bytes that its messages take in the log.
+    pub(super) const fn log_bytes(&self) -> u64 {
+        self.logged.bytes() + self.spilled.bytes()
+    }
+
+    /// The one consumer that may take messages, where there is to be one at a time.
+    pub(super) const fn single_active_consumer(&self) -> Option<usize> {
+        if self.settings.single_active { self.consumers.front() } else { None }
+    }
+
+    /// Whether a consumer of it has to wait until the active one has gone.
+    pub(super) fn keeps_waiting(&self, consumer: usize) -> bool {
+        self.settings.single_active && self.consumers.front() != Some(consumer)
+    }
+
+    /// Whether what it has in the log goes on when it gives that up.
+    pub(super) const fn buries_logged(&self) -> bool {
+        self.settings.dead_letters && self.logged.is_on()
+    }
+
+    /// Whether more is to be asked when a message comes, goes or comes back than of other queues.
+    #[inline]
+    pub(super) const fn is_picky(&self) -> bool {
+        self.settings.may_expire || self.settings.limits_length || self.sleeps_for.is_some()
+    }
+
+    /// Whether it is a level of another queue.
+    pub(super) const fn is_level(&self) -> bool {
+        matches!(self.rank, Rank::Level { .. })
+    }
+
+    /// Whether it has levels above itself.
+    pub(super) const fn has_levels(&self) -> bool {
+        matches!(self.rank, Rank::Lowest { highest: Some(_), .. })
+    }
+
+    /// What the log knows its levels by; 0 if it knows of none.
+    pub(super) const fn levels_from(&self) -> u64 {
+        match self.rank {
+            Rank::Lowest { levels_from, .. } => levels_from,
+            Rank::Plain | Rank::Level { .. } => 0,
+        }
+    }
+
+    /// Whether more is to be asked when a message comes.
+    #[inline]
+    pub(super) fn is_picky_or_ranked(&self) -> bool {
+        self.is_picky() || self.rank != Rank::Plain
+    }
+
+    /// Whether time alone brings something about here.
+    pub(super) const fn is_picky_by_time(&self) -> bool {
+        self.settings.may_expire || self.settings.expires()
+    }
+
+    /// Whether a deliver pass has anything to do here; `levels` answers for a queue with priorities.
+    #[inline]
+    pub(super) fn wants_delivery(&self) -> bool {
+        self.backlog.ready() > 0
+            && !self.eligible.is_empty()
+            && self.returning == 0
+            && !self.dying
+            && self.front == Front::Free
+            && self.rank == Rank::Plain
+    }
+}

@@ -1,0 +1,227 @@
+//! The front of a queue: which message goes next, whether it may go now, and what becomes of the one taken.
+//!
+//! Always true: a message that the log has is delivered only when it is written down that it may have been
+//! (or when its own commit will say so), so that after a power cut it is marked as redelivered; what leaves
+//! a queue is in memory.
+
+use crate::command::QueueId;
+use crate::journal::{Journal, Mode, Settled, Target};
+use crate::mem::{MessageId, Messages};
+
+use super::backlog::{First, QueuePart, Size, Taken};
+use super::divisions::owner_of;
+use super::place::{Lane, Place};
+use super::queue::Front;
+use super::{Broker, Context};
+
+/// Memory that must be there for reading ahead, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
+
+impl Broker {
+    #[inline]
+    pub(super) fn first(&self, queue: QueueId) -> Option<First> {
+        self.queues[queue.index()].backlog.first(&self.fifo_pool, &self.deliveries)
+    }
+
+    /// The first message, if it can go now. If not, what it waits for has been asked for.
+    pub(super) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
+        let first = self.first(queue)?;
+        let may_go = match first {
+            First::CameBack | First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
+            First::Absent(_) | First::At(_, Place::Stored(..)) => {
+                self.want_pages(queue);
+                false
+            }
+            First::At(_, Place::Logged(message, offset)) => {
+                cx.journal.is_gathering(cx.messages, message)
+                    || self.is_below_watermark(cx.journal, queue, offset)
+            }
+        };
+        if !may_go {
+            self.queues[queue.index()].front = Front::Blocked;
+        }
+        may_go.then_some(first)
+    }
+
+    /// Whether a message of the log may be delivered; if not, that is asked for. Asks ahead of need.
+    fn is_below_watermark(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) -> bool {
+        if journal.mode() != Mode::On {
+            return true;
+        }
+        let logged = &mut self.queues[queue.index()].logged;
+        if let Some(through) = logged.ask_watermark(offset) {
+            let incarnation = logged.incarnation();
+            let fact = journal.set_delivered_watermark(incarnation, through);
+            self.watermarks_pending.push_back((fact, queue, incarnation, through));
+        }
+        self.queues[queue.index()].logged.is_below_watermark(offset)
+    }
+
+    /// Something may have become durable: queues that waited for a watermark go on.
+    pub fn note_durable(&mut self, journal: &Journal) {
+        let durable = journal.facts_stored();
+        while let Some(&(fact, queue, incarnation, through)) = self.watermarks_pending.front() {
+            if fact > durable {
+                return;
+            }
+            self.watermarks_pending.pop_front();
+            // It may have been deleted since.
+            let Some(record) = self.queues.get_mut(queue.index()) else { continue };
+            if record.logged.incarnation() == incarnation {
+                record.logged.raise_watermark(through);
+                record.front = Front::Free;
+                self.wake(queue);
+            }
+        }
+    }
+
+    /// The last thing before a clean stop, when all else is written: watermarks that ran ahead of the
+    /// deliveries are set right, so that what nobody was sent is not called redelivered. Says whether there
+    /// were any.
+    pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
+        if journal.mode() != Mode::On {
+            return false;
+        }
+        for (_, queue) in self.queues.iter() {
+            let reset = queue.logged.watermark_reset().filter(|_| !queue.dying && !journal.is_crowded());
+            if let Some((taken_below, watermark)) = reset {
+                journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
+            }
+        }
+        !journal.is_empty()
+    }
+
+    /// Takes what stands first in a queue, and is in memory.
+    pub(super) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
+        let taken = match first {
+            First::CameBack => {
+                let backlog = &mut self.queues[queue.index()].backlog;
+                backlog.take_returned(&mut self.fifo_pool, &mut self.deliveries, cx.messages)
+            }
+            First::At(part, Place::Plain(message)) => self.take_from(cx, (queue, part), message, None),
+            First::At(part, Place::Logged(message, offset)) => {
+                self.take_from(cx, (queue, part), message, Some(offset))
+            }
+            First::At(part, Place::Spilled(message, offset)) => {
+                let taken = self.take_from(cx, (queue, part), message, None);
+                self.cancel_spill(cx, queue, message, offset);
+                taken
+            }
+            First::Absent(_) | First::At(_, Place::Stored(..)) => {
+                panic!("what is taken is in memory: {first:?}")
+            }
+        };
+        self.releases += 1;
+        taken
+    }
+
+    #[inline]
+    fn take_from(
+        &mut self,
+        cx: &Context<'_>,
+        (queue, part): (QueueId, QueuePart),
+        message: MessageId,
+        logged: Option<u64>,
+    ) -> Taken {
+        let record = &mut self.queues[queue.index()];
+        let offset = record.backlog.take_from(&mut self.fifo_pool, part, Size::of(cx.messages, message));
+        let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
+        let is_to_spare = || cx.messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES);
+        if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
+            self.want_pages(queue);
+        }
+        Taken { message, offset, logged, redelivered, returns: 0 }
+    }
+
+    /// A message on its way to a consumer before its commit was made: the commit says so.
+    pub(super) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+        if let Some(offset) = taken.logged
+            && cx.journal.is_gathering(cx.messages, taken.message)
+        {
+            cx.journal.piggyback(self.queues[queue.index()].logged.incarnation(), offset + 1);
+        }
+    }
+
+    /// Drops a message that was taken and goes nowhere.
+    pub(super) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+        self.queues[queue.index()].backlog.note_dropped();
+        self.settle_logged(cx, queue, taken.logged, taken.message);
+        cx.messages.release(taken.message);
+        self.releases += 1;
+    }
+
+    /// A message of a queue is done with: so it is in the log.
+    pub(super) fn settle_logged(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        logged: Option<u64>,
+        message: MessageId,
+    ) {
+        let Some(offset) = logged else { return };
+        let record = &mut self.queues[queue.index()];
+        record.logged.settled(log_bytes(cx.messages, message));
+        if record.dying {
+            cx.journal.forsake(cx.messages, record.logged.incarnation(), message);
+        } else {
+            let target = Target { queue: record.logged.incarnation(), offset };
+            cx.journal.settle(cx.messages, target, message);
+        }
+    }
+
+    /// Drops the first message, in memory or not; `false` when there is none.
+    pub(super) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        match self.first(queue) {
+            None => false,
+            Some(First::Absent(offset)) => {
+                self.leave_absent(queue);
+                self.settle_run(cx.journal, queue, Lane::Durable, offset, 1);
+                true
+            }
+            Some(First::At(part, Place::Stored(lane, start, count))) => {
+                assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
+                let count = if self.queues[queue.index()].dying { count } else { 1 };
+                self.settle_run(cx.journal, queue, lane, start, count);
+                self.queues[queue.index()].backlog.leave_stored(&mut self.fifo_pool, count);
+                true
+            }
+            Some(first) => {
+                let taken = self.take_first(cx, queue, first);
+                self.forget_taken(cx, queue, &taken);
+                true
+            }
+        }
+    }
+
+    /// The first of those that came back leaves the queue, unread.
+    pub(super) fn leave_absent(&mut self, queue: QueueId) {
+        self.queues[queue.index()].backlog.drop_absent(&mut self.fifo_pool, &mut self.deliveries);
+    }
+
+    /// The first `count` messages of a run that only the log has are done with, unread.
+    pub(super) fn settle_run(
+        &mut self,
+        journal: &mut Journal,
+        queue: QueueId,
+        lane: Lane,
+        start: u64,
+        count: u32,
+    ) {
+        let record = &mut self.queues[queue.index()];
+        record.uncount_stored(lane, count.into());
+        // Its virtual host has less in the log by now.
+        self.releases += 1;
+        let record = &self.queues[queue.index()];
+        if !record.dying {
+            let end = start + u64::from(count);
+            journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });
+        }
+    }
+}
+
+/// What a message takes in the log, roughly: the same number whenever it is asked.
+#[inline]
+pub(super) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
+    const RECORD_BYTES: u64 = 40;
+    messages.stream_len(message) as u64 + RECORD_BYTES
+}

@@ -1,0 +1,67 @@
+//! What the broker's records take in memory, for the memory table.
+
+use crate::command::{ConnectionId, QueueId};
+use crate::mem::Slab;
+
+use super::access;
+use super::deliveries::Deliveries;
+use super::expiry::Expiry;
+use super::job::Begun;
+use super::left_out::LeftOut;
+use super::names::IndexTable;
+use super::orphans;
+use super::parameter;
+use super::policy;
+use super::queue::Queue;
+use super::records::{Channel, Connection, Consumer, Getting};
+use super::routing::Routing;
+use super::sleepers::Sleepers;
+use super::traced::TracedName;
+
+/// Sizes of the broker's records with their places in tables and on lists, for the memory table.
+pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
+    + 3 * size_of::<ConnectionId>()
+    + 2 * size_of::<Begun>()
+    + size_of::<TracedName>();
+/// A channel.
+pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
+/// A consumer.
+pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
+/// A queue, with its place among the targets of a message and of a dead letter, on the lists of what is given
+/// up, of times (twice), jobs, marks and reads (which grow by doubling), and what the allocator adds to its
+/// names.
+pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
+    + IndexTable::ENTRY_BYTES
+    + 3 * size_of::<QueueId>()
+    + size_of::<Begun>()
+    + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
+    + Expiry::QUEUE_BYTES
+    + Sleepers::QUEUE_BYTES
+    + LeftOut::ENTRY_BYTES
+    + 2 * ALLOCATION_BYTES;
+/// An exchange with its root node.
+pub const EXCHANGE_BYTES: usize =
+    Routing::EXCHANGE_BYTES + size_of::<Begun>() + LeftOut::ENTRY_BYTES + 4 * ALLOCATION_BYTES;
+/// A binding with its nodes, or its pairs.
+pub const BINDING_BYTES: usize = Routing::BINDING_BYTES + (2 + Routing::NODES_PER_BINDING) * ALLOCATION_BYTES;
+/// A virtual host with the exchanges it begins with, and its place among the jobs.
+pub const VHOST_BYTES: usize =
+    access::VHOST_BYTES + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES + size_of::<Begun>();
+/// A user.
+pub const USER_BYTES: usize = access::USER_BYTES;
+/// A permission without its patterns.
+pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
+/// A parameter.
+pub const PARAMETER_BYTES: usize = parameter::PARAMETER_BYTES;
+/// A policy without its pattern.
+pub const POLICY_BYTES: usize = policy::POLICY_BYTES;
+/// A delivery.
+pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
+/// What the allocator adds to each piece it hands out, about.
+const ALLOCATION_BYTES: usize = 16;
+
+/// Buffers that are there once, for frames of so many bytes and so many messages.
+pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
+    let once = orphans::ORPHANS_BYTES + Sleepers::held_bytes(messages_max);
+    2 * frame_max + 256 + Routing::header_names_bytes(frame_max) + once
+}

@@ -1,0 +1,321 @@
+//! Out of memory: when it is short, what the log has leaves it (`page_in` is the way back).
+//!
+//! ```text
+//! spill: fifo ──→ middle (neighbours become one entry); deliveries that are not settled
+//! spill:  fifo ──→ leaving ──→ middle, for transient messages with `spill_transient`
+//! ```
+//!
+//! A transient message has to be written before it can leave. It is written for this queue alone: one that
+//! waits in several queues is written for each, and its memory is free when the last has given it up.
+//!
+//! Always true: order is kept; a message is given up only when its commit is durable; what cannot leave
+//! stays where it is in the order, and does not keep back what is behind it; what a consumer takes while it
+//! is leaving stays; as long as the log alone has a message, the memory to read it back is kept free of what
+//! cannot leave, whatever is published meanwhile.
+
+use crate::command::QueueId;
+use crate::journal::{Journal, Mode, NoRoom, Target};
+use crate::mem::{MessageFlags, MessageId, Messages};
+
+use super::backlog::{QueuePart, Size};
+use super::place::{Lane, Place};
+use super::queue::Queue;
+use super::queue_head::log_bytes;
+use super::{Broker, Context};
+
+/// Messages that one step takes out of memory.
+const SPILL_STEP: u32 = 512;
+/// Deliveries that one step looks at.
+const DELIVERED_STEP: u32 = 128;
+/// Queues that one step looks at.
+const SPILL_QUEUES: usize = 64;
+/// Messages of a queue with consumers that stay in memory in front of those that do not.
+const WINDOW: u32 = 64;
+/// Chunks for entries that others need more than spilling does.
+const CHUNKS_LEFT: usize = 4;
+
+/// Whether a transient message can be written to leave memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Spilling {
+    Now,
+    /// After the commit that is being gathered.
+    Later,
+    No,
+}
+
+impl Broker {
+    /// At a start: the largest body in the log has so many bytes; 0 when there is no message in it.
+    pub fn recovered_largest(&mut self, body_bytes: u64) {
+        self.paging.recovered_largest(body_bytes);
+    }
+
+    /// Whether transient messages may go to the log when memory is short.
+    pub const fn set_spill_transient(&mut self, spill_transient: bool) {
+        self.paging.set_spills_transient(spill_transient);
+    }
+
+    /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
+    /// it is worth while to go on.
+    pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
+        let (queues, places) = (&self.queues, self.queues.places());
+        let has_absent = |index: usize| queues.get(index).is_some_and(Queue::has_absent);
+        let is_looking = self.paging.keep_read_back_room(cx.messages, places, has_absent);
+        if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
+            return is_looking;
+        }
+        // Only what is durable can leave memory.
+        cx.journal.hurry();
+        let mut left = SPILL_STEP;
+        if self.spill_delivered(cx.messages) {
+            return true;
+        }
+        for _ in 0..SPILL_QUEUES.min(places) {
+            let index = self.paging.hand(places);
+            let may_spill = self.queues.get(index).is_some_and(|queue| self.may_spill(queue));
+            if may_spill && self.spill_from(cx, QueueId::from_index(index), &mut left) {
+                // The queue has more to give up.
+                return true;
+            }
+            self.paging.pass_on();
+        }
+        left < SPILL_STEP || is_looking
+    }
+
+    fn is_short(&self, messages: &Messages) -> bool {
+        messages.is_above_spill_mark() || self.fifo_pool.chunks_free() < self.fifo_pool.chunks_max() / 2
+    }
+
+    /// What was delivered needs its memory again only if it comes back, so it leaves first; says whether some
+    /// did.
+    fn spill_delivered(&mut self, messages: &mut Messages) -> bool {
+        let mut has_left = false;
+        for _ in 0..DELIVERED_STEP {
+            let Some(index) = self.deliveries.first_to_leave() else { break };
+            let delivery = &self.deliveries[index];
+            let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else {
+                panic!("what may leave memory is in it, and came from a queue");
+            };
+            // What a consumer may ask for soon stays, unless the first message of some queue finds no memory:
+            // that queue stands still until it does.
+            let is_wanted = delivery.is_returned()
+                && !self.paging.is_short_of_memory()
+                && !self.queues[self.whole(queue).index()].consumers.is_empty();
+            if is_wanted || messages.is_shared(message) {
+                // Its memory would not be free, or not for long: it goes behind the others.
+                self.deliveries.keep(index);
+                self.deliveries.let_leave(index);
+                continue;
+            }
+            if !messages.flags(message).has(MessageFlags::STORED) {
+                break;
+            }
+            self.spill_delivery(messages, index, queue, message);
+            has_left = true;
+        }
+        has_left
+    }
+
+    /// From now on only the log has what was delivered.
+    fn spill_delivery(&mut self, messages: &mut Messages, index: usize, queue: QueueId, message: MessageId) {
+        self.deliveries.keep(index);
+        let delivery = &mut self.deliveries[index];
+        delivery.message = None;
+        let (returned, channel) = (delivery.is_returned(), delivery.channel);
+        let record = &mut self.queues[queue.index()];
+        if returned {
+            record.backlog.give_up_returned(Size::of(messages, message));
+        } else {
+            record.unsettled_absent += 1;
+            let connection = self.channels[channel.index()].connection;
+            self.unpin(messages, connection, Some(queue), message);
+        }
+        self.paging.gave_up(messages.stream_len(message) as u64);
+        messages.release(message);
+        self.releases += 1;
+    }
+
+    const fn may_spill(&self, queue: &Queue) -> bool {
+        !queue.dying
+            && (queue.logged.count() > 0 || self.may_spill_transient(queue) || queue.backlog.has_leaving())
+    }
+
+    const fn may_spill_transient(&self, queue: &Queue) -> bool {
+        self.paging.spills_transient() && (!queue.hidden || queue.is_level() || queue.sleeps_for.is_some())
+    }
+
+    /// Says whether it ended because there is nothing `left` to be done in this step.
+    fn spill_from(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        // What leaves beyond need is read back at once where a consumer keeps up.
+        while *left > 0 && self.is_short(cx.messages) {
+            let backlog = &self.queues[queue.index()].backlog;
+            // What joins a run needs no place, and gives up its own.
+            let needs_none = !backlog.has_leaving() && backlog.joins_middle(&self.fifo_pool);
+            if self.fifo_pool.chunks_free() < CHUNKS_LEFT && !needs_none {
+                return false;
+            }
+            let goes_on = match backlog.first_leaving(&self.fifo_pool) {
+                Some(place) => self.leave(cx, queue, place),
+                None => self.keep_window(queue) || self.spill_first(cx, queue, left),
+            };
+            if !goes_on {
+                return false;
+            }
+            *left -= 1;
+        }
+        true
+    }
+
+    /// With consumers, the first messages stay in memory whatever they are.
+    fn keep_window(&mut self, queue: QueueId) -> bool {
+        let record = &mut self.queues[queue.index()];
+        let window = if record.consumers.is_empty() { 0 } else { WINDOW };
+        record.backlog.keep_in_window(&mut self.fifo_pool, window)
+    }
+
+    /// The first message of the fifo leaves memory, or begins to, or stays in the middle.
+    fn spill_first(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        let record = &self.queues[queue.index()];
+        let may_spill_transient = self.may_spill_transient(record);
+        let Some(place) = record.backlog.first_in_fifo(&self.fifo_pool) else { return false };
+        match place {
+            Place::Logged(message, offset) => {
+                if !is_stored(cx.messages, record, message) {
+                    return false;
+                }
+                self.give_up(cx.messages, (queue, QueuePart::Fifo), message, (Lane::Durable, offset));
+                true
+            }
+            Place::Plain(_) if may_spill_transient => self.spill_transient(cx, queue, left),
+            Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => {
+                self.queues[queue.index()].backlog.stay(&mut self.fifo_pool, QueuePart::Fifo, place);
+                true
+            }
+        }
+    }
+
+    /// From now on only the log has the first message of a part of the queue.
+    fn give_up(
+        &mut self,
+        messages: &mut Messages,
+        (queue, from): (QueueId, QueuePart),
+        message: MessageId,
+        at: (Lane, u64),
+    ) {
+        let size = Size::of(messages, message);
+        self.queues[queue.index()].backlog.give_up(&mut self.fifo_pool, from, at, size);
+        self.paging.gave_up(messages.stream_len(message) as u64);
+        messages.release(message);
+        self.releases += 1;
+    }
+
+    // ---- transient messages
+
+    /// Begins to write transient messages from the front of the fifo on, as many as there is room for, and
+    /// what stands between them along with them; `false` when none can be taken now.
+    fn spill_transient(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        let mut taken = false;
+        while *left > 0 && self.fifo_pool.chunks_free() >= CHUNKS_LEFT {
+            let record = &self.queues[queue.index()];
+            let Some(place) = record.backlog.first_in_fifo(&self.fifo_pool) else { break };
+            let spilling = match place {
+                Place::Plain(message) => self.spilling(cx, queue, message),
+                _ => Spilling::No,
+            };
+            let place = match (spilling, place) {
+                (Spilling::Later, _) => break,
+                (Spilling::Now, Place::Plain(message)) => self.begin_spilling(cx, queue, message),
+                _ => place,
+            };
+            self.queues[queue.index()].backlog.begin_leaving(&mut self.fifo_pool, place);
+            taken = true;
+            *left -= 1;
+        }
+        *left += u32::from(taken);
+        taken
+    }
+
+    fn spilling(&self, cx: &Context<'_>, queue: QueueId, message: MessageId) -> Spilling {
+        let bytes = cx.messages.stream_len(message) as u64;
+        let record = &self.queues[queue.index()];
+        let has_share = record.log_bytes() + bytes <= cx.journal.queue_bytes_max()
+            && self.leaves_log(cx.journal, record.vhost, bytes);
+        let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
+        match cx.journal.admit(bytes + self.kept_for_letters(cx.journal), 1) {
+            // For another of its queues it is being written already.
+            _ if cx.journal.is_waiting(cx.messages, message) => Spilling::Later,
+            Ok(()) if has_share && fits => Spilling::Now,
+            Err(NoRoom::Commit) => Spilling::Later,
+            Ok(()) | Err(NoRoom::Disk) => Spilling::No,
+        }
+    }
+
+    /// Hands a transient message to the journal; from now on it stands at the place that comes back.
+    fn begin_spilling(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Place {
+        let lane = &mut self.queues[queue.index()].spilled;
+        let target = lane.next_target(log_bytes(cx.messages, message), || cx.journal.next_transient());
+        let appended = cx.journal.spill(cx.messages, message, target);
+        lane.set_awaits(appended.batch());
+        Place::Spilled(appended.message(), target.offset)
+    }
+
+    /// The first message of those that are leaving is gone, or stays for good; `false` while it has to wait.
+    fn leave(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) -> bool {
+        let durable = cx.journal.durable();
+        let record = &mut self.queues[queue.index()];
+        let is_there = match place {
+            Place::Spilled(..) => record.spilled.awaits() <= durable && record.backlog.may_give_up(),
+            Place::Logged(message, _) => is_stored(cx.messages, record, message),
+            Place::Plain(_) | Place::Stored(..) => true,
+        };
+        if !is_there {
+            return false;
+        }
+        let from = QueuePart::Leaving;
+        match place {
+            Place::Spilled(message, offset) => {
+                self.give_up(cx.messages, (queue, from), message, (Lane::Transient, offset))
+            }
+            Place::Logged(message, offset) => {
+                self.give_up(cx.messages, (queue, from), message, (Lane::Durable, offset))
+            }
+            Place::Plain(_) | Place::Stored(..) => record.backlog.stay(&mut self.fifo_pool, from, place),
+        }
+        true
+    }
+
+    /// A message that was leaving stays in memory: the log need not have it.
+    pub(super) fn cancel_spill(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        message: MessageId,
+        offset: u64,
+    ) {
+        let record = &mut self.queues[queue.index()];
+        record.spilled.stays(log_bytes(cx.messages, message));
+        let target = Target { queue: record.spilled.incarnation(), offset };
+        if record.dying {
+            cx.journal.forsake(cx.messages, target.queue, message);
+        } else {
+            cx.journal.cancel_spill(cx.messages, target, message);
+        }
+    }
+
+    /// A queue is gone: so is what the log has of its transient messages.
+    pub(super) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
+        let incarnation = self.queues[index].spilled.incarnation();
+        if incarnation != 0 {
+            journal.queue_gone(incarnation);
+        }
+    }
+
+    /// At a start: what another life had taken out of memory is void.
+    pub fn forget_transient(&mut self, journal: &mut Journal, incarnation: u64) {
+        journal.queue_gone(incarnation);
+    }
+}
+
+/// Whether the log has the message for good, and it can be counted among those that only the log has.
+fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
+    messages.flags(message).has(MessageFlags::STORED) && queue.backlog.may_give_up()
+}

@@ -1,0 +1,430 @@
+//! What outlives the broker: definitions on their way to the log, and everything back from it at a start.
+//!
+//! Always true: only what is durable at both ends is written (a durable binding between durable things);
+//! what is declared is answered when it is durable; a start declares again exactly what was durable, and
+//! what there is no room for under today's limits, or of a type that only another version knows, stays
+//! untouched in the log, with its bindings.
+
+use crate::command::{BindingId, ExchangeId, QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Definition, DestinationName, Journal, Mode};
+
+use super::arguments::QueueSettings;
+use super::exchanges::ExchangeDeclaration;
+use super::lanes::Logged;
+use super::levels::first_rank;
+use super::parameter::ParameterView;
+use super::place::Lane;
+use super::policies::NewPolicy;
+use super::policy::{Applied, ApplyTo, PolicyKind};
+use super::queue::Queue;
+use super::restored::{Contents, Restored};
+use super::routing::{BindingSpec, Destination};
+use super::{Broker, Context};
+
+impl Broker {
+    /// Whether messages to durable queues count as persistent whatever they say.
+    pub const fn set_persist_all(&mut self, persist_all: bool) {
+        self.settings.persist_all = persist_all;
+    }
+
+    /// The version for something durable that is about to exist.
+    ///
+    /// # Errors
+    /// The store cannot be written, so nothing durable can begin to exist.
+    pub(super) fn version_for(&mut self, journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
+        match journal.mode() {
+            Mode::On if durable && !journal.has_room_to_define() => Err(self.out_of_disk(journal)),
+            Mode::On if durable => Ok(journal.next_version()),
+            Mode::Unwritable if durable => Err(unwritable()),
+            Mode::On | Mode::Off | Mode::Unwritable => Ok(0),
+        }
+    }
+
+    /// Whether something durable can be deleted: that needs no room, but a store that can be written.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn check_deletable(&self, journal: &Journal, is_stored: bool) -> Result<(), Fault> {
+        if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
+    }
+
+    /// Writes down that an exchange exists, or exists no more.
+    pub(super) fn append_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, exists: bool) {
+        let record = self.routing.exchange(exchange);
+        if record.version == 0 {
+            return;
+        }
+        let definition = Definition::Exchange {
+            vhost: self.vhost_name(record.vhost),
+            name: &record.name,
+            version: record.version,
+            kind: record.type_name(),
+            auto_delete: record.auto_delete,
+            internal: record.internal,
+            arguments: &record.arguments,
+        };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        let batch = cx.journal.define(key, value);
+        self.routing.set_defined(exchange, batch);
+        cx.await_batch(batch);
+    }
+
+    /// Writes down that a queue exists, or exists no more with all its messages.
+    pub(super) fn append_queue(&mut self, cx: &mut Context<'_>, index: usize, exists: bool) {
+        let record = &self.queues[index];
+        let incarnation = record.logged.incarnation();
+        if incarnation == 0 {
+            return;
+        }
+        let definition = Definition::Queue {
+            vhost: self.vhost_name(record.vhost),
+            name: &record.name,
+            incarnation,
+            auto_delete: record.auto_delete,
+            is_rebuilt: record.is_rebuilt,
+            levels_from: record.levels_from(),
+            arguments: &record.arguments,
+        };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        if !exists {
+            cx.journal.queue_gone(incarnation);
+        }
+        let batch = cx.journal.define(key, value);
+        self.queues[index].logged.set_defined(batch);
+        cx.await_batch(batch);
+    }
+
+    /// Writes down that a binding exists, or exists no more.
+    pub(super) fn append_binding(&mut self, cx: &mut Context<'_>, binding: BindingId, exists: bool) {
+        let binding = self.routing.binding(binding);
+        if !binding.stored {
+            return;
+        }
+        let source = self.routing.exchange(binding.source);
+        let (destination, destination_version) = match binding.destination {
+            Destination::Queue(queue) => {
+                let queue = &self.queues[queue.index()];
+                (DestinationName::Queue(&queue.name), queue.logged.incarnation())
+            }
+            Destination::Exchange(exchange) => {
+                let exchange = self.routing.exchange(exchange);
+                (DestinationName::Exchange(&exchange.name), exchange.version)
+            }
+        };
+        let definition = Definition::Binding {
+            vhost: self.vhost_name(source.vhost),
+            source: &source.name,
+            source_version: source.version,
+            destination,
+            destination_version,
+            routing_key: &binding.key,
+            arguments: &binding.arguments,
+        };
+        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        let batch = cx.journal.define(key, value);
+        cx.await_batch(batch);
+    }
+
+    /// Whether a binding between these outlives the broker.
+    pub(super) fn is_stored_binding(
+        &self,
+        journal: &Journal,
+        source: ExchangeId,
+        destination: Destination,
+    ) -> bool {
+        let ends = match destination {
+            Destination::Queue(queue) => self.queues[queue.index()].logged.is_on(),
+            Destination::Exchange(exchange) => self.routing.exchange(exchange).durable,
+        };
+        journal.mode() != Mode::Off && self.routing.exchange(source).durable && ends
+    }
+
+    // ---- at a start
+
+    /// Declares again what was durable; definitions come in the order of their keys, so what belongs to
+    /// something comes behind it.
+    pub fn restore(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        let restored = self.declare_again(cx, definition);
+        if let Restored::NoRoom | Restored::Unknown = restored {
+            self.leave_out(definition);
+        }
+        restored
+    }
+
+    /// What is defined so stays in the log, and does not come back in this life.
+    pub fn leave_out(&mut self, definition: &Definition<'_>) {
+        match *definition {
+            Definition::Exchange { vhost, name, version, .. } => {
+                self.left_out.add(vhost, DestinationName::Exchange(name), version);
+            }
+            Definition::Queue { vhost, name, incarnation, .. } => {
+                self.left_out.add(vhost, DestinationName::Queue(name), incarnation);
+            }
+            _ => {}
+        }
+    }
+
+    /// A queue that was left out has these levels in the log.
+    pub fn leave_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
+        self.left_out.add_levels(incarnation, levels);
+    }
+
+    fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        match *definition {
+            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
+                let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
+                let declaration = ExchangeDeclaration {
+                    exchange: name,
+                    kind,
+                    durable: true,
+                    auto_delete,
+                    internal,
+                    arguments,
+                };
+                let Ok(kind) = declaration.new_kind() else { return Restored::Unknown };
+                match self.add_exchange(cx, vhost, kind, &declaration, version) {
+                    Ok(exchange) => Restored::Exists(self.routing.exchange(exchange).sleepers),
+                    Err(_) => Restored::NoRoom,
+                }
+            }
+            Definition::Queue {
+                vhost,
+                name,
+                incarnation,
+                auto_delete,
+                is_rebuilt,
+                levels_from,
+                arguments,
+            } => {
+                let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
+                // What policies say comes with the policies, see `apply_policies`.
+                let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
+                let mut record = Queue::new(vhost, name, arguments, settings);
+                (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
+                record.logged = Logged::as_incarnation(incarnation);
+                record.rank = first_rank(cx.journal, &record, levels_from);
+                let is_news = record.levels_from() != levels_from;
+                match self.add_queue(cx, record) {
+                    Ok(queue) => {
+                        if is_news {
+                            // A version wrote it that knew no levels.
+                            self.append_queue(cx, queue.index(), true);
+                        }
+                        self.touch_queue(cx.journal, queue);
+                        Restored::Exists(Some(queue))
+                    }
+                    Err(_) => Restored::NoRoom,
+                }
+            }
+            Definition::Binding { .. } => self.restore_binding(cx, definition),
+            Definition::Policy { vhost, name, is_operators, pattern, apply_to, priority, definition } => {
+                let Some(apply_to) = ApplyTo::from_name(apply_to) else { return Restored::Unknown };
+                let kind = if is_operators { PolicyKind::Operator } else { PolicyKind::User };
+                let said = NewPolicy { kind, name, pattern, apply_to, priority, definition };
+                self.restore_policy(vhost, &said)
+            }
+            Definition::Parameter { vhost, component, name, value } => {
+                self.restore_parameter(&ParameterView { vhost, component, name, value })
+            }
+            Definition::AccessWritten
+            | Definition::Vhost { .. }
+            | Definition::User { .. }
+            | Definition::Permission { .. }
+            | Definition::TopicPermission { .. }
+            | Definition::UserLimits { .. } => self.restore_access(cx, definition),
+        }
+    }
+
+    fn restore_binding(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        let Definition::Binding {
+            vhost,
+            source,
+            source_version,
+            destination,
+            destination_version,
+            routing_key,
+            arguments,
+        } = *definition
+        else {
+            return Restored::Orphaned;
+        };
+        let Some(vhost_id) = self.find_vhost(vhost) else { return self.orphaned() };
+        let exchange = |name: &str, version: u64| {
+            let found = self.find_exchange(vhost_id, name);
+            found.filter(|exchange| self.routing.exchange(*exchange).version == version)
+        };
+        let from = exchange(source, source_version);
+        let to = match destination {
+            DestinationName::Queue(name) => self
+                .find_queue(vhost_id, name)
+                .filter(|queue| self.queues[queue.index()].logged.incarnation() == destination_version)
+                .map(Destination::Queue),
+            DestinationName::Exchange(name) => exchange(name, destination_version).map(Destination::Exchange),
+        };
+        let Some((from, to)) = from.zip(to) else {
+            let is_left_out = |name, version| self.left_out.may_have(vhost, name, version);
+            let may_come_back = is_left_out(DestinationName::Exchange(source), source_version)
+                || is_left_out(destination, destination_version);
+            return if may_come_back { Restored::NoRoom } else { Restored::Orphaned };
+        };
+        match self.add_binding(cx, from, to, &BindingSpec { source, routing_key, arguments }) {
+            Ok(_) => Restored::Exists(None),
+            Err(_) => Restored::NoRoom,
+        }
+    }
+
+    /// Says what the log has for a queue.
+    pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
+        let record = &mut self.queues[queue.index()];
+        record.logged.restore(contents);
+        // Names and properties are in there as well: the best guess there is.
+        record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
+        if contents.count > 0 {
+            self.look_at_stored(queue);
+        }
+    }
+
+    /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.
+    pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
+        let mut start = start;
+        while start < end {
+            let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
+            let backlog = &mut self.queues[queue.index()].backlog;
+            if !backlog.push_stored(&mut self.fifo_pool, Lane::Durable, start, count) {
+                return false;
+            }
+            start += u64::from(count);
+        }
+        true
+    }
+
+    /// As if so many messages had come to every durable queue and gone before they were written: their
+    /// offsets are used up. For the simulator, which has no days to wait for that.
+    #[cfg(debug_assertions)]
+    pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
+        for index in 0..self.queues.places() {
+            let Some(queue) = self.queues.get_mut(index).filter(|queue| !queue.dying) else { continue };
+            if queue.logged.is_on() {
+                let start = queue.logged.pass_offsets(count);
+                let queue = queue.logged.incarnation();
+                journal.settle_stored(crate::journal::Settled { queue, start, end: start + count });
+            }
+        }
+    }
+
+    /// A definition that a deletion left behind when it was interrupted is deleted for good; a queue with its
+    /// messages, which the log has under these incarnations.
+    pub fn forget(&mut self, journal: &mut Journal, key: &[u8], incarnations: &[u64]) {
+        for incarnation in incarnations {
+            journal.queue_gone(*incarnation);
+        }
+        journal.define(key.into(), None);
+    }
+}
+
+impl Broker {
+    /// Whether something of this name may be declared: not while the store has one that the start left out.
+    ///
+    /// # Errors
+    /// It has, or it may have, and what is to be declared is durable, too.
+    pub(super) fn check_not_left_out(
+        &self,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        durable: bool,
+    ) -> Result<(), Fault> {
+        let is_left_out = self.left_out.version_of(self.vhost_name(vhost), name).is_some();
+        if is_left_out || durable && self.left_out.has_more {
+            Err(self.is_left_out(vhost, name))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Deletes what the start left out, a queue with its messages, and orphans of that name; `false` when
+    /// there is no such thing.
+    ///
+    /// # Errors
+    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
+    pub(super) fn delete_left_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        is_conditional: bool,
+    ) -> Result<bool, Fault> {
+        let Some(version) = self.left_out.version_of(self.vhost_name(vhost), name) else {
+            return match name {
+                DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
+                _ => Ok(false),
+            };
+        };
+        if is_conditional {
+            return Err(self.is_left_out(vhost, name));
+        }
+        self.check_deletable(cx.journal, true)?;
+        let vhost = self.vhost_name(vhost);
+        let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
+        let (key, incarnation) = match name {
+            DestinationName::Exchange(name) => {
+                let (kind, internal) = ("", false);
+                let definition =
+                    Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments };
+                (definition.key(), None)
+            }
+            DestinationName::Queue(name) => {
+                let definition = Definition::Queue {
+                    vhost,
+                    name,
+                    incarnation: version,
+                    auto_delete,
+                    is_rebuilt,
+                    levels_from: 0,
+                    arguments,
+                };
+                (definition.key(), Some(version))
+            }
+        };
+        let vhost: Box<str> = vhost.into();
+        self.left_out.remove(&vhost, name);
+        for level in self.left_out.take_levels(version) {
+            cx.journal.queue_gone(level);
+        }
+        if let Some(incarnation) = incarnation {
+            cx.journal.queue_gone(incarnation);
+        }
+        let batch = cx.journal.define(key, None);
+        cx.await_batch(batch);
+        Ok(true)
+    }
+
+    fn is_left_out(&self, vhost: VhostId, name: DestinationName<'_>) -> Fault {
+        let remedy = "raise that and start again, or delete it";
+        match name {
+            DestinationName::Exchange(name) => Fault::new(
+                ReplyCode::ResourceError,
+                format_args!(
+                    "{} is in the store, but the start did not know its type or exchanges_max had no room \
+                     for it: {remedy}",
+                    self.exchange_in_words(vhost, name)
+                ),
+            ),
+            DestinationName::Queue(name) => Fault::new(
+                ReplyCode::ResourceError,
+                format_args!(
+                    "{} is in the store with its messages, but queues_max had no room for it at the start: \
+                     {remedy}",
+                    self.queue_in_words(vhost, name)
+                ),
+            ),
+        }
+    }
+}
+
+pub(super) fn unwritable() -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!("the store cannot be written, so nothing durable can be declared or deleted now"),
+    )
+}

@@ -1,0 +1,307 @@
+//! tx.select, tx.commit, tx.rollback: publishes and settlements that happen together or not at all.
+//!
+//! Always true: an open transaction holds its messages and its decided settlements on lists through their
+//! own records, so it needs no memory but theirs and has no length of its own: what bounds it is its share of
+//! the memory for messages (`shares`), and for persistent messages the journal's room; commit first makes
+//! sure that everything fits and only then changes anything.
+
+use crate::command::{ChannelId, Outcome, QueueId, Settlement, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
+use crate::mem::{MessageId, Messages, Share};
+use crate::wire::field::Table;
+
+use super::divisions::owner_of;
+use super::publish::Publish;
+use super::records::{Mode, Promised, Transaction};
+use super::state::SLOT_BYTES;
+use super::{Broker, Context};
+
+/// Routing all of its messages may take as long as routing so many of the worst.
+const COMMIT_TIMES: u32 = 8;
+
+impl Broker {
+    pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+        let mode = &mut self.channels[channel.index()].mode;
+        match mode {
+            Mode::Plain | Mode::Confirm => *mode = Mode::Confirm,
+            Mode::Transaction(_) => return Err(cannot_switch("tx", "confirm")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn select_transactions(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+        let mode = &mut self.channels[channel.index()].mode;
+        match mode {
+            Mode::Plain => *mode = Mode::Transaction(Transaction::default()),
+            Mode::Transaction(_) => {}
+            Mode::Confirm => return Err(cannot_switch("confirm", "tx")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Keeps a routed message until commit. It will be routed again then: bindings may have changed.
+    pub(super) fn publish_in_transaction(
+        &mut self,
+        messages: &mut Messages,
+        channel: ChannelId,
+        message: MessageId,
+        mandatory: bool,
+    ) -> Result<Outcome, Fault> {
+        let connection = self.channels[channel.index()].connection;
+        let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
+        if let Err(fault) = self.take_open_share(connection, bytes) {
+            messages.release(message);
+            return Err(fault);
+        }
+        messages.set_mandatory(message, mandatory);
+        messages.set_link(message, None);
+        self.touch(channel);
+        if let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode {
+            match transaction.last {
+                Some(last) => messages.set_link(last, Some(message)),
+                None => transaction.first = Some(message),
+            }
+            transaction.last = Some(message);
+            transaction.messages += 1;
+            transaction.bytes += bytes;
+        }
+        Ok(Outcome::Published)
+    }
+
+    /// Remembers what commit will do with a delivery.
+    pub(super) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
+        self.touch(channel);
+        self.leave_unacknowledged(channel, index);
+        let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode else {
+            panic!("the channel is in a transaction");
+        };
+        self.deliveries.decide(&mut transaction.settlements, index, settlement);
+    }
+
+    pub(super) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
+        if !matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+            return Err(not_transactional());
+        }
+        let mut targets = core::mem::take(&mut self.targets_buffer);
+        let result = self.commit_by(cx, channel, &mut targets);
+        self.targets_buffer = targets;
+        result
+    }
+
+    fn commit_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
+        self.promised = self.check_commit_fits(cx, channel, targets)?;
+        // It took no longer than it may when it was checked, and must not end half-way.
+        cx.work.lift_limit();
+        let said = cx.journal.said();
+        cx.journal.begin_group();
+        let outcome = self.carry_out(cx, channel, targets);
+        self.promised = Promised::default();
+        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
+        if cx.journal.said() != said {
+            cx.await_batch(batch);
+        }
+        outcome
+    }
+
+    /// Does what the transaction holds.
+    fn carry_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Outcome, Fault> {
+        let transaction = self.take_transaction(channel);
+        let (mut next, mut is_refused) = (transaction.first, false);
+        while let Some(message) = next {
+            next = cx.messages.link(message);
+            let mandatory = cx.messages.is_mandatory(message);
+            self.route_again(cx, channel, message, targets)?;
+            // That everything fits was made sure of, but for what a queue's own policy refuses.
+            let publish = Publish {
+                channel,
+                mandatory,
+                share: Share::Reserve,
+                may_wait: false,
+                urgency: Urgency::Awaited,
+            };
+            let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
+            assert!(outcome != Outcome::Wait, "a commit never waits");
+            is_refused |= outcome == Outcome::PublishRefused;
+        }
+        self.promised = Promised::default();
+        let mut settlements = transaction.settlements;
+        if !settlements.is_empty() {
+            // For a queue that is being deleted the deletion is what settles.
+            cx.await_others();
+        }
+        while let Some((index, settlement)) = self.deliveries.next_decided(&mut settlements) {
+            self.settle_one(cx, index, settlement);
+        }
+        if is_refused { Err(partly_completed()) } else { Ok(Outcome::Done) }
+    }
+
+    pub(super) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
+        if !matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+            return Err(not_transactional());
+        }
+        self.abandon_transaction(messages, channel);
+        Ok(Outcome::Done)
+    }
+
+    /// Drops the messages; decided deliveries are unacknowledged again, in the order of their tags.
+    pub(super) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
+        let transaction = self.take_transaction(channel);
+        let mut next = transaction.first;
+        while let Some(message) = next {
+            next = messages.link(message);
+            messages.release(message);
+            self.releases += 1;
+        }
+        let list = &mut self.channels[channel.index()].unacknowledged;
+        self.deliveries.undecide(list, transaction.settlements);
+    }
+
+    fn route_again(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<(), Fault> {
+        let vhost = self.channels[channel.index()].vhost;
+        match self.find_exchange(vhost, cx.messages.exchange(message)) {
+            Some(exchange) => {
+                let mut scratch = core::mem::take(&mut self.scratch);
+                let bytes = cx.messages.properties(message, &mut scratch.properties);
+                let headers = crate::wire::props::Properties::trusted(bytes).headers();
+                let headers = headers.unwrap_or(Table::EMPTY);
+                let lent = (&*cx.messages, &mut *cx.work);
+                let routed = self.route(lent, channel, exchange, (message, headers), targets);
+                self.scratch = scratch;
+                routed
+            }
+            None => {
+                targets.clear();
+                Ok(())
+            }
+        }
+    }
+
+    fn check_commit_fits(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<Promised, Fault> {
+        let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else {
+            panic!("only a transaction is committed");
+        };
+        let mut next = transaction.first;
+        let owner = owner_of(self.channels[channel.index()].vhost);
+        self.limit_routing(cx.work, COMMIT_TIMES);
+        self.weigh_log(cx.journal);
+        let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
+        let mut chunks = 0;
+        while let Some(message) = next {
+            next = cx.messages.link(message);
+            self.route_again(cx, channel, message, targets)?;
+            cx.work.check()?;
+            self.choose_levels(cx, message, targets);
+            if self.lacks_slot() {
+                return Err(self.out_of("queues_max"));
+            }
+            entries += targets.len();
+            returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
+            if self.logged_targets(cx, message, targets) > 0 {
+                log_bytes += cx.messages.stream_len(message) as u64;
+                let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
+                if !cx.journal.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {
+                    return Err(self.out_of("commit_bytes_max"));
+                }
+                logged += 1;
+                if !cx.journal.fits_transaction(logged) {
+                    return Err(too_much_to_write());
+                }
+                self.check_log(cx.journal, self.channels[channel.index()].vhost, log_bytes)?;
+            }
+            // Asked each time, so that what is far too much is not routed to its end first.
+            chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
+            if !self.fifo_pool.may_take(|| owner, chunks, 0) || targets.len() > self.fan_out_max() {
+                return Err(self.out_of("queue_entries_max"));
+            }
+        }
+        if returns > self.deliveries.room() {
+            return Err(self.out_of("unacknowledged_max"));
+        }
+        Ok(Promised { chunks, logged })
+    }
+
+    /// Whether the log takes so many bytes together; what is more than one commit holds is written twice.
+    fn check_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
+        let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        match journal.admit(times * bytes + self.kept_for_letters(journal), 1) {
+            Err(NoRoom::Disk) => Err(self.out_of_disk(journal)),
+            Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => Err(Fault::new(
+                ReplyCode::ResourceError,
+                format_args!("the store cannot be written, so nothing persistent is taken now"),
+            )),
+            Ok(()) if !self.leaves_log(journal, vhost, times * bytes) => Err(self.has_its_log()),
+            Ok(()) | Err(NoRoom::Commit) => Ok(()),
+        }
+    }
+
+    /// The transaction is about to hold something: its connection must not wait for itself.
+    fn touch(&mut self, channel: ChannelId) {
+        let record = &mut self.channels[channel.index()];
+        if let Mode::Transaction(transaction) = &mut record.mode {
+            transaction.touched_s = self.watch.begin();
+            if transaction.is_empty() {
+                self.connections[record.connection.index()].open_transactions += 1;
+            }
+        }
+    }
+
+    fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
+        let record = &mut self.channels[channel.index()];
+        let Mode::Transaction(transaction) = &mut record.mode else {
+            panic!("only a transaction is ended");
+        };
+        let taken = core::mem::take(transaction);
+        let connection = record.connection;
+        if !taken.is_empty() {
+            self.connections[connection.index()].open_transactions -= 1;
+        }
+        self.give_open_share_back(connection, taken.messages, taken.bytes);
+        taken
+    }
+}
+
+/// 506: what waits to be written has places of its own.
+fn too_much_to_write() -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "a transaction of more persistent messages than can wait to be written: commit more often, or \
+             raise messages_max in this broker's configuration"
+        ),
+    )
+}
+
+/// 406, in RabbitMQ's words: a full queue refused a message, and all else has happened.
+fn partly_completed() -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("partial tx completion"))
+}
+
+fn cannot_switch(from: &str, to: &str) -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
+}
+
+fn not_transactional() -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("channel is not transactional"))
+}

@@ -1,0 +1,376 @@
+//! Queue entries: twelve bytes each, in chunks that all queues share.
+//!
+//! ```text
+//! chunk   | entry 0 | entry 1 | ... | entry 20 | next |  -->  | entry 0 | ...
+//!               ^ head                                            ^ tail (next to write)
+//! ```
+//!
+//! Always true: a fifo without entries owns no chunk; an entry's offset in its queue is implied by its
+//! place (the fifo's head offset plus its distance), so it is not stored.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::plain::Plain;
+use super::{Division, MessageId, Owner};
+
+/// Entries in one chunk.
+pub const ENTRIES_PER_CHUNK: usize = 21;
+/// Chunks beyond those for entries, which only what is read back may take: else the queues that wait to be
+/// read back could hold the last chunk between them, and each would wait for the others.
+pub const READ_BACK_CHUNKS: usize = 2;
+/// Bytes of one chunk with its link.
+pub const CHUNK_BYTES: usize = size_of::<Chunk>();
+
+/// One message in one queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The message; the queue holds one reference.
+    pub message: MessageId,
+    /// What the queue knows of it (bits of the broker's choosing).
+    pub flags: u64,
+}
+
+/// An entry as a chunk has it: the message as its place, for zeros are no message; the flags in two halves,
+/// for whole they would cost four bytes more to stand at a multiple of eight.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Kept {
+    message: u32,
+    flags: [u32; 2],
+}
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+struct Chunk {
+    entries: [Kept; ENTRIES_PER_CHUNK],
+    /// The chunk behind, as its place and one; 0 for none.
+    next: u32,
+}
+
+const _: () = assert!(CHUNK_BYTES == 256, "no chunk lies across two groups that are given back");
+
+/// The chunks of all queues.
+#[derive(Debug)]
+pub struct FifoPool {
+    chunks: Plain<Chunk>,
+    /// Chunks of each virtual host, and whether a part is kept for it.
+    owners: Box<[(u32, bool)]>,
+    division: Division,
+}
+
+/// The entries of one queue, first in, first out.
+#[derive(Debug, Default)]
+pub struct Fifo {
+    head_chunk: u32,
+    tail_chunk: u32,
+    head_at: u8,
+    tail_at: u8,
+    /// The virtual host that its chunks count for.
+    vhost: u16,
+    len: u32,
+    head_offset: u64,
+}
+
+impl FifoPool {
+    /// Room for `entries_max` entries of so many owners, rounded up to chunks, and for what is read back.
+    pub fn with_entries(entries_max: usize, owners_max: usize) -> Self {
+        let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK) + READ_BACK_CHUNKS;
+        Self {
+            chunks: Plain::new(chunks_max),
+            owners: vec![(0, false); owners_max.max(1)].into_boxed_slice(),
+            division: Division::default(),
+        }
+    }
+
+    /// Bytes that one virtual host takes.
+    pub const OWNER_BYTES: usize = size_of::<(u32, bool)>();
+
+    /// From now on so many chunks are divided among these; one alone has all.
+    pub fn divide_among(&mut self, chunks: usize, owners: impl Iterator<Item = Owner> + Clone) {
+        let is_one_of_several = owners.clone().nth(1).is_some();
+        self.owners.iter_mut().for_each(|owner| owner.1 = false);
+        owners.clone().for_each(|owner| self.owners[owner.vhost()].1 = is_one_of_several);
+        let counts = &self.owners;
+        self.division = Division::new(chunks as u64, owners.map(|owner| counts[owner.vhost()].0.into()));
+    }
+
+    /// Whether an owner may have so many chunks more, of all but a reserve of so many.
+    #[inline]
+    pub fn may_take(&self, owner: impl FnOnce() -> Owner, chunks: usize, reserve: usize) -> bool {
+        if self.division.is_divided() {
+            return self.may_take_of_divided(owner(), chunks, reserve);
+        }
+        chunks + reserve <= self.chunks_free()
+    }
+
+    #[inline(never)]
+    fn may_take_of_divided(&self, owner: Owner, chunks: usize, reserve: usize) -> bool {
+        let (held, has_part) = self.owners[owner.vhost()];
+        let free = self.chunks_free();
+        if has_part && self.division.is_own_part(held.into(), chunks as u64) {
+            return chunks <= free;
+        }
+        let kept = self.division.kept_for_others(if has_part { held.into() } else { u64::MAX });
+        chunks + reserve + kept as usize <= free
+    }
+
+    /// Chunks that could still be handed out to anybody.
+    pub const fn chunks_free(&self) -> usize {
+        self.chunks_max().saturating_sub(self.chunks.used())
+    }
+
+    /// Whether there is a chunk for what is read back.
+    pub const fn has_read_back_chunk(&self) -> bool {
+        self.chunks.used() < self.chunks.max()
+    }
+
+    /// Rises with every chunk that is given back.
+    pub const fn given(&self) -> u64 {
+        self.chunks.given()
+    }
+
+    /// All chunks there are for anybody.
+    pub const fn chunks_max(&self) -> usize {
+        self.chunks.max() - READ_BACK_CHUNKS
+    }
+
+    /// Chunks in use; 0 when every queue is empty.
+    pub const fn chunks_used(&self) -> usize {
+        self.chunks.used()
+    }
+
+    /// Bytes that nobody uses and the system holds memory for, about.
+    pub const fn idle_bytes(&self) -> usize {
+        self.chunks.idle_bytes()
+    }
+
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
+    pub fn trim(&mut self) -> bool {
+        self.chunks.trim()
+    }
+
+    fn take(&mut self, vhost: u16) -> Option<u32> {
+        let chunk = self.chunks.take()?;
+        self.chunks[chunk].next = 0;
+        let (held, has_part) = &mut self.owners[vhost as usize];
+        if *has_part {
+            self.division.take((*held).into(), 1);
+        }
+        *held += 1;
+        Some(chunk as u32 + 1)
+    }
+
+    fn give(&mut self, vhost: u16, chunk: u32) {
+        self.chunks.give(chunk as usize - 1);
+        let (held, has_part) = &mut self.owners[vhost as usize];
+        *held -= 1;
+        if *has_part {
+            self.division.give_back((*held).into(), 1);
+        }
+    }
+
+    #[inline]
+    fn get(&self, chunk: u32, at: u8) -> Entry {
+        let Kept { message, flags: [low, high] } = self.chunks[chunk as usize - 1].entries[at as usize];
+        Entry {
+            message: MessageId::from_index(message as usize),
+            flags: u64::from(high) << 32 | u64::from(low),
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, chunk: u32, at: u8, entry: Entry) {
+        let flags = [entry.flags as u32, (entry.flags >> 32) as u32];
+        let kept = Kept { message: entry.message.index() as u32, flags };
+        self.chunks[chunk as usize - 1].entries[at as usize] = kept;
+    }
+}
+
+impl Fifo {
+    /// An empty fifo, whose chunks count for this owner.
+    pub fn owned_by(owner: Owner) -> Self {
+        Self { vhost: owner.vhost() as u16, ..Self::default() }
+    }
+
+    /// How many entries it holds.
+    pub const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether it holds none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The offset of the first entry, or of the next one to come when it is empty.
+    pub const fn head_offset(&self) -> u64 {
+        self.head_offset
+    }
+
+    /// Whether the next push takes a fresh chunk from the pool.
+    pub const fn needs_chunk(&self) -> bool {
+        self.len == 0 || self.tail_at as usize == ENTRIES_PER_CHUNK
+    }
+
+    /// Appends an entry; `false` when the pool has no chunk for it.
+    #[must_use]
+    pub fn push(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
+        if self.needs_chunk() && pool.chunks_free() == 0 {
+            return false;
+        }
+        self.push_read_back(pool, entry)
+    }
+
+    /// Appends an entry that was read back, which may have the last chunks; `false` when they are taken too.
+    #[must_use]
+    pub fn push_read_back(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
+        if self.needs_chunk() {
+            let Some(chunk) = pool.take(self.vhost) else {
+                return false;
+            };
+            if self.len == 0 {
+                self.head_chunk = chunk;
+                self.head_at = 0;
+            } else {
+                pool.chunks[self.tail_chunk as usize - 1].next = chunk;
+            }
+            self.tail_chunk = chunk;
+            self.tail_at = 0;
+        }
+        pool.set(self.tail_chunk, self.tail_at, entry);
+        self.tail_at += 1;
+        self.len += 1;
+        true
+    }
+
+    /// The first entry.
+    #[inline]
+    pub fn front(&self, pool: &FifoPool) -> Option<Entry> {
+        (self.len > 0).then(|| pool.get(self.head_chunk, self.head_at))
+    }
+
+    /// The last entry.
+    pub fn back(&self, pool: &FifoPool) -> Option<Entry> {
+        (self.len > 0).then(|| pool.get(self.tail_chunk, self.tail_at - 1))
+    }
+
+    /// Shows the entries in their order, until `each` says that it is enough; says whether it did not.
+    pub fn look(&self, pool: &FifoPool, each: &mut dyn FnMut(Entry) -> bool) -> bool {
+        let (mut chunk, mut at) = (self.head_chunk, self.head_at);
+        for _ in 0..self.len {
+            if at as usize == ENTRIES_PER_CHUNK {
+                (chunk, at) = (pool.chunks[chunk as usize - 1].next, 0);
+            }
+            if !each(pool.get(chunk, at)) {
+                return false;
+            }
+            at += 1;
+        }
+        true
+    }
+
+    /// Replaces the first entry, if there is one.
+    pub fn set_front(&self, pool: &mut FifoPool, entry: Entry) {
+        if self.len > 0 {
+            pool.set(self.head_chunk, self.head_at, entry);
+        }
+    }
+
+    /// Replaces the last entry, if there is one.
+    pub fn set_back(&self, pool: &mut FifoPool, entry: Entry) {
+        if self.len > 0 {
+            pool.set(self.tail_chunk, self.tail_at - 1, entry);
+        }
+    }
+
+    /// Takes the first entry, with its offset.
+    pub fn pop(&mut self, pool: &mut FifoPool) -> Option<(u64, Entry)> {
+        let entry = self.front(pool)?;
+        let offset = self.head_offset;
+        self.head_offset += 1;
+        self.head_at += 1;
+        self.len -= 1;
+        if self.len == 0 {
+            pool.give(self.vhost, self.head_chunk);
+            (self.head_chunk, self.tail_chunk) = (0, 0);
+        } else if self.head_at as usize == ENTRIES_PER_CHUNK {
+            let chunk = self.head_chunk;
+            self.head_chunk = pool.chunks[chunk as usize - 1].next;
+            self.head_at = 0;
+            pool.give(self.vhost, chunk);
+        }
+        Some((offset, entry))
+    }
+
+    /// Moves all entries out at once; what comes later continues the offsets.
+    #[must_use]
+    pub fn detach(&mut self) -> Self {
+        let next_offset = self.head_offset + u64::from(self.len);
+        core::mem::replace(self, Self { head_offset: next_offset, vhost: self.vhost, ..Self::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: usize) -> Entry {
+        Entry {
+            message: MessageId::from_index(number),
+            flags: (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15),
+        }
+    }
+
+    #[test]
+    fn the_last_chunks_are_for_what_is_read_back() {
+        let mut pool = FifoPool::with_entries(ENTRIES_PER_CHUNK, 1);
+        let (mut fifo, mut head) = (Fifo::default(), Fifo::default());
+        while fifo.push(&mut pool, entry(1)) {}
+        assert_eq!((fifo.len(), pool.chunks_free()), (ENTRIES_PER_CHUNK as u32, 0));
+        assert!(!head.push(&mut pool, entry(2)) && pool.has_read_back_chunk());
+        while head.push_read_back(&mut pool, entry(2)) {}
+        assert_eq!(head.len() as usize, READ_BACK_CHUNKS * ENTRIES_PER_CHUNK);
+        assert!(!pool.has_read_back_chunk() && pool.chunks_free() == 0);
+    }
+
+    #[test]
+    fn keeps_order_and_offsets_over_many_chunks_and_gives_all_back() {
+        let mut pool = FifoPool::with_entries(200, 1);
+        let mut fifo = Fifo::default();
+        for round in 0..50_u64 {
+            for number in 0..100 {
+                assert!(fifo.push(&mut pool, entry(number)));
+            }
+            for number in 0..100 {
+                assert_eq!(fifo.pop(&mut pool), Some((round * 100 + number as u64, entry(number))));
+            }
+        }
+        assert_eq!((fifo.pop(&mut pool), pool.chunks_used()), (None, 0));
+    }
+
+    #[test]
+    fn a_full_pool_refuses_and_keeps_what_is_there() {
+        let mut pool = FifoPool::with_entries(2 * ENTRIES_PER_CHUNK, 1);
+        let (mut one, mut two) = (Fifo::default(), Fifo::default());
+        for number in 0..=ENTRIES_PER_CHUNK {
+            assert!(one.push(&mut pool, entry(number)));
+        }
+        assert!(!two.push(&mut pool, entry(0)));
+        assert_eq!((one.len(), two.len()), (ENTRIES_PER_CHUNK as u32 + 1, 0));
+    }
+
+    #[test]
+    fn detaching_leaves_the_offsets_running() {
+        let mut pool = FifoPool::with_entries(64, 1);
+        let mut fifo = Fifo::default();
+        for number in 0..10 {
+            assert!(fifo.push(&mut pool, entry(number)));
+        }
+        let mut old = fifo.detach();
+        assert!(fifo.push(&mut pool, entry(77)));
+        assert_eq!(old.len(), 10);
+        assert_eq!(fifo.pop(&mut pool), Some((10, entry(77))));
+        while old.pop(&mut pool).is_some() {}
+        assert_eq!(pool.chunks_used(), 0);
+    }
+}

@@ -1,0 +1,85 @@
+//! OWNS ONE PEER: the server's side of one AMQP connection, without a socket, a clock or a broker.
+//!
+//! Bytes, time and answers are handed in; [`Command`]s and bytes come out. So a connection can be driven in
+//! memory, one byte at a time, a day in a millisecond, and the bridge can hold the other end of one.
+//!
+//! Records and words first, then what is done with them, each file using types and functions of those above
+//! it only (methods of the connection call each other across files):
+//!
+//! | file           | what it is for |
+//! |----------------|----------------|
+//! | `settings`     | what every connection is told and held to |
+//! | `erlang`       | octets in error texts, as RabbitMQ shows them |
+//! | `frame_faults` | what is wrong with a frame or a method |
+//! | `deliveries`   | one delivery's frames, from any byte of them on |
+//! | `confirms`     | publisher confirms of a channel, as numbers |
+//! | `content`      | how far a message has come |
+//! | `channel`      | the records of all channels |
+//! | `pending`      | the command that the broker is being asked |
+//! | `step`         | what input led to |
+//! | `write_plan`   | what a fill wrote, stretch by stretch |
+//! | `context`      | what a session is lent for a call |
+//! | `connection`   | the record of one connection |
+//! | `timers`       | heartbeats and everything else that has its time |
+//! | `replies`      | the broker's answers into methods, kept until they may be written |
+//! | `publish`      | publishes: method, header and body into one message |
+//! | `methods`      | methods on channels into commands |
+//! | `handshake`    | protocol header, login, negotiation, connection.open |
+//! | `fast_path`    | publishes and acknowledgements that are all there: the usual case |
+//! | `input`        | the frames of an open connection, and who handles each; connections that close |
+//! | `output`       | what is written when |
+//! | `written`      | what becomes of what a socket did not take |
+//!
+//! How it is used, once per turn:
+//!
+//! ```text
+//!   loop { next() ─ Command → the broker ─ Outcome → answer()
+//!                 ─ NeedMore, Suspended, Finished → done }
+//!   fill() → the socket → written()
+//! ```
+//!
+//! Always true:
+//! - What a peer sends can end its channel or its connection and nothing else.
+//! - Nothing is begun whose answer might not fit: replies have a fixed room per connection, the last of it
+//!   for a close. Input stands still instead.
+//! - A reply never stands between the frames of a content on its own channel, and follows the deliveries it
+//!   must follow; after channel.close nothing more is written on that channel.
+//! - No part of a frame is stored: what a socket did not take is written again from the state it came from,
+//!   but for the rest of one small frame.
+//! - Nothing here allocates once a connection exists.
+
+#![allow(
+    clippy::result_large_err,
+    clippy::large_enum_variant,
+    reason = "a fault carries its text, for nothing may be allocated for it; it ends something, so it is rare"
+)]
+
+mod channel;
+mod confirms;
+mod connection;
+mod content;
+mod context;
+mod deliveries;
+mod erlang;
+mod fast_path;
+mod frame_faults;
+mod handshake;
+mod input;
+mod methods;
+mod output;
+mod pending;
+mod publish;
+mod replies;
+mod settings;
+mod step;
+mod timers;
+mod write_plan;
+mod written;
+
+pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
+pub use content::message_flags;
+pub use context::{Context, Names, Pools};
+pub use settings::{Identity, Settings};
+pub use step::{Step, Suspension};
+pub use timers::Timeout;
+pub use write_plan::{Sent, WritePlan};

@@ -1,0 +1,105 @@
+//! What the log knows of users and permissions while it runs; `access` judges it at a start.
+//!
+//! Always true: once a digest is to be said, every commit that has room for it says it.
+
+use super::access_digest::Vouch;
+use super::record::Record;
+use super::report::Restored;
+
+/// What the log knows of access while it runs.
+#[derive(Debug)]
+pub(super) struct AccessState {
+    /// It was said before this start who there is.
+    pub(super) was_there: bool,
+    /// What each commit says of access, once something was said.
+    pub(super) vouch: Option<Vouch>,
+    /// The files beside the log follow what is written. During a start they are what vouches, and stay.
+    pub(super) keeps_files: bool,
+    /// There is no good one of them any more.
+    pub(super) are_files_lost: bool,
+    /// What those files say, and could not be written into the log; rising by the keys.
+    pub(super) unwritten: Vec<Restored>,
+    /// Deletions that were carried once, for the next commit: two commits are to have them.
+    pub(super) deletions_again: Vec<(Box<[u8]>, u64)>,
+}
+
+impl AccessState {
+    /// What a start begins with: whether it was said before who there is.
+    pub(super) const fn new(was_there: bool) -> Self {
+        Self {
+            was_there,
+            vouch: None,
+            keeps_files: false,
+            are_files_lost: false,
+            unwritten: Vec::new(),
+            deletions_again: Vec::new(),
+        }
+    }
+
+    /// Whether it was ever said who there is.
+    pub(super) const fn is_there(&self) -> bool {
+        self.was_there || self.vouch.is_some()
+    }
+
+    /// Whether commits have a digest.
+    pub(super) const fn has_digest(&self) -> bool {
+        self.vouch.is_some()
+    }
+
+    /// Whether a commit is to be made for the digest alone, or for deletions.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_digest_due() || !self.deletions_again.is_empty()
+    }
+
+    fn is_digest_due(&self) -> bool {
+        self.vouch.is_some_and(|vouch| vouch.is_due)
+    }
+
+    /// The next commit is to have a digest, if there is one at all.
+    pub(super) const fn note_digest_due(&mut self) {
+        if let Some(vouch) = &mut self.vouch {
+            vouch.is_due = true;
+        }
+    }
+
+    /// A commit is built, which changes access or does not; whether the files beside the log follow it. A
+    /// change is followed by a commit that tells of it: so its loss is noticed, wherever in the log it lies.
+    pub(super) fn note_built(&mut self, is_change: bool) -> bool {
+        let may_change = is_change || self.is_digest_due();
+        if let Some(vouch) = &mut self.vouch {
+            vouch.is_due = is_change;
+        }
+        self.keeps_files && may_change
+    }
+
+    /// Whether the files beside the log follow what is written.
+    pub(super) const fn keeps_files(&self) -> bool {
+        self.keeps_files
+    }
+
+    /// Whether there is no good one of them any more.
+    pub(super) const fn are_files_lost(&self) -> bool {
+        self.are_files_lost
+    }
+
+    /// They were written, or are lost.
+    pub(super) const fn set_files_lost(&mut self, are_lost: bool) {
+        self.are_files_lost = are_lost;
+    }
+
+    /// What could not be written into the log, rising by the keys.
+    pub(super) fn unwritten(&self) -> &[Restored] {
+        &self.unwritten
+    }
+
+    /// A deletion was carried once.
+    pub(super) fn carry_again(&mut self, key: Box<[u8]>, version: u64) {
+        self.deletions_again.push((key, version));
+    }
+
+    /// Takes a deletion that was carried once, if `fits`.
+    pub(super) fn next_again(&mut self, fits: impl FnOnce(&Record<'_>) -> bool) -> Option<(Box<[u8]>, u64)> {
+        self.deletions_again
+            .pop_if(|(key, version)| fits(&Record::Defined { version: *version, key, value: None }))
+    }
+}

@@ -1,0 +1,278 @@
+//! Commits: what becomes durable together.
+//!
+//! ```text
+//! commit | magic "LVC2" | CRC32C u32 | length u32 | life u32 | number u64 | segment u64 | time u64 |
+//!          0              4            8            12         16           24            32
+//!        | records u32 | covers u32 | store id 16 | secret u64 | segment bytes u32 |
+//!          40            44           48            64           72
+//!        | records ... | zeros to the next 4 KiB |
+//!          76            length
+//! ```
+//!
+//! All little endian. The magic tells the version (`format`). The CRC covers everything from `length` to the
+//! end of the records, and starts from the store's own seed, which is secret: nobody can send a message whose
+//! body reads as a commit of this store. Length is without the zeros. The first commit of a life is a copy of
+//! the last one that was found: `covers` is how many commits right before it lose nothing when they are not
+//! readable. Who the store is stands in every commit, so that losing the headers of segments is not losing
+//! the messages. The two highest bits of `covers` are set when some of its records belong together; one of
+//! them is enough, for it is asked of damaged commits only. Version 1 has no such bits: there they may.
+//!
+//! Always true: a commit is whole or no part of the log, but for what `salvage` serves; it starts in a block
+//! of its own; its number is above that of every commit before it, its life not below theirs.
+
+use std::io;
+
+use super::disk::Disk;
+use super::format::Format;
+use super::identity::Identity;
+use super::varint::Input;
+use super::zeroes::ResizeZeroed;
+
+/// What commits are padded to, in bytes: the block that is never written twice.
+pub const BLOCK_BYTES: usize = 4096;
+/// Bytes of a commit's header.
+pub(super) const COMMIT_HEADER_BYTES: usize = 76;
+
+/// Bytes that are read at once to prove a commit.
+const PROOF_STEP_BYTES: usize = 16 << 10;
+
+/// The bits of `covers` that say that records belong together.
+const GROUP_BITS: u32 = 3 << 30;
+
+/// What a commit's header says, but for length and checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CommitHeader {
+    /// The version of the format.
+    pub format: Format,
+    /// Which start of the broker wrote it, from 1.
+    pub life: u32,
+    /// Rises by one with every commit, over all lives.
+    pub number: u64,
+    /// The sequence of the segment it lies in.
+    pub segment: u64,
+    /// Broker time in milliseconds.
+    pub time_ms: u64,
+    /// Records in it.
+    pub records: u32,
+    /// Commits right before it whose records it repeats.
+    pub covers: u32,
+    /// It may have records that belong together, so that of a damaged one none is served.
+    pub has_group: bool,
+}
+
+/// The store that a commit belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Owner {
+    /// The store.
+    pub identity: Identity,
+    /// Bytes of each of its segments.
+    pub segment_bytes: u32,
+}
+
+/// A commit as it lies in a segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commit<'a> {
+    /// Its header.
+    pub header: CommitHeader,
+    /// The records' bytes.
+    pub records: &'a [u8],
+}
+
+/// `bytes` rounded up to whole blocks.
+pub(super) const fn padded(bytes: usize) -> usize {
+    // A length may come from the disk: on a 32-bit board the largest would wrap.
+    bytes.div_ceil(BLOCK_BYTES).saturating_mul(BLOCK_BYTES)
+}
+
+/// Starts a commit in `buffer`: room for the header. Records are appended behind it.
+pub(super) fn begin(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.resize_zeroed(COMMIT_HEADER_BYTES);
+}
+
+/// Completes the commit in `buffer` with header, zeros and checksum.
+pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner) {
+    let length = buffer.len();
+    buffer[..4].copy_from_slice(&header.format.commit_magic());
+    buffer[8..12].copy_from_slice(&(length as u32).to_le_bytes());
+    buffer[12..16].copy_from_slice(&header.life.to_le_bytes());
+    buffer[16..24].copy_from_slice(&header.number.to_le_bytes());
+    buffer[24..32].copy_from_slice(&header.segment.to_le_bytes());
+    buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
+    buffer[40..44].copy_from_slice(&header.records.to_le_bytes());
+    let covers = match (header.format, header.has_group) {
+        (Format::One, _) => header.covers,
+        (Format::Two, has_group) => header.covers & !GROUP_BITS | if has_group { GROUP_BITS } else { 0 },
+    };
+    buffer[44..48].copy_from_slice(&covers.to_le_bytes());
+    buffer[48..64].copy_from_slice(&owner.identity.id);
+    buffer[64..72].copy_from_slice(&owner.identity.secret.to_le_bytes());
+    buffer[72..76].copy_from_slice(&owner.segment_bytes.to_le_bytes());
+    let sum = crc32c::crc32c_append(owner.identity.seed(), &buffer[8..length]);
+    buffer[4..8].copy_from_slice(&sum.to_le_bytes());
+    buffer.resize_zeroed(padded(length));
+}
+
+/// The length that the commit at the start of `block` claims, if it looks like one at all.
+pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
+    let mut input = Input::new(block);
+    let magic = input.take(4)?;
+    let length = input.take(4).and_then(|_| input.u32())? as usize;
+    (Format::of_commit(magic).is_some() && length >= COMMIT_HEADER_BYTES).then_some(length)
+}
+
+/// The length of the commit at byte `at` of a slot when its checksum agrees. Read in small steps: a length
+/// that nobody has proven takes no memory.
+pub(super) fn proven_length<D: Disk>(
+    disk: &mut D,
+    slot: u32,
+    at: u64,
+    seed: u32,
+) -> io::Result<Option<usize>> {
+    let mut bytes = [0; PROOF_STEP_BYTES];
+    let known = disk.read(slot, at, &mut bytes)?;
+    let Some(length) = claimed_length(&bytes[..known]) else { return Ok(None) };
+    let said = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let mut done = known.min(length);
+    let mut sum = crc32c::crc32c_append(seed, &bytes[8..done]);
+    while done < length {
+        let step = PROOF_STEP_BYTES.min(length - done);
+        if disk.read(slot, at + done as u64, &mut bytes[..step])? < step {
+            return Ok(None);
+        }
+        sum = crc32c::crc32c_append(sum, &bytes[..step]);
+        done += step;
+    }
+    Ok((sum == said).then_some(length))
+}
+
+/// What a block would say if it were the start of a commit; checked in no way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Claim {
+    /// It begins as a commit does.
+    pub has_magic: bool,
+    /// It says so of whose it is.
+    pub identity: Identity,
+    /// Bytes of header and records.
+    pub length: usize,
+    /// See [`Commit::header`].
+    pub header: CommitHeader,
+}
+
+impl Claim {
+    /// What the first bytes of `block` claim; `None` when they are too few.
+    pub(super) fn read(block: &[u8]) -> Option<Self> {
+        let mut input = Input::new(block);
+        let format = Format::of_commit(input.take(4)?);
+        input.u32()?;
+        let length = input.u32()? as usize;
+        let header = CommitHeader::read(&mut input, format.unwrap_or_default())?;
+        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
+        Some(Self { has_magic: format.is_some(), identity, length, header })
+    }
+}
+
+impl CommitHeader {
+    /// Whether it belongs here: to this segment, behind everything accepted so far, which ended with a commit
+    /// of this life and number. A commit that an earlier life left behind does not.
+    pub(super) const fn follows(&self, segment: u64, (life, number): (u32, u64)) -> bool {
+        self.segment == segment && self.life >= life && self.number > number
+    }
+
+    fn read(input: &mut Input<'_>, format: Format) -> Option<Self> {
+        let (life, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
+        let (records, covers) = (input.u32()?, input.u32()?);
+        let has_group = format == Format::One || covers & GROUP_BITS != 0;
+        let covers = if format == Format::One { covers } else { covers & !GROUP_BITS };
+        Some(Self { format, life, number, segment, time_ms, records, covers, has_group })
+    }
+}
+
+impl<'a> Commit<'a> {
+    /// The commit at the start of `bytes`, if there is a whole and healthy one.
+    pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
+        let length = claimed_length(bytes)?;
+        let commit = bytes.get(..length)?;
+        let mut input = Input::new(commit);
+        let format = Format::of_commit(input.take(4)?)?;
+        let sum = input.u32()?;
+        if crc32c::crc32c_append(seed, input.rest()) != sum {
+            return None;
+        }
+        input.u32()?;
+        let header = CommitHeader::read(&mut input, format)?;
+        Some(Self { header, records: commit.get(COMMIT_HEADER_BYTES..)? })
+    }
+
+    /// Whose the commit at the start of `bytes` says that it is, when its checksum agrees.
+    pub(super) fn owner(bytes: &'a [u8]) -> Option<Owner> {
+        let owner = Self::claimed_owner(bytes)?;
+        Self::parse(bytes, owner.identity.seed()).map(|_| owner)
+    }
+
+    /// The same, where its checksum is still to be looked at.
+    pub(super) fn claimed_owner(bytes: &[u8]) -> Option<Owner> {
+        let mut input = Input::new(bytes.get(48..)?);
+        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
+        Some(Owner { identity, segment_bytes: input.u32()? })
+    }
+
+    /// Bytes it takes in the segment, padding included.
+    pub(super) const fn bytes(&self) -> usize {
+        padded(COMMIT_HEADER_BYTES + self.records.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: CommitHeader = CommitHeader {
+        format: Format::Two,
+        life: 3,
+        number: 77,
+        segment: 9,
+        time_ms: 123_456,
+        records: 1,
+        covers: 2,
+        has_group: true,
+    };
+
+    const OWNER: Owner =
+        Owner { identity: Identity { id: *b"0123456789abcdef", secret: 5 }, segment_bytes: 1 << 20 };
+
+    fn commit(payload: usize) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        begin(&mut buffer);
+        buffer.extend((0..payload).map(|byte| byte as u8));
+        finish(&mut buffer, &HEADER, &OWNER);
+        buffer
+    }
+
+    #[test]
+    fn a_commit_reads_back_and_fills_whole_blocks() {
+        for (payload, blocks) in [(0, 1), (4020, 1), (4021, 2), (100_000, 25)] {
+            let bytes = commit(payload);
+            assert_eq!(bytes.len(), blocks * BLOCK_BYTES);
+            assert_eq!(Commit::owner(&bytes), Some(OWNER));
+            let parsed = Commit::parse(&bytes, OWNER.identity.seed()).unwrap();
+            assert_eq!((parsed.header, parsed.records.len(), parsed.bytes()), (HEADER, payload, bytes.len()));
+        }
+    }
+
+    #[test]
+    fn another_seed_a_flipped_bit_or_a_missing_end_is_no_commit() {
+        let bytes = commit(5000);
+        let seed = OWNER.identity.seed();
+        assert!(Commit::parse(&bytes, seed + 1).is_none());
+        assert!(Commit::parse(&bytes[..5000], seed).is_none());
+        for at in 0..5076 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert!(Commit::parse(&damaged, seed).is_none(), "byte {at}");
+            assert!(Commit::owner(&damaged).is_none(), "byte {at}");
+        }
+        assert!(Commit::parse(&[], seed).is_none() && Commit::parse(&[0; 4096], seed).is_none());
+        assert!(Commit::owner(&[]).is_none() && Commit::owner(&[0; 4096]).is_none());
+    }
+}

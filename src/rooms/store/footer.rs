@@ -1,0 +1,664 @@
+//! Footers: what a sealed segment holds, without the bodies, so that a start need not read them.
+//!
+//! ```text
+//! ... unused | part | part | ... | facts | zeros | trailer 44 bytes | end of the segment
+//!
+//! trailer | magic "LVF3" | CRC32C u32 | facts length u32 | parts length u32 | life u32 | sequence u64
+//!         | last commit u64 | time u64 |
+//!
+//! fact    | kind | 1: a place follows | [at varint: else right behind the one before] | bytes varint
+//!         | its own, by kind:
+//! chunk   | body id | index
+//! others  | the record itself
+//!
+//! In version 1 of the format, "LVF2":
+//!
+//! fact    | flags: kind (3 bits), 8 = a place follows | [at] | bytes | its own
+//! defined | version | deleted u8 | key with its length
+//! ```
+//!
+//! The last facts of version 2 are names, which lie nowhere else: see `names`.
+//!
+//! The footer begins in a block of its own. Facts are all records but messages, in their order; they have
+//! the kinds of records. Messages are told queue by queue, in one part each (drawn in `parts`), so that a
+//! queue is read back through its own part and nothing else. The CRC covers the trailer behind it and then
+//! the facts; parts have their own.
+//!
+//! While a segment fills, its messages are noted in their order; whoever writes the footer groups them:
+//!
+//! ```text
+//! noted   | flags: 8 = a place follows, 16 = the next offset of the same queue and lane,
+//!         |        32 = the body is chunks
+//!         | [at] | bytes | [n, n × (queue, offset, lane)] | [body id]
+//! ```
+//!
+//! Always true: room for the footer is kept while the segment fills; it is synced before the header of the
+//! next segment is written; a segment whose footer is not good, or did not fit, is read commit by commit.
+
+use super::commit::padded;
+use super::format::Format;
+use super::format::NAMED;
+use super::parts::{self, Before, BodyPart, BodyPartWriter, Entry, Smallest, part_seed};
+use super::place::Place;
+use super::record::{Body, Message, Record, Target, Targets};
+use super::varint::{self, Input};
+use super::zeroes::ResizeZeroed;
+
+/// Bytes at the very end of a sealed segment.
+pub(super) const TRAILER_BYTES: usize = 44;
+/// Messages that are grouped at once; a segment with more is gone through more than once.
+const GROUP_ENTRIES: usize = 4096;
+/// What is noted of a segment takes one in so many of its bytes at most: three for a record of 24 or more.
+pub(super) const NOTED_PART: usize = 8;
+/// Queues whose newest entry is known while a segment fills: 2 to the power of this.
+const SEEN_QUEUES_LOG2: u32 = 11;
+/// What blocks of parts take for themselves: one of so many bytes, and this once.
+const BLOCKS_SHARE: usize = 10;
+const BLOCKS_BYTES_MIN: usize = 64;
+
+/// The bits of the kind where a fact has one byte for kind and place.
+const KIND: u8 = 7;
+const MESSAGE: u8 = 1;
+const CHUNK: u8 = 2;
+const DEFINED: u8 = 5;
+const FACT_HAS_PLACE: u8 = 1;
+const HAS_PLACE: u8 = 8;
+const IS_NEXT: u8 = 16;
+const IS_CHUNKED: u8 = 32;
+
+/// The footer of the segment that is being filled.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Footer {
+    messages: Noted,
+    facts: Noted,
+    /// The newest entries of some queues, to know what theirs will take.
+    seen: Vec<Option<(u64, Before)>>,
+    parts_bytes: usize,
+    /// Room that is kept for names.
+    names_bytes: usize,
+    mark: (Mark, Mark, usize),
+}
+
+/// Records noted in their order.
+#[derive(Clone, Debug, Default)]
+struct Noted {
+    bytes: Vec<u8>,
+    end: u32,
+    last: Option<Target>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    bytes: usize,
+    end: u32,
+    last: Option<Target>,
+}
+
+impl Noted {
+    const fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), end: self.end, last: self.last }
+    }
+
+    fn undo(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        (self.end, self.last) = (mark.end, mark.last);
+    }
+
+    fn begin_message(&mut self, at: u32, bytes: u32) {
+        let place = if at == self.end { 0 } else { HAS_PLACE };
+        self.bytes.push(MESSAGE | place);
+        self.put_place(at, bytes);
+    }
+
+    fn begin_fact(&mut self, kind: u8, at: u32, bytes: u32) {
+        self.bytes.extend([kind, u8::from(at != self.end) * FACT_HAS_PLACE]);
+        self.put_place(at, bytes);
+    }
+
+    #[inline]
+    fn put_place(&mut self, at: u32, bytes: u32) {
+        if at != self.end {
+            varint::put(&mut self.bytes, at.into());
+        }
+        self.end = at + bytes;
+        varint::put(&mut self.bytes, bytes.into());
+    }
+}
+
+/// What a trailer says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Trailer {
+    pub(super) format: Format,
+    pub(super) life: u32,
+    pub(super) sequence: u64,
+    pub(super) number: u64,
+    pub(super) time_ms: u64,
+}
+
+impl Footer {
+    /// At least the bytes that the footer takes as it stands.
+    pub(super) const fn bytes_max(&self) -> usize {
+        self.facts.bytes.len()
+            + self.names_bytes
+            + self.parts_bytes
+            + self.parts_bytes / BLOCKS_SHARE
+            + BLOCKS_BYTES_MIN
+            + TRAILER_BYTES
+    }
+
+    /// The most that a commit of so many bytes usually adds. When many tiny records for many queues add
+    /// more, the worst is a segment without a footer.
+    pub(super) const fn bytes_max_of(commit_bytes: usize) -> usize {
+        commit_bytes
+    }
+
+    /// Bytes that footers take in memory at most: two with their notes, the written form of one, the entries
+    /// that are put in order.
+    pub(super) const fn bytes(segment_bytes: usize) -> usize {
+        let seen = size_of::<Option<(u64, Before)>>() << SEEN_QUEUES_LOG2;
+        let each = segment_bytes / NOTED_PART + segment_bytes / 64 + seen;
+        2 * each + segment_bytes / NOTED_PART + 2 * GROUP_ENTRIES * size_of::<Entry>()
+    }
+
+    /// With room for what a segment of so many bytes usually has, so that it does not grow while messages
+    /// flow.
+    pub(super) fn with_room(mut self, segment_bytes: u32) -> Self {
+        self.messages.bytes.reserve(segment_bytes as usize / 16);
+        self.facts.bytes.reserve(segment_bytes as usize / 64);
+        self
+    }
+
+    /// The messages noted so far, in their order; for [`for_each_message`].
+    pub(super) fn messages(&self) -> &[u8] {
+        &self.messages.bytes
+    }
+
+    /// The same without those of the last commit, which may still be on its way.
+    pub(super) fn messages_before_last(&self) -> &[u8] {
+        &self.messages.bytes[..self.mark.0.bytes]
+    }
+
+    /// Adds the records of a commit whose first record lies at `at`.
+    pub(super) fn note_records(&mut self, mut records: &[u8], mut at: u32) {
+        self.mark = (self.messages.mark(), self.facts.mark(), self.parts_bytes);
+        while let Ok((record, bytes)) = Record::parse_known(records) {
+            self.note(&record, &records[..bytes], at);
+            records = &records[bytes..];
+            at += bytes as u32;
+        }
+    }
+
+    /// Takes the last [`Footer::note_records`] back.
+    pub(super) fn undo(&mut self) {
+        self.messages.undo(self.mark.0);
+        self.facts.undo(self.mark.1);
+        self.parts_bytes = self.mark.2;
+        self.seen.fill(None);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.messages.undo(Mark::default());
+        self.facts.undo(Mark::default());
+        (self.parts_bytes, self.names_bytes) = (0, 0);
+        self.seen.fill(None);
+    }
+
+    /// Keeps room for so many bytes of names.
+    pub(super) const fn keep_room_for_names(&mut self, bytes: usize) {
+        self.names_bytes = bytes;
+    }
+
+    /// The most bytes of names that there is room for, when the footer may take so many.
+    pub(super) const fn room_for_names(&self, footer_bytes: usize) -> usize {
+        footer_bytes.saturating_sub(self.bytes_max() - self.names_bytes)
+    }
+
+    /// Notes a name, behind all other facts.
+    pub(super) fn note_name(&mut self, record: &Record<'_>) {
+        let facts = &mut self.facts.bytes;
+        let start = facts.len();
+        record.encode(facts);
+        let bytes = facts.len() - start;
+        facts.extend([NAMED, 0]);
+        varint::put(facts, bytes as u64);
+        facts[start..].rotate_left(bytes);
+    }
+
+    /// An empty footer with the buffers of `spare`; this one is to be written.
+    pub(super) fn replace(&mut self, spare: Self) -> Self {
+        let mut full = core::mem::replace(self, spare);
+        self.seen = core::mem::take(&mut full.seen);
+        self.clear();
+        full
+    }
+
+    fn note(&mut self, record: &Record<'_>, raw: &[u8], at: u32) {
+        let bytes = raw.len() as u32;
+        if let Record::Message(message) = record {
+            self.note_message(message, at, bytes);
+            return;
+        }
+        let facts = &mut self.facts;
+        facts.begin_fact(raw[0], at, bytes);
+        match record {
+            Record::Chunk { body, index, .. } => {
+                varint::put(&mut facts.bytes, *body);
+                varint::put(&mut facts.bytes, (*index).into());
+            }
+            _ => facts.bytes.extend_from_slice(raw),
+        }
+    }
+
+    fn note_message(&mut self, message: &Message<'_>, at: u32, bytes: u32) {
+        let noted = &mut self.messages;
+        let start = noted.bytes.len();
+        noted.begin_message(at, bytes);
+        let only = if message.targets.len() == 1 { message.targets.iter().next() } else { None };
+        if only.is_some() && only == noted.last.and_then(next_of) {
+            noted.bytes[start] |= IS_NEXT;
+        } else {
+            varint::put(&mut noted.bytes, message.targets.len() as u64);
+            for target in message.targets.iter() {
+                varint::put(&mut noted.bytes, target.queue);
+                varint::put(&mut noted.bytes, target.offset);
+                noted.bytes.push(target.lane);
+            }
+        }
+        noted.last = only;
+        let body = if let Body::Chunked { body, .. } = message.body { Some(body) } else { None };
+        if let Some(body) = body {
+            noted.bytes[start] |= IS_CHUNKED;
+            varint::put(&mut noted.bytes, body);
+        }
+        for target in message.targets.iter() {
+            self.count_entry(&entry_of(target, message.targets.len(), body, at, bytes));
+        }
+    }
+
+    fn count_entry(&mut self, entry: &Entry) {
+        self.seen.resize(1 << SEEN_QUEUES_LOG2, None);
+        // Spreads numbers that follow each other evenly.
+        let hash = entry.queue.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let place = (hash >> (u64::BITS - SEEN_QUEUES_LOG2)) as usize;
+        let before = self.seen[place].filter(|(queue, _)| *queue == entry.queue).map(|(_, before)| before);
+        self.parts_bytes += parts::bytes_max(entry, before);
+        self.seen[place] = Some((entry.queue, Before::after(entry)));
+    }
+
+    /// Writes the whole footer, whole blocks, over `out`; it belongs at the very end of its segment. Tells
+    /// where each queue's part lies, counted from the start of the footer, in `parts`.
+    pub(super) fn finish(
+        &self,
+        trailer: &Trailer,
+        seed: u32,
+        out: &mut Vec<u8>,
+        parts: &mut Vec<(u64, BodyPart)>,
+    ) {
+        self.group(BodyPartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
+        let parts_bytes = out.len();
+        match trailer.format {
+            Format::One => put_facts_of_one(&self.facts.bytes, out),
+            Format::Two => out.extend_from_slice(&self.facts.bytes),
+        }
+        let facts_bytes = out.len() - parts_bytes;
+        out.resize_zeroed(padded(out.len() + TRAILER_BYTES) - TRAILER_BYTES);
+        let start = out.len();
+        out.extend_from_slice(&trailer.format.footer_magic());
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&(facts_bytes as u32).to_le_bytes());
+        out.extend_from_slice(&(parts_bytes as u32).to_le_bytes());
+        out.extend_from_slice(&trailer.life.to_le_bytes());
+        out.extend_from_slice(&trailer.sequence.to_le_bytes());
+        out.extend_from_slice(&trailer.number.to_le_bytes());
+        out.extend_from_slice(&trailer.time_ms.to_le_bytes());
+        let facts = &out[parts_bytes..parts_bytes + facts_bytes];
+        let sum = crc32c::crc32c_append(crc32c::crc32c_append(seed, &out[start + 8..]), facts);
+        out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    /// Feeds the messages to `writer`, grouped by queue, each offset once: of two records the later.
+    fn group(&self, mut writer: BodyPartWriter<'_>) {
+        let (mut done, mut held): (Option<Entry>, Option<Entry>) = (None, None);
+        let mut is_cut = true;
+        // No entry takes less than three bytes.
+        let mut items = Vec::with_capacity((self.messages.bytes.len() / 3 + 1).min(2 * GROUP_ENTRIES));
+        while is_cut {
+            let mut batch = Smallest::new(items, GROUP_ENTRIES);
+            // What was noted here is well formed.
+            let _ = for_each_message(&self.messages.bytes, |entry| {
+                if done.is_none_or(|done| *entry > done) {
+                    batch.push(*entry);
+                }
+            });
+            (items, is_cut) = batch.sorted();
+            for entry in &items {
+                if let Some(held) = held.filter(|h| (h.queue, h.offset) != (entry.queue, entry.offset)) {
+                    writer.push(&held);
+                }
+                held = Some(*entry);
+            }
+            done = held;
+        }
+        if let Some(held) = held {
+            writer.push(&held);
+        }
+        writer.finish();
+    }
+}
+
+fn entry_of(target: Target, targets: usize, body: Option<u64>, at: u32, bytes: u32) -> Entry {
+    let Target { queue, offset, lane } = target;
+    let (is_chunked, body) = (body.is_some(), body.unwrap_or(0));
+    Entry { queue, offset, at, bytes, targets: targets as u32, lane, is_chunked, body }
+}
+
+fn next_of(target: Target) -> Option<Target> {
+    Some(Target { offset: target.offset.checked_add(1)?, ..target })
+}
+
+/// How long a footer says that it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Lengths {
+    pub(super) facts: usize,
+    pub(super) parts: usize,
+}
+
+impl Lengths {
+    /// All of it, whole blocks.
+    pub(super) const fn footer(&self) -> usize {
+        padded(self.facts + self.parts + TRAILER_BYTES)
+    }
+
+    /// What the last bytes of a segment say, if they look like a trailer of one that is large enough.
+    pub(super) fn claimed(end: &[u8], segment_bytes: usize) -> Option<Self> {
+        let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
+        let mut input = Input::new(trailer);
+        let magic = input.take(4)?;
+        input.u32()?;
+        let lengths = Self { facts: input.u32()? as usize, parts: input.u32()? as usize };
+        let fits = lengths.facts < segment_bytes && lengths.parts < segment_bytes;
+        (Format::of_footer(magic).is_some() && fits && lengths.footer() <= segment_bytes).then_some(lengths)
+    }
+}
+
+/// Checks a footer's facts and its trailer, the last bytes of `end`.
+pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
+    let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
+    let format = Format::of_footer(&trailer[..4])?;
+    let mut input = Input::new(&trailer[4..]);
+    let sum = input.u32()?;
+    if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), facts) != sum {
+        return None;
+    }
+    input.take(8)?;
+    let (life, sequence) = (input.u32()?, input.u64()?);
+    Some(Trailer { format, life, sequence, number: input.u64()?, time_ms: input.u64()? })
+}
+
+/// Facts as they are noted, in the form of version 1: it has no room for a kind above 7, but where the bit of
+/// such a kind is the one that says that a place follows, and a place does.
+fn put_facts_of_one(noted: &[u8], out: &mut Vec<u8>) {
+    let mut written = Noted { bytes: core::mem::take(out), end: 0, last: None };
+    // What was noted here is well formed.
+    let _ = for_each_fact(Format::Two, noted, 0, |record, Place { at, bytes, .. }| {
+        let kind = record.kind();
+        let place = if at == written.end { 0 } else { HAS_PLACE };
+        written.bytes.push(kind | place);
+        if (kind | place) & HAS_PLACE != 0 {
+            // Said even where it is known: whoever reads it takes the bit for that.
+            written.end = u32::MAX;
+        }
+        written.put_place(at, bytes);
+        match record {
+            Record::Chunk { body, index, .. } => {
+                varint::put(&mut written.bytes, *body);
+                varint::put(&mut written.bytes, (*index).into());
+            }
+            Record::Defined { version, key, value } => {
+                varint::put(&mut written.bytes, *version);
+                written.bytes.push(value.is_none().into());
+                varint::put(&mut written.bytes, key.len() as u64);
+                written.bytes.extend_from_slice(key);
+            }
+            record => record.encode(&mut written.bytes),
+        }
+    });
+    *out = written.bytes;
+}
+
+/// Calls `each` with the facts of a footer: records, chunks without their bytes, and in version 1 definitions
+/// without their values, and their places. `None` when they make no sense, which a checked footer never does.
+pub(super) fn for_each_fact(
+    format: Format,
+    facts: &[u8],
+    segment: u64,
+    mut each: impl FnMut(&Record<'_>, Place),
+) -> Option<()> {
+    let mut input = Input::new(facts);
+    let mut end = 0_u32;
+    while !input.is_empty() {
+        let (kind, has_place) = read_kind(&mut input, format)?;
+        let (at, bytes) = read_place(&mut input, has_place, end)?;
+        end = at.checked_add(bytes)?;
+        let place = Place { segment, at, bytes };
+        match kind {
+            // It lies nowhere else.
+            NAMED if format >= Format::Two => {
+                input.take(bytes as usize)?;
+            }
+            CHUNK => {
+                let (body, index) = (input.varint()?, u32::try_from(input.varint()?).ok()?);
+                each(&Record::Chunk { body, index, bytes: &[] }, place);
+            }
+            DEFINED if format == Format::One => {
+                let (version, deleted, key) = (input.varint()?, input.byte()?, input.counted()?);
+                each(&Record::Defined { version, key, value: (deleted == 0).then_some(&[]) }, place);
+            }
+            _ => {
+                let (record, _) = Record::parse(input.take(bytes as usize)?).ok()?;
+                each(&record, place);
+            }
+        }
+    }
+    Some(())
+}
+
+/// Calls `each` with the records of the names among the facts of a footer of version 2.
+pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(&[u8])) -> Option<()> {
+    let mut input = Input::new(facts);
+    while !input.is_empty() {
+        let (kind, has_place) = read_kind(&mut input, Format::Two)?;
+        let (_, bytes) = read_place(&mut input, has_place, 0)?;
+        if kind == CHUNK {
+            input.varint()?;
+            input.varint()?;
+            continue;
+        }
+        let record = input.take(bytes as usize)?;
+        if kind == NAMED {
+            each(record);
+        }
+    }
+    Some(())
+}
+
+/// The kind of a fact, and whether its place follows.
+fn read_kind(input: &mut Input<'_>, format: Format) -> Option<(u8, bool)> {
+    if format == Format::One {
+        let flags = input.byte()?;
+        return Some((flags & KIND, flags & HAS_PLACE != 0));
+    }
+    Some((input.byte()?, input.byte()? & FACT_HAS_PLACE != 0))
+}
+
+#[inline]
+fn read_place(input: &mut Input<'_>, has_place: bool, end: u32) -> Option<(u32, u32)> {
+    let at = if has_place { u32::try_from(input.varint()?).ok()? } else { end };
+    Some((at, u32::try_from(input.varint()?).ok()?))
+}
+
+/// Calls `each` with every target of the messages noted in a [`Footer`], in their order.
+pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Option<()> {
+    let mut input = Input::new(noted);
+    let (mut end, mut last) = (0_u32, None);
+    while !input.is_empty() {
+        let flags = input.byte()?;
+        let (at, bytes) = read_place(&mut input, flags & HAS_PLACE != 0, end)?;
+        end = at.checked_add(bytes)?;
+        let next;
+        let targets = if flags & IS_NEXT != 0 {
+            next = [last.and_then(next_of)?];
+            Targets::List(&next)
+        } else {
+            let count = usize::try_from(input.varint()?).ok()?;
+            let start = input.rest();
+            for _ in 0..count {
+                input.varint()?;
+                input.varint()?;
+                input.byte()?;
+            }
+            Targets::Encoded { count, bytes: &start[..start.len() - input.rest().len()] }
+        };
+        last = if targets.len() == 1 { targets.iter().next() } else { None };
+        let body = if flags & IS_CHUNKED != 0 { Some(input.varint()?) } else { None };
+        for target in targets.iter() {
+            each(&entry_of(target, targets.len(), body, at, bytes));
+        }
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::parts::BodyPartBlock;
+    use crate::store::record::{Range, Ranges};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// Notes messages with these targets, one behind the other; tells what should be found.
+    fn note(footer: &mut Footer, messages: &[(Vec<(u64, u8)>, usize)]) -> Vec<Entry> {
+        let mut next: BTreeMap<u64, u64> = BTreeMap::new();
+        let (mut bytes, mut expected) = (Vec::new(), Vec::new());
+        for (queues, body) in messages {
+            let mut targets: Vec<Target> = Vec::new();
+            for (queue, lane) in queues {
+                if targets.iter().all(|target| target.queue != *queue) {
+                    let offset = next.entry(*queue).or_insert(100 * queue);
+                    targets.push(Target { queue: *queue, offset: *offset, lane: *lane });
+                    *offset += 1;
+                }
+            }
+            let at = 4096 + bytes.len() as u32;
+            let body = vec![0; *body];
+            Record::Message(Message {
+                targets: Targets::List(&targets),
+                enqueued_ms: 1,
+                expiration_ms: None,
+                exchange: b"",
+                key: b"",
+                properties: b"",
+                body: Body::Inline(&body),
+            })
+            .encode(&mut bytes);
+            let length = 4096 + bytes.len() as u32 - at;
+            expected.extend(targets.iter().map(|target| entry_of(*target, targets.len(), None, at, length)));
+        }
+        footer.note_records(&bytes, 4096);
+        expected.sort_unstable();
+        expected
+    }
+
+    proptest! {
+        #[test]
+        fn messages_are_grouped_and_take_no_more_than_was_kept_free(
+            messages in prop::collection::vec(
+                (prop::collection::vec((0_u64..1500, 0_u8..2), 1..4), 0_usize..20), 0..600),
+            few in any::<bool>(),
+        ) {
+            let mut messages = messages;
+            if few {
+                messages.iter_mut().flat_map(|(queues, _)| queues).for_each(|(queue, _)| *queue %= 3);
+            }
+            let mut footer = Footer::default();
+            let expected = note(&mut footer, &messages);
+            let trailer = Trailer { format: Format::Two, life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let (mut out, mut parts) = (Vec::new(), Vec::new());
+            footer.finish(&trailer, 9, &mut out, &mut parts);
+            prop_assert!(out.len() <= padded(footer.bytes_max()), "{} {}", out.len(), footer.bytes_max());
+            let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
+            prop_assert_eq!(lengths.footer(), out.len());
+            let facts = &out[lengths.parts..lengths.parts + lengths.facts];
+            prop_assert_eq!(parse(facts, &out, 9), Some(trailer));
+            let (mut found, mut at) = (Vec::new(), 0);
+            while at < lengths.parts {
+                let block = BodyPartBlock::parse(&out[at..lengths.parts], part_seed(9, 2)).expect("a block");
+                found.extend(block.entries());
+                at += block.stride;
+            }
+            prop_assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn facts_of_every_kind_read_back_in_every_version() {
+        let ranges = [Range { start: 1, end: 3 }];
+        let records = [
+            Record::Settled { queue: 1, ranges: Ranges::List(&ranges) },
+            Record::WatermarkReset { queue: 1, offset: 2, watermark: 300 },
+            Record::WatermarkReset { queue: 2, offset: 2, watermark: 300 },
+            Record::Defined { version: 7, key: b"key", value: Some(b"value") },
+            Record::Chunk { body: 1, index: 2, bytes: b"bytes" },
+            Record::Gone { queue: 4 },
+        ];
+        let mut bytes = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut bytes));
+        for format in [Format::One, Format::Two] {
+            let mut footer = Footer::default();
+            footer.note_records(&bytes, 4172);
+            let trailer = Trailer { format, life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let (mut out, mut parts) = (Vec::new(), Vec::new());
+            footer.finish(&trailer, 9, &mut out, &mut parts);
+            let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
+            let (mut found, mut end) = (Vec::new(), 4172);
+            for_each_fact(format, &out[lengths.parts..][..lengths.facts], 2, |record, place| {
+                assert_eq!(place.at, end);
+                end += place.bytes;
+                let mut bytes = Vec::new();
+                record.encode(&mut bytes);
+                found.push(bytes);
+            })
+            .expect("it makes sense");
+            let expected = records.map(|record| {
+                let mut bytes = Vec::new();
+                match record {
+                    Record::Defined { version, key, .. } if format == Format::One => {
+                        Record::Defined { version, key, value: Some(&[]) }.encode(&mut bytes);
+                    }
+                    Record::Chunk { body, index, .. } => {
+                        Record::Chunk { body, index, bytes: &[] }.encode(&mut bytes);
+                    }
+                    record => record.encode(&mut bytes),
+                }
+                bytes
+            });
+            assert_eq!((found, end as usize), (expected.to_vec(), 4172 + bytes.len()));
+        }
+    }
+
+    #[test]
+    fn a_segment_full_of_tiny_messages_is_grouped_in_many_rounds() {
+        let messages: Vec<(Vec<(u64, u8)>, usize)> =
+            (0..40_000_u64).map(|n| (vec![(n * 7919 % 1000, 0)], 1)).collect();
+        let mut footer = Footer::default();
+        let expected = note(&mut footer, &messages);
+        let (mut out, mut parts) = (Vec::new(), Vec::new());
+        let trailer = Trailer { format: Format::Two, life: 1, sequence: 2, number: 3, time_ms: 4 };
+        footer.finish(&trailer, 9, &mut out, &mut parts);
+        assert_eq!((parts.len(), expected.len()), (1000, 40_000));
+        let used = out.len() as f64 / 40_000.0;
+        let kept = footer.bytes_max() as f64 / 40_000.0;
+        println!("{used:.2} bytes a message, {kept:.2} kept free");
+        assert!(used < 6.0 && kept < 2.0 * used);
+    }
+}

@@ -1,0 +1,247 @@
+//! One segment's bytes taken apart: commits, what lies between them, records, and the end.
+//!
+//! The commits are read one by one even where a footer would do, because what is asked here is whether they
+//! are as they were written. A footer is used for what it alone knows: which records lay where nothing can
+//! be read now.
+//!
+//! Always true: the same bytes and the same chain give the same events; a record is handed out only when its
+//! own checksum holds, at a place where a record of the log must begin; whatever the bytes, nothing panics.
+
+use super::event::{Chain, End, Event, FoundFooter, Gap, Tail, Trust, Walk};
+use super::salvage;
+use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
+use crate::store::footer::{self, Footer, Lengths, Trailer};
+use crate::store::format::Format;
+use crate::store::parts::part_seed;
+use crate::store::record::{Record, RecordError};
+use crate::store::record_walk::for_each_record;
+use crate::store::salvage::claimed_extent;
+use crate::store::segment::SegmentHeader;
+use crate::store::sync_proof::{has_synced, is_misplaced};
+
+impl<'a> Walk<'a> {
+    /// Walks through the segment, and hands every record to `each`.
+    pub(super) fn run(&self, chain: &mut Chain, each: &mut dyn FnMut(Event<'_>)) -> End {
+        let footer = self.footer();
+        let end = footer.as_ref().map_or(self.bytes.len(), |footer| footer.from as usize);
+        // A start goes by the footer: a whole commit that lies over others is none for it.
+        let others = footer.as_ref().map_or_else(Vec::new, |footer| salvage::overwritten(self, footer));
+        let (mut at, mut tail) = (self.first as usize, self.first as usize);
+        let (mut again, mut has_gap) = (Footer::default(), false);
+        while at < end {
+            let belongs = |commit: &Commit<'a>| {
+                let behind = self.bytes.get(at + commit.bytes()..end).unwrap_or_default();
+                let is_misplaced = |seed| is_misplaced(&commit.header, chain.number, behind, seed);
+                let extent = at as u32..(at + commit.bytes()) as u32;
+                commit.header.follows(self.sequence, (chain.life, chain.number))
+                    && !self.seed.is_some_and(is_misplaced)
+                    && !others.iter().any(|other| other.start < extent.end && extent.start < other.end)
+            };
+            let Some(commit) = self.commit_at(at, end).filter(belongs) else {
+                at += BLOCK_BYTES;
+                continue;
+            };
+            if let Some(gap) = self.gap(tail, at, Some(&commit.header), chain, footer.as_ref(), each) {
+                has_gap = true;
+                each(Event::Gap(gap));
+            }
+            each(Event::Commit(at as u32, &commit));
+            let first = at + COMMIT_HEADER_BYTES;
+            self.records(&commit, first as u32, each);
+            again.note_records(commit.records, first as u32);
+            *chain = chain_behind(&commit.header, chain);
+            at += commit.bytes();
+            tail = at;
+        }
+        let is_footer_damaged = match &footer {
+            Some(found) if has_gap || found.trailer.number > chain.number => found.messages(|_| {}).is_none(),
+            Some(found) => !salvage::agrees(self, tail, found),
+            None => !self.is_newest && self.has_room_for(&again, tail, chain.format),
+        };
+        self.end(tail, chain, footer.as_ref(), each);
+        let footer_bytes = footer.as_ref().map(|footer| self.segment_bytes - footer.from);
+        End { tail: tail as u32, footer_bytes, is_footer_damaged }
+    }
+
+    /// Whether some commit of this segment, which has this header, was durable, as a start finds it.
+    pub(super) fn has_begun(&self, header: &SegmentHeader) -> bool {
+        let mut blocks = (self.first as usize..self.bytes.len()).step_by(BLOCK_BYTES);
+        blocks.any(|at| self.is_commit_at(at))
+            || has_synced(self.bytes, self.first, header, self.seed)
+            || self.footer().is_some()
+    }
+
+    /// The segments that its whole commits say have left the log, each with the number of the commit, and the
+    /// number of the last commit.
+    pub(super) fn left(&self) -> (Vec<(u64, u64)>, Option<u64>) {
+        let (mut at, mut left, mut last) = (self.first as usize, Vec::new(), None);
+        while at < self.bytes.len() {
+            let commit = self.commit_at(at, self.bytes.len());
+            let Some(commit) = commit.filter(|commit| commit.header.segment == self.sequence) else {
+                at += BLOCK_BYTES;
+                continue;
+            };
+            for_each_record(commit.records, 0, |record, _| {
+                if let Record::Left { segment } = record {
+                    left.push((*segment, commit.header.number));
+                }
+            });
+            last = Some(commit.header.number);
+            at += commit.bytes();
+        }
+        (left, last)
+    }
+
+    /// Whether a whole commit of this segment begins at byte `at`.
+    pub(super) fn is_commit_at(&self, at: usize) -> bool {
+        let commit = self.commit_at(at, self.bytes.len());
+        commit.is_some_and(|commit| commit.header.segment == self.sequence)
+    }
+
+    fn commit_at(&self, at: usize, end: usize) -> Option<Commit<'a>> {
+        let bytes = self.bytes.get(at..end)?;
+        Commit::parse(bytes, self.seed?)
+    }
+
+    /// The footer, if it is whole but for its parts.
+    pub(super) fn footer(&self) -> Option<FoundFooter<'a>> {
+        let (bytes, seed) = (self.bytes, self.seed?);
+        if bytes.len() != self.segment_bytes as usize {
+            return None;
+        }
+        let lengths = Lengths::claimed(bytes, bytes.len())?;
+        let from = bytes.len() - lengths.footer();
+        let (parts, facts) = bytes.get(from..)?.split_at_checked(lengths.parts)?;
+        let facts = facts.get(..lengths.facts)?;
+        let trailer = footer::parse(facts, bytes, seed)?;
+        let seed = part_seed(seed, self.sequence);
+        let from = from as u32;
+        (trailer.sequence == self.sequence).then_some(FoundFooter { trailer, facts, parts, seed, from })
+    }
+
+    /// Whether a footer would have fit: then it was written, before the next segment was begun.
+    fn has_room_for(&self, again: &Footer, tail: usize, format: Format) -> bool {
+        let (mut bytes, mut parts) = (Vec::new(), Vec::new());
+        let trailer = Trailer { format, life: 0, sequence: self.sequence, number: 0, time_ms: 0 };
+        again.finish(&trailer, 0, &mut bytes, &mut parts);
+        self.bytes.len() == self.segment_bytes as usize && tail + bytes.len() <= self.bytes.len()
+    }
+
+    fn records(&self, commit: &Commit<'a>, first: u32, each: &mut dyn FnMut(Event<'_>)) {
+        let mut rest = commit.records;
+        while !rest.is_empty() {
+            let at = first + (commit.records.len() - rest.len()) as u32;
+            let length = match Record::parse(rest) {
+                Ok((record, length)) => {
+                    let place = self.place(at, length);
+                    let commit = Some(&commit.header);
+                    each(Event::Record { place, record: &record, commit, trust: Trust::Whole });
+                    length
+                }
+                Err(RecordError::End) => return,
+                Err(_) => {
+                    let length = claimed_extent(rest).unwrap_or(rest.len()).min(rest.len());
+                    each(Event::Strange(self.place(at, length)));
+                    length
+                }
+            };
+            rest = &rest[length..];
+        }
+    }
+
+    /// What is missing between the end of one commit and the start of the next, if anything is.
+    fn gap(
+        &self,
+        from: usize,
+        to: usize,
+        next: Option<&CommitHeader>,
+        chain: &Chain,
+        footer: Option<&FoundFooter<'a>>,
+        each: &mut dyn FnMut(Event<'_>),
+    ) -> Option<Gap> {
+        let last = next.map(|next| next.number - 1).or(footer.map(|footer| footer.trailer.number));
+        // Segments that left the log took their numbers with them.
+        let is_adjacent = chain.number > 0 && self.sequence <= chain.segment + 1;
+        let missing = last.filter(|_| is_adjacent).map(|last| last.saturating_sub(chain.number));
+        if missing == Some(0) || (missing.is_none() && from == to) {
+            return None;
+        }
+        let covered = next.is_some_and(|next| u64::from(next.covers) >= missing.unwrap_or(1));
+        let by_footer = footer.map(|footer| salvage::by_footer(self, from as u32..to as u32, footer, each));
+        let mut salvaged = match by_footer {
+            Some(salvaged) if salvaged.lost.is_some() => salvaged,
+            _ => salvage::by_chain(self, from..to, chain, next, last.unwrap_or(0), each),
+        };
+        // Where there is no room for them here, they were at the end of the segment before.
+        salvaged.lost = salvaged.lost.filter(|_| from < to);
+        let (from, to, trailing) = (from as u32, to as u32, next.is_none());
+        Some(Gap { from, to, commits: missing, after: chain.number, covered, trailing, salvaged })
+    }
+
+    /// What lies behind the last commit.
+    fn end(
+        &self,
+        tail: usize,
+        chain: &mut Chain,
+        footer: Option<&FoundFooter<'a>>,
+        each: &mut dyn FnMut(Event<'_>),
+    ) {
+        if let Some(footer) = footer {
+            if footer.trailer.number > chain.number
+                && let Some(gap) = self.gap(tail, footer.from as usize, None, chain, Some(footer), each)
+            {
+                each(Event::Gap(gap));
+                let Trailer { format, life, number, time_ms, .. } = footer.trailer;
+                *chain = Chain { format, segment: self.sequence, life, number, time_ms };
+            }
+            return;
+        }
+        let is_claimed = self
+            .bytes
+            .get(tail..)
+            .and_then(Claim::read)
+            .is_some_and(|claim| salvage::is_likely(&claim, self.sequence, chain, None));
+        let has_remains = || self.is_newest && self.has_remains(tail, chain);
+        if !is_claimed && !has_remains() {
+            return;
+        }
+        let salvaged = salvage::by_chain(self, tail..self.bytes.len(), chain, None, self.proven, each);
+        let (from, to) = (tail as u32, self.bytes.len() as u32);
+        each(if self.is_newest {
+            Event::Tail(Tail { slot: self.slot, segment: self.sequence, from, records_read: salvaged.read })
+        } else {
+            Event::Gap(Gap {
+                from,
+                to,
+                commits: None,
+                after: chain.number,
+                covered: false,
+                trailing: true,
+                salvaged,
+            })
+        });
+    }
+
+    /// Whether something was written behind the last commit that is neither whole nor old. That is known
+    /// only of a file that was never another segment, and when no other life was cut in it.
+    fn has_remains(&self, tail: usize, chain: &Chain) -> bool {
+        let Some(rest) = self.bytes.get(tail..) else { return false };
+        let is_one_life = self.opened_by == Some(chain.life) && chain.segment == self.sequence;
+        let was_used = Lengths::claimed(self.bytes, self.segment_bytes as usize).is_some()
+            || (0..rest.len()).step_by(BLOCK_BYTES).any(|at| {
+                let claim = Claim::read(&rest[at..]);
+                claim.is_some_and(|claim| claim.has_magic && claim.header.segment < self.sequence)
+            });
+        is_one_life && !was_used && rest.iter().any(|byte| *byte != 0)
+    }
+}
+
+fn chain_behind(header: &CommitHeader, chain: &Chain) -> Chain {
+    Chain {
+        format: header.format,
+        segment: header.segment,
+        life: header.life,
+        number: header.number,
+        time_ms: header.time_ms.max(chain.time_ms),
+    }
+}

@@ -1,0 +1,548 @@
+//! Reading the log at a start: headers, footers and commits become an index.
+//!
+//! Always true: nothing is written; facts are read before messages, and each in the order of the log; a
+//! footer that is not good in every part is passed over for the commits themselves; a file that cannot be
+//! opened is not used, and no number that something in it may have is used again.
+
+use std::io;
+
+use crate::mem::{sort, sort_by_key};
+
+use super::access_file;
+use super::chain::{Chain, CommitRead, Headers, Newest};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use super::disk::Disk;
+use super::footer::{self, Footer, Lengths};
+use super::format::Format;
+use super::group;
+use super::identity::Identity;
+use super::index::Index;
+use super::parts::{BodyPart, BodyPartBlock, part_seed};
+use super::place::Place;
+use super::read_around::ReadAround;
+use super::record::Record;
+use super::record_walk::apply_records;
+use super::report::{Report, SetAside};
+use super::segment::{HeaderRead, SegmentHeader, SegmentRef};
+use super::slots::Slot;
+use super::sync_proof::{has_more, has_synced, is_misplaced, synced_by_headers, synced_by_heads};
+use super::zeroes::ResizeZeroed;
+
+/// Which records a walk is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// All but messages; what is missing is reported.
+    Facts,
+    /// Messages.
+    Messages,
+}
+
+/// A segment whose facts are read and whose messages are still to come.
+struct Old {
+    segment: SegmentRef,
+    header_bytes: u32,
+    /// Where the chain stood before it.
+    chain: Chain,
+    /// Its footer, when it has a good one, and the last commit that it tells of.
+    footer: Option<(Lengths, u64)>,
+    /// The segment behind it.
+    next: Option<SegmentRef>,
+}
+
+pub(super) struct Reader<'d, 'r, D> {
+    pub(super) disk: &'d mut ReadAround<'r, D>,
+    /// One segment.
+    pub(super) bytes: Vec<u8>,
+    pub(super) index: Index,
+    pub(super) chain: Chain,
+    pub(super) report: Report,
+    /// Segments that the last commit leaves out.
+    pub(super) leaving: Vec<u64>,
+    /// Good records of damaged commits.
+    pub(super) served: Vec<Place>,
+    /// Files that are damaged and not to be used.
+    pub(super) set_aside: Vec<u32>,
+    /// Files of segments that are shorter than those, or gone.
+    pub(super) cut: Vec<u32>,
+    /// Files whose header is of another one.
+    pub(super) misplaced: Vec<u32>,
+    /// Segments that may be newer than every one that is there: files that cannot be opened, or are gone.
+    pub(super) newer_missing: u32,
+    /// The newest segment, by the note beside the log; and whether its file has not its header.
+    pub(super) noted: Option<SegmentRef>,
+    pub(super) is_noted_only: bool,
+    /// The newest version of the format that a commit was found in.
+    pub(super) format: Format,
+    pub(super) identity: Identity,
+    pub(super) segment_bytes: u32,
+}
+
+/// The header of every file there is.
+pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<CommitRead>> {
+    let mut slots = disk.slots()?;
+    sort(&mut slots);
+    let mut found = Vec::with_capacity(slots.len());
+    let mut bytes = vec![0; BLOCK_BYTES];
+    for slot in slots {
+        bytes.resize_zeroed(BLOCK_BYTES);
+        let mut length = disk.read(slot, 0, &mut bytes)?;
+        let mut header = SegmentHeader::parse(&bytes[..length]);
+        if let HeaderRead::Longer(needed) = header {
+            bytes.resize_zeroed(needed.min(1 << 20));
+            length = disk.read(slot, 0, &mut bytes)?;
+            header = SegmentHeader::parse(&bytes[..length]);
+        }
+        if matches!(header, HeaderRead::Longer(_)) {
+            // No store has so many segments, or so large a file: its length is what is damaged.
+            header = HeaderRead::Bad;
+        }
+        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {
+            header = HeaderRead::Bad;
+        }
+        found.push(CommitRead { slot, length: length as u64, header });
+    }
+    Ok(found)
+}
+
+impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
+    pub(super) fn new(disk: &'d mut ReadAround<'r, D>, identity: Identity, segment_bytes: u32) -> Self {
+        Self {
+            disk,
+            bytes: vec![0; segment_bytes as usize],
+            index: Index::default(),
+            chain: Chain::default(),
+            report: Report::default(),
+            leaving: Vec::new(),
+            served: Vec::new(),
+            set_aside: Vec::new(),
+            cut: Vec::new(),
+            misplaced: Vec::new(),
+            newer_missing: 0,
+            noted: None,
+            is_noted_only: false,
+            format: Format::One,
+            identity,
+            segment_bytes,
+        }
+    }
+
+    /// Finds the newest proven header and reads the log that it lists. It is `noted` beside the log that a
+    /// commit of that number was synced, or 0.
+    pub(super) fn read_log(
+        &mut self,
+        headers: &Headers<'_>,
+        found: &[CommitRead],
+        noted: u64,
+    ) -> io::Result<Newest> {
+        let none = SegmentRef { sequence: 0, slot: 0 };
+        let mut proven = None;
+        for &(slot, bytes, header) in headers {
+            let segment = SegmentRef { sequence: header.sequence, slot };
+            if self.has_begun(segment, bytes, header)? {
+                proven = Some((segment, header));
+                break;
+            }
+        }
+        let (newest, mut list) = match proven {
+            Some((segment, header)) => (segment, header.live.clone()),
+            None => (none, Vec::new()),
+        };
+        list.extend(proven.map(|(segment, _)| segment));
+        self.add_headless(found, newest.sequence, &mut list)?;
+        self.leave_out(newest.sequence, &mut list, headers)?;
+        let Some(&newest) = list.last() else { return self.read_nothing(found, noted) };
+        let mut olds = Vec::new();
+        for at in 0..list.len() - 1 {
+            olds.extend(self.read_facts(list[at], list.get(at + 1).copied(), headers)?);
+        }
+        let header_bytes = bytes_of_header(newest, headers);
+        self.index.add_segment(newest.sequence, newest.slot, self.segment_bytes);
+        let chain = self.chain;
+        // Where it is sealed, its footer knows what damaged commits said, and later starts go by that.
+        self.read_footer(newest)?;
+        self.chain = chain;
+        let (tail, _) = self.scan(newest, header_bytes, Pass::Facts)?;
+        let proven = synced_by_headers(headers).max(noted).max(self.synced_in_newest(newest, tail));
+        self.serve(newest, tail..self.segment_bytes, proven, Pass::Facts);
+        for old in &olds {
+            self.read_messages(old, headers)?;
+        }
+        self.chain = chain;
+        let mut newest = self.read_newest(newest, header_bytes, proven)?;
+        if let Some((_, _, header)) = headers.iter().find(|h| h.2.sequence == newest.segment.sequence) {
+            newest.format = header.format;
+        }
+        let named = group::bodies_named(&self.index, self.disk)?;
+        self.index.end_recovery(&named);
+        self.find_lost_end(&mut newest, headers, noted)?;
+        self.find_noted(&mut newest)?;
+        self.find_cut_end(&mut newest);
+        self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
+        self.find_gone(&mut newest, headers);
+        if newest.is_damaged || !self.report.set_aside.is_empty() {
+            self.index.forget_watermark_resets();
+        }
+        let is_noted_only = self.is_noted_only && self.noted == Some(newest.segment);
+        if is_noted_only || !headers.iter().any(|(_, _, header)| header.sequence == newest.segment.sequence) {
+            // Its header is damaged; the next one will be good.
+            newest.tail = self.segment_bytes;
+        }
+        Ok(newest)
+    }
+
+    /// No file has anything of a log: there was none, or it is lost.
+    fn read_nothing(&mut self, found: &[CommitRead], noted: u64) -> io::Result<Newest> {
+        self.report.is_lost = self.is_noted_only || self.has_remains(found)?;
+        self.report.is_new = !self.report.is_lost;
+        self.report.is_gone =
+            self.report.is_lost && found.iter().all(|file| file.header == HeaderRead::Empty);
+        // Its numbers are not used again, or the next start would miss them.
+        self.chain.number = noted;
+        self.newer_missing = self.unopened_beside(found, &[]);
+        let tail = self.segment_bytes;
+        let mut newest = Newest {
+            segment: SegmentRef { sequence: 0, slot: 0 },
+            format: Format::NEWEST,
+            tail,
+            length: tail,
+            again: Vec::new(),
+            again_records: 0,
+            footer: Footer::default(),
+            is_sealed: false,
+            synced: 0,
+            is_damaged: noted > 0,
+        };
+        self.find_noted(&mut newest)?;
+        Ok(newest)
+    }
+
+    /// Whether files that hold no log any more held one once. What first starts leave when the power goes in
+    /// the middle of them is what the disk had there before, and headers that know of no commit, with half of
+    /// the first commit behind them. The files of access come after that commit, and so does a second segment
+    /// file, even one that nothing was written to yet.
+    fn has_remains(&mut self, found: &[CommitRead]) -> io::Result<bool> {
+        let has_one_more = found.iter().filter(|file| file.is_unused()).count() > 1;
+        if has_one_more || access_file::is_there(self.disk) {
+            return Ok(true);
+        }
+        for file in found {
+            let HeaderRead::Good(header, bytes) = &file.header else { continue };
+            let (first, chain, seed) = (*bytes as usize, Chain::default(), Some(self.identity.seed()));
+            let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
+            let synced = synced_by_heads(&self.bytes[..length], first, header.sequence, &chain, seed);
+            if header.commits.max(synced) > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Segments whose header is damaged but whose commits are newer than every header that is not.
+    fn add_headless(
+        &mut self,
+        found: &[CommitRead],
+        newest: u64,
+        list: &mut Vec<SegmentRef>,
+    ) -> io::Result<()> {
+        let mut headless = Vec::new();
+        let is_bad =
+            |file: &&CommitRead| file.header == HeaderRead::Bad || self.misplaced.contains(&file.slot);
+        for file in found.iter().filter(is_bad) {
+            let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
+            let found = blocks(BLOCK_BYTES as u32, length).find_map(|at| {
+                let commit = Commit::parse(&self.bytes[at as usize..length], self.identity.seed())?;
+                (commit.header.segment > newest).then_some(commit.header.segment)
+            });
+            if let Some(sequence) = found {
+                headless.push(SegmentRef { sequence, slot: file.slot });
+                let slot = file.slot;
+                let aside = SetAside { slot, segment: sequence, from: 0, to: BLOCK_BYTES as u32 };
+                self.report.set_aside.push(aside);
+            }
+        }
+        sort_by_key(&mut headless, |segment| (segment.sequence, segment.slot));
+        // The list is older than the present use of their files.
+        list.retain(|segment| headless.iter().all(|newer: &SegmentRef| newer.slot != segment.slot));
+        list.extend(headless);
+        Ok(())
+    }
+
+    /// Whether some commit of the segment with this header was durable: a whole one is there, or something
+    /// that proves it of damaged ones.
+    pub(super) fn has_begun(
+        &mut self,
+        segment: SegmentRef,
+        header_bytes: u32,
+        header: &SegmentHeader,
+    ) -> io::Result<bool> {
+        let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
+        self.bytes[length..].fill(0);
+        let seed = self.identity.seed();
+        let has_commit = blocks(header_bytes, length).any(|at| {
+            let commit = Commit::parse(&self.bytes[at as usize..length], seed);
+            commit.is_some_and(|commit| commit.header.segment == segment.sequence)
+        });
+        let is_proven = || has_synced(&self.bytes[..length], header_bytes, header, Some(seed));
+        Ok(has_commit || is_proven() || self.footer_of_newest(segment).is_some())
+    }
+
+    /// Reads all but the messages of a segment that is not the newest: by its footer if that is good.
+    fn read_facts(
+        &mut self,
+        segment: SegmentRef,
+        next: Option<SegmentRef>,
+        headers: &Headers<'_>,
+    ) -> io::Result<Option<Old>> {
+        if self.disk.is_unopened(segment.slot) {
+            let SegmentRef { sequence, slot } = segment;
+            let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
+            self.report.set_aside.push(aside);
+            return Ok(None);
+        }
+        // The file of one that has left may have been given up for its room.
+        if self.leaving.contains(&segment.sequence) && self.disk.read(segment.slot, 0, &mut [0])? == 0 {
+            return Ok(None);
+        }
+        let header = headers.iter().find(|(slot, _, _)| *slot == segment.slot);
+        // An older one there is what the card has put back; what is behind it is read all the same.
+        if header.is_some_and(|(_, _, header)| header.sequence > segment.sequence) {
+            if self.leaving.contains(&segment.sequence) {
+                return Ok(None);
+            }
+            // The list is older than the file's present use: the newest header was lost.
+            let (slot, sequence) = (segment.slot, segment.sequence);
+            self.report.set_aside.push(SetAside { slot, segment: sequence, from: 0, to: 0 });
+            return Ok(None);
+        }
+        let header_bytes = bytes_of_header(segment, headers);
+        self.index.add_segment(segment.sequence, segment.slot, self.segment_bytes);
+        let chain = self.chain;
+        let footer = self.read_footer(segment)?;
+        if footer.is_none() {
+            let (tail, commits) = self.scan(segment, header_bytes, Pass::Facts)?;
+            let through = self.number_before(segment, next, headers, 0)?;
+            self.read_end(segment, tail, through, Pass::Facts)?;
+            self.report.footers_missing += 1;
+            let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
+            if length < self.segment_bytes {
+                self.note_cut(segment, length);
+            }
+            if commits.is_empty() {
+                let (slot, sequence) = (segment.slot, segment.sequence);
+                let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
+                self.report.set_aside.push(aside);
+            }
+        }
+        let footer = footer.map(|lengths| (lengths, self.chain.number));
+        Ok(Some(Old { segment, header_bytes, chain, footer, next }))
+    }
+
+    fn read_messages(&mut self, old: &Old, headers: &Headers<'_>) -> io::Result<()> {
+        let (segment, mut number) = (old.segment, 0);
+        if let Some((lengths, of_footer)) = old.footer {
+            let base = self.segment_bytes as usize - lengths.footer();
+            let length = self.disk.read(old.segment.slot, base as u64, &mut self.bytes[..lengths.parts])?;
+            let found = self.read_parts(old.segment.sequence, base, 0..length, true);
+            if found.is_some() && length == lengths.parts {
+                return Ok(());
+            }
+            number = of_footer;
+            self.chain = old.chain;
+            let (tail, _) = self.scan(segment, old.header_bytes, Pass::Facts)?;
+            let through = self.number_before(segment, old.next, headers, number)?;
+            self.read_end(segment, tail, through, Pass::Facts)?;
+        }
+        self.chain = old.chain;
+        let (tail, _) = self.scan(segment, old.header_bytes, Pass::Messages)?;
+        let through = self.number_before(segment, old.next, headers, number)?;
+        self.read_end(segment, tail, through, Pass::Messages)
+    }
+
+    /// Notes where the parts lie of a footer at byte `base` of its segment, and perhaps what they tell; they
+    /// are at `within` of the buffer.
+    pub(super) fn read_parts(
+        &mut self,
+        segment: u64,
+        base: usize,
+        within: core::ops::Range<usize>,
+        has_messages: bool,
+    ) -> Option<()> {
+        let seed = part_seed(self.identity.seed(), segment);
+        let bytes = &self.bytes[within];
+        let mut parts: Vec<(u64, BodyPart)> = Vec::new();
+        let mut at = 0;
+        while at < bytes.len() {
+            let block = BodyPartBlock::parse(&bytes[at..], seed)?;
+            if has_messages {
+                self.index.apply_entries(block.queue, block.entries(), segment);
+            }
+            match parts.last_mut().filter(|(queue, _)| *queue == block.queue) {
+                Some((_, part)) => part.bytes += block.stride as u32,
+                None => {
+                    parts.push((block.queue, BodyPart { at: at as u32, bytes: block.stride as u32 }));
+                }
+            }
+            at += block.stride;
+        }
+        self.index.set_parts(segment, base as u32, &parts);
+        Some(())
+    }
+
+    fn read_footer(&mut self, segment: SegmentRef) -> io::Result<Option<Lengths>> {
+        let end = u64::from(self.segment_bytes);
+        let mut block = [0; BLOCK_BYTES];
+        if self.disk.read(segment.slot, end - BLOCK_BYTES as u64, &mut block)? < BLOCK_BYTES {
+            return Ok(None);
+        }
+        let Some(lengths) = Lengths::claimed(&block, self.segment_bytes as usize) else {
+            return Ok(None);
+        };
+        let facts = &mut self.bytes[..lengths.facts];
+        let at = end - lengths.footer() as u64 + lengths.parts as u64;
+        self.disk.read(segment.slot, at, facts)?;
+        let Some(trailer) = footer::parse(facts, &block, self.identity.seed()) else {
+            return Ok(None);
+        };
+        if trailer.sequence != segment.sequence {
+            return Ok(None);
+        }
+        let index = &mut self.index;
+        let applied = footer::for_each_fact(trailer.format, facts, segment.sequence, |record, place| {
+            index.apply(record, place)
+        });
+        if applied.is_none() {
+            return Ok(None);
+        }
+        index.set_bytes(segment.sequence, self.segment_bytes - lengths.footer() as u32);
+        self.chain = Chain {
+            segment: trailer.sequence,
+            life: trailer.life,
+            number: trailer.number,
+            time_ms: trailer.time_ms,
+            covers: 0,
+        };
+        Ok(Some(lengths))
+    }
+
+    /// Reads a segment commit by commit; returns its end, and number and place of each commit.
+    pub(super) fn scan(
+        &mut self,
+        segment: SegmentRef,
+        header_bytes: u32,
+        pass: Pass,
+    ) -> io::Result<(u32, Vec<(u64, u32)>)> {
+        let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
+        self.bytes[length..].fill(0);
+        let (mut tail, mut at, mut commits) = (header_bytes, header_bytes, Vec::new());
+        while (at as usize) < length {
+            let (bytes, seed) = (&self.bytes[at as usize..length], self.identity.seed());
+            let belongs = |commit: &Commit<'_>| {
+                let (header, before) = (&commit.header, self.chain.number);
+                // A file that was cut short may end in a commit's padding.
+                let behind = bytes.get(commit.bytes()..).unwrap_or_default();
+                header.follows(segment.sequence, (self.chain.life, self.chain.number))
+                    && !is_misplaced(header, before, behind, seed)
+            };
+            let Some(commit) = Commit::parse(bytes, seed).filter(belongs) else {
+                at += BLOCK_BYTES as u32;
+                continue;
+            };
+            let (header, records_bytes, commit_bytes) =
+                (commit.header, commit.records.len(), commit.bytes() as u32);
+            self.format = self.format.max(header.format);
+            let missing = header.number - self.chain.number - 1;
+            // Segments that left the log took their numbers with them.
+            let is_next = header.segment <= self.chain.segment + 1 && self.chain.number > 0;
+            if pass == Pass::Facts && is_next && missing > u64::from(header.covers) {
+                self.report.commits_missing += missing;
+                let (slot, sequence) = (segment.slot, segment.sequence);
+                self.report.set_aside.push(SetAside { slot, segment: sequence, from: tail, to: at });
+            }
+            if is_next && missing > u64::from(header.covers) {
+                // The one behind them proves that they were synced.
+                self.serve(segment, tail..at, header.number - 1, pass);
+            }
+            let first = at + COMMIT_HEADER_BYTES as u32;
+            let records = &self.bytes[first as usize..][..records_bytes];
+            let count = apply_records(&mut self.index, records, segment.sequence, first, |record| {
+                matches!(record, Record::Message(_)) == (pass == Pass::Messages)
+            });
+            if pass == Pass::Facts && count != header.records {
+                // Some are of a kind that this version does not know, or were written wrongly.
+                let (slot, sequence, to) = (segment.slot, segment.sequence, at + commit_bytes);
+                self.report.set_aside.push(SetAside { slot, segment: sequence, from: at, to });
+            }
+            let Chain { time_ms, .. } = self.chain;
+            self.chain = Chain {
+                segment: header.segment,
+                life: header.life,
+                number: header.number,
+                time_ms: header.time_ms.max(time_ms),
+                covers: header.covers,
+            };
+            commits.push((header.number, at));
+            at += commit_bytes;
+            tail = at;
+        }
+        Ok((tail, commits))
+    }
+
+    /// What each file may be used for from now on.
+    pub(super) fn slots(&mut self, found: &[CommitRead], headers: &Headers<'_>) -> Vec<Slot> {
+        // The file of a segment may be gone.
+        let of_log = self.index.segments().values().map(|segment| segment.slot);
+        let of_files = found.iter().map(|file| file.slot).chain(self.set_aside.iter().copied());
+        let last = of_files.chain(of_log).max();
+        let count = last.map_or(0, |slot| slot as usize + 1);
+        let mut slots = vec![Slot::Unusable; count];
+        // A header that is noted only makes no file one of this store.
+        let noted_only = self.noted.filter(|_| self.is_noted_only).map(|noted| noted.slot);
+        let stand = || headers.iter().map(|(slot, _, _)| *slot).filter(|slot| Some(*slot) != noted_only);
+        for file in found {
+            let is_ours = stand().any(|slot| slot == file.slot)
+                || matches!(file.header, HeaderRead::Empty)
+                || (stand().next().is_some() && !matches!(file.header, HeaderRead::Good(..)))
+                || self.is_blank_behind(file);
+            if self.disk.is_unopened(file.slot) {
+                continue;
+            }
+            slots[file.slot as usize] = match (is_ours, self.is_whole(file.slot)) {
+                (true, true) => Slot::Free,
+                (true, false) => Slot::Preparing,
+                (false, _) => {
+                    let (slot, to) = (file.slot, file.length as u32);
+                    self.report.set_aside.push(SetAside { slot, segment: 0, from: 0, to });
+                    Slot::Unusable
+                }
+            };
+        }
+        for segment in self.index.segments().values() {
+            slots[segment.slot as usize] = Slot::Live;
+        }
+        for slot in &self.set_aside {
+            slots[*slot as usize] = Slot::Unusable;
+        }
+        slots
+    }
+
+    /// A format that was cut short leaves a bad header and nothing behind it.
+    fn is_blank_behind(&mut self, file: &CommitRead) -> bool {
+        let length = self.disk.read(file.slot, BLOCK_BYTES as u64, &mut self.bytes).unwrap_or(0);
+        self.bytes[..length].iter().all(|byte| *byte == 0)
+    }
+
+    fn is_whole(&mut self, slot: u32) -> bool {
+        let at = u64::from(self.segment_bytes) - BLOCK_BYTES as u64;
+        let mut block = [0; BLOCK_BYTES];
+        self.disk.read(slot, at, &mut block).is_ok_and(|length| length == BLOCK_BYTES)
+    }
+}
+
+fn blocks(from: u32, length: usize) -> impl Iterator<Item = u32> {
+    (from..length as u32).step_by(BLOCK_BYTES)
+}
+
+fn bytes_of_header(segment: SegmentRef, headers: &Headers<'_>) -> u32 {
+    let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
+    header.map_or(BLOCK_BYTES as u32, |(_, bytes, _)| *bytes)
+}

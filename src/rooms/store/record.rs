@@ -1,0 +1,670 @@
+//! Records: what the log says, one fact each.
+//!
+//! ```text
+//! record     | type u8 | length varint | CRC32C u32 | payload: length bytes |
+//!              the CRC covers type, length and payload; type 0 is padding and ends a commit
+//!
+//! 1 message  | flags | targets n | n × (queue, offset, lane) | enqueued ms | [expiration ms]
+//!            | exchange | key | properties | body: the rest, or (body id, chunks, bytes) when chunked
+//! 2 chunk    | body id | index | bytes: the rest
+//! 3 settled  | queue | n | n × (gap since the end of the range before, length)
+//! 4 gone     | queue                            the queue is deleted, all its offsets are settled
+//! 5 defined  | version | flags | key | value: the rest        flag 1: deleted, there is no value
+//! 6 marked   | queue | offset                   everything below may have been delivered
+//! 7 left     | segment                          this segment is no longer part of the log
+//! 8 rested   | queue | offset | marked          stopped: below that mark, nothing from here on was delivered
+//! 128 and up | whatever a later version says that others may pass over
+//! ```
+//!
+//! Numbers are varints; exchange, key, properties and a definition's key have their length before them.
+//!
+//! Always true: what an encoder wrote, [`Record::parse`] gives back; hostile bytes give an error, never a
+//! panic; every fact stands for itself, so the log may be read in any order and any record twice: messages
+//! and settlements are sets, of two definitions the higher version holds, of two marks the higher offset.
+//! What rested counts while there is no mark above the one that it speaks of.
+
+use super::format::OPTIONAL;
+use super::varint::{self, Input};
+use super::zeroes::ResizeZeroed;
+
+/// Bodies above this are stored in chunks of at most this, in bytes.
+pub const CHUNK_BODY_BYTES: usize = 64 << 10;
+/// The most a record takes on top of a chunk or an inline body, in bytes, names and properties not counted.
+pub const RECORD_OVERHEAD_BYTES_MAX: usize = 128;
+
+const MESSAGE: u8 = 1;
+const CHUNK: u8 = 2;
+const SETTLED: u8 = 3;
+const GONE: u8 = 4;
+const DEFINED: u8 = 5;
+const DELIVERED_WATERMARK: u8 = 6;
+const LEFT: u8 = 7;
+const WATERMARK_RESET: u8 = 8;
+
+const HAS_EXPIRATION: u8 = 1;
+const IS_CHUNKED: u8 = 2;
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecordError {
+    /// Padding or the end of the bytes: there are no more records.
+    End,
+    /// The bytes end within the record, or a field contradicts another.
+    Malformed,
+    /// The checksum does not match.
+    Damaged,
+    /// A type that this version does not know, and may not pass over.
+    Unknown(u8),
+}
+
+/// One queue that a message went to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The queue's incarnation: never used again for another queue.
+    pub queue: u64,
+    /// The message's place in it; rises by one for each message that is logged.
+    pub offset: u64,
+    /// The priority lane.
+    pub lane: u8,
+}
+
+/// Targets to encode, or as they lie in a record.
+#[derive(Clone, Copy, Debug)]
+pub enum Targets<'a> {
+    /// Queues and offsets that are to be encoded.
+    List(&'a [Target]),
+    /// As parsed: checked.
+    Encoded {
+        /// How many are encoded.
+        count: usize,
+        /// Their bytes.
+        bytes: &'a [u8],
+    },
+}
+
+impl<'a> Targets<'a> {
+    /// How many queues the message went to.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::List(list) => list.len(),
+            Self::Encoded { count, .. } => *count,
+        }
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = Target> + use<'a> {
+        let (list, bytes): (&'a [Target], &'a [u8]) = match self {
+            Self::List(list) => (list, &[]),
+            Self::Encoded { bytes, .. } => (&[], bytes),
+        };
+        let mut input = Input::new(bytes);
+        list.iter().copied().chain(core::iter::from_fn(move || read_target(&mut input)))
+    }
+}
+
+impl PartialEq for Targets<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+#[inline]
+fn read_target(input: &mut Input<'_>) -> Option<Target> {
+    let target = Target { queue: input.varint()?, offset: input.varint()?, lane: input.byte()? };
+    (target.offset < u64::MAX).then_some(target)
+}
+
+/// A range of offsets, its end not included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Range {
+    /// The first offset.
+    pub start: u64,
+    /// The one after the last.
+    pub end: u64,
+}
+
+impl Range {
+    /// Whether no offset is in it.
+    pub const fn is_empty(&self) -> bool {
+        self.end <= self.start
+    }
+}
+
+/// Ranges to encode (rising, apart), or as they lie in a record.
+#[derive(Clone, Copy, Debug)]
+pub enum Ranges<'a> {
+    /// Ranges that are to be encoded.
+    List(&'a [Range]),
+    /// As parsed: checked.
+    Encoded(&'a [u8]),
+}
+
+impl<'a> Ranges<'a> {
+    /// Each of them, rising.
+    pub fn iter(&self) -> impl Iterator<Item = Range> + use<'a> {
+        let (list, bytes): (&'a [Range], &'a [u8]) = match self {
+            Self::List(list) => (list, &[]),
+            Self::Encoded(bytes) => (&[], bytes),
+        };
+        let mut input = Input::new(bytes);
+        let mut end = 0;
+        list.iter().copied().chain(core::iter::from_fn(move || {
+            let range = read_range(&mut input, end)?;
+            end = range.end;
+            Some(range)
+        }))
+    }
+}
+
+impl PartialEq for Ranges<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+/// How many of `ranges` a settlement of so many bytes has room for.
+pub(super) fn ranges_fitting(ranges: &[Range], bytes: usize) -> usize {
+    let (mut end, mut left) = (0, bytes.saturating_sub(RECORD_OVERHEAD_BYTES_MAX));
+    let fits = |range: &&Range| {
+        let bytes = varint::bytes(range.start - end) + varint::bytes(range.end - range.start);
+        end = range.end;
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    };
+    ranges.iter().take_while(fits).count()
+}
+
+fn read_range(input: &mut Input<'_>, previous_end: u64) -> Option<Range> {
+    let start = previous_end.checked_add(input.varint()?)?;
+    let end = start.checked_add(input.varint()?)?;
+    (end > start).then_some(Range { start, end })
+}
+
+/// A message's body.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Body<'a> {
+    /// The whole body.
+    Inline(&'a [u8]),
+    /// In chunk records that came before.
+    Chunked {
+        /// The chunks' common id.
+        body: u64,
+        /// How many chunks the body has.
+        chunks: u32,
+        /// Bytes of all of them.
+        bytes: u64,
+    },
+}
+
+/// A message with all its durable targets.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Message<'a> {
+    /// Where it went; never empty.
+    pub targets: Targets<'a>,
+    /// Broker time at which it came, in milliseconds.
+    pub enqueued_ms: u64,
+    /// Its own expiration in milliseconds.
+    pub expiration_ms: Option<u64>,
+    /// The exchange: a name or an id, as the caller likes.
+    pub exchange: &'a [u8],
+    /// The routing key.
+    pub key: &'a [u8],
+    /// The properties as received.
+    pub properties: &'a [u8],
+    /// The body.
+    pub body: Body<'a>,
+}
+
+/// One record, borrowed from the log's bytes or from what is to be logged.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Record<'a> {
+    /// A message.
+    Message(Message<'a>),
+    /// Part of a large body; exists only once a message names its id.
+    Chunk {
+        /// The body's id.
+        body: u64,
+        /// Counted from 0.
+        index: u32,
+        /// The part.
+        bytes: &'a [u8],
+    },
+    /// These offsets are done with, every copy of them.
+    Settled {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The offsets.
+        ranges: Ranges<'a>,
+    },
+    /// The queue is deleted.
+    Gone {
+        /// The queue's incarnation.
+        queue: u64,
+    },
+    /// A definition; opaque to the store.
+    Defined {
+        /// Rises with every change.
+        version: u64,
+        /// What is defined.
+        key: &'a [u8],
+        /// Its new value; `None` when it is deleted.
+        value: Option<&'a [u8]>,
+    },
+    /// Offsets below may have been delivered before.
+    DeliveredWatermark {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The first that surely was not.
+        offset: u64,
+    },
+    /// At a clean stop: offsets from this one on were never delivered, although a mark ran ahead.
+    WatermarkReset {
+        /// The queue's incarnation.
+        queue: u64,
+        /// The first that surely was not.
+        offset: u64,
+        /// The highest mark there is; a higher one makes this void.
+        watermark: u64,
+    },
+    /// A segment is no longer part of the log: nothing in it is live, and what it settled was written again.
+    Left {
+        /// Its sequence.
+        segment: u64,
+    },
+    /// Something of a later version that this one may pass over.
+    Optional {
+        /// Its kind, with [`OPTIONAL`] set.
+        kind: u8,
+        /// The record's bytes, which this version does not understand.
+        payload: &'a [u8],
+    },
+}
+
+impl<'a> Record<'a> {
+    /// Reads the record at the start of `bytes`; tells its length too.
+    ///
+    /// # Errors
+    /// The bytes are padding, or no whole and healthy record.
+    pub fn parse(bytes: &'a [u8]) -> Result<(Self, usize), RecordError> {
+        let (kind, sum, payload, length) = split(bytes)?;
+        let head = length - payload.len() - 4;
+        if crc32c::crc32c_append(crc32c::crc32c(&bytes[..head]), payload) != sum {
+            return Err(RecordError::Damaged);
+        }
+        Ok((Self::parse_payload(kind, payload)?, length))
+    }
+
+    /// [`Record::parse`] for bytes that were checked before, or that this process wrote itself.
+    #[inline]
+    pub(super) fn parse_known(bytes: &'a [u8]) -> Result<(Self, usize), RecordError> {
+        let (kind, _, payload, length) = split(bytes)?;
+        Ok((Self::parse_payload(kind, payload)?, length))
+    }
+
+    fn parse_payload(kind: u8, payload: &'a [u8]) -> Result<Self, RecordError> {
+        let mut input = Input::new(payload);
+        let record = match kind {
+            MESSAGE => parse_message(&mut input),
+            CHUNK => parse_chunk(&mut input),
+            SETTLED => parse_settled(&mut input),
+            GONE => input.varint().map(|queue| Self::Gone { queue }),
+            DEFINED => parse_defined(&mut input),
+            DELIVERED_WATERMARK => parse_delivered_watermark(&mut input),
+            WATERMARK_RESET => parse_watermark_reset(&mut input),
+            LEFT => input.varint().map(|segment| Self::Left { segment }),
+            OPTIONAL.. => return Ok(Self::Optional { kind, payload }),
+            _ => return Err(RecordError::Unknown(kind)),
+        };
+        record.filter(|_| input.is_empty()).ok_or(RecordError::Malformed)
+    }
+
+    /// The byte that it begins with.
+    pub(super) const fn kind(&self) -> u8 {
+        match self {
+            Self::Message(_) => MESSAGE,
+            Self::Chunk { .. } => CHUNK,
+            Self::Settled { .. } => SETTLED,
+            Self::Gone { .. } => GONE,
+            Self::Defined { .. } => DEFINED,
+            Self::DeliveredWatermark { .. } => DELIVERED_WATERMARK,
+            Self::Left { .. } => LEFT,
+            Self::WatermarkReset { .. } => WATERMARK_RESET,
+            Self::Optional { kind, .. } => *kind,
+        }
+    }
+
+    /// Appends the record to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Message(message) => {
+                let body = match message.body {
+                    Body::Inline(bytes) => bytes,
+                    Body::Chunked { .. } => &[],
+                };
+                encode_message(message, body.len(), out, |room| room.copy_from_slice(body));
+            }
+            Self::Chunk { body, index, bytes } => encode_with(out, CHUNK, |out| {
+                varint::put(out, *body);
+                varint::put(out, (*index).into());
+                out.extend_from_slice(bytes);
+            }),
+            Self::Settled { queue, ranges } => encode_with(out, SETTLED, |out| {
+                varint::put(out, *queue);
+                let mut end = 0;
+                varint::put(out, ranges.iter().count() as u64);
+                for range in ranges.iter() {
+                    varint::put(out, range.start - end);
+                    varint::put(out, range.end - range.start);
+                    end = range.end;
+                }
+            }),
+            Self::Gone { queue } => encode_with(out, GONE, |out| varint::put(out, *queue)),
+            Self::Defined { version, key, value } => encode_with(out, DEFINED, |out| {
+                varint::put(out, *version);
+                out.push(u8::from(value.is_none()));
+                put_counted(out, key);
+                out.extend_from_slice(value.unwrap_or_default());
+            }),
+            Self::DeliveredWatermark { queue, offset } => encode_with(out, DELIVERED_WATERMARK, |out| {
+                varint::put(out, *queue);
+                varint::put(out, *offset);
+            }),
+            Self::WatermarkReset { queue, offset, watermark } => encode_with(out, WATERMARK_RESET, |out| {
+                [*queue, *offset, *watermark].into_iter().for_each(|number| varint::put(out, number));
+            }),
+            Self::Left { segment } => encode_with(out, LEFT, |out| varint::put(out, *segment)),
+            Self::Optional { kind, payload } => {
+                encode_with(out, *kind, |out| out.extend_from_slice(payload));
+            }
+        }
+    }
+
+    /// The most bytes that [`Record::encode`] can take.
+    pub fn bytes_max(&self) -> usize {
+        let own = match self {
+            Self::Message(message) => {
+                let body = if let Body::Inline(bytes) = message.body { bytes.len() } else { 0 };
+                let names = message.exchange.len() + message.key.len() + message.properties.len();
+                21 * message.targets.len() + names + body
+            }
+            Self::Chunk { bytes, .. } | Self::Optional { payload: bytes, .. } => bytes.len(),
+            Self::Settled { ranges, .. } => 20 * ranges.iter().count(),
+            Self::Defined { key, value, .. } => key.len() + value.map_or(0, <[u8]>::len),
+            Self::Gone { .. }
+            | Self::DeliveredWatermark { .. }
+            | Self::WatermarkReset { .. }
+            | Self::Left { .. } => 0,
+        };
+        own + RECORD_OVERHEAD_BYTES_MAX
+    }
+}
+
+/// Appends a message whose inline body, `body_len` bytes, `fill` copies to its place from wherever it lies.
+pub(super) fn encode_message(
+    message: &Message<'_>,
+    body_len: usize,
+    out: &mut Vec<u8>,
+    fill: impl FnOnce(&mut [u8]),
+) {
+    encode_with(out, MESSAGE, |out| {
+        let chunked = matches!(message.body, Body::Chunked { .. });
+        let flags =
+            u8::from(message.expiration_ms.is_some()) * HAS_EXPIRATION + u8::from(chunked) * IS_CHUNKED;
+        out.push(flags);
+        varint::put(out, message.targets.len() as u64);
+        for target in message.targets.iter() {
+            varint::put(out, target.queue);
+            varint::put(out, target.offset);
+            out.push(target.lane);
+        }
+        varint::put(out, message.enqueued_ms);
+        if let Some(expiration) = message.expiration_ms {
+            varint::put(out, expiration);
+        }
+        put_counted(out, message.exchange);
+        put_counted(out, message.key);
+        put_counted(out, message.properties);
+        if let Body::Chunked { body, chunks, bytes } = message.body {
+            varint::put(out, body);
+            varint::put(out, chunks.into());
+            varint::put(out, bytes);
+        } else {
+            let start = out.len();
+            out.resize_zeroed(start + body_len);
+            fill(&mut out[start..]);
+        }
+    });
+}
+
+/// Appends a chunk whose bytes `fill` appends; says how many it did. Nothing is appended when there are none.
+pub(super) fn encode_part(
+    body: u64,
+    index: u32,
+    out: &mut Vec<u8>,
+    fill: impl FnOnce(&mut Vec<u8>),
+) -> usize {
+    let (start, mut bytes) = (out.len(), 0);
+    encode_with(out, CHUNK, |out| {
+        varint::put(out, body);
+        varint::put(out, index.into());
+        let from = out.len();
+        fill(out);
+        bytes = out.len() - from;
+    });
+    if bytes == 0 {
+        out.truncate(start);
+    }
+    bytes
+}
+
+fn put_counted(out: &mut Vec<u8>, bytes: &[u8]) {
+    varint::put(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Writes the payload behind a guess of its length's length, and moves it by a byte or two if that was wrong.
+fn encode_with(out: &mut Vec<u8>, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) {
+    const GUESS: usize = 2;
+    let start = out.len();
+    out.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0]);
+    let payload_start = out.len();
+    payload(out);
+    let length = out.len() - payload_start;
+    let mut head = heapless::Vec::<u8, 16>::new();
+    let _ = head.push(kind);
+    let mut rest = length as u64;
+    while rest >= 0x80 {
+        let _ = head.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    let _ = head.push(rest as u8);
+    let grown = head.len() as isize - 1 - GUESS as isize;
+    if grown != 0 {
+        let moved_to = payload_start.wrapping_add_signed(grown);
+        if grown > 0 {
+            out.resize_zeroed(out.len() + grown as usize);
+        }
+        out.copy_within(payload_start..payload_start + length, moved_to);
+        out.truncate(moved_to + length);
+    }
+    let payload_start = start + head.len() + 4;
+    let sum = crc32c::crc32c_append(crc32c::crc32c(&head), &out[payload_start..]);
+    out[start..start + head.len()].copy_from_slice(&head);
+    out[payload_start - 4..payload_start].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Type, checksum, payload and whole length of the record at the start of `bytes`.
+#[inline]
+fn split(bytes: &[u8]) -> Result<(u8, u32, &[u8], usize), RecordError> {
+    let mut input = Input::new(bytes);
+    let kind = input.byte().filter(|kind| *kind != 0).ok_or(RecordError::End)?;
+    let length = input.varint().and_then(|length| usize::try_from(length).ok());
+    let length = length.ok_or(RecordError::Malformed)?;
+    let sum = input.u32().ok_or(RecordError::Malformed)?;
+    let payload = input.take(length).ok_or(RecordError::Malformed)?;
+    Ok((kind, sum, payload, bytes.len() - input.rest().len()))
+}
+
+fn parse_message<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    let flags = input.byte()?;
+    let count = usize::try_from(input.varint()?).ok()?;
+    let targets = input.rest();
+    for _ in 0..count {
+        read_target(input)?;
+    }
+    let bytes = &targets[..targets.len() - input.rest().len()];
+    let enqueued_ms = input.varint()?;
+    let expiration_ms = if flags & HAS_EXPIRATION != 0 { Some(input.varint()?) } else { None };
+    let (exchange, key, properties) = (input.counted()?, input.counted()?, input.counted()?);
+    let body = if flags & IS_CHUNKED != 0 {
+        let (body, chunks, bytes) = (input.varint()?, input.varint()?, input.varint()?);
+        Body::Chunked { body, chunks: u32::try_from(chunks).ok()?, bytes }
+    } else {
+        Body::Inline(input.take(input.rest().len())?)
+    };
+    let targets = Targets::Encoded { count, bytes };
+    let message = Message { targets, enqueued_ms, expiration_ms, exchange, key, properties, body };
+    (count > 0 && flags & !(HAS_EXPIRATION | IS_CHUNKED) == 0).then_some(Record::Message(message))
+}
+
+fn parse_chunk<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    let body = input.varint()?;
+    let index = u32::try_from(input.varint()?).ok()?;
+    Some(Record::Chunk { body, index, bytes: input.take(input.rest().len())? })
+}
+
+fn parse_settled<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    let queue = input.varint()?;
+    let count = input.varint()?;
+    let bytes = input.rest();
+    let mut end = 0;
+    for _ in 0..count {
+        end = read_range(input, end)?.end;
+    }
+    Some(Record::Settled { queue, ranges: Ranges::Encoded(bytes) })
+}
+
+fn parse_defined<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    let (version, flags, key) = (input.varint()?, input.byte()?, input.counted()?);
+    let value = input.take(input.rest().len())?;
+    match flags {
+        0 => Some(Record::Defined { version, key, value: Some(value) }),
+        1 if value.is_empty() => Some(Record::Defined { version, key, value: None }),
+        _ => None,
+    }
+}
+
+fn parse_delivered_watermark<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    Some(Record::DeliveredWatermark { queue: input.varint()?, offset: input.varint()? })
+}
+
+fn parse_watermark_reset<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
+    let (queue, offset, watermark) = (input.varint()?, input.varint()?, input.varint()?);
+    Some(Record::WatermarkReset { queue, offset, watermark })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[track_caller]
+    fn round_trip(record: &Record<'_>) {
+        let mut bytes = vec![7];
+        record.encode(&mut bytes);
+        bytes.push(0xee);
+        let (parsed, length) = Record::parse(&bytes[1..]).unwrap();
+        assert_eq!((parsed, length), (*record, bytes.len() - 2));
+        assert!(length <= record.bytes_max());
+    }
+
+    fn ranges() -> impl Strategy<Value = Vec<Range>> {
+        prop::collection::vec((1_u64..1 << 40, 1_u64..1 << 20), 0..40).prop_map(|parts| {
+            let mut end = 0;
+            let next = |(gap, length)| {
+                let range = Range { start: end + gap, end: end + gap + length };
+                end = range.end;
+                range
+            };
+            parts.into_iter().map(next).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn messages_read_back(
+            targets in prop::collection::vec((any::<u64>(), 0..u64::MAX, any::<u8>()), 1..6),
+            times in (any::<u64>(), any::<Option<u64>>()),
+            names in prop::array::uniform3(prop::collection::vec(any::<u8>(), 0..300)),
+            body in prop::collection::vec(any::<u8>(), 0..40_000),
+            chunked in any::<Option<(u64, u32, u64)>>(),
+        ) {
+            let targets: Vec<Target> =
+                targets.into_iter().map(|(queue, offset, lane)| Target { queue, offset, lane }).collect();
+            let body = match chunked {
+                Some((body, chunks, bytes)) => Body::Chunked { body, chunks, bytes },
+                None => Body::Inline(&body),
+            };
+            round_trip(&Record::Message(Message {
+                targets: Targets::List(&targets),
+                enqueued_ms: times.0,
+                expiration_ms: times.1,
+                exchange: &names[0],
+                key: &names[1],
+                properties: &names[2],
+                body,
+            }));
+        }
+
+        #[test]
+        fn the_others_read_back(
+            numbers in any::<(u64, u32, u64)>(),
+            bytes in prop::collection::vec(any::<u8>(), 0..70_000),
+            ranges in ranges(),
+        ) {
+            let (queue, index, offset) = numbers;
+            round_trip(&Record::Chunk { body: queue, index, bytes: &bytes });
+            round_trip(&Record::Settled { queue, ranges: Ranges::List(&ranges) });
+            let room = 128 + bytes.len() / 100;
+            let fitting = &ranges[..ranges_fitting(&ranges, room)];
+            let mut encoded = Vec::new();
+            Record::Settled { queue, ranges: Ranges::List(fitting) }.encode(&mut encoded);
+            prop_assert!(encoded.len() <= room);
+            round_trip(&Record::Gone { queue });
+            round_trip(&Record::Defined { version: offset, key: &bytes, value: Some(&bytes) });
+            round_trip(&Record::Defined { version: offset, key: &bytes, value: None });
+            round_trip(&Record::DeliveredWatermark { queue, offset });
+            round_trip(&Record::WatermarkReset { queue, offset, watermark: index.into() });
+            round_trip(&Record::Left { segment: queue });
+            round_trip(&Record::Optional { kind: index as u8 | OPTIONAL, payload: &bytes });
+        }
+
+        #[test]
+        fn hostile_bytes_never_panic(
+            kind in any::<u8>(),
+            payload in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let _ = Record::parse(&payload);
+            let mut bytes = Vec::new();
+            encode_with(&mut bytes, kind, |out| out.extend_from_slice(&payload));
+            if let Ok((Record::Message(message), _)) = Record::parse(&bytes) {
+                prop_assert_eq!(message.targets.iter().count(), message.targets.len());
+            }
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(at in 0_usize..1000, bit in 0_u8..8) {
+            let mut bytes = Vec::new();
+            Record::Chunk { body: 1, index: 2, bytes: &[9; 300] }.encode(&mut bytes);
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            prop_assert!(Record::parse(&bytes).is_err());
+        }
+    }
+}

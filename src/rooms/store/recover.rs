@@ -1,0 +1,412 @@
+//! Starting: what lies on the disk becomes a log again.
+//!
+//! 1. All headers are read. The newest one with a commit behind it is proven; its list is the log. A header
+//!    without a commit promises nothing and its file is free.
+//! 2. The segments of the list are read in order, by their footers or commit by commit, into the index:
+//!    first what is settled and all other facts, then the messages, so that those nobody needs any more
+//!    leave no trace. The newest is always read commit by commit. A bad commit with a good one behind it is
+//!    damage, set aside and reported, and so is one that was surely synced (`sync_proof`); any other at the
+//!    end is the tail, and cut.
+//! 3. A new life begins: the last accepted commit is written again, and synced before anybody builds on it.
+//!    It may have been in the page cache only. Large groups that a life did not come to the end of are
+//!    finished or undone (`group`), and what the log has lost of access is written (`access`).
+//!
+//! Always true: the same bytes give the same log; whatever the bytes, a start never fails for their sake but
+//! for a format that is newer than this program; nothing is written before step 3.
+
+use core::cmp::Reverse;
+use std::io;
+
+use crate::mem::sort_by_key;
+use crate::time::Now;
+
+use super::access::FoundAt;
+use super::access_file;
+use super::chain::Headers;
+use super::commit::{BLOCK_BYTES, Commit, Owner};
+use super::disk::{Disk, is_full};
+use super::format::Format;
+use super::identity::Identity;
+use super::log::{Log, Start};
+use super::mending;
+use super::newest_note::{self, Note};
+use super::place::Place;
+use super::read_around::ReadAround;
+use super::reader::{Reader, read_headers};
+use super::record::{Message, Record};
+use super::record_walk;
+use super::report::{Access, Report, Restored, Step};
+use super::salvage;
+use super::segment::{HeaderRead, SegmentHeader, SegmentRef, is_segment_size};
+use super::settings::Settings;
+use super::sync_proof::{owner_of, said_most};
+
+/// Why a store cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process has it.
+    InUse,
+    /// A newer version of Leveret wrote it.
+    NewerFormat,
+    /// There is none, and none is to be made.
+    NoStore,
+    /// It cannot even be read.
+    Unreadable(io::Error),
+}
+
+impl core::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::InUse => write!(f, "the data directory is in use by another process"),
+            Self::NewerFormat => {
+                write!(f, "the data directory was written by a newer version of Leveret; run that one")
+            }
+            Self::NoStore => write!(
+                f,
+                "there is no store in the data directory, and require_store = true forbids to begin a new \
+                 one: is the right file system mounted there, with all of its files? For the very first \
+                 start, leave require_store out"
+            ),
+            Self::Unreadable(error) => write!(f, "the data directory cannot be read: {error}"),
+        }
+    }
+}
+
+impl core::error::Error for OpenError {}
+
+impl Log {
+    /// Opens the store on `disk`, formatting an empty one with `fresh`. Blocks; afterwards everything found
+    /// is durable, unless the report says that the store cannot be written.
+    ///
+    /// # Errors
+    /// It cannot be read, or must not be touched.
+    pub fn open<D: Disk>(
+        disk: &mut D,
+        settings: Settings,
+        fresh: Identity,
+        now: Now,
+    ) -> Result<(Self, Report), OpenError> {
+        disk.lock().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::InUse,
+            _ => OpenError::Unreadable(error),
+        })?;
+        // A repair that was cut short; what it was at is in two pieces.
+        let mended = mending::finish(disk);
+        let may_begin = settings.may_begin;
+        let (mut log, mut report) = Self::look(disk, settings, fresh)?;
+        if (report.is_new || report.is_gone) && !may_begin {
+            return Err(OpenError::NoStore);
+        }
+        let begun = mended.and_then(|_| log.begin(disk, &mut report, now));
+        report.is_full = log.is_file_system_full();
+        report.is_pending = log.schedule.is_starting() || log.is_busy();
+        if let Err(error) = begun
+            && !log.may_begin_later(&error, &report)
+        {
+            log.failed = true;
+            report.unwritable = Some(error);
+            log.overlay_access(&report.access);
+        }
+        report.unopened = disk.unopened().to_vec();
+        log.is_damaged |= !report.unopened.is_empty();
+        Ok((log, report))
+    }
+
+    /// Whether what a start has to write may wait for room like everything else: what was found is all there
+    /// is, and who may come in is known without it.
+    fn may_begin_later(&self, error: &io::Error, report: &Report) -> bool {
+        let is_known = !report.is_new && !report.is_lost && report.access.restored.is_empty();
+        is_full(error) && self.is_file_system_full() && !self.failed && is_known
+    }
+
+    /// Reads the store as a start does, and writes nothing.
+    fn look<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result<(Self, Report), OpenError> {
+        let (start, mut report) = recover(&mut ReadAround::new(disk), settings, fresh)?;
+        let mut log = Self::start(start);
+        log.is_damaged = report.is_damaged() || report.is_lost || !report.refused.is_empty();
+        log.judge_access(disk, &mut report).map_err(OpenError::Unreadable)?;
+        Ok((log, report))
+    }
+
+    /// What a start would say of users and permissions; takes no lock, and writes nothing. A broker may write
+    /// meanwhile and open a segment, so what is in doubt is looked at twice.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn access_of<D: Disk>(disk: &mut D) -> Result<Access, OpenError> {
+        let nobody = Identity { id: [0; 16], secret: 0 };
+        let mut access =
+            || Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access);
+        match access()? {
+            Access::InDoubt(_) => access(),
+            sure => Ok(sure),
+        }
+    }
+
+    /// See [`Self::note_doubt`]; the disk must have the lock.
+    pub(super) fn note_doubt_found<D: Disk>(disk: &mut D, identity: Identity) -> Result<(), OpenError> {
+        let (log, report) = Self::look(disk, Settings::default(), identity)?;
+        log.note_doubt(disk, report.access.access).map_err(OpenError::Unreadable)
+    }
+
+    /// The version of the format that a start would write, and the bytes of a segment; takes no lock, and
+    /// writes nothing.
+    ///
+    /// # Errors
+    /// See [`Self::open`]; there is no store.
+    pub fn format_of<D: Disk>(disk: &mut D) -> Result<(Format, u32), OpenError> {
+        let nobody = Identity { id: [0; 16], secret: 0 };
+        let (log, report) = Self::look(disk, Settings::default(), nobody)?;
+        if report.is_new {
+            return Err(OpenError::NoStore);
+        }
+        Ok((log.active.wants(), log.settings.segment_bytes))
+    }
+
+    /// The first commits of a life.
+    fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
+        let groups = self.find_groups(disk, report)?;
+        if let Err(error) = self.begin_life(disk, report, now) {
+            self.hide_groups(&groups);
+            return Err(error);
+        }
+        self.end_groups(disk, &groups, report, now)?;
+        self.restore_access(disk, &report.access.restored, now)?;
+        self.renew_access_file(disk)
+    }
+
+    /// Writes the last commit again under the new life. When segments are short, also an empty one, for the
+    /// next start to repeat, and what makes room: else a broker that dies soon after each start would use up
+    /// the disk.
+    fn begin_life<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
+        self.find_drain();
+        // Where the end is lost, the note is one of the witnesses until the next segment has its own.
+        if report.commits_lost_at_end == 0 {
+            newest_note::renew(disk, self.active.segment())?;
+        }
+        // A file may have been made by a process that was killed before it synced the directory.
+        disk.sync_directory()?;
+        let mut is_large = self.gathering.len() > BLOCK_BYTES;
+        while self.schedule.is_starting() || (self.is_short() && self.drain.is_some()) {
+            match self.step(disk, now)? {
+                Step::Prepared => continue,
+                Step::Committed => {}
+                Step::Nothing if self.schedule.is_starting() => return Err(io::ErrorKind::StorageFull.into()),
+                Step::Nothing => return Ok(()),
+            }
+            if core::mem::take(&mut is_large) && self.is_short() {
+                self.schedule.set_starting(true);
+                self.hurry();
+            }
+        }
+        self.remove_surplus(disk);
+        Ok(())
+    }
+
+    /// Does what a helper would do next. Blocks.
+    pub(super) fn step<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<Step> {
+        if self.segments_free() == 0
+            && let Some(job) = self.next_prepare()
+        {
+            self.prepare_done(job.run(disk)).map_err(|failed| failed.0)?;
+            return Ok(Step::Prepared);
+        }
+        let Some(job) = self.next_commit(now) else { return Ok(Step::Nothing) };
+        self.commit_done(job.run(disk)).map_err(|failed| failed.0)?;
+        Ok(if self.is_postponed() { Step::Nothing } else { Step::Committed })
+    }
+
+    /// Reads the values of all definitions, in the order of their keys; tells of each whether no place of its
+    /// own can be read, but a footer that repeats it.
+    ///
+    /// # Errors
+    /// The disk cannot be read. A value that is damaged is left out and counted in the result.
+    pub fn read_definitions<D: Disk>(
+        &self,
+        disk: &mut D,
+        mut each: impl FnMut(&[u8], &[u8], bool),
+    ) -> io::Result<u64> {
+        let (mut bytes, mut damaged) = (Vec::new(), 0);
+        let mut unwritten = self.access.unwritten().iter().peekable();
+        for (key, definition) in self.index.definitions() {
+            let mut say = |Restored { key, value }: &Restored| {
+                value.iter().for_each(|value| each(key, value, false));
+            };
+            while let Some(restored) = unwritten.next_if(|restored| restored.key < *key) {
+                say(restored);
+            }
+            if let Some(restored) = unwritten.next_if(|restored| restored.key == *key) {
+                say(restored);
+                continue;
+            }
+            if definition.deleted {
+                continue;
+            }
+            match self.read_definition(disk, (key, definition), &mut bytes)? {
+                Some((value, place)) => each(key, value, place == FoundAt::Footer),
+                None => damaged += 1,
+            }
+        }
+        for Restored { key, value } in unwritten {
+            value.iter().for_each(|value| each(key, value, false));
+        }
+        Ok(damaged)
+    }
+
+    /// Reads one record, checked; `None` when it is damaged, or the disk refuses to read it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_record<'b, D: Disk>(
+        &self,
+        disk: &mut D,
+        place: Place,
+        bytes: &'b mut Vec<u8>,
+    ) -> io::Result<Option<Record<'b>>> {
+        record_walk::read_record(&self.index, disk, place, bytes)
+    }
+
+    /// Walks over all live messages and chunks, segment by segment. For inspection and export: it reads
+    /// everything. A record of the commit that this life repeated may be seen twice.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn read_live<D: Disk>(&self, disk: &mut D, mut each: impl FnMut(&Record<'_>)) -> io::Result<()> {
+        let mut bytes = vec![0; self.settings.segment_bytes as usize];
+        let mut disk = ReadAround::at_any_price(disk);
+        for (&sequence, segment) in self.index.segments() {
+            let length = disk.read(segment.slot, 0, &mut bytes)?;
+            let mut at = BLOCK_BYTES;
+            while at < length {
+                let commit = Commit::parse(&bytes[at..length], self.identity.seed());
+                let Some(commit) = commit.filter(|commit| commit.header.segment == sequence) else {
+                    let served = salvage::served(&bytes[at..length], self.identity.seed(), sequence);
+                    for (from, bytes_of) in served.into_iter().flat_map(|served| served.records) {
+                        self.for_live(&bytes[at + from..][..bytes_of], sequence, &mut each);
+                    }
+                    at += BLOCK_BYTES;
+                    continue;
+                };
+                self.for_live(commit.records, sequence, &mut each);
+                at += commit.bytes();
+            }
+        }
+        Ok(())
+    }
+
+    fn for_live(&self, mut records: &[u8], segment: u64, each: &mut impl FnMut(&Record<'_>)) {
+        while let Ok((record, length)) = Record::parse(records) {
+            if self.index.is_live_in(&record, segment) {
+                each(&record);
+            }
+            records = &records[length..];
+        }
+    }
+
+    /// Whether a message found in the log still waits in a queue, with the offsets that do.
+    pub fn live_targets(&self, message: &Message<'_>) -> impl Iterator<Item = (u64, u64)> {
+        message.targets.iter().filter_map(|target| {
+            let queue = self.index.queues().get(&target.queue)?;
+            queue.segment_of(target.offset).map(|_| (target.queue, target.offset))
+        })
+    }
+}
+
+fn recover<D: Disk>(
+    disk: &mut ReadAround<'_, D>,
+    settings: Settings,
+    fresh: Identity,
+) -> Result<(Start, Report), OpenError> {
+    let found = read_headers(disk).map_err(OpenError::Unreadable)?;
+    if found.iter().any(|found| found.header == HeaderRead::OtherVersion) {
+        return Err(OpenError::NewerFormat);
+    }
+    let mut headers: Vec<(u32, u32, &SegmentHeader)> = Vec::new();
+    for file in &found {
+        if let HeaderRead::Good(header, bytes) = &file.header {
+            headers.push((file.slot, *bytes, header));
+        }
+    }
+    let newest_first = |(slot, _, header): &(u32, u32, &SegmentHeader)| (Reverse(header.sequence), *slot);
+    sort_by_key(&mut headers, newest_first);
+    // Somebody may have put the file of another store here, and that one may be the newest.
+    let ours = said_most(headers.iter().map(|(_, _, header)| header.identity));
+    headers.retain(|(_, _, header)| Some(header.identity) == ours);
+    let note = newest_note::read(disk);
+    let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
+    sort_by_key(&mut headers, newest_first);
+    let owner = match headers.first() {
+        Some((_, _, header)) => {
+            Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })
+        }
+        None => owner_of(disk, &found).map_err(OpenError::Unreadable)?,
+    };
+    let kept = access_file::read(disk);
+    let owner = owner.or(kept.as_ref().map(|copy| copy.owner).filter(|o| is_segment_size(o.segment_bytes)));
+    let Owner { identity, segment_bytes } =
+        owner.unwrap_or(Owner { identity: fresh, segment_bytes: settings.segment_bytes });
+    let mut reader = Reader::new(disk, identity, segment_bytes);
+    reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
+    reader.is_noted_only = is_noted_only;
+    let kept = kept.filter(|copy| copy.owner.identity == identity);
+    let noted = access_file::read_end_of(reader.disk, &identity);
+    reader.drop_misplaced(&mut headers).map_err(OpenError::Unreadable)?;
+    let mut newest = reader.read_log(&headers, &found, noted).map_err(OpenError::Unreadable)?;
+    let settings = settings.with_segments_of(segment_bytes);
+    let mut slots = reader.slots(&found, &headers);
+    reader.keep_off_refused(&mut newest, &mut slots);
+    // A version begins with the life it is of. Where the log is lost, its numbers must not be used again.
+    let kept_life = kept.map_or(0, |copy| (copy.snapshot.version >> 32) as u32);
+    let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
+    let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_missing);
+    let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
+    let formats = headers.iter().map(|(_, _, header)| header.format);
+    let mut wants = formats.fold(reader.format.max(newest.format), Format::max);
+    if settings.upgrade {
+        wants = Format::NEWEST;
+    }
+    if reader.report.is_new {
+        (newest.format, wants) = (settings.format, settings.format);
+    }
+    let has_commit = newest.again_records > 0 || reader.chain.number > 0;
+    let start = Start {
+        settings,
+        identity,
+        life,
+        number: reader.chain.number,
+        time_base_ms: reader.chain.time_ms,
+        index: reader.index,
+        slots,
+        cut: reader.cut,
+        active: newest.segment,
+        format: newest.format,
+        wants,
+        written_before: written_before(&headers, newest.segment, newest.tail),
+        had_access: headers.iter().any(|(_, _, header)| header.has_access),
+        tail: newest.tail,
+        sequence_max: sequence_max.max(newest.segment.sequence) + u64::from(reader.newer_missing),
+        footer: newest.footer,
+        again: newest.again,
+        again_records: newest.again_records,
+        covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
+    };
+    Ok((start, reader.report))
+}
+
+/// What the lives before this one wrote: what was written to the newest segment since its header lies in it.
+fn written_before(headers: &Headers<'_>, newest: SegmentRef, tail: u32) -> u64 {
+    let written = headers.iter().map(|(_, _, header)| header.written).max().unwrap_or(0);
+    written.saturating_add(if newest.sequence > 0 { tail.into() } else { 0 })
+}
+
+/// Puts the header that is noted beside the log in the place of the one that its file has lost; tells whether
+/// it has.
+fn take_noted<'h>(headers: &mut Vec<(u32, u32, &'h SegmentHeader)>, note: &'h Note) -> bool {
+    let is_newer = headers.iter().all(|(_, _, header)| header.sequence < note.segment.sequence);
+    let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == note.header.identity);
+    if is_newer && is_ours {
+        headers.retain(|(slot, _, _)| *slot != note.segment.slot);
+        headers.push((note.segment.slot, note.header_bytes, &note.header));
+    }
+    is_newer && is_ours
+}

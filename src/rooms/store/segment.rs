@@ -1,0 +1,300 @@
+//! Segments: the files of the log, all of one size, made once and recycled.
+//!
+//! ```text
+//! segment | header, whole blocks | commit | commit | ... | unused | footer, whole blocks |
+//!
+//! header  | magic "LEVERET2" | CRC32C u32 | length u32 | segment bytes u32 | life u32 |
+//!           0                  8            12           16                  20
+//!         | store id 16 | secret u64 | sequence u64 | time u64 | commits u64 | live n u32 |
+//!           24            40           48             56         64            72
+//!         | flags u32 | more u32 | so many bytes, passed over |                     not in version 1
+//!           76          80         84
+//!         | n × (sequence minus the one before, slot): varints, rising, this segment not included |
+//!
+//! more    | written u64: bytes that all lives wrote to the disk before this header, zeros too; or nothing
+//! flags   | 1: it was said who there is, so a log that says nothing of that has lost it
+//! ```
+//!
+//! All little endian. The CRC covers the magic and everything from `length` to the end of the list. A *slot*
+//! is the number in a file's name, a *sequence* is a segment's place in the log: it rises, slots are used
+//! again. The last byte of the magic is the version of the format. Magic, CRC and length stand alike in every
+//! version, so that a damaged byte is not taken for a newer one, which the broker does not touch. Of the
+//! flags the lower 16 mean nothing bad to whoever does not know them; a higher one that is not known makes
+//! the header one of a newer version.
+//!
+//! Always true: a header is synced before the first commit of its segment is written, so a commit proves its
+//! header durable, and a header without a commit promises nothing. What the newest proven header leaves out
+//! is not part of the log, whatever lies there.
+
+use super::commit::{BLOCK_BYTES, padded};
+use super::format::Format;
+use super::identity::Identity;
+use super::varint::{self, Input};
+use super::zeroes::ResizeZeroed;
+
+const MAGIC_OF_ANY_VERSION: [u8; 7] = *b"LEVERET";
+const FIXED_BYTES: usize = 76;
+const HAS_ACCESS: u32 = 1;
+/// Flags that may be set although nobody here knows them.
+const FLAGS_PASSED_OVER: u32 = 0xffff;
+/// What stands alike in every version of the format: magic, CRC, length.
+const PREFIX_BYTES: usize = 16;
+/// The smallest segment in bytes.
+pub const SEGMENT_BYTES_MIN: u32 = 64 << 10;
+/// The largest segment in bytes. One is read as a whole, so what a damaged or foreign header claims beyond
+/// this would ask a 32-bit board for memory that it cannot even address.
+pub const SEGMENT_BYTES_MAX: u32 = 256 << 20;
+
+/// Whether a store can have segments of this size. Sizes come from the disk, so they are not to be trusted.
+pub(super) const fn is_segment_size(segment_bytes: u32) -> bool {
+    SEGMENT_BYTES_MIN <= segment_bytes
+        && segment_bytes <= SEGMENT_BYTES_MAX
+        && (segment_bytes as usize).is_multiple_of(BLOCK_BYTES)
+}
+
+/// The CRC of a header, from its magic to the end of its list.
+fn checksum(header: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&header[..8]), &header[12..])
+}
+
+/// A segment of the log and the file it lies in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SegmentRef {
+    /// Its place in the log, from 1.
+    pub sequence: u64,
+    /// Its file.
+    pub slot: u32,
+}
+
+/// What the header of a segment says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct SegmentHeader {
+    /// The version of the format.
+    pub format: Format,
+    /// The store it belongs to.
+    pub identity: Identity,
+    /// Bytes of each segment of the store.
+    pub segment_bytes: u32,
+    /// The life that opened it.
+    pub life: u32,
+    /// Its place in the log.
+    pub sequence: u64,
+    /// Broker time when it was opened, in milliseconds.
+    pub time_ms: u64,
+    /// The number of the newest commit that was synced before: whoever finds fewer has lost some.
+    pub commits: u64,
+    /// It was said before who there is; not told in version 1.
+    pub has_access: bool,
+    /// Bytes that all lives wrote before; 0 where that was not counted yet.
+    pub written: u64,
+    /// All older segments that are part of the log, rising.
+    pub live: Vec<SegmentRef>,
+}
+
+/// What the first bytes of a segment are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum HeaderRead {
+    /// A header, and the bytes it takes.
+    Good(SegmentHeader, u32),
+    /// A header of a newer version of the format.
+    OtherVersion,
+    /// The header is longer than the bytes given: so many are needed.
+    Longer(usize),
+    /// Nothing was ever written.
+    Empty,
+    /// The block is no header that is known.
+    Bad,
+}
+
+impl SegmentHeader {
+    /// Writes the header over `out`, whole blocks.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.clear();
+        out.resize_zeroed(FIXED_BYTES);
+        if self.format > Format::One {
+            let flags = if self.has_access { HAS_ACCESS } else { 0 };
+            out.extend_from_slice(&flags.to_le_bytes());
+            out.extend_from_slice(&(size_of::<u64>() as u32).to_le_bytes());
+            out.extend_from_slice(&self.written.to_le_bytes());
+        }
+        let mut previous = SegmentRef { sequence: 0, slot: 0 };
+        for live in &self.live {
+            varint::put(out, live.sequence - previous.sequence);
+            varint::put(out, live.slot.into());
+            previous = *live;
+        }
+        let length = out.len();
+        out[..8].copy_from_slice(&self.format.segment_magic());
+        out[12..16].copy_from_slice(&(length as u32).to_le_bytes());
+        out[16..20].copy_from_slice(&self.segment_bytes.to_le_bytes());
+        out[20..24].copy_from_slice(&self.life.to_le_bytes());
+        out[24..40].copy_from_slice(&self.identity.id);
+        out[40..48].copy_from_slice(&self.identity.secret.to_le_bytes());
+        out[48..56].copy_from_slice(&self.sequence.to_le_bytes());
+        out[56..64].copy_from_slice(&self.time_ms.to_le_bytes());
+        out[64..72].copy_from_slice(&self.commits.to_le_bytes());
+        out[72..76].copy_from_slice(&(self.live.len() as u32).to_le_bytes());
+        let sum = checksum(out);
+        out[8..12].copy_from_slice(&sum.to_le_bytes());
+        out.resize_zeroed(padded(length));
+    }
+
+    /// The bytes that the header at the start of `bytes` claims to have, zeros behind it not included.
+    pub(super) fn length(bytes: &[u8]) -> Option<usize> {
+        Input::new(bytes.get(12..)?).u32().map(|length| length as usize)
+    }
+
+    /// Reads the header at the start of `bytes`.
+    pub(super) fn parse(bytes: &[u8]) -> HeaderRead {
+        if bytes.iter().all(|byte| *byte == 0) {
+            return HeaderRead::Empty;
+        }
+        if !bytes.starts_with(&MAGIC_OF_ANY_VERSION) {
+            return HeaderRead::Bad;
+        }
+        let Some(length) = Self::length(bytes) else { return HeaderRead::Bad };
+        if length > bytes.len() {
+            return HeaderRead::Longer(padded(length));
+        }
+        let sum = Input::new(&bytes[8..]).u32();
+        if length < PREFIX_BYTES || sum != Some(checksum(&bytes[..length])) {
+            return HeaderRead::Bad;
+        }
+        let Some(format) = Format::of_segment(&bytes[..8]) else {
+            return HeaderRead::OtherVersion;
+        };
+        match Self::parse_checked(&bytes[16..length], format) {
+            Some((_, flags)) if flags & !(HAS_ACCESS | FLAGS_PASSED_OVER) != 0 => HeaderRead::OtherVersion,
+            Some((header, _)) => HeaderRead::Good(header, padded(length) as u32),
+            None => HeaderRead::Bad,
+        }
+    }
+
+    /// The header, and its flags.
+    fn parse_checked(bytes: &[u8], format: Format) -> Option<(Self, u32)> {
+        let mut input = Input::new(bytes);
+        let (segment_bytes, life) = (input.u32()?, input.u32()?);
+        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
+        let (sequence, time_ms, commits, count) = (input.u64()?, input.u64()?, input.u64()?, input.u32()?);
+        let (mut flags, mut written) = (0, 0);
+        if format > Format::One {
+            flags = input.u32()?;
+            let more = input.u32()?;
+            written = Input::new(input.take(more as usize)?).u64().unwrap_or(0);
+        }
+        let mut live = Vec::new();
+        let mut previous = 0;
+        for _ in 0..count {
+            previous = u64::checked_add(previous, input.varint()?)?;
+            live.push(SegmentRef { sequence: previous, slot: u32::try_from(input.varint()?).ok()? });
+        }
+        let has_access = flags & HAS_ACCESS != 0;
+        let header = Self {
+            format,
+            identity,
+            segment_bytes,
+            life,
+            sequence,
+            time_ms,
+            commits,
+            has_access,
+            written,
+            live,
+        };
+        (is_segment_size(segment_bytes) && input.is_empty()).then_some((header, flags))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(live: u64) -> SegmentHeader {
+        SegmentHeader {
+            format: Format::Two,
+            has_access: live > 1,
+            written: 1 << 40 | live,
+            identity: Identity { id: *b"0123456789abcdef", secret: 42 },
+            segment_bytes: SEGMENT_BYTES_MIN,
+            life: 2,
+            sequence: 4 * live + 9,
+            time_ms: 77,
+            commits: 99,
+            live: (0..live).map(|n| SegmentRef { sequence: 1 + 4 * n, slot: n as u32 }).collect(),
+        }
+    }
+
+    #[test]
+    fn headers_of_any_length_read_back() {
+        let mut bytes = Vec::new();
+        for live in [0, 1, 900, 4096] {
+            header(live).encode(&mut bytes);
+            assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(live), bytes.len() as u32));
+            let older = SegmentHeader { format: Format::One, has_access: false, written: 0, ..header(live) };
+            older.encode(&mut bytes);
+            assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(older, bytes.len() as u32));
+            header(live).encode(&mut bytes);
+        }
+        assert_eq!(SegmentHeader::parse(&bytes[..4096]), HeaderRead::Longer(bytes.len()));
+    }
+
+    #[test]
+    fn damage_emptiness_and_newer_versions_are_told_apart() {
+        let mut bytes = Vec::new();
+        header(5).encode(&mut bytes);
+        for at in 0..78 {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << bit;
+                let read = SegmentHeader::parse(&damaged);
+                assert!(matches!(read, HeaderRead::Bad | HeaderRead::Longer(_)), "byte {at}");
+            }
+        }
+        assert_eq!(SegmentHeader::parse(&[0; 4096]), HeaderRead::Empty);
+        let good = bytes.clone();
+        bytes[7] = b'3';
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Bad);
+        sum_again(&mut bytes);
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::OtherVersion);
+        for bit in 1..32 {
+            bytes.copy_from_slice(&good);
+            bytes[76 + bit / 8] |= 1 << (bit % 8);
+            sum_again(&mut bytes);
+            let read = SegmentHeader::parse(&bytes);
+            assert_eq!(read == HeaderRead::OtherVersion, bit >= 16, "flag {bit}");
+            assert!(bit >= 16 || read == HeaderRead::Good(header(5), bytes.len() as u32), "flag {bit}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_puts_behind_the_flags_is_passed_over() {
+        let mut bytes = Vec::new();
+        header(5).encode(&mut bytes);
+        let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) + 9;
+        bytes[80] += 9;
+        bytes.splice(92..92, *b"something");
+        bytes.truncate(BLOCK_BYTES);
+        bytes[12..16].copy_from_slice(&length.to_le_bytes());
+        sum_again(&mut bytes);
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(5), BLOCK_BYTES as u32));
+    }
+
+    fn sum_again(bytes: &mut [u8]) {
+        let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+        let sum = checksum(&bytes[..length]);
+        bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    #[test]
+    fn no_length_that_a_disk_can_hold_wraps_or_asks_for_all_memory() {
+        let mut bytes = vec![0; 4096];
+        bytes[..8].copy_from_slice(&Format::NEWEST.segment_magic());
+        bytes[12..16].fill(0xff);
+        assert!(matches!(SegmentHeader::parse(&bytes), HeaderRead::Longer(length) if length > 1 << 31));
+        for (segment_bytes, is_one) in [(SEGMENT_BYTES_MAX, true), (1 << 31, false), (0xffff_f000, false)] {
+            SegmentHeader { segment_bytes, ..header(5) }.encode(&mut bytes);
+            let is_read = matches!(SegmentHeader::parse(&bytes), HeaderRead::Good(..));
+            assert_eq!(is_read, is_one, "{segment_bytes}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Dead letters that go far: refused on their way, or with a past that somebody made up.
+
+use leveret::command::{Command, Outcome, Settlement};
+use leveret::wire::{TableWriter, Writer};
+
+use crate::dead_letters::{declare, empty, got, publish, table, to, with};
+use crate::support::TestBroker;
+
+#[test]
+fn a_letter_that_is_refused_goes_on_a_few_times() {
+    let mut house = TestBroker::new(64);
+    let at = house.connect();
+    let full = |t: &mut TableWriter<'_, '_>| {
+        t.int("x-max-length", 1)?;
+        t.text("x-overflow", "reject-publish-dlx")
+    };
+    // Each refuses what the one before it refused, down to the last.
+    for number in 0..12 {
+        let arguments = with(&format!("{}", number + 1), full);
+        declare(&mut house, at, &number.to_string(), false, &arguments);
+        publish(&mut house, at, &number.to_string(), &[0, 0], "first");
+    }
+    declare(&mut house, at, "12", false, &[]);
+    for (first, ends) in [("6", 1), ("1", 0)] {
+        declare(&mut house, at, "q", false, &to(first));
+        publish(&mut house, at, "q", &[0, 0], "second");
+        let rejected = got(&mut house, at, "q");
+        house.settle(at, rejected.tag, false, Settlement::Reject);
+        assert_eq!(house.ready(at, "12"), ends, "so many are passed at once, and no more");
+        empty(&mut house, at, "12");
+        house.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    }
+    for number in 0..12 {
+        assert_eq!(empty(&mut house, at, &number.to_string()), ["first"]);
+    }
+    assert_eq!((house.messages.messages_used(), house.broker.gauges().chunks), (0, 0));
+}
+
+/// A sender made up thousands of deaths: each is looked at once, to however many queues the letter goes.
+#[test]
+fn made_up_deaths_cost_their_number_and_not_that_of_the_queues() {
+    let mut house = TestBroker::new(64);
+    let at = house.connect();
+    let deaths = |t: &mut TableWriter<'_, '_>| {
+        t.array("x-death", |deaths| {
+            (0..2000).try_for_each(|number| {
+                deaths.table(|death| death.text("queue", if number == 1000 { "7" } else { "nobody" }))
+            })
+        })
+    };
+    let mut bytes = vec![0; 120_000];
+    let mut writer = Writer::new(&mut bytes);
+    writer.table(deaths).unwrap();
+    let properties = [&[0x20, 0], writer.written()].concat();
+    declare(
+        &mut house,
+        at,
+        "q",
+        false,
+        &table(|t| {
+            t.text("x-dead-letter-exchange", "amq.fanout")?;
+            t.int("x-message-ttl", 0)
+        }),
+    );
+    for number in 0..200 {
+        let queue = number.to_string();
+        house.declare(at, &queue, false);
+        let (queue, exchange, routing_key, arguments) = (&*queue, "amq.fanout", "", &[][..]);
+        house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+    }
+    house.journal.set_time(1);
+    house.work.take();
+    assert_eq!(publish(&mut house, at, "q", &properties, "x"), Outcome::Published);
+    house.broker.deliver(&mut context!(house), 0);
+    let units = house.work.take();
+    assert!((1000..5000).contains(&units), "{units}: the turn hears of each of them, and once");
+    for number in 0..200 {
+        assert_eq!(house.ready(at, &number.to_string()), u32::from(number != 7), "{number}");
+    }
+}

@@ -1,0 +1,177 @@
+//! Runtime parameters: kept over restarts and kills, bounded, and gone with their virtual host.
+
+use leveret::broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds, ParameterView};
+use leveret::limits::Limits;
+
+use crate::dead_letters::{Life, disk};
+use crate::support::TestBroker;
+
+const COMPONENT: &str = "shovel";
+
+/// What a component would say that takes every value but one, and connects to the parameter's own place.
+fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    match (said.component, said.value) {
+        (COMPONENT, b"0") => Err("0 is not taken".to_string()),
+        (COMPONENT, _) => {
+            let vhost = said.vhost.unwrap_or_default().to_string();
+            Ok(ParameterNeeds { vhost, of_administrator: None })
+        }
+        (other, _) => Err(format!("component {other} not found")),
+    }
+}
+
+fn set(house: &mut TestBroker, vhost: Option<&str>, name: &str, value: &str) -> Result<(), OperatorFault> {
+    house.broker.set_parameter_check(check);
+    house.broker.set_shovel_places(8);
+    let component = if vhost.is_some() { COMPONENT } else { "" };
+    let said = ParameterView { vhost, component, name, value: value.as_bytes() };
+    house.broker.set_parameter(context!(house).journal_mut(), &said, None).map(drop)
+}
+
+fn clear(house: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), OperatorFault> {
+    let component = if vhost.is_some() { COMPONENT } else { "" };
+    house.broker.clear_parameter(context!(house).journal_mut(), vhost, component, name).map(drop)
+}
+
+/// Virtual host, name and value of each.
+fn all(house: &TestBroker) -> Vec<String> {
+    let shown = |view: ParameterView<'_>| {
+        let value = String::from_utf8_lossy(view.value).into_owned();
+        format!("{} {} {value}", view.vhost.unwrap_or("-"), view.name)
+    };
+    let mut all: Vec<String> = house.broker.parameters().map(shown).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_start_after_a_kill_finds_them_as_they_were_confirmed() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    life.house.admit("other", "v");
+    for (vhost, name, value) in [
+        (Some("/"), "s", "{\"a\":1}"),
+        (Some("/"), "gone", "1"),
+        (Some("v"), "s", "2"),
+        (None, "g", "[1]"),
+        (None, "cleared", "3"),
+    ] {
+        set(&mut life.house, vhost, name, value).expect("there is room");
+    }
+    life.store().expect("the disk is well");
+    set(&mut life.house, Some("/"), "s", "{\"a\":2}").expect("there is room");
+    clear(&mut life.house, Some("/"), "gone").expect("it is there");
+    clear(&mut life.house, None, "cleared").expect("it is there");
+    life.store().expect("the disk is well");
+    drop(life);
+    let mut life = Life::begin(&disk).expect("it opens");
+    assert_eq!(all(&life.house), ["- g [1]", "/ s {\"a\":2}", "v s 2"]);
+    life.house.broker.delete_vhost(&mut context!(life.house), "v").expect("it is there");
+    let at = life.at;
+    life.house.turns(at);
+    life.store().expect("the disk is well");
+    drop(life);
+    assert_eq!(all(&Life::begin(&disk).expect("it opens").house), ["- g [1]", "/ s {\"a\":2}"]);
+}
+
+#[test]
+fn the_same_again_is_no_change() {
+    let mut house = TestBroker::new(64);
+    set(&mut house, Some("/"), "s", "1").expect("there is room");
+    let before = house.broker.parameters_version();
+    set(&mut house, Some("/"), "s", "1").expect("it is so");
+    assert_eq!(house.broker.parameters_version(), before);
+    set(&mut house, Some("/"), "s", "2").expect("there is room");
+    assert_ne!(house.broker.parameters_version(), before);
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let mut house = TestBroker::with(&Limits { connections_max: 16, parameters_max: 2, ..Limits::default() });
+    let invalid = |why: &str| Err(OperatorFault::Invalid(why.to_string()));
+    assert_eq!(set(&mut house, Some("/"), "s", "0"), invalid("0 is not taken"));
+    assert!(matches!(set(&mut house, Some("none"), "s", "1"), Err(OperatorFault::NoSuchVhost(_))));
+    assert!(matches!(set(&mut house, Some("/"), "", "1"), Err(OperatorFault::BadName(..))));
+    let long = "1".repeat(PARAMETER_BYTES_MAX + 1);
+    assert!(matches!(set(&mut house, None, "g", &long), Err(OperatorFault::Invalid(_))));
+    assert!(all(&house).is_empty());
+    for name in ["a", "b"] {
+        set(&mut house, None, name, &long[1..]).expect("there is room");
+    }
+    assert_eq!(set(&mut house, None, "c", "1"), Err(OperatorFault::NoRoom("parameters_max")));
+    set(&mut house, None, "b", "1").expect("it has its place");
+    assert_eq!(clear(&mut house, None, "c"), Err(OperatorFault::NoSuchParameter));
+    assert_eq!(clear(&mut house, Some("none"), "a"), Err(OperatorFault::NoSuchParameter));
+    clear(&mut house, None, "a").expect("it is there");
+    set(&mut house, None, "c", "1").expect("there is room again");
+    house.broker.set_shovel_places(0);
+    let said = ParameterView { vhost: Some("/"), component: COMPONENT, name: "s", value: b"1" };
+    let refused = house.broker.set_parameter(context!(house).journal_mut(), &said, None);
+    assert_eq!(refused.map(drop), Err(OperatorFault::NoRoom("bridges_max")));
+    house.broker.set_shovel_places(1);
+    let refused = house.broker.set_parameter(context!(house).journal_mut(), &said, Some("nobody"));
+    assert_eq!(refused.map(drop), invalid("user \"nobody\" may not connect to vhost \"/\""));
+}
+
+#[test]
+fn one_virtual_host_leaves_places_to_others_unless_an_administrator_says_otherwise() {
+    let mut house = TestBroker::with(&Limits { connections_max: 16, parameters_max: 4, ..Limits::default() });
+    house.broker.set_parameter_check(check);
+    house.broker.set_shovel_places(8);
+    let set_as = |house: &mut TestBroker, user, name| {
+        let said = ParameterView { vhost: Some("v"), component: COMPONENT, name, value: b"1" };
+        house.broker.set_parameter(context!(house).journal_mut(), &said, user).map(drop)
+    };
+    house.admit("ann", "v");
+    for name in ["a", "b"] {
+        set_as(&mut house, Some("ann"), name).expect("as much as it leaves");
+    }
+    let refused = set_as(&mut house, Some("ann"), "c");
+    let Err(OperatorFault::Invalid(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("its share of parameters_max"), "{why}");
+    set_as(&mut house, Some("ann"), "b").expect("it has its place");
+    set(&mut house, None, "g", "1").expect("what is global is everybody's");
+    set_as(&mut house, None, "c").expect("the operator of the machine knows best");
+    assert_eq!(all(&house).len(), 4);
+}
+
+#[test]
+fn what_is_only_for_administrators_is_refused_to_others() {
+    let mut house = TestBroker::new(64);
+    house.admit("ann", "/");
+    let picky: leveret::broker::ParameterCheck = |_| {
+        let of_administrator = Some("read files");
+        Ok(ParameterNeeds { vhost: "/".to_string(), of_administrator })
+    };
+    house.broker.set_parameter_check(picky);
+    house.broker.set_shovel_places(8);
+    let set_as = |house: &mut TestBroker, user| {
+        let said = ParameterView { vhost: Some("/"), component: COMPONENT, name: "s", value: b"1" };
+        house.broker.set_parameter(context!(house).journal_mut(), &said, user).map(drop)
+    };
+    let refused = set_as(&mut house, Some("ann"));
+    assert_eq!(refused, Err(OperatorFault::Invalid("only an administrator may have it read files".into())));
+    set_as(&mut house, Some("guest")).expect("guest is one");
+    set_as(&mut house, None).expect("so is who owns the machine");
+}
+
+#[test]
+fn what_has_no_place_after_a_start_can_be_cleared_and_does_not_come_back() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    for name in ["a", "b", "c"] {
+        set(&mut life.house, Some("/"), name, "1").expect("there is room");
+    }
+    life.store().expect("the disk is well");
+    drop(life);
+    let few = Limits { connections_max: 16, parameters_max: 1, ..Limits::default() };
+    let mut life = Life::begin_with(&disk, &few).expect("it opens");
+    assert_eq!(all(&life.house), ["/ a 1"]);
+    assert!(life.house.broker.may_have_parameter("/", COMPONENT, "b"));
+    clear(&mut life.house, Some("/"), "b").expect("the log has it");
+    assert_eq!(clear(&mut life.house, Some("/"), "b"), Err(OperatorFault::NoSuchParameter));
+    assert_eq!(clear(&mut life.house, Some("/"), "d"), Err(OperatorFault::NoSuchParameter));
+    life.store().expect("the disk is well");
+    drop(life);
+    assert_eq!(all(&Life::begin(&disk).expect("it opens").house), ["/ a 1", "/ c 1"]);
+}

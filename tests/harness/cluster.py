@@ -1,0 +1,48 @@
+"""A cluster of RabbitMQ nodes on this machine, each a process of its own with its own port, home and log.
+
+The first is an ordinary node; the others find it when they start for the first time (RabbitMQ's own peer discovery),
+and all share its port mapper and its cookie. Whatever happens, each is ended by its own id.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List, Tuple
+
+from .brokers import RabbitMq
+
+
+class Cluster:
+    """Nodes that are one broker."""
+
+    def __init__(self, *names: str) -> None:
+        self.nodes: List[RabbitMq] = []
+        try:
+            self.nodes.append(RabbitMq(name=names[0]))
+            first = self.nodes[0]
+            lines = ("cluster_formation.peer_discovery_backend = classic_config\n"
+                     f"cluster_formation.classic_config.nodes.1 = {first.node}\n"
+                     "cluster_formation.randomized_startup_delay_range.min = 0\n"
+                     "cluster_formation.randomized_startup_delay_range.max = 1\n")
+            for name in names[1:]:
+                self.nodes.append(RabbitMq(name=name, others=first, lines=lines))
+            for node in self.nodes[1:]:
+                node.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def at(self, address: str) -> RabbitMq:
+        """The node whose port an AMQP address names."""
+        return next(node for node in self.nodes if f":{node.address.port}" in address)
+
+    def queues(self, asked: RabbitMq) -> Dict[str, Tuple[str, List[str]]]:
+        """Of each quorum queue, as this node knows them: the node that leads it, and all that have it."""
+        rows: Any = json.loads(asked.ctl("list_queues", "--formatter", "json", "name", "leader", "members"))
+        return {row["name"]: (row["leader"], sorted(row["members"])) for row in rows}
+
+    def close(self) -> None:
+        """The end of all; the first goes last, for the port mapper is its own."""
+        for node in reversed(self.nodes):
+            node.close()
+        self.nodes.clear()

@@ -1,0 +1,280 @@
+//! What a link that fetches does with messages that find no room here or do not go on, and with an upstream
+//! that means harm.
+
+use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret::wire::{ContentHeader, Method, Properties, Table, Writer};
+
+use super::bridge::{Far, ack, ask, bridge, fill, open, upstream, world};
+use super::bridge_day::open_fetch;
+use super::world::{World, content_frames, frame, method_frame};
+
+const STATUS: &str = "GET /api/ctl/bridges";
+/// How long something may stand still, in milliseconds: the default of `content_timeout`.
+const PATIENCE_MS: u64 = 30_000;
+
+fn fetching() -> Bridge {
+    let to = Destination::Queue("here".into());
+    let fetch = vec![Rule { queue: "far".into(), to, refused: Refused::Park, is_urgent: false }];
+    Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() }
+}
+
+fn delivery(delivery_tag: u64) -> Vec<u8> {
+    let (consumer_tag, redelivered, exchange, routing_key) = ("bridge-0", false, "", &b"far"[..]);
+    method_frame(1, &Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key })
+}
+
+fn deliver(world: &mut World, far: &Far, tag: u64) {
+    far.say_bytes(&[delivery(tag), content_frames(1, &[0, 0], &[tag as u8], 100)].concat());
+    world.run();
+}
+
+fn header(body_len: u64) -> Vec<u8> {
+    let mut room = [0; 64];
+    let mut writer = Writer::new(&mut room);
+    ContentHeader::new(body_len, Properties::EMPTY).emit_frame(1, &mut writer).expect("it fits");
+    writer.written().to_vec()
+}
+
+/// A queue that refuses what is beyond so many messages, in the place of the one that the bridge made.
+fn narrow(world: &mut World, client: usize, queue: &str, most: i32) {
+    world.ask(client, 1, &Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false });
+    let mut room = [0; 128];
+    let mut writer = Writer::new(&mut room);
+    let written = writer.table(|table| {
+        table.int("x-max-length", most).and_then(|()| table.text("x-overflow", "reject-publish"))
+    });
+    written.expect("it fits");
+    let arguments = Table::trusted(&writer.written()[4..]);
+    let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
+    let declare =
+        Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
+    world.ask(client, 1, &declare);
+}
+
+fn is_up(far: &Far) -> bool {
+    far.line.borrow().is_held
+}
+
+#[test]
+fn what_neither_its_queue_nor_the_one_for_parked_takes_waits_here_and_goes_on_with_room() {
+    let (mut world, mut far) = world(fetching());
+    assert_eq!(open_fetch(&mut world, &mut far), 1);
+    let client = world.open(&[1]);
+    narrow(&mut world, client, "here", 1);
+    narrow(&mut world, client, "parked", 1);
+    // As many as the window of four holds.
+    for tag in 1..=4 {
+        deliver(&mut world, &far, tag);
+    }
+    assert_eq!(far.names(), ["basic.ack", "basic.ack"], "one here, one parked");
+    let said = ask(&mut world, STATUS);
+    assert!(said.contains("takes nothing now"), "it is said why it stands: {said}");
+    world.pass_ms(3 * PATIENCE_MS);
+    assert!(is_up(&far) && far.names().is_empty(), "what we do not read is not held against the upstream");
+    for _ in 0..2 {
+        world.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false });
+        world.pass_ms(6_000);
+        let counts = ["here", "parked"].map(|queue| world.counts(client, 1, queue).0);
+        assert_eq!((far.names(), counts), (vec!["basic.ack"], [1, 1]), "{}", ask(&mut world, STATUS));
+    }
+    assert_eq!(world.counts(client, 1, "parked").0, 1, "what has room in its own queue is not parked");
+    deliver(&mut world, &far, 5);
+    world.ask(
+        client,
+        1,
+        &Method::QueueDelete { queue: "parked", if_unused: false, if_empty: false, no_wait: false },
+    );
+    world.pass_ms(6_000);
+    assert_eq!(far.names(), ["basic.ack"]);
+    assert_eq!(world.counts(client, 1, "parked").0, 1, "the queue was made again");
+    assert_eq!((world.engine.platform.dialed, is_up(&far)), (1, true), "it was one link all the time");
+}
+
+#[test]
+fn a_link_that_waits_for_room_can_be_taken_away() {
+    let (mut world, mut far) = world(fetching());
+    assert_eq!(open_fetch(&mut world, &mut far), 1);
+    let client = world.open(&[1]);
+    narrow(&mut world, client, "here", 0);
+    narrow(&mut world, client, "parked", 0);
+    deliver(&mut world, &far, 1);
+    assert!(far.names().is_empty() && is_up(&far));
+    world.engine.set_bridges(&[]);
+    world.pass_ms(2_000);
+    assert!(!is_up(&far), "there is nothing to wait for: the upstream has it");
+    world.operators.clear();
+    world.end(&["here", "parked"]);
+}
+
+#[test]
+fn what_was_begun_and_does_not_go_on_ends_the_link_and_gives_its_memory_back() {
+    let halves: [Vec<u8>; 5] = [
+        [delivery(1), header(1_000_000), frame(3, 1, &[7; 100])].concat(),
+        [delivery(1), header(1_000_000)].concat(),
+        delivery(1),
+        delivery(1)[..9].to_vec(),
+        vec![8],
+    ];
+    for half in halves {
+        let (mut world, mut far) = world(fetching());
+        assert_eq!(open_fetch(&mut world, &mut far), 1);
+        far.say_bytes(&half);
+        world.run();
+        world.pass_ms(PATIENCE_MS - 1_000);
+        assert!(is_up(&far));
+        world.pass_ms(1_000);
+        assert!(!is_up(&far), "{} octets", half.len());
+        world.assert_no_bytes();
+        let said = ask(&mut world, STATUS);
+        assert!(said.contains("did not go on for 30000 ms"), "{said}");
+        world.pass_ms(1_100);
+        assert_eq!(world.engine.platform.dialed, 2, "it is tried again");
+    }
+}
+
+#[test]
+fn what_goes_on_however_slowly_is_taken() {
+    let (mut world, mut far) = world(fetching());
+    assert_eq!(open_fetch(&mut world, &mut far), 1);
+    let client = world.open(&[1]);
+    for octet in [delivery(1), content_frames(1, &[0, 0], b"slow", 100)].concat() {
+        world.pass_ms(PATIENCE_MS - 1_000);
+        far.say_bytes(&[octet]);
+        world.run();
+    }
+    assert_eq!(far.names(), ["basic.ack"]);
+    world.pass_ms(10 * PATIENCE_MS);
+    assert!(is_up(&far), "between messages an upstream may be silent");
+    assert_eq!(world.counts(client, 1, "here").0, 1);
+}
+
+#[test]
+fn what_comes_back_in_part_ends_a_link_that_forwards() {
+    let (mut world, mut far) = world(Bridge { heartbeat_s: 0, ..bridge() });
+    open(&mut world, &mut far);
+    let returned =
+        Method::BasicReturn { reply_code: 312, reply_text: "NO_ROUTE", exchange: "", routing_key: b"there" };
+    far.say(1, &returned);
+    world.run();
+    world.pass_ms(PATIENCE_MS);
+    assert!(!is_up(&far));
+}
+
+/// A table that nests as deep as its length allows.
+fn deep_table(depth: usize) -> Vec<u8> {
+    let mut table = Vec::new();
+    for _ in 0..depth {
+        let mut outer = b"\x01aF".to_vec();
+        outer.extend((table.len() as u32).to_be_bytes());
+        outer.append(&mut table);
+        table = outer;
+    }
+    table
+}
+
+fn properties_with(headers: &[u8]) -> Vec<u8> {
+    let mut properties = vec![0x20, 0];
+    properties.extend((headers.len() as u32).to_be_bytes());
+    properties.extend(headers);
+    properties
+}
+
+#[test]
+fn a_hostile_upstream_harms_its_own_link_alone() {
+    let wide: Vec<u8> =
+        (0..5_000_u32).flat_map(|at| [&[4], &at.to_be_bytes()[..], b"t\x01"].concat()).collect();
+    let cancelled = Method::BasicCancel { consumer_tag: "bridge-7", no_wait: true };
+    let unknown = Method::BasicDeliver {
+        consumer_tag: "bridge-9",
+        delivery_tag: 1,
+        redelivered: false,
+        exchange: "",
+        routing_key: b"far",
+    };
+    let whole =
+        |tag: u64, properties: &[u8]| [delivery(tag), content_frames(1, properties, b"x", 100_000)].concat();
+    let ends: Vec<(&str, Vec<u8>)> = vec![
+        ("an unknown consumer", method_frame(1, &unknown)),
+        ("a consumer's end that nobody asked for", method_frame(1, &cancelled)),
+        ("a confirm", method_frame(1, &Method::BasicAck { delivery_tag: 1, multiple: true })),
+        ("a tag that does not rise", [whole(1, &[0, 0]), whole(1, &[0, 0])].concat()),
+        ("more than the window", (1..=9).flat_map(|tag| [delivery(tag), header(0)].concat()).collect()),
+        ("a body without a delivery", frame(3, 1, b"x")),
+        ("a header without a delivery", header(1)),
+        ("a delivery within another", [delivery(1), delivery(2)].concat()),
+        ("more body than was said", [delivery(1), header(1), frame(3, 1, b"xy")].concat()),
+        ("a frame of another channel", frame(3, 7, b"x")),
+        ("an empty method", frame(1, 1, b"")),
+        ("an empty header", [delivery(1), frame(2, 1, b"")].concat()),
+        (
+            "a table of the wrong length",
+            [delivery(1), content_frames(1, &[0x20, 0, 0, 0, 9, 0], b"x", 9)].concat(),
+        ),
+    ];
+    for (what, bytes) in ends {
+        let (mut world, mut far) = world(fetching());
+        assert_eq!(open_fetch(&mut world, &mut far), 1);
+        far.say_bytes(&bytes);
+        world.run();
+        assert!(!is_up(&far), "{what} ends the link");
+        let client = world.open(&[1]);
+        world.publish_to(client, 1, "here", b"others go on");
+        world.run();
+        assert!(world.counts(client, 1, "here").0 > 0);
+        world.pass_ms(1_100);
+        assert_eq!(world.engine.platform.dialed, 2, "{what}: it is tried again");
+    }
+    let lives: Vec<(&str, Vec<u8>)> = vec![
+        ("an empty body frame", [delivery(1), header(1), frame(3, 1, b""), frame(3, 1, b"x")].concat()),
+        ("a deep table", whole(1, &properties_with(&deep_table(500)))),
+        ("a wide table", whole(1, &properties_with(&wide))),
+    ];
+    for (what, bytes) in lives {
+        let (mut world, mut far) = world(fetching());
+        assert_eq!(open_fetch(&mut world, &mut far), 1);
+        far.say_bytes(&bytes);
+        world.run();
+        let client = world.open(&[1]);
+        let up = is_up(&far);
+        let here = world.counts(client, 1, "here").0;
+        assert!(!up || here == 1, "{what}: it is taken, or it ends the link: {up} {here}");
+    }
+}
+
+#[test]
+fn a_storm_of_orders_is_answered_as_far_as_it_is_read_and_costs_no_memory() {
+    let (mut world, mut far) = world(fetching());
+    assert_eq!(open_fetch(&mut world, &mut far), 1);
+    for at in 0..2_000 {
+        far.say(1, &Method::ChannelFlow { active: at % 2 == 0 });
+        far.say(0, &Method::ConnectionBlocked { reason: "storm" });
+        far.say(0, &Method::ConnectionUnblocked {});
+        far.say_bytes(&frame(3, 1, b"")[..0]);
+        if at % 50 == 0 {
+            world.run();
+            far.names();
+        }
+    }
+    world.run();
+    let is_quiet = far.names().iter().all(|name| *name == "channel.flow-ok");
+    assert!(is_quiet && is_up(&far));
+    deliver(&mut world, &far, 1);
+    assert_eq!(far.names(), ["basic.ack"]);
+}
+
+#[test]
+fn what_was_counted_goes_on_when_a_bridge_is_changed() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    fill(&mut world, 3);
+    far.say(1, &ack(2, true));
+    world.run();
+    // To where nobody is, for the link before takes its leave of this one.
+    world.engine.set_bridges(&[Bridge { upstream: vec![upstream("host-2")], ..bridge() }]);
+    let said = ask(&mut world, STATUS);
+    assert!(said.contains("\"moved\":2"), "{said}");
+    far.say(1, &ack(3, false));
+    world.pass_ms(2_000);
+    let said = ask(&mut world, STATUS);
+    assert!(said.contains("\"moved\":3") && !said.contains("\"moved\":0"), "{said}");
+}

@@ -1,0 +1,453 @@
+//! Shovels of runtime parameters whose upstream is a line in memory: how they come, what they ask for there,
+//! and how they end.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use leveret::broker::{Broker, OperatorFault, ParameterView};
+use leveret::config::bridge::Bridge;
+use leveret::limits::Limits;
+use leveret::wire::{Method, Properties, Table, next_frame};
+
+use super::bridge::{Far, ack, ask as operator_ask, bodies, bridge, fill, open_for, world};
+use super::management::{ANN, GUEST, ask, status};
+use super::world::{Line, Publish, Shape, World, content_frames, small_limits};
+
+const FORWARD: &str = concat!(
+    r#"{"src-uri":"amqp://","src-queue":"here","#,
+    r#""dest-uri":"amqp://u:secret@host-1","dest-queue":"there"}"#
+);
+const FETCH: &str = concat!(
+    r#"{"src-uri":"amqp://host-1","src-queue":"far","#,
+    r#""dest-uri":"amqp://","dest-queue":"here"}"#
+);
+
+/// A broker with room for shovels, and the upstream that they lead to.
+fn house() -> (World, Far) {
+    let mut world = World::new(Limits { bridges_max: 2, ..small_limits() });
+    let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+    world.engine.platform.upstreams.push((SocketAddr::from(([10, 0, 0, 1], 5672)), line.clone()));
+    world.operators.push(line.clone());
+    world.engine.set_bridges(&[]);
+    (world, Far { line, heard: Vec::new(), ahead: Vec::new() })
+}
+
+fn set_in(world: &mut World, vhost: &str, name: &str, value: &str) -> Result<(), OperatorFault> {
+    let (broker, mut context) = world.engine.broker_mut();
+    let value = value.as_bytes();
+    let said = ParameterView { vhost: Some(vhost), component: "shovel", name, value };
+    broker.set_parameter(context.journal_mut(), &said, None).map(drop)
+}
+
+fn set(world: &mut World, value: &str) {
+    set_in(world, "/", "s", value).expect("it is right");
+}
+
+fn with(value: &str, more: &str) -> String {
+    format!("{},{more}}}", value.strip_suffix('}').expect("an object"))
+}
+
+fn names(world: &World) -> Vec<String> {
+    world.engine.broker().parameters().map(|view| view.name.to_string()).collect()
+}
+
+fn declared(queue: &str, message_count: u32) -> Method<'_> {
+    Method::QueueDeclareOk { queue, message_count, consumer_count: 0 }
+}
+
+const MISSING: Method<'_> =
+    Method::ChannelClose { reply_code: 404, reply_text: "NOT_FOUND", class_id: 50, method_id: 10 };
+
+/// The upstream answers until messages can be forwarded; it has the queue.
+fn open_forward(world: &mut World, far: &mut Far) {
+    open_for(world, far, "queue.declare");
+    far.say(1, &declared("there", 0));
+    world.run();
+    assert_eq!(far.names(), ["confirm.select"]);
+    far.say(1, &Method::ConfirmSelectOk {});
+    world.run();
+}
+
+fn open_fetch(world: &mut World, far: &mut Far, count: u32) {
+    open_for(world, far, "queue.declare");
+    far.say(1, &declared("far", count));
+    world.run();
+    assert_eq!(far.names(), ["basic.qos"]);
+    far.say(1, &Method::BasicQosOk {});
+    world.run();
+    assert_eq!(far.names(), ["basic.consume"]);
+    far.say(1, &Method::BasicConsumeOk { consumer_tag: "bridge-0" });
+    world.run();
+}
+
+fn deliver(world: &mut World, far: &Far, number: u64) {
+    let (consumer_tag, redelivered, exchange) = ("bridge-0", false, "");
+    let routing_key = b"far";
+    let deliver =
+        Method::BasicDeliver { consumer_tag, delivery_tag: number, redelivered, exchange, routing_key };
+    far.say(1, &deliver);
+    far.say_bytes(&content_frames(1, &[0, 0], &[number as u8], 100));
+    world.run();
+}
+
+#[test]
+fn a_parameter_makes_a_bridge_at_once_and_its_end_takes_it() {
+    let (mut world, mut far) = house();
+    set(&mut world, FORWARD);
+    open_forward(&mut world, &mut far);
+    let client = fill(&mut world, 2);
+    assert_eq!(bodies(&far.published()), [0, 1]);
+    far.say(1, &ack(2, true));
+    world.run();
+    set(&mut world, FORWARD);
+    world.run();
+    assert!(far.names().is_empty(), "the same again changes nothing");
+    let (broker, mut context) = world.engine.broker_mut();
+    broker.clear_parameter(context.journal_mut(), Some("/"), "shovel", "s").expect("it is there");
+    world.run();
+    assert_eq!(far.names(), ["connection.close"]);
+    assert_eq!(world.counts(client, 1, "here"), (0, 0));
+    world.pass_ms(60_000);
+    assert_eq!(world.engine.platform.dialed, 1, "it is not tried any more");
+}
+
+#[test]
+fn a_queue_that_is_missing_there_is_declared() {
+    let (mut world, mut far) = house();
+    set(&mut world, FORWARD);
+    open_for(&mut world, &mut far, "queue.declare");
+    far.say(1, &MISSING);
+    world.run();
+    assert_eq!(far.names(), ["channel.close-ok", "channel.open"]);
+    far.say(1, &Method::ChannelOpenOk {});
+    world.run();
+    assert_eq!(asked(&mut far), (false, true), "not whether it is there, but to make it, durable");
+    assert_eq!(far.names(), ["queue.declare"]);
+    far.say(1, &declared("there", 0));
+    world.run();
+    assert_eq!(far.names(), ["confirm.select"]);
+}
+
+/// Whether a queue is asked for that is there, and whether for a durable one.
+fn asked(far: &mut Far) -> (bool, bool) {
+    far.line.borrow_mut().read_down(usize::MAX, &mut far.heard);
+    let frame = next_frame(&far.heard, 1 << 20).expect("it speaks AMQP").expect("it has said something");
+    match Method::parse(frame.payload).expect("a sound method") {
+        Method::QueueDeclare { passive, durable, .. } => (passive, durable),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What `declare` says of a bridge in the file: without it nothing is declared there.
+#[test]
+fn a_bridge_of_the_file_declares_if_it_is_to() {
+    let (mut world, mut far) = world(Bridge { declares: true, ..bridge() });
+    open_for(&mut world, &mut far, "queue.declare");
+    far.say(1, &Method::ChannelClose { reply_code: 403, reply_text: "NO", class_id: 50, method_id: 10 });
+    world.run();
+    assert!(far.names().is_empty(), "nobody is to declare where he may not look");
+    world.pass_ms(2_000);
+    assert_eq!(world.engine.platform.dialed, 2, "it is tried again");
+}
+
+#[test]
+fn no_more_are_forwarded_than_there_are_to_be() {
+    let (mut world, mut far) = house();
+    let client = fill(&mut world, 0);
+    world.declare(client, 1, "here");
+    for number in 0..5 {
+        world.publish_to(client, 1, "here", &[number]);
+    }
+    world.run();
+    set(&mut world, &with(FORWARD, r#""delete-after":3"#));
+    open_forward(&mut world, &mut far);
+    assert_eq!(bodies(&far.published()), [0, 1, 2]);
+    far.say(1, &ack(2, true));
+    world.run();
+    assert_eq!(names(&world), ["s"], "one is under way");
+    far.say(1, &ack(3, false));
+    world.run();
+    assert!(names(&world).is_empty(), "it is deleted with the last of them");
+    assert_eq!(far.names(), ["connection.close"]);
+    world.pass_ms(2_000);
+    assert_eq!(world.counts(client, 1, "here"), (2, 0));
+}
+
+#[test]
+fn what_was_in_the_queue_is_fetched_and_no_more() {
+    let (mut world, mut far) = house();
+    set(&mut world, &with(FETCH, r#""delete-after":"queue-length""#));
+    open_fetch(&mut world, &mut far, 2);
+    let client = world.open(&[1]);
+    deliver(&mut world, &far, 1);
+    assert_eq!(far.names(), ["basic.ack"]);
+    assert_eq!(names(&world), ["s"]);
+    for number in 2..5 {
+        deliver(&mut world, &far, number);
+    }
+    assert_eq!(far.names(), ["basic.ack", "connection.close"]);
+    assert!(names(&world).is_empty());
+    assert_eq!(world.counts(client, 1, "here"), (2, 0));
+}
+
+#[test]
+fn a_queue_that_is_empty_is_the_end_at_once() {
+    let (mut world, mut far) = house();
+    set(&mut world, &with(FETCH, r#""src-delete-after":"queue-length""#));
+    open_for(&mut world, &mut far, "queue.declare");
+    far.say(1, &declared("far", 0));
+    world.run();
+    far.say(1, &Method::BasicQosOk {});
+    world.run();
+    far.say(1, &Method::BasicConsumeOk { consumer_tag: "bridge-0" });
+    world.run();
+    assert_eq!(far.names().last(), Some(&"connection.close"));
+    assert!(names(&world).is_empty());
+}
+
+#[test]
+fn messages_say_which_shovel_moved_them_and_have_the_properties_that_it_gives() {
+    let (mut world, mut far) = house();
+    set(
+        &mut world,
+        &with(
+            FORWARD,
+            concat!(
+                r#""add-forward-headers":true,"add-timestamp-header":true,"#,
+                r#""publish-properties":{"app_id":"x"}"#
+            ),
+        ),
+    );
+    open_forward(&mut world, &mut far);
+    fill(&mut world, 1);
+    let (_, properties) = far.published().remove(0);
+    let properties = Properties::parse(&properties).expect("they are sound");
+    assert_eq!(properties.app_id(), Some(&b"x"[..]));
+    let headers = properties.headers().expect("there are headers");
+    assert!(headers.get("x-shovelled-timestamp").is_some());
+    let by = headers.get("x-shovelled").and_then(|value| value.as_array()).expect("an array");
+    let by = by.iter().next().and_then(|value| value.as_table()).expect("a table");
+    let text = |name| by.get(name).and_then(|value| value.as_str());
+    let said = ["shovel-name", "src-queue", "dest-queue"].map(text);
+    assert_eq!(said, [Some("s"), Some("here"), Some("there")]);
+    assert_eq!(text("dest-uri"), Some("amqp://host-1"), "and no password");
+}
+
+#[test]
+fn what_comes_to_an_exchange_waits_for_the_link_in_a_queue_of_its_own() {
+    let (mut world, mut far) = house();
+    let value = FORWARD.replace(r#""src-queue":"here""#, r#""src-exchange":"amq.fanout""#);
+    set(&mut world, &value.replace(r#","dest-queue":"there""#, ""));
+    open_for(&mut world, &mut far, "confirm.select");
+    far.say(1, &Method::ConfirmSelectOk {});
+    world.run();
+    far.line.borrow_mut().lose();
+    world.run();
+    far.heard.clear();
+    let client = world.open(&[1]);
+    let publish = Publish { exchange: "amq.fanout", key: "some.key", ..Publish::default() };
+    world.publish(client, 1, publish, b"kept");
+    world.run();
+    assert_eq!(world.counts(client, 1, "shovel.s").0, 1);
+    let (broker, mut context) = world.engine.broker_mut();
+    broker.clear_parameter(context.journal_mut(), Some("/"), "shovel", "s").expect("it is there");
+    world.run();
+    assert_eq!(world.engine.broker().queue_depth("/", "shovel.s"), None, "nobody would empty it any more");
+    assert_eq!(world.engine.broker().queue_depth("/", "shovel.s.parked"), None);
+}
+
+#[test]
+fn a_shovel_of_another_key_or_exchange_gets_nothing_by_the_one_before() {
+    let (mut world, _) = house();
+    let of = |exchange: &str| FORWARD.replace(r#""src-queue":"here""#, exchange);
+    let client = world.open(&[1]);
+    let depth = |world: &mut World, exchange: &str, key: &str| {
+        world.run();
+        let publish = Publish { exchange, key, ..Publish::default() };
+        world.publish(client, 1, publish, b"a reading");
+        world.run();
+        let broker = world.engine.broker();
+        broker.queue_depth("/", "shovel.s")
+    };
+    set(&mut world, &of(r#""src-exchange":"amq.direct","src-exchange-key":"a""#));
+    assert_eq!(depth(&mut world, "amq.direct", "a"), Some(1));
+    set(&mut world, &of(r#""src-exchange":"amq.direct","src-exchange-key":"b""#));
+    assert_eq!(depth(&mut world, "amq.direct", "a"), Some(1), "what waits stays, and no more comes");
+    assert_eq!(depth(&mut world, "amq.direct", "b"), Some(2));
+    set(&mut world, FORWARD);
+    assert_eq!(depth(&mut world, "amq.direct", "b"), Some(2), "nobody would empty it");
+    let (broker, mut context) = world.engine.broker_mut();
+    broker.operator_delete_queue(&mut context, "/", "shovel.s", (false, false)).expect("it is there");
+    set(&mut world, &of(r#""src-exchange":"amq.fanout""#));
+    world.run();
+    assert_eq!(world.engine.broker().queue_depth("/", "shovel.s"), Some(0));
+    set(&mut world, FORWARD);
+    world.run();
+    assert_eq!(world.engine.broker().queue_depth("/", "shovel.s"), None, "nothing was in it");
+}
+
+#[test]
+fn a_link_that_is_to_be_tried_once_is_not_tried_again_until_somebody_says_so() {
+    let (mut world, far) = house();
+    set(&mut world, &with(FORWARD, r#""reconnect-delay":0"#));
+    world.run();
+    far.line.borrow_mut().lose();
+    world.run();
+    let dialed = world.engine.platform.dialed;
+    world.pass_ms(3_600_000);
+    assert_eq!(world.engine.platform.dialed, dialed);
+}
+
+#[test]
+fn there_are_no_more_shovels_than_there_is_room_for_and_they_go_with_their_virtual_host() {
+    let (mut world, _far) = house();
+    let (broker, mut context) = world.engine.broker_mut();
+    broker.put_vhost(context.journal_mut(), "v").expect("there is room");
+    set_in(&mut world, "v", "s", FORWARD).expect("there is room");
+    set(&mut world, FORWARD);
+    assert_eq!(set_in(&mut world, "/", "third", FORWARD), Err(OperatorFault::NoRoom("bridges_max")));
+    let nowhere = FORWARD.replace("\"amqp://\"", "\"amqp:///none\"");
+    assert!(matches!(set_in(&mut world, "/", "s", &nowhere), Err(OperatorFault::Invalid(_))));
+    assert_eq!(names(&world), ["s", "s"]);
+    world.run();
+    let (broker, mut context) = world.engine.broker_mut();
+    broker.delete_vhost(&mut context, "v").expect("it is there");
+    world.run();
+    assert_eq!(names(&world), ["s"]);
+    set_in(&mut world, "/", "third", FORWARD).expect("there is room again");
+}
+
+fn say(world: &mut World, login: &str, line: &str, body: &str) -> String {
+    let client = world.connect_management(Shape::WIDE, [127, 0, 0, 1]);
+    let length = body.len();
+    let head = format!("{line} HTTP/1.1\r\nHost: localhost:15672\r\n{login}Content-Length: {length}\r\n\r\n");
+    ask(world, client, &(head + body))
+}
+
+#[test]
+fn the_management_api_defines_shows_and_ends_them() {
+    let (mut world, _far) = house();
+    let body = |value: &str| format!("{{\"value\":{value}}}");
+    let at = "/api/parameters/shovel/%2F/s";
+    let of_v = FORWARD.replace("\"amqp://\"", "\"amqp:///v\"");
+    let here = FORWARD.replace("host-1", "[::ffff:127.0.0.1]");
+    let file = FORWARD.replace("amqp://u:secret@host-1", "amqps://host-1?cacertfile=/etc/shadow");
+    let may_all = r#"{"configure":".*","write":".*","read":".*"}"#;
+    for (login, line, said, wanted, part) in [
+        (GUEST, "PUT /api/users/ann".into(), r#"{"password":"a","tags":"monitoring"}"#.into(), "201", ""),
+        (GUEST, "PUT /api/permissions/%2F/ann".into(), may_all.into(), "201", ""),
+        (GUEST, "PUT /api/vhosts/v".into(), String::new(), "201", ""),
+        (GUEST, format!("PUT {at}"), body(FORWARD), "201", ""),
+        (GUEST, format!("PUT {at}"), body(FORWARD), "204", ""),
+        (GUEST, format!("PUT {at}"), "{}".into(), "400", "[{key_missing,value}]"),
+        (GUEST, format!("PUT {at}"), body("{}"), "400", "Must specify 'src-exchange' or 'src-queue'"),
+        (GUEST, "PUT /api/parameters/none/%2F/s".into(), body("{}"), "400", "component none not found"),
+        (GUEST, format!("GET {at}"), String::new(), "200", "\"component\":\"shovel\",\"name\":\"s\""),
+        (GUEST, "GET /api/parameters/shovel".into(), String::new(), "200", "secret"),
+        (GUEST, "GET /api/parameters/none".into(), String::new(), "200", "[\n]"),
+        (ANN, format!("GET {at}"), String::new(), "401", ""),
+        (ANN, format!("PUT {at}"), body(FORWARD), "401", ""),
+        (ANN, "GET /api/parameters".into(), String::new(), "401", ""),
+        (ANN, "GET /api/global-parameters".into(), String::new(), "401", ""),
+        (GUEST, "GET /api/shovels".into(), String::new(), "200", "\"dest_uri\":\"amqp://host-1\""),
+        (GUEST, "GET /api/shovels/vhost/%2F/s".into(), String::new(), "200", "\"type\":\"dynamic\""),
+        (GUEST, "GET /api/shovels/none".into(), String::new(), "404", ""),
+        (ANN, "GET /api/shovels".into(), String::new(), "200", "\"name\":\"s\""),
+        (GUEST, "PUT /api/users/ann".into(), r#"{"password":"a","tags":"policymaker"}"#.into(), "204", ""),
+        (ANN, format!("PUT {at}"), body(FORWARD), "204", ""),
+        (ANN, format!("PUT {at}"), body(&of_v), "400", "user \\\"ann\\\" may not connect to vhost \\\"v\\\""),
+        (ANN, format!("PUT {at}"), body(&here), "400", "only an administrator may have it connect to"),
+        (ANN, format!("PUT {at}"), body(&file), "400", "only an administrator may have it name files"),
+        (ANN, "PUT /api/parameters/shovel/v/s".into(), body(FORWARD), "401", ""),
+        (ANN, format!("GET {at}"), String::new(), "200", ""),
+        (ANN, "GET /api/shovels".into(), String::new(), "401", ""),
+        (GUEST, "DELETE /api/shovels/vhost/%2F/none/restart".into(), String::new(), "404", ""),
+        (GUEST, "DELETE /api/shovels/vhost/%2F/s/restart".into(), String::new(), "204", ""),
+        (GUEST, "DELETE /api/shovels/vhost/%2F/s".into(), String::new(), "204", ""),
+        (GUEST, "DELETE /api/shovels/vhost/%2F/s".into(), String::new(), "404", ""),
+        (GUEST, "PUT /api/global-parameters/g".into(), body("[1,2.5]"), "201", ""),
+        (GUEST, "GET /api/global-parameters/g".into(), String::new(), "200", "[1,2.5]"),
+        (
+            GUEST,
+            "GET /api/definitions".into(),
+            String::new(),
+            "200",
+            "\"global_parameters\":[\n{\"name\":\"g\"",
+        ),
+        (GUEST, "DELETE /api/global-parameters/g".into(), String::new(), "204", ""),
+        (GUEST, "DELETE /api/global-parameters/g".into(), String::new(), "404", ""),
+    ] {
+        let answer = say(&mut world, login, &line, &said);
+        assert_eq!(status(&answer), wanted, "{line}: {answer}");
+        assert!(answer.contains(part), "{line}: no {part} in {answer}");
+        let shows_secret = answer.contains("secret");
+        assert_eq!(
+            shows_secret,
+            line.starts_with("GET /api/parameters") && wanted == "200" && !line.contains("none"),
+            "{line}"
+        );
+        world.run();
+    }
+}
+
+#[test]
+fn a_name_that_leads_to_this_machine_is_not_followed() {
+    let (mut world, _far) = house();
+    let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+    world.engine.platform.upstreams.push((SocketAddr::from(([127, 0, 0, 1], 5672)), line));
+    set(&mut world, &FORWARD.replace("host-1", "here-1"));
+    world.run();
+    assert_eq!(world.engine.platform.dialed, 0);
+    let said = operator_ask(&mut world, "GET /api/ctl/bridges");
+    assert!(said.contains("leads to this machine itself"), "{said}");
+}
+
+#[test]
+fn a_shovel_that_is_paused_says_so_and_how_it_goes_on() {
+    let (mut world, mut far) = house();
+    set(&mut world, FORWARD);
+    open_forward(&mut world, &mut far);
+    operator_ask(&mut world, "POST /api/ctl/bridges/shovel%20s/pause");
+    let said = operator_ask(&mut world, "GET /api/shovels");
+    assert!(said.contains("it was paused: resume_bridge lets it go on"), "{said}");
+}
+
+/// As a power cut leaves it between a shovel's end and its drain: the queue, and nobody whose it is.
+#[test]
+fn a_queue_whose_shovel_is_gone_goes_at_the_next_start_and_no_other() {
+    let (mut world, _far) = house();
+    let from_exchange = FORWARD.replace("\"src-queue\":\"here\"", "\"src-exchange\":\"amq.fanout\"");
+    set(&mut world, &from_exchange);
+    world.run();
+    let queues = |world: &World| -> Vec<String> {
+        let broker = world.engine.broker();
+        let all = (0..broker.queue_places()).filter_map(|place| broker.queue_at(place));
+        all.map(|queue| queue.name.to_string()).filter(|name| !name.ends_with(".parked")).collect()
+    };
+    assert_eq!(queues(&world), ["shovel.s"]);
+    let arguments = |broker: &Broker| {
+        let place = (0..broker.queue_places())
+            .find(|place| broker.queue_at(*place).is_some_and(|queue| queue.name == "shovel.s"));
+        broker.queue_at(place.expect("it is there")).expect("it is there").arguments.as_bytes().to_vec()
+    };
+    let whose = arguments(world.engine.broker());
+    let client = world.open(&[1]);
+    let declare = |queue, bytes| {
+        let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
+        let arguments = Table::trusted(bytes);
+        Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments }
+    };
+    world.ask(client, 1, &declare("shovel.somebodys", &[]));
+    world.publish_to(client, 1, "shovel.somebodys", b"1");
+    world.ask(client, 1, &declare("another", &whose));
+    world.engine.set_bridges(&[]);
+    world.run();
+    assert_eq!(queues(&world), ["shovel.s", "shovel.somebodys", "another"], "it is a shovel's that is there");
+    let (broker, mut context) = world.engine.broker_mut();
+    broker.clear_parameter(context.journal_mut(), Some("/"), "shovel", "s").expect("it is there");
+    world.run();
+    world.engine.set_bridges(&[]);
+    world.run();
+    assert_eq!(queues(&world), ["shovel.somebodys"]);
+}

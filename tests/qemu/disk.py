@@ -1,0 +1,163 @@
+"""nbdkit's plug-in for a disk with a volatile write cache: what was not flushed before a cut is lost, torn or kept.
+
+    nbdkit -f -U SOCKET python disk.py disk=IMAGE seed=N log=FILE pid=FILE arm=FILE [keeps=all]
+
+Reads and writes go to a private mapping of the image; a flush writes what is pending to the image itself. When QEMU is
+gone, `close` decides what of the rest reached the image, and appends one line of JSON to the log. A number in the
+file `arm` is how many writes later the disk itself cuts the power, by killing QEMU: between a write and its flush,
+where a cut at a random moment rarely falls.
+"""
+
+import builtins
+import json
+import mmap
+import os
+import random
+import signal
+
+API_VERSION = 2
+SECTOR_BYTES = 512
+# Writes are torn between pages of flash, not inside: ext4 with checksums does not mount when a block of its own was
+# half written. What Leveret makes of torn sectors is asked by the simulator, which has no file system.
+PAGE_BYTES = 4096
+# The places of the last writes, for who wants to know what was being written when the power went.
+REMEMBERED = 256
+options = {}
+
+
+def config(key, value):
+    """One word of the command line."""
+    options[key] = value
+
+
+def config_complete():
+    """All words are there."""
+    missing = {"disk", "seed", "log", "pid", "arm"} - set(options)
+    if missing:
+        raise ValueError(f"not said: {missing}")
+
+
+class Disk:
+    """One life of the disk: from a start of QEMU to its end."""
+
+    def __init__(self):
+        self.file = os.open(options["disk"], os.O_RDWR)
+        self.bytes = os.fstat(self.file).st_size
+        self.view = mmap.mmap(self.file, self.bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self.pending = []
+        self.last = []
+        self.writes = 0
+        self.flushes = 0
+        self.left = None
+        self.dead = False
+
+    def count_down(self):
+        """Cuts the power when the number of writes that `arm` gave has been reached."""
+        if os.path.exists(options["arm"]):
+            with builtins.open(options["arm"]) as said:
+                self.left = int(said.read())
+            os.unlink(options["arm"])
+        if self.left is None:
+            return
+        self.left -= 1
+        if self.left <= 0:
+            self.dead = True
+            with builtins.open(options["pid"]) as said:
+                os.kill(int(said.read()), signal.SIGKILL)
+
+    def settle(self):
+        """What of the pending writes reaches the image, in their order, so that later ones stay on top."""
+        chance = random.Random(int(options["seed"]))
+        kept = torn = lost = 0
+        in_time = chance.random()
+        for offset, data in self.pending:
+            fate = chance.random()
+            if options.get("keeps") == "all" or fate < 0.8 * in_time:
+                os.pwrite(self.file, data, offset)
+                kept += 1
+            elif fate < 0.8 * in_time + 0.2:
+                for page in range(offset // PAGE_BYTES, (offset + len(data) - 1) // PAGE_BYTES + 1):
+                    start, end = max(0, page * PAGE_BYTES - offset), (page + 1) * PAGE_BYTES - offset
+                    if chance.random() < 0.5:
+                        os.pwrite(self.file, data[start:end], offset + start)
+                torn += 1
+            else:
+                lost += 1
+        return {"kept": kept, "torn": torn, "lost": lost}
+
+
+def open(readonly):
+    """QEMU is there."""
+    return Disk()
+
+
+def get_size(disk):
+    """Bytes."""
+    return disk.bytes
+
+
+def can_write(disk):
+    """It is a disk."""
+    return True
+
+
+def can_flush(disk):
+    """Its cache can be told."""
+    return True
+
+
+def can_trim(disk):
+    """Nothing is forgotten."""
+    return False
+
+
+def can_zero(disk):
+    """Zeros are written like anything else."""
+    return False
+
+
+def can_multi_conn(disk):
+    """One QEMU, one connection."""
+    return False
+
+
+def block_size(disk):
+    """Sectors, as cards have them."""
+    return (SECTOR_BYTES, 4096, 0xFFFFFFFF)
+
+
+def pread(disk, buffer, offset, flags):
+    """Reads see what was written last, flushed or not."""
+    buffer[:] = disk.view[offset:offset + len(buffer)]
+
+
+def pwrite(disk, buffer, offset, flags):
+    """A write goes to the cache."""
+    if disk.dead:
+        raise OSError(5, "no power")
+    data = bytes(buffer)
+    disk.view[offset:offset + len(data)] = data
+    disk.writes += 1
+    disk.pending.append((offset, data))
+    disk.last.append((offset, len(data)))
+    del disk.last[:-REMEMBERED]
+    disk.count_down()
+
+
+def flush(disk, flags):
+    """What is in the cache reaches the image."""
+    if disk.dead:
+        raise OSError(5, "no power")
+    for offset, data in disk.pending:
+        os.pwrite(disk.file, data, offset)
+    disk.pending.clear()
+    disk.flushes += 1
+
+
+def close(disk):
+    """QEMU is gone, and the power with it."""
+    report = {"writes": disk.writes, "flushes": disk.flushes, "pending": len(disk.pending), "chosen": disk.dead}
+    report.update(disk.settle(), last=disk.last)
+    os.close(disk.file)
+    with builtins.open(options["log"], "a") as log:
+        log.write(json.dumps(report) + "\n")

@@ -1,0 +1,557 @@
+//! A bridge over power cuts, with an upstream that does what upstreams do: what was confirmed here arrives
+//! there at least once, in order, and what may be a repeat says so; or it is set aside.
+//!
+//! ```text
+//! publisher ~ line ~> engine, simulated disk ~ line ~> upstream: takes, refuses, confirms late, breaks off
+//! ```
+//!
+//! Always true: a run follows from its seed; everything that is checked is checked of what the publisher and
+//! the upstream saw.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use leveret::config::bridge::{Bridge, Destination, DrainRate, Refused, Rule, UpstreamTls};
+use leveret::config::upstream;
+use leveret::engine::{Engine, StoreDriver, restore};
+use leveret::limits::Limits;
+use leveret::store::Log;
+use leveret::time::Now;
+use leveret::wire::{Method, Table, TableWriter, Writer};
+
+use super::plan::{Plan, USERS};
+use super::start::{IDENTITY, engine_on, hash_of};
+use super::upstream::{Upstream, Vices};
+use super::world::sim_disk::{Mutant, SimDisk, Trouble};
+use super::world::{Client, Line, Manners, Memory, Phase, Random, Shape, consume, content_frames, passive};
+
+const SEEDS: core::ops::Range<u64> = 1..401;
+/// Where the upstream is, and a name that leads there.
+const AT: ([u8; 4], u16) = ([10, 0, 0, 1], 5672);
+const HOST: &str = "host-1";
+const WINDOW: u16 = 8;
+/// Publishes without a confirm, at most.
+const UNCONFIRMED_MAX: usize = 24;
+const LIVES: u32 = 5;
+/// Steps in which everything must have arrived once nobody does harm any more.
+const CALM_STEPS: u64 = 400_000;
+const HOUR_MS: u64 = 3_600_000;
+
+/// Shows the broker's log where everything is shown.
+struct Shown;
+
+impl log::Log for Shown {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("{} {}", record.level(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// The program of the device.
+struct Publisher {
+    client: Client,
+    line: Rc<RefCell<Line>>,
+    is_ready: bool,
+    publishes: u64,
+    unconfirmed: BTreeMap<u64, u64>,
+    /// What a passive declare said last.
+    ready: Option<u32>,
+    delivered: Vec<u64>,
+}
+
+impl Publisher {
+    fn new(engine: &mut Engine<Memory>, arguments: &[u8]) -> Self {
+        let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+        engine.platform.arrive(&line, SocketAddr::from(([127, 0, 0, 2], 7)));
+        let mut client = Client::new(Manners { user: USERS[0], ..Manners::default() });
+        client.send(1, &Method::ChannelOpen {});
+        client.send(1, &Method::ConfirmSelect { no_wait: false });
+        let declare = Method::QueueDeclare {
+            queue: "here",
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            no_wait: false,
+            arguments: Table::trusted(arguments),
+        };
+        client.send(1, &declare);
+        let (unconfirmed, delivered) = (BTreeMap::new(), Vec::new());
+        Self { client, line, is_ready: false, publishes: 0, unconfirmed, ready: None, delivered }
+    }
+
+    fn publish(&mut self, number: u64, body_bytes: usize) {
+        let routing_key = b"here";
+        let method = Method::BasicPublish { exchange: "", routing_key, mandatory: false, immediate: false };
+        self.client.send(1, &method);
+        let mut body = number.to_be_bytes().to_vec();
+        body.resize(8 + body_bytes, 7);
+        // Persistent.
+        self.client.say(&content_frames(1, &[0x10, 0, 2], &body, 4_000));
+        self.publishes += 1;
+        self.unconfirmed.insert(self.publishes, number);
+    }
+
+    /// Sends and receives; what was confirmed goes into `confirmed`.
+    fn step(&mut self, now: Now, confirmed: &mut BTreeSet<u64>) -> bool {
+        let moved = self.client.step(&mut self.line.borrow_mut(), now);
+        while let Some(said) = self.client.heard.pop_front() {
+            match said.method() {
+                Method::QueueDeclareOk { message_count, .. } => {
+                    self.ready = Some(message_count);
+                    self.is_ready = true;
+                }
+                Method::BasicAck { delivery_tag, multiple } => {
+                    let left = self.unconfirmed.split_off(&(delivery_tag + 1));
+                    let mut done = core::mem::replace(&mut self.unconfirmed, left);
+                    if !multiple {
+                        let one = done.remove(&delivery_tag);
+                        self.unconfirmed.append(&mut done);
+                        done = one.into_iter().map(|number| (delivery_tag, number)).collect();
+                    }
+                    confirmed.extend(done.into_values());
+                }
+                Method::BasicDeliver { .. } => {
+                    let number = said.body.first_chunk().expect("bodies begin with their number");
+                    self.delivered.push(u64::from_be_bytes(*number));
+                }
+                _ => {}
+            }
+        }
+        moved
+    }
+}
+
+struct Bridged {
+    random: Random,
+    plan: Plan,
+    disk: SimDisk,
+    config: Bridge,
+    arguments: Vec<u8>,
+    seed: u64,
+    life: u32,
+    now: u64,
+    next: u64,
+    confirmed: BTreeSet<u64>,
+    upstream: Upstream,
+    engine: Option<Engine<Memory>>,
+    publisher: Option<Publisher>,
+    is_away: bool,
+    cuts: u64,
+    /// The most of the pool of messages that was in use.
+    messages_most: usize,
+}
+
+impl Bridged {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed ^ 0xB51D);
+        let mut plan = Plan::of(seed);
+        plan.limits = Limits { bridges_max: 1, connections_max: 24, ..plan.limits };
+        plan.settings.index_bytes = super::plan::INDEX_BYTES;
+        plan.slowness_ms = random.one_of(&[0, 1, 12]);
+        let mut rarely = |one_in: &[u64]| random.one_of(one_in);
+        let vices = Vices {
+            nacks: rarely(&[0, 0, 30]),
+            returns: rarely(&[0, 0, 40]),
+            closes: rarely(&[0, 0, 90]),
+            resets: rarely(&[0, 25, 80]),
+            stalls: rarely(&[0, 30, 120]),
+            dies: rarely(&[0, 0, 150]),
+            forgets: 0,
+            late_ms: rarely(&[0, 20, 400, 4_000]),
+        };
+        let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+        Self {
+            plan,
+            disk: SimDisk::new(seed ^ 0xD15C, Mutant::None, IDENTITY),
+            config: config(),
+            arguments: Vec::new(),
+            seed,
+            life: 0,
+            now: 0,
+            next: 1,
+            confirmed: BTreeSet::new(),
+            upstream: Upstream::new(line, vices),
+            engine: None,
+            publisher: None,
+            is_away: false,
+            cuts: 0,
+            messages_most: 0,
+            random,
+        }
+    }
+
+    /// A life begins; `false` when the power went during the start.
+    fn start(&mut self) -> bool {
+        self.now = 0;
+        self.upstream.now = 0;
+        let Ok((log, report)) =
+            Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0))
+        else {
+            return false;
+        };
+        if report.unwritable.is_some() || report.is_pending {
+            return false;
+        }
+        self.life = log.life();
+        let helpers_seed = self.random.below(u64::MAX);
+        let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life), helpers_seed);
+        let (broker, mut context) = engine.broker_mut();
+        context.journal_mut().start(self.life, true, log.record_bytes_max() as u64);
+        let first = Some((USERS[0], hash_of(USERS[0])));
+        let restored =
+            restore(broker, &mut context, &log, &mut self.disk, report.access, first, Now::from_ms(0));
+        if restored.is_err() {
+            return false;
+        }
+        engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
+        // A queue with arguments is there before the bridge, which would make it without.
+        if self.arguments.is_empty() {
+            engine.set_bridges(std::slice::from_ref(&self.config));
+        }
+        self.upstream.forget_connection(0);
+        self.publisher = Some(Publisher::new(&mut engine, &self.arguments));
+        self.engine = Some(engine);
+        self.set_away(false);
+        true
+    }
+
+    /// Whether somebody answers where the upstream should be.
+    fn set_away(&mut self, is_away: bool) {
+        self.is_away = is_away;
+        let Some(engine) = &mut self.engine else { return };
+        engine.platform.upstreams.clear();
+        match is_away {
+            true => self.upstream.line.borrow_mut().lose(),
+            false => engine.platform.upstreams.push((SocketAddr::from(AT), self.upstream.line.clone())),
+        }
+    }
+
+    /// Everybody sends, receives and decides once, or the clock jumps to whatever is due next, at most by
+    /// `jump_ms`; `false` when the power went.
+    fn step(&mut self, jump_ms: u64) -> bool {
+        let (Some(engine), Some(publisher)) = (&mut self.engine, &mut self.publisher) else { return false };
+        let clock = Now::from_ms(self.now);
+        self.upstream.now = self.now;
+        let mut moved = publisher.step(clock, &mut self.confirmed);
+        moved |= publisher.line.borrow_mut().arrive();
+        moved |= self.upstream.step(&mut self.random, engine.platform.dialed);
+        moved |= self.upstream.line.borrow_mut().arrive();
+        engine.set_now(clock);
+        let is_woken = Memory::report(engine);
+        if is_woken || engine.sleeps_until().is_none_or(|deadline| deadline.is_due(clock)) {
+            let outcome = engine.turn();
+            if self.disk.is_off() || outcome.is_err() {
+                return false;
+            }
+            self.messages_most = self.messages_most.max(engine.messages().messages_used());
+            moved = true;
+        }
+        if !moved {
+            let due = engine.next_deadline().ms_left(clock).map_or(u64::MAX, |left| self.now + left);
+            let due = due.min(engine.platform.helpers.due_ms().unwrap_or(u64::MAX));
+            let due = due.min(self.upstream.next_ms());
+            self.now = due.clamp(self.now + 1, self.now + jump_ms);
+        }
+        true
+    }
+
+    /// How often the bridge has looked for its upstream in this life, whether or not anybody was there.
+    fn tries(&self) -> u32 {
+        self.engine.as_ref().map_or(0, |engine| engine.platform.tried)
+    }
+
+    /// The publisher says a few more, if it may.
+    fn publish(&mut self) {
+        let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_ready) else { return };
+        for _ in 0..self.random.below(6) {
+            if publisher.unconfirmed.len() >= UNCONFIRMED_MAX {
+                return;
+            }
+            let body_bytes = self.random.below(self.plan.body_bytes_max.into()) as usize / 2;
+            publisher.publish(self.next, body_bytes);
+            self.next += 1;
+        }
+    }
+
+    fn live(&mut self) {
+        self.disk.start(Trouble::Never);
+        self.disk.foresee(Trouble::Cut(self.random.below(300)));
+        if self.start() {
+            for _ in 0..400 + self.random.below(4_000) {
+                if self.random.once_in(3) {
+                    self.publish();
+                }
+                if self.random.once_in(400) {
+                    let is_away = !self.is_away && self.random.once_in(2);
+                    self.set_away(is_away);
+                }
+                if !self.step(1_000) {
+                    break;
+                }
+            }
+        }
+        (self.engine, self.publisher) = (None, None);
+        self.upstream.line.borrow_mut().lose();
+        self.disk.power_cut();
+        self.cuts += 1;
+    }
+
+    /// Nobody does harm any more, until nothing is left in the queue; what was set aside.
+    fn calm_down(&mut self) -> Vec<u64> {
+        self.disk.start(Trouble::Never);
+        // All that is left to it is what a bridge gets over by itself.
+        self.upstream.vices = Vices { forgets: self.random.one_of(&[0, 4]), ..Vices::default() };
+        assert!(self.start(), "the last start failed");
+        let mut asked_at = 0;
+        for _ in 0..CALM_STEPS {
+            assert!(self.step(1_000), "the disk failed by itself");
+            let is_empty = self.is_empty();
+            let publisher = self.publisher.as_mut().expect("it is there");
+            if is_empty {
+                return self.take_parked();
+            }
+            if publisher.is_ready && self.now > asked_at + 1_000 {
+                asked_at = self.now;
+                publisher.ready = None;
+                publisher.client.send(1, &passive("here"));
+            }
+        }
+        let publisher = self.publisher.as_ref().expect("it is there");
+        let engine = self.engine.as_ref().expect("it is there");
+        let room = engine.journal().admit(1_000, 1);
+        let (gauges, heard) = (engine.broker().gauges(), &publisher.client.checker.phase);
+        panic!(
+            "not at rest at {}: {:?}, {heard:?}, {room:?}, {gauges:?}, {engine:?}",
+            self.now, publisher.ready
+        )
+    }
+
+    /// Whether nothing is left that could be on its way to the upstream.
+    fn is_empty(&self) -> bool {
+        let (Some(publisher), Some(engine)) = (&self.publisher, &self.engine) else { return false };
+        let is_asked = publisher.ready == Some(0) && publisher.unconfirmed.is_empty();
+        is_asked && self.upstream.is_at_rest() && engine.broker().gauges().deliveries == 0
+    }
+
+    fn take_parked(&mut self) -> Vec<u64> {
+        let publisher = self.publisher.as_mut().expect("it is there");
+        publisher.client.send(2, &Method::ChannelOpen {});
+        publisher.client.send(2, &consume("parked", "c", true));
+        let until = self.now + 5_000;
+        while self.now < until {
+            assert!(self.step(100), "the disk failed by itself");
+        }
+        let publisher = self.publisher.as_ref().expect("it is there");
+        assert_eq!(publisher.client.checker.phase, Phase::Open);
+        publisher.delivered.clone()
+    }
+
+    /// What must hold of what the upstream has.
+    fn check(&self, parked: &[u64]) {
+        let (mut last_first, mut known) = (0, BTreeSet::new());
+        for &(number, is_repeat) in &self.upstream.taken {
+            assert!(number < self.next, "{number} was never published");
+            let is_first = known.insert(number);
+            // What was refused once comes later, if the power went before it was set aside.
+            if is_first && !self.upstream.refused.contains(&number) {
+                assert!(number > last_first, "{number} came first behind {last_first}");
+                last_first = number;
+            } else if !is_first {
+                assert!(is_repeat, "{number} came again and did not say so");
+            }
+        }
+        for number in parked {
+            assert!(
+                self.upstream.refused.contains(number),
+                "{number} was set aside, and nobody had refused it"
+            );
+        }
+        known.extend(parked);
+        let lost: Vec<&u64> = self.confirmed.difference(&known).collect();
+        assert!(lost.is_empty(), "confirmed, and nowhere: {lost:?}");
+    }
+}
+
+fn config() -> Bridge {
+    let rule = Rule {
+        queue: "here".into(),
+        to: Destination::Queue("there".into()),
+        refused: Refused::Park,
+        is_urgent: false,
+    };
+    Bridge {
+        name: "plant".into(),
+        vhost: "/".into(),
+        upstream: vec![upstream::Upstream {
+            with_tls: false,
+            host: HOST.into(),
+            port: AT.1,
+            user: "u".into(),
+            password: None,
+            vhost: "/".into(),
+        }],
+        forward: vec![rule],
+        fetch: Vec::new(),
+        window: WINDOW,
+        heartbeat_s: 10,
+        reconnect_max_ms: 8_000,
+        confirm_timeout_ms: 60_000,
+        drain_rate: None,
+        day_bytes_max: None,
+        outage_days_min: None,
+        on_demand: None,
+        message_size_max: 1 << 20,
+        hops_max: 8,
+        parked: "parked".into(),
+        tls: UpstreamTls::default(),
+        declares: false,
+        shovel: None,
+    }
+}
+
+#[test]
+fn what_is_confirmed_here_arrives_there_whatever_upstreams_and_power_do() {
+    let (mut confirmed, mut taken, mut repeats, mut parked_count, mut breaks) = (0, 0, 0, 0, 0);
+    if super::is_traced() && log::set_logger(&Shown).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+    let seeds = super::seeds_or(SEEDS);
+    for seed in seeds.clone() {
+        let ran = std::panic::catch_unwind(|| {
+            let mut run = Bridged::new(seed);
+            (0..LIVES).for_each(|_| run.live());
+            let parked = run.calm_down();
+            run.check(&parked);
+            (run, parked)
+        });
+        let (run, parked) = ran.unwrap_or_else(|panic| {
+            eprintln!(
+                "replay with: LEVERET_SEED={seed} cargo test --profile checked --test simulator bridged"
+            );
+            std::panic::resume_unwind(panic)
+        });
+        confirmed += run.confirmed.len();
+        taken += run.upstream.taken.len();
+        repeats += run.upstream.taken.iter().filter(|(_, is_repeat)| *is_repeat).count();
+        parked_count += parked.len();
+        breaks += run.upstream.breaks as usize;
+    }
+    println!(
+        "{confirmed} confirmed, {taken} taken, {repeats} marked, {parked_count} set aside, {breaks} breaks"
+    );
+    // Or a change of the broker has quietly put the runs out of work.
+    let count = (seeds.end - seeds.start) as usize;
+    if count >= 100 {
+        assert!(confirmed > 200 * count && taken > 200 * count, "{confirmed} {taken}");
+        assert!(
+            repeats > count && parked_count > count / 2 && breaks > count,
+            "{repeats} {parked_count} {breaks}"
+        );
+    }
+}
+
+/// A device whose upstream is away for ten days, and what it does when it comes back.
+struct Outage {
+    run: Bridged,
+    /// The most of the pool of messages in use by the end of each day.
+    most: Vec<usize>,
+}
+
+impl Outage {
+    /// Ten days with a reading each `every_ms`; a program of the device asks for each confirm.
+    fn pass(arguments: Vec<u8>, segments: u32, every_ms: u64) -> Self {
+        let mut run = Bridged::new(7);
+        (run.upstream.vices, run.plan.slowness_ms, run.arguments) = (Vices::default(), 0, arguments);
+        run.plan.settings.segments_max = segments;
+        (run.config.drain_rate, run.config.reconnect_max_ms) = (Some(DrainRate::Messages(50)), 300_000);
+        run.disk.start(Trouble::Never);
+        assert!(run.start());
+        while !run.publisher.as_ref().is_some_and(|publisher| publisher.is_ready) {
+            assert!(run.step(1_000) && run.now < HOUR_MS, "the queue is never declared");
+        }
+        let config = run.config.clone();
+        run.engine.as_mut().expect("it is there").set_bridges(&[config]);
+        run.set_away(true);
+        let (mut most, mut next_at) = (Vec::new(), 0);
+        for day in 1..=10 {
+            run.messages_most = 0;
+            while run.now < day * 24 * HOUR_MS {
+                let jump_ms = if next_at > run.now { next_at - run.now } else { every_ms };
+                assert!(run.step(jump_ms));
+                let publisher = run.publisher.as_mut().expect("it is there");
+                if run.now >= next_at && publisher.is_ready && publisher.unconfirmed.is_empty() {
+                    publisher.publish(run.next, 100);
+                    (run.next, next_at) = (run.next + 1, run.now + every_ms);
+                }
+            }
+            most.push(run.messages_most);
+        }
+        Self { run, most }
+    }
+
+    /// The upstream is back; milliseconds from its first message until the queue is empty.
+    fn drain(&mut self) -> u64 {
+        let run = &mut self.run;
+        run.set_away(false);
+        let (away_until, mut first_at, mut asked_at) = (run.now, None, 0);
+        run.publisher.as_mut().expect("it is there").ready = None;
+        loop {
+            assert!(run.step(1_000) && run.now < away_until + 24 * HOUR_MS);
+            if !run.upstream.taken.is_empty() {
+                first_at.get_or_insert(run.now);
+            }
+            let is_empty = run.is_empty();
+            let publisher = run.publisher.as_mut().expect("it is there");
+            if is_empty {
+                return run.now - first_at.unwrap_or(run.now);
+            }
+            if run.now > asked_at + 1_000 {
+                asked_at = run.now;
+                publisher.ready = None;
+                publisher.client.send(1, &passive("here"));
+            }
+        }
+    }
+}
+
+#[test]
+fn ten_days_without_an_upstream_fill_the_disk_and_not_memory_and_then_drain_at_the_set_rate() {
+    let mut outage = Outage::pass(Vec::new(), 24, 60_000);
+    let published = outage.run.next - 1;
+    assert!(published > 5_000, "{published} readings");
+    let publisher = outage.run.publisher.as_ref().expect("it is there");
+    assert_eq!(publisher.unconfirmed.len(), 1, "the disk is full, and its program waits");
+    // Pauses of chance up to five minutes: 5,760 of them in ten days, give or take.
+    let tries = outage.run.tries();
+    assert!((4_000..8_000).contains(&tries), "{tries} tries in ten days");
+    let last_day = outage.most.last().expect("there were ten");
+    assert!(outage.most.iter().skip(1).all(|most| most <= last_day), "{:?}", outage.most);
+    let took_ms = outage.drain();
+    let taken = outage.run.upstream.taken.len() as u64;
+    outage.run.check(&[]);
+    assert!(taken >= published, "{taken} of {published}");
+    let due_ms = taken * 1_000 / 50;
+    assert!((due_ms * 9 / 10..due_ms * 11 / 10 + 10_000).contains(&took_ms), "{took_ms} ms for {taken}");
+}
+
+#[test]
+fn ten_days_without_an_upstream_drop_the_oldest_where_the_queue_says_so() {
+    let mut bytes = [0; 64];
+    let mut writer = Writer::new(&mut bytes);
+    assert!(writer.table(|table: &mut TableWriter<'_, '_>| table.long("x-max-length", 1_000)).is_ok());
+    let arguments = writer.written()[4..].to_vec();
+    let mut outage = Outage::pass(arguments, 24, 60_000);
+    let published = outage.run.next - 1;
+    assert!((14_400..=14_401).contains(&published), "nobody waited: {published} readings in ten days");
+    outage.drain();
+    let numbers: Vec<u64> = outage.run.upstream.taken.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (published - 999..=published).collect::<Vec<_>>());
+}
