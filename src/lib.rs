@@ -113,6 +113,8 @@
 //! - While messages of a closed channel are on their way back, their queues pause for those few turns,
 //!   instead of working out the smallest offset still missing.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod engine;
 pub mod net;
 

@@ -4,6 +4,8 @@
 //! Why it exists: cargo optimizes package by package, and nobody's message waits for what is done here, but
 //! for the ciphers, which are other people's. The map of the house is `src/lib.rs`.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod admin;
 pub mod bridge;
 pub mod config;

@@ -4,6 +4,8 @@
 //! as what hardly ever runs. What is generic or says `#[inline]` is compiled where it is used. The map of the
 //! house, which says what each room owns and whom it sees, is `src/lib.rs`.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod broker;
 pub mod command;
 pub mod error;

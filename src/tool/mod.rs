@@ -4,6 +4,8 @@
 //! Everything here runs on behalf of a person at a prompt or of systemd, never for a peer. Always true: what
 //! that person did wrong is answered with one sentence that says what to change.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod args;
 pub mod bench;
 pub mod check;

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from harness import brokers, environment
+from harness import brokers, cache, environment
 from harness.raw import queue_state
 from harness.suite import Suite, until
 
@@ -46,7 +46,7 @@ def of_debian(command: List[str], *packages: str) -> Callable[[], List[str]]:
 
 def of_npm() -> List[str]:
     """Node's, in a folder of its own."""
-    home = brokers.ROOT / "target" / "test-env" / f"amqplib-{AMQPLIB}"
+    home = cache.folder("env") / f"amqplib-{AMQPLIB}"
     with environment.one_at_a_time("npm"):
         if not shutil.which("npm"):
             environment.apt_install("nodejs", "npm")

@@ -318,7 +318,7 @@ def main() -> int:
     args = parser.parse_args()
     brokers.raise_on_sigterm()
     failed = 0
-    quick = os.environ.get("LEVERET_TEST_MODE") == "quick"
+    quick = os.environ.get("LEVERET_TEST_MODE") == "gate"
     wants_all, wants_stuck, wants_expiry = not args.case, stuck.CASE in args.case, expiry.CASE in args.case
     wants_frameworks = [name for name in args.case if name in frameworks.CASES]
     wants_syslog = syslog.CASE in args.case

@@ -23,7 +23,7 @@ from harness.raw import Client, Closed, Content, name_of
 from harness.suite import Skip
 
 HERE = Path(__file__).resolve().parent
-QUICK = os.environ.get("LEVERET_TEST_MODE") == "quick"
+QUICK = os.environ.get("LEVERET_TEST_MODE") == "gate"
 KIB, MIB = 1 << 10, 1 << 20
 PERSISTENT = {"delivery_mode": 2}
 # Everything as small as it gets, so that a few hundred messages fill several segments.

@@ -14,12 +14,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Iterator, List
+from typing import Callable, Dict, Iterator, List
 
-from .brokers import ROOT, rabbitmq_sbin
+from . import cache
+from .brokers import rabbitmq_sbin
 from .suite import Skip
 
 PIKA_NEW, PIKA_OLD = "1.4.4", "0.13.1"
+PAGE_PACKAGES = [f"pika=={PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
 TRIES = 3
 UNREACHABLE_SIGNS = (
     "NewConnectionError", "ConnectTimeout", "ReadTimeout", "Read timed out", "Temporary failure", "ProxyError",
@@ -75,9 +77,7 @@ def last_line(text: str) -> str:
 @contextlib.contextmanager
 def one_at_a_time(what: str) -> Iterator[None]:
     """Suites run side by side, and neither apt nor a half-made environment is for two."""
-    home = ROOT / "target" / "test-env"
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / f"{what}.lock").open("w") as lock:
+    with (cache.folder("env") / f"{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -89,7 +89,7 @@ def pika_python(version: str) -> Path:
 
 def python_with(name: str, *packages: str) -> Path:
     """The interpreter of a virtual environment of this name that has these packages, made on first use."""
-    home = ROOT / "target" / "test-env" / name
+    home = cache.folder("env") / name
     python, done = home / "bin" / "python", home / "complete"
     with one_at_a_time(name):
         if done.exists() and python.exists():
@@ -123,6 +123,12 @@ def apt_install(*packages: str) -> None:
         attempt(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], " ".join(packages), env=quiet)
 
 
+def have(program: str, package: str = "") -> None:
+    """A program of a Debian package, which has its name as a rule."""
+    if shutil.which(program) is None:
+        apt_install(package or program)
+
+
 def have_rabbitmq() -> None:
     """RabbitMQ's files on this machine. The package's own service is stopped if it came up."""
     with one_at_a_time("rabbitmq"):
@@ -142,3 +148,15 @@ def install_rabbitmq() -> None:
     finally:
         if ours:
             policy.unlink()
+
+
+# What a row of tests/steps.toml may ask for.
+INSTALLS: Dict[str, Callable[[], object]] = {
+    "pika": lambda: pika_python(PIKA_NEW),
+    "browser": lambda: (python_with("page", *PAGE_PACKAGES), have("chromium")),
+    "node": lambda: have("node", "nodejs"),
+    "openssl": lambda: have("openssl"),
+    "valgrind": lambda: have("valgrind"),
+    "strace": lambda: have("strace"),
+    "rabbitmq": have_rabbitmq,
+}

@@ -1,68 +1,62 @@
-"""Runs every test there is and adds up the verdicts.
+"""The gate, and what goes beyond it. `tests/run --help` says how it is called; `tests/steps.toml` what there is.
 
-A *suite* is any executable `tests/NAME/run`. It is called from the root of the repository,
-without arguments, with `LEVERET_TEST_MODE` (`quick` or `full`) and `LEVERET_BIN` (the release
-binary) in its environment, and prints one line per case:
+A *suite* is an executable `tests/NAME/run`. It is called from the root of the project with the cases it is to run as
+its arguments (none: all of them) and this in its environment:
+
+    LEVERET_TEST_MODE   gate or full
+    LEVERET_BIN         the program it drives
+    LEVERET_PATIENCE    how many times longer it waits before it calls something a hang
+
+and prints one line per case:
 
     PASS name
     FAIL name: why
     SKIP name: what was not tested, and why
 
-Everything else it prints is remarks. A suite that prints no verdict, or that ends with a bad
-status without a FAIL line, has failed. A new suite is found by being there.
+Everything else it prints is remarks. A suite that gives no verdict, or that ends with a bad status without a FAIL line,
+has failed.
+
+Steps are worked off by two workers: a step begins when what it needs is compiled. Those that judge the clock are in no
+gate; they run when all others are over, one at a time.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import datetime
+import json
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from harness import brokers, environment  # noqa: E402
-from harness.suite import Skip, parse  # noqa: E402
+from harness import brokers, cache, environment
+from harness.quarantine import Quarantine
+from harness.steps import Step
+from harness.suite import Skip, Verdict, parse
 
 ROOT = brokers.ROOT
 TESTS = ROOT / "tests"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+WORKERS = 2
+# Whoever is at a busy machine waits longer; a hang is a hang all the same.
+PATIENCE = "6"
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
-QUICK_SUITES = ["clients", "transcript", "durable", "seeds"]
-QUICK_LIVES = "1..151"
-# Suites that compile, and count what no other program changes. With cargo's tests they run beside the others, two at a
-# time and at the lowest priority, in the time in which those wait for a disk, a peer or a timer; the longest first, so
-# that none of them is left over at the end. Those that stand together share what they install.
-BESIDE = [["arm", "word32"], ["fuzz"], ["mutants"], ["deny"], ["instructions"], ["seeds"]]
-ORDER = ["clients", "transcript", "tls", "hostile"]
-# Suites that wait for disks, restarts and RabbitMQ for minutes: each row one after the other, while the other rows and
-# the front go on.
-WAITING = [["durable"], ["bridge", "ctl", "management", "page"], ["oracle"]]
-# A machine in the machine has watchdogs of its own: it is not put off as those beside the others are, and has one
-# processor as soon as the front and those that wait are over, while what is left beside shares the other.
-BEHIND = ["qemu"]
-# Who judges by how often somebody is served has the machine to itself, when all else is over: compilers beside it, at
-# whatever priority, keep its brokers from the disk for a second and more.
-LAST = ["shares", "caps"]
-SUITE_LIMIT_SECONDS = 25 * 60
-# Who runs beside others waits for them, and so does a machine in the machine.
-BESIDE_LIMIT_SECONDS = 45 * 60
+STEP_LIMIT_S = {"gate": 20 * 60, "full": 60 * 60}
 
 
 class Tally:
     """Counts, and the names of what did not pass, for the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, quarantine: Quarantine) -> None:
         self.lock = threading.Lock()
+        self.quarantine = quarantine
         self.passed = 0
         self.failed = 0
         self.skipped = 0
@@ -74,18 +68,25 @@ class Tally:
             if kind == "PASS":
                 self.passed += count
                 return
+            if kind == "FAIL" and name in self.quarantine.cases:
+                kind, detail = "SKIP", f"quarantined: {self.quarantine.cases[name].reason}"
             if kind == "FAIL":
                 self.failed += count
             else:
                 self.skipped += count
-            self.notable.append(f"{kind}: {name}" + (f": {detail}" if detail else ""))
+            self.notable.append(f"{kind} {name}" + (f": {detail}" if detail else ""))
+
+    def flaky(self, name: str) -> None:
+        """It failed, and passed when it was tried once more."""
+        with self.lock:
+            self.passed += 1
+            self.notable.append(f"FLAKY {name}: it passed when it was tried once more")
 
     def close(self) -> int:
         """The summary; the exit status."""
-        if self.notable:
-            print("\nNot passed:")
-            for line in self.notable:
-                print("  " + line)
+        overdue = self.quarantine.overdue(datetime.date.today())
+        for line in [*self.notable, *(f"OVERDUE {line}" for line in overdue)]:
+            print(line)
         print()
         print(f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped", flush=True)
         return 1 if self.failed or not self.passed else 0
@@ -109,344 +110,367 @@ class Stopwatch:
             self.cpu_seconds = took + (self.cpu_seconds or 0.0)
         return child.wait()
 
+    def seconds(self) -> float:
+        """By the clock, until now."""
+        return time.monotonic() - self.began
+
     def __str__(self) -> str:
-        clock = f"{time.monotonic() - self.began:.1f} s"
-        return clock if self.cpu_seconds is None else f"{clock}, {self.cpu_seconds:.1f} s of a processor"
+        clock = f"{self.seconds():.0f} s"
+        return clock if self.cpu_seconds is None else f"{clock}, {self.cpu_seconds:.0f} s of a processor"
 
 
-class Lane:
-    """Where the lines of one step after the other go: at once; or held until the step has ended, when steps run side
-    by side and each is to be read whole."""
+class Done(NamedTuple):
+    """How a command ended, and what it said."""
 
-    def __init__(self, lock: threading.Lock, niceness: int = 0, holds: bool = False) -> None:
-        self.lock = lock
-        self.niceness = niceness
-        self.holds = holds
-        self.held: List[str] = []
-
-    def say(self, text: str) -> None:
-        """One line or several."""
-        if self.holds:
-            self.held.append(text)
-            return
-        with self.lock:
-            print(text, flush=True)
-
-    def release(self) -> None:
-        """The step has ended."""
-        with self.lock:
-            for text in self.held:
-                print(text, flush=True)
-        self.held.clear()
+    status: int
+    said: str
+    is_late: bool
 
 
-def step_back(child: "subprocess.Popen[str]", niceness: int) -> None:
-    """Lets others go before a child that leads a session. Its niceness alone says nothing to them where the kernel
-    groups processes by session (sched(7), autogroup) and shares the processors out among the groups."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{child.pid}/autogroup").write_text(str(niceness))
+class Item(NamedTuple):
+    """Something for a worker to do, once what it needs is compiled and who it comes after is done."""
+
+    name: str
+    work: Callable[[], None]
+    needs: str = "none"
+    after: str = ""
+
+
+class Programs(NamedTuple):
+    """A program of cargo's tests, and the folder that it is run in."""
+
+    path: str
+    folder: str
 
 
 class Runner:
-    """One run: the mode, the tally, and what depends on the build having worked."""
+    """One run of some steps."""
 
-    def __init__(self, quick: bool, only: List[str]) -> None:
-        self.quick = quick
-        self.only = only
+    def __init__(self, steps: Dict[str, Step], mode: str, quarantine: Quarantine) -> None:
+        self.steps = steps
+        self.mode = mode
         self.began = time.monotonic()
-        self.tally = Tally()
-        self.environment = dict(os.environ, LEVERET_TEST_MODE="quick" if quick else "full",
-                                LEVERET_BIN=str(brokers.leveret_binary()), PYTHONDONTWRITEBYTECODE="1")
-        if quick:
-            # The simulator's first lives find most of what 2,000 find, and those are minutes.
-            self.environment.setdefault("LEVERET_SEED", QUICK_LIVES)
-        self.built = False
-        self.front = Lane(threading.Lock())
-        self.stopping = False
+        self.tally = Tally(quarantine)
+        self.environment = dict(os.environ, LEVERET_TEST_MODE=mode, PYTHONDONTWRITEBYTECODE="1", CARGO_TERM_COLOR="never")
+        self.environment.setdefault("LEVERET_PATIENCE", PATIENCE)
+        # Chance that is the same in every run; property tests have it under the name that their library reads.
+        chance = self.environment.setdefault("LEVERET_CHANCE_SEED", "1")
+        self.environment.setdefault("PROPTEST_RNG_SEED", chance)
+        self.built: Dict[str, bool] = {"none": True}
+        self.programs: Dict[str, Programs] = {}
+        self.times: List[str] = []
         self.children: List["subprocess.Popen[str]"] = []
+        self.lock = threading.Condition()
+        self.printing = threading.Lock()
+        self.stopping = False
 
-    # -- what there is
+    # -- commands
 
-    def wanted(self, name: str) -> bool:
-        """Whether a step was asked for."""
-        return not self.only or name in self.only
-
-    def suites(self) -> List[str]:
-        """The folders of tests/ that have a `run`."""
-        found = sorted(path.parent.name for path in TESTS.glob("*/run") if os.access(path, os.X_OK))
-        if self.quick and not self.only:
-            found = [name for name in found if name in QUICK_SUITES]
-        later = [name for row in [*WAITING, BEHIND, LAST, *BESIDE] for name in row]
-        middle = [name for name in found if name not in ORDER + later]
-        return [name for name in [*ORDER, *middle, *later] if name in found]
-
-    # -- running
-
-    def heading(self, name: str, lane: Lane) -> None:
-        """Where a step begins, and how far the run is."""
-        beside = " beside the others" if lane.holds else ""
-        lane.say(f"\n== {name}{beside} (minute {(time.monotonic() - self.began) / 60:.0f})")
-
-    def verdict(self, kind: str, name: str, began: Stopwatch, detail: str = "", lane: Optional[Lane] = None) -> None:
-        """Print and count one step of our own."""
-        (lane or self.front).say(f"{kind} {name}" + (f": {detail}" if detail else "") + f" ({began})")
-        self.tally.add(kind, name, detail)
-
-    def captured(self, command: List[str], watch: Optional[Stopwatch] = None,
-                 niceness: int = 0) -> "subprocess.CompletedProcess[str]":
-        """Run something whose output matters only when it fails. It is ended if we are."""
-        if niceness:
-            command = ["nice", "-n", str(niceness), *command]
+    def run(self, command: List[str], watch: Stopwatch, limit_s: float = 3600.0, cwd: Optional[Path] = None,
+            **variables: str) -> Done:
+        """Runs something to its end; it is ended if we are, or when it takes too long."""
         with tempfile.TemporaryFile("w+", errors="replace") as log:
-            child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=log,
-                                     stderr=subprocess.STDOUT, text=True, start_new_session=True)
+            child = subprocess.Popen(command, cwd=cwd or ROOT, env={**self.environment, **variables}, text=True,
+                                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                     start_new_session=True)
             self.children.append(child)
-            if niceness:
-                step_back(child, niceness)
+            late = threading.Timer(limit_s, brokers.end, (child, 60.0))
+            late.start()
             try:
-                status = (watch or Stopwatch()).wait_for(child)
+                status = watch.wait_for(child)
             finally:
+                is_late = not late.is_alive()
+                late.cancel()
                 self.children.remove(child)
-                if child.poll() is None:
-                    brokers.end(child, patience=5.0)
-            log.seek(0)
-            return subprocess.CompletedProcess(command, status, log.read())
-
-    def cargo(self, name: str, command: List[str], component: Optional[str] = None,
-              lane: Optional[Lane] = None) -> bool:
-        """A cargo step with one verdict. A component that is not installed is a skip."""
-        lane = lane or self.front
-        if not self.wanted(name):
-            return True
-        self.heading(name, lane)
-        began = Stopwatch()
-        if component and self.captured(["cargo", component, "--version"]).returncode != 0:
-            self.verdict("SKIP", name, began, f"cargo {component} is not installed; {name} was not checked", lane)
-            return True
-        done = self.captured(command, began, lane.niceness)
-        if done.returncode == 0:
-            self.verdict("PASS", name, began, lane=lane)
-            return True
-        lane.say(done.stdout)
-        self.verdict("FAIL", name, began, " ".join(command), lane)
-        return False
-
-    def fetch(self) -> bool:
-        """The crates; a run with none of them cannot test anything."""
-        if not {"build", "clippy", "cargo-test"} & set(self.only) and self.only and self.have_binary():
-            return True
-        for number in range(environment.TRIES):
-            done = self.captured(["cargo", "fetch", "--locked"])
-            if done.returncode == 0:
-                return True
-            time.sleep(5 * (number + 1))
-        if self.captured(["cargo", "fetch", "--locked", "--offline"]).returncode == 0:
-            return True
-        print(done.stdout)
-        if any(sign in done.stdout for sign in (*environment.UNREACHABLE_SIGNS, "failed to download", "spurious")):
-            self.verdict("SKIP", "everything", Stopwatch(), "the crate registry did not answer; nothing was built")
-        else:
-            self.verdict("FAIL", "cargo-fetch", Stopwatch(), "cargo fetch --locked")
-        return False
-
-    def have_binary(self) -> bool:
-        """Whether a release binary is there."""
-        return Path(self.environment["LEVERET_BIN"]).exists()
-
-    def cargo_test(self, lane: Lane) -> None:
-        """cargo's own tests, each counted."""
-        if not self.wanted("cargo-test"):
-            return
-        self.heading("cargo-test", lane)
-        began = Stopwatch()
-        command = ["cargo", "test", "--profile", "checked", "--locked"]
-        self.captured([*command, "--no-run"], began, lane.niceness)
-        compiled = str(began)
-        done = self.captured([*command, "--no-fail-fast"], began, lane.niceness)
-        results = CARGO_RESULT.findall(done.stdout)
-        passed, failed, ignored = (sum(int(result[index]) for result in results) for index in range(3))
-        self.tally.add("PASS", "", count=passed)
-        names = CARGO_FAILED.findall(done.stdout)
-        for name in names:
-            self.tally.add("FAIL", f"cargo-test/{name}")
-        if ignored:
-            self.tally.add("SKIP", "cargo-test", f"{ignored} marked as ignored", ignored)
-        if done.returncode != 0:
-            lane.say(done.stdout)
-            if not names:
-                self.tally.add("FAIL", "cargo-test", "did not build, or died")
-        elif not passed:
-            self.tally.add("FAIL", "cargo-test", "no test was run")
-        kind = "PASS" if done.returncode == 0 else "FAIL"
-        lane.say(f"{kind} cargo-test: {passed} passed, {failed} failed, {ignored} ignored (compiled in {compiled}; "
-                 f"in all {began})")
-
-    def suite(self, name: str, command: List[str], lane: Lane) -> None:
-        """Run a suite, show what it prints, count its verdicts."""
-        self.heading(name, lane)
-        began = Stopwatch()
-        limit_seconds = BESIDE_LIMIT_SECONDS if lane.niceness or name in BEHIND else SUITE_LIMIT_SECONDS
-        if lane.niceness:
-            command = ["nice", "-n", str(lane.niceness), *command]
-        child = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL,
-                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                                 start_new_session=True)
-        self.children.append(child)
-        if lane.niceness:
-            step_back(child, lane.niceness)
-        late = threading.Timer(limit_seconds, brokers.end, (child, 60.0))
-        late.start()
-        verdicts, failures = 0, 0
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                lane.say(line.rstrip("\n"))
-                found = parse(line)
-                if found:
-                    verdicts += 1
-                    failures += found.kind == "FAIL"
-                    self.tally.add(found.kind, found.name, found.detail)
-            status = began.wait_for(child)
-        finally:
-            overdue = not late.is_alive()
-            late.cancel()
-            self.children.remove(child)
-            # Whoever is interrupted ends its own servers; it only needs the time to do so.
-            brokers.end(child, patience=60.0)
-        if overdue:
-            self.verdict("FAIL", name, began, f"not finished after {limit_seconds} s", lane)
-        elif status != 0 and not failures:
-            self.verdict("FAIL", name, began, f"ended with status {status}", lane)
-        elif not verdicts:
-            self.verdict("FAIL", name, began, "it gave no verdict on anything", lane)
-        else:
-            lane.say(f"{name}: {verdicts} verdicts ({began})")
-
-    def suites_together(self, names: List[str]) -> Callable[[Lane], None]:
-        """A step of these suites, one after the other."""
-
-        def run(lane: Lane) -> None:
-            for name in names:
-                if not self.stopping:
-                    self.suite(name, [str(TESTS / name / "run")], lane)
-
-        return run
-
-    def step_of(self, name: str) -> Callable[[Lane], None]:
-        """The step of this name that waits."""
-        return self.oracle if name == "oracle" else self.suites_together([name])
-
-    def steps_beside(self, names: List[str]) -> List[Callable[[Lane], None]]:
-        """What needs processors and no clock: cargo's steps, and these suites. The lints come last, for they would wait
-        for cargo's tests to be compiled."""
-        wanted = [[name for name in together if name in names] for together in BESIDE]
-        suites = [self.suites_together(together) for together in wanted if together]
-        return [self.cargo_test, *suites, self.clippy]
-
-    def work_off(self, steps: List[Callable[[Lane], None]], lane: Lane) -> None:
-        """One step after the other, until none is left; others may take from the same list."""
-        while not self.stopping:
-            try:
-                step = steps.pop(0)
-            except IndexError:
-                return
-            try:
-                step(lane)
-            except Exception as error:  # nobody waits for what a thread raises
-                self.tally.add("FAIL", "tests/run", f"a step beside the others ended with {error!r}")
-                lane.say(traceback.format_exc())
-            lane.release()
-
-    def all_steps(self) -> None:
-        """Every step that is wanted and needs the binary; what needs the processors beside what waits."""
-        names = [name for name in self.suites() if self.wanted(name)]
-        if not self.built:
-            for name in names:
-                self.tally.add("FAIL", name, "not run, there is no binary")
-            names = []
-        elsewhere = {name for row in [*WAITING, BEHIND, LAST, *BESIDE] for name in row}
-        steps = self.steps_beside(names)
-        beside = [self.worker(steps, niceness=19) for _ in range(2)]
-        rows = [[name for name in row if name in [*names, "oracle"]] for row in WAITING]
-        waiting = [self.worker([self.step_of(name) for name in row]) for row in rows]
-        for thread in beside + waiting:
-            thread.start()
-        try:
-            self.suites_together([name for name in names if name not in elsewhere])(self.front)
-            for thread in waiting:
-                thread.join()
-            self.suites_together([name for name in names if name in BEHIND])(self.front)
-            for thread in beside:
-                thread.join()
-            self.suites_together([name for name in names if name in LAST])(self.front)
-        finally:
-            self.stopping = True
-            for child in list(self.children):
+                # Whoever is interrupted ends its own servers; it only needs the time to do so.
                 brokers.end(child, patience=60.0)
-            for thread in beside + waiting:
-                thread.join()
+            log.seek(0)
+            return Done(status, log.read(), is_late)
 
-    def worker(self, steps: List[Callable[[Lane], None]], niceness: int = 0) -> threading.Thread:
-        """A lane of its own that works off these steps."""
-        return threading.Thread(target=self.work_off, args=(steps, Lane(self.front.lock, niceness, holds=True)))
+    def tell(self, name: str, lines: List[str], watch: Stopwatch) -> None:
+        """What a step said, in one piece."""
+        minute = (time.monotonic() - self.began) / 60
+        with self.printing:
+            print(f"\n== {name} ({watch}; minute {minute:.0f})")
+            for line in lines:
+                print(line)
+            self.times.append(f"{watch.seconds():6.0f} s  {watch.cpu_seconds or 0:6.0f} s of a processor  {name}")
+            # Whoever follows the run sees it now.
+            print(end="", flush=True)
 
-    def clippy(self, lane: Lane) -> None:
-        """Lints of all code, tests included; a quick run does without, for it compiles everything once more."""
-        if self.quick and not self.only:
-            return
-        command = ["cargo", "clippy", "--profile", "checked", "--locked", "--all-targets", "--", "-D", "warnings"]
-        self.cargo("clippy", command, "clippy", lane)
+    def verdict(self, kind: str, name: str, detail: str = "") -> str:
+        """One verdict of our own, counted; the line for it."""
+        self.tally.add(kind, name, detail)
+        return f"{kind} {name}" + (f": {detail}" if detail else "")
 
-    def oracle(self, lane: Lane) -> None:
-        """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so
-        that what Leveret is held to stays true."""
-        if not self.wanted("oracle") or (self.quick and not self.only):
-            return
-        self.heading("oracle: install RabbitMQ", lane)
-        began = Stopwatch()
+    # -- cargo
+
+    def checked_by(self, name: str, command: List[str], component: str = "") -> Callable[[], None]:
+        """A step of cargo's with one verdict. A component that is not installed is a skip."""
+        def work() -> None:
+            watch = Stopwatch()
+            if component and self.run(["cargo", component, "--version"], watch).status != 0:
+                why = f"cargo {component} is not installed; {name} was not checked"
+                return self.tell(name, [self.verdict("SKIP", name, why)], watch)
+            done = self.run(command, watch)
+            if done.status == 0:
+                return self.tell(name, [self.verdict("PASS", name)], watch)
+            self.tell(name, [done.said, self.verdict("FAIL", name, " ".join(command))], watch)
+
+        return work
+
+    def build(self, profile: str, command: List[str]) -> Callable[[], None]:
+        """Compiles for others; they know when it is there."""
+        def work() -> None:
+            watch = Stopwatch()
+            done = self.run(command, watch)
+            is_built = done.status == 0
+            lines = [] if is_built else [line for line in done.said.splitlines() if not line.startswith("{")]
+            if is_built and "json" in command[-1]:
+                self.note_programs(done.said)
+            name = f"build-{profile}"
+            lines.append(self.verdict("PASS" if is_built else "FAIL", name, "" if is_built else " ".join(command)))
+            self.tell(name, lines, watch)
+            with self.lock:
+                self.built[profile] = is_built
+
+        return work
+
+    def note_programs(self, said: str) -> None:
+        """Which programs cargo has made, by the names of their tests or, for unit tests, of their package."""
+        for line in said.splitlines():
+            message = json.loads(line) if line.startswith("{") else {}
+            if message.get("executable") and message["profile"]["test"]:
+                is_test = "test" in message["target"]["kind"]
+                name = message["target"]["name"] if is_test else message["target"]["name"].replace("_", "-")
+                self.programs[name] = Programs(message["executable"], str(Path(message["manifest_path"]).parent))
+
+    def test_program(self, step: Step) -> Callable[[], None]:
+        """A program of cargo's tests, each of them counted."""
+        def work() -> None:
+            watch = Stopwatch()
+            program = self.programs.get(step.name)
+            if program is None:
+                return self.tell(step.name, [self.verdict("FAIL", step.name, "cargo made no such program")], watch)
+            options = ["--include-ignored"] if self.mode == "full" else []
+            done = self.run([program.path, *options], watch, STEP_LIMIT_S[self.mode], Path(program.folder))
+            passed, failed, ignored = (sum(map(int, found)) for found in
+                                       list(zip(*CARGO_RESULT.findall(done.said))) or [(), (), ()])
+            names = CARGO_FAILED.findall(done.said)
+            self.tally.add("PASS", step.name, count=passed)
+            lines = []
+            if done.status != 0:
+                lines.append(done.said)
+                if not names:
+                    why = f"no end after {STEP_LIMIT_S[self.mode]} s" if done.is_late else f"it ended with {done.status}"
+                    lines.append(self.verdict("FAIL", step.name, why))
+            elif not passed:
+                lines.append(self.verdict("FAIL", step.name, "no test was run"))
+            for name in names:
+                if step.retry and self.passes_now(program, name, watch):
+                    self.tally.flaky(f"{step.name}/{name}")
+                    lines.append(f"FLAKY {step.name}/{name}")
+                else:
+                    lines.append(self.verdict("FAIL", f"{step.name}/{name}"))
+            beyond = f", {ignored} are for --full" if ignored else ""
+            self.tell(step.name, [*lines, f"{step.name}: {passed} passed, {failed} failed{beyond}"], watch)
+
+        return work
+
+    def passes_now(self, program: Programs, name: str, watch: Stopwatch) -> bool:
+        """Whether a test that has failed passes when it is tried once more."""
+        command = [program.path, "--exact", name, "--include-ignored"]
+        return self.run(command, watch, STEP_LIMIT_S["gate"], Path(program.folder)).status == 0
+
+    # -- suites
+
+    def suite(self, step: Step, command: Optional[List[str]] = None) -> Callable[[], None]:
+        """Runs a suite and counts its verdicts."""
+        def work() -> None:
+            watch = Stopwatch()
+            cases = step.cases_in_gate() if self.mode == "gate" else []
+            path = command or [str(TESTS / step.name / "run")]
+            lines, failures, others = self.verdicts_of(step, [*path, *cases], watch)
+            for verdict in others:
+                self.tally.add(verdict.kind, verdict.name, verdict.detail)
+            again = {name for name in failures if step.retry and "/" in name}
+            if again and not command:
+                _, still, _ = self.verdicts_of(step, [*path, *sorted({name.rsplit("/", 1)[-1] for name in again})], watch)
+                for name in again - set(still):
+                    del failures[name]
+                    self.tally.flaky(name)
+                    lines.append(f"FLAKY {name}")
+            for name, detail in failures.items():
+                self.tally.add("FAIL", name, detail)
+            self.tell(step.name, lines, watch)
+
+        return work
+
+    def verdicts_of(self, step: Step, command: List[str],
+                    watch: Stopwatch) -> "tuple[List[str], Dict[str, str], List[Verdict]]":
+        """What a suite says, what failed in it and why, and its other verdicts."""
+        binary = str(TARGET / step.binary / "leveret") if step.binary != "none" else ""
+        done = self.run(command, watch, STEP_LIMIT_S[self.mode], LEVERET_BIN=binary)
+        lines = done.said.splitlines()
+        found = [verdict for verdict in map(parse, lines) if verdict]
+        failures = {verdict.name: verdict.detail for verdict in found if verdict.kind == "FAIL"}
+        if done.is_late:
+            failures[step.name] = f"no end after {STEP_LIMIT_S[self.mode]} s"
+        elif done.status != 0 and not failures:
+            failures[step.name] = f"it ended with status {done.status}"
+        elif not found:
+            failures[step.name] = "it gave no verdict on anything"
+        return lines, failures, [verdict for verdict in found if verdict.kind != "FAIL"]
+
+    def oracle(self) -> None:
+        """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so that what Leveret
+        is held to stays true."""
+        watch = Stopwatch()
         try:
             environment.have_rabbitmq()
         except Skip as why:
-            for name in ("oracle/transcript", "oracle/clients", "oracle/permissions"):
-                self.verdict("SKIP", name, began, f"RabbitMQ: {why}; not compared with a live RabbitMQ", lane)
-            return
+            return self.tell("oracle", [self.verdict("SKIP", "oracle", f"RabbitMQ: {why}; nothing was compared")], watch)
         except environment.CannotInstall as why:
-            self.verdict("FAIL", "oracle", began, str(why), lane)
-            return
+            return self.tell("oracle", [self.verdict("FAIL", "oracle", str(why))], watch)
         for name in ("transcript", "clients", "permissions"):
-            self.suite(f"oracle: {name}", [sys.executable, str(TESTS / name / "run.py"), "--rabbitmq"], lane)
+            self.suite(Step(f"oracle-{name}"), [str(TESTS / name / "run"), "--rabbitmq"])()
 
-    def run(self) -> int:
-        """Everything in its order."""
-        unknown = set(self.only) - {"fmt", "clippy", "build", "cargo-test", "oracle"} - set(self.suites())
-        if unknown:
-            print(f"there is no step called {', '.join(sorted(unknown))}")
-            return 2
-        if shutil.which("cargo") is None:
-            self.tally.add("FAIL", "cargo", "Rust is not installed")
-            return self.tally.close()
-        if not self.fetch():
-            return self.tally.close()
-        self.cargo("fmt", ["cargo", "fmt", "--check"], "fmt")
-        self.built = self.cargo("build", ["cargo", "build", "--release", "--locked"]) and self.have_binary()
-        self.all_steps()
+    def install(self, wanted: List[str]) -> None:
+        """What the steps need, before they do. Who lacks something says so itself, by name."""
+        watch = Stopwatch()
+        lines = []
+        for name in wanted:
+            try:
+                environment.INSTALLS[name]()
+            except (Skip, environment.CannotInstall) as why:
+                lines.append(f"# {name} could not be installed: {why}")
+        self.tell("install", lines, watch)
+
+    # -- the order of things
+
+    def work_off(self, items: List[Item]) -> None:
+        """Two workers take the first item that can begin, until none is left."""
+        left, done = list(items), set()
+
+        def pick() -> Optional[Item]:
+            with self.lock:
+                while left and not self.stopping:
+                    for item in left:
+                        if item.needs in self.built and (not item.after or item.after in done):
+                            left.remove(item)
+                            return item
+                    self.lock.wait()
+                return None
+
+        def worker() -> None:
+            while item := pick():
+                try:
+                    if self.built[item.needs]:
+                        item.work()
+                    else:
+                        self.tally.add("FAIL", item.name, "not run, it does not compile")
+                except Exception as error:  # nobody waits for what a thread raises
+                    self.tally.add("FAIL", item.name, f"the runner ended with {error!r}")
+                    traceback.print_exc()
+                with self.lock:
+                    done.add(item.name)
+                    self.lock.notify_all()
+
+        # Who comes after somebody that is not run has nobody to wait for.
+        names = {item.name for item in items}
+        left = [item if item.after in names else item._replace(after="") for item in items]
+        workers = [threading.Thread(target=worker) for _ in range(WORKERS)]
+        try:
+            for thread in workers:
+                thread.start()
+            for thread in workers:
+                thread.join()
+        finally:
+            with self.lock:
+                self.stopping = True
+                self.lock.notify_all()
+            for child in list(self.children):
+                brokers.end(child, patience=60.0)
+
+    def items(self, wanted: List[Step], extras: List[str]) -> List[Item]:
+        """What there is to do for these steps, and for some of fmt, clippy, doc and oracle."""
+        locked = ["--locked", "--profile", "checked"]
+        needs = {"checked" if step.is_cargo else step.binary for step in wanted}
+        programs = [step for step in wanted if step.is_cargo]
+        items = []
+        if "checked" in needs or {"clippy", "doc"} & set(extras):
+            # Without its tests the program is compiled in a third of the time.
+            command = ["cargo", "build", *locked] if not programs else ["cargo", "test", *locked, "--no-run"]
+            items.append(Item("build-checked", self.build("checked", [*command, "--message-format=json"])))
+        if "release" in needs:
+            items.append(Item("build-release", self.build("release", ["cargo", "build", "--locked", "--release"])))
+        if "fmt" in extras:
+            items.append(Item("fmt", self.checked_by("fmt", ["cargo", "fmt", "--all", "--check"], "fmt")))
+        steps = sorted(wanted, key=lambda step: -step.seconds)
+        items += [Item(step.name, self.test_program(step), "checked", step.after) for step in steps if step.is_cargo]
+        if "clippy" in extras:
+            # Behind the build: cargo lets only one of them compile in a folder.
+            command = ["cargo", "clippy", *locked, "--workspace", "--all-targets", "--", "-D", "warnings"]
+            items.append(Item("clippy", self.checked_by("clippy", command, "clippy"), "checked"))
+        if "doc" in extras:
+            command = ["cargo", "test", *locked, "--doc", "--package", "leveret-rooms"]
+            items.append(Item("doc", self.checked_by("doc", command), "checked", "clippy"))
+        items += [Item(step.name, self.suite(step), step.binary, step.after) for step in steps if not step.is_cargo]
+        if "oracle" in extras:
+            items.append(Item("oracle", self.oracle))
+        return items
+
+    def fetch(self) -> bool:
+        """The crates; a run with none of them cannot test anything."""
+        watch = Stopwatch()
+        for number in range(environment.TRIES):
+            done = self.run(["cargo", "fetch", "--locked"], watch)
+            if done.status == 0:
+                return True
+            time.sleep(5 * (number + 1))
+        if self.run(["cargo", "fetch", "--locked", "--offline"], watch).status == 0:
+            return True
+        if any(sign in done.said for sign in (*environment.UNREACHABLE_SIGNS, "failed to download", "spurious")):
+            line = self.verdict("SKIP", "everything", "the crate registry did not answer; nothing was built")
+        else:
+            line = self.verdict("FAIL", "cargo-fetch", "cargo fetch --locked")
+        self.tell("fetch", [done.said, line], watch)
+        return False
+
+    def close(self) -> int:
+        """What took how long, and the sum."""
+        print(f"\n== the longest (all of it: {(time.monotonic() - self.began) / 60:.1f} minutes)")
+        for line in sorted(self.times, reverse=True)[:12]:
+            print(line)
+        print()
         return self.tally.close()
 
+    def work(self, wanted: List[Step], extras: List[str]) -> int:
+        """All of it; the exit status."""
+        if not self.fetch():
+            return self.close()
+        objects = cache.Objects(ROOT, TARGET)
+        has_come = objects.bring()
+        print("compiled dependencies: " + ("from the cache" if has_come else "as they lie in the target folder, or none"))
+        installs = sorted({name for step in wanted for name in step.installs})
+        if installs:
+            self.install(installs)
+        self.work_off(self.items([step for step in wanted if not step.alone], extras))
+        if not self.stopping_early():
+            for step in wanted:
+                if step.alone:
+                    (self.test_program(step) if step.is_cargo else self.suite(step))()
+        if self.built.get("checked") and self.built.get("release"):
+            objects.keep(own_packages())
+        return self.close()
 
-def main() -> int:
-    """Read the arguments and do as they say."""
-    parser = argparse.ArgumentParser(prog="tests/run", description="Run the tests.")
-    parser.add_argument("--quick", action="store_true", help="only what takes a few minutes")
-    parser.add_argument("step", nargs="*", help="only these steps or suites")
-    args = parser.parse_args()
-    brokers.raise_on_sigterm()
-    runner = Runner(args.quick, args.step)
-    try:
-        return runner.run()
-    except KeyboardInterrupt:
-        runner.tally.add("FAIL", "tests/run", "interrupted")
-        return runner.tally.close()
+    def stopping_early(self) -> bool:
+        """Whether something that others need did not compile."""
+        return not all(self.built.values())
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def own_packages() -> List[str]:
+    """The packages of the workspace."""
+    said = subprocess.run(["cargo", "metadata", "--offline", "--no-deps", "--format-version", "1"], cwd=ROOT,
+                          capture_output=True, text=True, check=True).stdout
+    return [package["name"] for package in json.loads(said)["packages"]]

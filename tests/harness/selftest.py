@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from datetime import date
 from pathlib import Path
+from typing import Callable, List
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import brokers, environment, runner, wire  # noqa: E402
+from harness import brokers, environment, runner, steps, wire  # noqa: E402
+from harness.budgets import Budgets  # noqa: E402
+from harness.quarantine import Quarantine  # noqa: E402
+from harness.runner import TESTS  # noqa: E402
+from harness.steps import Step  # noqa: E402
 from harness.suite import Suite, Verdict, parse  # noqa: E402
 from transcript.differences import Differences, Hunk, hunks, show_hunk  # noqa: E402
 from transcript.registry import SCENARIOS  # noqa: E402
@@ -115,47 +123,115 @@ def stopwatch() -> None:
         assert (watch.cpu_seconds is None) == taken_away and (watch.cpu_seconds or 1) > 0
 
 
-def stepping_back() -> None:
-    """Who runs beside others is after them for the kernel too, where it groups processes by session."""
-    child = subprocess.Popen(["sleep", "60"], start_new_session=True, text=True)
+def table_of_steps() -> None:
+    """What there is has a row; a row that contradicts itself is refused; a changed file finds what covers it."""
+    table = steps.read(TESTS / "steps.toml")
+    assert not steps.unlisted(table, TESTS), steps.unlisted(table, TESTS)
+    assert not any(step.alone for step in table.values() if step.gate)
+    installs = {name for step in table.values() for name in step.installs}
+    assert installs <= set(environment.INSTALLS), installs - set(environment.INSTALLS)
+    covering = steps.covering(table.values(), ["src/rooms/wire/frame.rs", "tests/tls/doors.py", "src/engine/bridges.rs"])
+    assert {"wire", "layers", "simulator"} <= set(covering["src/rooms/wire/frame.rs"]), covering
+    assert "bridge" in covering["src/engine/bridges.rs"] and "tls" not in covering["src/engine/bridges.rs"], covering
+    assert covering["tests/tls/doors.py"] == ["layers", "tls"], covering
+    for wrong in ('[suite.a]\nbinary = "debug"', "[suite.a]\ngate = true\nalone = true", '[suite.a]\nafter = "b"',
+                  "[suite.a]\n[cargo.a]"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "steps.toml"
+            path.write_text(wrong)
+            refuses(lambda: steps.read(path), wrong)
+
+
+def refuses(what: Callable[[], object], about: str) -> None:
+    """It is a `ValueError`."""
     try:
-        group = Path(f"/proc/{child.pid}/autogroup")
-        before = group.read_text() if group.exists() else "nice 19"
-        runner.step_back(child, 19)
-        after = group.read_text() if group.exists() else before
-        assert after.split()[-1] == "19", f"{before.strip()} became {after.strip()}"
-    finally:
-        brokers.end(child, patience=0.2)
+        what()
+    except ValueError:
+        return
+    raise AssertionError(f"{about} was taken")
+
+
+def quarantined(text: str) -> Quarantine:
+    """What such a file says."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quarantine.toml"
+        path.write_text(text)
+        return Quarantine(path)
+
+
+def quarantine() -> None:
+    """A case in it is a skip, with its name; one that passes is one that passes; an eleventh is refused."""
+    case = '[[case]]\nname = "a/{}"\nreason = "why"\nsince = 2026-01-01\nuntil = 2026-02-01\n'
+    tally = runner.Tally(quarantined(case.format("b")))
+    tally.add("FAIL", "a/b", "because")
+    tally.add("PASS", "a/b")
+    assert (tally.passed, tally.failed, tally.skipped) == (1, 0, 1) and "quarantined: why" in tally.notable[0]
+    tally.add("FAIL", "a/c")
+    assert tally.failed == 1
+    assert tally.quarantine.overdue(date(2026, 2, 1)) == [] and tally.quarantine.overdue(date(2026, 2, 2))
+    refuses(lambda: quarantined("".join(case.format(number) for number in range(11))), "an eleventh case")
+    refuses(lambda: quarantined(case.format("b").replace("2026-02", "2025-02")), "a case that was over before it began")
+    Quarantine(TESTS / "quarantine.toml")
+
+
+def budget() -> None:
+    """More than what was seen by its slack is red, a little more is not; the most that is promised holds as well."""
+    budgets = Budgets({"bytes": 100}, {"count": 1_000}, 0.1)
+    for name, value in (("bytes", 100), ("count", 1_100), ("count", 10)):
+        budgets.judge(name, value)
+    for name, value in (("bytes", 101), ("count", 1_101), ("nothing", 1)):
+        try:
+            budgets.judge(name, value)
+        except AssertionError:
+            continue
+        raise AssertionError(f"{name} of {value} passed")
+    Budgets.read()
+
+
+def tried_again() -> None:
+    """What fails once and passes then is told as flaky; what fails twice has failed; nothing is counted twice."""
+    with tempfile.TemporaryDirectory() as folder:
+        mark, script = Path(folder) / "mark", Path(folder) / "run"
+        script.write_text(f"""#!/bin/sh
+case "$*" in '') echo PASS s/a; echo FAIL s/once: x; echo FAIL s/twice: y;;
+*) echo "$*" >{mark}; echo PASS s/once; echo FAIL s/twice: y;; esac
+""")
+        script.chmod(0o755)
+        tests, runner.TESTS = runner.TESTS, Path(folder).parent
+        try:
+            run = runner.Runner({}, "gate", quarantined(""))
+            step = Step(Path(folder).name, retry=True, binary="none")
+            with contextlib.redirect_stdout(io.StringIO()):
+                run.suite(step._replace(name=step.name))()
+        finally:
+            runner.TESTS = tests
+        tally = run.tally
+        assert mark.read_text().split() == ["once", "twice"], mark.read_text()
+        assert (tally.passed, tally.failed) == (2, 1), tally.notable
+        assert any(line.startswith("FLAKY s/once") for line in tally.notable), tally.notable
 
 
 def order_of_a_run() -> None:
-    """Every suite is run once; a machine in the machine begins when the front and those that wait are over, who judges
-    by how often somebody is served when all else is; and one that is told to stop begins nothing more."""
-    run = runner.Runner(quick=False, only=[])
-    run.built = True
-    begun, ended = [], []
+    """Who needs what does not compile has failed; who comes after somebody waits for it; all else is run once."""
+    run = runner.Runner({}, "gate", quarantined(""))
+    begun: List[str] = []
     lock = threading.Lock()
-    waiting, beside = ({name for row in rows for name in row} for rows in (runner.WAITING, runner.BESIDE))
-    front = set(run.suites()) - waiting - beside - {*runner.BEHIND, *runner.LAST}
 
-    def suite(name: str, _command: object, _lane: object) -> None:
-        with lock:
-            begun.append((name, list(ended)))
-        time.sleep(0.001 if name in front else 0.02)
-        with lock:
-            ended.append(name)
+    def item(name: str, **more: str) -> runner.Item:
+        def work() -> None:
+            with lock:
+                begun.append(name)
+            if name.startswith("build"):
+                with run.lock:
+                    run.built[name[6:]] = name == "build-good"
 
-    run.suite = suite  # type: ignore[method-assign]
-    for step in ("oracle", "cargo_test", "clippy"):
-        setattr(run, step, lambda *_: None)
-    run.all_steps()
-    assert sorted(ended) == sorted(run.suites()), f"{ended} is not every suite once"
-    for row, awaited in ((runner.BEHIND, front | waiting), (runner.LAST, set(run.suites()) - set(runner.LAST))):
-        late = awaited - set(dict(begun)[row[0]]) - {"oracle"}
-        assert not late, f"{late} went on beside {row[0]}"
-    begun.clear()
-    run.all_steps()
-    assert not begun, f"{begun} was begun after the end"
+        return runner.Item(name, work, **more)
+
+    run.work_off([item("after", after="first"), item("needs", needs="good"), item("lost", needs="bad"),
+                  item("build-bad"), item("first"), item("build-good"), item("alone", after="nobody")])
+    assert sorted(begun) == ["after", "alone", "build-bad", "build-good", "first", "needs"], begun
+    assert begun.index("first") < begun.index("after") and begun.index("build-good") < begun.index("needs")
+    assert run.tally.notable == ["FAIL lost: not run, it does not compile"], run.tally.notable
 
 
 def unreachable_index() -> None:
@@ -177,7 +253,7 @@ def main() -> int:
     """All of them."""
     suite = Suite("harness", sys.argv[1:])
     for case in (codec_methods, codec_fields, codec_content, differences, recordings, verdict_lines, ending_servers,
-                 stopwatch, stepping_back, order_of_a_run, unreachable_index):
+                 stopwatch, table_of_steps, quarantine, budget, tried_again, order_of_a_run, unreachable_index):
         suite.case(case.__name__.replace("_", "-"), case)
     return suite.status()
 

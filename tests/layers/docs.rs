@@ -1,25 +1,20 @@
-//! The README is short, its links and those of the guide lead somewhere, and nothing new stands at the top.
+//! The links of the README and of the guide lead somewhere, and nothing new stands at the top.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
-/// A newcomer reads it once.
-const README_LINES_MAX: usize = 250;
-const COLUMNS_MAX: usize = 120;
+use super::project;
+
 const GUIDE: &str = "systemd/packages/guide";
 /// What may stand at the top, besides files whose names begin with a dot.
 const TOP: &[&str] =
     &["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "boards", "cross.toml", "src", "systemd", "tests"];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// The README and the guide.
 fn texts() -> Vec<(PathBuf, String)> {
-    let guide = fs::read_dir(root().join(GUIDE)).unwrap().map(|file| file.unwrap().path());
-    let all: Vec<PathBuf> = [root().join("README.md")].into_iter().chain(guide).collect();
+    let guide = fs::read_dir(project().join(GUIDE)).unwrap().map(|file| file.unwrap().path());
+    let all: Vec<PathBuf> = [project().join("README.md")].into_iter().chain(guide).collect();
     assert!(all.len() > 5, "the guide is there");
     all.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
@@ -57,19 +52,15 @@ fn every_link_leads_to_a_file_and_its_heading() {
 }
 
 #[test]
-fn the_readme_is_read_in_one_go() {
-    for (path, text) in texts() {
-        let is_readme = path.ends_with("README.md");
-        assert!(!is_readme || text.lines().count() < README_LINES_MAX, "{} lines", text.lines().count());
-        let is_wide = |line: &&str| line.chars().count() > COLUMNS_MAX && !line.starts_with('|');
-        assert_eq!(text.lines().find(is_wide), None, "{}", path.display());
-        assert!(!is_readme || links(&text).any(|link| link.starts_with(GUIDE)), "it leads to the guide");
-    }
+fn the_readme_leads_to_the_guide() {
+    let readme = fs::read_to_string(project().join("README.md")).unwrap();
+    assert!(links(&readme).any(|link| link.starts_with(GUIDE)));
 }
 
 #[test]
 fn nothing_new_stands_at_the_top() {
-    let listed = Command::new("git").arg("-C").arg(root()).args(["ls-files"]).output().expect("git is there");
+    let listed =
+        Command::new("git").arg("-C").arg(project()).args(["ls-files"]).output().expect("git is there");
     let files = String::from_utf8(listed.stdout).unwrap();
     for file in files.lines() {
         let top = file.split('/').next().unwrap();

@@ -1,8 +1,6 @@
 //! Where the head of a `mod.rs` has a table of its files, each of them has its row.
 
-use std::path::Path;
-
-use super::read_sources;
+use super::{project, read_sources};
 
 /// Modules of a file with a table that the table does not name; those of tests, and of other folders, need no
 /// row.
@@ -29,7 +27,7 @@ fn left_out(text: &str) -> Vec<&str> {
 
 #[test]
 fn every_file_has_a_row_in_the_table_of_its_folder() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = project();
     let sources = ["src", "tests"].map(|folder| read_sources(&root.join(folder)));
     let all = sources.iter().flatten();
     let missing = all.map(|(path, text)| (path, left_out(text))).filter(|(_, names)| !names.is_empty());

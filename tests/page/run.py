@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,8 +23,6 @@ sys.dont_write_bytecode = True
 from harness import brokers, environment  # noqa: E402
 from harness.suite import Skip, Suite  # noqa: E402
 
-PACKAGES = [f"pika=={environment.PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
-
 
 def prepare() -> str:
     """Why the suite cannot run here; empty when it can. It goes on under an interpreter that has what it needs."""
@@ -31,7 +31,7 @@ def prepare() -> str:
         import pika  # noqa: F401
     except ImportError:
         try:
-            python = environment.python_with("page", *PACKAGES)
+            python = environment.python_with("page", *environment.PAGE_PACKAGES)
         except Skip as why:
             return str(why)
         os.execv(python, [str(python), *sys.argv])
@@ -43,14 +43,25 @@ def prepare() -> str:
     return ""
 
 
+def scripts_parse() -> None:
+    """Every script of the page is a module that can be read: a browser tells it by showing nothing at all."""
+    environment.have("node", "nodejs")
+    with tempfile.TemporaryDirectory() as folder:
+        for script in sorted((brokers.ROOT / "src" / "operator" / "web").glob("*.js")):
+            module = shutil.copy(script, Path(folder) / f"{script.stem}.mjs")
+            done = subprocess.run(["node", "--check", module], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            assert done.returncode == 0, f"{script.name}: {done.stderr}"
+
+
 def main() -> int:
     """Run the cases named on the command line, or all of them."""
     brokers.raise_on_sigterm()
     suite = Suite("page", sys.argv[1:])
     why = prepare()
+    suite.case("scripts-parse", scripts_parse)
     if why:
         suite.skip("all", why)
-        return 0
+        return suite.status()
     import browser
     import cases
 

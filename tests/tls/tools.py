@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Callable, Dict
 
-from harness import brokers, environment
+from harness import brokers, cache, environment
 
 from office import Office
 from support import Broker
@@ -49,7 +49,7 @@ def with_openssl(folder: Path) -> None:
 
 def scanner() -> Path:
     """sslyze in an environment of its own."""
-    home = brokers.ROOT / "target" / "test-env" / f"sslyze-{SSLYZE}"
+    home = cache.folder("env") / f"sslyze-{SSLYZE}"
     program, done = home / "bin" / "sslyze", home / "complete"
     if done.exists() and program.exists():
         return program

@@ -45,8 +45,23 @@ use records::{CHUNK_BYTES, TRANSIENT};
 /// no queue before the journal has it. It cannot be made up:
 ///
 /// ```compile_fail,E0451
-/// # use leveret::{journal::{Appended, Batch}, mem::MessageId};
-/// let forged = Appended { message: MessageId::from_index(0), targets: 1, batch: Batch::NONE };
+/// use leveret_rooms::journal::{Appended, Batch};
+/// use leveret_rooms::mem::MessageId;
+///
+/// fn appended(message: MessageId) -> Appended {
+///     Appended { message, targets: 1, batch: Batch::NONE }
+/// }
+/// ```
+///
+/// That it is its fields which forbid it is shown by the same program without that line, which compiles:
+///
+/// ```
+/// use leveret_rooms::journal::{Appended, Batch};
+/// use leveret_rooms::mem::MessageId;
+///
+/// fn appended(message: MessageId) -> Appended {
+///     unreachable!("only the journal makes one for {message:?}, in {:?}", Batch::NONE)
+/// }
 /// ```
 #[derive(Debug)]
 #[must_use = "a message that the journal has belongs into its queues"]

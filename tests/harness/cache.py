@@ -1,0 +1,91 @@
+"""One folder of the user's for what is fetched or compiled once: crates' objects, virtual environments, tools, corpora.
+
+A second clone finds there what the first one made. `LEVERET_CACHE` names another folder; deleting it costs only time.
+
+    CACHE/env/        virtual environments
+    CACHE/tools/      programs that tests need and the system does not have
+    CACHE/fuzz/       the corpus of the fuzz targets
+    CACHE/objects/KEY the dependencies, compiled; KEY: lock file, manifests, compiler
+    CACHE/clone/      where `tests/run --clone` clones to
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Iterator, List
+
+KEPT = 3
+PROFILES = ["checked", "release"]
+
+
+def folder(*parts: str) -> Path:
+    """A folder in the cache, made if need be."""
+    home = os.environ.get("LEVERET_CACHE")
+    base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "leveret-tests"
+    found = base.joinpath(*parts)
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+class Objects:
+    """The compiled dependencies of a clone. They are copied, never shared: two clones may compile at once."""
+
+    def __init__(self, root: Path, target: Path) -> None:
+        self.root = root
+        self.target = target
+
+    def place(self) -> Path:
+        """Where those lie that would be the same."""
+        said = subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout
+        # What cargo makes otherwise for another flag, it makes for another clone.
+        flags = os.environ.get("RUSTFLAGS", "").encode()
+        found = hashlib.sha256(said + flags)
+        for manifest in [self.root / "Cargo.lock", *sorted(self.manifests())]:
+            found.update(manifest.read_bytes())
+        return folder("objects") / found.hexdigest()[:16]
+
+    def manifests(self) -> Iterator[Path]:
+        """Of all packages of the workspace: features and profiles stand there."""
+        yield self.root / "Cargo.toml"
+        yield from (self.root / "src").rglob("Cargo.toml")
+        yield from (self.root / "tests").glob("*/Cargo.toml")
+
+    def bring(self) -> bool:
+        """Puts them into a clone that has compiled nothing yet."""
+        place = self.place()
+        missing = [name for name in PROFILES if (place / name).is_dir() and not (self.target / name).exists()]
+        for name in missing:
+            self.target.mkdir(parents=True, exist_ok=True)
+            copy(place / name, self.target / name)
+        if missing:
+            os.utime(place)
+        return bool(missing)
+
+    def keep(self, packages: List[str]) -> None:
+        """Puts them into the cache, without what is of the clone's own packages, and forgets the oldest."""
+        place = self.place()
+        if place.exists() or not all((self.target / name).exists() for name in PROFILES):
+            return
+        new = Path(tempfile.mkdtemp(dir=place.parent, prefix="new-"))
+        try:
+            for name in PROFILES:
+                copy(self.target / name, new / name)
+                command = ["cargo", "clean", "--quiet", "--offline", "--profile", name, "--target-dir", str(new)]
+                subprocess.run(command + [word for package in packages for word in ("-p", package)], cwd=self.root,
+                               check=True, stdin=subprocess.DEVNULL, capture_output=True)
+            new.rename(place)
+        except (OSError, subprocess.CalledProcessError):
+            shutil.rmtree(new, ignore_errors=True)
+        known = sorted(place.parent.glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime)
+        for old in known[:-KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def copy(source: Path, target: Path) -> None:
+    """A folder with the times of its files, by which cargo tells whether they are up to date."""
+    subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)
