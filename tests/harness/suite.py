@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
 import traceback
 from typing import Any, Callable, List, NamedTuple, Optional
 
+# How many times as long everything is waited for that only tells a hang: more than once on machines that are busy.
+PATIENCE = float(os.environ.get("LEVERET_PATIENCE") or 1)
 LINE = re.compile(r"^(PASS|FAIL|SKIP) (\S+?)(?::? (.*))?$")
 
 
@@ -29,8 +32,14 @@ class Skip(Exception):
     """Raised by a case that cannot be run here."""
 
 
+def patience(seconds: float) -> float:
+    """How long to wait for what only a broker that hangs does not do. Nothing else is judged by it."""
+    return seconds * PATIENCE
+
+
 def until(what: str, holds: Callable[[], Any], patience_s: float) -> Any:
-    """Waits until something holds, which is what comes back, and says what did not."""
+    """Waits until something holds, which is what comes back, and says what did not; with patience."""
+    patience_s = patience(patience_s)
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         if found := holds():
