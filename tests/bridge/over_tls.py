@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tls"))
 
 from harness import brokers, raw  # noqa: E402
 from harness.brokers import Address  # noqa: E402
+from harness.suite import patience  # noqa: E402
 from office import Office, Paper  # noqa: E402
 
 
@@ -27,7 +28,7 @@ class Broker(brokers.Leveret):
     def __init__(self, paper: Paper, more: str = "", port: int = 0, data_dir: Optional[Path] = None) -> None:
         text = f'[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{more}\n'
         super().__init__(brokers.leveret_binary(), ["--listen-tls", f"127.0.0.1:{port}"], text, data_dir)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patience(10)
         while not (found := re.search(r"listening with TLS on 127\.0\.0\.1:(\d+)\n", self.log())):
             if time.monotonic() > deadline:
                 raise brokers.BrokerError(self.log())

@@ -9,6 +9,7 @@ from typing import List
 
 from harness.brokers import Leveret, leveret
 from harness.raw import Client
+from harness.suite import patience
 from support import good, program, rows
 
 QUEUES = 3000
@@ -17,7 +18,7 @@ QUEUES = 3000
 def connect(broker: Leveret) -> sockets.socket:
     """A client of the operator's socket."""
     client = sockets.socket(sockets.AF_UNIX)
-    client.settimeout(10)
+    client.settimeout(patience(10))
     client.connect(str(broker.data_dir / "ctl.sock"))
     return client
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import brokers, wire  # noqa: E402
 from harness.raw import Client, Closed, name_of  # noqa: E402
-from harness.suite import Suite  # noqa: E402
+from harness.suite import Suite, patience  # noqa: E402
 
 # The budget: so many lines at once, then one in 5 s; one report in 30 s; and those of a start and a stop.
 LINES_AT_ONCE, LINE_EVERY_S, REPORT_EVERY_S, LINES_BESIDES = 60, 5, 30, 20
@@ -68,7 +68,7 @@ def within_budget(log: str, seconds: float) -> None:
 
 def say(address: brokers.Address, words: bytes, source: str = "127.0.0.1") -> None:
     """Connect, say this, and wait for the answer or the end."""
-    with socket.create_connection(address, 20.0, source_address=(source, 0)) as peer:
+    with socket.create_connection(address, patience(20.0), source_address=(source, 0)) as peer:
         peer.sendall(words)
         with contextlib.suppress(ConnectionError):
             peer.recv(64)
@@ -181,7 +181,7 @@ def report_comes_by_itself() -> None:
     with brokers.leveret() as broker:
         for _ in range(count):
             say(broker.address, OPENINGS[0])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience(60)
         while not left_out(broker.log()) and time.monotonic() < deadline:
             time.sleep(0.5)
         counts = left_out(broker.log())
@@ -253,7 +253,7 @@ class Mute:
 
     def wait_ready(self) -> None:
         """Until it accepts."""
-        deadline = time.monotonic() + 15.0
+        deadline = time.monotonic() + patience(15.0)
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 socket.create_connection(self.address, 1.0).close()
@@ -265,7 +265,7 @@ class Mute:
         """Ask it to stop; how long that took."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(15.0)
+        status = self.process.wait(patience(15.0))
         assert status == 0, f"it ended with {status}"
         return time.monotonic() - began
 
@@ -319,7 +319,7 @@ def late_reader() -> None:
         os.close(pipe.writer)
         broker.process.send_signal(signal.SIGTERM)
         log = pipe.read_all()
-        assert broker.process.wait(15.0) == 0
+        assert broker.process.wait(patience(15.0)) == 0
     lines = log.splitlines()
     connections = [line for line in lines if re.search(r"connection \d+: from ", line)]
     missing = [int(count) for count in re.findall(r"(\d+) lines are missing here", log)]
@@ -341,7 +341,7 @@ def last_lines() -> None:
     pipe = Pipe()
     with mute(pipe) as broker:
         second = Mute(pipe, "--listen", f"127.0.0.1:{broker.address.port}")
-        assert second.process.wait(15.0) == 1
+        assert second.process.wait(patience(15.0)) == 1
         second.home.cleanup()
         broker.stop()
         os.close(pipe.writer)

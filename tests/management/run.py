@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import raw  # noqa: E402
 from harness.brokers import Address, RabbitMq, free_port, leveret, watchdog  # noqa: E402
-from harness.suite import Skip, Suite  # noqa: E402
+from harness.suite import Skip, Suite, patience  # noqa: E402
 import metrics  # noqa: E402
 import tools  # noqa: E402
 
@@ -55,7 +55,7 @@ class Broker(NamedTuple):
 
     def ask(self, method: str, path: str, body: Any = None) -> Tuple[int, Any]:
         """Status and JSON of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience(30))
         try:
             headers = {"Authorization": LOGIN, "Content-Type": "application/json"}
             connection.request(method, "/api/" + path, None if body is None else json.dumps(body), headers)
@@ -165,7 +165,7 @@ def admin(broker: Broker, words: List[str], folder: Path) -> Tuple[int, List[str
     if script is None:
         raise Skip("rabbitmqadmin is not installed")
     command = [sys.executable, script, "-H", "127.0.0.1", "-P", str(broker.port), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), cwd=folder, check=False)
     # Nobody logs into an exchange here, but there is one of that name, as in older releases.
     lines = done.stdout.replace(broker.node, "NODE").splitlines()
     return done.returncode, sorted(line for line in lines if "amq.rabbitmq.log" not in line)

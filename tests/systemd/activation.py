@@ -69,7 +69,7 @@ def the_management_api_too() -> None:
     amqp, management = brokers.free_port(), brokers.free_port()
     words = ["--listen", f"127.0.0.1:{amqp}", "--management", f"127.0.0.1:{management}"]
     with Activated([management], words):
-        with socket.create_connection(("127.0.0.1", management), PATIENCE_S) as peer:
+        with socket.create_connection(("127.0.0.1", management), suite.patience(PATIENCE_S)) as peer:
             peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert peer.recv(5) == b"HTTP/"
 
@@ -80,8 +80,8 @@ def a_stranger_is_refused() -> None:
     with Activated([stranger], ["--listen", f"127.0.0.1:{amqp}"]) as activated:
         # The broker may be gone, and its sockets with it, before the connection is looked at here.
         with contextlib.suppress(ConnectionResetError):
-            socket.create_connection(("127.0.0.1", stranger), PATIENCE_S).close()
-        assert activated.process.wait(PATIENCE_S) != 0
+            socket.create_connection(("127.0.0.1", stranger), suite.patience(PATIENCE_S)).close()
+        assert activated.process.wait(suite.patience(PATIENCE_S)) != 0
         told = f"systemd listens on 127.0.0.1:{stranger} for it, where the configuration has no listener"
         assert told in activated.log.read_text(), activated.log.read_text()
 

@@ -12,6 +12,7 @@ from typing import Callable, Dict, List
 
 from harness import wire
 from harness.raw import Client
+from harness.suite import patience
 
 from office import Office
 from support import PATIENCE, Broker, context, raw_client
@@ -26,7 +27,7 @@ def pump(client: Client, out: bytes, enough: Callable[[List[wire.Frame]], bool])
     secure.setblocking(False)
     frames: List[wire.Frame] = []
     view, at = memoryview(out), 0
-    deadline = time.monotonic() + 6 * PATIENCE
+    deadline = time.monotonic() + patience(6 * PATIENCE)
     while at < len(view) or not enough(frames):
         assert time.monotonic() < deadline, f"{at} of {len(view)} bytes written, {len(frames)} frames came"
         moved = False
@@ -48,7 +49,7 @@ def pump(client: Client, out: bytes, enough: Callable[[List[wire.Frame]], bool])
             pass
         if not moved:
             select.select([secure], [secure] if at < len(view) else [], [], 1.0)
-    secure.settimeout(PATIENCE)
+    secure.settimeout(patience(PATIENCE))
     return frames
 
 
