@@ -28,11 +28,12 @@ class LeveretHouse:
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="leveret-frameworks-"))
-        self.port = brokers.free_port()
+        self.port = 0
         self._start()
+        self.port = self.broker.address.port
 
     def _start(self) -> None:
-        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--port", str(self.port)],
+        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--port", str(self.port)] if self.port else [],
                                       data_dir=self.home / "data")
 
     def kill(self) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
-from harness import brokers, environment, wire
+from harness import brokers, environment, suite, wire
 from harness.brokers import Leveret
 from harness.raw import Client, Closed, Content, name_of
 from harness.suite import Skip, patience
@@ -36,10 +36,8 @@ commit_bytes_max = "160KiB"
 
 
 def seed(name: str) -> random.Random:
-    """Chance that can be had again: the seed is printed, and taken from LEVERET_SEED when that is set."""
-    value = int(os.environ.get("LEVERET_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"# {name}: LEVERET_SEED={value}", flush=True)
-    return random.Random(value)
+    """Chance of a case's own: it follows from LEVERET_CHANCE_SEED, which is shown when the case fails."""
+    return suite.chance(name)
 
 
 def until(ready: Callable[[], bool], complaint: str, patience_s: float = 20.0) -> None:

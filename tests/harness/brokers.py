@@ -48,6 +48,32 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+class Nobody:
+    """An address at which nobody listens, and which nobody else gets meanwhile."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.address = Address("127.0.0.1", self.socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Somebody else may have it."""
+        self.socket.close()
+
+
+def listening_port(process_id: int) -> Optional[int]:
+    """The loopback port at which a process listens, if it does: for one whose log cannot be read."""
+    inodes = set()
+    for file in Path(f"/proc/{process_id}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(file))
+    for line in Path(f"/proc/{process_id}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and fields[1].startswith("0100007F:") and f"socket:[{fields[9]}]" in inodes:
+            return int(fields[1][9:], 16)
+    return None
+
+
 def end(process: subprocess.Popen, patience: Optional[float] = None) -> None:
     """End a child and whatever it started, asking first."""
     asked = suite.patience(10.0) if patience is None else patience

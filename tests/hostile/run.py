@@ -758,7 +758,6 @@ def wrong_logins() -> None:
 
 def scrapers() -> None:
     """The open listener for metrics: half heads, heads without end, requests inside requests, answers nobody reads."""
-    port = brokers.free_port()
     whole = b"GET /metrics/per-object HTTP/1.1\r\nHost: localhost\r\n\r\n"
     lies = [
         b"GET /metrics HTTP/1.1\r\nHost: localh",
@@ -769,7 +768,8 @@ def scrapers() -> None:
         b"GET http://localhost/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"\0" * 500, b"AMQP\0\0\x09\x01", b"\0" * 5_000,
     ]
-    with broker_with(f'metrics = ["127.0.0.1:{port}"]\n') as broker:
+    with broker_with('metrics = ["127.0.0.1:0"]\n') as broker:
+        port = broker.port_of("metrics without a login")
         with Client(broker.address) as client:
             client.open(1)
             for number in range(500):

@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import brokers, wire  # noqa: E402
 from harness.raw import Client, Closed, name_of  # noqa: E402
-from harness.suite import Suite, patience  # noqa: E402
+from harness.suite import Suite, patience, until  # noqa: E402
 
 # The budget: so many lines at once, then one in 5 s; one report in 30 s; and those of a start and a stop.
 LINES_AT_ONCE, LINE_EVERY_S, REPORT_EVERY_S, LINES_BESIDES = 60, 5, 30, 20
@@ -181,9 +181,7 @@ def report_comes_by_itself() -> None:
     with brokers.leveret() as broker:
         for _ in range(count):
             say(broker.address, OPENINGS[0])
-        deadline = time.monotonic() + patience(60)
-        while not left_out(broker.log()) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        until("what was left out is told", lambda: left_out(broker.log()), 60)
         counts = left_out(broker.log())
         assert counts == {"wrong protocols": count - LINES_OF_A_KIND}, counts
         before = switches(broker.process.pid)
@@ -245,21 +243,16 @@ class Mute:
 
     def __init__(self, pipe: Pipe, *arguments: str) -> None:
         self.home = tempfile.TemporaryDirectory(prefix="leveret-test-")
-        self.address = brokers.Address("127.0.0.1", brokers.free_port())
-        command = [str(brokers.leveret_binary()), "serve", "--listen", f"127.0.0.1:{self.address.port}",
+        self.address = brokers.Address("127.0.0.1", 0)
+        command = [str(brokers.leveret_binary()), "serve", "--listen", "127.0.0.1:0",
                    "--data-dir", f"{self.home.name}/data", *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=pipe.writer, start_new_session=True)
 
     def wait_ready(self) -> None:
         """Until it accepts."""
-        deadline = time.monotonic() + patience(15.0)
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                socket.create_connection(self.address, 1.0).close()
-                return
-            time.sleep(0.01)
-        raise AssertionError("the broker did not start in 15 s")
+        port = until("the broker listens", lambda: brokers.listening_port(self.process.pid), 15.0)
+        self.address = brokers.Address("127.0.0.1", port)
 
     def stop(self) -> float:
         """Ask it to stop; how long that took."""

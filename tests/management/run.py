@@ -89,9 +89,8 @@ def started(is_rabbitmq: bool) -> Iterator[Broker]:
         finally:
             oracle.close()
         return
-    port, metrics_port = free_port(), free_port()
-    with leveret(args=["--management", f"127.0.0.1:{port}", "--metrics", f"127.0.0.1:{metrics_port}"]) as broker:
-        ours = Broker(broker.address, port, "", metrics_port)
+    with leveret(args=["--management", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]) as broker:
+        ours = Broker(broker.address, broker.port_of("management API"), "", broker.port_of("metrics without a login"))
         yield ours._replace(node=ours.ask("GET", "cluster-name")[1]["name"])
 
 
@@ -262,7 +261,7 @@ def main() -> int:
             suite.case("tools-clients", lambda: tools.clients(broker.port))
             suite.case("tools-flower", lambda: tools.flower(broker.amqp, broker.port))
     timer.cancel()
-    return 1 if suite.failed else 0
+    return suite.status()
 
 
 if __name__ == "__main__":

@@ -26,14 +26,15 @@ class Chromium:
     """One broker and one browser for all cases; each case has a window, and a login, of its own."""
 
     def __init__(self) -> None:
-        self.port = brokers.free_port()
+        self.port = 0
         self.broker: Optional[brokers.Leveret] = None
         self.troubles: List[str] = []
 
     def __enter__(self) -> "Chromium":
         self._stack = contextlib.ExitStack()
-        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--management", f"127.0.0.1:{self.port}"])
+        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--management", "127.0.0.1:0"])
         self._stack.callback(self.broker.close)
+        self.port = self.broker.port_of("management API")
         playwright = self._stack.enter_context(sync_playwright())
         self.browser: Browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"])

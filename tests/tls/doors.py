@@ -10,7 +10,7 @@ from typing import Callable, Dict
 
 from harness import brokers, wire
 from harness.raw import Client
-from harness.suite import Skip, patience
+from harness.suite import Skip, chance, patience
 
 from office import Office
 from support import Broker, context, raw_client, wait_for
@@ -69,7 +69,7 @@ def unix_socket(folder: Path) -> None:
         client = Client(None, connected=peer)
         client.open()
         client.call(1, "queue.declare", queue="local", exclusive=True)
-        body = os.urandom(3_000_000)
+        body = chance("unix-socket").randbytes(3_000_000)
         client.publish(1, "", "local", body)
         got = client.call(1, "basic.get", queue="local", no_ack=True)
         assert got.body == body, "it came back otherwise"
