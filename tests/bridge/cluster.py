@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, List, Optional, Set
 
 from harness import brokers, raw, wire  # noqa: E402
 from harness.cluster import Cluster  # noqa: E402
+from harness.suite import patience  # noqa: E402
 
 READINGS, AT_ONCE = 20_000, 2_000
 COMMANDS = 4_000
@@ -91,7 +92,7 @@ class Publisher:
 
     def ended(self) -> None:
         """Waits until all is confirmed."""
-        self.thread.join(90.0)
+        self.thread.join(patience(90.0))
         if self.accident:
             raise self.accident
         assert not self.thread.is_alive(), f"{self.queue}: not all was confirmed"

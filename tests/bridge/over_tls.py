@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tls"))
 
 from harness import brokers, raw  # noqa: E402
 from harness.brokers import Address  # noqa: E402
+from harness.suite import chance, patience  # noqa: E402
 from office import Office, Paper  # noqa: E402
 
 
@@ -27,7 +28,7 @@ class Broker(brokers.Leveret):
     def __init__(self, paper: Paper, more: str = "", port: int = 0, data_dir: Optional[Path] = None) -> None:
         text = f'[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{more}\n'
         super().__init__(brokers.leveret_binary(), ["--listen-tls", f"127.0.0.1:{port}"], text, data_dir)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patience(10)
         while not (found := re.search(r"listening with TLS on 127\.0\.0\.1:(\d+)\n", self.log())):
             if time.monotonic() > deadline:
                 raise brokers.BrokerError(self.log())
@@ -86,7 +87,7 @@ class OverTls:
             with raw.Client(place.upstream.address) as client:
                 client.open()
                 for number in range(100):
-                    client.publish(1, "", "commands", os.urandom(number * 700), props=tools.PERSISTENT)
+                    client.publish(1, "", "commands", chance(f"command-{number}").randbytes(number * 700), props=tools.PERSISTENT)
             tools.until("all upstream", lambda: tools.ready(edge.address, "telemetry") == 0
                         and tools.status(edge)["pending"] == 0)
             tools.until("all commands", lambda: tools.ready(edge.address, "orders") >= 100)
@@ -103,13 +104,14 @@ class OverTls:
         gateway is killed with -9 in the middle, twice, and comes back where it was."""
         tools = self.tools
         place.clear()
-        count, port = 20_000, brokers.free_port()
+        count, port = 20_000, 0
         asked = f'client_ca = "{self.office.authority}"\nclient_certificates = "require"'
         # Slower than what comes from the hub, so that what it has is lost with it if it is not kept.
         centre = self.config(self.rabbitmq, keys(self.office, self.meter, "drain_rate = 4000\n"))
         home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
         start = lambda: Broker(self.server, asked + "\n" + centre, port, home)  # noqa: E731
         gateway = start()
+        port = gateway.tls_port
         try:
             with raw.Client(gateway.address) as client:
                 client.open()

@@ -11,6 +11,7 @@ import time
 from typing import List, Tuple
 
 from harness.brokers import Address
+from harness.suite import patience
 
 
 class Proxy:
@@ -98,6 +99,6 @@ class Proxy:
     def close(self) -> None:
         """The end of it."""
         self.ends = True
-        self.thread.join(5)
+        self.thread.join(patience(5))
         self.cut()
         self.listener.close()

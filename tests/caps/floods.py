@@ -8,12 +8,11 @@ and acknowledgements, bytes that the broker has read, messages that were consume
 from __future__ import annotations
 
 import contextlib
-import random
 import select
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from harness import wire
+from harness import suite, wire
 from harness.brokers import Address
 from harness.raw import Client, Closed
 
@@ -553,7 +552,7 @@ def all_bindings(site: Site) -> None:
 
 def garbage(site: Site) -> None:
     """Noise, and frames with noise in them."""
-    noise = random.Random(7)
+    noise = suite.chance("garbage")
 
     def shout() -> None:
         while not site.over():

@@ -39,7 +39,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from harness import brokers, environment  # noqa: E402
 from harness.raw import Client, Closed, name_of  # noqa: E402
-from harness.suite import Skip, Suite  # noqa: E402
+from harness.suite import Skip, Suite, patience  # noqa: E402
 
 from cage import Cage, NoCage  # noqa: E402
 from floods import FLOODS, Flood  # noqa: E402
@@ -161,7 +161,7 @@ class Ward:
         """Everything the flood left is consumed, and what its peers had sent before they were cut off and what comes
         in now that there is room; how many messages that were."""
         drained: Dict[str, int] = {}
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience(PATIENCE_S)
         with self.fresh() as client:
             standing = self.standing()
             for queue in standing:
@@ -199,7 +199,7 @@ class Ward:
 
     def fresh(self) -> Client:
         """A new connection; the last of the flood may still be on their way out."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience(PATIENCE_S)
         while True:
             with contextlib.suppress(OSError, Closed):
                 client = Client(self.broker.address, timeout=PATIENCE_S)
@@ -211,7 +211,7 @@ class Ward:
     def check_memory_returns(self) -> int:
         """What is resident afterwards, in KiB."""
         most = self.idle_kib + self.size.kept_kib
-        deadline = time.monotonic() + TRIM_S
+        deadline = time.monotonic() + patience(TRIM_S)
         while (kept := self.broker.rss_kib()) > most:
             assert time.monotonic() < deadline, f"{kept} KiB are still resident, of {self.idle_kib} KiB when idle"
             time.sleep(0.2)
@@ -230,7 +230,7 @@ def witness(ward: Ward) -> Iterator[Dict[str, Dict]]:
         assert child.stdout.readline() == "ready\n", "the witness could not begin"
         yield seen
         assert child.stdin is not None
-        said, _ = child.communicate("\n", timeout=PATIENCE_S + 60)
+        said, _ = child.communicate("\n", timeout=patience(PATIENCE_S + 60))
         seen.update(json.loads(said))
     finally:
         brokers.end(child, patience=1.0)

@@ -22,6 +22,7 @@ from typing import Any, Callable, Dict, List, Optional
 from harness import wire
 from harness.brokers import Address
 from harness.raw import Client, Closed, name_of
+from harness.suite import patience
 
 # Every queue and exchange of a flood is called so, with a number: what is not gone by itself is deleted by name.
 QUEUES = [f"flood.{number}" for number in range(64)]
@@ -95,7 +96,7 @@ class Site:
             raise Over
         how = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         how.check_hostname, how.verify_mode = False, ssl.CERT_NONE
-        peer = socket.create_connection(self.tls_address, timeout=10.0)
+        peer = socket.create_connection(self.tls_address, timeout=patience(10.0))
         self.sockets.append(peer)
         secured = how.wrap_socket(peer)
         self.sockets[self.sockets.index(peer)] = secured
@@ -197,7 +198,7 @@ class Site:
             with contextlib.suppress(OSError):
                 peer.shutdown(socket.SHUT_RDWR)
         for thread in self.threads:
-            thread.join(20.0)
+            thread.join(patience(20.0))
         for peer in self.sockets:
             # At once: what the kernel still has of it would come in for minutes, through a small window.
             with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from harness import wire  # noqa: E402
 from harness.brokers import Address  # noqa: E402
 from harness.raw import Client  # noqa: E402
+from harness.suite import patience  # noqa: E402
 
 HEARTBEAT_S = 4
 BACKLOG = 600
@@ -144,7 +145,7 @@ def main() -> None:
     sys.stdin.readline()
     stopping.set()
     for work in works:
-        work.thread.join(20.0)
+        work.thread.join(patience(20.0))
         if work.thread.is_alive():
             work.seen["accident"] = f"still waiting after {time.monotonic() - work.began:.0f} s"
     print(json.dumps({type(work).__name__.lower(): work.seen for work in works}), flush=True)

@@ -12,7 +12,7 @@ from typing import List
 
 from harness import brokers
 from harness.raw import Client
-from harness.suite import Suite
+from harness.suite import Suite, patience
 
 CASE = "expiry-over-a-kill"
 DELAYED = "delayed-over-a-kill"
@@ -71,7 +71,7 @@ def story() -> None:
             client = open_channel(broker)
             time.sleep(0.3)
             client.call(1, "queue.declare", queue="used", passive=True)
-            deadline = time.monotonic() + PATIENCE_S
+            deadline = time.monotonic() + patience(PATIENCE_S)
             while counts(client) != [0, 0, 0, 2 * COUNT]:
                 assert time.monotonic() < deadline, counts(client)
                 time.sleep(0.1)
@@ -110,7 +110,7 @@ def delayed() -> None:
             broker.close()
             broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data_dir)
             client = open_channel(broker)
-            deadline = time.monotonic() + PATIENCE_S
+            deadline = time.monotonic() + patience(PATIENCE_S)
             bodies: List[int] = []
             while len(bodies) < COUNT:
                 assert time.monotonic() < deadline, len(bodies)

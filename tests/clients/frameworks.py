@@ -28,11 +28,12 @@ class LeveretHouse:
 
     def __init__(self) -> None:
         self.home = Path(tempfile.mkdtemp(prefix="leveret-frameworks-"))
-        self.port = brokers.free_port()
+        self.port = 0
         self._start()
+        self.port = self.broker.address.port
 
     def _start(self) -> None:
-        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--port", str(self.port)],
+        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--port", str(self.port)] if self.port else [],
                                       data_dir=self.home / "data")
 
     def kill(self) -> None:
@@ -126,7 +127,7 @@ def celery_chapter(stage: Stage, app: str, chapter: str) -> None:
     def worker() -> Program:
         found = stage.start("-m", "celery", "-A", app, "worker", "--concurrency", "2", "-E", "--loglevel", "INFO",
                             "-n", "one@here", "--without-mingle")
-        found.wait(" ready.", patience=PATIENCE)
+        found.wait(" ready.", patience_s=PATIENCE)
         return found
 
     stage.tell([str(stage.folder / "with_celery.py"), chapter], worker)
@@ -161,7 +162,7 @@ def framework_story(stage: Stage, name: str) -> None:
 
     def worker() -> Program:
         found = stage.start(*(story if word == "STORY" else word for word in framework.worker))
-        found.wait(framework.ready, patience=PATIENCE)
+        found.wait(framework.ready, patience_s=PATIENCE)
         return found
 
     stage.tell([story, name], worker)

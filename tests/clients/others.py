@@ -78,7 +78,7 @@ class Story:
     def worker(self) -> Program:
         """One that works."""
         found = self.stage.start_command([*self.command, "work"])
-        found.wait("worker is ready", patience=PATIENCE_S)
+        found.wait("worker is ready", patience_s=PATIENCE_S)
         return found
 
     def published(self) -> int:

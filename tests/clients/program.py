@@ -9,6 +9,8 @@ import subprocess
 import threading
 from typing import Dict, List
 
+from harness.suite import patience
+
 PATIENCE = 20.0
 
 
@@ -41,18 +43,18 @@ class Program:
         """How many lines contain this."""
         return sum(text in line for line in self.lines)
 
-    def wait(self, text: str, times: int = 1, patience: float = PATIENCE) -> str:
-        """Wait until so many lines contain the text; the last of them."""
+    def wait(self, text: str, times: int = 1, patience_s: float = PATIENCE) -> str:
+        """Wait until so many lines contain the text; the last of them. Here and below with patience."""
         with self.news:
-            self.news.wait_for(lambda: self.count(text) >= times or self.over, patience)
+            self.news.wait_for(lambda: self.count(text) >= times or self.over, patience(patience_s))
             if self.count(text) < times:
                 raise AssertionError(f"{self.name} did not print {text!r} {times} times:\n" + self.text())
             return [line for line in self.lines if text in line][times - 1]
 
-    def asks(self, number: int, patience: float) -> str:
+    def asks(self, number: int, patience_s: float) -> str:
         """The line of this number of those that begin with `please` or `ok`; an error when it ends before."""
         with self.news:
-            self.news.wait_for(lambda: len(self._asked()) > number or self.over, patience)
+            self.news.wait_for(lambda: len(self._asked()) > number or self.over, patience(patience_s))
             if len(self._asked()) <= number:
                 raise AssertionError(f"{self.name} came to no good end:\n" + self.text())
             return self._asked()[number]
@@ -66,10 +68,10 @@ class Program:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def ended(self, patience: float = PATIENCE) -> List[str]:
+    def ended(self, patience_s: float = PATIENCE) -> List[str]:
         """Wait for its end, which must be a good one; all its lines."""
-        status = self.process.wait(patience)
-        self.reader.join(5.0)
+        status = self.process.wait(patience(patience_s))
+        self.reader.join(patience(5.0))
         assert status == 0, f"{self.name} ended with status {status}:\n" + self.text()
         return self.lines
 

@@ -21,7 +21,7 @@ from clients import expiry, frameworks, others, stuck, syslog  # noqa: E402
 from clients.program import PATIENCE, Program  # noqa: E402
 from harness import brokers, environment  # noqa: E402
 from harness.raw import queue_state  # noqa: E402
-from harness.suite import Skip, Suite  # noqa: E402
+from harness.suite import Skip, Suite, patience, until  # noqa: E402
 
 class Bench:
     """One broker and one version of pika; ends every program it started."""
@@ -45,9 +45,9 @@ class Bench:
         self.programs.append(program)
         return program
 
-    def run(self, name: str, *args: str, patience: float = PATIENCE, **extra: str) -> List[str]:
+    def run(self, name: str, *args: str, patience_s: float = PATIENCE, **extra: str) -> List[str]:
         """A program from its start to its good end."""
-        return self.start(name, *args, **extra).ended(patience)
+        return self.start(name, *args, **extra).ended(patience_s)
 
     def consumers(self, queue: str, count: int) -> None:
         """Wait until the queue has so many consumers."""
@@ -59,7 +59,7 @@ class Bench:
         self._until(lambda: queue_state(self.address, queue) is None, f"{queue} is still there")
 
     def _until(self, ready: Callable[[], bool], complaint: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience(PATIENCE)
         while not ready():
             assert time.monotonic() < deadline, complaint
             time.sleep(0.02)
@@ -102,11 +102,7 @@ def work_queue_speeds(bench: Bench) -> None:
     bench.consumers("task_queue", 2)
     for number in range(12):
         bench.run("new_task", f"task {number} ..")
-    for _ in range(200):
-        if slow.count("Done") + fast.count("Done") == 12:
-            break
-        time.sleep(0.1)
-    assert slow.count("Done") + fast.count("Done") == 12, "not all tasks were done"
+    until("all tasks are done", lambda: slow.count("Done") + fast.count("Done") == 12, 20.0)
     assert fast.count("Done") > slow.count("Done") >= 1, f"{fast.count('Done')} to {slow.count('Done')}"
 
 
@@ -245,7 +241,7 @@ def direct_reply_to(bench: Bench) -> None:
 def large_transactions(bench: Bench) -> None:
     """10,000 messages of 200 octets with one commit, as programs do that load a table: RabbitMQ has no limit."""
     messages = os.environ.get("TRANSACTION_MESSAGES", "10000")
-    lines = bench.run("transactions", messages, "200", patience=120.0)
+    lines = bench.run("transactions", messages, "200", patience_s=120.0)
     assert lines == [
         f"{name}, {what}" for name in ("transient", "persistent")
         for what in ("rolled back: 0", f"committed: {messages}", "in order: True", "left: 0")

@@ -56,7 +56,7 @@ def story(address: brokers.Address) -> None:
 
     closes = {}
     while len(closes) < 2:
-        frame = client.frame(PATIENCE_S)
+        frame = client.frame()
         method = wire.decode_method(frame.payload)
         assert method.name == "channel.close", method
         closes[frame.channel] = method.args

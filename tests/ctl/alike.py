@@ -13,6 +13,7 @@ from typing import Callable, Dict, List, Tuple
 
 from harness import environment
 from harness.brokers import Leveret, RabbitMq, leveret, rabbitmq
+from harness.suite import patience
 from support import HERE, Done, ctl
 
 # Words of each command, in order; `{home}` is a folder of the side's own.
@@ -268,7 +269,7 @@ def by_diagnostics(oracle: RabbitMq, words: List[str]) -> Done:
     """Run the real one on its node."""
     command = [str(oracle.sbin / "rabbitmq-diagnostics"), "-n", "oracle@localhost", *words]
     done = subprocess.run(command, env=oracle.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=120, check=False)
+                          timeout=patience(120), check=False)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -308,7 +309,7 @@ def play(port: int, run: Callable[[List[str]], Done]) -> Dict[str, List[List[str
             said.setdefault(" ".join(words), []).append(normal(run(words)))
     finally:
         program.kill()
-        program.wait(10)
+        program.wait(patience(10))
     return said
 
 

@@ -17,7 +17,7 @@ from typing import FrozenSet, Tuple
 
 from harness import brokers
 from harness.brokers import BrokerError, Leveret, leveret
-from harness.suite import Skip
+from harness.suite import Skip, patience
 from support import counts, ctl, good, program, rows
 
 SMALL = """
@@ -75,7 +75,7 @@ class living:  # noqa: N801
 def restore(archive: Path, folder: Path, status: int = 0) -> str:
     """Run `leveret restore`."""
     command = [str(brokers.leveret_binary()), "restore", str(archive), "--data-dir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == status, done
     return done.stdout + done.stderr
 
@@ -157,8 +157,8 @@ def every_byte_of_a_backup_counts() -> None:
         restore(archive, folder)
         home = broker.home / "untarred"
         home.mkdir()
-        subprocess.run(["tar", "-xf", str(archive), "-C", str(home)], check=True, timeout=60)
-        subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=home, check=True, timeout=60)
+        subprocess.run(["tar", "-xf", str(archive), "-C", str(home)], check=True, timeout=patience(60))
+        subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=home, check=True, timeout=patience(60))
 
 
 def a_restore_brings_its_own_users() -> None:
@@ -188,7 +188,7 @@ def cut_short(archive: Path, folder: Path, number: int) -> bool:
     command = ["strace", "-f", "-o", str(folder.parent / "trace"), "-e", f"trace={CUTS}", "-e",
                f"inject={CUTS}:signal=KILL:when={number}", str(brokers.leveret_binary()), "restore", str(archive),
                "--data-dir", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60))
     assert done.returncode in (0, -9, 137), done
     return done.returncode != 0
 
@@ -233,7 +233,7 @@ def a_restore_that_is_cut_short_lets_nobody_in() -> None:
         assert len(list(broker.data_dir.glob("*.seg"))) > 2, "there are several segments to be cut between"
         shutil.copytree(broker.data_dir, template, ignore=shutil.ignore_patterns("*.seg", "*.sock"))
         seen = set()
-        for number in range(1, 200, 3 if os.environ.get("LEVERET_TEST_MODE") == "quick" else 1):
+        for number in range(1, 200, 3 if os.environ.get("LEVERET_TEST_MODE") == "gate" else 1):
             folder = broker.home / f"cut-{number}"
             shutil.copytree(template, folder)
             was_cut = cut_short(archive, folder, number)
@@ -259,7 +259,7 @@ def tar_alone_restores() -> None:
         good(broker, "backup", str(archive))
         home = Path(tempfile.mkdtemp(prefix="leveret-untar-"))
         try:
-            subprocess.run(["tar", "-xf", str(archive), "-C", str(home)], check=True, timeout=60)
+            subprocess.run(["tar", "-xf", str(archive), "-C", str(home)], check=True, timeout=patience(60))
             with living(home) as copy:
                 assert counts(copy) == {"q": 10}
         finally:
@@ -272,7 +272,7 @@ def a_backup_that_is_left_alone_costs_nothing() -> None:
         program("publish.py", broker, "q", "500")
         for _ in range(6):
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(10)
+                client.settimeout(patience(10))
                 client.connect(str(broker.data_dir / "ctl.sock"))
                 client.sendall(b"POST /api/ctl/backup HTTP/1.1\r\n\r\n")
                 answer = client.recv(65536)
@@ -288,7 +288,7 @@ def a_backup_waits_for_the_one_before() -> None:
     with leveret(config=SMALL) as broker, contextlib.ExitStack() as stack:
         first, second = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2))
         for client in (first, second):
-            client.settimeout(10)
+            client.settimeout(patience(10))
             client.connect(str(broker.data_dir / "ctl.sock"))
             client.sendall(b"POST /api/ctl/backup HTTP/1.1\r\n\r\n")
             if client is first:

@@ -13,7 +13,7 @@ from typing import Iterator, List
 
 from harness import brokers
 from harness.brokers import Leveret, leveret
-from harness.suite import Skip
+from harness.suite import Skip, patience
 from support import ctl, good
 
 HOSTILE = 65534
@@ -47,7 +47,7 @@ def unharmed(victim: Path) -> None:
 def restored(archive: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
     """What restore says; it waits for nobody."""
     command = [str(brokers.leveret_binary()), "restore", str(archive), "--data-dir", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(30))
 
 
 @contextlib.contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import socket as sockets
 import time
 from typing import List
 
 from harness.brokers import Leveret, leveret
 from harness.raw import Client
+from harness.suite import chance, patience
 from support import good, program, rows
 
 QUEUES = 3000
@@ -17,7 +17,7 @@ QUEUES = 3000
 def connect(broker: Leveret) -> sockets.socket:
     """A client of the operator's socket."""
     client = sockets.socket(sockets.AF_UNIX)
-    client.settimeout(10)
+    client.settimeout(patience(10))
     client.connect(str(broker.data_dir / "ctl.sock"))
     return client
 
@@ -57,7 +57,7 @@ def a_huge_listing_beside_traffic() -> None:
 
 def no_request_is_too_strange() -> None:
     """Bytes of any kind: an answer that says no, or a hang-up, and the broker lives."""
-    generator = random.Random(7)
+    generator = chance("strange-requests")
     with leveret() as broker:
         strange: List[bytes] = [
             b"\0" * 100_000,

@@ -14,6 +14,7 @@ from typing import Callable, Dict, Iterator, List
 from harness import wire
 from harness.brokers import Leveret, leveret
 from harness.raw import Client, Closed
+from harness.suite import patience
 from support import ctl, good, rows
 
 LISTED = {"connections": "list_connections", "channels": "list_channels", "queues": "list_queues",
@@ -45,7 +46,7 @@ def status_says_what_is() -> None:
             one.expect("channel.close-ok")
             told = told_status(broker, began)
             assert (told["channels"], told["queues"]) == (3, 2), told
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patience(10)
         while json.loads(good(broker, "status", "--formatter", "json"))["connections"]:
             assert time.monotonic() < deadline, "connections that are gone are still counted"
 
@@ -163,7 +164,7 @@ def purged(broker: Leveret, *queues: str) -> bool:
 
 def wait_for(broker: Leveret, is_right: Callable[[List[str]], bool], what: str) -> None:
     """Until the alarms are so."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patience(20)
     while not is_right(said := alarms(broker)):
         assert time.monotonic() < deadline, f"{what}, and the alarms are {said}"
         time.sleep(0.05)
@@ -186,7 +187,7 @@ def waiting_publisher(broker: Leveret, queue: str, size: int) -> Iterator[None]:
         yield
     finally:
         client.socket.shutdown(2)
-        thread.join(10.0)
+        thread.join(patience(10.0))
         client.drop()
 
 

@@ -15,7 +15,7 @@ from typing import Iterator
 from harness import brokers
 from harness.brokers import leveret
 from harness.raw import Client
-from harness.suite import Skip
+from harness.suite import Skip, patience
 from support import counts, ctl, good, program, rows, start_program, until
 
 
@@ -50,7 +50,7 @@ def an_operators_day() -> None:
             assert ctl(broker, "authenticate_user", "bob", "Secret").status == 65
             stopped = ctl(broker, "stop")
             assert stopped.status == 0, stopped
-            assert broker.process.wait(10) == 0
+            assert broker.process.wait(patience(10)) == 0
             gone = ctl(broker, "list_queues")
             assert gone.status == 69 and "no broker answers" in gone.err, gone
         finally:
@@ -84,7 +84,7 @@ def by_its_other_name() -> None:
         link = broker.home / "leveretctl"
         link.symlink_to(brokers.leveret_binary())
         environment = dict(os.environ, LEVERET_SOCKET=str(broker.data_dir / "ctl.sock"))
-        done = subprocess.run([str(link), "ping"], env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([str(link), "ping"], env=environment, capture_output=True, text=True, timeout=patience(60))
         assert done.returncode == 0 and "Ping succeeded" in done.stdout, done
 
 
@@ -102,14 +102,14 @@ def only_root_and_its_own_user() -> None:
         shutil.copy(brokers.leveret_binary(), binary)
         binary.chmod(0o755)
         ask = somebody + [str(binary), "ctl", "--data-dir", str(broker.data_dir), "list_users"]
-        refused = subprocess.run(ask, capture_output=True, text=True, timeout=60)
+        refused = subprocess.run(ask, capture_output=True, text=True, timeout=patience(60))
         assert refused.returncode == 77, refused
         socket.chmod(0o777)
-        refused = subprocess.run(ask, capture_output=True, text=True, timeout=60)
+        refused = subprocess.run(ask, capture_output=True, text=True, timeout=patience(60))
         assert refused.returncode == 69 and "guest" not in refused.stdout, refused
         good(broker, "ping")
         # The log is written by a thread of its own, which may be behind the answer.
-        end = time.monotonic() + 10
+        end = time.monotonic() + patience(10)
         while "leveret ctl is for root and user 0 only" not in broker.log():
             assert time.monotonic() < end, broker.log()
             time.sleep(0.02)
@@ -141,13 +141,13 @@ def a_data_directory_that_cannot_be_used() -> None:
             said = []
             for command in ([], ["check"]):
                 line = somebody + [str(binary), *command, "--listen", "127.0.0.1:0", "--data-dir", str(home / folder)]
-                done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+                done = subprocess.run(line, capture_output=True, text=True, timeout=patience(60))
                 said.append((done.returncode, done.stderr.splitlines()[-1]))
             assert said[0] == said[1] and said[0][0] == 1 and why in said[0][1], (folder, said)
             if remedy:
                 assert f"({remedy})" in said[0][1].replace("as root: ", ""), (folder, said)
                 subprocess.run(["sh", "-c", remedy], check=True)
-                again = subprocess.run(line, capture_output=True, text=True, timeout=60)
+                again = subprocess.run(line, capture_output=True, text=True, timeout=patience(60))
                 was_closed = folder.startswith("closed")
                 assert again.returncode == (1 if was_closed else 0), (folder, again.stderr)
                 assert not was_closed or "give it to the broker" in again.stderr, again.stderr
@@ -224,7 +224,7 @@ def publisher(broker: brokers.Leveret, queue: str) -> "Iterator[subprocess.Popen
         yield process
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(patience(20))
 
 
 def a_report_has_everything_but_secrets() -> None:
@@ -269,7 +269,7 @@ def a_script_waits_for_the_start() -> None:
             assert waiting.poll() is None
             broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data)
             try:
-                said = waiting.communicate(timeout=30)
+                said = waiting.communicate(timeout=patience(30))
                 assert waiting.returncode == 0, said
             finally:
                 broker.close()

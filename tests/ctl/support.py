@@ -9,6 +9,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional
 
 from harness import brokers, environment
 from harness.brokers import Leveret
+from harness.suite import patience
 
 HERE = Path(__file__).resolve().parent
 
@@ -24,7 +25,7 @@ class Done(NamedTuple):
 def ctl(broker: Leveret, *words: str, stdin: str = "", prefix: Optional[List[str]] = None) -> Done:
     """Run `leveret ctl` for a broker."""
     command = (prefix or []) + [str(brokers.leveret_binary()), "ctl", "--data-dir", str(broker.data_dir), *words]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=patience(120))
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -44,7 +45,7 @@ def program(name: str, broker: Leveret, *words: str) -> str:
     """Run one of the programs here with pika; it must end well."""
     python = environment.pika_python(environment.PIKA_NEW)
     command = [str(python), str(HERE / "programs" / name), str(broker.address.port), *words]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
 
@@ -56,9 +57,9 @@ def start_program(name: str, broker: Leveret, *words: str) -> "subprocess.Popen[
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def until(is_so: Callable[[], bool], otherwise: str, patience: float = 30.0) -> None:
+def until(is_so: Callable[[], bool], otherwise: str, patience_s: float = 30.0) -> None:
     """Wait until it is so."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + patience(patience_s)
     while not is_so():
         assert time.monotonic() < end, otherwise
         time.sleep(0.1)

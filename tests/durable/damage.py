@@ -17,6 +17,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 
 from door import refuses
 from harness import brokers
+from harness.suite import patience
 from support import (
     KIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, client, count, declare, fill, lives,
     numbers_of, scratch, seed, take_all, until,
@@ -140,7 +141,7 @@ def looks_unfinished(before: bytes, after: bytes) -> bool:
 def inspected(data_dir: Path) -> "subprocess.CompletedProcess[str]":
     """What `inspect` says."""
     command = [str(brokers.leveret_binary()), "inspect", str(data_dir)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
 
 
 def check_told(missed: Set[str], told: "subprocess.CompletedProcess[str]") -> None:

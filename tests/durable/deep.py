@@ -42,7 +42,7 @@ def deep_backlog() -> None:
         with client(series.start()) as peer:
             declare(peer, "deep")
         with Publisher(series.broker, "deep", size, window=1000, last=total) as publisher:
-            publisher.wait_confirmed(total, patience=60.0)
+            publisher.wait_confirmed(total, patience_s=60.0)
         within_memory(series.broker)
         broker = series.again("kill")
         with client(broker, timeout=30.0) as peer:
@@ -177,7 +177,7 @@ def taken_and_not_settled() -> None:
                 taker.send(wire.method(1, "basic.nack", delivery_tag=middle, multiple=True, requeue=True))
             until(lambda: count(peer, "slow") == total, "not everything came back")
             within_memory(series.broker)
-            again = take_all(peer, "slow", ahead=1, patience=30.0)
+            again = take_all(peer, "slow", ahead=1, patience_s=30.0)
             assert numbers_of(again, "slow") == list(range(total))
             assert all(message.method.args["redelivered"] for message in again)
         within_memory(series.broker)

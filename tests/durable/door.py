@@ -17,7 +17,7 @@ from support import (
     take_all, tmpfs, wait_until_still,
 )
 from harness.raw import Client, Closed
-from harness.suite import Skip
+from harness.suite import Skip, patience
 
 BLOCK = 4096
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -125,7 +125,7 @@ def without_files(data_dir: Path) -> Path:
 def inspected(data_dir: Path) -> "subprocess.CompletedProcess[str]":
     """What `inspect` says."""
     return subprocess.run([str(brokers.leveret_binary()), "inspect", str(data_dir)], capture_output=True, text=True,
-                          timeout=60)
+                          timeout=patience(60))
 
 
 def is_loud(broker: Leveret) -> None:
@@ -538,7 +538,7 @@ def the_first_user_is_configured() -> None:
             assert "administrator" in broker.ctl("list_users")
             config = broker.home / "leveret.toml"
             checked = subprocess.run([str(broker.binary), "check", "--config", str(config)], capture_output=True,
-                                     text=True, timeout=60)
+                                     text=True, timeout=patience(60))
             shown = checked.stdout + checked.stderr + broker.log() + broker.ctl("environment") + broker.ctl("status")
             assert checked.returncode == 0 and "dave" in shown and "s3cr3t" not in shown, shown
             broker.ctl("delete_user", "dave")

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Callable
 
+from harness.suite import patience
 from support import (
     MIB, Leveret, Lives, Publisher, client, count, declare, ext4, lives, numbers_of, scratch, system, take_all, tmpfs,
     unmount, wait_until_still,
@@ -24,14 +25,14 @@ def ends_well(series: Lives, publisher: Publisher) -> int:
     broker = series.broker
     assert broker
     try:
-        status = broker.process.wait(20.0)
+        status = broker.process.wait(patience(20.0))
     except subprocess.TimeoutExpired as late:
         raise AssertionError(f"it goes on without a disk: {broker.log()[-1000:]}") from late
     last = broker.log().strip().splitlines()[-1]
     assert status == 1, f"status {status}: {last}"
     assert "cannot write" in last and "panicked" not in broker.log(), broker.log()
     print("#", last)
-    publisher.thread.join(10.0)
+    publisher.thread.join(patience(10.0))
     return publisher.confirmed
 
 

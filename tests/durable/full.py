@@ -9,6 +9,7 @@ from typing import Iterator, List
 
 from harness import brokers, wire
 from harness.raw import Client
+from harness.suite import patience
 
 from door import running
 from support import (
@@ -61,7 +62,7 @@ def waits_and_resumes(series: Lives) -> None:
     before = {publisher.queue: publisher.confirmed for publisher in publishers}
     taken = {queue: [] for queue in queues}
     with client(broker) as reader:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience(60)
         while any(publisher.confirmed < before[publisher.queue] + 500 for publisher in publishers):
             assert time.monotonic() < deadline, [(p.queue, before[p.queue], p.confirmed, p.blocked) for p in publishers]
             for queue in queues:
@@ -140,7 +141,7 @@ def told_to_pika() -> None:
                 assert program.poll() is None
                 peer.call(1, "queue.purge", queue="q")
                 assert program.stdout.readline() == "unblocked\n", program.stdout.read()
-                assert program.wait(20) == 0
+                assert program.wait(patience(20)) == 0
             finally:
                 brokers.end(program, patience=1.0)
 
@@ -191,7 +192,7 @@ def starts_while_full(series: Lives) -> None:
                 while ballast.write(bytes(size)):
                     pass
     series.broker.kill()
-    publisher.thread.join(10.0)
+    publisher.thread.join(patience(10.0))
     for loop in range(3 if QUICK else 12):
         series.start()
         with client(series.broker) as peer:

@@ -9,6 +9,7 @@ import time
 from typing import Any, Dict, List, Set
 
 from harness import brokers, wire
+from harness.suite import patience
 
 from support import (
     MIB, QUICK, Lives, Publisher, all_written, client, count, declare, ext4, fill, lives, numbers_of, pika_program,
@@ -74,7 +75,7 @@ def drain(series: Lives, streams: List[Stream], surely: bool) -> None:
             got = []
             peer.call(1, "basic.consume", queue=stream.name, consumer_tag=stream.name)
             waiting = count(peer, stream.name)
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + patience(20)
             while waiting or peer.held:
                 if not peer.held and time.monotonic() > deadline:
                     raise AssertionError(f"{stream.name}: {waiting} messages do not come")
@@ -132,9 +133,9 @@ def load(series: Lives, streams: Dict[str, Stream], chance: random.Random) -> No
             time.sleep(chance.uniform(0.15, 0.7))
             series.broker.kill()
             for publisher, name in ((window, "window"), (large, "large")):
-                publisher.thread.join(10.0)
+                publisher.thread.join(patience(10.0))
                 streams[name].published(first[name], publisher.confirmed, publisher.sent)
-        told = json.loads(program.communicate(timeout=30)[0])
+        told = json.loads(program.communicate(timeout=patience(30))[0])
     finally:
         brokers.end(program, patience=1.0)
     for key, what in told.items():
@@ -153,7 +154,7 @@ def bench_under_kills() -> None:
     with ext4(96) as mount, lives(CONFIG, mount / "data") as series:
         for options in (["--queues", "4", "--publishers", "2", "--consumers", "2"], ["--ack", "each", "--size", "3000"]):
             bench = start_bench(series.start().address, "--messages", "3000" if QUICK else "30000", *options)
-            output = bench.communicate(timeout=60)[0]
+            output = bench.communicate(timeout=patience(60))[0]
             assert bench.returncode == 0 and "msg_per_s" in output, output
         for _ in range(1 if QUICK else 5):
             counted_under_a_kill(series, chance)
@@ -168,7 +169,7 @@ def counted_under_a_kill(series: Lives, chance: random.Random) -> None:
         until(lambda: tap.confirmed() > 500, "500 messages are not confirmed")
         time.sleep(chance.uniform(0.0, 0.4))
         series.broker.kill()
-        output = bench.communicate(timeout=30)[0]
+        output = bench.communicate(timeout=patience(30))[0]
     finally:
         brokers.end(bench, patience=1.0)
         tap.close()

@@ -18,6 +18,7 @@ from support import (
     scratch, system, take_all, unmount, until,
 )
 from harness.raw import Client
+from harness.suite import patience
 
 LOG, SPARE = "00000000.seg", "00000001.seg"
 NAMES = [SPARE, LOG, "lock", "access.a", "access.b"]
@@ -132,7 +133,7 @@ def two_brokers_on_one_directory() -> None:
                 change(data_dir / "lock")
                 second = subprocess.run(
                     [str(brokers.leveret_binary()), "--listen", "127.0.0.1:0", "--data-dir", str(data_dir)],
-                    capture_output=True, text=True, timeout=20)
+                    capture_output=True, text=True, timeout=patience(20))
                 assert second.returncode == 1 and "in use" in second.stderr, f"{what}: {second}"
 
 
@@ -201,7 +202,7 @@ def told_of_alignment() -> None:
                     assert found == (is_told and life == 0), f"begins at {start}, life {life}: {broker.log()}"
                     broker.kill()
             look = subprocess.run([*prefix, str(brokers.leveret_binary()), "inspect", str(data_dir)],
-                                  capture_output=True, text=True, timeout=60)
+                                  capture_output=True, text=True, timeout=patience(60))
             assert ("is no multiple of its erase block" in look.stdout + look.stderr) == is_told, look
 
 
@@ -210,7 +211,7 @@ def told_of_writing_elsewhere() -> None:
     copied there is not, and every inspection tells."""
     def told(data_dir: Path) -> bool:
         look = subprocess.run([str(brokers.leveret_binary()), "inspect", str(data_dir)], capture_output=True, text=True,
-                              timeout=60)
+                              timeout=patience(60))
         return "room that was made ready may be none" in look.stdout
 
     with btrfs(160) as mount:
@@ -220,7 +221,7 @@ def told_of_writing_elsewhere() -> None:
         with running(data_dir, SMALL) as broker:
             assert "room that was made ready" not in broker.log(), broker.log()
             broker.kill()
-        look = subprocess.run(["lsattr", str(data_dir / LOG)], capture_output=True, text=True, check=True, timeout=60)
+        look = subprocess.run(["lsattr", str(data_dir / LOG)], capture_output=True, text=True, check=True, timeout=patience(60))
         flags = look.stdout.split()[0]
         assert "C" in flags and "c" not in flags, f"{LOG} has the flags {flags}"
         assert not told(data_dir), "it is written in place"

@@ -11,6 +11,7 @@ from door import BLOCK, RIGHT, SMALL, administered, copied, inspected, running, 
 from support import QUICK, brokers, numbers_of, scratch, seed, take_all
 from harness.brokers import Address
 from harness.raw import Client, Closed
+from harness.suite import patience
 
 SOURCE = Path(__file__).parent / "refuse.c"
 # Those that `administered` leaves in the queue.
@@ -29,7 +30,7 @@ def built(folder: Path, source: Path = SOURCE) -> Path:
     library = folder / f"{source.stem}.so"
     compiler = shutil.which("cc")
     assert compiler, "there is no C compiler; the crate ring needs one, too"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True, timeout=patience(60))
     return library
 
 
@@ -60,7 +61,7 @@ def any_block_may_be_refused() -> None:
         assert refused > 5, f"only {refused} of {len(blocks)} blocks were refused"
         verdict = subprocess.run(
             [*refusing(library, blocks[2] // BLOCK), str(brokers.leveret_binary()), "inspect", str(base)],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=patience(60),
         )
         assert verdict.returncode == 2 and "verdict    damaged" in verdict.stdout, verdict
         assert inspected(base).returncode == 0

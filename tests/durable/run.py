@@ -1,6 +1,7 @@
 """The store as a user meets it: real processes, killed and started again, on real file systems.
 
-Suite lines: `PASS durable/NAME` and so on. Chance is seeded; a failing case prints the seed to repeat it with.
+Suite lines: `PASS durable/NAME` and so on. What is left to chance follows from LEVERET_CHANCE_SEED, which a
+failing case prints.
 """
 
 from __future__ import annotations

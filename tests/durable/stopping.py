@@ -9,6 +9,7 @@ from door import running
 from refused import built
 from support import HERE, PERSISTENT, scratch, take_all
 from harness.raw import Client
+from harness.suite import patience
 
 # A sync takes so long, and the stop waits for one at least.
 SYNC_MS = 2_000
@@ -32,7 +33,7 @@ def sleeps_while_the_disk_is_busy() -> None:
             client.call(1, "queue.declare", queue="q", durable=True, passive=True)
             began = time.monotonic()
             broker.process.send_signal(signal.SIGTERM)
-            assert broker.process.wait(30.0) == 0, broker.log()
+            assert broker.process.wait(patience(30.0)) == 0, broker.log()
             assert time.monotonic() - began > SYNC_MS / 1000, "the stop did not wait for the disk"
         looks = len(log.read_text())
         print(f"# {looks} looks in {time.monotonic() - began:.1f} s")

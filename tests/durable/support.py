@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
-from harness import brokers, environment, wire
+from harness import brokers, environment, suite, wire
 from harness.brokers import Leveret
 from harness.raw import Client, Closed, Content, name_of
-from harness.suite import Skip
+from harness.suite import Skip, patience
 
 HERE = Path(__file__).resolve().parent
 QUICK = os.environ.get("LEVERET_TEST_MODE") == "gate"
@@ -36,17 +36,16 @@ commit_bytes_max = "160KiB"
 
 
 def seed(name: str) -> random.Random:
-    """Chance that can be had again: the seed is printed, and taken from LEVERET_SEED when that is set."""
-    value = int(os.environ.get("LEVERET_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"# {name}: LEVERET_SEED={value}", flush=True)
-    return random.Random(value)
+    """Chance of a case's own: it follows from LEVERET_CHANCE_SEED, which is shown when the case fails."""
+    return suite.chance(name)
 
 
-def until(ready: Callable[[], bool], complaint: str, patience: float = 20.0) -> None:
+def until(ready: Callable[[], bool], complaint: str, patience_s: float = 20.0) -> None:
     """Wait for something that must come."""
-    deadline = time.monotonic() + patience
+    patience_s = patience(patience_s)
+    deadline = time.monotonic() + patience_s
     while not ready():
-        assert time.monotonic() < deadline, f"{complaint} in {patience:.0f} s"
+        assert time.monotonic() < deadline, f"{complaint} in {patience_s:.0f} s"
         time.sleep(0.01)
 
 
@@ -156,7 +155,7 @@ def refused(series: Lives, *words: str) -> str:
 def system(*command: str) -> str:
     """Run a tool that has to work."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, timeout=60)
+                          text=True, timeout=patience(60))
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout.strip()}"
     return done.stdout
 
@@ -314,13 +313,13 @@ def fill(peer: Client, queue: str, numbers: range, size: int = 100,
     confirmed_through(peer, peer.sent)  # type: ignore[attr-defined]
 
 
-def take_all(peer: Client, queue: str, ahead: int = 32, patience: float = 20.0) -> List[Content]:
+def take_all(peer: Client, queue: str, ahead: int = 32, patience_s: float = 20.0) -> List[Content]:
     """Get everything there is, without acknowledgement, many requests at a time."""
     ask = wire.method(1, "basic.get", queue=queue, no_ack=True)
     peer.send(ask * ahead)
     asked, found, is_empty = ahead, [], False
     while asked:
-        item = peer.expect("basic.get-ok", "basic.get-empty", timeout=patience)
+        item = peer.expect("basic.get-ok", "basic.get-empty", timeout=patience(patience_s))
         asked -= 1
         if name_of(item) == "basic.get-empty":
             is_empty = True
@@ -404,10 +403,10 @@ class Publisher:
         until(is_told, "connection.blocked did not come")
         self._check()
 
-    def wait_confirmed(self, through: int, patience: float = 20.0) -> None:
+    def wait_confirmed(self, through: int, patience_s: float = 20.0) -> None:
         """Until so many are confirmed."""
         until(lambda: self.confirmed >= through or self._broken(),
-              f"{self.queue}: {through} messages were not confirmed", patience)
+              f"{self.queue}: {through} messages were not confirmed", patience_s)
         self._check()
 
     def _broken(self) -> bool:
@@ -418,9 +417,9 @@ class Publisher:
 
     def stop(self) -> None:
         """Publish no more, and have everything confirmed."""
-        self.patience = time.monotonic() + 20.0
+        self.patience = time.monotonic() + patience(20.0)
         self.stopping.set()
-        self.thread.join(30.0)
+        self.thread.join(patience(30.0))
         assert not self.accident, f"the publisher to {self.queue} ended: {self.accident!r}"
         assert self.confirmed == self.sent, f"{self.queue}: {self.confirmed} of {self.sent} were confirmed"
 

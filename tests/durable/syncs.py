@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
 from harness import brokers, environment, wire
+from harness.suite import patience
 
 from door import running
 from support import (
@@ -110,7 +111,7 @@ def traced(broker: Leveret, result: List[Trace]) -> Iterator[None]:
         finally:
             tracer.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                tracer.wait(10.0)
+                tracer.wait(patience(10.0))
             brokers.end(tracer, patience=1.0)
         result.append(Trace((folder / "trace").read_text()))
 

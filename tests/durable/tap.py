@@ -13,6 +13,7 @@ from typing import Dict, List, Set
 
 from harness import wire
 from harness.brokers import Address
+from harness.suite import patience
 
 PUBLISH, ACK, NACK = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
 
@@ -113,7 +114,7 @@ class Tap:
         self.door.close()
         for line in self.lines:
             for thread in line.threads:
-                thread.join(10.0)
+                thread.join(patience(10.0))
                 assert not thread.is_alive(), "a line through the tap hangs"
             line.peer.close()
             line.broker.close()

@@ -1,18 +1,19 @@
 //! The built broker and peers that are only sockets: states of the loop from which it must get on.
 //!
 //! Always true: each test starts a broker of its own on a free loopback port and ends it by its process,
-//! also when the test fails; nothing waits longer than [`PATIENCE`].
+//! also when the test fails; nothing waits longer than [`PATIENCE_S`] where nobody asks for more
+//! patience.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::home::{self, Home};
 
 /// How long anything may take here before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE_S: u64 = 20;
 
 /// A broker of its own.
 struct Broker {
@@ -56,8 +57,8 @@ impl Broker {
 
     fn connect(&self) -> TcpStream {
         let peer = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        peer.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-        peer.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        peer.set_read_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
+        peer.set_write_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
         peer
     }
 
@@ -188,6 +189,10 @@ fn a_publisher_that_waited_and_then_wants_too_much_is_told_so() {
     let heads: Vec<u8> = (1..=20).flat_map(|channel| publish_head(channel, "q", 10)).collect();
     greedy.send(&heads);
     std::thread::sleep(Duration::from_millis(200));
+    // Whoever is served so often, others are read in between.
+    for _ in 0..10 {
+        reader.declare("r", false);
+    }
     for _ in 0..12 {
         reader.send(&method(1, 60, 70, &[vec![0, 0], short("q"), vec![1]].concat()));
         reader.expect(60, 71);
@@ -334,10 +339,8 @@ fn a_peer_cannot_forge_the_log() {
     peer.expect(10, 10);
     let forged = "X\n2026-01-01 ERROR forged\x1b[2J";
     let arguments = [long(b""), short(forged), long(b""), short("en_US")].concat();
-    let start = Instant::now();
     peer.send(&method(0, 10, 11, &arguments));
     let line = broker.logged("forged");
     assert!(line.contains("unknown authentication mechanism 'X\\n2026"), "{line}");
     assert!(!line.contains('\x1b'), "{line}");
-    assert!(start.elapsed() < PATIENCE);
 }

@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::home::Home;
+use crate::home::{Home, patience};
 use crate::sockets::{Broker, Link};
 use crate::world::{content_frames, declare, method_frame};
 use leveret::config::{Config, Layer};
@@ -16,11 +16,11 @@ use leveret::limits::Limits;
 use leveret::wire::{Method, Table};
 
 /// How long a broker that takes nothing more is tried.
-const FULL_AFTER: Duration = Duration::from_millis(700);
+const FULL_AFTER_S: u64 = 1;
 /// How long one flood goes on at most.
-const FLOOD_AT_MOST: Duration = Duration::from_secs(5);
+const FLOOD_AT_MOST_S: u64 = 5;
 /// Longer than a burst's memory lies idle.
-const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(20);
+const GIVEN_BACK_WITHIN_S: u64 = 20;
 
 /// A number of kilobytes out of a process's status, in bytes.
 fn status_bytes(broker: &Broker, name: &str) -> u64 {
@@ -132,7 +132,8 @@ impl Filler {
         let mut rest: Vec<(Vec<u8>, usize)> = links.clone().map(|_| (Vec::new(), 0)).collect();
         let (mut last_taken, mut count) = (Instant::now(), 0);
         let begun = Instant::now();
-        while last_taken.elapsed() < FULL_AFTER && begun.elapsed() < FLOOD_AT_MOST {
+        let (full_after, at_most) = (patience(FULL_AFTER_S), patience(FLOOD_AT_MOST_S));
+        while last_taken.elapsed() < full_after && begun.elapsed() < at_most {
             let mut took = false;
             for (link, (bytes, at)) in self.links[links.clone()].iter_mut().zip(&mut rest) {
                 if *at == bytes.len() {
@@ -319,7 +320,7 @@ fn what_a_burst_took_goes_back() {
     let peak = status_bytes(&broker, "RssAnon:");
     assert!(peak > before + 20_000_000, "{peak} bytes are no burst");
     drop((crowd, consumer, publisher));
-    let deadline = Instant::now() + GIVEN_BACK_WITHIN;
+    let deadline = Instant::now() + patience(GIVEN_BACK_WITHIN_S);
     // What was not acknowledged comes back to the queue when the broker has seen that its consumer is gone.
     while status_bytes(&broker, "RssAnon:") > before + 2_500_000 {
         let left = status_bytes(&broker, "RssAnon:");

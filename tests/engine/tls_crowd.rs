@@ -1,7 +1,7 @@
 //! A crowd over TLS on a board that takes 50 ms for a signature: all get in, and nobody else is held up.
 //!
 //! Always true: the broker is slowed by its own word for that (builds that check themselves have it), so what
-//! is seen here does not depend on how fast this machine is; nothing is judged by time.
+//! is seen here does not depend on how fast this machine is, as long as it is not busy with something else.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +10,6 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
 
 use crate::home::{self, Home};
 use crate::sockets::{Link, publish};
@@ -19,7 +18,7 @@ use rcgen::generate_simple_self_signed;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE_S: u64 = 60;
 const CROWD: usize = 200;
 
 /// A broker that takes so long for the first step of each handshake.
@@ -83,7 +82,7 @@ fn come_in(
     config: Arc<ClientConfig>,
 ) -> Option<rustls::StreamOwned<ClientConnection, TcpStream>> {
     let socket = TcpStream::connect(address).ok()?;
-    socket.set_read_timeout(Some(PATIENCE)).ok()?;
+    socket.set_read_timeout(Some(home::patience(PATIENCE_S))).ok()?;
     let name = ServerName::try_from("localhost").ok()?;
     let mut stream = rustls::StreamOwned::new(ClientConnection::new(config, name).ok()?, socket);
     stream.write_all(b"AMQP\0\0\x09\x01").ok()?;
@@ -95,6 +94,7 @@ fn come_in(
 /// The last waits ten seconds for its turn, longer than a handshake may take, which must not count against
 /// it.
 #[test]
+#[ignore = "judges the clock: tests/run --full"]
 fn two_hundred_come_at_once_and_nobody_else_is_held_up() {
     let limits = "tls_connections_max = 210\ntls_handshakes_max = 205\nhandshake_timeout = \"8s\"\n";
     let broker = Broker::start(50, limits);

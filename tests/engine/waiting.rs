@@ -3,8 +3,9 @@
 //! What the worlds of `tests/pair` show of a loop like the real one, these few show of the real one itself.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::home;
 use crate::sockets::{Broker, Link, publish};
 use crate::world::{declare, method_frame, purge, qos};
 use leveret::wire::{Method, Table};
@@ -98,12 +99,13 @@ fn a_publisher_that_is_gone_while_it_waits_leaves_its_queue_to_its_successor() {
     socket2::SockRef::from(&first.stream).set_linger(Some(Duration::ZERO)).expect("it is a TCP socket");
     drop(first);
     // It breaks off with a reset; a little later the broker gives it up.
-    for attempt in 0.. {
+    let deadline = Instant::now() + home::patience(20);
+    loop {
         let mut successor = Link::open(broker.address, &[1]);
         successor.send(1, &exclusive);
         match successor.next().method() {
             Method::QueueDeclareOk { .. } => break,
-            Method::ChannelClose { reply_code: 405, .. } if attempt < 100 => {}
+            Method::ChannelClose { reply_code: 405, .. } if Instant::now() < deadline => {}
             other => panic!("{other:?}"),
         }
         std::thread::sleep(Duration::from_millis(200));

@@ -20,9 +20,14 @@ import time
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional
 
+from . import suite
+
 ROOT = Path(__file__).resolve().parents[2]
 RABBITMQ_HOME = Path("/usr/lib/rabbitmq/lib")
 READY = re.compile(r"listening on 127\.0\.0\.1:(\d+)")
+# Servers that cannot take port 0 are started on a port that was free a moment ago, so often if it is not any more.
+PORT_TRIES = 4
+IN_USE = re.compile(r"eaddrinuse|address already in use|address in use", re.IGNORECASE)
 
 
 class BrokerError(Exception):
@@ -37,15 +42,42 @@ class Address(NamedTuple):
 
 
 def free_port() -> int:
-    """A loopback port nobody uses at this moment."""
+    """A loopback port nobody uses at this moment: for who cannot take port 0 and tell which it got, and tries again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def end(process: subprocess.Popen, patience: float = 10.0) -> None:
+class Nobody:
+    """An address at which nobody listens, and which nobody else gets meanwhile."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        self.address = Address("127.0.0.1", self.socket.getsockname()[1])
+
+    def close(self) -> None:
+        """Somebody else may have it."""
+        self.socket.close()
+
+
+def listening_port(process_id: int) -> Optional[int]:
+    """The loopback port at which a process listens, if it does: for one whose log cannot be read."""
+    inodes = set()
+    for file in Path(f"/proc/{process_id}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(file))
+    for line in Path(f"/proc/{process_id}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and fields[1].startswith("0100007F:") and f"socket:[{fields[9]}]" in inodes:
+            return int(fields[1][9:], 16)
+    return None
+
+
+def end(process: subprocess.Popen, patience: Optional[float] = None) -> None:
     """End a child and whatever it started, asking first."""
-    for sign, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+    asked = suite.patience(10.0) if patience is None else patience
+    for sign, wait in ((signal.SIGTERM, asked), (signal.SIGKILL, suite.patience(5.0))):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -94,8 +126,9 @@ class Leveret:
         )
         self.address = Address("127.0.0.1", self._wait_ready())
 
-    def _wait_ready(self, patience: float = 30.0) -> int:
-        deadline = time.monotonic() + patience
+    def _wait_ready(self) -> int:
+        patience_s = suite.patience(30.0)
+        deadline = time.monotonic() + patience_s
         while time.monotonic() < deadline:
             found = READY.search(self.log())
             if found:
@@ -107,17 +140,22 @@ class Leveret:
             time.sleep(0.002)
         log = self.log()
         self.close()
-        raise BrokerError(f"leveret printed no ready line in {patience:.0f} s:\n{log}")
+        raise BrokerError(f"leveret printed no ready line in {patience_s:.0f} s:\n{log}")
 
     def log(self) -> str:
         """What it has printed so far."""
         return self.log_path.read_text(errors="replace")
 
+    def port_of(self, what: str) -> int:
+        """The port that its log names for `management API`, `metrics without a login` or `listening with TLS`."""
+        pattern = re.compile(re.escape(what) + r" on (?:http://)?127\.0\.0\.1:(\d+)")
+        return int(suite.until(f"the log has {what}", lambda: pattern.search(self.log()), 30.0)[1])
+
     def ctl(self, *args: str) -> str:
         """What `leveret ctl` says about it; an error when that does not like to."""
         command = [str(self.binary), "ctl", "-q", "--socket", str(self.data_dir / "ctl.sock"), *args]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-                              check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=suite.patience(60), check=False)
         if done.returncode != 0:
             raise BrokerError(f"leveret ctl {args[0]}: status {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -143,7 +181,7 @@ class Leveret:
     def kill(self) -> None:
         """End it without a warning."""
         self.process.kill()
-        self.process.wait(10.0)
+        self.process.wait(suite.patience(10.0))
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -152,7 +190,7 @@ class Leveret:
     def stop(self) -> None:
         """Ask it to end, which it must do well."""
         self.terminate()
-        status = self.process.wait(15.0)
+        status = self.process.wait(suite.patience(15.0))
         if status != 0:
             raise BrokerError(f"leveret was asked to stop and ended with status {status}:\n{self.log()}")
 
@@ -195,10 +233,27 @@ class PortMapper:
         epmd = next(iter(sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))), None) or shutil.which("epmd")
         if epmd is None:
             raise BrokerError("erlang's epmd is not installed")
-        self.port = free_port()
-        self.process = subprocess.Popen(
-            [str(epmd), "-port", str(self.port), "-address", "127.0.0.1"], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        for _ in range(PORT_TRIES):
+            self.port = free_port()
+            self.process = subprocess.Popen(
+                [str(epmd), "-port", str(self.port), "-address", "127.0.0.1"], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+            if self._listens():
+                return
+            end(self.process)
+        raise BrokerError("epmd does not start")
+
+    def _listens(self) -> bool:
+        """Whether it is this one that listens: it ends when somebody else has the port."""
+        deadline = time.monotonic() + suite.patience(10.0)
+        while self.process.poll() is None and time.monotonic() < deadline:
+            listening = Path(f"/proc/{self.process.pid}/net/tcp").read_text()
+            if f"0100007F:{self.port:04X} 00000000:0000 0A" in listening:
+                # Whoever listens there may be the other: then ours is about to end.
+                time.sleep(0.1)
+                return self.process.poll() is None
+            time.sleep(0.01)
+        return False
 
     def close(self) -> None:
         """The end of it."""
@@ -220,7 +275,6 @@ class RabbitMq:
         self.sbin = sbin
         self.node = f"{name}@localhost"
         self.home = Path(tempfile.mkdtemp(prefix="leveret-oracle-"))
-        self.address = Address("127.0.0.1", free_port())
         self.settings, self.lines = settings, lines
         self.child: Optional[subprocess.Popen] = None
         self.log_path = self.home / "console"
@@ -228,10 +282,19 @@ class RabbitMq:
         self.mapper = others.mapper if others else self.own_mapper
         self.cookie = others.cookie if others else secrets.token_hex(10).upper()
         try:
-            self.environment = self._environment()
-            self.start()
-            if not others:
-                self.wait()
+            for number in range(1, PORT_TRIES + 1):
+                self.address = Address("127.0.0.1", free_port())
+                self.environment = self._environment()
+                self.start()
+                if others:
+                    break
+                try:
+                    self.wait()
+                    break
+                except BrokerError as why:
+                    if number == PORT_TRIES or not IN_USE.search(str(why)):
+                        raise
+                    self._forget()
         except BaseException:
             self.close()
             raise
@@ -268,6 +331,17 @@ class RabbitMq:
         )
         return keep
 
+    def _forget(self) -> None:
+        """A start that found a port in use, and all that it left."""
+        assert self.child
+        end(self.child, patience=suite.patience(20.0))
+        for folder in ("mnesia", "log"):
+            shutil.rmtree(self.home / folder, ignore_errors=True)
+        for name in ("pid", "console", ".erlang.cookie"):
+            (self.home / name).unlink(missing_ok=True)
+        if self.own_mapper and self.own_mapper.process.poll() is not None:
+            self.own_mapper = self.mapper = PortMapper()
+
     def start(self) -> None:
         """Begins to start, or to start again where it was."""
         with open(self.log_path, "ab") as log:
@@ -277,7 +351,7 @@ class RabbitMq:
 
     def wait(self) -> None:
         """Until it answers clients."""
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + suite.patience(90)
         while time.monotonic() < deadline:
             if not self.alive():
                 raise BrokerError(f"the oracle ended with its port mapper, or by itself:\n{self.log()}")
@@ -290,7 +364,8 @@ class RabbitMq:
         """Run RabbitMQ's own rabbitmqctl on this node, however that ends."""
         command = [str(self.sbin / "rabbitmqctl"), "-n", self.node, *words]
         return subprocess.run(
-            command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+            command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=suite.patience(120)
         )
 
     def _answers(self) -> bool:
@@ -313,7 +388,7 @@ class RabbitMq:
         """rabbitmqctl's answer; an error when it does not like to."""
         command = [str(self.sbin / "rabbitmqctl"), "-q", "-n", self.node, *args]
         done = subprocess.run(command, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
-                              text=True, timeout=120, check=False)
+                              text=True, timeout=suite.patience(120), check=False)
         if done.returncode != 0:
             raise BrokerError(f"rabbitmqctl {args[0]}: status {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -330,7 +405,7 @@ class RabbitMq:
         """The node and all that it started end without a warning."""
         os.kill(self.process_id(), signal.SIGKILL)
         if self.child:
-            end(self.child, patience=5.0)
+            end(self.child, patience=suite.patience(5.0))
 
     def alive(self) -> bool:
         """Whether node and port mapper still run."""
@@ -339,7 +414,7 @@ class RabbitMq:
     def close(self) -> None:
         """End the node, then its port mapper, and forget its files."""
         if self.child:
-            end(self.child, patience=20.0)
+            end(self.child, patience=suite.patience(20.0))
         if self.own_mapper:
             self.own_mapper.close()
         shutil.rmtree(self.home, ignore_errors=True)
@@ -356,8 +431,8 @@ def rabbitmq(settings: str = "") -> Iterator[RabbitMq]:
 
 
 def watchdog(seconds: float, process_id: Optional[int] = None) -> threading.Timer:
-    """Interrupt this process when a suite takes longer than it ever should."""
-    timer = threading.Timer(seconds, os.kill, (process_id or os.getpid(), signal.SIGINT))
+    """Interrupt this process when a suite takes longer than it ever should, which is to be taken with patience."""
+    timer = threading.Timer(suite.patience(seconds), os.kill, (process_id or os.getpid(), signal.SIGINT))
     timer.daemon = True
     timer.start()
     return timer

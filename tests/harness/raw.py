@@ -10,6 +10,7 @@ from typing import Any, Deque, List, NamedTuple, Optional
 
 from . import wire
 from .brokers import Address
+from .suite import patience
 
 
 class Closed(Exception):
@@ -35,14 +36,15 @@ class Client:
     def __init__(self, address: Address, timeout: float = 20.0, heartbeat: int = 0, frame_max: int = 131072,
                  receive_buffer: Optional[int] = None, user: str = "guest", password: str = "guest",
                  vhost: str = "/", mechanism: str = "PLAIN", connected: Optional[socket.socket] = None) -> None:
-        """`connected` is a socket that is there already, over TLS say."""
-        self.timeout = timeout
+        """`connected` is a socket that is there already, over TLS say. The timeout only tells a hang, and is taken
+        with patience; those of `frame`, `recv` and `expect` are what they say."""
+        self.timeout = patience(timeout)
         self.frame_max = frame_max
         self.buffer = bytearray()
         self.frames: Deque[wire.Frame] = deque()
         self.held: Deque[Any] = deque()
         self.socket = connected or socket.socket()
-        self.socket.settimeout(timeout)
+        self.socket.settimeout(self.timeout)
         if connected is None:
             if receive_buffer:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -142,7 +144,7 @@ class Client:
         """Say goodbye if the other side still listens."""
         try:
             self.send(wire.method(0, "connection.close", reply_code=200))
-            self.expect("connection.close-ok", timeout=5.0)
+            self.expect("connection.close-ok", timeout=patience(5.0))
         except (OSError, Closed, wire.WireError):
             pass
         self.socket.close()

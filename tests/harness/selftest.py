@@ -20,7 +20,7 @@ from harness.budgets import Budgets  # noqa: E402
 from harness.quarantine import Quarantine  # noqa: E402
 from harness.runner import TESTS  # noqa: E402
 from harness.steps import Step  # noqa: E402
-from harness.suite import Suite, Verdict, parse  # noqa: E402
+from harness.suite import Suite, Verdict, parse, patience  # noqa: E402
 from transcript.differences import Differences, Hunk, hunks, show_hunk  # noqa: E402
 from transcript.registry import SCENARIOS  # noqa: E402
 import transcript.scenarios  # noqa: E402,F401
@@ -106,7 +106,7 @@ def ending_servers() -> None:
     assert child.stdout is not None
     grandchild = int(child.stdout.readline())
     brokers.end(child, patience=0.2)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patience(5)
     while Path(f"/proc/{grandchild}").exists() and "Z" not in Path(f"/proc/{grandchild}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline, "the grandchild lives on"
         time.sleep(0.05)

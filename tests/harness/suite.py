@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
 import sys
 import time
 import traceback
 from typing import Any, Callable, List, NamedTuple, Optional
 
+# How many times as long everything is waited for that only tells a hang: more than once on machines that are busy.
+PATIENCE = float(os.environ.get("LEVERET_PATIENCE") or 1)
+# What all that is left to chance follows from: the same each time, unless somebody asks for other chances.
+CHANCE_SEED = os.environ.get("LEVERET_CHANCE_SEED") or "1"
 LINE = re.compile(r"^(PASS|FAIL|SKIP) (\S+?)(?::? (.*))?$")
 
 
@@ -29,8 +35,19 @@ class Skip(Exception):
     """Raised by a case that cannot be run here."""
 
 
+def patience(seconds: float) -> float:
+    """How long to wait for what only a broker that hangs does not do. Nothing else is judged by it."""
+    return seconds * PATIENCE
+
+
+def chance(name: str) -> random.Random:
+    """Chance of that name that can be had again: with another LEVERET_CHANCE_SEED it is another."""
+    return random.Random(f"{CHANCE_SEED} {name}")
+
+
 def until(what: str, holds: Callable[[], Any], patience_s: float) -> Any:
-    """Waits until something holds, which is what comes back, and says what did not."""
+    """Waits until something holds, which is what comes back, and says what did not; with patience."""
+    patience_s = patience(patience_s)
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         if found := holds():
@@ -62,6 +79,7 @@ class Suite:
             self.failed += 1
             traceback.print_exc(file=sys.stdout)
             print(log())
+            print(f"# LEVERET_CHANCE_SEED={CHANCE_SEED}")
             seconds = time.monotonic() - began
             why = f"{type(accident).__name__}: {accident}".splitlines()[0]
             print(f"FAIL {self.prefix}/{name}: {why} ({seconds:.1f} s)", flush=True)

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Variables that say to the program where it is, whom it is to tell, and how much.
 const HEEDED: [&str; 7] = [
@@ -18,6 +19,13 @@ const HEEDED: [&str; 7] = [
     "CREDENTIALS_DIRECTORY",
     "LEVERET_SOCKET",
 ];
+
+/// How long to wait for what only a broker that hangs does not do. `LEVERET_PATIENCE` makes it so many times as
+/// long, for machines that are busy with something else; nothing is judged by it.
+pub fn patience(seconds: u64) -> Duration {
+    let factor = std::env::var("LEVERET_PATIENCE").map_or(Ok(1.0), |text| text.parse());
+    Duration::from_secs(seconds).mul_f64(factor.expect("LEVERET_PATIENCE is a number"))
+}
 
 /// The built program.
 pub fn leveret() -> Command {

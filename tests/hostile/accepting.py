@@ -14,6 +14,7 @@ from typing import Callable, Dict, Iterator
 
 from harness import brokers
 from harness.raw import Client
+from harness.suite import patience
 
 SOURCE = Path(__file__).parent / "accept_fails.c"
 # What accept() may say of the newcomer, and of the system.
@@ -30,7 +31,7 @@ def built(folder: Path) -> Path:
     library = folder / "accept_fails.so"
     compiler = shutil.which("cc")
     assert compiler, "there is no C compiler; the crate ring needs one, too"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"], check=True, timeout=60)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(SOURCE), "-ldl"], check=True, timeout=patience(60))
     return library
 
 
@@ -63,7 +64,7 @@ def waits_while_nothing_can_be_accepted() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with broker_of(built(Path(folder)), errno.ENOBUFS, 1_000_000, log) as broker:
-            with socket.create_connection(broker.address, timeout=10.0):
+            with socket.create_connection(broker.address, timeout=patience(10.0)):
                 began = time.monotonic()
                 time.sleep(2.0)
                 looks = len(log.read_text())

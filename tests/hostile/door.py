@@ -18,7 +18,7 @@ from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 from harness import brokers, wire
 from harness.raw import Client, Closed
-from harness.suite import Skip
+from harness.suite import Skip, patience
 
 BOARDS = ["router-64", "router-128", "pi-zero-w", "pi-3", "pi-4", "pi-5", "generic"]
 ATTACKERS = [f"127.0.0.{last}" for last in (2, 3, 4, 5)]
@@ -39,7 +39,7 @@ class Door:
         self.broker = brokers.Leveret(
             brokers.leveret_binary(), ["--board", board, "--listen-tls", "127.0.0.1:0"], config)
         marks = self.broker.log().split("listening with TLS on 127.0.0.1:")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patience(10)
         while len(marks) < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
             marks = self.broker.log().split("listening with TLS on 127.0.0.1:")
@@ -51,7 +51,7 @@ class Door:
     def dial(self, kind: str, source: str) -> socket.socket:
         """A connected socket that has said nothing."""
         peer = socket.socket()
-        peer.settimeout(20)
+        peer.settimeout(patience(20))
         peer.bind((source, 0))
         peer.connect(("127.0.0.1", self.ports[kind]))
         return peer
@@ -127,7 +127,7 @@ class Crowd:
         self.threads = [threading.Thread(target=self._keep, args=(source, count), daemon=True) for source in sources]
         for thread in self.threads:
             thread.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + patience(10)
         while self.came < count * len(sources) and time.monotonic() < deadline and way != "tls-stall":
             time.sleep(0.01)
         # Whatever they do to each other has happened.
@@ -169,7 +169,7 @@ class Crowd:
         """Everybody leaves."""
         self.stopping.set()
         for thread in self.threads:
-            thread.join(20)
+            thread.join(patience(20))
 
 
 def is_gone(peer: socket.socket) -> bool:
@@ -263,7 +263,7 @@ def many_behind_one(board: str) -> None:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(60)
+                thread.join(patience(60))
             status = door.broker.ctl("status")
             for client in clients:
                 client.drop()
@@ -329,7 +329,7 @@ class Sprayer:
         """It stops."""
         self.stopping.set()
         for thread in self.threads:
-            thread.join(30)
+            thread.join(patience(30))
 
 
 class Dripper:
@@ -388,7 +388,7 @@ class Dripper:
     def end(self) -> None:
         """It stops."""
         self.stopping.set()
-        self.thread.join(30)
+        self.thread.join(patience(30))
 
 
 def crowd_at_the_other_door(board: str) -> None:

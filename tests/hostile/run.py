@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import brokers, wire  # noqa: E402
 from harness.raw import Client, Closed, name_of  # noqa: E402
-from harness.suite import Suite  # noqa: E402
+from harness.suite import Suite, patience  # noqa: E402
 
 import accepting  # noqa: E402
 import door  # noqa: E402
@@ -75,7 +75,7 @@ class Witness:
     def verdict(self, slowest_s: float = 1.0) -> None:
         """Stop, and complain if it was not served well."""
         self.stopping.set()
-        self.thread.join(30.0)
+        self.thread.join(patience(30.0))
         assert self.accident is None, f"the witness was not served: {self.accident!r}"
         assert not self.thread.is_alive(), "the witness hangs"
         assert self.rounds > 0, "the witness did not finish a single round"
@@ -101,7 +101,7 @@ def broker_with(config: str = "") -> Iterator[Broker]:
 
 def refusal(client: Client, timeout: float = 10.0) -> int:
     """The reply code with which the broker closes the channel or the connection, 0 for a bare hang-up."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + patience(timeout)
     while time.monotonic() < deadline:
         try:
             item = client.recv(timeout)
@@ -217,7 +217,7 @@ def nested_tables() -> None:
 def until_end(peer: socket.socket, seconds: float = 15.0) -> bytes:
     """All a peer says until it hangs up."""
     data = b""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while time.monotonic() < deadline:
         peer.settimeout(max(0.01, deadline - time.monotonic()))
         try:
@@ -329,7 +329,7 @@ def never_reads() -> None:
         publisher.call(1, "queue.declare", queue="pile", passive=True)
         witness.verdict()
         deaf.drop()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience(20)
         while True:
             state = publisher.call(1, "queue.declare", queue="pile", passive=True).args
             if (state["message_count"], state["consumer_count"]) == (2000, 0):
@@ -355,7 +355,7 @@ def takes_nothing_any_more() -> None:
             for queue in ("deaf", "slow"):
                 publisher.send(wire.publish(1, "", queue, b"s" * 10_240) * 1000)
             publisher.call(1, "queue.declare", queue="slow", passive=True)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + patience(30)
         with Client(broker.address) as client:
             client.open()
             while True:
@@ -403,7 +403,7 @@ def half_bodies() -> None:
             peers.append(peer)
         for peer in peers:
             peer.send(start)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience(60)
         left = list(peers)
         while left and time.monotonic() < deadline:
             ready, _, _ = select.select([peer.socket for peer in left if peer.socket.fileno() < 1024], [], [], 1.0)
@@ -500,7 +500,7 @@ def memory_of_a_burst() -> None:
                 client.publish(1, "", "burst", b"b" * size)
             reply = client.call(1, "queue.purge", queue="burst")
             assert reply.args["message_count"] == count
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + patience(5)
             while broker.rss_kib() - before > 6 * 1024:
                 kept = broker.rss_kib() - before
                 assert time.monotonic() < deadline, f"{kept} KiB of {count} messages of {size} octets were kept"
@@ -598,7 +598,7 @@ def worker_with_full_pool() -> None:
         threads += [started(work)]
         time.sleep(0.5)
         threads += [started(read)]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience(60)
         for thread in threads:
             thread.join(max(0.1, deadline - time.monotonic()))
         assert not accidents, accidents
@@ -635,7 +635,7 @@ def blocked_is_not_everyone() -> None:
             other.send(wire.method(1, "basic.ack", delivery_tag=1))
             other.call(1, "queue.purge", queue="full")
             other.call(1, "queue.delete", queue="another")
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + patience(30)
             while filler.is_alive() and time.monotonic() < deadline:
                 other.call(1, "queue.purge", queue="full")
                 time.sleep(0.01)
@@ -660,7 +660,7 @@ def hang_up_after_publish() -> None:
             if not reset:
                 with Client(broker.address) as client:
                     client.open()
-                    deadline = time.monotonic() + 10
+                    deadline = time.monotonic() + patience(10)
                     while True:
                         state = client.call(1, "queue.declare", queue="last-words", passive=True)
                         if state.args["message_count"] == 1000:
@@ -692,7 +692,7 @@ def deaf_and_gone() -> None:
             assert client.call(1, "queue.declare", queue="pile", passive=True).args["message_count"] == 0
             deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             deaf.drop()
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + patience(10)
             while client.call(1, "queue.declare", queue="pile", passive=True).args["message_count"] < 40:
                 assert time.monotonic() < deadline, "what it had been given did not come back"
                 time.sleep(0.05)
@@ -716,7 +716,7 @@ def shutdown_with_a_deaf_client() -> None:
         broker.process.terminate()
         for client in clients:
             blamed(client, CONNECTION_FORCED, 5.0)
-        status = broker.process.wait(5.0)
+        status = broker.process.wait(patience(5.0))
         seconds = time.monotonic() - began
         assert status == 0, f"it ended with status {status}:\n{broker.log()}"
         assert seconds < 1.2, f"it took {seconds:.1f} s"
@@ -758,7 +758,6 @@ def wrong_logins() -> None:
 
 def scrapers() -> None:
     """The open listener for metrics: half heads, heads without end, requests inside requests, answers nobody reads."""
-    port = brokers.free_port()
     whole = b"GET /metrics/per-object HTTP/1.1\r\nHost: localhost\r\n\r\n"
     lies = [
         b"GET /metrics HTTP/1.1\r\nHost: localh",
@@ -769,7 +768,8 @@ def scrapers() -> None:
         b"GET http://localhost/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"\0" * 500, b"AMQP\0\0\x09\x01", b"\0" * 5_000,
     ]
-    with broker_with(f'metrics = ["127.0.0.1:{port}"]\n') as broker:
+    with broker_with('metrics = ["127.0.0.1:0"]\n') as broker:
+        port = broker.port_of("metrics without a login")
         with Client(broker.address) as client:
             client.open(1)
             for number in range(500):
@@ -786,7 +786,7 @@ def scrapers() -> None:
             for _ in range(3):
                 # Whoever has an address of his own is not kept out for longer than an answer may take.
                 with socket.socket() as honest:
-                    honest.settimeout(30)
+                    honest.settimeout(patience(30))
                     honest.bind(("127.0.0.9", 0))
                     honest.connect(("127.0.0.1", port))
                     honest.sendall(whole.replace(b"Host:", b"Connection: close\r\nHost:"))

@@ -27,7 +27,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from harness import brokers, wire  # noqa: E402
 from harness.raw import Client, Closed, name_of  # noqa: E402
-from harness.suite import Suite  # noqa: E402
+from harness.suite import Suite, patience, until  # noqa: E402
 
 # The budget: so many lines at once, then one in 5 s; one report in 30 s; and those of a start and a stop.
 LINES_AT_ONCE, LINE_EVERY_S, REPORT_EVERY_S, LINES_BESIDES = 60, 5, 30, 20
@@ -68,7 +68,7 @@ def within_budget(log: str, seconds: float) -> None:
 
 def say(address: brokers.Address, words: bytes, source: str = "127.0.0.1") -> None:
     """Connect, say this, and wait for the answer or the end."""
-    with socket.create_connection(address, 20.0, source_address=(source, 0)) as peer:
+    with socket.create_connection(address, patience(20.0), source_address=(source, 0)) as peer:
         peer.sendall(words)
         with contextlib.suppress(ConnectionError):
             peer.recv(64)
@@ -181,9 +181,7 @@ def report_comes_by_itself() -> None:
     with brokers.leveret() as broker:
         for _ in range(count):
             say(broker.address, OPENINGS[0])
-        deadline = time.monotonic() + 60
-        while not left_out(broker.log()) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        until("what was left out is told", lambda: left_out(broker.log()), 60)
         counts = left_out(broker.log())
         assert counts == {"wrong protocols": count - LINES_OF_A_KIND}, counts
         before = switches(broker.process.pid)
@@ -245,27 +243,22 @@ class Mute:
 
     def __init__(self, pipe: Pipe, *arguments: str) -> None:
         self.home = tempfile.TemporaryDirectory(prefix="leveret-test-")
-        self.address = brokers.Address("127.0.0.1", brokers.free_port())
-        command = [str(brokers.leveret_binary()), "serve", "--listen", f"127.0.0.1:{self.address.port}",
+        self.address = brokers.Address("127.0.0.1", 0)
+        command = [str(brokers.leveret_binary()), "serve", "--listen", "127.0.0.1:0",
                    "--data-dir", f"{self.home.name}/data", *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=pipe.writer, start_new_session=True)
 
     def wait_ready(self) -> None:
         """Until it accepts."""
-        deadline = time.monotonic() + 15.0
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                socket.create_connection(self.address, 1.0).close()
-                return
-            time.sleep(0.01)
-        raise AssertionError("the broker did not start in 15 s")
+        port = until("the broker listens", lambda: brokers.listening_port(self.process.pid), 15.0)
+        self.address = brokers.Address("127.0.0.1", port)
 
     def stop(self) -> float:
         """Ask it to stop; how long that took."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(15.0)
+        status = self.process.wait(patience(15.0))
         assert status == 0, f"it ended with {status}"
         return time.monotonic() - began
 
@@ -319,7 +312,7 @@ def late_reader() -> None:
         os.close(pipe.writer)
         broker.process.send_signal(signal.SIGTERM)
         log = pipe.read_all()
-        assert broker.process.wait(15.0) == 0
+        assert broker.process.wait(patience(15.0)) == 0
     lines = log.splitlines()
     connections = [line for line in lines if re.search(r"connection \d+: from ", line)]
     missing = [int(count) for count in re.findall(r"(\d+) lines are missing here", log)]
@@ -341,7 +334,7 @@ def last_lines() -> None:
     pipe = Pipe()
     with mute(pipe) as broker:
         second = Mute(pipe, "--listen", f"127.0.0.1:{broker.address.port}")
-        assert second.process.wait(15.0) == 1
+        assert second.process.wait(patience(15.0)) == 1
         second.home.cleanup()
         broker.stop()
         os.close(pipe.writer)

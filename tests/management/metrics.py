@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import raw, wire  # noqa: E402
 from harness.brokers import Address, free_port  # noqa: E402
 from harness.environment import apt_install  # noqa: E402
+from harness.suite import patience  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 RECORDED = HERE / "metrics.json"
@@ -75,7 +76,7 @@ def unescaped(text: str) -> str:
 
 def ask(port: int, path: str, login: str = LOGIN) -> Tuple[int, str, str]:
     """Status, media type and text of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(30))
     try:
         connection.request("GET", path, headers={"Authorization": login} if login else {})
         answer = connection.getresponse()
@@ -283,7 +284,7 @@ def totals(port: int) -> None:
     for key, name in OVERVIEW.items():
         assert stats.pop(key) == said[name + "_total"] > 0, (key, name)
     assert all(name.endswith("_details") and value["rate"] >= 0 for name, value in stats.items()), stats
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(30))
     user = json.dumps({"password": "guest", "tags": "management"})
     connection.request("PUT", "/api/users/reader", user, {"Authorization": LOGIN})
     assert connection.getresponse().status == 201
@@ -332,7 +333,7 @@ def many(address: Address, port: int) -> None:
     client.open(1)
     client.send(b"".join(wire.method(1, "queue.declare", queue=name, nowait=True) for name in names))
     client.call(1, "queue.declare", queue=names[0], passive=True)
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(30))
     connection.request("GET", "/metrics/per-object", headers={"Authorization": LOGIN})
     answer = connection.getresponse()
     text = b""
@@ -381,7 +382,7 @@ def scraped(port: int) -> None:
                     asked(own, query, None, lambda: Path(log.name).read_text())
             finally:
                 process.terminate()
-                process.wait(30)
+                process.wait(patience(30))
 
 
 def asked(port: int, query: str, value: Optional[float], log: Callable[[], str]) -> None:
@@ -405,7 +406,7 @@ def checked(port: int) -> None:
     if shutil.which("promtool") is None:
         apt_install("prometheus")
     for path in PATHS.values():
-        done = subprocess.run(["promtool", "check", "metrics"], input=ask(port, path)[2], text=True, timeout=60,
+        done = subprocess.run(["promtool", "check", "metrics"], input=ask(port, path)[2], text=True, timeout=patience(60),
                               capture_output=True, check=False)
         # It would have RabbitMQ's names be others.
         lines = [line for line in done.stderr.splitlines() if not is_taste(line)]

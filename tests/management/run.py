@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import raw  # noqa: E402
 from harness.brokers import Address, RabbitMq, free_port, leveret, watchdog  # noqa: E402
-from harness.suite import Skip, Suite  # noqa: E402
+from harness.suite import Skip, Suite, patience  # noqa: E402
 import metrics  # noqa: E402
 import tools  # noqa: E402
 
@@ -55,7 +55,7 @@ class Broker(NamedTuple):
 
     def ask(self, method: str, path: str, body: Any = None) -> Tuple[int, Any]:
         """Status and JSON of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=patience(30))
         try:
             headers = {"Authorization": LOGIN, "Content-Type": "application/json"}
             connection.request(method, "/api/" + path, None if body is None else json.dumps(body), headers)
@@ -89,9 +89,8 @@ def started(is_rabbitmq: bool) -> Iterator[Broker]:
         finally:
             oracle.close()
         return
-    port, metrics_port = free_port(), free_port()
-    with leveret(args=["--management", f"127.0.0.1:{port}", "--metrics", f"127.0.0.1:{metrics_port}"]) as broker:
-        ours = Broker(broker.address, port, "", metrics_port)
+    with leveret(args=["--management", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]) as broker:
+        ours = Broker(broker.address, broker.port_of("management API"), "", broker.port_of("metrics without a login"))
         yield ours._replace(node=ours.ask("GET", "cluster-name")[1]["name"])
 
 
@@ -165,7 +164,7 @@ def admin(broker: Broker, words: List[str], folder: Path) -> Tuple[int, List[str
     if script is None:
         raise Skip("rabbitmqadmin is not installed")
     command = [sys.executable, script, "-H", "127.0.0.1", "-P", str(broker.port), *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), cwd=folder, check=False)
     # Nobody logs into an exchange here, but there is one of that name, as in older releases.
     lines = done.stdout.replace(broker.node, "NODE").splitlines()
     return done.returncode, sorted(line for line in lines if "amq.rabbitmq.log" not in line)
@@ -262,7 +261,7 @@ def main() -> int:
             suite.case("tools-clients", lambda: tools.clients(broker.port))
             suite.case("tools-flower", lambda: tools.flower(broker.amqp, broker.port))
     timer.cancel()
-    return 1 if suite.failed else 0
+    return suite.status()
 
 
 if __name__ == "__main__":

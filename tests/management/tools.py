@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from harness import raw  # noqa: E402
 from harness.brokers import Address, free_port  # noqa: E402
 from harness.environment import apt_install, python_with  # noqa: E402
+from harness.suite import patience  # noqa: E402
 
 LOGIN = "Basic " + base64.b64encode(b"guest:guest").decode()
 PACKAGES = ["amqpstorm==3.1.4", "pyrabbit2==1.0.7", "flower==2.2.0", "celery==5.7.0"]
@@ -78,7 +79,7 @@ client.delete_queue("/", "p")
 
 def call(port: int, method: str, path: str, body: Any = None) -> Any:
     """What the API answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(30))
     try:
         headers = {"Authorization": LOGIN}
         connection.request(method, path, None if body is None else json.dumps(body), headers)
@@ -92,7 +93,7 @@ def call(port: int, method: str, path: str, body: Any = None) -> Any:
 
 def run(command: List[str]) -> str:
     """What a program says, which ends well."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(120), check=False)
     assert done.returncode == 0, (command[:2], done.returncode, done.stdout, done.stderr)
     return done.stdout
 
@@ -109,7 +110,7 @@ def nagios(amqp: Address, port: int) -> None:
     for name, more, wanted in PLUGINS:
         command = [f"check_rabbitmq_{name}", "-H", "127.0.0.1", f"--port={port}", "-u", "guest", "-p", "guest"]
         command += [word.replace("NODE", node) for word in more]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
         assert wanted in done.stdout, (name, done.returncode, done.stdout, done.stderr)
     client.close()
     call(port, "DELETE", "/api/queues/%2F/tools")
@@ -150,12 +151,12 @@ def flower(amqp: Address, port: int) -> None:
             raise AssertionError(f"{cells[-40:]}\n{log.read()[-2000:]}")
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(patience(30))
 
 
 def asked(port: int) -> str:
     """Flower's page about the broker."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience(10))
     try:
         connection.request("GET", "/broker")
         return connection.getresponse().read().decode()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import List
 
 from harness import brokers, environment
+from harness.suite import patience
 from root import Root
 
 GUIDE = sorted((brokers.ROOT / "systemd" / "packages" / "guide").glob("*.md"))
@@ -54,10 +55,9 @@ systemctl disable --now leveret
 
 
 def sensor(folder: Path) -> None:
-    """Certificates, configuration, user and program as they stand there, with this machine's name and a free port."""
-    port = brokers.free_port()
+    """Certificates, configuration, user and program as they stand there, with this machine's name and any port."""
 
-    def here(text: str) -> str:
+    def here(text: str, port: int = 0) -> str:
         """For this machine instead of the one that is spoken of."""
         text = text.replace("sudo ", "").replace(" -g leveret", "").replace("/etc/leveret/", f"{folder}/installed/")
         return text.replace("broker.local", "localhost").replace("0.0.0.0:5671", f"127.0.0.1:{port}").replace(
@@ -76,12 +76,13 @@ def sensor(folder: Path) -> None:
                 command = words.replace("leveretctl", f"{broker.binary} ctl --socket {broker.data_dir}/ctl.sock", 1)
                 subprocess.run(["sh", "-c", command], input="secret of its own\n", text=True, check=True,
                                capture_output=True)
-        subprocess.run([str(python), "-c", here(program)], check=True, timeout=60, capture_output=True)
+        port = broker.port_of("listening with TLS")
+        subprocess.run([str(python), "-c", here(program, port)], check=True, timeout=patience(60), capture_output=True)
         counts = broker.ctl("-s", "list_queues", "name", "messages").split()
         if counts != ["readings", "1"]:
             raise AssertionError(f"the queues are {counts}")
-        may = subprocess.run([str(python), "-c", here(program).replace('"readings"', '"others"')], check=False,
-                             timeout=60, capture_output=True, text=True)
+        may = subprocess.run([str(python), "-c", here(program, port).replace('"readings"', '"others"')], check=False,
+                             timeout=patience(60), capture_output=True, text=True)
         if "ACCESS_REFUSED" not in may.stderr:
             raise AssertionError(f"it may write elsewhere: {may.stderr}")
 
@@ -98,15 +99,15 @@ def moving(binary: Path) -> None:
                    "h = c.channel(); h.confirm_delivery(); "
                    "[h.basic_publish('', 'orders', b'%d' % n, pika.BasicProperties(delivery_mode=2)) "
                    "for n in range(50)]; c.close()")
-        subprocess.run([str(python), "-c", publish], check=True, timeout=60)
+        subprocess.run([str(python), "-c", publish], check=True, timeout=patience(60))
         exported = old.home / "all.json"
         old.ctl("export_definitions", str(exported))
         with brokers.leveret(binary, config=config.replace("old-machine", f"127.0.0.1:{old.address.port}")) as new:
             new.ctl("import_definitions", str(exported))
             # The queue comes after the bridge, which looks again after a pause.
             new.ctl("resume_bridge", "move")
-            patience = time.monotonic() + 60
-            while time.monotonic() < patience:
+            deadline = time.monotonic() + patience(60)
+            while time.monotonic() < deadline:
                 counts = [re.findall(r"^orders\t(\d+)", broker.ctl("-s", "list_queues", "name", "messages"),
                                      re.MULTILINE) for broker in (old, new)]
                 if counts == [["0"], ["50"]]:

@@ -13,6 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Dict, List, Set
 
+from harness.suite import patience
+
 SEEDS = ["systemd", "init-system-helpers", "dash", "bash"]
 LEFT_OUT = re.compile(r"^/usr/share/(doc|man|locale|info|i18n|zoneinfo)/|^/usr/lib/.*/(gconv|perl/.*/unicore)/")
 
@@ -148,7 +150,7 @@ class Root:
         done = subprocess.run(
             ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--net",
              "sh", "-c", INSIDE, "sh", str(self.folder), script],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, timeout=120,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, timeout=patience(120),
             check=False,
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"})
         if done.returncode:

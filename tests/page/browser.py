@@ -10,6 +10,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import pika
 from harness import brokers
+from harness.suite import patience
 from playwright.sync_api import Browser, Page, sync_playwright
 
 PHONE = {"width": 390, "height": 844}
@@ -25,14 +26,15 @@ class Chromium:
     """One broker and one browser for all cases; each case has a window, and a login, of its own."""
 
     def __init__(self) -> None:
-        self.port = brokers.free_port()
+        self.port = 0
         self.broker: Optional[brokers.Leveret] = None
         self.troubles: List[str] = []
 
     def __enter__(self) -> "Chromium":
         self._stack = contextlib.ExitStack()
-        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--management", f"127.0.0.1:{self.port}"])
+        self.broker = brokers.Leveret(brokers.leveret_binary(), ["--management", "127.0.0.1:0"])
         self._stack.callback(self.broker.close)
+        self.port = self.broker.port_of("management API")
         playwright = self._stack.enter_context(sync_playwright())
         self.browser: Browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"])
@@ -66,7 +68,7 @@ class Chromium:
         """An empty window; at its end, nothing may have gone wrong in it but what `excuse` was told of."""
         troubles: List[str] = []
         context = self.browser.new_context(viewport=size or DESKTOP, color_scheme=scheme, **options)
-        context.set_default_timeout(WAIT_MS)
+        context.set_default_timeout(patience(WAIT_MS))
         page = context.new_page()
         page.on("console", lambda said: troubles.append(f"{said.type}: {said.text}")
                 if said.type in ("error", "warning") else None)
@@ -101,7 +103,7 @@ class Chromium:
         """What a program is told: status and JSON."""
         request = urllib.request.Request(f"{self.base}/api/{path}", headers={"Authorization": authorization})
         try:
-            with urllib.request.urlopen(request, timeout=15) as answer:
+            with urllib.request.urlopen(request, timeout=patience(15)) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as refused:
             return refused.code, json.load(refused)

@@ -300,11 +300,10 @@ def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
     with brokers.leveret() as hub:
         far = pika.BlockingConnection(pika.ConnectionParameters(hub.address.host, hub.address.port)).channel()
         far.queue_declare("far")
-        port = brokers.free_port()
-        edge = brokers.Leveret(brokers.leveret_binary(), ["--management", f"127.0.0.1:{port}"],
+        edge = brokers.Leveret(brokers.leveret_binary(), ["--management", "127.0.0.1:0"],
                                BRIDGE.format(address=hub.address))
         try:
-            with chromium.of(edge, port), chromium.window() as page, chromium.amqp() as channel:
+            with chromium.of(edge, edge.port_of("management API")), chromium.window() as page, chromium.amqp() as channel:
                 chromium.log_in(page)
                 page.get_by_text("No alarms. Nobody needs to do anything.").wait_for()
                 go(page, "bridges", "Bridge")

@@ -4,11 +4,12 @@
 //! measurement there is one sentence that says what to do, and exit code 1.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output};
 use std::thread;
 
 use crate::home;
+use socket2::{Domain, Socket, Type};
 
 fn bench(arguments: &[&str]) -> Output {
     let mut command = home::leveret();
@@ -150,7 +151,10 @@ fn the_relay_needs_no_broker() {
 
 #[test]
 fn where_nobody_listens_it_says_what_to_do() {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
+    // Bound, so that nobody else gets it, and not listened on.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let free = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
     let said = refusal(&["--address", &free.to_string()]);
     assert!(said.starts_with(&format!("leveret: no broker at amqp://{free} (Connection refused")), "{said}");
     assert!(said.contains("leave --url and --address out"), "{said}");

@@ -96,7 +96,7 @@ impl Broker {
 
     fn peer(&self) -> TcpStream {
         let peer = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        peer.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout can be set");
+        peer.set_read_timeout(Some(home::patience(20))).expect("a timeout can be set");
         peer
     }
 
@@ -202,7 +202,9 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
+/// The broker tries for half a second, and the reader is to be gone by then.
 #[test]
+#[ignore = "judges the clock: tests/run --full"]
 fn who_reads_in_the_moment_of_a_start_keeps_nobody_from_recording() {
     let (home, memory) = (Home::new("flight"), Memory::new("reader"));
     fs::write(memory.file(), "").expect("the folder can be written");

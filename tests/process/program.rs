@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::home::{self, Home, undisturbed};
 
 /// How long anything may take here before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_S: u64 = 10;
 
 /// The built program, with nothing of the surroundings that it listens to.
 fn program() -> Command {
@@ -105,7 +105,7 @@ impl Broker {
     /// The first eleven bytes that a peer is sent after its protocol header: method 10.10 on channel 0.
     fn greeting(&self) -> [u8; 11] {
         let mut peer = TcpStream::connect(("127.0.0.1", self.port)).expect("it listens");
-        peer.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        peer.set_read_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
         peer.write_all(b"AMQP\0\0\x09\x01").expect("it reads");
         let mut head = [0; 11];
         peer.read_exact(&mut head).expect("it answers");
@@ -441,23 +441,49 @@ fn several_addresses_are_all_listened_on() {
 }
 
 #[test]
-fn sigterm_and_sigint_end_it_cleanly_within_a_second() {
+fn sigterm_and_sigint_end_it_cleanly() {
+    end_by_signals();
+}
+
+#[test]
+#[ignore = "judges the clock: tests/run --full"]
+fn sigterm_and_sigint_end_it_within_a_second() {
+    let took = end_by_signals();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+/// Ends one by each, while a peer is in its handshake; how long the longer one took.
+fn end_by_signals() -> Duration {
+    let mut longest = Duration::ZERO;
     for signal in ["-TERM", "-INT"] {
         let broker = Broker::start(&[], &[]);
         let mut peer = TcpStream::connect(("127.0.0.1", broker.port)).expect("it listens");
         peer.write_all(b"AMQP\0\0\x09\x01").expect("it reads");
         let (code, took, said) = broker.end_by(signal);
         assert_eq!(code, Some(0), "{signal}: {said:?}");
-        assert!(took < Duration::from_secs(1), "{signal}: {took:?}");
+        longest = longest.max(took);
     }
+    longest
 }
 
 #[test]
 fn systemd_is_told_when_it_is_ready_alive_and_stopping() {
-    let path = std::env::temp_dir().join(format!("leveret-notify-{}", std::process::id()));
+    two_signs_of_life("told");
+}
+
+#[test]
+#[ignore = "judges the clock: tests/run --full"]
+fn systemd_is_told_that_it_is_alive_as_often_as_it_wants_to_know() {
+    let took = two_signs_of_life("often");
+    assert!(took < Duration::from_secs(1), "twice per 200 ms: {took:?}");
+}
+
+/// A life that systemd is told of; how long the first two signs of it took.
+fn two_signs_of_life(test: &str) -> Duration {
+    let path = std::env::temp_dir().join(format!("leveret-notify-{}-{test}", std::process::id()));
     let _ = fs::remove_file(&path);
     let systemd = UnixDatagram::bind(&path).expect("the temporary folder can be written");
-    systemd.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    systemd.set_read_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
     let told = || {
         let mut text = [0; 64];
         let length = systemd.recv(&mut text).expect("a message in time");
@@ -468,12 +494,13 @@ fn systemd_is_told_when_it_is_ready_alive_and_stopping() {
     assert_eq!(told(), "READY=1");
     let start = Instant::now();
     assert_eq!([told(), told()], ["WATCHDOG=1", "WATCHDOG=1"]);
-    assert!(start.elapsed() < Duration::from_secs(1), "twice per 200 ms: {:?}", start.elapsed());
+    let took = start.elapsed();
     let (code, ..) = broker.end_by("-TERM");
     assert_eq!(code, Some(0));
     let last = std::iter::repeat_with(told).find(|text| text != "WATCHDOG=1");
     assert_eq!(last.as_deref(), Some("STOPPING=1"));
     let _ = fs::remove_file(&path);
+    took
 }
 
 #[test]

@@ -214,25 +214,25 @@ class Durably:
             client.call(1, "queue.declare", queue=queue, durable=True)
         client.call(1, "confirm.select")
 
-    def publish(self, count: int, patience: float) -> int:
+    def publish(self, count: int, patience_s: float) -> int:
         """So many; how many were confirmed, each within so many seconds."""
         begin = self.confirmed
         try:
-            self.await_confirms(patience)
+            self.await_confirms(patience_s)
             while self.confirmed < begin + count:
                 for _ in range(self.WINDOW):
                     queue = self.queues[self.sent % len(self.queues)]
                     self.client.publish(1, "", queue, self.BODY, props={"delivery_mode": 2})
                     self.sent += 1
-                self.await_confirms(patience)
+                self.await_confirms(patience_s)
         except TimeoutError:
             pass
         return self.confirmed - begin
 
-    def await_confirms(self, patience: float) -> None:
+    def await_confirms(self, patience_s: float) -> None:
         """Of all that was sent."""
         while self.confirmed < self.sent:
-            got = self.client.recv(patience)
+            got = self.client.recv(patience_s)
             if got.name in ("connection.blocked", "connection.unblocked"):
                 continue
             assert got.name == "basic.ack", got

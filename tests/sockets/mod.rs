@@ -9,14 +9,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use leveret::wire::{FrameKind, Method, PROTOCOL_HEADER, Table, Writer, next_frame};
 
 use crate::home::{self, Home};
 use crate::world::{content_frames, method_frame};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE_S: u64 = 20;
 const FRAME_MAX: u32 = 131_072;
 
 /// The built program on a free port; it ends with this value.
@@ -91,8 +90,8 @@ impl Link {
     /// Connects and shakes hands; asks for no heartbeats.
     pub fn open(address: SocketAddr, channels: &[u16]) -> Self {
         let stream = TcpStream::connect(address).expect("the broker listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream.set_read_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
+        stream.set_write_timeout(Some(home::patience(PATIENCE_S))).expect("a timeout can be set");
         stream.set_nodelay(true).expect("it is a TCP socket");
         let mut link = Self { stream, incoming: Vec::new(), at: 0 };
         link.write(&PROTOCOL_HEADER);

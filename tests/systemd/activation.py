@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A broker that systemd listens for (leveret.socket), with systemd's own tool in systemd's place.
 
-    tests/systemd/activation.py
+    tests/systemd/activation.py [CASE... | --list]
 
 `systemd-socket-activate` listens, waits until somebody connects, and only then becomes the broker: who connected before
 there was one has to be served. A socket of an address that the configuration does not name is refused, with the word
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import List
+from typing import Callable, List
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,6 +26,10 @@ from harness import brokers, raw, suite  # noqa: E402
 
 TOOL = "systemd-socket-activate"
 PATIENCE_S = 30.0
+
+
+class Taken(Exception):
+    """Somebody else got a port in the moment before the tool did."""
 
 
 class Activated:
@@ -40,7 +44,17 @@ class Activated:
         self.log = Path(self.home.name, "log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
-        suite.until("it listens", lambda: self.log.read_text().count("Listening on") == len(ports), PATIENCE_S)
+        said = suite.until("it listens", lambda: self.listens(len(ports)), PATIENCE_S)
+        if said == "taken":
+            self.__exit__()
+            raise Taken
+
+    def listens(self, count: int) -> str:
+        """Whether it listens on so many ports, or could not."""
+        said = self.log.read_text()
+        if "Address already in use" in said:
+            return "taken"
+        return "yes" if said.count("Listening on") == count else ""
 
     def __enter__(self) -> "Activated":
         return self
@@ -52,36 +66,38 @@ class Activated:
 
 def served_once_it_is_there() -> None:
     """Who connects before there is a broker is served by it; so is who comes later, at the other door too."""
-    first, second, own = (brokers.free_port() for _ in range(3))
-    configured = [f"127.0.0.1:{port}" for port in (first, second, own)]
+    first, second = brokers.free_port(), brokers.free_port()
+    configured = [f"127.0.0.1:{port}" for port in (first, second, 0)]
     with Activated([second, first], [word for at in configured for word in ("--listen", at)]) as activated:
-        for port in (first, second, own):
+        raw.Client(brokers.Address("127.0.0.1", first), timeout=PATIENCE_S).close()
+        pattern = re.compile(r" listening on 127\.0\.0\.1:(\d+)$", re.MULTILINE)
+        ports = suite.until("its own port", lambda: set(map(int, pattern.findall(activated.log.read_text()))), PATIENCE_S)
+        assert len(ports) == 3 and ports > {first, second}, activated.log.read_text()
+        for port in sorted(ports):
             client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)
             client.open()
             client.call(1, "queue.declare", queue="q")
             client.close()
-        said = activated.log.read_text()
-        assert all(f"listening on {at}" in said for at in configured), said
 
 
 def the_management_api_too() -> None:
     """A door says who is let in, whoever opened it."""
-    amqp, management = brokers.free_port(), brokers.free_port()
-    words = ["--listen", f"127.0.0.1:{amqp}", "--management", f"127.0.0.1:{management}"]
+    management = brokers.free_port()
+    words = ["--listen", "127.0.0.1:0", "--management", f"127.0.0.1:{management}"]
     with Activated([management], words):
-        with socket.create_connection(("127.0.0.1", management), PATIENCE_S) as peer:
+        with socket.create_connection(("127.0.0.1", management), suite.patience(PATIENCE_S)) as peer:
             peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert peer.recv(5) == b"HTTP/"
 
 
 def a_stranger_is_refused() -> None:
     """A socket without a door in the configuration: nobody would ever serve it."""
-    amqp, stranger = brokers.free_port(), brokers.free_port()
-    with Activated([stranger], ["--listen", f"127.0.0.1:{amqp}"]) as activated:
+    stranger = brokers.free_port()
+    with Activated([stranger], ["--listen", "127.0.0.1:0"]) as activated:
         # The broker may be gone, and its sockets with it, before the connection is looked at here.
         with contextlib.suppress(ConnectionResetError):
-            socket.create_connection(("127.0.0.1", stranger), PATIENCE_S).close()
-        assert activated.process.wait(PATIENCE_S) != 0
+            socket.create_connection(("127.0.0.1", stranger), suite.patience(PATIENCE_S)).close()
+        assert activated.process.wait(suite.patience(PATIENCE_S)) != 0
         told = f"systemd listens on 127.0.0.1:{stranger} for it, where the configuration has no listener"
         assert told in activated.log.read_text(), activated.log.read_text()
 
@@ -94,12 +110,27 @@ def what_is_shipped() -> None:
     assert listened and configured and all(f'"{at}"' in configured[1] for at in listened), (listened, configured)
 
 
+def with_free_ports(case: Callable[[], None]) -> None:
+    """The tool cannot choose ports and the broker has to be told which, so a case begins anew with others."""
+    for _ in range(brokers.PORT_TRIES):
+        with contextlib.suppress(Taken):
+            return case()
+    raise AssertionError("each port that was free was taken in the same moment")
+
+
+CASES = {case.__name__.replace("_", "-"): case
+         for case in (served_once_it_is_there, the_management_api_too, a_stranger_is_refused, what_is_shipped)}
+
+
 def main() -> int:
-    """All of them."""
+    """All of them, or those that are named."""
+    if sys.argv[1:] == ["--list"]:
+        print("\n".join(CASES))
+        return 0
     brokers.raise_on_sigterm()
     cases = suite.Suite("systemd", sys.argv[1:])
-    for case in (served_once_it_is_there, the_management_api_too, a_stranger_is_refused, what_is_shipped):
-        cases.case(case.__name__.replace("_", "-"), case)
+    for name, case in CASES.items():
+        cases.case(name, lambda: with_free_ports(case))
     return cases.status()
 
 

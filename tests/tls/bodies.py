@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import ssl
 import time
@@ -12,6 +11,7 @@ from typing import Callable, Dict, List
 
 from harness import wire
 from harness.raw import Client
+from harness.suite import chance, patience
 
 from office import Office
 from support import PATIENCE, Broker, context, raw_client
@@ -26,7 +26,7 @@ def pump(client: Client, out: bytes, enough: Callable[[List[wire.Frame]], bool])
     secure.setblocking(False)
     frames: List[wire.Frame] = []
     view, at = memoryview(out), 0
-    deadline = time.monotonic() + 6 * PATIENCE
+    deadline = time.monotonic() + patience(6 * PATIENCE)
     while at < len(view) or not enough(frames):
         assert time.monotonic() < deadline, f"{at} of {len(view)} bytes written, {len(frames)} frames came"
         moved = False
@@ -48,7 +48,7 @@ def pump(client: Client, out: bytes, enough: Callable[[List[wire.Frame]], bool])
             pass
         if not moved:
             select.select([secure], [secure] if at < len(view) else [], [], 1.0)
-    secure.settimeout(PATIENCE)
+    secure.settimeout(patience(PATIENCE))
     return frames
 
 
@@ -61,7 +61,7 @@ def both_ways(folder: Path) -> None:
             client.open()
             client.call(1, "queue.declare", queue="big", exclusive=True)
             client.call(1, "basic.consume", queue="big", consumer_tag="t", no_ack=True)
-            bodies = [os.urandom(MIB) * (BODY // MIB) for _ in range(2)]
+            bodies = [chance(f"body-{number}").randbytes(MIB) * (BODY // MIB) for number in range(2)]
             out = b"".join(wire.publish(1, "", "big", body, frame_max=client.frame_max) for body in bodies)
             total = sum(map(len, bodies))
             count = lambda frames: sum(len(f.payload) for f in frames if f.kind == wire.FRAME_BODY)  # noqa: E731
@@ -86,7 +86,7 @@ def slow_readers(folder: Path) -> None:
             reader.call(1, "queue.declare", queue=f"slow-{number}", exclusive=True)
             reader.call(1, "queue.bind", queue=f"slow-{number}", exchange="all", routing_key="")
         publisher.call(1, "confirm.select")
-        publisher.publish(1, "all", "", os.urandom(8 * MIB))
+        publisher.publish(1, "all", "", chance("slow-readers").randbytes(8 * MIB))
         publisher.expect("basic.ack")
         before = broker.rss_kib()
         for reader in readers:

@@ -13,6 +13,7 @@ import pika.exceptions
 
 from harness import environment
 from harness.raw import Client
+from harness.suite import chance
 
 from office import Office, Paper
 from support import Broker, context, dial, pika_client, raw_client
@@ -27,7 +28,7 @@ def there_and_back(broker: Broker, how: ssl.SSLContext) -> None:
     channel.confirm_delivery()
     channel.queue_declare("there", exclusive=True)
     for size in (0, 1, 1000, 16_384, 100_000, 2_000_000):
-        body = os.urandom(size)
+        body = chance("there-and-back").randbytes(size)
         channel.basic_publish("", "there", body, mandatory=True)
         _, _, got = channel.basic_get("there", auto_ack=True)
         assert (got or b"") == body, f"{size} bytes came back otherwise"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, Dict, List
 
 from harness.raw import Client
+from harness.suite import patience
 
 from office import Office
 from reloading import Traffic
@@ -42,7 +43,7 @@ def slow_handshakes(folder: Path) -> None:
 
         thread = threading.Thread(target=dribble, daemon=True)
         for _ in range(24):
-            slow.append(socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20))
+            slow.append(socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)))
         thread.start()
         try:
             # Those without TLS are not held up at all, and over TLS everybody gets in after the slow ones.
@@ -65,7 +66,7 @@ def tiny_records(folder: Path) -> None:
         tiny = b"".join(b"\x16\x03\x01\x00\x01" + hello[at:at + 1] for at in range(len(hello)))
         for piece, times in ((6, 2), (len(tiny), 20)):
             for _ in range(times):
-                with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20) as peer:
+                with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)) as peer:
                     peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     try:
                         for at in range(0, len(tiny), piece):
@@ -82,7 +83,7 @@ def tiny_records(folder: Path) -> None:
         except ssl.SSLWantReadError:
             pass
         hello = outgoing.read()[5:]
-        with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20) as peer:
+        with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)) as peer:
             each = -(-len(hello) // 100)
             for at in range(0, len(hello), each):
                 part = hello[at:at + each]
@@ -103,7 +104,7 @@ def broken_off(folder: Path) -> None:
             except ssl.SSLWantReadError:
                 pass
             hello = outgoing.read()
-            with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20) as peer:
+            with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)) as peer:
                 peer.sendall(hello[:1 + (round_ * 7) % len(hello)])
                 if round_ % 3 == 0:
                     peer.sendall(hello[1 + (round_ * 7) % len(hello):])
@@ -137,7 +138,7 @@ def everybody_at_once(folder: Path) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(120)
+            thread.join(patience(120))
         assert not accidents and len(crowd) == 200, f"{len(crowd)} of 200 got in: {accidents[:3]}"
         assert counts[-1] - counts[0] >= 50, f"{counts[-1] - counts[0]} messages of the other while they came in"
         traffic.more()
@@ -159,7 +160,7 @@ def at_the_cap(folder: Path) -> None:
         thread.join(0.5)
         assert not came, "the fourth had to wait"
         clients.pop().close()
-        thread.join(20)
+        thread.join(patience(20))
         assert came, "the fourth got in"
 
 

@@ -10,7 +10,7 @@ from typing import Callable, Dict
 
 from harness import brokers, wire
 from harness.raw import Client
-from harness.suite import Skip
+from harness.suite import Skip, chance, patience
 
 from office import Office
 from support import Broker, context, raw_client, wait_for
@@ -18,7 +18,7 @@ from support import Broker, context, raw_client, wait_for
 
 def say(port: int, words: bytes) -> bytes:
     """What comes back until the other side hangs up."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as peer:
+    with socket.create_connection(("127.0.0.1", port), timeout=patience(20)) as peer:
         peer.sendall(words)
         heard = b""
         try:
@@ -69,7 +69,7 @@ def unix_socket(folder: Path) -> None:
         client = Client(None, connected=peer)
         client.open()
         client.call(1, "queue.declare", queue="local", exclusive=True)
-        body = os.urandom(3_000_000)
+        body = chance("unix-socket").randbytes(3_000_000)
         client.publish(1, "", "local", body)
         got = client.call(1, "basic.get", queue="local", no_ack=True)
         assert got.body == body, "it came back otherwise"
@@ -82,7 +82,7 @@ def unix_socket(folder: Path) -> None:
         wait_for(lambda: f"process {os.getpid()} of user {os.getuid()}" in broker.log())
         second = subprocess.run([str(brokers.leveret_binary()), "--listen", "127.0.0.1:0", "--listen-unix", str(path),
                                  "--data-dir", str(folder / "d")], stdin=subprocess.DEVNULL, capture_output=True,
-                                text=True, timeout=30)
+                                text=True, timeout=patience(30))
         assert second.returncode == 1 and "another program listens there" in second.stderr, second.stderr
         broker.kill()
         assert path.exists(), "a kill leaves it behind"
@@ -107,7 +107,7 @@ def unix_socket_of_a_container(folder: Path) -> None:
     try:
         for _ in range(3):
             peer = socket.socket(socket.AF_UNIX)
-            peer.settimeout(10.0)
+            peer.settimeout(patience(10.0))
             peer.connect(str(path))
             client = Client(None, connected=peer)
             client.open()
@@ -153,7 +153,7 @@ def bad_files(folder: Path) -> None:
                           f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
         done = subprocess.run(
             [str(brokers.leveret_binary()), "--config", str(config), "--data-dir", str(folder / "d")],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(30),
             env=dict(os.environ, CREDENTIALS_DIRECTORY=str(credentials)))
         assert done.returncode == 1 and why in done.stderr, f"{certificate}, {key}: {done.stderr}"
         assert "[tls]" in done.stderr and "M*GH" not in done.stderr and "root:" not in done.stderr, done.stderr

@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 
+from harness.suite import patience
+
 CONFIG = """
 [ca]
 default_ca = ours
@@ -55,7 +57,7 @@ class Office:
 
     def openssl(self, *arguments: str) -> str:
         done = subprocess.run(["openssl", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=120, cwd=self.folder)
+                              stderr=subprocess.STDOUT, text=True, timeout=patience(120), cwd=self.folder)
         if done.returncode:
             raise RuntimeError(f"openssl {' '.join(arguments)}: {done.stdout}")
         return done.stdout

@@ -15,6 +15,7 @@ from typing import Callable, Dict
 
 from harness import brokers
 from harness.raw import Client, Closed
+from harness.suite import patience
 
 from office import Office, Paper
 from support import Broker, context, dial, raw_client, wait_for
@@ -53,7 +54,7 @@ class Traffic:
 
     def stop(self) -> None:
         self.stopping = True
-        self.thread.join(20)
+        self.thread.join(patience(20))
         assert self.accident is None, self.accident
         self.client.close()
 
@@ -127,7 +128,7 @@ def authority(folder: Path) -> None:
 
 def comes_in(broker: Broker, shown: object, session: object = None) -> bool:
     """Whether a client over TLS gets as far as AMQP."""
-    raw = socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20)
+    raw = socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20))
     try:
         with shown.wrap_socket(raw, server_hostname="localhost", session=session) as secure:
             Client(broker.address, connected=secure).close()
@@ -148,7 +149,7 @@ def revoked(folder: Path) -> None:
     with Broker(office.server(), how) as broker:
         mine, others = context(office, stolen), context(office, other)
         traffic = Traffic(broker, others)
-        secure = mine.wrap_socket(socket.create_connection(("127.0.0.1", broker.tls_port), timeout=20),
+        secure = mine.wrap_socket(socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)),
                                   server_hostname="localhost")
         Client(broker.address, connected=secure)
         ticket = secure.session
@@ -271,7 +272,7 @@ def useless_files_at_a_start(folder: Path) -> None:
     config.write_text(f'listen = []\nlisten_tls = ["127.0.0.1:0"]\ndata_dir = "{folder}/data"\n[tls]\n'
                       f'certificate = "{paper.certificate}"\nkey = "{paper.key}"\n{how}\n')
     done = subprocess.run([str(brokers.leveret_binary()), "--config", str(config)], capture_output=True, text=True,
-                          timeout=20, check=False)
+                          timeout=patience(20), check=False)
     assert done.returncode == 1 and "crl.pem holds no list" in done.stderr, done
 
 

@@ -9,6 +9,7 @@ from typing import Callable, Dict, List
 
 from harness import wire
 from harness.raw import Client
+from harness.suite import patience
 
 from office import Office
 from reloading import Traffic
@@ -24,10 +25,10 @@ def wrong_login() -> bytes:
                        response="\0guest\0wrong", locale="en_US")
 
 
-def pour(peer: socket.socket, data: bytes, patience: float = 0.2) -> int:
+def pour(peer: socket.socket, data: bytes, patience_s: float = 0.2) -> int:
     """Sends what the socket takes at once and for a moment after; says how much that was."""
     peer.setblocking(False)
-    sent, deadline = 0, time.monotonic() + patience
+    sent, deadline = 0, time.monotonic() + patience_s
     while sent < len(data) and time.monotonic() < deadline:
         try:
             sent += peer.send(data[sent:sent + 16384])
@@ -114,7 +115,7 @@ def large_start_ok(folder: Path) -> None:
         login = wire.method(0, "connection.start-ok", client_properties={"x": "y" * 5000}, mechanism="PLAIN",
                             response="\0guest\0guest", locale="en_US")
         for connected in (None, dial(broker, context(office))):
-            peer = connected or socket.create_connection(broker.address, timeout=20)
+            peer = connected or socket.create_connection(broker.address, timeout=patience(20))
             peer.sendall(wire.PROTOCOL_HEADER + login)
             while peer.recv(4096):
                 pass
@@ -135,7 +136,7 @@ def in_pieces(folder: Path) -> None:
             + b"".join(wire.publish(1, "", "blind", bytes(1000), frame_max=4096) for _ in range(12)))
     with Broker(office.server(), extra=["--board", "router-128"]) as broker:
         for round_, connected in enumerate((None, dial(broker, context(office)))):
-            peer = connected or socket.create_connection(broker.address, timeout=20)
+            peer = connected or socket.create_connection(broker.address, timeout=patience(20))
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for at in range(0, len(login) - 1):
                 peer.sendall((wire.PROTOCOL_HEADER + login)[at:at + 1])
@@ -147,7 +148,7 @@ def in_pieces(folder: Path) -> None:
                 heard += data
             with_them = Client(broker.address)
             with_them.open()
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + patience(20)
             count = 0
             while count < 12:
                 got = with_them.call(1, "basic.get", queue="blind", no_ack=True)

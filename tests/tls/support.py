@@ -13,6 +13,7 @@ import pika
 
 from harness import brokers
 from harness.raw import Client
+from harness.suite import patience
 
 from office import Office, Paper
 
@@ -42,7 +43,7 @@ class Broker(brokers.Leveret):
 
 def wait_for(look: Callable, complaint: Callable[[], str] = lambda: "nothing came"):
     """The first true value of `look`."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience(PATIENCE)
     while True:
         found = look()
         if found:
@@ -67,7 +68,7 @@ def dial(broker: Broker, how: ssl.SSLContext, receive_buffer: int = 0) -> ssl.SS
     raw = socket.socket()
     if receive_buffer:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    raw.settimeout(PATIENCE)
+    raw.settimeout(patience(PATIENCE))
     raw.connect(("127.0.0.1", broker.tls_port))
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return how.wrap_socket(raw, server_hostname="localhost")
@@ -82,4 +83,4 @@ def pika_client(broker: Broker, how: ssl.SSLContext, **options: object) -> pika.
     """pika, as people set it up for TLS."""
     return pika.BlockingConnection(pika.ConnectionParameters(
         "localhost", broker.tls_port, ssl_options=pika.SSLOptions(how, "localhost"), heartbeat=0,
-        blocked_connection_timeout=PATIENCE, socket_timeout=PATIENCE, **options))
+        blocked_connection_timeout=patience(PATIENCE), socket_timeout=patience(PATIENCE), **options))

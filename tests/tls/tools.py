@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Callable, Dict
 
 from harness import brokers, cache, environment
+from harness.suite import patience
 
 from office import Office
 from support import Broker
@@ -21,7 +22,7 @@ def s_client(broker: Broker, office: Office, *options: str) -> str:
     done = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{broker.tls_port}", "-servername", "localhost", "-CAfile",
          str(office.authority), "-verify_return_error", *options],
-        input="", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=30)
+        input="", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=patience(30))
     return done.stdout
 
 
@@ -36,7 +37,7 @@ def with_openssl(folder: Path) -> None:
             subprocess.run(
                 ["openssl", "s_client", "-connect", f"127.0.0.1:{broker.tls_port}", "-servername",
                  "localhost", "-CAfile", str(office.authority), flag, "-sess_out", str(ticket), "-ign_eof"], input="HELO who is there", stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, text=True, timeout=30)
+                stderr=subprocess.DEVNULL, text=True, timeout=patience(30))
             said = s_client(broker, office, flag, "-sess_in", str(ticket))
             assert re.search(f"Reused, {name}", said), f"{name}: the session is not taken up again:\n{said}"
         for flag in ("-tls1", "-tls1_1"):
@@ -69,7 +70,7 @@ def with_scanner(folder: Path) -> None:
     with Broker(office.server()) as broker:
         report = folder / "report.json"
         subprocess.run([str(program), f"localhost:{broker.tls_port}", "--json_out", str(report)],
-                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=patience(300))
         found = json.loads(report.read_text())["server_scan_results"][0]
         assert found["scan_status"] == "COMPLETED", found["scan_status"]
         result = {name: part["result"] for name, part in found["scan_result"].items() if part["result"]}

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 
-PATIENCE = 60
+PATIENCE = 60 * float(os.environ.get("LEVERET_PATIENCE") or 1)
 
 
 def write(*words):

@@ -15,6 +15,7 @@ use leveret::tool::inspect::Verdict;
 
 use super::inspected;
 use super::traffic::{Directory, IDENTITY, SEGMENT_BYTES, Sent, Traffic};
+use crate::home::patience;
 use crate::sim_disk::SimDisk;
 
 /// A broker's log over real files, as busy as it can be: one queue, a window of live messages.
@@ -100,7 +101,11 @@ fn beside_a_broker_that_writes_nothing_is_called_damaged() {
         let ending = Ending(&done);
         let start = Instant::now();
         let (mut runs, mut messages, mut again) = (0, 0, 0);
-        while start.elapsed() < Duration::from_secs(6) {
+        // As long as it has to be for all that is wanted below, and no shorter than this.
+        while start.elapsed() < Duration::from_secs(6)
+            || (runs <= 3 || messages <= 50 || commits.load(Ordering::Relaxed) <= 500)
+                && start.elapsed() < patience(60)
+        {
             if commits.load(Ordering::Relaxed) < 50 {
                 thread::sleep(Duration::from_millis(5));
                 continue;

@@ -12,8 +12,10 @@ mod traffic;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use self::traffic::Sent;
+use crate::home::patience;
 use leveret::tool::inspect::options::{ExportTo, Options};
 use leveret::tool::inspect::{InspectError, Verdict, inspect};
 
@@ -56,12 +58,13 @@ fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, In
 /// Tries until what it gives is good, for a while: a child that another test is just starting has our locks
 /// until it runs its own program.
 fn soon<T>(mut make: impl FnMut() -> T, is_good: impl Fn(&T) -> bool) -> T {
-    for _ in 0..500 {
+    let deadline = Instant::now() + patience(5);
+    while Instant::now() < deadline {
         let made = make();
         if is_good(&made) {
             return made;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     make()
 }

@@ -11,12 +11,11 @@ use std::process::{Child, ChildStderr, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
 
 use crate::home;
 
 const READY: &str = "listening on 127.0.0.1:";
-const START: Duration = Duration::from_secs(30);
+const START_S: u64 = 30;
 
 /// A broker on loopback.
 pub(crate) struct Broker {
@@ -74,5 +73,6 @@ fn wait_until_ready(stderr: ChildStderr) -> u16 {
             }
         }
     });
-    said.recv_timeout(START).ok().flatten().expect("the broker says which port it listens on")
+    let port = said.recv_timeout(home::patience(START_S)).ok().flatten();
+    port.expect("the broker says which port it listens on")
 }

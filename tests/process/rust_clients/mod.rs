@@ -1,7 +1,8 @@
 //! Rust clients as users have them, against the built broker: lapin, and amqprs.
 //!
 //! They share no code with `wire`, decode what we write and judge it by their own rules. Always true: every
-//! test has a broker of its own, and ends it, whatever happens; every test ends within a minute.
+//! test has a broker of its own, and ends it, whatever happens; every test ends within a minute, or
+//! as many as patience is asked for.
 //!
 //! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test --test process rust_clients::` runs the same tests against
 //! a broker that is there already: RabbitMQ has to pass them all.
@@ -11,16 +12,15 @@ mod with_amqprs;
 mod with_lapin;
 
 use std::future::Future;
-use std::time::Duration;
 
 use self::broker::Broker;
+use crate::home::patience;
 
 /// Runs a test with a broker, and gives it up when it hangs.
 fn with_broker<F: Future<Output = ()>>(test: impl FnOnce(u16) -> F) {
-    const PATIENCE: Duration = Duration::from_secs(60);
     let broker = Broker::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, test(broker.port())).await });
+    let ended = runtime.block_on(async { tokio::time::timeout(patience(60), test(broker.port())).await });
     assert!(ended.is_ok(), "the test hangs");
 }
 
