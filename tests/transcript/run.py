@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from harness import brokers  # noqa: E402
+from harness.suite import patience  # noqa: E402
 from harness.wire import PROTOCOL_HEADER  # noqa: E402
 from transcript import scenarios  # noqa: E402,F401
 from transcript.differences import Differences, hunks, show_hunk  # noqa: E402
@@ -99,8 +100,8 @@ def play_own(scenario: Scenario, target: Target) -> str:
 def answers(address: brokers.Address) -> bool:
     """Whether a new client is greeted."""
     try:
-        with socket.create_connection(address, 5) as probe:
-            probe.settimeout(5)
+        with socket.create_connection(address, patience(5)) as probe:
+            probe.settimeout(patience(5))
             probe.sendall(PROTOCOL_HEADER)
             return probe.recv(1) == b"\x01"
     except OSError:
