@@ -16,6 +16,7 @@ from harness.suite import Suite, patience
 
 CASE = "expiry-over-a-kill"
 DELAYED = "delayed-over-a-kill"
+CASES = [CASE, DELAYED]
 QUEUES = ("own-time", "queue-time", "dropped")
 COUNT = 300
 TTL_MS = 4000
@@ -126,9 +127,9 @@ def delayed() -> None:
             broker.close()
 
 
-def run() -> int:
-    """The suite's status."""
-    suite = Suite("clients/raw")
+def run(only: List[str]) -> int:
+    """The suite's status; all cases, or those that are named."""
+    suite = Suite("clients/raw", only)
     suite.case(CASE, story)
     suite.case(DELAYED, delayed)
     return suite.status()

@@ -315,11 +315,12 @@ def main() -> int:
     brokers.raise_on_sigterm()
     failed = 0
     quick = os.environ.get("LEVERET_TEST_MODE") == "gate"
-    wants_all, wants_stuck, wants_expiry = not args.case, stuck.CASE in args.case, expiry.CASE in args.case
+    wants_all, wants_stuck = not args.case, stuck.CASE in args.case
+    wants_expiry = [name for name in args.case if name in expiry.CASES]
     wants_frameworks = [name for name in args.case if name in frameworks.CASES]
     wants_syslog = syslog.CASE in args.case
     wants_others = [name for name in args.case if name in others.OTHERS]
-    apart = (stuck.CASE, expiry.CASE, syslog.CASE, *frameworks.CASES, *others.OTHERS)
+    apart = (stuck.CASE, *expiry.CASES, syslog.CASE, *frameworks.CASES, *others.OTHERS)
     args.case = [name for name in args.case if name not in apart]
     if wants_all or args.case:
         for label in [args.pika] if args.pika else list(VERSIONS)[: 1 if quick else None]:
@@ -327,7 +328,7 @@ def main() -> int:
     if wants_stuck or (wants_all and not args.at and not args.pika):
         failed |= stuck.run(args.rabbitmq)
     if wants_expiry or (wants_all and not args.at and not args.pika and not args.rabbitmq):
-        failed |= expiry.run()
+        failed |= expiry.run(wants_expiry)
     if wants_frameworks or (wants_all and not quick and not args.at and not args.pika):
         failed |= frameworks.run(args.rabbitmq, wants_frameworks)
     if wants_others or (wants_all and not quick and not args.at and not args.pika):

@@ -342,7 +342,7 @@ def defined_twice() -> None:
                 declare(peer, queue)
                 fill(peer, queue, range(3), 100)
             # The copies come within the window.
-            time.sleep(1.0)
+            time.sleep(patience(1.0))
         assert series.broker
         series.broker.kill()
         blocks = 0

@@ -155,7 +155,7 @@ def own_share() -> None:
                 declare(peer, queue)
             full, = fill_up(series, ["full"])
             fill(peer, "other", range(10), SIZE)
-            time.sleep(0.5)  # what was taken before it was blocked
+            time.sleep(patience(0.5))  # what was taken before it was blocked
             confirmed = full.confirmed
             fill(peer, "other", range(10, 20), SIZE)
             assert full.confirmed == confirmed and full.blocked, "it went on although it had no room"

@@ -9,6 +9,7 @@ from typing import Any, Dict, List
 from clients.run import Bench
 from harness import environment, wire
 from harness.raw import Client, Closed, name_of
+from harness.suite import patience
 
 from support import (
     HERE, MIB, PERSISTENT, SMALL_SEGMENTS, Lives, Publisher, all_written, client, confirmed_through, count, declare, ext4, fill,
@@ -51,7 +52,7 @@ def tutorial_durability() -> None:
                 bench.run("new_task", "new")
                 worker.wait("Received 'new' redelivered=False")
                 worker.wait("Done", times=4)
-                time.sleep(0.3)  # it says Done before it acknowledges
+                time.sleep(patience(0.3))  # it says Done before it acknowledges
             finally:
                 bench.end()
             with client(series.broker) as peer:

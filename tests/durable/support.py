@@ -50,8 +50,8 @@ def until(ready: Callable[[], bool], complaint: str, patience_s: float = 20.0) -
 
 
 def wait_until_still(data_dir: Path) -> None:
-    """Until no file of the store has been written to for a second."""
-    while time.time() - max(found.stat().st_mtime for found in data_dir.iterdir()) < 1.0:
+    """Until no file of the store has been written to for a second, or with patience more."""
+    while time.time() - max(found.stat().st_mtime for found in data_dir.iterdir()) < patience(1.0):
         time.sleep(0.1)
 
 
@@ -239,7 +239,7 @@ def tmpfs(mib: int) -> Iterator[Path]:
 
 def unmount(mount: Path) -> None:
     """Unmount; whoever was just killed may hold it for another moment."""
-    for _ in range(50):
+    for _ in range(round(patience(50))):
         if subprocess.run(["umount", str(mount)], stderr=subprocess.DEVNULL).returncode == 0:
             return
         time.sleep(0.1)

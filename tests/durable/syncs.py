@@ -107,7 +107,7 @@ def traced(broker: Leveret, result: List[Trace]) -> Iterator[None]:
             said = tracer.stderr.readline()
             assert "attached" in said, said
             yield
-            time.sleep(0.2)
+            time.sleep(patience(0.2))
         finally:
             tracer.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -171,7 +171,7 @@ def lone_confirm() -> None:
         with client(broker) as peer:
             declare(peer, "q")
             fill(peer, "q", range(3), window=1)
-            time.sleep(1.0)
+            time.sleep(patience(1.0))
             with traced(broker, traces):
                 fill(peer, "q", range(10, 20), window=1)
         trace, = traces
@@ -190,7 +190,7 @@ def idle_disk() -> None:
             peer.call(1, "queue.declare", queue="mine", durable=True, exclusive=True)
             declare(peer, "durable")
             fill(peer, "durable", range(1))
-            time.sleep(1.0)
+            time.sleep(patience(1.0))
             with traced(broker, traces):
                 for queue in ("passing", "mine", "nowhere"):
                     for number in range(50):

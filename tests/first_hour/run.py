@@ -93,7 +93,7 @@ class Hour:
     def log_until(self, pattern: str) -> None:
         """Waits for a line of the log, and shows what came up to there."""
         until(lambda: re.search(pattern, self.fresh(), re.M | re.S) is not None, lambda: f"{pattern!r}: {self.fresh()}")
-        time.sleep(0.1)
+        time.sleep(suite.patience(0.1))
         text = self.fresh()
         self.read += len(text)
         self.said += [f"log: {self.plain(line)}" for line in text.splitlines()]

@@ -310,7 +310,8 @@ class Runner:
                     watch: Stopwatch) -> "tuple[List[str], Dict[str, str], List[Verdict]]":
         """What a suite says, what failed in it and why, and its other verdicts."""
         binary = str(TARGET / step.binary / "leveret") if step.binary != "none" else ""
-        done = self.run(command, watch, STEP_LIMIT_S[self.mode], LEVERET_BIN=binary)
+        without = " ".join(step.gate_without) if self.mode == "gate" else ""
+        done = self.run(command, watch, STEP_LIMIT_S[self.mode], LEVERET_BIN=binary, LEVERET_LEFT_OUT=without)
         lines = done.said.splitlines()
         found = [verdict for verdict in map(parse, lines) if verdict]
         failures = {verdict.name: verdict.detail for verdict in found if verdict.kind == "FAIL"}

@@ -17,8 +17,9 @@ class Step(NamedTuple):
     name: str
     # A program of cargo's tests, or a folder with a `run`.
     is_cargo: bool = False
-    # Whether it belongs to the gate, wholly or with these cases.
+    # Whether it belongs to the gate, wholly or with these cases, or without those.
     gate: Union[bool, List[str]] = False
+    gate_without: List[str] = []
     # What it has to be built: the program that it drives.
     binary: str = "checked"
     # It judges the clock: nothing runs beside it, and it comes last.

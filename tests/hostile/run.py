@@ -101,7 +101,8 @@ def broker_with(config: str = "") -> Iterator[Broker]:
 
 def refusal(client: Client, timeout: float = 10.0) -> int:
     """The reply code with which the broker closes the channel or the connection, 0 for a bare hang-up."""
-    deadline = time.monotonic() + patience(timeout)
+    timeout = patience(timeout)
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
             item = client.recv(timeout)
@@ -593,7 +594,7 @@ def worker_with_full_pool() -> None:
             return thread
 
         threads = [started(publish_all), started(confirm_all)]
-        time.sleep(2.0)  # now the pool is full and the publisher waits
+        time.sleep(patience(2.0))  # now the pool is full and the publisher waits
         assert threads[0].is_alive() or "connection.blocked" in publisher_told, "the pool was never full"
         threads += [started(work)]
         time.sleep(0.5)
@@ -625,7 +626,7 @@ def blocked_is_not_everyone() -> None:
 
         filler = threading.Thread(target=fill, daemon=True)
         filler.start()
-        time.sleep(2.0)
+        time.sleep(patience(2.0))
         with Client(broker.address) as other:
             other.open()
             other.call(1, "queue.declare", queue="another")

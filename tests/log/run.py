@@ -128,9 +128,10 @@ def many_addresses() -> None:
         served(broker.address)
         broker.stop()
         log = broker.log()
-    within_budget(log, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    within_budget(log, seconds)
     logged, counts = warned(log, "refused: "), left_out(log)
-    assert LINES_AT_ONCE <= logged < LINES_AT_ONCE + 20, f"{logged} lines"
+    assert LINES_AT_ONCE <= logged <= LINES_AT_ONCE + seconds / LINE_EVERY_S + 1, f"{logged} lines in {seconds:.0f} s"
     assert logged + counts["wrong protocols"] == count, f"{logged} lines and {counts} of {count}"
 
 
@@ -152,7 +153,7 @@ def closed_channels() -> None:
         log = broker.log()
     within_budget(log, time.monotonic() - began)
     logged, counts = warned(log, r"channel 1: 404 NOT_FOUND"), left_out(log)
-    assert logged == LINES_OF_A_KIND + int((time.monotonic() - began) / 60), f"{logged} lines"
+    assert 0 <= logged - LINES_OF_A_KIND <= (time.monotonic() - began) / 60, f"{logged} lines"
     assert logged + counts["closed channels"] == count, f"{logged} lines and {counts} of {count}"
     assert "closed channels (most by 127.0.0.1)" in log, log[-500:]
 
@@ -283,7 +284,7 @@ def full_pipe() -> None:
             say(broker.address, OPENINGS[0])
         served(broker.address)
         took = broker.stop()
-    assert took < 5.0, f"a stop took {took:.1f} s"
+    assert took < patience(5.0), f"a stop took {took:.1f} s"
 
 
 def unread_pipe() -> None:
@@ -300,7 +301,7 @@ def unread_pipe() -> None:
                     served(broker.address)
         served(broker.address)
         took = broker.stop()
-    assert took < 5.0, f"a stop took {took:.1f} s"
+    assert took < patience(5.0), f"a stop took {took:.1f} s"
 
 
 def late_reader() -> None:

@@ -388,7 +388,7 @@ def scraped(port: int) -> None:
 def asked(port: int, query: str, value: Optional[float], log: Callable[[], str]) -> None:
     """What Prometheus answers, once it has it: this value, or without one anything at all."""
     found: Any = None
-    for _ in range(150):
+    for _ in range(round(patience(150))):
         try:
             path = "/api/v1/query?query=" + urllib.parse.quote(query)
             found = json.loads(ask(port, path, "")[2])["data"]["result"]

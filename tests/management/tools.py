@@ -138,7 +138,7 @@ def flower(amqp: Address, port: int) -> None:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tempfile.gettempdir())
         try:
             cells: List[str] = []
-            for _ in range(120):
+            for _ in range(round(patience(120))):
                 time.sleep(0.5)
                 try:
                     page = asked(own)

@@ -17,8 +17,9 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from harness import wire
 from harness.brokers import Address
+from harness.suite import patience
 
-PATIENCE = 10.0
+PATIENCE = patience(10.0)
 BARRIER_CHANNEL = 900
 ASYNC = {"basic.deliver", "basic.return", "basic.ack", "basic.nack", "basic.cancel"}
 GENERATED = [
@@ -199,17 +200,17 @@ class Connection:
         else:
             self.stray.append(frame)
 
-    def wait(self, ready: Callable[[], bool], patience: float = PATIENCE) -> bool:
+    def wait(self, ready: Callable[[], bool], patience_s: float = PATIENCE) -> bool:
         """Read until something holds; False when it never did."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + patience_s
         while not ready():
             if not self.pump(deadline):
                 return ready()
         return True
 
-    def hear(self, patience: float = PATIENCE) -> Optional[wire.Method]:
+    def hear(self, patience_s: float = PATIENCE) -> Optional[wire.Method]:
         """Write down the next method on channel 0, or the end of the connection."""
-        self.wait(lambda: bool(self.events), patience)
+        self.wait(lambda: bool(self.events), patience_s)
         if self.events:
             method = self.events.popleft()
             self.line(0, "<", show_method(method.name, method.args))
@@ -220,9 +221,9 @@ class Connection:
         self.hear_end(0.0)
         return None
 
-    def hear_end(self, patience: float = PATIENCE) -> None:
+    def hear_end(self, patience_s: float = PATIENCE) -> None:
         """Write down that the peer hung up, or that it did not."""
-        self.wait(lambda: self.closed_by_peer, patience)
+        self.wait(lambda: self.closed_by_peer, patience_s)
         if self.buffer:
             self.line(0, "<", f"bytes {wire.show(bytes(self.buffer))}")
             self.buffer.clear()
@@ -334,7 +335,7 @@ class Connection:
         """A polite end, unwritten."""
         if not self.dead and not self.closed_by_peer:
             self.send(wire.method(0, "connection.close", reply_code=200))
-            self.wait(lambda: any(event.name == "connection.close-ok" for event in self.events), 2.0)
+            self.wait(lambda: any(event.name == "connection.close-ok" for event in self.events), patience(2.0))
         self.drop()
 
     def drop(self) -> None:
@@ -506,7 +507,7 @@ class Channel:
     def expect(self, count: int, settle: bool = True) -> List[Unit]:
         """Write down what came by itself: `count` things, and whatever else is there."""
         self.connection.wait(lambda: len(self.inbox) >= count or bool(self.replies)
-                             or bool(self.connection.events), 5.0)
+                             or bool(self.connection.events), patience(5.0))
         if settle:
             self.script.settle()
         units = list(self.inbox)
@@ -546,7 +547,7 @@ class Channel:
                             self.fate[number] = fresh[number] = unit.method.name[6:]
             return len(fresh) >= count or bool(self.replies)
 
-        self.connection.wait(read, 5.0)
+        self.connection.wait(read, patience(5.0))
         self.script.settle()
         read()
         for kind in ("ack", "nack"):

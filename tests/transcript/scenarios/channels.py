@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness import wire
+from harness.suite import patience
 
 from ..peer import Channel, Script
 from ..registry import scenario
@@ -109,7 +110,7 @@ def channel_close_by_server(t: Script) -> None:
     a.send(wire.method(1, "queue.declare", queue="no-such", passive=True)
            + wire.method(1, "channel.close", reply_code=200))
     ch.expect_close()
-    a.wait(lambda: bool(ch.replies), 1.0)
+    a.wait(lambda: bool(ch.replies), patience(1.0))
     while ch.replies:
         ch.expect_close()
     a.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from harness.suite import patience
+
 from ..peer import Channel, Script
 from ..registry import scenario
 from .dead_letters import drain, to
@@ -12,7 +14,7 @@ from .dead_letters import drain, to
 def pass_over(t: Script) -> None:
     """Everything short has expired by now, and nothing long has."""
     t.settle()
-    time.sleep(0.5)
+    time.sleep(patience(0.5))
 
 
 @scenario("message-ttl")
@@ -170,6 +172,6 @@ def queue_expires_by_use(t: Script) -> None:
         ch.call("queue.declare", queue="use-declare", arguments=expires)
         is_there(ch, "use-passive")
         ch.call("basic.get", queue="use-get")
-    time.sleep(2.5)
+    time.sleep(patience(2.5))
     for use in ("declare", "passive", "get"):
         is_there(a.channel(), "use-" + use)

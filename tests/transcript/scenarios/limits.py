@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness import wire
+from harness.suite import patience
 
 from ..peer import Channel, Script
 from ..registry import Own, scenario
@@ -59,7 +60,7 @@ def drop_head(t: Script) -> None:
     ch.call("basic.consume", queue="mlz", consumer_tag="c", no_ack=True)
     ch.publish("", "mlz", "y")
     units = ch.inbox
-    ch.connection.wait(lambda: any(unit.method.name == "basic.deliver" for unit in units), 1.0)
+    ch.connection.wait(lambda: any(unit.method.name == "basic.deliver" for unit in units), patience(1.0))
     t.note(f"a consumer gets it: {any(unit.method.name == 'basic.deliver' for unit in units)}")
 
 
