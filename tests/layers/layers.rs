@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 mod allowed;
@@ -319,18 +318,6 @@ impl Code {
             let at = word.as_ptr() as usize - self.text.as_ptr() as usize;
             (at, word)
         })
-    }
-
-    /// The braces of the item that starts at `at`; `None` when a semicolon comes first.
-    fn block_after(&self, at: usize) -> Option<Range<usize>> {
-        let open = at + self.text[at..].find(['{', ';'])?;
-        if self.text.as_bytes()[open] == b';' {
-            // A semicolon may also stand in an array type of the signature: `[u8; 4]`.
-            let inside_brackets =
-                self.text[at..open].matches('[').count() > self.text[at..open].matches(']').count();
-            return if inside_brackets { self.block_after(open + 1) } else { None };
-        }
-        Some(open..closing_brace(&self.text, open))
     }
 
     /// Every path from the crate's root, with its line: `wire::frame` for `crate::wire::frame`.

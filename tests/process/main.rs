@@ -1,4 +1,4 @@
-//! The built program as its users meet it: its commands, its log, what other people's clients make of it.
+//! The built program as its users meet it: its commands, its log.
 
 #[path = "../home/mod.rs"]
 mod home;
@@ -11,4 +11,3 @@ mod inspect;
 mod log_writer;
 mod program;
 mod report;
-mod rust_clients;

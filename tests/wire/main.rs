@@ -3,5 +3,4 @@
 #[path = "../wire_checks/mod.rs"]
 mod wire_checks;
 
-mod against_amq_protocol;
 mod properties;

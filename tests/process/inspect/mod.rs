@@ -3,7 +3,6 @@
 //! A store is made by random traffic over several lives and then spoiled. Checked: nothing panics; what is
 //! exported is what was published; when something is missing, or is back, the verdict says so.
 
-mod broker;
 mod damage;
 mod healthy;
 mod live;

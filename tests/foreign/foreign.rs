@@ -1,13 +1,19 @@
-//! Rust clients as users have them, against the built broker: lapin, and amqprs.
+//! What other people wrote, against Leveret: the Rust clients lapin and amqprs, and the codec of `amq-protocol`.
 //!
-//! They share no code with `wire`, decode what we write and judge it by their own rules. Always true: every
+//! They share no code with `wire`, decode what we write and judge it by their own rules. They are a package of their
+//! own, for their runtimes take as long to compile as Leveret, and no other test needs them. Always true: every
 //! test has a broker of its own, and ends it, whatever happens; every test ends within a minute, or
 //! as many as patience is asked for.
 //!
-//! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test --test process rust_clients::` runs the same tests against
+//! `LEVERET_TEST_BROKER=127.0.0.1:5672 cargo test --test foreign with_` runs the same tests against
 //! a broker that is there already: RabbitMQ has to pass them all.
 
+#[path = "../home/mod.rs"]
+mod home;
+
+mod against_amq_protocol;
 mod broker;
+mod inspected;
 mod with_amqprs;
 mod with_lapin;
 
