@@ -156,6 +156,8 @@ class Runner:
         # Chance that is the same in every run; property tests have it under the name that their library reads.
         chance = self.environment.setdefault("LEVERET_CHANCE_SEED", "1")
         self.environment.setdefault("PROPTEST_RNG_SEED", chance)
+        # What failed once would be tried first from then on, in this folder alone.
+        self.environment["PROPTEST_DISABLE_FAILURE_PERSISTENCE"] = "1"
         self.built: Dict[str, bool] = {"none": True}
         self.programs: Dict[str, Programs] = {}
         self.times: List[str] = []
