@@ -87,8 +87,8 @@ pub struct Queue {
     pub(super) purges: u32,
     /// When its last deletion was answered, or nobody waited for that any more.
     pub(super) gone_at: Tick,
-    /// Since when it is known to be there.
-    pub(super) there_since: Tick,
+    /// When it was last made or deleted, or may have been: what was asked before may have an older answer.
+    pub(super) changed_at: Tick,
 }
 
 /// A transaction whose end was asked for.
@@ -179,14 +179,22 @@ impl Ledger {
 
     // ---- definitions
 
-    /// Somebody was told that a queue is there now.
-    pub fn note_declared(&mut self, key: &Key) {
+    /// A declaration has its answer, or will have none.
+    pub fn end_declaration(&mut self, key: &Key, is_answered: bool) {
         let now = self.tick();
         let queue = self.queue(key);
         if queue.fact.is_there != Some(true) {
-            queue.there_since = now;
+            queue.changed_at = now;
         }
-        queue.fact.settle(true);
+        queue.fact.settle(is_answered);
+    }
+
+    /// Somebody who asked at that time was told whether a queue is there.
+    pub fn learn(&mut self, key: &Key, asked_at: Tick, is_there: bool) {
+        let queue = self.queue(key);
+        if queue.changed_at < asked_at {
+            queue.fact.learn(is_there);
+        }
     }
 
     /// A queue is about to be deleted: all that is in it may go, with every binding to it.
@@ -206,7 +214,7 @@ impl Ledger {
         let now = self.tick();
         let queue = self.queue(key);
         queue.fact.settle(is_answered);
-        queue.gone_at = now;
+        (queue.gone_at, queue.changed_at) = (now, now);
         if queue.fact.is_there == Some(false) {
             let gone = core::mem::take(&mut queue.entries);
             queue.past.extend(gone.into_keys());
