@@ -132,6 +132,9 @@ pub struct Ledger {
     /// How often a binding, or an exchange, was about to go.
     pub(super) unbound: u32,
     pub(super) asked: Vec<Asked>,
+    /// Published in transactions whose end was asked for and never answered, and found by no start yet: one that has
+    /// no room to finish such a transaction hides it, and a later one finishes it.
+    pub(super) undecided: BTreeSet<u64>,
     /// The last message of a stream that came out of a level of a queue for the first time, as one connection
     /// saw it.
     pub(super) last_new: BTreeMap<(u64, Key, u8, Holder), u64>,
@@ -340,6 +343,7 @@ impl Ledger {
     /// says.
     pub fn confirm_committed(&mut self, number: u64) {
         self.confirm(number);
+        self.undecided.remove(&number);
         for (key, queue) in &mut self.queues {
             if topology::refuses(&key.1)
                 && let Some(entry) = queue.entries.get_mut(&number)
@@ -568,6 +572,7 @@ impl Ledger {
     /// A transaction is about to end: all of it happens, or nothing.
     pub fn ask_commit(&mut self, by: Holder, published: &[u64], settled: &[(Key, u64)]) {
         let mut asked = Asked::default();
+        self.undecided.extend(published);
         for number in published {
             let is_logged = self.contents.get(number).is_some_and(|content| content.persistent);
             if is_logged || self.persist_all {

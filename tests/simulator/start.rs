@@ -123,6 +123,9 @@ impl Run {
         let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
         self.note_unread(before);
         let (log, report) = opened.ok()?;
+        if super::is_traced() {
+            eprintln!("start: {report:?}");
+        }
         self.is_told |= is_told(&report);
         // What was found may be lost with the next cut when it could not be written again.
         if report.unwritable.is_some() {
