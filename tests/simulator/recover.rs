@@ -60,7 +60,9 @@ impl Ledger {
                 queue.entries.entry(number).or_default().was_marked = true;
             }
         }
-        found.queues.values().flatten().for_each(|number| drop(self.undecided.remove(number)));
+        for number in found.queues.values().flatten() {
+            self.undecided.remove(number);
+        }
     }
 
     fn check_definitions(&mut self, found: &Found, harms: &[Harm]) {
