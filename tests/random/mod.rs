@@ -15,6 +15,14 @@ pub fn bytes() -> impl FnMut(&mut [u8]) + Send {
     }
 }
 
+/// A number in which each bit depends on every bit of this one.
+const fn stirred(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let number = (number ^ number >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ number >> 31
+}
+
 /// A stream of numbers (xorshift64*).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -22,6 +30,13 @@ pub struct Random(u64);
 impl Random {
     pub const fn new(seed: u64) -> Self {
         Self((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66_D1CE_4E5B) | 1)
+    }
+
+    /// The stream of one purpose in one place of a run: seed, purpose and place are stirred together (splitmix64), so
+    /// that nothing drawn for another purpose or in another place changes what is drawn here.
+    pub fn of(seed: u64, purpose: &str, place: &[u64]) -> Self {
+        let parts = purpose.bytes().map(u64::from).chain([purpose.len() as u64]).chain(place.iter().copied());
+        Self(parts.fold(stirred(seed), |state, part| stirred(state ^ part)) | 1)
     }
 
     /// The next one, below `bound`, which is not 0.

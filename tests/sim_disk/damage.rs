@@ -60,11 +60,13 @@ impl SimDisk {
     /// After a power cut: what the device only said that it had synced is as it was before, here and there.
     pub fn lose_owed(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
-        let Inner { files, faults, .. } = &mut *inner;
-        let (mut damaged, keep) = (Damaged::default(), faults.below(3));
+        let Inner { files, seed, starts, cuts, .. } = &mut *inner;
+        let keep = Random::of(*seed, "owed", &[*starts, *cuts]).below(3);
+        let mut damaged = Damaged::default();
         for (slot, file) in files {
+            let mut random = Random::of(*seed, "owed of a file", &[*starts, *cuts, (*slot).into()]);
             for (sector, old) in core::mem::take(&mut file.owed) {
-                if keep == 0 || !faults.once_in(keep) {
+                if keep == 0 || !random.once_in(keep) {
                     continue;
                 }
                 let from = sector * SECTOR;
@@ -84,13 +86,14 @@ impl SimDisk {
     /// A block that was synced cannot be read any more, whatever is written there from now on.
     pub fn wear_out(&self) {
         let mut inner = self.0.borrow_mut();
-        let Inner { files, faults, .. } = &mut *inner;
+        let mut random = inner.next_damage();
+        let files = &mut inner.files;
         let places: Vec<(u32, usize)> =
             files.iter().flat_map(|(slot, file)| file.synced.iter().map(|block| (*slot, *block))).collect();
         if places.is_empty() {
             return;
         }
-        let (slot, block) = faults.one_of(&places);
+        let (slot, block) = random.one_of(&places);
         if let Some(file) = files.get_mut(&slot) {
             file.worn.insert(block);
         }
@@ -108,11 +111,12 @@ impl SimDisk {
     /// A cut has taken blocks that were synced with the one that was being written.
     pub fn damage_neighbours(&self) -> Damaged {
         let mut inner = self.0.borrow_mut();
-        let Inner { files, faults, written, .. } = &mut *inner;
+        let mut random = inner.next_damage();
+        let Inner { files, written, .. } = &mut *inner;
         let Some((slot, at)) = written.last().copied() else { return Damaged::default() };
         let block = at / BLOCK_BYTES;
-        let first = block.saturating_sub(1 + faults.below(NEIGHBOURS_MAX) as usize);
-        let byte = faults.one_of(&[0, 0xFF, 0xA5]);
+        let first = block.saturating_sub(1 + random.below(NEIGHBOURS_MAX) as usize);
+        let byte = random.one_of(&[0, 0xFF, 0xA5]);
         let Some(file) = files.get_mut(&slot) else { return Damaged::default() };
         file.synced.clear();
         Damaged::of(file.wipe(first..block, byte).map(|block| (slot, block)).collect())
@@ -144,7 +148,7 @@ impl SimDisk {
         if places.is_empty() {
             return damaged;
         }
-        let random = &mut inner.random;
+        let random = &mut inner.next_damage();
         // A header is one block of many, and tells what all the others are; most of all that of the newest.
         let last_written = inner.written.last().map(|(slot, _)| (*slot, 0));
         let newest = last_written.filter(|place| random.once_in(8) && places.contains(place));

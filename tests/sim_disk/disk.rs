@@ -17,7 +17,7 @@ use leveret::store::{
 };
 
 use super::damage::Damaged;
-use super::mutant::Mutant;
+use super::mutant::{Mutant, SELDOM};
 use super::random::Random;
 use super::trouble::{Spell, Trouble, Troubles};
 
@@ -47,9 +47,12 @@ pub struct File {
 #[derive(Clone, Debug)]
 pub struct Inner {
     pub files: BTreeMap<u32, File>,
-    pub random: Random,
-    /// For faults that came later, so that seeds go on meaning what they meant.
-    pub faults: Random,
+    pub seed: u64,
+    /// Starts so far; and since the last of them: calls that a cut can hit, cuts, and damages.
+    pub starts: u64,
+    pub calls: u64,
+    pub cuts: u64,
+    pub damages: u64,
     pub troubles: Troubles,
     /// Of so many syncs the device ignores all but one; 0 when it is honest.
     pub lies_one_in: u64,
@@ -103,8 +106,11 @@ impl SimDisk {
     pub fn new(seed: u64, mutant: Mutant, identity: Identity) -> Self {
         let inner = Inner {
             files: BTreeMap::new(),
-            random: Random::new(seed),
-            faults: Random::new(seed ^ 0xFA_0175),
+            seed,
+            starts: 0,
+            calls: 0,
+            cuts: 0,
+            damages: 0,
             troubles: Troubles::default(),
             lies_one_in: 0,
             removed: BTreeMap::new(),
@@ -230,6 +236,7 @@ impl SimDisk {
     pub fn start(&self, trouble: Trouble) {
         let mut inner = self.0.borrow_mut();
         inner.troubles = Troubles::default();
+        (inner.starts, inner.calls, inner.cuts, inner.damages) = (inner.starts + 1, 0, 0, 0);
         inner.has_failed_read = false;
         inner.first_write = inner.files.len() > 2;
         drop(inner);
@@ -270,21 +277,23 @@ impl SimDisk {
     /// The power goes and comes back.
     pub fn power_cut(&self) {
         let mut inner = self.0.borrow_mut();
-        let Inner { files, random, faults, removed, .. } = &mut *inner;
+        inner.cuts += 1;
+        let Inner { files, removed, seed, starts, cuts, .. } = &mut *inner;
+        let of_file = |what: &str, slot: u32| Random::of(*seed, what, &[*starts, *cuts, slot.into()]);
         // That a file is gone is durable with the directory.
         for (slot, file) in core::mem::take(removed) {
-            if faults.once_in(2) && file.is_durable {
+            if of_file("cut undoes removal", slot).once_in(2) && file.is_durable {
                 files.entry(slot).or_insert(file);
             }
         }
-        let keep = random.below(4);
-        files.retain(|_, file| {
-            let kept = file.is_durable || random.once_in(2);
+        let keep = Random::of(*seed, "cut", &[*starts, *cuts]).below(4);
+        files.retain(|slot, file| {
+            let kept = file.is_durable || of_file("cut leaves file", *slot).once_in(2);
             file.is_durable = kept;
             kept
         });
-        for file in files.values_mut() {
-            file.lose(random, keep);
+        for (slot, file) in files {
+            file.lose(&mut of_file("cut leaves sectors", *slot), keep);
         }
         inner.off = false;
         inner.troubles = Troubles::default();
@@ -374,11 +383,23 @@ impl File {
 }
 
 impl Inner {
+    /// The stream of one purpose in this call.
+    fn chance(&self, purpose: &str) -> Random {
+        Random::of(self.seed, purpose, &[self.starts, self.calls])
+    }
+
+    /// The stream for the next damage.
+    pub fn next_damage(&mut self) -> Random {
+        self.damages += 1;
+        Random::of(self.seed, "damage of blocks", &[self.starts, self.damages])
+    }
+
     /// Counts down; true when the power goes with this call.
     fn call(&mut self) -> io::Result<bool> {
         if self.off {
             return Err(io::Error::other("the power is off"));
         }
+        self.calls += 1;
         self.killed = self.troubles.kill.hits();
         self.off = self.killed || self.troubles.cut.hits();
         Ok(self.off)
@@ -398,8 +419,8 @@ impl Inner {
     }
 
     /// Whether the device ignores this sync.
-    const fn ignores_sync(&mut self) -> bool {
-        self.lies_one_in > 0 && !self.faults.once_in(self.lies_one_in)
+    fn ignores_sync(&self) -> bool {
+        self.lies_one_in > 0 && !self.chance("lie").once_in(self.lies_one_in)
     }
 
     fn file(&mut self, slot: u32) -> io::Result<&mut File> {
@@ -485,7 +506,7 @@ impl Disk for SimDisk {
         inner.troubles.note_write(&bytes);
         let is_full = !cut && inner.troubles.no_room.hits();
         if cut || is_full {
-            let length = inner.random.below(bytes.len() as u64 + 1) as usize;
+            let length = inner.chance("torn write").below(bytes.len() as u64 + 1) as usize;
             bytes.truncate(length);
         }
         let rewrite = inner.mutant == Mutant::BlockRewritten && at > BLOCK_BYTES;
@@ -554,15 +575,19 @@ impl Disk for SimDisk {
         let is_full = inner.troubles.full_sync.hits();
         if inner.troubles.sync.hits() || is_full {
             inner.has_failed_sync = true;
-            let Inner { files, faults, .. } = &mut *inner;
-            files.get_mut(&slot).ok_or(io::ErrorKind::NotFound)?.fail_sync(faults);
+            let mut random = inner.chance("failed sync");
+            inner.file(slot)?.fail_sync(&mut random);
             return Err(if is_full {
                 io::ErrorKind::StorageFull.into()
             } else {
                 io::Error::other("a sync failed")
             });
         }
-        let left_out = inner.mutant == Mutant::SyncLeftOut;
+        let left_out = match inner.mutant {
+            Mutant::SyncLeftOut => true,
+            Mutant::SyncSeldomLeftOut => inner.chance("seldom").once_in(SELDOM),
+            _ => false,
+        };
         let lies = inner.ignores_sync();
         let file = inner.file(slot)?;
         match () {

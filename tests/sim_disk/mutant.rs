@@ -7,6 +7,10 @@ use leveret::store::{Range, Ranges, Record};
 use super::disk::Inner;
 use super::trouble::COMMIT_HEADER_BYTES as COMMIT_HEADER;
 
+/// What happens seldom happens once in so many times: some hundred runs of a simulator have to pass before one of them
+/// shows it.
+pub const SELDOM: u64 = 150;
+
 /// A mistake put between the store and the disk, to prove that the checks see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
@@ -14,6 +18,8 @@ pub enum Mutant {
     None,
     /// Syncs say that they are done and do nothing.
     SyncLeftOut,
+    /// One sync in [`SELDOM`] says that it is done and does nothing.
+    SyncSeldomLeftOut,
     /// Settlements say one offset more than was settled, whose message is still to come.
     SettlementAhead,
     /// Settlements are not written again when the segment that has them leaves the log.

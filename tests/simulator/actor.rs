@@ -15,6 +15,9 @@ use super::deaths::{Deaths, Delivery, is_dying};
 use super::ledger::{Holder, Key, Ledger, Settled, Tick};
 use super::world::{Client, Line, Phase, Said};
 
+/// More messages than a client publishes.
+const CONTENTS_MAX: u64 = 1_000_000;
+
 /// A message in a queue.
 pub type Place = (Key, u64);
 
@@ -143,6 +146,10 @@ pub struct Actor {
     pub channels: BTreeMap<u16, Channel>,
     pub next_channel: u16,
     pub act_at: u64,
+    /// How often it has thought of something.
+    pub acts: u64,
+    /// What it publishes next; no other client ever does.
+    pub next_content: u64,
     pub leaving: Leaving,
     /// Requests of channels that are no more.
     ghosts: Vec<Pending>,
@@ -172,6 +179,8 @@ impl Actor {
             channels: BTreeMap::new(),
             next_channel: 0,
             act_at: 0,
+            acts: 0,
+            next_content: number * CONTENTS_MAX,
             leaving: Leaving::No,
             ghosts: Vec::new(),
             has_ended: false,
@@ -383,17 +392,17 @@ impl Actor {
     ) {
         let (vhost, holder) = (self.vhost, self.holder(number));
         match pending {
-            Pending::Declare(key) => ledger.note_declared(&key),
-            // An answer may be long on its way: what was deleted since was there then.
-            Pending::Scan(key) if since < ledger.queue(&key).gone_at => {}
+            Pending::Declare(key) => ledger.end_declaration(&key, true),
             Pending::Scan(key) => {
-                if ledger.queue(&key).fact.is_there == Some(false)
+                // An answer may be long on its way: what was deleted since was there then.
+                if ledger.queue(&key).changed_at < since
+                    && ledger.queue(&key).fact.is_there == Some(false)
                     && !super::topology::may_go(&key.1)
                     && ledger.queue(&key).fact.is_quiet()
                 {
                     ledger.miss(format!("queue {key:?} was deleted and is there: {method:?}"));
                 }
-                ledger.queue(&key).fact.learn(true);
+                ledger.learn(&key, since, true);
             }
             Pending::Delete(key) => ledger.end_deletion(&key, true),
             Pending::Purge(key) => ledger.end_purge(&key),
@@ -471,7 +480,7 @@ impl Actor {
                 // It may have been declared behind what was asked for here.
                 let sure = channel.pending.front().and_then(|(pending, at)| match pending {
                     Pending::Scan(key) | Pending::Purge(key) | Pending::Get { key, .. } => {
-                        Some(key).filter(|key| ledger.queue(key).there_since < *at)
+                        Some(key).filter(|key| ledger.queue(key).changed_at < *at)
                     }
                     _ => None,
                 });
@@ -484,9 +493,8 @@ impl Actor {
                 }
                 if let Some((Pending::Scan(key), at)) = channel.pending.front()
                     && is_meant(&key)
-                    && ledger.queue(key).there_since < *at
                 {
-                    ledger.queue(key).fact.learn(false);
+                    ledger.learn(key, *at, false);
                 }
             }
             // Shares and pools; deliveries that waited too long; somebody else's exclusive queue.
@@ -549,7 +557,7 @@ impl Actor {
         let vhost = self.vhost;
         for ghost in self.ghosts.drain(..) {
             match ghost {
-                Pending::Declare(key) => ledger.queue(&key).fact.settle(false),
+                Pending::Declare(key) => ledger.end_declaration(&key, false),
                 Pending::Delete(key) => ledger.end_deletion(&key, false),
                 Pending::Purge(key) => ledger.end_purge(&key),
                 Pending::DeclareExchange(name) => ledger.exchange(vhost, name).settle(false),

@@ -130,7 +130,6 @@ impl Publisher {
 }
 
 struct Bridged {
-    random: Random,
     plan: Plan,
     disk: SimDisk,
     config: Bridge,
@@ -147,11 +146,13 @@ struct Bridged {
     cuts: u64,
     /// The most of the pool of messages that was in use.
     messages_most: usize,
+    /// Steps of this life.
+    steps: u64,
 }
 
 impl Bridged {
     fn new(seed: u64) -> Self {
-        let mut random = Random::new(seed ^ 0xB51D);
+        let mut random = Random::of(seed, "bridge", &[]);
         let mut plan = Plan::of(seed);
         plan.limits = Limits { bridges_max: 1, connections_max: 24, ..plan.limits };
         plan.settings.index_bytes = super::plan::INDEX_BYTES;
@@ -170,7 +171,7 @@ impl Bridged {
         let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
         Self {
             plan,
-            disk: SimDisk::new(seed ^ 0xD15C, Mutant::None, IDENTITY),
+            disk: SimDisk::new(seed, Mutant::None, IDENTITY),
             config: config(),
             arguments: Vec::new(),
             seed,
@@ -178,13 +179,13 @@ impl Bridged {
             now: 0,
             next: 1,
             confirmed: BTreeSet::new(),
-            upstream: Upstream::new(line, vices),
+            upstream: Upstream::new(seed, line, vices),
             engine: None,
             publisher: None,
             is_away: false,
             cuts: 0,
             messages_most: 0,
-            random,
+            steps: 0,
         }
     }
 
@@ -201,8 +202,7 @@ impl Bridged {
             return false;
         }
         self.life = log.life();
-        let helpers_seed = self.random.below(u64::MAX);
-        let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life), helpers_seed);
+        let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.cuts));
         let (broker, mut context) = engine.broker_mut();
         context.journal_mut().start(self.life, true, log.record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
@@ -242,7 +242,7 @@ impl Bridged {
         self.upstream.now = self.now;
         let mut moved = publisher.step(clock, &mut self.confirmed);
         moved |= publisher.line.borrow_mut().arrive();
-        moved |= self.upstream.step(&mut self.random, engine.platform.dialed);
+        moved |= self.upstream.step(engine.platform.dialed);
         moved |= self.upstream.line.borrow_mut().arrive();
         engine.set_now(clock);
         let is_woken = Memory::report(engine);
@@ -271,11 +271,12 @@ impl Bridged {
     /// The publisher says a few more, if it may.
     fn publish(&mut self) {
         let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_ready) else { return };
-        for _ in 0..self.random.below(6) {
+        let mut random = Random::of(self.seed, "publisher", &[self.cuts, self.steps]);
+        for _ in 0..random.below(6) {
             if publisher.unconfirmed.len() >= UNCONFIRMED_MAX {
                 return;
             }
-            let body_bytes = self.random.below(self.plan.body_bytes_max.into()) as usize / 2;
+            let body_bytes = random.below(self.plan.body_bytes_max.into()) as usize / 2;
             publisher.publish(self.next, body_bytes);
             self.next += 1;
         }
@@ -283,14 +284,17 @@ impl Bridged {
 
     fn live(&mut self) {
         self.disk.start(Trouble::Never);
-        self.disk.foresee(Trouble::Cut(self.random.below(300)));
+        let mut random = Random::of(self.seed, "bridge's life", &[self.cuts]);
+        self.disk.foresee(Trouble::Cut(random.below(300)));
         if self.start() {
-            for _ in 0..400 + self.random.below(4_000) {
-                if self.random.once_in(3) {
+            for step in 0..400 + random.below(4_000) {
+                self.steps = step;
+                let mut random = Random::of(self.seed, "bridge's step", &[self.cuts, step]);
+                if random.once_in(3) {
                     self.publish();
                 }
-                if self.random.once_in(400) {
-                    let is_away = !self.is_away && self.random.once_in(2);
+                if random.once_in(400) {
+                    let is_away = !self.is_away && random.once_in(2);
                     self.set_away(is_away);
                 }
                 if !self.step(1_000) {
@@ -308,7 +312,8 @@ impl Bridged {
     fn calm_down(&mut self) -> Vec<u64> {
         self.disk.start(Trouble::Never);
         // All that is left to it is what a bridge gets over by itself.
-        self.upstream.vices = Vices { forgets: self.random.one_of(&[0, 4]), ..Vices::default() };
+        self.upstream.vices =
+            Vices { forgets: Random::of(self.seed, "calm", &[]).one_of(&[0, 4]), ..Vices::default() };
         assert!(self.start(), "the last start failed");
         let mut asked_at = 0;
         for _ in 0..CALM_STEPS {

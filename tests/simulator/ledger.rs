@@ -87,8 +87,8 @@ pub struct Queue {
     pub(super) purges: u32,
     /// When its last deletion was answered, or nobody waited for that any more.
     pub(super) gone_at: Tick,
-    /// Since when it is known to be there.
-    pub(super) there_since: Tick,
+    /// When it was last made or deleted, or may have been: what was asked before may have an older answer.
+    pub(super) changed_at: Tick,
 }
 
 /// A transaction whose end was asked for.
@@ -132,6 +132,9 @@ pub struct Ledger {
     /// How often a binding, or an exchange, was about to go.
     pub(super) unbound: u32,
     pub(super) asked: Vec<Asked>,
+    /// Published in transactions whose end was asked for and never answered, and found by no start yet: one that has
+    /// no room to finish such a transaction hides it, and a later one finishes it.
+    pub(super) undecided: BTreeSet<u64>,
     /// The last message of a stream that came out of a level of a queue for the first time, as one connection
     /// saw it.
     pub(super) last_new: BTreeMap<(u64, Key, u8, Holder), u64>,
@@ -179,14 +182,22 @@ impl Ledger {
 
     // ---- definitions
 
-    /// Somebody was told that a queue is there now.
-    pub fn note_declared(&mut self, key: &Key) {
+    /// A declaration has its answer, or will have none.
+    pub fn end_declaration(&mut self, key: &Key, is_answered: bool) {
         let now = self.tick();
         let queue = self.queue(key);
         if queue.fact.is_there != Some(true) {
-            queue.there_since = now;
+            queue.changed_at = now;
         }
-        queue.fact.settle(true);
+        queue.fact.settle(is_answered);
+    }
+
+    /// Somebody who asked at that time was told whether a queue is there.
+    pub fn learn(&mut self, key: &Key, asked_at: Tick, is_there: bool) {
+        let queue = self.queue(key);
+        if queue.changed_at < asked_at {
+            queue.fact.learn(is_there);
+        }
     }
 
     /// A queue is about to be deleted: all that is in it may go, with every binding to it.
@@ -206,7 +217,7 @@ impl Ledger {
         let now = self.tick();
         let queue = self.queue(key);
         queue.fact.settle(is_answered);
-        queue.gone_at = now;
+        (queue.gone_at, queue.changed_at) = (now, now);
         if queue.fact.is_there == Some(false) {
             let gone = core::mem::take(&mut queue.entries);
             queue.past.extend(gone.into_keys());
@@ -332,6 +343,7 @@ impl Ledger {
     /// says.
     pub fn confirm_committed(&mut self, number: u64) {
         self.confirm(number);
+        self.undecided.remove(&number);
         for (key, queue) in &mut self.queues {
             if topology::refuses(&key.1)
                 && let Some(entry) = queue.entries.get_mut(&number)
@@ -560,6 +572,7 @@ impl Ledger {
     /// A transaction is about to end: all of it happens, or nothing.
     pub fn ask_commit(&mut self, by: Holder, published: &[u64], settled: &[(Key, u64)]) {
         let mut asked = Asked::default();
+        self.undecided.extend(published);
         for number in published {
             let is_logged = self.contents.get(number).is_some_and(|content| content.persistent);
             if is_logged || self.persist_all {

@@ -25,6 +25,7 @@ use super::operator::Operator;
 use super::plan::{USERS, VHOSTS};
 use super::run::Run;
 use super::traffic::Mood;
+use super::world::sim_disk::Random;
 use super::world::{Client, Line, Manners, Memory, Shape};
 
 /// What ends a life from within.
@@ -42,6 +43,8 @@ pub(super) const CALM_STEPS: u64 = 60_000;
 const CALM_MS: u64 = 3_000;
 /// Turns without a rest after which an engine that still has work is held to be running in circles.
 const TURNS_MAX: u64 = 100_000;
+/// More connections than a life has.
+const CONNECTIONS_MAX: u64 = 1_000;
 /// Calls in which a clean stop has to be over.
 const FLUSHES_MAX: u64 = 1_000_000;
 
@@ -55,11 +58,15 @@ pub struct Life<'r> {
     /// Clients ask for nothing new, and connections do no harm.
     pub is_calm: bool,
     turns_in_a_row: u64,
+    /// Steps taken so far.
+    steps: u64,
 }
 
 impl<'r> Life<'r> {
     pub fn new(run: &'r mut Run, engine: Engine<Memory>) -> Self {
-        let mood = run.random.one_of(&[Mood::Mixed, Mood::Mixed, Mood::Flood, Mood::Ebb]);
+        // Whatever came before: clients of a life are called the same.
+        run.next_connection = 1 + run.life * CONNECTIONS_MAX;
+        let mood = run.chance("mood").one_of(&[Mood::Mixed, Mood::Mixed, Mood::Flood, Mood::Ebb]);
         Self {
             run,
             engine,
@@ -69,7 +76,13 @@ impl<'r> Life<'r> {
             mood,
             is_calm: false,
             turns_in_a_row: 0,
+            steps: 0,
         }
+    }
+
+    /// The stream of one purpose in this step.
+    pub fn chance(&self, purpose: &str) -> Random {
+        Random::of(self.run.seed, purpose, &[self.run.life, self.steps])
     }
 
     pub const fn clock(&self) -> Now {
@@ -88,7 +101,8 @@ impl<'r> Life<'r> {
         let plan = &self.run.plan;
         let (latency_ms, trouble, heartbeat_s) =
             (plan.latency_ms, plan.link_trouble_one_in, plan.heartbeat_s);
-        let random = &mut self.run.random;
+        let number = self.run.next_connection;
+        let random = &mut Random::of(self.run.seed, "connection", &[number]);
         let at = usize::from(random.once_in(3));
         let shape = match random.below(4) {
             _ if self.is_calm => Shape::WIDE,
@@ -110,7 +124,6 @@ impl<'r> Life<'r> {
             sends_first: random.once_in(8),
             ..Manners::default()
         };
-        let number = self.run.next_connection;
         self.run.next_connection += 1;
         self.run.counts.connections += 1;
         let [.., b, c] = number.to_be_bytes();
@@ -124,10 +137,10 @@ impl<'r> Life<'r> {
     /// What connections suffer.
     fn trouble_links(&mut self) {
         let one_in = self.run.plan.link_trouble_one_in;
-        if one_in == 0 || self.is_calm || self.actors.is_empty() || !self.run.random.once_in(one_in * 10) {
+        let random = &mut self.chance("link");
+        if one_in == 0 || self.is_calm || self.actors.is_empty() || !random.once_in(one_in * 10) {
             return;
         }
-        let random = &mut self.run.random;
         let at = random.below(self.actors.len() as u64) as usize;
         let (what, long) = (random.below(6), self.now + random.below(8_000));
         let actor = &mut self.actors[at];
@@ -150,7 +163,7 @@ impl<'r> Life<'r> {
         let mut moved = false;
         let (now, clock) = (self.now, self.clock());
         for actor in &mut self.actors {
-            let random = &mut self.run.random;
+            let random = &mut Random::of(self.run.seed, "latency", &[actor.number, self.steps]);
             if actor.link.up_at <= now {
                 let has_moved = actor.line.borrow_mut().arrive();
                 if has_moved && actor.link.latency_ms > 0 {
@@ -230,6 +243,8 @@ impl<'r> Life<'r> {
     }
 
     pub fn step(&mut self) -> Result<(), Ended> {
+        self.steps += 1;
+        let random = &mut self.chance("clock");
         self.trouble_links();
         if !self.is_calm {
             self.act();
@@ -241,19 +256,19 @@ impl<'r> Life<'r> {
         let turned = self.turn()?;
         self.actors.retain(|actor| !actor.is_over());
         if moved || turned {
-            self.now += u64::from(self.run.random.once_in(3));
+            self.now += u64::from(random.once_in(3));
             return Ok(());
         }
-        if self.is_at_rest() && !self.may_commit_soon() && (self.is_calm || self.run.random.once_in(4)) {
+        if self.is_at_rest() && !self.may_commit_soon() && (self.is_calm || random.once_in(4)) {
             self.look_for_sleepers()?;
         }
-        self.jump();
+        self.jump(random);
         Ok(())
     }
 
     /// Offsets pass one of the widths that somebody might count on, or come near it.
     fn stride(&mut self) {
-        let random = &mut self.run.random;
+        let random = &mut self.chance("stride");
         if self.run.plan.has_strides && random.once_in(60) {
             let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
             let count = (1 << width) - random.below(20) + random.below(10);
@@ -307,7 +322,7 @@ impl<'r> Life<'r> {
     }
 
     /// Time passes until something is due.
-    fn jump(&mut self) {
+    fn jump(&mut self, random: &mut Random) {
         let mut next = self.engine.next_deadline();
         if let Some(due_ms) = self.engine.platform.helpers.due_ms() {
             next = next.earlier(Now::from_ms(due_ms).after_ms(0));
@@ -329,7 +344,7 @@ impl<'r> Life<'r> {
             }
         }
         if !self.is_calm {
-            at = at.min(self.now + 1 + self.run.random.below(50));
+            at = at.min(self.now + 1 + random.below(50));
         }
         self.now = if at == u64::MAX { self.now + 1_000 } else { at.max(self.now + 1) };
     }

@@ -193,7 +193,8 @@ impl Life<'_> {
     /// An operator thinks of something.
     pub fn administer(&mut self) {
         let is_unwritable = self.run.ledger.is_unwritable;
-        if !self.run.random.once_in(ONE_IN) || self.engine.is_stopping() || is_unwritable {
+        let random = &mut self.chance("operator");
+        if !random.once_in(ONE_IN) || self.engine.is_stopping() || is_unwritable {
             return;
         }
         // Whoever said nothing for long was hung up on. With a request under way nobody knows what became of
@@ -202,7 +203,7 @@ impl Life<'_> {
             self.operator = Some(Operator::connect(&mut self.engine));
         }
         if let Some(operator) = self.operator.as_mut().filter(|operator| !operator.is_waiting) {
-            operator.ask(&mut self.run.ledger, &mut self.run.random);
+            operator.ask(&mut self.run.ledger, random);
             self.run.counts.administered += 1;
         }
     }

@@ -105,7 +105,7 @@ pub enum Habit {
 
 impl Plan {
     pub fn of(seed: u64) -> Self {
-        let random = &mut Random::new(seed ^ 0x91A5);
+        let random = &mut Random::of(seed, "plan", &[]);
         let is_large = random.once_in(4);
         let (segment, commit) = if is_large { (256 << 10, 84 << 10) } else { (64 << 10, 20 << 10) };
         // A few unfinished frames fill what there is for them.
@@ -162,11 +162,11 @@ impl Plan {
             has_strides: random.once_in(6),
             hazards: Hazards::default(),
         };
-        plan.endanger(seed, random);
+        plan.endanger(random);
         plan
     }
 
-    fn endanger(&mut self, seed: u64, random: &mut Random) {
+    fn endanger(&mut self, random: &mut Random) {
         let hazards = &mut self.hazards;
         hazards.habit = random.one_of(&[
             Habit::Any,
@@ -231,10 +231,6 @@ impl Plan {
             (self.limits.messages_max, self.limits.unacknowledged_max) = (2_000, 64);
             self.limits.queue_entries_max = 4_000;
             hazards.haste = 4;
-        }
-        // What found something once goes on meaning what it meant.
-        if super::FOUND.contains(&seed) {
-            return;
         }
         hazards.has_unwritable_starts = random.once_in(4);
         if hazards.habit == Habit::Any && random.once_in(5) {

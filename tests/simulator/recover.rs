@@ -60,6 +60,9 @@ impl Ledger {
                 queue.entries.entry(number).or_default().was_marked = true;
             }
         }
+        for number in found.queues.values().flatten() {
+            self.undecided.remove(number);
+        }
     }
 
     fn check_definitions(&mut self, found: &Found, harms: &[Harm]) {
@@ -201,7 +204,8 @@ impl Ledger {
             let entry = queue.entries.get(number);
             let is_settled = entry.is_some_and(|entry| entry.settled == Settled::Durable);
             // What died may be back in the same queue.
-            let is_gone = is_settled || entry.is_none() && queue.past.contains(number);
+            let was_gone = entry.is_none() && queue.past.contains(number);
+            let is_gone = is_settled || was_gone && !self.undecided.contains(number);
             if is_gone && !is_dying(&key.1) {
                 let may_return = |harm: &Harm| harm.may_return(*number) || harm.may_come_back(*number);
                 if !(is_lenient && (!has_fresh || harms.iter().any(may_return))) {

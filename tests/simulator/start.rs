@@ -92,12 +92,12 @@ fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
 }
 
 /// An engine that was told nothing yet, on a disk and with helpers of this plan.
-pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u32), helpers_seed: u64) -> Engine<Memory> {
+pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engine<Memory> {
     let limits = plan.limits.clone();
-    let mut entropy = Random::new(seed ^ u64::from(life) << 32);
+    let mut entropy = Random::of(seed, "entropy", &[life]);
     let fill = move |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte = entropy.below(256) as u8);
     let broker = Broker::new(&limits, Box::new(fill)).expect("the limits have room for a broker");
-    let helpers = Helpers::new(Some(disk.clone()), Random::new(helpers_seed), plan.slowness_ms);
+    let helpers = Helpers::new(Some(disk.clone()), (seed, life), plan.slowness_ms);
     let mut memory = Memory::default();
     memory.helpers = helpers;
     let setup = Setup {
@@ -123,6 +123,9 @@ impl Run {
         let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
         self.note_unread(before);
         let (log, report) = opened.ok()?;
+        if super::is_traced() {
+            eprintln!("start: {report:?}");
+        }
         self.is_told |= is_told(&report);
         // What was found may be lost with the next cut when it could not be written again.
         if report.unwritable.is_some() {
@@ -166,8 +169,7 @@ impl Run {
 
     /// An engine whose broker has what the log has.
     fn filled(&mut self, log: &Log, access: AccessReport, is_writable: bool) -> Option<Engine<Memory>> {
-        let helpers_seed = self.random.below(u64::MAX);
-        let mut engine = engine_on(&self.plan, &self.disk, (self.seed, log.life()), helpers_seed);
+        let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life));
         let (broker, mut context) = engine.broker_mut();
         broker.set_persist_all(self.plan.persist_all);
         broker.set_spill_transient(self.plan.spill_transient);
@@ -190,7 +192,7 @@ impl Run {
         if let Some(mut engine) = self.filled(&log, report.access, false) {
             engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
             self.counts.unwritable += 1;
-            let steps = self.random.below(300);
+            let steps = self.chance("unwritable").below(300);
             let mut life = Life::new(self, engine);
             let ended = life.run(steps);
             life.end();
@@ -205,8 +207,9 @@ impl Run {
     /// What a start cannot read, if there is anything: the disk as it is, to look into it.
     fn foresee_unread(&mut self) -> Option<SimDisk> {
         let hazards = self.plan.hazards;
-        if hazards.has_unread_starts && !self.is_last && self.random.once_in(3) {
-            let (after, count) = (self.random.below(60), 1 + self.random.below(5));
+        let mut random = self.chance("unread");
+        if hazards.has_unread_starts && !self.is_last && random.once_in(3) {
+            let (after, count) = (random.below(60), 1 + random.below(5));
             self.disk.foresee(Trouble::FailedRead(after, count));
         }
         let is_whole = !hazards.has_unread_starts && self.disk.worn().is_nothing();

@@ -53,7 +53,7 @@ pub type Freight = (&'static str, String, u32);
 impl Life<'_> {
     /// Clients do what they think of.
     pub fn act(&mut self) {
-        if self.actors.len() < self.run.plan.actors_max && self.run.random.once_in(12) {
+        if self.actors.len() < self.run.plan.actors_max && self.chance("arrival").once_in(12) {
             self.connect();
         }
         for at in 0..self.actors.len() {
@@ -61,20 +61,23 @@ impl Life<'_> {
                 continue;
             }
             let haste = self.run.plan.hazards.haste;
-            let most = if self.run.random.once_in(10 * haste) { 400 } else { 6 };
-            let pace = self.run.random.below(most);
-            self.actors[at].act_at = self.now + pace;
-            for _ in 0..haste {
+            let actor = &mut self.actors[at];
+            actor.acts += 1;
+            let (seed, place) = (self.run.seed, [actor.number, actor.acts]);
+            let random = &mut Random::of(seed, "pace", &place);
+            let most = if random.once_in(10 * haste) { 400 } else { 6 };
+            actor.act_at = self.now + random.below(most);
+            for deed in 0..haste {
                 if self.actors[at].client.unsent() < UNSENT_MAX && self.actors[at].is_open() {
-                    self.act_as(at);
+                    self.act_as(at, &mut Random::of(seed, "deed", &[place[0], place[1], deed]));
                 }
             }
         }
     }
 
-    fn act_as(&mut self, at: usize) {
+    fn act_as(&mut self, at: usize, random: &mut Random) {
         let Self { run, actors, mood, .. } = self;
-        let (random, ledger, actor) = (&mut run.random, &mut run.ledger, &mut actors[at]);
+        let (ledger, actor) = (&mut run.ledger, &mut actors[at]);
         let (habit, haste) = (run.plan.hazards.habit, run.plan.hazards.haste);
         if random.once_in(250 * haste) {
             actor.client.send(0, &close_connection());
@@ -108,9 +111,9 @@ impl Life<'_> {
         match if is_growing { 0 } else { mood.pick(random) } {
             0..40 => {
                 for _ in 0..=random.below(8) {
-                    run.next_content += 1;
                     run.counts.published += 1;
-                    let content = run.next_content;
+                    let content = actor.next_content;
+                    actor.next_content += 1;
                     let freight = actor.load(ledger, random, &run.plan, *mood);
                     let kind = (!random.once_in(4), random.once_in(8));
                     actor.publish(ledger, number, content, freight, kind);

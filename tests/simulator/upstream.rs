@@ -57,10 +57,13 @@ pub struct Upstream {
     beats_at: u64,
     deaf_until: u64,
     is_open: bool,
+    /// What it leaves to chance follows from this and from how many messages it has had.
+    seed: u64,
+    messages: u64,
 }
 
 impl Upstream {
-    pub fn new(line: Rc<RefCell<Line>>, vices: Vices) -> Self {
+    pub fn new(seed: u64, line: Rc<RefCell<Line>>, vices: Vices) -> Self {
         Self {
             line,
             vices,
@@ -77,6 +80,8 @@ impl Upstream {
             beats_at: u64::MAX,
             deaf_until: 0,
             is_open: false,
+            seed,
+            messages: 0,
         }
     }
 
@@ -106,7 +111,7 @@ impl Upstream {
     }
 
     /// Reads and answers; says whether anything moved.
-    pub fn step(&mut self, random: &mut Random, dialed: u32) -> bool {
+    pub fn step(&mut self, dialed: u32) -> bool {
         if dialed != self.dialed {
             self.forget_connection(dialed);
         }
@@ -128,7 +133,7 @@ impl Upstream {
                     let header = ContentHeader::parse(frame.payload).expect("a sound header");
                     self.properties = header.properties.as_bytes().to_vec();
                 }
-                FrameKind::Body => self.take_message(random, frame.payload),
+                FrameKind::Body => self.take_message(frame.payload),
                 FrameKind::Heartbeat => {}
             }
             // What it had said before it ended the connection counts; what comes after is not read.
@@ -137,7 +142,7 @@ impl Upstream {
             }
         }
         self.heard = heard[at..].to_vec();
-        let spoke = self.speak(random);
+        let spoke = self.speak();
         read > 0 || spoke
     }
 
@@ -166,9 +171,10 @@ impl Upstream {
         self.say(answer.0, &answer.1);
     }
 
-    fn take_message(&mut self, random: &mut Random, body: &[u8]) {
+    fn take_message(&mut self, body: &[u8]) {
         let number = u64::from_be_bytes(*body.first_chunk().expect("bodies begin with their number"));
-        self.publishes += 1;
+        (self.publishes, self.messages) = (self.publishes + 1, self.messages + 1);
+        let random = &mut Random::of(self.seed, "upstream's message", &[self.messages]);
         if super::is_traced() {
             eprintln!("{} upstream hears {number} as {}", self.now, self.publishes);
         }
@@ -222,7 +228,7 @@ impl Upstream {
     }
 
     /// Says what is due.
-    fn speak(&mut self, random: &mut Random) -> bool {
+    fn speak(&mut self) -> bool {
         let mut spoke = false;
         if self.beats_at <= self.now {
             self.beats_at = self.now + BEAT_MS;
@@ -233,6 +239,7 @@ impl Upstream {
         {
             let is_taken = verdict.is_taken;
             let is_the_same = |verdict: &Verdict| verdict.is_taken == is_taken;
+            let random = &mut Random::of(self.seed, "upstream's verdict", &[self.messages, tag]);
             let multiple =
                 self.verdicts.range(..=tag).all(|(_, verdict)| is_the_same(verdict)) && random.once_in(2);
             match multiple {

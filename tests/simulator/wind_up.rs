@@ -11,6 +11,7 @@ use super::ledger::Key;
 use super::life::{CALM_STEPS, Ended, Life};
 use super::plan::VHOSTS;
 use super::topology::may_go;
+use super::world::sim_disk::Random;
 use super::world::{Phase, close_connection, delete, passive};
 
 /// Polite clients have so long.
@@ -23,7 +24,8 @@ impl Life<'_> {
     fn lose_everybody(&mut self) -> Result<(), Ended> {
         self.is_calm = true;
         for actor in &mut self.actors {
-            if actor.is_open() && self.run.random.once_in(2) {
+            let is_polite = Random::of(self.run.seed, "farewell", &[actor.number]).once_in(2);
+            if actor.is_open() && is_polite {
                 actor.client.send(0, &close_connection());
             } else {
                 actor.vanish(&mut self.run.ledger);

@@ -113,7 +113,10 @@ pub struct Helpers {
     pub disk: Option<SimDisk>,
     pub certificates: Option<CertificateStore>,
     pub now_ms: u64,
-    random: Random,
+    /// What they leave to chance follows from this and from the number of the job.
+    seed: (u64, u64),
+    writes: u64,
+    works: u64,
     /// A job takes less than this; 0: it is over at once.
     slowness_ms: u64,
     writing: Option<Job<WriteJob, WriteDone>>,
@@ -125,17 +128,19 @@ pub struct Helpers {
 
 impl Default for Helpers {
     fn default() -> Self {
-        Self::new(None, Random::new(0), 0)
+        Self::new(None, (0, 0), 0)
     }
 }
 
 impl Helpers {
-    pub const fn new(disk: Option<SimDisk>, random: Random, slowness_ms: u64) -> Self {
+    pub const fn new(disk: Option<SimDisk>, seed: (u64, u64), slowness_ms: u64) -> Self {
         Self {
             disk,
             certificates: None,
             now_ms: 0,
-            random,
+            seed,
+            writes: 0,
+            works: 0,
             slowness_ms,
             writing: None,
             reading: None,
@@ -152,8 +157,13 @@ impl Helpers {
         disk.into_iter().chain([working]).flatten().min()
     }
 
-    fn later_ms(&mut self) -> u64 {
-        self.now_ms + if self.slowness_ms > 0 { self.random.below(self.slowness_ms) } else { 0 }
+    /// The stream of one purpose for the job of this number.
+    fn chance(&self, purpose: &str, job: u64) -> Random {
+        Random::of(self.seed.0, purpose, &[self.seed.1, job])
+    }
+
+    fn later_ms(&self, random: &mut Random) -> u64 {
+        self.now_ms + if self.slowness_ms > 0 { random.below(self.slowness_ms) } else { 0 }
     }
 
     fn disk(&self) -> SimDisk {
@@ -163,12 +173,13 @@ impl Helpers {
     /// Writes, and perhaps has what is to be read be read meanwhile.
     fn write(&mut self, job: WriteJob) -> WriteDone {
         let mut disk = self.disk();
-        let (reading, is_mixed) = (&mut self.reading, self.random.once_in(2));
+        let mut random = self.chance("writing meets", self.writes);
+        let (reading, is_mixed) = (&mut self.reading, random.once_in(2));
         let Some(Job::ToDo(read, due_ms)) = reading.take_if(|job| is_mixed && job.is_to_do()) else {
             return job.run(&mut disk);
         };
         let other = |disk: &mut SimDisk| *reading = Some(Job::Done(read.run(disk), due_ms));
-        let mut disk = Meanwhile::new(disk, self.random.below(CALLS_MAX), other);
+        let mut disk = Meanwhile::new(disk, random.below(CALLS_MAX), other);
         let done = job.run(&mut disk);
         disk.end();
         done
@@ -177,12 +188,13 @@ impl Helpers {
     /// Reads, and perhaps has what is to be written be written meanwhile.
     fn read(&mut self, job: ReadJob) -> ReadOutcome {
         let mut disk = self.disk();
-        let (writing, is_mixed) = (&mut self.writing, self.random.once_in(2));
+        let mut random = self.chance("reading meets", self.reads);
+        let (writing, is_mixed) = (&mut self.writing, random.once_in(2));
         let Some(Job::ToDo(write, due_ms)) = writing.take_if(|job| is_mixed && job.is_to_do()) else {
             return job.run(&mut disk);
         };
         let other = |disk: &mut SimDisk| *writing = Some(Job::Done(write.run(disk), due_ms));
-        let mut disk = Meanwhile::new(disk, self.random.below(CALLS_MAX), other);
+        let mut disk = Meanwhile::new(disk, random.below(CALLS_MAX), other);
         let done = job.run(&mut disk);
         disk.end();
         done
@@ -354,8 +366,10 @@ impl Platform for Memory {
     fn start_write(&mut self, job: WriteJob) {
         let helpers = &mut self.helpers;
         assert!(helpers.writing.is_none(), "one job at a time");
-        let due_ms = helpers.later_ms();
-        helpers.writing = Some(match helpers.random.once_in(2) {
+        helpers.writes += 1;
+        let mut random = helpers.chance("write", helpers.writes);
+        let due_ms = helpers.later_ms(&mut random);
+        helpers.writing = Some(match random.once_in(2) {
             true => Job::Done(helpers.write(job), due_ms),
             false => Job::ToDo(job, due_ms),
         });
@@ -375,8 +389,9 @@ impl Platform for Memory {
         let helpers = &mut self.helpers;
         assert!(helpers.reading.is_none(), "one job at a time");
         helpers.reads += 1;
-        let due_ms = helpers.later_ms();
-        helpers.reading = Some(match helpers.random.once_in(2) {
+        let mut random = helpers.chance("read", helpers.reads);
+        let due_ms = helpers.later_ms(&mut random);
+        helpers.reading = Some(match random.once_in(2) {
             true => Job::Done(helpers.read(job), due_ms),
             false => Job::ToDo(job, due_ms),
         });
@@ -404,7 +419,8 @@ impl Platform for Memory {
             }
             WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(Ok(*config))),
         };
-        let due_ms = helpers.later_ms();
+        helpers.works += 1;
+        let due_ms = helpers.later_ms(&mut helpers.chance("work", helpers.works));
         helpers.working = Some((result, due_ms));
     }
 
