@@ -32,8 +32,9 @@ impl Random {
         Self((seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66_D1CE_4E5B) | 1)
     }
 
-    /// The stream of one purpose in one place of a run: seed, purpose and place are stirred together (splitmix64), so
-    /// that nothing drawn for another purpose or in another place changes what is drawn here.
+    /// The stream of one purpose in one place of a run: seed, purpose and place are stirred together
+    /// (splitmix64), so that nothing drawn for another purpose or in another place changes what is drawn
+    /// here.
     pub fn of(seed: u64, purpose: &str, place: &[u64]) -> Self {
         let parts = purpose.bytes().map(u64::from).chain([purpose.len() as u64]).chain(place.iter().copied());
         Self(parts.fold(stirred(seed), |state, part| stirred(state ^ part)) | 1)

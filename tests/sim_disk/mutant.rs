@@ -7,8 +7,8 @@ use leveret::store::{Range, Ranges, Record};
 use super::disk::Inner;
 use super::trouble::COMMIT_HEADER_BYTES as COMMIT_HEADER;
 
-/// What happens seldom happens once in so many times: some hundred runs of a simulator have to pass before one of them
-/// shows it.
+/// What happens seldom happens once in so many times: some hundred runs of a simulator have to pass before
+/// one of them shows it.
 pub const SELDOM: u64 = 150;
 
 /// A mistake put between the store and the disk, to prove that the checks see it.

@@ -132,8 +132,8 @@ pub struct Ledger {
     /// How often a binding, or an exchange, was about to go.
     pub(super) unbound: u32,
     pub(super) asked: Vec<Asked>,
-    /// Published in transactions whose end was asked for and never answered, and found by no start yet: one that has
-    /// no room to finish such a transaction hides it, and a later one finishes it.
+    /// Published in transactions whose end was asked for and never answered, and found by no start yet: one
+    /// that has no room to finish such a transaction hides it, and a later one finishes it.
     pub(super) undecided: BTreeSet<u64>,
     /// The last message of a stream that came out of a level of a queue for the first time, as one connection
     /// saw it.

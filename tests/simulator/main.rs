@@ -86,8 +86,8 @@ fn known() -> BTreeSet<u64> {
     lines.map(|line| seed(line).unwrap_or_else(|| panic!("known.txt has no such lines: {line}"))).collect()
 }
 
-/// Who walks many seeds, but for those that are known to fail, with a mistake in the disk that shows in one of some
-/// hundred seeds is to be told so: a search that goes on for days is asked now and then whether it would find anything.
+/// With `LEVERET_CANARY` set, a walk has a mistake in its disk that shows in one of some hundred seeds, and
+/// is to fail: so a search that goes on for days can be asked now and then whether it would find anything.
 fn canary() -> Mutant {
     if std::env::var_os("LEVERET_CANARY").is_some() { Mutant::SyncSeldomLeftOut } else { Mutant::None }
 }
@@ -126,8 +126,8 @@ fn run(seed: u64, mutant: Mutant) -> Result<Counts, String> {
     }
 }
 
-/// Walks the seeds on all processors, but for those in `passed_over`, until so many have failed; the sum of what they
-/// did, and the failures.
+/// Walks the seeds on all processors, but for those in `passed_over`, until so many have failed; the sum of
+/// what they did, and the failures.
 fn walk(
     seeds: Range<u64>,
     passed_over: &BTreeSet<u64>,

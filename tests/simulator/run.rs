@@ -1,8 +1,8 @@
 //! A run: one disk and one life of the broker after the other on it, each ended by something worse.
 //!
-//! Always true: everything in a run follows from its seed. Whatever is left to chance has a stream of numbers of its
-//! own ([`Random::of`]), so a broker that does something else changes only what its clients and its disk see of
-//! that, and a seed goes on being what it was everywhere else.
+//! Always true: everything in a run follows from its seed. Whatever is left to chance has a stream of numbers
+//! of its own ([`Random::of`]), so a broker that does something else changes only what its clients and its
+//! disk see of that, and a seed goes on being what it was everywhere else.
 
 use leveret::store::{ACCESS_SLOTS, Disk, Format, Log};
 use leveret::time::Now;
