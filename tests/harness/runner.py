@@ -6,6 +6,7 @@ its arguments (none: all of them) and this in its environment:
     LEVERET_TEST_MODE   gate or full
     LEVERET_BIN         the program it drives
     LEVERET_PATIENCE    how many times longer it waits before it calls something a hang
+    LEVERET_LEFT_OUT    cases that it leaves out if none are named
 
 and prints one line per case:
 
@@ -33,7 +34,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from harness import brokers, cache, environment
 from harness.quarantine import Quarantine
@@ -136,7 +137,7 @@ class Item(NamedTuple):
     after: str = ""
 
 
-class Programs(NamedTuple):
+class Program(NamedTuple):
     """A program of cargo's tests, and the folder that it is run in."""
 
     path: str
@@ -159,7 +160,7 @@ class Runner:
         # What failed once would be tried first from then on, in this folder alone.
         self.environment["PROPTEST_DISABLE_FAILURE_PERSISTENCE"] = "1"
         self.built: Dict[str, bool] = {"none": True}
-        self.programs: Dict[str, Programs] = {}
+        self.programs: Dict[str, Program] = {}
         self.times: List[str] = []
         self.children: List["subprocess.Popen[str]"] = []
         self.lock = threading.Condition()
@@ -245,7 +246,7 @@ class Runner:
             if message.get("executable") and message["profile"]["test"]:
                 is_test = "test" in message["target"]["kind"]
                 name = message["target"]["name"] if is_test else message["target"]["name"].replace("_", "-")
-                self.programs[name] = Programs(message["executable"], str(Path(message["manifest_path"]).parent))
+                self.programs[name] = Program(message["executable"], str(Path(message["manifest_path"]).parent))
 
     def test_program(self, step: Step) -> Callable[[], None]:
         """A program of cargo's tests, each of them counted."""
@@ -279,7 +280,7 @@ class Runner:
 
         return work
 
-    def passes_now(self, program: Programs, name: str, watch: Stopwatch) -> bool:
+    def passes_now(self, program: Program, name: str, watch: Stopwatch) -> bool:
         """Whether a test that has failed passes when it is tried once more."""
         command = [program.path, "--exact", name, "--include-ignored"]
         return self.run(command, watch, STEP_LIMIT_S["gate"], Path(program.folder)).status == 0
@@ -309,7 +310,7 @@ class Runner:
         return work
 
     def verdicts_of(self, step: Step, command: List[str],
-                    watch: Stopwatch) -> "tuple[List[str], Dict[str, str], List[Verdict]]":
+                    watch: Stopwatch) -> Tuple[List[str], Dict[str, str], List[Verdict]]:
         """What a suite says, what failed in it and why, and its other verdicts."""
         binary = str(TARGET / step.binary / "leveret") if step.binary != "none" else ""
         without = " ".join(step.gate_without) if self.mode == "gate" else ""

@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import time
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 from harness import brokers
 
@@ -90,7 +90,7 @@ def seeds() -> Row:
     return Row("seeds", f"{first}..{last}", SEEDS_A_ROUND if is_whole else 0, len(failed), remark)
 
 
-def suite(name: str, *words: str, **variables: str) -> "tuple[int, int, str]":
+def suite(name: str, *words: str, **variables: str) -> Tuple[int, int, str]:
     """Verdicts of a suite, failures, and their names."""
     done = run([str(ROOT / "tests" / name / "run"), *words], LEVERET_TEST_MODE="full", **variables)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("PASS ", "FAIL "))]

@@ -27,14 +27,18 @@ impl World {
         Self::open_with(disk, SEGMENTS)
     }
 
-    fn open_with(disk: &SimDisk, segments_max: u32) -> Option<Self> {
-        let settings = Settings {
+    fn settings(segments_max: u32) -> Settings {
+        Settings {
             segment_bytes: 512 << 10,
             commit_bytes: COMMIT_BYTES,
             segments_max,
             syncs_per_s: 0,
             ..Settings::default()
-        };
+        }
+    }
+
+    fn open_with(disk: &SimDisk, segments_max: u32) -> Option<Self> {
+        let settings = Self::settings(segments_max);
         let (log, report) = Log::open(&mut disk.clone(), settings, IDENTITY, NOW).ok()?;
         if report.unwritable.is_some() {
             return None;
@@ -247,6 +251,41 @@ fn on_a_disk_that_is_full_by_then_it_is_whole_or_not_there_as_well() {
     bodies.extend([300_000, 100_000]);
     let (nothing, whole) = at_cuts(&bodies, 3, 4);
     assert!(nothing > 4 && whole > 0, "{nothing} and {whole}");
+}
+
+/// A start whose disk fails while it ends a transaction is served as it can be read: with all of it, or nothing.
+#[test]
+fn a_start_that_cannot_end_it_shows_no_half_of_it() {
+    let bodies = [10_000; 90];
+    let (mut nothing, mut unwritable) = (0, 0);
+    for cut in (0..400).step_by(5) {
+        let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let mut world = World::open(&disk).expect("it opens");
+        let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
+        world.store_all().expect("the disk is well");
+        disk.foresee(Trouble::Cut(cut));
+        let batch = world.transact(&inputs, &bodies);
+        let is_over = world.store(batch).is_some() && world.store_all().is_some();
+        drop(world);
+        disk.power_cut();
+        for syncs in 0..12 {
+            let mut disk = disk.copy();
+            disk.start(Trouble::FailedSync(syncs));
+            let (log, report) =
+                Log::open(&mut disk, World::settings(SEGMENTS), IDENTITY, NOW).expect("it is read");
+            let live = |queue| log.index().queues().get(&queue).map_or(0, |queue| queue.live);
+            let found = (live(INPUT), live(OUTPUT));
+            let is_whole = found.1 == bodies.len() as u64;
+            assert!(is_whole || found == (40, 0), "cut {cut}, {syncs} syncs: half of it is there: {found:?}");
+            nothing += u32::from(!is_whole);
+            unwritable += u32::from(report.unwritable.is_some());
+        }
+        if is_over {
+            break;
+        }
+    }
+    assert!(nothing > 10 && unwritable > 10, "{nothing} and {unwritable}");
 }
 
 #[test]

@@ -34,6 +34,7 @@ use super::index::Index;
 use super::keeper::{Draft, Keeper};
 use super::large_group::{Groups, Large, body_of, chunked};
 use super::log::{Log, Refused};
+use super::place::Position;
 use super::ranges::RangeSet;
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
@@ -422,7 +423,8 @@ impl Log {
         Ok(found)
     }
 
-    /// Ends them: each is there whole now, or nothing of it. Blocks.
+    /// Ends them: each is there whole now, or nothing of it. Blocks. When the disk fails in between, nothing is
+    /// seen of those that are not ended: whoever serves what can be read shows no half of one.
     pub(super) fn end_groups<D: Disk>(
         &mut self,
         disk: &mut D,
@@ -430,24 +432,39 @@ impl Log {
         report: &mut Report,
         now: Now,
     ) -> io::Result<()> {
-        for found in groups {
-            let mut has_settled = found.has_settled;
-            // What is settled is written last, and finds room when messages do not.
-            let may_finish = !found.is_damaged && (has_settled || found.bytes <= self.room_bytes());
-            let is_whole = !found.has_missing
-                || may_finish && self.finish_group(disk, found.group, &mut has_settled, now)?;
-            if !is_whole && has_settled {
-                // All of its messages are there; the next start with room writes what they replace.
-                continue;
-            }
-            if !is_whole {
-                report.groups_undone += 1;
-                self.undo_group(disk, found, now)?;
-            } else if self.append_reserved(&found.gone(), Urgency::Lazy, now).is_err() {
-                // The next start does it again, which does no harm.
-                return Ok(());
+        for (at, found) in groups.iter().enumerate() {
+            let mut settled = found.has_settled.then_some(self.durable);
+            if let Err(error) = self.end_group(disk, found, &mut settled, report, now) {
+                // What is settled comes last, so once it is durable, all of its messages are there.
+                let is_whole = settled.is_some_and(|settled| settled <= self.durable);
+                self.hide_groups(&groups[at + usize::from(is_whole)..]);
+                return Err(error);
             }
         }
+        Ok(())
+    }
+
+    /// Ends one; `settled` says with which batch something that it settles is settled, once it is.
+    fn end_group<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        found: &Found,
+        settled: &mut Option<Position>,
+        report: &mut Report,
+        now: Now,
+    ) -> io::Result<()> {
+        // What is settled is written last, and finds room when messages do not.
+        let may_finish = !found.is_damaged && (found.has_settled || found.bytes <= self.room_bytes());
+        let is_whole =
+            !found.has_missing || may_finish && self.finish_group(disk, found.group, settled, now)?;
+        if is_whole {
+            // Without room for this the next start ends it again, which does no harm.
+            let _ = self.append_reserved(&found.gone(), Urgency::Lazy, now);
+        } else if settled.is_none() {
+            report.groups_undone += 1;
+            self.undo_group(disk, found, now)?;
+        }
+        // Else all of its messages are there; the next start with room writes what they replace.
         Ok(())
     }
 
@@ -487,7 +504,7 @@ impl Log {
         &mut self,
         disk: &mut D,
         group: Waiting,
-        has_settled: &mut bool,
+        settled: &mut Option<Position>,
         now: Now,
     ) -> io::Result<bool> {
         let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());
@@ -502,7 +519,9 @@ impl Log {
                 if !is_there && !self.append_again(disk, &record, now)? {
                     return Ok(false);
                 }
-                *has_settled |= matches!(record, Record::Settled { .. });
+                if matches!(record, Record::Settled { .. }) {
+                    settled.get_or_insert(self.appended);
+                }
                 if let Record::Message(message) = &record {
                     reached.extend(message.targets.iter().map(|target| (target.queue, target.offset + 1)));
                 }
