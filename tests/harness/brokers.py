@@ -30,6 +30,10 @@ PORT_TRIES = 4
 IN_USE = re.compile(r"eaddrinuse|address already in use|address in use", re.IGNORECASE)
 
 
+# How a program of Rust ends that has met a mistake of its own: unwinding, or with SIGABRT.
+PANICKED = (101, -6)
+
+
 class BrokerError(Exception):
     """A broker did not start, or ended by itself."""
 
@@ -209,6 +213,9 @@ def leveret(
     broker = Leveret(binary or leveret_binary(), args or [], config)
     try:
         yield broker
+        end(broker.process)
+        if broker.process.returncode in PANICKED:
+            raise BrokerError(f"leveret ended with status {broker.process.returncode}:\n{broker.log()}")
     finally:
         broker.close()
 

@@ -11,6 +11,7 @@ A second clone finds there what the first one made. `LEVERET_CACHE` names anothe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -59,11 +60,17 @@ class Objects:
         """Puts them into a clone that has compiled nothing yet."""
         place = self.place()
         missing = [name for name in PROFILES if (place / name).is_dir() and not (self.target / name).exists()]
-        for name in missing:
-            self.target.mkdir(parents=True, exist_ok=True)
-            copy(place / name, self.target / name)
         if missing:
+            # Now it is the newest, and nobody forgets it meanwhile.
             os.utime(place)
+        for name in missing:
+            new = self.target / f"new-{os.getpid()}-{name}"
+            self.target.mkdir(parents=True, exist_ok=True)
+            try:
+                copy(place / name, new)
+                new.rename(self.target / name)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
         return bool(missing)
 
     def keep(self, packages: List[str]) -> None:
@@ -81,9 +88,18 @@ class Objects:
             new.rename(place)
         except (OSError, subprocess.CalledProcessError):
             shutil.rmtree(new, ignore_errors=True)
-        known = sorted(place.parent.glob("[0-9a-f]*"), key=lambda path: path.stat().st_mtime)
+        known = sorted(place.parent.iterdir(), key=lambda path: path.stat().st_mtime)
         for old in known[:-KEPT]:
             shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def costs_only_time() -> Iterator[None]:
+    """A cache that cannot be read or written is said, and is no failure."""
+    try:
+        yield
+    except (OSError, subprocess.CalledProcessError) as why:
+        print(f"# the cache of compiled dependencies: {why}", flush=True)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -92,13 +92,15 @@ def python_with(name: str, *packages: str) -> Path:
     home = cache.folder("env") / name
     python, done = home / "bin" / "python", home / "complete"
     with one_at_a_time(name):
-        if done.exists() and python.exists():
+        # Another release of Python would look for them in another folder.
+        wanted = " ".join([sys.version, *packages])
+        if python.exists() and done.exists() and done.read_text() == wanted:
             return python
         shutil.rmtree(home, ignore_errors=True)
         make_venv(home)
         attempt([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages],
                 " ".join(packages))
-        done.write_text("")
+        done.write_text(wanted)
         return python
 
 
@@ -119,8 +121,9 @@ def apt_install(*packages: str) -> None:
         raise NoRoot(f"{' '.join(packages)} not installed, and only root may install it")
     quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
     with one_at_a_time("apt"):
-        attempt(["apt-get", "update", "-q"], "apt-get update", env=quiet)
-        attempt(["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages], " ".join(packages), env=quiet)
+        attempt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "update", "-q"], "apt-get update", env=quiet)
+        attempt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-q", "--no-install-recommends",
+                 *packages], " ".join(packages), env=quiet)
 
 
 def have(program: str, package: str = "") -> None:

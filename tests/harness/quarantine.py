@@ -34,6 +34,8 @@ class Quarantine:
         for case in cases:
             if not case.reason or case.until < case.since:
                 raise ValueError(f"{path.name}: {case.name} needs a reason, and a date to be mended by")
+            if "/" not in case.name:
+                raise ValueError(f"{path.name}: {case.name} is a whole step; only one of its cases can be quarantined")
         self.cases: Dict[str, Case] = {case.name: case for case in cases}
 
     def overdue(self, today: datetime.date) -> List[str]:

@@ -17,7 +17,7 @@ and prints one line per case:
 Everything else it prints is remarks. A suite that gives no verdict, or that ends with a bad status without a FAIL line,
 has failed.
 
-Steps are worked off by two workers: a step begins when what it needs is compiled. Those that judge the clock are in no
+Steps are worked off by a few workers: a step begins when what it needs is compiled. Those that judge the clock are in no
 gate; they run when all others are over, one at a time.
 """
 
@@ -43,11 +43,21 @@ from harness.suite import Skip, Verdict, parse
 
 ROOT = brokers.ROOT
 TESTS = ROOT / "tests"
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-WORKERS = 2
+TARGET = (ROOT / os.environ.get("CARGO_TARGET_DIR", "target")).resolve()
+# One more than the processors that are expected: somebody always waits for a disk, a timer or a browser.
+WORKERS = 3
 # Whoever is at a busy machine waits longer; a hang is a hang all the same.
 PATIENCE = "6"
+# Of the variables that mean something to tests, those that a run takes from whoever started it; and what all of them
+# begin with.
+HEEDED = ["LEVERET_PATIENCE", "LEVERET_CACHE"]
+NOT_HEEDED = ("LEVERET_", "PROPTEST_", "RUST_LOG", "RUST_TEST", "RUST_BACKTRACE", "PYTHON", "GIT_", "TRANSACTION_MESSAGES",
+              "CARGO_BUILD_TARGET")
+# So many cases may need a second try before the run is held to have failed.
+FLAKY_MAX = 5
 CARGO_RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
+# Says that something failed, in other words than a verdict has.
+UNREAD = re.compile(r"^\W*FAIL\b")
 CARGO_FAILED = re.compile(r"^test (.+?) \.\.\. FAILED$", re.MULTILINE)
 STEP_LIMIT_S = {"gate": 20 * 60, "full": 60 * 60}
 
@@ -61,6 +71,7 @@ class Tally:
         self.passed = 0
         self.failed = 0
         self.skipped = 0
+        self.flakies = 0
         self.notable: List[str] = []
 
     def add(self, kind: str, name: str, detail: str = "", count: int = 1) -> None:
@@ -81,10 +92,13 @@ class Tally:
         """It failed, and passed when it was tried once more."""
         with self.lock:
             self.passed += 1
+            self.flakies += 1
             self.notable.append(f"FLAKY {name}: it passed when it was tried once more")
 
     def close(self) -> int:
         """The summary; the exit status."""
+        if self.flakies > FLAKY_MAX:
+            self.add("FAIL", "flaky", f"{self.flakies} cases needed a second try, more than {FLAKY_MAX}")
         overdue = self.quarantine.overdue(datetime.date.today())
         for line in [*self.notable, *(f"OVERDUE {line}" for line in overdue)]:
             print(line)
@@ -152,12 +166,19 @@ class Runner:
         self.mode = mode
         self.began = time.monotonic()
         self.tally = Tally(quarantine)
-        self.environment = dict(os.environ, LEVERET_TEST_MODE=mode, PYTHONDONTWRITEBYTECODE="1", CARGO_TERM_COLOR="never")
+        # What somebody was looking into by hand changes no verdict.
+        heeded = HEEDED if mode == "gate" else [*HEEDED, "LEVERET_CHANCE_SEED"]
+        kept = {name: value for name, value in os.environ.items() if name in heeded or not name.startswith(NOT_HEEDED)}
+        local = ",".join(filter(None, [kept.get("no_proxy", ""), "127.0.0.1,localhost"]))
+        self.environment = {
+            **kept, "LEVERET_TEST_MODE": mode, "PYTHONDONTWRITEBYTECODE": "1", "CARGO_TERM_COLOR": "never",
+            "CARGO_TARGET_DIR": str(TARGET), "no_proxy": local, "NO_PROXY": local,
+        }
         self.environment.setdefault("LEVERET_PATIENCE", PATIENCE)
         # Chance that is the same in every run; property tests have it under the name that their library reads.
         chance = self.environment.setdefault("LEVERET_CHANCE_SEED", "1")
-        self.environment.setdefault("PROPTEST_RNG_SEED", chance)
-        # What failed once would be tried first from then on, in this folder alone.
+        self.environment["PROPTEST_RNG_SEED"] = chance
+        # The library would write down what failed once, and try that first from then on, in this folder alone.
         self.environment["PROPTEST_DISABLE_FAILURE_PERSISTENCE"] = "1"
         self.built: Dict[str, bool] = {"none": True}
         self.programs: Dict[str, Program] = {}
@@ -172,26 +193,35 @@ class Runner:
     def run(self, command: List[str], watch: Stopwatch, limit_s: float = 3600.0, cwd: Optional[Path] = None,
             **variables: str) -> Done:
         """Runs something to its end; it is ended if we are, or when it takes too long."""
+        if self.stopping:
+            raise InterruptedError("the run is over")
         with tempfile.TemporaryFile("w+", errors="replace") as log:
             child = subprocess.Popen(command, cwd=cwd or ROOT, env={**self.environment, **variables}, text=True,
                                      stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                      start_new_session=True)
             self.children.append(child)
-            late = threading.Timer(limit_s, brokers.end, (child, 60.0))
+            is_late = threading.Event()
+
+            def give_up() -> None:
+                is_late.set()
+                brokers.end(child, patience=60.0)
+
+            late = threading.Timer(limit_s, give_up)
             late.start()
             try:
                 status = watch.wait_for(child)
             finally:
-                is_late = not late.is_alive()
                 late.cancel()
                 self.children.remove(child)
                 # Whoever is interrupted ends its own servers; it only needs the time to do so.
                 brokers.end(child, patience=60.0)
             log.seek(0)
-            return Done(status, log.read(), is_late)
+            return Done(status, log.read(), is_late.is_set())
 
     def tell(self, name: str, lines: List[str], watch: Stopwatch) -> None:
         """What a step said, in one piece."""
+        if self.stopping:
+            return
         minute = (time.monotonic() - self.began) / 60
         with self.printing:
             print(f"\n== {name} ({watch}; minute {minute:.0f})")
@@ -257,20 +287,23 @@ class Runner:
                 return self.tell(step.name, [self.verdict("FAIL", step.name, "cargo made no such program")], watch)
             options = ["--include-ignored"] if self.mode == "full" else []
             done = self.run([program.path, *options], watch, STEP_LIMIT_S[self.mode], Path(program.folder))
-            passed, failed, ignored = (sum(map(int, found)) for found in
-                                       list(zip(*CARGO_RESULT.findall(done.said))) or [(), (), ()])
+            results = CARGO_RESULT.findall(done.said)
+            passed, failed, ignored = (sum(int(result[at]) for result in results) for at in range(3))
             names = CARGO_FAILED.findall(done.said)
             self.tally.add("PASS", step.name, count=passed)
-            lines = []
-            if done.status != 0:
-                lines.append(done.said)
-                if not names:
-                    why = f"no end after {STEP_LIMIT_S[self.mode]} s" if done.is_late else f"it ended with {done.status}"
-                    lines.append(self.verdict("FAIL", step.name, why))
-            elif not passed:
-                lines.append(self.verdict("FAIL", step.name, "no test was run"))
+            lines = [] if done.status == 0 else [done.said]
+            # Whoever died in the midst of it has more to answer for than the test that was named.
+            why = ""
+            if done.is_late:
+                why = f"no end after {STEP_LIMIT_S[self.mode]} s"
+            elif done.status not in (0, 101) or not results or failed != len(names):
+                why = f"it ended with status {done.status}, {len(results)} results and {len(names)} named failures"
+            elif not passed and not failed:
+                why = "no test was run"
+            if why:
+                lines.append(self.verdict("FAIL", step.name, why))
             for name in names:
-                if step.retry and self.passes_now(program, name, watch):
+                if step.retry and not why and self.passes_now(program, name, watch):
                     self.tally.flaky(f"{step.name}/{name}")
                     lines.append(f"FLAKY {step.name}/{name}")
                 else:
@@ -283,7 +316,8 @@ class Runner:
     def passes_now(self, program: Program, name: str, watch: Stopwatch) -> bool:
         """Whether a test that has failed passes when it is tried once more."""
         command = [program.path, "--exact", name, "--include-ignored"]
-        return self.run(command, watch, STEP_LIMIT_S["gate"], Path(program.folder)).status == 0
+        done = self.run(command, watch, STEP_LIMIT_S["gate"], Path(program.folder))
+        return done.status == 0 and [result[0] for result in CARGO_RESULT.findall(done.said)] == ["1"]
 
     # -- suites
 
@@ -293,38 +327,50 @@ class Runner:
             watch = Stopwatch()
             cases = step.cases_in_gate() if self.mode == "gate" else []
             path = command or [str(TESTS / step.name / "run")]
-            lines, failures, others = self.verdicts_of(step, [*path, *cases], watch)
-            for verdict in others:
-                self.tally.add(verdict.kind, verdict.name, verdict.detail)
-            again = {name for name in failures if step.retry and "/" in name}
-            if again and not command:
-                _, still, _ = self.verdicts_of(step, [*path, *sorted({name.rsplit("/", 1)[-1] for name in again})], watch)
-                for name in again - set(still):
-                    del failures[name]
-                    self.tally.flaky(name)
-                    lines.append(f"FLAKY {name}")
-            for name, detail in failures.items():
-                self.tally.add("FAIL", name, detail)
+            lines, verdicts, why = self.verdicts_of(step, [*path, *cases], watch)
+            failed = {verdict.name: verdict for verdict in verdicts if verdict.kind == "FAIL"}
+            again = sorted({name.rsplit("/", 1)[-1] for name in failed}) if step.retry and not why and not command else []
+            passed_now = set()
+            if again:
+                _, tried, still = self.verdicts_of(step, [*path, *again], watch)
+                # What did not say so by its very name, in a run that ended well otherwise, did not pass.
+                passed_now = {verdict.name for verdict in tried if verdict.kind == "PASS" and not still}
+            for verdict in verdicts:
+                if verdict.name in failed and verdict.name in passed_now:
+                    self.tally.flaky(verdict.name)
+                    lines.append(f"FLAKY {verdict.name}")
+                else:
+                    self.tally.add(verdict.kind, verdict.name, verdict.detail)
+            if why:
+                lines.append(self.verdict("FAIL", step.name, why))
             self.tell(step.name, lines, watch)
 
         return work
 
-    def verdicts_of(self, step: Step, command: List[str],
-                    watch: Stopwatch) -> Tuple[List[str], Dict[str, str], List[Verdict]]:
-        """What a suite says, what failed in it and why, and its other verdicts."""
+    def verdicts_of(self, step: Step, command: List[str], watch: Stopwatch) -> Tuple[List[str], List[Verdict], str]:
+        """What a suite says, its verdicts, and what is wrong with how it ended; nothing as a rule."""
         binary = str(TARGET / step.binary / "leveret") if step.binary != "none" else ""
         without = " ".join(step.gate_without) if self.mode == "gate" else ""
         done = self.run(command, watch, STEP_LIMIT_S[self.mode], LEVERET_BIN=binary, LEVERET_LEFT_OUT=without)
         lines = done.said.splitlines()
-        found = [verdict for verdict in map(parse, lines) if verdict]
-        failures = {verdict.name: verdict.detail for verdict in found if verdict.kind == "FAIL"}
+        parsed = [parse(line) for line in lines]
+        verdicts = [verdict for verdict in parsed if verdict]
+        has_failed = any(verdict.kind == "FAIL" for verdict in verdicts)
+        last = max((at for at, verdict in enumerate(parsed) if verdict), default=-1)
+        unread = [line for line, verdict in zip(lines, parsed) if not verdict and UNREAD.match(line)]
         if done.is_late:
-            failures[step.name] = f"no end after {STEP_LIMIT_S[self.mode]} s"
-        elif done.status != 0 and not failures:
-            failures[step.name] = f"it ended with status {done.status}"
-        elif not found:
-            failures[step.name] = "it gave no verdict on anything"
-        return lines, failures, [verdict for verdict in found if verdict.kind != "FAIL"]
+            why = f"no end after {STEP_LIMIT_S[self.mode]} s"
+        elif not verdicts:
+            why = f"it gave no verdict on anything, and ended with status {done.status}"
+        elif unread:
+            why = f"no such verdict can be read: {unread[0]}"
+        elif any(line.startswith("Traceback (most recent call last)") for line in lines[last + 1:]):
+            why = f"it broke off: {lines[-1]}"
+        elif done.status < 0 or (done.status != 0 and not has_failed):
+            why = f"it ended with status {done.status}"
+        else:
+            why = ""
+        return lines, verdicts, why
 
     def oracle(self) -> None:
         """RabbitMQ itself against what was recorded from it, and against the tutorial programs: so that what Leveret
@@ -353,7 +399,7 @@ class Runner:
     # -- the order of things
 
     def work_off(self, items: List[Item]) -> None:
-        """Two workers take the first item that can begin, until none is left."""
+        """Workers take the first item that can begin, until none is left."""
         left, done = list(items), set()
 
         def pick() -> Optional[Item]:
@@ -378,6 +424,8 @@ class Runner:
                     traceback.print_exc()
                 with self.lock:
                     done.add(item.name)
+                    if item.name.startswith("build-"):
+                        self.built.setdefault(item.name[len("build-"):], False)
                     self.lock.notify_all()
 
         # Who comes after somebody that is not run has nobody to wait for.
@@ -389,15 +437,19 @@ class Runner:
                 thread.start()
             for thread in workers:
                 thread.join()
-        finally:
+        except BaseException:
             with self.lock:
                 self.stopping = True
                 self.lock.notify_all()
             for child in list(self.children):
                 brokers.end(child, patience=60.0)
+            for thread in workers:
+                thread.join()
+            raise
 
     def items(self, wanted: List[Step], extras: List[str]) -> List[Item]:
         """What there is to do for these steps, and for some of fmt, clippy, doc and oracle."""
+        steps = sorted((step for step in wanted if not step.alone), key=lambda step: -step.seconds)
         locked = ["--locked", "--profile", "checked"]
         needs = {"checked" if step.is_cargo else step.binary for step in wanted}
         programs = [step for step in wanted if step.is_cargo]
@@ -410,7 +462,6 @@ class Runner:
             items.append(Item("build-release", self.build("release", ["cargo", "build", "--locked", "--release"])))
         if "fmt" in extras:
             items.append(Item("fmt", self.checked_by("fmt", ["cargo", "fmt", "--all", "--check"], "fmt")))
-        steps = sorted(wanted, key=lambda step: -step.seconds)
         items += [Item(step.name, self.test_program(step), "checked", step.after) for step in steps if step.is_cargo]
         if "clippy" in extras:
             # Behind the build: cargo lets only one of them compile in a folder.
@@ -453,24 +504,26 @@ class Runner:
         """All of it; the exit status."""
         if not self.fetch():
             return self.close()
-        objects = cache.Objects(ROOT, TARGET)
-        has_come = objects.bring()
+        objects, has_come = cache.Objects(ROOT, TARGET), False
+        with cache.costs_only_time():
+            has_come = objects.bring()
         print("compiled dependencies: " + ("from the cache" if has_come else "as they lie in the target folder, or none"))
         installs = sorted({name for step in wanted for name in step.installs})
         if installs:
             self.install(installs)
-        self.work_off(self.items([step for step in wanted if not step.alone], extras))
-        if not self.stopping_early():
-            for step in wanted:
-                if step.alone:
-                    (self.test_program(step) if step.is_cargo else self.suite(step))()
-        if self.built.get("checked") and self.built.get("release"):
-            objects.keep(own_packages())
+        self.work_off(self.items(wanted, extras))
+        for step in wanted:
+            if step.alone and self.built.get(step.binary):
+                self.suite(step)()
+            elif step.alone:
+                self.tally.add("FAIL", step.name, "not run, it does not compile")
+        strange = sorted(set(self.programs) - set(self.steps)) if self.mode == "gate" else []
+        for name in strange:
+            self.tally.add("FAIL", name, "cargo made this program of tests, and tests/steps.toml has no row for it")
+        with cache.costs_only_time():
+            if self.built.get("checked") and self.built.get("release"):
+                objects.keep(own_packages())
         return self.close()
-
-    def stopping_early(self) -> bool:
-        """Whether something that others need did not compile."""
-        return not all(self.built.values())
 
 
 def own_packages() -> List[str]:

@@ -134,8 +134,11 @@ def table_of_steps() -> None:
     assert {"wire", "layers", "simulator"} <= set(covering["src/rooms/wire/frame.rs"]), covering
     assert "bridge" in covering["src/engine/bridges.rs"] and "tls" not in covering["src/engine/bridges.rs"], covering
     assert covering["tests/tls/doors.py"] == ["layers", "tls"], covering
+    everything = steps.covering(table.values(), ["tests/harness/raw.py", "Cargo.lock"])
+    gate = {step.name for step in table.values() if step.gate}
+    assert all(gate <= set(names) for names in everything.values()), everything
     for wrong in ('[suite.a]\nbinary = "debug"', "[suite.a]\ngate = true\nalone = true", '[suite.a]\nafter = "b"',
-                  "[suite.a]\n[cargo.a]"):
+                  "[suite.a]\n[cargo.a]", '[suite.a]\nafter = "a"', "[suite.a]\nsecond = 1"):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "steps.toml"
             path.write_text(wrong)
@@ -188,27 +191,68 @@ def budget() -> None:
     Budgets.read()
 
 
-def tried_again() -> None:
-    """What fails once and passes then is told as flaky; what fails twice has failed; nothing is counted twice."""
+def outcome(script: str, again: str = "exit 1") -> "tuple[int, int, List[str]]":
+    """What comes of a suite that does the one when it is run whole, and the other when it is asked for some cases:
+    how many passed and failed, and what is told of them."""
     with tempfile.TemporaryDirectory() as folder:
-        mark, script = Path(folder) / "mark", Path(folder) / "run"
-        script.write_text(f"""#!/bin/sh
-case "$*" in '') echo PASS s/a; echo FAIL s/once: x; echo FAIL s/twice: y;;
-*) echo "$*" >{mark}; echo PASS s/once; echo FAIL s/twice: y;; esac
-""")
-        script.chmod(0o755)
-        tests, runner.TESTS = runner.TESTS, Path(folder).parent
+        path = Path(folder) / "suite" / "run"
+        path.parent.mkdir()
+        path.write_text(f"#!/bin/sh\nif [ $# = 0 ]; then {script}; else {again}; fi\n")
+        path.chmod(0o755)
+        tests, runner.TESTS = runner.TESTS, Path(folder)
         try:
             run = runner.Runner({}, "gate", quarantined(""))
-            step = Step(Path(folder).name, retry=True, binary="none")
             with contextlib.redirect_stdout(io.StringIO()):
-                run.suite(step._replace(name=step.name))()
+                run.suite(Step("suite", retry=True, binary="none"))()
         finally:
             runner.TESTS = tests
-        tally = run.tally
-        assert mark.read_text().split() == ["once", "twice"], mark.read_text()
-        assert (tally.passed, tally.failed) == (2, 1), tally.notable
-        assert any(line.startswith("FLAKY s/once") for line in tally.notable), tally.notable
+        return run.tally.passed, run.tally.failed, run.tally.notable
+
+
+def tried_again() -> None:
+    """What fails once and passes then is told as flaky; everything else that fails has failed, and nothing counts
+    twice."""
+    fails = "echo PASS s/a; echo FAIL s/b: x; exit 1"
+    passed, failed, notable = outcome(fails, "echo PASS s/b")
+    assert (passed, failed) == (2, 0) and notable[0].startswith("FLAKY s/b"), notable
+    for again in ("echo FAIL s/b: x; exit 1", "exit 2", "echo SKIP s/b: no", "echo FAIL s/start: no; exit 1",
+                  "echo PASS s/c", "echo PASS s/b; exit 1", "echo PASS s/b; kill -9 $$"):
+        assert outcome(fails, again)[:2] == (1, 1), again
+
+
+def ended_badly() -> None:
+    """A suite that breaks off is a failure of its own, whatever it said before, and nothing of it is tried again."""
+    good = "echo PASS s/a"
+    assert outcome(good)[:2] == (1, 0)
+    for script in ("echo PASS s/a; exit 1", "echo PASS s/a; kill -9 $$", "echo PASS s/a; echo ' FAIL s/b'",
+                   "echo PASS s/a; echo 'FAIL  s/b: two blanks'"):
+        passed, failed, notable = outcome(script, "echo PASS s/a")
+        assert (passed, failed) == (1, 1) and notable[0].startswith("FAIL suite: "), (script, notable)
+    broken = "echo PASS s/a; echo FAIL s/b: x; echo 'Traceback (most recent call last):'; echo KeyError; exit 1"
+    assert outcome(broken, "echo PASS s/b")[:2] == (1, 2)
+    assert outcome("echo nothing")[:2] == (0, 1)
+
+
+def programs_of_cargo() -> None:
+    """A program of tests that dies has failed, whatever single test it named before."""
+    result = "test result: FAILED. {} passed; {} failed; 0 ignored"
+    for said, status, wanted in (
+        ("test result: ok. 2 passed; 0 failed; 0 ignored", 0, (2, 0)),
+        ("test result: ok. 0 passed; 0 failed; 0 ignored", 0, (0, 1)),
+        ("test b ... FAILED\n" + result.format(1, 1), 101, (1, 1)),
+        ("test b ... FAILED", 134, (0, 2)),
+        ("test b ... FAILED\n" + result.format(7, 2), 101, (7, 2)),
+        ("", 1, (0, 1)),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "program"
+            program.write_text(f"#!/bin/sh\ncat <<'END'\n{said}\nEND\nexit {status}\n")
+            program.chmod(0o755)
+            run = runner.Runner({}, "gate", quarantined(""))
+            run.programs["it"] = runner.Program(str(program), folder)
+            with contextlib.redirect_stdout(io.StringIO()):
+                run.test_program(Step("it", is_cargo=True, retry=True))()
+            assert (run.tally.passed, run.tally.failed) == wanted, (said, run.tally.notable)
 
 
 def order_of_a_run() -> None:
@@ -227,6 +271,13 @@ def order_of_a_run() -> None:
 
         return runner.Item(name, work, **more)
 
+    def dies() -> None:
+        raise OSError("no room")
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        run.work_off([runner.Item("build-ugly", dies), item("waits", needs="ugly")])
+    assert [line.split(":")[0] for line in run.tally.notable] == ["FAIL build-ugly", "FAIL waits"], run.tally.notable
+    run.tally.notable.clear()
     run.work_off([item("after", after="first"), item("needs", needs="good"), item("lost", needs="bad"),
                   item("build-bad"), item("first"), item("build-good"), item("alone", after="nobody")])
     assert sorted(begun) == ["after", "alone", "build-bad", "build-good", "first", "needs"], begun
@@ -253,7 +304,8 @@ def main() -> int:
     """All of them."""
     suite = Suite("harness", sys.argv[1:])
     for case in (codec_methods, codec_fields, codec_content, differences, recordings, verdict_lines, ending_servers,
-                 stopwatch, table_of_steps, quarantine, budget, tried_again, order_of_a_run, unreachable_index):
+                 stopwatch, table_of_steps, quarantine, budget, tried_again, ended_badly,
+                 programs_of_cargo, order_of_a_run, unreachable_index):
         suite.case(case.__name__.replace("_", "-"), case)
     return suite.status()
 

@@ -84,7 +84,7 @@ def seeds() -> Row:
     if failed:
         today, where = datetime.date.today().isoformat(), commit()
         with KNOWN.open("a") as file:
-            file.writelines(f"{seed}\t{where}\t{today}\t{what[:160]}\n" for seed, what in failed)
+            file.writelines(f"{seed}\t{where}\t{today}\t{what[:160].replace(chr(9), ' ') or '?'}\n" for seed, what in failed)
     is_whole = done.returncode == 0 or failed
     remark = ", ".join(seed for seed, _ in failed) if is_whole else "did not run: " + done.stdout[-200:].replace("\n", " ")
     return Row("seeds", f"{first}..{last}", SEEDS_A_ROUND if is_whole else 0, len(failed), remark)

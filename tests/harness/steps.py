@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Set, Union
 
 BINARIES = ["checked", "release", "none"]
+# What every step of the gate stands on.
+EVERYTHING = ["Cargo.toml", "Cargo.lock", ".cargo", ".ci", "tests/harness", "tests/run"]
 
 
 class Step(NamedTuple):
@@ -44,8 +46,11 @@ def read(path: Path) -> Dict[str, Step]:
     """The table by name. A row that says something unknown is refused."""
     with path.open("rb") as file:
         table = tomllib.load(file)
-    steps = [Step(name=name, is_cargo=kind == "cargo", **row) for kind in ("cargo", "suite")
-             for name, row in table.get(kind, {}).items()]
+    try:
+        steps = [Step(name=name, is_cargo=kind == "cargo", **row) for kind in ("cargo", "suite")
+                 for name, row in table.get(kind, {}).items()]
+    except TypeError as wrong:
+        raise ValueError(f"{path.name}: {wrong}") from wrong
     found = {step.name: step for step in steps}
     if len(found) != len(steps):
         raise ValueError(f"{path.name}: a name stands twice")
@@ -54,8 +59,8 @@ def read(path: Path) -> Dict[str, Step]:
             raise ValueError(f"{path.name}: {step.name}: binary is one of {', '.join(BINARIES)}")
         if step.alone and step.gate:
             raise ValueError(f"{path.name}: {step.name} judges the clock, and cannot be in the gate")
-        if step.after and step.after not in found:
-            raise ValueError(f"{path.name}: {step.name} comes after {step.after}, which is not there")
+        if step.after and (step.after not in found or found[step.after].after):
+            raise ValueError(f"{path.name}: {step.name} comes after {step.after}, which is not there or comes after others")
     return found
 
 
@@ -77,7 +82,7 @@ def changed_files(root: Path, base: str) -> List[str]:
             raise ValueError(done.stderr.strip())
         return done.stdout.splitlines()
 
-    return sorted({*listed("diff", "--name-only", base), *listed("ls-files", "--others", "--exclude-standard")})
+    return sorted({*listed("-c", "core.quotePath=false", "diff", "--name-only", base), *listed("ls-files", "--others", "--exclude-standard")})
 
 
 def covering(steps: Iterable[Step], files: List[str]) -> Dict[str, Optional[List[str]]]:
@@ -87,6 +92,8 @@ def covering(steps: Iterable[Step], files: List[str]) -> Dict[str, Optional[List
             file.startswith(path[:-1])
 
     def covers(step: Step, file: str) -> bool:
+        if step.gate and any(is_below(file, path) for path in EVERYTHING):
+            return True
         own = [f"tests/{step.name}", f"tests/{step.name}.rs"]
         return any(is_below(file, path) for path in [*own, *step.covers])
 

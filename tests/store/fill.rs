@@ -203,6 +203,7 @@ fn judge(load: fn(u64) -> Option<Found>, most: [u64; 4]) {
 /// Of a segment that leaves, what is live is written again. The cleaner takes the emptiest, so that is less
 /// than `1 / (1 - live)` bytes a byte but for a limit that is nearly full.
 #[test]
+#[ignore = "takes a minute: tests/run --full"]
 fn a_limit_full_of_messages_that_die_in_no_order_takes_more() {
     judge(uniform, [185, 250, 420, 1150]);
 }

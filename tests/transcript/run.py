@@ -73,7 +73,7 @@ def play_all(wanted: List[Scenario], target: Target) -> Dict[str, str]:
         beside = {s.name: pool.submit(play, s, target.address) for s in wanted if not s.alone}
         texts.update({name: future.result() for name, future in beside.items()})
     if not answers(target.address):
-        print("  the broker did not answer any more after the patient scenarios; made anew", file=sys.stderr)
+        print("FAIL transcript/alive: the broker did not answer any more after the patient scenarios", flush=True)
         target.renew()
     for scenario in wanted:
         if not scenario.alone:
