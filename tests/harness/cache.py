@@ -5,7 +5,7 @@ A second clone finds there what the first one made. `LEVERET_CACHE` names anothe
     CACHE/env/        virtual environments
     CACHE/tools/      programs that tests need and the system does not have
     CACHE/fuzz/       the corpus of the fuzz targets
-    CACHE/objects/KEY the dependencies, compiled; KEY: lock file, manifests, compiler
+    CACHE/objects/KEY the dependencies, compiled; KEY: lock file and compiler
     CACHE/clone/      where `tests/run --clone` clones to
 """
 
@@ -45,16 +45,9 @@ class Objects:
         said = subprocess.run(["rustc", "-vV"], capture_output=True, check=True).stdout
         # What cargo makes otherwise for another flag, it makes for another clone.
         flags = os.environ.get("RUSTFLAGS", "").encode()
-        found = hashlib.sha256(said + flags)
-        for manifest in [self.root / "Cargo.lock", *sorted(self.manifests())]:
-            found.update(manifest.read_bytes())
+        # What a profile or a feature changes, cargo sees by itself, and compiles anew.
+        found = hashlib.sha256(said + flags + (self.root / "Cargo.lock").read_bytes())
         return folder("objects") / found.hexdigest()[:16]
-
-    def manifests(self) -> Iterator[Path]:
-        """Of all packages of the workspace: features and profiles stand there."""
-        yield self.root / "Cargo.toml"
-        yield from (self.root / "src").rglob("Cargo.toml")
-        yield from (self.root / "tests").glob("*/Cargo.toml")
 
     def bring(self) -> bool:
         """Puts them into a clone that has compiled nothing yet."""
