@@ -3,8 +3,8 @@
 A second clone finds there what the first one made. `LEVERET_CACHE` names another folder; deleting it costs only time.
 
     CACHE/env/        virtual environments
-    CACHE/tools/      programs that tests need and the system does not have
-    CACHE/fuzz/       the corpus of the fuzz targets
+    CACHE/tools/      cargo's own tools: cargo-fuzz, cargo-deny
+    CACHE/fuzz/       the corpus of each fuzz target
     CACHE/objects/KEY the dependencies, compiled; KEY: lock file and compiler
     CACHE/clone/      where `tests/run --clone` clones to
 """
