@@ -51,7 +51,9 @@ def commit() -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    # What the search itself writes is no change of what is searched.
+    written = [f":!{path.relative_to(ROOT)}" for path in (LEDGER, KNOWN)]
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".", *written) else "")
 
 
 def next_number(part: str, first: int) -> int:
@@ -63,7 +65,8 @@ def next_number(part: str, first: int) -> int:
 
 def run(command: List[str], **variables: str) -> "subprocess.CompletedProcess[str]":
     """A command to its end, behind whoever else has work to do on this machine."""
-    return subprocess.run(["nice", "-n", "19", *command], cwd=ROOT, env={**os.environ, **variables}, text=True,
+    told = {name: value for name, value in os.environ.items() if name == "LEVERET_CACHE" or not name.startswith("LEVERET_")}
+    return subprocess.run(["nice", "-n", "19", *command], cwd=ROOT, env={**told, **variables}, text=True,
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace")
 
 
