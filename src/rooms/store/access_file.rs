@@ -413,3 +413,22 @@ fn silence<D: Disk>(disk: &mut D, slot: u32) -> io::Result<()> {
     // What cannot be read, or is empty, says nothing as it is.
     if matches!(disk.read(slot, 0, &mut [0]), Ok(0) | Err(_)) { Ok(()) } else { Err(error) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_of_the_end_is_believed_as_it_was_written_and_of_its_own_store_alone() {
+        let identity = |secret| Identity { id: [1; 16], secret };
+        let mut bytes = Vec::new();
+        put_end(&mut bytes, 77, &Owner { identity: identity(5), segment_bytes: 1 << 20 });
+        assert_eq!(read_end(&bytes, &identity(5)), Some(77));
+        assert_eq!(read_end(&bytes, &identity(6)), None);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert_eq!(read_end(&damaged, &identity(5)), None, "a bit of byte {at} is another");
+        }
+    }
+}

@@ -620,6 +620,14 @@ mod tests {
             let (mut out, mut parts) = (Vec::new(), Vec::new());
             footer.finish(&trailer, 9, &mut out, &mut parts);
             let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
+            let read = |out: &[u8]| parse(&out[lengths.parts..][..lengths.facts], out, 9);
+            assert_eq!(read(&out), Some(trailer));
+            let facts = lengths.parts..lengths.parts + lengths.facts;
+            for at in facts.chain(out.len() - TRAILER_BYTES..out.len()) {
+                let mut damaged = out.clone();
+                damaged[at] ^= 0x80;
+                assert_eq!(read(&damaged), None, "a bit of byte {at} is another");
+            }
             let (mut found, mut end) = (Vec::new(), 4172);
             for_each_fact(format, &out[lengths.parts..][..lengths.facts], 2, |record, place| {
                 assert_eq!(place.at, end);
