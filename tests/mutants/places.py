@@ -158,10 +158,10 @@ PLACES = [
     # A transaction that a cut ended has no room on a full disk, and what is there of it stays.
     (
         "src/rooms/store/group.rs",
-        "                self.undo_group(disk, found, now)?;\n",
-        "                if !PLANTED(\"half-a-transaction-left-on-a-full-disk\") {\n"
-        "                    self.undo_group(disk, found, now)?;\n"
-        "                }\n",
+        "            self.undo_group(disk, found, now)?;\n",
+        "            if !PLANTED(\"half-a-transaction-left-on-a-full-disk\") {\n"
+        "                self.undo_group(disk, found, now)?;\n"
+        "            }\n",
     ),
     # That a large transaction has ended is said before all of it is written.
     (
