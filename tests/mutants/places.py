@@ -210,6 +210,7 @@ LOG_ALONE = {"second-half-of-carried-settlements-dropped"}
 BY_A_TEST = {
     "settlement-ahead-of-its-message": "group::what_no_commit_holds",
     "first-half-of-carried-settlements-dropped": "carried::what_is_settled_in_more_ranges",
+    "half-a-transaction-left-on-a-full-disk": "group::on_a_disk_that_is_full",
 }
 
 # What costs nothing as long as another mechanism is there, and two faults at one moment otherwise: a test of

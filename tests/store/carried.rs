@@ -260,7 +260,7 @@ fn is_carried_whole(count: u64, parts: usize) {
 fn that_a_segment_has_left_is_not_believed_before_it_is_durable() {
     let (mut tried, mut opened) = (0, 0);
     for (fill, cut) in (0..14).flat_map(|fill| (0..9).map(move |cut| (fill, cut))) {
-        for seed in 1..4 {
+        for seed in 1..13 {
             let Some(mut world) = killed_as_it_leaves(seed, fill) else { continue };
             tried += 1;
             let newest = world.newest();
