@@ -122,9 +122,9 @@ def mutants() -> Row:
 PARTS = [canary, seeds, kills, canary, seeds, fuzz, canary, seeds, mutants]
 
 
-def note(row: Row) -> None:
-    """Appends to the ledger."""
-    line = "\t".join([datetime.date.today().isoformat(), commit(), *map(str, row)])
+def note(row: Row, searched: str) -> None:
+    """Appends to the ledger what came of the commit that was searched."""
+    line = "\t".join([datetime.date.today().isoformat(), searched, *map(str, row)])
     print(line, flush=True)
     with LEDGER.open("a") as file:
         file.write(line + "\n")
@@ -143,7 +143,8 @@ def search(minutes: float, parts: Optional[list] = None) -> int:
     while time.monotonic() < until:
         for part in parts or PARTS:
             if time.monotonic() < until:
-                note(part())
+                searched = commit()
+                note(part(), searched)
                 ran += 1
     print(f"\n{ran} parts ran; {LEDGER.relative_to(ROOT)} says what came of them")
     return 0 if ran else 1
