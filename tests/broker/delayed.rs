@@ -6,7 +6,7 @@ use leveret::error::ReplyCode;
 use leveret::limits::Limits;
 use leveret::wire::{Full, TableWriter};
 
-use crate::dead_letters::{Life, declare, disk, empty, filled, get, got, message_to, publish, table};
+use crate::dead_letters::{Life, declare, disk, empty, filled, got, message_to, publish, table};
 use crate::expiry::pass_to;
 use crate::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use crate::spilling::store;
@@ -454,7 +454,7 @@ fn it_is_in_time_over_any_number_of_lives() {
                 now_ms += if life < 7 { 1 + random.below(1 << bits) } else { 1 << 24 };
                 house.house.journal.set_time(now_ms);
                 house.read_back();
-                for body in empty(&mut house.house, at, "q") {
+                for body in house.empty("q") {
                     let (due, number) = body.split_once(' ').unwrap();
                     let message = (due.parse().unwrap(), number.parse().unwrap());
                     assert!(message.0 <= now_ms, "seed {seed}: {} ms too early", message.0 - now_ms);
@@ -593,6 +593,5 @@ fn an_exchange_of_the_same_name_begins_with_nothing() {
     let mut life = Life::begin(&disk).expect("it opens");
     life.house.journal.set_time(START_MS + 70_000);
     life.read_back();
-    assert_eq!(empty(&mut life.house, life.at, "q"), ["new"]);
-    assert!(get(&mut life.house, life.at, "q").is_none());
+    assert_eq!(life.empty("q"), ["new"]);
 }

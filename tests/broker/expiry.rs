@@ -389,7 +389,7 @@ fn a_restart_takes_no_time_from_a_message_and_adds_none() {
         let counts = (house.ready(at, "ttl"), house.ready(at, "own"), house.ready(at, "dead"));
         assert_eq!(counts, left, "at {time_ms}");
     }
-    assert_eq!(got(&mut life.house, at, "dead").deaths(), [("own".into(), "expired".into(), 1)]);
+    assert_eq!(life.get("dead").expect("there is a message").deaths(), [("own".into(), "expired".into(), 1)]);
 }
 
 /// What waits behind one that was looked at is looked at when that is gone.

@@ -3,7 +3,7 @@
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::wire::{TableWriter, Writer};
 
-use crate::dead_letters::{declare, empty, got, publish, table, to, with};
+use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, got, publish, table, to, with};
 use crate::support::TestBroker;
 
 #[test]
@@ -77,4 +77,28 @@ fn made_up_deaths_cost_their_number_and_not_that_of_the_queues() {
     for number in 0..200 {
         assert_eq!(house.ready(at, &number.to_string()), u32::from(number != 7), "{number}");
     }
+}
+
+/// A letter goes to nobody before the log has its move: a power cut brought its message back, which died once
+/// more, and a consumer had the letter twice without being told.
+#[test]
+fn a_letter_waits_for_its_move_and_for_nothing_else() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "dead", true, &[]);
+    declare(&mut life.house, at, "q", true, &to("dead"));
+    publish(&mut life.house, at, "q", PERSISTENT, "x");
+    let first = got(&mut life.house, at, "q");
+    life.store().expect("the disk is well");
+    let reader = life.house.connect();
+    life.house.consume(reader, "dead");
+    life.house.settle(at, first.tag, false, Settlement::Reject);
+    assert_eq!(life.house.turns(reader), 0, "its move is not in the log");
+    assert!(!life.house.journal.is_empty());
+    life.store().expect("the disk is well");
+    let house = &mut life.house;
+    house.broker.deliver(&mut context!(house), 8192);
+    assert_eq!(house.outbox_bodies(reader), ["x"], "what marks it as delivered went along");
+    assert!(life.house.journal.is_empty(), "so nothing more is written");
 }

@@ -5,11 +5,12 @@
 //! ```
 //!
 //! Why a model of its own: in which of the two a message is depends on what became of each of its rejections,
-//! which a power cut may undo; so nothing is said of one queue here, and everything of both.
+//! which a power cut may undo until somebody has what came of it; so nothing is said of one queue here, and
+//! everything of both.
 //!
 //! Always true: a message that was promised and not acknowledged is in one of the two, and never in both; its
 //! headers count one death more in `s0` than in `m0` where it is in `m0`, and as many where it is in `s0`; of
-//! its deaths by rejection there are no more than clients asked for, and within a life they grow; what had
+//! its deaths by rejection there are no more than clients asked for, and they grow; what had
 //! the same number of deaths when somebody had it comes as redelivered.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,8 +92,6 @@ struct Fate {
     rejected: u64,
     /// With how many deaths who had it, and when.
     heard: Vec<(u64, u64, Tick)>,
-    /// So many of these were in earlier lives, of which a power cut may have taken a death.
-    heard_before: usize,
     /// The disk had it when this life began, or it is of this life.
     is_there: bool,
 }
@@ -157,15 +156,13 @@ impl Fates {
         let is_older = |by: u64, at: Tick| by == connection || at < since;
         let is_again = |&(died, by, at): &(u64, u64, Tick)| died == all && is_older(by, at);
         let had_more = |&(died, by, at): &(u64, u64, Tick)| died > all && is_older(by, at);
-        // A start may have undone the last death, which then happens once more: the message is new there.
-        let of_this_life = &fate.heard[fate.heard_before..];
         let wrong = if !deaths.fits(queue) {
             Some("has deaths that do not lead there")
         } else if deaths.rejected > fate.rejected && !fate.was_let_go {
             Some("was rejected less often than it says")
-        } else if of_this_life.iter().any(had_more) {
+        } else if fate.heard.iter().any(had_more) {
             Some("had more deaths before")
-        } else if of_this_life.iter().any(is_again) && !redelivered {
+        } else if fate.heard.iter().any(is_again) && !redelivered {
             Some("was delivered before and is called new")
         } else if !fate.is_there {
             Some("is of an earlier life, and the disk did not have it")
@@ -190,7 +187,7 @@ impl Fates {
             if fate.promise == Promise::Durable && !fate.vanishes && !fate.is_there && are_there {
                 wrong.push(format!("message {number} was durable and is in neither queue: {fate:?}"));
             }
-            (fate.vanishes, fate.heard_before) = (!fate.is_there, fate.heard.len());
+            fate.vanishes = !fate.is_there;
             fate.promise = if fate.is_there { Promise::Durable } else { Promise::None };
         }
         wrong

@@ -102,7 +102,7 @@ impl World {
             let target = Target { queue: INPUT, offset: offset as u64 };
             self.journal.settle(&mut self.messages, target, *input);
         }
-        self.journal.end_group(&self.messages, Urgency::Awaited)
+        self.journal.end_group(&mut self.messages, Urgency::Awaited)
     }
 
     fn live(&self, queue: u64) -> u64 {
@@ -312,7 +312,7 @@ fn ten_thousand_settlements_come_with_a_message() {
     let message = world.publish(OUTPUT, 1, 100);
     let target = Target { queue: OUTPUT, offset: 1 };
     world.journal.settle(&mut world.messages, target, message);
-    let batch = world.journal.end_group(&world.messages, Urgency::Awaited);
+    let batch = world.journal.end_group(&mut world.messages, Urgency::Awaited);
     world.store(batch).expect("the disk is well");
     assert_eq!((world.live(INPUT), world.live(OUTPUT)), (0, 1));
 }
@@ -340,7 +340,7 @@ fn what_takes_two_commits_to_settle_is_never_gone_on_both_sides() {
         for offset in 0..40_000 {
             world.journal.settle_stored(Settled { queue: INPUT, start: 2 * offset, end: 2 * offset + 1 });
         }
-        let batch = world.journal.end_group(&world.messages, Urgency::Awaited);
+        let batch = world.journal.end_group(&mut world.messages, Urgency::Awaited);
         let is_answered = world.store(batch).is_some();
         let is_over = is_answered && world.store_all().is_some();
         drop(world);

@@ -1,12 +1,13 @@
 //! The front of a queue: which message goes next, whether it may go now, and what becomes of the one taken.
 //!
 //! Always true: a message that the log has is delivered only when it is written down that it may have been
-//! (or when its own commit will say so), so that after a power cut it is marked as redelivered; what leaves
-//! a queue is in memory.
+//! (or when its own commit will say so), so that after a power cut it is marked as redelivered; what took
+//! the place of another message, as a dead letter does, only when the end of that is durable; what leaves a
+//! queue is in memory.
 
 use crate::command::QueueId;
 use crate::journal::{Journal, Mode, Settled, Target};
-use crate::mem::{MessageId, Messages};
+use crate::mem::{MessageFlags, MessageId, Messages};
 
 use super::backlog::{First, QueuePart, Size, Taken};
 use super::divisions::owner_of;
@@ -33,8 +34,13 @@ impl Broker {
                 false
             }
             First::At(_, Place::Logged(message, offset)) => {
-                cx.journal.is_gathering(cx.messages, message)
-                    || self.is_below_watermark(cx.journal, queue, offset)
+                if cx.messages.flags(message).has(MessageFlags::MOVING) {
+                    self.await_move(cx.journal, queue, offset);
+                    false
+                } else {
+                    cx.journal.is_gathering(cx.messages, message)
+                        || self.is_below_watermark(cx.journal, queue, offset)
+                }
             }
         };
         if !may_go {
@@ -57,8 +63,38 @@ impl Broker {
         self.queues[queue.index()].logged.is_below_watermark(offset)
     }
 
-    /// Something may have become durable: queues that waited for a watermark go on.
+    /// Somebody waits for a message that took the place of another: it goes when the log has both.
+    #[cold]
+    fn await_move(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) {
+        // Its mark goes along, so that it need not wait for that afterwards.
+        let _ = self.is_below_watermark(journal, queue, offset);
+        journal.hurry();
+        self.moves_awaited.push((journal.durable(), queue));
+    }
+
+    /// Queues that waited for a move look again whether it is durable.
+    #[cold]
+    fn note_moved(&mut self, journal: &Journal) {
+        let mut awaited = core::mem::take(&mut self.moves_awaited);
+        awaited.retain(|&(before, queue)| {
+            let is_new = before < journal.durable();
+            // The queue may have been deleted since.
+            if is_new && let Some(record) = self.queues.get_mut(queue.index()) {
+                if record.front == Front::Blocked {
+                    record.front = Front::Free;
+                    self.wake(queue);
+                }
+            }
+            !is_new
+        });
+        self.moves_awaited = awaited;
+    }
+
+    /// Something may have become durable: queues that waited for a watermark, or for a move, go on.
     pub fn note_durable(&mut self, journal: &Journal) {
+        if !self.moves_awaited.is_empty() {
+            self.note_moved(journal);
+        }
         let durable = journal.facts_stored();
         while let Some(&(fact, queue, incarnation, through)) = self.watermarks_pending.front() {
             if fact > durable {

@@ -317,5 +317,6 @@ impl Broker {
 
 /// Whether the log has the message for good, and it can be counted among those that only the log has.
 fn is_stored(messages: &Messages, queue: &Queue, message: MessageId) -> bool {
-    messages.flags(message).has(MessageFlags::STORED) && queue.backlog.may_give_up()
+    let flags = messages.flags(message);
+    flags.has(MessageFlags::STORED) && !flags.has(MessageFlags::MOVING) && queue.backlog.may_give_up()
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use crate::command::{ConnectionId, QueueId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::Journal;
+use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
 use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Slab};
 
@@ -129,6 +129,8 @@ pub struct Broker {
     pub(super) no_level_logged_minute: Option<u32>,
     /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
     pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
+    /// Queues whose first message is moving, and what was durable when somebody asked for it.
+    pub(super) moves_awaited: Vec<(Batch, QueueId)>,
     pub(super) paging: Paging,
     /// What somebody waits to look at.
     pub(super) looks: Looks,
@@ -231,6 +233,7 @@ impl Broker {
             dropped_logged_minute: None,
             no_level_logged_minute: None,
             watermarks_pending: VecDeque::with_capacity(64),
+            moves_awaited: Vec::with_capacity(64),
             paging: Paging::new(limits),
             looks: Looks::default(),
             getting: Waiters::with_capacity(0),

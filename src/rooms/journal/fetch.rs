@@ -153,19 +153,21 @@ impl Journal {
             messages.release(message);
         }
         self.durable = self.durable.max(batch);
+        self.release_moved(messages);
         self.facts_stored = self.facts_handed;
         self.facts_safe = self.repeats.front().map_or(self.facts_handed, |(_, number, _)| number - 1);
         self.room_made += 1;
     }
 
     /// Nothing is on its way to the disk: what left the journal again is waited for no longer.
-    pub fn advance(&mut self) -> bool {
+    pub fn advance(&mut self, messages: &mut Messages) -> bool {
         if self.mode != Mode::On || !self.handed.is_empty() {
             return false;
         }
         let before = self.durable;
         let settles_left = self.settles_awaited.is_some();
         self.durable = self.durable.max(self.cover(settles_left));
+        self.release_moved(messages);
         self.durable > before
     }
 

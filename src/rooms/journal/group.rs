@@ -15,7 +15,7 @@
 use super::groups::{Cursor, GROUP, GROUPS_MAX, Group};
 use super::records::{CHUNK_BYTES, merge};
 use super::{Batch, Front, Journal, Settled, Target, Urgency};
-use crate::mem::Messages;
+use crate::mem::{MessageFlags, Messages};
 
 /// What a record of settlements takes, for each queue and for each range, in bytes at most.
 const SETTLED_BYTES: u64 = 128;
@@ -44,7 +44,10 @@ impl Journal {
     }
 
     /// All that belongs together was said, and is written this soon. Returns the batch to wait for.
-    pub fn end_group(&mut self, messages: &Messages, urgency: Urgency) -> Batch {
+    ///
+    /// If something was settled, what was published is [`MessageFlags::MOVING`] until that batch is durable:
+    /// a power cut before would bring back what was settled, and what became of it would come once more.
+    pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
         merge(&mut settles);
@@ -57,11 +60,37 @@ impl Journal {
             let batch = self.expect_open(urgency);
             self.groups.waiting.push_back(Group { first, end, bytes, settles: settles.len(), batch });
             self.groups.settles.extend(&settles);
+            if !settles.is_empty() {
+                self.hold_moving(messages, first, batch);
+            }
             batch
         };
         settles.clear();
         self.groups.open_settles = settles;
         batch
+    }
+
+    /// Messages from `first` on may go to nobody before this batch is durable.
+    fn hold_moving(&mut self, messages: &mut Messages, first: u64, batch: Batch) {
+        for pending in self.pending.range((first - self.first) as usize..) {
+            if pending.live > 0 {
+                messages.retain(pending.message);
+                messages.add_flags(pending.message, MessageFlags::MOVING);
+                self.moving.push_back((batch, pending.message));
+            }
+        }
+    }
+
+    /// What is durable by now is no longer on its way.
+    pub(super) fn release_moved(&mut self, messages: &mut Messages) {
+        while let Some(&(batch, message)) = self.moving.front() {
+            if batch > self.durable {
+                return;
+            }
+            self.moving.pop_front();
+            messages.clear_flags(message, MessageFlags::MOVING);
+            messages.release(message);
+        }
     }
 
     /// Bytes that records of the messages from `first` on take at most, bodies in chunks not counted.

@@ -133,6 +133,8 @@ pub struct Journal {
     targets_before: u64,
     groups: Groups,
     handed: VecDeque<MessageId>,
+    /// Held until this batch is durable: messages that came to be with the end of others.
+    moving: VecDeque<(Batch, MessageId)>,
     facts: VecDeque<(Batch, Fact)>,
     /// Facts that went into a commit once and are to go into the next one too, with their numbers; so many of
     /// them may.
@@ -193,6 +195,7 @@ impl Journal {
             targets_before: 0,
             groups: Groups::new(settles_max(pending_max)),
             handed: VecDeque::with_capacity(pending_room),
+            moving: VecDeque::with_capacity(pending_room),
             facts: VecDeque::with_capacity(64),
             repeats: VecDeque::new(),
             repeats_ready: 0,
@@ -245,7 +248,10 @@ impl Journal {
     /// four times its command.
     pub const fn bytes(messages_max: usize, input_bytes: usize) -> usize {
         let pending = Self::pending_max(messages_max);
-        let each = size_of::<Pending>() + size_of::<Target>() + size_of::<MessageId>();
+        let each = size_of::<Pending>()
+            + size_of::<Target>()
+            + size_of::<MessageId>()
+            + size_of::<(Batch, MessageId)>();
         // Those of single messages, and those of groups.
         let settles = 2 * settles_max(pending) * size_of::<Settled>();
         let facts = size_of::<(Batch, Fact)>() + size_of::<(Batch, u64, Fact)>();

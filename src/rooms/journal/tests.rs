@@ -62,9 +62,9 @@ fn what_is_settled_before_its_commit_is_not_written_and_no_longer_waited_for() {
     world.settle(5, published);
     world.messages.release(published.0);
     assert_eq!(world.messages.messages_used(), 0);
-    assert!(world.journal.is_empty() && world.journal.advance());
+    assert!(world.journal.is_empty() && world.journal.advance(&mut world.messages));
     assert!(published.1 <= world.journal.durable());
-    assert!(!world.journal.advance(), "nothing is new");
+    assert!(!world.journal.advance(&mut world.messages), "nothing is new");
     assert_eq!(world.commit().0, 0);
 }
 
@@ -246,7 +246,7 @@ fn what_goes_with_its_queue_is_safe_when_the_queue_is_surely_gone() {
     for (message, ..) in published {
         assert!(world.journal.forsake(&mut world.messages, 7, message));
     }
-    world.journal.advance();
+    world.journal.advance(&mut world.messages);
     assert!(world.journal.durable() < first, "the queue may come back, and without it");
     assert!(world.commit().1 >= last.max(gone));
 }

@@ -270,6 +270,12 @@ impl Messages {
         slot.flags = slot.flags.with(flags);
     }
 
+    /// Notes that something is not so any more.
+    pub fn clear_flags(&mut self, id: MessageId, flags: MessageFlags) {
+        let slot = &mut self.slots[id.index()];
+        slot.flags = slot.flags.without(flags);
+    }
+
     /// Body length in bytes.
     pub fn body_len(&self, id: MessageId) -> u32 {
         self.slots[id.index()].body_len

@@ -292,7 +292,7 @@ impl Keeper {
                 self.is_writing = true;
                 return Some(Write::End(job));
             }
-            journal.advance();
+            journal.advance(messages);
             if journal.is_empty() {
                 self.log.rest();
             }

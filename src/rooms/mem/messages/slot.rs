@@ -61,6 +61,8 @@ impl MessageFlags {
     pub const DUE_AT_ONCE: Self = Self(16);
     /// The store has it: its body can be read back.
     pub const STORED: Self = Self(32);
+    /// It is in the place of another message, whose end the log does not have for good yet.
+    pub const MOVING: Self = Self(1024);
     /// It has an expiration of its own.
     pub const EXPIRES: Self = Self(64);
     /// It is noted when it came to its queues.
