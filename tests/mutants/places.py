@@ -65,6 +65,13 @@ PLACES = [
         "                let count = if PLANTED(\"further-targets-not-copied\") { 1 } else { usize::MAX };\n"
         "                cleaning.targets.extend(live.take(count));\n",
     ),
+    # A dead letter goes to a consumer while its move is still gathering.
+    (
+        "src/rooms/broker/queue_head.rs",
+        "                if cx.messages.flags(message).has(MessageFlags::MOVING) {\n",
+        "                let is_ignored = PLANTED(\"moved-message-given-before-its-commit\");\n"
+        "                if cx.messages.flags(message).has(MessageFlags::MOVING) && !is_ignored {\n",
+    ),
     # Confirmed when its commit is handed out, not when it is synced.
     (
         "src/rooms/store/keeper.rs",
