@@ -266,12 +266,13 @@ fn log_in(world: &mut World, client: usize) -> String {
     log_in_as(world, client, GUEST)
 }
 
+fn post_login(who: &str) -> String {
+    format!("POST /api/leveret/login HTTP/1.1\r\nHost: localhost:15672\r\nContent-Length: 0\r\n{who}\r\n")
+}
+
 /// The same for whoever logs in with this line.
 fn log_in_as(world: &mut World, client: usize, who: &str) -> String {
-    let login = format!(
-        "POST /api/leveret/login HTTP/1.1\r\nHost: localhost:15672\r\nContent-Length: 0\r\n{who}\r\n"
-    );
-    let answer = ask(world, client, &login);
+    let answer = ask(world, client, &post_login(who));
     assert_eq!(status(&answer), "201", "{answer}");
     let (_, token) = answer.split_once("{\"token\":\"").expect("a token");
     assert_eq!(token.find('"'), Some(64), "of 256 bits");
@@ -337,6 +338,88 @@ fn the_seventeenth_token_takes_the_place_of_the_one_used_longest_ago() {
     let good: Vec<bool> = good.collect();
     assert_eq!(good.iter().position(|good| !good), Some(0));
     assert_eq!(good.iter().filter(|good| **good).count(), 16);
+}
+
+/// Base64 of what needs no padding.
+fn base64(text: &str) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits = text
+        .as_bytes()
+        .chunks(3)
+        .map(|three| three.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte)));
+    bits.flat_map(|bits| [18, 12, 6, 0].map(|shift| char::from(LETTERS[bits >> shift & 63]))).collect()
+}
+
+/// Users u10, u11 and so on with these tags, whose logins come back.
+fn crowd(world: &mut World, client: usize, tags: &str, range: core::ops::Range<u32>) -> Vec<String> {
+    let log_ins = range.map(|number| {
+        let body = format!(r#"{{"password":"xy","tags":"{tags}"}}"#);
+        let line = format!("PUT /api/users/u{number} HTTP/1.1\r\nHost: localhost:1\r\n{GUEST}");
+        let request = format!("{line}Content-Length: {}\r\n\r\n{body}", body.len());
+        assert_eq!(status(&ask(world, client, &request)), "201");
+        format!("Authorization: Basic {}\r\n", base64(&format!("u{number}:xy")))
+    });
+    log_ins.collect()
+}
+
+#[test]
+fn twenty_users_do_not_push_out_an_administrator_nor_one_another() {
+    let mut world = World::new(Limits { users_max: 64, ..small_limits() });
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let logins = crowd(&mut world, client, "management", 10..30);
+    let whoami =
+        |world: &mut World, token: &str| status(&ask(world, client, &get("/api/whoami", token))).to_string();
+    let guests = log_in(&mut world, client);
+    let tokens: Vec<String> = logins[..15]
+        .iter()
+        .map(|login| {
+            world.pass_ms(1_000);
+            log_in_as(&mut world, client, login)
+        })
+        .collect();
+    for login in &logins[15..] {
+        let refused = ask(&mut world, client, &post_login(login));
+        assert_eq!(status(&refused), "403", "all have one each: {refused}");
+        assert!(refused.contains("16 users are logged in"), "{refused}");
+    }
+    assert_eq!(whoami(&mut world, &guests), "200", "the administrator stays");
+    assert!(tokens.iter().all(|token| whoami(&mut world, token) == "200"), "and everybody else");
+    // Whoever has one already makes room for himself.
+    let anew = log_in_as(&mut world, client, &logins[3]);
+    assert_eq!([&tokens[3], &anew, &tokens[0]].map(|token| whoami(&mut world, token)), ["401", "200", "200"]);
+    // An administrator comes in instead of the other whose token was used longest ago.
+    let other = crowd(&mut world, client, "administrator", 30..31);
+    world.pass_ms(1_000);
+    let used = [&anew, &guests].into_iter().chain(&tokens[1..3]).chain(&tokens[4..]);
+    assert!(used.into_iter().all(|token| whoami(&mut world, token) == "200"));
+    let others = log_in_as(&mut world, client, &other[0]);
+    assert_eq!(whoami(&mut world, &others), "200");
+    assert_eq!(
+        [&guests, &tokens[0], &tokens[1]].map(|token| whoami(&mut world, token)),
+        ["200", "401", "200"]
+    );
+}
+
+#[test]
+fn a_stranger_takes_the_place_of_a_second_token_and_never_of_the_last() {
+    let mut world = World::new(Limits { users_max: 64, ..small_limits() });
+    let client = world.connect_management(Shape::WIDE, HOME);
+    let logins = crowd(&mut world, client, "management", 10..24);
+    let guests = [(); 3].map(|()| {
+        world.pass_ms(1_000);
+        log_in(&mut world, client)
+    });
+    let mut tokens: Vec<String> =
+        logins[..13].iter().map(|login| log_in_as(&mut world, client, login)).collect();
+    tokens.push(log_in_as(&mut world, client, &logins[13]));
+    let good =
+        |world: &mut World, token: &String| status(&ask(world, client, &get("/api/whoami", token))) == "200";
+    assert_eq!(guests.each_ref().map(|token| good(&mut world, token)), [false, true, true]);
+    assert!(tokens.iter().all(|token| good(&mut world, token)));
+    // One who has a token displaces his own, though others have more.
+    let anew = log_in_as(&mut world, client, &logins[0]);
+    assert_eq!(guests.each_ref().map(|token| good(&mut world, token)), [false, true, true]);
+    assert_eq!([&tokens[0], &anew].map(|token| good(&mut world, token)), [false, true]);
 }
 
 /// ann, with the password `a`.

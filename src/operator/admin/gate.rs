@@ -20,6 +20,7 @@ use super::management::{self, Who};
 use super::metrics;
 use super::pages::{self, Page};
 use super::request_context::RequestContext;
+use super::tokens::{NoToken, TOKENS_MAX};
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is looked at, in base64: a name of 255 bytes, a colon and a password.
@@ -127,8 +128,13 @@ fn show_metrics(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
 
 /// Gives a user whose password was right a token instead of it.
 fn begin(context: &mut RequestContext<'_>, user: &str) -> Answer {
-    let Some(token) = context.tokens.begin(context.broker, user, context.process.uptime_ms) else {
-        return unauthorized("Login failed");
+    let token = match context.tokens.begin(context.broker, user, context.process.uptime_ms) {
+        Ok(token) => token,
+        Err(NoToken::NoSuchUser) => return unauthorized("Login failed"),
+        Err(NoToken::Full) => {
+            let why = format!("{TOKENS_MAX} users are logged in: try again when one has logged out");
+            return Answer::Now(Status::Forbidden, problem("forbidden", &why));
+        }
     };
     let body = body(|json| {
         json.raw(b"{\"token\":");

@@ -4,8 +4,8 @@
 //! user's password, and by logging out.
 //!
 //! Always true: a token is known here by its hash alone, so nothing that is read here logs anybody in; there
-//! are never more than [`TOKENS_MAX`], and of the user who has most of them the one that was used longest ago
-//! makes room for another.
+//! are never more than [`TOKENS_MAX`]; nobody loses his only one to another user while somebody has two, and
+//! an administrator never to who is none.
 
 use core::cmp::Reverse;
 
@@ -15,11 +15,20 @@ use crate::broker::Broker;
 use crate::password::PasswordHash;
 
 /// Tokens at once.
-const TOKENS_MAX: usize = 16;
+pub(super) const TOKENS_MAX: usize = 16;
 /// A token that is not used for so long is not good any more.
 const IDLE_MS_MAX: u64 = 30 * 60 * 1000;
 /// No token is good for longer.
 const AGE_MS_MAX: u64 = 12 * 60 * 60 * 1000;
+
+/// Why there is no token for a user.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NoToken {
+    /// There is no such user.
+    NoSuchUser,
+    /// As many users as there can be have one each.
+    Full,
+}
 
 /// Who is logged in by a token.
 #[derive(Debug, Default)]
@@ -53,6 +62,11 @@ fn broker_password(broker: &Broker, user: &str) -> Option<PasswordHash> {
     broker.users().find(|view| view.name == user).map(|view| *view.hash)
 }
 
+fn is_administrator(broker: &Broker, user: &str) -> bool {
+    let view = broker.users().find(|view| view.name == user);
+    view.is_some_and(|view| view.tags.split(',').any(|tag| tag == "administrator"))
+}
+
 fn hash_of(token: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, token).as_ref());
@@ -60,9 +74,17 @@ fn hash_of(token: &[u8]) -> [u8; 32] {
 }
 
 impl Tokens {
-    /// Logs a user in, whose password was right; `None`: there is no such user.
-    pub(super) fn begin(&mut self, broker: &mut Broker, user: &str, now_ms: u64) -> Option<String> {
-        let password = broker_password(broker, user)?;
+    /// Logs a user in, whose password was right.
+    ///
+    /// # Errors
+    /// There is none for this user.
+    pub(super) fn begin(&mut self, broker: &mut Broker, user: &str, now_ms: u64) -> Result<String, NoToken> {
+        let password = broker_password(broker, user).ok_or(NoToken::NoSuchUser)?;
+        self.rows.retain(|row| row.is_good(broker, now_ms));
+        if self.rows.len() >= TOKENS_MAX {
+            let at = self.displaced(broker, user).ok_or(NoToken::Full)?;
+            self.rows.swap_remove(at);
+        }
         let token = format!(
             "{:016x}{:016x}{:016x}{:016x}",
             broker.chance(),
@@ -70,17 +92,25 @@ impl Tokens {
             broker.chance(),
             broker.chance()
         );
-        self.rows.retain(|row| row.is_good(broker, now_ms));
-        if self.rows.len() >= TOKENS_MAX {
-            let held = |user: &str| self.rows.iter().filter(|row| &*row.user == user).count();
-            let oldest = (0..self.rows.len())
-                .min_by_key(|at| (Reverse(held(&self.rows[*at].user)), self.rows[*at].used_ms));
-            oldest.map(|at| self.rows.swap_remove(at));
-        }
         self.rows.reserve_exact(1);
         let hash = hash_of(token.as_bytes());
         self.rows.push(Row { hash, user: user.into(), password, began_ms: now_ms, used_ms: now_ms });
-        Some(token)
+        Ok(token)
+    }
+
+    /// Whose place a token of this user takes: his own that was used longest ago; if he has none, that of the
+    /// user who has most; if everybody has one, an administrator that of somebody who is none, if there is
+    /// such a one.
+    fn displaced(&self, broker: &Broker, user: &str) -> Option<usize> {
+        let held = |user: &str| self.rows.iter().filter(|row| &*row.user == user).count();
+        let most = self.rows.iter().map(|row| held(&row.user)).max()?;
+        let may_displace = |row: &Row| match held(user) {
+            0 => most > 1 || is_administrator(broker, user),
+            _ => &*row.user == user,
+        };
+        let rows = self.rows.iter().enumerate().filter(|(_, row)| may_displace(row));
+        let order = |row: &Row| (Reverse(held(&row.user)), is_administrator(broker, &row.user), row.used_ms);
+        rows.min_by_key(|(_, row)| order(row)).map(|(at, _)| at)
     }
 
     /// Whose token it is; `None`: nobody's, or not any more.
