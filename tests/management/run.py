@@ -21,6 +21,7 @@ from harness import raw  # noqa: E402
 from harness.brokers import Address, RabbitMq, free_port, leveret, watchdog  # noqa: E402
 from harness.suite import Skip, Suite, patience  # noqa: E402
 import metrics  # noqa: E402
+import rights  # noqa: E402
 import tools  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -69,10 +70,14 @@ class Broker(NamedTuple):
 class Managed(RabbitMq):
     """A RabbitMQ with its management plug-in, and the one for metrics."""
 
+    def __init__(self, plugins: str = "rabbitmq_management, rabbitmq_prometheus") -> None:
+        self.plugins = plugins
+        super().__init__()
+
     def _environment(self) -> Dict[str, str]:
         self.port, self.metrics_port = free_port(), free_port()
         environment = super()._environment()
-        Path(environment["RABBITMQ_ENABLED_PLUGINS_FILE"]).write_text("[rabbitmq_management, rabbitmq_prometheus].\n")
+        Path(environment["RABBITMQ_ENABLED_PLUGINS_FILE"]).write_text(f"[{self.plugins}].\n")
         with open(environment["RABBITMQ_CONFIG_FILE"], "a", encoding="utf-8") as config:
             config.write(f"management.tcp.port = {self.port}\nmanagement.tcp.ip = 127.0.0.1\n")
             config.write(f"prometheus.tcp.port = {self.metrics_port}\nprometheus.tcp.ip = 127.0.0.1\n")
@@ -80,8 +85,8 @@ class Managed(RabbitMq):
 
 
 @contextlib.contextmanager
-def started(is_rabbitmq: bool) -> Iterator[Broker]:
-    """One of the two."""
+def started(is_rabbitmq: bool, config: str = "") -> Iterator[Broker]:
+    """One of the two; `config` is Leveret's."""
     if is_rabbitmq:
         oracle = Managed()
         try:
@@ -89,7 +94,8 @@ def started(is_rabbitmq: bool) -> Iterator[Broker]:
         finally:
             oracle.close()
         return
-    with leveret(args=["--management", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]) as broker:
+    args = ["--management", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    with leveret(args=args, config=config) as broker:
         ours = Broker(broker.address, broker.port_of("management API"), "", broker.port_of("metrics without a login"))
         yield ours._replace(node=ours.ask("GET", "cluster-name")[1]["name"])
 
@@ -228,9 +234,17 @@ def main() -> int:
     parser.add_argument("--rabbitmq", action="store_true")
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--record-metrics", action="store_true")
+    parser.add_argument("--record-rights", action="store_true")
     options = parser.parse_args()
     suite = Suite("management", options.only)
     timer = watchdog(600)
+    if options.record_rights:
+        oracle = Managed("rabbitmq_management, rabbitmq_prometheus, rabbitmq_shovel_management")
+        try:
+            rights.record(oracle.address, oracle.port, oracle.node)
+        finally:
+            oracle.close()
+        return 0
     with started(options.rabbitmq) as broker:
         if options.record_metrics:
             metrics.record(broker.amqp, broker.metrics_port)
@@ -256,6 +270,8 @@ def main() -> int:
             suite.case("metrics-open", lambda: metrics.open_to_all(broker.metrics_port))
             suite.case("metrics-many", lambda: metrics.many(broker.amqp, broker.port))
             client.close()
+        with started(False, "[limits]\nbridges_max = 8\n") as broker:
+            suite.case("rights", lambda: rights.compare(broker.amqp, broker.port, broker.node))
         with started(False) as broker:
             suite.case("tools-nagios", lambda: tools.nagios(broker.amqp, broker.port))
             suite.case("tools-clients", lambda: tools.clients(broker.port))

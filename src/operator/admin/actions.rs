@@ -33,7 +33,7 @@ const PROPERTIES_BYTES_MAX: usize = 64 << 10;
 
 type Acted = Result<Answer, Answer>;
 
-/// Does what a path names, for a user who may enter the virtual host; `None`: it names nothing of this.
+/// Does what a path names, for a user, where that lets him; `None`: it names nothing of this.
 pub(super) fn handle(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
@@ -45,10 +45,7 @@ pub(super) fn handle(
         (Verb::Put, ["queues", _, queue]) => by.put_queue(request, queue),
         (Verb::Delete, ["queues", _, queue]) => by.delete_queue(request, queue),
         (Verb::Delete, ["queues", _, queue, "contents"]) => by.purge(queue),
-        // Nothing is mirrored here, so all mirrors are as they should be.
-        (Verb::Post, ["queues", _, queue, "actions"]) => {
-            by.queue_exists(queue).map(|()| Answer::Now(Status::NoContent, Vec::new()))
-        }
+        (Verb::Post, ["queues", _, queue, "actions"]) => by.act(request, queue),
         (Verb::Post, ["queues", _, queue, "get"]) => by.get(request, queue),
         (Verb::Put, ["exchanges", _, exchange]) => by.put_exchange(request, exchange),
         (Verb::Delete, ["exchanges", _, exchange]) => by.delete_exchange(request, exchange),
@@ -138,6 +135,15 @@ impl By<'_, '_> {
     fn purge(&mut self, queue: &str) -> Acted {
         self.queue_exists(queue)?;
         self.done(Status::NoContent, Command::QueuePurge { queue })
+    }
+
+    /// Nothing is mirrored here, so all mirrors are as they should be.
+    fn act(&self, request: &Request<'_>, queue: &str) -> Acted {
+        self.queue_exists(queue)?;
+        match fields(request)?.text("action").map_err(bad)?.as_str() {
+            "sync" | "cancel_sync" => Ok(Answer::Now(Status::NoContent, Vec::new())),
+            other => Err(bad_request(&format!("there is no action '{other}'"))),
+        }
     }
 
     fn get(&mut self, request: &Request<'_>, queue: &str) -> Acted {

@@ -10,8 +10,9 @@ use crate::broker::{
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
 
-use super::filter::BindingEnds;
+use super::filter::{Audience, BindingEnds, Viewer};
 use super::json::{Json, Tables};
+use super::listing::is_seen;
 use super::management_parts::{numbers, texts};
 use super::request_context::{Ends, ReadContext, SocketView};
 use super::samples::{QueueColumn, Ranges};
@@ -26,8 +27,8 @@ pub struct Pen<'p, 'o> {
     pub context: ReadContext<'p>,
     /// Which histories are written beside rates.
     pub ranges: Ranges,
-    /// Who sees of others' clients nothing, if it is somebody who may not see everything.
-    pub viewer: Option<&'p str>,
+    /// Who sees it, if it is somebody who may not see everything.
+    pub viewer: Option<&'p Viewer>,
 }
 
 impl Pen<'_, '_> {
@@ -86,7 +87,7 @@ impl Pen<'_, '_> {
         let found = (0..Consumers::places(context)).filter_map(|place| Consumers::at(context, place));
         let found = found.filter(|it| (it.vhost, it.queue) == (queue.vhost, queue.name));
         let viewer = self.viewer;
-        let seen = found.filter(|it| viewer.is_none_or(|viewer| viewer == it.user));
+        let seen = found.filter(|it| viewer.is_none_or(|viewer| is_seen::<Consumers>(viewer, context, it)));
         // Where there is no room for them there are none: a list of consumers has them all.
         let most = if self.tables == Tables::LeftOut { 0 } else { CONSUMERS_SHOWN_MAX };
         let mut is_first = true;
@@ -182,8 +183,8 @@ pub trait Kind: 'static {
     fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
     }
-    /// Who may not see everything sees only his own.
-    const IS_PRIVATE: bool = false;
+    /// Who sees them.
+    const AUDIENCE: Audience = Audience::Members;
     /// Places that were ever used.
     fn places(context: ReadContext<'_>) -> usize;
     /// The one in a place.
@@ -434,7 +435,7 @@ impl Kind for Connections {
         "peer_cert_issuer",
         "peer_cert_validity",
     ];
-    const IS_PRIVATE: bool = true;
+    const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(name_of(&view.socket))
@@ -505,7 +506,7 @@ impl Kind for Channels {
         ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
     ];
     const WITHOUT_FIGURE: &'static [&'static str] = &["messages_unconfirmed"];
-    const IS_PRIVATE: bool = true;
+    const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(format!("{} ({})", name_of(view.socket.as_ref()?), view.view.number))
@@ -580,7 +581,7 @@ impl Kind for Consumers {
         }),
     ];
 
-    const IS_PRIVATE: bool = true;
+    const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.user)
@@ -622,6 +623,7 @@ impl Kind for Vhosts {
         }),
         ("cluster_state", |_, pen| pen.json.text("running")),
     ];
+    const AUDIENCE: Audience = Audience::MembersAndMonitors;
 
     fn name(view: &Self::View<'_>) -> Option<String> {
         Some(view.name.to_string())

@@ -9,12 +9,32 @@ pub struct Filter {
     pub vhost: Option<Box<str>>,
     /// Only those of this user.
     pub user: Option<Box<str>>,
-    /// Only those that this user may see: of its virtual hosts, and its own connections.
-    pub viewer: Option<Box<str>>,
+    /// Only those that this user may see, as each kind of thing has it.
+    pub viewer: Option<Viewer>,
     /// Only bindings between these.
     pub ends: BindingEnds,
     /// Which histories are wanted beside rates.
     pub ranges: Ranges,
+}
+
+/// Who sees not everything.
+#[derive(Clone, Debug)]
+pub struct Viewer {
+    /// The user.
+    pub name: Box<str>,
+    /// Whether it watches what others do, in all virtual hosts.
+    pub is_monitor: bool,
+}
+
+/// Who sees a thing, besides administrators.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Audience {
+    /// Whoever may enter its virtual host.
+    Members,
+    /// The same, and monitors.
+    MembersAndMonitors,
+    /// Its user, and monitors.
+    OwnerAndMonitors,
 }
 
 /// Between what bindings are wanted.

@@ -7,7 +7,7 @@
 //! and writes no more than it was given room for, plus one row; every row is a line of its own.
 
 use super::columns::{Column, Kind, Pen};
-use super::filter::Filter;
+use super::filter::{Audience, Filter, Viewer};
 use super::json::{Json, Tables};
 use super::ordering::{Looks, Ordered, Refused};
 use super::request_context::ReadContext;
@@ -231,7 +231,7 @@ pub fn row<K: Kind>(
     }
     let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)));
     let Filter { ranges, viewer, .. } = &listing.filter;
-    let viewer = viewer.as_deref();
+    let viewer = viewer.as_ref();
     write_cells::<K>(&view, columns, Pen { json, tables, context, ranges: *ranges, viewer })
 }
 
@@ -282,9 +282,18 @@ pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view
     {
         return false;
     }
-    let Some(viewer) = viewer.as_deref() else { return true };
-    K::vhost(view).is_some_and(|vhost| context.broker.has_permission(viewer, vhost))
-        && (!K::IS_PRIVATE || K::user(view) == Some(viewer))
+    viewer.as_ref().is_none_or(|viewer| is_seen::<K>(viewer, context, view))
+}
+
+/// Whether somebody who may not see everything sees this.
+pub(super) fn is_seen<K: Kind>(viewer: &Viewer, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
+    let Viewer { name, is_monitor } = viewer;
+    let is_member = || K::vhost(view).is_some_and(|vhost| context.broker.has_permission(name, vhost));
+    match K::AUDIENCE {
+        Audience::Members => is_member(),
+        Audience::MembersAndMonitors => *is_monitor || is_member(),
+        Audience::OwnerAndMonitors => *is_monitor || is_member() && K::user(view) == Some(&**name),
+    }
 }
 
 /// Writes a row of a kind with all its columns; one of a virtual host alone does not say which, unless it is

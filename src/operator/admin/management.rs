@@ -2,13 +2,14 @@
 //!
 //! | tag | sees |
 //! |-----|------|
-//! | `management` | the virtual hosts it has permissions in, its own connections |
-//! | `policymaker` | the same, and changes policies there |
-//! | `monitoring` | everything but users and permissions |
+//! | `management` | what there is in the virtual hosts it has permissions in, its own connections |
+//! | `policymaker` | the same, and policies and parameters there, which it changes |
+//! | `monitoring` | as `management`; the node, all connections, channels and consumers, names of virtual hosts |
 //! | `administrator` | everything, and changes users, virtual hosts and permissions |
 //!
-//! Of consumers, channels and connections somebody who is no monitor sees his own.
-//! `tests/pair/management_rights` asks for every path by every tag.
+//! What a request takes stands in [`demand`]; whose rows a list has, in [`Audience`](super::filter::Audience).
+//! `tests/pair/management_rights` asks for every path by every tag, and `tests/management` for what RabbitMQ
+//! answers to all of them.
 //!
 //! Always true: what only the control socket may do (`/api/ctl`) is not here; what changes something in a
 //! virtual host takes the permissions that the same would take over AMQP.
@@ -17,7 +18,7 @@ use super::actions::{self, default_named};
 use super::answer::{Answer, bad_request, body, not_found, refusal, unauthorized};
 use super::api;
 use super::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues};
-use super::filter::{BindingEnds, Filter};
+use super::filter::{BindingEnds, Filter, Viewer};
 use super::health;
 use super::http::{Request, Status, Verb};
 use super::import;
@@ -44,6 +45,7 @@ pub(super) struct Who {
     name: String,
     tags: String,
     pub(super) is_monitor: bool,
+    is_policymaker: bool,
     is_administrator: bool,
 }
 
@@ -54,21 +56,117 @@ impl Who {
         let has = |tag| view.tags.split(',').any(|other| other == tag);
         let is_administrator = has("administrator");
         let is_monitor = is_administrator || has("monitoring");
-        let may_enter = is_monitor || has("management") || has("policymaker");
+        let is_policymaker = is_administrator || has("policymaker");
+        let may_enter = is_monitor || is_policymaker || has("management");
         let (name, tags) = (name.to_string(), view.tags.to_string());
-        may_enter.then_some(Self { name, tags, is_monitor, is_administrator })
+        may_enter.then_some(Self { name, tags, is_monitor, is_policymaker, is_administrator })
     }
 
-    /// Rows of what it may do something to: a monitor only watches what is others'.
-    fn own(&self) -> Filter {
-        let viewer = (!self.is_administrator).then(|| self.name.as_str().into());
-        Filter { viewer, ..Filter::default() }
+    fn viewer(&self) -> Viewer {
+        Viewer { name: self.name.as_str().into(), is_monitor: self.is_monitor }
     }
 
     /// Rows of which virtual host it sees, and whose.
     fn filter(&self, vhost: Option<&str>) -> Filter {
-        let viewer = (!self.is_monitor).then(|| self.name.as_str().into());
+        let viewer = (!self.is_administrator).then(|| self.viewer());
         Filter { vhost: vhost.map(Into::into), viewer, ..Filter::default() }
+    }
+
+    /// Connections that it may close: a monitor only watches what is others'.
+    fn closes(&self) -> Filter {
+        let viewer = (!self.is_administrator).then(|| Viewer { is_monitor: false, ..self.viewer() });
+        Filter { viewer, ..Filter::default() }
+    }
+
+    /// Shovels in virtual hosts that it may enter, also if it is an administrator: as RabbitMQ has it.
+    fn enters(&self, vhost: Option<&str>) -> Filter {
+        Filter { viewer: Some(self.viewer()), ..self.filter(vhost) }
+    }
+}
+
+/// What a request takes, besides a tag that lets its user in.
+#[derive(Clone, Copy)]
+enum Demand<'p> {
+    Nothing,
+    /// The tag `monitoring`.
+    Monitor,
+    Administrator,
+    /// The tag `policymaker`.
+    Policymaker,
+    /// The same, and permissions in this virtual host unless it is an administrator.
+    PolicymakerOf(&'p str),
+    /// Permissions in this virtual host, whatever tags there are.
+    Permissions(&'p str),
+    /// The same, unless it is an administrator.
+    Member(&'p str),
+    /// The same, unless it is a monitor.
+    Watcher(&'p str),
+    /// That there is such a virtual host.
+    Vhost(&'p str),
+}
+
+/// What RabbitMQ demands, or more: `tests/management/rights.txt` has its answers. A list that demands nothing
+/// has the rows that its reader sees.
+fn demand<'p>(verb: Verb, path: &[&'p str]) -> Demand<'p> {
+    use Demand::{
+        Administrator, Member, Monitor, Nothing, Permissions, Policymaker, PolicymakerOf, Vhost, Watcher,
+    };
+    match (verb, path) {
+        (_, ["users" | "permissions" | "topic-permissions" | "definitions" | "feature-flags", ..]) => {
+            Administrator
+        }
+        (Verb::Get, ["vhosts", vhost, "connections" | "channels"]) => Member(vhost),
+        (_, ["vhosts", _, ..]) => Administrator,
+        (Verb::Get, ["vhost-limits", vhost]) => Watcher(vhost),
+        (Verb::Get, ["user-limits", ..]) => Monitor,
+        (Verb::Put | Verb::Delete, ["vhost-limits" | "user-limits", ..]) => Administrator,
+        (_, ["operator-policies", _, _]) => Administrator,
+        (_, ["policies", vhost, _] | ["parameters", _, vhost] | ["parameters", _, vhost, _]) => {
+            PolicymakerOf(vhost)
+        }
+        (_, ["parameters" | "global-parameters", ..]) => Policymaker,
+        (_, ["queues", _, _, "actions"]) => Administrator,
+        (_, ["queues" | "exchanges" | "bindings" | "policies" | "operator-policies", vhost, ..]) => {
+            Member(vhost)
+        }
+        (Verb::Get, ["consumers", vhost]) => Vhost(vhost),
+        (_, ["aliveness-test", vhost] | ["leveret", "queues", vhost, ..]) => Permissions(vhost),
+        (Verb::Get, ["shovels", ..] | ["leveret", "bridges" | "memory"]) => Monitor,
+        (Verb::Delete, ["shovels", ..]) | (Verb::Post, ["leveret", "bridges", ..]) => Administrator,
+        (_, ["nodes", ..] | ["auth", "attempts", ..]) => Monitor,
+        _ => Nothing,
+    }
+}
+
+/// Whether a user has what is demanded.
+fn allow(context: &RequestContext<'_>, who: &Who, demand: Demand<'_>) -> Result<(), Answer> {
+    let in_vhost = |vhost: &str, is_exempt: bool, why: &str| {
+        if !exists(context, vhost) {
+            return Err(not_found("Not Found"));
+        }
+        if is_exempt || context.broker.has_permission(&who.name, vhost) {
+            Ok(())
+        } else {
+            Err(unauthorized(why))
+        }
+    };
+    let no_member = "User not authorised to access virtual host";
+    let no_policymaker = "User not authorised to access object";
+    match demand {
+        Demand::Nothing => Ok(()),
+        Demand::Monitor if who.is_monitor => Ok(()),
+        Demand::Monitor => Err(unauthorized("Not monitor user")),
+        Demand::Administrator if who.is_administrator => Ok(()),
+        Demand::Administrator => Err(unauthorized("Not administrator user")),
+        Demand::Policymaker | Demand::PolicymakerOf(_) if !who.is_policymaker => {
+            Err(unauthorized(no_policymaker))
+        }
+        Demand::Policymaker => Ok(()),
+        Demand::PolicymakerOf(vhost) => in_vhost(vhost, who.is_administrator, no_policymaker),
+        Demand::Permissions(vhost) => in_vhost(vhost, false, no_member),
+        Demand::Member(vhost) => in_vhost(vhost, who.is_administrator, no_member),
+        Demand::Watcher(vhost) => in_vhost(vhost, who.is_monitor, no_member),
+        Demand::Vhost(vhost) => in_vhost(vhost, true, no_member),
     }
 }
 
@@ -81,26 +179,24 @@ pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, wh
         [path @ .., ""] => path,
         path => path,
     };
+    if let Err(refused) = allow(context, who, demand(request.verb, path)) {
+        return refused;
+    }
     match (request.verb, path) {
         (Verb::Get, ["leveret", "queues", vhost, queue, "messages"]) => {
-            match may_enter(context, who, vhost) {
-                Ok(()) => match looking::look(request, context, (&who.name, vhost, queue)) {
-                    Ok(Sight::Now(body)) => Answer::Now(Status::Ok, body),
-                    Ok(Sight::Later(looking)) => Answer::Look(Box::new(looking)),
-                    Err(fault) => refusal(&fault),
-                },
-                Err(refused) => refused,
+            match looking::look(request, context, (&who.name, vhost, queue)) {
+                Ok(Sight::Now(body)) => Answer::Now(Status::Ok, body),
+                Ok(Sight::Later(looking)) => Answer::Look(Box::new(looking)),
+                Err(fault) => refusal(&fault),
             }
         }
-        (Verb::Get, _) => show(request, context, who, path).unwrap_or_else(|refused| refused),
-        _ => change(request, context, who, path).unwrap_or_else(|refused| refused),
+        (Verb::Get, _) => show(request, context, who, path),
+        _ => change(request, context, who, path),
     }
 }
 
-type Allowed = Result<Answer, Answer>;
-
-fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
-    Ok(match path {
+fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Answer {
+    match path {
         ["whoami"] => whoami(who),
         ["overview"] => object(|json| overview(json, context, who, Ranges::asked(request))),
         ["extensions"] => object(|json| json.raw(FEATURES)),
@@ -110,199 +206,141 @@ fn show(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[
             json.raw(b"}");
         }),
         ["leveret", "alarms"] => object(|json| json.texts(api::which_alarms(context))),
-        ["leveret", "bridges"] => {
-            monitor(who).map(|()| api::list_kind("bridges", request, Filter::default()))?
-        }
-        ["leveret", "memory"] => monitor(who).map(|()| object(|json| memory(json, context)))?,
-        ["nodes"] => monitor(who).map(|()| {
-            object(|json| {
-                json.raw(b"[");
-                node(json, context);
-                json.raw(b"]");
-            })
-        })?,
-        ["nodes", name] if is_this_node(context, name) => {
-            monitor(who).map(|()| object(|json| node(json, context)))?
-        }
-        ["nodes", name, "memory"] if is_this_node(context, name) => {
-            monitor(who).map(|()| object(|json| node_memory(json, context)))?
-        }
+        ["leveret", "bridges"] => api::list_kind("bridges", request, Filter::default()),
+        ["leveret", "memory"] => object(|json| memory(json, context)),
+        ["nodes"] => object(|json| {
+            json.raw(b"[");
+            node(json, context);
+            json.raw(b"]");
+        }),
+        ["nodes", name] if is_this_node(context, name) => object(|json| node(json, context)),
+        ["nodes", name, "memory"] if is_this_node(context, name) => object(|json| node_memory(json, context)),
         ["health", "checks", check @ ..] => health::check(context, check),
         ["healthchecks", "node"] => health::node(context),
         ["healthchecks", "node", name] if is_this_node(context, name) => health::node(context),
-        ["aliveness-test", vhost] => {
-            may_enter(context, who, vhost)?;
-            health::status_ok()
-        }
+        ["aliveness-test", _] => health::status_ok(),
         [kind @ ("vhosts" | "connections" | "channels")] => api::list_kind(kind, request, who.filter(None)),
         [kind @ ("queues" | "exchanges" | "bindings" | "consumers"), vhost @ ..] if vhost.len() < 2 => {
-            if let [vhost] = vhost {
-                may_see(context, who, vhost)?;
-            }
             let filter = who.filter(vhost.first().copied());
             api::list_kind(kind, request, Filter { ranges: Ranges::asked(request), ..filter })
         }
         [kind @ ("queues" | "exchanges"), vhost, name] => {
-            may_see(context, who, vhost)?;
             let name = if *kind == "exchanges" { default_named(name) } else { name };
             let filter = Filter { ranges: Ranges::asked(request), ..who.filter(Some(vhost)) };
             api::one(kind, context, filter, name)
         }
         [kind @ ("connections" | "channels"), name] => api::one(kind, context, who.filter(None), name),
-        ["vhosts", vhost] => {
-            may_see(context, who, vhost)?;
-            api::one("vhosts", context, Filter::default(), vhost)
-        }
+        ["vhosts", vhost] => api::one("vhosts", context, Filter::default(), vhost),
         ["vhosts", vhost, kind @ ("connections" | "channels")] => {
-            may_see(context, who, vhost)?;
             api::list_kind(kind, request, who.filter(Some(vhost)))
         }
-        _ => return show_access(request, context, who, path),
-    })
+        _ => show_access(request, context, who, path),
+    }
 }
 
-/// Users, what they may do, and everything that is defined: for administrators.
-fn show_access(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
-    Ok(match path {
+/// Users, what they may do, and everything that is defined.
+fn show_access(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Answer {
+    match path {
         [kind @ ("users" | "permissions" | "topic-permissions")] => {
-            administrator(who)?;
             api::list_kind(kind, request, Filter::default())
         }
-        ["users", "without-permissions"] => {
-            administrator(who)?;
-            api::users_without_permissions()
-        }
-        ["users", user] => {
-            administrator(who)?;
-            api::one("users", context, Filter::default(), user)
-        }
+        ["users", "without-permissions"] => api::users_without_permissions(),
+        ["users", user] => api::one("users", context, Filter::default(), user),
         ["users", user, kind @ ("permissions" | "topic-permissions")] => {
-            administrator(who)?;
             let filter = Filter { user: Some((*user).into()), ..Filter::default() };
             api::list_kind(kind, request, filter)
         }
-        [kind @ ("permissions" | "topic-permissions"), vhost, user] => {
-            administrator(who)?;
-            exists(context, vhost)?;
-            let filter =
-                Filter { vhost: Some((*vhost).into()), user: Some((*user).into()), ..Filter::default() };
+        ["permissions", vhost, user] => api::one("permissions", context, of_user(vhost, user), user),
+        ["topic-permissions", vhost, user] => {
             let mut topics = context.broker.topic_permissions();
-            match *kind {
-                "permissions" => api::one(kind, context, filter, user),
-                _ if topics.any(|view| (view.vhost, view.user) == (*vhost, *user)) => {
-                    api::list_kind(kind, request, filter)
-                }
-                _ => not_found("Not Found"),
+            if topics.any(|view| (view.vhost, view.user) == (*vhost, *user)) {
+                api::list_kind("topic-permissions", request, of_user(vhost, user))
+            } else {
+                not_found("Not Found")
             }
         }
-        ["definitions", vhost @ ..] if vhost.len() < 2 => {
-            administrator(who)?;
-            match vhost.first() {
-                None => api::export(),
-                Some(vhost) if exists(context, vhost).is_err() => bad_request("vhost_not_found"),
-                Some(vhost) => api::export_of(vhost),
-            }
-        }
-        _ => return show_more(request, context, who, path),
-    })
+        ["definitions"] => api::export(),
+        ["definitions", vhost] if !exists(context, vhost) => bad_request("vhost_not_found"),
+        ["definitions", vhost] => api::export_of(vhost),
+        _ => show_more(request, context, who, path),
+    }
+}
+
+/// Rows of a user in a virtual host.
+fn of_user(vhost: &str, user: &str) -> Filter {
+    Filter { vhost: Some(vhost.into()), user: Some(user.into()), ..Filter::default() }
 }
 
 /// What there is little of here, or nothing.
-fn show_more(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
+fn show_more(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Answer {
     match path {
         [kind @ ("vhost-limits" | "user-limits"), only @ ..] if only.len() < 2 => {
-            if who.filter(None).viewer.is_some() {
-                return Err(unauthorized("Not monitor user"));
-            }
-            Ok(object(|json| limits(json, context, kind, only.first().copied())))
-        }
-        ["vhosts", vhost, kind @ ("permissions" | "topic-permissions")] => {
-            administrator(who)?;
-            exists(context, vhost)?;
-            Ok(api::list_kind(kind, request, Filter { vhost: Some((*vhost).into()), ..Filter::default() }))
-        }
-        [kind @ ("policies" | "operator-policies"), vhost @ ..] if vhost.len() < 2 => {
-            if let [vhost] = vhost {
-                may_see(context, who, vhost)?;
-            }
-            Ok(api::list_kind(kind, request, who.filter(vhost.first().copied())))
-        }
-        [kind @ ("policies" | "operator-policies"), vhost, name] => {
-            policymaker(context, who, vhost)?;
-            Ok(api::one(kind, context, who.filter(Some(vhost)), name))
-        }
-        ["parameters", of @ ..] if of.len() < 3 => show_parameters(request, context, who, of),
-        ["parameters", component, vhost, name] => {
-            policymaker(context, who, vhost)?;
-            let filter = Filter { user: Some((*component).into()), ..who.filter(Some(vhost)) };
-            Ok(api::one("parameters", context, filter, name))
-        }
-        ["global-parameters", name @ ..] if name.len() < 2 => {
-            is_policymaker(who)?;
-            Ok(match name.first() {
-                Some(name) => api::one("global-parameters", context, Filter::default(), name),
-                None => api::list_kind("global-parameters", request, Filter::default()),
+            let only = only.first().copied();
+            let sees = |vhost: &str| who.is_monitor || context.broker.has_permission(&who.name, vhost);
+            object(|json| {
+                limits(json, context, kind, |name| match only {
+                    Some(only) => name == only,
+                    None => *kind == "user-limits" || sees(name),
+                })
             })
         }
-        ["feature-flags"] => Ok(object(feature_flags)),
-        ["auth", "attempts", name, ..] if is_this_node(context, name) => {
-            monitor(who).map(|()| object(|json| json.raw(b"[]")))
+        ["vhosts", vhost, "permissions" | "topic-permissions"] if !exists(context, vhost) => {
+            not_found("Not Found")
         }
+        ["vhosts", vhost, kind @ ("permissions" | "topic-permissions")] => {
+            api::list_kind(kind, request, who.filter(Some(vhost)))
+        }
+        [kind @ ("policies" | "operator-policies"), vhost @ ..] if vhost.len() < 2 => {
+            api::list_kind(kind, request, who.filter(vhost.first().copied()))
+        }
+        [kind @ ("policies" | "operator-policies"), vhost, name] => {
+            api::one(kind, context, who.filter(Some(vhost)), name)
+        }
+        // They may hold passwords.
+        ["parameters", of @ ..] if of.len() < 4 => {
+            let component = of.first().map(|component| (*component).into());
+            let filter = Filter { user: component, ..who.filter(of.get(1).copied()) };
+            match of.get(2) {
+                Some(name) => api::one("parameters", context, filter, name),
+                None => api::list_kind("parameters", request, filter),
+            }
+        }
+        ["global-parameters"] => api::list_kind("global-parameters", request, Filter::default()),
+        ["global-parameters", name] => api::one("global-parameters", context, Filter::default(), name),
+        ["feature-flags"] => object(feature_flags),
+        ["auth", "attempts", name, ..] if is_this_node(context, name) => object(|json| json.raw(b"[]")),
         // As from a RabbitMQ without that plug-in.
-        ["shovels", ..] if context.bridges.places_max() == 0 => Err(not_found("Not Found")),
+        ["shovels", ..] if context.bridges.places_max() == 0 => not_found("Not Found"),
+        ["shovels", vhost] if !exists(context, vhost) => not_found("Not Found"),
         ["shovels", vhost @ ..] if vhost.len() < 2 => {
-            monitor(who)?;
-            vhost.iter().try_for_each(|vhost| exists(context, vhost))?;
-            Ok(api::list_kind("shovels", request, who.filter(vhost.first().copied())))
+            api::list_kind("shovels", request, who.enters(vhost.first().copied()))
         }
-        ["shovels", "vhost", vhost, name] => {
-            monitor(who).map(|()| api::one("shovels", context, who.filter(Some(vhost)), name))
-        }
+        ["shovels", "vhost", vhost, name] => api::one("shovels", context, who.enters(Some(vhost)), name),
         _ => show_bindings(request, context, who, path),
     }
 }
 
-/// Parameters, of a component or of all, in a virtual host or in those that the user sees: they may hold
-/// passwords.
-fn show_parameters(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, of: &[&str]) -> Allowed {
-    is_policymaker(who)?;
-    let filter = match of {
-        [component, vhost] => {
-            policymaker(context, who, vhost)?;
-            let vhost = Some((*vhost).into());
-            Filter { user: Some((*component).into()), vhost, ..who.own() }
-        }
-        [component] => Filter { user: Some((*component).into()), ..who.own() },
-        _ => who.own(),
-    };
-    Ok(api::list_kind("parameters", request, filter))
-}
-
 /// Bindings between two ends, or of one.
-fn show_bindings(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
-    Ok(match path {
-        ["queues", vhost, queue, "bindings"] => {
-            bindings(request, context, who, vhost, (None, Some((queue, false))))?
-        }
-        ["exchanges", vhost, exchange, "bindings", "source"] => {
-            bindings(request, context, who, vhost, (Some(exchange), None))?
-        }
+fn show_bindings(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Answer {
+    let list = |vhost, ends| api::list_kind("bindings", request, between(who, vhost, ends));
+    match path {
+        ["queues", vhost, queue, "bindings"] => list(vhost, (None, Some((queue, false)))),
+        ["exchanges", vhost, exchange, "bindings", "source"] => list(vhost, (Some(exchange), None)),
         ["exchanges", vhost, exchange, "bindings", "destination"] => {
-            bindings(request, context, who, vhost, (None, Some((exchange, true))))?
+            list(vhost, (None, Some((exchange, true))))
         }
         ["bindings", vhost, "e", source, kind @ ("e" | "q"), destination] => {
-            bindings(request, context, who, vhost, (Some(source), Some((destination, *kind == "e"))))?
+            list(vhost, (Some(source), Some((destination, *kind == "e"))))
         }
         ["bindings", vhost, "e", source, kind @ ("e" | "q"), destination, key] => {
-            may_see(context, who, vhost)?;
             let filter = between(who, vhost, (Some(source), Some((destination, *kind == "e"))));
             api::one("bindings", context, filter, key)
         }
         _ => not_found("Not Found"),
-    })
+    }
 }
 
-fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, path: &[&str]) -> Allowed {
+fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, path: &[&str]) -> Answer {
     match (request.verb, path) {
         (
             Verb::Put | Verb::Delete,
@@ -312,9 +350,8 @@ fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, pa
                 ..,
             ],
         ) => {
-            administrator(who)?;
             let is_new = request.verb == Verb::Put && is_new(context, path);
-            Ok(match super::access::handle(request, path, context) {
+            match super::access::handle(request, path, context) {
                 Answer::Changed(_, body) if is_new => {
                     if let ["vhosts", vhost] = path {
                         let every = ".*";
@@ -332,49 +369,35 @@ fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, pa
                     Answer::Changed(Status::Created, body)
                 }
                 answer => answer,
-            })
+            }
         }
-        (Verb::Post, ["users", "bulk-delete"]) => {
-            administrator(who)?;
-            Ok(super::access::handle(request, path, context))
-        }
+        (Verb::Post, ["users", "bulk-delete"]) => super::access::handle(request, path, context),
+        (Verb::Post, ["definitions", vhost]) if !exists(context, vhost) => not_found("Not Found"),
         (Verb::Post, ["definitions", vhost @ ..]) if vhost.len() < 2 => {
-            administrator(who)?;
-            Ok(import::handle(request, context, vhost.first().copied()))
+            import::handle(request, context, vhost.first().copied())
         }
-        (Verb::Put | Verb::Delete, ["operator-policies", _, _]) => {
-            administrator(who)?;
-            Ok(policies::handle(request, context, path))
+        (Verb::Put | Verb::Delete, ["policies" | "operator-policies", _, _]) => {
+            policies::handle(request, context, path)
         }
-        (Verb::Put | Verb::Delete, ["policies", vhost, _]) => {
-            policymaker(context, who, vhost)?;
-            Ok(policies::handle(request, context, path))
-        }
-        (Verb::Put | Verb::Delete, ["parameters", _, vhost, _]) => {
-            policymaker(context, who, vhost)?;
-            Ok(parameters::handle(request, context, path, Some(&who.name)))
-        }
-        (Verb::Put | Verb::Delete, ["global-parameters", _]) => {
-            is_policymaker(who)?;
-            Ok(parameters::handle(request, context, path, Some(&who.name)))
+        (Verb::Put | Verb::Delete, ["parameters", _, _, _] | ["global-parameters", _]) => {
+            parameters::handle(request, context, path, Some(&who.name))
         }
         (Verb::Delete, ["shovels", "vhost", vhost, name, restart @ ..])
-            if matches!(restart, [] | ["restart"]) =>
+            if matches!(restart, [] | ["restart"]) && context.broker.has_permission(&who.name, vhost) =>
         {
-            policymaker(context, who, vhost)?;
-            Ok(parameters::shovel(context, vhost, name, !restart.is_empty()))
+            parameters::shovel(context, vhost, name, !restart.is_empty())
         }
         (Verb::Post, ["leveret", "bridges", bridge, order]) => {
-            administrator(who)?;
-            Ok(parameters::order_bridge(context, bridge, order))
+            parameters::order_bridge(context, bridge, order)
         }
-        (Verb::Delete, ["connections", name]) => api::close_named(request, context, who.own(), name),
-        (_, ["queues" | "exchanges" | "bindings", vhost, ..]) => {
-            may_enter(context, who, vhost)?;
+        (Verb::Delete, ["connections", name]) => {
+            api::close_named(request, context, who.closes(), name).unwrap_or_else(|refused| refused)
+        }
+        (_, ["queues" | "exchanges" | "bindings", _, ..]) => {
             let done = actions::handle(request, context, &who.name, path);
-            Ok(done.unwrap_or_else(|| not_taken(request, context, who, path)))
+            done.unwrap_or_else(|| not_taken(request, context, who, path))
         }
-        _ => Err(not_taken(request, context, who, path)),
+        _ => not_taken(request, context, who, path),
     }
 }
 
@@ -402,7 +425,7 @@ fn is_new(context: &RequestContext<'_>, path: &[&str]) -> bool {
 /// What a method is told that a path does not take.
 #[cold]
 fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, path: &[&str]) -> Answer {
-    match show(request, context, who, path) {
+    match allow(context, who, demand(Verb::Get, path)).map(|()| show(request, context, who, path)) {
         Ok(Answer::Now(Status::NotFound, _)) | Err(_) => not_found("Not Found"),
         Ok(_) => Answer::Now(Status::MethodNotAllowed, Vec::new()),
     }
@@ -417,55 +440,8 @@ fn between(who: &Who, vhost: &str, (source, destination): Between<'_>) -> Filter
     Filter { ends: BindingEnds { source, destination }, ..who.filter(Some(vhost)) }
 }
 
-fn bindings(
-    request: &Request<'_>,
-    context: &RequestContext<'_>,
-    who: &Who,
-    vhost: &str,
-    ends: Between<'_>,
-) -> Allowed {
-    may_see(context, who, vhost)?;
-    Ok(api::list_kind("bindings", request, between(who, vhost, ends)))
-}
-
-fn monitor(who: &Who) -> Result<(), Answer> {
-    if who.is_monitor { Ok(()) } else { Err(unauthorized("Not monitor user")) }
-}
-
-fn administrator(who: &Who) -> Result<(), Answer> {
-    if who.is_administrator { Ok(()) } else { Err(unauthorized("Not administrator user")) }
-}
-
-/// Whether a user may change the policies of a virtual host.
-fn policymaker(context: &RequestContext<'_>, who: &Who, vhost: &str) -> Result<(), Answer> {
-    exists(context, vhost)?;
-    let is_in = who.is_administrator || context.broker.has_permission(&who.name, vhost);
-    if is_in { is_policymaker(who) } else { Err(unauthorized("User not authorised to access object")) }
-}
-
-fn is_policymaker(who: &Who) -> Result<(), Answer> {
-    match who.is_administrator || who.tags.split(',').any(|tag| tag == "policymaker") {
-        true => Ok(()),
-        false => Err(unauthorized("User not authorised to access object")),
-    }
-}
-
-/// Whether a user may look into a virtual host.
-fn may_see(context: &RequestContext<'_>, who: &Who, vhost: &str) -> Result<(), Answer> {
-    if who.is_monitor { exists(context, vhost) } else { may_enter(context, who, vhost) }
-}
-
-/// Whether a user has permissions in a virtual host.
-fn may_enter(context: &RequestContext<'_>, who: &Who, vhost: &str) -> Result<(), Answer> {
-    exists(context, vhost)?;
-    if context.broker.has_permission(&who.name, vhost) {
-        return Ok(());
-    }
-    Err(unauthorized("User not authorised to access virtual host"))
-}
-
-fn exists(context: &RequestContext<'_>, vhost: &str) -> Result<(), Answer> {
-    if context.broker.vhosts().any(|view| view.name == vhost) { Ok(()) } else { Err(not_found("Not Found")) }
+fn exists(context: &RequestContext<'_>, vhost: &str) -> bool {
+    context.broker.vhosts().any(|view| view.name == vhost)
 }
 
 fn object(write: impl FnOnce(&mut Json<'_>)) -> Answer {
@@ -483,7 +459,9 @@ fn whoami(who: &Who) -> Answer {
 }
 
 fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who, ranges: Ranges) {
-    let (process, seen) = (context.process, who.filter(None));
+    // A monitor sees how much there is, also where he does not see what it is.
+    let seen = if who.is_monitor { Filter::default() } else { who.filter(None) };
+    let process = context.process;
     let mut is_first = true;
     json.raw(b"{");
     let said = [

@@ -7,8 +7,13 @@ use crate::broker::{UserLimits, VhostLimits};
 use super::json::Json;
 use super::request_context::RequestContext;
 
-/// Limits that somebody has set, of virtual hosts or users.
-pub(super) fn limits(json: &mut Json<'_>, context: &RequestContext<'_>, kind: &str, only: Option<&str>) {
+/// Limits that somebody has set, of those virtual hosts or users that are meant.
+pub(super) fn limits(
+    json: &mut Json<'_>,
+    context: &RequestContext<'_>,
+    kind: &str,
+    is_meant: impl Fn(&str) -> bool,
+) {
     let broker = &*context.broker;
     let of_vhost = |limits: VhostLimits| {
         [("max-queues", limits.queues_max), ("max-connections", limits.connections_max)]
@@ -23,8 +28,7 @@ pub(super) fn limits(json: &mut Json<'_>, context: &RequestContext<'_>, kind: &s
     json.raw(b"[");
     let mut is_first = true;
     for (name, limits) in rows {
-        let is_meant = only.is_none_or(|only| only == name);
-        if !is_meant || limits.iter().all(|(_, limit)| limit.is_none()) {
+        if !is_meant(name) || limits.iter().all(|(_, limit)| limit.is_none()) {
             continue;
         }
         json.comma(&mut is_first);
