@@ -15,6 +15,7 @@
 //! | [`flight`] | the ground floor as well: what the last events are kept as | nothing |
 //! | [`password`] | the ground floor as well: what a password is kept as | nothing |
 //! | [`small_file`] | the ground floor as well: files that are read and written whole | nothing |
+//! | [`fields`] | the ground floor as well: JSON that others send | nothing |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | nothing |
 //! | [`session`] | one peer, without its socket | `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
@@ -119,7 +120,7 @@ pub mod engine;
 pub mod net;
 
 // The rooms below, by the names that everybody has for them.
-pub use leveret_operator::{admin, bridge, config, tls};
+pub use leveret_operator::{admin, bridge, config, fields, tls};
 pub use leveret_rooms::{
     broker, command, error, flight, journal, limits, log_limiter, mem, password, session, small_file, store,
     time, wire,

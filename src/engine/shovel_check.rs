@@ -7,6 +7,7 @@ use crate::broker::{ParameterNeeds, ParameterView, SHOVEL};
 use crate::config::shovel::End;
 use crate::config::shovel_parameter::parse;
 use crate::config::upstream::Upstream;
+use crate::fields::Value;
 
 /// Whether a component takes a value, and what it would ask for. Files are this machine's, and who reads the
 /// error may learn what is there, or use its key; and some users may log in from this machine only.
@@ -30,5 +31,8 @@ pub(super) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> 
 
 /// What an end's queue is declared with where there is none.
 pub(super) fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
-    table_of(end.arguments.clone().into())
+    if end.arguments.is_empty() {
+        return Ok(Vec::new());
+    }
+    table_of(&Value::parse(end.arguments.as_bytes())?)
 }

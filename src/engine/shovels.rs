@@ -15,7 +15,7 @@ use crate::config::bridge::{Bridge as Config, Destination};
 use crate::config::shovel::{DeleteAfter, End};
 use crate::config::shovel_parameter::parse;
 use crate::log_limiter::{LogKind, LogSource};
-use crate::wire::Value;
+use crate::wire::{Table, Value, Writer};
 
 use super::bridge_link::{Direction, LinkId};
 use super::bridge_state::{Bridge, LinkState};
@@ -26,6 +26,8 @@ use super::state::Engine;
 /// Arguments of a shovel's own queue: the name of its shovel, and in which virtual host that is defined.
 const OF_SHOVEL: &str = "x-shovel";
 const OF_SHOVELS_VHOST: &str = "x-shovel-vhost";
+/// Room for both: two names, and each what it is called, which a name of the broker's has 255 bytes for.
+const ARGUMENTS_MORE: usize = 1024;
 
 impl Bridge {
     /// What one of its links needs at the upstream before messages flow.
@@ -62,12 +64,8 @@ impl Bridge {
     /// whose it is, so that a start finds those whose shovel is gone.
     pub(super) fn arguments_here(&self) -> Vec<u8> {
         if let Some(shovel) = self.config.shovel.as_ref().filter(|_| self.source_here().is_some()) {
-            let mut end = shovel.source.clone();
-            end.arguments.extend([
-                (OF_SHOVEL.to_string(), shovel.name.clone().into()),
-                (OF_SHOVELS_VHOST.to_string(), shovel.vhost.clone().into()),
-            ]);
-            if let Ok(arguments) = arguments_of(&end) {
+            let own = [(OF_SHOVEL, &*shovel.name), (OF_SHOVELS_VHOST, &*shovel.vhost)];
+            if let Some(arguments) = arguments_of(&shovel.source).ok().and_then(|said| with_own(&said, own)) {
                 return arguments;
             }
         }
@@ -84,6 +82,19 @@ impl Bridge {
     pub(super) fn is_tried_once(&self) -> bool {
         self.config.shovel.as_ref().is_some_and(|shovel| shovel.is_tried_once)
     }
+}
+
+/// Arguments with some of ours, in the order of their names.
+fn with_own(said: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; said.len() + ARGUMENTS_MORE];
+    let mut writer = Writer::new(&mut bytes);
+    let names = own.map(|(name, _)| name);
+    let text = |name: &str| own.iter().find(|(own, _)| *own == name).map_or("", |(_, text)| text);
+    let done = writer.table(|table| {
+        table.sorted(Table::trusted(said), &|_| true, &names, &mut |table, name| table.text(name, text(name)))
+    });
+    // A table is written behind four bytes of its length.
+    done.ok().and_then(|()| writer.written().get(4..)).map(<[u8]>::to_vec)
 }
 
 /// See [`Bridge::source_here`].

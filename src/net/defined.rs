@@ -74,8 +74,8 @@ fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>))
         return Err(unusable("it is not a file".to_string()));
     }
     let mut file = File::open(path).map_err(|error| unusable(cannot_open(path, &error)))?;
-    let done = read::<Infallible>(&mut file, |at, _, value| {
-        let parsed = parse(at.section, value).map_err(|why| why.to_string());
+    let done = read::<Infallible>(&mut file, |at, _, thing| {
+        let parsed = parse(at.section, thing).map_err(|why| why.to_string());
         take(at, parsed);
         Ok(())
     });

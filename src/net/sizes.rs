@@ -8,7 +8,7 @@ use crate::config::transports::ClientCertificates;
 use crate::limits::{
     CONTROL_CLIENTS_MAX, LimitsError, MANAGEMENT_CLIENTS_MOST, MemoryLine, MemoryTable, RecordSizes,
 };
-use crate::{admin, broker, engine, flight, mem, session, store, tls};
+use crate::{admin, broker, engine, fields, flight, mem, session, store, tls};
 
 /// What each thing that peers can make costs with this configuration, and what the rooms need once, for the
 /// memory table.
@@ -62,6 +62,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
             0 => 0,
             _ => admin::samples::Samples::bytes(limits.queues_max as usize),
         },
+        json_bytes: fields::READING_BYTES,
         flight_bytes: if config.flight_recorder.is_some() { flight::FILE_BYTES } else { 0 },
         management_bytes: if config.management.is_empty() && config.metrics.is_empty() {
             0

@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod bridge;
 pub mod config;
+pub mod fields;
 pub mod tls;
 
 // The rooms below, by the names they have there.

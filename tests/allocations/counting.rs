@@ -60,11 +60,20 @@ pub(crate) fn held_bytes_since(before: isize) -> usize {
     usize::try_from(held_bytes() - before).expect("it holds more than before")
 }
 
+/// The most bytes that this thread holds at once while it does something, beyond what it held before.
+pub(crate) fn peak_bytes_of(act: impl FnOnce()) -> usize {
+    let before = held_bytes();
+    PEAK_BYTES.set(before);
+    act();
+    usize::try_from(PEAK_BYTES.get() - before).expect("it is no less than before")
+}
+
 struct Counting;
 
 thread_local! {
     static COUNTED_IN: Cell<Option<&'static Count>> = const { Cell::new(None) };
     static HELD_BYTES: Cell<isize> = const { Cell::new(0) };
+    static PEAK_BYTES: Cell<isize> = const { Cell::new(0) };
 }
 
 fn count(bytes: usize) {
@@ -76,7 +85,9 @@ fn count(bytes: usize) {
 }
 
 fn hold(more: usize, less: usize) {
-    HELD_BYTES.set(HELD_BYTES.get() + more as isize - less as isize);
+    let held = HELD_BYTES.get() + more as isize;
+    PEAK_BYTES.set(PEAK_BYTES.get().max(held));
+    HELD_BYTES.set(held - less as isize);
 }
 
 // SAFETY: everything is handed on to the system's allocator as it came.

@@ -16,6 +16,7 @@ mod world;
 
 mod access;
 mod index;
+mod json;
 mod message;
 mod patterns;
 mod session;

@@ -28,6 +28,7 @@ const GROUND: &[&str] = &[
     "log_limiter",
     "flight",
     "small_file",
+    "fields",
 ];
 
 /// What each room may see besides the ground floor and itself; `a::b` allows only that part of a room.
@@ -42,6 +43,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("log_limiter", &[]),
     ("flight", &[]),
     ("small_file", &[]),
+    ("fields", &[]),
     ("config", &[]),
     ("wire", &[]),
     ("session", &["wire"]),
@@ -83,6 +85,7 @@ const CORE: &[&str] = &[
     "log_limiter",
     "flight",
     "small_file",
+    "fields",
     "wire",
     "session",
     "bridge",

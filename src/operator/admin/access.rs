@@ -3,9 +3,10 @@
 //! Passwords come as hashes: the command line makes them, so the broker's loop need not. Tools of RabbitMQ's
 //! send them in clear; those are kept as RabbitMQ keeps them, which takes no time.
 
-use crate::admin::definitions::{Fields, Limits, UserLimits, limits_of, user_limits_of};
+use crate::admin::definitions::{Limits, UserLimits, limits_of, user_limits_of};
 use crate::broker::{Broker, OperatorFault};
 use crate::command::ConnectionId;
+use crate::fields::{Fields, Value, items};
 use crate::journal::{Batch, Journal};
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
 
@@ -63,11 +64,8 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut Request
         (Verb::Put | Verb::Delete, ["vhost-limits", vhost, limit]) => {
             vhost_limit(request, context, vhost, limit)
         }
-        (Verb::Put, ["user-limits", user, limit]) => match one_limit(request, limit) {
-            Ok(fields) => match UserLimits::read(fields) {
-                Ok(limits) => put_user_limits(broker, journal, user, limits),
-                Err(why) => bad_request(&why),
-            },
+        (Verb::Put, ["user-limits", user, limit]) => match one_limit(request, limit, UserLimits::read) {
+            Ok(limits) => put_user_limits(broker, journal, user, limits),
             Err(why) => bad_request(&why),
         },
         (Verb::Delete, ["vhost-limits", vhost]) => {
@@ -86,11 +84,12 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut Request
 /// Deletes the users that are named, as far as there are such.
 fn delete_users(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
     let names = match Fields::parse(request.body).map(|mut fields| fields.value("users")) {
-        Ok(serde_json::Value::Array(names)) => names,
+        Ok(Value::Array(names)) => names,
         Ok(_) => return bad_request("`users` must be a list of names"),
         Err(why) => return bad_request(&why),
     };
-    for user in names.iter().filter_map(|name| name.as_str()) {
+    for name in items(names) {
+        let Ok(Value::String(user)) = &name else { continue };
         context.tokens.end_all_of(user);
         match context.broker.delete_user(context.journal, user) {
             Ok(_) | Err(OperatorFault::NoSuchUser(_)) => {}
@@ -122,8 +121,8 @@ fn put_vhost(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &st
     let said = match request.body {
         [] => Ok(None),
         body => Fields::parse(body).and_then(|mut fields| match fields.value("tracing") {
-            serde_json::Value::Null => Ok(None),
-            serde_json::Value::Bool(is_on) => Ok(Some(is_on)),
+            Value::Null => Ok(None),
+            Value::Bool(is_on) => Ok(Some(is_on)),
             other => Err(format!("tracing is true or false, not {other}")),
         }),
     };
@@ -138,18 +137,23 @@ fn put_vhost(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &st
     answer
 }
 
-/// `{"value": N}` as the object of limits that it is.
-fn one_limit(request: &Request<'_>, limit: &str) -> Result<Fields, String> {
+/// `{"value": N}` read as the object of limits that it is.
+fn one_limit<L>(
+    request: &Request<'_>,
+    limit: &str,
+    read: impl FnOnce(Fields<'_>) -> Result<L, String>,
+) -> Result<L, String> {
     let value = match Fields::parse(request.body)?.value("value") {
-        serde_json::Value::String(text) => {
-            text.parse().map_or(serde_json::Value::Null, |number: i64| number.into())
-        }
+        Value::String(text) => text.parse().map_or(Value::Null, |number: i64| Value::Number(number.into())),
         value => value,
     };
     if value.is_null() {
         return Err("missing field `value`".to_string());
     }
-    Fields::of(serde_json::Value::Object([(limit.to_string(), value)].into_iter().collect()))
+    let value = value.to_string();
+    let mut fields = Fields::default();
+    fields.put(limit.into(), &value);
+    read(fields)
 }
 
 /// Sets one limit of a virtual host, or takes it away; the other stays.
@@ -159,7 +163,7 @@ fn vhost_limit(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
     };
     let said = match request.verb {
-        Verb::Put => match one_limit(request, limit).and_then(Limits::read) {
+        Verb::Put => match one_limit(request, limit, Limits::read) {
             Ok(said) => limits_of(said),
             Err(why) => return bad_request(&why),
         },
@@ -223,7 +227,7 @@ struct UserBody {
 }
 
 impl UserBody {
-    fn read(mut fields: Fields) -> Result<Self, String> {
+    fn read(mut fields: Fields<'_>) -> Result<Self, String> {
         Ok(Self {
             password: fields.text_if_said("password")?.map(Zeroizing::new),
             password_hash: fields.text_if_said("password_hash")?,

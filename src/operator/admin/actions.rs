@@ -8,10 +8,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde_json::Value;
 
 use crate::command::{ChannelId, Command, ConnectionId, Outcome, Settlement};
 use crate::error::Fault;
+use crate::fields::{Fields, Value};
 use crate::journal::Batch;
 use crate::mem::Draw;
 use crate::wire::props::{PROPERTIES, Properties, PropertyKind};
@@ -20,7 +20,7 @@ use crate::wire::{Full, Writer};
 use super::answer::{Answer, bad_request, body, not_found, problem, refusal};
 use super::binding_columns::{Bindings, properties_key};
 use super::columns::Kind;
-use super::definitions::{Fields, table_of};
+use super::definitions::table_of;
 use super::filter::{BindingEnds, Filter};
 use super::http::{Request, Status, Verb, encode};
 use super::listing::is_wanted;
@@ -114,7 +114,7 @@ impl By<'_, '_> {
     fn put_queue(&mut self, request: &Request<'_>, queue: &str) -> Acted {
         let mut fields = fields(request)?;
         let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
-        let arguments = table_of(fields.value("arguments")).map_err(bad)?;
+        let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
         let status = if self.queue_exists(queue).is_ok() { Status::NoContent } else { Status::Created };
         let (passive, exclusive, arguments) = (false, false, &*arguments);
         if queue.is_empty() {
@@ -179,7 +179,7 @@ impl By<'_, '_> {
         let kind = fields.text_if_said("type").map_err(bad)?.unwrap_or_else(|| "direct".to_string());
         let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
         let internal = truth(&mut fields, "internal")?;
-        let arguments = table_of(fields.value("arguments")).map_err(bad)?;
+        let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
         let status = if self.has_exchange(exchange) { Status::NoContent } else { Status::Created };
         let (passive, kind, arguments) = (false, &*kind, &*arguments);
         self.done(
@@ -199,7 +199,7 @@ impl By<'_, '_> {
     fn bind(&mut self, request: &Request<'_>, source: &str, destination: (&str, bool)) -> Acted {
         let mut fields = fields(request)?;
         let routing_key = fields.text_if_said("routing_key").map_err(bad)?.unwrap_or_default();
-        let arguments = table_of(fields.value("arguments")).map_err(bad)?;
+        let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
         let batch = self.command(binding(source, destination, &routing_key, &arguments, true))?.1;
         let made = crate::broker::BindingView {
             vhost: self.vhost,
@@ -231,7 +231,7 @@ impl By<'_, '_> {
 
     fn publish(&mut self, request: &Request<'_>, exchange: &str) -> Acted {
         let mut fields = fields(request)?;
-        let properties = properties_of(fields.value("properties"))?;
+        let properties = properties_of(&fields.value("properties"))?;
         let key = fields.text("routing_key").map_err(bad)?;
         let payload = fields.text("payload").map_err(bad)?;
         let payload = match fields.text("payload_encoding").map_err(bad)?.as_str() {
@@ -321,15 +321,15 @@ fn binding<'c>(
     }
 }
 
-pub(super) fn fields(request: &Request<'_>) -> Result<Fields, Answer> {
+pub(super) fn fields<'b>(request: &Request<'b>) -> Result<Fields<'b>, Answer> {
     if request.body.is_empty() {
-        return Fields::parse(b"{}").map_err(bad);
+        return Ok(Fields::default());
     }
     Fields::parse(request.body).map_err(bad)
 }
 
 /// True or false, as itself or in words; false when nothing is said.
-fn truth(fields: &mut Fields, name: &str) -> Result<bool, Answer> {
+fn truth(fields: &mut Fields<'_>, name: &str) -> Result<bool, Answer> {
     match fields.value(name) {
         Value::Null => Ok(false),
         Value::Bool(truth) => Ok(truth),
@@ -339,7 +339,7 @@ fn truth(fields: &mut Fields, name: &str) -> Result<bool, Answer> {
 }
 
 /// A whole number, as itself or in words.
-fn number(fields: &mut Fields, name: &str) -> Result<Option<i64>, Answer> {
+fn number(fields: &mut Fields<'_>, name: &str) -> Result<Option<i64>, Answer> {
     let value = fields.value(name);
     let number = match &value {
         Value::Null => return Ok(None),
@@ -351,10 +351,10 @@ fn number(fields: &mut Fields, name: &str) -> Result<Option<i64>, Answer> {
 }
 
 /// The properties of a message, out of an object with their names; others are passed over, as by RabbitMQ.
-fn properties_of(value: Value) -> Result<Vec<u8>, Answer> {
+fn properties_of(value: &Value<'_>) -> Result<Vec<u8>, Answer> {
     let mut fields = match value {
         // An empty list is what an empty object is called by some.
-        Value::Array(list) if list.is_empty() => return Ok(vec![0, 0]),
+        Value::Array(_) if !value.holds_something() => return Ok(vec![0, 0]),
         Value::Null => return Err(bad_request("missing field `properties`")),
         value => Fields::of(value).map_err(bad)?,
     };
@@ -377,7 +377,7 @@ fn properties_of(value: Value) -> Result<Vec<u8>, Answer> {
             }
             (PropertyKind::Text, _) => return Err(unfit("a text of 255 bytes at most")),
             (PropertyKind::Headers, value) => {
-                let table = table_of(value).map_err(bad)?;
+                let table = table_of(&value).map_err(bad)?;
                 writer.write_u32(table.len() as u32).and_then(|()| writer.write_raw(&table))
             }
             (PropertyKind::Octet, value) => {

@@ -24,6 +24,8 @@ use crate::broker::{self, Broker};
 use crate::journal::Batch;
 use crate::password::PasswordCheck;
 
+use zeroize::Zeroizing;
+
 /// The longest request, head and body, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a listing that one turn writes.
@@ -329,9 +331,13 @@ impl AdminSession {
         if !self.has_request() {
             return;
         }
-        let input = core::mem::take(&mut self.input);
+        // What is not kept is wiped: it may have passwords.
+        let mut input = Zeroizing::new(core::mem::take(&mut self.input));
         match self.look(&input, context) {
-            Looked::Partial => (self.looked, self.input, self.is_partial) = (input.len(), input, true),
+            Looked::Partial => {
+                (self.looked, self.input, self.is_partial) =
+                    (input.len(), core::mem::take(&mut *input), true);
+            }
             Looked::Refused(status) => {
                 self.is_last = true;
                 self.answer(status, &problem("bad_request", "the request cannot be understood"));
@@ -342,7 +348,8 @@ impl AdminSession {
             }
             // The request is looked at again when that is done.
             Looked::Checking(check) => {
-                (self.check, self.state, self.input) = (Some(check), State::Checking, input);
+                (self.check, self.state) = (Some(check), State::Checking);
+                self.input = core::mem::take(&mut *input);
             }
         }
     }

@@ -514,39 +514,35 @@ pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
 
 /// Makes what the lines say: each the name of a list in a file of definitions, a space, one of its things.
 fn import(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
-    let mut problems = Vec::new();
-    for (number, line) in request.body.split(|byte| *byte == b'\n').enumerate() {
-        let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
-        let section = String::from_utf8_lossy(&line[..at]);
-        let text = core::str::from_utf8(&line[at..]).map_err(|error| error.to_string());
-        let parsed = text.and_then(|text| text.parse().map_err(|error: serde_json::Error| error.to_string()));
-        let parsed =
-            parsed.and_then(|value| definitions::parse(&section, value).map_err(|why| why.to_string()));
-        let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
-            let told = unknown_fields.iter().map(|name| (number, "remark", definitions::unknown_field(name)));
-            problems.extend(told);
-            let (broker, mut context) = context.broker();
-            definitions::apply(broker, &mut context, &item)
-        });
-        match applied {
-            Ok(applied) => {
-                problems.extend(applied.remark().map(|remark| (number, "remark", remark.to_string())));
-            }
-            Err(why) => problems.push((number, "error", why)),
-        }
-    }
     let body = body(|json| {
         json.raw(b"[");
         let mut is_first = true;
-        for (number, kind, why) in &problems {
+        let mut tell = |number: usize, kind: &str, why: &str| {
             json.comma(&mut is_first);
             json.raw(b"[");
-            json.number(*number as u64);
+            json.number(number as u64);
             json.raw(b",");
             json.text(kind);
             json.raw(b",");
             json.text(why);
             json.raw(b"]");
+        };
+        for (number, line) in request.body.split(|byte| *byte == b'\n').enumerate() {
+            let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
+            let section = String::from_utf8_lossy(&line[..at]);
+            let text = core::str::from_utf8(&line[at..]).map_err(|error| error.to_string());
+            let parsed =
+                text.and_then(|text| definitions::parse(&section, text).map_err(|why| why.to_string()));
+            let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
+                let told = unknown_fields.iter().map(|name| definitions::unknown_field(name));
+                told.for_each(|why| tell(number, "remark", &why));
+                let (broker, mut context) = context.broker();
+                definitions::apply(broker, &mut context, &item)
+            });
+            match applied {
+                Ok(applied) => applied.remark().iter().for_each(|remark| tell(number, "remark", remark)),
+                Err(why) => tell(number, "error", &why),
+            }
         }
         json.raw(b"]");
     });

@@ -4,18 +4,17 @@
 //! that makes no sense is told before anything is made; what only shows when it is made (another one is there
 //! under the name, a limit is reached) ends it, with what was made before it left standing, as with RabbitMQ.
 
-use serde_json::Value;
-
+use crate::fields::{Fields, Value, items};
 use crate::password::PasswordHash;
 
 use super::answer::{Answer, bad_request};
-use super::definitions::{self, Fields, Item, ItemError, Password, SECTIONS};
+use super::definitions::{self, Item, ItemError, Password, SECTIONS};
 use super::http::{Request, Status};
 use super::request_context::RequestContext;
 
 /// Makes all that is said, or all of one virtual host.
 pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Option<&str>) -> Answer {
-    // Twice, for all of it as values takes more memory than there is for it.
+    // Twice, for all of it at once takes more memory than there is for it.
     for makes in [false, true] {
         if let Err(why) = go_through(request, context, vhost, makes) {
             return bad_request(&why);
@@ -37,25 +36,25 @@ fn go_through(
         let things = match fields.value(section) {
             Value::Array(things) if vhost.is_none() || is_in_vhost => things,
             Value::Array(_) | Value::Null => continue,
-            _ => return Err(format!("`{}` must be a list", section)),
+            _ => return Err(format!("`{section}` must be a list")),
         };
-        for (at, thing) in things.into_iter().enumerate() {
-            let done = read(section, thing, vhost).and_then(|item| match item {
+        for (at, thing) in items(things).enumerate() {
+            let done = thing.and_then(|thing| read(section, &thing, vhost)).and_then(|item| match item {
                 Some(item) if makes => make(context, item),
                 _ => Ok(()),
             });
-            done.map_err(|why| format!("{}[{at}]: {why}", section))?;
+            done.map_err(|why| format!("{section}[{at}]: {why}"))?;
         }
     }
     Ok(())
 }
 
 /// What a thing is; nothing, if this broker has no such thing.
-fn read(section: &str, mut thing: Value, vhost: Option<&str>) -> Result<Option<Item>, String> {
-    if let (Value::Object(fields), Some(vhost)) = (&mut thing, vhost) {
-        fields.insert("vhost".to_string(), vhost.into());
-    }
-    match definitions::parse(section, thing) {
+fn read(section: &str, thing: &Value<'_>, vhost: Option<&str>) -> Result<Option<Item>, String> {
+    let vhost = vhost.map(|vhost| Value::String(vhost.into()).to_string());
+    let mut fields = Fields::of(thing)?;
+    vhost.iter().for_each(|vhost| fields.put("vhost".into(), vhost));
+    match definitions::parse_fields(section, fields) {
         Ok(parsed) => Ok(Some(parsed.item)),
         Err(ItemError::NotOurs(_)) => Ok(None),
         Err(ItemError::Bad(why)) => Err(why),

@@ -4,13 +4,11 @@
 //! listing of parameters, which takes the tag `policymaker`; a parameter that is put is answered when it is
 //! durable.
 
-use serde_json::Value;
-
 use crate::broker::{OperatorFault, ParameterView, SHOVEL};
+use crate::fields::{Fields, Value};
 
 use super::access::changed;
 use super::answer::{Answer, bad_request, done, not_found};
-use super::definitions::Fields;
 use super::http::{Request, Status, Verb};
 use super::request_context::{BridgeOrder, RequestContext};
 
@@ -31,7 +29,11 @@ pub(super) fn handle(
     }
     let value = match Fields::parse(request.body).map(|mut fields| fields.value("value")) {
         Ok(Value::Null) => return bad_request("[{key_missing,value}]"),
-        Ok(value) => value.to_string(),
+        Ok(value) => value.compact(),
+        Err(why) => Err(why),
+    };
+    let value = match value {
+        Ok(value) => value,
         Err(why) => return bad_request(&why),
     };
     let said = ParameterView { vhost, component, name, value: value.as_bytes() };

@@ -4,10 +4,11 @@
 //! when it is durable, and has been told to the first queues by then.
 
 use crate::broker::{NewPolicy, OperatorFault, PolicyKind};
+use crate::fields::Fields;
 
 use super::access::changed;
 use super::answer::{Answer, bad_request, not_found};
-use super::definitions::{Fields, Policy};
+use super::definitions::Policy;
 use super::http::{Request, Status, Verb};
 use super::request_context::RequestContext;
 

@@ -8,9 +8,7 @@
 //!
 //! Always true: what is not asked for stays octet by octet.
 
-use serde_json::Value as Json;
-
-use crate::config::shovel::{End, Shovel};
+use crate::config::shovel::{End, Property, Shovel};
 use crate::wire::props::{PROPERTIES, PropertyKind};
 use crate::wire::{Full, Properties, Table, TableWriter, Value, Writer};
 
@@ -63,17 +61,24 @@ pub fn shovelled(
 /// Writes one property: what is wanted, or else its own.
 fn write_property(
     kind: PropertyKind,
-    wanted: Option<&Json>,
+    wanted: Option<&Property>,
     own: Option<Value<'_>>,
     headers: Option<Table<'_>>,
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
-    let number = |own: Option<u64>| wanted.and_then(Json::as_u64).or(own).unwrap_or(0);
+    let number = |own: Option<u64>| match wanted {
+        Some(Property::Number(number)) => *number,
+        _ => own.unwrap_or(0),
+    };
     let integer = own.and_then(|own| own.as_integer()).and_then(|own| u64::try_from(own).ok());
     match kind {
         PropertyKind::Text => {
             let own = own.and_then(|own| own.as_bytes()).unwrap_or_default();
-            writer.write_short_str(wanted.and_then(Json::as_str).map_or(own, str::as_bytes))
+            writer.write_short_str(if let Some(Property::Text(text)) = wanted {
+                text.as_bytes()
+            } else {
+                own
+            })
         }
         PropertyKind::Headers => {
             let own = own.and_then(|own| own.as_table()).unwrap_or(Table::EMPTY);
@@ -145,7 +150,7 @@ mod tests {
             is_tried_once: false,
             adds_headers: true,
             adds_timestamp: true,
-            properties: serde_json::Map::new(),
+            properties: std::collections::BTreeMap::new(),
         }
     }
 
@@ -185,8 +190,12 @@ mod tests {
     fn properties_that_are_asked_for_come_instead_and_others_stay() {
         let mut wanted = Shovel { adds_headers: false, adds_timestamp: false, ..shovel() };
         assert_eq!(written(b"\xb0\x00\x01t\0\0\0\0\x02", &wanted), b"\xb0\x00\x01t\0\0\0\0\x02");
-        for (name, value) in [("delivery_mode", 1.into()), ("app_id", "x".into()), ("timestamp", 9.into())] {
-            wanted.properties.insert(name.to_string(), value);
+        for (name, value) in [
+            ("delivery_mode", Property::Number(1)),
+            ("app_id", Property::Text("x".into())),
+            ("timestamp", Property::Number(9)),
+        ] {
+            wanted.properties.insert(name, value);
         }
         let bytes = written(b"\xb0\x00\x01t\0\0\0\0\x02", &wanted);
         let got = Properties::trusted(&bytes);

@@ -312,6 +312,7 @@ mod tests {
             tls_crl_bytes: 0,
             management_bytes: 0,
             samples_bytes: 0,
+            json_bytes: crate::fields::READING_BYTES,
             flight_bytes: 0,
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Always true: no password is in what is shown of an address.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// What a shovel is besides a bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,7 +24,16 @@ pub struct Shovel {
     /// The second of the two.
     pub adds_timestamp: bool,
     /// Properties that messages get instead of their own.
-    pub properties: Map<String, Value>,
+    pub properties: BTreeMap<&'static str, Property>,
+}
+
+/// A property that messages get.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Property {
+    /// A text.
+    Text(String),
+    /// A number.
+    Number(u64),
 }
 
 /// One end of a shovel.
@@ -40,8 +49,8 @@ pub struct End {
     pub exchange: Option<String>,
     /// And a key.
     pub key: Option<String>,
-    /// What the queue is declared with where there is none: an object.
-    pub arguments: Map<String, Value>,
+    /// What the queue is declared with where there is none: an object of JSON, or nothing.
+    pub arguments: String,
 }
 
 /// When a shovel is over.

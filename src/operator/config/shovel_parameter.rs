@@ -11,13 +11,13 @@
 //! Always true: what is wrong is said in RabbitMQ's words; what is not built is refused by the name of its
 //! key; no password is in an error, nor in what is shown of an address.
 
-use serde_json::{Map, Value};
+use crate::fields::{Fields, Value, items};
 
 use super::bridge::{
     Bridge, CONFIRM_TIMEOUT_MS_DEFAULT, Destination, HEARTBEAT_S_DEFAULT, HOPS_MAX_DEFAULT,
     MESSAGE_BYTES_MAX_DEFAULT, Refused, Rule, UpstreamTls, WINDOW_MAX,
 };
-use super::shovel::{DeleteAfter, End, Shovel};
+use super::shovel::{DeleteAfter, End, Property, Shovel};
 use super::upstream::{self, Upstream};
 
 /// Addresses that one end may have.
@@ -88,19 +88,15 @@ const PROPERTIES: [(&str, bool); 13] = [
     ("cluster_id", false),
 ];
 
-type Said = Map<String, Value>;
-
 /// The bridge that a parameter makes.
 ///
 /// # Errors
 /// It makes none: why, in RabbitMQ's words where it would refuse it too.
 #[cold]
 pub fn parse(vhost: &str, name: &str, json: &[u8]) -> Result<Bridge, String> {
-    let value: Value = core::str::from_utf8(json)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or("a shovel's value must be JSON")?;
-    let Value::Object(said) = value else { return Err("a shovel's value must be an object".to_string()) };
+    let value = Value::parse(json).map_err(|_| "a shovel's value must be JSON")?;
+    let Value::Object(_) = value else { return Err("a shovel's value must be an object".to_string()) };
+    let said = Fields::of(&value)?;
     let problems = problems(name, &said);
     if !problems.is_empty() {
         return Err(problems.join("\n"));
@@ -109,20 +105,23 @@ pub fn parse(vhost: &str, name: &str, json: &[u8]) -> Result<Bridge, String> {
     made(vhost, name, &said)
 }
 
-fn text<'s>(said: &'s Said, key: &str) -> Option<&'s str> {
-    said.get(key).and_then(Value::as_str)
+fn text(said: &Fields<'_>, key: &str) -> Option<String> {
+    match said.get(key)? {
+        Value::String(text) => Some(text.into_owned()),
+        _ => None,
+    }
 }
 
 /// The value of the first of these keys that is there.
-fn first<'s>(said: &'s Said, keys: &[&str]) -> Option<&'s Value> {
-    keys.iter().find_map(|key| said.get(*key))
+fn first<'s>(said: &Fields<'s>, keys: &[&str]) -> Option<Value<'s>> {
+    keys.iter().find_map(|key| said.get(key))
 }
 
 // ---- what RabbitMQ refuses
 
 #[cold]
-fn problems(name: &str, said: &Said) -> Vec<String> {
-    let has = |key: &str| said.contains_key(key);
+fn problems(name: &str, said: &Fields<'_>) -> Vec<String> {
+    let has = |key: &str| said.get(key).is_some();
     let mut problems = Vec::new();
     match (has("src-exchange"), has("src-queue")) {
         (false, false) => problems.push("Must specify 'src-exchange' or 'src-queue'".to_string()),
@@ -130,22 +129,22 @@ fn problems(name: &str, said: &Said) -> Vec<String> {
         _ => {}
     }
     let after = first(said, &["src-delete-after", "delete-after"]);
-    if after.is_some_and(Value::is_number) && text(said, "ack-mode") == Some("no-ack") {
+    if matches!(after, Some(Value::Number(_))) && text(said, "ack-mode").as_deref() == Some("no-ack") {
         problems.push("Cannot specify 'no-ack' and numerical 'delete-after'".to_string());
     }
     if has("dest-exchange") && has("dest-queue") {
         problems.push("Cannot specify 'dest-exchange' and 'dest-queue'".to_string());
     }
     // Only its name, for whoever mistypes a key of addresses writes passwords behind it.
-    let is_known = |key: &String| KEYS.iter().any(|(known, _)| known == key);
+    let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
     let unknown: Vec<String> =
-        said.keys().filter(|key| !is_known(key)).map(|key| format!("<<{key:?}>>")).collect();
+        said.names().filter(|key| !is_known(key)).map(|key| format!("<<{key:?}>>")).collect();
     if !unknown.is_empty() {
         problems.push(format!("Unrecognised terms [{}] in {name}", unknown.join(",")));
     }
     for (key, kind) in KEYS {
         match said.get(key) {
-            Some(value) => problems.extend(problem(key, kind, value)),
+            Some(value) => problems.extend(problem(key, kind, &value)),
             None if matches!(kind, Kind::Uris) => {
                 problems.push(format!("Key \"{key}\" not found in {name}"));
             }
@@ -156,17 +155,17 @@ fn problems(name: &str, said: &Said) -> Vec<String> {
 }
 
 /// What is wrong with the value of a key.
-fn problem(key: &str, kind: Kind, value: &Value) -> Option<String> {
+fn problem(key: &str, kind: Kind, value: &Value<'_>) -> Option<String> {
     let shown = erlang(value);
     let wanted = match kind {
-        Kind::Number if !value.is_number() => "a number",
-        Kind::Text if !value.is_string() => "binary",
-        Kind::Truth if !value.is_boolean() => "boolean",
-        Kind::Object if !value.is_object() => "an object",
+        Kind::Number if value.as_number().is_none() => "a number",
+        Kind::Text if value.as_str().is_none() => "binary",
+        Kind::Truth if !matches!(value, Value::Bool(_)) => "boolean",
+        Kind::Object if !matches!(value, Value::Object(_)) => "an object",
         Kind::Properties => return wrong_properties(key, value),
         Kind::Uris => return wrong_uris(key, value),
         Kind::DeleteAfter
-            if !(value.is_u64() || matches!(value.as_str(), Some("never" | "queue-length"))) =>
+            if !(value.as_u64().is_some() || matches!(value.as_str(), Some("never" | "queue-length"))) =>
         {
             "a number greater than or equal to 0, \"never\" or \"queue-length\""
         }
@@ -179,20 +178,24 @@ fn problem(key: &str, kind: Kind, value: &Value) -> Option<String> {
     Some(format!("{key} should be {wanted}, actually was {shown}"))
 }
 
-fn wrong_properties(key: &str, value: &Value) -> Option<String> {
-    let Value::Object(fields) = value else {
+fn wrong_properties(key: &str, value: &Value<'_>) -> Option<String> {
+    let Value::Object(_) = value else {
         return Some(format!("{key} should be an object, actually was {}", erlang(value)));
     };
+    let fields = match Fields::of(value) {
+        Ok(fields) => fields,
+        Err(why) => return Some(format!("{key}: {why}")),
+    };
     fields.iter().find_map(|(name, value)| {
-        let Some((_, is_number)) = PROPERTIES.iter().find(|(known, _)| known == name) else {
-            return Some(format!("Unrecognised terms [{{<<{name:?}>>,{}}}] in {key}", erlang(value)));
+        let Some((_, is_number)) = PROPERTIES.iter().find(|(known, _)| *known == name) else {
+            return Some(format!("Unrecognised terms [{{<<{name:?}>>,{}}}] in {key}", erlang(&value)));
         };
         match is_number {
             true if value.as_u64().is_none() => {
-                Some(format!("{name} should be a number, actually was {}", erlang(value)))
+                Some(format!("{name} should be a number, actually was {}", erlang(&value)))
             }
-            false if !value.is_string() => {
-                Some(format!("{name} should be binary, actually was {}", erlang(value)))
+            false if value.as_str().is_none() => {
+                Some(format!("{name} should be binary, actually was {}", erlang(&value)))
             }
             _ => None,
         }
@@ -200,8 +203,8 @@ fn wrong_properties(key: &str, value: &Value) -> Option<String> {
 }
 
 /// An address may have a password: none is repeated.
-fn wrong_uris(key: &str, value: &Value) -> Option<String> {
-    let texts: Vec<&str> = uris_of(value)?;
+fn wrong_uris(key: &str, value: &Value<'_>) -> Option<String> {
+    let texts = uris_of(value);
     if texts.is_empty() || texts.len() > URIS_MAX {
         return Some(format!("{key} should be an address, or a list of 1 to {URIS_MAX}"));
     }
@@ -211,17 +214,20 @@ fn wrong_uris(key: &str, value: &Value) -> Option<String> {
         .map(|why| format!("{key} is not a valid URI: {why}"))
 }
 
-/// The texts of one address or of a list; `None` where it is neither.
-fn uris_of(value: &Value) -> Option<Vec<&str>> {
+/// The texts of one address or of a list, and one more than there may be; none where it is neither.
+fn uris_of(value: &Value<'_>) -> Vec<String> {
     match value {
-        Value::String(text) => Some(vec![text]),
-        Value::Array(list) => list.iter().map(Value::as_str).collect::<Option<_>>().or(Some(Vec::new())),
-        _ => Some(Vec::new()),
+        Value::String(text) => vec![text.to_string()],
+        Value::Array(list) => {
+            let text = |value: Result<Value<'_>, String>| value.ok()?.as_str().map(str::to_string);
+            items(list).take(URIS_MAX + 1).map(text).collect::<Option<_>>().unwrap_or_default()
+        }
+        _ => Vec::new(),
     }
 }
 
 /// A value as RabbitMQ shows it.
-fn erlang(value: &Value) -> String {
+fn erlang(value: &Value<'_>) -> String {
     match value {
         Value::String(text) => format!("<<{text:?}>>"),
         other => other.to_string(),
@@ -231,19 +237,18 @@ fn erlang(value: &Value) -> String {
 // ---- what is not built
 
 #[cold]
-fn refuse_unbuilt(said: &Said) -> Result<(), String> {
+fn refuse_unbuilt(said: &Fields<'_>) -> Result<(), String> {
     for key in ["src-protocol", "dest-protocol"] {
-        if text(said, key) == Some("amqp10") {
+        if text(said, key).as_deref() == Some("amqp10") {
             return Err(format!("{key} 'amqp10' is not supported here: 'amqp091' is"));
         }
     }
-    if text(said, "ack-mode") == Some("no-ack") {
+    if text(said, "ack-mode").as_deref() == Some("no-ack") {
         let why = "ack-mode 'no-ack' is not supported here, for it loses messages: 'on-publish' and \
                    'on-confirm' are, and both wait for the confirm";
         return Err(why.to_string());
     }
-    let arguments = said.get("src-consumer-args").and_then(Value::as_object);
-    if arguments.is_some_and(|arguments| !arguments.is_empty()) {
+    if said.get("src-consumer-args").is_some_and(|arguments| arguments.holds_something()) {
         return Err("src-consumer-args is not supported here: leave it out".to_string());
     }
     Ok(())
@@ -257,7 +262,7 @@ fn without(name: &str, part: char) -> String {
 }
 
 #[cold]
-fn made(vhost: &str, name: &str, said: &Said) -> Result<Bridge, String> {
+fn made(vhost: &str, name: &str, said: &Fields<'_>) -> Result<Bridge, String> {
     let sources = addresses(said, "src-uri")?;
     let destinations = addresses(said, "dest-uri")?;
     let is_forward = check_ends(&sources, &destinations)?;
@@ -322,16 +327,16 @@ fn check_ends(sources: &Addresses, destinations: &Addresses) -> Result<bool, Str
 }
 
 /// An end by its keys, which begin with `which`.
-fn end(said: &Said, which: &str, uris: Vec<String>, is_here: bool) -> End {
-    let own = |key: &str| text(said, &format!("{which}-{key}")).map(str::to_string);
-    let arguments = said.get(&format!("{which}-queue-args")).and_then(Value::as_object);
+fn end(said: &Fields<'_>, which: &str, uris: Vec<String>, is_here: bool) -> End {
+    let own = |key: &str| text(said, &format!("{which}-{key}"));
+    let arguments = said.get(&format!("{which}-queue-args"));
     End {
         uris,
         is_here,
         queue: own("queue"),
         exchange: own("exchange"),
         key: own("exchange-key"),
-        arguments: arguments.cloned().unwrap_or_default(),
+        arguments: arguments.map(|arguments| arguments.to_string()).unwrap_or_default(),
     }
 }
 
@@ -351,12 +356,17 @@ fn rule(source: &End, destination: &End, own: &str) -> Rule {
 
 fn shovel(
     (vhost, name): (&str, &str),
-    said: &Said,
+    said: &Fields<'_>,
     (source, destination): (End, End),
     is_tried_once: bool,
 ) -> Shovel {
-    let truth = |keys: &[&str]| first(said, keys).and_then(Value::as_bool).unwrap_or(false);
+    let truth = |keys: &[&str]| first(said, keys) == Some(Value::Bool(true));
     let properties = first(said, &["dest-publish-properties", "publish-properties"]);
+    let properties = properties.and_then(|said| Fields::of(&said).ok()).unwrap_or_default();
+    let property = |name| match properties.get(name)? {
+        Value::String(text) => Some((name, Property::Text(text.into_owned()))),
+        value => value.as_u64().map(|number| (name, Property::Number(number))),
+    };
     Shovel {
         name: name.to_string(),
         vhost: vhost.to_string(),
@@ -368,14 +378,15 @@ fn shovel(
         is_tried_once,
         adds_headers: truth(&["dest-add-forward-headers", "add-forward-headers"]),
         adds_timestamp: truth(&["dest-add-timestamp-header", "add-timestamp-header"]),
-        properties: properties.and_then(Value::as_object).cloned().unwrap_or_default(),
+        properties: PROPERTIES.iter().filter_map(|(name, _)| property(*name)).collect(),
         source,
         destination,
     }
 }
 
-fn number(said: &Said, keys: &[&str], default: u64) -> u64 {
-    first(said, keys).map_or(default, |value| value.as_f64().map_or(default, |number| number.max(0.0) as u64))
+fn number(said: &Fields<'_>, keys: &[&str], default: u64) -> u64 {
+    let said = first(said, keys).and_then(|value| value.as_number()?.as_f64());
+    said.map_or(default, |number| number.max(0.0) as u64)
 }
 
 /// Names fit into AMQP's short strings.
@@ -436,9 +447,9 @@ impl Addresses {
 }
 
 #[cold]
-fn addresses(said: &Said, key: &str) -> Result<Addresses, String> {
-    let texts = said.get(key).and_then(uris_of).unwrap_or_default();
-    let all = texts.into_iter().map(Address::parse).collect::<Result<Vec<_>, _>>()?;
+fn addresses(said: &Fields<'_>, key: &str) -> Result<Addresses, String> {
+    let texts = said.get(key).map(|value| uris_of(&value)).unwrap_or_default();
+    let all = texts.iter().map(|text| Address::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let here = all.iter().filter(|address| address.upstream.is_none()).count();
     if here != 0 && here != all.len() || here > 1 {
         return Err(format!("{key}: this broker among other addresses is not supported here"));

@@ -269,6 +269,7 @@ mod tests {
         control_bytes: 1000,
         management_bytes: 1000,
         samples_bytes: 1000,
+        json_bytes: 1000,
         flight_bytes: 0,
     };
 

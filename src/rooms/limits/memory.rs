@@ -143,6 +143,8 @@ pub struct RecordSizes {
     pub management_bytes: usize,
     /// What was counted in the last minutes, for the management API.
     pub samples_bytes: usize,
+    /// What JSON that others send is read into.
+    pub json_bytes: usize,
     /// The file of the flight recorder; 0 when there is none.
     pub flight_bytes: usize,
 }
@@ -278,6 +280,7 @@ impl Limits {
                 "clients of the management API: a request and an answer each",
             ),
             line("samples", 1, sizes.samples_bytes, "rates and histories of the management API"),
+            line("json", 1, sizes.json_bytes, "a body or a thing of a file of definitions, while it is read"),
             line("stack", 1, STACK_BYTES as usize, "the one thread that decides"),
             line(
                 "helpers",

@@ -69,7 +69,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         let mut text = Vec::new();
         let taken = io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text);
         taken.map_err(|error| Failure::new(BAD_DATA, format!("Error: standard input: {error}")))?;
-        read(&mut Cursor::new(text), |at, section, value| importer.take(&at.to_string(), section, value))
+        read(&mut Cursor::new(text), |at, section, thing| importer.take(&at.to_string(), section, thing))
     } else {
         let bad = |why: String| misused_as(BAD_DATA, call, &why);
         let found =
@@ -80,7 +80,7 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         tell(call, &format!("Importing definitions in JSON from a file at \"{name}\" ..."))?;
         let mut file = File::open(name)
             .map_err(|error| Failure::new(BAD_DATA, format!("Error: {name} cannot be read: {error}")))?;
-        read(&mut file, |at, section, value| importer.take(&at.to_string(), section, value))
+        read(&mut file, |at, section, thing| importer.take(&at.to_string(), section, thing))
     };
     done.map_err(|error| match error {
         ReadError::Stopped(failure) => failure,
@@ -107,12 +107,16 @@ struct Importer {
 }
 
 impl Importer {
-    fn take(&mut self, place: &str, section: &str, mut value: Value) -> Result<(), Failure> {
+    fn take(&mut self, place: &str, section: &str, thing: &str) -> Result<(), Failure> {
+        let Ok(mut value) = thing.parse::<Value>() else {
+            self.complain(place, "it is nested too deep, or has a number or a text that is none");
+            return Ok(());
+        };
         if section == "global_parameters" && is_of_no_matter(&value) {
             return Ok(());
         }
         if section == "users" {
-            match hash_password(&mut value)? {
+            match hash_password(thing, &mut value)? {
                 Ok(was_hashed) => self.hashes += usize::from(was_hashed),
                 Err(why) => {
                     self.complain(place, &why);
@@ -166,8 +170,8 @@ impl Importer {
 }
 
 /// Puts its hash where a user's password in clear is, and says whether there was one; or why it is no user.
-fn hash_password(user: &mut Value) -> Result<Result<bool, String>, Failure> {
-    let parsed = match parse("users", user.clone()) {
+fn hash_password(thing: &str, user: &mut Value) -> Result<Result<bool, String>, Failure> {
+    let parsed = match parse("users", thing) {
         Ok(parsed) => parsed,
         Err(why) => return Ok(Err(why.to_string())),
     };

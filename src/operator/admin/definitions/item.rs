@@ -4,18 +4,16 @@
 
 use core::fmt;
 
-use serde_json::Value;
-
 use zeroize::Zeroizing;
 
 use crate::broker::{PolicyKind, SHOVEL};
 use crate::command::NAME_BYTES_MAX;
+use crate::fields::{Fields, Value, items, unfit};
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
 
-use super::fields::{Fields, unfit};
 use super::policy::Policy;
 use super::read::SECTIONS;
-use super::tables::{holds_something, table_of};
+use super::tables::table_of;
 
 /// What stands in a list.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -241,35 +239,43 @@ const ALGORITHM_DEFAULT: &str = "rabbit_password_hashing_md5";
 ///
 /// # Errors
 /// It is not what the list's things are, or nothing that we have.
-pub fn parse(section: &str, value: Value) -> Result<Parsed, ItemError> {
+pub fn parse(section: &str, text: &str) -> Result<Parsed, ItemError> {
+    parse_fields(section, Fields::parse(text.as_bytes())?)
+}
+
+/// The same, of fields that were read already.
+///
+/// # Errors
+/// As of [`parse`].
+pub fn parse_fields(section: &str, mut fields: Fields<'_>) -> Result<Parsed, ItemError> {
     if !SECTIONS.contains(&section) {
-        return Err(ItemError::NotOurs(named(section, &value)));
+        return Err(ItemError::NotOurs(named(section, &fields)));
     }
-    let what = described(section, &value);
-    parse_fields(section, Fields::of(value)?).map_err(|error| match error {
+    let what = described(section, &fields);
+    item_of(section, &mut fields).map_err(|error| match error {
         ItemError::Bad(why) => ItemError::Bad(format!("{what}: {why}")),
         error @ ItemError::NotOurs(_) => error,
     })
 }
 
-fn parse_fields(section: &str, mut fields: Fields) -> Result<Parsed, ItemError> {
+fn item_of(section: &str, fields: &mut Fields<'_>) -> Result<Parsed, ItemError> {
     let item = match section {
-        "vhosts" => vhost(&mut fields)?,
-        "users" => user(&mut fields)?,
-        "permissions" => permission(&mut fields)?,
-        "topic_permissions" => topic_permission(&mut fields)?,
-        "parameters" => parameter(&mut fields)?,
+        "vhosts" => vhost(fields)?,
+        "users" => user(fields)?,
+        "permissions" => permission(fields)?,
+        "topic_permissions" => topic_permission(fields)?,
+        "parameters" => parameter(fields)?,
         "global_parameters" => {
-            let (name, value) = (fields.text("name")?, fields.value("value").to_string());
+            let (name, value) = (fields.text("name")?, fields.value("value").compact()?);
             Item::Parameter(Parameter { vhost: None, component: String::new(), name, value })
         }
         "policies" => {
             let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
-            Item::Policy(Policy::take(&mut fields, PolicyKind::User, vhost, name)?)
+            Item::Policy(Policy::take(fields, PolicyKind::User, vhost, name)?)
         }
-        "exchanges" => exchange(&mut fields)?,
-        "queues" => queue(&mut fields)?,
-        _ => binding(&mut fields)?,
+        "exchanges" => exchange(fields)?,
+        "queues" => queue(fields)?,
+        _ => binding(fields)?,
     };
     item.check().map(|item| Parsed { item, unknown_fields: unknown(section, fields) })
 }
@@ -284,19 +290,17 @@ const OF_NO_MATTER: [(&str, &str); 6] = [
     ("parameters", "name"),
 ];
 
-fn unknown(section: &str, fields: Fields) -> Vec<String> {
-    let is_of_no_matter = |name: &String| OF_NO_MATTER.contains(&(section, name.as_str()));
-    fields.into_names().filter(|name| !is_of_no_matter(name)).collect()
+fn unknown(section: &str, fields: &Fields<'_>) -> Vec<String> {
+    fields.names().filter(|name| !OF_NO_MATTER.contains(&(section, name))).map(str::to_string).collect()
 }
 
-fn vhost(fields: &mut Fields) -> Result<Item, String> {
+fn vhost(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
-    let limits = fields.value("limits");
-    let limits = holds_something(&limits).then(|| Limits::read(Fields::of(by_name(limits))?)).transpose()?;
+    let limits = limits_said(fields)?.map(Limits::read).transpose()?;
     Ok(Item::Vhost(name, limits))
 }
 
-fn permission(fields: &mut Fields) -> Result<Item, String> {
+fn permission(fields: &mut Fields<'_>) -> Result<Item, String> {
     Ok(Item::Permission(Permission {
         user: fields.text("user")?,
         vhost: fields.text("vhost")?,
@@ -306,7 +310,7 @@ fn permission(fields: &mut Fields) -> Result<Item, String> {
     }))
 }
 
-fn topic_permission(fields: &mut Fields) -> Result<Item, String> {
+fn topic_permission(fields: &mut Fields<'_>) -> Result<Item, String> {
     Ok(Item::TopicPermission(TopicPermission {
         user: fields.text("user")?,
         vhost: fields.text("vhost")?,
@@ -316,11 +320,11 @@ fn topic_permission(fields: &mut Fields) -> Result<Item, String> {
     }))
 }
 
-fn parameter(fields: &mut Fields) -> Result<Item, ItemError> {
+fn parameter(fields: &mut Fields<'_>) -> Result<Item, ItemError> {
     let component = fields.text("component")?;
     if component == "operator_policy" {
         let (vhost, name) = (fields.text("vhost")?, fields.text("name")?);
-        let value = Fields::of(fields.value("value"))?;
+        let value = Fields::of(&fields.value("value"))?;
         return Ok(Item::Policy(Policy::read(value, PolicyKind::Operator, &vhost, &name)?));
     }
     if component == SHOVEL {
@@ -329,16 +333,16 @@ fn parameter(fields: &mut Fields) -> Result<Item, ItemError> {
             vhost,
             component,
             name,
-            value: fields.value("value").to_string(),
+            value: fields.value("value").compact()?,
         }));
     }
     if component != "vhost-limits" {
         return Err(ItemError::NotOurs(format!("a parameter of {component}")));
     }
-    Ok(Item::Limits(fields.text("vhost")?, Limits::read(Fields::of(fields.value("value"))?)?))
+    Ok(Item::Limits(fields.text("vhost")?, Limits::read(Fields::of(&fields.value("value"))?)?))
 }
 
-fn exchange(fields: &mut Fields) -> Result<Item, String> {
+fn exchange(fields: &mut Fields<'_>) -> Result<Item, String> {
     Ok(Item::Exchange(Exchange {
         name: fields.text("name")?,
         vhost: fields.text("vhost")?,
@@ -350,7 +354,7 @@ fn exchange(fields: &mut Fields) -> Result<Item, String> {
     }))
 }
 
-fn queue(fields: &mut Fields) -> Result<Item, String> {
+fn queue(fields: &mut Fields<'_>) -> Result<Item, String> {
     Ok(Item::Queue(Queue {
         name: fields.text("name")?,
         vhost: fields.text("vhost")?,
@@ -360,7 +364,7 @@ fn queue(fields: &mut Fields) -> Result<Item, String> {
     }))
 }
 
-fn binding(fields: &mut Fields) -> Result<Item, String> {
+fn binding(fields: &mut Fields<'_>) -> Result<Item, String> {
     Ok(Item::Binding(Binding {
         vhost: fields.text("vhost")?,
         source: fields.text("source")?,
@@ -376,7 +380,7 @@ impl Limits {
     ///
     /// # Errors
     /// It holds anything else.
-    pub fn read(mut fields: Fields) -> Result<Self, String> {
+    pub fn read(mut fields: Fields<'_>) -> Result<Self, String> {
         let queues_max = fields.number_if_said("max-queues")?;
         let connections_max = fields.number_if_said("max-connections")?;
         fields.nothing_else()?;
@@ -389,7 +393,7 @@ impl UserLimits {
     ///
     /// # Errors
     /// It holds anything else.
-    pub fn read(mut fields: Fields) -> Result<Self, String> {
+    pub fn read(mut fields: Fields<'_>) -> Result<Self, String> {
         let connections_max = fields.number_if_said("max-connections")?;
         let channels_max = fields.number_if_said("max-channels")?;
         fields.nothing_else()?;
@@ -397,44 +401,39 @@ impl UserLimits {
     }
 }
 
-/// An object; RabbitMQ writes some as lists of names and values.
-fn by_name(value: Value) -> Value {
-    match value {
-        Value::Array(pairs) => {
-            let mut fields = serde_json::Map::new();
-            for pair in &pairs {
-                if let (Some(Value::String(name)), Some(value)) = (pair.get(0), pair.get(1)) {
-                    fields.insert(name.clone(), value.clone());
-                }
-            }
-            Value::Object(fields)
-        }
-        other => other,
-    }
+/// Limits, if there are any: an object, or a list of names and values, as RabbitMQ writes some.
+fn limits_said<'b>(fields: &mut Fields<'b>) -> Result<Option<Fields<'b>>, String> {
+    let limits = fields.value("limits");
+    let read = || if let Value::Array(list) = limits { Fields::of_pairs(list) } else { Fields::of(&limits) };
+    limits.holds_something().then(read).transpose()
 }
 
-fn user(fields: &mut Fields) -> Result<Item, String> {
+fn user(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
     let password = password(fields)?;
     let tags = match fields.value("tags") {
         Value::Null => String::new(),
-        Value::String(tags) => tags,
-        tags => {
-            let words: Option<Vec<&str>> =
-                tags.as_array().and_then(|words| words.iter().map(Value::as_str).collect());
-            words.ok_or_else(|| unfit("tags", "a text or a list of texts", &tags))?.join(",")
-        }
+        Value::String(tags) => tags.into_owned(),
+        tags => tags_listed(&tags).ok_or_else(|| unfit("tags", "a text or a list of texts", &tags))?,
     };
-    let limits = fields.value("limits");
-    let said = holds_something(&limits);
-    let limits = said.then(|| UserLimits::read(Fields::of(by_name(limits))?)).transpose()?;
+    let limits = limits_said(fields)?.map(UserLimits::read).transpose()?;
     Ok(Item::User(User { name, password, tags, limits }))
 }
 
-fn password(fields: &mut Fields) -> Result<Password, String> {
+/// Tags that come as a list of texts, with commas between them.
+fn tags_listed(tags: &Value<'_>) -> Option<String> {
+    let Value::Array(list) = tags else { return None };
+    items(list).enumerate().try_fold(String::new(), |mut tags, (at, tag)| {
+        tags += if at == 0 { "" } else { "," };
+        tags += tag.ok()?.as_str()?;
+        Some(tags)
+    })
+}
+
+fn password(fields: &mut Fields<'_>) -> Result<Password, String> {
     let clear = match fields.value("password") {
         Value::Null => None,
-        Value::String(text) => Some(Zeroizing::new(text)),
+        Value::String(text) => Some(Zeroizing::new(text.into_owned())),
         // Whatever it is, it may be somebody's password.
         _ => return Err("`password` must be a text".to_string()),
     };
@@ -456,18 +455,21 @@ fn password(fields: &mut Fields) -> Result<Password, String> {
     }
 }
 
-fn named(section: &str, value: &Value) -> String {
-    match value.get("name").and_then(Value::as_str) {
-        Some(name) => format!("{section} '{name}'"),
-        None => section.to_string(),
+fn named(section: &str, fields: &Fields<'_>) -> String {
+    match fields.get("name") {
+        Some(Value::String(name)) => format!("{section} '{name}'"),
+        _ => section.to_string(),
     }
 }
 
 /// What a thing of a list is called where something is wrong with it: `queue 'q' in vhost '/'`.
-fn described(section: &str, value: &Value) -> String {
+fn described(section: &str, fields: &Fields<'_>) -> String {
     let named =
         [("", "name"), ("of ", "user"), ("from ", "source"), ("to ", "destination"), ("in vhost ", "vhost")];
-    let texts = named.iter().filter_map(|(word, key)| Some((word, value.get(key)?.as_str()?)));
+    let texts = named.iter().filter_map(|(word, key)| match fields.get(key)? {
+        Value::String(text) => Some((word, text)),
+        _ => None,
+    });
     let thing = if section == "policies" { "policy" } else { section.trim_end_matches('s') };
     texts.fold(thing.replace('_', " "), |mut told, (word, name)| {
         told += &format!(" {word}'{name}'");
@@ -526,16 +528,20 @@ impl Item {
     }
 }
 
-fn arguments(fields: &mut Fields) -> Result<Vec<u8>, String> {
-    table_of(fields.value("arguments"))
+fn arguments(fields: &mut Fields<'_>) -> Result<Vec<u8>, String> {
+    table_of(&fields.value("arguments"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{parse as parse_text, *};
     use crate::broker::ApplyTo;
     use crate::wire::field::Table;
-    use serde_json::json;
+    use serde_json::{Value, json};
+
+    fn parse(section: &str, value: Value) -> Result<Parsed, ItemError> {
+        parse_text(section, &value.to_string())
+    }
 
     /// Of a thing all of whose fields are known.
     fn item_of(section: &str, value: Value) -> Result<Item, ItemError> {

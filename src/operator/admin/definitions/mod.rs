@@ -3,7 +3,6 @@
 //! | file | what it holds |
 //! |------|---------------|
 //! | `read` | a file, gone through once per kind, so that things come after what they need |
-//! | `fields` | the fields of a JSON object, by name |
 //! | `item`, `policy`, `tables` | one thing out of JSON; a policy; arguments |
 //! | `apply` | one thing into the broker |
 //! | `export` | the other way round |
@@ -14,7 +13,6 @@
 
 mod apply;
 mod export;
-mod fields;
 mod item;
 mod policy;
 mod read;
@@ -22,8 +20,7 @@ mod tables;
 
 pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
-pub use fields::Fields;
-pub use item::{Item, ItemError, Limits, Parameter, Parsed, Password, UserLimits, parse};
+pub use item::{Item, ItemError, Limits, Parameter, Parsed, Password, UserLimits, parse, parse_fields};
 pub use policy::Policy;
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
 pub use tables::table_of;

@@ -2,11 +2,9 @@
 //!
 //! Always true: what is wrong with it is said in RabbitMQ's words.
 
-use serde_json::Value;
-
 use crate::broker::{ApplyTo, NewPolicy, PolicyKind};
+use crate::fields::{Fields, Value};
 
-use super::fields::Fields;
 use super::tables::table_of;
 
 /// A policy.
@@ -46,13 +44,13 @@ impl Policy {
     ///
     /// # Errors
     /// Something is missing, or cannot be, in RabbitMQ's words.
-    pub fn read(mut fields: Fields, kind: PolicyKind, vhost: &str, name: &str) -> Result<Self, String> {
+    pub fn read(mut fields: Fields<'_>, kind: PolicyKind, vhost: &str, name: &str) -> Result<Self, String> {
         Self::take(&mut fields, kind, vhost.to_string(), name.to_string())
     }
 
     /// The same, of an object in which it says where it is, too.
     pub(super) fn take(
-        fields: &mut Fields,
+        fields: &mut Fields<'_>,
         kind: PolicyKind,
         vhost: String,
         name: String,
@@ -60,12 +58,12 @@ impl Policy {
         let invalid = |why: String| format!("Validation failed\n\n{why}\n");
         let pattern = match fields.value("pattern") {
             Value::Null => return Err("[{key_missing,pattern}]".to_string()),
-            Value::String(text) => text,
+            Value::String(text) => text.into_owned(),
             other => return Err(invalid(format!("pattern should be a binary but was {other}"))),
         };
         let definition = match fields.value("definition") {
             Value::Null => return Err("[{key_missing,definition}]".to_string()),
-            definition @ (Value::Object(_) | Value::Array(_)) => table_of(definition)?,
+            definition @ (Value::Object(_) | Value::Array(_)) => table_of(&definition)?,
             other => return Err(invalid(format!("definition should be an object but was {other}"))),
         };
         let priority = match fields.value("priority") {

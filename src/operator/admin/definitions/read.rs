@@ -8,10 +8,15 @@ use core::fmt;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// The longest file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// The longest thing of a file, or what else stands in one piece, in bytes.
+const PIECE_BYTES_MAX: usize = 128 << 10;
+/// How deep lists and objects may be nested in a file.
+const NESTED_MAX: usize = 128;
 
 /// Where a thing stands in a file: its kind, and its place among those from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +82,7 @@ impl<T: Read + Seek> Source for T {}
 /// The file cannot be read to its end, or `take` has an error.
 pub fn read<E>(
     file: &mut dyn Source,
-    mut take: impl FnMut(At<'_>, &str, Value) -> Result<(), E>,
+    mut take: impl FnMut(At<'_>, &str, &str) -> Result<(), E>,
 ) -> Result<(), ReadError<E>> {
     let length = file.seek(SeekFrom::End(0)).map_err(ReadError::System)?;
     if length > FILE_BYTES_MAX {
@@ -87,37 +92,92 @@ pub fn read<E>(
         file.seek(SeekFrom::Start(0)).map_err(ReadError::System)?;
         let mut stopped = None;
         let mut index = 0;
-        let done = go_through(file, section, &mut |value| {
+        let done = go_through(file, section, &mut |thing| {
             let at = At { section, index };
             index += 1;
-            take(at, section, value).map_err(|error| stopped = Some(error)).is_ok()
+            take(at, section, thing).map_err(|error| stopped = Some(error)).is_ok()
         });
         if let Some(error) = stopped {
             return Err(ReadError::Stopped(error));
         }
-        done.map_err(|error| malformed(&error, section, index))?;
+        done.map_err(|error| malformed(error, section, index))?;
     }
     Ok(())
 }
 
 /// Who is handed the things of a list, and says whether to go on.
-type Take<'t> = &'t mut dyn FnMut(Value) -> bool;
+type Take<'t> = &'t mut dyn FnMut(&str) -> bool;
 
 /// Once through the file for one of its lists.
 fn go_through(file: &mut dyn Source, wanted: &str, take: Take<'_>) -> serde_json::Result<()> {
-    let mut json = serde_json::Deserializer::from_reader(BufReader::new(file.take(FILE_BYTES_MAX)));
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(Pieces::of(file)));
     Whole { wanted, take }.deserialize(&mut json)?;
     json.end()
 }
 
-fn malformed<E>(error: &serde_json::Error, section: &str, index: usize) -> ReadError<E> {
-    if let Some(kind) = error.io_error_kind() {
-        return ReadError::System(kind.into());
+fn malformed<E>(error: serde_json::Error, section: &str, index: usize) -> ReadError<E> {
+    if error.is_io() {
+        return ReadError::System(error.into());
     }
     if error.classify() == serde_json::error::Category::Data {
         return ReadError::Malformed(format!("after {section}[{index}]: {error}"));
     }
     ReadError::Malformed(error.to_string())
+}
+
+/// A file, no piece of which is too long to be held: whoever reads JSON holds a text, a number or a thing whole.
+struct Pieces<'f> {
+    file: io::Take<&'f mut dyn Source>,
+    /// Lists and objects that are open.
+    depth: usize,
+    is_in_text: bool,
+    is_escaped: bool,
+    /// Bytes of the piece so far.
+    bytes: usize,
+}
+
+impl<'f> Pieces<'f> {
+    fn of(file: &'f mut dyn Source) -> Self {
+        let file = file.take(FILE_BYTES_MAX);
+        Self { file, depth: 0, is_in_text: false, is_escaped: false, bytes: 0 }
+    }
+
+    fn pass(&mut self, byte: u8) {
+        self.bytes += 1;
+        if self.is_in_text {
+            self.is_in_text = self.is_escaped || byte != b'"';
+            self.is_escaped = !self.is_escaped && byte == b'\\';
+            return;
+        }
+        match byte {
+            b'"' => self.is_in_text = true,
+            b'[' | b'{' => self.depth += 1,
+            b']' | b'}' => self.depth = self.depth.saturating_sub(1),
+            b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' => {}
+            _ => return,
+        }
+        // In the file's object, or between the things of a list of it.
+        if self.depth <= 2 && !self.is_in_text {
+            self.bytes = 0;
+        }
+    }
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        for &byte in buffer.iter().take(count) {
+            self.pass(byte);
+            if self.bytes > PIECE_BYTES_MAX {
+                let why = format!("a thing or a text in it is longer than {} KiB", PIECE_BYTES_MAX >> 10);
+                return Err(io::Error::other(why));
+            }
+            if self.depth > NESTED_MAX {
+                return Err(io::Error::other(format!("it is nested more than {NESTED_MAX} deep")));
+            }
+        }
+        Ok(count)
+    }
 }
 
 /// The whole file, of which one list is wanted.
@@ -172,8 +232,8 @@ impl<'de> Visitor<'de> for List<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while let Some(value) = list.next_element()? {
-            if !(self.0)(value) {
+        while let Some(thing) = list.next_element::<Box<RawValue>>()? {
+            if !(self.0)(thing.get()) {
                 return Err(serde::de::Error::custom("stopped"));
             }
         }
@@ -188,9 +248,9 @@ mod tests {
 
     fn order(text: &str) -> Result<Vec<String>, String> {
         let mut found = Vec::new();
-        let read = read::<String>(&mut Cursor::new(text), |at, _, value| {
-            found.push(format!("{at} {value}"));
-            if value == "stop" { Err("enough".to_string()) } else { Ok(()) }
+        let read = read::<String>(&mut Cursor::new(text), |at, _, thing| {
+            found.push(format!("{at} {thing}"));
+            if thing == "\"stop\"" { Err("enough".to_string()) } else { Ok(()) }
         });
         read.map(|()| found).map_err(|error| error.to_string())
     }
@@ -218,7 +278,7 @@ mod tests {
             assert!(error.contains(why), "{text}: {error}");
         }
         let deep = format!("{{\"users\":[{}{}]}}", "[".repeat(1000), "]".repeat(1000));
-        assert!(order(&deep).unwrap_err().contains("recursion limit"));
+        assert!(order(&deep).unwrap_err().contains("nested more than 128 deep"));
         let long = format!("{{\"users\":[\"{}\"]}}", "x".repeat(FILE_BYTES_MAX as usize));
         assert!(order(&long).unwrap_err().contains("longer than 16 MiB"));
     }

@@ -2,67 +2,92 @@
 //!
 //! Always true: what comes out is a table that the wire would take, of a bounded size.
 
-use serde_json::Value;
-
+use crate::fields::{Bounds, Value, items};
 use crate::wire::field::{ArrayWriter, Table, TableWriter};
 use crate::wire::{Full, Writer};
 
 /// The longest arguments of a thing, in bytes of a field table.
 const ARGUMENTS_BYTES_MAX: usize = 64 << 10;
 
-/// RabbitMQ writes "nothing" as an empty list or an empty object.
-pub(super) fn holds_something(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Array(list) => !list.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-        _ => true,
-    }
-}
+const TOO_LARGE: &str = "arguments too large, or a name in them too long";
 
 /// The arguments of a thing, as a field table without its length.
 ///
 /// # Errors
 /// They are no object, or one that no table can be made of.
-pub fn table_of(value: Value) -> Result<Vec<u8>, String> {
-    if !holds_something(&value) {
+pub fn table_of(value: &Value<'_>) -> Result<Vec<u8>, String> {
+    if !value.holds_something() {
         return Ok(Vec::new());
     }
     let Value::Object(fields) = value else { return Err("arguments must be an object".to_string()) };
-    let mut bytes = vec![0; ARGUMENTS_BYTES_MAX];
+    // What is a digit and a comma in a list is nine bytes in a table; nothing grows more.
+    let mut bytes = vec![0; ARGUMENTS_BYTES_MAX.min(5 * fields.len())];
     let mut writer = Writer::new(&mut bytes);
-    let put = |table: &mut TableWriter<'_, '_>| put_all(table, &fields);
-    writer.table(put).map_err(|_| "arguments too large, or a name in them too long")?;
+    let mut maker = Maker { bounds: Bounds::default(), why: None };
+    if writer.table(|table| maker.put_all(table, fields)).is_err() {
+        return Err(maker.why.unwrap_or_else(|| TOO_LARGE.to_string()));
+    }
     let end = writer.at();
+    bytes.truncate(end);
     // A table is written behind four bytes of its length.
-    let table = Table::parse(&bytes[4..end]).map_err(|_| "arguments nested too deep")?;
-    Ok(table.as_bytes().to_vec())
+    bytes.drain(..4);
+    bytes.shrink_to_fit();
+    Table::parse(&bytes).map_err(|_| "arguments nested too deep")?;
+    Ok(bytes)
 }
 
-fn put_all(table: &mut TableWriter<'_, '_>, fields: &serde_json::Map<String, Value>) -> Result<(), Full> {
-    fields.iter().try_for_each(|(name, value)| match value {
-        Value::Null => table.void(name),
-        Value::Bool(truth) => table.bool(name, *truth),
-        Value::Number(number) => match number.as_i64() {
-            Some(number) => table.long(name, number),
-            None => table.double(name, number.as_f64().unwrap_or_default()),
-        },
-        Value::String(text) => table.text(name, text),
-        Value::Array(items) => table.array(name, |array| put_items(array, items)),
-        Value::Object(fields) => table.table(name, |inner| put_all(inner, fields)),
-    })
+/// Makes one table.
+struct Maker {
+    bounds: Bounds,
+    /// Why it cannot be made, unless it is too large.
+    why: Option<String>,
 }
 
-fn put_items(array: &mut ArrayWriter<'_, '_>, items: &[Value]) -> Result<(), Full> {
-    items.iter().try_for_each(|value| match value {
-        Value::Null => array.void(),
-        Value::Bool(truth) => array.bool(*truth),
-        Value::Number(number) => match number.as_i64() {
-            Some(number) => array.long(number),
-            None => array.double(number.as_f64().unwrap_or_default()),
-        },
-        Value::String(text) => array.text(text),
-        Value::Array(items) => array.array(|inner| put_items(inner, items)),
-        Value::Object(fields) => array.table(|inner| put_all(inner, fields)),
-    })
+impl Maker {
+    fn put_all(&mut self, table: &mut TableWriter<'_, '_>, object: &str) -> Result<(), Full> {
+        let fields = self.bounds.open(object);
+        let fields = self.said(fields)?;
+        fields.iter().try_for_each(|(name, value)| match value {
+            Value::Null => table.void(name),
+            Value::Bool(truth) => table.bool(name, truth),
+            Value::Number(number) => match number.as_i64() {
+                Some(number) => table.long(name, number),
+                None => table.double(name, number.as_f64().unwrap_or_default()),
+            },
+            Value::String(text) => table.text(name, &text),
+            Value::Array(list) => table.array(name, |array| self.put_items(array, list)),
+            Value::Object(object) => table.table(name, |inner| self.put_all(inner, object)),
+        })?;
+        self.bounds.close();
+        Ok(())
+    }
+
+    fn put_items(&mut self, array: &mut ArrayWriter<'_, '_>, list: &str) -> Result<(), Full> {
+        let opened = self.bounds.enter();
+        self.said(opened)?;
+        for value in items(list) {
+            let value = self.bounds.take().and(value);
+            match self.said(value)? {
+                Value::Null => array.void(),
+                Value::Bool(truth) => array.bool(truth),
+                Value::Number(number) => match number.as_i64() {
+                    Some(number) => array.long(number),
+                    None => array.double(number.as_f64().unwrap_or_default()),
+                },
+                Value::String(text) => array.text(&text),
+                Value::Array(list) => array.array(|inner| self.put_items(inner, list)),
+                Value::Object(object) => array.table(|inner| self.put_all(inner, object)),
+            }?;
+        }
+        self.bounds.close();
+        Ok(())
+    }
+
+    /// Keeps why something cannot be.
+    fn said<T>(&mut self, read: Result<T, String>) -> Result<T, Full> {
+        read.map_err(|why| {
+            self.why = Some(why);
+            Full
+        })
+    }
 }
