@@ -134,12 +134,14 @@ struct Pieces<'f> {
     is_escaped: bool,
     /// Bytes of the piece so far.
     bytes: usize,
+    /// Why no more is read.
+    refused: Option<String>,
 }
 
 impl<'f> Pieces<'f> {
     fn of(file: &'f mut dyn Source) -> Self {
         let file = file.take(FILE_BYTES_MAX);
-        Self { file, depth: 0, is_in_text: false, is_escaped: false, bytes: 0 }
+        Self { file, depth: 0, is_in_text: false, is_escaped: false, bytes: 0, refused: None }
     }
 
     fn pass(&mut self, byte: u8) {
@@ -165,16 +167,25 @@ impl<'f> Pieces<'f> {
 
 impl Read for Pieces<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(why) = self.refused.take() {
+            return Err(io::Error::other(why));
+        }
         let count = self.file.read(buffer)?;
-        for &byte in buffer.iter().take(count) {
+        for (at, &byte) in buffer.iter().take(count).enumerate() {
             self.pass(byte);
-            if self.bytes > PIECE_BYTES_MAX {
-                let why = format!("a thing or a text in it is longer than {} KiB", PIECE_BYTES_MAX >> 10);
-                return Err(io::Error::other(why));
-            }
-            if self.depth > NESTED_MAX {
-                return Err(io::Error::other(format!("it is nested more than {NESTED_MAX} deep")));
-            }
+            let why = if self.bytes > PIECE_BYTES_MAX {
+                format!(
+                    "a thing or a text in it is longer than {} KiB: make several of it",
+                    PIECE_BYTES_MAX >> 10
+                )
+            } else if self.depth > NESTED_MAX {
+                format!("it is nested more than {NESTED_MAX} deep")
+            } else {
+                continue;
+            };
+            // What stands before may be wrong in another way, and that is told first.
+            self.refused = Some(why);
+            return if at == 0 { self.read(buffer) } else { Ok(at) };
         }
         Ok(count)
     }
