@@ -5,10 +5,11 @@
 //! that were refused; what neither takes stays the upstream's.
 
 use crate::bridge::{Cause, Event, Marks, Price, hops_of, marked, shovelled};
+use crate::broker::Shortage;
 use crate::command::{Command, ConnectionId, Outcome};
 use crate::config::bridge::{Destination, Rule};
 use crate::journal::Batch;
-use crate::mem::{Draw, MessageId};
+use crate::mem::{Draw, MessageId, PoolFull};
 use crate::session::message_flags;
 use crate::time::Deadline;
 use crate::wire::{Properties, Writer};
@@ -18,6 +19,7 @@ use super::bridge_peer::Next;
 use super::bridge_state::{REFUSED_HERE, Scratch};
 use super::peer::Waiting;
 use super::platform::Platform;
+use super::room_awaited::Need;
 use super::state::Engine;
 
 /// How often a message is offered again that neither its queue nor the one for parked messages takes, in
@@ -65,8 +67,9 @@ impl<P: Platform> Engine<P> {
                 Next::GoOn
             }
             Event::Header { properties, body_len } => {
-                if !self.begin_arriving(id, link, properties, body_len) {
-                    return self.wait_for_room(id);
+                if let Err(full) = self.begin_arriving(id, link, properties, body_len) {
+                    let shortage = self.broker.shortage_of(&self.supplies.messages, id, full);
+                    return self.wait_for_room(id, shortage);
                 }
                 self.publish_arrived(id, link)
             }
@@ -138,7 +141,7 @@ impl<P: Platform> Engine<P> {
         link: &mut Link,
         properties: Properties<'_>,
         body_len: u64,
-    ) -> bool {
+    ) -> Result<(), PoolFull> {
         let rule = self.rule_of(link);
         let Flow::Fetch(fetch) = &mut link.flow else { unreachable!("only what is fetched arrives") };
         let (Some(incoming), Some(rule)) = (&mut fetch.incoming, rule) else {
@@ -146,7 +149,7 @@ impl<P: Platform> Engine<P> {
         };
         if let Received::Skipped(_) = incoming.content {
             incoming.content = Received::Skipped(body_len);
-            return true;
+            return Ok(());
         }
         let marks = Marks { id: None, is_repeat: incoming.redelivered };
         let mut scratch = core::mem::take(&mut self.bridges.scratch);
@@ -174,7 +177,7 @@ impl<P: Platform> Engine<P> {
                 fetch.held += 1;
                 incoming.content = Received::Skipped(body_len);
                 is_held = true;
-                true
+                Ok(())
             }
             Some(len) => {
                 let draw = Draw { share: self.broker.content_share(id), owner: self.broker.owner(id) };
@@ -182,24 +185,24 @@ impl<P: Platform> Engine<P> {
                 let messages = &mut self.supplies.messages;
                 let properties = Properties::trusted(edited);
                 let exchange = rule.to.exchange().unwrap_or(&incoming.exchange);
-                let message = messages.begin(exchange, key, draw).ok();
-                let reserved = message.filter(|message| {
+                let message = messages.begin(exchange, key, draw);
+                let reserved = message.and_then(|message| {
                     let flags = message_flags(properties);
                     let kept =
-                        messages.reserve_content(*message, properties.as_bytes(), flags, len, draw.share);
+                        messages.reserve_content(message, properties.as_bytes(), flags, len, draw.share);
                     if kept.is_err() {
-                        messages.release(*message);
+                        messages.release(message);
                     }
-                    kept.is_ok()
+                    kept.map(|()| message)
                 });
-                if let Some(message) = reserved {
+                if let Ok(message) = reserved {
                     incoming.content = Received::Part(message, len.into());
                     if len == 0 {
                         messages.finish(message);
                         incoming.content = Received::Whole(message);
                     }
                 }
-                reserved.is_some()
+                reserved.map(|_| ())
             }
         };
         self.bridges.scratch = scratch;
@@ -215,9 +218,9 @@ impl<P: Platform> Engine<P> {
         bridge.config.fetch.get(incoming.rule).cloned()
     }
 
-    fn wait_for_room(&mut self, id: ConnectionId) -> Next {
+    fn wait_for_room(&mut self, id: ConnectionId, shortage: Shortage) -> Next {
         if let Some(peer) = self.peers.get_mut(id) {
-            peer.waiting = Waiting::Room;
+            (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since: self.now });
             self.for_room.push(id);
         }
         Next::Wait
@@ -251,7 +254,7 @@ impl<P: Platform> Engine<P> {
         let why = match outcome {
             Some(Outcome::Wait) => {
                 self.supplies.messages.release(message);
-                return self.wait_for_room(id);
+                return self.wait_for_room(id, self.broker.last_shortage());
             }
             Some(Outcome::Published) if self.broker.has_returned(id) => {
                 let (broker, mut context) = self.broker_mut();
@@ -317,7 +320,7 @@ impl<P: Platform> Engine<P> {
     ) -> Next {
         let kept = match self.put_aside(id, link, message, why) {
             Ok(Some(batch)) => return self.take_over(id, link, (tag, message), batch),
-            Ok(None) => return self.wait_for_room(id),
+            Ok(None) => return self.wait_for_room(id, self.broker.last_shortage()),
             Err(kept) => kept,
         };
         let Flow::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut link.flow else {

@@ -27,6 +27,7 @@ use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::peers::Peers;
 use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
+use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
 use super::worker_job::CertificateState;
@@ -244,6 +245,8 @@ impl<P: Platform> Engine<P> {
         process.is_tls_shut = is_shut;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.platform.unix_ms() / 1000));
         process.waiting_publishers = self.for_room.len() as u32;
+        let needs = self.for_room.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.need);
+        process.waiters = Need::most_awaited(needs, self.now);
         if let Some(store) = &mut self.store {
             let log = store.log_mut();
             let counters = log.counters();

@@ -6,6 +6,7 @@
 //!
 //! Always true: which kind a peer is of, and whether the broker has a record of it, never changes.
 
+use crate::broker::Shortage;
 use crate::command::{ConnectionId, Outcome, ReplyOrder};
 use crate::journal::Batch;
 use crate::session;
@@ -16,6 +17,7 @@ use super::admin_socket::AdminConnection;
 use super::bridge_link::Link;
 use super::deadlines::Deadlines;
 use super::platform::Socket;
+use super::room_awaited::Need;
 use super::stream::Stream;
 use super::wait_list::WaitList;
 
@@ -152,6 +154,8 @@ pub(super) struct Peer<S> {
     pub(super) traffic: Traffic,
     pub(super) session: Session,
     pub(super) waiting: Waiting,
+    /// What it waits for while it waits for room.
+    pub(super) need: Need,
     pub(super) ending: Ending,
     /// The answer that waits for the disk.
     pub(super) held: Option<(Outcome, ReplyOrder)>,
@@ -212,6 +216,7 @@ impl<S: Socket> Peer<S> {
             traffic: Traffic::default(),
             session,
             waiting: Waiting::No,
+            need: Need { shortage: Shortage::Commit, since: now },
             ending: Ending::No,
             held: None,
             shaking_hands: false,

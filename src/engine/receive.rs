@@ -16,6 +16,7 @@ use crate::session::{self, Stage, Step, Suspension};
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::{Interest, Platform, Visitor};
+use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
 
@@ -198,8 +199,9 @@ impl<P: Platform> Engine<P> {
                     peer.waiting = Waiting::Replies;
                     break;
                 }
-                Step::Suspended(Suspension::ContentRoom) => {
-                    peer.waiting = Waiting::Room;
+                Step::Suspended(Suspension::ContentRoom(full)) => {
+                    let shortage = self.broker.shortage_of(context.messages, id, full);
+                    (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since: self.now });
                     break;
                 }
                 Step::Command { channel, command } => {
@@ -229,7 +231,8 @@ impl<P: Platform> Engine<P> {
                     let must_wait = matches!(outcome, Outcome::Wait);
                     peer.session.amqp().answer(&mut context, outcome, order, batch);
                     if must_wait {
-                        peer.waiting = Waiting::Room;
+                        let shortage = self.broker.last_shortage();
+                        (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since: self.now });
                         break;
                     }
                     if self.broker.is_busy(id) {
@@ -385,16 +388,28 @@ impl<P: Platform> Engine<P> {
             }
             let Some(peer) = self.peers.get_mut(id) else { continue };
             peer.waiting = Waiting::No;
+            let before = peer.need;
             if let Session::Amqp(session) = &mut peer.session {
                 session.blocked(self.now, false);
             }
             peer.stream.look_again();
             self.read_from(waiting);
+            self.keep_since(waiting, before);
             let is_held = self.supplies.messages.is_held(owner) && !is_large_next;
             // It may have been refused instead, when it wanted more than a connection may wait for.
             if is_held && self.for_room.last() == Some(waiting) {
                 self.for_room.move_to(waiting, at);
             }
+        }
+    }
+
+    /// Who waits again at once for the same has waited all the time.
+    fn keep_since(&mut self, id: PeerId, before: Need) {
+        if let Some(peer) = self.peers.get_mut(id)
+            && peer.waiting == Waiting::Room
+            && peer.need.shortage == before.shortage
+        {
+            peer.need.since = before.since;
         }
     }
 

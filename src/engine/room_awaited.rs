@@ -2,10 +2,44 @@
 //!
 //! Always true: there is a deadline only while somebody waits and it has not been told.
 
+use crate::broker::{Shortage, Waiters};
 use crate::time::{Deadline, Now};
 
 /// A wait of so many milliseconds is told.
 const LASTS_MS: u64 = 2_000;
+
+/// Causes that are told apart; who waits for yet another is one of the others.
+const CAUSES: usize = 16;
+
+/// What one publisher waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    pub(super) shortage: Shortage,
+    pub(super) since: Now,
+}
+
+impl Need {
+    /// What most of them wait for; `None` for none.
+    pub(super) fn most_awaited(needs: impl Iterator<Item = Self>, now: Now) -> Option<Waiters> {
+        let mut causes: heapless::Vec<(Self, u32), CAUSES> = heapless::Vec::new();
+        let mut all = 0;
+        for need in needs {
+            all += 1;
+            match causes.iter_mut().find(|(known, _)| known.shortage == need.shortage) {
+                Some((known, count)) => {
+                    known.since = known.since.min(need.since);
+                    *count += 1;
+                }
+                // One that finds no place is one of the others.
+                None => drop(causes.push((need, 1))),
+            }
+        }
+        let (most, count) =
+            causes.into_iter().reduce(|most, next| if next.1 > most.1 { next } else { most })?;
+        let for_ms = now.as_ms().saturating_sub(most.since.as_ms());
+        Some(Waiters { shortage: most.shortage, count, for_ms, others: all - count })
+    }
+}
 
 /// Whether somebody waits for room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -137,6 +137,8 @@ pub struct Engine<P: Platform> {
     pub(super) for_room: WaitList,
     /// Since when some of them have been waiting, and whether that is in the log.
     pub(super) room_awaited: RoomAwaited,
+    /// When it was told last that some of them wait for room on the disk.
+    pub(super) disk_told: Option<Now>,
     /// Those whose input needs more of the stashes than is free.
     pub(super) for_stash: WaitList,
     /// What [`Self::room_made`] said when they last tried.
@@ -250,6 +252,7 @@ impl<P: Platform> Engine<P> {
             to_close: Vec::with_capacity(peers),
             for_room: WaitList::with_capacity(peers),
             room_awaited: RoomAwaited::No,
+            disk_told: None,
             for_stash: WaitList::with_capacity(peers),
             room_seen: 0,
             retries_left: 0,
@@ -275,7 +278,11 @@ impl<P: Platform> Engine<P> {
     }
 
     /// What is durable goes there from now on; the broker knows already what it holds.
-    pub fn set_store(&mut self, store: StoreDriver) {
+    pub fn set_store(&mut self, mut store: StoreDriver) {
+        let disk_limit = &mut self.admin.process.disk_limit_bytes;
+        if *disk_limit == 0 {
+            *disk_limit = store.log_mut().limit_bytes();
+        }
         self.store = Some(store);
     }
 

@@ -191,6 +191,8 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         certificates_end: None,
         is_tls_shut: false,
         waiting_publishers: 0,
+        waiters: None,
+        disk_limit_bytes: config.store.disk_limit_bytes.unwrap_or(0),
         store: StoreView::default(),
         endurance: Endurance {
             bytes: config.store.flash_endurance_bytes,

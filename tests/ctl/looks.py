@@ -69,14 +69,14 @@ def told_status(broker: Leveret, began: float) -> Dict[str, int]:
         assert f"{singular} count: {told[key]}\n" in text + "\n", f"{key} in {text}"
     host, port = broker.address
     assert told["pid"] == broker.process.pid and f"OS PID: {broker.process.pid}\n" in text, text
-    assert told["memory_limit"] == 200_000_000 and "Memory limit: 200000000 bytes" in text, text
+    assert told["memory_limit"] == 200_000_000 and "Memory limit: 200.0 MB" in text, text
     assert told["data_dir"] == str(broker.data_dir) and f"Node data directory: {broker.data_dir}\n" in text, text
     listener = {"interface": host, "port": int(port), "protocol": "amqp", "purpose": "AMQP 0-9-1"}
     assert told["listeners"] == [listener], told["listeners"]
     assert f"Interface: {host}, port: {port}, protocol: amqp, purpose: AMQP 0-9-1" in text, text
     assert told["alarms"] == [] and "Alarms\n\n(none)\n" in plain(text), text
     assert told["uptime_ms"] / 1000 <= seconds + 5.0, f"{told['uptime_ms']} ms, started {seconds:.1f} s ago"
-    resident = int(text.split("Resident: ")[1].split()[0])
+    resident = float(text.split("Resident: ")[1].split()[0]) * 1_000_000
     assert abs(resident - broker.rss_kib() * 1024) < 2 << 20, f"{resident} bytes, not {broker.rss_kib()} KiB"
     version = subprocess.run([str(broker.binary), "--version"], capture_output=True, text=True, check=True).stdout
     assert told["leveret_version"] in version and f"Leveret version: {told['leveret_version']}\n" in text, text
@@ -117,8 +117,8 @@ message_size_max = "300KiB"
 
 
 def alarms_come_and_go() -> None:
-    """Nothing when nothing is the matter; `room` while publishers wait for memory, `disk` while the log has reached
-    its limit; nothing again when messages have left."""
+    """Nothing when nothing is the matter; `memory` while publishers wait for memory, `disk` while they wait for
+    the log; nothing again when messages have left."""
     small = '[limits]\nmessage_size_max = "64KiB"\nassembly_bytes_max = "512KiB"\nbody_bytes_max = "1MiB"\n'
     with leveret(config=small) as broker:
         assert alarms(broker) == []
@@ -126,7 +126,7 @@ def alarms_come_and_go() -> None:
             client.open()
             client.call(1, "queue.declare", queue="full")
         with waiting_publisher(broker, "full", 4000):
-            wait_for(broker, lambda said: said == ["room"], "the memory is full")
+            wait_for(broker, lambda said: said == ["memory"], "the memory is full")
         wait_for(broker, lambda said: purged(broker, "full") and said == [], "the memory is empty again")
     segments = 'frame_max = "16KiB"\n[store]\ndisk_limit = "8MiB"\n[limits]\nsegment_bytes = "512KiB"\n' \
                'commit_bytes_max = "160KiB"\n'
@@ -140,7 +140,7 @@ def alarms_come_and_go() -> None:
         with contextlib.ExitStack() as publishers:
             for queue in queues:
                 publishers.enter_context(waiting_publisher(broker, queue, 20_000))
-            wait_for(broker, lambda said: said == ["disk", "room"], "the disk is full")
+            wait_for(broker, lambda said: set(said) == {"disk"}, "the disk is full")
         wait_for(broker, lambda said: purged(broker, *queues) and said == [], "the disk is empty again")
 
 

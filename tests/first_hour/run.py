@@ -128,6 +128,7 @@ class Hour:
         text = re.sub(r"(?<=of )\d{4,}\b", "N", text)
         text = re.sub(r"(messages, |limit |has )\d{3,}\b", r"\1N", text)
         text = re.sub(r"\b\d{4,}( bytes| of disk_limit)", r"N\1", text)
+        text = re.sub(r"\bin \d+ messages|\bfor \d+ s\b", lambda found: re.sub(r"\d+", "N", found[0]), text)
         text = re.sub(r"<leveret\.[\d.]+>", "PID", text)
         text = re.sub(r"good until [-\d]+ [:\d]+", "good until TIME", text)
         text = re.sub(r"\(\d+ of (\d+|N)\)", "(N of N)", text)
@@ -219,11 +220,11 @@ def play(hour: Hour) -> None:
                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         hour.said.append("$ python programs.py flood 127.0.0.1 5672 &")
-        hour.log_until("publishers that wait for room")
+        hour.log_until("has waited for")
         # What it had sent is taken with the purge, and no more: it does not fill the queue again.
         full.send_signal(signal.SIGSTOP)
         hour.type("leveretctl list_alarms")
-        hour.type("leveretctl -q status", keep="room:|Messages|messages_max|body_bytes_max")
+        hour.type("leveretctl -q status", keep="memory:|Messages|messages_max|body_bytes_max")
         hour.type("leveretctl purge_queue full")
         hour.log_until("no publisher waits")
     finally:

@@ -9,7 +9,6 @@ pub(super) const BARE_LOG_CALLS: &[(&str, &str)] = &[
     ("rooms/broker/firehose.rs", "once a minute by its own clock"),
     ("rooms/broker/levels.rs", "once a minute by its own clock"),
     ("rooms/broker/page_in.rs", "damage, or a limit that was lowered"),
-    ("rooms/broker/publish.rs", "once a minute by its own clock"),
     ("engine/restore.rs", "once at a start"),
     ("engine/stop.rs", "once at the end"),
     ("engine/store_driver.rs", "once at the end"),

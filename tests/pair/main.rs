@@ -3,6 +3,7 @@
 //!
 //! | file      | what it is about |
 //! |-----------|------------------|
+//! | `alarms`  | each cause that makes a publisher wait, and what an operator is told of it |
 //! | `time`    | heartbeats, half-open peers, idleness |
 //! | `bytes`   | fragments, frames out of place, a peer lost at every byte |
 //! | `lives`   | random lives of several connections, and what every run must keep |
@@ -28,6 +29,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod alarms;
 mod bridge;
 mod bridge_day;
 mod bridge_fetch;

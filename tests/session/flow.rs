@@ -3,7 +3,7 @@
 use crate::support::*;
 use leveret::journal::Batch;
 use leveret::limits::Limits;
-use leveret::mem::Share;
+use leveret::mem::{PoolFull, Share};
 use leveret::session::{Suspension, Timeout};
 use leveret::wire::{Method, Table};
 
@@ -292,7 +292,7 @@ fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
     }
     // Nothing is incomplete: the publish stands in the input, untouched.
     let script = publish(1, "k", b"body");
-    assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom));
+    assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom(PoolFull::Messages)));
     assert_eq!(host.stash, script);
     assert_eq!(host.connection.deadline().ms_left(world.now), None, "our delay is not the peer's");
     world.messages.release(held.pop().unwrap());
@@ -357,7 +357,7 @@ fn half_sent_bodies_fill_their_share_and_no_more() {
     other.run(&mut world, &open_channel(2));
     other.said();
     // A first content waits for what others hold.
-    assert_eq!(other.feed(&mut world, &half(1, 700_000)), Some(Suspension::ContentRoom));
+    assert_eq!(other.feed(&mut world, &half(1, 700_000)), Some(Suspension::ContentRoom(PoolFull::Assembly)));
     one.connection.teardown(&mut context!(world));
     assert_eq!(other.feed(&mut world, b""), None);
     // A second one may not.
@@ -375,8 +375,8 @@ fn a_publish_that_the_broker_has_no_room_for_is_asked_again() {
     let mut script = select(1);
     script.extend(publish(1, "wait", b"body"));
     script.extend(publish(1, "k", b"next"));
-    assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom));
-    assert_eq!(host.feed(&mut world, b""), Some(Suspension::ContentRoom));
+    assert_eq!(host.feed(&mut world, &script), Some(Suspension::ContentRoom(PoolFull::Messages)));
+    assert_eq!(host.feed(&mut world, b""), Some(Suspension::ContentRoom(PoolFull::Messages)));
     assert_eq!(host.rules.log, ["Some(1) ConfirmSelect"]);
     host.rules.is_full = false;
     host.run(&mut world, b"");
@@ -512,7 +512,10 @@ fn a_channel_that_we_close_takes_along_the_publish_that_waits_for_room() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
     host.rules.is_full = true;
-    assert_eq!(host.feed(&mut world, &publish(1, "wait", b"x")), Some(Suspension::ContentRoom));
+    assert_eq!(
+        host.feed(&mut world, &publish(1, "wait", b"x")),
+        Some(Suspension::ContentRoom(PoolFull::Messages))
+    );
     assert!(host.close_channel(&mut world, 1, "too late"));
     host.rules.is_full = false;
     host.run(&mut world, &method(2, &Method::BasicRecover { requeue: true }));

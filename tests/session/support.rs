@@ -15,7 +15,7 @@ use leveret::error::{Fault, ReplyCode};
 use leveret::journal::Batch;
 use leveret::limits::Limits;
 use leveret::log_limiter::{LogLimiter, LogSource};
-use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share};
 use leveret::password::Secret;
 use leveret::session::{
     Connection, Context, Identity, Names, Peer, Pools, Settings, Step, Suspension, Timeout, WritePlan,
@@ -366,7 +366,7 @@ impl Host {
                     let batch = self.rules.batch;
                     self.connection.answer(&mut context, outcome, order, batch);
                     if is_wait {
-                        break Some(Suspension::ContentRoom);
+                        break Some(Suspension::ContentRoom(PoolFull::Messages));
                     }
                 }
             }

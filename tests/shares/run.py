@@ -265,7 +265,7 @@ def disk_of_one(ward: Ward) -> None:
     ward.broker.ctl("delete_vhost", "loud")
     taken = Durably(ward.honest(), ["mine", "other"]).publish(10_000, 8.0)
     assert taken * len(Durably.BODY) >= 0.6 * 64_000_000, f"{taken} messages"
-    assert "has its share of disk_limit" not in ward.broker.log()
+    assert "virtual host '/' has its share of disk_limit" not in ward.broker.log()
 
 
 CASES = [exchanges, patterns, flood_of_small, flood_of_bodies, flood_in_the_same_virtual_host, disk, disk_of_one]

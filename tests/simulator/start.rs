@@ -419,6 +419,8 @@ fn process() -> Process {
         certificates_end: None,
         is_tls_shut: false,
         waiting_publishers: 0,
+        waiters: None,
+        disk_limit_bytes: 0,
         store: StoreView::default(),
         memory: Vec::new(),
     }

@@ -36,18 +36,20 @@ use std::rc::Rc;
 
 use leveret::admin::request_context::{Endurance, Machine, Process, StoreView};
 use leveret::broker::{Broker, Gauges};
-use leveret::engine::{Engine, ListenerId, PeerAddress, QUEUE_PLACES, Setup};
+use leveret::engine::{Engine, ListenerId, PeerAddress, QUEUE_PLACES, Setup, StoreDriver};
 use leveret::limits::Limits;
 use leveret::password::PasswordHash;
 use leveret::session::Identity;
+use leveret::store::{Identity as StoreIdentity, Log, Settings};
 use leveret::time::{Deadline, Now};
 use leveret::wire::{Method, Table};
 
 pub use checker::{Phase, Said};
 pub use client::{Client, Manners, Silence, content_frames, frame, method_frame};
 pub use line::{Line, Shape};
-pub use platform::Memory;
+pub use platform::{Helpers, Memory};
 pub use sim_disk::Random;
+use sim_disk::{Mutant, SimDisk};
 
 /// Of the password `guest`, in one round: to hash it as often as a broker does was two thirds of what many
 /// tests took.
@@ -155,6 +157,18 @@ impl World {
             turns: 0,
             jobs_seen: 0,
         }
+    }
+
+    /// What is durable goes to a new store on a simulated disk.
+    pub fn keep_on_disk(&mut self, settings: Settings) -> SimDisk {
+        let identity = StoreIdentity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
+        let mut disk = SimDisk::new(1, Mutant::None, identity);
+        let (log, _) = Log::open(&mut disk, settings, identity, self.now).expect("the disk is new");
+        let (_, mut context) = self.engine.broker_mut();
+        context.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
+        self.engine.platform.helpers = Helpers::new(Some(disk.clone()), (1, 1), 0);
+        self.engine.set_store(StoreDriver::new(log, self.limits.frame_max as usize));
+        disk
     }
 
     /// A client connects, from an address of its own; its number.
@@ -462,6 +476,8 @@ fn process() -> Process {
         certificates_end: None,
         is_tls_shut: false,
         waiting_publishers: 0,
+        waiters: None,
+        disk_limit_bytes: 0,
         store: StoreView::default(),
         endurance: Endurance::default(),
         memory: Vec::new(),

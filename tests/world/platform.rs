@@ -118,7 +118,7 @@ pub struct Helpers {
     writes: u64,
     works: u64,
     /// A job takes less than this; 0: it is over at once.
-    slowness_ms: u64,
+    pub slowness_ms: u64,
     writing: Option<Job<WriteJob, WriteDone>>,
     reading: Option<Job<ReadJob, ReadOutcome>>,
     working: Option<(WorkerResult, u64)>,

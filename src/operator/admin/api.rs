@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::broker::{ConnectionView, Context};
+use crate::broker::{ConnectionView, Context, Shortage, Waiters};
 use crate::command::ConnectionId;
 use crate::error::Fault;
 
@@ -356,12 +356,13 @@ fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool)
     let (ready, unacknowledged) = queues.fold((0, 0), |(ready, unacknowledged), queue| {
         (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
     });
-    let limit = context.journal.disk_bytes_max();
+    let usable = context.journal.disk_bytes_max();
     for (name, number) in [
         ("messages_ready", ready),
         ("messages_unacknowledged", unacknowledged),
-        ("disk_limit", limit),
-        ("disk_used", limit.saturating_sub(context.journal.disk_room())),
+        ("disk_limit", context.process.disk_limit_bytes),
+        ("disk_usable", usable),
+        ("disk_used", usable.saturating_sub(context.journal.disk_room())),
     ] {
         json.name(name, is_first);
         json.number(number);
@@ -401,7 +402,6 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
             "access: the store cannot vouch for its users and permissions, so nobody is let in; see to the \
              disk and start again",
         ),
-        (!is_writable, "store: it cannot be written, so nothing new is durable"),
         (
             context.process.is_store_damaged,
             "damage: parts of the store are missing or cannot be read; the log says which, and \
@@ -421,31 +421,30 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
             context.process.is_tls_shut,
             "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
         ),
-        (
-            !journal.has_room_to_define() && !journal.is_file_system_full(),
-            match journal.room_key() {
-                "disk_limit" => "disk: disk_limit is reached, so publishers of persistent messages wait",
-                _ => "disk: index_bytes_max is reached, so publishers of persistent messages wait",
-            },
-        ),
-        (
-            journal.is_file_system_full(),
-            "disk: the file system of the data directory is full before disk_limit is reached: make room \
-             there",
-        ),
     ];
-    let waiting = context.process.waiting_publishers;
-    let room = (waiting > 0).then(|| {
-        let why = context.broker.why_room_is_awaited(journal, context.messages);
-        Cow::from(format!("room: publishers that wait for room: {waiting}; {why}"))
+    let waiters = context.process.waiters;
+    let is_awaited = |shortage| waiters.is_some_and(|waiters| waiters.shortage == shortage);
+    let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
+    let shortages = expected.map(Waiters::expected).into_iter().chain(waiters);
+    let told = shortages.map(|waiters| {
+        let pools = (journal, &*context.messages);
+        Cow::from(context.broker.explain(pools, waiters, context.process.disk_limit_bytes).to_string())
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
-    held.chain(room)
+    held.chain(told)
         .chain(Wear::alarm(context.process))
         .chain(parked(context))
         .chain(spent(context))
         .chain(Outage::alarm(context.bridges, context.broker))
         .collect()
+}
+
+/// Why nothing more is written, while nothing is, whether somebody waits or not.
+fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
+    let journal = &*context.journal;
+    let is_writable = journal.mode() == crate::journal::Mode::On;
+    let is_short = !is_writable || !journal.has_room_to_define() || journal.is_file_system_full();
+    is_short.then(|| context.broker.disk_shortage(journal))
 }
 
 /// What bridges have set aside and nobody has taken yet, whoever put it there.
@@ -488,9 +487,18 @@ fn spent(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     )))
 }
 
-/// Whether an alarm says that the disk is full.
+/// Whether the disk is full: not when one queue, or one virtual host, has its share of it.
 pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
-    which_alarms(context).iter().any(|text| text.starts_with("disk"))
+    shortage_of_store(context).is_some_and(Shortage::is_of_disk)
+}
+
+/// Why nothing more is written, as the alarm says it.
+pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
+    let shortage = shortage_of_store(context)?;
+    let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
+    let waiters = found.unwrap_or(Waiters::expected(shortage));
+    let pools = (&*context.journal, &*context.messages);
+    Some(context.broker.explain(pools, waiters, context.process.disk_limit_bytes).to_string())
 }
 
 /// What the store consists of now; `None`: not now.

@@ -4,7 +4,7 @@
 //! nobody knows is not found, so that a probe with a slip in its path does not pass.
 
 use super::answer::{Answer, bad_request, body, not_found};
-use super::api::which_alarms;
+use super::api::store_alarm;
 use super::http::Status;
 use super::json::Json;
 use super::request_context::RequestContext;
@@ -65,11 +65,7 @@ pub(super) fn check(context: &RequestContext<'_>, check: &[&str]) -> Answer {
     let listeners = || context.process.listeners.iter().filter_map(|text| text.split_once(' '));
     let silent = || failed("No active listener");
     match check {
-        ["alarms" | "local-alarms"] => {
-            let alarms = which_alarms(context);
-            let alarm = alarms.iter().find(|text| text.starts_with("disk") || text.starts_with("store"));
-            alarm.map_or_else(status_ok, |alarm| failed(alarm))
-        }
+        ["alarms" | "local-alarms"] => store_alarm(context).map_or_else(status_ok, |alarm| failed(&alarm)),
         ["virtual-hosts" | "ready-to-serve-clients"] => status_ok(),
         ["node-is-quorum-critical" | "node-is-mirror-sync-critical"] => {
             passed(|json| json.raw(b",\"reason\":\"single node cluster\""))

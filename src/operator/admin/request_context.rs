@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use super::samples::Samples;
 use super::tokens::Tokens;
-use crate::broker::{self, Broker};
+use crate::broker::{self, Broker, Waiters};
 use crate::command::{ClientLabel, ConnectionId};
 use crate::journal::{Batch, Journal};
 use crate::mem::Messages;
@@ -353,6 +353,10 @@ pub struct Process {
     pub is_tls_shut: bool,
     /// Clients that wait for room to publish.
     pub waiting_publishers: u32,
+    /// What most of them wait for.
+    pub waiters: Option<Waiters>,
+    /// What the operator lets the log take, in bytes; 0 without one.
+    pub disk_limit_bytes: u64,
     /// The store; nothing without one.
     pub store: StoreView,
     /// What the owner says of the card.

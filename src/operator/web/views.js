@@ -56,21 +56,10 @@ const listPath = (what, ctx) => (ctx.query.vhost ? `${what}/${seg(ctx.query.vhos
 
 // ---- overview ----
 
-const ADVICE = [
-  [/^parked/, 'The other side refused them; the rest flows.',
-    'See the bridge for the causes, mend them, and send the messages again.', 'bridges'],
-  [/access/i, 'Nobody new is let in.', 'Mend users and permissions on the device, then confirm_users.', null],
-  [/damage|orphans|rebuilt/i, 'Some messages or definitions may be lost or without their queue.',
-    'Follow what it says, on the device.', null],
-  [/tls/i, 'Clients with TLS are refused.', 'Mend certificate and key, then reload.', null],
-  [/memory|wait/i, 'Publishers wait until memory is free.',
-    'Consume or purge the longest queues below, or raise memory_max.', 'queues?sort=messages&down=1'],
-  [/disk|store|journal/i, 'Persistent messages are not accepted until there is room.',
-    'Consume or purge durable queues, or free the disk.', 'queues?sort=messages&down=1'],
-  [/bridge|upstream|link/i, 'Messages for the other broker are kept here.',
-    'See the bridge for its last error, and check the network.', 'bridges'],
-  [/clock|time/i, 'Times in messages and logs may be wrong.', 'Check the clock and its time server.', null],
-];
+// An alarm says itself what to do; the word it begins with says on which page.
+const LONGEST = ['queues?sort=messages&down=1', 'See the longest queues.'];
+const BRIDGES = ['bridges', 'See the bridges.'];
+const WHERE = { memory: LONGEST, disk: LONGEST, parked: BRIDGES, outage: BRIDGES, budget: BRIDGES };
 
 /** The alarms of this broker: what it says itself, and RabbitMQ's two of a node. */
 export function alarmsOf(ctx) {
@@ -85,15 +74,14 @@ export function alarmsOf(ctx) {
   return found;
 }
 
-/** Alarms with what follows and what to do. */
+/** Alarms as they are told, and where to see to them. */
 export function alarmList(ctx) {
   const found = alarmsOf(ctx);
   if (!found.length) return h('p', { class: 'calm' }, 'No alarms. Nobody needs to do anything.');
   return h('ul', { class: 'alarms' }, found.map((text) => {
-    const [, consequence, deed, where] = ADVICE.find(([sign]) => sign.test(text)) || [];
+    const [where, label] = Object.hasOwn(WHERE, text.split(':')[0]) ? WHERE[text.split(':')[0]] : [];
     return h('li', { key: text }, h('b', {}, h('span', { 'aria-hidden': 'true' }, '▲ '), text),
-      consequence ? h('span', {}, consequence) : null,
-      deed ? h('span', {}, where ? h('a', { href: `#/${where}` }, deed) : deed) : null);
+      where ? h('span', {}, h('a', { href: `#/${where}` }, label)) : null);
   }));
 }
 
@@ -111,7 +99,9 @@ export const storeUsed = (node) => Math.max(0, node.leveret_store_bytes_max - no
 function diskBar(node) {
   const most = node.leveret_store_bytes_max;
   if (!most) return h('p', { class: 'quiet' }, 'Nothing is written to a disk.');
-  return bar('Disk', storeUsed(node), most, `${bytes(storeUsed(node))} of ${bytes(most)}`, node.disk_free_alarm);
+  const limit = node.leveret_disk_limit_bytes;
+  const told = `${bytes(storeUsed(node))} of ${bytes(most)} usable; disk_limit is ${bytes(limit)}`;
+  return bar('Disk', storeUsed(node), most, told, node.disk_free_alarm);
 }
 
 const byteRate = (number) => (Number.isFinite(number) ? `${bytes(number)}/s` : '–');
@@ -149,7 +139,9 @@ export const overview = {
           ['Up for', span(node.uptime)],
           ['Written to the card', Number.isFinite(node.leveret_flash_written_bytes)
             ? bytes(node.leveret_flash_written_bytes) : null],
-          ['A day', Number.isFinite(node.leveret_flash_bytes_per_day) ? bytes(node.leveret_flash_bytes_per_day) : null],
+          ['A day', !Number.isFinite(node.leveret_flash_written_bytes) ? null
+            : Number.isFinite(node.leveret_flash_bytes_per_day) ? bytes(node.leveret_flash_bytes_per_day)
+              : 'known after an hour'],
           ['The card lasts', Number.isFinite(node.leveret_flash_years_left)
             ? `${node.leveret_flash_years_left} years, of ${bytes(node.leveret_flash_endurance_bytes)}` : null],
           ['File descriptors', `${count(node.fd_used)} of ${count(node.fd_total)}`],

@@ -148,6 +148,20 @@ impl Broker {
         }
     }
 
+    /// What a queue takes of its share of the memory, of messages or of bytes, of which it has more.
+    pub(super) fn share_of_memory(&self, messages: &Messages, queue: QueueId) -> MemoryShare {
+        let part = |max: usize| (max / 5 * 4) as u64;
+        let taken = self.taken_by(queue);
+        let bytes_share = part(messages.body_bytes_max()) + taken.resident * SLOT_BYTES;
+        let messages_share = part(messages.messages_max());
+        let is_of_bytes = u128::from(taken.bytes) * u128::from(messages_share)
+            > u128::from(taken.messages) * u128::from(bytes_share);
+        match is_of_bytes {
+            true => MemoryShare { is_of_bytes, used: taken.bytes, most: bytes_share },
+            false => MemoryShare { is_of_bytes, used: taken.messages, most: messages_share },
+        }
+    }
+
     /// Remembers for which queue the channel's connection waits, if it is one that has its share.
     pub(super) fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
         let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
@@ -176,6 +190,13 @@ impl Broker {
     }
 }
 
+/// What a queue has of what it may have of the memory for messages.
+pub(super) struct MemoryShare {
+    pub(super) is_of_bytes: bool,
+    pub(super) used: u64,
+    pub(super) most: u64,
+}
+
 /// What a queue takes of the memory for messages.
 #[derive(Clone, Copy, Default)]
 struct Taken {
@@ -193,7 +214,7 @@ impl Taken {
         let resident = record.backlog.resident();
         Self {
             resident: resident.into(),
-            messages: u64::from(resident + record.unsettled - record.unsettled_absent),
+            messages: record.resident_messages(),
             bytes: record.backlog.bytes() + record.unsettled_bytes,
         }
     }

@@ -33,6 +33,7 @@
 //! | `jobs`, `job` | what would take too long in one go; as a value |
 //! | `tidy` | memory that a burst left idle |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
+//! | `shortage` | why publishers wait, and how that is told |
 //! | `shares`, `holdings` | what one connection may take of what all share; what it has |
 //! | `holders`, `divisions`, `log_shares` | the same for a virtual host, and for a user, with all of its connections |
 //! | `counters` | what has happened since the start |
@@ -105,6 +106,7 @@ mod settle;
 mod shares;
 mod shed;
 mod shedding;
+mod shortage;
 mod sizes;
 mod sleepers;
 mod spill;
@@ -140,6 +142,7 @@ pub use parameter::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, Paramet
 pub use policies::{AppliedView, NewPolicy, PolicyView};
 pub use policy::{ApplyTo, PolicyKind};
 pub use restored::{Contents, Restored};
+pub use shortage::{Explained, Pool, Shortage, Waiters};
 pub use sizes::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,
     PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
@@ -147,6 +150,6 @@ pub use sizes::{
 pub use state::{Broker, Gauges};
 pub use views::{
     BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
-    QueueView, RoomNeed,
+    QueueView,
 };
 pub use work::Work;

@@ -22,6 +22,7 @@ use super::queue::Queue;
 use super::queue_head::log_bytes;
 use super::records::Mode;
 use super::route::copies;
+use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, Scratch};
 use super::stored::unwritable;
 use super::words::Lossy;
@@ -43,16 +44,9 @@ pub(super) struct Publish {
 /// What stops a publish that is otherwise right.
 pub(super) enum Hindrance {
     /// Others will free what is missing.
-    Wait,
-    /// The same, and it is room on the disk.
-    Disk,
-    /// The same, and what is left of it is kept for other virtual hosts.
-    DiskShare,
+    Wait(Shortage),
     Fault(Fault),
 }
-
-/// How often it is said that publishers wait for room on the disk.
-const SAY_FULL_EVERY_MS: u64 = 60_000;
 
 impl Broker {
     /// basic.publish with its content. Takes the message over unless it answers [`Outcome::Wait`].
@@ -143,7 +137,7 @@ impl Broker {
         }
         self.weigh_log(cx.journal);
         let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
-        if matches!(reserved, Err(Hindrance::DiskShare)) {
+        if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_)))) {
             // The count may be old: some messages of the virtual host may have been taken since.
             self.forget_log_shares();
             self.weigh_log(cx.journal);
@@ -157,16 +151,11 @@ impl Broker {
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
-            Err(hindrance @ (Hindrance::Wait | Hindrance::Disk | Hindrance::DiskShare)) => {
-                let vhost = self.channels[publish.channel.index()].vhost;
-                match hindrance {
-                    Hindrance::Disk => self.log_disk_is_full(cx.journal, targets, None),
-                    Hindrance::DiskShare => {
-                        self.want_log_room(cx.journal, vhost);
-                        self.log_disk_is_full(cx.journal, targets, Some(vhost));
-                    }
-                    Hindrance::Wait | Hindrance::Fault(_) => {}
+            Err(Hindrance::Wait(shortage)) => {
+                if let Shortage::VhostDisk(vhost) = shortage {
+                    self.want_log_room(cx.journal, vhost);
                 }
+                self.shortage = shortage;
                 self.note_wait(cx.messages, targets, publish.channel);
                 // What gathers may be what it waits for.
                 cx.journal.hurry();
@@ -351,10 +340,12 @@ impl Broker {
         let crowded = self.connection(connection).outbox_bytes > 2 * self.settings.output_budget_bytes;
         if crowded && publish.may_wait {
             // A client that does not read its returns waits for itself alone.
+            self.shortage = Shortage::Returns;
             return Ok(Outcome::Wait);
         }
         if self.deliveries.room() == 0 {
             if publish.share == Share::Ordinary {
+                self.shortage = Shortage::Pool(Pool::Unacknowledged);
                 return Ok(Outcome::Wait);
             }
             messages.release(message);
@@ -404,7 +395,10 @@ impl Broker {
             share == Share::Reserve || targets.iter().all(|&queue| self.within_share(cx.messages, queue));
         match (fits && within_share, share) {
             (true, _) => self.reserve_log(cx, message, targets, publish),
-            (false, Share::Ordinary) => Err(Hindrance::Wait),
+            (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
+                true => self.crowded_queue(cx.messages, targets),
+                false => self.lacks_entries(publish.channel, needed + reserve),
+            })),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
                 Err(Hindrance::Fault(self.out_of("queue_entries_max")))
             }
@@ -442,46 +436,43 @@ impl Broker {
             Ok(()) if within && leaves_enough => Ok(()),
             // In a commit, everything was asked before.
             _ if !publish.may_wait => Ok(()),
-            Err(NoRoom::Commit) => Err(Hindrance::Wait),
-            Ok(()) if within && publish.share == Share::Ordinary => Err(Hindrance::DiskShare),
+            Err(NoRoom::Commit) if cx.journal.mode() == JournalMode::Unwritable => {
+                Err(Hindrance::Wait(Shortage::Unwritable))
+            }
+            Err(NoRoom::Commit) => Err(Hindrance::Wait(Shortage::Commit)),
+            Ok(()) if within && publish.share == Share::Ordinary => {
+                Err(Hindrance::Wait(Shortage::VhostDisk(vhost)))
+            }
             Ok(()) if within => Err(Hindrance::Fault(self.has_its_log())),
-            Ok(()) | Err(NoRoom::Disk) if publish.share == Share::Ordinary => Err(Hindrance::Disk),
+            Ok(()) if publish.share == Share::Ordinary => Err(Hindrance::Wait(self.longest_in_log(targets))),
+            Err(NoRoom::Disk) if publish.share == Share::Ordinary => {
+                Err(Hindrance::Wait(self.disk_shortage(cx.journal)))
+            }
             Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of_disk(cx.journal))),
         }
     }
 
-    /// Somebody has to know why publishers stand still; once a minute is enough. With a virtual host, it is
-    /// that which has its share.
-    fn log_disk_is_full(&mut self, journal: &Journal, targets: &[QueueId], with_its_share: Option<VhostId>) {
-        let now = journal.time_ms();
-        if self.full_said_ms.is_some_and(|said| now < said + SAY_FULL_EVERY_MS) {
-            return;
+    /// The queue that has its share of the memory.
+    #[cold]
+    fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
+        let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
+        Shortage::QueueMemory(self.whole(full.unwrap_or(targets[0])))
+    }
+
+    /// Whether all of them are used, or the rest is kept for other virtual hosts.
+    #[cold]
+    fn lacks_entries(&self, channel: ChannelId, chunks: usize) -> Shortage {
+        match chunks <= self.fifo_pool.chunks_free() {
+            true => Shortage::VhostMemory(Pool::Entries, self.channels[channel.index()].vhost),
+            false => Shortage::Pool(Pool::Entries),
         }
-        self.full_said_ms = Some(now);
-        let log_bytes = |queue: &QueueId| self.in_all(*queue, Queue::log_bytes);
-        let Some(&queue) = targets.iter().max_by_key(|queue| log_bytes(queue)) else { return };
-        let name = self.queues[self.whole(queue).index()].name.escape_debug();
-        let count = self.in_all(queue, |record| record.logged.count());
-        if let Some(vhost) = with_its_share {
-            let vhost = self.vhost_name(vhost).escape_debug();
-            log::warn!(
-                "virtual host '{vhost}' has its share of disk_limit, what is left is for the others: \
-                 publishers of persistent messages to queue '{name}' wait until some of its {count} messages \
-                 are taken"
-            );
-        } else if journal.is_file_system_full() {
-            log::warn!(
-                "the file system of the data directory is full, before disk_limit is reached: publishers of \
-                 persistent messages to queue '{name}' wait until there is room, or some of its {count} \
-                 messages are taken"
-            );
-        } else {
-            let key = journal.room_key();
-            log::warn!(
-                "no room for the log under {key}: publishers of persistent messages to queue '{name}' wait \
-                 until some of its {count} messages are taken"
-            );
-        }
+    }
+
+    /// The queue that has its share of the log.
+    #[cold]
+    fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
+        let longest = targets.iter().copied().max_by_key(|queue| self.in_all(*queue, Queue::log_bytes));
+        Shortage::QueueDisk(self.whole(longest.unwrap_or(targets[0])))
     }
 
     /// Whether queues of the log write this message down.

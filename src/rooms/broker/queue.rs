@@ -241,6 +241,11 @@ impl Queue {
         self.logged.bytes() + self.spilled.bytes()
     }
 
+    /// Its messages that are in memory.
+    pub(super) const fn resident_messages(&self) -> u64 {
+        (self.backlog.resident() + self.unsettled - self.unsettled_absent) as u64
+    }
+
     /// The one consumer that may take messages, where there is to be one at a time.
     pub(super) const fn single_active_consumer(&self) -> Option<usize> {
         if self.settings.single_active { self.consumers.front() } else { None }

@@ -29,6 +29,7 @@ use super::queue::Queue;
 use super::records::{Channel, Connection, Consumer, Getting, Promised};
 use super::routing::Routing;
 use super::shedding::Shedding;
+use super::shortage::Shortage;
 use super::sleepers::Sleepers;
 use super::traced::Firehose;
 use super::waiters::Waiters;
@@ -121,8 +122,8 @@ pub struct Broker {
     pub(super) deliveries: Deliveries,
     pub(super) left_out: LeftOut,
     pub(super) orphans: Orphans,
-    /// When it was last said that there is no room on the disk.
-    pub(super) full_said_ms: Option<u64>,
+    /// What the publish waits for that was answered last with a wait.
+    pub(super) shortage: Shortage,
     /// In which minute it was last said that a dead letter was dropped.
     pub(super) dropped_logged_minute: Option<u32>,
     /// In which minute it was last said that there was no room for a priority of a queue.
@@ -229,7 +230,7 @@ impl Broker {
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             orphans: Orphans::default(),
-            full_said_ms: None,
+            shortage: Shortage::Commit,
             dropped_logged_minute: None,
             no_level_logged_minute: None,
             watermarks_pending: VecDeque::with_capacity(64),

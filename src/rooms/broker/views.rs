@@ -5,10 +5,7 @@
 //!
 //! Always true: nothing is changed here, and nothing is collected; a view borrows from the record.
 
-use core::fmt;
-
 use crate::command::{ChannelId, ConnectionId, QueueId};
-use crate::journal::Journal;
 use crate::mem::{List, Messages, Slab};
 use crate::wire::field::Table;
 
@@ -84,40 +81,6 @@ impl PoolFill {
         match self.max {
             0 => 0,
             max => self.used * 100 / max,
-        }
-    }
-}
-
-/// Why publishers wait: shown as a sentence that ends with what to do.
-#[derive(Debug)]
-pub struct RoomNeed<'a> {
-    /// The key under which the log has no more room, if it has none.
-    disk_key: Option<&'static str>,
-    /// It has none because its file system has none.
-    is_file_system_full: bool,
-    pool: PoolFill,
-    longest: Option<QueueView<'a>>,
-}
-
-impl fmt::Display for RoomNeed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PoolFill { key, used, max } = self.pool;
-        match self.disk_key {
-            Some(_) if self.is_file_system_full => {
-                f.write_str("the file system of the data directory is full")?;
-            }
-            Some(key) => write!(f, "the log has no room under {key}")?,
-            None => write!(f, "{} % of {key} are in use ({used} of {max})", self.pool.per_cent())?,
-        }
-        if let Some(queue) = &self.longest {
-            let (name, vhost) = (queue.name.escape_debug(), queue.vhost.escape_debug());
-            let count = u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged);
-            write!(f, ", most messages, {count}, in queue '{name}' of vhost '{vhost}'")?;
-        }
-        f.write_str("; let them be consumed, give queues an x-max-length, or ")?;
-        match self.disk_key {
-            Some(_) if self.is_file_system_full => f.write_str("make room there"),
-            disk_key => write!(f, "raise {}", disk_key.unwrap_or(key)),
         }
     }
 }
@@ -384,37 +347,6 @@ impl Broker {
             slab("policies_max", &self.policies.records),
             slab("parameters_max", &self.parameters.records),
         ]
-    }
-
-    /// What publishers wait for when they wait for memory: the fullest of the pools that messages take.
-    pub fn fullest_pool(&self, messages: &Messages) -> PoolFill {
-        let [mut fullest, others @ ..] = self.pools(messages);
-        for pool in &others[..2] {
-            if pool.per_cent() > fullest.per_cent() {
-                fullest = *pool;
-            }
-        }
-        fullest
-    }
-
-    /// What stands in the way of publishers that wait, and what would help.
-    pub fn why_room_is_awaited<'a>(&'a self, journal: &Journal, messages: &Messages) -> RoomNeed<'a> {
-        let pool = self.fullest_pool(messages);
-        RoomNeed {
-            disk_key: (!journal.has_room_to_define()).then(|| journal.room_key()),
-            is_file_system_full: journal.is_file_system_full(),
-            pool,
-            longest: self.longest_queue(),
-        }
-    }
-
-    /// The queue that has most messages.
-    pub fn longest_queue(&self) -> Option<QueueView<'_>> {
-        let depth = |queue: &QueueView<'_>| {
-            u64::from(queue.messages_ready) + u64::from(queue.messages_unacknowledged)
-        };
-        let queues = (0..self.queue_places()).filter_map(|place| self.queue_at(place));
-        queues.max_by_key(depth).filter(|queue| depth(queue) > 0)
     }
 
     /// What the broker knows of a connection that is in use.

@@ -31,7 +31,8 @@ mod stream;
 use claim::Claim;
 use owners::Owners;
 pub use slot::{
-    Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Owner, PoolFull, Sender, Share,
+    Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Owner, PoolFull, Scarce,
+    Sender, Share,
 };
 use slot::{INLINE_BYTES, Slot, easy, last_part, names_room, text};
 
@@ -405,6 +406,11 @@ impl Messages {
     /// All bytes of blocks there are.
     pub const fn body_bytes_max(&self) -> usize {
         self.pages_max * PAGE_BYTES
+    }
+
+    /// Bytes of blocks that they may hold.
+    pub const fn assembly_bytes_max(&self) -> usize {
+        self.assembly_pages_max * PAGE_BYTES
     }
 
     /// Bytes of blocks that incomplete contents hold, whole pages.

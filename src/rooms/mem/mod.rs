@@ -40,7 +40,7 @@ pub use give_back::{let_go_of_start, would_be_given};
 pub use list::{Links, LinksOf, List};
 pub use messages::{
     Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, Owner, PoolFull,
-    Sender, Share,
+    Scarce, Sender, Share,
 };
 pub use name::{NAME_BYTES_MAX, Name};
 pub use slab::Slab;

@@ -39,7 +39,9 @@ impl Connection {
         self.blocked.concerned = self.capabilities.connection_blocked;
         let message = match context.messages.begin(exchange, routing_key, context.draw()) {
             Ok(message) => message,
-            Err(_) if self.may_wait(context, 0) => return Verdict::Wait(Suspension::ContentRoom),
+            Err(full) if self.may_wait(context, 0) => {
+                return Verdict::Wait(Suspension::ContentRoom(full));
+            }
             Err(full) => {
                 self.set_content(context, slot, Content::Header { message: None, flags: PublishFlags::NONE });
                 return Verdict::Fault(no_room(full), PUBLISH, slot);
@@ -78,7 +80,7 @@ impl Connection {
         if let Some(id) = message {
             match self.reserve(context, id, header) {
                 Ok(()) => {}
-                Err(Refusal::Wait) => return Verdict::Wait(Suspension::ContentRoom),
+                Err(Refusal::Wait(full)) => return Verdict::Wait(Suspension::ContentRoom(full)),
                 Err(Refusal::Fault(why)) => {
                     context.messages.release(id);
                     (kept, fault) = (None, Some(why));
@@ -128,7 +130,7 @@ impl Connection {
         );
         reserved.map_err(|full| {
             // This content itself is one of those that are not complete.
-            if self.may_wait(context, 1) { Refusal::Wait } else { Refusal::Fault(no_room(full)) }
+            if self.may_wait(context, 1) { Refusal::Wait(full) } else { Refusal::Fault(no_room(full)) }
         })
     }
 
@@ -271,7 +273,7 @@ pub(super) fn misplaced_body<'a>(content: Content) -> Verdict<'a> {
 }
 
 enum Refusal {
-    Wait,
+    Wait(PoolFull),
     Fault(Fault),
 }
 

@@ -4,6 +4,7 @@ use super::channel::{NONE, Slot};
 use super::frame_faults::hard_fault;
 use crate::command::{ChannelId, Command};
 use crate::error::{Fault, ReplyCode};
+use crate::mem::PoolFull;
 use crate::wire::Method;
 
 /// Why input stands still although there is some.
@@ -12,7 +13,7 @@ pub enum Suspension {
     /// The peer does not read its replies: go on when some of the output has been written.
     ReplySpace,
     /// There is no room for the message it publishes: go on when messages have left the broker.
-    ContentRoom,
+    ContentRoom(PoolFull),
 }
 
 /// What input led to.

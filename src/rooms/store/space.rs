@@ -95,6 +95,11 @@ impl Log {
         free as u64 * (segment / 16 * 15) + self.active.room_bytes(self.settings.commit_bytes)
     }
 
+    /// What all of its files may take up.
+    pub const fn limit_bytes(&self) -> u64 {
+        self.slots.limit() as u64 * self.settings.segment_bytes as u64
+    }
+
     /// What [`Self::room_bytes`] is at most, when the log is empty.
     pub const fn most_bytes(&self) -> u64 {
         let segment = self.settings.segment_bytes as u64;

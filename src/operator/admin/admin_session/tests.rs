@@ -96,6 +96,8 @@ impl Stage {
                 certificates_end: None,
                 is_tls_shut: false,
                 waiting_publishers: 0,
+                waiters: None,
+                disk_limit_bytes: 0,
                 store: StoreView::default(),
                 endurance: Endurance::default(),
                 memory: Vec::new(),

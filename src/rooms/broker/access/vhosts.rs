@@ -21,6 +21,11 @@ impl Broker {
         &self.access.vhosts[vhost.index()].name
     }
 
+    /// The same of one that may be gone, which has none.
+    pub(in super::super) fn vhost_name_at(&self, vhost: VhostId) -> &str {
+        self.access.vhosts.get(vhost.index()).map_or("", |vhost| &vhost.name)
+    }
+
     /// The virtual host of this name that is not being deleted.
     pub(in super::super) fn find_vhost(&self, name: &str) -> Option<VhostId> {
         let mut vhosts = self.access.vhosts.iter();

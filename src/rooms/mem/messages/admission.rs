@@ -7,7 +7,7 @@
 use super::Messages;
 use super::claim::{Claim, LARGE_PAGES_MIN};
 use super::owners::{Kept, Owners};
-use super::slot::{LAST_PART, MessageId, Owner, PoolFull, Sender, Share, half_reserve, last_part};
+use super::slot::{LAST_PART, MessageId, Owner, PoolFull, Scarce, Sender, Share, half_reserve, last_part};
 use crate::mem::blocks::{Blocks, PAGE_BYTES};
 
 impl Messages {
@@ -121,6 +121,21 @@ impl Messages {
         for_others.max(self.pages_kept)
     }
 
+    /// For whom a pool had no room that an owner was not let into.
+    #[cold]
+    pub fn who_is_short(&self, full: PoolFull, owner: Owner) -> Scarce {
+        let is_used_up = match full {
+            PoolFull::Messages => self.slots.used() >= self.slots.max() - self.slots_reserve,
+            PoolFull::Bodies => self.blocks.pages_used() >= self.pages_max - self.pages_reserve,
+            PoolFull::Assembly => true,
+        };
+        if is_used_up || !self.owners.is_divided() {
+            Scarce::ForAll
+        } else {
+            self.owners.has_its_part(full, owner)
+        }
+    }
+
     /// Whether a message may begin, with a page for its names or without.
     #[inline]
     pub(super) fn admit(&mut self, share: Share, pages: usize, owner: Owner) -> Result<(), PoolFull> {
@@ -139,10 +154,18 @@ impl Messages {
         }
         let is_own = || self.owners.is_divided() && self.owners.slots_kept(owner).is_own;
         if share == Share::Ordinary && self.is_held(owner) && !is_own() {
-            return Err(PoolFull::Messages);
+            return Err(self.held_by());
         }
         let admitted = self.admit_pages(share, pages, None, owner);
         admitted.map_err(|full| self.refuse(share, full, owner))
+    }
+
+    /// Of which pool more is taken: that is what whoever is held waits for.
+    #[cold]
+    fn held_by(&self) -> PoolFull {
+        let slots = self.slots.used() * self.pages_max;
+        let pages = self.blocks.pages_used() * self.slots.max();
+        if slots >= pages { PoolFull::Messages } else { PoolFull::Bodies }
     }
 
     fn slots_limit(&self, share: Share, owner: Owner) -> usize {

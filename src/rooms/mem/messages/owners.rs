@@ -11,7 +11,7 @@
 //! let in whenever there is memory at all, so neither a hold nor a claim of another stops it. What a deleted
 //! user sent, and what was read back from the log, is no user's.
 
-use super::slot::{Owner, Sender};
+use super::slot::{Owner, PoolFull, Scarce, Sender};
 use crate::mem::Division;
 use crate::mem::blocks::PAGE_BYTES;
 
@@ -249,6 +249,23 @@ impl Owners {
         let more = (pages * PAGE_BYTES) as u64;
         let kept = |parts: &Parts, place| parts.kept(&parts.bytes, place, |tally| tally.bytes, more);
         kept(&self.vhosts, owner.vhost()).and(kept(&self.users, owner.user()))
+    }
+
+    /// For which of both most is kept from the owner; for neither where a large message has set it aside.
+    pub(super) fn has_its_part(&self, full: PoolFull, owner: Owner) -> Scarce {
+        let kept = |parts: &Parts, place| match full {
+            PoolFull::Messages => parts.kept(&parts.slots, place, |tally| tally.slots, 1),
+            PoolFull::Bodies | PoolFull::Assembly => {
+                parts.kept(&parts.bytes, place, |tally| tally.bytes, PAGE_BYTES as u64)
+            }
+        };
+        let vhost = kept(&self.vhosts, owner.vhost()).for_others;
+        let user = kept(&self.users, owner.user()).for_others;
+        match (vhost, user) {
+            (0, 0) => Scarce::ForAll,
+            _ if vhost >= user => Scarce::ForVhost,
+            _ => Scarce::ForUser,
+        }
     }
 
     /// Pages kept for others when the owner wants so many.

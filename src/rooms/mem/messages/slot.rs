@@ -126,6 +126,17 @@ impl PoolFull {
     }
 }
 
+/// For whom a pool had no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scarce {
+    /// It is used up.
+    ForAll,
+    /// The rest is kept for other virtual hosts.
+    ForVhost,
+    /// The rest is kept for other users.
+    ForUser,
+}
+
 /// The sizes of the pools.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageLimits {

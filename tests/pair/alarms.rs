@@ -1,0 +1,381 @@
+//! Each cause that can make a publisher wait is brought about, and its alarm read: what it is about, and what
+//! to do.
+//!
+//! Always true: a cause that is added does not compile here without its case.
+
+use leveret::broker::{Pool, Shortage};
+use leveret::command::{QueueId, VhostId};
+use leveret::config::Layer;
+use leveret::limits::Limits;
+use leveret::password::PasswordHash;
+use leveret::store::Settings;
+use leveret::wire::{Method, Table};
+
+use super::world::sim_disk::{SimDisk, Trouble};
+use super::world::*;
+
+const SEGMENT_BYTES: u32 = 256 << 10;
+const SEGMENTS: u32 = 24;
+const PERSISTENT: &[u8] = &[0x10, 0, 2];
+/// A name as somebody hostile makes it, and as it is shown.
+const HOSTILE: &str = "full'\u{1b}[2J; all is well";
+const HOSTILE_SHOWN: &str = "queue 'full\\'\\u{1b}[2J; all is well' (virtual host '/')";
+
+fn limits() -> Limits {
+    Limits { messages_max: 320, body_bytes_max: 1 << 20, assembly_bytes_max: 1 << 19, ..small_limits() }
+}
+
+/// A broker with a store on a simulated disk, which knows so many bytes of its log in memory.
+fn with_index_of(index_bytes: usize) -> (World, SimDisk) {
+    let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+    let settings = Settings {
+        segment_bytes: SEGMENT_BYTES,
+        commit_bytes: 64 << 10,
+        segments_max: SEGMENTS,
+        index_bytes,
+        ..Settings::default()
+    };
+    let disk = world.keep_on_disk(settings);
+    (world, disk)
+}
+
+fn with_store() -> World {
+    with_index_of(2 << 20).0
+}
+
+/// Publishes messages of so many bytes to a queue of its own until it has to wait.
+fn flood(world: &mut World, queue: &str, body_len: usize, properties: &[u8]) -> usize {
+    let client = world.open(&[1]);
+    make(world, client, queue, properties == PERSISTENT);
+    flood_by(world, client, queue, body_len, properties);
+    client
+}
+
+/// One fills a queue to its share; then two fill another with what is left.
+fn flood_three(world: &mut World, body_len: usize) {
+    for queue in ["a", "b", "b"] {
+        flood(world, queue, body_len, PLAIN);
+    }
+}
+
+/// The same by three to durable queues that are there before the log is full.
+fn flood_log(world: &mut World) {
+    let queues = ["a", "b", "b"];
+    let clients = queues.map(|queue| {
+        let client = world.open(&[1]);
+        make(world, client, queue, true);
+        client
+    });
+    for (client, queue) in clients.into_iter().zip(queues) {
+        flood_by(world, client, queue, 4_000, PERSISTENT);
+    }
+}
+
+fn make(world: &mut World, client: usize, queue: &str, durable: bool) {
+    let said = world.ask(client, 1, &declare_as(queue, durable));
+    assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
+}
+
+/// Durable queues, of each of which memory knows something.
+fn declare_until_refused(world: &mut World) {
+    let client = world.open(&[1]);
+    for number in 0..400 {
+        let queue = number.to_string();
+        if !matches!(world.ask(client, 1, &declare_as(&queue, true)).method(), Method::QueueDeclareOk { .. })
+        {
+            return;
+        }
+    }
+    panic!("there is no end of it");
+}
+
+fn flood_by(world: &mut World, client: usize, queue: &str, body_len: usize, properties: &[u8]) {
+    let body = vec![7; body_len];
+    for _ in 0..10_000 {
+        if world.clients[client].checker.is_blocked {
+            return;
+        }
+        world.publish(client, 1, Publish { key: queue, properties, ..Publish::default() }, &body);
+        world.run();
+        world.pass_ms(if properties == PERSISTENT { 20 } else { 0 });
+    }
+    panic!("nothing makes it wait");
+}
+
+const PLAIN: &[u8] = &[0, 0];
+
+fn declare_as(queue: &str, durable: bool) -> Method<'_> {
+    Method::QueueDeclare {
+        queue,
+        passive: false,
+        durable,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments: Table::EMPTY,
+    }
+}
+
+fn order(world: &mut World, operator: usize, method: &str, path: &str, body: &str) -> String {
+    let length = body.len();
+    let request = format!("{method} /api/{path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
+    world.operator(operator).write_up(request.as_bytes());
+    world.run();
+    let mut heard = Vec::new();
+    world.operator(operator).read_down(usize::MAX, &mut heard);
+    String::from_utf8(heard).expect("answers are text")
+}
+
+/// Another virtual host, and another user who may enter both.
+fn divide(world: &mut World) {
+    let operator = world.connect_operator(Shape::WIDE, 0);
+    order(world, operator, "PUT", "vhosts/other", "");
+    let (algorithm, hash) = PasswordHash::of(b"other", &mut |salt| salt.fill(7)).export();
+    let said = format!(r#"{{"password_hash":"{hash}","hashing_algorithm":"{algorithm}"}}"#);
+    order(world, operator, "PUT", "users/other", &said);
+}
+
+/// What is waited for is brought about; the next cause, or none.
+fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Shortage>) {
+    let (queue, vhost) = (QueueId::from_index(0), VhostId::from_index(0));
+    match shortage {
+        Shortage::QueueMemory(_) => {
+            let mut world = World::new(limits());
+            flood(&mut world, HOSTILE, 8, PLAIN);
+            let text = &[
+                "memory: ",
+                HOSTILE_SHOWN,
+                "has its share of messages_max, 256 of 256",
+                "raise messages_max",
+            ];
+            (world, text, Some(Shortage::Pool(Pool::Messages)))
+        }
+        Shortage::Pool(pool) => {
+            let (world, text, next) = use_up(pool);
+            (world, text, Some(next.map_or(Shortage::VhostMemory(Pool::Messages, vhost), Shortage::Pool)))
+        }
+        Shortage::VhostMemory(..) => {
+            let mut world = World::new(limits());
+            let operator = world.connect_operator(Shape::WIDE, 0);
+            order(&mut world, operator, "PUT", "vhosts/other", "");
+            flood_three(&mut world, 8);
+            let text = &["memory: virtual host '/' has its share of messages_max", "raise messages_max"];
+            (world, text, Some(Shortage::UserMemory(Pool::Messages, 0)))
+        }
+        Shortage::UserMemory(..) => {
+            let mut world = World::new(limits());
+            let operator = world.connect_operator(Shape::WIDE, 0);
+            let (algorithm, hash) = PasswordHash::of(b"other", &mut |salt| salt.fill(7)).export();
+            let said = format!(r#"{{"password_hash":"{hash}","hashing_algorithm":"{algorithm}"}}"#);
+            order(&mut world, operator, "PUT", "users/other", &said);
+            flood_three(&mut world, 8);
+            let text = &["memory: user 'guest' has its share of messages_max", "raise messages_max"];
+            (world, text, Some(Shortage::Returns))
+        }
+        Shortage::Returns => {
+            let limits = Limits { output_buffer_bytes: 16 << 10, body_bytes_max: 4 << 20, ..limits() };
+            let mut world = World::new(limits);
+            let manners = Manners { greed: 0, ..Manners::default() };
+            let client =
+                world.open_with(Manners::default(), Shape { down_room: 1 << 10, ..Shape::WIDE }, &[1]);
+            world.clients[client].manners = manners;
+            for _ in 0..100 {
+                let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
+                world.publish(client, 1, publish, &[7; 4_000]);
+            }
+            (world, &["room: a publisher does not read", "have it read"], Some(Shortage::Commit))
+        }
+        Shortage::Commit => {
+            let mut world = with_store();
+            let client = world.open(&[1]);
+            make(&mut world, client, "slow", true);
+            world.engine.platform.helpers.slowness_ms = 3_600_000;
+            for _ in 0..3_000 {
+                let publish = Publish { key: "slow", properties: PERSISTENT, ..Publish::default() };
+                world.publish(client, 1, publish, b"x");
+            }
+            (
+                world,
+                &["room: ", "messages wait to be written", "goes on by itself"],
+                Some(Shortage::Unwritable),
+            )
+        }
+        Shortage::Unwritable => {
+            let mut world = with_store();
+            let client = world.open(&[1]);
+            make(&mut world, client, "kept", true);
+            let (_, mut context) = world.engine.broker_mut();
+            context.journal_mut().start(2, false, 1 << 16);
+            let publish = Publish { key: "kept", properties: PERSISTENT, ..Publish::default() };
+            world.publish(client, 1, publish, b"x");
+            (world, &["store: it cannot be written", "see to the disk"], Some(Shortage::QueueDisk(queue)))
+        }
+        Shortage::QueueDisk(_) => {
+            let mut world = with_store();
+            flood(&mut world, HOSTILE, 4_000, PERSISTENT);
+            let text = &["disk: ", HOSTILE_SHOWN, "has its share of disk_limit, ", "raise disk_limit"];
+            (world, text, Some(Shortage::DiskLimit))
+        }
+        Shortage::DiskLimit => {
+            let mut world = with_store();
+            flood_log(&mut world);
+            let text = &["disk: disk_limit is reached", "queue 'a' (virtual host '/')", "raise disk_limit"];
+            (world, text, Some(Shortage::Index))
+        }
+        Shortage::Index => {
+            let (mut world, _) = with_index_of(4 << 10);
+            declare_until_refused(&mut world);
+            let client = world.open(&[1]);
+            flood_by(&mut world, client, "0", 1, PERSISTENT);
+            (
+                world,
+                &["disk: index_bytes_max is reached", "raise index_bytes_max"],
+                Some(Shortage::FileSystem),
+            )
+        }
+        Shortage::FileSystem => {
+            let (mut world, disk) = with_index_of(2 << 20);
+            let client = world.open(&[1]);
+            make(&mut world, client, "a", true);
+            disk.start(Trouble::NoRoom(0, u64::MAX / 2));
+            flood_by(&mut world, client, "a", 4_000, PERSISTENT);
+            let text = &["disk: the file system of the data directory is full", "make room there"];
+            (world, text, Some(Shortage::VhostDisk(vhost)))
+        }
+        Shortage::VhostDisk(_) => {
+            let mut world = with_store();
+            divide(&mut world);
+            let client = world.open(&[1]);
+            for queue in ["a", "b"] {
+                make(&mut world, client, queue, true);
+            }
+            for _ in 0..700 {
+                let publish = Publish { key: "a", properties: PERSISTENT, ..Publish::default() };
+                world.publish(client, 1, publish, &[7; 4_000]);
+                world.run();
+            }
+            // The cleaner finds some room yet for whoever waits.
+            for _ in 0..5 {
+                flood_by(&mut world, client, "b", 4_000, PERSISTENT);
+                world.pass_ms(1_000);
+            }
+            (world, &["disk: virtual host '/' has its share of disk_limit", "raise disk_limit"], None)
+        }
+    }
+}
+
+/// A pool is used up by all together.
+fn use_up(pool: Pool) -> (World, &'static [&'static str], Option<Pool>) {
+    match pool {
+        Pool::Messages => {
+            let mut world = World::new(limits());
+            flood_three(&mut world, 8);
+            let text = &["memory: messages_max is used up, 300 of 320, most by queue 'a' (virtual host '/')"];
+            (world, text, Some(Pool::Bodies))
+        }
+        Pool::Bodies => {
+            let mut world = World::new(limits());
+            flood_three(&mut world, 20_000);
+            let text = &[
+                "memory: body_bytes_max is used up, ",
+                " MB of 1.1 MB",
+                "queue 'a'",
+                "raise body_bytes_max",
+            ];
+            (world, text, Some(Pool::Assembly))
+        }
+        Pool::Assembly => {
+            let limits = Limits { body_bytes_max: 4 << 20, message_size_max: 1 << 19, ..limits() };
+            let mut world = World::new(limits);
+            for _ in 0..2 {
+                let client = world.open(&[1]);
+                let publish = Method::BasicPublish {
+                    exchange: "",
+                    routing_key: b"a",
+                    mandatory: false,
+                    immediate: false,
+                };
+                world.send(client, 1, &publish);
+                let content = content_frames(1, PLAIN, &[7; 400_000], 4_000);
+                world.clients[client].say(&content[..5_000]);
+                world.run();
+            }
+            (
+                world,
+                &["memory: messages that are still coming in use up assembly_bytes_max"],
+                Some(Pool::Entries),
+            )
+        }
+        Pool::Entries => {
+            let mut world = World::new(Limits { queue_entries_max: 21 * 64, ..limits() });
+            for number in 0..70 {
+                let client = world.open(&[1]);
+                let queue = number.to_string();
+                world.declare(client, 1, &queue);
+                world.publish_to(client, 1, &queue, b"x");
+                world.run();
+            }
+            (
+                world,
+                &["memory: queue_entries_max is used up", "raise queue_entries_max"],
+                Some(Pool::Unacknowledged),
+            )
+        }
+        Pool::Unacknowledged => {
+            let mut world = World::new(Limits { unacknowledged_max: 16, ..limits() });
+            let client = world.open(&[1]);
+            world.declare(client, 1, "unsettled");
+            for _ in 0..20 {
+                world.publish_to(client, 1, "unsettled", b"x");
+            }
+            for _ in 0..6 {
+                let consumer = world.open(&[1]);
+                world.consume(consumer, 1, "unsettled", "", false);
+            }
+            let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
+            world.publish(client, 1, publish, b"x");
+            (world, &["memory: deliveries that nobody has acknowledged use up unacknowledged_max"], None)
+        }
+    }
+}
+
+/// How many wait, and how long the first of them has.
+const SINCE: [&str; 2] = ["; 1 publisher has waited for ", " publishers have waited, the first for "];
+
+/// Whether there is such a key in a configuration file.
+fn is_key_of_the_configuration(word: &str) -> bool {
+    ["", "[limits]\n", "[store]\n"].into_iter().any(|section| {
+        let read = Layer::parse("leveret.toml", &format!("{section}{word} = 1\n"));
+        read.map_or_else(|error| !error.to_string().contains("unknown key"), |_| true)
+    })
+}
+
+/// The alarms as the command line has them.
+fn alarms(world: &mut World) -> String {
+    let operator = world.connect_operator(Shape::WIDE, 0);
+    order(world, operator, "GET", "ctl/alarms", "")
+}
+
+#[test]
+fn each_cause_of_waiting_has_an_alarm_that_says_what_it_is_about_and_what_to_do() {
+    let mut next = Some(Shortage::QueueMemory(QueueId::from_index(0)));
+    let mut wrong = Vec::new();
+    while let Some(shortage) = next {
+        println!("{shortage:?}");
+        let (mut world, parts, after) = bring_about(shortage);
+        world.pass_ms(3_000);
+        let told = alarms(&mut world).replace("\\\\", "\\");
+        if !parts.iter().all(|part| told.contains(part))
+            || !SINCE.iter().any(|since| told.contains(since))
+            || told.contains("for 0 s")
+        {
+            wrong.push(format!("{shortage:?}: {parts:?}: {told}"));
+        }
+        for word in told.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_') {
+            let is_key = word.ends_with("_max") || word.ends_with("_limit") || word.contains("memory_");
+            assert!(!is_key || is_key_of_the_configuration(word), "{word} is no key: {told}");
+        }
+        next = after;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
