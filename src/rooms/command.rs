@@ -14,6 +14,18 @@ pub use crate::mem::{NAME_BYTES_MAX, Name};
 use crate::password::{PasswordCheck, Secret};
 
 /// Declares an index newtype; 0 is never a valid id, so "none" costs nothing.
+/// The version of RabbitMQ that Leveret says it is like, as a literal.
+#[macro_export]
+macro_rules! rabbitmq_version {
+    () => {
+        "3.13.7"
+    };
+}
+
+/// The last version of RabbitMQ whose semantics Leveret follows: clients of AMQP and of the management API,
+/// metrics and definitions say the same.
+pub const RABBITMQ_VERSION: &str = rabbitmq_version!();
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*

@@ -14,6 +14,8 @@
 //! Always true: what only the control socket may do (`/api/ctl`) is not here; what changes something in a
 //! virtual host takes the permissions that the same would take over AMQP.
 
+use crate::command::RABBITMQ_VERSION;
+
 use super::actions::{self, default_named};
 use super::answer::{Answer, bad_request, body, not_found, refusal, unauthorized};
 use super::api;
@@ -31,9 +33,6 @@ use super::parameters;
 use super::policies;
 use super::request_context::RequestContext;
 use super::samples::{Ranges, Total};
-
-/// The release of RabbitMQ whose API this is.
-pub(super) const RABBITMQ_VERSION: &str = "3.10.8";
 
 /// What there is besides RabbitMQ's paths, and which of those that change something: the page shows nothing
 /// else.

@@ -99,6 +99,7 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("processors", 1),
         ("io_write_bytes", process.store.written_bytes),
         ("io_sync_count", process.store.syncs),
+        ("leveret_disk_limit_bytes", if process.store.bytes_max > 0 { process.disk_limit_bytes } else { 0 }),
         ("leveret_store_bytes_max", process.store.bytes_max),
         ("leveret_store_room_bytes", process.store.room_bytes),
     ];

@@ -13,11 +13,12 @@
 //! numbers are written at once, rows while the client takes them; a name or label can hold any letter, for
 //! labels are escaped.
 
+use crate::command::RABBITMQ_VERSION;
+
 use super::answer::{Answer, not_found};
 use super::api;
 use super::exposition::{Exposition, GROUPS, Labels, Lines, OURS, Rows, UNKNOWN, VHOSTS_MAX, sums};
 use super::http::{Request, decode};
-use super::management::RABBITMQ_VERSION;
 use super::request_context::RequestContext;
 use super::wear::Wear;
 

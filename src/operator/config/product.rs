@@ -1,10 +1,8 @@
 //! Who the broker says it is.
 
-use super::units::{Compat, Label};
+use crate::command::RABBITMQ_VERSION;
 
-/// The version of RabbitMQ that is announced unless `compat` says otherwise: the last whose semantics Leveret
-/// follows.
-const RABBITMQ_VERSION: &str = "3.13.7";
+use super::units::{Compat, Label};
 
 /// Who the broker says it is in connection.start.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -232,7 +232,8 @@ const device = {
           + 'written 32 TB lasts that long at this pace.'),
         facts([['Written', bytes(node.io_write_bytes)],
           ['Forced to the disk', `${count(node.io_sync_count)} times`],
-          ['A day, at this pace', bytes((node.io_write_bytes * 86400000) / Math.max(1, node.uptime))],
+          ['A day, at this pace', node.uptime < HOUR_MS ? 'known after an hour'
+            : bytes((node.io_write_bytes * 86400000) / node.uptime)],
           ['32 TB would last', lasts(node)]])])),
       pools.length ? card('Where the memory may go', [h('p', { class: 'quiet' },
         `Every part has its own bound, and they add up to ${bytes(sum)} of ${bytes(node.mem_limit)}: what is reserved `
@@ -246,9 +247,11 @@ const device = {
 
 const CARD_BYTES = 32e12;
 
-// Minutes after a start the pace says nothing yet.
+// Before that the pace says nothing yet.
+const HOUR_MS = 3600000;
+
 function lasts(node) {
-  if (node.uptime < 600000) return 'not known before ten minutes';
+  if (node.uptime < HOUR_MS) return 'known after an hour';
   const years = (CARD_BYTES / Math.max(1, node.io_write_bytes)) * (node.uptime / (365 * 86400000));
   return years > 100 ? 'more than 100 years' : `${years.toFixed(years < 10 ? 1 : 0)} years`;
 }

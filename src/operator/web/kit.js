@@ -204,14 +204,14 @@ const COUNT = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 /** A count with separators; a dash when the broker does not tell. */
 export const count = (number) => (Number.isFinite(number) ? COUNT.format(number) : '–');
 
-/** Bytes in powers of 1024. */
+/** Bytes as the command line and the configuration have them: in powers of 1000. */
 export function bytes(number) {
   if (!Number.isFinite(number)) return '–';
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  const units = ['B', 'kB', 'MB', 'GB', 'TB'];
   let at = 0;
   let rest = number;
-  while (Math.abs(rest) >= 1024 && at < units.length - 1) {
-    rest /= 1024;
+  while (Math.abs(rest) >= 1000 && at < units.length - 1) {
+    rest /= 1000;
     at += 1;
   }
   return `${at === 0 || rest >= 100 ? Math.round(rest) : rest.toFixed(1)} ${units[at]}`;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use crate::admin::http::encode;
+use crate::limits::Megabytes;
 
 use super::args::Call;
 use super::client::Reply;
@@ -76,8 +77,10 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
     };
     let pid = number("pid");
     let resident =
-        resident_bytes(pid).map_or_else(|| "unknown".to_string(), |bytes| format!("{bytes} bytes"));
-    let disk = format!("Disk used: {} of disk_limit {} bytes", number("disk_used"), number("disk_limit"));
+        resident_bytes(pid).map_or_else(|| "unknown".to_string(), |bytes| Megabytes(bytes).to_string());
+    let size = |key: &str| Megabytes(number(key));
+    let (used, usable) = (size("disk_used"), size("disk_usable"));
+    let disk = format!("Disk used: {used} of {usable} usable; disk_limit is {}", size("disk_limit"));
     let wear = match text("wear") {
         wear if wear.is_empty() => "Disk written: nothing is written to a disk".to_string(),
         wear => format!("Disk written: {wear}"),
@@ -96,10 +99,7 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
         ("Data directory", vec![format!("Node data directory: {}", text("data_dir")), disk, wear]),
         ("Config files", list_of(text("configuration"))),
         ("Alarms", list("alarms")),
-        (
-            "Memory",
-            vec![format!("Resident: {resident}"), format!("Memory limit: {} bytes", number("memory_limit"))],
-        ),
+        ("Memory", vec![format!("Resident: {resident}"), format!("Memory limit: {}", size("memory_limit"))]),
         ("Totals", TOTALS.iter().map(|(name, key)| format!("{name}: {}", number(key))).collect()),
         ("Pools", pools(overview)),
         ("Listeners", list("listeners").iter().map(|listener| listener_line(listener)).collect()),

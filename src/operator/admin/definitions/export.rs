@@ -7,6 +7,8 @@ use crate::admin::columns::{Column, Kind};
 use crate::admin::listing::{Part, whole_row};
 use crate::admin::parameter_columns::raw_value;
 use crate::admin::request_context::ReadContext;
+use leveret_rooms::rabbitmq_version;
+
 use crate::broker::{
     BindingView, ExchangeView, ParameterView, PermissionView, PolicyKind, PolicyView, QueueView,
     TopicPermissionView, UserView, VhostView,
@@ -14,7 +16,11 @@ use crate::broker::{
 
 /// Whose format it is: RabbitMQ looks at that.
 const BEGINNING: &str = concat!(
-    "{\"rabbit_version\":\"3.10.8\",\"rabbitmq_version\":\"3.10.8\",\n",
+    "{\"rabbit_version\":\"",
+    rabbitmq_version!(),
+    "\",\"rabbitmq_version\":\"",
+    rabbitmq_version!(),
+    "\",\n",
     "\"product_name\":\"Leveret\",\n\"users\":["
 );
 
@@ -37,7 +43,11 @@ pub const PARTS: &[Part] = &[
 /// The parts of an export of one virtual host.
 pub const VHOST_PARTS: &[Part] = &[
     part::<Limits>(concat!(
-        "{\"rabbit_version\":\"3.10.8\",\"rabbitmq_version\":\"3.10.8\",\n",
+        "{\"rabbit_version\":\"",
+        rabbitmq_version!(),
+        "\",\"rabbitmq_version\":\"",
+        rabbitmq_version!(),
+        "\",\n",
         "\"product_name\":\"Leveret\",\n\"parameters\":["
     )),
     part::<OperatorPolicies>(""),
