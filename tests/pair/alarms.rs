@@ -159,7 +159,11 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
             let operator = world.connect_operator(Shape::WIDE, 0);
             order(&mut world, operator, "PUT", "vhosts/other", "");
             flood_three(&mut world, 8);
-            let text = &["memory: virtual host '/' has its share of messages_max", "raise messages_max"];
+            let text = &[
+                "memory: virtual host '/' has its share of messages_max",
+                ", most by queue 'a'",
+                "raise messages_max",
+            ];
             (world, text, Some(Shortage::UserMemory(Pool::Messages, 0)))
         }
         Shortage::UserMemory(..) => {
@@ -169,7 +173,11 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
             let said = format!(r#"{{"password_hash":"{hash}","hashing_algorithm":"{algorithm}"}}"#);
             order(&mut world, operator, "PUT", "users/other", &said);
             flood_three(&mut world, 8);
-            let text = &["memory: user 'guest' has its share of messages_max", "raise messages_max"];
+            let text = &[
+                "memory: user 'guest' has its share of messages_max",
+                ", most by queue 'a'",
+                "raise messages_max",
+            ];
             (world, text, Some(Shortage::Returns))
         }
         Shortage::Returns => {
@@ -361,7 +369,6 @@ fn each_cause_of_waiting_has_an_alarm_that_says_what_it_is_about_and_what_to_do(
     let mut next = Some(Shortage::QueueMemory(QueueId::from_index(0)));
     let mut wrong = Vec::new();
     while let Some(shortage) = next {
-        println!("{shortage:?}");
         let (mut world, parts, after) = bring_about(shortage);
         world.pass_ms(3_000);
         let told = alarms(&mut world).replace("\\\\", "\\");

@@ -164,12 +164,12 @@ impl Broker {
         Explained { broker: self, journal, messages, waiters, disk_limit }
     }
 
-    /// The queue that has most of something, as that is counted in a queue and all its levels.
-    fn fullest(&self, much: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
+    /// The queue, of one virtual host or of all, that has most of something, as that is counted in a queue and all its levels.
+    fn fullest(&self, of: Option<VhostId>, much: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
         let whole = self.queues.iter().map(|(place, _)| QueueId::from_index(place));
         let shown = whole.filter(|queue| {
             let record = &self.queues[queue.index()];
-            !record.dying && !record.hidden
+            !record.dying && !record.hidden && of.is_none_or(|vhost| vhost == record.vhost)
         });
         let found = shown.map(|queue| (queue, self.in_all(queue, &much)));
         found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
@@ -195,6 +195,7 @@ impl fmt::Display for Explained<'_> {
             Shortage::VhostMemory(pool, vhost) => {
                 self.share_of_vhost(f, vhost, pool.key())?;
                 self.used(f, pool)?;
+                self.most_by(f, pool, Some(vhost))?;
                 self.deed(f, format_args!("consume or purge its queues, or raise {}", pool.key()))
             }
             Shortage::UserMemory(pool, user) => {
@@ -202,6 +203,7 @@ impl fmt::Display for Explained<'_> {
                 write!(f, "user '{}' has its share of {}", name.escape_debug(), pool.key())?;
                 f.write_str(", the rest is kept for other users")?;
                 self.used(f, pool)?;
+                self.most_by(f, pool, None)?;
                 self.deed(f, format_args!("consume or purge what it published, or raise {}", pool.key()))
             }
             Shortage::QueueMemory(queue) => self.queue_memory(f, queue),
@@ -246,6 +248,7 @@ impl fmt::Display for Explained<'_> {
             Shortage::VhostDisk(vhost) => {
                 self.share_of_vhost(f, vhost, "disk_limit")?;
                 self.disk_used(f)?;
+                self.most_in_log(f, Some(vhost))?;
                 self.deed(f, format_args!("consume or purge its queues, or raise disk_limit"))
             }
         }
@@ -278,14 +281,7 @@ impl Explained<'_> {
             Pool::Unacknowledged => write!(f, "deliveries that nobody has acknowledged use up {key}")?,
         }
         self.used(f, pool)?;
-        let most = match pool {
-            Pool::Messages => self.broker.fullest(Queue::resident_messages),
-            Pool::Bodies => self.broker.fullest(|queue| queue.backlog.bytes() + queue.unsettled_bytes),
-            Pool::Entries => self.broker.fullest(|queue| queue.backlog.ready().into()),
-            Pool::Unacknowledged => self.broker.fullest(|queue| queue.unsettled.into()),
-            Pool::Assembly => None,
-        };
-        let Some((queue, much)) = most else {
+        let Some(()) = self.most_by(f, pool, None)? else {
             return match pool {
                 Pool::Assembly => {
                     self.deed(f, format_args!("have publishers send whole messages, or raise {key}"))
@@ -293,18 +289,36 @@ impl Explained<'_> {
                 _ => self.deed(f, format_args!("raise {key}")),
             };
         };
-        f.write_str(", most by ")?;
-        self.queue(f, queue)?;
-        match pool {
-            Pool::Bodies => write!(f, ", {}", Megabytes(much))?,
-            _ => write!(f, ", {much}")?,
-        }
         match pool {
             Pool::Unacknowledged => {
                 self.deed(f, format_args!("have its consumers acknowledge, or raise {key}"))
             }
             _ => self.deed(f, format_args!("consume or purge that queue, or raise {key}")),
         }
+    }
+
+    /// The queue that takes most of a pool, of one virtual host or of all; `None`: none does.
+    fn most_by(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        pool: Pool,
+        of: Option<VhostId>,
+    ) -> Result<Option<()>, fmt::Error> {
+        let much = |queue: &Queue| match pool {
+            Pool::Messages => queue.resident_messages(),
+            Pool::Bodies => queue.backlog.bytes() + queue.unsettled_bytes,
+            Pool::Entries => queue.backlog.ready().into(),
+            Pool::Unacknowledged => queue.unsettled.into(),
+            Pool::Assembly => 0,
+        };
+        let Some((queue, much)) = self.broker.fullest(of, much) else { return Ok(None) };
+        f.write_str(", most by ")?;
+        self.queue(f, queue)?;
+        match pool {
+            Pool::Bodies => write!(f, ", {}", Megabytes(much))?,
+            _ => write!(f, ", {much}")?,
+        }
+        Ok(Some(()))
     }
 
     /// What is taken of a pool, of all of it.
@@ -352,13 +366,19 @@ impl Explained<'_> {
 
     /// What to do when the log has no room: the queue that takes most of it, and the key.
     fn free_log(&self, f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
-        let Some((queue, bytes)) = self.broker.fullest(Queue::log_bytes) else {
-            return self.deed(f, format_args!("raise {key}"));
-        };
+        match self.most_in_log(f, None)? {
+            None => self.deed(f, format_args!("raise {key}")),
+            Some(()) => self.deed(f, format_args!("consume or purge that queue, or raise {key}")),
+        }
+    }
+
+    /// The queue that takes most of the log, of one virtual host or of all; `None`: none does.
+    fn most_in_log(&self, f: &mut fmt::Formatter<'_>, of: Option<VhostId>) -> Result<Option<()>, fmt::Error> {
+        let Some((queue, bytes)) = self.broker.fullest(of, Queue::log_bytes) else { return Ok(None) };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         write!(f, ", {}", Megabytes(bytes))?;
-        self.deed(f, format_args!("consume or purge that queue, or raise {key}"))
+        Ok(Some(()))
     }
 
     /// What the log takes, of what it can use of the limit.
