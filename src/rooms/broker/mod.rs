@@ -33,7 +33,7 @@
 //! | `jobs`, `job` | what would take too long in one go; as a value |
 //! | `tidy` | memory that a burst left idle |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
-//! | `shortage` | why publishers wait, and how that is told |
+//! | `shortage`, `shortage_text` | why publishers wait; how that is told |
 //! | `shares`, `holdings` | what one connection may take of what all share; what it has |
 //! | `holders`, `divisions`, `log_shares` | the same for a virtual host, and for a user, with all of its connections |
 //! | `counters` | what has happened since the start |
@@ -107,6 +107,7 @@ mod shares;
 mod shed;
 mod shedding;
 mod shortage;
+mod shortage_text;
 mod sizes;
 mod sleepers;
 mod spill;
@@ -142,7 +143,8 @@ pub use parameter::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, Paramet
 pub use policies::{AppliedView, NewPolicy, PolicyView};
 pub use policy::{ApplyTo, PolicyKind};
 pub use restored::{Contents, Restored};
-pub use shortage::{Explained, Pool, Shortage, Waiters};
+pub use shortage::{Pool, Shortage, Waiters};
+pub use shortage_text::Explained;
 pub use sizes::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,
     PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,

@@ -1,0 +1,314 @@
+//! How it is told why publishers wait.
+//!
+//! Why it exists: the log, the command line, the management API and the page print the same text.
+//!
+//! Always true: it names what it is about, the numbers, and the one thing to do; a key that is named is one of
+//! the configuration.
+
+use core::fmt;
+
+use crate::command::{ConnectionId, QueueId, VhostId};
+use crate::journal::{Journal, Mode};
+use crate::limits::Megabytes;
+use crate::mem::{ENTRIES_PER_CHUNK, Messages, PoolFull, Scarce};
+
+use super::Broker;
+use super::queue::Queue;
+use super::shortage::{Pool, Shortage, Waiters};
+
+impl Broker {
+    /// What the publish waits for that was answered last with a wait.
+    pub const fn last_shortage(&self) -> Shortage {
+        self.shortage
+    }
+
+    /// What a connection waits for whose content this pool did not take.
+    #[cold]
+    pub fn shortage_of(&self, messages: &Messages, connection: ConnectionId, full: PoolFull) -> Shortage {
+        let record = self.connections.get(connection.index());
+        let (vhost, user) = record.map_or((None, None), |record| (record.vhost, record.user_index));
+        let pool = full.into();
+        match (messages.who_is_short(full, self.owner(connection)), vhost, user) {
+            (Scarce::ForVhost, Some(vhost), _) => Shortage::VhostMemory(pool, vhost),
+            (Scarce::ForUser, _, Some(user)) => Shortage::UserMemory(pool, user as u32),
+            _ => Shortage::Pool(pool),
+        }
+    }
+
+    /// Why the log has no room at all, while it has none.
+    #[cold]
+    pub fn disk_shortage(&self, journal: &Journal) -> Shortage {
+        match journal.room_key() {
+            _ if journal.mode() != Mode::On => Shortage::Unwritable,
+            _ if journal.is_file_system_full() => Shortage::FileSystem,
+            "disk_limit" => Shortage::DiskLimit,
+            _ => Shortage::Index,
+        }
+    }
+
+    /// What waits, since when, what for, and what to do about it. `disk_limit` is as the operator has it.
+    pub const fn explain<'a>(
+        &'a self,
+        (journal, messages): (&'a Journal, &'a Messages),
+        waiters: Waiters,
+        disk_limit: u64,
+    ) -> Explained<'a> {
+        Explained { broker: self, journal, messages, waiters, disk_limit }
+    }
+
+    /// The queue, of one virtual host or of all, that has most of something, as that is counted in a queue and all its levels.
+    fn fullest(&self, of: Option<VhostId>, much: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
+        let whole = self.queues.iter().map(|(place, _)| QueueId::from_index(place));
+        let shown = whole.filter(|queue| {
+            let record = &self.queues[queue.index()];
+            !record.dying && !record.hidden && of.is_none_or(|vhost| vhost == record.vhost)
+        });
+        let found = shown.map(|queue| (queue, self.in_all(queue, &much)));
+        found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
+    }
+}
+
+/// The text.
+#[derive(Debug)]
+pub struct Explained<'a> {
+    broker: &'a Broker,
+    journal: &'a Journal,
+    messages: &'a Messages,
+    waiters: Waiters,
+    disk_limit: u64,
+}
+
+impl fmt::Display for Explained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shortage = self.waiters.shortage;
+        write!(f, "{}: ", shortage.kind())?;
+        match shortage {
+            Shortage::Pool(pool) => self.pool(f, pool),
+            Shortage::VhostMemory(pool, vhost) => {
+                self.share_of_vhost(f, vhost, pool.key())?;
+                self.used(f, pool)?;
+                self.most_by(f, pool, Some(vhost))?;
+                self.deed(f, format_args!("consume or purge its queues, or raise {}", pool.key()))
+            }
+            Shortage::UserMemory(pool, user) => {
+                let name = self.broker.user_at(user as usize).map_or("", |user| user.name);
+                write!(f, "user '{}' has its share of {}", name.escape_debug(), pool.key())?;
+                f.write_str(", the rest is kept for other users")?;
+                self.used(f, pool)?;
+                self.most_by(f, pool, None)?;
+                self.deed(f, format_args!("consume or purge what it published, or raise {}", pool.key()))
+            }
+            Shortage::QueueMemory(queue) => self.queue_memory(f, queue),
+            Shortage::Returns => {
+                f.write_str("a publisher does not read the messages that are returned to it")?;
+                self.deed(f, format_args!("have it read from its connection"))
+            }
+            Shortage::Commit => {
+                let count = self.journal.len();
+                write!(f, "{count} messages wait to be written, and the disk is slower than publishers")?;
+                self.deed(
+                    f,
+                    format_args!("wait, it goes on by itself; if it lasts, publish less persistently"),
+                )
+            }
+            Shortage::Unwritable => {
+                f.write_str("it cannot be written, so nothing new is durable")?;
+                self.deed(f, format_args!("see to the disk and start again"))
+            }
+            Shortage::DiskLimit => {
+                f.write_str("disk_limit is reached, so publishers of persistent messages wait")?;
+                self.disk_used(f)?;
+                self.free_log(f, "disk_limit")
+            }
+            Shortage::Index => {
+                f.write_str("index_bytes_max is reached, so publishers of persistent messages wait")?;
+                self.free_log(f, "index_bytes_max")
+            }
+            Shortage::FileSystem => {
+                f.write_str("the file system of the data directory is full before disk_limit is reached")?;
+                self.deed(f, format_args!("make room there"))
+            }
+            Shortage::QueueDisk(queue) => {
+                self.queue(f, queue)?;
+                let bytes = self.in_all(queue, Queue::log_bytes);
+                let (bytes, most) = (Megabytes(bytes), Megabytes(self.journal.queue_bytes_max()));
+                write!(f, " has its share of disk_limit, {bytes} of {most}")?;
+                self.with_messages(f, self.in_all(queue, |record| record.logged.count()))?;
+                self.limit(f)?;
+                self.deed(f, format_args!("consume or purge that queue, or raise disk_limit"))
+            }
+            Shortage::VhostDisk(vhost) => {
+                self.share_of_vhost(f, vhost, "disk_limit")?;
+                self.disk_used(f)?;
+                self.most_in_log(f, Some(vhost))?;
+                self.deed(f, format_args!("consume or purge its queues, or raise disk_limit"))
+            }
+        }
+    }
+}
+
+impl Explained<'_> {
+    /// Who waits, and what to do.
+    fn deed(&self, f: &mut fmt::Formatter<'_>, deed: fmt::Arguments<'_>) -> fmt::Result {
+        let Waiters { count, for_ms, others, .. } = self.waiters;
+        let seconds = for_ms / 1000;
+        match count {
+            0 => f.write_str("; no publisher waits yet")?,
+            1 => write!(f, "; 1 publisher has waited for {seconds} s")?,
+            _ => write!(f, "; {count} publishers have waited, the first for {seconds} s")?,
+        }
+        match others {
+            0 => {}
+            1 => f.write_str(", and 1 other for something else")?,
+            _ => write!(f, ", and {others} others for something else")?,
+        }
+        write!(f, "; {deed}")
+    }
+
+    fn pool(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
+        let key = pool.key();
+        match pool {
+            Pool::Messages | Pool::Bodies | Pool::Entries => write!(f, "{key} is used up")?,
+            Pool::Assembly => write!(f, "messages that are still coming in use up {key}")?,
+            Pool::Unacknowledged => write!(f, "deliveries that nobody has acknowledged use up {key}")?,
+        }
+        self.used(f, pool)?;
+        let Some(()) = self.most_by(f, pool, None)? else {
+            return match pool {
+                Pool::Assembly => {
+                    self.deed(f, format_args!("have publishers send whole messages, or raise {key}"))
+                }
+                _ => self.deed(f, format_args!("raise {key}")),
+            };
+        };
+        match pool {
+            Pool::Unacknowledged => {
+                self.deed(f, format_args!("have its consumers acknowledge, or raise {key}"))
+            }
+            _ => self.deed(f, format_args!("consume or purge that queue, or raise {key}")),
+        }
+    }
+
+    /// The queue that takes most of a pool, of one virtual host or of all; `None`: none does.
+    fn most_by(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        pool: Pool,
+        of: Option<VhostId>,
+    ) -> Result<Option<()>, fmt::Error> {
+        let much = |queue: &Queue| match pool {
+            Pool::Messages => queue.resident_messages(),
+            Pool::Bodies => queue.backlog.bytes() + queue.unsettled_bytes,
+            Pool::Entries => queue.backlog.ready().into(),
+            Pool::Unacknowledged => queue.unsettled.into(),
+            Pool::Assembly => 0,
+        };
+        let Some((queue, much)) = self.broker.fullest(of, much) else { return Ok(None) };
+        f.write_str(", most by ")?;
+        self.queue(f, queue)?;
+        match pool {
+            Pool::Bodies => write!(f, ", {}", Megabytes(much))?,
+            _ => write!(f, ", {much}")?,
+        }
+        Ok(Some(()))
+    }
+
+    /// What is taken of a pool, of all of it.
+    fn used(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
+        let (broker, messages) = (self.broker, self.messages);
+        let bytes = |used: usize, most: usize| (Megabytes(used as u64), Megabytes(most as u64));
+        let (used, most) = match pool {
+            Pool::Bodies => {
+                let (used, most) = bytes(messages.body_bytes_used(), messages.body_bytes_max());
+                return write!(f, ", {used} of {most}");
+            }
+            Pool::Assembly => {
+                let (used, most) = bytes(messages.assembly_bytes_used(), messages.assembly_bytes_max());
+                return write!(f, ", {used} of {most}");
+            }
+            Pool::Messages => (messages.messages_used(), messages.messages_max()),
+            Pool::Entries => {
+                let chunks = &broker.fifo_pool;
+                (chunks.chunks_used() * ENTRIES_PER_CHUNK, chunks.chunks_max() * ENTRIES_PER_CHUNK)
+            }
+            Pool::Unacknowledged => {
+                (broker.deliveries.len(), broker.deliveries.len() + broker.deliveries.room())
+            }
+        };
+        write!(f, ", {used} of {most}")
+    }
+
+    fn queue_memory(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
+        self.queue(f, queue)?;
+        if self.broker.queues.get(queue.index()).is_none() {
+            return self.deed(f, format_args!("wait, it goes on by itself"));
+        }
+        let share = self.broker.share_of_memory(self.messages, queue);
+        let key = if share.is_of_bytes { Pool::Bodies.key() } else { Pool::Messages.key() };
+        write!(f, " has its share of {key}, ")?;
+        match share.is_of_bytes {
+            true => write!(f, "{} of {}", Megabytes(share.used), Megabytes(share.most))?,
+            false => write!(f, "{} of {}", share.used, share.most)?,
+        }
+        if share.is_of_bytes {
+            self.with_messages(f, self.in_all(queue, Queue::resident_messages))?;
+        }
+        self.deed(f, format_args!("consume or purge that queue, or raise {key}"))
+    }
+
+    /// What to do when the log has no room: the queue that takes most of it, and the key.
+    fn free_log(&self, f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
+        match self.most_in_log(f, None)? {
+            None => self.deed(f, format_args!("raise {key}")),
+            Some(()) => self.deed(f, format_args!("consume or purge that queue, or raise {key}")),
+        }
+    }
+
+    /// The queue that takes most of the log, of one virtual host or of all; `None`: none does.
+    fn most_in_log(&self, f: &mut fmt::Formatter<'_>, of: Option<VhostId>) -> Result<Option<()>, fmt::Error> {
+        let Some((queue, bytes)) = self.broker.fullest(of, Queue::log_bytes) else { return Ok(None) };
+        f.write_str(", most by ")?;
+        self.queue(f, queue)?;
+        write!(f, ", {}", Megabytes(bytes))?;
+        Ok(Some(()))
+    }
+
+    /// What the log takes, of what it can use of the limit.
+    fn disk_used(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usable = self.journal.disk_bytes_max();
+        let used = usable.saturating_sub(self.journal.disk_room());
+        write!(f, ", {} of {} usable", Megabytes(used), Megabytes(usable))?;
+        self.limit(f)
+    }
+
+    fn limit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.disk_limit {
+            0 => Ok(()),
+            limit => write!(f, " (disk_limit is {})", Megabytes(limit)),
+        }
+    }
+
+    fn with_messages(&self, f: &mut fmt::Formatter<'_>, count: u64) -> fmt::Result {
+        let s = if count == 1 { "" } else { "s" };
+        write!(f, " in {count} message{s}")
+    }
+
+    fn share_of_vhost(&self, f: &mut fmt::Formatter<'_>, vhost: VhostId, key: &str) -> fmt::Result {
+        let name = self.broker.vhost_name_at(vhost);
+        let name = name.escape_debug();
+        write!(f, "virtual host '{name}' has its share of {key}, the rest is kept for other virtual hosts")
+    }
+
+    /// Names are what peers make them.
+    fn queue(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
+        let Some(record) = self.broker.queues.get(queue.index()) else { return f.write_str("a queue") };
+        let vhost = self.broker.vhost_name(record.vhost).escape_debug();
+        write!(f, "queue '{}' (virtual host '{vhost}')", record.name.escape_debug())
+    }
+
+    /// A sum over a queue and its levels; 0 for one that is gone.
+    fn in_all(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
+        let is_there = self.broker.queues.get(queue.index()).is_some();
+        if is_there { self.broker.in_all(queue, much) } else { 0 }
+    }
+}
