@@ -21,8 +21,8 @@
 //!
 //! Always true: what was said stays in the socket (it is only looked at) until there is a place; who waits
 //! for something that only TLS needs holds up nobody without TLS; nobody waits here for ever; when the queue
-//! is full, the address that fills it gives way at the door where it has most, and when none does, or all
-//! connections are logged in, nobody more is accepted.
+//! is full, the address that fills it gives way at the door where it has most, or one that sent a wrong
+//! password; when there is none such, or all connections are logged in, nobody more is accepted.
 
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
@@ -32,6 +32,7 @@ use crate::wire::{Opening, classify_opening};
 
 use super::address::Source;
 use super::admission::{self, EXHAUSTED_PLACES, Place, Request, Resource, Rooms, Verdict};
+use super::login_throttle::Reputation;
 use super::platform::{Interest, Platform, Socket, Visitor};
 
 /// So many may wait here, if there are descriptors for them; more wait in the listen queue.
@@ -48,13 +49,14 @@ const RETRY_MS: u64 = 20;
 const SPOKEN_TIMES: u64 = 3;
 /// So much of a first record of TLS has to be there: all of it, mostly.
 const OPENING_BYTES: usize = 1024;
-/// Addresses whose last turn is known.
-const TURNS_KEPT: usize = 64;
+/// Addresses whose last turn is known: as many as can wait, or a crowd of that many would be taken for
+/// strangers, each of whom goes first.
+const TURNS_KEPT: usize = QUEUE_PLACES;
 
 /// Bytes of the queue.
 pub(super) const fn queue_bytes<S>() -> usize {
     QUEUE_PLACES * (size_of::<Option<Newcomer<S>>>() + size_of::<Claim>())
-        + TURNS_KEPT * size_of::<(Source, u64)>()
+        + TURNS_KEPT * size_of::<LastTurn>()
 }
 /// Bytes for each handshake place.
 pub(super) const PLACE_BYTES: usize =
@@ -89,6 +91,15 @@ struct Claim {
     order: u64,
 }
 
+/// What is known of an address that has not logged in since its last turn.
+#[derive(Clone, Copy, Debug)]
+struct LastTurn {
+    source: Source,
+    number: u64,
+    /// It came with a wrong password.
+    was_wrong: bool,
+}
+
 /// What happened at the doors since the start.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Refusals {
@@ -111,7 +122,8 @@ pub(super) struct AcceptQueue<S> {
     /// Somebody may get a place who could not before.
     is_changed: bool,
     retry: Deadline,
-    turns: Vec<(Source, u64)>,
+    /// In the order of the addresses.
+    turns: Vec<LastTurn>,
     turn: u64,
     claims: Vec<Claim>,
     places: Vec<Place>,
@@ -181,14 +193,17 @@ impl<S: Socket> AcceptQueue<S> {
         entries.filter_map(|(slot, entry)| entry.as_ref().map(|entry| (slot, entry)))
     }
 
-    /// The address that has most here, if that is too much. Sorted to be counted, for a crowd makes this be
-    /// asked for each of its connections.
+    /// The address that has most here, if that is too much, else of those that sent wrong passwords the one
+    /// that has most. Sorted to be counted, for a crowd makes this be asked for each of its connections.
     fn crowd(&self) -> Option<Source> {
         let mut sources: heapless::Vec<Source, QUEUE_PLACES> =
             self.waiting.iter().flatten().map(|one| one.source).collect();
         sort(&mut sources);
-        let largest = sources.chunk_by(|one, next| one == next).max_by_key(|all| all.len())?;
-        (largest.len() > self.waiting.len() / CROWD_PART).then_some(largest[0])
+        let addresses = || sources.chunk_by(|one, next| one == next);
+        let largest = addresses().max_by_key(|all| all.len())?;
+        let is_crowd = largest.len() > self.waiting.len() / CROWD_PART;
+        let guessing = || addresses().filter(|all| self.was_wrong(all[0])).max_by_key(|all| all.len());
+        if is_crowd { Some(largest[0]) } else { guessing().map(|all| all[0]) }
     }
 
     /// Takes one in; hands back who had to give way.
@@ -293,8 +308,8 @@ impl<S: Socket> AcceptQueue<S> {
         sort_by_key(&mut self.claims, |claim| (claim.source, claim.with_tls, claim.order));
         self.claims.dedup_by_key(|claim| (claim.source, claim.with_tls));
         for claim in &mut self.claims {
-            let turn = self.turns.iter().find(|(source, _)| *source == claim.source);
-            claim.turn = turn.map_or(0, |(_, turn)| *turn);
+            let at = self.turns.binary_search_by_key(&claim.source, |turn| turn.source);
+            claim.turn = at.map_or(0, |at| self.turns[at].number);
             claim.held = admission::held(&self.places, Resource::Handshake, claim.source);
         }
         sort_by_key(&mut self.claims, |claim| {
@@ -307,7 +322,7 @@ impl<S: Socket> AcceptQueue<S> {
     pub(super) fn choose(
         &self,
         rooms: &Rooms,
-        is_exhausted: impl Fn(Source) -> bool,
+        reputation: impl Fn(Source) -> Reputation,
     ) -> Result<(usize, Verdict), MayRetry> {
         let mut may_retry = false;
         let mut looked_at = [0; 2];
@@ -317,9 +332,10 @@ impl<S: Socket> AcceptQueue<S> {
             if *count > SOURCES_PER_TURN {
                 continue;
             }
-            let places_max = if is_exhausted(claim.source) { EXHAUSTED_PLACES } else { u32::MAX };
             let (source, with_tls, is_unspent) = (claim.source, claim.with_tls, claim.turn == 0);
-            let request = Request { source, with_tls, is_unspent, places_max };
+            let Reputation { is_exhausted, is_proven } = reputation(source);
+            let places_max = if is_exhausted { EXHAUSTED_PLACES } else { u32::MAX };
+            let request = Request { source, with_tls, is_unspent, is_proven, places_max };
             match admission::decide(&self.places, rooms, &request) {
                 Verdict::Wait(resource) => {
                     may_retry |= admission::may_come_with_time(&self.places, resource);
@@ -390,21 +406,39 @@ impl<S: Socket> AcceptQueue<S> {
 
     /// What an address did with its last turn was a login: it need not wait for those that waste theirs.
     pub(super) fn forgive_turn(&mut self, source: Source) {
-        self.turns.retain(|(other, _)| *other != source);
+        self.turns.retain(|turn| turn.source != source);
         self.is_changed = true;
     }
 
     /// An address has its turn; says whether it has wasted none lately.
     pub(super) fn note_turn(&mut self, source: Source) -> bool {
         self.turn += 1;
-        let known = self.turns.len();
-        self.turns.retain(|(other, _)| *other != source);
-        let is_unspent = self.turns.len() == known;
-        if self.turns.len() == TURNS_KEPT {
-            self.turns.remove(0);
+        let number = self.turn;
+        let known = self.turns.binary_search_by_key(&source, |turn| turn.source);
+        if let Ok(at) = known {
+            self.turns[at].number = number;
+            return false;
         }
-        self.turns.push((source, self.turn));
-        is_unspent
+        if self.turns.len() == TURNS_KEPT {
+            let oldest = self.turns.iter().enumerate().min_by_key(|(_, turn)| turn.number);
+            oldest.map(|(at, _)| at).map(|at| self.turns.remove(at));
+        }
+        let at = self.turns.partition_point(|turn| turn.source < source);
+        self.turns.insert(at, LastTurn { source, number, was_wrong: false });
+        true
+    }
+
+    /// A password that came from this address was wrong.
+    pub(super) fn note_wrong(&mut self, source: Source) {
+        if let Ok(at) = self.turns.binary_search_by_key(&source, |turn| turn.source) {
+            self.turns[at].was_wrong = true;
+        }
+    }
+
+    /// Whether this address has sent a wrong password since its last login.
+    fn was_wrong(&self, source: Source) -> bool {
+        let known = self.turns.binary_search_by_key(&source, |turn| turn.source);
+        known.is_ok_and(|at| self.turns[at].was_wrong)
     }
 }
 
@@ -523,6 +557,20 @@ mod tests {
     }
 
     #[test]
+    fn in_a_full_queue_who_sent_a_wrong_password_gives_way() {
+        let users: Vec<u32> = (0..16).map(|at| at / 2).collect();
+        let mut queue = queue(16, &users);
+        let source = PeerAddress::Local { pid: 1, uid: 3 }.origin();
+        assert!(queue.note_turn(source));
+        assert!(!queue.has_room(), "its turn is not over");
+        queue.note_wrong(source);
+        assert!(queue.has_room());
+        assert_eq!(push(&mut queue, 9), Some(7), "its first");
+        queue.forgive_turn(source);
+        assert!(!queue.has_room(), "it has logged in");
+    }
+
+    #[test]
     fn claims_are_one_of_each_address_those_first_that_hold_fewest_places() {
         let mut queue = queue(16, &[5, 5, 6, 6, 7]);
         queue.turn = 1;
@@ -561,10 +609,14 @@ mod tests {
         let mut rooms = Rooms { handshakes: room(8), tls_connections: room(0), tls_handshakes: room(8) };
         queue.gather_claims();
         let plain = queue.waiting.iter().position(|one| one.as_ref().is_some_and(|one| one.number == 11));
-        assert_eq!(queue.choose(&rooms, |_| false), Ok((plain.unwrap(), Verdict::Admit)));
+        assert_eq!(queue.choose(&rooms, |_| Reputation::default()), Ok((plain.unwrap(), Verdict::Admit)));
         queue.take(plain.unwrap());
         queue.gather_claims();
-        assert_eq!(queue.choose(&rooms, |_| false), Err(MayRetry(false)), "until one of them is closed");
+        assert_eq!(
+            queue.choose(&rooms, |_| Reputation::default()),
+            Err(MayRetry(false)),
+            "until one of them is closed"
+        );
         // One that has not logged in yet can be made to go when it has had its time.
         queue.hold_place(Place {
             connection: ConnectionId::from_index(0),
@@ -573,9 +625,9 @@ mod tests {
             standing: Standing::Silent(0),
             is_unspent: false,
         });
-        assert_eq!(queue.choose(&rooms, |_| false), Err(MayRetry(true)));
+        assert_eq!(queue.choose(&rooms, |_| Reputation::default()), Err(MayRetry(true)));
         rooms.tls_connections = room(1);
-        assert!(matches!(queue.choose(&rooms, |_| false), Ok((_, Verdict::Admit))));
+        assert!(matches!(queue.choose(&rooms, |_| Reputation::default()), Ok((_, Verdict::Admit))));
     }
 
     /// One address fills the queue at one door; at the other somebody of the same address comes.

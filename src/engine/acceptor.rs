@@ -82,9 +82,8 @@ impl<P: Platform> Engine<P> {
         self.accept_queue.set_places(places);
         for _ in 0..ACCEPTS_PER_TURN {
             self.accept_queue.gather_claims();
-            let throttle = &self.worker.throttle;
-            let is_exhausted = |source| throttle.is_exhausted(self.now, source);
-            let (slot, verdict) = match self.accept_queue.choose(&self.rooms(), is_exhausted) {
+            let reputation = |source| self.worker.throttle.reputation(self.now, source);
+            let (slot, verdict) = match self.accept_queue.choose(&self.rooms(), reputation) {
                 Ok(chosen) => chosen,
                 Err(MayRetry(may_retry)) => {
                     if may_retry || self.is_clearing_away() {

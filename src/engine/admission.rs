@@ -3,7 +3,8 @@
 //! Why it exists: anybody on the network can open sockets, and what a handshake takes is scarce: a board has
 //! 8 to 512 places, over TLS 2 to 32. As sshd's MaxStartups and PerSourceMaxStartups, but with nothing left
 //! to chance: one address has at most half, and when there is no place left, the address that holds most
-//! gives one up, by the peer that has been silent longest.
+//! gives one up, by the peer that has been silent longest; one place is for addresses from which somebody has
+//! logged in lately.
 //!
 //! How long the holder of a place is safe, counted in its own time:
 //!
@@ -15,7 +16,8 @@
 //! | an equal | is of the older half, or unspent while the other is not | [`PATIENCE_MS`] |
 //! | its own address, at its share | has said nothing that counts | [`PATIENCE_MS`] |
 //! | its own address, at its share | waits for wrong passwords of its own user | [`YIELD_MS`] |
-//! | another address | waits for the wrong passwords of its address | [`YIELD_MS`] |
+//! | another address that has wasted no turn lately | waits for others' wrong passwords, or its own | not at all |
+//! | another address | the same | [`YIELD_MS`] |
 //! | anybody | was refused, or is being closed | not at all |
 //!
 //! Always true: pure, no socket and no clock; without anybody else wanting in, nobody is evicted; the older
@@ -34,6 +36,8 @@ use super::address::Source;
 pub(super) const YIELD_MS: u64 = 500;
 /// So long against its equals.
 pub(super) const PATIENCE_MS: u64 = 5_000;
+/// Of so many places one is kept for addresses from which somebody has logged in lately.
+const KEPT_OF: u32 = 8;
 /// Places of an address that sends wrong passwords as fast as it may.
 pub(super) const EXHAUSTED_PLACES: u32 = 8;
 
@@ -85,6 +89,8 @@ pub(super) struct Request {
     pub(super) with_tls: bool,
     /// As that of a [`Place`].
     pub(super) is_unspent: bool,
+    /// Somebody has logged in from its address lately.
+    pub(super) is_proven: bool,
     /// The most places its address may hold; lower after wrong passwords.
     pub(super) places_max: u32,
 }
@@ -157,12 +163,14 @@ pub(super) fn decide(places: &[Place], rooms: &Rooms, request: &Request) -> Verd
     for resource in needed.into_iter().skip(if request.with_tls { 0 } else { 2 }) {
         let room = rooms.of(resource);
         let held = held(places, resource, request.source);
+        let is_kept = resource == Resource::Handshake && room.max >= KEPT_OF && !request.is_proven;
+        let kept = u32::from(is_kept);
         let most = if resource == Resource::Handshake { request.places_max } else { u32::MAX };
         // Whoever goes for the scarcer gives back this as well.
         let victim = if held >= share(room.max).min(most) && own.is_none() {
             own = own_victim(places, resource, request.source);
             own
-        } else if room.free == 0 && own.or(others).is_none() {
+        } else if room.free <= kept && own.or(others).is_none() {
             others = victim_of_others(places, resource, request, held);
             others
         } else {
@@ -244,6 +252,8 @@ fn victim_of_others<'p>(
             let is_protected = place.is_unspent && !request.is_unspent;
             ms >= YIELD_MS && !is_protected && age_key(place).is_some_and(&is_of_younger_half)
         }
+        // Whoever comes for the first time would be held up by those that guess.
+        Standing::Delayed { .. } if request.is_unspent => true,
         Standing::Silent(ms) | Standing::Delayed { ms, .. } => ms >= YIELD_MS,
     };
     // Counted once for each address, for this is asked for every newcomer.
@@ -286,7 +296,7 @@ mod tests {
     }
 
     fn ask(last: u8, with_tls: bool, places_max: u32) -> Request {
-        Request { source: source(last), with_tls, is_unspent: false, places_max }
+        Request { source: source(last), with_tls, is_unspent: false, is_proven: false, places_max }
     }
 
     fn evicts(index: usize) -> Verdict {
@@ -364,6 +374,26 @@ mod tests {
         assert_eq!(super::decide(&two, &full, &ask(3, false, u32::MAX)), Verdict::Wait(Resource::Handshake));
         let first = Request { is_unspent: true, ..ask(3, false, u32::MAX) };
         assert_eq!(super::decide(&two, &full, &first), evicts(1));
+    }
+
+    #[test]
+    fn who_comes_for_the_first_time_does_not_wait_for_those_that_guess() {
+        let waits = |ms| Standing::Delayed { ms, is_suspect: true };
+        let places: Vec<_> = (0..8).map(|at| plain(at, at as u8, waits(100 + at as u64))).collect();
+        let full = rooms(0, 8);
+        let again = ask(9, false, u32::MAX);
+        assert_eq!(decide(&places, &full, &again), Verdict::Wait(Resource::Handshake));
+        assert_eq!(decide(&places, &full, &Request { is_unspent: true, ..again }), evicts(7));
+    }
+
+    #[test]
+    fn the_last_place_is_for_who_has_logged_in_lately() {
+        let stranger = ask(9, false, u32::MAX);
+        let known = Request { is_proven: true, ..stranger };
+        let places: Vec<_> = (0..7).map(|at| plain(at, at as u8, Standing::Kept)).collect();
+        assert_eq!(decide(&places, &rooms(1, 8), &stranger), Verdict::Wait(Resource::Handshake));
+        assert_eq!(decide(&places, &rooms(1, 8), &known), Verdict::Admit);
+        assert_eq!(decide(&places[..3], &rooms(1, 4), &stranger), Verdict::Admit, "of few none is kept");
     }
 
     #[test]

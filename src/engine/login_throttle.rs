@@ -137,6 +137,15 @@ pub(super) enum Turn {
     },
 }
 
+/// What logins from an address came to lately.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Reputation {
+    /// So many were wrong that what it sends now must wait.
+    pub(super) is_exhausted: bool,
+    /// One was right.
+    pub(super) is_proven: bool,
+}
+
 /// Logins that wait, and the tables.
 #[derive(Debug)]
 pub(super) struct LoginThrottle {
@@ -234,6 +243,12 @@ impl LoginThrottle {
     pub(super) fn is_exhausted(&self, now: Now, source: Source) -> bool {
         let bucket = self.find(source, None);
         bucket.is_some_and(|at| !self.buckets[at].tokens.due(1).is_due(now))
+    }
+
+    /// What is known of an address.
+    pub(super) fn reputation(&self, now: Now, source: Source) -> Reputation {
+        let is_proven = self.buckets.iter().any(|bucket| bucket.source == source && bucket.pair.is_some());
+        Reputation { is_exhausted: self.is_exhausted(now, source), is_proven }
     }
 
     /// Takes the result of a check that took so long.

@@ -211,6 +211,7 @@ impl<P: Platform> Engine<P> {
                     self.work_units = self.work_units.saturating_add(self.work.take());
                     let outcome = match outcome {
                         Outcome::Check(check) if self.worker.throttle.is_known_wrong(&check) => {
+                            self.accept_queue.note_wrong(peer.address.origin());
                             self.broker.checked(&self.journal, id, &check, false)
                         }
                         Outcome::Check(check) => {

@@ -13,6 +13,7 @@
 //! | `bridge_fetch` | what is fetched finds no room, stands still, or means harm |
 //! | `bridge_rest` | a bridge that connects on demand |
 //! | `bridge_wait` | what is refused waits alone |
+//! | `doors`   | who comes in while a crowd tries passwords |
 //! | `fleet` | ten thousand devices whose upstream returns, on paper |
 //! | `management` | clients of the management API |
 //! | `management_changes` | what users change by the management API |
@@ -36,6 +37,7 @@ mod bridge_fetch;
 mod bridge_rest;
 mod bridge_wait;
 mod bytes;
+mod doors;
 mod fleet;
 mod lives;
 mod management;

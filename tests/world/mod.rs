@@ -173,10 +173,15 @@ impl World {
 
     /// A client connects, from an address of its own; its number.
     pub fn connect(&mut self, manners: Manners, shape: Shape) -> usize {
+        let [_, a, b, c] = (self.lines.len() as u32 + 1).to_be_bytes();
+        self.connect_from(manners, shape, [127, a, b, c])
+    }
+
+    /// A client connects from this address; its number.
+    pub fn connect_from(&mut self, manners: Manners, shape: Shape, address: [u8; 4]) -> usize {
         let number = self.lines.len();
         let line = Rc::new(RefCell::new(Line::new(shape)));
-        let [_, a, b, c] = (number as u32 + 1).to_be_bytes();
-        self.engine.platform.arrive(&line, SocketAddr::from(([127, a, b, c], 7)));
+        self.engine.platform.arrive(&line, SocketAddr::from((address, 7)));
         self.lines.push(line);
         self.clients.push(Client::new(manners));
         number
