@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mio::{Poll, Waker};
 use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::admin::request_context::{Endurance, Machine, Process, StoreView};
@@ -29,6 +30,7 @@ impl EventLoop {
     /// # Errors
     /// What keeps it from starting.
     pub fn open(config: &Config) -> Result<Self, StartError> {
+        leave_no_core();
         let mut config = config.clone();
         let table = fit(&mut config)?;
         let mut limits = config.limits.clone();
@@ -119,10 +121,19 @@ impl EventLoop {
     }
 }
 
+/// A process that fails writes its memory nowhere: there are messages and passwords in it, and a card that is
+/// small.
+fn leave_no_core() {
+    let none = Rlimit { current: Some(0), maximum: getrlimit(Resource::Core).maximum };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        log::warn!("the system may write a core dump when the process fails: {error}");
+    }
+}
+
 /// Makes the limits of it, and says what is to be known of them.
 fn fit(config: &mut Config) -> Result<MemoryTable, StartError> {
     let table = sizes::fit(config).map_err(|error| StartError::Limits(config.blame(&error)))?;
-    if let Some(remark) = config.machine_warning() {
+    for remark in config.warnings() {
         log::warn!("{remark}");
     }
     Ok(table)
@@ -178,7 +189,10 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
             .chain(config.management_hosts.iter().map(|host| host.to_ascii_lowercase()))
             .collect(),
         machine: Machine::default(),
-        node: format!("leveret@{name}"),
+        node: match config.node_name.contains('@') {
+            true => config.node_name.clone(),
+            false => format!("{}@{name}", config.node_name),
+        },
         product: (config.product.name.clone(), config.product.version.clone()),
         memory_limit_bytes: config.memory_limit_bytes,
         uptime_ms: 0,

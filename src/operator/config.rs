@@ -130,8 +130,23 @@ impl Config {
         }
     }
 
+    /// What is to be told before a start, and does not keep it from starting.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.machine_warning().into_iter().chain(self.management_warning())
+    }
+
+    /// Passwords go through the management API as they are.
+    fn management_warning(&self) -> Option<String> {
+        let open = self.management.iter().find(|listen| !listen.socket.ip().is_loopback())?;
+        Some(format!(
+            "management = \"{}\" lets other machines in without TLS: logins and passwords go over the network \
+             as they are; listen on 127.0.0.1 and come in by `ssh -L`, or put a proxy with TLS in front",
+            open.socket
+        ))
+    }
+
     /// What is to be told of the limit on a machine that has less.
-    pub fn machine_warning(&self) -> Option<String> {
+    fn machine_warning(&self) -> Option<String> {
         let machine = Machine::look();
         let (limit, has) =
             (self.memory_limit_bytes, machine.memory_bytes.into_iter().chain(machine.group_bytes).min()?);
@@ -165,6 +180,7 @@ impl Config {
             format!("management = [{management}]"),
             format!("metrics = [{metrics}]"),
             format!("management_hosts = {:?}", self.management_hosts),
+            format!("node_name = {:?}", self.node_name),
             format!("data_dir = \"{}\"", self.data_dir.display()),
             format!("memory_limit = {}", Bytes(self.memory_limit_bytes)),
             format!("memory_lock = {}", self.memory_lock),
@@ -200,6 +216,7 @@ fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
     put(&mut config.management, layer.management);
     put(&mut config.metrics, layer.metrics);
     put(&mut config.management_hosts, layer.management_hosts);
+    put(&mut config.node_name, layer.node_name.map(|label| label.0));
     put(&mut config.data_dir, layer.data_dir);
     put(&mut config.load_definitions, layer.load_definitions.map(non_empty));
     put(&mut config.memory_limit_bytes, layer.memory_limit.map(|bytes| bytes.0));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
 use crate::options::{BadArguments, Next, OptionRow, Section, Table};
-use crate::{bench, inspect};
+use crate::{bench, ctl, inspect};
 
 /// What a person wants of the program.
 #[derive(Debug)]
@@ -304,6 +304,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
 
 /// What is said about a command that is not there.
 fn unknown_command(name: &str) -> BadArguments {
+    if ctl::has_command(name) {
+        let sentence = format!("unknown command {name}; did you mean leveret ctl {name}?");
+        return BadArguments::new(sentence);
+    }
     BadArguments::new(describe_unknown("command", name, &COMMANDS.each_ref().map(|command| command.name)))
 }
 
@@ -384,6 +388,7 @@ mod tests {
         refused("--connect", "--connect goes with leveret check");
         assert!(matches!(parsed("check --connect"), Ok(Ask::Check(said)) if said.connects));
         refused("chek", "unknown command chek; did you mean check?");
+        refused("status", "unknown command status; did you mean leveret ctl status?");
         refused("serve check", "\"check\" is one argument too many");
         refused("--config", "missing argument for option '--config'");
         refused(

@@ -20,7 +20,7 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
         Ok(remarks) => (remarks, Ok(())),
         Err(error) => (Vec::new(), Err(error)),
     };
-    for remark in config.machine_warning().into_iter().chain(remarks) {
+    for remark in config.warnings().chain(remarks) {
         // Writing into a String cannot fail.
         let _ = writeln!(report, "# warning: {remark}");
     }

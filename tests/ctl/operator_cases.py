@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import itertools
 import os
 import shutil
@@ -48,6 +50,9 @@ def an_operators_day() -> None:
             assert counts(broker) == {"hello": 1}
             assert good(broker, "authenticate_user", "bob", stdin="secret\n").endswith("Success\n")
             assert ctl(broker, "authenticate_user", "bob", "Secret").status == 65
+            digest = good(broker, "-q", "hash_password", "secret").strip()
+            raw = base64.b64decode(digest)
+            assert raw[4:] == hashlib.sha256(raw[:4] + b"secret").digest(), digest
             stopped = ctl(broker, "stop")
             assert stopped.status == 0, stopped
             assert broker.process.wait(patience(10)) == 0

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -367,6 +368,51 @@ fn a_limit_above_the_memory_of_the_machine_is_told() {
     let file = ConfigFile::new("roomy", "memory_limit = \"90000GB\"\n");
     let said = String::from_utf8_lossy(&leveret(&["check", "--config", file.path()]).stdout).into_owned();
     assert!(said.contains("# warning: memory_limit is 90000000.0 MB, but this machine"), "{said}");
+}
+
+#[test]
+fn a_management_api_for_other_machines_without_tls_is_told() {
+    let check = |address: &str| {
+        let output = leveret(&["check", "--management", address]);
+        String::from_utf8_lossy(&output.stdout).contains("lets other machines in without TLS")
+    };
+    assert!(check("0.0.0.0:15672") && !check("127.0.0.1:15672") && !check("[::1]:15672"));
+}
+
+/// Whatever the umask of who starts it, nobody else reads what is stored; and no memory is written where
+/// somebody could read it.
+#[test]
+fn nothing_is_left_open_to_others() {
+    let home = Home::new("modes");
+    let data = home.path().join("data");
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "umask 0; ulimit -c unlimited 2>/dev/null; exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_leveret"),
+    ]);
+    let data_dir = data.to_str().expect("UTF-8");
+    let broker = Broker::start_by(undisturbed(command), &["--data-dir", data_dir], &[]);
+    let mode = fs::metadata(&data).expect("it is made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "{mode:o}");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", broker.process.id())).expect("it runs");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("the system has it");
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+}
+
+#[test]
+fn the_node_is_called_what_the_operator_says() {
+    for (said, called) in [("rabbit", "rabbit@"), ("rabbit@host", "rabbit@host")] {
+        let file = ConfigFile::new("node", &format!("node_name = \"{said}\"\n"));
+        let broker = Broker::start(&["--config", file.path()], &[]);
+        let seen = program()
+            .args(["ctl", "status", "--data-dir"])
+            .arg(broker._home.path())
+            .output()
+            .expect("the built binary runs");
+        let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+        assert!(seen.contains(called), "{seen}");
+    }
 }
 
 #[test]

@@ -41,6 +41,7 @@ section! {
         /// See [`Config::metrics`]; replaces the addresses of the layers below.
         pub metrics: Vec<ListenAddress>,
         pub(super) management_hosts: Vec<String>,
+        pub(super) node_name: Label,
         /// See [`Config::data_dir`].
         pub data_dir: PathBuf,
         pub(super) load_definitions: PathBuf,

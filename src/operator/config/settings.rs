@@ -36,6 +36,8 @@ pub struct Config {
     pub metrics: Vec<ListenAddress>,
     /// Names by which browsers may call these, besides addresses, `localhost` and the machine's own name.
     pub management_hosts: Vec<String>,
+    /// What this node is called by operators' tools; without an `@` the machine's name is put behind it.
+    pub node_name: String,
     /// How TLS is spoken.
     pub tls: Tls,
     /// Where everything that outlives the process is kept.
@@ -94,6 +96,7 @@ impl Default for Config {
             management: Vec::new(),
             metrics: Vec::new(),
             management_hosts: Vec::new(),
+            node_name: "leveret".into(),
             tls: Tls::default(),
             data_dir: data_dir_default(),
             load_definitions: None,

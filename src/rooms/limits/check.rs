@@ -139,7 +139,19 @@ impl Limits {
             return Ok(table);
         }
         let adjustable = table.lines.iter().filter(|line| {
-            let fixed = ["control", "json", "samples", "flight_recorder", "stack", "helpers", "log", "program", "allocator", "crl", "accept queue"];
+            let fixed = [
+                "control",
+                "json",
+                "samples",
+                "flight_recorder",
+                "stack",
+                "helpers",
+                "log",
+                "program",
+                "allocator",
+                "crl",
+                "accept queue",
+            ];
             !fixed.contains(&line.key)
         });
         let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);

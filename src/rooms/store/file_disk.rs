@@ -10,10 +10,10 @@
 //! ([`FileDisk::DESCRIPTORS_MAX`]), and one with bytes that are not synced is never closed for others: who
 //! opens it again might not hear that they were lost.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -68,12 +68,16 @@ fn write_in_place(file: &File) {
     }
 }
 
+/// What a directory of a store lets others do: nothing, whatever the umask says. There are messages in it, and
+/// hashes of passwords.
+const DIRECTORY_MODE: u32 = 0o700;
+
 /// Makes a directory, and makes that durable: else a power cut may take it away with everything in it.
 ///
 /// # Errors
 /// It cannot be made, or the directory above it cannot be synced.
 pub fn make_directory(directory: &Path) -> io::Result<()> {
-    std::fs::create_dir(directory)?;
+    DirBuilder::new().mode(DIRECTORY_MODE).create(directory)?;
     let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
     match File::open(parent.unwrap_or(Path::new("."))) {
         Ok(parent) => parent.sync_all(),

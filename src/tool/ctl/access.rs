@@ -90,6 +90,17 @@ pub(super) fn clear_password(call: &Call) -> Result<(), Failure> {
     user_done(&put_user(call, user, MUST_BE_THERE, &body)?, user)
 }
 
+/// Asks no broker: what comes out goes into a file of definitions, or into a request.
+pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
+    let password = password(call, 0)?;
+    let mut salt = [0; 4];
+    getrandom::fill(&mut salt).map_err(|error| no_entropy(&error))?;
+    let (_, hash) = PasswordHash::as_rabbitmq(password.as_bytes(), salt).export();
+    tell(call, "The hash of the password, by rabbit_password_hashing_sha256:")?;
+    writeln!(io::stdout(), "{hash}")?;
+    Ok(())
+}
+
 /// The broker gives the hash to those who may use its socket; it is compared here.
 pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
@@ -260,10 +271,14 @@ pub(super) fn hash_of(password: &[u8]) -> Result<Value, Failure> {
         password => PasswordHash::of(password, &mut entropy),
     };
     if let Some(error) = failed {
-        return Err(Failure::new(SOFTWARE, format!("Error: the system gives no random bytes: {error}")));
+        return Err(no_entropy(&error));
     }
     let (algorithm, text) = hash.export();
     Ok(json!({"password_hash": text, "hashing_algorithm": algorithm}))
+}
+
+fn no_entropy(error: &getrandom::Error) -> Failure {
+    Failure::new(SOFTWARE, format!("Error: the system gives no random bytes: {error}"))
 }
 
 // ---- answers

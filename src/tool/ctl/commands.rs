@@ -64,6 +64,7 @@ const SECTIONS: [(&str, &[&str]); 12] = [
             "clear_user_limits",
             "confirm_users",
             "delete_user",
+            "hash_password",
             "list_users",
             "list_user_limits",
             "set_user_limits",
@@ -212,6 +213,9 @@ commands! {
         "Changes the user password. Leave it out to be asked for it, or to give it on standard input";
     "clear_password", " <username>", 1..=1, access::clear_password,
         "Clears (resets) password and disables password login for a user";
+    "hash_password", " [<cleartext_password>]", 0..=1, access::hash_password,
+        "Prints a hash of a password as RabbitMQ makes it, for definitions and the management API. Leave the \
+         password out to be asked for it, or to give it on standard input";
     "confirm_users", "", 0..=0, access::confirm_users,
         "Says that users, virtual hosts and permissions are right as they are now, after the store was \
          damaged and could not vouch for them. Until then nobody is let in. Look at list_users, \

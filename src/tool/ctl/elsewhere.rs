@@ -52,6 +52,11 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
          others",
     ),
     (
+        &["memory_breakdown"],
+        "What takes how much memory is known before the start: leveret check prints it, line by line, and status \
+         what is resident",
+    ),
+    (
         &["enable_plugin", "plugins"],
         "There are no plug-ins: everything that is there is on; the configuration file has the rest",
     ),

@@ -81,6 +81,11 @@ fn do_it(mut call: Call) -> Result<(), Failure> {
     (command.run)(&call)
 }
 
+/// Whether there is a command of this name.
+pub(crate) fn has_command(name: &str) -> bool {
+    COMMANDS.iter().any(|command| command.name == name)
+}
+
 /// `Command 'x' not found`, and what was probably meant.
 fn unknown(name: &str) -> Failure {
     if name.is_empty() {
