@@ -406,7 +406,7 @@ fn the_node_is_called_what_the_operator_says() {
         let file = ConfigFile::new("node", &format!("node_name = \"{said}\"\n"));
         let broker = Broker::start(&["--config", file.path()], &[]);
         let seen = program()
-            .args(["ctl", "status", "--data-dir"])
+            .args(["ctl", "cluster_status", "--data-dir"])
             .arg(broker._home.path())
             .output()
             .expect("the built binary runs");

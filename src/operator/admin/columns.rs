@@ -12,7 +12,6 @@ use crate::wire::field::Table;
 
 use super::filter::{Audience, BindingEnds, Viewer};
 use super::json::{Json, Tables};
-use super::listing::is_seen;
 use super::management_parts::{numbers, texts};
 use super::request_context::{Ends, ReadContext, SocketView};
 use super::samples::{QueueColumn, Ranges};
@@ -87,7 +86,7 @@ impl Pen<'_, '_> {
         let found = (0..Consumers::places(context)).filter_map(|place| Consumers::at(context, place));
         let found = found.filter(|it| (it.vhost, it.queue) == (queue.vhost, queue.name));
         let viewer = self.viewer;
-        let seen = found.filter(|it| viewer.is_none_or(|viewer| is_seen::<Consumers>(viewer, context, it)));
+        let seen = found.filter(|it| viewer.is_none_or(|viewer| Consumers::is_seen(viewer, context, it)));
         // Where there is no room for them there are none: a list of consumers has them all.
         let most = if self.tables == Tables::LeftOut { 0 } else { CONSUMERS_SHOWN_MAX };
         let mut is_first = true;
@@ -185,6 +184,16 @@ pub trait Kind: 'static {
     }
     /// Who sees them.
     const AUDIENCE: Audience = Audience::Members;
+    /// Whether somebody who may not see everything sees this one.
+    fn is_seen(viewer: &Viewer, context: ReadContext<'_>, view: &Self::View<'_>) -> bool {
+        let Viewer { name, is_monitor } = viewer;
+        let is_member = || Self::vhost(view).is_some_and(|vhost| context.broker.has_permission(name, vhost));
+        match Self::AUDIENCE {
+            Audience::Members => is_member(),
+            Audience::MembersAndMonitors => *is_monitor || is_member(),
+            Audience::OwnerAndMonitors => *is_monitor || is_member() && Self::user(view) == Some(&**name),
+        }
+    }
     /// Places that were ever used.
     fn places(context: ReadContext<'_>) -> usize;
     /// The one in a place.

@@ -7,7 +7,7 @@
 //! and writes no more than it was given room for, plus one row; every row is a line of its own.
 
 use super::columns::{Column, Kind, Pen};
-use super::filter::{Audience, Filter, Viewer};
+use super::filter::Filter;
 use super::json::{Json, Tables};
 use super::ordering::{Looks, Ordered, Refused};
 use super::request_context::ReadContext;
@@ -282,18 +282,7 @@ pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view
     {
         return false;
     }
-    viewer.as_ref().is_none_or(|viewer| is_seen::<K>(viewer, context, view))
-}
-
-/// Whether somebody who may not see everything sees this.
-pub(super) fn is_seen<K: Kind>(viewer: &Viewer, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
-    let Viewer { name, is_monitor } = viewer;
-    let is_member = || K::vhost(view).is_some_and(|vhost| context.broker.has_permission(name, vhost));
-    match K::AUDIENCE {
-        Audience::Members => is_member(),
-        Audience::MembersAndMonitors => *is_monitor || is_member(),
-        Audience::OwnerAndMonitors => *is_monitor || is_member() && K::user(view) == Some(&**name),
-    }
+    viewer.as_ref().is_none_or(|viewer| K::is_seen(viewer, context, view))
 }
 
 /// Writes a row of a kind with all its columns; one of a virtual host alone does not say which, unless it is
