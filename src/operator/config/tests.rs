@@ -232,7 +232,7 @@ fn the_readme_shows_a_configuration_that_is_one() {
     let readme = include_str!("../../../README.md");
     let (_, rest) = readme.split_once("```toml\n").expect("the README has an example");
     let (example, _) = rest.split_once("```").expect("the example ends");
-    assert_eq!(gathered(example).unwrap().product.name, "Leveret");
+    assert_eq!(gathered(example).unwrap().memory_limit_bytes, 96_000_000);
 }
 
 /// Whether a line could be one of a configuration; headings of systemd's files begin with a capital.

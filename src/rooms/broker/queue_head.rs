@@ -79,11 +79,12 @@ impl Broker {
         awaited.retain(|&(before, queue)| {
             let is_new = before < journal.durable();
             // The queue may have been deleted since.
-            if is_new && let Some(record) = self.queues.get_mut(queue.index()) {
-                if record.front == Front::Blocked {
-                    record.front = Front::Free;
-                    self.wake(queue);
-                }
+            if is_new
+                && let Some(record) = self.queues.get_mut(queue.index())
+                && record.front == Front::Blocked
+            {
+                record.front = Front::Free;
+                self.wake(queue);
             }
             !is_new
         });
