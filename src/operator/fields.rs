@@ -20,7 +20,7 @@ pub const NODES_MAX: usize = 2048;
 pub const DEPTH_MAX: usize = 32;
 /// What reading one body, or one thing of a file of definitions, takes besides the body: its fields while
 /// their list grows, a thing of a file, and what becomes of it.
-pub const READING_BYTES: usize = 256 << 10;
+pub const READING_BYTES: usize = 288 << 10;
 
 /// One value.
 #[derive(Clone, PartialEq, Debug)]

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The longest thing of a file, or what else stands in one piece, in bytes.
-const PIECE_BYTES_MAX: usize = 96 << 10;
+const PIECE_BYTES_MAX: usize = 128 << 10;
 /// How deep lists and objects may be nested in a file.
 const NESTED_MAX: usize = 128;
 
