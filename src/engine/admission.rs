@@ -16,8 +16,8 @@
 //! | an equal | is of the older half, or unspent while the other is not | [`PATIENCE_MS`] |
 //! | its own address, at its share | has said nothing that counts | [`PATIENCE_MS`] |
 //! | its own address, at its share | waits for wrong passwords of its own user | [`YIELD_MS`] |
-//! | another address that has wasted no turn lately | waits for others' wrong passwords, or its own | not at all |
-//! | another address | the same | [`YIELD_MS`] |
+//! | another address that has wasted no turn lately | has a login that waits for wrong passwords | not at all |
+//! | another address | has a login that waits for wrong passwords | [`YIELD_MS`] |
 //! | anybody | was refused, or is being closed | not at all |
 //!
 //! Always true: pure, no socket and no clock; without anybody else wanting in, nobody is evicted; the older

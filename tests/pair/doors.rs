@@ -55,8 +55,8 @@ impl Siege {
     }
 }
 
-/// Eighty hosts of a network, or as many addresses of one, that guess keep nobody out who comes for the first
-/// time, and nobody who was here before.
+/// Many hosts of a network, or one with as many addresses, try passwords: they keep nobody out who comes for the
+/// first time, and nobody who was here before.
 #[test]
 fn a_hundred_addresses_with_wrong_passwords_keep_nobody_out() {
     let mut siege = Siege::begin();
