@@ -579,6 +579,33 @@ def levels_of_priority(stage: Stage) -> Steps:
 
 
 @case()
+def levels_filled_to_the_brim(stage: Stage) -> Steps:
+    """A full queue of 255 levels that gives up its first for each that comes, and one that has a consumer besides."""
+    stage.queue("q", x_max_priority=255, x_max_length=300)
+    stage.queue("taken", x_max_priority=255)
+    stage.client.call(1, "basic.consume", queue="taken", consumer_tag="c", no_ack=True)
+    octets = b"".join(wire.publish(1, "", queue, b"x", props={"priority": n % 256})
+                      for queue in ("q", "taken") for n in range(4_000))
+    yield
+    stage.client.send(octets)
+    done(stage.client)
+
+
+@case()
+def levels_settled(stage: Stage) -> Steps:
+    """10,000 messages of 255 levels that go back one by one by one write, and are taken anew."""
+    stage.queue("q", x_max_priority=255)
+    for _ in range(40):
+        stage.client.send(b"".join(wire.publish(1, "", "q", b"x", props={"priority": n}) for n in range(256)))
+    done(stage.client)
+    client = stage.take(10_000)
+    yield
+    client.send(b"".join(wire.method(1, "basic.reject", delivery_tag=tag, requeue=True)
+                         for tag in range(1, 10_001)))
+    done(stage.client)
+
+
+@case()
 def got_one_by_one(stage: Stage) -> Steps:
     """20,000 messages fetched out of a long queue by one write."""
     stage.queue("q")

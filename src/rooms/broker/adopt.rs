@@ -54,7 +54,7 @@ impl Broker {
         if self.find_queue(vhost, name).is_some() {
             return None;
         }
-        let (applied, _) = self.policies_for(vhost, name, &[]);
+        let applied = self.policies_for(cx.work, vhost, name, &[]);
         let settings = QueueSettings::of(&self.policies.terms(&[], applied));
         let mut record = Queue::new(vhost, name, &[], settings);
         record.applied = applied;

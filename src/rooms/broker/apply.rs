@@ -33,6 +33,7 @@ impl Broker {
             None => self.apply_to_connection(cx.journal, connection, command),
             Some(channel) => self.apply_to_channel(cx, connection, channel, command),
         };
+        self.charge_levels(cx.work);
         if answers_at_once || result.is_err() {
             cx.awaited = Batch::NONE;
         }
@@ -186,14 +187,14 @@ impl Broker {
             }
             Command::ExchangeBind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
-                self.check_bind(connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
                 let source_id = self.require_exchange(vhost, source)?;
                 let destination = Destination::Exchange(self.require_exchange(vhost, destination)?);
                 self.bind(cx, source_id, destination, &spec)
             }
             Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
-                self.check_bind(connection, vhost, Thing::Exchange(destination), &spec)?;
+                self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
                 self.unbind_exchange(cx, vhost, destination, &spec)?;
                 self.run_jobs(cx);
                 Ok(Outcome::Done)
@@ -224,7 +225,7 @@ impl Broker {
                 self.consume(cx, connection, channel, &request)
             }
             Command::Get { queue, no_ack } => {
-                self.check(connection, vhost, Right::Read, Thing::Queue(queue))?;
+                self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))?;
                 let queue = self.require_queue(connection, vhost, queue)?;
                 self.get(cx, channel, queue, no_ack)
             }

@@ -48,7 +48,7 @@ impl Broker {
                 format_args!("attempt to reuse consumer tag '{}'", request.tag),
             ));
         }
-        self.check(connection, vhost, Right::Read, Thing::Queue(request.queue))?;
+        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(request.queue))?;
         let queue = self.require_queue(connection, vhost, request.queue)?;
         let words = self.queue_in_words(vhost, request.queue);
         let priority = priority_of(words, Table::trusted(request.arguments))?;

@@ -42,6 +42,7 @@ impl Broker {
             };
             self.queues[queue].on_ready_list = false;
             left -= self.take_its_turn(cx, QueueId::from_index(queue), left.min(QUEUE_BURST));
+            self.charge_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
         }
     }

@@ -18,6 +18,7 @@ use super::queue::Queue;
 use super::routing::{self, Binding, BindingSpec, DELAYED, Destination, End, Kind, NewExchange};
 use super::sleepers::SLOTS;
 use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
+use super::work::Work;
 use super::{Broker, Context};
 
 /// Types of exchanges that plug-ins of RabbitMQ or later versions of it add. Whoever asks for one is told
@@ -125,14 +126,14 @@ impl Broker {
         let name = declaration.exchange;
         let kind = declaration.kind()?;
         refuse_default(name)?;
-        self.check(connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
         if let Some(exchange) = self.find_exchange(vhost, name) {
             return self.compare_exchange(cx, vhost, exchange, kind, declaration);
         }
         check_exchange_name(name)?;
         if let Some(alternate) = self.alternate_argument(vhost, declaration)? {
-            self.check(connection, vhost, Right::Read, Thing::Exchange(name))?;
-            self.check(connection, vhost, Right::Write, Thing::Exchange(alternate))?;
+            self.check(cx.work, connection, vhost, Right::Read, Thing::Exchange(name))?;
+            self.check(cx.work, connection, vhost, Right::Write, Thing::Exchange(alternate))?;
         }
         self.create_exchange(cx, vhost, kind, declaration)
     }
@@ -232,13 +233,14 @@ impl Broker {
             sleepers.inspect_err(|_| self.give_share_back(Declared::Exchange, (vhost, declarer), bytes))?;
         self.declared_exchanges += 1;
         let exchange = self.insert_exchange(vhost, kind, declaration, (version, declarer, sleepers));
+        self.apply_to_new_exchange(cx.work, exchange);
         if let Some(queue) = sleepers {
             self.give_sleepers(queue, exchange);
         }
         Ok(exchange)
     }
 
-    /// The caller made sure of room.
+    /// The caller made sure of room, and asks for the policies of what is no virtual host's from its beginning.
     pub(super) fn insert_exchange(
         &mut self,
         vhost: VhostId,
@@ -247,7 +249,7 @@ impl Broker {
         (version, declarer, sleepers): (u64, Option<Declarer>, Option<QueueId>),
     ) -> ExchangeId {
         self.hold_vhost(vhost);
-        let exchange = self.routing.insert_exchange(&NewExchange {
+        self.routing.insert_exchange(&NewExchange {
             vhost,
             name: declaration.exchange,
             kind,
@@ -258,9 +260,7 @@ impl Broker {
             arguments: declaration.arguments,
             declarer,
             sleepers,
-        });
-        self.apply_to_new_exchange(exchange);
-        exchange
+        })
     }
 
     pub(super) fn delete_exchange_by_name(
@@ -278,7 +278,7 @@ impl Broker {
                 format_args!("deletion of system {} not allowed", self.exchange_in_words(vhost, name)),
             ));
         }
-        self.check(connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
         let Some(exchange) = self.find_exchange(vhost, name) else {
             if !self.delete_left_out(cx, vhost, DestinationName::Exchange(name), if_unused)? {
                 cx.await_others();
@@ -320,19 +320,22 @@ impl Broker {
     /// Whether a connection may bind, or unbind, a destination to a source.
     pub(super) fn check_bind(
         &self,
+        work: &mut Work,
         connection: ConnectionId,
         vhost: VhostId,
         destination: Thing<'_>,
         spec: &BindingSpec<'_>,
     ) -> Result<(), Fault> {
-        self.check(connection, vhost, Right::Write, destination)?;
+        self.check(work, connection, vhost, Right::Write, destination)?;
         if let Thing::Exchange(name) = destination {
             refuse_default(name)?;
         }
         refuse_default(spec.source)?;
-        self.check(connection, vhost, Right::Read, Thing::Exchange(spec.source))?;
+        self.check(work, connection, vhost, Right::Read, Thing::Exchange(spec.source))?;
         match self.find_exchange(vhost, spec.source) {
-            Some(source) => self.check_topic(connection, source, Right::Read, spec.routing_key.as_bytes()),
+            Some(source) => {
+                self.check_topic(work, connection, source, Right::Read, spec.routing_key.as_bytes())
+            }
             None => Ok(()),
         }
     }

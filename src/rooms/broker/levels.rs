@@ -30,10 +30,14 @@ use super::lanes::Logged;
 use super::queue::{Front, Queue, Rank};
 use super::routing::DELAYED;
 use super::sleepers::{SLOTS, delay_ms};
+use super::work::Work;
 use super::{Broker, Context};
 
 /// Bytes of properties that are as much work as one step, when they are looked into.
 const BYTES_PER_UNIT: usize = 512;
+
+/// Levels walked through that are as much work as one step.
+const LEVELS_PER_UNIT: u32 = 16;
 
 /// What the log knows the levels of a defined queue by, from that of priority 1 on, or the slots of a delayed
 /// exchange, the hidden queue of which it knows by the exchange's own version.
@@ -90,7 +94,10 @@ impl Broker {
 
     /// The levels of a whole queue, from the highest on; without priorities it is its only one.
     pub(super) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
-        core::iter::successors(Some(self.highest_level(queue)), |level| self.below(*level))
+        core::iter::successors(Some(self.highest_level(queue)), |level| {
+            self.levels_walked.set(self.levels_walked.get().saturating_add(1));
+            self.below(*level)
+        })
     }
 
     fn highest_level(&self, queue: QueueId) -> QueueId {
@@ -133,6 +140,12 @@ impl Broker {
             }
         }
         before
+    }
+
+    /// Charges the levels that were walked through since this was last called.
+    #[inline]
+    pub(super) fn charge_levels(&self, work: &mut Work) {
+        work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
     }
 
     /// The highest level of a whole queue that has a message; itself if none has.

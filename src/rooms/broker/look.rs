@@ -70,7 +70,7 @@ impl Broker {
         let (connection, channel) = self.connect_user(cx, user, vhost)?;
         let vhost = self.channels[channel.index()].vhost;
         let found = self
-            .check(connection, vhost, Right::Read, Thing::Queue(queue))
+            .check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))
             .and_then(|()| self.require_queue(connection, vhost, queue));
         self.release_user(cx, connection);
         let queue = found?;

@@ -24,7 +24,11 @@ use super::queue::Peeked;
 use super::restored::Restored;
 use super::routing::Kind;
 use super::terms::Terms;
+use super::work::Work;
 use super::{Broker, Context};
+
+/// Units of matching that are as much work as a record that is looked at in a job.
+const UNITS_PER_RECORD: u32 = 8;
 
 /// A policy as somebody says it.
 #[derive(Clone, Copy, Debug)]
@@ -243,14 +247,16 @@ impl Broker {
                 self.policies.telling = Some(told);
                 return false;
             }
-            let units = if told.queue < self.queues.places() {
+            let before = cx.work.units();
+            if told.queue < self.queues.places() {
                 told.queue += 1;
-                self.apply_to_queue(cx, QueueId::from_index(told.queue - 1))
+                self.apply_to_queue(cx, QueueId::from_index(told.queue - 1));
             } else {
                 told.exchange += 1;
-                self.apply_to_exchange(ExchangeId::from_index(told.exchange - 1))
-            };
-            *left = left.saturating_sub(1 + units);
+                self.apply_to_exchange(cx.work, ExchangeId::from_index(told.exchange - 1));
+            }
+            let units = cx.work.units().saturating_sub(before);
+            *left = left.saturating_sub(1 + units / UNITS_PER_RECORD);
         }
         self.policies.telling = None;
         let bytes = self.policies.forget_gone();
@@ -258,13 +264,19 @@ impl Broker {
         true
     }
 
-    /// Which policies apply to a queue of this name that is about to be, and how much work that was.
-    pub(super) fn policies_for(&self, vhost: VhostId, name: &str, arguments: &[u8]) -> (Applied, u32) {
+    /// Which policies apply to a queue of this name that is about to be.
+    pub(super) fn policies_for(
+        &self,
+        work: &mut Work,
+        vhost: VhostId,
+        name: &str,
+        arguments: &[u8],
+    ) -> Applied {
         let subject = match is_quorum(Table::trusted(arguments)) {
             true => Subject::QuorumQueue,
             false => Subject::ClassicQueue,
         };
-        self.policies.choose(vhost, name, subject)
+        self.policies.choose(work, vhost, name, subject)
     }
 
     /// What is said of a queue.
@@ -273,15 +285,15 @@ impl Broker {
         self.policies.terms(&record.arguments, record.applied)
     }
 
-    /// Finds out which policies apply to a queue, and what follows; says how much work that was.
-    pub(super) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) -> u32 {
+    /// Finds out which policies apply to a queue, and what follows.
+    pub(super) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         // A level goes by what its queue is told.
         let Some(record) = self.queues.get(queue.index()).filter(|record| !record.is_level()) else {
-            return 0;
+            return;
         };
-        let (applied, units) = match record.hidden || record.dying {
-            true => (Applied::default(), 0),
-            false => self.policies_for(record.vhost, &record.name, &record.arguments),
+        let applied = match record.hidden || record.dying {
+            true => Applied::default(),
+            false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
         };
         let record = &mut self.queues[queue.index()];
         record.applied = applied;
@@ -289,7 +301,6 @@ impl Broker {
             self.renew_settings(cx.journal, queue);
             self.renew_levels(cx.journal, queue);
         }
-        units
     }
 
     /// The queue goes by what is said of it now.
@@ -325,19 +336,18 @@ impl Broker {
         }
     }
 
-    fn apply_to_exchange(&mut self, exchange: ExchangeId) -> u32 {
+    fn apply_to_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
         let found = self.routing.exchange_at(exchange.index());
-        let Some(record) = found.filter(|record| record.kind != Kind::Default) else { return 0 };
-        let (applied, units) = self.policies.choose(record.vhost, &record.name, Subject::Exchange);
+        let Some(record) = found.filter(|record| record.kind != Kind::Default) else { return };
+        let applied = self.policies.choose(work, record.vhost, &record.name, Subject::Exchange);
         let alternate = self.policies.get(applied.policy).and_then(|policy| policy.alternate.clone());
         self.routing.apply_policies(exchange, applied, alternate);
-        units
     }
 
     /// An exchange that has just been made.
-    pub(super) fn apply_to_new_exchange(&mut self, exchange: ExchangeId) {
+    pub(super) fn apply_to_new_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
         if !self.policies.records.is_empty() {
-            self.apply_to_exchange(exchange);
+            self.apply_to_exchange(work, exchange);
         }
     }
 

@@ -203,7 +203,7 @@ impl Broker {
         message: MessageId,
     ) -> Result<ExchangeId, Fault> {
         let vhost = self.channels[channel.index()].vhost;
-        self.check_publish(channel, cx.messages.exchange(message))?;
+        self.check_publish(cx.work, channel, cx.messages.exchange(message))?;
         let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
         self.check_key(cx.work, channel, exchange, cx.messages.routing_key(message))?;
         Ok(exchange)
@@ -220,9 +220,7 @@ impl Broker {
         if !self.minds_topics(connection, exchange) {
             return Ok(());
         }
-        // A pattern looks at each byte with all of its places.
-        work.charge(key.len());
-        self.check_topic(connection, exchange, Right::Write, key)
+        self.check_topic(work, connection, exchange, Right::Write, key)
     }
 
     fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {

@@ -26,6 +26,7 @@ use super::records::ConsumerState;
 use super::routing::{BindingSpec, Destination};
 use super::state::REPLY_TO;
 use super::words::QueueInWords;
+use super::work::Work;
 use super::{Broker, Context};
 
 /// queue.declare's fields.
@@ -137,10 +138,10 @@ impl Broker {
         if declaration.queue.is_empty() {
             let name = self.unique_name("amq.gen-");
             let named = QueueDeclaration { queue: &name, ..*declaration };
-            self.check(connection, vhost, Right::Configure, Thing::Queue(&name))?;
+            self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(&name))?;
             return self.create_declared(cx, connection, vhost, &named);
         }
-        self.check(connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
         match self.find_queue(vhost, declaration.queue) {
             Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
             None => self.create_declared(cx, connection, vhost, declaration),
@@ -154,14 +155,15 @@ impl Broker {
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
-        self.check_dead_letters(connection, vhost, declaration)?;
+        self.check_dead_letters(cx.work, connection, vhost, declaration)?;
         let queue = self.create_checked(cx, Some(connection), vhost, declaration)?;
         Ok(self.declared(queue))
     }
 
     /// Whether a connection may have the messages that this queue gives up go where it says.
     fn check_dead_letters(
-        &mut self,
+        &self,
+        work: &mut Work,
         connection: ConnectionId,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
@@ -169,8 +171,8 @@ impl Broker {
         let arguments = Table::trusted(declaration.arguments);
         if let Some(Value::LongStr(exchange)) = arguments.get("x-dead-letter-exchange") {
             let exchange = core::str::from_utf8(exchange).unwrap_or_default();
-            self.check(connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
-            self.check(connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+            self.check(work, connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
+            self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
         }
         Ok(())
     }
@@ -206,7 +208,7 @@ impl Broker {
             return Err(self.locked(queue));
         }
         if record.is_rebuilt && declaration.durable {
-            self.check_dead_letters(connection, vhost, declaration)?;
+            self.check_dead_letters(cx.work, connection, vhost, declaration)?;
         }
         self.compare_properties(cx, vhost, queue, declaration)?;
         self.counters.queues_declared += 1;
@@ -276,11 +278,10 @@ impl Broker {
     ) -> Result<QueueId, Fault> {
         let durable = declaration.outlives_broker();
         self.check_not_left_out(vhost, DestinationName::Queue(declaration.queue), durable)?;
-        let (applied, units) = match hidden {
-            true => (Applied::default(), 0),
-            false => self.policies_for(vhost, declaration.queue, declaration.arguments),
+        let applied = match hidden {
+            true => Applied::default(),
+            false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
         };
-        cx.work.charge(units as usize);
         let settings = QueueSettings::of(&self.policies.terms(declaration.arguments, applied));
         let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
         record.applied = applied;
@@ -334,7 +335,7 @@ impl Broker {
         queue: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        self.check_bind(connection, vhost, Thing::Queue(queue), spec)?;
+        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
         let source = self.require_exchange(vhost, spec.source)?;
         let queue = self.require_queue(connection, vhost, queue)?;
         self.bind(cx, source, Destination::Queue(queue), spec)
@@ -349,7 +350,7 @@ impl Broker {
         queue: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
-        self.check_bind(connection, vhost, Thing::Queue(queue), spec)?;
+        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
         if let Some(queue) = self.find_queue(vhost, queue)
             && let Some(source) = self.find_exchange(vhost, spec.source)
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
@@ -370,7 +371,7 @@ impl Broker {
         vhost: VhostId,
         name: &str,
     ) -> Result<Outcome, Fault> {
-        self.check(connection, vhost, Right::Read, Thing::Queue(name))?;
+        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
         let above = self.purge_levels(queue);
         let (count, parts) = self.detach_messages(queue);
@@ -395,7 +396,7 @@ impl Broker {
         name: &str,
         (if_unused, if_empty): (bool, bool),
     ) -> Result<Outcome, Fault> {
-        self.check(connection, vhost, Right::Configure, Thing::Queue(name))?;
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(name))?;
         if self.find_queue(vhost, name).is_none() {
             if !self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)? {
                 cx.await_others();

@@ -205,6 +205,7 @@ impl Broker {
                 return false;
             }
             self.note_taken_off(queue, level);
+            self.charge_levels(cx.work);
             take_step(left, before, cx.work);
         }
         true

@@ -3,6 +3,7 @@
 //! What is done with it stands in the files above; each part that has rules of its own keeps them itself
 //! (`routing`, `access`, `deliveries`, `queue`).
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use crate::command::{ConnectionId, QueueId};
@@ -177,6 +178,8 @@ pub struct Broker {
     pub(super) promised: Promised,
     /// Connections with a consumer that was refused because they have their share of deliveries.
     pub(super) over_share: Waiters<ConnectionId>,
+    /// Levels of queues with priorities that were walked through and are not charged yet.
+    pub(super) levels_walked: Cell<u32>,
     pub(super) counters: Counters,
     pub(super) firehose: Firehose,
 }
@@ -264,6 +267,7 @@ impl Broker {
             releases: 0,
             promised: Promised::default(),
             over_share: Waiters::with_capacity(connections),
+            levels_walked: Cell::new(0),
             counters: Counters::default(),
             firehose: Firehose::default(),
         };

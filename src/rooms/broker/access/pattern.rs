@@ -9,6 +9,7 @@ use core::fmt;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::plain_pattern;
+use crate::broker::work::Work;
 
 /// The longest pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;
@@ -19,6 +20,11 @@ const PROGRAM_BYTES: [usize; 8] = [512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 <
 /// Matching needs space of its own, in proportion: two sets of states and two tables of slots, which are few
 /// as long as nothing is captured; and a program that grew has room that it does not use.
 const SPACE_TIMES: usize = 3;
+/// Bytes of a name times bytes of a program that are as much work as one step: each byte is looked at with all
+/// states that the program may be in.
+const PROGRAM_PER_UNIT: usize = 256;
+/// Bytes of a name times bytes of a text that is matched as it is written, for one step.
+const TEXT_PER_UNIT: usize = 1024;
 /// What the compiler says of a program that has no room.
 const TOO_LARGE: &str = "compiled regex exceeded size limit";
 
@@ -80,11 +86,19 @@ impl Pattern {
         self.text.len() + plain + self.program_bytes * (1 + SPACE_TIMES)
     }
 
-    pub(in crate::broker) fn matches(&self, name: &str) -> bool {
+    /// Whether the pattern matches somewhere in this name; what that takes is charged.
+    pub(in crate::broker) fn matches(&self, work: &mut Work, name: &str) -> bool {
+        let places = name.len() + 1;
         match &self.matcher {
             Matcher::Everything => true,
-            Matcher::Plain(text) => plain_pattern::matches(text, name),
-            Matcher::Compiled(regex) => regex.is_match(name),
+            Matcher::Plain(text) => {
+                work.charge(text.len() * places / TEXT_PER_UNIT);
+                plain_pattern::matches(text, name)
+            }
+            Matcher::Compiled(regex) => {
+                work.charge(self.program_bytes * places / PROGRAM_PER_UNIT);
+                regex.is_match(name)
+            }
         }
     }
 }
@@ -180,11 +194,22 @@ mod tests {
         Pattern::new(text, PLENTY).unwrap()
     }
 
+    fn is_match(pattern: &Pattern, name: &str) -> bool {
+        pattern.matches(&mut Work::default(), name)
+    }
+
+    /// Units of work that it takes to match this name.
+    fn units(text: &str, name: &str) -> u32 {
+        let mut work = Work::default();
+        pattern(text).matches(&mut work, name);
+        work.units()
+    }
+
     #[track_caller]
     fn check(text: &str, matching: &[&str], others: &[&str]) {
         let pattern = pattern(text);
-        assert!(matching.iter().all(|name| pattern.matches(name)), "{text}");
-        assert!(!others.iter().any(|name| pattern.matches(name)), "{text}");
+        assert!(matching.iter().all(|name| is_match(&pattern, name)), "{text}");
+        assert!(!others.iter().any(|name| is_match(&pattern, name)), "{text}");
     }
 
     #[test]
@@ -220,8 +245,8 @@ mod tests {
         assert!(list.len() > 900);
         for room in [PLENTY, 4 << 10] {
             let list = Pattern::new(&list, room).unwrap();
-            assert!(devices.iter().all(|name| list.matches(name)));
-            assert!(!["meter-100", "meter-", "ameter-01"].iter().any(|name| list.matches(name)));
+            assert!(devices.iter().all(|name| is_match(&list, name)));
+            assert!(!["meter-100", "meter-", "ameter-01"].iter().any(|name| is_match(&list, name)));
             assert!(list.bytes() <= 2 * PATTERN_BYTES_MAX);
         }
         let full = |unit: &str| unit.repeat(PATTERN_BYTES_MAX / unit.len());
@@ -231,7 +256,7 @@ mod tests {
             assert!(pattern.bytes() <= PLENTY);
         }
         let nested = format!("(?i)^(({})-[0-9]+)$", devices.join("|"));
-        assert!(pattern(&nested).matches("METER-42-7"));
+        assert!(is_match(&pattern(&nested), "METER-42-7"));
         let why = Pattern::new(&nested, 16 << 10).err().unwrap();
         assert!(why.0.contains("patterns_bytes_max"), "{why}");
     }
@@ -245,10 +270,24 @@ mod tests {
         assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
     }
 
+    /// By what a pattern is compiled to, for a short text may have a large program; and by the name.
+    #[test]
+    fn matching_is_charged_by_the_program_and_the_name() {
+        let long = "a".repeat(255);
+        assert_eq!(units(".*", &long), 0);
+        assert!(units("^meter", "meter-1") <= 1);
+        assert!(units("^meter-[0-9]+$", "meter-1") <= 20);
+        assert!((100..400).contains(&units(&"a|".repeat(500), &long)));
+        // Some millions of instructions each, of which a turn has a hundred.
+        let hostile = units("^(a|aa|a*)*(a?){100}[0-9]*$", &long);
+        assert!(hostile >= 4_000, "{hostile}");
+        assert!(units("^(a|aa|a*)*(a?){100}[0-9]*$", "a") < hostile / 100);
+    }
+
     #[test]
     fn text_stands_for_itself_when_escaped() {
         let name = "a.b*c{2}[d]";
         let pattern = Pattern::expanded("{username}", &format!("^{}$", escaped(name)), PLENTY).unwrap();
-        assert!(pattern.matches(name) && !pattern.matches("axb*c{2}[d]"));
+        assert!(is_match(&pattern, name) && !is_match(&pattern, "axb*c{2}[d]"));
     }
 }

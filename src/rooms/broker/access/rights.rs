@@ -13,11 +13,13 @@ use super::pattern::{Pattern, escaped};
 use super::records::{Permission, Right, Thing, TopicPermission};
 use crate::broker::Broker;
 use crate::broker::routing::Kind;
+use crate::broker::work::Work;
 
 impl Broker {
     /// Whether the user of a connection may do this.
     pub(in super::super) fn check(
         &self,
+        work: &mut Work,
         connection: ConnectionId,
         vhost: VhostId,
         right: Right,
@@ -33,7 +35,7 @@ impl Broker {
             Right::Write => &self.access.permissions[permission].patterns[1],
             Right::Read => &self.access.permissions[permission].patterns[2],
         });
-        if pattern.is_some_and(|pattern| pattern.matches(thing.name())) {
+        if pattern.is_some_and(|pattern| pattern.matches(work, thing.name())) {
             return Ok(());
         }
         let fault = Fault::new(
@@ -51,6 +53,7 @@ impl Broker {
     /// Whether a channel may publish to this exchange, found or not.
     pub(in super::super) fn check_publish(
         &mut self,
+        work: &mut Work,
         channel: ChannelId,
         exchange: &str,
     ) -> Result<(), Fault> {
@@ -60,7 +63,7 @@ impl Broker {
         if found.is_some() && record.may_write == found && record.may_write_until == self.routing.revision() {
             return Ok(());
         }
-        self.check(connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+        self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
         let record = &mut self.channels[channel.index()];
         (record.may_write, record.may_write_until) = (found, self.routing.revision());
         Ok(())
@@ -76,6 +79,7 @@ impl Broker {
     /// Whether the user of a connection may use this key with a topic exchange.
     pub(in super::super) fn check_topic(
         &self,
+        work: &mut Work,
         connection: ConnectionId,
         exchange: ExchangeId,
         right: Right,
@@ -89,7 +93,7 @@ impl Broker {
         let [write, read] = &self.access.topics[permission].patterns;
         let pattern = if right == Right::Read { read } else { write };
         let key = core::str::from_utf8(key);
-        if key.is_ok_and(|key| pattern.matches(key)) {
+        if key.is_ok_and(|key| pattern.matches(work, key)) {
             return Ok(());
         }
         Err(Fault::new(
