@@ -26,6 +26,7 @@ use crate::time::Now;
 use super::directory;
 use super::entropy::entropy;
 use super::helper::Helper;
+use super::sizes::record_sizes;
 use super::start_error::StartError;
 
 /// The most that `disk_limit = "auto"` takes.
@@ -120,6 +121,7 @@ fn settings(config: &Config, directory: &Path) -> Settings {
         segment_bytes: limits.segment_bytes,
         commit_bytes: limits.commit_bytes_max,
         index_bytes: limits.index_bytes_max as usize,
+        standing_bytes: limits.standing_bytes(&record_sizes(config)) as usize,
         segments_max: u32::try_from((limit / segment).max(SEGMENTS_MIN)).unwrap_or(u32::MAX),
         commit_window_ms: store.commit_window_ms.into(),
         confirm_window_ms: store.confirm_window_ms.into(),

@@ -45,6 +45,8 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         channel_bytes: session::Pools::channel_record_bytes() + broker::CHANNEL_BYTES,
         consumer_bytes: broker::CONSUMER_BYTES,
         queue_bytes: broker::QUEUE_BYTES,
+        standing_queue_bytes: store::QUEUE_STANDING_BYTES,
+        definition_bytes: store::DEFINITION_BYTES,
         exchange_bytes: broker::EXCHANGE_BYTES,
         binding_bytes: broker::BINDING_BYTES,
         vhost_bytes: broker::VHOST_BYTES,

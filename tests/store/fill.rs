@@ -134,7 +134,7 @@ fn measure(percent: u64, mut step: impl FnMut(&mut World, u64) -> bool) -> Optio
         }
     }
     let (written, messages) = world.bytes();
-    let live: u64 = world.log.index().queues().values().map(leveret::store::QueueIndex::live_bytes).sum();
+    let live: u64 = world.log.index().queues().values().map(|queue| queue.live_bytes()).sum();
     let live = live as f64 * 100.0 / LIMIT_BYTES as f64;
     let amplification = (written - before.0) as f64 / (messages - before.1) as f64;
     println!("{percent} %: live {live:.1} %, {amplification:.2} bytes written a byte");

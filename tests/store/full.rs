@@ -223,7 +223,7 @@ impl World {
 
     fn live(&self) -> Vec<(u64, u64)> {
         let queues = self.log.index().queues().iter();
-        let of = |(queue, index): (&u64, &leveret::store::QueueIndex)| {
+        let of = |(queue, index): (&u64, &Box<leveret::store::QueueIndex>)| {
             let queue = *queue;
             let offsets: Vec<u64> = index.live_ranges().flat_map(|range| range.start..range.end).collect();
             offsets.into_iter().map(move |offset| (queue, offset))

@@ -26,3 +26,4 @@ mod sample;
 mod sim;
 mod small;
 mod strangers;
+mod weight;

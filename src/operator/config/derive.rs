@@ -294,6 +294,8 @@ mod tests {
             channel_bytes: 874,
             consumer_bytes: broker::CONSUMER_BYTES,
             queue_bytes: broker::QUEUE_BYTES,
+            standing_queue_bytes: store::QUEUE_STANDING_BYTES,
+            definition_bytes: store::DEFINITION_BYTES,
             exchange_bytes: broker::EXCHANGE_BYTES,
             binding_bytes: broker::BINDING_BYTES,
             vhost_bytes: broker::VHOST_BYTES,

@@ -11,6 +11,9 @@ use crate::mem::Owner;
 /// With fewer segments the log cannot be cleaned.
 pub const SEGMENTS_MIN: u64 = 8;
 
+/// With less, a few segments and a backlog of a hundred queues would stop publishers.
+const INDEX_BYTES_MIN: u32 = 64 << 10;
+
 /// Why a set of limits cannot be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimitsError {
@@ -149,6 +152,7 @@ impl Limits {
                 "log",
                 "program",
                 "allocator",
+                "definitions",
                 "crl",
                 "accept queue",
             ];
@@ -183,7 +187,7 @@ impl Limits {
     }
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
-        let rules: [(bool, &'static str, &'static str); 26] = [
+        let rules: [(bool, &'static str, &'static str); 27] = [
             (self.connections_max >= 1, "connections_max", "at least 1"),
             (self.handshakes_max >= 1, "handshakes_max", "at least 1"),
             (
@@ -232,6 +236,11 @@ impl Limits {
                 "commit_bytes_max",
                 "a multiple of 4 KiB, at least four thirds of frame_max plus 96 KiB: every record must fit",
             ),
+            (
+                self.index_bytes_max >= INDEX_BYTES_MIN,
+                "index_bytes_max",
+                "at least 64 KiB, for segments and messages; queues and definitions have room beside it",
+            ),
             (self.unacknowledged_max >= 64, "unacknowledged_max", "at least 64"),
             (
                 u64::from(self.message_size_max) + u64::from(self.frame_max) <= self.assembly_bytes_max,
@@ -266,6 +275,8 @@ mod tests {
         channel_bytes: 1000,
         consumer_bytes: 500,
         queue_bytes: 500,
+        standing_queue_bytes: 400,
+        definition_bytes: 300,
         exchange_bytes: 300,
         binding_bytes: 300,
         vhost_bytes: 4000,
@@ -332,5 +343,7 @@ mod tests {
         );
         let limits = Limits { message_size_max: 64 << 20, ..Limits::default() };
         assert!(limits.check(&SIZES, u64::MAX).unwrap_err().to_string().starts_with("assembly_bytes_max"));
+        let limits = Limits { index_bytes_max: 60 << 10, ..Limits::default() };
+        assert_eq!(limits.check(&SIZES, u64::MAX).unwrap_err().key(), "index_bytes_max");
     }
 }

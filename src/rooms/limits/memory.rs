@@ -113,6 +113,10 @@ pub struct RecordSizes {
     pub consumer_bytes: usize,
     /// A queue with its place in the name table.
     pub queue_bytes: usize,
+    /// What the store knows of a queue that is empty.
+    pub standing_queue_bytes: usize,
+    /// What the store knows of something that is defined.
+    pub definition_bytes: usize,
     /// An exchange with its place in the name table.
     pub exchange_bytes: usize,
     /// A binding with its places in the routing tables.
@@ -266,6 +270,13 @@ impl Limits {
                 "commits, reading back, footers: by segment_bytes too",
             ),
             line("index_bytes_max", 1, self.index_bytes_max as usize, "which segment holds what"),
+            line("queues_max", self.queues_max.into(), sizes.standing_queue_bytes, "the log's queues"),
+            line(
+                "definitions",
+                self.definitions(),
+                sizes.definition_bytes,
+                "where the log has what the other limits let be defined",
+            ),
             line("allocator", 1, self.spread_bytes() as usize, "holes between names, and in the index"),
             line(
                 "control",
@@ -292,6 +303,29 @@ impl Limits {
             line("flight_recorder", 1, sizes.flight_bytes, "the last events: a file in memory"),
             line("program", 1, PROGRAM_BYTES as usize, "code, constants, libraries"),
         ]
+    }
+
+    /// How many things the log may have a definition of.
+    fn definitions(&self) -> u64 {
+        let numbers = [
+            self.queues_max,
+            self.exchanges_max,
+            self.bindings_max,
+            self.vhosts_max,
+            // A user, and a user's limits.
+            self.users_max,
+            self.users_max,
+            self.permissions_max,
+            self.policies_max,
+            self.parameters_max,
+        ];
+        numbers.into_iter().map(u64::from).sum()
+    }
+
+    /// What the index of the log may take, in bytes, for what is there whether it has messages or not.
+    pub fn standing_bytes(&self, sizes: &RecordSizes) -> u64 {
+        u64::from(self.queues_max) * sizes.standing_queue_bytes as u64
+            + self.definitions() * sizes.definition_bytes as u64
     }
 
     /// What the allocator may lose between pieces of many sizes that come and go: a quarter of them. The

@@ -233,7 +233,7 @@ impl Log {
     fn differences(&self, snapshot: &Snapshot, unreadable: &[Box<[u8]>]) -> Vec<Restored> {
         let definitions = self.index.definitions();
         let lost = snapshot.definitions.iter().filter(|entry| {
-            let is_older = |known: &DefinitionIndex| known.version < entry.version;
+            let is_older = |known: &Box<DefinitionIndex>| known.version < entry.version;
             definitions.get(&entry.key).is_none_or(is_older) || unreadable.contains(&entry.key)
         });
         let lost = lost.map(|entry| Restored { key: entry.key.clone(), value: Some(entry.value.clone()) });

@@ -5,6 +5,7 @@
 use crate::journal::definition::ACCESS_WRITTEN_KEY;
 
 use super::place::Place;
+use super::queue_index::ALLOCATION_BYTES;
 
 /// The newest state of one definition.
 #[derive(Clone, Debug)]
@@ -38,6 +39,14 @@ impl DefinitionIndex {
     /// Whether there is a name in it for messages.
     pub(super) const fn names_queue(&self) -> bool {
         self.queue != 0 && !self.deleted
+    }
+
+    /// Bytes it takes on the heap as a rule, itself included: there are records of it in two segments.
+    pub(super) const USUAL_BYTES: usize = size_of::<Self>() + 2 * size_of::<u64>() + 2 * ALLOCATION_BYTES;
+
+    /// Bytes it takes on the heap, itself included.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.segments.capacity() * size_of::<u64>() + 2 * ALLOCATION_BYTES
     }
 
     /// Segments with records of its key.

@@ -29,8 +29,9 @@ use super::spans::Spans;
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     segments: BTreeMap<u64, Segment>,
-    queues: BTreeMap<u64, QueueIndex>,
-    definitions: BTreeMap<Box<[u8]>, DefinitionIndex>,
+    // In boxes, for a tree is little more than half full when its keys rise.
+    queues: BTreeMap<u64, Box<QueueIndex>>,
+    definitions: BTreeMap<Box<[u8]>, Box<DefinitionIndex>>,
     bodies: BTreeMap<u64, LargeBody>,
     next_body: u64,
     /// Runs of all queues.
@@ -52,18 +53,18 @@ impl Index {
     }
 
     /// The queues by incarnation, deleted ones included as long as the log holds records of theirs.
-    pub const fn queues(&self) -> &BTreeMap<u64, QueueIndex> {
+    pub const fn queues(&self) -> &BTreeMap<u64, Box<QueueIndex>> {
         &self.queues
     }
 
     /// The definitions by key, deleted ones included.
-    pub const fn definitions(&self) -> &BTreeMap<Box<[u8]>, DefinitionIndex> {
+    pub const fn definitions(&self) -> &BTreeMap<Box<[u8]>, Box<DefinitionIndex>> {
         &self.definitions
     }
 
     /// The queues that have messages, but for what the log alone knows them by, and transient ones.
     pub fn queues_with_messages(&self) -> BTreeSet<u64> {
-        let is_queue = |(incarnation, queue): &(&u64, &QueueIndex)| {
+        let is_queue = |(incarnation, queue): &(&u64, &Box<QueueIndex>)| {
             queue.live > 0 && !queue.gone && !is_transient(**incarnation) && !is_group(**incarnation)
         };
         // One by one, for they come in order: collecting would bring a sort of its own.
@@ -111,22 +112,36 @@ impl Index {
     }
 
     /// Bytes that all of it takes in memory, about and rather too many.
-    pub(super) fn bytes(&self) -> usize {
-        let queues = self.queues.values().map(QueueIndex::heap_bytes).sum::<usize>();
+    pub fn bytes(&self) -> usize {
+        let queues = self.queues.values().map(|queue| queue.heap_bytes()).sum::<usize>();
         let keys = self.definitions.keys().map(|key| key.len() + ALLOCATION_BYTES).sum::<usize>();
-        let places = self
-            .definitions
-            .values()
-            .map(|definition| definition.segments.capacity() * size_of::<u64>() + ALLOCATION_BYTES);
+        let definitions = self.definitions.values().map(|definition| definition.heap_bytes()).sum::<usize>();
         tree_bytes::<u64, Segment>(self.segments.len())
             + self.segments.values().map(|s| s.spans.heap_bytes() + ALLOCATION_BYTES).sum::<usize>()
-            + tree_bytes::<u64, QueueIndex>(self.queues.len())
-            + tree_bytes::<Box<[u8]>, DefinitionIndex>(self.definitions.len())
+            + tree_bytes::<u64, Box<QueueIndex>>(self.queues.len())
+            + tree_bytes::<Box<[u8]>, Box<DefinitionIndex>>(self.definitions.len())
             + tree_bytes::<u64, LargeBody>(self.bodies.len())
             + self.bodies.values().map(LargeBody::heap_bytes).sum::<usize>()
             + queues
             + keys
-            + places.sum::<usize>()
+            + definitions
+    }
+
+    /// Of [`Self::bytes`], what stays however much is consumed: definitions, and queues that have nothing.
+    pub(super) fn standing_bytes(&self) -> usize {
+        let definitions = self.definitions.iter().filter(|(_, definition)| !definition.deleted);
+        let bytes = |(key, definition): (&Box<[u8]>, &Box<DefinitionIndex>)| {
+            let itself = definition.heap_bytes().min(DefinitionIndex::USUAL_BYTES);
+            key.len() + ALLOCATION_BYTES + tree_bytes::<Box<[u8]>, Box<DefinitionIndex>>(1) + itself
+        };
+        definitions.map(bytes).sum::<usize>()
+            + self.queues.values().filter(|queue| !queue.gone).count() * QUEUE_STANDING_BYTES
+    }
+
+    /// Gives back what is kept to be used again.
+    pub(super) fn give_back(&mut self) {
+        self.queues.values_mut().for_each(|queue| queue.give_back());
+        self.spare_spans = Spans::default();
     }
 
     /// Runs of all queues.
@@ -256,7 +271,7 @@ impl Index {
     /// Takes note of messages of one queue, rising by offset. Those that are surely new and lie one behind
     /// the other are noted together, for a start goes over all that there are.
     pub(super) fn apply_entries(&mut self, queue: u64, entries: impl Iterator<Item = Entry>, segment: u64) {
-        let new_from = self.queues.get(&queue).map_or(0, QueueIndex::new_from);
+        let new_from = self.queues.get(&queue).map_or(0, |queue| queue.new_from());
         let mut entries = entries.peekable();
         while let Some(entry) = entries.next() {
             if entry.is_chunked || entry.offset < new_from {
@@ -340,7 +355,7 @@ impl Index {
         let Some(old) = self.definitions.get_mut(key) else {
             let segments = vec![place.segment];
             let fresh = DefinitionIndex { version, place, second: None, deleted, queue, segments };
-            self.definitions.insert(key.into(), fresh);
+            self.definitions.insert(key.into(), Box::new(fresh));
             if !deleted {
                 self.access.add(key, version);
                 self.gain(place.segment, 1, place.bytes.into());
@@ -588,13 +603,13 @@ impl Index {
         let behind = (Bound::Excluded(after), Bound::Unbounded);
         let mut definitions = self.definitions.range::<[u8], _>(behind);
         let found = definitions.find(|(key, definition)| is_twice(key) && definition.is_thin(active));
-        found.map(|(key, definition)| (&**key, definition))
+        found.map(|(key, definition)| (&**key, &**definition))
     }
 
     /// The first queue behind `after` of whose deletion one full segment alone knows.
     pub(super) fn next_gone_once(&self, after: u64, active: u64) -> Option<u64> {
         let mut queues = self.queues.range((Bound::Excluded(after), Bound::Unbounded));
-        let is_gone_once = |queue: &QueueIndex| {
+        let is_gone_once = |queue: &Box<QueueIndex>| {
             let only = queue.gone_only_in(active);
             only.is_some_and(|only| segments_of(&self.segments, queue).any(|segment| segment != only))
         };
@@ -623,6 +638,16 @@ impl Index {
     }
 }
 
+/// The usual length of a key: two names and what a binding says.
+const KEY_BYTES: usize = 48;
+/// What memory knows of a definition in the log.
+pub const DEFINITION_BYTES: usize = tree_bytes::<Box<[u8]>, Box<DefinitionIndex>>(1)
+    + DefinitionIndex::USUAL_BYTES
+    + KEY_BYTES
+    + ALLOCATION_BYTES;
+/// What memory knows of a queue in the log that has no messages any more, beside its definition.
+pub const QUEUE_STANDING_BYTES: usize = tree_bytes::<u64, Box<QueueIndex>>(1) + QueueIndex::STANDING_BYTES;
+
 /// The segments of the log among which those are that have records of a queue.
 fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl Iterator<Item = u64> {
     let between = queue.held_between().map(|(first, last)| segments.range(first..=last));
@@ -631,6 +656,8 @@ fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl It
 
 fn note(list: &mut Vec<u64>, segment: u64) {
     if let Err(at) = list.binary_search(&segment) {
+        // Two are the rule, and a list that doubles has room for four.
+        list.reserve_exact(usize::from(list.len() == list.capacity()));
         list.insert(at, segment);
     }
 }

@@ -1,13 +1,23 @@
 //! What memory knows of the log, held against what it may take.
 //!
+//! Only what consuming can free holds publishers back. What definitions and empty queues take has room of its
+//! own, for as many as the other limits allow; what they take beyond that, with very long names, counts too,
+//! so that the memory of both is never exceeded.
+//!
 //! Always true: it is weighed after every change of segments, so nothing is written beyond the limit but
 //! what was already on its way.
+
+use super::index::Index;
+use super::settings::Settings;
 
 /// Bytes of the index, as they were weighed last.
 #[derive(Debug)]
 pub(super) struct IndexWeight {
+    /// Beside what stands.
     bytes: usize,
     bytes_max: usize,
+    /// The room of what stands.
+    standing_max: usize,
     /// At so many the cleaner waits: its copies may cut runs in pieces, and each takes memory.
     crowded_bytes: usize,
     is_full: bool,
@@ -16,17 +26,23 @@ pub(super) struct IndexWeight {
 
 impl IndexWeight {
     /// What a start found.
-    pub(super) fn new(bytes: usize, bytes_max: usize) -> Self {
-        let crowded_bytes = bytes.max(bytes_max) / 4 * 5;
-        Self { bytes, bytes_max, crowded_bytes, is_full: bytes > bytes_max, overflow: None }
+    pub(super) fn new(index: &Index, settings: &Settings) -> Self {
+        let (bytes_max, standing_max) = (settings.index_bytes, settings.standing_bytes);
+        let mut weight =
+            Self { bytes: 0, bytes_max, standing_max, crowded_bytes: 0, is_full: false, overflow: None };
+        weight.set(index);
+        weight.crowded_bytes = weight.bytes.max(bytes_max) / 4 * 5;
+        weight.overflow = None;
+        weight
     }
 
-    /// It takes so many bytes now.
-    pub(super) const fn set(&mut self, bytes: usize) {
+    /// It is like this now.
+    pub(super) fn set(&mut self, index: &Index) {
         let was_full = self.is_full;
-        (self.bytes, self.is_full) = (bytes, bytes > self.bytes_max);
+        self.bytes = index.bytes() - index.standing_bytes().min(self.standing_max);
+        self.is_full = self.bytes > self.bytes_max;
         if self.is_full && !was_full {
-            self.overflow = Some(bytes);
+            self.overflow = Some(self.bytes);
         }
     }
 

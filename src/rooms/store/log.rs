@@ -153,7 +153,7 @@ impl Log {
             life: start.life,
             number: start.number,
             time_base_ms: start.time_base_ms,
-            index_weight: IndexWeight::new(start.index.bytes(), start.settings.index_bytes),
+            index_weight: IndexWeight::new(&start.index, &start.settings),
             index: start.index,
             slots: Slots::new(&start.slots, start.settings.segments_max, start.active.slot, start.cut),
             active: ActiveSegment::new(

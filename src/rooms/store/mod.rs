@@ -143,7 +143,7 @@ pub use file_disk::{FileDisk, LOCK_NAME, make_directory};
 pub use format::Format;
 pub use identity::Identity;
 pub use in_place::{NotInPlace, not_in_place};
-pub use index::Index;
+pub use index::{DEFINITION_BYTES, Index, QUEUE_STANDING_BYTES};
 pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Refused};

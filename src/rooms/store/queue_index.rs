@@ -123,12 +123,22 @@ impl QueueIndex {
         self.runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>() + self.large_bytes
     }
 
-    /// Bytes it takes on the heap beside itself, about.
+    /// Bytes it takes on the heap when all its messages are settled, itself included.
+    pub(super) const STANDING_BYTES: usize = size_of::<Self>() + size_of::<Range>() + 3 * ALLOCATION_BYTES;
+
+    /// Bytes it takes on the heap, itself included, about.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.runs.heap_bytes(ALLOCATION_BYTES)
+        size_of::<Self>()
+            + self.runs.heap_bytes(ALLOCATION_BYTES)
             + self.settled.heap_bytes()
             + tree_bytes::<u64, u64>(self.large.len())
-            + 2 * ALLOCATION_BYTES
+            + 3 * ALLOCATION_BYTES
+    }
+
+    /// Gives back what is kept to be used again.
+    pub(super) fn give_back(&mut self) {
+        self.runs.give_back();
+        self.settled.shrink_to(self.settled.ranges().len());
     }
 
     /// The segments between which every record of this queue lies, dead or alive, both included; `None` when
@@ -281,6 +291,9 @@ impl QueueIndex {
         self.gone_in = if newer == 0 { [older, 0] } else { [newer, older] };
         // What a backlog took is given back when it is gone.
         self.settled.shrink_to(2 * self.settled.ranges().len());
+        if self.live == 0 {
+            self.give_back();
+        }
     }
 
     /// Live offsets as ranges, rising: as many offsets as [`QueueIndex::live`] says.

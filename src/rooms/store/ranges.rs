@@ -74,6 +74,11 @@ impl RangeSet {
             fresh(Range { start: from, end: range.end });
         }
         if last == first {
+            if self.ranges.len() == self.ranges.capacity() {
+                // Most sets have one range; and there are hundreds with thousands, which doubling would have
+                // take half as much again as they need.
+                self.ranges.reserve_exact(1 + self.ranges.len() / 4);
+            }
             self.ranges.insert(first, merged);
         } else {
             self.ranges[first] = merged;

@@ -16,7 +16,8 @@
 //!
 //! Always true: runs rise and do not overlap; no chunk is empty, and what is changed is one chunk, or two
 //! when it is cut in halves or put together with the next; the unpacked run is in no chunk. The last chunk of
-//! all that is given up is kept for the next, so a queue of steady traffic allocates nothing.
+//! all that is given up is kept for the next, so a queue of steady traffic allocates nothing; it goes when the
+//! queue is empty and a segment leaves, or when memory is short.
 
 use super::record::Range;
 use super::varint::{self, Input};
@@ -246,6 +247,12 @@ impl Runs {
         let each = size_of::<Chunk>() + allocation_bytes;
         let chunks = self.chunks.len() + self.spare.is_some() as usize;
         chunks * each + self.chunks.capacity() * size_of::<Box<Chunk>>()
+    }
+
+    /// Gives back what is kept to be used again.
+    pub(super) fn give_back(&mut self) {
+        self.spare = None;
+        self.chunks.shrink_to_fit();
     }
 
     /// All of them, rising.

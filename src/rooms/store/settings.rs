@@ -18,6 +18,8 @@ pub struct Settings {
     pub segments_max: u32,
     /// The most memory that the index may take, in bytes: what is above it is not written any more.
     pub index_bytes: usize,
+    /// The memory that definitions and empty queues may take beside that, in bytes.
+    pub standing_bytes: usize,
     /// How long persistent messages that nobody awaits may gather, in milliseconds.
     pub commit_window_ms: u64,
     /// How long awaited ones gather once the sync budget is used up, in milliseconds.
@@ -43,6 +45,7 @@ impl Default for Settings {
             commit_bytes: 512 << 10,
             segments_max: 64,
             index_bytes: 2 << 20,
+            standing_bytes: 2 << 20,
             commit_window_ms: 1_000,
             confirm_window_ms: 50,
             settle_window_ms: 5_000,

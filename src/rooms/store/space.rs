@@ -215,7 +215,11 @@ impl Log {
 
     /// Looks how much memory the index takes.
     pub(super) fn weigh_index(&mut self) {
-        self.index_weight.set(self.index.bytes());
+        self.index_weight.set(&self.index);
+        if self.index_weight.is_full() {
+            self.index.give_back();
+            self.index_weight.set(&self.index);
+        }
     }
 
     /// Bytes that the cleaner may need to write before it frees a segment.

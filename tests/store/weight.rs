@@ -1,0 +1,265 @@
+//! What memory knows of the log, by counts: what a queue, a definition and a segment take, and what comes
+//! back when everything is consumed.
+
+use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
+use leveret::journal::{Definition, DestinationName};
+use leveret::store::{
+    Body, DEFINITION_BYTES, Identity, Log, Message, QUEUE_STANDING_BYTES, Range, Record, Refused, Settings,
+    Target, Targets, Urgency,
+};
+use leveret::time::Now;
+
+use crate::sample::PLAIN;
+
+const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF112 };
+/// What a queue's messages take of each segment, as on a small board with 400 queues.
+const BODY: [u8; 1_000] = [7; 1_000];
+
+struct World {
+    log: Log,
+    disk: SimDisk,
+    random: Random,
+    now: Now,
+    version: u64,
+    /// Next offset by queue.
+    next: Vec<u64>,
+}
+
+impl World {
+    fn new(queues: u64, segment_bytes: u32, index_bytes: usize) -> Self {
+        let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let settings = Settings {
+            segment_bytes,
+            commit_bytes: segment_bytes / 4 / 4_096 * 4_096,
+            segments_max: 400,
+            index_bytes,
+            ..Settings::default()
+        };
+        let now = Now::from_ms(1);
+        let log = Log::open(&mut disk.clone(), settings, IDENTITY, now).expect("it opens").0;
+        let version = u64::from(log.life()) << 32;
+        Self { log, disk, random: Random::new(9), now, version, next: vec![0; queues as usize] }
+    }
+
+    /// What the loop does until there is nothing to do, the windows over.
+    fn rest(&mut self) {
+        let mut idle = 0;
+        while idle < 3 {
+            self.now = Now::from_ms(self.now.as_ms() + 10_000);
+            idle += 1;
+            while let Some(job) = self.log.next_prepare() {
+                self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
+            }
+            while let Some(job) = self.log.next_clean_read() {
+                self.log.clean_read_done(job.run(&mut self.disk));
+                idle = 0;
+            }
+            if let Some(job) = self.log.next_commit(self.now) {
+                self.log.commit_done(job.run(&mut self.disk)).expect("the disk is well");
+                idle = 0;
+            }
+        }
+    }
+
+    fn define(&mut self, definition: &Definition<'_>) {
+        self.version += 1;
+        let (key, value) = (definition.key(), definition.value());
+        let record = Record::Defined { version: self.version, key: &key, value: Some(&value) };
+        while self.log.append_reserved(&record, Urgency::Awaited, self.now).is_err() {
+            self.rest();
+        }
+    }
+
+    fn declare(&mut self, queue: u64) {
+        let name = format!("site.7.device.{queue:04}.commands");
+        self.define(&Definition::Queue {
+            vhost: "/",
+            name: &name,
+            incarnation: 1 + queue,
+            auto_delete: false,
+            is_rebuilt: false,
+            levels_from: 0,
+            arguments: &[],
+        });
+    }
+
+    fn bind(&mut self, queue: u64, key: u64) {
+        let name = format!("site.7.device.{queue:04}.commands");
+        self.define(&Definition::Binding {
+            vhost: "/",
+            source: "amq.topic",
+            source_version: 0,
+            destination: DestinationName::Queue(&name),
+            destination_version: 1 + queue,
+            routing_key: &format!("site.7.device.{queue:04}.{key}"),
+            arguments: &[],
+        });
+    }
+
+    /// Whether a message was taken.
+    fn publish(&mut self, queue: u64) -> bool {
+        let to = Target { queue: 1 + queue, offset: self.next[queue as usize], lane: 0 };
+        let record =
+            Record::Message(Message { targets: Targets::List(&[to]), body: Body::Inline(&BODY), ..PLAIN });
+        for _ in 0..3 {
+            match self.log.append(&record, Urgency::Awaited, self.now) {
+                Ok(_) => {
+                    self.next[queue as usize] += 1;
+                    return true;
+                }
+                Err(Refused::TooLarge) => panic!("it is small"),
+                Err(Refused::Gathering | Refused::Disk) => self.rest(),
+            }
+        }
+        false
+    }
+
+    fn settle(&mut self, queue: u64, start: u64, end: u64) {
+        self.log.settle(1 + queue, Range { start, end }, Urgency::Lazy, self.now);
+    }
+
+    fn settle_all(&mut self) {
+        for queue in 0..self.next.len() as u64 {
+            self.settle(queue, 0, self.next[queue as usize]);
+        }
+        self.rest();
+    }
+
+    fn bytes(&self) -> f64 {
+        self.log.index().bytes() as f64
+    }
+}
+
+/// A store of so many queues, each with four bindings.
+fn declared(queues: u64, segment_bytes: u32, index_bytes: usize) -> World {
+    let mut world = World::new(queues, segment_bytes, index_bytes);
+    for queue in 0..queues {
+        world.declare(queue);
+        (0..4).for_each(|key| world.bind(queue, key));
+    }
+    world.rest();
+    world
+}
+
+#[test]
+fn what_exists_takes_what_the_memory_table_says_of_it() {
+    let nothing = World::new(100, 256 << 10, 64 << 20).bytes();
+    let mut world = declared(100, 256 << 10, 64 << 20);
+    let definition = (world.bytes() - nothing) / 500.0;
+    let before = world.bytes();
+    for queue in 0..100 {
+        assert!(world.publish(queue));
+    }
+    world.rest();
+    world.settle_all();
+    let queue = (world.bytes() - before) / 100.0;
+    println!("{definition:.0} bytes a definition, {queue:.0} a queue that is empty again");
+    // The keys of bindings are a little longer here.
+    assert!(definition <= DEFINITION_BYTES as f64 + 16.0, "{definition} of {DEFINITION_BYTES} bytes");
+    assert!(queue <= QUEUE_STANDING_BYTES as f64 + 16.0, "{queue} of {QUEUE_STANDING_BYTES} bytes");
+}
+
+#[test]
+fn four_hundred_queues_hold_no_publisher_back_however_little_the_index_may_take() {
+    let mut world = declared(400, 1 << 20, 256 << 10);
+    for n in 0..2_000 {
+        assert!(world.publish(n % 400) && !world.log.is_index_full(), "at message {n}");
+    }
+    world.rest();
+    world.settle_all();
+    assert!(world.publish(0) && !world.log.is_index_full(), "everything is consumed");
+}
+
+#[test]
+fn a_full_index_is_empty_again_when_everything_is_consumed() {
+    let mut world = declared(200, 64 << 10, 96 << 10);
+    let before = world.bytes();
+    let mut n = 0;
+    while !world.log.is_index_full() {
+        world.publish(n % 200);
+        n += 1;
+        assert!(n < 200_000, "it is never full");
+    }
+    world.rest();
+    assert!(!world.publish(0) && world.log.room_bytes() == 0, "publishers wait");
+    let full = world.bytes();
+    world.settle_all();
+    assert!(world.publish(0) && !world.log.is_index_full(), "everything is consumed");
+    world.settle_all();
+    let left = (world.bytes() - before) / 200.0;
+    println!("{left:.0} bytes a queue stay, of {:.0}", (full - before) / 200.0);
+    // Less than what the standing of a queue is, and a little for the segments that are left.
+    assert!(left <= QUEUE_STANDING_BYTES as f64 + 32.0, "{left} bytes a queue stay");
+}
+
+/// What each segment of the log takes for each queue that has something in it, beside the segment itself, and
+/// what is left of a queue when everything is consumed.
+fn bytes_of_pair(mut load: impl FnMut(&mut World)) -> f64 {
+    const QUEUES: u64 = 40;
+    let mut sizes = [(0.0, 0.0); 2];
+    for (at, segments) in [(0, 20), (1, 140)] {
+        let mut world = World::new(QUEUES, 400 << 10, 64 << 20);
+        (0..QUEUES).for_each(|queue| world.declare(queue));
+        while world.log.index().segments().len() < segments {
+            (0..QUEUES).for_each(|_| load(&mut world));
+        }
+        world.rest();
+        sizes[at] = (world.bytes(), world.log.index().segments().len() as f64);
+        world.settle_all();
+    }
+    let [(few, from), (many, to)] = sizes;
+    // Of the segment itself, with the places of its footer's parts.
+    let alone = 260.0;
+    ((many - few) / (to - from) - alone) / QUEUES as f64
+}
+
+#[test]
+fn a_queue_takes_a_byte_or_two_of_each_segment_in_order_and_some_for_each_message_left_out_of_order() {
+    let in_order = {
+        let mut n = 0;
+        bytes_of_pair(|world| {
+            n += 1;
+            assert!(world.publish(n % 40));
+        })
+    };
+    // Of each queue some messages are out, one in five comes back and is acknowledged later.
+    let mut held = Vec::new();
+    let mut n = 0;
+    let requeued = bytes_of_pair(|world| {
+        n += 1;
+        let queue = n % 40;
+        let at = world.next[queue as usize];
+        assert!(world.publish(queue));
+        if n <= 40 || at == 0 {
+            held.clear();
+        }
+        if at % 3 == 0 {
+            held.push((queue, at));
+        }
+        while held.len() > 400 {
+            let at = world.random.below(held.len() as u64) as usize;
+            if world.random.below(5) > 0 {
+                let (queue, offset) = held.swap_remove(at);
+                world.settle(queue, offset, offset + 1);
+            }
+        }
+    });
+    let mut left = Vec::new();
+    for keep in [2, 4, 10] {
+        let mut n = 0;
+        left.push(bytes_of_pair(|world| {
+            n += 1;
+            let queue = n % 40;
+            let at = world.next[queue as usize];
+            assert!(world.publish(queue));
+            if world.random.below(keep) > 0 {
+                world.settle(queue, at, at + 1);
+            }
+        }));
+    }
+    println!(
+        "in order {in_order:.2}, a third acknowledged in no order {requeued:.2}, one in 2, 4, 10 stays: {left:.2?}"
+    );
+    assert!(in_order < 2.0, "{in_order} bytes in order");
+}
