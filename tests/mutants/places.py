@@ -30,18 +30,18 @@ PLACES = [
     # What is settled in a queue does not fit into one commit, and the second half is forgotten.
     (
         "src/rooms/store/clean.rs",
-        "            drain.half = Some((part.last().map_or(from, |range| range.end), since));\n",
-        "            if PLANTED(\"second-half-of-carried-settlements-dropped\") {\n"
-        "                in_flight.carried.push((queue, since));\n"
-        "                return true;\n"
-        "            }\n"
-        "            drain.half = Some((part.last().map_or(from, |range| range.end), since));\n",
+        "                drain.half = Some((from, since));\n",
+        "                if PLANTED(\"second-half-of-carried-settlements-dropped\") {\n"
+        "                    in_flight.carried.push((queue, since));\n"
+        "                    return true;\n"
+        "                }\n"
+        "                drain.half = Some((from, since));\n",
     ),
     # Both halves are written, but the first counts as lying where the second does.
     (
         "src/rooms/store/clean.rs",
-        "        let (from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));\n",
-        "        let (from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));\n"
+        "        let (mut from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));\n",
+        "        let (mut from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));\n"
         "        let is_moved = PLANTED(\"first-half-of-carried-settlements-dropped\");\n"
         "        let since = if is_moved { self.active.sequence() } else { since };\n",
     ),

@@ -12,7 +12,7 @@ impl Index {
     pub(super) fn carries(&self, mut since: Vec<(u64, usize)>) -> Carries {
         let settled = self.queues().values().filter(|queue| queue.settled_since != u64::MAX);
         since.clear();
-        since.extend(settled.map(|queue| (queue.settled_since, 1 + queue.settled.ranges().len())));
+        since.extend(settled.map(|queue| (queue.settled_since, 1 + queue.settled.len())));
         sort(&mut since);
         let mut ranges = 0;
         for (_, sum) in &mut since {

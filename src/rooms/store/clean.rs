@@ -19,7 +19,7 @@ use super::cleaning::{Cleaning, Drain, LEFT_BYTES_MAX};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
 use super::jobs::{ReadDone, ReadJob};
 use super::log::{InFlight, Log};
-use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Ranges, Record, Targets, ranges_fitting};
+use super::record::{Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Targets, ranges_fitting};
 use super::salvage::{self, Served};
 use super::segment_index::Segment;
 use super::settings::Settings;
@@ -46,6 +46,8 @@ const FRESH_PART: usize = 32;
 const RANGE_BYTES: usize = 5;
 /// Room in a commit that makes carrying worth while, in bytes.
 const CARRY_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
+/// Ranges in a record that carries them: unpacked they lie on the stack.
+const CARRY_RANGES: usize = 256;
 /// The most bytes that are read at once, but for a longer commit; beyond `commit_bytes` only for one that its
 /// checksum has proven.
 const READ_BYTES_MAX: usize = 128 << 10;
@@ -148,21 +150,28 @@ impl Log {
         if room < CARRY_BYTES_MIN {
             return false;
         }
-        let (from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));
+        let (mut from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));
         if entry.gone {
             self.gathering.add(&Record::Gone { queue });
             in_flight.carried.push((queue, since));
             return true;
         }
-        let ranges = entry.settled.ranges();
-        let ranges = &ranges[ranges.partition_point(|range| range.end <= from)..];
-        let part = &ranges[..ranges_fitting(ranges, room)];
-        if !part.is_empty() {
-            self.gathering.add(&Record::Settled { queue, ranges: Ranges::List(part) });
-        }
-        if part.len() < ranges.len() {
-            drain.half = Some((part.last().map_or(from, |range| range.end), since));
-            return false;
+        loop {
+            let room = end.saturating_sub(self.gathering.len() + RECORD_OVERHEAD_BYTES_MAX);
+            let mut part = heapless::Vec::<Range, CARRY_RANGES>::new();
+            part.extend(entry.settled.iter_from(from).take(CARRY_RANGES));
+            let fitting = &part[..ranges_fitting(&part, room)];
+            if let Some(last) = fitting.last() {
+                self.gathering.add(&Record::Settled { queue, ranges: Ranges::List(fitting) });
+                from = last.end;
+            }
+            if fitting.len() < part.len() {
+                drain.half = Some((from, since));
+                return false;
+            }
+            if part.len() < CARRY_RANGES {
+                break;
+            }
         }
         if entry.delivered_through > 0 {
             self.gathering.add(&Record::DeliveredWatermark { queue, offset: entry.delivered_through });

@@ -624,7 +624,7 @@ impl Index {
             let stays = |segment: u64| leaving.binary_search(&segment).is_err();
             let mut held = segments_of(&self.segments, entry);
             let is_needed = entry.settled_since <= last && (!entry.gone || held.any(stays));
-            is_needed.then(|| (queue, entry.settled.ranges().len()))
+            is_needed.then(|| (queue, entry.settled.len()))
         })
     }
 

@@ -16,7 +16,7 @@
 //! | `mending` | a segment as it is to be once it is repaired, beside the log |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `fsck` | what a store holds and whether it is whole, without touching it |
-//! | `index`, `index_weight`, `segment_index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
+//! | `index`, `index_weight`, `segment_index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `settled`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back` | reading a queue's messages back |
 //! | `backup_pin`, `pins` | files that stay as they are while they are copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
@@ -120,6 +120,7 @@ mod schedule;
 mod segment;
 mod segment_index;
 mod settings;
+mod settled;
 mod settling;
 mod slots;
 mod space;
@@ -165,4 +166,5 @@ pub use runs::{Run, Runs};
 pub use segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use segment_index::Segment;
 pub use settings::Settings;
+pub use settled::SettledSet;
 pub use slots::SEGMENTS_RESERVED;

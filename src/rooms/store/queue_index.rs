@@ -12,9 +12,9 @@
 
 use std::collections::BTreeMap;
 
-use super::ranges::RangeSet;
 use super::record::Range;
 use super::runs::{Run, Runs, share_of};
+use super::settled::SettledSet;
 
 /// Up to where a queue had been delivered when the broker was stopped, although a mark ran ahead.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -31,7 +31,7 @@ pub struct QueueIndex {
     /// Where its live messages lie.
     pub runs: Runs,
     /// Settled offsets.
-    pub settled: RangeSet,
+    pub settled: SettledSet,
     /// Live messages.
     pub live: u64,
     /// The highest mark: nothing from there on was delivered; 0 when there is none.
@@ -58,7 +58,7 @@ impl Default for QueueIndex {
     fn default() -> Self {
         Self {
             runs: Runs::default(),
-            settled: RangeSet::default(),
+            settled: SettledSet::default(),
             live: 0,
             delivered_through: 0,
             watermark_reset: WatermarkReset::default(),
@@ -124,13 +124,13 @@ impl QueueIndex {
     }
 
     /// Bytes it takes on the heap when all its messages are settled, itself included.
-    pub(super) const STANDING_BYTES: usize = size_of::<Self>() + size_of::<Range>() + 3 * ALLOCATION_BYTES;
+    pub(super) const STANDING_BYTES: usize = size_of::<Self>() + 3 * ALLOCATION_BYTES;
 
     /// Bytes it takes on the heap, itself included, about.
     pub(super) fn heap_bytes(&self) -> usize {
         size_of::<Self>()
             + self.runs.heap_bytes(ALLOCATION_BYTES)
-            + self.settled.heap_bytes()
+            + self.settled.heap_bytes(ALLOCATION_BYTES)
             + tree_bytes::<u64, u64>(self.large.len())
             + 3 * ALLOCATION_BYTES
     }
@@ -138,7 +138,7 @@ impl QueueIndex {
     /// Gives back what is kept to be used again.
     pub(super) fn give_back(&mut self) {
         self.runs.give_back();
-        self.settled.shrink_to(self.settled.ranges().len());
+        self.settled.give_back();
     }
 
     /// The segments between which every record of this queue lies, dead or alive, both included; `None` when
@@ -290,7 +290,6 @@ impl QueueIndex {
         let [newer, older] = self.gone_in.map(|segment| if have_left(&segment) { 0 } else { segment });
         self.gone_in = if newer == 0 { [older, 0] } else { [newer, older] };
         // What a backlog took is given back when it is gone.
-        self.settled.shrink_to(2 * self.settled.ranges().len());
         if self.live == 0 {
             self.give_back();
         }

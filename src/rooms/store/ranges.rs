@@ -1,4 +1,4 @@
-//! Sets of offsets as ranges: what is settled in a queue.
+//! Sets of offsets as ranges: what gathers to be settled.
 //!
 //! Always true: the ranges rise, are not empty and do not touch each other; so a queue that is consumed in
 //! order costs one range however long it lives.
@@ -29,24 +29,6 @@ impl RangeSet {
         self.ranges.get(at).is_some_and(|range| range.start <= offset)
     }
 
-    /// Whether every offset of `range` is in it; so it is when there is none.
-    pub fn contains_all(&self, range: Range) -> bool {
-        let at = self.ranges.partition_point(|old| old.end <= range.start);
-        range.is_empty() || self.ranges.get(at).is_some_and(|r| r.start <= range.start && r.end >= range.end)
-    }
-
-    /// How many offsets of `range` are in it.
-    pub fn count_in(&self, range: Range) -> u64 {
-        let first = self.ranges.partition_point(|old| old.end <= range.start);
-        let within = self.ranges[first..].iter().take_while(|old| old.start < range.end);
-        within.map(|old| old.end.min(range.end) - old.start.max(range.start)).sum()
-    }
-
-    /// The ranges that end behind `offset`, rising.
-    pub(super) fn iter_from(&self, offset: u64) -> impl Iterator<Item = Range> + '_ {
-        self.ranges[self.ranges.partition_point(|range| range.end <= offset)..].iter().copied()
-    }
-
     /// The end of the last range; 0 when there is none.
     pub fn end(&self) -> u64 {
         self.ranges.last().map_or(0, |range| range.end)
@@ -74,11 +56,6 @@ impl RangeSet {
             fresh(Range { start: from, end: range.end });
         }
         if last == first {
-            if self.ranges.len() == self.ranges.capacity() {
-                // Most sets have one range; and there are hundreds with thousands, which doubling would have
-                // take half as much again as they need.
-                self.ranges.reserve_exact(1 + self.ranges.len() / 4);
-            }
             self.ranges.insert(first, merged);
         } else {
             self.ranges[first] = merged;
@@ -124,9 +101,6 @@ mod tests {
                 prop_assert_eq!(&fresh, &expected);
                 model.extend(expected);
                 prop_assert!((0..80).all(|offset| set.contains(offset) == model.contains(&offset)));
-                let within = Range { start: 10, end: 40 };
-                let count = (10..40).filter(|offset| model.contains(offset)).count() as u64;
-                prop_assert_eq!((set.count_in(within), set.contains_all(within)), (count, count == 30));
                 prop_assert!(set.ranges().iter().all(|range| !range.is_empty()));
                 prop_assert!(set.ranges().windows(2).all(|pair| pair[0].end < pair[1].start));
             }

@@ -120,7 +120,7 @@ fn read_target(input: &mut Input<'_>) -> Option<Target> {
 }
 
 /// A range of offsets, its end not included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Range {
     /// The first offset.
     pub start: u64,

@@ -1,0 +1,316 @@
+//! What is settled in one queue, packed: a message that stays while others behind it are acknowledged costs a
+//! range, and a queue whose consumers acknowledge in no order, or requeue, has one for each that stays.
+//!
+//! ```text
+//! chunk | first offset | end | length | gap | length | gap | ... | length |
+//! ```
+//!
+//! Lengths and gaps are varints, so a range takes two bytes or three. The last range is kept unpacked: what is
+//! consumed in order makes it longer, and packs nothing.
+//!
+//! Always true: ranges rise, are not empty and do not touch each other; no chunk is empty; a change touches
+//! the chunks that it is about and no others. The memory of a chunk that is given up is kept for the next.
+
+use super::record::Range;
+use super::varint::{self, Input};
+
+/// The most ranges of a chunk.
+const CHUNK_RANGES: usize = 64;
+/// Two chunks become one when they have no more than so many together.
+const TOGETHER_RANGES: usize = CHUNK_RANGES / 2;
+/// So many chunks have room in their list, however few there are.
+const CHUNKS_KEPT: usize = 4;
+/// Room for so many bytes comes at once.
+const STEP_BYTES: usize = 32;
+
+/// A set of offsets.
+#[derive(Clone, Debug, Default)]
+pub struct SettledSet {
+    chunks: Vec<Chunk>,
+    /// Behind all chunks; empty when nothing is settled.
+    last: Range,
+    count: usize,
+    /// The memory of a chunk that was given up.
+    spare: Vec<u8>,
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    first: u64,
+    end: u64,
+    ranges: usize,
+    bytes: Vec<u8>,
+}
+
+/// The ranges of two chunks, and one between them.
+type Unpacked = heapless::Vec<Range, { 2 * CHUNK_RANGES + 1 }>;
+
+impl Chunk {
+    fn of(ranges: &[Range], mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
+        let first = ranges.first().map_or(0, |range| range.start);
+        let mut chunk = Self { first, end: first, ranges: 0, bytes };
+        ranges.iter().for_each(|range| chunk.push(*range));
+        chunk
+    }
+
+    /// Adds a range behind the others.
+    fn push(&mut self, range: Range) {
+        if self.ranges > 0 {
+            self.put(range.start - self.end);
+        }
+        self.put(range.end - range.start);
+        self.end = range.end;
+        self.ranges += 1;
+    }
+
+    fn put(&mut self, number: u64) {
+        if self.bytes.capacity() < self.bytes.len() + varint::bytes(number) {
+            self.bytes.reserve_exact(STEP_BYTES);
+        }
+        varint::put(&mut self.bytes, number);
+    }
+
+    /// Takes the ranges of the next chunk.
+    fn join(&mut self, next: &Self) {
+        self.put(next.first - self.end);
+        self.bytes.reserve_exact(next.bytes.len());
+        self.bytes.extend_from_slice(&next.bytes);
+        self.end = next.end;
+        self.ranges += next.ranges;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Range> + '_ {
+        let (mut input, mut at) = (Input::new(&self.bytes), self.first);
+        let mut is_first = true;
+        core::iter::from_fn(move || {
+            if input.is_empty() {
+                return None;
+            }
+            if !core::mem::take(&mut is_first) {
+                at += input.varint()?;
+            }
+            let start = at;
+            at += input.varint()?;
+            Some(Range { start, end: at })
+        })
+    }
+}
+
+impl SettledSet {
+    /// How many ranges there are.
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether nothing is in it.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The end of the last range; 0 when there is none.
+    pub const fn end(&self) -> u64 {
+        self.last.end
+    }
+
+    /// Whether `offset` is in it.
+    #[inline]
+    pub fn contains(&self, offset: u64) -> bool {
+        self.around(offset).is_some()
+    }
+
+    /// Whether every offset of `range` is in it; so it is when there is none.
+    pub fn contains_all(&self, range: Range) -> bool {
+        range.is_empty() || self.around(range.start).is_some_and(|around| around.end >= range.end)
+    }
+
+    /// How many offsets of `range` are in it.
+    pub fn count_in(&self, range: Range) -> u64 {
+        let within = self.iter_from(range.start).take_while(|old| old.start < range.end);
+        within.map(|old| old.end.min(range.end) - old.start.max(range.start)).sum()
+    }
+
+    /// The range that has an offset.
+    #[inline]
+    fn around(&self, offset: u64) -> Option<Range> {
+        if offset >= self.last.start {
+            return (offset < self.last.end).then_some(self.last);
+        }
+        let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.end <= offset))?;
+        if chunk.first > offset {
+            return None;
+        }
+        chunk.iter().find(|range| range.end > offset).filter(|range| range.start <= offset)
+    }
+
+    /// The ranges that end behind `offset`, rising.
+    pub(super) fn iter_from(&self, offset: u64) -> impl Iterator<Item = Range> + '_ {
+        let first = self.chunks.partition_point(|chunk| chunk.end <= offset);
+        let packed = self.chunks[first..].iter().flat_map(Chunk::iter);
+        let last = (self.count > 0).then_some(self.last);
+        packed.chain(last).skip_while(move |range| range.end <= offset)
+    }
+
+    /// Adds `range` and calls `fresh` with each part of it that was not in the set. One without offsets adds
+    /// nothing.
+    pub fn insert(&mut self, range: Range, mut fresh: impl FnMut(Range)) {
+        if range.is_empty() {
+            return;
+        }
+        if self.count == 0 {
+            (self.last, self.count) = (range, 1);
+            return fresh(range);
+        }
+        if range.start > self.last.end {
+            self.pack(self.last);
+            (self.last, self.count) = (range, self.count + 1);
+            return fresh(range);
+        }
+        if range.start >= self.last.start {
+            if range.end > self.last.end {
+                let start = core::mem::replace(&mut self.last.end, range.end);
+                fresh(Range { start, end: range.end });
+            }
+            return;
+        }
+        let reaches_last = range.end >= self.last.start;
+        // Those that it touches are among these chunks, if there are any.
+        let low = self.chunks.partition_point(|chunk| chunk.end < range.start);
+        let high = self.chunks.partition_point(|chunk| chunk.first <= range.end).max(low);
+        let (mut merged, mut from, mut touched) = (range, range.start, 0);
+        let packed = self.chunks[low..high].iter().flat_map(Chunk::iter);
+        let touches = |old: &Range| old.end >= range.start && old.start <= range.end;
+        for old in packed.filter(touches).chain(reaches_last.then_some(self.last)) {
+            if from < old.start {
+                fresh(Range { start: from, end: old.start });
+            }
+            from = from.max(old.end);
+            merged = Range { start: merged.start.min(old.start), end: merged.end.max(old.end) };
+            touched += 1;
+        }
+        if from < range.end {
+            fresh(Range { start: from, end: range.end });
+        }
+        self.count = self.count + 1 - touched;
+        if reaches_last && low == high {
+            self.last = merged;
+            return;
+        }
+        let mut ranges = Unpacked::new();
+        // Of the chunks in between nothing is left.
+        let at = if low == high { low.min(self.chunks.len().saturating_sub(1)) } else { low };
+        let behind = high.max(at + 1).min(self.chunks.len());
+        if let Some(first) = self.chunks.get(at) {
+            ranges.extend(first.iter().take_while(|old| old.end < range.start));
+        }
+        if reaches_last {
+            self.last = merged;
+        } else {
+            ranges.extend([merged]);
+            if let Some(last) = behind.checked_sub(1).and_then(|last| self.chunks.get(last)) {
+                ranges.extend(last.iter().filter(|old| old.start > range.end));
+            }
+        }
+        self.replace(at, behind, &ranges);
+    }
+
+    /// Packs a range behind all chunks.
+    fn pack(&mut self, range: Range) {
+        match self.chunks.last_mut() {
+            Some(chunk) if chunk.ranges < CHUNK_RANGES => chunk.push(range),
+            _ => self.put_chunk(self.chunks.len(), &[range]),
+        }
+    }
+
+    /// Puts a chunk of these ranges before the one at `at`.
+    fn put_chunk(&mut self, at: usize, ranges: &[Range]) {
+        let chunk = Chunk::of(ranges, core::mem::take(&mut self.spare));
+        if self.chunks.len() == self.chunks.capacity() {
+            self.chunks.reserve_exact(1 + self.chunks.len() / 4);
+        }
+        self.chunks.insert(at, chunk);
+    }
+
+    /// Puts these ranges in the place of the chunks from `at` to `behind`.
+    fn replace(&mut self, at: usize, behind: usize, ranges: &[Range]) {
+        if let Some(last) = self.chunks.drain(at..behind).next_back() {
+            self.spare = last.bytes;
+        }
+        let each = ranges.len().div_ceil(ranges.len().div_ceil(CHUNK_RANGES).max(1)).max(1);
+        for (at, part) in (at..).zip(ranges.chunks(each)) {
+            self.put_chunk(at, part);
+        }
+        for first in [at, at.saturating_sub(1)] {
+            if let Some([left, right]) = self.chunks.get_mut(first..first + 2)
+                && left.ranges + right.ranges <= TOGETHER_RANGES
+            {
+                left.join(right);
+                self.spare = self.chunks.remove(first + 1).bytes;
+            }
+        }
+        self.chunks.shrink_to(CHUNKS_KEPT.max(2 * self.chunks.len()));
+    }
+
+    /// Bytes on the heap, with what the allocator adds to each piece of so many.
+    pub(super) fn heap_bytes(&self, allocation_bytes: usize) -> usize {
+        let chunks = self.chunks.iter().map(|chunk| chunk.bytes.capacity() + allocation_bytes);
+        self.chunks.capacity() * size_of::<Chunk>() + chunks.sum::<usize>() + self.spare.capacity()
+    }
+
+    /// Gives back what is kept to be used again.
+    pub(super) fn give_back(&mut self) {
+        self.spare = Vec::new();
+        self.chunks.iter_mut().for_each(|chunk| chunk.bytes.shrink_to_fit());
+        self.chunks.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::RangeSet;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_is_the_set_of_its_ranges(
+            inserts in prop::collection::vec((0_u64..4_000, 0_u64..4, 0_u8..40), 0..1_500),
+        ) {
+            let (mut set, mut model) = (SettledSet::default(), RangeSet::default());
+            for (start, length, kind) in inserts {
+                // Some settle much at once.
+                let length = if kind == 0 { length * 300 } else { length };
+                let range = Range { start, end: start + length };
+                let (mut fresh, mut expected) = (Vec::new(), Vec::new());
+                set.insert(range, |part| fresh.push(part));
+                model.insert(range, |part| expected.push(part));
+                prop_assert_eq!(fresh, expected);
+                prop_assert_eq!((set.len(), set.end()), (model.ranges().len(), model.end()));
+                for at in [start.saturating_sub(1), start, start + length] {
+                    prop_assert_eq!(set.contains(at), model.contains(at), "{}", at);
+                    let count = (at..at + 9).filter(|offset| model.contains(*offset)).count() as u64;
+                    let range = Range { start: at, end: at + 9 };
+                    prop_assert_eq!((set.count_in(range), set.contains_all(range)), (count, count == 9));
+                }
+            }
+            prop_assert!(set.iter_from(0).eq(model.ranges().iter().copied()));
+            let behind = model.ranges().iter().filter(|range| range.end > 700);
+            prop_assert!(set.iter_from(700).eq(behind.copied()));
+            prop_assert!(set.chunks.iter().all(|chunk| (1..=CHUNK_RANGES).contains(&chunk.ranges)));
+        }
+    }
+
+    #[test]
+    fn a_message_that_stays_costs_a_few_bytes() {
+        let mut set = SettledSet::default();
+        for at in 0..10_000 {
+            set.insert(Range { start: at * 10, end: at * 10 + 9 }, |_| {});
+        }
+        let each = set.heap_bytes(16) as f64 / 10_000.0;
+        println!("{each:.2} bytes a range");
+        assert!(each < 4.0, "{each:.2} bytes a range");
+        set.insert(Range { start: 0, end: u64::MAX }, |_| {});
+        set.give_back();
+        assert_eq!((set.len(), set.heap_bytes(16)), (1, 0));
+    }
+}
