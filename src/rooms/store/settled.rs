@@ -144,7 +144,7 @@ impl SettledSet {
     }
 
     /// The ranges that end behind `offset`, rising.
-    pub(super) fn iter_from(&self, offset: u64) -> impl Iterator<Item = Range> + '_ {
+    pub fn iter_from(&self, offset: u64) -> impl Iterator<Item = Range> + '_ {
         let first = self.chunks.partition_point(|chunk| chunk.end <= offset);
         let packed = self.chunks[first..].iter().flat_map(Chunk::iter);
         let last = (self.count > 0).then_some(self.last);

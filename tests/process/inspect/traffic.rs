@@ -213,7 +213,12 @@ impl Traffic {
         } else {
             let log = self.log.as_ref();
             log.and_then(|log| log.index().queues().get(&queue)).map_or(0, |known| {
-                known.settled.ranges().first().filter(|range| range.start == 0).map_or(0, |range| range.end)
+                known
+                    .settled
+                    .iter_from(0)
+                    .next()
+                    .filter(|range| range.start == 0)
+                    .map_or(0, |range| range.end)
             })
         };
         let (range, now) = (Range { start, end: (start + length).min(next) }, Now::from_ms(self.now));
