@@ -26,7 +26,7 @@ management = ["127.0.0.1:0"]
 memory_limit = "{memory}"
 [limits]
 queues_max = 8192
-bindings_max = 16384
+bindings_max = 8192
 names_bytes_max = "16MiB"
 vhosts_max = 512
 users_max = 512

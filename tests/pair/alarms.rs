@@ -33,6 +33,8 @@ fn with_index_of(index_bytes: usize) -> (World, SimDisk) {
         commit_bytes: 64 << 10,
         segments_max: SEGMENTS,
         index_bytes,
+        // Queues without messages have no room beside it, so that a few of them fill it.
+        standing_bytes: 0,
         ..Settings::default()
     };
     let disk = world.keep_on_disk(settings);

@@ -223,12 +223,11 @@ impl World {
 
     fn live(&self) -> Vec<(u64, u64)> {
         let queues = self.log.index().queues().iter();
-        let of = |(queue, index): (&u64, &Box<leveret::store::QueueIndex>)| {
-            let queue = *queue;
+        let of = |queue: u64, index: &leveret::store::QueueIndex| {
             let offsets: Vec<u64> = index.live_ranges().flat_map(|range| range.start..range.end).collect();
             offsets.into_iter().map(move |offset| (queue, offset))
         };
-        queues.flat_map(of).collect()
+        queues.flat_map(|(queue, index)| of(*queue, index)).collect()
     }
 
     fn restart(&mut self) {

@@ -233,8 +233,8 @@ impl Log {
     fn differences(&self, snapshot: &Snapshot, unreadable: &[Box<[u8]>]) -> Vec<Restored> {
         let definitions = self.index.definitions();
         let lost = snapshot.definitions.iter().filter(|entry| {
-            let is_older = |known: &Box<DefinitionIndex>| known.version < entry.version;
-            definitions.get(&entry.key).is_none_or(is_older) || unreadable.contains(&entry.key)
+            definitions.get(&entry.key).is_none_or(|known| known.version < entry.version)
+                || unreadable.contains(&entry.key)
         });
         let lost = lost.map(|entry| Restored { key: entry.key.clone(), value: Some(entry.value.clone()) });
         let deleted = definitions.iter().filter(|&(key, known)| {

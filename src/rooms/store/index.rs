@@ -64,12 +64,12 @@ impl Index {
 
     /// The queues that have messages, but for what the log alone knows them by, and transient ones.
     pub fn queues_with_messages(&self) -> BTreeSet<u64> {
-        let is_queue = |(incarnation, queue): &(&u64, &Box<QueueIndex>)| {
-            queue.live > 0 && !queue.gone && !is_transient(**incarnation) && !is_group(**incarnation)
+        let is_queue = |incarnation: u64, queue: &QueueIndex| {
+            queue.live > 0 && !queue.gone && !is_transient(incarnation) && !is_group(incarnation)
         };
         // One by one, for they come in order: collecting would bring a sort of its own.
         let mut found = BTreeSet::new();
-        found.extend(self.queues.iter().filter(is_queue).map(|(incarnation, _)| *incarnation));
+        found.extend(self.queues.iter().filter(|(at, queue)| is_queue(**at, queue)).map(|(at, _)| *at));
         found
     }
 
@@ -130,11 +130,11 @@ impl Index {
     /// Of [`Self::bytes`], what stays however much is consumed: definitions, and queues that have nothing.
     pub(super) fn standing_bytes(&self) -> usize {
         let definitions = self.definitions.iter().filter(|(_, definition)| !definition.deleted);
-        let bytes = |(key, definition): (&Box<[u8]>, &Box<DefinitionIndex>)| {
+        let bytes = |key: &[u8], definition: &DefinitionIndex| {
             let itself = definition.heap_bytes().min(DefinitionIndex::USUAL_BYTES);
             key.len() + ALLOCATION_BYTES + tree_bytes::<Box<[u8]>, Box<DefinitionIndex>>(1) + itself
         };
-        definitions.map(bytes).sum::<usize>()
+        definitions.map(|(key, definition)| bytes(key, definition)).sum::<usize>()
             + self.queues.values().filter(|queue| !queue.gone).count() * QUEUE_STANDING_BYTES
     }
 
@@ -609,7 +609,7 @@ impl Index {
     /// The first queue behind `after` of whose deletion one full segment alone knows.
     pub(super) fn next_gone_once(&self, after: u64, active: u64) -> Option<u64> {
         let mut queues = self.queues.range((Bound::Excluded(after), Bound::Unbounded));
-        let is_gone_once = |queue: &Box<QueueIndex>| {
+        let is_gone_once = |queue: &QueueIndex| {
             let only = queue.gone_only_in(active);
             only.is_some_and(|only| segments_of(&self.segments, queue).any(|segment| segment != only))
         };

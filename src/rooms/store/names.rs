@@ -80,10 +80,9 @@ impl Log {
         let mut last = None;
         for (key, definition) in behind.chain(again).filter(|(_, definition)| definition.names_queue()) {
             // No segment is newer.
-            let is_there = |queue: &Box<super::QueueIndex>| {
-                queue.held_between().is_some_and(|(_, last)| last == segment)
-            };
-            if !self.index.queues().get(&definition.queue).is_some_and(is_there) {
+            let is_there =
+                |queue: &super::QueueIndex| queue.held_between().is_some_and(|(_, last)| last == segment);
+            if !self.index.queues().get(&definition.queue).is_some_and(|queue| is_there(queue)) {
                 continue;
             }
             let Some(rest) = left.checked_sub(key.len() + NAME_OVERHEAD_BYTES) else { break };
