@@ -6,12 +6,13 @@
 //! those who wait for a place are accepted before there is one, so that it is known of which address they
 //! are, and the address that has fewest places has the next one; an address never gives up a place for one
 //! that has as many; a request has a bounded time to come in, and its answer to be taken (`admin_socket`),
-//! and a shorter one while an address with fewer places waits; a password is checked by the worker, under
+//! and a shorter one while an address with fewer places waits; whoever comes with a login that is known never
+//! waits for strangers; a password is checked by the worker, under
 //! the same throttle as the logins of AMQP.
 
 use core::cmp::Reverse;
 
-use crate::admin::admin_session::AdminSession;
+use crate::admin::admin_session::{AdminSession, says_a_known_login};
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
 use crate::mem::sort_by_key;
@@ -22,12 +23,14 @@ use super::address::Source;
 use super::admin_socket::{AdminConnection, IDLE_MS, UNDISTURBED_REQUEST_MS};
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
-use super::platform::{Interest, ListenerId, Platform, Visitor};
+use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
 use super::state::Engine;
 use super::waiting_visitors::{ListenerKind, VISITORS_MAX, WaitingVisitor, WaitingVisitors};
 
 /// How many are accepted in a turn, so that a crowd at the listener does not hold up those inside.
 const ACCEPTS_PER_TURN: usize = 16;
+/// How often it is looked whether somebody who waits has said who he is, in milliseconds.
+const LOOK_EVERY_MS: u64 = 100;
 /// How somebody who waits comes in.
 enum Entrance {
     /// There is a place for him.
@@ -113,29 +116,32 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Who of those that wait comes in next, by the place in their list, and how; `None`: nobody can. Whose
-    /// listener has not all that is its own goes first.
+    /// listener has not all that is its own goes first, and then whoever has a login that is known.
     fn next_entrance(&self) -> Option<(usize, Entrance)> {
         if self.management_visitors.is_empty() {
             return None;
         }
         let free = self.management_places().find(|id| self.peers.get(*id).is_none());
         let shares = self.management_shares();
-        let origins = self.management_visitors.origins().enumerate();
-        let mut waiting: heapless::Vec<_, VISITORS_MAX> = origins
-            .map(|(at, (listener, source))| {
+        let visitors = self.management_visitors.iter().enumerate();
+        let mut waiting: heapless::Vec<_, VISITORS_MAX> = visitors
+            .map(|(at, visitor)| {
+                let (listener, source) = visitor.origin();
                 let is_owed = self.management_taken(listener) < shares.own(listener);
                 let held = self.management_held(listener, source);
-                (!is_owed, held, self.management_visitors.was_last(source), at, listener, source)
+                let rank = (!is_owed, !visitor.is_known, held, self.management_visitors.was_last(source), at);
+                (rank, listener, source)
             })
             .collect();
-        sort_by_key(&mut waiting, |(lends, held, was_last, at, ..)| (*lends, *held, *was_last, *at));
-        waiting.into_iter().find_map(|(lends, .., at, listener, source)| {
+        sort_by_key(&mut waiting, |(rank, ..)| *rank);
+        waiting.into_iter().find_map(|((lends, is_stranger, .., at), listener, source)| {
             let has_all =
                 listener == ListenerKind::Metrics && self.management_taken(listener) >= shares.metrics_most;
             match free.filter(|_| !has_all) {
                 Some(id) => Some((at, Entrance::Free(id))),
                 None => self
                     .who_gives_way(listener, source, !lends, has_all)
+                    .or_else(|| self.stranger().filter(|_| !is_stranger))
                     .map(|id| (at, Entrance::GivenUp(id))),
             }
         })
@@ -172,6 +178,27 @@ impl<P: Platform> Engine<P> {
         candidates.min_by_key(|(held, is_busy, idle_at, _)| (*held, *is_busy, *idle_at)).map(|(.., id)| id)
     }
 
+    /// Of the API's clients that never came with a login that is known, the one who came first.
+    fn stranger(&self) -> Option<PeerId> {
+        let strangers = self.management_clients().filter(|(_, peer, client, listener)| {
+            *listener == ListenerKind::Api && peer.ending != Ending::Now && !client.session.is_known()
+        });
+        strangers.min_by_key(|(_, peer, ..)| peer.since).map(|(id, ..)| id)
+    }
+
+    /// Looks who of those that wait has a login that is known.
+    fn look_at_visitors(&mut self) {
+        let mut visitors = core::mem::replace(&mut self.management_visitors, WaitingVisitors::new());
+        visitors.look(|visitor| self.is_known_visitor(visitor));
+        self.management_visitors = visitors;
+    }
+
+    fn is_known_visitor(&mut self, visitor: &Visitor<P::Socket>) -> bool {
+        let at = (self.now.as_ms(), visitor.address.is_loopback());
+        let peek = |room: &mut [u8]| visitor.socket.peek(room);
+        says_a_known_login(peek, &self.broker, &mut self.admin.tokens, at)
+    }
+
     /// Whoever came for metrics and has the only place there is leaves it to the API in a moment, whatever he
     /// is doing.
     fn is_on_loan_no_longer(&self, peer: &Peer<P::Socket>) -> bool {
@@ -183,14 +210,20 @@ impl<P: Platform> Engine<P> {
         if self.management_visitors.is_empty() {
             return Deadline::NEVER;
         }
+        let is_stranger = |it: &WaitingVisitor<_>| it.listener == ListenerKind::Api && !it.is_known;
+        let look_at = match self.management_visitors.iter().any(is_stranger) {
+            true => self.now.after_ms(LOOK_EVERY_MS),
+            false => Deadline::NEVER,
+        };
         let deadlines = self.management_clients().flat_map(|(_, peer, client, _)| {
             [client.disturbed_at, peer.since.after_ms(UNDISTURBED_REQUEST_MS)]
         });
-        deadlines.filter(|at| !at.is_due(self.now)).fold(Deadline::NEVER, Deadline::earlier)
+        deadlines.filter(|at| !at.is_due(self.now)).fold(look_at, Deadline::earlier)
     }
 
     /// Accepts who is there, and lets in whom there is a place for.
     pub(super) fn let_management_in(&mut self) {
+        self.look_at_visitors();
         for _ in 0..ACCEPTS_PER_TURN {
             if let Some((at, Entrance::Free(id))) = self.next_entrance() {
                 let waiting = self.management_visitors.take(at);
@@ -213,7 +246,8 @@ impl<P: Platform> Engine<P> {
                 match self.platform.accept(ListenerId::Management(place), &mut self.supplies.log, self.now) {
                     Ok(visitor) => {
                         let listener = self.management_listener(place);
-                        self.seat_management(WaitingVisitor { visitor, listener });
+                        let is_known = listener == ListenerKind::Api && self.is_known_visitor(&visitor);
+                        self.seat_management(WaitingVisitor { visitor, listener, is_known });
                         return true;
                     }
                     Err(failure) => self.management[place].note_failure(failure, self.now),

@@ -2,17 +2,20 @@
 //!
 //! Why it exists: the kernel's listen queue is first come, first served; who it is that waits is known only
 //! of those who are accepted, and the next place is to go to the address that has fewest, and of such to
-//! another than the last one did.
+//! another than the last one did. What they say can be looked at before it is read, so whoever has a login that
+//! is known goes before strangers, however many of them wait at the same address.
 //!
 //! Always true: there are at most [`VISITORS_MAX`], in the order of their coming, and where there are
 //! listeners of both kinds, those of each wait in seats of their own; an address with one of them is never
-//! the one that has to go.
+//! the one that has to go, nor is anybody with a login that is known.
+
+use core::cmp::Reverse;
 
 use super::address::Source;
 use super::platform::Visitor;
 
 /// So many may wait; more wait in the listen queue.
-pub const VISITORS_MAX: usize = 5;
+pub const VISITORS_MAX: usize = 12;
 /// So many of them at the listeners of metrics, if there are others.
 const METRICS_SEATS: usize = 2;
 
@@ -30,6 +33,8 @@ pub(super) enum ListenerKind {
 pub(super) struct WaitingVisitor<S> {
     pub(super) visitor: Visitor<S>,
     pub(super) listener: ListenerKind,
+    /// What he says first comes with a login that is known, as far as that was looked at.
+    pub(super) is_known: bool,
 }
 
 impl<S> WaitingVisitor<S> {
@@ -70,8 +75,21 @@ impl<S> WaitingVisitors<S> {
         self.visitors.clear();
     }
 
+    /// Those who wait.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &WaitingVisitor<S>> {
+        self.visitors.iter()
+    }
+
+    /// Looks who of the API's has a login that is known.
+    pub(super) fn look(&mut self, mut is_known: impl FnMut(&Visitor<S>) -> bool) {
+        for waiting in self.visitors.iter_mut().filter(|it| it.listener == ListenerKind::Api && !it.is_known)
+        {
+            waiting.is_known = is_known(&waiting.visitor);
+        }
+    }
+
     /// The listeners and addresses of those who wait.
-    pub(super) fn origins(&self) -> impl Iterator<Item = (ListenerKind, Source)> {
+    fn origins(&self) -> impl Iterator<Item = (ListenerKind, Source)> {
         self.visitors.iter().map(WaitingVisitor::origin)
     }
 
@@ -80,16 +98,16 @@ impl<S> WaitingVisitors<S> {
         self.last == Some(source)
     }
 
-    /// Takes one out for a place, by his place among [`Self::origins`].
+    /// Takes one out for a place, by his place among [`Self::iter`].
     pub(super) fn take(&mut self, at: usize) -> WaitingVisitor<S> {
         let waiting = self.visitors.remove(at);
         self.last = Some(waiting.visitor.address.origin());
         waiting
     }
 
-    /// Lets one wait, for whom there is room. If its listener's seats are taken then, the one who came last
-    /// of the address that has most of them and of the places, as `held` says, has to go, unless all are of
-    /// different addresses.
+    /// Lets one wait, for whom there is room. If its listener's seats are taken then, a stranger of the address
+    /// that has most of them and of the places, as `held` says, has to go, unless all are of different
+    /// addresses: the one who waits longest, for those after him may still be about to say who they are.
     pub(super) fn push(
         &mut self,
         waiting: WaitingVisitor<S>,
@@ -103,9 +121,11 @@ impl<S> WaitingVisitors<S> {
             return None;
         }
         let here = |origin| self.origins().filter(|other| *other == origin).count();
-        let crowd =
-            self.origins().enumerate().filter(|(_, origin)| origin.0 == listener && here(*origin) > 1);
-        let last = crowd.max_by_key(|(at, origin)| (here(*origin) + held(origin.0, origin.1), *at));
-        last.map(|(at, _)| at).map(|at| self.visitors.remove(at).visitor)
+        let crowd = self.visitors.iter().enumerate().filter(|(_, waiting)| {
+            waiting.listener == listener && !waiting.is_known && here(waiting.origin()) > 1
+        });
+        let crowd = crowd.map(|(at, waiting)| (at, waiting.origin()));
+        let first = crowd.max_by_key(|(at, origin)| (here(*origin) + held(origin.0, origin.1), Reverse(*at)));
+        first.map(|(at, _)| at).map(|at| self.visitors.remove(at).visitor)
     }
 }

@@ -467,3 +467,58 @@ fn who_asks_whether_its_body_may_come_is_told_so_once() {
     let long = head.replace("Length: 16", "Length: 999999");
     assert_eq!(status(&ask(&mut world, client, &long)), "413");
 }
+
+/// Somebody of this machine without a login comes again and again: `words` are what each of them says.
+fn flood_of_strangers(world: &mut World, count: usize, words: impl Fn(usize) -> Vec<u8>) {
+    for at in 0..count {
+        let stranger = world.connect_management(Shape::WIDE, HOME);
+        world.operator(stranger).write_up(&words(at));
+    }
+}
+
+/// A local process without a login has every place and every seat, and comes anew all the time. The operator comes from
+/// the same address, through a tunnel, and is answered at once, with a token or with a password that was right before.
+#[test]
+fn a_local_process_without_a_login_does_not_keep_a_known_operator_out() {
+    let half = |_| HALF.to_vec();
+    let silent = |_| Vec::new();
+    let wrong = |at: usize| {
+        let login = base64(&format!("guest:wrong{at:04}"));
+        get("/api/whoami", &format!("Authorization: Basic {login}\r\n")).into_bytes()
+    };
+    let floods: [&dyn Fn(usize) -> Vec<u8>; 3] = [&half, &silent, &wrong];
+    for (kind, words) in ["half", "silent", "wrong"].into_iter().zip(floods) {
+        let mut world = World::new(small_limits());
+        let first = world.connect_management(Shape::WIDE, HOME);
+        let bearer = log_in(&mut world, first);
+        world.operator(first).hang_up();
+        world.run();
+        flood_of_strangers(&mut world, 40, words);
+        world.run();
+        for round in 0..6 {
+            let operator = world.connect_management(Shape::WIDE, HOME);
+            flood_of_strangers(&mut world, 3, words);
+            if round % 3 == 0 {
+                // What a tunnel carries comes a moment after the connection.
+                world.run();
+            }
+            let login = if round % 2 == 0 { &bearer } else { GUEST };
+            world.operator(operator).write_up(get("/api/whoami", login).as_bytes());
+            world.run();
+            flood_of_strangers(&mut world, 20, words);
+            world.pass_ms(150);
+            let mut answer = Vec::new();
+            world.operator(operator).read_down(usize::MAX, &mut answer);
+            assert_eq!(
+                status(&String::from_utf8_lossy(&answer)),
+                "200",
+                "{kind}, round {round}, held: {}",
+                is_held(&world, operator)
+            );
+            world.operator(operator).hang_up();
+        }
+        // Strangers among each other are as they were.
+        let other = world.connect_management(Shape::WIDE, AWAY);
+        assert_eq!(status(&ask(&mut world, other, &get("/api/none", ""))), "401");
+    }
+}

@@ -14,12 +14,13 @@ use super::answer::{Answer, OUTPUT_BYTES_MAX, problem, refusal};
 use super::api;
 use super::exposition::Exposition;
 use super::gate;
-use super::http::{self, Head, Parsed, Status};
+use super::http::{self, Head, Origin, Parsed, Status};
 use super::listing::{Listing, Room};
 use super::looking::Looking;
 use super::metrics;
 use super::queue_get::{Getting, Progress};
 use super::request_context::RequestContext;
+use super::tokens::Tokens;
 use crate::broker::{self, Broker};
 use crate::journal::Batch;
 use crate::password::PasswordCheck;
@@ -88,6 +89,8 @@ pub struct AdminSession {
     check: Option<Box<PasswordCheck>>,
     /// What came of that, for the request in the input.
     is_login_right: Option<bool>,
+    /// One of its requests came with a login that is known.
+    is_known: bool,
 }
 
 /// What the input is.
@@ -131,8 +134,28 @@ impl Default for AdminSession {
             challenges: false,
             check: None,
             is_login_right: None,
+            is_known: false,
         }
     }
+}
+
+/// What is looked at of a request before it is read: enough for a browser's headers.
+const PEEKED_BYTES: usize = 2048;
+
+/// Whether what somebody on the network is about to say, as `peek` shows it, comes with a login that is known:
+/// a token, or a password that was right before. It costs a hash, and no check of a password.
+pub fn says_a_known_login(
+    peek: impl FnOnce(&mut [u8]) -> std::io::Result<usize>,
+    broker: &Broker,
+    tokens: &mut Tokens,
+    at: (u64, bool),
+) -> bool {
+    let mut room = Zeroizing::new([0; PEEKED_BYTES]);
+    peek(&mut *room).is_ok_and(|count| has_known_login(&room[..count], broker, tokens, at))
+}
+
+fn has_known_login(bytes: &[u8], broker: &Broker, tokens: &mut Tokens, at: (u64, bool)) -> bool {
+    Origin::of_head(bytes).is_some_and(|origin| gate::is_known(&origin, broker, tokens, at))
 }
 
 impl AdminSession {
@@ -154,6 +177,11 @@ impl AdminSession {
     /// Whether it came for metrics, and nobody knows who it is.
     pub const fn is_for_metrics(&self) -> bool {
         matches!(self.caller, Caller::Scraper)
+    }
+
+    /// Whether one of its requests came with a login that is known.
+    pub const fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// Whether nothing has begun that is not over.
@@ -356,6 +384,12 @@ impl AdminSession {
 
     /// What is to be done about the input.
     fn look(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> Looked {
+        if let Caller::Network { from_loopback } = self.caller
+            && !self.is_known
+        {
+            let at = (context.process.uptime_ms, from_loopback);
+            self.is_known = has_known_login(input, context.broker, context.tokens, at);
+        }
         let (request, end) = match http::parse(input, REQUEST_BYTES_MAX) {
             Parsed::NeedMore => return Looked::Partial,
             Parsed::NeedBody { end, awaits_word } => {

@@ -15,12 +15,13 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
 use super::answer::{Answer, body, done, not_found, problem, unauthorized};
-use super::http::{Head, JSON, Request, Status, Verb};
+use super::http::{Head, JSON, Origin, Request, Status, Verb};
 use super::management::{self, Who};
 use super::metrics;
 use super::pages::{self, Page};
 use super::request_context::RequestContext;
-use super::tokens::{NoToken, TOKENS_MAX};
+use super::tokens::{NoToken, TOKENS_MAX, Tokens};
+use crate::broker::Broker;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is looked at, in base64: a name of 255 bytes, a colon and a password.
@@ -75,10 +76,10 @@ pub(super) fn handle(
             _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
         });
     }
-    let token = request.token();
+    let token = request.origin.token();
     let user = match token {
         Some(token) => context.tokens.user_of(token, context.broker, context.process.uptime_ms),
-        None => match Login::of(request) {
+        None => match Login::of(&request.origin) {
             Some(login) => {
                 let check = context.broker.password_check(&login.user, &login.password, from_loopback);
                 let is_right = context.broker.is_remembered(&check);
@@ -112,6 +113,22 @@ pub(super) fn handle(
         }
         _ => management::handle(request, context, &who),
     })
+}
+
+/// Whether a request says a token that is good, or the password that was its user's when it was checked last:
+/// then it is known who asks, at the cost of a hash.
+pub(super) fn is_known(
+    origin: &Origin<'_>,
+    broker: &Broker,
+    tokens: &mut Tokens,
+    (uptime_ms, from_loopback): (u64, bool),
+) -> bool {
+    match origin.token() {
+        Some(token) => tokens.user_of(token, broker, uptime_ms).is_some(),
+        None => Login::of(origin).is_some_and(|login| {
+            broker.is_remembered(&broker.password_check(&login.user, &login.password, from_loopback))
+        }),
+    }
 }
 
 /// Answers a request that came to where metrics are shown without a login: nothing else is there.
@@ -214,8 +231,8 @@ struct Login {
 }
 
 impl Login {
-    fn of(request: &Request<'_>) -> Option<Self> {
-        let value = request.origin.authorization?.0.trim_ascii();
+    fn of(origin: &Origin<'_>) -> Option<Self> {
+        let value = origin.authorization?.0.trim_ascii();
         let (scheme, rest) = value.split_at_checked(6)?;
         let letters = rest.trim_ascii();
         if !scheme.eq_ignore_ascii_case(b"basic ") || letters.len() > LOGIN_LETTERS_MAX {
