@@ -1,7 +1,7 @@
 //! What a message of a run is made of: its properties and bytes follow from its number and its length, so
 //! that whoever receives it can tell whether anything was altered.
 
-use super::deaths::{DYING, Deaths, is_dying, without_deaths};
+use super::deaths::{Deaths, is_dying, other_of, without_deaths};
 use super::ledger::{Holder, Key};
 use super::topology;
 
@@ -59,15 +59,26 @@ impl Content {
             let is_same = is_where_it_was && properties == self.properties();
             return is_same.then(Deaths::default);
         }
-        let (plain, deaths) = without_deaths(properties)?;
-        let is_somewhere = exchange.is_empty() && DYING.iter().any(|name| name.as_bytes() == key);
-        (is_somewhere && plain == self.properties()).then_some(deaths)
+        let expiration = self.expires().then_some(topology::EXPIRATION_MS);
+        let (plain, deaths) = without_deaths(properties, &self.key, expiration)?;
+        let names = [Some(&*self.key), other_of(&self.key)];
+        let is_somewhere = exchange.is_empty() && names.iter().flatten().any(|name| name.as_bytes() == key);
+        // The first death takes its own time away.
+        let wanted = self.properties_with(self.expires() && deaths.all() == 0);
+        (is_somewhere && plain == wanted).then_some(deaths)
+    }
+
+    /// Whether it has a time of its own.
+    fn expires(&self) -> bool {
+        self.exchange.is_empty() && topology::expires(&self.key, self.len)
     }
 
     /// Its properties as they are written.
     pub fn properties(&self) -> Vec<u8> {
-        // Half of what may vanish anyway has a time of its own.
-        let expires = self.exchange.is_empty() && topology::drops(&self.key) && self.len.is_multiple_of(2);
+        self.properties_with(self.expires())
+    }
+
+    fn properties_with(&self, expires: bool) -> Vec<u8> {
         let prefers = u8::from(self.priority().is_some());
         let mut bytes = vec![u8::from(self.persistent) << 4 | prefers << 3 | u8::from(expires), 0];
         if self.persistent {

@@ -17,9 +17,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::content::Content;
-use super::deaths::{DYING, Deaths, Delivery, Fates, is_dying};
+use super::deaths::{Deaths, Delivery, Fates, is_dying, other_of};
 use super::fact::Fact;
 use super::operator::Accesses;
+use super::policies::Policies;
 use super::topology::{self, BINDINGS};
 
 /// Counts what clients send and hear, over the whole run.
@@ -144,9 +145,14 @@ pub struct Ledger {
     pub accesses: Accesses,
     /// What became of messages that may die.
     pub(super) fates: Fates,
+    pub policies: Policies,
+    /// Queues whose messages have all waited long enough, so that none may be there any more.
+    pub waited_out: BTreeSet<Key>,
     pub complaints: Vec<String>,
     pub confirmed: u64,
     pub delivered: u64,
+    /// Those of them that had waited for their time before.
+    pub waited: u64,
 }
 
 impl Ledger {
@@ -284,20 +290,29 @@ impl Ledger {
         names.dedup();
         content.unbound = self.unbound;
         if is_dying(&content.key) {
-            self.fates.publish(vhost, number);
+            let is_mortal = topology::is_mortal(&content.key, content.len);
+            self.fates.publish(vhost, number, &content.key, is_mortal);
         }
         for name in names {
+            let key = (vhost, name);
             // Without a place for its letters nothing is promised of what dies there.
-            if is_dying(&name) && !self.queue(&(vhost, DYING[1].into())).fact.is_sure() {
+            if !self.has_sure_letters(&key) {
                 continue;
             }
-            let key = (vhost, name);
             let queue = self.queue(&key);
             if queue.fact.is_sure() && queue.purges == 0 && !topology::may_go(&key.1) {
                 content.targets.push((key, queue.fact.epoch));
             }
         }
         self.contents.insert(number, content);
+    }
+
+    /// Whether what dies in a queue surely goes on: there is where it goes, and a policy that says so, if any
+    /// has to. Of a queue in which messages wait for as long as a policy says, that one says where to as well.
+    fn has_sure_letters(&mut self, key: &Key) -> bool {
+        let Some(other) = other_of(&key.1) else { return true };
+        let is_said = key.1 != "j2" || self.policies.is_sure(key);
+        is_said && self.queue(&(key.0, other.into())).fact.is_sure()
     }
 
     /// The queues that surely have a content, if the broker took it.
@@ -381,7 +396,11 @@ impl Ledger {
         match (is_ack, gives_back) {
             _ if !is_dying(&key.1) => {}
             (true, _) => self.fates.let_go(key.0, *number),
-            (false, false) => self.fates.reject(key.0, *number),
+            (false, false) => {
+                // The policy of this one may be taken away at any time.
+                let is_safe = key.1 != "w2" && self.has_sure_letters(key);
+                self.fates.reject((key.0, &key.1, *number), is_safe);
+            }
             (false, true) => {}
         }
     }
@@ -389,6 +408,10 @@ impl Ledger {
     /// A client has a message from a queue whose messages die; `since` when it consumes there.
     pub fn deliver_dying(&mut self, key: &Key, number: u64, deaths: Deaths, delivery: Delivery) {
         self.delivered += 1;
+        self.waited += u64::from(deaths.has_waited());
+        if self.waited_out.contains(key) {
+            self.miss(format!("message {number} waits in {key:?}, and its time was over long ago"));
+        }
         let now = self.tick();
         let wrong = self.fates.deliver((key.0, &key.1, number), deaths, &Delivery { now, ..delivery });
         wrong.into_iter().for_each(|what| self.miss(what));

@@ -249,6 +249,7 @@ impl<'r> Life<'r> {
         if !self.is_calm {
             self.act();
             self.administer();
+            self.police();
             self.stride();
         }
         let moved = self.exchange();

@@ -11,6 +11,7 @@
 //! | `actor` | a client: what it asked for, what it hears, what it holds |
 //! | `traffic` | who does what |
 //! | `operator` | who changes who may do what |
+//! | `policies` | what an operator says of queues beside their arguments |
 //! | `harm` | what of the store damage may cost |
 //! | `content` | what a message is made of |
 //! | `ledger`, `fact` | what clients saw, and what follows from it |
@@ -48,6 +49,7 @@ mod ledger;
 mod life;
 mod operator;
 mod plan;
+mod policies;
 mod recover;
 mod run;
 mod start;

@@ -12,6 +12,7 @@ use leveret::broker::Broker;
 
 use super::ledger::Ledger;
 use super::life::Life;
+use super::plan::Habit;
 use super::world::sim_disk::Random;
 use super::world::{Line, Memory, Shape};
 
@@ -24,6 +25,8 @@ const TAGS: [&str; 3] = ["", "monitoring", "administrator"];
 const PATTERNS: [&str; 3] = ["", ".*", "^a"];
 /// A life asks for something in so many steps.
 const ONE_IN: u64 = 25;
+/// A life that has queues for policies asks for a change of one in so many steps.
+const POLICY_ONE_IN: u64 = 20;
 
 /// Who may do what, as far as operators change it here.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -89,14 +92,22 @@ impl Accesses {
 pub struct Operator {
     pub line: Rc<RefCell<Line>>,
     heard: Vec<u8>,
-    is_waiting: bool,
+    /// What it asked for and has no answer to.
+    waits_for: Option<Change>,
+}
+
+/// What a request is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    Access,
+    Policy,
 }
 
 impl Operator {
     pub fn connect(engine: &mut Engine<Memory>) -> Self {
         let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
         engine.platform.arrive_operator(&line, 0);
-        Self { line, heard: Vec::new(), is_waiting: false }
+        Self { line, heard: Vec::new(), waits_for: None }
     }
 
     pub fn is_held(&self) -> bool {
@@ -105,7 +116,7 @@ impl Operator {
 
     /// Nothing is missing that it asked for.
     pub fn is_at_rest(&self) -> bool {
-        !self.is_waiting || !self.is_held()
+        self.waits_for.is_none() || !self.is_held()
     }
 
     /// Asks for a change that follows from chance; what it comes to is in the ledger then.
@@ -153,10 +164,15 @@ impl Operator {
             }
         };
         accesses.asked = Some(access);
+        self.send(Change::Access, (verb, &path, &body));
+    }
+
+    /// Sends a request; what it comes to is in the ledger already.
+    pub fn send(&mut self, change: Change, (verb, path, body): (&str, &str, &str)) {
         let length = body.len();
         let request = format!("{verb} /api/{path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
         self.line.borrow_mut().write_up(request.as_bytes());
-        self.is_waiting = true;
+        self.waits_for = Some(change);
     }
 
     /// Hears what there is to hear.
@@ -166,12 +182,19 @@ impl Operator {
         drop(line);
         while let Some((status, length)) = answer_in(&self.heard) {
             self.heard.drain(..length);
-            self.is_waiting = false;
-            match status {
-                204 => ledger.accesses.settle(true),
+            let change = self.waits_for.take();
+            let has_happened = match (status, change) {
+                (204, _) | (201, Some(Change::Policy)) => true,
                 // There is no such thing, or no room for it, or its end is still under way.
-                404 | 503 => ledger.accesses.settle(false),
-                other => ledger.complain(format!("an operator was refused with {other}")),
+                (404 | 503, _) => false,
+                (other, _) => {
+                    ledger.complain(format!("an operator was refused with {other}: {change:?}"));
+                    false
+                }
+            };
+            match change {
+                Some(Change::Policy) => ledger.policies.settle(has_happened),
+                Some(Change::Access) | None => ledger.accesses.settle(has_happened),
             }
         }
         moved
@@ -197,14 +220,37 @@ impl Life<'_> {
         if !random.once_in(ONE_IN) || self.engine.is_stopping() || is_unwritable {
             return;
         }
-        // Whoever said nothing for long was hung up on. With a request under way nobody knows what became of
-        // it, until the next start.
-        if self.operator.as_ref().is_none_or(|operator| !operator.is_held() && !operator.is_waiting) {
-            self.operator = Some(Operator::connect(&mut self.engine));
-        }
-        if let Some(operator) = self.operator.as_mut().filter(|operator| !operator.is_waiting) {
+        self.call_operator();
+        if let Some(operator) = self.operator.as_mut().filter(|operator| operator.waits_for.is_none()) {
             operator.ask(&mut self.run.ledger, random);
             self.run.counts.administered += 1;
+        }
+    }
+
+    /// Whoever said nothing for long was hung up on. With a request under way nobody knows what became of it,
+    /// until the next start.
+    fn call_operator(&mut self) {
+        let is_gone = |operator: &Operator| !operator.is_held() && operator.waits_for.is_none();
+        if self.operator.as_ref().is_none_or(is_gone) {
+            self.operator = Some(Operator::connect(&mut self.engine));
+        }
+    }
+
+    /// An operator thinks of a policy, where there are queues that go by one.
+    pub fn police(&mut self) {
+        let Habit::Deaths(chain) = self.run.plan.hazards.habit else { return };
+        let is_unwritable = self.run.ledger.is_unwritable;
+        let random = &mut self.chance("policy");
+        if !random.once_in(POLICY_ONE_IN) || self.engine.is_stopping() || is_unwritable {
+            return;
+        }
+        if let Some(wanted) = self.run.ledger.policies.think_of(chain, random) {
+            self.call_operator();
+            if let Some(operator) = self.operator.as_mut().filter(|operator| operator.waits_for.is_none()) {
+                let (verb, path, body) = self.run.ledger.policies.ask(wanted);
+                operator.send(Change::Policy, (verb, &path, &body));
+                self.run.counts.policed += 1;
+            }
         }
     }
 }

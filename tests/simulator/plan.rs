@@ -6,6 +6,7 @@
 //!
 //! Always true: a plan follows from its seed and nothing else.
 
+use super::deaths::CHAINS;
 use super::world::sim_disk::Random;
 use leveret::limits::Limits;
 use leveret::store::{Format, Settings};
@@ -99,8 +100,8 @@ pub enum Habit {
     Transactions,
     /// One queue keeps every other message, and what lies beside them is gone soon.
     Holes,
-    /// Messages are rejected and given back until they die, and live on.
-    Deaths,
+    /// Messages are rejected and given back until they die, and live on, in this pair of queues.
+    Deaths(usize),
 }
 
 impl Plan {
@@ -164,7 +165,18 @@ impl Plan {
             hazards: Hazards::default(),
         };
         plan.endanger(random);
+        plan.choose_chain(&mut Random::of(seed, "chain", &[]));
         plan
+    }
+
+    /// Messages may wait in one of a pair of queues until they go back to the other, for as long as arguments
+    /// or policies say. It has a stream of its own, so that every other seed stays what it was.
+    fn choose_chain(&mut self, random: &mut Random) {
+        let hazards = &mut self.hazards;
+        if hazards.habit == Habit::Any && random.once_in(3) {
+            hazards.habit = Habit::Deaths(1 + random.below(CHAINS.len() as u64 - 1) as usize);
+            hazards.cuts_as_settled = !random.once_in(3);
+        }
     }
 
     fn endanger(&mut self, random: &mut Random) {
@@ -235,10 +247,10 @@ impl Plan {
         }
         hazards.has_unwritable_starts = random.once_in(4);
         if hazards.habit == Habit::Any && random.once_in(5) {
-            hazards.habit = Habit::Deaths;
+            hazards.habit = Habit::Deaths(0);
         }
         // What moves from one queue to another is in two places, or in none, if anywhere then.
         hazards.cuts_as_settled =
-            matches!(hazards.habit, Habit::Transactions | Habit::Deaths) && !random.once_in(3);
+            matches!(hazards.habit, Habit::Transactions | Habit::Deaths(_)) && !random.once_in(3);
     }
 }

@@ -5,9 +5,10 @@
 use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::deaths::{DYING, is_dying};
+use super::deaths::{CHAINS, is_dying};
 use super::harm::Harm;
 use super::ledger::{Entry, Holder, Key, Ledger, Promise, Queue, Settled};
+use super::policies::Said;
 use super::topology::{self, BINDINGS};
 
 /// So many messages behind the last one that was on its way to a client, or next, may be called redelivered
@@ -24,6 +25,7 @@ pub struct Found {
     pub exchanges: BTreeSet<(String, String)>,
     /// Virtual host, source, routing key, queue.
     pub bindings: BTreeSet<(String, String, String, String)>,
+    pub policies: Said,
 }
 
 /// After a start.
@@ -89,6 +91,7 @@ impl Ledger {
             }
             fact.is_there = Some(is_there);
         }
+        wrong.extend(self.policies.begin(&found.policies, may_change));
         wrong.into_iter().for_each(|what| self.complain(what));
     }
 
@@ -159,11 +162,12 @@ impl Ledger {
 
     /// What may die is in one of its two queues.
     fn begin_dying(&mut self, found: &Found) {
-        for vhost in super::plan::VHOSTS {
-            let contents = DYING.map(|name| found.queues.get(&(vhost.to_string(), name.to_string())));
+        let pairs = |vhost| CHAINS.into_iter().enumerate().map(move |(chain, pair)| (vhost, chain, pair));
+        for (vhost, chain, pair) in super::plan::VHOSTS.into_iter().flat_map(pairs) {
+            let contents = pair.map(|name| found.queues.get(&(vhost.to_string(), name.to_string())));
             let are_there = contents.iter().all(Option::is_some);
             let contents = contents.map(|contents| contents.map_or(&[][..], Vec::as_slice));
-            for what in self.fates.begin(vhost, contents, are_there) {
+            for what in self.fates.begin((vhost, chain), contents, are_there) {
                 self.miss(what);
             }
         }

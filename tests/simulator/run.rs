@@ -43,6 +43,10 @@ pub struct Counts {
     pub damaged: u64,
     /// Changes of who may do what.
     pub administered: u64,
+    /// Changes of policies.
+    pub policed: u64,
+    /// Deliveries of what had waited for its time before.
+    pub waited: u64,
     /// The most bytes that were live in a log of which everything was deleted.
     pub left_bytes_max: u64,
 }
@@ -56,6 +60,7 @@ impl Counts {
         assert!(self.commits > 120 * seeds && self.reads > 40 * seeds, "the disk rests: {self:?}");
         assert!(20 * self.unwritable > seeds, "every store can be written: {self:?}");
         assert!(self.administered > 20 * seeds && self.rests > 40 * seeds, "operators rest: {self:?}");
+        assert!(self.policed > seeds && self.waited > seeds, "nothing waits: {self:?}");
     }
 
     pub const fn add(&mut self, other: &Self) {
@@ -74,6 +79,8 @@ impl Counts {
         self.damaged += other.damaged;
         self.unwritable += other.unwritable;
         self.administered += other.administered;
+        self.policed += other.policed;
+        self.waited += other.waited;
         if other.left_bytes_max > self.left_bytes_max {
             self.left_bytes_max = other.left_bytes_max;
         }
@@ -170,6 +177,7 @@ impl Run {
             self.ledger.complaints.append(&mut self.damages);
         }
         (self.counts.confirmed, self.counts.delivered) = (self.ledger.confirmed, self.ledger.delivered);
+        self.counts.waited = self.ledger.waited;
     }
 
     fn plan_trouble(&mut self, life: u64) {

@@ -21,6 +21,7 @@ use leveret::time::Now;
 use super::content::{body_of, number_of};
 use super::life::{Ended, Life};
 use super::plan::{Plan, USERS, VHOSTS};
+use super::policies;
 use super::recover::Found;
 use super::run::Run;
 use super::world::Memory;
@@ -388,6 +389,7 @@ impl Run {
                 }) if queues.contains_key(&destination_version) && versions.contains(&source_version) => {
                     found.bindings.insert((vhost.into(), source.into(), routing_key.into(), queue.into()));
                 }
+                Some(policy @ Definition::Policy { .. }) => found.policies.extend(policies::found(&policy)),
                 Some(_) | None => {}
             });
         if !matches!(read, Ok(0)) && !self.is_damaged {

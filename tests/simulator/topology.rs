@@ -3,6 +3,8 @@
 //! ```text
 //! d0 .. d2  durable       l0  durable, keeps 12 and none for long         r0  durable, keeps 12 and refuses
 //! d3        durable, with priorities      s0  m0  durable, and dead letters go from each to the other
+//! j0 w0     the same, and what is in `w0` goes back after a while
+//! j1 w1     the same, and a policy says after which     j2 w2  the same, and policies say all of that
 //! t0 t1     transient     a0  transient, goes when it is of no use        xN  exclusive, of connection N
 //! ```
 //!
@@ -12,7 +14,7 @@
 
 use leveret::wire::{Method, Table};
 
-use super::deaths::{DELIVERY_LIMIT, DYING, is_dying};
+use super::deaths::{DELIVERY_LIMIT, DYING, is_dying, other_of};
 
 /// Queues that everybody uses.
 pub const QUEUES: [&str; 9] = ["d0", "d1", "d2", "d3", "l0", "r0", "a0", "t0", "t1"];
@@ -56,8 +58,16 @@ const PRIORITY_MAX: u8 = 3;
 /// After how long a queue goes that may, if nobody has a use for it, in milliseconds.
 const EXPIRES_MS: i64 = 3_000;
 
+/// For how long a message waits in the queue whose arguments say so, in milliseconds.
+const WAIT_MS: i64 = 150;
+
 pub fn is_durable(queue: &str) -> bool {
-    queue.starts_with(['d', 'l', 'r', 's', 'm'])
+    queue.starts_with(['d', 'l', 'r', 's', 'm', 'j', 'w'])
+}
+
+/// Whether policies say where its dead letters go, and not its arguments.
+pub fn is_policed(queue: &str) -> bool {
+    matches!(queue, "j2" | "w2")
 }
 
 /// It may drop any message, for its length or because its time is over.
@@ -68,6 +78,19 @@ pub fn drops(queue: &str) -> bool {
 /// It may refuse any message for its length.
 pub fn refuses(queue: &str) -> bool {
     queue.starts_with('r')
+}
+
+/// Whether a message that goes there has a time of its own: half of what may vanish anyway, and some of what
+/// may die.
+pub fn expires(queue: &str, len: u32) -> bool {
+    let is_chained = is_dying(queue) && !matches!(queue, "s0" | "m0");
+    drops(queue) && len.is_multiple_of(2) || is_chained && (len / 4) % 8 == 1
+}
+
+/// Whether a message with a time of its own may be dropped there for that: its letter would go round by
+/// itself, or go nowhere.
+pub fn is_mortal(queue: &str, len: u32) -> bool {
+    expires(queue, len) && !matches!(queue, "w0" | "w1")
 }
 
 /// Whether it has priorities.
@@ -109,7 +132,7 @@ pub fn bindings_for<'a>(exchange: &'a str, key: &'a str) -> impl Iterator<Item =
 /// Whether a message may come to a queue at all.
 pub fn may_route(exchange: &str, key: &str, queue: &str) -> bool {
     match exchange {
-        "" => key == queue || key == DYING[0] && queue == DYING[1],
+        "" => key == queue || other_of(key) == Some(queue),
         _ => bindings_for(exchange, key).any(|at| BINDINGS[at].2 == queue),
     }
 }
@@ -132,7 +155,10 @@ pub fn arguments(queue: &str) -> Vec<u8> {
     if has_levels(queue) {
         limit("x-max-priority", PRIORITY_MAX.into());
     }
-    if queue == DYING[0] {
+    if queue == "w0" {
+        limit("x-message-ttl", WAIT_MS);
+    }
+    if queue == DYING {
         limit("x-delivery-limit", DELIVERY_LIMIT);
     }
     if queue.starts_with('a') {
@@ -142,13 +168,12 @@ pub fn arguments(queue: &str) -> Vec<u8> {
         bytes.push(10);
         bytes.extend_from_slice(b"x-overflowS\x00\x00\x00\x0ereject-publish");
     }
-    if is_dying(queue) {
-        let other = DYING[usize::from(queue == DYING[0])].as_bytes();
+    if let Some(other) = other_of(queue).filter(|_| !is_policed(queue)) {
         bytes.extend_from_slice(b"\x16x-dead-letter-exchangeS\x00\x00\x00\x00");
         bytes.extend_from_slice(b"\x19x-dead-letter-routing-keyS\x00\x00\x00\x02");
-        bytes.extend_from_slice(other);
+        bytes.extend_from_slice(other.as_bytes());
     }
-    if queue == DYING[0] {
+    if queue == DYING {
         bytes.extend_from_slice(b"\x0cx-queue-typeS\x00\x00\x00\x06quorum");
     }
     bytes

@@ -8,7 +8,7 @@ use leveret::wire::{Method, Table};
 
 use super::actor::{Actor, Channel, Consumer, Leaving, Mode, Pending};
 use super::content::{Content, body_of};
-use super::deaths::DYING;
+use super::deaths::CHAINS;
 use super::ledger::{Key, Ledger};
 use super::life::Life;
 use super::plan::{Habit, Plan};
@@ -168,13 +168,15 @@ impl Actor {
     fn furnish(&mut self, ledger: &mut Ledger, random: &mut Random, habit: Habit) {
         let number = self.next_channel;
         let any = [random.one_of(&QUEUES), random.one_of(&QUEUES), random.one_of(&QUEUES)];
+        let mut pair = CHAINS[if let Habit::Deaths(chain) = habit { chain } else { 0 }];
+        // Where dead letters go is there before any are.
+        pair.reverse();
         let (queues, bindings): (&[&str], &[usize]) = match habit {
             Habit::Deep => (&["d0"], &[]),
             Habit::Transactions | Habit::Holes => (&["d0", "d1"], &[]),
             Habit::Pieces => (&["d0", "d3"], &[]),
             Habit::Copies => (&["d0", "d1", "l0"], &[0, 1, 3]),
-            // Where dead letters go is there before any are.
-            Habit::Deaths => (&[DYING[1], DYING[0]], &[]),
+            Habit::Deaths(_) => (&pair, &[]),
             Habit::Any | Habit::Sieve | Habit::Leave => (&any, &[]),
         };
         for name in queues {
@@ -260,7 +262,11 @@ impl Actor {
                 };
             }
             Habit::Deep if !random.once_in(6) => return ("", "d0".into(), small),
-            Habit::Deaths if !random.once_in(4) => return ("", DYING[0].into(), small * 4),
+            Habit::Deaths(chain) if !random.once_in(4) => {
+                // Some go where they wait at first.
+                let side = usize::from(chain > 0 && random.once_in(6));
+                return ("", CHAINS[chain][side].into(), small * 4);
+            }
             Habit::Transactions if !random.once_in(6) => {
                 return ("", random.one_of(&["d0", "d1"]).into(), small * 20);
             }
@@ -325,7 +331,9 @@ impl Actor {
             Habit::Copies if !random.once_in(8) => random.one_of(&["d0", "l0"]),
             Habit::Pieces if !random.once_in(8) => "d0",
             Habit::Transactions | Habit::Holes if !random.once_in(8) => random.one_of(&["d0", "d1"]),
-            Habit::Deaths if !random.once_in(4) => random.one_of(&DYING),
+            Habit::Deaths(0) if !random.once_in(4) => random.one_of(&CHAINS[0]),
+            // Who consumes where messages wait is seldom, or none would wait to the end.
+            Habit::Deaths(chain) if !random.once_in(4) => CHAINS[chain][usize::from(random.once_in(16))],
             _ => "",
         };
         let is_sure =
@@ -381,7 +389,7 @@ impl Actor {
         if channel.unacked.is_empty() {
             return;
         }
-        let is_any = matches!(habit, Habit::Any | Habit::Deep | Habit::Transactions | Habit::Deaths);
+        let is_any = matches!(habit, Habit::Any | Habit::Deep | Habit::Transactions | Habit::Deaths(_));
         let multiple = is_any && random.once_in(4);
         let index = if multiple || !is_any { random.below(channel.unacked.len() as u64) } else { 0 };
         let Some(tag) = channel.unacked.keys().nth(index as usize).copied() else { return };

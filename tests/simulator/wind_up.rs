@@ -112,19 +112,32 @@ impl Life<'_> {
             .collect())
     }
 
-    /// Everything is consumed and deleted; then nothing may be left anywhere.
-    pub fn wind_up(&mut self) -> Result<(), Ended> {
-        self.lose_everybody()?;
-        self.call_cleaners()?;
-        let keys = self.look_for_queues()?;
-        for key in &keys {
+    /// Consumes all that is in these queues.
+    fn consume_all(&mut self, keys: &[Key]) -> Result<(), Ended> {
+        for key in keys {
             let ledger = &mut self.run.ledger;
             for actor in self.actors.iter_mut().filter(|actor| actor.vhost == key.0 && actor.is_open()) {
                 let number = actor.next_channel;
                 actor.consume(ledger, number, key, true, "");
             }
         }
-        self.calm_down("consuming everything")?;
+        self.calm_down("consuming everything")
+    }
+
+    /// Everything is consumed and deleted; then nothing may be left anywhere.
+    pub fn wind_up(&mut self) -> Result<(), Ended> {
+        self.lose_everybody()?;
+        self.call_cleaners()?;
+        let keys = self.look_for_queues()?;
+        // What waits in vain is seen when there is room for it to go on: nobody takes it before.
+        let policies = &self.run.ledger.policies;
+        let (waiting, others): (Vec<Key>, Vec<Key>) =
+            keys.iter().cloned().partition(|key| policies.has_end_of_waiting(key));
+        self.consume_all(&others)?;
+        if !waiting.is_empty() {
+            self.run.ledger.waited_out.extend(waiting.iter().cloned());
+            self.consume_all(&waiting)?;
+        }
         self.run.ledger.check_all_seen();
         self.check()?;
         for key in &keys {
