@@ -125,8 +125,8 @@ impl Default for Limits {
             policies_max: 64,
             parameters_max: 16,
             patterns_bytes_max: 400 << 10,
-            messages_max: 193_000,
-            body_bytes_max: 34 << 20,
+            messages_max: 188_000,
+            body_bytes_max: 35 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 400_000,
             unacknowledged_max: 65_536,
@@ -145,7 +145,7 @@ impl Default for Limits {
             consumer_timeout_ms: 1_800_000,
             segment_bytes: 4 << 20,
             commit_bytes_max: 512 << 10,
-            index_bytes_max: 4352 << 10,
+            index_bytes_max: 4096 << 10,
         }
     }
 }
