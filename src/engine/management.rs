@@ -7,7 +7,7 @@
 //! are, and the address that has fewest places has the next one; an address never gives up a place for one
 //! that has as many; a request has a bounded time to come in, and its answer to be taken (`admin_socket`),
 //! and a shorter one while an address with fewer places waits; whoever comes with a login that is known never
-//! waits for strangers; a password is checked by the worker, under
+//! waits for strangers of the same address; a password is checked by the worker, under
 //! the same throttle as the logins of AMQP.
 
 use core::cmp::Reverse;
@@ -116,7 +116,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Who of those that wait comes in next, by the place in their list, and how; `None`: nobody can. Whose
-    /// listener has not all that is its own goes first, and then whoever has a login that is known.
+    /// listener has not all that is its own goes first, then the address with fewest places, and of one address whoever has a login that is known.
     fn next_entrance(&self) -> Option<(usize, Entrance)> {
         if self.management_visitors.is_empty() {
             return None;
@@ -129,19 +129,19 @@ impl<P: Platform> Engine<P> {
                 let (listener, source) = visitor.origin();
                 let is_owed = self.management_taken(listener) < shares.own(listener);
                 let held = self.management_held(listener, source);
-                let rank = (!is_owed, !visitor.is_known, held, self.management_visitors.was_last(source), at);
+                let rank = (!is_owed, held, !visitor.is_known, self.management_visitors.was_last(source), at);
                 (rank, listener, source)
             })
             .collect();
         sort_by_key(&mut waiting, |(rank, ..)| *rank);
-        waiting.into_iter().find_map(|((lends, is_stranger, .., at), listener, source)| {
+        waiting.into_iter().find_map(|((lends, _, is_stranger, _, at), listener, source)| {
             let has_all =
                 listener == ListenerKind::Metrics && self.management_taken(listener) >= shares.metrics_most;
             match free.filter(|_| !has_all) {
                 Some(id) => Some((at, Entrance::Free(id))),
                 None => self
                     .who_gives_way(listener, source, !lends, has_all)
-                    .or_else(|| self.stranger().filter(|_| !is_stranger))
+                    .or_else(|| self.stranger_of(source).filter(|_| !is_stranger))
                     .map(|id| (at, Entrance::GivenUp(id))),
             }
         })
@@ -178,25 +178,30 @@ impl<P: Platform> Engine<P> {
         candidates.min_by_key(|(held, is_busy, idle_at, _)| (*held, *is_busy, *idle_at)).map(|(.., id)| id)
     }
 
-    /// Of the API's clients that never came with a login that is known, the one who came first.
-    fn stranger(&self) -> Option<PeerId> {
+    /// Of the API's clients of an address that did not come with a login that is known, the one who came first.
+    fn stranger_of(&self, source: Source) -> Option<PeerId> {
         let strangers = self.management_clients().filter(|(_, peer, client, listener)| {
-            *listener == ListenerKind::Api && peer.ending != Ending::Now && !client.session.is_known()
+            let is_here = *listener == ListenerKind::Api && peer.address.origin() == source;
+            is_here && peer.ending != Ending::Now && !client.session.is_known()
         });
         strangers.min_by_key(|(_, peer, ..)| peer.since).map(|(id, ..)| id)
     }
 
-    /// Looks who of those that wait has a login that is known.
+    /// Looks who of those that wait has a login that is known, now and then: strangers do not make it dear.
     fn look_at_visitors(&mut self) {
+        if !self.management_look_at.is_due(self.now) {
+            return;
+        }
+        self.management_look_at = self.now.after_ms(LOOK_EVERY_MS);
         let mut visitors = core::mem::replace(&mut self.management_visitors, WaitingVisitors::new());
         visitors.look(|visitor| self.is_known_visitor(visitor));
         self.management_visitors = visitors;
     }
 
-    fn is_known_visitor(&mut self, visitor: &Visitor<P::Socket>) -> bool {
+    fn is_known_visitor(&self, visitor: &Visitor<P::Socket>) -> bool {
         let at = (self.now.as_ms(), visitor.address.is_loopback());
         let peek = |room: &mut [u8]| visitor.socket.peek(room);
-        says_a_known_login(peek, &self.broker, &mut self.admin.tokens, at)
+        says_a_known_login(peek, (&self.broker, &self.journal, &self.admin.tokens), at)
     }
 
     /// Whoever came for metrics and has the only place there is leaves it to the API in a moment, whatever he
@@ -212,7 +217,7 @@ impl<P: Platform> Engine<P> {
         }
         let is_stranger = |it: &WaitingVisitor<_>| it.listener == ListenerKind::Api && !it.is_known;
         let look_at = match self.management_visitors.iter().any(is_stranger) {
-            true => self.now.after_ms(LOOK_EVERY_MS),
+            true => self.management_look_at,
             false => Deadline::NEVER,
         };
         let deadlines = self.management_clients().flat_map(|(_, peer, client, _)| {
@@ -261,7 +266,8 @@ impl<P: Platform> Engine<P> {
     fn seat_management(&mut self, waiting: WaitingVisitor<P::Socket>) {
         let mut visitors = core::mem::replace(&mut self.management_visitors, WaitingVisitors::new());
         let is_only = self.has_one_door();
-        let gone = visitors.push(waiting, is_only, |listener, source| self.management_held(listener, source));
+        let held = |listener, source| self.management_held(listener, source);
+        let gone = visitors.push(waiting, is_only, held, |visitor| self.is_known_visitor(visitor));
         self.management_visitors = visitors;
         if let Some(Visitor { address, .. }) = gone {
             let text = format_args!(

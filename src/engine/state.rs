@@ -170,6 +170,8 @@ pub struct Engine<P: Platform> {
     pub(super) first_metrics: usize,
     /// Visitors of the management API that are accepted and wait for a place.
     pub(super) management_visitors: WaitingVisitors<P::Socket>,
+    /// When to look again which of them has a login that is known.
+    pub(super) management_look_at: Deadline,
     pub(super) bridges: Bridges,
 }
 
@@ -272,6 +274,7 @@ impl<P: Platform> Engine<P> {
                 .collect(),
             first_metrics: setup.management_listeners,
             management_visitors: WaitingVisitors::new(),
+            management_look_at: Now::from_ms(0).after_ms(0),
             bridges,
             limits,
         }

@@ -7,7 +7,7 @@
 //!
 //! Always true: there are at most [`VISITORS_MAX`], in the order of their coming, and where there are
 //! listeners of both kinds, those of each wait in seats of their own; an address with one of them is never
-//! the one that has to go, nor is anybody with a login that is known.
+//! the one that has to go, and of a crowd strangers go first.
 
 use core::cmp::Reverse;
 
@@ -105,14 +105,16 @@ impl<S> WaitingVisitors<S> {
         waiting
     }
 
-    /// Lets one wait, for whom there is room. If its listener's seats are taken then, a stranger of the address
-    /// that has most of them and of the places, as `held` says, has to go, unless all are of different
-    /// addresses: the one who waits longest, for those after him may still be about to say who they are.
+    /// Lets one wait, for whom there is room. If its listener's seats are taken then, one of the address that has
+    /// most of them and of the places, as `held` says, has to go, unless all are of different addresses: a
+    /// stranger if it has one, which `is_known` says once more, and the one who waits longest, for those after
+    /// him may still be about to say who they are.
     pub(super) fn push(
         &mut self,
         waiting: WaitingVisitor<S>,
         is_only: bool,
         held: impl Fn(ListenerKind, Source) -> usize,
+        mut is_known: impl FnMut(&Visitor<S>) -> bool,
     ) -> Option<Visitor<S>> {
         let listener = waiting.listener;
         let is_in = self.visitors.push(waiting).is_ok();
@@ -120,12 +122,24 @@ impl<S> WaitingVisitors<S> {
         if !self.is_full(listener, is_only) {
             return None;
         }
-        let here = |origin| self.origins().filter(|other| *other == origin).count();
-        let crowd = self.visitors.iter().enumerate().filter(|(_, waiting)| {
-            waiting.listener == listener && !waiting.is_known && here(waiting.origin()) > 1
-        });
-        let crowd = crowd.map(|(at, waiting)| (at, waiting.origin()));
-        let first = crowd.max_by_key(|(at, origin)| (here(*origin) + held(origin.0, origin.1), Reverse(*at)));
-        first.map(|(at, _)| at).map(|at| self.visitors.remove(at).visitor)
+        loop {
+            let here = |origin| self.origins().filter(|other| *other == origin).count();
+            let crowd = self
+                .visitors
+                .iter()
+                .enumerate()
+                .filter(|(_, waiting)| waiting.listener == listener && here(waiting.origin()) > 1);
+            let rank = |at: usize, waiting: &WaitingVisitor<S>| {
+                let (door, source) = waiting.origin();
+                (here((door, source)) + held(door, source), !waiting.is_known, Reverse(at))
+            };
+            let (at, _) = crowd.max_by_key(|(at, waiting)| rank(*at, waiting))?;
+            let chosen = &mut self.visitors[at];
+            if listener == ListenerKind::Api && !chosen.is_known && is_known(&chosen.visitor) {
+                chosen.is_known = true;
+                continue;
+            }
+            return Some(self.visitors.remove(at).visitor);
+        }
     }
 }

@@ -117,6 +117,10 @@ impl<P: Platform> Engine<P> {
             self.supplies.log.warn(self.now, from.source(), LogKind::Login, text);
         }
         if !self.awaits(login.peer, Waiting::Worker(login.ticket)) {
+            if is_right {
+                // Whoever lost its place meanwhile is known when it comes again.
+                let _ = self.broker.note_checked(&login.check, true);
+            }
             return;
         }
         let Some(connection) = login.peer.connection() else {

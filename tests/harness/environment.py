@@ -121,6 +121,8 @@ def apt_install(*packages: str) -> None:
         raise NoRoot(f"{' '.join(packages)} not installed, and only root may install it")
     quiet = dict(os.environ, DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
     with one_at_a_time("apt"):
+        # An installation that was killed half-way, by whomever, keeps every other one from beginning.
+        attempt(["dpkg", "--configure", "-a"], "dpkg --configure -a", env=quiet)
         attempt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "update", "-q"], "apt-get update", env=quiet)
         attempt(["apt-get", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "-q", "--no-install-recommends",
                  *packages], " ".join(packages), env=quiet)

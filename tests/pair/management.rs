@@ -522,3 +522,31 @@ fn a_local_process_without_a_login_does_not_keep_a_known_operator_out() {
         assert_eq!(status(&ask(&mut world, other, &get("/api/none", ""))), "401");
     }
 }
+
+/// A user who may log in here and not see anything has a password that is known, and crowds at an address of its own.
+#[test]
+fn a_known_user_without_a_tag_does_not_keep_an_administrator_out() {
+    let mut world = World::new(small_limits());
+    let first = world.connect_management(Shape::WIDE, HOME);
+    let put = |path: &str, body: &str| {
+        let lines = format!("Host: localhost:15672\r\nContent-Length: {}\r\n{GUEST}", body.len());
+        format!("PUT {path} HTTP/1.1\r\n{lines}\r\n{body}")
+    };
+    let made = ask(&mut world, first, &put("/api/users/sensor", r#"{"password":"secret","tags":""}"#));
+    assert_eq!(status(&made), "201", "{made}");
+    let login = "Authorization: Basic c2Vuc29yOnNlY3JldA==\r\n";
+    assert_eq!(status(&ask(&mut world, first, &get("/api/whoami", login))), "401", "it has no tag");
+    world.operator(first).hang_up();
+    world.run();
+    let busy = format!("POST /api/x HTTP/1.1\r\nHost: localhost:15672\r\nContent-Length: 10\r\n{login}\r\n");
+    for round in 0..6 {
+        for _ in 0..40 {
+            let client = world.connect_management(Shape::WIDE, AWAY);
+            world.operator(client).write_up(busy.as_bytes());
+        }
+        world.run();
+        let operator = world.connect_management(Shape::WIDE, HOME);
+        assert_eq!(status(&ask(&mut world, operator, &get("/api/whoami", GUEST))), "200", "round {round}");
+        world.operator(operator).hang_up();
+    }
+}

@@ -22,7 +22,7 @@ use super::queue_get::{Getting, Progress};
 use super::request_context::RequestContext;
 use super::tokens::Tokens;
 use crate::broker::{self, Broker};
-use crate::journal::Batch;
+use crate::journal::{Batch, Journal};
 use crate::password::PasswordCheck;
 
 use zeroize::Zeroizing;
@@ -89,7 +89,7 @@ pub struct AdminSession {
     check: Option<Box<PasswordCheck>>,
     /// What came of that, for the request in the input.
     is_login_right: Option<bool>,
-    /// One of its requests came with a login that is known.
+    /// Its last request came with a login that is known.
     is_known: bool,
 }
 
@@ -142,20 +142,20 @@ impl Default for AdminSession {
 /// What is looked at of a request before it is read: enough for a browser's headers.
 const PEEKED_BYTES: usize = 2048;
 
-/// Whether what somebody on the network is about to say, as `peek` shows it, comes with a login that is known:
-/// a token, or a password that was right before. It costs a hash, and no check of a password.
+/// Whether what somebody on the network is about to say, as `peek` shows it, comes with a login that is known: the
+/// token, or the password that was right before, of a user who may come in. It costs a hash, and no check of a password.
+/// `at` is the uptime in milliseconds, and whether it comes from this machine.
 pub fn says_a_known_login(
     peek: impl FnOnce(&mut [u8]) -> std::io::Result<usize>,
-    broker: &Broker,
-    tokens: &mut Tokens,
+    known: (&Broker, &Journal, &Tokens),
     at: (u64, bool),
 ) -> bool {
     let mut room = Zeroizing::new([0; PEEKED_BYTES]);
-    peek(&mut *room).is_ok_and(|count| has_known_login(&room[..count], broker, tokens, at))
+    peek(&mut *room).is_ok_and(|count| has_known_login(&room[..count], known, at))
 }
 
-fn has_known_login(bytes: &[u8], broker: &Broker, tokens: &mut Tokens, at: (u64, bool)) -> bool {
-    Origin::of_head(bytes).is_some_and(|origin| gate::is_known(&origin, broker, tokens, at))
+fn has_known_login(bytes: &[u8], known: (&Broker, &Journal, &Tokens), at: (u64, bool)) -> bool {
+    Origin::of_head(bytes).is_some_and(|origin| gate::is_known(&origin, known, at))
 }
 
 impl AdminSession {
@@ -179,7 +179,7 @@ impl AdminSession {
         matches!(self.caller, Caller::Scraper)
     }
 
-    /// Whether one of its requests came with a login that is known.
+    /// Whether its last request came with a login that is known.
     pub const fn is_known(&self) -> bool {
         self.is_known
     }
@@ -384,11 +384,9 @@ impl AdminSession {
 
     /// What is to be done about the input.
     fn look(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> Looked {
-        if let Caller::Network { from_loopback } = self.caller
-            && !self.is_known
-        {
-            let at = (context.process.uptime_ms, from_loopback);
-            self.is_known = has_known_login(input, context.broker, context.tokens, at);
+        if let Caller::Network { from_loopback } = self.caller {
+            let known = (&*context.broker, &*context.journal, &*context.tokens);
+            self.is_known = has_known_login(input, known, (context.process.uptime_ms, from_loopback));
         }
         let (request, end) = match http::parse(input, REQUEST_BYTES_MAX) {
             Parsed::NeedMore => return Looked::Partial,

@@ -22,6 +22,7 @@ use super::pages::{self, Page};
 use super::request_context::RequestContext;
 use super::tokens::{NoToken, TOKENS_MAX, Tokens};
 use crate::broker::Broker;
+use crate::journal::Journal;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is looked at, in base64: a name of 255 bytes, a colon and a password.
@@ -96,7 +97,7 @@ pub(super) fn handle(
     if context.broker.check_admission(context.journal, &user, from_loopback).is_err() {
         return Ok(unauthorized("Login failed"));
     }
-    let Some(who) = Who::of(context, &user) else { return Ok(unauthorized("Not management user")) };
+    let Some(who) = Who::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
     if is_metrics {
         return Ok(if who.is_monitor {
             show_metrics(request, context)
@@ -115,18 +116,21 @@ pub(super) fn handle(
     })
 }
 
-/// Whether a request says a token that is good, or the password that was its user's when it was checked last:
-/// then it is known who asks, at the cost of a hash.
+/// Whether a request says a token that is good, or the password that was its user's when it was checked last,
+/// and the user may come in here: then it is known who asks, at the cost of a hash.
 pub(super) fn is_known(
     origin: &Origin<'_>,
-    broker: &Broker,
-    tokens: &mut Tokens,
+    (broker, journal, tokens): (&Broker, &Journal, &Tokens),
     (uptime_ms, from_loopback): (u64, bool),
 ) -> bool {
+    let may_come_in = |user: &str| {
+        Who::of(broker, user).is_some() && broker.check_admission(journal, user, from_loopback).is_ok()
+    };
     match origin.token() {
-        Some(token) => tokens.user_of(token, broker, uptime_ms).is_some(),
+        Some(token) => tokens.would_be_of(token, broker, uptime_ms).is_some_and(may_come_in),
         None => Login::of(origin).is_some_and(|login| {
-            broker.is_remembered(&broker.password_check(&login.user, &login.password, from_loopback))
+            let check = broker.password_check(&login.user, &login.password, from_loopback);
+            may_come_in(&login.user) && broker.is_remembered(&check)
         }),
     }
 }

@@ -14,6 +14,7 @@
 //! Always true: what only the control socket may do (`/api/ctl`) is not here; what changes something in a
 //! virtual host takes the permissions that the same would take over AMQP.
 
+use crate::broker::Broker;
 use crate::command::RABBITMQ_VERSION;
 
 use super::actions::{self, default_named};
@@ -50,8 +51,8 @@ pub(super) struct Who {
 
 impl Who {
     /// A user; `None`: it has no tag that lets it in here.
-    pub(super) fn of(context: &RequestContext<'_>, name: &str) -> Option<Self> {
-        let view = context.broker.users().find(|view| view.name == name)?;
+    pub(super) fn of(broker: &Broker, name: &str) -> Option<Self> {
+        let view = broker.users().find(|view| view.name == name)?;
         let has = |tag| view.tags.split(',').any(|other| other == tag);
         let is_administrator = has("administrator");
         let is_monitor = is_administrator || has("monitoring");

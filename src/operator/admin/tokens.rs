@@ -48,6 +48,9 @@ struct Row {
     used_ms: u64,
 }
 
+/// Letters of a token: 256 bits in hexadecimal digits.
+const TOKEN_LETTERS: usize = 64;
+
 impl Row {
     /// Whether it is good at this moment.
     fn is_good(&self, broker: &Broker, now_ms: u64) -> bool {
@@ -115,10 +118,22 @@ impl Tokens {
 
     /// Whose token it is; `None`: nobody's, or not any more.
     pub(super) fn user_of(&mut self, token: &[u8], broker: &Broker, now_ms: u64) -> Option<String> {
+        let at = self.find(token, broker, now_ms)?;
+        self.rows[at].used_ms = now_ms;
+        Some(self.rows[at].user.to_string())
+    }
+
+    /// Whose token it would be if it were used now.
+    pub(super) fn would_be_of(&self, token: &[u8], broker: &Broker, now_ms: u64) -> Option<&str> {
+        self.find(token, broker, now_ms).map(|at| &*self.rows[at].user)
+    }
+
+    fn find(&self, token: &[u8], broker: &Broker, now_ms: u64) -> Option<usize> {
+        if token.len() != TOKEN_LETTERS {
+            return None;
+        }
         let hash = hash_of(token);
-        let row = self.rows.iter_mut().find(|row| row.hash == hash && row.is_good(broker, now_ms))?;
-        row.used_ms = now_ms;
-        Some(row.user.to_string())
+        self.rows.iter().position(|row| row.hash == hash && row.is_good(broker, now_ms))
     }
 
     /// The user is deleted: one who is called so later is somebody else.

@@ -1,11 +1,11 @@
 //! What memory knows of the log, held against what it may take.
 //!
-//! Only what consuming can free holds publishers back. What definitions and empty queues take has room of its
-//! own, for as many as the other limits allow; what they take beyond that, with very long names, counts too,
-//! so that the memory of both is never exceeded.
+//! What definitions and empty queues take holds no publisher back. It has room of its own, for as many as the other limits allow; what they take beyond that, with very long names, counts too,
+//! so that the memory of both is bounded. Deleted definitions and queues count until the cleaner has dealt with
+//! their segments.
 //!
-//! Always true: it is weighed after every change of segments, so nothing is written beyond the limit but
-//! what was already on its way.
+//! Always true: it is weighed after every change of segments, and at each commit once it is full, so what is
+//! written beyond the limit is one segment at most.
 
 use super::index::Index;
 use super::settings::Settings;
