@@ -116,7 +116,8 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Who of those that wait comes in next, by the place in their list, and how; `None`: nobody can. Whose
-    /// listener has not all that is its own goes first, then the address with fewest places, and of one address whoever has a login that is known.
+    /// listener has not all that is its own goes first, then the address with fewest places, and of one address
+    /// whoever has a login that is known.
     fn next_entrance(&self) -> Option<(usize, Entrance)> {
         if self.management_visitors.is_empty() {
             return None;
@@ -187,7 +188,8 @@ impl<P: Platform> Engine<P> {
         strangers.min_by_key(|(_, peer, ..)| peer.since).map(|(id, ..)| id)
     }
 
-    /// Looks who of those that wait has a login that is known, now and then: strangers do not make it dear.
+    /// Looks every [`LOOK_EVERY_MS`] who of those that wait has a login that is known: in every turn it would cost a
+    /// busy broker more than its messages do.
     fn look_at_visitors(&mut self) {
         if !self.management_look_at.is_due(self.now) {
             return;

@@ -142,9 +142,9 @@ impl Default for AdminSession {
 /// What is looked at of a request before it is read: enough for a browser's headers.
 const PEEKED_BYTES: usize = 2048;
 
-/// Whether what somebody on the network is about to say, as `peek` shows it, comes with a login that is known: the
-/// token, or the password that was right before, of a user who may come in. It costs a hash, and no check of a password.
-/// `at` is the uptime in milliseconds, and whether it comes from this machine.
+/// Whether what somebody on the network is about to say, as `peek` shows it, comes with a login that is known:
+/// the token, or the password that was right before, of a user who may come in. It costs a hash, and no check
+/// of a password. `at` is the uptime in milliseconds, and whether it comes from this machine.
 pub fn says_a_known_login(
     peek: impl FnOnce(&mut [u8]) -> std::io::Result<usize>,
     known: (&Broker, &Journal, &Tokens),
