@@ -84,6 +84,42 @@ impl World {
         });
     }
 
+    fn delete(&mut self, queue: u64) {
+        self.version += 1;
+        let name = format!("site.7.device.{queue:04}.commands");
+        let definition = Definition::Queue {
+            vhost: "/",
+            name: &name,
+            incarnation: 1 + queue,
+            auto_delete: false,
+            is_rebuilt: false,
+            levels_from: 0,
+            arguments: &[],
+        };
+        let gone = Record::Gone { queue: 1 + queue };
+        while self.log.append_reserved(&gone, Urgency::Awaited, self.now).is_err() {
+            self.rest();
+        }
+        let record = Record::Defined { version: self.version, key: &definition.key(), value: None };
+        while self.log.append_reserved(&record, Urgency::Awaited, self.now).is_err() {
+            self.rest();
+        }
+    }
+
+    /// One turn of the loop.
+    fn step(&mut self) {
+        self.now = Now::from_ms(self.now.as_ms() + 100);
+        while let Some(job) = self.log.next_prepare() {
+            self.log.prepare_done(job.run(&mut self.disk)).expect("the disk is well");
+        }
+        if let Some(job) = self.log.next_clean_read() {
+            self.log.clean_read_done(job.run(&mut self.disk));
+        }
+        if let Some(job) = self.log.next_commit(self.now) {
+            self.log.commit_done(job.run(&mut self.disk)).expect("the disk is well");
+        }
+    }
+
     fn bind(&mut self, queue: u64, key: u64) {
         let name = format!("site.7.device.{queue:04}.commands");
         self.define(&Definition::Binding {
@@ -99,9 +135,13 @@ impl World {
 
     /// Whether a message was taken.
     fn publish(&mut self, queue: u64) -> bool {
+        self.publish_bytes(queue, &BODY)
+    }
+
+    fn publish_bytes(&mut self, queue: u64, body: &[u8]) -> bool {
         let to = Target { queue: 1 + queue, offset: self.next[queue as usize], lane: 0 };
         let record =
-            Record::Message(Message { targets: Targets::List(&[to]), body: Body::Inline(&BODY), ..PLAIN });
+            Record::Message(Message { targets: Targets::List(&[to]), body: Body::Inline(body), ..PLAIN });
         for _ in 0..3 {
             match self.log.append(&record, Urgency::Awaited, self.now) {
                 Ok(_) => {
@@ -195,6 +235,27 @@ fn a_full_index_is_empty_again_when_everything_is_consumed() {
     println!("{left:.0} bytes a queue stay, of {:.0}", (full - before) / 200.0);
     // Less than what the standing of a queue is, and a little for the segments that are left.
     assert!(left <= QUEUE_STANDING_BYTES as f64 + 32.0, "{left} bytes a queue stay");
+}
+
+/// Names like those of a client that declares a queue for each answer.
+#[test]
+fn queues_that_are_used_once_and_deleted_hold_nobody_back() {
+    const QUEUES: u64 = 40_000;
+    let mut world = World::new(QUEUES, 8 << 20, 1 << 20);
+    let mut most = 0;
+    for queue in 0..QUEUES {
+        world.declare(queue);
+        let is_taken = world.publish_bytes(queue, b"21.5");
+        most = most.max(world.log.index().bytes());
+        assert!(is_taken, "at queue {queue}, with {most} bytes");
+        world.delete(queue);
+        if queue % 16 == 0 {
+            world.step();
+        }
+    }
+    println!("{most} bytes at most");
+    world.rest();
+    assert!(most < (1 << 20) / 4 * 5, "{most} bytes");
 }
 
 /// What each segment of the log takes for each queue that has something in it, beside the segment itself, and

@@ -180,7 +180,8 @@ impl Log {
             self.index.set_parts(seal.trailer.sequence, seal.at, &seal.parts);
             self.spares.seal = (seal.noted, seal.bytes, seal.parts);
         }
-        if changes_segments || self.index_weight.is_full() || self.cleaning.is_some() {
+        let is_stale = self.index_weight.is_stale(&self.index);
+        if changes_segments || is_stale || self.index_weight.is_full() || self.cleaning.is_some() {
             self.weigh_index();
         }
         self.doubling.is_due |= changes_segments | self.index.take_defined();
@@ -192,7 +193,8 @@ impl Log {
         let length = padded(self.gathering.len());
         self.active.note(self.gathering.record_bytes());
         let (mut header, mut seal) = (None, None);
-        let is_full = self.active.is_outdated() || !self.active.holds_with_footer(length);
+        let is_full =
+            self.active.is_outdated() || self.ends_active_early() || !self.active.holds_with_footer(length);
         let slot = if is_full { self.slots.take_free() } else { None };
         if slot.is_none() && !self.active.holds(length) {
             self.active.undo();

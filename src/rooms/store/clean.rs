@@ -404,7 +404,7 @@ impl Log {
         self.cleans_ahead = is_short || self.index_weight.is_full() || self.cleans_ahead && spare <= high;
         let percent = match spare {
             0 => WRITTEN_LAST_PERCENT_MAX,
-            _ if is_short => WRITTEN_PERCENT_MAX,
+            _ if is_short || self.index_weight.is_full_of_deleted() => WRITTEN_PERCENT_MAX,
             _ => WRITTEN_AHEAD_PERCENT_MAX,
         };
         self.cleans_ahead.then_some(percent.min(WRITTEN_PERCENT_MAX - self.reckoning.caution_percent()))

@@ -68,7 +68,7 @@ impl Log {
 
     /// Whether a commit is made even if it is empty.
     pub(super) const fn must_commit(&self) -> bool {
-        self.schedule.must_commit()
+        self.schedule.must_commit() || self.ends_active_early()
     }
 
     /// Whether a commit should be made now.

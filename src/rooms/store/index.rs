@@ -42,6 +42,8 @@ pub struct Index {
     leaving: [u64; 2],
     /// Something was defined.
     has_defined: bool,
+    /// Queues and definitions that were deleted since the last segment was added.
+    deleted_in_last: usize,
     /// The memory of those of a segment that has left, for the next.
     spare_spans: Spans,
 }
@@ -138,6 +140,24 @@ impl Index {
             + self.queues.values().filter(|queue| !queue.gone).count() * QUEUE_STANDING_BYTES
     }
 
+    /// Of [`Self::bytes`], what goes with the segments that it lies in, and needs no copy for that: deleted queues and
+    /// definitions. How many they are, and their bytes.
+    pub(super) fn deleted(&self) -> (usize, usize) {
+        let queues = self.queues.values().filter(|queue| queue.gone);
+        let definitions = self.definitions.iter().filter(|(_, definition)| definition.deleted);
+        let (in_tree, key_in_tree) =
+            (tree_bytes::<u64, Box<QueueIndex>>(1), tree_bytes::<Box<[u8]>, Box<DefinitionIndex>>(1));
+        let queues = queues.map(|queue| queue.heap_bytes() + in_tree);
+        let definitions = definitions
+            .map(|(key, definition)| key.len() + ALLOCATION_BYTES + definition.heap_bytes() + key_in_tree);
+        queues.chain(definitions).fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes))
+    }
+
+    /// Queues and definitions that were deleted since the last segment was added: the active one, as a rule.
+    pub(super) const fn deleted_in_last(&self) -> usize {
+        self.deleted_in_last
+    }
+
     /// Gives back what is kept to be used again.
     pub(super) fn give_back(&mut self) {
         self.queues.values_mut().for_each(|queue| queue.give_back());
@@ -160,6 +180,7 @@ impl Index {
         let (stuck, spans) = (false, Spans::default());
         let segment = Segment { slot, live, live_bytes, pending, pending_bytes, bytes, stuck, spans };
         self.segments.insert(sequence, segment);
+        self.deleted_in_last = 0;
     }
 
     pub(super) fn set_bytes(&mut self, sequence: u64, bytes: u32) {
@@ -193,7 +214,10 @@ impl Index {
             Record::Gone { queue } => {
                 self.note_settlement(*queue, place);
                 self.settle(*queue, Range { start: 0, end: u64::MAX });
-                self.queue(*queue).note_gone(place.segment);
+                let queue = self.queue(*queue);
+                let is_news = !queue.gone;
+                queue.note_gone(place.segment);
+                self.deleted_in_last += usize::from(is_news);
             }
             Record::Defined { version, key, value } => {
                 let queue = value.and_then(|value| incarnation_in(key, value)).unwrap_or(0);
@@ -356,6 +380,7 @@ impl Index {
             let segments = vec![place.segment];
             let fresh = DefinitionIndex { version, place, second: None, deleted, queue, segments };
             self.definitions.insert(key.into(), Box::new(fresh));
+            self.deleted_in_last += usize::from(deleted);
             if !deleted {
                 self.access.add(key, version);
                 self.gain(place.segment, 1, place.bytes.into());
@@ -379,6 +404,7 @@ impl Index {
         let lost = [Some(old.place), old.second].map(|place| place.filter(|_| !old.deleted));
         if !old.deleted {
             self.access.remove(key, old.version);
+            self.deleted_in_last += usize::from(deleted);
         }
         if !deleted {
             self.access.add(key, version);

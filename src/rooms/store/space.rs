@@ -220,6 +220,15 @@ impl Log {
             self.index.give_back();
             self.index_weight.set(&self.index);
         }
+        if self.ends_active_early() {
+            self.hurry();
+        }
+    }
+
+    /// Whether the next commit opens a segment though the active one has room: what is deleted in that fills
+    /// the index.
+    pub(super) const fn ends_active_early(&self) -> bool {
+        self.index_weight.ends_active() && self.slots.free() > SEGMENTS_RESERVED
     }
 
     /// Bytes that the cleaner may need to write before it frees a segment.
