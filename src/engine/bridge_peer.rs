@@ -185,7 +185,7 @@ impl<P: Platform> Engine<P> {
             unreachable!("nothing is done with a link whose peer is forgotten")
         };
         link.teardown(&mut self.supplies.messages);
-        self.worker.leave(id);
+        self.worker.leave(id.into());
         let context =
             &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
         self.broker.release(context, id);
@@ -282,7 +282,7 @@ impl<P: Platform> Engine<P> {
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.worker.ticket();
             peer.waiting = Waiting::Handshake(ticket);
-            self.worker.shakes.push_back(Shake { connection: id, ticket, since: self.now, handshake });
+            self.worker.shakes.push_back(Shake { peer: id.into(), ticket, since: self.now, handshake });
         } else if end {
             let cause = Cause::new(format_args!("it closed the connection in the handshake of TLS"));
             self.lose_link(id, link, cause);

@@ -217,7 +217,7 @@ impl<P: Platform> Engine<P> {
         if self.management_visitors.is_empty() {
             return Deadline::NEVER;
         }
-        let is_stranger = |it: &WaitingVisitor<_>| it.listener == ListenerKind::Api && !it.is_known;
+        let is_stranger = |it: &WaitingVisitor<_>| it.may_become_known();
         let look_at = match self.management_visitors.iter().any(is_stranger) {
             true => self.management_look_at,
             false => Deadline::NEVER,
@@ -254,7 +254,8 @@ impl<P: Platform> Engine<P> {
                     Ok(visitor) => {
                         let listener = self.management_listener(place);
                         let is_known = listener == ListenerKind::Api && self.is_known_visitor(&visitor);
-                        self.seat_management(WaitingVisitor { visitor, listener, is_known });
+                        let with_tls = self.management[place].with_tls;
+                        self.seat_management(WaitingVisitor { visitor, listener, with_tls, is_known });
                         return true;
                     }
                     Err(failure) => self.management[place].note_failure(failure, self.now),
@@ -292,7 +293,11 @@ impl<P: Platform> Engine<P> {
         };
         let client = AdminConnection::new(session, self.now);
         self.deadlines.lower(id, client.deadline());
-        self.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.now));
+        let mut peer = Peer::new(socket, address, Session::Admin(client), self.now);
+        if waiting.with_tls {
+            peer.stream.begin_tls();
+        }
+        self.peers.put(id, peer);
         self.list_to_read(id);
     }
 

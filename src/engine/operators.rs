@@ -27,6 +27,7 @@ use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::peers::Peers;
 use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
+use super::receive::WORK_UNITS_PER_RECORD;
 use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
@@ -90,20 +91,39 @@ impl<P: Platform> Engine<P> {
 
     /// Reads once, and handles one request.
     pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
+        let Some(Peer { stream, session: Session::Admin(client), address, .. }) = self.peers.get_mut(id)
+        else {
             return;
         };
         let now = self.now;
-        let most = client.session.room().min(READ_BYTES).min(self.input.len());
-        if most > 0 {
+        let room = client.session.room();
+        // Of what comes in a record of TLS no part can stay in the socket.
+        let most =
+            if stream.is_tls() { self.input.len() } else { room.min(READ_BYTES).min(self.input.len()) };
+        if room > 0 {
             let got = stream.read(&mut self.buffers, &mut self.input[..most], Reading::Take);
-            client.session.take(&self.input[..got.len]);
-            client.has_ended |= got.end;
-            if got.len > 0 {
+            self.bytes_read += got.len;
+            self.work_units = self.work_units.saturating_add(stream.take_records() * WORK_UNITS_PER_RECORD);
+            if stream.is_shaking_hands() {
+                return self.shake_hands(id, got.end);
+            }
+            let taken = room.min(got.len);
+            client.session.take(&self.input[..taken]);
+            client.has_ended |= got.end && taken == got.len;
+            if taken > 0 {
                 client.note_progress(now);
             }
             client.keep_exchange_time(now);
-            self.bytes_read += got.len;
+            if !stream.keep(&mut self.buffers, &mut self.input, got.len, taken, taken < got.len)
+                || stream.has_lost_record
+            {
+                let text = format_args!(
+                    "{}: no room to keep the rest of its request; raise stash_bytes_max",
+                    address
+                );
+                self.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
+                return self.end_now(id);
+            }
         }
         if client.session.has_request() {
             self.serve_operator(id, AdminSession::handle);
@@ -150,11 +170,11 @@ impl<P: Platform> Engine<P> {
         if *ending != Ending::No {
             return;
         }
-        if client.is_done() {
+        if client.is_done() && !stream.has_unsent() {
             self.end_now(id);
         } else if client.session.is_ending() {
             *ending = Ending::Flushing;
-        } else if client.session.has_request() || stream.readable && client.session.room() > 0 {
+        } else if client.session.has_request() || stream.has_more() && client.session.room() > 0 {
             self.list_to_read(id);
         }
     }
@@ -191,7 +211,7 @@ impl<P: Platform> Engine<P> {
             let (broker, mut context) = self.broker_mut();
             session.abandon(broker, &mut context);
         }
-        self.worker.throttle.leave(id);
+        self.worker.leave(id);
         if self.admin.holder == Some(id) {
             self.admin.holder = None;
             if let Some(store) = &mut self.store {

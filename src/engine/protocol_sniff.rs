@@ -9,7 +9,8 @@ use crate::time::Now;
 use crate::tls::Shaken;
 use crate::wire::{Opening, classify_opening};
 
-use super::peer::{Ending, Waiting};
+use super::peer::{Ending, Session, Waiting};
+use super::peer_id::PeerId;
 use super::platform::Platform;
 use super::state::Engine;
 use super::worker_job::Shake;
@@ -19,40 +20,40 @@ const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 63\r\n\r\n\
     This port speaks AMQP 0-9-1 (RabbitMQ's protocol) and no HTTP.\n";
 
-/// What a peer speaks that is turned away.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Stranger {
-    /// It understands an answer.
-    Http,
-    Other,
-}
+/// For whoever looks at the management API with TLS as if it had none.
+const HTTPS_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+    Content-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
+    This port speaks TLS: use https:// with it.\n";
 
 impl<P: Platform> Engine<P> {
     /// Goes on with a TLS handshake after reading: next step, refusal, or end.
-    pub(super) fn shake_hands(&mut self, id: ConnectionId, end: bool) {
+    pub(super) fn shake_hands(&mut self, id: PeerId, end: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        match peer.stream.opening().map(classify_opening) {
-            None | Some(Opening::NeedMore | Opening::Tls) => {}
-            Some(Opening::Amqp091 | Opening::OtherAmqp) => {
-                let hint = "plain AMQP on the port for TLS: use amqps:// and TLS, or the plain port";
-                return self.turn_away(id, Stranger::Other, hint);
+        let is_amqp = id.connection().is_some();
+        let refused = match (peer.stream.opening().map(classify_opening), is_amqp) {
+            (None | Some(Opening::NeedMore | Opening::Tls), _) => None,
+            (Some(Opening::Http), false) => {
+                Some((Some(HTTPS_ANSWER), "HTTP on the port for the management API with TLS: use https://"))
             }
-            Some(Opening::Http) => {
-                let hint = "HTTP on the port for AMQP over TLS: is this address meant for it?";
-                return self.turn_away(id, Stranger::Http, hint);
+            (Some(_), false) => Some((None, "no TLS on the port for the management API with TLS")),
+            (Some(Opening::Amqp091 | Opening::OtherAmqp), true) => {
+                Some((None, "plain AMQP on the port for TLS: use amqps:// and TLS, or the plain port"))
             }
-            Some(Opening::Mqtt) => {
-                let hint = "MQTT on the port for AMQP over TLS: only AMQP 0-9-1 is spoken here";
-                return self.turn_away(id, Stranger::Other, hint);
+            (Some(Opening::Http), true) => {
+                Some((Some(HTTP_ANSWER), "HTTP on the port for AMQP over TLS: is this address meant for it?"))
             }
-            Some(Opening::Unknown) => {
-                return self.turn_away(id, Stranger::Other, "no TLS on the port for TLS");
+            (Some(Opening::Mqtt), true) => {
+                Some((None, "MQTT on the port for AMQP over TLS: only AMQP 0-9-1 is spoken here"))
             }
+            (Some(Opening::Unknown), true) => Some((None, "no TLS on the port for TLS")),
+        };
+        if let Some((answer, hint)) = refused {
+            return self.turn_away(id, answer, hint);
         }
         if let Some(handshake) = peer.stream.take_handshake() {
             let ticket = self.worker.ticket();
             peer.waiting = Waiting::Handshake(ticket);
-            self.worker.shakes.push_back(Shake { connection: id, ticket, since: self.now, handshake });
+            self.worker.shakes.push_back(Shake { peer: id, ticket, since: self.now, handshake });
         } else if end {
             // Its last words, an alert maybe, have been heard by now.
             self.end_now(id);
@@ -62,27 +63,33 @@ impl<P: Platform> Engine<P> {
     }
 
     /// A step of a handshake has been made.
-    pub(super) fn take_shaken(&mut self, id: ConnectionId, since: Now, shaken: Shaken) {
+    pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.session.is_bridge() {
-            return self.take_shaken_link(id, shaken);
+        if let Session::Bridge(_) = peer.session
+            && let Some(link) = id.connection()
+        {
+            return self.take_shaken_link(link, shaken);
         }
         peer.waiting = Waiting::No;
         let waited_ms = self.now.ms_since(since);
-        peer.session.amqp().postpone(waited_ms);
+        if let Session::Amqp(session) = &mut peer.session {
+            session.postpone(waited_ms);
+        }
         peer.silent_since = Now::from_ms(peer.silent_since.as_ms() + waited_ms);
-        match peer.stream.shaken(&mut self.buffers, shaken) {
+        let shaken = peer.stream.shaken(&mut self.buffers, shaken);
+        // A client of the management API has a place of its own kind, and none of these.
+        let is_over = !matches!(shaken, Ok(None));
+        self.tls_handshakes -= u32::from(is_over && id.connection().is_some());
+        match shaken {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
-                self.tls_handshakes -= 1;
                 self.accept_queue.note_change();
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
-                if let Some(login) = login {
-                    peer.session.amqp().set_certificate_name(&login);
+                if let (Some(login), Session::Amqp(session)) = (login, &mut peer.session) {
+                    session.set_certificate_name(&login);
                 }
             }
             Err(why) => {
-                self.tls_handshakes -= 1;
                 peer.ending = Ending::Flushing;
                 let text = format_args!("{}: the handshake of TLS failed: {why}", peer.address);
                 self.supplies.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
@@ -90,7 +97,7 @@ impl<P: Platform> Engine<P> {
         }
         self.list_to_write(id);
         self.list_to_read(id);
-        self.after_session(id.into());
+        self.after_session(id);
     }
 
     /// Looks at the first octets of a peer that should speak AMQP; `false` when it does not, and is to be
@@ -103,7 +110,7 @@ impl<P: Platform> Engine<P> {
             Opening::Http if !is_tls => {
                 let hint =
                     "HTTP on the port for AMQP: the management API is where `management` says, if it is on";
-                self.turn_away(id, Stranger::Http, hint);
+                self.turn_away(id.into(), Some(HTTP_ANSWER), hint);
                 return false;
             }
             Opening::Tls if !is_tls => {
@@ -118,15 +125,15 @@ impl<P: Platform> Engine<P> {
         true
     }
 
-    /// Hangs up on a peer that speaks something else, with an answer if that is HTTP.
-    fn turn_away(&mut self, id: ConnectionId, stranger: Stranger, hint: &str) {
+    /// Hangs up on a peer that speaks something else, with an answer if it understands one.
+    fn turn_away(&mut self, id: PeerId, answer: Option<&[u8]>, hint: &str) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let text = format_args!("{}: refused: {hint}", peer.address);
         self.supplies.log.warn(self.now, peer.address.source(), LogKind::Opening, text);
-        if stranger == Stranger::Http {
-            peer.stream.answer_plainly(HTTP_ANSWER);
+        if let Some(answer) = answer {
+            peer.stream.answer_plainly(answer);
         }
-        self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
+        self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands() && id.connection().is_some());
         peer.stream.give_up_tls();
         peer.ending = Ending::Flushing;
         self.list_to_write(id);
@@ -136,9 +143,11 @@ impl<P: Platform> Engine<P> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_answer_is_as_long_as_it_says() {
-        let text = core::str::from_utf8(super::HTTP_ANSWER).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{}", body.len());
+    fn the_answers_are_as_long_as_they_say() {
+        for answer in [super::HTTP_ANSWER, super::HTTPS_ANSWER] {
+            let text = core::str::from_utf8(answer).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{}", body.len());
+        }
     }
 }

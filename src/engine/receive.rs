@@ -137,7 +137,7 @@ impl<P: Platform> Engine<P> {
         }
         self.work_units = self.work_units.saturating_add(peer.stream.take_records() * WORK_UNITS_PER_RECORD);
         if peer.stream.is_shaking_hands() {
-            return self.shake_hands(id, got.end);
+            return self.shake_hands(id.into(), got.end);
         }
         let is_known = !session.awaits_header() || self.look_at_opening(id, got.len);
         let (handled, is_done) = if is_known { self.handle(id, got.len) } else { (got.len, true) };

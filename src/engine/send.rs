@@ -216,7 +216,7 @@ impl<P: Platform> Engine<P> {
         let context =
             &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
         self.broker.release(context, id);
-        self.worker.leave(id);
+        self.worker.leave(id.into());
         self.connections_count -= 1;
         if peer.shaking_hands {
             self.handshaking.retain(|other| *other != id);

@@ -40,9 +40,10 @@ pub struct Setup {
     pub queue_places: usize,
     /// Listeners for AMQP, by their places: whether whoever comes in there speaks TLS.
     pub listeners: Vec<bool>,
-    /// Listeners of the management API.
-    pub management_listeners: usize,
-    /// Listeners for metrics without a login; their places follow those of the management API.
+    /// Listeners of the management API and behind them those for metrics, by their places: whether whoever comes in
+    /// there speaks TLS.
+    pub management_listeners: Vec<bool>,
+    /// How many of them are for metrics without a login.
     pub metrics_listeners: usize,
     /// What our certificates are good for as things stand.
     pub certificates: CertificateState,
@@ -209,7 +210,11 @@ impl<P: Platform> Engine<P> {
         bridges.has_tls_room = setup.tls_links > 0;
         let peers = Peers::<P::Socket>::places_max(connections);
         let with_tls = setup.listeners.contains(&true);
-        let samples = match setup.management_listeners {
+        let manages_tls = setup.management_listeners.contains(&true);
+        let tls_others =
+            setup.tls_links + if manages_tls { limits.management_clients_max as usize } else { 0 };
+        let first_metrics = setup.management_listeners.len() - setup.metrics_listeners;
+        let samples = match first_metrics {
             0 => Samples::default(),
             _ => Samples::new(limits.queues_max as usize),
         };
@@ -240,11 +245,11 @@ impl<P: Platform> Engine<P> {
             journal: Journal::new(limits.messages_max as usize),
             work: broker::Work::default(),
             store: None,
-            worker: WorkerQueue::new(&limits, with_tls, (setup.certificates, setup.tls_links)),
+            worker: WorkerQueue::new(&limits, with_tls, (setup.certificates, tls_others)),
             spills: false,
             for_disk: WaitList::with_capacity(peers),
             durable_seen: Batch::NONE,
-            buffers: Buffers::new(&limits, with_tls, setup.tls_links),
+            buffers: Buffers::new(&limits, with_tls, tls_others),
             input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
             output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
             write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
@@ -269,10 +274,8 @@ impl<P: Platform> Engine<P> {
             idle_left: 0,
             stopping: None,
             admin: AdminSocket::closed(setup.process, setup.own_uid, samples),
-            management: (0..setup.management_listeners + setup.metrics_listeners)
-                .map(|_| Listener::new(false))
-                .collect(),
-            first_metrics: setup.management_listeners,
+            management: setup.management_listeners.into_iter().map(Listener::new).collect(),
+            first_metrics,
             management_visitors: WaitingVisitors::new(),
             management_look_at: Now::from_ms(0).after_ms(0),
             bridges,

@@ -76,9 +76,9 @@ const SPARE_BYTES: usize = INPUT_BYTES - RECORD_BYTES_MAX;
 const SCRATCH_BYTES_MAX: usize = 64 << 10;
 
 impl Buffers {
-    /// Reserves them, those for TLS only if it is spoken: `with_tls` by clients, and on so many links.
-    pub(super) fn new(limits: &Limits, with_tls: bool, tls_links: usize) -> Self {
-        let connections = tls_links + if with_tls { limits.tls_connections_max as usize } else { 0 };
+    /// Reserves them, those for TLS only if it is spoken: `with_tls` by clients, and by so many others.
+    pub(super) fn new(limits: &Limits, with_tls: bool, tls_others: usize) -> Self {
+        let connections = tls_others + if with_tls { limits.tls_connections_max as usize } else { 0 };
         let scratch = if connections > 0 { Self::scratch_bytes(limits) } else { 0 };
         Self {
             stashes: BytePool::with_bytes(limits.stash_bytes_max as usize),
@@ -397,6 +397,11 @@ impl<S: Socket> Stream<S> {
         }
         fits && self.stash.append(&mut buffers.reserved, &bytes[bytes.len() - fresh..])
             || self.share_stash(buffers, bytes)
+    }
+
+    /// Whether reading may bring something that was not handed out before.
+    pub(super) const fn has_more(&self) -> bool {
+        self.readable || !self.stash.is_empty()
     }
 
     /// There may be input that was only looked at, and that the kernel will not report again.

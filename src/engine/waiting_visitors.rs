@@ -33,6 +33,8 @@ pub(super) enum ListenerKind {
 pub(super) struct WaitingVisitor<S> {
     pub(super) visitor: Visitor<S>,
     pub(super) listener: ListenerKind,
+    /// He speaks TLS, so nobody knows what he says before he has a place.
+    pub(super) with_tls: bool,
     /// What he says first comes with a login that is known, as far as that was looked at.
     pub(super) is_known: bool,
 }
@@ -41,6 +43,11 @@ impl<S> WaitingVisitor<S> {
     /// Who it is, as far as that is known.
     pub(super) fn origin(&self) -> (ListenerKind, Source) {
         (self.listener, self.visitor.address.origin())
+    }
+
+    /// Whether what he says may still tell that his login is known.
+    pub(super) fn may_become_known(&self) -> bool {
+        self.listener == ListenerKind::Api && !self.with_tls && !self.is_known
     }
 }
 
@@ -82,8 +89,7 @@ impl<S> WaitingVisitors<S> {
 
     /// Looks who of the API's has a login that is known.
     pub(super) fn look(&mut self, mut is_known: impl FnMut(&Visitor<S>) -> bool) {
-        for waiting in self.visitors.iter_mut().filter(|it| it.listener == ListenerKind::Api && !it.is_known)
-        {
+        for waiting in self.visitors.iter_mut().filter(|it| it.may_become_known()) {
             waiting.is_known = is_known(&waiting.visitor);
         }
     }
@@ -135,7 +141,7 @@ impl<S> WaitingVisitors<S> {
             };
             let (at, _) = crowd.max_by_key(|(at, waiting)| rank(*at, waiting))?;
             let chosen = &mut self.visitors[at];
-            if listener == ListenerKind::Api && !chosen.is_known && is_known(&chosen.visitor) {
+            if chosen.may_become_known() && is_known(&chosen.visitor) {
                 chosen.is_known = true;
                 continue;
             }

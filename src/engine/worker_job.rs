@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::login_throttle::{Login, LoginThrottle};
-use crate::command::ConnectionId;
+use super::peer_id::PeerId;
 use crate::config::Config;
 use crate::limits::{Limits, MANAGEMENT_CLIENTS_MOST};
 use crate::time::Now;
@@ -26,16 +26,16 @@ pub enum WorkerJob {
 
 /// A step of a handshake that waits to be made.
 pub struct Shake {
-    pub(super) connection: ConnectionId,
+    pub(super) peer: PeerId,
     pub(super) ticket: u64,
     /// So long its peer has been waiting for us.
     pub(super) since: Now,
     pub(super) handshake: Box<Handshake>,
 }
 
-/// A step that has been made: of which connection and ticket, since when it waited, and how it goes on.
+/// A step that has been made: of which peer and ticket, since when it waited, and how it goes on.
 pub struct Step {
-    pub(super) connection: ConnectionId,
+    pub(super) peer: PeerId,
     pub(super) ticket: u64,
     pub(super) since: Now,
     pub(super) shaken: Shaken,
@@ -65,21 +65,21 @@ impl Login {
 impl Shake {
     /// Makes the step. This may take long.
     pub fn step(self, certificates: Option<&mut CertificateStore>, known: &mut KnownTime) -> WorkerResult {
-        let Self { connection, ticket, since, handshake } = self;
+        let Self { peer, ticket, since, handshake } = self;
         let shaken = handshake.step(certificates, known);
-        WorkerResult::Handshake(Step { connection, ticket, since, shaken })
+        WorkerResult::Handshake(Step { peer, ticket, since, shaken })
     }
 }
 
 impl core::fmt::Debug for Shake {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Shake").field("connection", &self.connection).finish_non_exhaustive()
+        f.debug_struct("Shake").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 impl core::fmt::Debug for Step {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Step").field("connection", &self.connection).finish_non_exhaustive()
+        f.debug_struct("Step").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
@@ -124,9 +124,9 @@ impl WorkerQueue {
     pub(super) fn new(
         limits: &Limits,
         with_tls: bool,
-        (certificates, tls_links): (CertificateState, usize),
+        (certificates, tls_others): (CertificateState, usize),
     ) -> Self {
-        let shakes_max = tls_links + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
+        let shakes_max = tls_others + if with_tls { limits.tls_handshakes_max as usize } else { 0 };
         Self {
             is_busy: false,
             certificates,
@@ -141,10 +141,10 @@ impl WorkerQueue {
         }
     }
 
-    /// A connection is gone, and waits in no line any more.
-    pub(super) fn leave(&mut self, id: ConnectionId) {
+    /// A peer is gone, and waits in no line any more.
+    pub(super) fn leave(&mut self, id: PeerId) {
         self.throttle.leave(id);
-        self.shakes.retain(|shake| shake.connection != id);
+        self.shakes.retain(|shake| shake.peer != id);
     }
 
     pub(super) fn has_next(&self, now: Now) -> bool {

@@ -40,9 +40,9 @@ impl<P: Platform> Engine<P> {
             (self.worker.is_busy, self.worker.certificates) = (false, certificates);
             match result {
                 WorkerResult::Password(login, is_right) => self.finish_login(&login, is_right),
-                WorkerResult::Handshake(Step { connection, ticket, since, shaken }) => {
-                    if self.awaits(connection, Waiting::Handshake(ticket)) {
-                        self.take_shaken(connection, since, shaken);
+                WorkerResult::Handshake(Step { peer, ticket, since, shaken }) => {
+                    if self.awaits(peer, Waiting::Handshake(ticket)) {
+                        self.take_shaken(peer, since, shaken);
                     }
                 }
                 WorkerResult::Reload(again) => self.worker.reloaded = Some(again),
@@ -85,7 +85,7 @@ impl<P: Platform> Engine<P> {
     /// The handshake that waits longest; of those whose peers have gone there is nothing to be had.
     fn next_shake(&mut self) -> Option<WorkerJob> {
         while let Some(shake) = self.worker.shakes.pop_front() {
-            if self.awaits(shake.connection, Waiting::Handshake(shake.ticket)) {
+            if self.awaits(shake.peer, Waiting::Handshake(shake.ticket)) {
                 return Some(WorkerJob::Handshake(shake));
             }
         }

@@ -48,7 +48,7 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
 fn others(config: &Config) -> u64 {
     let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
     let links = config.limits.bridge_links();
-    let management = match config.management.len() + config.metrics.len() {
+    let management = match config.management.len() + config.management_tls.len() + config.metrics.len() {
         0 => 0,
         listeners => listeners + config.limits.management_clients_max as usize + VISITORS_MAX,
     };

@@ -262,7 +262,7 @@ pub(super) fn open_listeners(
     if listeners.is_empty() { Err(StartError::NowhereToListen) } else { Ok(listeners) }
 }
 
-/// Opens the listeners of the management API, and behind them those for metrics.
+/// Opens the listeners of the management API, those with TLS behind the others, and behind them those for metrics.
 pub(super) fn open_management(
     poll: &Poll,
     config: &Config,
@@ -270,13 +270,15 @@ pub(super) fn open_management(
     passed: &mut Passed,
 ) -> Result<Vec<Listener>, StartError> {
     let mut listeners: Vec<Listener> = Vec::new();
-    let wanted = config.management.iter().chain(&config.metrics);
+    let wanted = [(&config.management, false), (&config.management_tls, true), (&config.metrics, false)];
+    let wanted =
+        wanted.into_iter().flat_map(|(listen, with_tls)| listen.iter().map(move |at| (at, with_tls)));
     if wanted.clone().count() > MANAGEMENT_LISTENERS_MAX {
         let why = io::Error::other("there may be 16 of them");
         return Err(StartError::System("listen on so many addresses of management and metrics", why));
     }
-    for listen in wanted {
-        match Listener::open(*listen, false, &config.limits, passed) {
+    for (listen, with_tls) in wanted {
+        match Listener::open(*listen, with_tls, &config.limits, passed) {
             Ok(mut listener) => {
                 let failed = |error| StartError::System("wait for connections", error);
                 listener.register(poll, token(listeners.len())).map_err(failed)?;

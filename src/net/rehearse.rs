@@ -18,7 +18,7 @@ use super::{defined, directory, listen, start};
 pub fn rehearse(config: &Config) -> Result<Vec<String>, StartError> {
     let mut remarks = Vec::new();
     listen::wanted(config)?;
-    if !config.listen_tls.is_empty() {
+    if config.serves_tls() {
         let (_, trouble) = start::read_certificates(config)?;
         remarks.extend(trouble);
     }

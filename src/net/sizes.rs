@@ -20,23 +20,25 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         .map(|bytes| bytes.min(store::SEGMENT_BYTES_MAX) as usize);
     let if_link = |bytes| if config.has_tls_bridge() { bytes } else { 0 };
     let if_tls = |bytes| if config.listen_tls.is_empty() { 0 } else { bytes };
+    let if_serving = |bytes| if config.serves_tls() { bytes } else { 0 };
     let shows_certificate = config.tls.client_certificates != ClientCertificates::None;
     let chain = if shows_certificate { tls::CLIENT_CHAIN_BYTES_MAX } else { 0 };
     let connections = limits.tls_connections_max.max(1) as usize;
     let most = if config.has_shovel_room() { WINDOW_MAX } else { 0 };
     let window = config.bridges.iter().map(|bridge| bridge.window).fold(most, u16::max).into();
     let reserved = engine::tls_reserved_bytes(connections);
+    let client = admin::admin_session::ADMIN_SESSION_BYTES + engine::LOGIN_BYTES;
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame, limits.messages_max as usize)
             + session::WritePlan::bytes(output)
-            + if config.management.is_empty() { 0 } else { admin::tokens::TOKENS_BYTES },
+            + if config.serves_management() { admin::tokens::TOKENS_BYTES } else { 0 },
         store_bytes: store::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),
         tls_link_bytes: if_link(tls::LINK_BYTES + engine::tls_reserved_bytes(1)),
-        tls_record_bytes: if_tls(engine::tls_scratch_bytes(limits))
+        tls_record_bytes: if_serving(engine::tls_scratch_bytes(limits))
             .max(if_link(engine::tls_scratch_bytes(limits))),
-        tls_crl_bytes: if_tls(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
+        tls_crl_bytes: if_serving(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
         connection_bytes: engine::peer_bytes::<Socket>() + broker::CONNECTION_BYTES,
         bridge_bytes: engine::bridge_bytes::<Socket>(limits.frame_max as usize, window)
             + 3 * broker::CONNECTION_BYTES
@@ -60,16 +62,22 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         control_bytes: admin::admin_session::ADMIN_SESSION_BYTES
             + engine::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST)
                 / CONTROL_CLIENTS_MAX,
-        samples_bytes: match config.management.len() {
-            0 => 0,
-            _ => admin::samples::Samples::bytes(limits.queues_max as usize),
+        samples_bytes: match config.serves_management() {
+            false => 0,
+            true => admin::samples::Samples::bytes(limits.queues_max as usize),
         },
         json_bytes: fields::READING_BYTES,
         flight_bytes: if config.flight_recorder.is_some() { flight::FILE_BYTES } else { 0 },
-        management_bytes: if config.management.is_empty() && config.metrics.is_empty() {
-            0
-        } else {
-            admin::admin_session::ADMIN_SESSION_BYTES + engine::LOGIN_BYTES
+        management_bytes: match (
+            config.serves_management() || !config.metrics.is_empty(),
+            config.management_tls.len(),
+        ) {
+            (false, _) => 0,
+            (true, 0) => client,
+            (true, _) => {
+                let reserved = engine::tls_reserved_bytes(limits.management_clients_max.max(1) as usize);
+                client + tls::SESSION_BYTES.max(tls::HANDSHAKE_BYTES) + chain + reserved
+            }
         },
     }
 }

@@ -39,8 +39,7 @@ impl EventLoop {
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
-        let with_tls = !config.listen_tls.is_empty();
-        let certificates = with_tls.then(|| open_certificates(&config)).transpose()?;
+        let certificates = config.serves_tls().then(|| open_certificates(&config)).transpose()?;
         let mut passed = Passed::to_us()?;
         let listeners = listen::open_listeners(&mut poll, &config, &mut passed)?;
         let management = listen::open_management(&poll, &config, management_token, &mut passed)?;
@@ -58,7 +57,7 @@ impl EventLoop {
             tls_links: config.tls_links(),
             certificates: CertificateState::of(certificates.as_ref()),
             is_memory_locked: config.memory_lock,
-            management_listeners: config.management.len(),
+            management_listeners: management.iter().map(|listener| listener.with_tls).collect(),
             metrics_listeners: config.metrics.len(),
             process: Process {
                 memory: table.lines.iter().map(|line| (line.key, line.bytes())).collect(),
@@ -105,9 +104,10 @@ impl EventLoop {
             lock_memory()?;
         }
         for (place, listener) in engine.platform.management.iter().enumerate() {
-            let is_api = place < config.management.len();
+            let is_api = is_api(config, place);
             let what = if is_api { "management API" } else { "metrics without a login" };
-            log::info!("{what} on http://{}/", listener.address);
+            let scheme = if listener.with_tls { "https" } else { "http" };
+            log::info!("{what} on {scheme}://{}/", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
         for listener in &engine.platform.listeners {
@@ -170,6 +170,11 @@ fn log_limits(config: &Config, table: &MemoryTable) {
     log::info!("data in {}", absolute(&config.data_dir));
 }
 
+/// Whether the management API is served at a place among its listeners and those of metrics.
+const fn is_api(config: &Config, place: usize) -> bool {
+    place < config.management.len() + config.management_tls.len()
+}
+
 fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> Process {
     let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
     Process {
@@ -180,7 +185,11 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
             .iter()
             .map(shown)
             .chain(management.iter().enumerate().map(|(at, listener)| {
-                let spoken = if at < config.management.len() { "http" } else { "http/prometheus" };
+                let spoken = match (is_api(config, at), listener.with_tls) {
+                    (true, true) => "https",
+                    (true, false) => "http",
+                    (false, _) => "http/prometheus",
+                };
                 format!("{spoken} {}", listener.address)
             }))
             .collect(),

@@ -73,7 +73,7 @@ impl fmt::Display for StartError {
             Self::Passed(address) => write!(
                 f,
                 "systemd listens on {} for it, where the configuration has no listener: name it in `listen`, \
-                 `listen_tls`, `management` or `metrics`, or take it out of leveret.socket",
+                 `listen_tls`, `management`, `management_tls` or `metrics`, or take it out of leveret.socket",
                 address.map_or_else(|| "what is no address".to_string(), |address| address.to_string())
             ),
             Self::ListenLocal(path, error) => write!(

@@ -135,12 +135,22 @@ impl Config {
         self.machine_warning().into_iter().chain(self.management_warning())
     }
 
+    /// Whether anybody comes in over TLS, so that `[tls]` must name certificates.
+    pub fn serves_tls(&self) -> bool {
+        !self.listen_tls.is_empty() || !self.management_tls.is_empty()
+    }
+
+    /// Whether the management API is served.
+    pub fn serves_management(&self) -> bool {
+        !self.management.is_empty() || !self.management_tls.is_empty()
+    }
+
     /// Passwords go through the management API as they are.
     fn management_warning(&self) -> Option<String> {
         let open = self.management.iter().find(|listen| !listen.socket.ip().is_loopback())?;
         Some(format!(
             "management = \"{}\" lets other machines in without TLS: logins and passwords go over the network \
-             as they are; listen on 127.0.0.1 and come in by `ssh -L`, or put a proxy with TLS in front",
+             as they are; use management_tls, or listen on 127.0.0.1 and come in by `ssh -L`",
             open.socket
         ))
     }
@@ -166,7 +176,8 @@ impl Config {
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
         let with_tls: Vec<String> =
             self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
-        let [management, metrics] = [&self.management, &self.metrics].map(|listeners| {
+        let apart = [&self.management, &self.management_tls, &self.metrics];
+        let [management, management_tls, metrics] = apart.map(|listeners| {
             let quoted = listeners.iter().map(|listen| format!("\"{}\"", listen.socket));
             quoted.collect::<Vec<String>>().join(", ")
         });
@@ -178,6 +189,7 @@ impl Config {
             format!("listen_unix = {}", quoted(self.unix.path.as_deref().unwrap_or(Path::new("")))),
             format!("listen_unix_mode = {}", self.unix.mode),
             format!("management = [{management}]"),
+            format!("management_tls = [{management_tls}]"),
             format!("metrics = [{metrics}]"),
             format!("management_hosts = {:?}", self.management_hosts),
             format!("node_name = {:?}", self.node_name),
@@ -214,6 +226,7 @@ fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
     put(&mut config.unix.path, layer.listen_unix.map(non_empty));
     put(&mut config.unix.mode, layer.listen_unix_mode);
     put(&mut config.management, layer.management);
+    put(&mut config.management_tls, layer.management_tls);
     put(&mut config.metrics, layer.metrics);
     put(&mut config.management_hosts, layer.management_hosts);
     put(&mut config.node_name, layer.node_name.map(|label| label.0));

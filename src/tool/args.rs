@@ -201,6 +201,13 @@ const OPTIONS: Table<Said> = Table(&[Section {
             |said, given| given.value().map(|at| said.flags.management.get_or_insert_default().push(at)),
         ),
         OptionRow::new(
+            "--management-tls",
+            "ADDR:PORT",
+            "the same with TLS, such as 0.0.0.0:15671; [tls] in the configuration\n\
+             file names certificate and key",
+            |said, given| given.value().map(|at| said.flags.management_tls.get_or_insert_default().push(at)),
+        ),
+        OptionRow::new(
             "--metrics",
             "ADDR:PORT",
             "serve metrics for Prometheus here without a login, such as\n127.0.0.1:15692",

@@ -107,7 +107,7 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
         queue_places: 64,
         listeners: vec![false],
         tls_links: 0,
-        management_listeners: 0,
+        management_listeners: Vec::new(),
         metrics_listeners: 0,
         certificates: Default::default(),
         is_memory_locked: false,

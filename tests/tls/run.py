@@ -52,12 +52,13 @@ def main() -> int:
     import certificates
     import crowds
     import doors
+    import management
     import reloading
     import strangers
     import tools
 
     with tempfile.TemporaryDirectory(prefix="leveret-tls-") as folder:
-        for module in (certificates, doors, reloading, bodies, crowds, strangers, tools):
+        for module in (certificates, doors, management, reloading, bodies, crowds, strangers, tools):
             for name, run in module.CASES.items():
                 place = Path(folder) / name
                 place.mkdir()

@@ -140,7 +140,7 @@ impl World {
             queue_places: QUEUE_PLACES,
             listeners: vec![false],
             tls_links: 0,
-            management_listeners: 1,
+            management_listeners: vec![false, false],
             metrics_listeners: 1,
             certificates: Default::default(),
             is_memory_locked,

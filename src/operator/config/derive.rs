@@ -206,7 +206,7 @@ impl Config {
     }
 
     fn limits_at(&self, by_hand: &ByHand, scale: u64) -> Limits {
-        let with_tls = !self.listen_tls.is_empty() || self.has_tls_bridge();
+        let with_tls = self.serves_tls() || self.has_tls_bridge();
         let mut limits = limits_at(&self.profile.limits, by_hand, scale, with_tls);
         // What costs no memory is none of our business.
         limits.heartbeat_s = self.limits.heartbeat_s;
@@ -228,7 +228,8 @@ impl Config {
     fn largest_scale(&self, sizes_of: SizesOf) -> u64 {
         let nothing = ByHand::default();
         let by_hand = nothing.clone();
-        let plain = Self { listen_tls: Vec::new(), bridges: Vec::new(), by_hand, ..self.clone() };
+        let (listen_tls, management_tls, bridges) = (Vec::new(), Vec::new(), Vec::new());
+        let plain = Self { listen_tls, management_tls, bridges, by_hand, ..self.clone() };
         let (own, limit) = (self.profile.memory_limit_bytes.max(1), self.memory_limit_bytes);
         let used = plain.sum_with(plain.limits_at(&nothing, ONE), sizes_of).min(own);
         let share = u128::from(limit) * u128::from(used) / u128::from(own);

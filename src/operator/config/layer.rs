@@ -38,6 +38,8 @@ section! {
         pub(super) listen_unix_mode: FileMode,
         /// See [`Config::management`]; replaces the addresses of the layers below.
         pub management: Vec<ListenAddress>,
+        /// See [`Config::management_tls`]; replaces the addresses of the layers below.
+        pub management_tls: Vec<ListenAddress>,
         /// See [`Config::metrics`]; replaces the addresses of the layers below.
         pub metrics: Vec<ListenAddress>,
         pub(super) management_hosts: Vec<String>,

@@ -32,6 +32,8 @@ pub struct Config {
     pub unix: UnixListener,
     /// Addresses to listen on for the management API and its page; empty: it is off.
     pub management: Vec<ListenAddress>,
+    /// Addresses to listen on for the same with TLS.
+    pub management_tls: Vec<ListenAddress>,
     /// Addresses to listen on for metrics without a login.
     pub metrics: Vec<ListenAddress>,
     /// Names by which browsers may call these, besides addresses, `localhost` and the machine's own name.
@@ -94,6 +96,7 @@ impl Default for Config {
             listen_tls: Vec::new(),
             unix: UnixListener::default(),
             management: Vec::new(),
+            management_tls: Vec::new(),
             metrics: Vec::new(),
             management_hosts: Vec::new(),
             node_name: "leveret".into(),

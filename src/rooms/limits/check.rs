@@ -131,7 +131,7 @@ impl Limits {
     /// The key to change.
     pub fn check(&self, sizes: &RecordSizes, memory_limit: u64) -> Result<MemoryTable, LimitsError> {
         self.check_contradictions()?;
-        if sizes.tls_session_bytes > 0 || sizes.tls_link_bytes > 0 {
+        if sizes.tls_record_bytes > 0 {
             self.check_tls()?;
         }
         let table = self.memory_table(sizes);

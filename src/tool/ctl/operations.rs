@@ -133,6 +133,7 @@ pub(super) fn listener_parts(listener: &str) -> [&str; 4] {
     let purpose = match protocol {
         "amqp/ssl" => "AMQP 0-9-1 over TLS",
         "http" => "HTTP API",
+        "https" => "HTTP API over TLS (HTTPS)",
         "http/prometheus" => "Prometheus exporter API over HTTP",
         _ => "AMQP 0-9-1",
     };

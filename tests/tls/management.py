@@ -1,0 +1,166 @@
+"""The management API over TLS: the same answers, however they come apart in records, and no strangers' places."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+from pathlib import Path
+from typing import Callable, Dict, Optional
+
+from harness.raw import Client
+from harness.suite import patience
+
+from doors import say
+from office import Office, Paper
+from reloading import put
+from support import Broker, context, wait_for
+
+GUEST = "Basic " + base64.b64encode(b"guest:guest").decode()
+
+
+def management(office: Office, limits: str = "", tls: str = "", paper: Optional[Paper] = None) -> Broker:
+    """A broker whose management API is served with TLS only."""
+    broker = Broker(paper or office.server(), limits=limits, tls=tls, extra=["--management-tls", "127.0.0.1:0"])
+    broker.api_port = int(broker.logged(r"management API on https://127\.0\.0\.1:(\d+)/").group(1))
+    return broker
+
+
+def visitor(broker: Broker, how: ssl.SSLContext, source: str = "127.0.0.1") -> http.client.HTTPSConnection:
+    """A client as programs have it."""
+    return http.client.HTTPSConnection(
+        "127.0.0.1", broker.api_port, context=how, timeout=patience(20), source_address=(source, 0))
+
+
+def ask(peer: http.client.HTTPSConnection, path: str, method: str = "GET", body: object = None) -> object:
+    """What a request is answered, on a connection that stays."""
+    text = None if body is None else json.dumps(body).encode()
+    peer.request(method, path, text, {"Authorization": GUEST, "Content-Type": "application/json"})
+    answer = peer.getresponse()
+    heard = answer.read()
+    assert answer.status in (200, 201, 204), f"{method} {path}: {answer.status} {heard[:200]!r}"
+    return json.loads(heard) if heard else None
+
+
+def requests_and_answers(folder: Path) -> None:
+    """One connection: small ones, bodies of 50 KB, answers of more than 200 KB, the page, metrics, and the end."""
+    office = Office(folder)
+    with management(office) as broker:
+        how = context(office)
+        peer = visitor(broker, how)
+        assert ask(peer, "/api/whoami")["name"] == "guest"
+        queues = [{"name": f"{number:05}-{'x' * 150}", "vhost": "/", "durable": False, "auto_delete": False,
+                   "arguments": {}} for number in range(1000)]
+        for _ in range(2):
+            for start in range(0, 1000, 200):
+                ask(peer, "/api/definitions", "POST", {"queues": queues[start:start + 200]})
+            found = ask(peer, "/api/definitions")["queues"]
+            assert sorted(each["name"] for each in found) == [each["name"] for each in queues], len(found)
+            assert len(ask(peer, "/api/queues")) == 1000
+        peer.request("GET", "/")
+        page = peer.getresponse()
+        text = page.read()
+        kind = page.headers["Content-Type"]
+        assert page.status == 200 and kind.startswith("text/html") and text, (page.status, kind, len(text))
+        peer.request("GET", "/metrics", headers={"Authorization": GUEST})
+        assert b"rabbitmq_queues 1000" in peer.getresponse().read()
+        sock = peer.sock
+        # Records of one octet, and two requests in one record.
+        request = f"GET /api/whoami HTTP/1.1\r\nHost: localhost\r\nAuthorization: {GUEST}\r\n\r\n".encode()
+        for octet in request:
+            sock.sendall(bytes([octet]))
+        reply = http.client.HTTPResponse(sock)
+        reply.begin()
+        assert json.loads(reply.read())["name"] == "guest"
+        sock.sendall(request + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        heard = b""
+        while data := sock.recv(65536):
+            heard += data
+        assert heard.count(b'"name":"guest"') == 2, heard
+        broker.ctl("check_protocol_listener", "https")
+        assert f"port: {broker.api_port}, protocol: https, purpose: HTTP API over TLS" in broker.ctl("status")
+
+
+def wrong_words(folder: Path) -> None:
+    """HTTP without TLS is told what to do, others are hung up on, a wrong authority trusts nobody; it goes on."""
+    office = Office(folder)
+    with management(office) as broker:
+        heard = say(broker.api_port, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert heard.startswith(b"HTTP/1.1 400 ") and heard.endswith(b"This port speaks TLS: use https:// with it.\n"), heard
+        broker.logged("refused: HTTP on the port for the management API with TLS: use https://")
+        for words in (b"AMQP\0\0\x09\x01", b"\0\1\2\3 who is there", b"\x16\x03\x01\x00\x05\x01\0\0\x01\0"):
+            say(broker.api_port, words)
+        try:
+            ask(visitor(broker, ssl.create_default_context()), "/api/whoami")
+        except ssl.SSLCertVerificationError:
+            pass
+        else:
+            raise AssertionError("a certificate that nobody vouches for was trusted")
+        broker.logged("the handshake of TLS failed")
+        assert ask(visitor(broker, context(office)), "/api/whoami")["name"] == "guest"
+        Client(broker.address).close()
+
+
+def silence_keeps_no_places(folder: Path) -> None:
+    """Forty that say nothing or half a greeting, with two places: who comes from elsewhere comes in all the same."""
+    office = Office(folder)
+    with management(office, limits="management_clients_max = 2") as broker:
+        how = context(office)
+        held = []
+        for number in range(40):
+            raw = socket.create_connection(("127.0.0.1", broker.api_port), timeout=patience(20))
+            if number % 3 == 1:
+                raw.sendall(b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03")
+            held.append(raw)
+        for _ in range(3):
+            assert ask(visitor(broker, how, "127.0.0.2"), "/api/whoami")["name"] == "guest"
+        assert all(each.fileno() >= 0 for each in held)
+
+
+def client_certificates(folder: Path) -> None:
+    """Who must show a certificate for AMQP must show one here; the login is by password all the same."""
+    office = Office(folder)
+    required = f'client_ca = "{office.authority}"\nclient_certificates = "require"'
+    with management(office, tls=required) as broker:
+        assert ask(visitor(broker, context(office, office.issue("ann"))), "/api/whoami")["name"] == "guest"
+        try:
+            ask(visitor(broker, context(office)), "/api/whoami")
+        except (ssl.SSLError, ConnectionError, http.client.RemoteDisconnected):
+            pass
+        else:
+            raise AssertionError("somebody without a certificate came in")
+
+
+def new_certificates(folder: Path) -> None:
+    """A certificate that is replaced is shown after a reload, here as at the door of AMQP."""
+    office = Office(folder)
+    place = Paper(folder / "in-use.pem", folder / "in-use.key")
+    put(office.server("before"), place)
+    with management(office, paper=place) as broker:
+        how = context(office)
+        assert shown(broker, how) == "1000"
+        put(office.server("after"), place)
+        os.kill(broker.process.pid, signal.SIGHUP)
+        wait_for(lambda: shown(broker, how) == "1001")
+
+
+def shown(broker: Broker, how: ssl.SSLContext) -> str:
+    """The serial number of the certificate that is shown to a visitor."""
+    peer = visitor(broker, how)
+    peer.connect()
+    number = peer.sock.getpeercert()["serialNumber"]
+    peer.close()
+    return number
+
+
+CASES: Dict[str, Callable[[Path], None]] = {
+    "management": requests_and_answers,
+    "management-wrong-words": wrong_words,
+    "management-silence-keeps-no-places": silence_keeps_no_places,
+    "management-client-certificates": client_certificates,
+    "management-new-certificates": new_certificates,
+}
