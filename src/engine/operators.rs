@@ -97,9 +97,7 @@ impl<P: Platform> Engine<P> {
         };
         let now = self.now;
         let room = client.session.room();
-        // Of what comes in a record of TLS no part can stay in the socket.
-        let most =
-            if stream.is_tls() { self.input.len() } else { room.min(READ_BYTES).min(self.input.len()) };
+        let most = stream.reach(room.min(READ_BYTES)).min(self.input.len());
         if room > 0 {
             let got = stream.read(&mut self.buffers, &mut self.input[..most], Reading::Take);
             self.bytes_read += got.len;

@@ -404,6 +404,17 @@ impl<S: Socket> Stream<S> {
         self.readable || !self.stash.is_empty()
     }
 
+    /// How large a buffer is to be for whoever takes `wanted` bytes of what is read: no part of a record of TLS can
+    /// stay in the socket, so it has room for one; what is not taken then fits into what is this connection's own.
+    pub(super) fn reach(&self, wanted: usize) -> usize {
+        let stashed = self.stash.len();
+        if self.is_tls() && stashed < wanted {
+            wanted.max(stashed + RECORD_BYTES_MAX)
+        } else {
+            wanted.max(stashed)
+        }
+    }
+
     /// There may be input that was only looked at, and that the kernel will not report again.
     pub(super) const fn look_again(&mut self) {
         self.readable = true;

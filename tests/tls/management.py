@@ -81,6 +81,15 @@ def requests_and_answers(folder: Path) -> None:
         while data := sock.recv(65536):
             heard += data
         assert heard.count(b'"name":"guest"') == 2, heard
+        # A hundred kilobytes of requests at once: what waits behind others lies in what is this client's own.
+        peer = visitor(broker, how)
+        peer.connect()
+        peer.sock.sendall(request * 1000)
+        heard = b""
+        while heard.count(b'"name":"guest"') < 1000:
+            data = peer.sock.recv(65536)
+            assert data, heard.count(b'"name":"guest"')
+            heard += data
         broker.ctl("check_protocol_listener", "https")
         assert f"port: {broker.api_port}, protocol: https, purpose: HTTP API over TLS" in broker.ctl("status")
 
