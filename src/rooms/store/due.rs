@@ -77,10 +77,17 @@ impl Log {
         if self.failed || self.in_flight.is_some() {
             return false;
         }
+        let has_gathered = self.has_gathered() && !self.gathers_copies_only();
         let something =
-            self.must_commit() || self.has_gathered() || !self.settling.is_empty() || self.drain.is_some();
+            self.must_commit() || has_gathered || !self.settling.is_empty() || self.drain.is_some();
         let hurry = self.must_leave(now) || self.is_cleaning_done_copying();
         something && (self.schedule.due_at().is_due(now) || hurry)
+    }
+
+    /// Whether nothing gathers but copies, and more of them are to come: whoever awaits a commit has nothing in
+    /// that one, for the log has no room, and a commit for each read would take as much as the segment gives.
+    fn gathers_copies_only(&self) -> bool {
+        self.is_copying() && self.gathering.has_only_copies() && !self.access.is_due()
     }
 
     /// A segment is on its way out, and its room is needed or a sync for it is to be had.

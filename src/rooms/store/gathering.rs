@@ -101,6 +101,11 @@ impl Gathering {
         self.copied_bytes > 0
     }
 
+    /// Whether there is nothing else.
+    pub(super) const fn has_only_copies(&self) -> bool {
+        self.has_copies() && COMMIT_HEADER_BYTES + self.copied_bytes == self.bytes.len()
+    }
+
     /// Some of the records belong together.
     pub(super) const fn note_group(&mut self) {
         self.has_group = true;

@@ -197,10 +197,13 @@ impl Log {
         copies.filter(|(copies, bytes)| copies * 2 <= u64::from(*bytes)).map(|(copies, _)| copies)
     }
 
-    /// What copies of so many live bytes take: every commit may waste a block, the first and the last more.
+    /// What copies of so many live bytes take: every commit may waste a block, the first and the last more, but
+    /// none is longer than a commit may be.
     pub(super) fn copies_bytes(&self, live_bytes: u64) -> u64 {
-        let commit = (self.settings.commit_bytes as usize - self.settle_share() - BLOCK_BYTES / 2) as u64;
-        if live_bytes == 0 { 0 } else { live_bytes + (live_bytes / commit + 2) * BLOCK_BYTES as u64 }
+        let most = self.settings.commit_bytes as usize;
+        let commits = live_bytes / (most - self.settle_share() - BLOCK_BYTES / 2) as u64 + 2;
+        let bytes = (live_bytes + commits * BLOCK_BYTES as u64).min(commits * most as u64);
+        if live_bytes == 0 { 0 } else { bytes }
     }
 
     /// How many bytes the index took when it became full, once each time.
