@@ -9,7 +9,7 @@ use leveret::config::Layer;
 use leveret::limits::Limits;
 use leveret::password::PasswordHash;
 use leveret::store::Settings;
-use leveret::wire::{Method, Table};
+use leveret::wire::{Method, Table, Writer};
 
 use super::world::sim_disk::{SimDisk, Trouble};
 use super::world::*;
@@ -387,4 +387,55 @@ fn each_cause_of_waiting_has_an_alarm_that_says_what_it_is_about_and_what_to_do(
         next = after;
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A queue whose messages expire into another one, in a minute.
+fn make_expiring(world: &mut World, client: usize, queue: &str, letters: &str) {
+    let mut bytes = [0; 256];
+    let mut writer = Writer::new(&mut bytes);
+    let arguments = writer.table(|t| {
+        t.text("x-dead-letter-exchange", "")?;
+        t.text("x-dead-letter-routing-key", letters)?;
+        t.int("x-message-ttl", 60_000)
+    });
+    arguments.expect("it fits");
+    let arguments = Table::trusted(&writer.written()[4..]);
+    let Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, .. } =
+        declare_as(queue, true)
+    else {
+        panic!("it is one")
+    };
+    let declare =
+        Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
+    let said = world.ask(client, 1, &declare);
+    assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
+}
+
+#[test]
+fn what_has_expired_goes_on_though_the_index_lets_no_publisher_write() {
+    let mut world = World::new(Limits { messages_max: 16_000, body_bytes_max: 64 << 20, ..limits() });
+    let settings = Settings {
+        segment_bytes: 256 << 10,
+        commit_bytes: 64 << 10,
+        segments_max: 800,
+        index_bytes: 14_000,
+        standing_bytes: 0,
+        ..Settings::default()
+    };
+    let _disk = world.keep_on_disk(settings);
+    let client = world.open(&[1]);
+    make(&mut world, client, "dead", true);
+    make_expiring(&mut world, client, "q", "dead");
+    flood_by(&mut world, client, "q", 2_000, PERSISTENT);
+    let other = world.open(&[1]);
+    let (waiting, _) = world.counts(other, 1, "q");
+    assert!(waiting > 100, "{waiting} messages fill it");
+    for _ in 0..100 {
+        world.pass_ms(1_000);
+        world.run();
+    }
+    let (left, _) = world.counts(other, 1, "q");
+    let (letters, _) = world.counts(other, 1, "dead");
+    // One of them may be what waited at the door.
+    assert!(left <= 1 && letters >= waiting, "of {waiting} messages {left} stay and {letters} went on");
 }

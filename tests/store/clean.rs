@@ -104,6 +104,36 @@ fn a_segment_is_read_once_to_be_copied() {
     assert!(kept.clone().all(|at| is_live(&at)), "{:?} is lost", kept.clone().find(|at| !is_live(at)));
 }
 
+/// Somebody awaits a commit and has nothing in it, as letters do that find no room: what is copied meanwhile is
+/// committed as it would be without him, not read by read.
+#[test]
+fn who_waits_for_room_does_not_have_each_read_committed() {
+    let commits_of = |is_awaited: bool| {
+        let mut world = World::new(8);
+        let mut offset = 0;
+        // One in ten stays.
+        while world.log.counters().bytes_copied == 0 {
+            assert!(world.publish(1, offset, &[7; 100]), "there is room for more");
+            if offset % 10 != 0 {
+                world.settle(1, Range { start: offset, end: offset + 1 });
+            }
+            offset += 1;
+        }
+        let before = world.log.counters();
+        for _ in 0..200 {
+            if is_awaited {
+                world.log.note(Urgency::Awaited, Now::from_ms(world.now));
+            }
+            world.work(1_000);
+        }
+        let after = world.log.counters();
+        assert!(after.segments_recycled > before.segments_recycled, "the cleaner frees some");
+        println!("{is_awaited}: {} commits", after.commits - before.commits);
+        after.commits - before.commits
+    };
+    assert!(commits_of(true) <= commits_of(false) + 2);
+}
+
 /// What is live stands at the front of its segment: behind it nothing is read.
 #[test]
 fn nothing_is_read_behind_the_last_live_record() {

@@ -31,8 +31,6 @@ use super::{Broker, Context};
 const BYTES_PER_UNIT: u32 = 512;
 /// A letter may take as long to route as so many messages.
 const ROUTING_TIMES: u32 = 8;
-/// Publishers leave dead letters one part in so many of the log at most.
-const LETTERS_LOG_PART: u64 = 8;
 /// Letters that one letter may cause at once, by being refused.
 const LETTERS_AT_ONCE: u32 = 8;
 /// What no route has for its number.
@@ -268,7 +266,7 @@ impl Broker {
     pub(super) fn kept_for_letters(&self, journal: &Journal) -> u64 {
         match self.buriers {
             0 => 0,
-            _ => self.settings.letters_log_bytes.min(journal.disk_bytes_max() / LETTERS_LOG_PART),
+            _ => journal.kept_for_letters(self.settings.letters_log_bytes),
         }
     }
 

@@ -111,6 +111,20 @@ const TARGET_BYTES: u64 = 21;
 /// Below so much room on the disk nothing new is defined.
 const DEFINITION_ROOM_BYTES: u64 = 256 << 10;
 
+/// Publishers leave dead letters one part in so many of the log at most.
+const LETTERS_LOG_PART: u64 = 8;
+
+/// How much is left of the memory for what is known of the log.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum IndexRoom {
+    /// For everybody.
+    Enough,
+    /// For dead letters, without which what has expired would never go.
+    Last,
+    /// For nobody.
+    None,
+}
+
 /// Everything that waits to be written.
 #[derive(Debug)]
 pub struct Journal {
@@ -172,7 +186,7 @@ pub struct Journal {
     kept_bytes: u64,
     is_file_system_full: bool,
     /// Whether what memory may know of the log, not the disk limit, leaves no more room.
-    is_index_full: bool,
+    index_room: IndexRoom,
     room_made: u64,
 }
 
@@ -222,7 +236,7 @@ impl Journal {
             kept_bytes: 0,
             queue_bytes_max: u64::MAX,
             is_file_system_full: false,
-            is_index_full: false,
+            index_room: IndexRoom::Enough,
             room_made: 0,
         }
     }
@@ -407,12 +421,29 @@ impl Journal {
 
     /// The configuration's key that leaves no more room when there is none: what an operator can raise.
     pub const fn room_key(&self) -> &'static str {
-        if self.is_index_full { "index_bytes_max" } else { "disk_limit" }
+        let has_disk = self.disk_room() > self.disk_bytes_max / LETTERS_LOG_PART;
+        match self.index_room {
+            IndexRoom::None => "index_bytes_max",
+            IndexRoom::Last if has_disk => "index_bytes_max",
+            IndexRoom::Last | IndexRoom::Enough => "disk_limit",
+        }
     }
 
-    /// Whether what is known of the log in memory has reached `index_bytes_max`.
-    pub const fn set_index_full(&mut self, is_full: bool) {
-        self.is_index_full = is_full;
+    /// How much of `index_bytes_max` is left to what is known of the log in memory.
+    pub fn set_index_room(&mut self, room: IndexRoom) {
+        self.room_made += u64::from(room < self.index_room);
+        self.index_room = room;
+    }
+
+    /// Of the room on the disk, what publishers leave to dead letters, which want `bytes` of it: one part of it at
+    /// most, but all of it while the last room of the index is used.
+    pub const fn kept_for_letters(&self, bytes: u64) -> u64 {
+        let part = self.disk_bytes_max / LETTERS_LOG_PART;
+        match self.index_room {
+            IndexRoom::Last | IndexRoom::None => self.disk_room_bytes,
+            IndexRoom::Enough if bytes < part => bytes,
+            IndexRoom::Enough => part,
+        }
     }
 
     /// A message that is not to be kept, and goes into its queues without a record.

@@ -181,7 +181,7 @@ impl Log {
             self.spares.seal = (seal.noted, seal.bytes, seal.parts);
         }
         let is_stale = self.index_weight.is_stale(&self.index);
-        if changes_segments || is_stale || self.index_weight.is_full() || self.cleaning.is_some() {
+        if changes_segments || is_stale || self.index_weight.is_tight() || self.cleaning.is_some() {
             self.weigh_index();
         }
         self.doubling.is_due |= changes_segments | self.index.take_defined();

@@ -5,13 +5,16 @@
 //! both is bounded. Deleted definitions and queues count until their segments have left the log. The active
 //! segment does not leave, so it ends early when it has much of what is deleted while the index is full.
 //!
-//! Always true: it is weighed after every change of segments, at each commit once it is full, and at the
+//! Always true: it is weighed after every change of segments, at each commit once it is nearly full, and at the
 //! latest when [`DELETED_PER_WEIGHING`] queues and definitions were deleted; so what is written beyond the
 //! limit is one segment at most, and what is deleted in it does not add to that.
 
 use super::index::Index;
 use super::settings::Settings;
 
+/// While no more than one of so many parts of the limit is left, it is left to what makes room by being written:
+/// dead letters.
+const LAST_PART: usize = 8;
 /// Between two weighings so many queues and definitions are deleted at most, about 256 bytes each.
 const DELETED_PER_WEIGHING: usize = 256;
 /// The active segment ends early when what is deleted in it takes one of so many parts of the limit.
@@ -80,6 +83,11 @@ impl IndexWeight {
     /// Whether it takes as much as it may.
     pub(super) const fn is_full(&self) -> bool {
         self.is_full
+    }
+
+    /// Whether the last of it is used, or all.
+    pub(super) const fn is_tight(&self) -> bool {
+        self.bytes > self.bytes_max - self.bytes_max / LAST_PART
     }
 
     /// Whether it would not be full without what is deleted.

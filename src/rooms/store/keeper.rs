@@ -360,7 +360,7 @@ impl Keeper {
         let most = self.log.most_bytes();
         let room = (self.log.room_bytes(), most);
         journal.set_disk_room(room, most / 5 * QUEUE_FIFTHS, self.log.is_file_system_full());
-        journal.set_index_full(self.log.is_index_full());
+        journal.set_index_room(self.log.index_room());
     }
 
     /// Fetches as much as one commit takes, in the order in which it was said.

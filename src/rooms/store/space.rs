@@ -12,6 +12,7 @@
 //! system that is full is asked again, less and less often, until it has room for a segment; while it had
 //! none even for a commit, only what is written already goes on.
 
+use crate::journal::IndexRoom;
 use crate::time::Deadline;
 
 use super::commit::{BLOCK_BYTES, padded};
@@ -214,6 +215,15 @@ impl Log {
     /// Whether what memory knows of the log is as large as it may be.
     pub const fn is_index_full(&self) -> bool {
         self.index_weight.is_full()
+    }
+
+    /// How much of what memory may know of the log is left.
+    pub(super) const fn index_room(&self) -> IndexRoom {
+        match (self.index_weight.is_full(), self.index_weight.is_tight()) {
+            (true, _) => IndexRoom::None,
+            (false, true) => IndexRoom::Last,
+            (false, false) => IndexRoom::Enough,
+        }
     }
 
     /// Looks how much memory the index takes.
