@@ -11,6 +11,7 @@ mod claims;
 mod clean;
 mod damage;
 mod defined;
+mod far;
 mod fetch;
 mod files;
 mod fill;

@@ -329,3 +329,74 @@ fn a_queue_takes_a_byte_or_two_of_each_segment_in_order_and_some_for_each_messag
     assert!(requeued < 25.0, "{requeued} bytes when a third is acknowledged in no order");
     assert!(left.iter().all(|bytes| *bytes < 12.0), "{left:?} bytes when others stay");
 }
+
+/// How a deep store is emptied.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Drain {
+    /// One queue after the other, in order.
+    OneByOne,
+    /// A few messages of each queue in turn.
+    InTurn,
+    /// As that, and every other message stays until the second round.
+    WithHoles,
+}
+
+/// Consumers empty a thousand deep queues that lie beside each other in hundreds of segments, in one order or
+/// another; what memory knows never takes much more than it did before.
+#[test]
+fn a_thousand_deep_queues_are_drained_within_the_memory_that_they_took() {
+    const QUEUES: u64 = 1_000;
+    const DEPTH: u64 = 60;
+    // Measured: nothing at all in order, and 112 bytes for the thirty ranges of a queue that has holes.
+    for (drain, more_max) in
+        [(Drain::OneByOne, 16e3), (Drain::InTurn, 16e3), (Drain::WithHoles, QUEUES as f64 * 160.0)]
+    {
+        let mut world = World::new(QUEUES, 256 << 10, 64 << 20);
+        (0..QUEUES).for_each(|queue| world.declare(queue));
+        world.rest();
+        let standing = world.bytes();
+        for n in 0..QUEUES * DEPTH {
+            assert!(world.publish(n % QUEUES), "message {n}");
+        }
+        world.rest();
+        let (before, segments) = (world.bytes(), world.log.index().segments().len());
+        assert!(segments > 200, "{segments} segments");
+        let (mut most, mut count) = (before, 0_u64);
+        let mut take = |world: &mut World, queue, start, end| {
+            world.settle(queue, start, end);
+            count += 1;
+            if count.is_multiple_of(50) {
+                world.step();
+                most = world.bytes().max(most);
+            }
+        };
+        match drain {
+            Drain::OneByOne => {
+                for queue in 0..QUEUES {
+                    (0..DEPTH / 4).for_each(|at| take(&mut world, queue, 4 * at, 4 * at + 4));
+                }
+            }
+            Drain::InTurn => {
+                for at in 0..DEPTH / 4 {
+                    (0..QUEUES).for_each(|queue| take(&mut world, queue, 4 * at, 4 * at + 4));
+                }
+            }
+            Drain::WithHoles => {
+                for at in (0..DEPTH).step_by(2).chain((1..DEPTH).step_by(2)) {
+                    (0..QUEUES).for_each(|queue| take(&mut world, queue, at, at + 1));
+                }
+            }
+        }
+        world.rest();
+        let after = world.bytes();
+        println!(
+            "{drain:?}: {segments} segments, {standing} bytes stand, {before} before, {:+} at most, {after} after",
+            most - before
+        );
+        assert!(most <= before + more_max, "{drain:?}: {most} bytes, {before} before");
+        assert!(
+            after <= standing + QUEUES as f64 * (QUEUE_STANDING_BYTES as f64 + 32.0),
+            "{after} bytes stay"
+        );
+    }
+}
