@@ -428,13 +428,13 @@ def fan_out_mandatory_dropped(stage: Stage) -> Steps:
 
 @case()
 def exchanges_in_a_ring(stage: Stage) -> Steps:
-    """Three hundred exchanges, each bound to every one of the thirty behind it, round and round."""
+    """Three hundred exchanges, each bound to every one of the twelve behind it, round and round."""
     for n in range(300):
         stage.exchange(f"e{n}")
     stage.queues(100)
     stage.bind(100, "e299")
     stage.many(wire.method(1, "exchange.bind", source=f"e{n}", destination=f"e{(n + by) % 300}", nowait=True)
-               for n in range(300) for by in range(1, 31))
+               for n in range(300) for by in range(1, 13))
     octets = wire.publish(1, "e0", "", b"x") * 200
     yield
     stage.client.send(octets)

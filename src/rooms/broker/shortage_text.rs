@@ -132,16 +132,18 @@ impl fmt::Display for Explained<'_> {
                 self.queue(f, queue)?;
                 let bytes = self.in_all(queue, Queue::log_bytes);
                 let (bytes, most) = (Megabytes(bytes), Megabytes(self.journal.queue_bytes_max()));
-                write!(f, " has its share of disk_limit, {bytes} of {most}")?;
+                let (of, deed) = self.disk();
+                write!(f, " has its share of {of}, {bytes} of {most}")?;
                 self.with_messages(f, self.in_all(queue, |record| record.logged.count()))?;
                 self.limit(f)?;
-                self.deed(f, format_args!("consume or purge that queue, or raise disk_limit"))
+                self.deed(f, format_args!("consume or purge that queue, or {deed}"))
             }
             Shortage::VhostDisk(vhost) => {
-                self.share_of_vhost(f, vhost, "disk_limit")?;
+                let (of, deed) = self.disk();
+                self.share_of_vhost(f, vhost, of)?;
                 self.disk_used(f)?;
                 self.most_in_log(f, Some(vhost))?;
-                self.deed(f, format_args!("consume or purge its queues, or raise disk_limit"))
+                self.deed(f, format_args!("consume or purge its queues, or {deed}"))
             }
         }
     }
@@ -163,6 +165,15 @@ impl Explained<'_> {
             _ => write!(f, ", and {others} others for something else")?,
         }
         write!(f, "; {deed}")
+    }
+
+    /// What shares of the disk are shares of, and how there is more of it: a full file system leaves less than
+    /// `disk_limit`, and raising that would help nobody.
+    const fn disk(&self) -> (&'static str, &'static str) {
+        match self.journal.is_file_system_full() {
+            true => ("what the full file system leaves", "make room there"),
+            false => ("disk_limit", "raise disk_limit"),
+        }
     }
 
     fn pool(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
