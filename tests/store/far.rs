@@ -274,7 +274,7 @@ fn offsets_cross_every_width() {
             world.step();
             if count % PER_LIFE == 0 {
                 world.rest();
-                let is_clean = count / PER_LIFE % 2 == 0;
+                let is_clean = (count / PER_LIFE).is_multiple_of(2);
                 world.start_again(is_clean);
                 world.check(if is_clean { "after a clean stop" } else { "after a kill" });
                 crossed += u32::from(world.is_crossed());
