@@ -387,7 +387,7 @@ mod tests {
         refused(
             "-x",
             "unknown option -x; there are --config, --board, --listen, --port, --listen-tls, --listen-unix, \
-                 --management, --metrics, --data-dir, --memory-limit, --log-level, --connect, --help, \
+                 --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --help, \
                  --version",
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
