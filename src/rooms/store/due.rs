@@ -85,7 +85,7 @@ impl Log {
     }
 
     /// Whether nothing gathers but copies, and more of them are to come: whoever awaits a commit has nothing in
-    /// that one, for the log has no room, and a commit for each read would take as much as the segment gives.
+    /// this one and waits for a few reads, where a commit for each would take as much as the segment gives.
     fn gathers_copies_only(&self) -> bool {
         self.is_copying() && self.gathering.has_only_copies() && !self.access.is_due()
     }
