@@ -217,8 +217,7 @@ impl<P: Platform> Engine<P> {
         if self.management_visitors.is_empty() {
             return Deadline::NEVER;
         }
-        let is_stranger = |it: &WaitingVisitor<_>| it.may_become_known();
-        let look_at = match self.management_visitors.iter().any(is_stranger) {
+        let look_at = match self.management_visitors.iter().any(WaitingVisitor::may_become_known) {
             true => self.management_look_at,
             false => Deadline::NEVER,
         };
@@ -253,9 +252,11 @@ impl<P: Platform> Engine<P> {
                 match self.platform.accept(ListenerId::Management(place), &mut self.supplies.log, self.now) {
                     Ok(visitor) => {
                         let listener = self.management_listener(place);
-                        let is_known = listener == ListenerKind::Api && self.is_known_visitor(&visitor);
                         let with_tls = self.management[place].with_tls;
-                        self.seat_management(WaitingVisitor { visitor, listener, with_tls, is_known });
+                        let mut waiting = WaitingVisitor { visitor, listener, with_tls, is_known: false };
+                        waiting.is_known =
+                            waiting.may_become_known() && self.is_known_visitor(&waiting.visitor);
+                        self.seat_management(waiting);
                         return true;
                     }
                     Err(failure) => self.management[place].note_failure(failure, self.now),

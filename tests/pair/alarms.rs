@@ -106,7 +106,11 @@ fn flood_by(world: &mut World, client: usize, queue: &str, body_len: usize, prop
 
 const PLAIN: &[u8] = &[0, 0];
 
-fn declare_as(queue: &str, durable: bool) -> Method<'_> {
+const fn declare_as(queue: &str, durable: bool) -> Method<'_> {
+    declare_with(queue, durable, Table::EMPTY)
+}
+
+const fn declare_with<'a>(queue: &'a str, durable: bool, arguments: Table<'a>) -> Method<'a> {
     Method::QueueDeclare {
         queue,
         passive: false,
@@ -114,7 +118,7 @@ fn declare_as(queue: &str, durable: bool) -> Method<'_> {
         exclusive: false,
         auto_delete: false,
         no_wait: false,
-        arguments: Table::EMPTY,
+        arguments,
     }
 }
 
@@ -400,14 +404,7 @@ fn make_expiring(world: &mut World, client: usize, queue: &str, letters: &str) {
     });
     arguments.expect("it fits");
     let arguments = Table::trusted(&writer.written()[4..]);
-    let Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, .. } =
-        declare_as(queue, true)
-    else {
-        panic!("it is one")
-    };
-    let declare =
-        Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
-    let said = world.ask(client, 1, &declare);
+    let said = world.ask(client, 1, &declare_with(queue, true, arguments));
     assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
 }
 

@@ -42,7 +42,7 @@ pub struct Index {
     leaving: [u64; 2],
     /// Something was defined.
     has_defined: bool,
-    /// Queues and definitions that were deleted since the last segment was added.
+    /// How often a queue or a definition was deleted since the last segment was added.
     deleted_in_last: usize,
     /// The memory of those of a segment that has left, for the next.
     spare_spans: Spans,
@@ -140,8 +140,8 @@ impl Index {
             + self.queues.values().filter(|queue| !queue.gone).count() * QUEUE_STANDING_BYTES
     }
 
-    /// Of [`Self::bytes`], what goes with the segments that it lies in, and needs no copy for that: deleted queues and
-    /// definitions. How many they are, and their bytes.
+    /// Of [`Self::bytes`], what goes with the segments that it lies in, and needs no copy for that: how many deleted
+    /// queues and definitions there are, and their bytes.
     pub(super) fn deleted(&self) -> (usize, usize) {
         let queues = self.queues.values().filter(|queue| queue.gone);
         let definitions = self.definitions.iter().filter(|(_, definition)| definition.deleted);
@@ -153,7 +153,7 @@ impl Index {
         queues.chain(definitions).fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes))
     }
 
-    /// Queues and definitions that were deleted since the last segment was added: the active one, as a rule.
+    /// How often a queue or a definition was deleted since the last segment was added, which is the active one.
     pub(super) const fn deleted_in_last(&self) -> usize {
         self.deleted_in_last
     }

@@ -7,7 +7,7 @@
 //!
 //! Always true: it is weighed after every change of segments, at each commit once it is nearly full, and at the
 //! latest when [`DELETED_PER_WEIGHING`] queues and definitions were deleted; so what is written beyond the
-//! limit is one segment at most, and what is deleted in it does not add to that.
+//! limit is one segment at most.
 
 use super::index::Index;
 use super::settings::Settings;
@@ -15,7 +15,7 @@ use super::settings::Settings;
 /// While no more than one of so many parts of the limit is left, it is left to what makes room by being written:
 /// dead letters.
 const LAST_PART: usize = 8;
-/// Between two weighings so many queues and definitions are deleted at most, about 256 bytes each.
+/// Between two weighings so many queues and definitions are deleted at most, each some hundred bytes.
 const DELETED_PER_WEIGHING: usize = 256;
 /// The active segment ends early when what is deleted in it takes one of so many parts of the limit.
 const DELETED_PART: usize = 8;
@@ -27,7 +27,7 @@ pub(super) struct IndexWeight {
     bytes: usize,
     /// Of those, deleted queues and definitions.
     deleted_bytes: usize,
-    /// How many were deleted in the active segment.
+    /// How often one was deleted in the active segment.
     deleted_in_active: usize,
     bytes_max: usize,
     /// The room of what stands.
@@ -68,7 +68,8 @@ impl IndexWeight {
         self.deleted_bytes = deleted_bytes;
         self.deleted_in_active = index.deleted_in_last();
         self.is_full = self.bytes > self.bytes_max;
-        let in_active_bytes = deleted_bytes / deleted.max(1) * self.deleted_in_active;
+        // One that is made and deleted again and again lies there once.
+        let in_active_bytes = deleted_bytes / deleted.max(1) * self.deleted_in_active.min(deleted);
         self.ends_active = self.is_full && in_active_bytes > self.bytes_max / DELETED_PART;
         if self.is_full && !was_full {
             self.overflow = Some(self.bytes);
@@ -100,7 +101,7 @@ impl IndexWeight {
         self.ends_active
     }
 
-    /// Whether it takes so much that the cleaner waits. It does not for what is deleted, which it alone makes leave.
+    /// Whether it takes so much that the cleaner waits; not for what is deleted, for only the cleaner makes that leave.
     pub(super) const fn is_crowded(&self) -> bool {
         self.bytes.saturating_sub(self.deleted_bytes) >= self.crowded_bytes
     }

@@ -212,13 +212,8 @@ impl Log {
         self.index_weight.take_overflow()
     }
 
-    /// Whether what memory knows of the log is as large as it may be.
-    pub const fn is_index_full(&self) -> bool {
-        self.index_weight.is_full()
-    }
-
     /// How much of what memory may know of the log is left.
-    pub(super) const fn index_room(&self) -> IndexRoom {
+    pub const fn index_room(&self) -> IndexRoom {
         match (self.index_weight.is_full(), self.index_weight.is_tight()) {
             (true, _) => IndexRoom::None,
             (false, true) => IndexRoom::Last,
