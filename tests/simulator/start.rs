@@ -122,7 +122,7 @@ impl Run {
     pub fn start(&mut self) -> Option<Engine<Memory>> {
         let before = self.foresee_unread();
         let opened = Log::open(&mut self.disk, self.plan.settings.clone(), IDENTITY, Now::from_ms(0));
-        self.note_unread(before);
+        self.note_unread(before, opened.as_ref().is_ok_and(|(_, report)| !report.refused.is_empty()));
         let (log, report) = opened.ok()?;
         if super::is_traced() {
             eprintln!("start: {report:?}");
@@ -211,7 +211,9 @@ impl Run {
         let mut random = self.chance("unread");
         if hazards.has_unread_starts && !self.is_last && random.once_in(3) {
             let (after, count) = (random.below(60), 1 + random.below(5));
-            self.disk.foresee(Trouble::FailedRead(after, count));
+            // A start reads what was refused twice more, so few refusals cost nothing.
+            let times = if random.once_in(2) { 40 } else { 1 };
+            self.disk.foresee(Trouble::FailedRead(after, count * times));
         }
         let is_whole = !hazards.has_unread_starts && self.disk.worn().is_nothing();
         (!is_whole).then(|| {
@@ -221,12 +223,12 @@ impl Run {
         })
     }
 
-    /// What the start could not read is missing.
-    fn note_unread(&mut self, before: Option<SimDisk>) {
+    /// What the start could not read is missing, if it was refused each time that the start asked.
+    fn note_unread(&mut self, before: Option<SimDisk>, was_refused: bool) {
         let Some(before) = before else { return };
         let (unread, worn) = (self.disk.end_failed_reads(), self.disk.worn());
-        for damaged in [unread, worn] {
-            if !damaged.is_nothing() {
+        for (damaged, is_missing) in [(unread, was_refused), (worn, true)] {
+            if is_missing && !damaged.is_nothing() {
                 self.note_damage(before.copy(), &damaged);
             }
         }

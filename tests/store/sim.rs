@@ -220,7 +220,10 @@ impl World {
         if !random.once_in(2) {
             return;
         }
-        self.disk.start(Trouble::FailedRead(random.below(60), 1 + random.below(5)));
+        // A start reads what was refused twice more: few refusals cost nothing, and many are told.
+        let is_short = random.once_in(2);
+        let refusals = if is_short { 1 + random.below(5) } else { 100 + random.below(300) };
+        self.disk.start(Trouble::FailedRead(random.below(60), refusals));
         let is_cut = random.once_in(2);
         let settings = self.settings();
         let opened = Log::open(&mut self.disk.clone(), settings, IDENTITY, Now::from_ms(0));
@@ -235,8 +238,11 @@ impl World {
                 }
                 self.life = self.life.max(log.life());
                 self.unread_told += u64::from(is_told);
-                // A file whose header and commits are all refused is left out of the log, for good (seed 154).
-                self.damaged |= report.set_aside.iter().any(|aside| aside.segment == 0);
+                if is_short && !report.refused.is_empty() {
+                    self.complain(format!("what was refused for a moment is gone: {report:?}"));
+                }
+                // A file whose header and commits are all refused is left out of the log, for good.
+                self.damaged |= !is_short && report.set_aside.iter().any(|aside| aside.segment == 0);
                 if !is_told && report.unwritable.is_none() {
                     self.check(&log);
                 }
@@ -728,7 +734,7 @@ fn what_a_start_could_not_read_is_there_when_it_can_be_read() {
     }
     println!("{seeds} seeds, {told} starts told what they could not read");
     assert!(failed.is_empty(), "{} seeds: {:#?}", failed.len(), &failed[..failed.len().min(6)]);
-    assert!(told > seeds, "the disk refuses too little");
+    assert!(told > seeds / 2, "the disk refuses too little");
 }
 
 #[test]

@@ -31,7 +31,7 @@ use super::log::{Log, Start};
 use super::mending;
 use super::newest_note::{self, Note};
 use super::place::Place;
-use super::read_around::ReadAround;
+use super::read_around::{ReadAround, is_about_a_block};
 use super::reader::{Reader, read_headers};
 use super::record::{Message, Record};
 use super::record_walk;
@@ -40,6 +40,9 @@ use super::salvage;
 use super::segment::{HeaderRead, SegmentHeader, SegmentRef, is_segment_size};
 use super::settings::Settings;
 use super::sync_proof::{owner_of, said_most};
+
+/// How often a start reads the store while the disk refuses to read something of it.
+const LOOKS_MAX: u32 = 3;
 
 /// Why a store cannot be opened.
 #[derive(Debug)]
@@ -93,7 +96,7 @@ impl Log {
         // A repair that was cut short; what it was at is in two pieces.
         let mended = mending::finish(disk);
         let may_begin = settings.may_begin;
-        let (mut log, mut report) = Self::look(disk, settings, fresh)?;
+        let (mut log, mut report) = Self::look_well(disk, settings, fresh)?;
         if (report.is_new || report.is_gone) && !may_begin {
             return Err(OpenError::NoStore);
         }
@@ -119,6 +122,23 @@ impl Log {
         is_full(error) && self.is_file_system_full() && !self.failed && is_known
     }
 
+    /// Reads the store, and again as long as the disk refuses some of it, or access is in doubt: a card may
+    /// refuse for a moment only, and what is written afterwards goes by what was read.
+    fn look_well<D: Disk>(
+        disk: &mut D,
+        settings: Settings,
+        fresh: Identity,
+    ) -> Result<(Self, Report), OpenError> {
+        for _ in 1..LOOKS_MAX {
+            match Self::look(disk, settings.clone(), fresh) {
+                Ok((_, report)) if !report.refused.is_empty() || is_in_doubt(&report) => {}
+                Err(OpenError::Unreadable(error)) if is_about_a_block(&error) => {}
+                looked => return looked,
+            }
+        }
+        Self::look(disk, settings, fresh)
+    }
+
     /// Reads the store as a start does, and writes nothing.
     fn look<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result<(Self, Report), OpenError> {
         let (start, mut report) = recover(&mut ReadAround::new(disk), settings, fresh)?;
@@ -129,18 +149,13 @@ impl Log {
     }
 
     /// What a start would say of users and permissions; takes no lock, and writes nothing. A broker may write
-    /// meanwhile and open a segment, so what is in doubt is looked at twice.
+    /// meanwhile and open a segment: what is in doubt then is looked at again.
     ///
     /// # Errors
     /// See [`Self::open`].
     pub fn access_of<D: Disk>(disk: &mut D) -> Result<Access, OpenError> {
         let nobody = Identity { id: [0; 16], secret: 0 };
-        let mut access =
-            || Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access);
-        match access()? {
-            Access::InDoubt(_) => access(),
-            sure => Ok(sure),
-        }
+        Self::look_well(disk, Settings::default(), nobody).map(|(_, report)| report.access.access)
     }
 
     /// See [`Self::note_doubt`]; the disk must have the lock.
@@ -391,6 +406,11 @@ fn recover<D: Disk>(
         covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
     };
     Ok((start, reader.report))
+}
+
+/// Whether it is not sure who may come in: a read that failed may be why.
+const fn is_in_doubt(report: &Report) -> bool {
+    matches!(report.access.access, Access::InDoubt(_))
 }
 
 /// What the lives before this one wrote: what was written to the newest segment since its header lies in it.
