@@ -133,7 +133,7 @@ impl Run {
             self.serve_unwritable(log, report);
             return None;
         }
-        if report.is_pending {
+        if report.is_pending || self.disk.is_off() {
             return None;
         }
         let is_damaged = self.is_damaged || (self.disk.has_failed_sync() && report.is_cut_short());

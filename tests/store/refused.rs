@@ -131,6 +131,34 @@ fn a_refused_block_costs_its_commit_and_is_told() {
     assert!(lossy > 20, "only {lossy} blocks cost anything");
 }
 
+/// A start writes the files of access anew from the log. What the disk refuses just then would be missing in them, and
+/// a later start, whose log is damaged, would take it for deleted.
+#[test]
+fn a_user_whom_the_disk_refuses_for_a_moment_is_there_after_damage_too() {
+    let places = blocks(&written());
+    let mut refused = 0;
+    for after in 0..120 {
+        let disk = written();
+        disk.lose_access_files();
+        disk.start(Trouble::FailedRead(after, 40));
+        let settings = Settings { segment_bytes: SEGMENT_BYTES, segments_max: 30, ..Settings::default() };
+        let opened = Log::open(&mut disk.clone(), settings, IDENTITY, NOW);
+        refused += u64::from(disk.has_failed_read());
+        drop(opened);
+        disk.end_failed_reads();
+        for &(slot, at) in places.iter().skip(1).step_by(5) {
+            disk.refuse(slot, at);
+            let copy = disk.copy();
+            disk.relent(slot, at);
+            let (log, report) = open(&copy);
+            let mut is_there = matches!(report.access.access, Access::InDoubt(_));
+            log.read_definitions(&mut copy.clone(), |key, _, _| is_there |= key == ALICE).expect("it reads");
+            assert!(is_there, "after {after} reads, then file {slot}, byte {at}: {:?}", report.access);
+        }
+    }
+    assert!(refused > 20, "{refused} starts were refused something");
+}
+
 #[test]
 fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();

@@ -325,7 +325,8 @@ impl Log {
                 && kept.is_in_doubt == vouch.is_in_doubt
                 && kept.version >= vouch.version
         };
-        if access_file::copies(disk).iter().all(|copy| copy.as_ref().is_some_and(is_kept)) {
+        let kept = access_file::copies(disk).map(|copy| copy.as_ref().is_some_and(is_kept));
+        if kept == [true; _] {
             return Ok(());
         }
         let (version, is_in_doubt) = (vouch.version, vouch.is_in_doubt);
@@ -340,6 +341,11 @@ impl Log {
                 let (key, version) = (key.clone(), definition.version);
                 snapshot.definitions.push(Entry { key, version, value: value.into() });
             }
+        }
+        if !is_in_doubt && snapshot.digest() != self.index.access() {
+            // The disk refuses what it gave a moment ago. A copy without it would delete it at a later start.
+            self.access.are_files_lost = true;
+            return if kept.contains(&true) { Ok(()) } else { access_file::forget(disk) };
         }
         self.access.are_files_lost = access_file::write(disk, &owner, &snapshot, 0)? == 0;
         Ok(())

@@ -235,8 +235,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     /// commit that was durable, and may be read again one day, so its number is not used either.
     pub(super) fn keep_off_refused(&mut self, newest: &mut Newest, slots: &mut [Slot]) {
         let end = self.segment_bytes;
-        self.report.refused.extend(self.disk.refused.iter().copied());
-        for &(slot, _) in &self.report.refused {
+        for &(slot, _) in &self.disk.refused {
             let Some(state) = slots.get_mut(slot as usize) else { continue };
             if matches!(state, Slot::Free | Slot::Preparing) {
                 *state = Slot::Unusable;
@@ -245,7 +244,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
         let SegmentRef { sequence, slot } = newest.segment;
         let behind = |&&(other, at): &&(u32, u32)| other == slot && at >= newest.tail;
-        let lost = self.report.refused.iter().filter(behind).count() as u64;
+        let lost = self.disk.refused.iter().filter(behind).count() as u64;
         if lost > 0 && sequence > 0 {
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
             self.report.commits_lost_at_end += lost;

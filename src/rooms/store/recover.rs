@@ -122,8 +122,8 @@ impl Log {
         is_full(error) && self.is_file_system_full() && !self.failed && is_known
     }
 
-    /// Reads the store, and again as long as the disk refuses some of it, or access is in doubt: a card may
-    /// refuse for a moment only, and what is written afterwards goes by what was read.
+    /// Reads the store, and again as long as the disk refuses some of it: a card may refuse for a moment only,
+    /// and what is written afterwards goes by what was read.
     fn look_well<D: Disk>(
         disk: &mut D,
         settings: Settings,
@@ -131,7 +131,7 @@ impl Log {
     ) -> Result<(Self, Report), OpenError> {
         for _ in 1..LOOKS_MAX {
             match Self::look(disk, settings.clone(), fresh) {
-                Ok((_, report)) if !report.refused.is_empty() || is_in_doubt(&report) => {}
+                Ok((_, report)) if !report.refused.is_empty() => {}
                 Err(OpenError::Unreadable(error)) if is_about_a_block(&error) => {}
                 looked => return looked,
             }
@@ -141,21 +141,28 @@ impl Log {
 
     /// Reads the store as a start does, and writes nothing.
     fn look<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result<(Self, Report), OpenError> {
-        let (start, mut report) = recover(&mut ReadAround::new(disk), settings, fresh)?;
+        let disk = &mut ReadAround::new(disk);
+        let (start, mut report) = recover(disk, settings, fresh)?;
         let mut log = Self::start(start);
-        log.is_damaged = report.is_damaged() || report.is_lost || !report.refused.is_empty();
         log.judge_access(disk, &mut report).map_err(OpenError::Unreadable)?;
+        report.refused.clone_from(&disk.refused);
+        log.is_damaged = report.is_damaged() || report.is_lost || !report.refused.is_empty();
         Ok((log, report))
     }
 
     /// What a start would say of users and permissions; takes no lock, and writes nothing. A broker may write
-    /// meanwhile and open a segment: what is in doubt then is looked at again.
+    /// meanwhile and open a segment, so what is in doubt is looked at twice.
     ///
     /// # Errors
     /// See [`Self::open`].
     pub fn access_of<D: Disk>(disk: &mut D) -> Result<Access, OpenError> {
         let nobody = Identity { id: [0; 16], secret: 0 };
-        Self::look_well(disk, Settings::default(), nobody).map(|(_, report)| report.access.access)
+        let mut access =
+            || Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access);
+        match access()? {
+            Access::InDoubt(_) => access(),
+            sure => Ok(sure),
+        }
     }
 
     /// See [`Self::note_doubt`]; the disk must have the lock.
@@ -406,11 +413,6 @@ fn recover<D: Disk>(
         covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
     };
     Ok((start, reader.report))
-}
-
-/// Whether it is not sure who may come in: a read that failed may be why.
-const fn is_in_doubt(report: &Report) -> bool {
-    matches!(report.access.access, Access::InDoubt(_))
 }
 
 /// What the lives before this one wrote: what was written to the newest segment since its header lies in it.
