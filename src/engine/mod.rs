@@ -16,16 +16,13 @@
 //! | `stream` | the octets of a peer: readiness, TLS, input that has to wait |
 //! | `protocol_sniff` | handshakes of TLS, and peers that speak something else |
 //! | `listener` | whether somebody may be waiting at a listening socket |
-//! | `accept_queue` | accepted, and without a handshake place yet |
-//! | `acceptor` | accepts, gives places, and ends the handshakes that have to go for it |
-//! | `admission` | who gets the next handshake place, and who gives one up |
+//! | `doors` | who comes in next, at the doors of AMQP and of management: a part of its own |
+//! | `newcomers` | what the doors decided is done: newcomers become peers |
 //! | `worker_job`, `worker_queue` | what would hold the loop up, and who waits for it |
 //! | `room_awaited`, `room_log` | since when publishers wait for room; what the log tells of it |
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
-//! | `management` | clients of the management API: the same kind of peer, over the network, with a login |
-//! | `waiting_visitors` | those of them that are accepted and wait for a place |
 //! | `operators`, `admin_socket` | the operator's clients: another kind of peer; their records |
 //! | `bridge_link`, `bridge_state` | the links of bridges, with a socket and without |
 //! | `bridges` | when they are tried, and what becomes of those that end |
@@ -45,11 +42,8 @@
 //! what a peer can cause in one turn is bounded. The loop that runs is the loop that is tested: `net` drives
 //! it with `mio` and threads, the tests drive it with lines in memory and a clock that jumps.
 
-mod accept_queue;
-mod acceptor;
 mod address;
 mod admin_socket;
-mod admission;
 mod bridge_alarm;
 mod bridge_course;
 mod bridge_day;
@@ -66,10 +60,11 @@ mod bridge_views;
 mod bridge_wait;
 mod bridges;
 mod deadlines;
+mod doors;
 mod listener;
 mod login_throttle;
-mod management;
 mod name_lookup;
+mod newcomers;
 mod operators;
 mod peer;
 mod peer_id;
@@ -91,7 +86,6 @@ mod stream;
 mod stream_tests;
 mod turn;
 mod wait_list;
-mod waiting_visitors;
 mod worker_job;
 mod worker_queue;
 
@@ -100,8 +94,8 @@ use crate::config::bridge::RULES_MAX;
 use crate::limits::Limits;
 use crate::mem::BytePool;
 
-pub use accept_queue::QUEUE_PLACES;
 pub use address::PeerAddress;
+pub use doors::{QUEUE_PLACES, VISITORS_MAX};
 pub use name_lookup::{FoundAddresses, NameLookup};
 pub use peer_id::PeerId;
 pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Socket, Visitor};
@@ -109,7 +103,6 @@ pub use restore::{First, restore};
 pub use state::{Engine, Setup};
 pub use store_driver::StoreDriver;
 pub(crate) use turn::log_full;
-pub use waiting_visitors::VISITORS_MAX;
 pub use worker_job::{CertificateState, WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.
@@ -130,11 +123,11 @@ pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
 const CLIENT_BYTES: usize = 8 << 10;
 
 /// Bytes for each that is in its handshake.
-pub(crate) const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + accept_queue::PLACE_BYTES;
+pub(crate) const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + doors::PLACE_BYTES;
 
 /// Bytes for those that wait to come in, with sockets of this kind, and for what is known of who failed.
 pub(crate) const fn newcomers_bytes<S>() -> usize {
-    accept_queue::queue_bytes::<S>() + login_throttle::TABLES_BYTES
+    doors::queue_bytes::<S>() + login_throttle::TABLES_BYTES
 }
 
 /// Bytes of a connection over TLS, if all its connections are of that kind.

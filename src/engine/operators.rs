@@ -255,7 +255,7 @@ impl<P: Platform> Engine<P> {
         process.connections = self.connections_count;
         process.connections_made = self.connections_made;
         process.confirmed = self.supplies.pools.confirmed();
-        let refusals = self.accept_queue.refusals;
+        let refusals = self.doors.refusals();
         process.handshakes_evicted = refusals.evicted;
         process.newcomers_dropped = refusals.dropped + refusals.silent;
         process.is_store_damaged = self.store.as_mut().is_some_and(|store| store.log_mut().is_damaged());

@@ -77,13 +77,10 @@ impl<P: Platform> Engine<P> {
         }
         peer.silent_since = Now::from_ms(peer.silent_since.as_ms() + waited_ms);
         let shaken = peer.stream.shaken(&mut self.buffers, shaken);
-        // A client of the management API has a place of its own kind, and none of these.
-        let is_over = !matches!(shaken, Ok(None));
-        self.tls_handshakes -= u32::from(is_over && id.connection().is_some());
         match shaken {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
-                self.accept_queue.note_change();
+                self.doors.note_change();
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
                 if let (Some(login), Session::Amqp(session)) = (login, &mut peer.session) {
                     session.set_certificate_name(&login);
@@ -133,7 +130,6 @@ impl<P: Platform> Engine<P> {
         if let Some(answer) = answer {
             peer.stream.answer_plainly(answer);
         }
-        self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands() && id.connection().is_some());
         peer.stream.give_up_tls();
         peer.ending = Ending::Flushing;
         self.list_to_write(id);

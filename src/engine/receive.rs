@@ -4,18 +4,16 @@
 //! takes at most the one input buffer; whoever of a virtual host waited longest for room tries first, and
 //! while that has no memory the others go on.
 
-use std::io;
-
 use crate::broker;
 use crate::command::{ConnectionId, Outcome};
 use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::LogKind;
 use crate::mem::Owner;
-use crate::session::{self, Stage, Step, Suspension};
+use crate::session::{Stage, Step, Suspension};
 
-use super::peer::{Ending, Peer, Session, Waiting};
+use super::peer::{Ending, Session, Waiting};
 use super::peer_id::PeerId;
-use super::platform::{Interest, Platform, Visitor};
+use super::platform::Platform;
 use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
@@ -30,43 +28,6 @@ const SLOW_BODY_TIMES: u64 = 10;
 const RETRIES_PER_TURN: usize = 64;
 
 impl<P: Platform> Engine<P> {
-    /// Begins the handshake of a newcomer that has been given a place, and a record with it.
-    pub(super) fn welcome(
-        &mut self,
-        mut visitor: Visitor<P::Socket>,
-        with_tls: bool,
-        is_unspent: bool,
-    ) -> io::Result<ConnectionId> {
-        let Some(id) = self.broker.connect() else { return Err(io::Error::other("no record is free")) };
-        if let Err(error) = self.platform.register(&mut visitor.socket, Interest::Peer(id.into())) {
-            let context =
-                &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
-            self.broker.release(context, id);
-            return Err(error);
-        }
-        let session = session::Connection::new(self.now, id, visitor.address.peer(), &self.supplies.settings);
-        let Visitor { socket, address } = visitor;
-        log::debug!("connection {}: from {address}", id.index());
-        self.connections_made += 1;
-        let mut peer = Peer::new(socket, address, Session::Amqp(session), self.now);
-        peer.number = self.connections_made;
-        (peer.shaking_hands, peer.is_unspent) = (true, is_unspent);
-        if with_tls {
-            peer.stream.begin_tls();
-        }
-        self.deadlines.lower(id.into(), peer.deadline());
-        self.peers.put(id, peer);
-        if self.broker.is_tracing() {
-            self.name_traced(id);
-        }
-        self.connections_count += 1;
-        self.handshaking.push(id);
-        self.tls_peers += u32::from(with_tls);
-        self.tls_handshakes += u32::from(with_tls);
-        self.list_to_read(id);
-        Ok(id)
-    }
-
     // ---- read and apply
 
     pub(super) fn list_to_read(&mut self, id: impl Into<PeerId>) {
@@ -211,7 +172,7 @@ impl<P: Platform> Engine<P> {
                     self.work_units = self.work_units.saturating_add(self.work.take());
                     let outcome = match outcome {
                         Outcome::Check(check) if self.worker.throttle.is_known_wrong(&check) => {
-                            self.accept_queue.note_wrong(peer.address.origin());
+                            self.doors.note_wrong(peer.address.origin());
                             self.broker.checked(&self.journal, id, &check, false)
                         }
                         Outcome::Check(check) => {
@@ -289,8 +250,7 @@ impl<P: Platform> Engine<P> {
             peer.shaking_hands = false;
             let source = peer.address.origin();
             self.worker.throttle.prove(self.now, source, self.broker.user_of(id));
-            self.handshaking.retain(|other| *other != id);
-            self.accept_queue.forgive_turn(source);
+            self.doors.note_opened(id, source);
             session.set_names(self.broker.user_of(id), self.broker.vhost_of(id));
             let (caller, log) = (session.caller(), &mut self.supplies.log);
             let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));

@@ -182,7 +182,7 @@ impl<P: Platform> Engine<P> {
             self.deadlines.remove(id);
             self.platform.close(peer.stream.socket);
         }
-        self.accept_queue.note_change();
+        self.doors.note_change();
         // Once for all that were closed, and before anybody else gets one of their places.
         let waiting = [&mut self.for_room, &mut self.for_stash, &mut self.for_jobs, &mut self.for_disk];
         for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
@@ -218,10 +218,6 @@ impl<P: Platform> Engine<P> {
         self.broker.release(context, id);
         self.worker.leave(id.into());
         self.connections_count -= 1;
-        if peer.shaking_hands {
-            self.handshaking.retain(|other| *other != id);
-        }
-        self.tls_peers -= u32::from(peer.stream.is_tls());
-        self.tls_handshakes -= u32::from(peer.stream.is_shaking_hands());
+        self.doors.note_gone(id, peer.stream.is_tls());
     }
 }

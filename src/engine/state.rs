@@ -11,11 +11,10 @@ use crate::mem::{MessageLimits, Messages};
 use crate::session::{Context, Identity, Names, Pools, Settings, WritePlan};
 use crate::time::{Deadline, Now};
 
-use super::accept_queue::AcceptQueue;
 use super::admin_socket::AdminSocket;
 use super::bridge_state::Bridges;
 use super::deadlines::Deadlines;
-use super::listener::Listener;
+use super::doors::{Doors, Listeners};
 use super::peer_id::PeerId;
 use super::peers::Peers;
 use super::platform::Platform;
@@ -23,7 +22,6 @@ use super::room_awaited::RoomAwaited;
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
 use super::wait_list::WaitList;
-use super::waiting_visitors::WaitingVisitors;
 use super::worker_job::{CertificateState, WorkerQueue};
 
 /// How long memory lies idle before it is given back: the next burst may be near.
@@ -96,20 +94,13 @@ pub struct Engine<P: Platform> {
     pub(super) now: Now,
     /// The world outside.
     pub platform: P,
-    pub(super) listeners: Vec<Listener>,
+    pub(super) doors: Doors<P::Socket>,
     /// Whoever is connected, of whatever kind.
     pub(super) peers: Peers<P::Socket>,
     /// Those of them that are connections of the broker.
     pub(super) connections_count: u32,
     /// Connections of the broker that ever came in.
     pub(super) connections_made: u64,
-    /// Those that have not opened a virtual host yet: each holds a handshake place.
-    pub(super) handshaking: Vec<ConnectionId>,
-    pub(super) accept_queue: AcceptQueue<P::Socket>,
-    /// Peers over TLS.
-    pub(super) tls_peers: u32,
-    /// Those of them whose handshake of TLS is not over.
-    pub(super) tls_handshakes: u32,
     pub(super) deadlines: Deadlines,
     pub(super) supplies: Supplies,
     pub(super) broker: Broker,
@@ -165,14 +156,6 @@ pub struct Engine<P: Platform> {
     pub(super) idle_left: usize,
     pub(super) stopping: Option<Deadline>,
     pub(super) admin: AdminSocket,
-    /// Where clients of the management API come in, and behind those where metrics are shown.
-    pub(super) management: Vec<Listener>,
-    /// From this place on there is nothing but metrics, and no login.
-    pub(super) first_metrics: usize,
-    /// Visitors of the management API that are accepted and wait for a place.
-    pub(super) management_visitors: WaitingVisitors<P::Socket>,
-    /// When to look again which of them has a login that is known.
-    pub(super) management_look_at: Deadline,
     pub(super) bridges: Bridges,
 }
 
@@ -209,15 +192,17 @@ impl<P: Platform> Engine<P> {
         let mut bridges = Bridges::new(bridges_max, frame_max, &setup.identity.version, broker.chance());
         bridges.has_tls_room = setup.tls_links > 0;
         let peers = Peers::<P::Socket>::places_max(connections);
-        let with_tls = setup.listeners.contains(&true);
-        let manages_tls = setup.management_listeners.contains(&true);
+        let listeners = Listeners {
+            amqp: setup.listeners,
+            management: setup.management_listeners,
+            metrics: setup.metrics_listeners,
+        };
+        let with_tls = listeners.amqp.contains(&true);
+        let manages_tls = listeners.management.contains(&true);
         let tls_others =
             setup.tls_links + if manages_tls { limits.management_clients_max as usize } else { 0 };
-        let first_metrics = setup.management_listeners.len() - setup.metrics_listeners;
-        let samples = match first_metrics {
-            0 => Samples::default(),
-            _ => Samples::new(limits.queues_max as usize),
-        };
+        let has_api = listeners.management.len() > listeners.metrics;
+        let samples = if has_api { Samples::new(limits.queues_max as usize) } else { Samples::default() };
         // Of locked memory nothing is given back, so nothing is due for it.
         let trim_due = match setup.is_memory_locked {
             true => Deadline::NEVER,
@@ -226,14 +211,10 @@ impl<P: Platform> Engine<P> {
         Self {
             now: Now::from_ms(0),
             platform,
-            listeners: setup.listeners.into_iter().map(Listener::new).collect(),
+            doors: Doors::new(&listeners, &limits, setup.queue_places),
             peers: Peers::with_capacity(connections),
             connections_count: 0,
             connections_made: 0,
-            handshaking: Vec::with_capacity(limits.handshakes_max as usize),
-            accept_queue: AcceptQueue::new(limits.handshakes_max as usize, setup.queue_places),
-            tls_peers: 0,
-            tls_handshakes: 0,
             deadlines: Deadlines::with_capacity(peers),
             supplies: Supplies {
                 settings: Settings::new(&limits, &setup.identity),
@@ -274,10 +255,6 @@ impl<P: Platform> Engine<P> {
             idle_left: 0,
             stopping: None,
             admin: AdminSocket::closed(setup.process, setup.own_uid, samples),
-            management: setup.management_listeners.into_iter().map(Listener::new).collect(),
-            first_metrics,
-            management_visitors: WaitingVisitors::new(),
-            management_look_at: Now::from_ms(0).after_ms(0),
             bridges,
             limits,
         }

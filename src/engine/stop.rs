@@ -30,10 +30,7 @@ impl<P: Platform> Engine<P> {
         log::info!("asked to stop {how}");
         self.stopping = Some(self.now.after_ms(STOP_MS));
         self.platform.stop_listening();
-        self.listeners.clear();
-        self.management.clear();
-        self.management_visitors.clear();
-        self.accept_queue.clear();
+        self.doors.shut();
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,
             format_args!("broker forced connection closure with reason 'shutdown'"),

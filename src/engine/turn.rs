@@ -32,6 +32,7 @@ use crate::mem;
 use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
+use super::doors::Knock;
 use super::peer::{Ending, Waiting};
 use super::peer_id::PeerId;
 use super::platform::{ListenerId, Platform, Readiness};
@@ -69,7 +70,6 @@ impl<P: Platform> Engine<P> {
         self.take_from_disk()?;
         self.let_in();
         self.let_operators_in();
-        self.let_management_in();
         self.read();
         self.run_worker();
         self.put_out();
@@ -124,7 +124,7 @@ impl<P: Platform> Engine<P> {
                 .is_some_and(|store| store.has_work(&self.broker, &self.journal, &self.supplies.messages))
             || !self.to_write.is_empty()
             || self.may_let_operator_in()
-            || self.may_let_management_in()
+            || self.doors.is_ready(&self.house())
             || self.has_room_to_offer()
             || self.has_stash_to_offer()
             || self.has_job()
@@ -133,7 +133,6 @@ impl<P: Platform> Engine<P> {
             || self.has_day_work()
             || self.has_rest_work()
             || self.broker.has_forced()
-            || self.listeners.iter().any(|one| one.is_ready() && self.may_accept(one.with_tls))
     }
 
     /// When to take a turn if nothing else happens.
@@ -146,11 +145,8 @@ impl<P: Platform> Engine<P> {
         let own = stop.earlier(crowded).earlier(self.trim_due).earlier(store).earlier(overdue);
         let own = own.earlier(self.supplies.log.deadline()).earlier(self.room_awaited.deadline());
         let own = own.earlier(expiry);
-        let own = self.listeners.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
-        let own =
-            self.management.iter().map(super::listener::Listener::deadline).fold(own, Deadline::earlier);
-        let own = own.earlier(self.bridges.deadline()).earlier(self.management_deadline());
-        let others = self.job_deadline().earlier(self.accept_queue.deadline());
+        let own = own.earlier(self.bridges.deadline()).earlier(self.doors.deadline(&self.house()));
+        let others = self.job_deadline();
         self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
     }
 
@@ -168,23 +164,14 @@ impl<P: Platform> Engine<P> {
     /// Somebody may have come to a listener.
     pub fn note_listener(&mut self, listener: ListenerId) {
         match listener {
-            ListenerId::Amqp(place) => {
-                if let Some(listener) = self.listeners.get_mut(place) {
-                    listener.note_event();
-                }
-            }
             ListenerId::Admin => self.admin.listener.note_event(),
-            ListenerId::Management(place) => {
-                if let Some(listener) = self.management.get_mut(place) {
-                    listener.note_event();
-                }
-            }
+            ListenerId::Amqp(_) | ListenerId::Management(_) => self.doors.handle(&Knock::Listener(listener)),
         }
     }
 
     /// Something happened to a connection that waits for a handshake place.
     pub fn note_newcomer(&mut self, place: usize, is_closed: bool) {
-        self.accept_queue.note_event(place, is_closed);
+        self.doors.handle(&Knock::Newcomer(place, is_closed));
     }
 
     /// The poll reports what became possible with a peer, or what happened to it.

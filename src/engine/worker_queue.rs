@@ -108,7 +108,7 @@ impl<P: Platform> Engine<P> {
         let check_ms = self.now.ms_since(self.worker.given);
         self.worker.throttle.finish(self.now, login, is_right, check_ms);
         if !is_right {
-            self.accept_queue.note_wrong(login.from.origin());
+            self.doors.note_wrong(login.from.origin());
         }
         let is_exhausted = self.worker.throttle.is_exhausted(self.now, login.from.origin());
         if !is_right && is_exhausted {

@@ -30,7 +30,7 @@ use core::cmp::Reverse;
 use crate::command::ConnectionId;
 use crate::mem::sort_by_key;
 
-use super::address::Source;
+use crate::engine::address::Source;
 
 /// So long a silent peer keeps its place when an address wants in that holds fewer, in its own time.
 pub(super) const YIELD_MS: u64 = 500;

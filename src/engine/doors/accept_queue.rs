@@ -30,10 +30,10 @@ use crate::mem::{sort, sort_by_key};
 use crate::time::{Deadline, Now};
 use crate::wire::{Opening, classify_opening};
 
-use super::address::Source;
 use super::admission::{self, EXHAUSTED_PLACES, Place, Request, Resource, Rooms, Verdict};
-use super::login_throttle::Reputation;
-use super::platform::{Interest, Platform, Socket, Visitor};
+use crate::engine::address::Source;
+use crate::engine::login_throttle::Reputation;
+use crate::engine::platform::{Interest, Platform, Socket, Visitor};
 
 /// So many may wait here, if there are descriptors for them; more wait in the listen queue.
 pub const QUEUE_PLACES: usize = 256;
@@ -54,12 +54,12 @@ const OPENING_BYTES: usize = 1024;
 const TURNS_KEPT: usize = QUEUE_PLACES;
 
 /// Bytes of the queue.
-pub(super) const fn queue_bytes<S>() -> usize {
+pub(in crate::engine) const fn queue_bytes<S>() -> usize {
     QUEUE_PLACES * (size_of::<Option<Newcomer<S>>>() + size_of::<Claim>())
         + TURNS_KEPT * size_of::<LastTurn>()
 }
 /// Bytes for each handshake place.
-pub(super) const PLACE_BYTES: usize =
+pub(in crate::engine) const PLACE_BYTES: usize =
     size_of::<Place>() + size_of::<ConnectionId>() + size_of::<admission::AgeKey>();
 
 /// One that waits.
@@ -102,13 +102,13 @@ struct LastTurn {
 
 /// What happened at the doors since the start.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Refusals {
+pub(in crate::engine) struct Refusals {
     /// Handshakes ended because others wanted in.
-    pub(super) evicted: u64,
+    pub(in crate::engine) evicted: u64,
     /// Hung up on because their address had filled the queue, or because there was no place for too long.
-    pub(super) dropped: u64,
+    pub(in crate::engine) dropped: u64,
     /// Hung up on because they said nothing.
-    pub(super) silent: u64,
+    pub(in crate::engine) silent: u64,
 }
 
 /// The queue.
@@ -357,6 +357,11 @@ impl<S: Socket> AcceptQueue<S> {
         self.retry.is_due(now) || self.is_changed && self.retry == Deadline::NEVER
     }
 
+    /// Whether it is time to give places, and somebody is there to have one.
+    pub(super) fn has_news(&self, now: Now) -> bool {
+        self.count > 0 && self.is_time(now)
+    }
+
     /// Places are given now; hands over room for a list of those that are held.
     pub(super) fn begin_round(&mut self) -> Vec<Place> {
         (self.is_changed, self.retry) = (false, Deadline::NEVER);
@@ -486,9 +491,9 @@ fn look(socket: &impl Socket, with_tls: bool) -> Look {
 mod tests {
     use std::io::{self, Read, Write};
 
-    use super::super::address::PeerAddress;
     use super::super::admission::{Room, Standing};
     use super::*;
+    use crate::engine::address::PeerAddress;
 
     /// Somebody who says nothing.
     #[derive(Debug)]

@@ -1,0 +1,164 @@
+//! Newcomers: what the doors decided is done.
+//!
+//! Always true: a newcomer has its place among the peers, and a record of the broker if it speaks AMQP, before the
+//! doors are asked for the next step; a password is checked by the worker, under one throttle for AMQP and the
+//! management API.
+
+use std::io;
+
+use crate::admin::admin_session::AdminSession;
+use crate::broker;
+use crate::command::ConnectionId;
+use crate::log_limiter::{LogKind, LogSource};
+use crate::password::PasswordCheck;
+use crate::session;
+
+use super::admin_socket::{AdminConnection, IDLE_MS};
+use super::doors::{House, ListenerKind, Step, WaitingVisitor};
+use super::peer::{Peer, Session, Waiting};
+use super::peer_id::PeerId;
+use super::platform::{Interest, Platform, Visitor};
+use super::state::Engine;
+
+impl<P: Platform> Engine<P> {
+    /// What the doors see.
+    pub(super) fn house(&self) -> House<'_, P::Socket> {
+        House {
+            now: self.now,
+            limits: &self.limits,
+            peers: &self.peers,
+            connections: self.connections_count,
+            throttle: &self.worker.throttle,
+            broker: &self.broker,
+            journal: &self.journal,
+            tokens: &self.admin.tokens,
+        }
+    }
+
+    fn poll_doors(&mut self) -> Option<Step<P::Socket>> {
+        let house = House {
+            now: self.now,
+            limits: &self.limits,
+            peers: &self.peers,
+            connections: self.connections_count,
+            throttle: &self.worker.throttle,
+            broker: &self.broker,
+            journal: &self.journal,
+            tokens: &self.admin.tokens,
+        };
+        self.doors.poll(&house, &mut self.platform, &mut self.supplies.log)
+    }
+
+    /// Accepts who is at the doors, and lets in whom there is a place for.
+    pub(super) fn let_in(&mut self) {
+        while let Some(step) = self.poll_doors() {
+            match step {
+                Step::Admit { visitor, with_tls, is_unspent, instead_of } => {
+                    instead_of.into_iter().flatten().for_each(|id| self.evict(id));
+                    if let Err(error) = self.welcome(visitor, with_tls, is_unspent) {
+                        let text = format_args!("a connection could not be set up: {error}");
+                        self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+                    }
+                }
+                Step::Enter(id, waiting) => self.welcome_management(id, waiting),
+                Step::GiveUp(id) => self.end_now(id),
+            }
+        }
+    }
+
+    /// Ends a handshake, for somebody else to have its place at once.
+    fn evict(&mut self, id: ConnectionId) {
+        if let Some(peer) = self.peers.get(id) {
+            let address = peer.address;
+            let text = format_args!(
+                "{address}: hung up on before its login, for others want in and its address holds most of \
+                 the handshakes (handshakes_max, tls_handshakes_max, tls_connections_max)"
+            );
+            self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+        }
+        self.end_now(id);
+        self.close();
+    }
+
+    /// Begins the handshake of a newcomer that has been given a place, and a record with it.
+    fn welcome(
+        &mut self,
+        mut visitor: Visitor<P::Socket>,
+        with_tls: bool,
+        is_unspent: bool,
+    ) -> io::Result<()> {
+        let Some(id) = self.broker.connect() else { return Err(io::Error::other("no record is free")) };
+        if let Err(error) = self.platform.register(&mut visitor.socket, Interest::Peer(id.into())) {
+            let context =
+                &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+            self.broker.release(context, id);
+            return Err(error);
+        }
+        let session = session::Connection::new(self.now, id, visitor.address.peer(), &self.supplies.settings);
+        let Visitor { socket, address } = visitor;
+        log::debug!("connection {}: from {address}", id.index());
+        self.connections_made += 1;
+        let mut peer = Peer::new(socket, address, Session::Amqp(session), self.now);
+        peer.number = self.connections_made;
+        (peer.shaking_hands, peer.is_unspent) = (true, is_unspent);
+        if with_tls {
+            peer.stream.begin_tls();
+        }
+        self.deadlines.lower(id.into(), peer.deadline());
+        self.peers.put(id, peer);
+        if self.broker.is_tracing() {
+            self.name_traced(id);
+        }
+        self.connections_count += 1;
+        self.doors.note_begun(id, with_tls);
+        self.list_to_read(id);
+        Ok(())
+    }
+
+    fn welcome_management(&mut self, id: PeerId, waiting: WaitingVisitor<P::Socket>) {
+        let Visitor { mut socket, address } = waiting.visitor;
+        if let Err(error) = self.platform.register(&mut socket, Interest::Peer(id)) {
+            let text = format_args!("a client of the management API could not be set up: {error}");
+            return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+        }
+        let session = match waiting.listener {
+            ListenerKind::Metrics => AdminSession::for_metrics(),
+            ListenerKind::Api => AdminSession::of_network(address.is_loopback()),
+        };
+        let client = AdminConnection::new(session, self.now);
+        self.deadlines.lower(id, client.deadline());
+        let mut peer = Peer::new(socket, address, Session::Admin(client), self.now);
+        if waiting.with_tls {
+            peer.stream.begin_tls();
+        }
+        self.peers.put(id, peer);
+        self.list_to_read(id);
+    }
+
+    /// Has a password checked that a request came with, unless it is known to be wrong.
+    pub(super) fn begin_management_login(&mut self, id: PeerId, check: Box<PasswordCheck>) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if self.worker.throttle.is_known_wrong(&check) {
+            return self.answer_management_login(id, &check, false);
+        }
+        let ticket = self.worker.ticket();
+        peer.waiting = Waiting::Worker(ticket);
+        self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
+    }
+
+    /// The password that a request came with has been checked: the request is looked at again.
+    pub(super) fn answer_management_login(&mut self, id: PeerId, check: &PasswordCheck, is_right: bool) {
+        let noted = self.broker.note_checked(check, is_right);
+        let Some(Peer { session: Session::Admin(client), address, .. }) = self.peers.get_mut(id) else {
+            return;
+        };
+        if let Err(fault) = &noted {
+            let text = format_args!("{address}: management login refused: {}", fault.text);
+            self.supplies.log.warn(self.now, address.source(), LogKind::Login, text);
+        }
+        client.session.note_login(noted.is_ok());
+        client.idle_at = self.now.after_ms(IDLE_MS);
+        self.deadlines.lower(id, client.idle_at);
+        self.resume(id);
+    }
+}
