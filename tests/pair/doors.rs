@@ -2,7 +2,7 @@
 
 use leveret::limits::Limits;
 
-use crate::world::{Manners, Phase, Shape, World, small_limits};
+use crate::world::{Manners, Phase, Shape, Silence, World, small_limits};
 
 /// Addresses that try passwords, and milliseconds between two tries of all of them together.
 const ADDRESSES: u32 = 120;
@@ -72,4 +72,60 @@ fn a_hundred_addresses_with_wrong_passwords_keep_nobody_out() {
         assert!(again <= KEPT_OUT_MS, "who had logged in before needed {again} ms");
         siege.pass_ms(3_000);
     }
+}
+
+/// Connections that were refused and linger hold all places, and their records are cleared away already. Of those
+/// that come at once each has one of these places, and none has it instead of another of them.
+#[test]
+fn those_that_come_at_once_do_not_put_each_other_out() {
+    let mut world = World::new(Limits { connections_max: 32, handshakes_max: 4, ..small_limits() });
+    for number in 0..4 {
+        let manners = Manners { silence: Silence::AtOnce, is_heedless: true, ..Manners::default() };
+        let client = world.connect_from(manners, Shape::WIDE, [198, 51, 0, number / 2]);
+        world.clients[client].say_raw(b"this is no AMQP at all");
+    }
+    world.pass_ms(200);
+    assert_eq!(world.peers_count(), 4, "they were answered and do not go");
+    let honest: Vec<usize> = (0..4)
+        .map(|number| world.connect_from(Manners::default(), Shape::WIDE, [127, 0, 1, number]))
+        .collect();
+    world.pass_ms(200);
+    let phases: Vec<Phase> = honest.iter().map(|client| world.clients[*client].checker.phase).collect();
+    assert_eq!(phases, [Phase::Open; 4], "each of them has a place");
+}
+
+/// Logins that were refused are told so a moment later, and hold their places until then; those that come at once
+/// have these places, and none has it instead of another of them.
+#[test]
+fn those_that_come_at_once_do_not_put_each_other_out_for_refused_logins() {
+    let mut world = World::new(Limits { connections_max: 32, handshakes_max: 4, ..small_limits() });
+    for number in 0..4 {
+        let user = ["eve0", "eve1", "eve2", "eve3"][usize::from(number)];
+        let manners = Manners { user, ..Manners::default() };
+        world.connect_from(manners, Shape::WIDE, [198, 51, 0, number / 2]);
+    }
+    world.run();
+    assert_eq!(world.peers_count(), 4, "they are not told yet");
+    let honest: Vec<usize> = (0..4)
+        .map(|number| world.connect_from(Manners::default(), Shape::WIDE, [127, 0, 1, number]))
+        .collect();
+    world.pass_ms(100);
+    let phases: Vec<Phase> = honest.iter().map(|client| world.clients[*client].checker.phase).collect();
+    assert_eq!(phases, [Phase::Open; 4], "each of them has a place");
+}
+
+/// One that waits for a place of all sleeps between its looks, and has one as soon as there is one.
+#[test]
+fn who_waits_for_a_place_of_all_is_woken_and_the_loop_sleeps_meanwhile() {
+    let mut world = World::new(Limits { connections_max: 4, handshakes_max: 4, ..small_limits() });
+    let open: Vec<usize> = (0..4).map(|_| world.open(&[])).collect();
+    let waits = world.connect_from(Manners::default(), Shape::WIDE, [127, 9, 0, 2]);
+    world.run();
+    let before = world.turns;
+    world.pass_ms(1_000);
+    assert!(world.turns - before < 60, "{} turns in a second", world.turns - before);
+    assert_eq!(world.clients[waits].checker.phase, Phase::Start);
+    world.lose(open[0]);
+    world.pass_ms(50);
+    assert_eq!(world.clients[waits].checker.phase, Phase::Open);
 }

@@ -70,6 +70,8 @@ impl<S: Socket> AmqpDoor<S> {
 
     pub(super) fn note_gone(&mut self, id: ConnectionId, was_tls: bool) {
         self.handshaking.retain(|other| *other != id);
+        // Its id may be another's before the next step.
+        self.queue.retain_places(|other| other != id);
         self.tls_connections -= u32::from(was_tls);
     }
 
@@ -190,7 +192,6 @@ impl<S: Socket> AmqpDoor<S> {
             self.queue.retry_soon(house.now);
             return None;
         };
-        self.queue.retain_places(|id| house.peers.get(id).is_some());
         let begun = self.begun.take().and_then(|id| place_of(id, house));
         begun.into_iter().for_each(|place| self.queue.hold_place(place));
         self.queue.gather_claims();
