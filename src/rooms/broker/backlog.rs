@@ -378,6 +378,8 @@ impl Backlog {
             deliveries.remove(index);
         } else {
             self.returned.insert(deliveries, index);
+            // What was never sent comes back as well, and memory may be needed for what stands before it.
+            deliveries.let_leave(index);
         }
     }
 
