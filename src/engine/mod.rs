@@ -5,7 +5,7 @@
 //! |------|---------------|
 //! | `platform` | what is asked of the world outside, and nothing else is |
 //! | `turn` | the one turn, in its fixed order |
-//! | `state` | everything that runs, reserved at once |
+//! | `state`, `supplies` | everything that runs, reserved at once; what of it is lent |
 //! | `receive`, `send` | the way in and the way out of a turn |
 //! | `stop` | the end of it all |
 //! | `peer` | a peer of whatever kind: socket, session, and what it waits for |
@@ -19,22 +19,14 @@
 //! | `doors` | who comes in next, at the doors of AMQP and of management: a part of its own |
 //! | `newcomers` | what the doors decided is done: newcomers become peers |
 //! | `worker_job`, `worker_queue` | what would hold the loop up, and who waits for it |
+//! | `work_units` | how much work a turn may cause |
 //! | `room_awaited`, `room_log` | since when publishers wait for room; what the log tells of it |
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
 //! | `operators`, `admin_socket` | the operator's clients: another kind of peer; their records |
-//! | `bridge_link`, `bridge_state` | the links of bridges, with a socket and without |
-//! | `bridges` | when they are tried, and what becomes of those that end |
-//! | `bridge_peer` | links as peers: connecting, reading, their time and their end |
-//! | `bridge_queues` | the queues here, made before the first link is up |
-//! | `bridge_forward`, `bridge_fetch` | messages on their way there, and from there |
-//! | `bridge_course`, `bridge_wait` | how a rule goes on; rules that wait for the other side, alone |
-//! | `bridge_retry` | what was set aside goes back to where it was on its way to |
-//! | `bridge_rest`, `bridge_day` | links that are there only on demand; the bytes of a day |
-//! | `bridge_notes` | what of bridges outlives a restart |
-//! | `bridge_views`, `bridge_alarm` | what an operator is told of them, and does with them |
-//! | `shovel_check`, `shovels` | bridges that runtime parameters define, and their end |
+//! | `bridges` | what moves messages between this broker and others: a part of its own |
+//! | `bridge_calls` | what the engine tells it, and lends it |
 //! | `name_lookup` | names that are looked up |
 //! | `deadlines` | who wants to be called when |
 //!
@@ -44,20 +36,7 @@
 
 mod address;
 mod admin_socket;
-mod bridge_alarm;
-mod bridge_course;
-mod bridge_day;
-mod bridge_fetch;
-mod bridge_forward;
-mod bridge_link;
-mod bridge_notes;
-mod bridge_peer;
-mod bridge_queues;
-mod bridge_rest;
-mod bridge_retry;
-mod bridge_state;
-mod bridge_views;
-mod bridge_wait;
+mod bridge_calls;
 mod bridges;
 mod deadlines;
 mod doors;
@@ -76,25 +55,24 @@ mod restore;
 mod room_awaited;
 mod room_log;
 mod send;
-mod shovel_check;
-mod shovels;
 mod state;
 mod stop;
 mod store_driver;
 mod stream;
 #[cfg(test)]
 mod stream_tests;
+mod supplies;
 mod turn;
 mod wait_list;
+mod work_units;
 mod worker_job;
 mod worker_queue;
 
-use crate::bridge;
-use crate::config::bridge::RULES_MAX;
 use crate::limits::Limits;
 use crate::mem::BytePool;
 
 pub use address::PeerAddress;
+pub(crate) use bridges::bridge_bytes;
 pub use doors::{QUEUE_PLACES, VISITORS_MAX};
 pub use name_lookup::{FoundAddresses, NameLookup};
 pub use peer_id::PeerId;
@@ -109,18 +87,6 @@ pub use worker_job::{CertificateState, WorkerJob, WorkerResult};
 pub(crate) const fn peer_bytes<S>() -> usize {
     peer::peer_bytes::<S>()
 }
-
-/// Bytes that a bridge takes here beside its connections, with frames of so many bytes.
-pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
-    let links = 2 * (size_of::<bridge_link::Link>() + CLIENT_BYTES) + 3 * peer_bytes::<S>();
-    links
-        + size_of::<bridge_state::Bridge>()
-        + bridge_state::Scratch::bytes(frame_max)
-        + bridge::window_bytes(if window < RULES_MAX { RULES_MAX } else { window })
-}
-
-/// What a client says besides messages, and the names that it knows.
-const CLIENT_BYTES: usize = 8 << 10;
 
 /// Bytes for each that is in its handshake.
 pub(crate) const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + doors::PLACE_BYTES;

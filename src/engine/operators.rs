@@ -22,15 +22,15 @@ use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
 use super::admin_socket::AdminConnection;
-use super::bridge_views::ShownBridges;
+use super::bridges::ShownBridges;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::peers::Peers;
 use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
-use super::receive::WORK_UNITS_PER_RECORD;
 use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
+use super::work_units::WORK_UNITS_PER_RECORD;
 use super::worker_job::CertificateState;
 
 /// Bytes taken from a client in one turn.
@@ -280,8 +280,7 @@ impl<P: Platform> Engine<P> {
         let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
         let disk_room = self.store.as_ref().map(|_| self.journal.disk_room());
         let unix_ms = self.platform.unix_ms();
-        let bridges =
-            ShownBridges { bridges: &self.bridges, peers: &self.peers, disk_room, now: self.now, unix_ms };
+        let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.now, unix_ms };
         let holder = &mut self.admin.holder;
         let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
         let mut context = RequestContext {
@@ -311,7 +310,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn follow_orders(&mut self) {
         let orders = core::mem::take(&mut self.admin.orders);
         if let Some((bridge, order)) = orders.bridge {
-            self.follow_bridge_order(&bridge, order);
+            self.order_bridge(&bridge, order);
         }
         if orders.stop {
             self.begin_stop("by leveret ctl");

@@ -14,7 +14,6 @@ use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
 use super::admin_socket::AdminConnection;
-use super::bridge_link::Link;
 use super::deadlines::Deadlines;
 use super::platform::Socket;
 use super::room_awaited::Need;
@@ -77,9 +76,21 @@ pub(super) enum Session {
     Amqp(session::Connection),
     /// An operator's client, which has none.
     Admin(AdminConnection),
-    /// An upstream broker, whose record is that of our own consumer or publisher. It is out of its place
-    /// while something is done with it.
-    Bridge(Option<Box<Link>>),
+    /// An upstream broker, whose record is that of our own publisher: what its bridge says it needs.
+    Bridge(Needs),
+}
+
+/// What the loop has to know of a link of a bridge.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Needs {
+    /// It has something to say by itself.
+    pub(super) has_output: bool,
+    /// It was cut short in something that it says.
+    pub(super) has_remainder: bool,
+    /// Something that it is to say leaves when the disk has caught up.
+    pub(super) awaits_disk: bool,
+    /// The body that has been coming in for longest has done so since then.
+    pub(super) body_since: Option<Now>,
 }
 
 impl Session {
@@ -115,7 +126,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.awaits_disk(),
             Self::Admin(client) => client.session.awaits_disk(),
-            Self::Bridge(link) => link.as_ref().is_some_and(|link| link.awaits_disk()),
+            Self::Bridge(needs) => needs.awaits_disk,
         }
     }
 
@@ -129,7 +140,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.has_output(),
             Self::Admin(client) => client.session.has_output(),
-            Self::Bridge(link) => link.as_ref().is_some_and(|link| !link.client.pending().is_empty()),
+            Self::Bridge(needs) => needs.has_output,
         }
     }
 
@@ -138,7 +149,7 @@ impl Session {
         match self {
             Self::Amqp(session) => session.has_remainder(),
             Self::Admin(_) => false,
-            Self::Bridge(link) => link.as_ref().is_some_and(|link| link.has_begun()),
+            Self::Bridge(needs) => needs.has_remainder,
         }
     }
 }

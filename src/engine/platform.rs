@@ -134,10 +134,10 @@ pub trait Platform {
     /// It cannot even be begun.
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
 
-    /// Begins to look up a name, on a thread that may wait for it; one at a time.
+    /// Begins to look up a name, on a thread that may wait for it, and keeps no other waiting.
     fn start_lookup(&mut self, lookup: NameLookup);
 
-    /// What was found, if that is over.
+    /// What was found of one of them that is over.
     fn take_lookup(&mut self) -> Option<FoundAddresses>;
 
     /// Closes a socket that was registered.

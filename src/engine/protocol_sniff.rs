@@ -9,6 +9,7 @@ use crate::time::Now;
 use crate::tls::Shaken;
 use crate::wire::{Opening, classify_opening};
 
+use super::bridges::Call;
 use super::peer::{Ending, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::Platform;
@@ -68,7 +69,8 @@ impl<P: Platform> Engine<P> {
         if let Session::Bridge(_) = peer.session
             && let Some(link) = id.connection()
         {
-            return self.take_shaken_link(link, shaken);
+            self.tell_bridge(link, Call::Shaken(shaken));
+            return;
         }
         peer.waiting = Waiting::No;
         let waited_ms = self.now.ms_since(since);

@@ -17,11 +17,8 @@ use super::platform::Platform;
 use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
+use super::work_units::{WORK_UNITS_PER_RECORD, WORK_UNITS_PER_TURN};
 
-/// Steps of the broker for what is read in a turn: some milliseconds of work, where usual traffic takes none.
-const WORK_UNITS_PER_TURN: u32 = 50_000;
-/// Steps that opening a record of TLS counts as, whatever is in it.
-pub(super) const WORK_UNITS_PER_RECORD: u32 = 16;
 /// How many times `content_timeout` a body may take while others wait for its room.
 const SLOW_BODY_TIMES: u64 = 10;
 /// Connections that may try again to publish, per turn.
@@ -436,7 +433,9 @@ impl<P: Platform> Engine<P> {
                     let context = &self.supplies.context(self.now, &self.broker, &self.journal, id);
                     session.has_body_for(context, ms)
                 }
-                Some(Session::Bridge(Some(link))) => link.has_body_for(self.now, ms),
+                Some(Session::Bridge(needs)) => {
+                    needs.body_since.is_some_and(|since| since.after_ms(ms).is_due(self.now))
+                }
                 _ => false,
             };
             if is_slow {

@@ -27,7 +27,10 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn write(&mut self) {
         while let Some(id) = self.broker.next_noted() {
-            self.list_to_write(id);
+            // A connection of a bridge's own has no socket: its link has.
+            let is_own = self.peers.get(id).is_none();
+            let peer = if is_own { self.bridges.peer_of(id) } else { Some(id) };
+            peer.into_iter().for_each(|peer| self.list_to_write(peer));
         }
         for _ in 0..self.to_write.len() {
             let Some(id) = self.to_write.pop() else { break };
@@ -208,8 +211,8 @@ impl<P: Platform> Engine<P> {
 
     /// A connection of the broker is gone.
     fn forget_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
-        if let Session::Bridge(link) = &mut peer.session {
-            return self.forget_link(id, link.take());
+        if peer.session.is_bridge() {
+            return self.forget_bridge(id);
         }
         let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         peer.session.amqp().teardown(&mut context);

@@ -3,16 +3,15 @@
 use crate::admin::request_context::Process;
 use crate::admin::samples::Samples;
 use crate::broker::{self, Broker};
-use crate::command::ConnectionId;
 use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::{MessageLimits, Messages};
-use crate::session::{Context, Identity, Names, Pools, Settings, WritePlan};
+use crate::session::{Identity, Names, Pools, Settings, WritePlan};
 use crate::time::{Deadline, Now};
 
 use super::admin_socket::AdminSocket;
-use super::bridge_state::Bridges;
+use super::bridges::{self, Bridges};
 use super::deadlines::Deadlines;
 use super::doors::{Doors, Listeners};
 use super::peer_id::PeerId;
@@ -21,6 +20,7 @@ use super::platform::Platform;
 use super::room_awaited::RoomAwaited;
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
+use super::supplies::Supplies;
 use super::wait_list::WaitList;
 use super::worker_job::{CertificateState, WorkerQueue};
 
@@ -53,39 +53,6 @@ pub struct Setup {
     pub process: Process,
     /// The user that the process runs as; besides root, the only one who gets at the operator's socket.
     pub own_uid: u32,
-}
-
-/// What sessions are lent while they work.
-#[derive(Debug)]
-pub(super) struct Supplies {
-    pub(super) settings: Settings,
-    pub(super) pools: Pools,
-    pub(super) messages: Messages,
-    /// What is logged of peers goes through it.
-    pub(super) log: LogLimiter,
-}
-
-impl Supplies {
-    #[inline(always)]
-    pub(super) fn context(
-        &mut self,
-        now: Now,
-        broker: &Broker,
-        journal: &Journal,
-        id: ConnectionId,
-    ) -> Context<'_> {
-        Context {
-            now,
-            pools: &mut self.pools,
-            messages: &mut self.messages,
-            settings: &self.settings,
-            share: broker.content_share(id),
-            owner: broker.owner(id),
-            durable: journal.durable(),
-            last_delivery: broker.last_delivery(id),
-            log: &mut self.log,
-        }
-    }
 }
 
 /// Everything that runs but for the system: peers, sessions' pools, messages, broker, store.
@@ -188,9 +155,10 @@ impl<P: Platform> Engine<P> {
         let mut broker = broker;
         // Those of the file take theirs when they are known, see `set_bridges`.
         broker.set_shovel_places(bridges_max);
-        broker.set_parameter_check(super::shovel_check::check);
-        let mut bridges = Bridges::new(bridges_max, frame_max, &setup.identity.version, broker.chance());
-        bridges.has_tls_room = setup.tls_links > 0;
+        broker.set_parameter_check(bridges::check);
+        let has_tls_room = setup.tls_links > 0;
+        let version = &setup.identity.version;
+        let bridges = Bridges::new(bridges_max, frame_max, version, broker.chance(), has_tls_room);
         let peers = Peers::<P::Socket>::places_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,

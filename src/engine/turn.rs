@@ -32,6 +32,7 @@ use crate::mem;
 use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
+use super::bridges::Call;
 use super::doors::Knock;
 use super::peer::{Ending, Waiting};
 use super::peer_id::PeerId;
@@ -74,7 +75,7 @@ impl<P: Platform> Engine<P> {
         self.run_worker();
         self.put_out();
         self.keep_time();
-        self.keep_bridges();
+        self.poll_bridges();
         self.follow_orders();
         let (broker, mut context) = self.broker_mut();
         broker.run_jobs(&mut context);
@@ -128,10 +129,7 @@ impl<P: Platform> Engine<P> {
             || self.has_room_to_offer()
             || self.has_stash_to_offer()
             || self.has_job()
-            || self.has_parameter_news()
-            || self.has_retry_work()
-            || self.has_day_work()
-            || self.has_rest_work()
+            || self.has_bridge_work()
             || self.broker.has_forced()
     }
 
@@ -258,11 +256,10 @@ impl<P: Platform> Engine<P> {
     fn close_overdue(&mut self) {
         while let Some(overdue) = self.broker.next_overdue() {
             let id = overdue.connection;
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            if peer.session.is_bridge() {
-                self.put_link_out(id, &overdue.fault.text);
+            let Some(peer) = self.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
+                self.tell_bridge(id, Call::PutOut(&overdue.fault.text));
                 continue;
-            }
+            };
             let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
             if !peer.session.amqp().close_channel(&mut context, overdue.channel, &overdue.fault) {
                 continue;
@@ -337,7 +334,8 @@ impl<P: Platform> Engine<P> {
         }
         let Some(connection) = id.connection() else { return self.call_operator(id) };
         if peer.session.is_bridge() {
-            return self.call_bridge(connection);
+            self.tell_bridge(connection, Call::Time);
+            return;
         }
         if peer.write_stall.is_due(self.now) {
             self.end_if_stalled(connection);
@@ -426,7 +424,7 @@ impl<P: Platform> Engine<P> {
             };
             let Some(peer) = self.peers.get_mut(id) else { continue };
             if peer.session.is_bridge() {
-                self.acknowledge_arrivals(connection);
+                self.tell_bridge(connection, Call::Durable);
                 self.after_session(id);
                 continue;
             }
@@ -504,10 +502,10 @@ impl<P: Platform> Engine<P> {
 
     /// Closes a connection from our side, whatever it waits for.
     pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
-        let Some(peer) = self.peers.get_mut(id) else { return self.put_retry_out(id, fault) };
-        if peer.session.is_bridge() {
-            return self.put_link_out(id, &fault.text);
-        }
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
+            self.tell_bridge(id, Call::PutOut(&fault.text));
+            return;
+        };
         if peer.stream.is_shaking_hands() {
             return self.end_now(id);
         }

@@ -35,6 +35,9 @@ use super::start_error::StartError;
 pub(super) const MANAGEMENT_LISTENERS_MAX: usize = 16;
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
+/// Bytes that the kernel takes from a bridge before they are sent: two seconds at 64 kbit/s, and as much as a
+/// fast link sends between two turns.
+const UNSENT_BYTES_MAX: u32 = 16 << 10;
 /// A silent peer is probed after this time, and so often.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -323,11 +326,18 @@ pub(super) fn connect(address: SocketAddr, limits: &Limits) -> io::Result<Socket
     let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     set_options(&socket, limits)?;
+    limit_unsent(&socket)?;
     match socket.connect(&address.into()) {
         Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
         _ => {}
     }
     Ok(Socket::new(Stream::Tcp(TcpStream::from_std(socket.into()))))
+}
+
+/// What is written and not sent waits in the kernel, where nothing urgent can go before it, and where nobody can
+/// tell how much of it has gone. So the kernel takes little more than it can send.
+fn limit_unsent(socket: &RawSocket) -> io::Result<()> {
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
 }
 
 /// For a loop that gathers its writes and must notice lost peers.

@@ -19,7 +19,7 @@
 //! | `flight_recorder` | the file of the last events |
 //! | `logging`, `log_writer` | the log, and the thread that writes it |
 //! | `printable` | what a terminal may be sent |
-//! | `resolver` | names of upstreams, on a thread of its own |
+//! | `resolver` | names of upstreams, each on a thread of its own |
 //! | `worker` | passwords, handshakes and configuration, on such a thread |
 //! | `defined` | what a file says there is to be at a start |
 //! | `signals` | being asked to stop, or to read the configuration again |

@@ -10,9 +10,9 @@
 use std::fmt::Write as _;
 use std::net::ToSocketAddrs;
 
-use crate::bridge::{Client, Credentials, Event, Origin, Role};
+use crate::bridge::{Client, Credentials, Event, Origin, Purpose};
 use crate::config::Config;
-use crate::config::bridge::{Bridge, Destination, Rule};
+use crate::config::bridge::{Bridge, Destination, Rule, read_password};
 use crate::config::upstream::Upstream;
 use crate::time::Now;
 use crate::tls::KnownTime;
@@ -127,22 +127,31 @@ type Allowed = Result<(), String>;
 
 impl Talk {
     fn log_in(&mut self, config: &Config, bridge: &Bridge, upstream: &Upstream) -> Result<(), String> {
+        let mut upstream = upstream.clone();
+        if let Some(file) = bridge.password_file.as_ref().filter(|_| upstream.password.is_none()) {
+            upstream.password = Some(read_password(file)?);
+        }
         let credentials = Credentials {
-            upstream: upstream.clone(),
+            upstream,
             name: format!("leveret check {}", bridge.name),
             version: config.product.version.clone(),
         };
         let now = Now::from_ms(0);
         let limits = (config.limits.frame_max, 0);
-        let mut client = Client::new(now, (Role::Forward, &[]), credentials, Origin::default(), limits);
+        let mut client = Client::new(now, 1, credentials, Origin::default(), limits);
         loop {
             self.line.write(client.pending())?;
             client.note_written(now, usize::MAX);
             let mut at = 0;
             let event = client.next(&self.input, &mut at);
             let ended = match event {
-                Event::Ready => Some(Ok(client.frame_max())),
+                Event::Ready { .. } => Some(Ok(client.frame_max())),
+                Event::Closed { cause, .. } => Some(Err(format!("it opens no channel: {cause}"))),
                 Event::Lost(cause) => Some(Err(cause.as_str().to_string())),
+                Event::Open => {
+                    client.open(now, 0, Purpose::Publish(Vec::new()));
+                    None
+                }
                 _ => None,
             };
             self.input.drain(..at);

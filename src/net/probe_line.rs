@@ -16,6 +16,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Room for what rustls says by itself, and for what came behind a handshake.
 const POOL_BYTES: usize = 64 << 10;
 
+/// What begins the words of what TLS says.
+const OF_TLS: &str = "TLS: ";
+
 /// A connection.
 pub(super) struct Line {
     socket: TcpStream,
@@ -111,9 +114,19 @@ impl Line {
         let mut sealed = vec![0; SEALED_BYTES_MAX];
         for piece in bytes.chunks(PLAIN_BYTES_MAX) {
             let len = safe.session.seal(piece, &mut sealed).map_err(failed)?;
-            self.socket.write_all(&sealed[..len]).map_err(failed)?;
+            if let Err(error) = self.socket.write_all(&sealed[..len]) {
+                return Err(self.last_words(error));
+            }
         }
         Ok(())
+    }
+
+    /// Why nothing is taken: what it has said before it hung up, if it has.
+    fn last_words(&mut self, error: io::Error) -> String {
+        match self.read(&mut Vec::new()) {
+            Err(why) if why.starts_with(OF_TLS) => why,
+            _ => failed(error),
+        }
     }
 
     /// Adds what comes next to `input`.
@@ -137,7 +150,7 @@ impl Line {
             input.extend_from_slice(&plain[..unsealed.plain]);
             safe.held.drain(..unsealed.taken);
             if let Some(why) = safe.session.fault() {
-                return Err(format!("TLS: {why}"));
+                return Err(format!("{OF_TLS}{why}"));
             }
             if input.len() > before {
                 return Ok(());

@@ -19,10 +19,11 @@ use crate::tls::CertificateStore;
 use super::entropy::entropy;
 use super::event_loop::EventLoop;
 use super::listen::{self, Listener, ListenerAddress, Passed};
+use super::resolver::Resolver;
 use super::sizes;
 use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, management_token, shown};
-use super::{bridge_file, defined, descriptors, disk, resolver, signals, worker};
+use super::{bridge_file, defined, descriptors, disk, signals, worker};
 
 impl EventLoop {
     /// Reserves everything, listens, and says so.
@@ -68,7 +69,7 @@ impl EventLoop {
         let worker = worker::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
         let mut system = System::new(poll, (listeners, management), worker, &config, limits);
         if config.limits.bridges_max > 0 {
-            system.resolver = Some(resolver::start(waker.clone()).map_err(no_thread)?);
+            system.resolver = Some(Resolver::new(waker.clone(), config.limits.bridge_links()));
         }
         let mut started = Self::new(Engine::new(setup, broker, system), config, signals, hangups);
         started.begin(waker)?;

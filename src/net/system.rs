@@ -27,6 +27,7 @@ use super::disk::Threads;
 use super::helper::Helper;
 use super::listen::{self, Listener, ListenerAddress, MANAGEMENT_LISTENERS_MAX, SpareDescriptor, failure_of};
 use super::local::{Folder, LocalListener};
+use super::resolver::Resolver;
 use super::socket::Socket;
 
 /// The name of the operator's socket in the data directory.
@@ -95,7 +96,7 @@ pub(super) struct System {
     pub(super) disk: Option<Threads>,
     worker: Helper<WorkerJob, (WorkerResult, CertificateState)>,
     /// Where there may be bridges.
-    pub(super) resolver: Option<Helper<NameLookup, FoundAddresses>>,
+    pub(super) resolver: Option<Resolver>,
 }
 
 impl System {

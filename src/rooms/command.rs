@@ -195,6 +195,34 @@ pub enum Settlement {
     Requeue,
 }
 
+/// Why the broker on the other side of a bridge does not take a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// It came back with this code: it reaches no queue there.
+    Returned(u16),
+    /// It was not confirmed but refused: basic.nack.
+    Nacked,
+    /// Whenever it was sent, the other side closed the channel with this code.
+    Closed(u16),
+    /// It is larger than the other side takes.
+    TooLarge,
+    /// It has crossed as many bridges as it may.
+    Hops,
+}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Returned(312) => f.write_str("unroutable: it reaches no queue there (312)"),
+            Self::Returned(code) => write!(f, "returned with code {code}"),
+            Self::Nacked => f.write_str("refused by the upstream (basic.nack)"),
+            Self::Closed(code) => write!(f, "the upstream closes its channel over it with code {code}"),
+            Self::TooLarge => f.write_str("larger than the upstream takes"),
+            Self::Hops => f.write_str("it has crossed as many bridges as it may"),
+        }
+    }
+}
+
 /// The broker's answer to one command.
 #[derive(PartialEq, Debug)]
 pub enum Outcome {

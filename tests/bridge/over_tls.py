@@ -163,7 +163,7 @@ class OverTls:
                 ("not signed by an authority that this system knows", self.rabbitmq, ""),
                 ("made out to localhost, 127.0.0.1, not to rabbit.example: set server_name", self.rabbitmq,
                  keys(self.office, self.meter, 'server_name = "rabbit.example"\n')),
-                ("it may want a certificate of ours", self.rabbitmq, keys(self.office)),
+                ("it wants a client certificate", self.rabbitmq, keys(self.office)),
                 ("does not know who signed our certificate", self.rabbitmq, keys(self.office, self.stranger)),
                 ("its certificate was good until", Address("127.0.0.1", old.tls_port), good),
                 ("the clock here is not to be trusted", Address("127.0.0.1", new.tls_port), good),

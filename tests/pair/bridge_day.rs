@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
-use leveret::wire::{Method, Table};
+use leveret::wire::Method;
 
-use super::bridge::{Far, ack, alarms, bodies, bridge, fill, open, upstream, world};
+use super::bridge::{Far, alarms, bodies, bridge, fill, open, open_for, upstream, world};
 use super::world::{Line, Shape, World, content_frames};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -27,13 +27,13 @@ fn metered() -> Bridge {
 fn drain(world: &mut World, far: &mut Far) -> Vec<u8> {
     let mut all = Vec::new();
     loop {
+        far.answer(world);
         let came = bodies(&far.published());
         if came.is_empty() {
             return all;
         }
         all.extend(came);
-        far.say(1, &ack(0, true));
-        world.run();
+        far.confirm_all(world);
     }
 }
 
@@ -51,17 +51,17 @@ fn what_is_not_urgent_waits_for_the_next_day_and_goes_on_in_order() {
     world.publish_to(client, 1, "urgent", &[200]);
     world.run();
     assert_eq!(drain(&mut world, &mut far), [200], "what is urgent goes, and nothing else");
-    world.pass_ms(23 * HOUR_MS);
+    far.pass_ms(&mut world, 23 * HOUR_MS);
     assert!(drain(&mut world, &mut far).is_empty(), "the day is not over");
     let mut days = 0;
     while sent.len() < 30 {
-        world.pass_ms(if days == 0 { HOUR_MS } else { 24 * HOUR_MS });
+        far.pass_ms(&mut world, if days == 0 { HOUR_MS } else { 24 * HOUR_MS });
         let more = drain(&mut world, &mut far);
         assert!((4..26).contains(&more.len()), "{} messages in a day", more.len());
         (sent, days) = ([sent, more].concat(), days + 1);
     }
     assert_eq!(sent, (0..30).collect::<Vec<u8>>());
-    world.pass_ms(24 * HOUR_MS);
+    far.pass_ms(&mut world, 24 * HOUR_MS);
     assert!(!alarms(&mut world).contains("budget"), "a new day has all its bytes");
     assert_eq!(world.counts(client, 1, "here"), (0, 1));
     assert_eq!(world.engine.platform.dialed, 1, "the link was up all the time");
@@ -100,7 +100,7 @@ fn a_bridge_that_is_changed_has_no_new_day_and_a_larger_budget_counts_at_once() 
         let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
         world.engine.platform.upstreams.push((SocketAddr::from(([10, 0, 0, host], 5672)), line.clone()));
         world.operators.push(line.clone());
-        far = Far { line, heard: Vec::new(), ahead: Vec::new() };
+        far = Far::new(line);
         let upstream = vec![upstream(&format!("host-{host}"))];
         world.engine.set_bridges(&[Bridge { upstream, day_bytes_max: Some(max), ..metered() }]);
         world.pass_ms(1_100);
@@ -117,49 +117,23 @@ fn what_an_older_program_noted_is_read_and_a_paused_bridge_stays_paused() {
     world.pass_ms(60_000);
     assert_eq!(world.engine.platform.dialed, 0, "it is paused");
     let notes = world.engine.bridge_notes().expect("there is a bridge");
-    assert!(notes.starts_with(old), "an older program finds its line as it wrote it: {notes}");
-    assert_eq!(notes.lines().nth(1), Some("day 0 0 60000 \"plant\""));
+    assert!(notes.starts_with("forward 1 8000 12 3 2 \"plant\"\n"), "{notes}");
+    assert!(notes.contains("day 0 0 60000 \"plant\"\n"), "{notes}");
 }
 
 /// The upstream answers a link that fetches until messages can flow; how many queues it was asked to consume.
 pub(super) fn open_fetch(world: &mut World, far: &mut Far) -> usize {
-    open_fetch_until(world, far, usize::MAX)
+    open_for(world, far);
+    far.answer(world).iter().filter(|(_, name)| *name == "basic.consume").count()
 }
 
-/// The same, until so many consumers have begun and the next is asked for.
-pub(super) fn open_fetch_until(world: &mut World, far: &mut Far, last: usize) -> usize {
-    let start = Method::ConnectionStart {
-        version_major: 0,
-        version_minor: 9,
-        server_properties: Table::EMPTY,
-        mechanisms: b"PLAIN",
-        locales: b"en_US",
-    };
-    let tune = Method::ConnectionTune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
-    world.run();
-    for (channel, answer) in
-        [(0, start), (0, tune), (0, Method::ConnectionOpenOk {}), (1, Method::ChannelOpenOk {})]
-    {
-        far.say(channel, &answer);
-        world.run();
-    }
-    assert_eq!(far.names().last(), Some(&"basic.qos"));
-    far.say(1, &Method::BasicQosOk {});
-    world.run();
-    let mut count = 0;
-    while far.names() == ["basic.consume"] && count < last {
-        far.say(1, &Method::BasicConsumeOk { consumer_tag: "any" });
-        world.run();
-        count += 1;
-    }
-    count
-}
-
-pub(super) fn deliver(world: &mut World, far: &Far, rule: &str, delivery_tag: u64) {
+/// A message of a rule comes, on its channel.
+pub(super) fn deliver(world: &mut World, far: &Far, rule: u16, delivery_tag: u64) {
     let (redelivered, exchange, routing_key) = (false, "", &b"k"[..]);
-    let consumer_tag = rule;
-    far.say(1, &Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key });
-    far.say_bytes(&content_frames(1, &[0, 0], &[7; 900], 1_000));
+    let consumer_tag = &*format!("bridge-{rule}");
+    let deliver = Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key };
+    far.say(rule + 1, &deliver);
+    far.say_bytes(&content_frames(rule + 1, &[0, 0], &[7; 900], 1_000));
     world.run();
 }
 
@@ -169,17 +143,21 @@ fn what_is_fetched_stops_there_and_begins_again_with_the_day() {
     let (mut world, mut far) = world(Bridge { forward: Vec::new(), fetch, ..metered() });
     let client = world.open(&[1]);
     assert_eq!(open_fetch(&mut world, &mut far), 2);
-    deliver(&mut world, &far, "bridge-0", 1);
+    deliver(&mut world, &far, 0, 1);
     assert_eq!(far.names(), ["basic.ack"]);
     for tag in 2..=3 {
-        deliver(&mut world, &far, "bridge-0", tag);
+        deliver(&mut world, &far, 0, tag);
     }
+    far.mute = vec!["basic.cancel"];
     let said = far.names();
     assert_eq!(said.iter().filter(|name| **name == "basic.cancel").count(), 1, "{said:?}");
     // What was under way is taken, and so is what is urgent.
-    deliver(&mut world, &far, "bridge-0", 4);
-    deliver(&mut world, &far, "bridge-1", 5);
-    assert_eq!(far.names(), ["basic.ack", "basic.ack"]);
+    deliver(&mut world, &far, 0, 4);
+    deliver(&mut world, &far, 1, 1);
+    assert_eq!(far.names_on(), [(1, "basic.ack"), (2, "basic.ack")]);
+    far.say(1, &Method::BasicCancelOk { consumer_tag: "bridge-0" });
+    world.run();
+    assert_eq!(far.answer(&mut world), [(1, "channel.close")], "with the consumer the channel is over");
     assert_eq!(world.counts(client, 1, "there.moved").0 + world.counts(client, 1, "urgent.moved").0, 5);
     world.pass_ms(HOUR_MS);
     far.line.borrow_mut().lose();
@@ -187,8 +165,8 @@ fn what_is_fetched_stops_there_and_begins_again_with_the_day() {
     far.heard.clear();
     world.pass_ms(1_100);
     assert_eq!(open_fetch(&mut world, &mut far), 1, "a link that comes up meanwhile takes what is urgent");
-    world.pass_ms(24 * HOUR_MS);
-    assert_eq!(far.names(), ["basic.consume"]);
+    let asked = far.pass_ms(&mut world, 24 * HOUR_MS);
+    assert_eq!(asked.last(), Some(&(1, "basic.consume")), "{asked:?}");
 }
 
 #[test]

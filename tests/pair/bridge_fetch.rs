@@ -56,49 +56,60 @@ fn is_up(far: &Far) -> bool {
 }
 
 #[test]
-fn what_neither_its_queue_nor_the_one_for_parked_takes_waits_here_and_goes_on_with_room() {
+fn what_neither_its_queue_nor_the_one_for_parked_takes_goes_back_there_and_comes_again_with_room() {
     let (mut world, mut far) = world(fetching());
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     let client = world.open(&[1]);
     narrow(&mut world, client, "here", 1);
     narrow(&mut world, client, "parked", 1);
     // As many as the window of four holds.
-    for tag in 1..=4 {
+    for tag in 1..=3 {
         deliver(&mut world, &far, tag);
     }
-    assert_eq!(far.names(), ["basic.ack", "basic.ack"], "one here, one parked");
+    assert_eq!(far.names(), ["basic.ack", "basic.ack", "channel.close"], "one here, one parked, one nowhere");
     let said = ask(&mut world, STATUS);
     assert!(said.contains("takes nothing now"), "it is said why it stands: {said}");
-    world.pass_ms(3 * PATIENCE_MS);
-    assert!(is_up(&far) && far.names().is_empty(), "what we do not read is not held against the upstream");
-    for _ in 0..2 {
-        world.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false });
-        world.pass_ms(6_000);
-        let counts = ["here", "parked"].map(|queue| world.counts(client, 1, queue).0);
-        assert_eq!((far.names(), counts), (vec!["basic.ack"], [1, 1]), "{}", ask(&mut world, STATUS));
+    // What was on its way on the channel is read over, and the upstream's again.
+    deliver(&mut world, &far, 4);
+    far.say(1, &Method::ChannelCloseOk {});
+    world.run();
+    assert_eq!(world.counts(client, 1, "here").0, 1);
+    for tries in 1..=4 {
+        far.ahead.clear();
+        let asked = far.pass_ms(&mut world, 9_000);
+        assert!(asked.contains(&(1, "basic.consume")) || tries > 1, "{asked:?}");
+        assert_eq!(far.ahead, [(1, false)], "one at a time, to see whether it is taken");
+        deliver(&mut world, &far, 1);
+        assert_eq!(far.answer(&mut world), [(1, "channel.close")]);
     }
-    assert_eq!(world.counts(client, 1, "parked").0, 1, "what has room in its own queue is not parked");
-    deliver(&mut world, &far, 5);
+    world.ask(client, 1, &Method::QueuePurge { queue: "here", no_wait: false });
+    far.pass_ms(&mut world, 9_000);
+    far.ahead.clear();
+    deliver(&mut world, &far, 1);
+    let asked: Vec<&str> = far.answer(&mut world).into_iter().map(|(_, name)| name).collect();
+    assert_eq!(asked, ["basic.cancel", "basic.qos", "basic.consume", "basic.ack"], "all come again");
+    assert_eq!(far.ahead, [(4, false)]);
+    assert_eq!(["here", "parked"].map(|queue| world.counts(client, 1, queue).0), [1, 1]);
     world.ask(
         client,
         1,
         &Method::QueueDelete { queue: "parked", if_unused: false, if_empty: false, no_wait: false },
     );
-    world.pass_ms(6_000);
+    deliver(&mut world, &far, 2);
     assert_eq!(far.names(), ["basic.ack"]);
     assert_eq!(world.counts(client, 1, "parked").0, 1, "the queue was made again");
     assert_eq!((world.engine.platform.dialed, is_up(&far)), (1, true), "it was one link all the time");
 }
 
 #[test]
-fn a_link_that_waits_for_room_can_be_taken_away() {
+fn a_link_whose_rule_waits_can_be_taken_away() {
     let (mut world, mut far) = world(fetching());
     assert_eq!(open_fetch(&mut world, &mut far), 1);
     let client = world.open(&[1]);
     narrow(&mut world, client, "here", 0);
     narrow(&mut world, client, "parked", 0);
     deliver(&mut world, &far, 1);
-    assert!(far.names().is_empty() && is_up(&far));
+    assert!(far.names() == ["channel.close"] && is_up(&far));
     world.engine.set_bridges(&[]);
     world.pass_ms(2_000);
     assert!(!is_up(&far), "there is nothing to wait for: the upstream has it");

@@ -11,6 +11,7 @@
 //! | `bridge`  | a bridge whose upstream is a line in memory |
 //! | `bridge_day` | the bytes of a day of a bridge |
 //! | `bridge_fetch` | what is fetched finds no room, stands still, or means harm |
+//! | `bridge_line` | a bridge on a slow line: what is urgent first, what is large all the same |
 //! | `bridge_rest` | a bridge that connects on demand |
 //! | `bridge_wait` | what is refused waits alone |
 //! | `doors`   | who comes in while a crowd tries passwords |
@@ -34,6 +35,7 @@ mod alarms;
 mod bridge;
 mod bridge_day;
 mod bridge_fetch;
+mod bridge_line;
 mod bridge_rest;
 mod bridge_wait;
 mod bytes;

@@ -30,7 +30,7 @@ fn house() -> (World, Far) {
     world.engine.platform.upstreams.push((SocketAddr::from(([10, 0, 0, 1], 5672)), line.clone()));
     world.operators.push(line.clone());
     world.engine.set_bridges(&[]);
-    (world, Far { line, heard: Vec::new(), ahead: Vec::new() })
+    (world, Far::new(line))
 }
 
 fn set_in(world: &mut World, vhost: &str, name: &str, value: &str) -> Result<(), OperatorFault> {
@@ -61,24 +61,19 @@ const MISSING: Method<'_> =
 
 /// The upstream answers until messages can be forwarded; it has the queue.
 fn open_forward(world: &mut World, far: &mut Far) {
-    open_for(world, far, "queue.declare");
+    open_for(world, far);
+    assert_eq!(far.answer(world), [(1, "channel.open"), (1, "queue.declare")]);
     far.say(1, &declared("there", 0));
     world.run();
-    assert_eq!(far.names(), ["confirm.select"]);
-    far.say(1, &Method::ConfirmSelectOk {});
-    world.run();
+    assert_eq!(far.answer(world), [(1, "confirm.select")]);
 }
 
 fn open_fetch(world: &mut World, far: &mut Far, count: u32) {
-    open_for(world, far, "queue.declare");
+    open_for(world, far);
+    assert_eq!(far.answer(world), [(1, "channel.open"), (1, "queue.declare")]);
     far.say(1, &declared("far", count));
     world.run();
-    assert_eq!(far.names(), ["basic.qos"]);
-    far.say(1, &Method::BasicQosOk {});
-    world.run();
-    assert_eq!(far.names(), ["basic.consume"]);
-    far.say(1, &Method::BasicConsumeOk { consumer_tag: "bridge-0" });
-    world.run();
+    assert_eq!(far.answer(world), [(1, "basic.qos"), (1, "basic.consume")]);
 }
 
 fn deliver(world: &mut World, far: &Far, number: u64) {
@@ -116,7 +111,8 @@ fn a_parameter_makes_a_bridge_at_once_and_its_end_takes_it() {
 fn a_queue_that_is_missing_there_is_declared() {
     let (mut world, mut far) = house();
     set(&mut world, FORWARD);
-    open_for(&mut world, &mut far, "queue.declare");
+    open_for(&mut world, &mut far);
+    far.answer(&mut world);
     far.say(1, &MISSING);
     world.run();
     assert_eq!(far.names(), ["channel.close-ok", "channel.open"]);
@@ -143,12 +139,13 @@ fn asked(far: &mut Far) -> (bool, bool) {
 #[test]
 fn a_bridge_of_the_file_declares_if_it_is_to() {
     let (mut world, mut far) = world(Bridge { declares: true, ..bridge() });
-    open_for(&mut world, &mut far, "queue.declare");
+    open_for(&mut world, &mut far);
+    far.answer(&mut world);
     far.say(1, &Method::ChannelClose { reply_code: 403, reply_text: "NO", class_id: 50, method_id: 10 });
     world.run();
-    assert!(far.names().is_empty(), "nobody is to declare where he may not look");
-    world.pass_ms(2_000);
-    assert_eq!(world.engine.platform.dialed, 2, "it is tried again");
+    assert_eq!(far.names(), ["channel.close-ok"], "nobody is to declare where he may not look");
+    world.pass_ms(1_100);
+    assert_eq!(far.answer(&mut world), [(1, "channel.open"), (1, "queue.declare")], "it is tried again");
 }
 
 #[test]
@@ -186,7 +183,8 @@ fn what_was_in_the_queue_is_fetched_and_no_more() {
     for number in 2..5 {
         deliver(&mut world, &far, number);
     }
-    assert_eq!(far.names(), ["basic.ack", "connection.close"]);
+    let said = far.answer(&mut world);
+    assert_eq!(said, [(1, "basic.ack"), (1, "basic.cancel"), (0, "connection.close")]);
     assert!(names(&world).is_empty());
     assert_eq!(world.counts(client, 1, "here"), (2, 0));
 }
@@ -195,14 +193,12 @@ fn what_was_in_the_queue_is_fetched_and_no_more() {
 fn a_queue_that_is_empty_is_the_end_at_once() {
     let (mut world, mut far) = house();
     set(&mut world, &with(FETCH, r#""src-delete-after":"queue-length""#));
-    open_for(&mut world, &mut far, "queue.declare");
+    open_for(&mut world, &mut far);
+    far.answer(&mut world);
     far.say(1, &declared("far", 0));
     world.run();
-    far.say(1, &Method::BasicQosOk {});
-    world.run();
-    far.say(1, &Method::BasicConsumeOk { consumer_tag: "bridge-0" });
-    world.run();
-    assert_eq!(far.names().last(), Some(&"connection.close"));
+    let said = far.answer(&mut world);
+    assert_eq!(said.last(), Some(&(0, "connection.close")), "{said:?}");
     assert!(names(&world).is_empty());
 }
 
@@ -239,9 +235,8 @@ fn what_comes_to_an_exchange_waits_for_the_link_in_a_queue_of_its_own() {
     let (mut world, mut far) = house();
     let value = FORWARD.replace(r#""src-queue":"here""#, r#""src-exchange":"amq.fanout""#);
     set(&mut world, &value.replace(r#","dest-queue":"there""#, ""));
-    open_for(&mut world, &mut far, "confirm.select");
-    far.say(1, &Method::ConfirmSelectOk {});
-    world.run();
+    open_for(&mut world, &mut far);
+    far.answer(&mut world);
     far.line.borrow_mut().lose();
     world.run();
     far.heard.clear();

@@ -28,6 +28,9 @@ use super::world::sim_disk::{Mutant, SimDisk, Trouble};
 use super::world::{Client, Line, Manners, Memory, Phase, Random, Shape, consume, content_frames, passive};
 
 const SEEDS: core::ops::Range<u64> = 1..401;
+/// Seeds that once failed: two queues whose first messages found no memory, for what had come back unsent could not
+/// leave it; and a message that went on behind the end of its channel.
+const FAILED_ONCE: [u64; 2] = [2798, 6020];
 /// Where the upstream is, and a name that leads there.
 const AT: ([u8; 4], u16) = ([10, 0, 0, 1], 5672);
 const HOST: &str = "host-1";
@@ -87,8 +90,8 @@ impl Publisher {
         Self { client, line, is_ready: false, publishes: 0, unconfirmed, ready: None, delivered }
     }
 
-    fn publish(&mut self, number: u64, body_bytes: usize) {
-        let routing_key = b"here";
+    fn publish(&mut self, number: u64, body_bytes: usize, queue: &str) {
+        let routing_key = queue.as_bytes();
         let method = Method::BasicPublish { exchange: "", routing_key, mandatory: false, immediate: false };
         self.client.send(1, &method);
         let mut body = number.to_be_bytes().to_vec();
@@ -134,6 +137,7 @@ struct Bridged {
     disk: SimDisk,
     config: Bridge,
     arguments: Vec<u8>,
+    store: [u8; 16],
     seed: u64,
     life: u32,
     now: u64,
@@ -174,6 +178,7 @@ impl Bridged {
             disk: SimDisk::new(seed, Mutant::None, IDENTITY),
             config: config(),
             arguments: Vec::new(),
+            store: [0; 16],
             seed,
             life: 0,
             now: 0,
@@ -211,6 +216,11 @@ impl Bridged {
         if restored.is_err() {
             return false;
         }
+        if self.life == 1 {
+            // Nothing of a store before was durable, its name included.
+            self.store = [self.cuts as u8; 16];
+        }
+        engine.set_origin(self.store, self.life);
         engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
         // A queue with arguments is there before the bridge, which would make it without.
         if self.arguments.is_empty() {
@@ -277,7 +287,9 @@ impl Bridged {
                 return;
             }
             let body_bytes = random.below(self.plan.body_bytes_max.into()) as usize / 2;
-            publisher.publish(self.next, body_bytes);
+            let has_urgent = self.config.forward.len() > 1;
+            let queue = if has_urgent && self.next.is_multiple_of(5) { "urgent" } else { "here" };
+            publisher.publish(self.next, body_bytes, queue);
             self.next += 1;
         }
     }
@@ -343,7 +355,8 @@ impl Bridged {
     fn is_empty(&self) -> bool {
         let (Some(publisher), Some(engine)) = (&self.publisher, &self.engine) else { return false };
         let is_asked = publisher.ready == Some(0) && publisher.unconfirmed.is_empty();
-        is_asked && self.upstream.is_at_rest() && engine.broker().gauges().deliveries == 0
+        let urgent = engine.broker().queue_depth("/", "urgent").unwrap_or(0);
+        is_asked && urgent == 0 && self.upstream.is_at_rest() && engine.broker().gauges().deliveries == 0
     }
 
     fn take_parked(&mut self) -> Vec<u64> {
@@ -361,14 +374,15 @@ impl Bridged {
 
     /// What must hold of what the upstream has.
     fn check(&self, parked: &[u64]) {
-        let (mut last_first, mut known) = (0, BTreeSet::new());
-        for &(number, is_repeat) in &self.upstream.taken {
+        let (mut last_firsts, mut known) = (BTreeMap::new(), BTreeSet::new());
+        for &(channel, number, is_repeat) in &self.upstream.taken {
+            let last_first = last_firsts.entry(channel).or_insert(0);
             assert!(number < self.next, "{number} was never published");
             let is_first = known.insert(number);
             // What was refused once comes later, if the power went before it was set aside.
             if is_first && !self.upstream.refused.contains(&number) {
-                assert!(number > last_first, "{number} came first behind {last_first}");
-                last_first = number;
+                assert!(number > *last_first, "{number} came first behind {last_first}");
+                *last_first = number;
             } else if !is_first {
                 assert!(is_repeat, "{number} came again and did not say so");
             }
@@ -386,11 +400,11 @@ impl Bridged {
 }
 
 fn config() -> Bridge {
-    let rule = Rule {
-        queue: "here".into(),
+    let rule = |queue: &str, is_urgent| Rule {
+        queue: queue.into(),
         to: Destination::Queue("there".into()),
         refused: Refused::Park,
-        is_urgent: false,
+        is_urgent,
     };
     Bridge {
         name: "plant".into(),
@@ -403,7 +417,7 @@ fn config() -> Bridge {
             password: None,
             vhost: "/".into(),
         }],
-        forward: vec![rule],
+        forward: vec![rule("here", false), rule("urgent", true)],
         fetch: Vec::new(),
         window: WINDOW,
         heartbeat_s: 10,
@@ -416,6 +430,9 @@ fn config() -> Bridge {
         message_size_max: 1 << 20,
         hops_max: 8,
         parked: "parked".into(),
+        park_after: 5,
+        park_retry_ms: None,
+        password_file: None,
         tls: UpstreamTls::default(),
         declares: false,
         shovel: None,
@@ -429,7 +446,8 @@ fn what_is_confirmed_here_arrives_there_whatever_upstreams_and_power_do() {
         log::set_max_level(log::LevelFilter::Info);
     }
     let seeds = super::seeds_or(SEEDS);
-    for seed in seeds.clone() {
+    let failed_once = FAILED_ONCE.into_iter().filter(|_| seeds == SEEDS);
+    for seed in seeds.clone().chain(failed_once) {
         let ran = std::panic::catch_unwind(|| {
             let mut run = Bridged::new(seed);
             (0..LIVES).for_each(|_| run.live());
@@ -445,7 +463,7 @@ fn what_is_confirmed_here_arrives_there_whatever_upstreams_and_power_do() {
         });
         confirmed += run.confirmed.len();
         taken += run.upstream.taken.len();
-        repeats += run.upstream.taken.iter().filter(|(_, is_repeat)| *is_repeat).count();
+        repeats += run.upstream.taken.iter().filter(|(.., is_repeat)| *is_repeat).count();
         parked_count += parked.len();
         breaks += run.upstream.breaks as usize;
     }
@@ -493,7 +511,7 @@ impl Outage {
                 assert!(run.step(jump_ms));
                 let publisher = run.publisher.as_mut().expect("it is there");
                 if run.now >= next_at && publisher.is_ready && publisher.unconfirmed.is_empty() {
-                    publisher.publish(run.next, 100);
+                    publisher.publish(run.next, 100, "here");
                     (run.next, next_at) = (run.next + 1, run.now + every_ms);
                 }
             }
@@ -557,6 +575,6 @@ fn ten_days_without_an_upstream_drop_the_oldest_where_the_queue_says_so() {
     let published = outage.run.next - 1;
     assert!((14_400..=14_401).contains(&published), "nobody waited: {published} readings in ten days");
     outage.drain();
-    let numbers: Vec<u64> = outage.run.upstream.taken.iter().map(|(number, _)| *number).collect();
+    let numbers: Vec<u64> = outage.run.upstream.taken.iter().map(|(_, number, _)| *number).collect();
     assert_eq!(numbers, (published - 999..=published).collect::<Vec<_>>());
 }

@@ -38,25 +38,37 @@ pub struct Vices {
     pub late_ms: u64,
 }
 
+/// A channel that is open, or that it has closed and was not answered yet.
+#[derive(Debug, Default)]
+struct Channel {
+    publishes: u64,
+    verdicts: BTreeMap<u64, Verdict>,
+    properties: Vec<u8>,
+    key: Vec<u8>,
+    /// The body that comes in, and octets of it that are still to come.
+    body: Vec<u8>,
+    left: u64,
+    is_closed: bool,
+}
+
 pub struct Upstream {
     pub line: Rc<RefCell<Line>>,
     pub vices: Vices,
-    /// What it has, in order, and whether it was marked as perhaps sent before.
-    pub taken: Vec<(u64, bool)>,
+    /// What it has, in order, each with its channel and whether it was marked as perhaps sent before.
+    pub taken: Vec<(u16, u64, bool)>,
     /// What it has ever said no to.
     pub refused: BTreeSet<u64>,
+    /// By which names it knows messages: each stands for one, and each has one.
+    pub names: BTreeMap<String, u64>,
+    named: BTreeMap<u64, String>,
     /// How often it has ended a connection in the midst of it.
     pub breaks: u64,
     pub now: u64,
     heard: Vec<u8>,
     dialed: u32,
-    publishes: u64,
-    verdicts: BTreeMap<u64, Verdict>,
-    properties: Vec<u8>,
-    key: Vec<u8>,
+    channels: BTreeMap<u16, Channel>,
     beats_at: u64,
     deaf_until: u64,
-    is_open: bool,
     /// What it leaves to chance follows from this and from how many messages it has had.
     seed: u64,
     messages: u64,
@@ -69,17 +81,15 @@ impl Upstream {
             vices,
             taken: Vec::new(),
             refused: BTreeSet::new(),
+            names: BTreeMap::new(),
+            named: BTreeMap::new(),
             breaks: 0,
             now: 0,
             heard: Vec::new(),
             dialed: 0,
-            publishes: 0,
-            verdicts: BTreeMap::new(),
-            properties: Vec::new(),
-            key: Vec::new(),
+            channels: BTreeMap::new(),
             beats_at: u64::MAX,
             deaf_until: 0,
-            is_open: false,
             seed,
             messages: 0,
         }
@@ -92,13 +102,13 @@ impl Upstream {
         }
         self.dialed = dialed;
         self.heard.clear();
-        self.verdicts.clear();
-        (self.publishes, self.beats_at, self.deaf_until, self.is_open) = (0, u64::MAX, 0, false);
+        self.channels.clear();
+        (self.beats_at, self.deaf_until) = (u64::MAX, 0);
     }
 
     /// Nothing is under way that it has still to answer.
     pub fn is_at_rest(&self) -> bool {
-        self.verdicts.is_empty()
+        self.channels.values().all(|channel| channel.verdicts.is_empty())
     }
 
     /// When it does something by itself.
@@ -106,7 +116,8 @@ impl Upstream {
         if self.line.borrow().is_lost() || !self.line.borrow().is_held {
             return u64::MAX;
         }
-        let due = self.verdicts.values().map(|verdict| verdict.due_ms).min().unwrap_or(u64::MAX);
+        let verdicts = self.channels.values().flat_map(|channel| channel.verdicts.values());
+        let due = verdicts.map(|verdict| verdict.due_ms).min().unwrap_or(u64::MAX);
         due.min(self.beats_at).max(self.deaf_until)
     }
 
@@ -127,13 +138,17 @@ impl Upstream {
         let mut at = 0;
         while let Some(frame) = next_frame(&heard[at..], 1 << 20).expect("the bridge's frames are sound") {
             at += frame.input_len();
+            let on = frame.header.channel;
             match frame.header.kind().expect("a known kind") {
-                FrameKind::Method => self.take_method(frame.payload),
+                FrameKind::Method => self.take_method(on, frame.payload),
                 FrameKind::Header => {
                     let header = ContentHeader::parse(frame.payload).expect("a sound header");
-                    self.properties = header.properties.as_bytes().to_vec();
+                    let channel = self.channels.get_mut(&on).expect("a content is on an open channel");
+                    assert_eq!(channel.left, 0, "a content within another");
+                    channel.properties = header.properties.as_bytes().to_vec();
+                    (channel.left, channel.body) = (header.body_len, Vec::new());
                 }
-                FrameKind::Body => self.take_message(frame.payload),
+                FrameKind::Body => self.take_body(on, frame.payload),
                 FrameKind::Heartbeat => {}
             }
             // What it had said before it ended the connection counts; what comes after is not read.
@@ -146,23 +161,38 @@ impl Upstream {
         read > 0 || spoke
     }
 
-    fn take_method(&mut self, payload: &[u8]) {
+    fn take_method(&mut self, on: u16, payload: &[u8]) {
         if super::is_traced() {
-            eprintln!("{} upstream is told {:?}", self.now, Method::parse(payload));
+            eprintln!("{} upstream is told on {on} {:?}", self.now, Method::parse(payload));
         }
         let answer = match Method::parse(payload).expect("the bridge's methods are sound") {
             Method::ConnectionStartOk { .. } => {
                 (0, Method::ConnectionTune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 })
             }
-            Method::ConnectionOpen { .. } => (0, Method::ConnectionOpenOk {}),
-            Method::ChannelOpen {} => (1, Method::ChannelOpenOk {}),
-            Method::ConfirmSelect { .. } => {
-                self.is_open = true;
+            Method::ConnectionOpen { .. } => {
                 self.beats_at = self.now + BEAT_MS;
-                (1, Method::ConfirmSelectOk {})
+                (0, Method::ConnectionOpenOk {})
             }
+            Method::ChannelOpen {} => {
+                let before = self.channels.insert(on, Channel::default());
+                assert!(before.is_none(), "channel {on} is opened twice");
+                (on, Method::ChannelOpenOk {})
+            }
+            Method::ChannelClose { .. } => {
+                let channel = self.channels.remove(&on).expect("an open channel is closed");
+                assert_eq!(channel.left, 0, "a channel is closed in the middle of a content");
+                (on, Method::ChannelCloseOk {})
+            }
+            Method::ChannelCloseOk {} => {
+                let channel = self.channels.remove(&on).expect("it was closed");
+                assert!(channel.is_closed, "nobody has asked for that");
+                return;
+            }
+            Method::ConfirmSelect { .. } => (on, Method::ConfirmSelectOk {}),
             Method::BasicPublish { routing_key, .. } => {
-                self.key = routing_key.to_vec();
+                let channel = self.channels.get_mut(&on).expect("a publish is on an open channel");
+                assert_eq!(channel.left, 0, "a publish within a content");
+                channel.key = routing_key.to_vec();
                 return;
             }
             Method::ConnectionClose { .. } => (0, Method::ConnectionCloseOk {}),
@@ -171,13 +201,35 @@ impl Upstream {
         self.say(answer.0, &answer.1);
     }
 
-    fn take_message(&mut self, body: &[u8]) {
+    fn take_body(&mut self, on: u16, octets: &[u8]) {
+        let channel = self.channels.get_mut(&on).expect("a body is on an open channel");
+        channel.body.extend(octets);
+        channel.left = channel.left.checked_sub(octets.len() as u64).expect("no more than was announced");
+        if channel.left == 0 && !channel.is_closed {
+            let body = core::mem::take(&mut channel.body);
+            channel.publishes += 1;
+            self.take_message(on, &body);
+        }
+    }
+
+    fn take_name(&mut self, on: u16, number: u64) {
+        let marked = Properties::trusted(&self.channels[&on].properties);
+        let name = marked.headers().and_then(|headers| headers.get("x-bridge-id")?.as_str());
+        let name = name.expect("a bridge names its messages").to_string();
+        let other = *self.names.entry(name.clone()).or_insert(number);
+        assert_eq!(other, number, "both are called {name}");
+        let before = self.named.entry(number).or_insert_with(|| name.clone());
+        assert_eq!(*before, name, "{number} has another name than before");
+    }
+
+    fn take_message(&mut self, on: u16, body: &[u8]) {
         let number = u64::from_be_bytes(*body.first_chunk().expect("bodies begin with their number"));
-        (self.publishes, self.messages) = (self.publishes + 1, self.messages + 1);
+        self.messages += 1;
         let random = &mut Random::of(self.seed, "upstream's message", &[self.messages]);
         if super::is_traced() {
-            eprintln!("{} upstream hears {number} as {}", self.now, self.publishes);
+            eprintln!("{} upstream hears {number} on {on}", self.now);
         }
+        self.take_name(on, number);
         let vices = self.vices;
         let mut happens = |one_in: u64| one_in > 0 && random.once_in(one_in);
         if happens(vices.closes) {
@@ -187,18 +239,20 @@ impl Upstream {
             }
             let reply_text = "NOT_FOUND - no exchange 'there' in vhost '/'";
             let close = Method::ChannelClose { reply_code: 404, reply_text, class_id: 60, method_id: 40 };
-            self.say(1, &close);
+            self.say(on, &close);
             // What else was sent on it is not looked at any more.
-            (self.deaf_until, self.breaks) = (u64::MAX, self.breaks + 1);
+            if let Some(channel) = self.channels.get_mut(&on) {
+                (channel.is_closed, channel.verdicts) = (true, BTreeMap::new());
+            }
             return;
         }
         let is_returned = happens(vices.returns);
         let is_nacked = !is_returned && happens(vices.nacks);
         if is_returned {
-            let key = core::mem::take(&mut self.key);
-            let (reply_text, routing_key) = ("NO_ROUTE", &key[..]);
-            self.say(1, &Method::BasicReturn { reply_code: 312, reply_text, exchange: "", routing_key });
-            self.say_bytes(&content_frames(1, &self.properties, body, 100_000));
+            let channel = &self.channels[&on];
+            let (reply_text, routing_key) = ("NO_ROUTE", &channel.key[..]);
+            self.say(on, &Method::BasicReturn { reply_code: 312, reply_text, exchange: "", routing_key });
+            self.say_bytes(&content_frames(on, &channel.properties, body, 100_000));
         }
         if is_returned || is_nacked {
             if super::is_traced() {
@@ -206,15 +260,17 @@ impl Upstream {
             }
             self.refused.insert(number);
         } else {
-            let marked = Properties::trusted(&self.properties);
+            let marked = Properties::trusted(&self.channels[&on].properties);
             let is_repeat = marked.headers().is_some_and(|headers| headers.get("x-bridge-repeat").is_some());
-            self.taken.push((number, is_repeat));
+            self.taken.push((on, number, is_repeat));
         }
         let late_ms = if vices.late_ms > 0 { random.below(vices.late_ms) } else { 0 };
         let verdict = Verdict { due_ms: self.now + late_ms, is_taken: !is_nacked };
         let mut happens = |one_in: u64| one_in > 0 && random.once_in(one_in);
-        if !happens(vices.forgets) {
-            self.verdicts.insert(self.publishes, verdict);
+        if !happens(vices.forgets)
+            && let Some(channel) = self.channels.get_mut(&on)
+        {
+            channel.verdicts.insert(channel.publishes, verdict);
         }
         let mut happens = |one_in: u64| one_in > 0 && random.once_in(one_in);
         if happens(vices.resets) {
@@ -235,27 +291,31 @@ impl Upstream {
             self.say_bytes(&HEARTBEAT_FRAME);
             spoke = true;
         }
-        while let Some((&tag, verdict)) = self.verdicts.iter().find(|(_, verdict)| verdict.due_ms <= self.now)
-        {
-            let is_taken = verdict.is_taken;
-            let is_the_same = |verdict: &Verdict| verdict.is_taken == is_taken;
-            let random = &mut Random::of(self.seed, "upstream's verdict", &[self.messages, tag]);
-            let multiple =
-                self.verdicts.range(..=tag).all(|(_, verdict)| is_the_same(verdict)) && random.once_in(2);
-            match multiple {
-                true => self.verdicts = self.verdicts.split_off(&(tag + 1)),
-                false => drop(self.verdicts.remove(&tag)),
-            }
-            let delivery_tag = tag;
-            self.say(
-                1,
-                &match is_taken {
+        let (now, seed, messages) = (self.now, self.seed, self.messages);
+        let mut said = Vec::new();
+        for (on, channel) in &mut self.channels {
+            while let Some((&tag, verdict)) =
+                channel.verdicts.iter().find(|(_, verdict)| verdict.due_ms <= now)
+            {
+                let is_taken = verdict.is_taken;
+                let is_the_same = |verdict: &Verdict| verdict.is_taken == is_taken;
+                let random = &mut Random::of(seed, "upstream's verdict", &[messages, tag]);
+                let mut before = channel.verdicts.range(..=tag);
+                let multiple = before.all(|(_, verdict)| is_the_same(verdict)) && random.once_in(2);
+                match multiple {
+                    true => channel.verdicts = channel.verdicts.split_off(&(tag + 1)),
+                    false => drop(channel.verdicts.remove(&tag)),
+                }
+                let delivery_tag = tag;
+                let method = match is_taken {
                     true => Method::BasicAck { delivery_tag, multiple },
                     false => Method::BasicNack { delivery_tag, multiple, requeue: false },
-                },
-            );
-            spoke = true;
+                };
+                said.push(method_frame(*on, &method));
+            }
         }
+        spoke |= !said.is_empty();
+        said.iter().for_each(|bytes| self.say_bytes(bytes));
         spoke
     }
 

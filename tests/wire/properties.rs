@@ -141,17 +141,19 @@ proptest! {
             headers: properties.headers().map_or(HeadersEdit::Remove, HeadersEdit::Set),
             reply_to: properties.reply_to().map_or(Edit::Remove, Edit::Set),
             expiration: properties.expiration().map_or(Edit::Remove, Edit::Set),
+            user_id: properties.user_id().map_or(Edit::Remove, Edit::Set),
         };
         let away = PropertyEdit {
             headers: HeadersEdit::Set(Table::EMPTY),
             reply_to: Edit::Set(b"elsewhere"),
             expiration: Edit::Remove,
+            user_id: Edit::Remove,
         };
         let edited = written(|w| properties.write_with(away, w));
         let edited = Properties::parse(&edited).expect("sound properties");
         prop_assert_eq!(edited.headers(), Some(Table::EMPTY));
         prop_assert_eq!(edited.reply_to(), Some(&b"elsewhere"[..]));
-        prop_assert_eq!(edited.expiration(), None);
+        prop_assert_eq!((edited.expiration(), edited.user_id()), (None, None));
         prop_assert_eq!(written(|w| edited.write_with(back, w)), octets.clone());
     }
 

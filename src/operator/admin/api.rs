@@ -434,6 +434,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     held.chain(told)
         .chain(Wear::alarm(context.process))
         .chain(parked(context))
+        .chain(kept_there(context))
         .chain(spent(context))
         .chain(Outage::alarm(context.bridges, context.broker))
         .collect()
@@ -453,11 +454,11 @@ fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let mut queues = Vec::new();
     let mut count = 0;
     for link in (0..bridges.places()).filter_map(|place| bridges.at(place)) {
-        let queue = (link.vhost, link.parked_queue);
-        let depth = context.broker.queue_depth(link.vhost, link.parked_queue).unwrap_or(0);
-        if depth > 0 && !queues.contains(&queue) {
+        let depth = link.parked(context.broker);
+        let queue = link.parked_queue.map(|queue| (link.vhost, queue));
+        if let Some(queue) = queue.filter(|queue| depth > 0 && !queues.contains(queue)) {
             queues.push(queue);
-            count += u64::from(depth);
+            count += depth;
         }
     }
     let (_, first) = queues.first()?;
@@ -467,7 +468,19 @@ fn parked(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     };
     Some(Cow::from(format!(
         "parked: messages that were refused and set aside by bridges: {count}, in {first}{others}; \
-         bridge_status says why, retry_parked with the bridge's name sends them again"
+         their header x-parked-cause says why, retry_parked with the bridge's name sends them again"
+    )))
+}
+
+/// Messages that a bridge cannot bring here, whatever is done, and that wait there.
+fn kept_there(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let links = (0..context.bridges.places()).filter_map(|place| context.bridges.at(place));
+    let mut holding = links.filter(|link| link.held > 0);
+    let first = holding.next()?;
+    let (count, name) = (first.held + holding.map(|link| link.held).sum::<u64>(), first.bridge);
+    Some(Cow::from(format!(
+        "held: {count} messages are too large for this broker, and wait in their queues at the upstream of \
+         bridge {name}; raise message_size_max, take them out there, or say refused = \"reject\" of the rule"
     )))
 }
 

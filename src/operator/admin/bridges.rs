@@ -24,20 +24,10 @@ impl Kind for BridgeLinks {
             Some(tenths) => pen.json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10)),
             None => pen.json.raw(b"null"),
         }),
-        ("drain_time", |link, pen| or_null(outage(link, pen).drain_s, pen)),
         ("pending", |link, pen| pen.json.number(link.pending)),
         ("backlog", |link, pen| or_null(link.backlog(pen.context.broker), pen)),
         ("repeats", |link, pen| pen.json.number(link.repeats)),
-        ("parked", |link, pen| pen.json.number(link.parked.iter().map(|(_, count)| count).sum::<u64>())),
-        ("parked_by_cause", |link, pen| {
-            let mut is_first = true;
-            pen.json.raw(b"{");
-            for (cause, count) in link.parked.iter().filter(|(_, count)| *count > 0) {
-                pen.json.name(cause, &mut is_first);
-                pen.json.number(*count);
-            }
-            pen.json.raw(b"}");
-        }),
+        ("parked", |link, pen| pen.json.number(link.parked(pen.context.broker))),
         ("retried", |link, pen| pen.json.text(&link.retried)),
         ("held", |link, pen| pen.json.number(link.held)),
         ("day_bytes", |link, pen| pen.json.number(link.day_bytes)),

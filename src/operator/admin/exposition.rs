@@ -118,7 +118,7 @@ bridge_yesterday_bytes Bytes of the day before
 bridge_held_rules Rules that take nothing until the next day, or until the next attempt
 bridge_day_sent_bytes Bytes of this day that went over this link, TLS included
 bridge_day_received_bytes Bytes of this day that came over this link, TLS included
-bridge_day_payload_bytes Bytes of this day in bodies of messages that went or came for the first time
+bridge_day_repeated_bytes Bytes of this day of messages that may have gone or come before
 bridge_inflow_per_day Messages that come in to be forwarded in a day, 0 while that is not known
 bridge_outage_tenths_of_days Tenths of days of them that the disk has room for, 0 while that is not known",
     },
@@ -169,7 +169,7 @@ fn of_bridge(link: &BridgeLinkView<'_>, context: ReadContext<'_>) -> [u64; VALUE
         state as u64,
         link.backlog(context.broker).unwrap_or(0),
         link.pending,
-        link.parked.iter().map(|(_, count)| count).sum(),
+        link.parked(context.broker),
         link.moved,
         link.repeats,
         link.connected,

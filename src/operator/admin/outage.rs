@@ -1,4 +1,4 @@
-//! What an outage of an upstream would cost, and how long it takes to make up for it.
+//! How long the disk lasts when an upstream is away, at today's inflow.
 //!
 //! Always true: nothing is said that nobody has seen; the disk is the only limit that is counted, and all
 //! that is left of it is thought to be this bridge's.
@@ -24,8 +24,6 @@ pub(super) struct Outage {
     pub(super) inflow_per_day: Option<u64>,
     /// Tenths of days that the disk has room for as many.
     pub(super) tenths_left: Option<u64>,
-    /// Seconds until what waits now is gone, while as much goes on coming in.
-    pub(super) drain_s: Option<u64>,
 }
 
 impl Outage {
@@ -42,31 +40,18 @@ impl Outage {
         let inflow = (before + u64::saturating_sub(came, link.inflow_counted), span_ms);
         let (sent, sent_bytes) = link.sent_lately;
         let of_each = u128::from(bytes + sent_bytes) / u128::from(waiting + sent).max(1) + RECORD_BYTES;
-        Self::forecast(inflow, link.disk_room, waiting, (of_each, link.drain_per_1000_s))
+        Self::forecast(inflow, link.disk_room, of_each)
     }
 
-    fn forecast(
-        (came, span_ms): (u64, u64),
-        disk_room: Option<u64>,
-        waiting: u64,
-        (of_each, drain_per_1000_s): (u128, Option<u64>),
-    ) -> Self {
+    fn forecast((came, span_ms): (u64, u64), disk_room: Option<u64>, of_each: u128) -> Self {
         let is_known = span_ms >= SPAN_MS_MIN;
         let per_day = u128::from(came) * DAY_MS / u128::from(span_ms.max(1));
         let tenths = disk_room.map(|room| u128::from(room) * 10 / (per_day * of_each).max(1));
-        let inflow_per_1000_s = if is_known { per_day / 86 } else { 0 };
-        let net = drain_per_1000_s.map(|drain| u128::from(drain).saturating_sub(inflow_per_1000_s));
-        let drain_s = match (waiting, net) {
-            (0, _) => Some(0),
-            (_, None | Some(0)) => None,
-            (_, Some(net)) => u64::try_from(u128::from(waiting) * 1000 / net).ok(),
-        };
         Self {
             inflow_per_day: is_known.then(|| u64::try_from(per_day).unwrap_or(u64::MAX)),
             tenths_left: tenths
                 .filter(|_| is_known && per_day > 0)
                 .map(|tenths| tenths.min(TENTHS_MAX) as u64),
-            drain_s,
         }
     }
 
@@ -98,7 +83,7 @@ mod tests {
 
     #[test]
     fn the_disk_lasts_as_long_as_what_comes_in_has_room() {
-        let forecast = |came, span_ms, room| Outage::forecast((came, span_ms), Some(room), 0, (100, None));
+        let forecast = |came, span_ms, room| Outage::forecast((came, span_ms), Some(room), 100);
         let half_a_day = forecast(500, DAY / 2, 250_000);
         assert_eq!((half_a_day.inflow_per_day, half_a_day.tenths_left), (Some(1_000), Some(25)));
         let full = forecast(500, DAY / 2, 0);
@@ -106,16 +91,7 @@ mod tests {
         assert_eq!(forecast(0, DAY, 1).tenths_left, None, "nothing comes in");
         assert_eq!(forecast(500, SPAN_MS_MIN - 1, 1).inflow_per_day, None, "too early");
         assert_eq!(forecast(1, DAY, u64::MAX).tenths_left, Some(10_000));
-        assert_eq!(Outage::forecast((500, DAY), None, 0, (100, None)).tenths_left, None, "there is no disk");
+        assert_eq!(Outage::forecast((500, DAY), None, 100).tenths_left, None, "there is no disk");
         assert_eq!(forecast(u64::MAX, DAY, u64::MAX).tenths_left, Some(0));
-    }
-
-    #[test]
-    fn a_backlog_goes_as_fast_as_was_seen_but_for_what_comes_in() {
-        let drain = |came, waiting, drain| Outage::forecast((came, DAY), None, waiting, (100, drain)).drain_s;
-        assert_eq!(drain(0, 5_000, Some(100_000)), Some(50));
-        assert_eq!(drain(86 * 50, 5_000, Some(100)), Some(100_000), "half of it makes up for what comes in");
-        assert_eq!(drain(86 * 200, 5_000, Some(100)), None, "never");
-        assert_eq!((drain(0, 5, None), drain(0, 0, None)), (None, Some(0)), "nobody has seen it");
     }
 }

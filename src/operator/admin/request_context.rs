@@ -100,11 +100,8 @@ pub trait Bridges {
     fn is_known(&self, bridge: &str) -> bool;
 }
 
-/// Causes that messages are set aside for.
-pub const PARKED_CAUSES: usize = 6;
-
 /// What bytes of a link are counted for, and which way they went.
-pub const PRICE_KINDS: usize = 8;
+pub const PRICE_KINDS: usize = 3;
 
 /// One direction of a bridge.
 #[derive(Clone, Debug)]
@@ -127,22 +124,18 @@ pub struct BridgeLinkView<'a> {
     pub queues: Option<Vec<&'a str>>,
     /// Messages sent that may have been sent before.
     pub repeats: u64,
-    /// The queue here for messages that were refused.
-    pub parked_queue: &'a str,
+    /// The queue here for messages that were refused, with the first of the bridge's links.
+    pub parked_queue: Option<&'a str>,
     /// Messages that came in to be forwarded, and the milliseconds in which they did.
     pub inflow: (u64, u64),
     /// How many of all that the queues say came in are among them, or were there before.
     pub inflow_counted: u64,
     /// Messages that went over it today and the day before, and the bytes of their bodies.
     pub sent_lately: (u64, u64),
-    /// How many leave in 1,000 seconds when many wait, once that was seen.
-    pub drain_per_1000_s: Option<u64>,
     /// Bytes that the log has room for, if there is one.
     pub disk_room: Option<u64>,
     /// An outage of so many days has to have room, or there is an alarm.
     pub outage_days_min: Option<u16>,
-    /// Messages set aside, by cause.
-    pub parked: [(&'static str, u64); PARKED_CAUSES],
     /// What came of `retry_parked`, as a sentence; empty when it was never asked for.
     pub retried: String,
     /// Messages that nothing here can take, and the upstream keeps.
@@ -157,7 +150,7 @@ pub struct BridgeLinkView<'a> {
     pub day_bytes_max: Option<u64>,
     /// Bytes of the day before.
     pub yesterday_bytes: u64,
-    /// Rules of this direction that wait for the next day.
+    /// Rules of this direction that wait for the next day, or for the next try.
     pub held_rules: u64,
     /// The bytes of the day are used.
     pub is_day_spent: bool,
@@ -214,6 +207,12 @@ impl BridgeLinkView<'_> {
     pub fn backlog(&self, broker: &Broker) -> Option<u64> {
         let depths = self.queues.as_ref()?.iter().filter_map(|queue| broker.queue_depth(self.vhost, queue));
         Some(depths.map(u64::from).sum())
+    }
+
+    /// Messages set aside by its bridge that nobody has taken yet.
+    pub fn parked(&self, broker: &Broker) -> u64 {
+        let depth = self.parked_queue.and_then(|queue| broker.queue_depth(self.vhost, queue));
+        depth.unwrap_or(0).into()
     }
 }
 

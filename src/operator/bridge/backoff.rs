@@ -33,6 +33,11 @@ impl Backoff {
         now.after_ms(PAUSE_MS_MIN.max(chance % (span_ms + 1)))
     }
 
+    /// It counts as having failed once more, without a pause.
+    pub const fn note_failure(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+    }
+
     /// Somebody says that it is to be tried anew.
     pub const fn reset(&mut self) {
         self.failures = 0;

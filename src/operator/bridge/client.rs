@@ -1,4 +1,5 @@
-//! The client's side of one connection to an upstream: from the first octet to confirms and deliveries.
+//! The client's side of one connection to an upstream: from the first octet to confirms and deliveries, with a
+//! channel for each rule.
 //!
 //! ```text
 //!   upstream                          here
@@ -7,18 +8,17 @@
 //!                              <-     connection.start-ok
 //!   connection.tune            ->
 //!                              <-     connection.tune-ok, connection.open
-//!   connection.open-ok         ->
-//!                              <-     channel.open
-//!   channel.open-ok            ->
-//!                              <-     what the preparations ask for
-//!                              <-     confirm.select, or basic.qos and basic.consume for each queue
+//!   connection.open-ok         ->     Event::Open
+//!
+//!   of each rule, whenever it is asked for, see `channel`
+//!                              <-     channel.open, …
 //!   …-ok                       ->     Event::Ready
 //! ```
 //!
-//! Always true: what the upstream sends ends the link or leads to one event; what is to be said besides
-//! messages fits into a buffer of fixed size; no password is shown.
+//! Always true: what the upstream sends ends the link, or a channel, or leads to one event; the end of one
+//! channel is nothing to the others; what is to be said besides messages fits into a buffer of fixed size, and
+//! what does not fit now is said when there is room; no password is shown.
 
-use crate::config::bridge::Rule;
 use crate::config::upstream::Upstream;
 use crate::time::{Deadline, Now};
 use crate::wire::{
@@ -26,36 +26,22 @@ use crate::wire::{
 };
 
 use super::cause::Cause;
-use super::content::Content;
+use super::channel::{Channel, Heard, Purpose};
 use super::event::Event;
 use super::marks::own_id_of;
 use super::own_id::Origin;
-use super::preparation::{Preparation, Preparations};
 use super::stranger::{lost, stranger};
 
 /// Room for what is said besides messages: the longest is connection.start-ok.
 const OUT_BYTES: usize = 2048;
-/// A frame of basic.ack, rounded up.
-const ACK_BYTES_MAX: usize = 32;
-/// How long it may take from connecting until everything is ready, in milliseconds.
+/// A frame of basic.ack or basic.nack, rounded up.
+const SETTLE_BYTES_MAX: usize = 32;
+/// How long it may take from connecting until the connection is open, and then a channel, in milliseconds.
 const OPENING_MS: u64 = 30_000;
-/// The one channel.
-const CHANNEL: u16 = 1;
 /// The least that AMQP knows, in bytes.
 const FRAME_BYTES_MIN: u32 = crate::limits::FRAME_BYTES_MIN;
-/// What begins the tags of consumers; the number of their rule follows.
-const TAG_PREFIX: &str = "bridge-";
 
-/// What a link is for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// It publishes upstream.
-    Forward,
-    /// It consumes there, with so many messages ahead of each queue.
-    Fetch(u16),
-}
-
-/// How far a link is.
+/// How far a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// Nothing was heard yet.
@@ -63,19 +49,22 @@ pub enum Stage {
     /// connection.start-ok was sent.
     Login,
     /// connection.open was sent.
+    Opening,
+    /// Channels can be opened.
     Open,
-    /// channel.open was sent.
-    Channel,
-    /// Something that is needed there was asked for.
-    Prepare,
-    /// confirm.select was sent, or basic.qos.
-    Select,
-    /// basic.consume was sent for the queue of this place.
-    Consume(usize),
-    /// Messages flow.
-    Ready,
     /// It is over.
     Over,
+}
+
+/// What becomes of a message that the upstream has delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is ours, and with `true` all before it on its channel as well.
+    Taken(bool),
+    /// It goes back to its queue there.
+    Back,
+    /// It goes to the dead letters of its queue there, if that has any, or nowhere.
+    Dead,
 }
 
 /// What a link says of itself and who it is for.
@@ -92,10 +81,8 @@ pub struct Credentials {
 /// One connection.
 #[derive(Debug)]
 pub struct Client {
-    role: Role,
     stage: Stage,
     credentials: Credentials,
-    queues: Vec<String>,
     origin: Origin,
     frame_max: u32,
     heartbeat_ms: u64,
@@ -108,25 +95,17 @@ pub struct Client {
     wrote: Now,
     opening_due: Deadline,
     out: Vec<u8>,
-    content: Content,
-    /// The code of a return whose content is being read.
-    returning: Option<u16>,
     is_blocked: bool,
-    /// Rules that are not to consume there, those that do, or were asked to, and those of them that are not
-    /// known to do yet; a bit for each.
-    held: u8,
-    consumed: u8,
-    asked: u8,
-    preparations: Preparations,
-    /// Messages that were in the queue that was asked for last.
-    depth: u32,
+    /// One for each rule, on channel 1 and up.
+    channels: Vec<Channel>,
 }
 
 impl Client {
-    /// One whose socket is connected or about to be; frames of at most `frame_max` bytes are taken.
+    /// One whose socket is connected or about to be, with so many rules; frames of at most `frame_max` bytes
+    /// are taken.
     pub fn new(
         now: Now,
-        (role, rules): (Role, &[Rule]),
+        rules: usize,
         credentials: Credentials,
         origin: Origin,
         (frame_max, heartbeat_s): (u32, u16),
@@ -134,10 +113,8 @@ impl Client {
         let mut out = Vec::with_capacity(OUT_BYTES);
         out.extend_from_slice(&PROTOCOL_HEADER);
         Self {
-            role,
             stage: Stage::Start,
             credentials,
-            queues: rules.iter().map(|rule| rule.queue.clone()).collect(),
             origin,
             frame_max,
             heartbeat_ms: u64::from(heartbeat_s) * 1000,
@@ -148,25 +125,9 @@ impl Client {
             wrote: now,
             opening_due: now.after_ms(OPENING_MS),
             out,
-            content: Content::None,
-            returning: None,
             is_blocked: false,
-            held: 0,
-            consumed: 0,
-            asked: 0,
-            preparations: Preparations::default(),
-            depth: 0,
+            channels: (0..rules).map(|_| Channel::default()).collect(),
         }
-    }
-
-    /// What it is to see to before messages flow.
-    pub fn prepare(&mut self, list: Vec<Preparation>) {
-        self.preparations = Preparations::new(list);
-    }
-
-    /// Messages that were in the last of the queues that it saw to.
-    pub const fn depth(&self) -> u32 {
-        self.depth
     }
 
     /// How far it is.
@@ -174,7 +135,7 @@ impl Client {
         self.stage
     }
 
-    /// Bytes of a frame at most; agreed upon once it is ready.
+    /// Bytes of a frame at most; agreed upon once it is open.
     pub const fn frame_max(&self) -> u32 {
         self.frame_max
     }
@@ -184,30 +145,77 @@ impl Client {
         self.is_blocked
     }
 
+    // ---- rules
+
+    /// The channel that a rule has, or would have.
+    pub const fn channel_of(rule: usize) -> u16 {
+        rule as u16 + 1
+    }
+
+    /// Whether the channel of a rule is closed on both sides, so that it can be opened.
+    pub fn is_closed(&self, rule: usize) -> bool {
+        self.channels[rule].is_closed()
+    }
+
+    /// Opens the channel of a rule, which is closed, for this.
+    pub fn open(&mut self, now: Now, rule: usize, purpose: Purpose) {
+        self.channels[rule].open(now.after_ms(OPENING_MS), purpose);
+        self.talk();
+    }
+
+    /// Closes the channel of a rule; what still comes on it is read over.
+    pub fn close_channel(&mut self, now: Now, rule: usize) {
+        self.channels[rule].close(now.after_ms(OPENING_MS));
+        self.talk();
+    }
+
+    /// Ends the consumer of a rule: what was delivered until then still comes, and behind it
+    /// [`Event::Cancelled`].
+    pub fn cancel(&mut self, now: Now, rule: usize) {
+        self.channels[rule].cancel(now.after_ms(OPENING_MS));
+        self.talk();
+    }
+
+    /// The upstream is to send a rule's messages so many ahead from now on.
+    pub fn widen(&mut self, rule: usize, prefetch_count: u16) {
+        self.channels[rule].widen(prefetch_count);
+        self.talk();
+    }
+
     // ---- time
 
     /// When [`Self::keep_time`] wants to be called; while nothing is read, nothing can be heard.
     pub fn deadline(&self, is_read: bool) -> Deadline {
-        if self.stage != Stage::Ready {
+        if self.stage != Stage::Open {
             return self.opening_due;
         }
+        let channels = self.channels.iter().map(Channel::deadline).filter(|_| is_read);
+        let channels = channels.fold(Deadline::NEVER, Deadline::earlier);
         if self.heartbeat_ms == 0 {
-            return Deadline::NEVER;
+            return channels;
         }
         let lost = if is_read { self.heard.after_ms(2 * self.heartbeat_ms) } else { Deadline::NEVER };
-        self.wrote.after_ms(self.heartbeat_ms / 2).earlier(lost)
+        self.wrote.after_ms(self.heartbeat_ms / 2).earlier(lost).earlier(channels)
     }
 
     /// Does what is due.
     ///
     /// # Errors
-    /// The upstream has said nothing for too long.
+    /// The upstream has said nothing for too long, or has not answered.
     pub fn keep_time(&mut self, now: Now, is_read: bool) -> Result<(), Cause> {
-        if self.stage != Stage::Ready {
-            return match self.opening_due.is_due(now) {
-                true => Err(self.overdue()),
-                false => Ok(()),
+        let in_vain = |waited_for| {
+            Err(Cause::new(format_args!("it was waited {OPENING_MS} ms for {waited_for}, in vain")))
+        };
+        if self.stage != Stage::Open {
+            return match (self.opening_due.is_due(now), self.stage) {
+                (false, _) => Ok(()),
+                (true, Stage::Start) => in_vain("the beginning of AMQP"),
+                (true, Stage::Login) => in_vain("the answer to its login"),
+                (true, _) => in_vain("its virtual host to open"),
             };
+        }
+        if is_read && self.channels.iter().any(|channel| channel.deadline().is_due(now)) {
+            return in_vain("the answer of a channel");
         }
         if self.heartbeat_ms == 0 {
             return Ok(());
@@ -227,19 +235,6 @@ impl Client {
         Ok(())
     }
 
-    #[cold]
-    fn overdue(&self) -> Cause {
-        let waited_for = match self.stage {
-            Stage::Start => "the beginning of AMQP",
-            Stage::Login => "the answer to its login",
-            Stage::Open => "its virtual host to open",
-            Stage::Channel | Stage::Prepare | Stage::Select => "its channel to open",
-            Stage::Consume(_) => "its consumer to start",
-            Stage::Ready | Stage::Over => "nothing",
-        };
-        Cause::new(format_args!("it was waited {OPENING_MS} ms for {waited_for}, in vain"))
-    }
-
     // ---- what is said
 
     /// What is to be written besides messages.
@@ -251,9 +246,9 @@ impl Client {
     pub fn note_written(&mut self, now: Now, count: usize) {
         if count > 0 {
             self.wrote = now;
+            self.out.drain(..count.min(self.out.len()));
+            self.talk();
         }
-        self.out.drain(..count.min(self.out.len()));
-        self.keep_consumers();
     }
 
     /// Octets of messages were written.
@@ -275,38 +270,6 @@ impl Client {
         more
     }
 
-    /// Rules, a bit for each, that are not to take anything there from now on; all others are.
-    pub fn hold(&mut self, held: u8) {
-        self.held = held;
-        self.keep_consumers();
-    }
-
-    /// Begins and ends consumers there, as far as there is room to say so; the rest follows when something
-    /// was written.
-    fn keep_consumers(&mut self) {
-        if self.stage != Stage::Ready {
-            return;
-        }
-        for at in 0..self.queues.len() {
-            let bit = 1 << at;
-            if (self.held ^ self.consumed) & bit != 0 {
-                continue;
-            }
-            let queue = core::mem::take(&mut self.queues[at]);
-            let tag = tag_of(at);
-            let is_said = self.try_say(&match self.held & bit {
-                0 => consume_of(&queue, &tag),
-                _ => Method::BasicCancel { consumer_tag: &tag, no_wait: true },
-            });
-            self.queues[at] = queue;
-            if !is_said {
-                return;
-            }
-            self.consumed ^= bit;
-            self.asked = (self.asked & !bit) | (self.consumed & bit);
-        }
-    }
-
     /// So many octets of input were not handled.
     pub const fn note_left(&mut self, len: usize) {
         self.unread = len;
@@ -314,7 +277,7 @@ impl Client {
 
     /// Whether a content has begun to come, and is not all there.
     pub fn is_in_content(&self) -> bool {
-        self.content != Content::None
+        self.channels.iter().any(Channel::is_in_content)
     }
 
     /// Whether nothing at all was heard yet.
@@ -322,39 +285,58 @@ impl Client {
         self.is_unheard
     }
 
-    /// Whether there is room for an acknowledgement; if not, there is when something was written.
-    pub fn can_acknowledge(&self) -> bool {
-        OUT_BYTES - self.out.len() >= ACK_BYTES_MAX
+    /// Whether there is room to settle a delivery; if not, there is when something was written.
+    pub fn can_settle(&self) -> bool {
+        OUT_BYTES - self.out.len() >= SETTLE_BYTES_MAX
     }
 
-    /// Acknowledges this tag, and with `multiple` all before it, for which there is room.
-    pub fn acknowledge(&mut self, tag: u64, multiple: bool) {
-        let is_said = self.try_say(&Method::BasicAck { delivery_tag: tag, multiple });
-        assert!(is_said, "whoever acknowledges has asked for room");
+    /// Settles a delivery of a rule, for which there is room.
+    pub fn settle(&mut self, rule: usize, delivery_tag: u64, verdict: Verdict) {
+        let method = match verdict {
+            Verdict::Taken(multiple) => Method::BasicAck { delivery_tag, multiple },
+            Verdict::Back => Method::BasicReject { delivery_tag, requeue: true },
+            Verdict::Dead => Method::BasicReject { delivery_tag, requeue: false },
+        };
+        let is_said = self.try_say(Self::channel_of(rule), &method);
+        assert!(is_said, "whoever settles has asked for room");
     }
 
-    /// The content header of the last event comes again, for there was no room for its message.
-    pub const fn take_header_back(&mut self) {
-        self.content = Content::Header;
+    /// The content header of a rule's last event comes again, for there was no room for its message.
+    pub fn take_header_back(&mut self, rule: usize) {
+        self.channels[rule].take_header_back();
     }
 
     /// Ends the connection, as far as that can be said.
     #[cold]
     pub fn close(&mut self) {
-        if self.stage == Stage::Ready {
+        if self.stage == Stage::Open {
             let close =
                 Method::ConnectionClose { reply_code: 200, reply_text: "Goodbye", class_id: 0, method_id: 0 };
             // Where there is no room for a word the end of the socket says it as well.
-            let _ = self.try_say_on(0, &close);
+            let _ = self.try_say(0, &close);
         }
         self.stage = Stage::Over;
     }
 
-    fn try_say(&mut self, method: &Method<'_>) -> bool {
-        self.try_say_on(CHANNEL, method)
+    /// Says what the channels have to say, as far as there is room.
+    fn talk(&mut self) {
+        if self.stage != Stage::Open {
+            return;
+        }
+        let mut channels = core::mem::take(&mut self.channels);
+        for (rule, channel) in channels.iter_mut().enumerate() {
+            while let Some(method) = channel.next_method(&tag_of(rule)) {
+                if !self.try_say(Self::channel_of(rule), &method) {
+                    // The rest follows when something was written.
+                    break;
+                }
+                channel.note_said();
+            }
+        }
+        self.channels = channels;
     }
 
-    fn try_say_on(&mut self, channel: u16, method: &Method<'_>) -> bool {
+    fn try_say(&mut self, channel: u16, method: &Method<'_>) -> bool {
         let mut frame = [0; OUT_BYTES];
         let room = OUT_BYTES - self.out.len();
         let mut writer = Writer::new(&mut frame[..room]);
@@ -364,9 +346,9 @@ impl Client {
     }
 
     /// Says something during the opening, where every step waits for its answer.
-    fn say<'i>(&mut self, channel: u16, method: &Method<'_>, stage: Stage) -> Option<Event<'i>> {
+    fn say<'i>(&mut self, method: &Method<'_>, stage: Stage) -> Option<Event<'i>> {
         self.stage = stage;
-        match self.try_say_on(channel, method) {
+        match self.try_say(0, method) {
             true => None,
             false => Some(lost(format_args!("its names are too long to be said: {}", method.name()))),
         }
@@ -398,94 +380,56 @@ impl Client {
     }
 
     fn handle<'i>(&mut self, frame: Frame<'i>) -> Option<Event<'i>> {
-        match frame.header.kind() {
-            Some(FrameKind::Heartbeat) => {
+        let number = frame.header.channel;
+        let is_open = self.stage == Stage::Open;
+        let rule = usize::from(number).checked_sub(1).filter(|rule| is_open && *rule < self.channels.len());
+        match (frame.header.kind(), rule) {
+            (Some(FrameKind::Heartbeat), _) => {
                 self.heartbeats += 1;
                 None
             }
-            Some(FrameKind::Method) => match Method::parse(frame.payload) {
-                Ok(method) => self.handle_method(frame.header.channel, method),
-                Err(_) => Some(lost(format_args!("it sends a method that cannot be read"))),
+            (Some(FrameKind::Method), rule) => match (Method::parse(frame.payload), rule) {
+                (Ok(method), None) if number == 0 => self.handle_connection(method),
+                (Ok(method), Some(rule)) => self.handle_method(rule, method),
+                (Ok(method), None) => Some(misplaced(&method)),
+                (Err(_), _) => Some(lost(format_args!("it sends a method that cannot be read"))),
             },
-            Some(FrameKind::Header) => Some(self.handle_header(frame.payload)),
-            Some(FrameKind::Body) => self.handle_body(frame.payload),
-            None => Some(lost(format_args!("it sends what is no frame of AMQP 0-9-1"))),
+            (Some(FrameKind::Header), Some(rule)) => self.handle_header(rule, frame.payload),
+            (Some(FrameKind::Body), Some(rule)) => self.handle_body(rule, frame.payload),
+            (Some(FrameKind::Header | FrameKind::Body), None) => {
+                Some(lost(format_args!("a content where it has no place")))
+            }
+            (None, _) => Some(lost(format_args!("it sends what is no frame of AMQP 0-9-1"))),
         }
     }
 
-    fn handle_method<'i>(&mut self, channel: u16, method: Method<'i>) -> Option<Event<'i>> {
-        if channel == 0 && self.content == Content::None {
-            return self.handle_connection(method);
-        }
-        if channel != CHANNEL || self.content != Content::None {
-            return Some(lost(format_args!("{} where it has no place", method.name())));
-        }
-        match method {
-            Method::ChannelOpenOk {} if self.stage == Stage::Channel => self.go_on_preparing(),
-            Method::QueueDeclareOk { queue, message_count, .. } if self.stage == Stage::Prepare => {
-                self.depth = message_count;
-                if self.preparations.note_declared(queue)
-                    && let Some(first) = self.queues.first_mut()
-                {
-                    *first = queue.to_string();
-                }
-                self.go_on_preparing()
+    fn handle_method<'i>(&mut self, rule: usize, method: Method<'i>) -> Option<Event<'i>> {
+        let heard = self.channels[rule].hear(&method, &tag_of(rule));
+        let event = match heard {
+            Heard::Misplaced => Some(misplaced(&method)),
+            Heard::GoOn => None,
+            Heard::Ready(depth) => Some(Event::Ready { rule, depth }),
+            Heard::Cancelled => Some(Event::Cancelled(rule)),
+            Heard::Gone(cause) => Some(Event::QueueGone(rule, cause)),
+            Heard::Closed { code, over_publish, cause } => {
+                Some(Event::Closed { rule, code, over_publish, cause })
             }
-            Method::QueueBindOk {} if self.stage == Stage::Prepare => {
-                self.preparations.note_bound();
-                self.go_on_preparing()
-            }
-            Method::ChannelClose { reply_code, .. }
-                if self.stage == Stage::Prepare && self.preparations.is_missing(reply_code) =>
-            {
-                self.say(CHANNEL, &Method::ChannelCloseOk {}, Stage::Channel)
-                    .or_else(|| self.say(CHANNEL, &Method::ChannelOpen {}, Stage::Channel))
-            }
-            Method::ConfirmSelectOk {} if self.stage == Stage::Select => self.ready(),
-            Method::BasicQosOk {} if self.stage == Stage::Select => self.consume(0),
-            Method::BasicConsumeOk { consumer_tag } => match (self.stage, rule_of(consumer_tag)) {
-                (Stage::Consume(at), _) => {
-                    self.asked = 0;
-                    self.consume(at + 1)
+            Heard::Content => match method {
+                Method::BasicAck { delivery_tag: number, multiple } => {
+                    Some(Event::Confirm { rule, number, multiple, is_taken: true })
                 }
-                (Stage::Ready, Some(at)) if at < self.queues.len() => {
-                    self.asked &= !(1 << at);
-                    Some(Event::Consuming(at))
+                Method::BasicNack { delivery_tag: number, multiple, .. } => {
+                    Some(Event::Confirm { rule, number, multiple, is_taken: false })
                 }
-                _ => Some(lost(format_args!("{} where it has no place", method.name()))),
+                Method::BasicDeliver {
+                    delivery_tag: tag, redelivered, exchange, routing_key: key, ..
+                } => Some(Event::Deliver { rule, tag, redelivered, exchange, key }),
+                // Of what comes back the header says which it is.
+                _ => None,
             },
-            Method::BasicAck { delivery_tag, multiple } if self.role == Role::Forward => {
-                Some(Event::Confirm { number: delivery_tag, multiple, is_taken: true })
-            }
-            Method::BasicNack { delivery_tag, multiple, .. } if self.role == Role::Forward => {
-                Some(Event::Confirm { number: delivery_tag, multiple, is_taken: false })
-            }
-            Method::BasicReturn { reply_code, .. } if self.role == Role::Forward => {
-                self.returning = Some(reply_code);
-                self.begin_content()
-            }
-            Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key } => {
-                self.deliver(consumer_tag, (delivery_tag, redelivered), exchange, routing_key)
-            }
-            Method::BasicCancel { consumer_tag, .. } => Some(self.cancelled(consumer_tag)),
-            Method::ChannelFlow { active } => {
-                let is_said = self.try_say(&Method::ChannelFlowOk { active });
-                (!is_said).then(|| lost(format_args!("it asks more than it reads answers to")))
-            }
-            Method::ChannelClose { reply_code, reply_text, class_id, method_id } => {
-                self.stage = Stage::Over;
-                let cause = Cause::new(format_args!("it closed the channel: {reply_code} {reply_text}"));
-                Some(match (class_id, method_id) {
-                    (60, 40) => Event::PublishRefused(reply_code, cause),
-                    // They are begun in their order, so it is the first of those that are not known to have.
-                    (60, 20) if self.asked != 0 => {
-                        Event::QueueRefused(self.asked.trailing_zeros() as usize, cause)
-                    }
-                    _ => Event::Lost(cause),
-                })
-            }
-            _ => Some(lost(format_args!("{} where it has no place", method.name()))),
-        }
+        };
+        self.talk();
+        event
     }
 
     #[cold]
@@ -494,9 +438,12 @@ impl Client {
             Method::ConnectionStart { mechanisms, .. } if self.stage == Stage::Start => {
                 self.log_in(mechanisms)
             }
-            Method::ConnectionTune { frame_max, .. } if self.stage == Stage::Login => self.tune(frame_max),
-            Method::ConnectionOpenOk {} if self.stage == Stage::Open => {
-                self.say(CHANNEL, &Method::ChannelOpen {}, Stage::Channel)
+            Method::ConnectionTune { channel_max, frame_max, .. } if self.stage == Stage::Login => {
+                self.tune(channel_max, frame_max)
+            }
+            Method::ConnectionOpenOk {} if self.stage == Stage::Opening => {
+                self.stage = Stage::Open;
+                Some(Event::Open)
             }
             Method::ConnectionBlocked { .. } => {
                 self.is_blocked = true;
@@ -509,14 +456,14 @@ impl Client {
             Method::ConnectionClose { reply_code, reply_text, .. } => {
                 let what = match (self.stage, reply_code) {
                     (Stage::Login, 403) => "it refused the login",
-                    (Stage::Open, 530) => "it refused the virtual host",
+                    (Stage::Opening, 530) => "it refused the virtual host",
                     _ => "it closed the connection",
                 };
                 // It hears that the end was heard, if there is room for that.
-                let _ = self.try_say_on(0, &Method::ConnectionCloseOk {});
+                let _ = self.try_say(0, &Method::ConnectionCloseOk {});
                 Some(lost(format_args!("{what}: {reply_code} {reply_text}")))
             }
-            _ => Some(lost(format_args!("{} where it has no place", method.name()))),
+            _ => Some(misplaced(&method)),
         }
     }
 
@@ -555,146 +502,69 @@ impl Client {
         let locale = "en_US";
         let start_ok =
             Method::ConnectionStartOk { client_properties, mechanism, response: &response, locale };
-        self.say(0, &start_ok, Stage::Login)
+        self.say(&start_ok, Stage::Login)
     }
 
     #[cold]
-    fn tune<'i>(&mut self, theirs: u32) -> Option<Event<'i>> {
+    fn tune<'i>(&mut self, channels: u16, theirs: u32) -> Option<Event<'i>> {
         if theirs != 0 {
             self.frame_max = self.frame_max.min(theirs);
         }
         if self.frame_max < FRAME_BYTES_MIN {
             return Some(lost(format_args!("it takes frames of {theirs} bytes at most, which AMQP forbids")));
         }
+        let channel_max = self.channels.len() as u16;
+        if channels != 0 && channels < channel_max {
+            return Some(lost(format_args!(
+                "it takes {channels} channels, and the bridge needs {channel_max}: one for each rule"
+            )));
+        }
         // A minute at most is what others take for granted; what was set was chosen for the link.
         let heartbeat = (self.heartbeat_ms / 1000) as u16;
-        let tune_ok = Method::ConnectionTuneOk { channel_max: 1, frame_max: self.frame_max, heartbeat };
+        let tune_ok = Method::ConnectionTuneOk { channel_max, frame_max: self.frame_max, heartbeat };
         let vhost = core::mem::take(&mut self.credentials.upstream.vhost);
         let open = Method::ConnectionOpen { virtual_host: &vhost };
-        self.say(0, &tune_ok, Stage::Open).or_else(|| self.say(0, &open, Stage::Open))
-    }
-
-    #[cold]
-    fn consume<'i>(&mut self, at: usize) -> Option<Event<'i>> {
-        let at = at + self.held.checked_shr(at as u32).map_or(0, u8::trailing_ones) as usize;
-        let Some(queue) = self.queues.get_mut(at).map(core::mem::take) else { return self.ready() };
-        let tag = tag_of(at);
-        let said = self.say(CHANNEL, &consume_of(&queue, &tag), Stage::Consume(at));
-        self.consumed |= 1 << at;
-        self.asked = 1 << at;
-        if let Some(place) = self.queues.get_mut(at) {
-            *place = queue;
-        }
-        said
-    }
-
-    /// Asks for what is needed next; with everything there, the channel is made what it is for.
-    #[cold]
-    fn go_on_preparing<'i>(&mut self) -> Option<Event<'i>> {
-        let preparations = core::mem::take(&mut self.preparations);
-        let said = match (preparations.method(), self.role) {
-            (Some(method), _) => self.say(CHANNEL, &method, Stage::Prepare),
-            (None, Role::Forward) => {
-                self.say(CHANNEL, &Method::ConfirmSelect { no_wait: false }, Stage::Select)
-            }
-            (None, Role::Fetch(prefetch_count)) => {
-                let qos = Method::BasicQos { prefetch_size: 0, prefetch_count, global: false };
-                self.say(CHANNEL, &qos, Stage::Select)
-            }
-        };
-        self.preparations = preparations;
-        said
-    }
-
-    fn ready<'i>(&mut self) -> Option<Event<'i>> {
-        self.stage = Stage::Ready;
-        // Some may have been held, or not any more, while others began.
-        self.keep_consumers();
-        Some(Event::Ready)
-    }
-
-    #[cold]
-    fn cancelled<'i>(&mut self, tag: &str) -> Event<'i> {
-        let Some(at) = rule_of(tag).filter(|at| *at < self.queues.len()) else {
-            return lost(format_args!("it cancels a consumer that it was not asked for"));
-        };
-        // A rule that was held in the meantime has no consumer to lose.
-        self.consumed &= !(1 << at);
-        Event::QueueGone(
-            at,
-            Cause::new(format_args!("its queue '{}' was deleted, or moved", self.queues[at])),
-        )
+        self.say(&tune_ok, Stage::Opening).or_else(|| self.say(&open, Stage::Opening))
     }
 
     // ---- contents
 
-    fn begin_content<'i>(&mut self) -> Option<Event<'i>> {
-        let is_placed = self.content.begin();
-        (!is_placed).then(|| lost(format_args!("a content within another")))
-    }
-
-    fn deliver<'i>(
-        &mut self,
-        consumer_tag: &str,
-        (tag, redelivered): (u64, bool),
-        exchange: &'i str,
-        key: &'i [u8],
-    ) -> Option<Event<'i>> {
-        let may_come = match self.stage {
-            Stage::Ready => true,
-            Stage::Consume(at) => rule_of(consumer_tag).is_some_and(|rule| rule < at),
-            _ => false,
+    fn handle_header<'i>(&mut self, rule: usize, payload: &'i [u8]) -> Option<Event<'i>> {
+        let Ok(ContentHeader { properties, body_len, .. }) = ContentHeader::parse(payload) else {
+            return Some(lost(format_args!("it sends a content header that cannot be read")));
         };
-        let rule = rule_of(consumer_tag).filter(|at| *at < self.queues.len() && self.role != Role::Forward);
-        let rule = rule.filter(|_| may_come);
-        let Some(rule) = rule else { return Some(lost(format_args!("a delivery that was not asked for"))) };
-        self.begin_content().or(Some(Event::Deliver { tag, redelivered, rule, exchange, key }))
-    }
-
-    fn handle_header<'i>(&mut self, payload: &'i [u8]) -> Event<'i> {
-        let Ok(header) = ContentHeader::parse(payload) else {
-            return lost(format_args!("it sends a content header that cannot be read"));
-        };
-        if !self.content.take_header(header.body_len) {
-            return lost(format_args!("a content header where it has no place"));
+        let origin = self.origin;
+        match self.channels[rule].take_header(body_len) {
+            Some(content) => content.wanted.then(|| match content.returned {
+                Some(code) => Event::Returned { rule, code, id: own_id_of(properties, origin) },
+                None => Event::Header { rule, properties, body_len },
+            }),
+            None => Some(lost(format_args!("a content header where it has no place"))),
         }
-        match self.returning {
-            Some(code) => {
-                let id = own_id_of(header.properties, self.origin);
-                if header.body_len == 0 {
-                    self.returning = None;
-                }
-                Event::Returned { code, id }
+    }
+
+    fn handle_body<'i>(&mut self, rule: usize, payload: &'i [u8]) -> Option<Event<'i>> {
+        match self.channels[rule].take_body(payload.len()) {
+            Some(content) => {
+                (content.wanted && content.returned.is_none()).then_some(Event::Body(rule, payload))
             }
-            None => Event::Header { properties: header.properties, body_len: header.body_len },
+            None => Some(lost(format_args!("a content body where it has no place"))),
         }
     }
-
-    fn handle_body<'i>(&mut self, payload: &'i [u8]) -> Option<Event<'i>> {
-        if !self.content.take_body(payload.len()) {
-            return Some(lost(format_args!("a content body where it has no place")));
-        }
-        if self.returning.is_none() {
-            return Some(Event::Body(payload));
-        }
-        if self.content == Content::None {
-            self.returning = None;
-        }
-        None
-    }
 }
 
-const fn consume_of<'m>(queue: &'m str, consumer_tag: &'m str) -> Method<'m> {
-    let (no_local, no_ack, exclusive, no_wait, arguments) = (false, false, false, false, Table::EMPTY);
-    Method::BasicConsume { queue, consumer_tag, no_local, no_ack, exclusive, no_wait, arguments }
+#[cold]
+fn misplaced<'i>(method: &Method<'_>) -> Event<'i> {
+    lost(format_args!("{} where it has no place", method.name()))
 }
 
-/// The tag of the consumer of a rule, here and there.
-pub fn tag_of(rule: usize) -> String {
-    format!("{TAG_PREFIX}{rule}")
-}
+/// What begins the tags of consumers; the number of their rule follows.
+const TAG_PREFIX: &str = "bridge-";
 
-/// Which rule's consumer has this tag.
-pub fn rule_of(tag: &str) -> Option<usize> {
-    tag.strip_prefix(TAG_PREFIX)?.parse().ok()
+/// The tag of the consumer of a rule.
+fn tag_of(rule: usize) -> heapless::String<16> {
+    let mut tag = heapless::String::new();
+    let is_written = core::fmt::Write::write_fmt(&mut tag, format_args!("{TAG_PREFIX}{rule}"));
+    debug_assert!(is_written.is_ok(), "rules have short numbers");
+    tag
 }

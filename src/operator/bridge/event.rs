@@ -1,4 +1,4 @@
-//! What an upstream said, as the engine is told of it.
+//! What an upstream said, as the engine is told of it. A rule is named by its place in its direction.
 
 use crate::wire::Properties;
 
@@ -10,10 +10,19 @@ use super::own_id::OwnId;
 pub enum Event<'i> {
     /// Every whole frame was handled.
     NeedMore,
-    /// Messages can flow.
-    Ready,
+    /// The connection is open: channels can be opened.
+    Open,
+    /// Messages of a rule can flow; so many were in its queue there, if that was asked.
+    Ready {
+        /// Which rule.
+        rule: usize,
+        /// Messages that were in the queue there.
+        depth: u32,
+    },
     /// The upstream confirms, or refuses, what it was sent.
     Confirm {
+        /// On the channel of which rule.
+        rule: usize,
         /// The number of the message.
         number: u64,
         /// And all before it.
@@ -23,6 +32,8 @@ pub enum Event<'i> {
     },
     /// A message came back: it reaches no queue there.
     Returned {
+        /// On the channel of which rule.
+        rule: usize,
         /// The code.
         code: u16,
         /// What it is known by, if it is one of ours.
@@ -30,12 +41,12 @@ pub enum Event<'i> {
     },
     /// A message comes in; its header and body follow.
     Deliver {
+        /// For which rule.
+        rule: usize,
         /// Its tag there.
         tag: u64,
         /// It may have been delivered before.
         redelivered: bool,
-        /// Which rule it is for.
-        rule: usize,
         /// The exchange it was published to.
         exchange: &'i str,
         /// The key it was published with.
@@ -43,20 +54,29 @@ pub enum Event<'i> {
     },
     /// The header of what comes in.
     Header {
+        /// For which rule.
+        rule: usize,
         /// Its properties.
         properties: Properties<'i>,
         /// So many octets of body follow.
         body_len: u64,
     },
     /// Some of the body of what comes in.
-    Body(&'i [u8]),
-    /// The upstream ended the channel over a publish, with this code.
-    PublishRefused(u16, Cause),
-    /// A rule's consumer there has begun.
-    Consuming(usize),
-    /// A rule's queue there cannot be consumed, and the channel was ended over it.
-    QueueRefused(usize, Cause),
-    /// A rule's consumer there has ended, for its queue was deleted or moved; all else goes on.
+    Body(usize, &'i [u8]),
+    /// The consumer of a rule is over, as was asked: nothing more comes in for it.
+    Cancelled(usize),
+    /// The upstream has closed the channel of a rule, with this code, over a publish or over something else.
+    Closed {
+        /// Which rule.
+        rule: usize,
+        /// The code.
+        code: u16,
+        /// It was over a publish.
+        over_publish: bool,
+        /// In words.
+        cause: Cause,
+    },
+    /// A rule's consumer there has ended, for its queue was deleted or moved; its channel is still there.
     QueueGone(usize, Cause),
     /// The link is over.
     Lost(Cause),

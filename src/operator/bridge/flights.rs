@@ -1,4 +1,4 @@
-//! What was sent upstream and is not confirmed: the window of a link that forwards.
+//! What was sent upstream and is not confirmed: the window of a rule that forwards.
 //!
 //! ```text
 //! number upstream   first …            first + ring.len()
@@ -10,6 +10,8 @@
 
 use std::collections::VecDeque;
 
+use crate::command::Refusal;
+
 use super::cause::Cause;
 use super::own_id::OwnId;
 
@@ -20,8 +22,6 @@ pub struct Flight {
     pub tag: u64,
     /// What it is known by.
     pub id: OwnId,
-    /// The place of its rule.
-    pub rule: u8,
     state: State,
 }
 
@@ -31,21 +31,6 @@ enum State {
     /// It came back with this code; its confirm is still to come.
     Returned(u16),
     Done,
-}
-
-/// Why the upstream does not take a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refusal {
-    /// It came back with this code: it reaches no queue there.
-    Returned(u16),
-    /// It was not confirmed but refused: basic.nack.
-    Nacked,
-    /// Whenever it was sent, the upstream closed the channel with this code.
-    Closed(u16),
-    /// It is larger than the upstream takes.
-    TooLarge,
-    /// It has crossed as many bridges as it may.
-    Hops,
 }
 
 /// The window.
@@ -79,9 +64,9 @@ impl Flights {
     }
 
     /// One more was sent.
-    pub fn launch(&mut self, tag: u64, id: OwnId, rule: u8) {
+    pub fn launch(&mut self, tag: u64, id: OwnId) {
         assert!(self.room() > 0, "nothing is sent beyond the window");
-        self.ring.push_back(Flight { tag, id, rule, state: State::Sent });
+        self.ring.push_back(Flight { tag, id, state: State::Sent });
     }
 
     /// One came back: it reaches no queue.
@@ -143,19 +128,6 @@ impl Flights {
     }
 }
 
-impl core::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Returned(312) => f.write_str("unroutable: it reaches no queue there (312)"),
-            Self::Returned(code) => write!(f, "returned with code {code}"),
-            Self::Nacked => f.write_str("refused by the upstream (basic.nack)"),
-            Self::Closed(code) => write!(f, "the upstream closes its channel over it with code {code}"),
-            Self::TooLarge => f.write_str("larger than the upstream takes"),
-            Self::Hops => f.write_str("it has crossed as many bridges as it may"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +138,7 @@ mod tests {
 
     fn flying(count: u64) -> Flights {
         let mut flights = Flights::new(8);
-        (0..count).for_each(|at| flights.launch(100 + at, id(at), 0));
+        (0..count).for_each(|at| flights.launch(100 + at, id(at)));
         flights
     }
 
@@ -203,7 +175,7 @@ mod tests {
         assert_eq!(flights.only().map(|flight| flight.tag), Some(105));
         assert_eq!(settled(&mut flights, 0, true, true), [(105, None)]);
         assert!(flights.is_empty() && flights.only().is_none());
-        flights.launch(7, id(7), 0);
+        flights.launch(7, id(7));
         assert_eq!(settled(&mut flights, 7, false, true), [(7, None)], "numbers go on");
     }
 

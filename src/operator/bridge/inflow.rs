@@ -1,13 +1,6 @@
-//! How much comes in that is to be forwarded, and how fast a backlog leaves: what an operator wants to know
-//! of an outage before there is one.
+//! How much comes in that is to be forwarded: what an operator wants to know of an outage before there is one.
 //!
-//! Always true: counters of queues only rise while a queue is there; a speed of draining is one that was seen
-//! while something was under way all the time.
-
-use crate::time::Now;
-
-/// A rate of draining over less time says little, in milliseconds.
-const BUSY_MS_MIN: u64 = 5_000;
+//! Always true: counters of queues only rise while a queue is there.
 
 /// Messages that came into the queues of a bridge.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -60,27 +53,6 @@ impl Inflow {
     }
 }
 
-/// How fast a backlog leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Drain {
-    since: Now,
-    count: u64,
-}
-
-impl Drain {
-    /// Something is under way from now on.
-    pub const fn begin(now: Now) -> Self {
-        Self { since: now, count: 0 }
-    }
-
-    /// One was taken over there. What goes in a thousand seconds, once that can be said.
-    pub fn note(&mut self, now: Now) -> Option<u64> {
-        self.count += 1;
-        let span_ms = now.ms_since(self.since);
-        (span_ms >= BUSY_MS_MIN).then(|| self.count.saturating_mul(1_000_000) / span_ms)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,12 +75,5 @@ mod tests {
         assert_eq!(after.numbers(), [2, 120]);
         after.end_day();
         assert_eq!(after.numbers(), [0, 2]);
-    }
-
-    #[test]
-    fn a_drain_is_known_after_five_seconds() {
-        let mut drain = Drain::begin(Now::from_ms(1_000));
-        assert_eq!(drain.note(Now::from_ms(5_999)), None);
-        assert_eq!(drain.note(Now::from_ms(6_000)), Some(400), "two in five seconds");
     }
 }

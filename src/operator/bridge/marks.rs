@@ -1,4 +1,5 @@
-//! The headers that a message gets on its way; all else of its properties stays octet by octet.
+//! The headers that a message gets on its way; all else of its properties stays octet by octet, but for what a
+//! message of somebody else may not decide on this side.
 //!
 //! | header | what it says |
 //! |--------|--------------|
@@ -6,11 +7,13 @@
 //! | `x-bridge-via` | the same of the last bridge, where that is not the first |
 //! | `x-bridge-hops` | how many bridges it has crossed |
 //! | `x-bridge-repeat` | it may have been sent before |
-//! | `x-parked-…` | of one that was refused: why, where, when and how often |
+//! | `x-bridge-cc` | what was its `CC`: a list of keys that routed it where it was published, and nowhere else |
+//! | `x-bridge-user-id` | what was its property `user_id`: who sent it where that was looked at |
 //!
-//! Always true: a message without such headers keeps its own in one piece, and only gets more.
+//! Always true: a message without such headers keeps its own in one piece, and only gets more; nothing that a
+//! bridge brings is routed by its headers, or taken for a user's of this side.
 
-use crate::wire::{Full, HeadersEdit, Properties, PropertyEdit, Table, TableWriter, Value, Writer};
+use crate::wire::{Edit, Full, Properties, PropertyEdit, Table, Value, Writer};
 
 use super::own_id::{Origin, OwnId};
 
@@ -18,17 +21,23 @@ const ID: &str = "x-bridge-id";
 const VIA: &str = "x-bridge-via";
 const HOPS: &str = "x-bridge-hops";
 const REPEAT: &str = "x-bridge-repeat";
-const PARKED_CAUSE: &str = "x-parked-cause";
-const PARKED_BRIDGE: &str = "x-parked-bridge";
-const PARKED_QUEUE: &str = "x-parked-queue";
-const PARKED_TIME: &str = "x-parked-time";
-const PARKED_COUNT: &str = "x-parked-count";
+const COPIES: &str = "x-bridge-cc";
+const USER: &str = "x-bridge-user-id";
+/// Further keys that RabbitMQ routes a message by.
+const CC: &str = "CC";
 
 /// What a message had on its way before, and what it has anew or no more.
-const OF_SENDING: [&str; 8] =
-    [VIA, HOPS, REPEAT, PARKED_CAUSE, PARKED_BRIDGE, PARKED_QUEUE, PARKED_TIME, PARKED_COUNT];
-/// How often it was set aside stands last, and outlives the others.
-const OF_PARKING: [&str; 5] = [PARKED_CAUSE, PARKED_BRIDGE, PARKED_QUEUE, PARKED_TIME, PARKED_COUNT];
+const OF_SENDING: [&str; 9] = [
+    VIA,
+    HOPS,
+    REPEAT,
+    CC,
+    "x-parked-cause",
+    "x-parked-bridge",
+    "x-parked-queue",
+    "x-parked-time",
+    "x-parked-count",
+];
 
 /// What a message gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +62,7 @@ pub(super) fn own_id_of(properties: Properties<'_>, origin: Origin) -> Option<Ow
     OwnId::parse(id.as_bytes()?, origin)
 }
 
-/// Writes a message's properties with its marks; `scratch` is room for its headers.
+/// Writes a message's properties with its marks.
 ///
 /// # Errors
 /// They do not fit.
@@ -61,99 +70,35 @@ pub fn marked(
     properties: Properties<'_>,
     marks: Marks,
     origin: Origin,
-    scratch: &mut [u8],
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
     let headers = properties.headers().unwrap_or(Table::EMPTY);
     let has_id = headers.get(ID).is_some();
     let hops = hops_of(properties).saturating_add(1).min(i64::MAX as u64);
     let is_repeat = marks.is_repeat || headers.get(REPEAT).is_some();
-    edited(properties, &OF_SENDING, scratch, writer, |table| {
-        if let Some(id) = marks.id {
-            table.text(if has_id { VIA } else { ID }, &id.text(origin))?;
-        }
-        table.long(HOPS, hops as i64)?;
-        if is_repeat { table.bool(REPEAT, true) } else { Ok(()) }
-    })
-}
-
-/// Writes the properties of a message that is set aside: why, by which bridge, from which queue here if it
-/// was in one, and when in seconds since 1970.
-///
-/// # Errors
-/// They do not fit.
-pub fn parked(
-    properties: Properties<'_>,
-    (bridge, queue, cause): (&str, Option<&str>, &str),
-    unix_s: u64,
-    scratch: &mut [u8],
-    writer: &mut Writer<'_>,
-) -> Result<(), Full> {
-    let headers = properties.headers().unwrap_or(Table::EMPTY);
-    let count = headers.get(PARKED_COUNT).and_then(|value| value.as_integer()).unwrap_or(0);
-    let count = count.max(0).saturating_add(1);
-    edited(properties, &OF_PARKING, scratch, writer, |table| {
-        table.text(PARKED_CAUSE, cause)?;
-        table.text(PARKED_BRIDGE, bridge)?;
-        queue.map_or(Ok(()), |queue| table.text(PARKED_QUEUE, queue))?;
-        table.timestamp(PARKED_TIME, unix_s)?;
-        table.long(PARKED_COUNT, count)
-    })
-}
-
-/// Whether a bridge has set a message aside, and from which queue here, if it was in one.
-pub fn came_from(properties: Properties<'_>) -> Option<Option<&str>> {
-    let headers = properties.headers()?;
-    headers.get(PARKED_CAUSE)?;
-    Some(headers.get(PARKED_QUEUE).and_then(|queue| queue.as_str()))
-}
-
-/// Writes the properties of a message that is set aside no more; how often it was stays.
-///
-/// # Errors
-/// They do not fit.
-pub fn unparked(properties: Properties<'_>, scratch: &mut [u8], writer: &mut Writer<'_>) -> Result<(), Full> {
-    edited(properties, &OF_PARKING[..4], scratch, writer, |_| Ok(()))
-}
-
-/// Writes properties whose headers lose some entries and get others.
-fn edited(
-    properties: Properties<'_>,
-    without: &[&str],
-    scratch: &mut [u8],
-    writer: &mut Writer<'_>,
-    add: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>,
-) -> Result<(), Full> {
-    let headers = properties.headers().unwrap_or(Table::EMPTY);
-    let mut table = Writer::new(scratch);
-    table.table(|table| {
-        entries_but(headers, without, table)?;
-        add(table)
-    })?;
-    // Behind its length.
-    let entries = Table::trusted(table.written().get(4..).unwrap_or_default());
-    properties
-        .write_with(PropertyEdit { headers: HeadersEdit::Set(entries), ..PropertyEdit::default() }, writer)
-}
-
-/// Copies the entries of other names, in pieces as large as they come; never keys that nobody is told.
-fn entries_but(headers: Table<'_>, without: &[&str], table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
-    let mut entries = headers.iter();
-    let mut from = entries.rest();
-    loop {
-        let before = entries.rest();
-        let next = entries.next();
-        let goes = |name: &[u8]| name == b"BCC" || without.iter().any(|other| other.as_bytes() == name);
-        let ends = next.is_none_or(|(name, _): (&[u8], Value<'_>)| goes(name));
-        if ends {
-            let len = from.len() - before.len();
-            table.entries(Table::trusted(from.get(..len).unwrap_or_default()))?;
-            from = entries.rest();
-        }
-        if next.is_none() {
-            return Ok(());
-        }
-    }
+    let edit = PropertyEdit { user_id: Edit::Remove, ..PropertyEdit::default() };
+    properties.write_with_other_headers(
+        edit,
+        &OF_SENDING,
+        &mut |table| {
+            if let Some(id) = marks.id {
+                table.text(if has_id { VIA } else { ID }, &id.text(origin))?;
+            }
+            table.long(HOPS, hops as i64)?;
+            if is_repeat {
+                table.bool(REPEAT, true)?;
+            }
+            // What an earlier bridge has kept of them stays, and is not written twice.
+            if let Some(keys) = headers.get(CC).filter(|_| headers.get(COPIES).is_none()) {
+                table.value(COPIES.as_bytes(), keys)?;
+            }
+            match properties.user_id().filter(|_| headers.get(USER).is_none()) {
+                Some(user) => table.value(USER.as_bytes(), Value::LongStr(user)),
+                None => Ok(()),
+            }
+        },
+        writer,
+    )
 }
 
 #[cfg(test)]
@@ -163,18 +108,18 @@ mod tests {
     const ORIGIN: Origin = Origin { store: [0xab; 16], life: 3 };
     const OWN: OwnId = OwnId { queue: 5, offset: 0x1a2, is_transient: false };
 
-    fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut [u8], &mut Writer<'_>)) -> Vec<u8> {
-        let (mut scratch, mut out) = ([0; 1000], [0; 1000]);
+    fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut Writer<'_>)) -> Vec<u8> {
+        let mut out = [0; 1000];
         let mut writer = Writer::new(&mut out);
-        write(Properties::parse(properties).expect("sound"), &mut scratch, &mut writer);
+        write(Properties::parse(properties).expect("sound"), &mut writer);
         let written = writer.written().to_vec();
         Properties::parse(&written).expect("what is written is sound");
         written
     }
 
     fn with_marks(properties: &[u8], marks: Marks) -> Vec<u8> {
-        written(properties, |properties, scratch, writer| {
-            marked(properties, marks, ORIGIN, scratch, writer).expect("it fits");
+        written(properties, |properties, writer| {
+            marked(properties, marks, ORIGIN, writer).expect("it fits");
         })
     }
 
@@ -195,13 +140,13 @@ mod tests {
         assert_eq!(own_id_of(sent, ORIGIN), Some(OWN));
         assert_eq!(hops_of(sent), 1);
         let second = Origin { store: [1; 16], life: 1 };
-        let via = written(&once, |properties, scratch, writer| {
+        let via = written(&once, |properties, writer| {
             let other = OwnId { queue: 9, offset: 9, is_transient: true };
             let marks = Marks { id: Some(other), is_repeat: true };
-            marked(properties, marks, second, scratch, writer).expect("it fits");
-            let (mut scratch, mut out) = ([0; 1000], [0; 1000]);
+            marked(properties, marks, second, writer).expect("it fits");
+            let mut out = [0; 1000];
             let mut twice = Writer::new(&mut out);
-            marked(properties, marks, second, &mut scratch, &mut twice).expect("it fits");
+            marked(properties, marks, second, &mut twice).expect("it fits");
             assert_eq!(own_id_of(Properties::trusted(twice.written()), second), Some(other));
         });
         assert_eq!(names(&via), ["a", "x-bridge-id", "x-bridge-via", "x-bridge-hops", "x-bridge-repeat"]);
@@ -215,51 +160,45 @@ mod tests {
     }
 
     #[test]
-    fn a_parked_message_says_why_and_counts() {
-        let park = |properties: &[u8]| {
-            written(properties, |properties, scratch, writer| {
-                parked(properties, ("plant", Some("q"), "NO_ROUTE"), 77, scratch, writer).expect("it fits");
-            })
-        };
-        let twice = park(&park(b"\0\0"));
-        let headers = Properties::trusted(&twice).headers().expect("there are headers");
-        assert_eq!(headers.iter().count(), 5);
-        assert_eq!(headers.get(PARKED_COUNT).and_then(|value| value.as_integer()), Some(2));
-        assert_eq!(headers.get(PARKED_TIME), Some(Value::Timestamp(77)));
-        assert_eq!(headers.get(PARKED_CAUSE).and_then(|value| value.as_str()), Some("NO_ROUTE"));
-        let sent = with_marks(&twice, Marks { id: Some(OWN), is_repeat: false });
-        assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"], "that is nobody else's business");
+    fn who_parked_it_is_nobody_elses_business() {
+        let parked = b"\x20\0\0\0\0\x19\x0ex-parked-causeS\0\0\0\x05full!";
+        let sent = with_marks(parked, Marks { id: Some(OWN), is_repeat: false });
+        assert_eq!(names(&sent), ["x-bridge-id", "x-bridge-hops"]);
     }
 
+    /// A sensor that may write to one exchange reached an actuator's queue on the other side by them.
     #[test]
-    fn what_goes_back_keeps_its_own_headers_and_how_often_it_was_set_aside() {
-        let words = ("plant", Some("telemetry"), "nacked");
-        let aside = written(b"\x20\0\0\0\0\x07\x01aI\0\0\0\x05", |properties, scratch, writer| {
-            parked(properties, words, 1, scratch, writer).expect("it fits");
-        });
-        let aside_properties = Properties::trusted(&aside);
-        assert_eq!(came_from(aside_properties), Some(Some("telemetry")));
-        let back = written(&aside, |properties, scratch, writer| {
-            unparked(properties, scratch, writer).expect("it fits");
-        });
-        assert_eq!(names(&back), ["a", "x-parked-count"]);
-        assert_eq!(came_from(Properties::trusted(&back)), None);
-        let fetched = written(&[0, 0], |properties, scratch, writer| {
-            parked(properties, ("plant", None, "refused here"), 1, scratch, writer).expect("it fits");
-        });
-        assert_eq!(came_from(Properties::trusted(&fetched)), Some(None));
-        assert_eq!(came_from(Properties::EMPTY), None);
+    fn keys_and_users_of_the_other_side_are_kept_as_data_and_decide_nothing() {
+        // Headers `CC` and `BCC`, each a list of one key, and the property `user_id`.
+        let list = |name: &str| {
+            let mut entry = vec![name.len() as u8];
+            entry.extend_from_slice(name.as_bytes());
+            entry.extend_from_slice(b"A\0\0\0\x08S\0\0\0\x03key");
+            entry
+        };
+        let table = [list("CC"), list("BCC")].concat();
+        let length = (table.len() as u32).to_be_bytes();
+        let properties = [b"\x20\x10", &length[..], &table, b"\x04evil"].concat();
+        let once = with_marks(&properties, Marks { id: Some(OWN), is_repeat: false });
+        assert_eq!(names(&once), ["x-bridge-id", "x-bridge-hops", "x-bridge-cc", "x-bridge-user-id"]);
+        let sent = Properties::trusted(&once);
+        let headers = sent.headers().expect("there are headers");
+        assert_eq!(sent.user_id(), None);
+        assert_eq!(headers.get(USER).and_then(|value| value.as_str()), Some("evil"));
+        assert!(headers.get(COPIES).is_some_and(|value| value.as_array().is_some()));
+        assert_eq!(
+            names(&with_marks(&once, Marks { id: None, is_repeat: false })).len(),
+            4,
+            "once is enough"
+        );
     }
 
     #[test]
     fn what_does_not_fit_is_said() {
-        let (mut scratch, mut out) = ([0; 20], [0; 1000]);
+        let mut out = [0; 20];
         let marks = Marks { id: Some(OWN), is_repeat: false };
         let mut writer = Writer::new(&mut out);
-        assert_eq!(marked(Properties::EMPTY, marks, ORIGIN, &mut scratch, &mut writer), Err(Full));
-        let (mut scratch, mut out) = ([0; 1000], [0; 20]);
-        let mut writer = Writer::new(&mut out);
-        assert_eq!(marked(Properties::EMPTY, marks, ORIGIN, &mut scratch, &mut writer), Err(Full));
+        assert_eq!(marked(Properties::EMPTY, marks, ORIGIN, &mut writer), Err(Full));
         assert_eq!(writer.at(), 0);
     }
 }

@@ -9,9 +9,9 @@
 //! | `pace` | how fast messages leave |
 //! | `day_budget` | how much goes in a day |
 //! | `demand` | when a link that rests is to be there again |
-//! | `inflow` | what comes in to be forwarded, and how fast a backlog leaves |
+//! | `inflow` | what comes in to be forwarded |
 //! | `price` | what a link costs, and what for |
-//! | `client` | the client's side of a connection: from the first octet to confirms and deliveries |
+//! | `client`, `channel` | the client's side of a connection: from the first octet to confirms and deliveries; a channel for each rule |
 //! | `preparation` | what it declares there before messages flow |
 //! | `stranger` | upstreams that are none |
 //! | `shovelled` | what a shovel's messages get besides |
@@ -35,6 +35,7 @@
 mod arrivals;
 mod backoff;
 mod cause;
+mod channel;
 mod client;
 mod content;
 mod day_budget;
@@ -54,23 +55,24 @@ mod writer;
 pub use arrivals::Arrivals;
 pub use backoff::Backoff;
 pub use cause::Cause;
-pub use client::{Client, Credentials, Role, Stage, rule_of, tag_of};
+pub use channel::Purpose;
+pub use client::{Client, Credentials, Stage, Verdict};
 pub use content::Content;
 pub use day_budget::DayBudget;
 pub use demand::Demand;
 pub use event::Event;
-pub use flights::{Flight, Flights, Refusal};
-pub use inflow::{Drain, Inflow};
-pub use marks::{Marks, came_from, hops_of, marked, parked, unparked};
+pub use flights::{Flight, Flights};
+pub use inflow::Inflow;
+pub use marks::{Marks, hops_of, marked};
 pub use own_id::{Origin, OwnId};
 pub use pace::Pace;
 pub use preparation::Preparation;
 pub use price::Price;
 pub use shovelled::{Way, shovelled};
 pub use stranger::not_tls;
-pub use writer::{Progress, write_head, write_publish};
+pub use writer::{BODY_FRAME_BYTES, Progress, left_of_frame, publish_len, write_head, write_publish};
 
-/// Bytes that the messages under way of one link take at most.
+/// Bytes that the messages under way of one rule take at most.
 pub const fn window_bytes(window: usize) -> usize {
     window * (size_of::<Flight>() + size_of::<arrivals::Arrival>())
 }

@@ -3,7 +3,7 @@
 //! Always true: what is not built is refused by its name; variables are filled in once, when the file is
 //! read; the password is shown to nobody.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::{fmt, fs};
 
@@ -22,7 +22,7 @@ use super::upstream::Upstream;
 use super::variables::expand;
 
 /// Rules that one bridge may have in each direction.
-pub const RULES_MAX: usize = 8;
+pub const RULES_MAX: usize = crate::limits::BRIDGE_RULES_MAX;
 /// Upstream addresses that one bridge may have.
 const UPSTREAMS_MAX: usize = 8;
 /// Messages under way at once, each direction.
@@ -39,6 +39,9 @@ pub(super) const CONFIRM_TIMEOUT_MS_DEFAULT: u32 = 60_000;
 pub(super) const MESSAGE_BYTES_MAX_DEFAULT: u32 = 128 << 20;
 /// How many bridges a message may cross.
 pub(super) const HOPS_MAX_DEFAULT: u16 = 8;
+/// Refusals in a row before a message is parked: some 15 s by pauses of chance, longer than a cluster of
+/// RabbitMQ takes to find a leader.
+pub(super) const PARK_AFTER_DEFAULT: u16 = 5;
 /// A password file is not larger.
 const PASSWORD_BYTES_MAX: u64 = 255;
 
@@ -77,6 +80,12 @@ pub struct Bridge {
     pub hops_max: u16,
     /// The queue here for messages that were refused.
     pub parked: String,
+    /// A message is parked when its rule was refused so often in a row; of what no try can help, at once.
+    pub park_after: u16,
+    /// What is parked goes back by itself after so long, in milliseconds; `None`: when somebody says so.
+    pub park_retry_ms: Option<u32>,
+    /// Where the password of addresses stands that say none; it is read whenever it is needed.
+    pub password_file: Option<PathBuf>,
     /// Queues that rules name there and that are missing are declared: durable.
     pub declares: bool,
     /// How TLS is spoken with upstreams whose address says so.
@@ -145,7 +154,7 @@ pub struct Rule {
     pub to: Destination,
     /// What becomes of those that are refused there.
     pub refused: Refused,
-    /// It goes on when the bytes of the day are used.
+    /// It goes before others, and goes on when the bytes of the day are used.
     pub is_urgent: bool,
 }
 
@@ -185,8 +194,11 @@ super::transports::words! {
     /// They are set aside, and the rest flows.
     #[default]
     Park = "park",
-    /// They stay first in line, and all behind them wait.
+    /// They stay first in line, and all of their rule behind them wait.
     Wait = "wait",
+    /// Of what is fetched and too large for this broker: it is rejected there, to the dead letters of its queue if
+    /// that has any. All else is set aside.
+    Reject = "reject",
 }
 
 read_from_text! {
@@ -220,6 +232,8 @@ section! {
         message_size_max: Bytes<u32>,
         hops_max: Count<u16>,
         parked: Name,
+        park_after: Count<u16>,
+        park_retry: Millis,
         declare: bool,
         ca_file: PathBuf,
         certificate: PathBuf,
@@ -367,19 +381,17 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
     if !(1..=WINDOW_MAX).contains(&window) {
         return Err(wrong(&format!("window must be 1 to {WINDOW_MAX}")));
     }
-    let password = match (said.password, said.password_file) {
-        (Some(_), Some(_)) => return Err(wrong("either password or password_file, not both")),
-        (Some(password), None) => Some(password),
-        (None, Some(file)) => Some(read_password(&file).map_err(|why| wrong(&why))?),
-        (None, None) => None,
-    };
+    if said.password.is_some() && said.password_file.is_some() {
+        return Err(wrong("either password or password_file, not both"));
+    }
     let day_bytes_max = said.day_bytes_max.map(|bytes| bytes.0);
     if day_bytes_max == Some(0) {
         return Err(wrong("day_bytes_max must be more than 0: leave it out for none, or pause the bridge"));
     }
-    let is_urgent = |rule: &Rule| rule.is_urgent;
-    if day_bytes_max.is_none() && forward.iter().chain(&fetch).any(is_urgent) {
-        return Err(wrong("urgent = true is of use with day_bytes_max only: say how many bytes a day has"));
+    if forward.iter().any(|rule| rule.refused == Refused::Reject) {
+        return Err(wrong(
+            "refused = \"reject\" is for [[bridge.fetch]]: what is forwarded is parked or waits",
+        ));
     }
     let on_demand = Said {
         link: said.link,
@@ -415,7 +427,8 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         shovel: None,
         declares: said.declare.unwrap_or(false),
         vhost: said.vhost.map_or_else(|| "/".to_string(), |name| name.0),
-        upstream: with_password(upstream.0, password.as_ref()),
+        upstream: with_password(upstream.0, said.password.as_ref()),
+        password_file: said.password_file,
         forward,
         fetch,
         window,
@@ -429,6 +442,8 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         message_size_max: said.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
         hops_max: said.hops_max.map_or(HOPS_MAX_DEFAULT, |count| count.0),
         parked: said.parked.map_or_else(|| format!("bridge.{name}.parked"), |name| name.0),
+        park_after: said.park_after.map_or(PARK_AFTER_DEFAULT, |count| count.0),
+        park_retry_ms: said.park_retry.map(|time| time.0.max(1_000)),
         name,
     })
 }
@@ -447,11 +462,15 @@ fn with_password(mut upstream: Vec<Upstream>, password: Option<&Secret>) -> Vec<
     upstream
 }
 
+/// The password that stands in a file.
+///
+/// # Errors
+/// What is wrong with it.
 #[cold]
-fn read_password(file: &PathBuf) -> Result<Secret, String> {
+pub fn read_password(file: &Path) -> Result<Secret, String> {
     // A bare name is a credential of the service manager, if that gives any.
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| file.components().count() == 1);
-    let file = &credentials.map_or_else(|| file.clone(), |folder| PathBuf::from(folder).join(file));
+    let file = &credentials.map_or_else(|| file.to_path_buf(), |folder| PathBuf::from(folder).join(file));
     let shown = file.display();
     let unreadable = |error| format!("password_file {shown} cannot be read: {error}");
     if fs::metadata(file).map_err(unreadable)?.len() > PASSWORD_BYTES_MAX + 2 {
@@ -489,8 +508,11 @@ impl Bridge {
             format!("message_size_max = {}", Bytes(self.message_size_max)),
             format!("hops_max = {}", self.hops_max),
             format!("parked = {:?}", self.parked),
+            format!("park_after = {}", self.park_after),
             format!("declare = {}", self.declares),
         ];
+        lines.extend(self.park_retry_ms.map(|ms| format!("park_retry = {}", Millis(ms))));
+        lines.extend(self.password_file.as_ref().map(|path| format!("password_file = {}", quoted(path))));
         lines.extend(self.drain_rate.map(|rate| format!("drain_rate = {rate}")));
         lines.extend(self.day_bytes_max.map(|max| format!("day_bytes_max = {}", Bytes(max))));
         lines.extend(self.outage_days_min.map(|days| format!("outage_days_min = {days}")));

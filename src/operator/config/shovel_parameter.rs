@@ -15,7 +15,7 @@ use crate::fields::{Fields, Value, items};
 
 use super::bridge::{
     Bridge, CONFIRM_TIMEOUT_MS_DEFAULT, Destination, HEARTBEAT_S_DEFAULT, HOPS_MAX_DEFAULT,
-    MESSAGE_BYTES_MAX_DEFAULT, Refused, Rule, UpstreamTls, WINDOW_MAX,
+    MESSAGE_BYTES_MAX_DEFAULT, PARK_AFTER_DEFAULT, Refused, Rule, UpstreamTls, WINDOW_MAX,
 };
 use super::shovel::{DeleteAfter, End, Property, Shovel};
 use super::upstream::{self, Upstream};
@@ -302,6 +302,9 @@ fn made(vhost: &str, name: &str, said: &Fields<'_>) -> Result<Bridge, String> {
         message_size_max: MESSAGE_BYTES_MAX_DEFAULT,
         hops_max: HOPS_MAX_DEFAULT,
         parked,
+        park_after: PARK_AFTER_DEFAULT,
+        park_retry_ms: None,
+        password_file: None,
         declares: true,
         tls: there.tls()?,
         shovel: Some(Box::new(shovel((vhost, name), said, (source, destination), delay_s == 0))),

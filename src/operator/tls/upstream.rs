@@ -149,9 +149,8 @@ impl Target {
 /// What an upstream says before it hangs up.
 pub(super) fn explain_alert(alert: AlertDescription) -> String {
     let hint = match alert {
-        AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure => {
-            "it may want a certificate of ours: set certificate and key"
-        }
+        AlertDescription::CertificateRequired => "it wants a client certificate: set certificate and key",
+        AlertDescription::HandshakeFailure => "it may want a client certificate: set certificate and key",
         AlertDescription::UnknownCA => "it does not know who signed our certificate",
         AlertDescription::CertificateExpired => "to it our certificate has expired, or its clock is wrong",
         AlertDescription::BadCertificate

@@ -128,6 +128,9 @@ impl Broker {
     /// Puts the consumer on its queue's list. Where one is active, it stays the first whatever priority the
     /// others have, and those stand in the order in which their turn comes.
     fn enter_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) {
+        let channel = self.consumers[index].channel;
+        let connection = self.channels[channel.index()].connection;
+        self.queues[queue.index()].is_named |= self.connections[connection.index()].is_own;
         let record = &mut self.queues[queue.index()];
         let mut after = record.consumers.back();
         if let Some(active) = record.single_active_consumer() {

@@ -72,6 +72,9 @@ impl Broker {
         message: MessageId,
         reason: Reason,
     ) -> Option<Letter> {
+        if let Reason::Parked(place) = reason {
+            return self.write_parked(cx, (queue, message), place);
+        }
         let Some(address) = self.dead_letter_address(queue) else { return Some(Letter::Nowhere) };
         let mut scratch = core::mem::take(&mut self.scratch);
         let mut targets = core::mem::take(&mut self.letter_targets);
@@ -230,7 +233,7 @@ impl Broker {
     }
 
     #[cold]
-    fn log_refused(&mut self, queue: QueueId, why: &str) {
+    pub(super) fn log_refused(&mut self, queue: QueueId, why: &str) {
         let name = Name::try_from(&*self.queues[self.whole(queue).index()].name).unwrap_or_default();
         self.log_dropped(&name, why);
     }

@@ -10,6 +10,7 @@
 //! Always true: of each queue and reason there is one entry, which counts; a letter that comes to a queue
 //! once more without anybody having rejected it in between is going round in circles by itself.
 
+use crate::command::Refusal;
 use crate::mem::sort_by_key;
 use crate::wire::Full;
 use crate::wire::field::{Array, ArrayWriter, Table, TableWriter, Value};
@@ -28,6 +29,17 @@ pub(super) enum Reason {
     MaxLength,
     /// It came back too often.
     DeliveryLimit,
+    /// The other side of a bridge does not take it: the place of what is known of that among the broker's
+    /// parkings.
+    Parked(u8),
+}
+
+/// Why messages are set aside, by whom, and where they go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Parking {
+    pub(super) bridge: Box<str>,
+    pub(super) queue: Box<str>,
+    pub(super) why: Refusal,
 }
 
 impl Reason {
@@ -37,6 +49,8 @@ impl Reason {
             Self::Expired => "expired",
             Self::MaxLength => "maxlen",
             Self::DeliveryLimit => "delivery_limit",
+            // A bridge has words of its own for it, see `parking`.
+            Self::Parked(_) => "parked",
         }
     }
 }

@@ -355,6 +355,13 @@ impl Deliveries {
     }
 }
 
+impl Deliveries {
+    /// Whether a queue gives up something for this reason, and has not done so yet.
+    pub(super) fn has_death(&self, reason: Reason) -> bool {
+        self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))
+    }
+}
+
 impl Index<usize> for Deliveries {
     type Output = Delivered;
 

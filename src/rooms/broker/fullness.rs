@@ -98,12 +98,17 @@ impl Broker {
 
     /// Whether a policy of the queue refuses the message.
     pub(super) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
+        self.refuses_body(queue, messages.body_len(message))
+    }
+
+    /// The same of a message with a body of so many bytes.
+    pub(super) fn refuses_body(&self, queue: QueueId, body_len: u32) -> bool {
         let settings = &self.queues[queue.index()].settings;
         if settings.overflow == Overflow::DropHead {
             return false;
         }
         let body_bytes = self.in_all(queue, |record| record.backlog.body_bytes());
-        let bytes = body_bytes + u64::from(messages.body_len(message));
+        let bytes = body_bytes + u64::from(body_len);
         u64::from(self.ready_in(queue)) >= settings.max_length || bytes > settings.max_length_bytes
     }
 

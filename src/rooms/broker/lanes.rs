@@ -11,6 +11,9 @@ use super::restored::Contents;
 /// Offsets that are marked as delivered ahead of time: so many at most are called redelivered after a power
 /// cut that never were.
 const WATERMARK_STEP: u64 = 256;
+/// The same of a queue that is forwarded: most of its messages leave without ever being written, and each mark is a
+/// write.
+const WATERMARK_STEP_NAMED: u64 = 1024;
 
 /// What the log knows the queue by; all 0 for one that does not outlive the broker.
 #[derive(Debug, Default)]
@@ -149,12 +152,13 @@ impl Logged {
 
     /// The watermark to be asked for, if that of the message will soon be near; asks ahead of need.
     #[inline]
-    pub(super) fn ask_watermark(&mut self, offset: u64) -> Option<u64> {
-        if offset + WATERMARK_STEP / 2 < self.watermark_asked {
+    pub(super) fn ask_watermark(&mut self, offset: u64, is_named: bool) -> Option<u64> {
+        let step = if is_named { WATERMARK_STEP_NAMED } else { WATERMARK_STEP };
+        if offset + step / 2 < self.watermark_asked {
             return None;
         }
         // Above all watermarks before, so that a reset of those is void.
-        self.watermark_asked = (offset + WATERMARK_STEP).max(self.watermark_before + 1);
+        self.watermark_asked = (offset + step).max(self.watermark_before + 1);
         Some(self.watermark_asked)
     }
 

@@ -29,6 +29,7 @@
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `waiters` | who waits for what many can bring about |
 //! | `own` | connections of this broker's own: the local end of a bridge |
+//! | `parking` | what a bridge's other side does not take: another kind of dead letter |
 //! | `overdue`, `watch` | who settles nothing for too long; when to look |
 //! | `jobs`, `job` | what would take too long in one go; as a value |
 //! | `tidy` | memory that a burst left idle |
@@ -89,6 +90,7 @@ mod page_in;
 mod paging;
 mod parameter;
 mod parameters;
+mod parking;
 mod place;
 mod policies;
 mod policy;
@@ -140,6 +142,7 @@ pub use overdue::Overdue;
 pub use own::DeliverySource;
 pub use page_in::{Fetch, FetchFrom, Page, PageIn};
 pub use parameter::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
+pub use parking::{came_from, parked, unparked};
 pub use policies::{AppliedView, NewPolicy, PolicyView};
 pub use policy::{ApplyTo, PolicyKind};
 pub use restored::{Contents, Restored};

@@ -190,7 +190,7 @@ impl Broker {
         Ok(is_taken.then_some(cx.awaited))
     }
 
-    fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
+    pub(super) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
         let vhost = self.channels[channel.index()].vhost;
         self.find_queue(vhost, name).ok_or_else(|| {
             let vhost = self.vhost_name(vhost);
@@ -229,12 +229,6 @@ impl Broker {
         let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
         self.targets_buffer = targets;
         taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
-    }
-
-    /// Whether a message that the queue has refused can be offered to it again: nothing else has taken it.
-    pub fn can_offer_again(&self, vhost: &str, queue: &str) -> bool {
-        let queue = self.find_vhost(vhost).and_then(|vhost| self.find_queue(vhost, queue));
-        queue.is_some_and(|queue| !self.buries_refused(queue))
     }
 
     /// How many messages are ready in a queue; `None`: there is no such queue.

@@ -57,6 +57,8 @@ pub(super) struct Queue {
     pub(super) unsettled_absent: u32,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
     pub(super) returning: u32,
+    /// A bridge consumes it, or has: its messages are known by their places beyond this broker.
+    pub(super) is_named: bool,
     pub(super) front: Front,
     /// With a single active consumer, that one is the first.
     pub(super) consumers: List,
@@ -179,6 +181,7 @@ impl Queue {
             unsettled_body_bytes: 0,
             unsettled_absent: 0,
             returning: 0,
+            is_named: false,
             front: Front::Free,
             consumers: List::default(),
             eligible: List::default(),

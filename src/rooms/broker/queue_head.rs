@@ -1,7 +1,8 @@
 //! The front of a queue: which message goes next, whether it may go now, and what becomes of the one taken.
 //!
 //! Always true: a message that the log has is delivered only when it is written down that it may have been
-//! (or when its own commit will say so), so that after a power cut it is marked as redelivered; what took
+//! (or when its own commit will say so, where nobody but this broker knows it by its place), so that after a
+//! power cut it is marked as redelivered, and its place is given to no other; what took
 //! the place of another message, as a dead letter does, only when the end of that is durable; what leaves a
 //! queue is in memory.
 
@@ -38,7 +39,10 @@ impl Broker {
                     self.await_move(cx.journal, queue, offset);
                     false
                 } else {
-                    cx.journal.is_gathering(cx.messages, message)
+                    // A place is named to another broker, so it is never to be given again: that the log has a
+                    // mark above it sees to that, whether it has the message or not.
+                    let is_named = self.queues[queue.index()].is_named;
+                    !is_named && cx.journal.is_gathering(cx.messages, message)
                         || self.is_below_watermark(cx.journal, queue, offset)
                 }
             }
@@ -54,8 +58,9 @@ impl Broker {
         if journal.mode() != Mode::On {
             return true;
         }
-        let logged = &mut self.queues[queue.index()].logged;
-        if let Some(through) = logged.ask_watermark(offset) {
+        let record = &mut self.queues[queue.index()];
+        let (is_named, logged) = (record.is_named, &mut record.logged);
+        if let Some(through) = logged.ask_watermark(offset, is_named) {
             let incarnation = logged.incarnation();
             let fact = journal.set_delivered_watermark(incarnation, through);
             self.watermarks_pending.push_back((fact, queue, incarnation, through));

@@ -87,7 +87,7 @@ impl Broker {
         self.start_job(cx, connection, Job::Settle { channel, through, settlement });
     }
 
-    fn find_sent(&self, channel: ChannelId, tag: u64) -> Option<usize> {
+    pub(super) fn find_sent(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let head = self.channels[channel.index()].unacknowledged.front()?;
         let index =
             if self.deliveries[head].tag == tag { head } else { self.deliveries.find(channel, tag)? };
@@ -139,7 +139,13 @@ impl Broker {
         }
     }
 
-    fn leave_for_good(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize, reason: Reason) {
+    pub(super) fn leave_for_good(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        index: usize,
+        reason: Reason,
+    ) {
         self.uncount(cx.messages, index);
         let delivery = &self.deliveries[index];
         let (consumer, channel) = (delivery.consumer, delivery.channel);

@@ -14,6 +14,7 @@ use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Slab};
 
 use super::access::{Access, PREDECLARED_EXCHANGES};
 use super::counters::Counters;
+use super::death::Parking;
 use super::deliveries::Deliveries;
 use super::divisions::{Divisions, LogShares};
 use super::expiry::Expiry;
@@ -111,6 +112,8 @@ pub struct Broker {
     pub(super) access: Access,
     pub(super) policies: Policies,
     pub(super) parameters: Parameters,
+    /// Why bridges set messages aside, and where those go.
+    pub(super) parkings: Vec<Parking>,
     pub(super) routing: Routing,
     /// Places that bindings take; most take one.
     pub(super) binding_places: usize,
@@ -220,6 +223,7 @@ impl Broker {
             access,
             policies: Policies::with_capacity(limits.policies_max as usize),
             parameters: Parameters::with_capacity(limits.parameters_max as usize),
+            parkings: Vec::new(),
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             binding_places: 0,
             queues: Slab::with_capacity(queues),

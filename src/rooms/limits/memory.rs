@@ -153,6 +153,9 @@ pub struct RecordSizes {
     pub flight_bytes: usize,
 }
 
+/// Rules that one bridge may have in each direction.
+pub const BRIDGE_RULES_MAX: usize = 8;
+
 impl Limits {
     /// Connections that bridges may have, one for each direction.
     pub const fn bridge_links(&self) -> usize {
@@ -161,8 +164,9 @@ impl Limits {
 
     /// Connections of every kind that the broker may have a record of.
     pub const fn connection_records(&self) -> usize {
-        // And one for each bridge whose messages go back.
-        self.connections_max as usize + self.bridge_links() + self.bridges_max as usize
+        // Each bridge has one for each rule that forwards besides, and one for what goes back.
+        let own = self.bridges_max as usize * (BRIDGE_RULES_MAX + 1);
+        self.connections_max as usize + self.bridge_links() + own
     }
 
     /// The memory table: what every pool costs when it is full.

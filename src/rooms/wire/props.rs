@@ -335,6 +335,27 @@ impl<'a> Properties<'a> {
         self.write_or_rewind(edit, Some(fill), w)
     }
 
+    /// The same, with headers that lose the entries of some names and get others behind those that stay, which
+    /// are copied octet by octet. `BCC` never stays: nobody but the broker that a message was published to is
+    /// told of those keys.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing is left in the buffer then.
+    pub fn write_with_other_headers(
+        &self,
+        edit: PropertyEdit<'_>,
+        without: &[&str],
+        add: HeadersFill<'_>,
+        w: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let headers = self.headers().unwrap_or(Table::EMPTY);
+        let fill: HeadersFill<'_> = &mut |table| {
+            entries_but(headers, without, table)?;
+            add(table)
+        };
+        self.write_with_headers(edit, fill, w)
+    }
+
     fn write_or_rewind(
         &self,
         edit: PropertyEdit<'_>,
@@ -356,6 +377,7 @@ impl<'a> Properties<'a> {
         set(&mut flags, HEADERS, edit.headers.keeps(old & HEADERS != 0));
         set(&mut flags, REPLY_TO, edit.reply_to.keeps(old & REPLY_TO != 0));
         set(&mut flags, EXPIRATION, edit.expiration.keeps(old & EXPIRATION != 0));
+        set(&mut flags, USER_ID, edit.user_id.keeps(old & USER_ID != 0));
         w.write_u16(flags)?;
 
         let mut remaining = old | flags;
@@ -375,9 +397,8 @@ impl<'a> Properties<'a> {
                     w.table(|t| t.entries_without(table, name))?;
                 }
                 (REPLY_TO, PropertyEdit { reply_to: Edit::Set(text), .. })
-                | (EXPIRATION, PropertyEdit { expiration: Edit::Set(text), .. }) => {
-                    w.write_short_str(text)?
-                }
+                | (EXPIRATION, PropertyEdit { expiration: Edit::Set(text), .. })
+                | (USER_ID, PropertyEdit { user_id: Edit::Set(text), .. }) => w.write_short_str(text)?,
                 _ => w.write_raw(self.encoded(flag))?,
             }
         }
@@ -456,6 +477,26 @@ fn set(flags: &mut u16, flag: u16, present: bool) {
     }
 }
 
+/// Copies the entries of other names, in pieces as large as they come.
+fn entries_but(headers: Table<'_>, without: &[&str], table: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+    let mut entries = headers.iter();
+    let mut from = entries.rest();
+    loop {
+        let before = entries.rest();
+        let next = entries.next();
+        let goes = |name: &[u8]| name == b"BCC" || without.iter().any(|other| other.as_bytes() == name);
+        let ends = next.is_none_or(|(name, _)| goes(name));
+        if ends {
+            let len = from.len() - before.len();
+            table.entries(Table::trusted(from.get(..len).unwrap_or_default()))?;
+            from = entries.rest();
+        }
+        if next.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 /// What builds a header table.
 pub type HeadersFill<'f> = &'f mut dyn FnMut(&mut TableWriter<'_, '_>) -> Result<(), Full>;
 
@@ -514,6 +555,8 @@ pub struct PropertyEdit<'e> {
     pub reply_to: Edit<&'e [u8]>,
     /// When the message expires.
     pub expiration: Edit<&'e [u8]>,
+    /// Who says that he has sent it.
+    pub user_id: Edit<&'e [u8]>,
 }
 
 #[cfg(test)]
@@ -575,6 +618,7 @@ mod tests {
             headers: HeadersEdit::Set(Table::trusted(b"\0V")),
             reply_to: Edit::Set(b"r"),
             expiration: Edit::Set(b"10"),
+            user_id: Edit::Keep,
         };
         let mut buf = [0; 64];
         let mut w = Writer::new(&mut buf);

@@ -369,7 +369,7 @@ proptest! {
             (HeadersEdit::Without(first.as_str()), without_first),
         ];
         for (headers, expected_headers) in cases {
-            let edit = PropertyEdit { headers, reply_to: reply_edit, expiration: Edit::Remove };
+            let edit = PropertyEdit { headers, reply_to: reply_edit, expiration: Edit::Remove, ..PropertyEdit::default() };
             let octets = ours(|w| parsed.write_with(edit, w));
             let expected = edited(&properties, expected_headers, expected_reply.clone());
             prop_assert_eq!(&octets, &theirs(gen_properties(&expected)));

@@ -11,7 +11,7 @@ use crate::fields::Value;
 
 /// Whether a component takes a value, and what it would ask for. Files are this machine's, and who reads the
 /// error may learn what is there, or use its key; and some users may log in from this machine only.
-pub(super) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+pub(in crate::engine) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     if said.component != SHOVEL {
         return Err(format!("component {} not found", said.component));
     }

@@ -1,0 +1,150 @@
+//! A link while it has a socket: the peer that is an upstream broker, and a lane for each rule.
+//!
+//! Always true: a contact is one direction of one bridge; between two frames of one lane those of another may
+//! go, and never within one.
+
+use crate::bridge::{Cause, Client, Stage};
+use crate::command::{ChannelId, ConnectionId};
+use crate::mem::Messages;
+use crate::time::{Deadline, Now};
+
+use super::lane::{Fetch, Forward, Lane};
+use crate::engine::peer::Needs;
+
+/// A link with a socket.
+#[derive(Debug)]
+pub(super) struct Contact {
+    pub(super) peer: ConnectionId,
+    pub(super) client: Client,
+    /// The channel here by which what is fetched is published, once something is.
+    pub(super) channel: Option<ChannelId>,
+    pub(super) lanes: Vec<Lane>,
+    /// The lane whose frame went in part.
+    pub(super) cut: Option<usize>,
+    /// The lane that has the first turn among its equals.
+    pub(super) turn: usize,
+    /// When the upstream last confirmed something, was last owed nothing, or was last sent some of a message.
+    pub(super) progress: Now,
+    /// Why it ends.
+    pub(super) cause: Option<Cause>,
+    /// Something of a message went or came since this was last asked.
+    pub(super) has_moved: bool,
+    /// Nothing more is taken; it ends when what is under way is settled.
+    pub(super) is_draining: bool,
+    /// When the message or frame that the upstream has begun went on last; `None`: none is begun, or we do
+    /// not read.
+    pub(super) begun: Option<Now>,
+}
+
+impl Contact {
+    pub(super) fn new(peer: ConnectionId, client: Client, rules: usize, now: Now) -> Self {
+        Self {
+            peer,
+            client,
+            channel: None,
+            lanes: (0..rules).map(|_| Lane::Shut).collect(),
+            cut: None,
+            turn: 0,
+            progress: now,
+            cause: None,
+            has_moved: false,
+            is_draining: false,
+            begun: None,
+        }
+    }
+
+    /// Whether its rules are tended: it is open, and not about to end.
+    pub(super) fn is_tended(&self) -> bool {
+        self.client.stage() == Stage::Open && !self.is_draining && self.cause.is_none()
+    }
+
+    /// Whether nothing of a message is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lanes.iter().all(Lane::is_idle)
+    }
+
+    /// Whether nothing is under way any more, and nothing will be.
+    pub(super) fn is_drained(&self) -> bool {
+        self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
+    }
+
+    /// Whether a rule flows.
+    pub(super) fn flows(&self) -> bool {
+        self.lanes.iter().any(|lane| matches!(lane, Lane::Forward(_) | Lane::Fetch(_)))
+    }
+
+    /// Messages on their way, of all rules.
+    pub(super) fn pending(&self) -> usize {
+        self.lanes
+            .iter()
+            .map(|lane| match lane {
+                Lane::Shut | Lane::Opening => 0,
+                Lane::Forward(lane) => lane.flights.len(),
+                Lane::Fetch(lane) => lane.arrivals.len(),
+            })
+            .sum()
+    }
+
+    pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
+        self.lanes.iter().filter_map(|lane| if let Lane::Forward(lane) = lane { Some(lane) } else { None })
+    }
+
+    pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
+        self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
+    }
+
+    /// What the loop has to know of it.
+    pub(super) fn needs(&self) -> Needs {
+        Needs {
+            has_output: !self.client.pending().is_empty(),
+            has_remainder: self.cut.is_some() || self.forwards().any(|lane| lane.begun > 0),
+            awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
+            body_since: self.fetches().filter_map(Fetch::body_since).min(),
+        }
+    }
+
+    /// All that was there is handled, but for so much; `has_come`: some of it was new.
+    pub(super) fn note_begun(&mut self, now: Now, has_come: bool, left: usize) {
+        let is_begun = left > 0 || self.client.is_in_content();
+        self.begun = is_begun.then(|| self.begun.filter(|_| !has_come).unwrap_or(now));
+    }
+
+    /// When what the upstream has begun has stood still for too long.
+    pub(super) fn content_deadline(&self, content_timeout_ms: u64) -> Deadline {
+        self.begun.map_or(Deadline::NEVER, |since| since.after_ms(content_timeout_ms))
+    }
+
+    /// When the upstream has confirmed nothing of a rule for too long.
+    pub(super) fn confirm_deadline(&self, confirm_timeout_ms: u64) -> Deadline {
+        if self.client.is_blocked() {
+            return Deadline::NEVER;
+        }
+        let owed = self.forwards().filter(|lane| !lane.flights.is_empty());
+        let deadlines = owed.map(|lane| lane.progress.after_ms(confirm_timeout_ms));
+        deadlines.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    /// The upstream has its time to confirm from now on.
+    pub(super) fn restart_confirm_timeout(&mut self, now: Now) {
+        self.progress = now;
+        for lane in &mut self.lanes {
+            if let Lane::Forward(lane) = lane {
+                lane.progress = now;
+            }
+        }
+    }
+
+    /// Gives back what it holds of messages, and says which connections of our own it has besides its peer's.
+    #[cold]
+    pub(super) fn teardown(&mut self, messages: &mut Messages) -> Vec<ConnectionId> {
+        let mut own = Vec::new();
+        for lane in &mut self.lanes {
+            match core::mem::replace(lane, Lane::Shut) {
+                Lane::Shut | Lane::Opening => {}
+                Lane::Forward(lane) => own.push(lane.own),
+                Lane::Fetch(mut lane) => lane.teardown(messages),
+            }
+        }
+        own
+    }
+}

@@ -1,0 +1,105 @@
+//! How one rule goes on, whatever becomes of its link: as ever, or waiting, or trying with one message.
+//!
+//! ```text
+//! going ─ refused, missing, full → waiting ─ due → trying ─ taken → going
+//!                                     ▲               │
+//!                                     └─── refused ───┘
+//! ```
+//!
+//! Always true: a rule that waits has no channel there and no consumer here, and holds nothing but itself; the
+//! range that pauses are taken from grows with each refusal, until something is taken.
+
+use crate::bridge::{Backoff, Cause};
+use crate::time::{Deadline, Now};
+
+/// Causes of one rule that are remembered, for some take turns.
+const TOLD_MAX: usize = 3;
+
+/// One rule's course.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Course {
+    backoff: Backoff,
+    waits: Option<Deadline>,
+    /// What was refused was a message, or one of several: they are tried one by one.
+    is_careful: bool,
+    /// What was logged since it last went on.
+    told: heapless::Vec<Cause, TOLD_MAX>,
+    /// Messages that nothing here can take, and that its queue there keeps.
+    pub(super) held: u16,
+}
+
+impl Course {
+    /// Whether it is to take nothing now.
+    pub(super) fn waits(&self, now: Now) -> bool {
+        self.waits.is_some_and(|until| !until.is_due(now))
+    }
+
+    /// When it tries; never if it does not wait.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.waits.unwrap_or(Deadline::NEVER)
+    }
+
+    /// It waits no more if its time to try has come.
+    pub(super) fn take_due(&mut self, now: Now) {
+        self.waits.take_if(|until| until.is_due(now));
+    }
+
+    /// It tries now.
+    pub(super) fn hurry(&mut self, now: Now) {
+        if let Some(until) = &mut self.waits {
+            *until = now.after_ms(0);
+            self.backoff.reset();
+            // One message at a time, all the same.
+            self.backoff.note_failure();
+        }
+    }
+
+    /// Whether it takes one message at a time, to see if that is taken.
+    pub(super) const fn is_careful(&self) -> bool {
+        self.is_careful
+    }
+
+    /// How often it was refused in a row.
+    pub(super) const fn failures(&self) -> u32 {
+        self.backoff.failures()
+    }
+
+    /// It waits from now on, for this, and takes one message at a time after that if it `is_careful`; whether the
+    /// cause is news.
+    pub(super) fn wait(
+        &mut self,
+        now: Now,
+        (cause, is_careful): (&Cause, bool),
+        most_ms: u64,
+        chance: u64,
+    ) -> bool {
+        if self.waits.is_none() {
+            self.waits = Some(self.backoff.fail(now, None, most_ms, chance));
+        }
+        self.is_careful |= is_careful;
+        let is_news = !self.told.contains(cause);
+        if is_news {
+            if self.told.is_full() {
+                self.told.remove(0);
+            }
+            let is_kept = self.told.push(cause.clone()).is_ok();
+            debug_assert!(is_kept, "there was room made");
+        }
+        is_news
+    }
+
+    /// Its channel there is open again: that was all that it waited for, unless a message was refused.
+    pub(super) fn note_open(&mut self) -> bool {
+        !self.is_careful && self.note_taken()
+    }
+
+    /// Something was taken; whether it had to be tried.
+    pub(super) fn note_taken(&mut self) -> bool {
+        let was_trying = self.failures() > 0;
+        if was_trying {
+            let held = self.held;
+            *self = Self { held, ..Self::default() };
+        }
+        was_trying
+    }
+}

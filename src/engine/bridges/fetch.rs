@@ -1,0 +1,389 @@
+//! Messages on their way from an upstream: collected, published here by our own publisher, and acknowledged
+//! there when they are durable here.
+//!
+//! | what comes | what becomes of it |
+//! |------------|--------------------|
+//! | a queue here takes it | acknowledged there when it is durable here |
+//! | none here takes it | set aside here, with the cause |
+//! | neither takes it | back to its queue there; its rule waits, and tries one at a time |
+//! | it is larger than anything here can be | it stays unacknowledged there, told as held; or it goes to the dead letters of its queue there, where the rule says `refused = "reject"` |
+//!
+//! Always true: what the upstream sent is acknowledged only when a queue here has it, or the queue for those
+//! that were refused; what is held there takes nothing of its rule's window.
+
+use crate::bridge::{Arrivals, Cause, Event, Marks, Verdict, hops_of, marked, shovelled};
+use crate::broker::Shortage;
+use crate::command::{Command, Outcome};
+use crate::config::bridge::Refused;
+use crate::journal::Batch;
+use crate::mem::{Draw, MessageId, PoolFull};
+use crate::session::message_flags;
+use crate::wire::{Properties, Writer};
+
+use super::lane::{Fetch, Incoming, Lane, Received};
+use super::message::Scratch;
+use super::task::{Next, Task};
+use super::yard::of_broker;
+use crate::engine::peer::Waiting;
+use crate::engine::platform::Platform;
+use crate::engine::room_awaited::Need;
+
+impl<P: Platform> Task<'_, '_, P> {
+    /// How many messages of a rule come ahead: each queue has its share of the window, for a quorum queue of
+    /// RabbitMQ refuses to share one, and what is held there beside it.
+    pub(super) fn ahead(&self, rule: usize) -> u16 {
+        let course = &self.state.courses[rule];
+        let share = self.head.config.window / self.head.config.fetch.len().max(1) as u16;
+        let ahead = if course.is_careful() { 1 } else { share.max(1) };
+        ahead.saturating_add(course.held)
+    }
+
+    /// The consumer of a rule there has begun.
+    #[cold]
+    pub(super) fn begin_fetch(&mut self, rule: usize) {
+        let begun = self.yard.make_queues_of(self.head, self.id.direction, rule);
+        if let Err(cause) = begun.and_then(|()| self.open_here()) {
+            self.wait(rule, cause, false);
+            return self.shut(rule);
+        }
+        let window = self.head.config.window.saturating_add(self.state.courses[rule].held);
+        let arrivals = Arrivals::new(window.into());
+        // It comes again, on a channel that knows nothing of it.
+        self.state.courses[rule].held = 0;
+        let (incoming, is_ending, is_over) = (None, false, false);
+        self.contact.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
+        self.note_going(rule, true);
+    }
+
+    /// The channel here by which what is fetched is published.
+    #[cold]
+    fn open_here(&mut self) -> Result<(), Cause> {
+        if self.contact.channel.is_some() {
+            return Ok(());
+        }
+        let peer = self.contact.peer;
+        match self.yard.apply((peer, None), Command::OpenChannel { number: 1 }).0 {
+            Outcome::ChannelOpened(channel) => {
+                self.contact.channel = Some(channel);
+                self.yard.demand((peer, channel), Command::ConfirmSelect)
+            }
+            Outcome::Fault(fault) => Err(of_broker(&fault)),
+            _ => unreachable!("opening a channel is answered with a channel or a fault"),
+        }
+    }
+
+    fn fetching(&mut self, rule: usize) -> Option<&mut Fetch> {
+        match &mut self.contact.lanes[rule] {
+            Lane::Fetch(lane) => Some(lane),
+            Lane::Shut | Lane::Opening | Lane::Forward(_) => None,
+        }
+    }
+
+    /// Whether a whole message of a rule waits for room.
+    pub(super) fn has_whole(&self, rule: usize) -> bool {
+        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &self.contact.lanes[rule] else {
+            return false;
+        };
+        matches!(incoming.content, Received::Whole(_))
+    }
+
+    /// Something of a message came.
+    pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Next {
+        self.contact.has_moved = true;
+        let (now, left) = (self.yard.now, self.state.left);
+        let misplaced = || Next::Lost(Cause::new(format_args!("a delivery where it has no place")));
+        match event {
+            Event::Deliver { rule, tag, redelivered, exchange, key } => {
+                let Some(lane) = self.fetching(rule) else { return misplaced() };
+                let is_placed = matches!(
+                    lane.incoming,
+                    None | Some(Incoming { content: Received::Nothing | Received::Skipped(_), .. })
+                );
+                assert!(is_placed, "a message that arrived has its place before the next one comes");
+                let is_beyond = left.is_some_and(|left| lane.arrivals.len() as u64 >= left);
+                let content = if is_beyond { Received::Skipped(0) } else { Received::Nothing };
+                lane.incoming = Some(Incoming {
+                    tag,
+                    redelivered,
+                    since: now,
+                    exchange: heapless::String::try_from(exchange).unwrap_or_default(),
+                    key: heapless::Vec::from_slice(key).unwrap_or_default(),
+                    content,
+                    refused: None,
+                });
+                self.state.today.messages += u64::from(!redelivered);
+                Next::GoOn
+            }
+            Event::Header { rule, properties, body_len } => {
+                if let Err(full) = self.begin_arriving(rule, properties, body_len) {
+                    let (peer, messages) = (self.contact.peer, &self.yard.supplies.messages);
+                    let shortage = self.yard.broker.shortage_of(messages, peer, full);
+                    return self.wait_for_room(shortage);
+                }
+                self.publish_arrived(rule)
+            }
+            Event::Body(rule, octets) => {
+                let len = octets.len() as u64;
+                let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut self.contact.lanes[rule]
+                else {
+                    return misplaced();
+                };
+                match incoming.redelivered {
+                    true => self.state.today.repeated += len,
+                    false => self.state.today.payload += len,
+                }
+                match &mut incoming.content {
+                    Received::Part(message, left) => {
+                        self.yard.supplies.messages.append_body(*message, octets);
+                        *left -= len;
+                        if *left == 0 {
+                            self.yard.supplies.messages.finish(*message);
+                            incoming.content = Received::Whole(*message);
+                        }
+                    }
+                    Received::Skipped(left) => *left = left.saturating_sub(len),
+                    Received::Nothing | Received::Whole(_) => {
+                        unreachable!("a body follows its header, or the client says so")
+                    }
+                }
+                self.publish_arrived(rule)
+            }
+            _ => unreachable!("others are handled elsewhere"),
+        }
+    }
+
+    /// Takes everything that the message will ever need.
+    ///
+    /// # Errors
+    /// There is no room for it now.
+    fn begin_arriving(
+        &mut self,
+        rule: usize,
+        properties: Properties<'_>,
+        body_len: u64,
+    ) -> Result<(), PoolFull> {
+        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut self.contact.lanes[rule] else {
+            return Ok(());
+        };
+        if let Received::Skipped(_) = incoming.content {
+            incoming.content = Received::Skipped(body_len);
+            return Ok(());
+        }
+        let marks = Marks { id: None, is_repeat: incoming.redelivered };
+        let Scratch { headers, edited, properties: second, .. } = &mut self.common.scratch;
+        let mut writer = Writer::new(edited);
+        let mut is_marked = marked(properties, marks, self.common.origin, &mut writer).is_ok();
+        let mut edited = writer.written();
+        let mut again = Writer::new(second);
+        if let Some(shovel) = &self.head.config.shovel {
+            let unix_s = self.yard.platform.unix_ms() / 1000;
+            let said = ((self.state.upstream, 0), unix_s, self.yard.node);
+            is_marked &= shovelled(Properties::trusted(edited), shovel, said, headers, &mut again).is_ok();
+            edited = again.written();
+        }
+        let limits = self.yard.limits;
+        let fits = is_marked && edited.len() + 32 <= limits.frame_max as usize;
+        let len = u32::try_from(body_len).ok().filter(|len| fits && *len <= limits.message_size_max);
+        let Some(len) = len else {
+            incoming.content = Received::Skipped(body_len);
+            let tag = incoming.tag;
+            self.leave_there(rule, tag, body_len);
+            return Ok(());
+        };
+        let peer = self.contact.peer;
+        let broker = &*self.yard.broker;
+        let draw = Draw { share: broker.content_share(peer), owner: broker.owner(peer) };
+        let to = &self.head.config.fetch[rule].to;
+        let key = to.key().map_or(&*incoming.key, str::as_bytes);
+        let exchange = to.exchange().unwrap_or(&incoming.exchange);
+        let messages = &mut self.yard.supplies.messages;
+        let properties = Properties::trusted(edited);
+        let message = messages.begin(exchange, key, draw)?;
+        let flags = message_flags(properties);
+        let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, draw.share);
+        if kept.is_err() {
+            messages.release(message);
+            return kept;
+        }
+        incoming.content = Received::Part(message, len.into());
+        if len == 0 {
+            messages.finish(message);
+            incoming.content = Received::Whole(message);
+        }
+        Ok(())
+    }
+
+    /// Nothing here could hold a message: it goes to the dead letters of its queue there, if the rule says so,
+    /// or stays there, unacknowledged until the channel ends, and in nobody's way.
+    #[cold]
+    fn leave_there(&mut self, rule: usize, tag: u64, body_len: u64) {
+        let most = self.yard.limits.message_size_max;
+        let queue = &self.head.config.fetch[rule].queue;
+        let name = &self.head.config.name;
+        let is_rejected =
+            self.head.config.fetch[rule].refused == Refused::Reject && self.contact.client.can_settle();
+        let what = if is_rejected { "it is rejected there" } else { "it stays there, and others go on" };
+        let words = format_args!(
+            "bridge {name}, fetch: a message of {body_len} bytes in {queue} is too large for this broker \
+             (message_size_max = {most}, or its headers fill a frame): {what}"
+        );
+        let cause = Cause::new(format_args!(
+            "{queue}: a message of {body_len} bytes is too large for this broker; {what}"
+        ));
+        if self.state.is_news(&cause) {
+            self.yard.say(log::Level::Warn, self.head.serial, words);
+        }
+        self.state.last_error = Some((cause, self.yard.now));
+        if is_rejected {
+            self.contact.client.settle(rule, tag, Verdict::Dead);
+        } else {
+            let course = &mut self.state.courses[rule];
+            course.held = course.held.saturating_add(1);
+            let ahead = self.ahead(rule);
+            self.contact.client.widen(rule, ahead);
+        }
+        self.count_down(1);
+    }
+
+    fn wait_for_room(&mut self, shortage: Shortage) -> Next {
+        let (id, since) = (self.contact.peer, self.yard.now);
+        if let Some(peer) = self.yard.peer(id) {
+            (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since });
+            self.yard.for_room.push(id);
+        }
+        Next::Wait
+    }
+
+    /// Publishes the message of a rule that is whole, if one is.
+    pub(super) fn publish_arrived(&mut self, rule: usize) -> Next {
+        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &self.contact.lanes[rule] else {
+            return Next::GoOn;
+        };
+        let (Received::Whole(message), tag, Some(channel)) =
+            (incoming.content, incoming.tag, self.contact.channel)
+        else {
+            return Next::GoOn;
+        };
+        if let Some(why) = incoming.refused.clone() {
+            return self.park_arrived(rule, (tag, message), &why);
+        }
+        let peer = self.contact.peer;
+        let messages = &mut self.yard.supplies.messages;
+        let properties = messages.properties(message, &mut self.common.scratch.properties);
+        if hops_of(Properties::trusted(properties)) > self.head.config.hops_max.into() {
+            return self.park_arrived(rule, (tag, message), "it has crossed as many bridges as it may");
+        }
+        // For the case that it is to be set aside.
+        messages.retain(message);
+        let command = Command::Publish { message, mandatory: true };
+        let (outcome, batch) = self.yard.apply((peer, Some(channel)), command);
+        let why = match outcome {
+            Outcome::Wait => {
+                self.yard.supplies.messages.release(message);
+                let shortage = self.yard.broker.last_shortage();
+                return self.wait_for_room(shortage);
+            }
+            Outcome::Published if self.yard.broker.has_returned(peer) => {
+                let (broker, mut context) = self.yard.broker();
+                broker.sent(&mut context, peer, 1);
+                "unroutable here: it reaches no queue".to_string()
+            }
+            Outcome::Published => return self.take_over(rule, (tag, message), batch),
+            Outcome::Fault(fault) => format!("refused here: {}", fault.text),
+            _ => "refused here by its queue's own arguments".to_string(),
+        };
+        self.park_arrived(rule, (tag, message), &why)
+    }
+
+    /// A message is ours as soon as this is durable.
+    fn take_over(&mut self, rule: usize, (tag, message): (u64, MessageId), batch: Batch) -> Next {
+        self.yard.supplies.messages.release(message);
+        let Some(lane) = self.fetching(rule) else { unreachable!("it was one that fetches") };
+        lane.incoming = None;
+        if !lane.arrivals.take(tag, batch) {
+            return Next::Lost(Cause::new(format_args!("it sends more than it was asked for")));
+        }
+        self.note_going(rule, false);
+        Next::GoOn
+    }
+
+    /// Sets a message aside that no queue here takes. Where that takes nothing either it goes back to where it
+    /// came from, and its rule waits, alone.
+    #[cold]
+    fn park_arrived(&mut self, rule: usize, (tag, message): (u64, MessageId), why: &str) -> Next {
+        let cause = match self.put_aside(message, why) {
+            Ok(Some(batch)) => return self.take_over(rule, (tag, message), batch),
+            Ok(None) => {
+                // A part of where it goes may have it already.
+                if let Some(Fetch { incoming: Some(incoming), .. }) = self.fetching(rule) {
+                    incoming.refused = Some(why.into());
+                }
+                let shortage = self.yard.broker.last_shortage();
+                return self.wait_for_room(shortage);
+            }
+            Err(cause) => Cause::new(format_args!("{why}, and parking it takes nothing now: {cause}")),
+        };
+        self.wait(rule, cause, true);
+        // With its channel all that is not acknowledged goes back there, in its order.
+        self.shut(rule);
+        Next::GoOn
+    }
+
+    /// Puts a copy of a message into the queue for those that are set aside. `None`: there is no room now.
+    ///
+    /// # Errors
+    /// That queue takes it no more than its own, or cannot be made.
+    #[cold]
+    fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
+        self.yard.make_parked(self.head)?;
+        let Some(channel) = self.contact.channel else { unreachable!("what arrived was to be published") };
+        let unix_s = self.yard.platform.unix_ms() / 1000;
+        let frame_max = self.yard.limits.frame_max;
+        let lent = (&self.yard.supplies.messages, message);
+        let kept = self.common.scratch.of_parked(lent, (&self.head.config.name, why), unix_s, frame_max);
+        let (broker, mut context) = self.yard.broker();
+        let put = broker.put_aside(&mut context, channel, message, &self.head.config.parked, kept);
+        let put = put.map_err(|fault| Cause::new(format_args!("{}", fault.text)))?;
+        if put.is_some() {
+            self.head.parked_alarm.note_parked();
+        }
+        Ok(put)
+    }
+
+    // ---- acknowledging
+
+    /// Acknowledges what is durable by now.
+    pub(super) fn acknowledge(&mut self) {
+        let durable = self.yard.journal.durable();
+        let mut moved = 0;
+        for rule in 0..self.contact.lanes.len() {
+            let Lane::Fetch(lane) = &mut self.contact.lanes[rule] else { continue };
+            // What is held is not to be acknowledged with those behind it.
+            let together = self.state.courses[rule].held == 0;
+            while self.contact.client.can_settle()
+                && let Some((tag, count)) = lane.arrivals.next_durable(durable, together)
+            {
+                self.contact.client.settle(rule, tag, Verdict::Taken(together));
+                moved += count;
+            }
+        }
+        if moved > 0 {
+            self.state.counts.moved += moved;
+            self.count_down(moved);
+        }
+    }
+
+    /// A rule's consumer there, or its channel, has ended and was not to: it waits.
+    #[cold]
+    pub(super) fn take_end_of_fetch(&mut self, rule: usize, cause: Cause) {
+        self.wait(rule, cause, false);
+        self.shut(rule);
+    }
+
+    /// The consumer of a rule there has ended, as it was to.
+    pub(super) fn take_cancelled(&mut self, rule: usize) {
+        if let Some(lane) = self.fetching(rule) {
+            lane.is_over = true;
+        }
+    }
+}

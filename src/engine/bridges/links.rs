@@ -1,0 +1,307 @@
+//! When the links of bridges are tried, and what becomes of those that end.
+//!
+//! ```text
+//! Waiting ─ due → LookingUp ─ addresses → Connected ─ messages flow …
+//!    ▲               │ none                   │ broken, refused, wedged
+//!    └── backoff ◄───┴────────────────────────┘          Paused ─ resumed → Waiting
+//!                                            └ nothing to do, if on demand → Resting ─ demand → Waiting
+//! ```
+//!
+//! Always true: nobody waits for a name or for an upstream, and no bridge for another's; a link that fails is
+//! tried again after a pause that grows, for ever.
+
+use core::net::{IpAddr, SocketAddr};
+
+use crate::bridge::{Cause, Client, Credentials};
+use crate::config::bridge::read_password;
+use crate::config::upstream::is_this_machine;
+use crate::time::{Deadline, Now};
+
+use super::contact::Contact;
+use super::registry::Bridges;
+use super::state::{ADDRESSES_MAX, Bridge, Link, LinkId, Phase};
+use super::yard::Yard;
+use crate::engine::address::PeerAddress;
+use crate::engine::name_lookup::NameLookup;
+use crate::engine::peer::{Needs, Peer, Session};
+use crate::engine::platform::{Interest, Platform};
+
+/// The pause before the next upstream of several is tried, in milliseconds.
+const NEXT_UPSTREAM_MS: u64 = 200;
+/// A link that lasted so long was up: what happens to it next is news.
+const STABLE_MS: u64 = 60_000;
+/// Links that are begun in one turn.
+const TRIES_PER_TURN: usize = 4;
+
+impl Bridges {
+    /// The first link of which this holds.
+    fn find(&self, is_it: impl Fn(&Link) -> bool) -> Option<LinkId> {
+        self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id)
+    }
+
+    /// Begins what is due.
+    pub(super) fn try_links<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+        for _ in 0..TRIES_PER_TURN {
+            let now = yard.now;
+            let Some(id) = self.find(|link| matches!(link.phase, Phase::Waiting(at) if at.is_due(now)))
+            else {
+                return;
+            };
+            let Some((_, link)) = self.get(id) else { return };
+            match link.state.addresses.is_empty() {
+                true => self.try_link(yard, id),
+                false => self.dial(yard, id, None),
+            }
+        }
+    }
+
+    #[cold]
+    fn try_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
+        self.common.tickets += 1;
+        let ticket = self.common.tickets;
+        let Some((bridge, link)) = self.get_mut(id) else { return };
+        if bridge.is_leaving {
+            link.phase = Phase::Paused;
+            return;
+        }
+        let upstream = &bridge.config.upstream[link.state.upstream];
+        link.state.addresses.clear();
+        if let Ok(ip) = upstream.host.parse::<IpAddr>() {
+            let is_kept = link.state.addresses.push_back(SocketAddr::new(ip, upstream.port)).is_ok();
+            debug_assert!(is_kept, "there was none");
+            self.dial(yard, id, None);
+        } else {
+            link.phase = Phase::LookingUp(ticket);
+            let lookup = NameLookup { ticket, host: upstream.host.clone(), port: upstream.port };
+            yard.platform.start_lookup(lookup);
+        }
+    }
+
+    /// Takes what was found of names.
+    #[cold]
+    pub(super) fn take_lookups<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+        while let Some(found) = yard.platform.take_lookup() {
+            let is_it =
+                |link: &Link| matches!(link.phase, Phase::LookingUp(ticket) if ticket == found.ticket);
+            let Some(id) = self.find(is_it) else { continue };
+            let Some((bridge, link)) = self.get_mut(id) else { continue };
+            let host = bridge.config.upstream[link.state.upstream].host.clone();
+            match found.found {
+                Ok(addresses) => {
+                    link.state.addresses.extend(addresses.into_iter().take(ADDRESSES_MAX));
+                    let none = Cause::new(format_args!("its name {host} has no address"));
+                    self.dial(yard, id, Some(none));
+                }
+                Err(why) => {
+                    let cause = Cause::new(format_args!("its name {host} cannot be looked up: {why}"));
+                    self.fail_link(yard, id, cause, None);
+                }
+            }
+        }
+    }
+
+    // ---- connecting
+
+    /// Connects to the next address. `why`: what is to be said if there is none.
+    #[cold]
+    fn dial<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId, mut why: Option<Cause>) {
+        while let Some((bridge, link)) = self.get_mut(id) {
+            let Some(address) = link.state.addresses.pop_front() else { break };
+            let upstream = &bridge.config.upstream[link.state.upstream];
+            // Who may not connect a shovel to this machine is not to do it by a name that leads here.
+            let is_barred = bridge.config.shovel.is_some() && !upstream.is_this_machine();
+            if is_barred && is_this_machine(address.ip()) {
+                why = Some(Cause::new(format_args!(
+                    "its name leads to this machine itself ({}): write localhost, as an administrator",
+                    address.ip()
+                )));
+                continue;
+            }
+            match self.connect(yard, id, address) {
+                Ok(()) => return,
+                Err(cause) => why = Some(cause),
+            }
+        }
+        let cause = why.unwrap_or_else(|| Cause::new(format_args!("it has no address")));
+        self.fail_link(yard, id, cause, None);
+    }
+
+    #[cold]
+    fn connect<P: Platform>(
+        &mut self,
+        yard: &mut Yard<'_, P>,
+        id: LinkId,
+        address: SocketAddr,
+    ) -> Result<(), Cause> {
+        let (origin, version) = (self.common.origin, self.common.version.clone());
+        let Some((bridge, link)) = self.get_mut(id) else {
+            return Err(Cause::new(format_args!("it is not wanted any more")));
+        };
+        let mut upstream = bridge.config.upstream[link.state.upstream].clone();
+        // It is read at each try, so whoever mends it need tell nobody.
+        if let Some(file) = bridge.config.password_file.as_ref().filter(|_| upstream.password.is_none()) {
+            upstream.password = Some(read_password(file).map_err(|why| Cause::new(format_args!("{why}")))?);
+        }
+        let tls = upstream.with_tls.then(|| (upstream.host.clone(), bridge.config.tls.clone()));
+        let name = format!("bridge {}", bridge.config.name);
+        let refused = |fault: crate::error::Fault| super::yard::of_broker(&fault);
+        let own = yard.broker.connect_own(&name, &bridge.config.vhost).map_err(refused)?;
+        let registered = yard.platform.connect(address).and_then(|mut socket| {
+            yard.platform.register(&mut socket, Interest::Peer(own.into())).map(|()| socket)
+        });
+        let socket = match registered {
+            Ok(socket) => socket,
+            Err(error) => {
+                yard.release_own(own);
+                return Err(Cause::new(format_args!("{address} cannot be reached: {error}")));
+            }
+        };
+        let session = Session::Bridge(Needs::default());
+        let mut peer = Peer::new(socket, PeerAddress::Network(address), session, yard.now);
+        // It is reported when it is connected, or cannot be.
+        (peer.stream.readable, peer.stream.writable) = (false, false);
+        if let Some((host, tls)) = tls {
+            peer.stream.begin_tls_to(&host, &tls);
+        }
+        yard.peers.put(own, peer);
+        let credentials = Credentials {
+            upstream,
+            name: format!("leveret bridge {} {}", bridge.config.name, id.direction.name()),
+            version,
+        };
+        let limits = (yard.limits.frame_max, bridge.config.heartbeat_s);
+        let rules = bridge.rules(id.direction).len();
+        let client = Client::new(yard.now, rules, credentials, origin, limits);
+        link.phase = Phase::Connected(Box::new(Contact::new(own, client, rules, yard.now)));
+        self.with(id, yard, |_| ());
+        Ok(())
+    }
+
+    // ---- the end
+
+    /// A link has no socket any more: it is tried again, unless nobody wants it.
+    #[cold]
+    pub(super) fn end_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
+        self.with(id, yard, |task| task.note_passed());
+        let now = yard.now;
+        let Some((bridge, link)) = self.get_mut(id) else { return };
+        let phase = core::mem::replace(&mut link.phase, Phase::Paused);
+        let Phase::Connected(mut contact) = phase else { unreachable!("only a link with a socket loses it") };
+        let own = contact.teardown(&mut yard.supplies.messages);
+        for connection in own.into_iter().chain([contact.peer]) {
+            yard.release_own(connection);
+        }
+        yard.worker.leave(contact.peer.into());
+        let since = link.state.ready_since.take();
+        if since.is_some() {
+            link.state.was_ready = Some(now);
+        }
+        link.state.rest_due = Deadline::NEVER;
+        let may_rest = core::mem::take(&mut link.state.is_going_to_rest);
+        let is_wanted = !bridge.is_leaving && !bridge.is_paused && !yard.is_stopping;
+        let again = Phase::Waiting(now.after_ms(0));
+        if !is_wanted {
+            return;
+        }
+        if contact.is_draining && may_rest {
+            return self.rest_link(yard, id);
+        }
+        // One that was paused may be wanted again since; and in the next turn, for until then its place among
+        // the peers may still be somebody's.
+        let is_next_address = contact.client.is_unheard() && !link.state.addresses.is_empty();
+        if contact.is_draining || is_next_address {
+            link.phase = again;
+            return;
+        }
+        let cause = contact.cause.take().unwrap_or_else(|| Cause::new(format_args!("it ended")));
+        self.fail_link(yard, id, cause, since);
+    }
+
+    /// A link is not up: it is said why, if that is news, and when it is tried again.
+    #[cold]
+    fn fail_link<P: Platform>(
+        &mut self,
+        yard: &mut Yard<'_, P>,
+        id: LinkId,
+        cause: Cause,
+        since: Option<Now>,
+    ) {
+        let (chance, now) = (self.common.chance(), yard.now);
+        let Some((bridge, link)) = self.get_mut(id) else { return };
+        let upstreams = &bridge.config.upstream;
+        let state = &mut link.state;
+        if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {
+            state.forget_logged();
+        }
+        if state.is_news(&cause) {
+            let (name, what, upstream) =
+                (&bridge.config.name, id.direction.name(), &upstreams[state.upstream]);
+            let words = format_args!(
+                "bridge {name}, {what}, {upstream}: {cause}; it is tried again, ever more rarely"
+            );
+            yard.say(log::Level::Warn, bridge.serial, words);
+        }
+        state.upstream = (state.upstream + 1) % upstreams.len();
+        state.addresses.clear();
+        let backoff = state.backoff.fail(now, since, bridge.config.reconnect_max_ms.into(), chance);
+        link.phase = match state.upstream == 0 {
+            true if bridge.is_tried_once() => Phase::Paused,
+            true => Phase::Waiting(backoff),
+            false => Phase::Waiting(now.after_ms(NEXT_UPSTREAM_MS)),
+        };
+        state.counts.failed += 1;
+        state.last_error = Some((cause, now));
+    }
+
+    /// All links of a bridge end, as soon as what is under way is settled.
+    #[cold]
+    pub(super) fn drain<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
+        let serial = self.places[place].head.serial;
+        for direction in super::state::Direction::BOTH {
+            let id = LinkId { bridge: serial, direction };
+            let Some((_, link)) = self.get_mut(id) else { continue };
+            match link.phase {
+                Phase::Connected(_) => {
+                    self.with(id, yard, |task| task.contact.is_draining = true);
+                }
+                Phase::Waiting(_) | Phase::LookingUp(_) | Phase::Resting | Phase::Paused => {
+                    link.phase = Phase::Paused;
+                }
+            }
+        }
+    }
+
+    /// Bridges that leave finish what they have begun, but not while others are made again and again: they
+    /// take connections from everybody.
+    #[cold]
+    pub(super) fn hasten_leaving<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+        if self.places.len() < 2 * self.max {
+            return;
+        }
+        let leaving: Vec<LinkId> = self
+            .links()
+            .filter(|(id, _)| self.get(*id).is_some_and(|(head, _)| head.is_leaving))
+            .map(|(id, _)| id)
+            .collect();
+        for id in leaving {
+            let why = "this broker: it was changed again before that had come to its end";
+            self.with(id, yard, |task| task.lose(Cause::new(format_args!("{why}"))));
+        }
+    }
+
+    /// Bridges that are to go and whose links have ended.
+    #[cold]
+    pub(super) fn drop_left<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+        let is_left = |bridge: &Bridge| bridge.head.is_leaving && !bridge.is_connected();
+        while let Some(place) = self.places.iter().position(is_left) {
+            let mut left = self.places.remove(place);
+            // What it did since it was changed counts, too.
+            let is_next =
+                |next: &&mut Bridge| !next.head.is_leaving && next.head.config.name == left.head.config.name;
+            if let Some(next) = self.places.iter_mut().find(is_next) {
+                left.hand_counts_on(&mut next.links);
+            }
+            self.clear_up_after(yard, &left.head);
+        }
+    }
+}

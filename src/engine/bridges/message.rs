@@ -1,0 +1,134 @@
+//! What all bridges share: room to write one message in, what a page of output consists of, and the numbers
+//! that are theirs together.
+//!
+//! Always true: the room is reserved when there may be a bridge, and nothing is left in it between two calls.
+
+use crate::bridge::{Origin, OwnId};
+use crate::broker;
+use crate::mem::{MessageId, Messages};
+use crate::time::Deadline;
+use crate::wire::{Properties, Writer};
+
+/// More than the headers that a message gets, and the names in its publish, in bytes.
+const MARKS_BYTES_MAX: usize = 2048;
+
+/// What all bridges share.
+pub(super) struct Common {
+    pub(super) origin: Origin,
+    pub(super) version: String,
+    /// Room to write heads of messages and their headers in; empty when there is no bridge.
+    pub(super) scratch: Scratch,
+    /// What a page of output consists of.
+    pub(super) pieces: Vec<Piece>,
+    pub(super) tickets: u64,
+    /// When what was counted is written down.
+    pub(super) note_due: Deadline,
+    random: u64,
+}
+
+impl Common {
+    pub(super) fn new(max: usize, frame_max: usize, version: &str, seed: u64) -> Self {
+        let mut common = Self {
+            origin: Origin::default(),
+            version: version.to_string(),
+            scratch: Scratch::default(),
+            pieces: Vec::new(),
+            tickets: 0,
+            note_due: Deadline::NEVER,
+            random: seed | 1,
+        };
+        if max > 0 {
+            common.scratch = Scratch::new(frame_max);
+            // Where there is no store it stands for this process.
+            let numbers = [common.chance(), common.chance()].map(u64::to_be_bytes);
+            common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
+        }
+        common
+    }
+
+    /// Any number.
+    pub(super) const fn chance(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+/// Octets of a page that stand together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    /// Where in the page its last octet stands, and one.
+    pub(super) end: usize,
+    pub(super) what: What,
+}
+
+/// What they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum What {
+    /// What the client says.
+    Said,
+    /// Some of a message.
+    Message {
+        rule: usize,
+        /// The octet of it that the piece begins with.
+        from: u64,
+        /// Octets of its method and header.
+        head: usize,
+        /// Octets of all of it.
+        total: u64,
+        /// Octets of its body.
+        body: u32,
+        /// Its delivery tag here, and what it is known by.
+        tag: u64,
+        id: OwnId,
+        is_repeat: bool,
+    },
+}
+
+/// Room for one message's head and headers.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) headers: Box<[u8]>,
+    pub(super) properties: Box<[u8]>,
+    pub(super) edited: Box<[u8]>,
+    pub(super) head: Box<[u8]>,
+}
+
+impl Scratch {
+    fn new(frame_max: usize) -> Self {
+        let room = |bytes: usize| vec![0; bytes].into_boxed_slice();
+        Self {
+            headers: room(frame_max + MARKS_BYTES_MAX),
+            properties: room(frame_max),
+            edited: room(frame_max + MARKS_BYTES_MAX),
+            head: room(frame_max + MARKS_BYTES_MAX),
+        }
+    }
+
+    /// The properties of a message that is set aside which was in no queue here: by which bridge, why, and
+    /// when. Headers that are too long already stay as they are, for it must be delivered one day.
+    pub(super) fn of_parked(
+        &mut self,
+        (messages, message): (&Messages, MessageId),
+        (bridge, why): (&str, &str),
+        unix_s: u64,
+        frame_max: u32,
+    ) -> &[u8] {
+        let Self { properties, edited, .. } = self;
+        let properties = Properties::trusted(messages.properties(message, properties));
+        let mut writer = Writer::new(edited);
+        let is_written = broker::parked(properties, (bridge, None, why), unix_s, &mut writer).is_ok();
+        let mut len = writer.at();
+        if !is_written || len + 32 > frame_max as usize {
+            len = properties.as_bytes().len();
+            edited[..len].copy_from_slice(properties.as_bytes());
+        }
+        &edited[..len]
+    }
+
+    /// Bytes of all of it.
+    pub(super) const fn bytes(frame_max: usize) -> usize {
+        4 * frame_max + 3 * MARKS_BYTES_MAX
+    }
+}

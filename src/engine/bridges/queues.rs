@@ -1,0 +1,98 @@
+//! The queues that a bridge has here: whatever is published for the upstream waits in them, also before the
+//! first link is up.
+//!
+//! Always true: they are durable; a bridge that cannot have them now tries again, and does not wait for a link
+//! to do so; the one for what is set aside is made anew when it is needed.
+
+use crate::bridge::Cause;
+use crate::config::bridge::Destination;
+
+use super::state::{Direction, Head};
+use super::yard::{Yard, of_broker};
+use crate::engine::platform::Platform;
+
+/// How long after a queue could not be made it is tried again, in milliseconds.
+const AGAIN_MS: u64 = 10_000;
+
+impl<P: Platform> Yard<'_, P> {
+    /// Makes all queues of a bridge, as far as that can be done now; what cannot is told, and tried again.
+    #[cold]
+    pub(super) fn make_queues(&mut self, head: &mut Head) {
+        let mut all = Ok(());
+        for direction in Direction::BOTH {
+            for rule in 0..head.rules(direction).len() {
+                all = all.and(self.make_queues_of(head, direction, rule));
+            }
+        }
+        let all = all.and(self.make_parked(head));
+        let was_tried = head.queues_due != crate::time::Deadline::NEVER;
+        head.queues_due = match all {
+            Ok(()) => crate::time::Deadline::NEVER,
+            Err(cause) => {
+                if !was_tried {
+                    let name = &head.config.name;
+                    let words = format_args!(
+                        "bridge {name}: a queue of it here could not be made: {cause}; until it is, what is \
+                         published for it goes nowhere; it is tried again every {} s",
+                        AGAIN_MS / 1000
+                    );
+                    self.say(log::Level::Warn, head.serial, words);
+                }
+                self.now.after_ms(AGAIN_MS)
+            }
+        };
+    }
+
+    /// The queue that a rule takes from here, or brings to.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    #[cold]
+    pub(super) fn make_queues_of(
+        &mut self,
+        head: &Head,
+        direction: Direction,
+        rule: usize,
+    ) -> Result<(), Cause> {
+        let (vhost, rule) = (&*head.config.vhost, &head.rules(direction)[rule]);
+        match (direction, &rule.to) {
+            (Direction::Forward, _) => {
+                self.make_queue(vhost, &rule.queue, &head.arguments_here())?;
+                match head.source_here() {
+                    Some((exchange, key)) => self.bind_source(vhost, (&exchange, &key), &rule.queue),
+                    None => Ok(()),
+                }
+            }
+            (Direction::Fetch, Destination::Queue(queue)) => {
+                self.make_queue(vhost, queue, &head.arguments_here())
+            }
+            (Direction::Fetch, _) => Ok(()),
+        }
+    }
+
+    /// The queue for what is set aside.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    #[cold]
+    pub(super) fn make_parked(&mut self, head: &Head) -> Result<(), Cause> {
+        self.make_queue(&head.config.vhost, &head.config.parked, &[])
+    }
+
+    /// A durable queue of this name is there, whoever made it and however.
+    fn make_queue(&mut self, vhost: &str, queue: &str, arguments: &[u8]) -> Result<(), Cause> {
+        if self.broker.queue_depth(vhost, queue).is_some() {
+            return Ok(());
+        }
+        let (broker, mut context) = self.broker();
+        let declared = broker.operator_declare_queue(&mut context, vhost, queue, (true, false), arguments);
+        declared.map(|_| ()).map_err(|fault| of_broker(&fault))
+    }
+
+    /// The queue here behind an exchange that a shovel forwards from.
+    fn bind_source(&mut self, vhost: &str, (exchange, key): (&str, &str), queue: &str) -> Result<(), Cause> {
+        let (broker, mut context) = self.broker();
+        let bound = broker.operator_bind(&mut context, vhost, (exchange, key), (queue, false), &[]);
+        bound.map(|_| ()).map_err(|fault| of_broker(&fault))
+    }
+}

@@ -1,0 +1,254 @@
+//! All bridges, and what the engine asks of them.
+//!
+//! Always true: a link is found by its number and direction, and is worked with only through a [`Task`], which
+//! settles what follows.
+
+use crate::bridge::{self, Origin};
+use crate::broker::Broker;
+use crate::command::ConnectionId;
+use crate::config::bridge::{Bridge as Config, RULES_MAX};
+use crate::time::{Deadline, Now};
+
+use super::contact::Contact;
+use super::course::Course;
+use super::lane::Lane;
+use super::message::{Common, Scratch};
+use super::state::{Bridge, Direction, Head, Link, LinkId, Phase};
+use super::task::{Call, Task};
+use super::yard::Yard;
+use crate::engine::peer::peer_bytes;
+use crate::engine::platform::Platform;
+
+/// How often what was counted is written down, in milliseconds.
+pub(super) const NOTED_EVERY_MS: u64 = 3_600_000;
+/// What a client says besides messages, and the names that it knows, in bytes.
+const CLIENT_BYTES: usize = 8 << 10;
+
+/// Bytes that a bridge takes here beside its connections, with sockets of this kind and frames of so many
+/// bytes.
+pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
+    let rules = 2 * RULES_MAX * (size_of::<Lane>() + size_of::<Course>());
+    let links = 2 * (size_of::<Contact>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();
+    let windows = RULES_MAX * bridge::window_bytes(window);
+    links + rules + windows + size_of::<Bridge>() + Scratch::bytes(frame_max)
+}
+
+/// What was written down, and when it is again.
+pub(super) struct Notes {
+    /// So long after the last time it is written down again, in milliseconds.
+    pub(super) pause_ms: u64,
+    /// What was written last.
+    pub(super) written: Option<String>,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self { pause_ms: NOTED_EVERY_MS, written: None }
+    }
+}
+
+/// All bridges.
+pub(in crate::engine) struct Bridges {
+    pub(super) places: Vec<Bridge>,
+    /// Those that the configuration says; parameters say others.
+    pub(super) said: Vec<Config>,
+    /// The version of the parameters that were looked at.
+    pub(super) parameters_seen: u64,
+    pub(super) max: usize,
+    /// Links may speak TLS: there is memory for it.
+    pub(super) has_tls_room: bool,
+    pub(super) serials: u64,
+    pub(super) notes: Notes,
+    pub(super) common: Common,
+}
+
+impl Bridges {
+    /// There may be so many, with frames of so many bytes; `seed` is any number.
+    pub(in crate::engine) fn new(
+        max: usize,
+        frame_max: usize,
+        version: &str,
+        seed: u64,
+        has_tls_room: bool,
+    ) -> Self {
+        Self {
+            places: Vec::with_capacity(max),
+            said: Vec::new(),
+            parameters_seen: 0,
+            max,
+            has_tls_room,
+            serials: 0,
+            notes: Notes::default(),
+            common: Common::new(max, frame_max, version, seed),
+        }
+    }
+
+    /// Whether there is one.
+    pub(in crate::engine) const fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Whether a link has a socket.
+    pub(in crate::engine) fn is_connected(&self) -> bool {
+        self.places.iter().any(Bridge::is_connected)
+    }
+
+    /// Whose messages leave this broker.
+    pub(in crate::engine) const fn set_origin(&mut self, origin: Origin) {
+        self.common.origin = origin;
+    }
+
+    /// The peer of the link whose rule consumes here by this connection of our own.
+    pub(in crate::engine) fn peer_of(&self, own: ConnectionId) -> Option<ConnectionId> {
+        let (_, link) = self.links().find(|(_, link)| link.has_own(own))?;
+        link.peer()
+    }
+
+    /// Something has happened to a link; says how many octets were written.
+    pub(in crate::engine) fn handle<P: Platform>(
+        &mut self,
+        yard: &mut Yard<'_, P>,
+        connection: ConnectionId,
+        call: Call<'_>,
+    ) -> usize {
+        let is_it = |link: &Link| link.peer() == Some(connection) || link.has_own(connection);
+        let Some(id) = self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id) else {
+            if let Call::PutOut(why) = call {
+                self.put_retry_out(yard, connection, why);
+            }
+            return 0;
+        };
+        self.with(id, yard, |task| task.handle(call)).unwrap_or(0)
+    }
+
+    /// The socket of a link is about to be closed.
+    #[cold]
+    pub(in crate::engine) fn note_closed<P: Platform>(
+        &mut self,
+        yard: &mut Yard<'_, P>,
+        connection: ConnectionId,
+    ) {
+        let id = self.links().find(|(_, link)| link.peer() == Some(connection)).map(|(id, _)| id);
+        if let Some(id) = id {
+            self.end_link(yard, id);
+        }
+    }
+
+    /// Does what is due, and begins what can be begun.
+    pub(in crate::engine) fn poll<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+        if self.has_parameter_news(yard.broker) {
+            self.take_parameters(yard);
+        }
+        if self.places.is_empty() {
+            return;
+        }
+        self.take_lookups(yard);
+        self.write_notes(yard);
+        self.retry_parked(yard);
+        self.tell_parked(yard);
+        self.keep_days(yard);
+        self.keep_courses(yard);
+        self.keep_demands(yard);
+        self.drop_left(yard);
+        if !yard.is_stopping {
+            self.keep_queues(yard);
+            self.try_links(yard);
+        }
+    }
+
+    /// Whether [`Self::poll`] would get on now, with nothing reported and no time passing; `has_room`: no
+    /// publisher here waits for room.
+    pub(in crate::engine) fn is_ready(
+        &self,
+        broker: &Broker,
+        now: Now,
+        (has_room, is_stopping): (bool, bool),
+    ) -> bool {
+        let is_ready =
+            |bridge: &Bridge| bridge.head.is_to_turn() || bridge.has_demand_news(broker, has_room, now);
+        self.has_parameter_news(broker)
+            || self.has_retry_work(broker)
+            || !is_stopping && self.places.iter().any(is_ready)
+    }
+
+    /// When to poll if nothing else happens.
+    pub(in crate::engine) fn deadline(&self) -> Deadline {
+        let notes = if self.places.is_empty() { Deadline::NEVER } else { self.common.note_due };
+        self.places.iter().map(Bridge::deadline).fold(notes, Deadline::earlier)
+    }
+
+    // ---- inside
+
+    pub(super) fn links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        self.places.iter().flat_map(|bridge| {
+            let of = |direction| LinkId { bridge: bridge.head.serial, direction };
+            let links = Direction::BOTH.into_iter().zip(&bridge.links);
+            links.filter_map(move |(direction, link)| Some((of(direction), link.as_ref()?)))
+        })
+    }
+
+    pub(super) fn get(&self, id: LinkId) -> Option<(&Head, &Link)> {
+        let bridge = self.places.iter().find(|bridge| bridge.head.serial == id.bridge)?;
+        Some((&bridge.head, bridge.links[id.direction as usize].as_ref()?))
+    }
+
+    pub(super) fn get_mut(&mut self, id: LinkId) -> Option<(&mut Head, &mut Link)> {
+        let bridge = self.places.iter_mut().find(|bridge| bridge.head.serial == id.bridge)?;
+        Some((&mut bridge.head, bridge.links[id.direction as usize].as_mut()?))
+    }
+
+    /// Does something with a link that has a socket; `None`: it has none.
+    pub(super) fn with<P: Platform, T>(
+        &mut self,
+        id: LinkId,
+        yard: &mut Yard<'_, P>,
+        work: impl FnOnce(&mut Task<'_, '_, P>) -> T,
+    ) -> Option<T> {
+        let bridge = self.places.iter_mut().find(|bridge| bridge.head.serial == id.bridge)?;
+        let Link { phase, state } = bridge.links[id.direction as usize].as_mut()?;
+        let Phase::Connected(contact) = phase else { return None };
+        let (head, common) = (&mut bridge.head, &mut self.common);
+        let mut task = Task { id, head, state, contact, common, yard };
+        let done = work(&mut task);
+        task.settle();
+        let is_over = task.is_over();
+        if is_over {
+            self.end_shovel(yard, id);
+        }
+        Some(done)
+    }
+
+    /// What has changed of a bridge is taken up by its links.
+    pub(super) fn settle<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
+        let bridge = self.places[place].head.serial;
+        for direction in Direction::BOTH {
+            self.with(LinkId { bridge, direction }, yard, |_| ());
+        }
+    }
+
+    /// Lets rules try that have waited long enough.
+    fn keep_courses<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+        for place in 0..self.places.len() {
+            let mut links = self.places[place].links.iter().flatten();
+            if links.any(|link| link.course_deadline().is_due(yard.now)) {
+                self.settle(yard, place);
+            }
+        }
+    }
+
+    /// Makes the queues of bridges that could not be made before.
+    fn keep_queues<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+        for bridge in &mut self.places {
+            if !bridge.head.is_leaving && bridge.head.queues_due.is_due(yard.now) {
+                yard.make_queues(&mut bridge.head);
+            }
+        }
+    }
+}
+
+impl Link {
+    /// Whether a rule of it consumes here by this connection of our own.
+    fn has_own(&self, own: ConnectionId) -> bool {
+        self.contact().is_some_and(|contact| contact.forwards().any(|lane| lane.own == own))
+    }
+}

@@ -1,0 +1,311 @@
+//! Shovels: bridges that runtime parameters define, and their end.
+//!
+//! ```text
+//! set, clear, import, a start ─→ broker's parameters ─version─→ bridges of the file and of parameters
+//!                                        ▲                               │
+//!                                        └────── the last was moved ─────┘   (delete-after)
+//! ```
+//!
+//! Always true: what the parameters say is so from the next turn on, and one shovel's change is nothing to
+//! any other bridge; one that ends when so many messages were moved takes no more than those.
+
+use crate::bridge::Preparation;
+use crate::broker::{self, Broker, SHOVEL};
+use crate::config::bridge::{Bridge as Config, Destination};
+use crate::config::shovel::{DeleteAfter, End};
+use crate::config::shovel_parameter::parse;
+use crate::log_limiter::{LogKind, LogSource};
+use crate::wire::{Table, Value, Writer};
+
+use super::registry::Bridges;
+use super::shovel_check::arguments_of;
+use super::state::{Bridge, Direction, Head, LinkId};
+use super::task::Task;
+use super::yard::Yard;
+use crate::engine::platform::Platform;
+
+/// Arguments of a shovel's own queue: the name of its shovel, and in which virtual host that is defined.
+const OF_SHOVEL: &str = "x-shovel";
+const OF_SHOVELS_VHOST: &str = "x-shovel-vhost";
+/// Room for both: two names, and each what it is called, which a name of the broker's has 255 bytes for.
+const ARGUMENTS_MORE: usize = 1024;
+
+impl Head {
+    /// What a rule needs at the upstream before its messages flow.
+    pub(super) fn preparations(&self, direction: Direction, rule: usize) -> Vec<Preparation> {
+        let rule = &self.rules(direction)[rule];
+        if !self.config.declares {
+            return Vec::new();
+        }
+        let shovel = self.config.shovel.as_deref();
+        // They were looked at when it was defined.
+        let arguments = |end: Option<&End>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
+        let needed = match (direction, &rule.to) {
+            (Direction::Fetch, _) => match shovel.and_then(|shovel| shovel.source.exchange.clone()) {
+                Some(exchange) => {
+                    let key = shovel.and_then(|shovel| shovel.source.key.clone()).unwrap_or_default();
+                    Some(Preparation::Source(exchange, key))
+                }
+                None => {
+                    let arguments = arguments(shovel.map(|shovel| &shovel.source));
+                    Some(Preparation::Queue(rule.queue.clone(), arguments))
+                }
+            },
+            (Direction::Forward, Destination::Queue(queue)) => {
+                let arguments = arguments(shovel.map(|shovel| &shovel.destination));
+                Some(Preparation::Queue(queue.clone(), arguments))
+            }
+            (Direction::Forward, Destination::Exchange(..) | Destination::AsItWas(_)) => None,
+        };
+        needed.into_iter().collect()
+    }
+
+    /// What a queue here is declared with where there is none. That of a shovel behind its exchange says
+    /// whose it is, so that a start finds those whose shovel is gone.
+    pub(super) fn arguments_here(&self) -> Vec<u8> {
+        if let Some(shovel) = self.config.shovel.as_ref().filter(|_| self.source_here().is_some()) {
+            let own = [(OF_SHOVEL, &*shovel.name), (OF_SHOVELS_VHOST, &*shovel.vhost)];
+            if let Some(arguments) = arguments_of(&shovel.source).ok().and_then(|said| with_own(&said, own)) {
+                return arguments;
+            }
+        }
+        let ends = self.config.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]);
+        ends.into_iter().find(|end| end.is_here).and_then(|end| arguments_of(end).ok()).unwrap_or_default()
+    }
+
+    /// The exchange and the key whose messages wait in the queue of its one rule here.
+    pub(super) fn source_here(&self) -> Option<(String, String)> {
+        source_of(&self.config)
+    }
+}
+
+/// Arguments with some of ours, in the order of their names.
+fn with_own(said: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; said.len() + ARGUMENTS_MORE];
+    let mut writer = Writer::new(&mut bytes);
+    let names = own.map(|(name, _)| name);
+    let text = |name: &str| own.iter().find(|(own, _)| *own == name).map_or("", |(_, text)| text);
+    let done = writer.table(|table| {
+        table.sorted(Table::trusted(said), &|_| true, &names, &mut |table, name| table.text(name, text(name)))
+    });
+    // A table is written behind four bytes of its length.
+    done.ok().and_then(|()| writer.written().get(4..)).map(<[u8]>::to_vec)
+}
+
+/// See [`Head::source_here`].
+fn source_of(config: &Config) -> Option<(String, String)> {
+    let source = &config.shovel.as_ref()?.source;
+    let exchange = source.exchange.clone().filter(|_| source.is_here)?;
+    Some((exchange, source.key.clone().unwrap_or_default()))
+}
+
+impl Bridges {
+    /// These bridges of the configuration are to be there from now on, beside those of parameters: those that
+    /// are there as they are stay as they are.
+    #[cold]
+    pub(in crate::engine) fn set<P: Platform>(&mut self, yard: &mut Yard<'_, P>, said: &[Config]) {
+        self.said = said.to_vec();
+        self.delete_orphans(yard);
+        yard.broker.set_shovel_places(self.max.saturating_sub(said.len()));
+        self.take_parameters(yard);
+    }
+
+    /// Queues of shovels that were cleared go, if the power was cut before that was done.
+    #[cold]
+    fn delete_orphans<P: Platform>(&self, yard: &mut Yard<'_, P>) {
+        let is_left = |queue: &broker::QueueView<'_>| {
+            let said = |key: &str| match queue.arguments.get(key) {
+                Some(Value::LongStr(text)) => core::str::from_utf8(text).ok(),
+                _ => None,
+            };
+            let shovel = said(OF_SHOVELS_VHOST).zip(said(OF_SHOVEL));
+            shovel.is_some_and(|(vhost, name)| {
+                !yard.broker.may_have_parameter(vhost, SHOVEL, name)
+                    && !self.places.iter().any(|bridge| {
+                        bridge.head.config.vhost == queue.vhost
+                            && bridge.head.config.forward.iter().any(|rule| rule.queue == queue.name)
+                    })
+            })
+        };
+        let queues = (0..yard.broker.queue_places()).filter_map(|place| yard.broker.queue_at(place));
+        let left: Vec<_> =
+            queues.filter(is_left).map(|queue| (queue.vhost.to_string(), queue.name.to_string())).collect();
+        for (vhost, queue) in left {
+            yard.delete_queue((&vhost, &queue), (false, false));
+        }
+    }
+
+    /// Whether parameters have changed since they were looked at.
+    pub(super) const fn has_parameter_news(&self, broker: &Broker) -> bool {
+        broker.parameters_version() != self.parameters_seen
+    }
+
+    /// Makes bridges of what the parameters say.
+    #[cold]
+    pub(super) fn take_parameters<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+        self.parameters_seen = yard.broker.parameters_version();
+        let mut wanted = self.said.clone();
+        for it in yard.broker.parameters().filter(|it| it.component == SHOVEL) {
+            let Some(vhost) = it.vhost else { continue };
+            match parse(vhost, it.name, it.value) {
+                Ok(bridge) => wanted.push(bridge),
+                Err(why) => {
+                    let text = format_args!("shovel {} in virtual host {vhost}: {why}", it.name);
+                    yard.supplies.log.warn(yard.now, LogSource::Anybody, LogKind::Bridge, text);
+                }
+            }
+        }
+        self.want(yard, &wanted);
+    }
+
+    /// These bridges are to be there from now on: those that are there as they are stay as they are.
+    #[cold]
+    fn want<P: Platform>(&mut self, yard: &mut Yard<'_, P>, wanted: &[Config]) {
+        for at in 0..self.places.len() {
+            let bridge = &mut self.places[at];
+            bridge.note_inflow(yard.broker);
+            if !bridge.head.is_leaving && !wanted.contains(&bridge.head.config) {
+                bridge.head.is_leaving = true;
+                yard.leave_source(&bridge.head.config, wanted);
+                self.drain(yard, at);
+            }
+        }
+        for config in wanted {
+            let is_there = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config == *config;
+            if !self.places.iter().any(is_there) {
+                self.add(yard, config);
+            }
+        }
+    }
+
+    #[cold]
+    fn add<P: Platform>(&mut self, yard: &mut Yard<'_, P>, config: &Config) {
+        let name = &config.name;
+        let mut refuse = |words| {
+            let text = format_args!("bridge {name}: {words} until a restart");
+            yard.supplies.log.warn(yard.now, LogSource::Anybody, LogKind::Bridge, text);
+        };
+        if config.has_tls() && !self.has_tls_room {
+            return refuse("there is no memory for TLS with upstreams");
+        }
+        if self.places.iter().filter(|bridge| !bridge.head.is_leaving).count() >= self.max {
+            return refuse("bridges_max has no room for it");
+        }
+        self.hasten_leaving(yard);
+        self.serials += 1;
+        let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
+        let mut bridge = Bridge::new(config.clone(), self.serials, yard.now, before);
+        bridge.begin_inflow(yard.broker);
+        yard.make_queues(&mut bridge.head);
+        self.places.push(bridge);
+        self.plan_notes(config.day_bytes_max.is_some(), yard.now);
+    }
+
+    /// After the last message that there is to move a shovel is over, and its parameter with it.
+    #[cold]
+    pub(super) fn end_shovel<P: Platform>(&self, yard: &mut Yard<'_, P>, id: LinkId) {
+        let Some((head, _)) = self.get(id) else { return };
+        let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
+        let cleared = yard.broker.clear_parameter(yard.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
+        let name = &head.config.name;
+        let (level, text) = match &cleared {
+            Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),
+            Err(broker::OperatorFault::NoSuchParameter) => return,
+            Err(why) => {
+                (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
+            }
+        };
+        yard.supplies.log.log(yard.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
+    }
+
+    /// What was a shovel's own here goes with it: the queue behind its exchange, which nobody empties any
+    /// more, and the one for what was refused, if there is nothing in it.
+    #[cold]
+    pub(super) fn clear_up_after<P: Platform>(&self, yard: &mut Yard<'_, P>, left: &Head) {
+        let Some(shovel) = &left.config.shovel else { return };
+        let is_it = |other: &Config| {
+            let other = other.shovel.as_ref();
+            other.is_some_and(|it| (&it.vhost, &it.name) == (&shovel.vhost, &shovel.name))
+        };
+        let vhost = &*left.config.vhost;
+        let next = self.places.iter().find(|other| !other.head.is_leaving && is_it(&other.head.config));
+        if let Some(Bridge { head: next, .. }) = next {
+            // It was changed: a queue behind an exchange that it does not use any more goes, unless there is
+            // something in it.
+            let rule = left.config.forward.first().filter(|_| left.source_here().is_some());
+            if let Some(rule) = rule.filter(|_| next.source_here().is_none() || next.config.vhost != vhost) {
+                yard.delete_queue((vhost, &rule.queue), (true, true));
+            }
+            return;
+        }
+        let is_kept = yard
+            .broker
+            .parameters()
+            .any(|it| it.component == SHOVEL && it.vhost == Some(&*shovel.vhost) && it.name == shovel.name);
+        if is_kept {
+            // It has no place now, and has one when there is room for it again.
+            return;
+        }
+        let of_exchange = left.config.forward.iter().filter(|_| left.source_here().is_some());
+        let whole = of_exchange.map(|rule| (&rule.queue, (false, false)));
+        for (queue, only) in whole.chain([(&left.config.parked, (true, true))]) {
+            yard.delete_queue((vhost, queue), only);
+        }
+    }
+}
+
+impl<P: Platform> Yard<'_, P> {
+    /// Deletes a queue here, only if it is unused or empty, if that is said. Where it is not there, or there is
+    /// something in it, there is nothing to do; a log that takes nothing now keeps it until the next start.
+    #[cold]
+    fn delete_queue(&mut self, (vhost, queue): (&str, &str), only: (bool, bool)) {
+        let (broker, mut context) = self.broker();
+        let _ = broker.operator_delete_queue(&mut context, vhost, queue, only);
+    }
+
+    /// A bridge begins to leave: what is published comes to it no more by a binding that none of those that
+    /// are `wanted` has.
+    #[cold]
+    fn leave_source(&mut self, left: &Config, wanted: &[Config]) {
+        let Some((exchange, key)) = source_of(left) else { return };
+        let goes_on = |next: &Config| next.vhost == left.vhost && next.forward == left.forward;
+        let is_kept = |next: &Config| source_of(next).as_ref() == Some(&(exchange.clone(), key.clone()));
+        let Some(rule) = left.forward.first().filter(|_| !wanted.iter().any(|it| goes_on(it) && is_kept(it)))
+        else {
+            return;
+        };
+        let (broker, mut context) = self.broker();
+        // A log that takes nothing now keeps the binding, which `list_bindings` shows.
+        let _ = broker.operator_unbind(&mut context, &left.vhost, (&exchange, &key), &rule.queue);
+    }
+}
+
+impl<P: Platform> Task<'_, '_, P> {
+    /// A rule flows: with `delete-after` the queue's length, that is known now, of its queue there or here.
+    #[cold]
+    pub(super) fn note_source_depth(&mut self, rule: usize, depth_there: u32) {
+        let after = self.head.config.shovel.as_ref().map(|shovel| shovel.delete_after);
+        if after == Some(DeleteAfter::QueueLength) {
+            let here = &self.head.rules(self.id.direction)[rule].queue;
+            let depth = match self.id.direction {
+                Direction::Forward => {
+                    self.yard.broker.queue_depth(&self.head.config.vhost, here).unwrap_or(0)
+                }
+                Direction::Fetch => depth_there,
+            };
+            self.state.left.get_or_insert(depth.into());
+        }
+    }
+
+    /// So many messages more were moved, or set aside.
+    pub(super) const fn count_down(&mut self, count: u64) {
+        if let Some(left) = &mut self.state.left {
+            *left = left.saturating_sub(count);
+        }
+    }
+
+    /// Whether it has moved all that there was to move.
+    pub(super) fn is_over(&self) -> bool {
+        self.state.left == Some(0) && self.head.config.shovel.is_some()
+    }
+}

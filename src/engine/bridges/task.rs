@@ -1,0 +1,324 @@
+//! A contact with all that it needs for a while: what is done with it, and what follows.
+//!
+//! Always true: whatever was done, lanes become what their rules want and the loop is told what it has to know
+//! before anybody else looks.
+
+use crate::bridge::{Cause, Purpose, Stage};
+use crate::time::{Deadline, Now};
+use crate::tls::Shaken;
+
+use super::contact::Contact;
+use super::lane::Lane;
+use super::message::Common;
+use super::state::{Direction, Head, LinkId, LinkState};
+use super::yard::Yard;
+use crate::engine::peer::{Ending, Peer, Session, Waiting};
+use crate::engine::platform::Platform;
+
+/// What has happened to a link.
+pub(in crate::engine) enum Call<'c> {
+    /// It may be read from.
+    Read,
+    /// It may be written to, or there is something to write.
+    Write,
+    /// Its time has come.
+    Time,
+    /// More is durable here.
+    Durable,
+    /// A step of its handshake of TLS has been made.
+    Shaken(Shaken),
+    /// This broker ends it: it is being stopped, or its virtual host goes.
+    PutOut(&'c str),
+}
+
+/// What an event led to.
+pub(super) enum Next {
+    /// The next one.
+    GoOn,
+    /// Nothing more is handled until there is room.
+    Wait,
+    /// The link is over.
+    Lost(Cause),
+}
+
+/// A contact, with all that it needs for a while.
+pub(super) struct Task<'t, 'e, P: Platform> {
+    pub(super) id: LinkId,
+    pub(super) head: &'t mut Head,
+    pub(super) state: &'t mut LinkState,
+    pub(super) contact: &'t mut Contact,
+    pub(super) common: &'t mut Common,
+    pub(super) yard: &'t mut Yard<'e, P>,
+}
+
+impl<P: Platform> Task<'_, '_, P> {
+    /// Does what follows from what has happened; says how many octets were written.
+    pub(super) fn handle(&mut self, call: Call<'_>) -> usize {
+        match call {
+            Call::Read => self.read(),
+            Call::Write => return self.write(),
+            Call::Time => self.keep_time(),
+            Call::Durable => self.acknowledge(),
+            Call::Shaken(shaken) => self.take_shaken(shaken),
+            Call::PutOut(_) if self.yard.is_stopping => self.contact.is_draining = true,
+            Call::PutOut(why) => self.lose(Cause::new(format_args!("this broker: {why}"))),
+        }
+        0
+    }
+
+    /// What may have changed whenever something was done: lanes become what their rules want, and the loop is
+    /// told what it has to know.
+    pub(super) fn settle(&mut self) {
+        if self.contact.cause.is_none() {
+            (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
+        }
+        let (id, now) = (self.contact.peer, self.yard.now);
+        let Some(Peer { waiting, ending, .. }) = self.yard.peers.get_mut(id) else { return };
+        let (is_read, is_alive) = (*waiting == Waiting::No, *ending == Ending::No);
+        if is_alive && self.contact.is_drained() {
+            let own = self.contact.teardown(&mut self.yard.supplies.messages);
+            if self.contact.client.stage() == Stage::Open {
+                self.contact.client.close();
+                *ending = Ending::Flushing;
+                self.yard.list_to_write(id);
+            } else {
+                // Nobody is there yet who could be told.
+                self.yard.end_now(id);
+            }
+            own.into_iter().for_each(|connection| self.yard.release_own(connection));
+        }
+        let deadline = if is_alive { self.deadline(is_read) } else { Deadline::NEVER };
+        self.yard.deadlines.lower(id.into(), deadline);
+        let needs = self.contact.needs();
+        if let Some(Peer { session: Session::Bridge(known), .. }) = self.yard.peers.get_mut(id) {
+            *known = needs;
+        }
+        if !self.contact.client.pending().is_empty() {
+            self.yard.list_to_write(id);
+        }
+        if needs.awaits_disk {
+            self.yard.for_disk.push(id);
+        }
+        self.note_active(now);
+        self.note_passed();
+    }
+
+    /// The link ends, for this reason.
+    #[cold]
+    pub(super) fn lose(&mut self, cause: Cause) {
+        let id = self.contact.peer;
+        if let Some(peer) = self.yard.peers.get_mut(id)
+            && peer.stream.writable
+            && self.contact.cut.is_none()
+        {
+            // The last word, if there is one; nothing follows from whether it was heard.
+            let _ = peer.stream.write(self.yard.buffers, self.contact.client.pending());
+        }
+        self.contact.cause.get_or_insert(cause);
+        self.yard.end_now(id);
+    }
+
+    // ---- lanes
+
+    /// Whether a rule is to flow now.
+    fn wants(&self, rule: usize) -> bool {
+        let is_held = self.head.holds(&self.head.rules(self.id.direction)[rule]);
+        !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.yard.now)
+    }
+
+    /// A lane becomes what its rule wants, as far as it can now.
+    pub(super) fn tend(&mut self, rule: usize) {
+        self.state.courses[rule].take_due(self.yard.now);
+        let wants = self.wants(rule);
+        let is_cut = self.contact.cut == Some(rule);
+        match &mut self.contact.lanes[rule] {
+            Lane::Shut => {
+                let client = &self.contact.client;
+                if wants && client.stage() == Stage::Open && client.is_closed(rule) {
+                    self.begin(rule);
+                }
+            }
+            Lane::Opening if wants => {}
+            Lane::Opening => self.shut(rule),
+            Lane::Forward(lane) => {
+                lane.is_ending = lane.is_gone || !wants;
+                // With the whole contact channels need no end of their own.
+                let is_over = lane.is_gone || lane.is_idle() && !self.contact.is_draining;
+                if lane.is_ending && !is_cut && is_over {
+                    self.shut(rule);
+                }
+            }
+            Lane::Fetch(lane) => {
+                if !wants && !lane.is_ending {
+                    lane.is_ending = true;
+                    self.contact.client.cancel(self.yard.now, rule);
+                } else if lane.is_ending && lane.is_over && lane.is_idle() && !self.contact.is_draining {
+                    self.shut(rule);
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn begin(&mut self, rule: usize) {
+        let preparations = self.head.preparations(self.id.direction, rule);
+        let purpose = match self.id.direction {
+            Direction::Forward => Purpose::Publish(preparations),
+            Direction::Fetch => {
+                let queue = self.head.config.fetch[rule].queue.clone();
+                Purpose::Consume(queue, self.ahead(rule), preparations)
+            }
+        };
+        self.contact.client.open(self.yard.now, rule, purpose);
+        self.contact.lanes[rule] = Lane::Opening;
+    }
+
+    /// A rule's channel there is closed, if it is open, and what the rule holds here goes back.
+    #[cold]
+    pub(super) fn shut(&mut self, rule: usize) {
+        self.contact.client.close_channel(self.yard.now, rule);
+        match core::mem::replace(&mut self.contact.lanes[rule], Lane::Shut) {
+            Lane::Shut | Lane::Opening => {}
+            Lane::Forward(lane) => self.yard.release_own(lane.own),
+            Lane::Fetch(mut lane) => lane.teardown(&mut self.yard.supplies.messages),
+        }
+    }
+
+    /// A rule waits from now on for what it failed of, and nothing else does.
+    #[cold]
+    pub(super) fn wait(&mut self, rule: usize, cause: Cause, is_careful: bool) {
+        let (now, chance) = (self.yard.now, self.common.chance());
+        let most_ms = self.head.config.reconnect_max_ms.into();
+        let queue = &self.head.rules(self.id.direction)[rule].queue;
+        let cause = Cause::new(format_args!("{queue}: {cause}"));
+        if self.state.courses[rule].wait(now, (&cause, is_careful), most_ms, chance) {
+            let (name, what) = (&self.head.config.name, self.id.direction.name());
+            let upstream = &self.head.config.upstream[self.state.upstream];
+            let words = format_args!(
+                "bridge {name}, {what}, {upstream}: {cause}; it is tried again, ever more rarely, and other \
+                 rules go on"
+            );
+            self.yard.say(log::Level::Warn, self.head.serial, words);
+        }
+        self.state.last_error = Some((cause, now));
+        if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+            lane.is_ending = true;
+        }
+    }
+
+    /// Something of a rule was taken, or its queue is consumed again: a rule that had to try goes on.
+    pub(super) fn note_going(&mut self, rule: usize, is_open: bool) {
+        let course = &mut self.state.courses[rule];
+        let goes_on = if is_open { course.note_open() } else { course.note_taken() };
+        if goes_on {
+            let (name, what) = (&self.head.config.name, self.id.direction.name());
+            let queue = &self.head.rules(self.id.direction)[rule].queue;
+            let words = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
+            self.yard.say(log::Level::Info, self.head.serial, words);
+            if !is_open {
+                self.widen(rule);
+            }
+        }
+    }
+
+    /// A rule that took one message at a time takes as many as it may.
+    #[cold]
+    fn widen(&mut self, rule: usize) {
+        match &self.contact.lanes[rule] {
+            Lane::Shut | Lane::Opening => {}
+            Lane::Forward(lane) => {
+                let (own, window) = ((lane.own, lane.channel), self.head.config.window);
+                if let Err(cause) = self.yard.take_ahead(own, window) {
+                    self.wait(rule, cause, false);
+                }
+            }
+            Lane::Fetch(_) => {
+                let ahead = self.ahead(rule);
+                self.contact.client.widen(rule, ahead);
+            }
+        }
+    }
+
+    // ---- time
+
+    fn deadline(&self, is_read: bool) -> Deadline {
+        let contact = &self.contact;
+        let owed = contact.confirm_deadline(self.head.config.confirm_timeout_ms.into());
+        let content = contact.content_deadline(self.yard.limits.content_timeout_ms.into());
+        // With nothing to send that costs a look, and no more: by then it may go.
+        let pace = match self.id.direction {
+            Direction::Forward => self.head.pace.deadline(self.yard.now),
+            Direction::Fetch => Deadline::NEVER,
+        };
+        contact.client.deadline(is_read).earlier(owed).earlier(content).earlier(pace)
+    }
+
+    fn keep_time(&mut self) {
+        let (id, now) = (self.contact.peer, self.yard.now);
+        let is_read = self.yard.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
+        if let Err(cause) = self.contact.client.keep_time(now, is_read) {
+            return self.lose(cause);
+        }
+        let patience = self.yard.limits.content_timeout_ms.into();
+        if self.contact.content_deadline(patience).is_due(now) {
+            return self.lose(Cause::new(format_args!(
+                "a message or frame was begun there and did not go on for {patience} ms"
+            )));
+        }
+        self.look_for_confirms();
+        // Messages may have waited for their pace.
+        if self.id.direction == Direction::Forward || !self.contact.client.pending().is_empty() {
+            self.yard.list_to_write(id);
+        }
+    }
+
+    /// Confirms are owed from when a message has gone: on a slow link that is long after it was begun, and the
+    /// system takes no more of it than it is about to send.
+    fn look_for_confirms(&mut self) {
+        let (now, timeout_ms) = (self.yard.now, self.head.config.confirm_timeout_ms.into());
+        if !self.contact.confirm_deadline(timeout_ms).is_due(now) {
+            return;
+        }
+        let cause =
+            Cause::new(format_args!("it has confirmed nothing for {timeout_ms} ms, though it is owed"));
+        if self.contact.progress.after_ms(timeout_ms).is_due(now) {
+            return self.lose(cause);
+        }
+        for rule in 0..self.contact.lanes.len() {
+            if let Lane::Forward(lane) = &mut self.contact.lanes[rule]
+                && !lane.flights.is_empty()
+                && lane.progress.after_ms(timeout_ms).is_due(now)
+            {
+                // Others are confirmed: it is this one's queue there.
+                lane.is_gone = true;
+                self.wait(rule, cause.clone(), false);
+            }
+        }
+    }
+
+    /// The link is open, or has moved something: it stays a while.
+    fn note_active(&mut self, now: Now) {
+        let is_busy = core::mem::take(&mut self.contact.has_moved) || !self.contact.is_idle();
+        let Some(demand) = &self.head.demand else { return };
+        let due = now.after_ms(demand.rest_after_ms());
+        let is_new = self.state.rest_due == Deadline::NEVER && !self.state.is_going_to_rest;
+        if self.state.ready_since.is_some() && (is_busy || is_new) {
+            self.state.rest_due = due;
+        }
+    }
+
+    /// Counts what went over the socket.
+    pub(super) fn note_passed(&mut self) {
+        let Some(peer) = self.yard.peers.get_mut(self.contact.peer) else { return };
+        let [received, sent] = peer.stream.take_passed().map(u64::from);
+        if received + sent == 0 {
+            return;
+        }
+        (self.state.today.sent, self.state.today.received) =
+            (self.state.today.sent + sent, self.state.today.received + received);
+        self.head.day.note(received + sent);
+        if self.head.day.is_to_note() {
+            self.common.note_due = self.yard.now.after_ms(0);
+        }
+    }
+}

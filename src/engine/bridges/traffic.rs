@@ -1,0 +1,304 @@
+//! A contact reads and writes: what the upstream says is handled in order, and what goes there leaves in pages.
+//!
+//! ```text
+//! page: | rest of the frame that was cut | what the client says | messages, each lane its share … |
+//! ```
+//!
+//! Always true: what an upstream sends is read under the same budgets as what clients send; what a socket does
+//! not take is not kept, but known as numbers.
+
+use crate::bridge::{Cause, Event, not_tls};
+use crate::tls::Shaken;
+
+use super::message::{Piece, What};
+use super::state::Direction;
+use super::task::{Next, Task};
+use crate::engine::peer::Waiting;
+use crate::engine::platform::{Platform, Socket};
+use crate::engine::stream::Reading;
+use crate::engine::work_units::WORK_UNITS_PER_RECORD;
+use crate::engine::worker_job::Shake;
+
+/// Why a link ends whose upstream ends it and does not say why.
+#[cold]
+fn hung_up() -> Cause {
+    Cause::new(format_args!("it closed the connection without a word"))
+}
+
+impl<P: Platform> Task<'_, '_, P> {
+    // ---- reading
+
+    pub(super) fn read(&mut self) {
+        let id = self.contact.peer;
+        let is_scarce = self.yard.supplies.messages.is_held(self.yard.broker.owner(id))
+            || !self.yard.buffers.can_take(self.yard.input.len());
+        let Some(peer) = self.yard.peers.get_mut(id) else { return };
+        if self.contact.client.is_unheard()
+            && let Some(error) = peer.stream.socket.take_error()
+        {
+            let cause = Cause::new(format_args!("{} cannot be reached: {error}", peer.address));
+            return self.lose(cause);
+        }
+        let reading = if is_scarce { Reading::Look } else { Reading::Take };
+        let got = peer.stream.read(self.yard.buffers, self.yard.input, reading);
+        *self.yard.bytes_read += got.len;
+        let records = peer.stream.take_records();
+        let (has_lost_record, is_shaking) = (peer.stream.has_lost_record, peer.stream.is_shaking_hands());
+        self.yard.charge(records * WORK_UNITS_PER_RECORD);
+        if has_lost_record {
+            return self.lose(Cause::new(format_args!("no room to keep its unfinished record of TLS")));
+        }
+        if is_shaking {
+            return self.shake(got.end);
+        }
+        let has_come = self.contact.client.note_input(self.yard.now, got.len) > 0;
+        let input = core::mem::take(self.yard.input);
+        let was_blocked = self.contact.client.is_blocked();
+        let (handled, next) = self.handle_input(&input[..got.len]);
+        if was_blocked && !self.contact.client.is_blocked() {
+            self.contact.restart_confirm_timeout(self.yard.now);
+        }
+        *self.yard.input = input;
+        self.contact.client.note_left(got.len - handled);
+        if let Next::Lost(cause) = next {
+            return self.lose(cause);
+        }
+        let waits = matches!(next, Next::Wait);
+        let is_over_budget = self.yard.is_over_budget();
+        let Some(peer) = self.yard.peers.get_mut(id) else { return };
+        let kept =
+            peer.stream.keep(self.yard.buffers, self.yard.input, got.len, handled, waits || is_over_budget);
+        if !kept {
+            let text = "no room to keep its unfinished frame; raise stash_bytes_max";
+            return self.lose(Cause::new(format_args!("{text}")));
+        }
+        if waits {
+            // It is we who do not read.
+            self.contact.begun = None;
+            return;
+        }
+        if is_over_budget {
+            peer.stream.look_again();
+            return self.yard.list_to_read(id);
+        }
+        if got.end {
+            let cause = match peer.stream.tls_fault() {
+                Some(why) => Cause::new(format_args!("TLS: {why}")),
+                None => hung_up(),
+            };
+            return self.lose(cause);
+        }
+        self.contact.note_begun(self.yard.now, has_come, got.len - handled);
+        let (is_starved, is_readable) = (peer.stream.is_starved(), peer.stream.readable);
+        if is_starved {
+            self.yard.for_stash.push(id);
+        }
+        if is_readable && (handled > 0 || !is_starved) {
+            self.yard.list_to_read(id);
+        }
+    }
+
+    /// Handles input; says how much of it, and how it goes on.
+    fn handle_input(&mut self, input: &[u8]) -> (usize, Next) {
+        for rule in 0..self.contact.lanes.len() {
+            if let next @ (Next::Wait | Next::Lost(_)) = self.publish_arrived(rule) {
+                return (0, next);
+            }
+        }
+        let mut at = 0;
+        loop {
+            let before = at;
+            let event = self.contact.client.next(input, &mut at);
+            let header_of = if let Event::Header { rule, .. } = event { Some(rule) } else { None };
+            let next = match event {
+                Event::NeedMore => break,
+                event => self.take_event(event),
+            };
+            match next {
+                Next::GoOn if self.yard.is_over_budget() => break,
+                Next::GoOn => {}
+                Next::Wait => {
+                    if let Some(rule) = header_of.filter(|rule| !self.has_whole(*rule)) {
+                        // The header is looked at again when there is room.
+                        self.contact.client.take_header_back(rule);
+                        at = before;
+                    }
+                    // What is ours already does not wait with the next.
+                    self.acknowledge();
+                    return (at, Next::Wait);
+                }
+                lost @ Next::Lost(_) => return (at, lost),
+            }
+        }
+        self.acknowledge();
+        (at, Next::GoOn)
+    }
+
+    fn take_event(&mut self, event: Event<'_>) -> Next {
+        let is_forward = self.id.direction == Direction::Forward;
+        match event {
+            Event::NeedMore => Next::GoOn,
+            Event::Lost(cause) => Next::Lost(cause),
+            Event::Open => {
+                self.note_up();
+                (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
+                Next::GoOn
+            }
+            Event::Ready { rule, depth } => {
+                match is_forward {
+                    true => self.begin_forward(rule),
+                    false => self.begin_fetch(rule),
+                }
+                self.note_source_depth(rule, depth);
+                Next::GoOn
+            }
+            Event::Confirm { rule, number, multiple, is_taken } => {
+                self.take_confirm(rule, (number, multiple, is_taken))
+            }
+            Event::Returned { rule, code, id } => self.take_return(rule, id, code),
+            Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => self.take_arriving(event),
+            Event::Cancelled(rule) => {
+                self.take_cancelled(rule);
+                Next::GoOn
+            }
+            Event::Closed { rule, code, over_publish, cause } => {
+                match is_forward {
+                    true => self.take_end_of_forward(rule, code, over_publish, cause),
+                    false => {
+                        let cause = Cause::new(format_args!("it closed the channel: {cause}"));
+                        self.take_end_of_fetch(rule, cause);
+                    }
+                }
+                Next::GoOn
+            }
+            Event::QueueGone(rule, cause) => {
+                self.take_end_of_fetch(rule, cause);
+                Next::GoOn
+            }
+        }
+    }
+
+    /// The connection there is open.
+    #[cold]
+    fn note_up(&mut self) {
+        if !self.state.has_been_up || self.state.last_error.is_some() {
+            let (name, what) = (&self.head.config.name, self.id.direction.name());
+            let upstream = &self.head.config.upstream[self.state.upstream];
+            self.yard.say(
+                log::Level::Info,
+                self.head.serial,
+                format_args!("bridge {name}, {what}, {upstream}: up"),
+            );
+        }
+        self.state.ready_since = Some(self.yard.now);
+        self.state.counts.connected += 1;
+        self.state.has_been_up = true;
+    }
+
+    // ---- TLS
+
+    /// Goes on with the handshake of TLS.
+    #[cold]
+    fn shake(&mut self, end: bool) {
+        let id = self.contact.peer;
+        let Some(peer) = self.yard.peers.get_mut(id).filter(|peer| peer.waiting == Waiting::No) else {
+            return;
+        };
+        if let Some(cause) = peer.stream.opening().and_then(not_tls) {
+            peer.stream.give_up_tls();
+            return self.lose(cause);
+        }
+        if let Some(handshake) = peer.stream.take_handshake() {
+            let ticket = self.yard.worker.ticket();
+            peer.waiting = Waiting::Handshake(ticket);
+            let since = self.yard.now;
+            self.yard.worker.shakes.push_back(Shake { peer: id.into(), ticket, since, handshake });
+        } else if end {
+            self.lose(Cause::new(format_args!("it closed the connection in the handshake of TLS")));
+        } else if peer.stream.readable {
+            self.yard.list_to_read(id);
+        }
+    }
+
+    /// A step of the handshake has been made.
+    #[cold]
+    pub(super) fn take_shaken(&mut self, shaken: Shaken) {
+        let id = self.contact.peer;
+        let Some(peer) = self.yard.peers.get_mut(id) else { return };
+        peer.waiting = Waiting::No;
+        match peer.stream.shaken(self.yard.buffers, shaken) {
+            Ok(spoken) => {
+                log::debug!("{}: {spoken:?}", peer.address);
+                self.yard.list_to_write(id);
+                self.yard.list_to_read(id);
+            }
+            Err(why) => self.lose(Cause::new(format_args!("the handshake of TLS failed: {why}"))),
+        }
+    }
+
+    // ---- writing
+
+    /// Writes once: the rest of a frame, what the client says, then messages.
+    pub(super) fn write(&mut self) -> usize {
+        self.end_cancelled();
+        let mut page = core::mem::take(self.yard.output);
+        let count = self.write_page(&mut page);
+        *self.yard.output = page;
+        count
+    }
+
+    fn write_page(&mut self, page: &mut [u8]) -> usize {
+        let id = self.contact.peer;
+        if self.yard.peers.get(id).is_some_and(|peer| peer.stream.is_shaking_hands()) {
+            self.shake(false);
+        }
+        let mut pieces = core::mem::take(&mut self.common.pieces);
+        pieces.clear();
+        let mut filled = self.begin_page();
+        let is_alive = self.contact.cause.is_none();
+        if let Some(rule) = self.contact.cut {
+            self.fill_lane(rule, page, &mut filled, (&mut pieces, 0));
+        }
+        if filled.is_between_frames {
+            let pending = self.contact.client.pending();
+            let said = pending.len().min(page.len() - filled.len);
+            page[filled.len..][..said].copy_from_slice(&pending[..said]);
+            filled.len += said;
+            if said > 0 {
+                pieces.push(Piece { end: filled.len, what: What::Said });
+            }
+            if said == pending.len() && is_alive {
+                self.fill_lanes(page, &mut filled, &mut pieces);
+            }
+        }
+        let taken = self.write_out(&page[..filled.len]);
+        if let Some((count, has_unsent)) = taken {
+            self.note_sent(count, has_unsent, &pieces);
+        }
+        self.common.pieces = pieces;
+        if taken.is_some_and(|(count, _)| count == filled.len) {
+            self.set_unsendable_aside(&filled);
+        }
+        taken.map_or(0, |(count, _)| count)
+    }
+
+    /// How many octets the socket took, and whether some of them are still ours; `None`: it is over.
+    fn write_out(&mut self, bytes: &[u8]) -> Option<(usize, bool)> {
+        let id = self.contact.peer;
+        let peer = self.yard.peers.get_mut(id)?;
+        match peer.stream.write(self.yard.buffers, bytes) {
+            Ok(taken) => Some((taken, peer.stream.has_unsent())),
+            Err(_) if self.contact.client.is_unheard() => {
+                // It may have said why it hung up.
+                (peer.stream.writable, peer.stream.read_closed) = (false, true);
+                peer.stream.look_again();
+                self.yard.list_to_read(id);
+                None
+            }
+            Err(error) => {
+                self.lose(Cause::of_writing(&error));
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Bridges as an operator is told of them, and what he has done with them.
+//!
+//! Always true: a link is called running only while messages of a rule can flow over it and the upstream was
+//! heard of within two heartbeats, if it has any.
+
+use crate::admin::request_context::{
+    BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
+};
+use crate::bridge::Stage;
+use crate::config::shovel::End;
+use crate::time::Now;
+
+use super::lane::Lane;
+use super::registry::Bridges;
+use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
+use super::yard::Yard;
+use crate::engine::platform::Platform;
+
+/// All bridges, to be looked at.
+pub(in crate::engine) struct ShownBridges<'s> {
+    pub(in crate::engine) bridges: &'s Bridges,
+    /// Bytes that the log has room for, if there is one.
+    pub(in crate::engine) disk_room: Option<u64>,
+    pub(in crate::engine) now: Now,
+    pub(in crate::engine) unix_ms: u64,
+}
+
+impl BridgeViews for ShownBridges<'_> {
+    fn places(&self) -> usize {
+        2 * self.bridges.places.len()
+    }
+
+    fn places_max(&self) -> usize {
+        self.bridges.max
+    }
+
+    fn at(&self, place: usize) -> Option<BridgeLinkView<'_>> {
+        let Bridge { head, links } = self.bridges.places.get(place / 2)?;
+        let direction = Direction::BOTH[place % 2];
+        let link = links[direction as usize].as_ref()?;
+        let (state, contact) = (&link.state, link.contact());
+        let [day_bytes, yesterday_bytes, gone_ms] = head.day.numbers(self.now);
+        let lately = [state.today, state.yesterday];
+        let retry_in_ms = match link.phase {
+            Phase::Waiting(at) => at.ms_left(self.now),
+            Phase::Resting => head.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
+            Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
+        };
+        // What is set aside is the bridge's, and told with the first of its links.
+        let is_first = direction == Direction::Forward || links[Direction::Forward as usize].is_none();
+        Some(BridgeLinkView {
+            bridge: &head.config.name,
+            direction: direction.name(),
+            state: state_of(head, link, self.now),
+            vhost: &head.config.vhost,
+            upstream: head.config.upstream[state.upstream].to_string(),
+            moved: state.counts.moved,
+            pending: contact.map_or(0, |contact| contact.pending()) as u64,
+            queues: queues_of(head, direction),
+            repeats: state.counts.repeats,
+            inflow: head.inflow.span(gone_ms),
+            inflow_counted: head.inflow.counted(),
+            sent_lately: (
+                lately.iter().map(|price| price.messages).sum(),
+                lately.iter().map(|price| price.payload).sum(),
+            ),
+            disk_room: self.disk_room,
+            outage_days_min: head.config.outage_days_min,
+            parked_queue: is_first.then_some(&*head.config.parked),
+            held: state.courses.iter().map(|course| u64::from(course.held)).sum(),
+            today: state.today.kinds(),
+            yesterday: state.yesterday.kinds(),
+            day_bytes,
+            day_bytes_max: head.config.day_bytes_max,
+            yesterday_bytes,
+            held_rules: link.held_rules(head, direction, self.now) as u64,
+            is_day_spent: head.day.is_spent(),
+            connected: state.counts.connected,
+            failed: state.counts.failed,
+            retried: retried_of(head),
+            last_error: state.last_error.as_ref().map(|(cause, at)| (cause.as_str(), self.now.ms_since(*at))),
+            up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
+            down_for_ms: state
+                .was_ready
+                .filter(|_| state.ready_since.is_none())
+                .map(|since| self.now.ms_since(since)),
+            retry_in_ms,
+            shovel: shovel_of(head, state),
+            is_paused: head.is_paused,
+            changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at(state))),
+        })
+    }
+
+    fn is_known(&self, bridge: &str) -> bool {
+        self.bridges.places.iter().any(|other| !other.head.is_leaving && other.head.config.name == bridge)
+    }
+}
+
+/// When a link's state changed last.
+#[cold]
+fn changed_at(state: &LinkState) -> Now {
+    let failed = state.last_error.as_ref().map(|(_, at)| *at);
+    let times = [state.ready_since, state.was_ready, failed];
+    times.into_iter().flatten().fold(state.since, |last, at| if at > last { at } else { last })
+}
+
+/// What a bridge is as a shovel.
+#[cold]
+fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
+    let shovel = head.config.shovel.as_ref()?;
+    let view = |end: &'a End| ShovelEndView {
+        uri: end.uris.get(if end.is_here { 0 } else { state.upstream }).map_or("", String::as_str),
+        queue: end.queue.as_deref(),
+        exchange: end.exchange.as_deref(),
+        key: end.key.as_deref(),
+    };
+    Some(ShovelView {
+        name: &shovel.name,
+        vhost: &shovel.vhost,
+        source: view(&shovel.source),
+        destination: view(&shovel.destination),
+        left: state.left,
+    })
+}
+
+/// Queues here that wait to be forwarded.
+#[cold]
+fn queues_of(head: &Head, direction: Direction) -> Option<Vec<&str>> {
+    let rules = &head.config.forward;
+    (direction == Direction::Forward).then(|| rules.iter().map(|rule| rule.queue.as_str()).collect())
+}
+
+/// What was set aside and is to go back.
+#[cold]
+fn retried_of(head: &Head) -> String {
+    match (&head.retry, &head.retried) {
+        (Some(retry), _) => format!("{} went back so far", retry.moved),
+        (None, Some(cause)) => cause.to_string(),
+        (None, None) => String::new(),
+    }
+}
+
+#[cold]
+fn state_of(head: &Head, link: &Link, now: Now) -> &'static str {
+    match &link.phase {
+        _ if head.is_leaving => "ending",
+        Phase::Connected(contact) if contact.is_draining => "ending",
+        Phase::Connected(contact) if contact.client.stage() != Stage::Open => "connecting",
+        Phase::Connected(contact) if contact.flows() && contact.client.is_blocked() => "blocked",
+        Phase::Connected(contact) if contact.flows() => "running",
+        Phase::Connected(contact) if contact.lanes.iter().any(|lane| matches!(lane, Lane::Opening)) => {
+            "connecting"
+        }
+        Phase::Connected(_) if link.state.courses.iter().any(|course| course.waits(now)) => "waiting",
+        // What keeps its rules from flowing is the budget of the day, which `held_rules` tells.
+        Phase::Connected(_) => "running",
+        Phase::LookingUp(_) => "connecting",
+        Phase::Waiting(_) => "waiting",
+        Phase::Resting => "resting",
+        Phase::Paused => "paused",
+    }
+}
+
+impl Bridges {
+    /// Does with a bridge what the operator wants.
+    #[cold]
+    pub(in crate::engine) fn follow_order<P: Platform>(
+        &mut self,
+        yard: &mut Yard<'_, P>,
+        name: &str,
+        order: BridgeOrder,
+    ) {
+        let is_it = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config.name == name;
+        // It was there when that was asked; a reload may have been quicker.
+        let Some(place) = self.places.iter().position(is_it) else { return };
+        let now = yard.now;
+        if order != BridgeOrder::Retry {
+            self.common.note_due = now.after_ms(0);
+        }
+        let bridge = &mut self.places[place];
+        match order {
+            BridgeOrder::Retry => {
+                bridge.hurry_rules(now);
+                self.begin_retry(yard, place);
+            }
+            BridgeOrder::Pause => {
+                bridge.head.is_paused = true;
+                self.drain(yard, place);
+            }
+            BridgeOrder::Resume | BridgeOrder::Restart => {
+                bridge.head.is_paused = false;
+                bridge.hurry_rules(now);
+                for link in bridge.links.iter_mut().flatten() {
+                    link.state.is_going_to_rest = false;
+                    if matches!(link.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
+                        link.state.backoff.reset();
+                        link.phase = Phase::Waiting(now.after_ms(0));
+                    }
+                    if let Phase::Connected(contact) = &mut link.phase {
+                        contact.is_draining |= order == BridgeOrder::Restart;
+                    }
+                }
+            }
+        }
+        self.settle(yard, place);
+    }
+}

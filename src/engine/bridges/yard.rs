@@ -1,0 +1,167 @@
+//! What a bridge is lent of the engine while it does something, and the few things that it does with it.
+//!
+//! Always true: whatever a bridge does to the broker it does by connections of its own, by commands; nothing
+//! here calls the bridges.
+
+use core::fmt;
+
+use crate::bridge::Cause;
+use crate::broker::{self, Broker, Context};
+use crate::command::{ChannelId, Command, ConnectionId, Outcome};
+use crate::error::Fault;
+use crate::journal::{Batch, Journal};
+use crate::limits::Limits;
+use crate::log_limiter::{LogKind, LogSource};
+use crate::time::Now;
+
+use crate::engine::deadlines::Deadlines;
+use crate::engine::peer::{Ending, Peer, Waiting};
+use crate::engine::peer_id::PeerId;
+use crate::engine::peers::Peers;
+use crate::engine::platform::Platform;
+use crate::engine::stream::Buffers;
+use crate::engine::supplies::Supplies;
+use crate::engine::wait_list::WaitList;
+use crate::engine::work_units::WORK_UNITS_PER_TURN;
+use crate::engine::worker_job::WorkerQueue;
+
+/// What is lent.
+pub(in crate::engine) struct Yard<'e, P: Platform> {
+    pub(in crate::engine) now: Now,
+    /// The broker is being stopped.
+    pub(in crate::engine) is_stopping: bool,
+    pub(in crate::engine) limits: &'e Limits,
+    /// What this broker is called.
+    pub(in crate::engine) node: &'e str,
+    pub(in crate::engine) platform: &'e mut P,
+    pub(in crate::engine) peers: &'e mut Peers<P::Socket>,
+    pub(in crate::engine) deadlines: &'e mut Deadlines,
+    pub(in crate::engine) supplies: &'e mut Supplies,
+    pub(in crate::engine) broker: &'e mut Broker,
+    pub(in crate::engine) journal: &'e mut Journal,
+    pub(in crate::engine) work: &'e mut broker::Work,
+    pub(in crate::engine) worker: &'e mut WorkerQueue,
+    pub(in crate::engine) buffers: &'e mut Buffers,
+    pub(in crate::engine) input: &'e mut Box<[u8]>,
+    pub(in crate::engine) output: &'e mut Box<[u8]>,
+    /// Bytes read in this turn, and the broker's steps for them.
+    pub(in crate::engine) bytes_read: &'e mut usize,
+    pub(in crate::engine) work_units: &'e mut u32,
+    pub(in crate::engine) to_read: &'e mut WaitList,
+    pub(in crate::engine) to_write: &'e mut WaitList,
+    pub(in crate::engine) to_close: &'e mut Vec<PeerId>,
+    pub(in crate::engine) for_disk: &'e mut WaitList,
+    pub(in crate::engine) for_room: &'e mut WaitList,
+    pub(in crate::engine) for_stash: &'e mut WaitList,
+}
+
+impl<P: Platform> Yard<'_, P> {
+    pub(super) fn peer(&mut self, id: ConnectionId) -> Option<&mut Peer<P::Socket>> {
+        self.peers.get_mut(id)
+    }
+
+    pub(super) fn list_to_read(&mut self, id: ConnectionId) {
+        if self.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No) {
+            self.to_read.push(id);
+        }
+    }
+
+    pub(super) fn list_to_write(&mut self, id: ConnectionId) {
+        self.to_write.push(id);
+    }
+
+    /// Closes a peer at the end of the turn.
+    pub(super) fn end_now(&mut self, id: ConnectionId) {
+        if let Some(peer) = self.peers.get_mut(id)
+            && peer.ending != Ending::Now
+        {
+            peer.ending = Ending::Now;
+            self.to_close.push(id.into());
+        }
+    }
+
+    pub(super) const fn is_over_budget(&self) -> bool {
+        *self.work_units >= WORK_UNITS_PER_TURN
+    }
+
+    pub(super) const fn charge(&mut self, units: u32) {
+        *self.work_units = self.work_units.saturating_add(units);
+    }
+
+    // ---- the broker
+
+    pub(super) const fn broker(&mut self) -> (&mut Broker, Context<'_>) {
+        let context = Context::new(self.journal, &mut self.supplies.messages, self.work);
+        (self.broker, context)
+    }
+
+    /// A command of our own, and what its answer waits for.
+    pub(super) fn apply(
+        &mut self,
+        (connection, channel): (ConnectionId, Option<ChannelId>),
+        command: Command<'_>,
+    ) -> (Outcome, Batch) {
+        let (broker, mut context) = self.broker();
+        let (outcome, _) = broker.apply(&mut context, connection, channel, command);
+        let batch = context.awaited();
+        let units = self.work.take();
+        self.charge(units);
+        (outcome, batch)
+    }
+
+    /// A command that has to be carried out.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    pub(super) fn demand(
+        &mut self,
+        (connection, channel): (ConnectionId, ChannelId),
+        command: Command<'_>,
+    ) -> Result<(), Cause> {
+        match self.apply((connection, Some(channel)), command).0 {
+            Outcome::Fault(fault) => Err(of_broker(&fault)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A connection of our own and its one channel.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    #[cold]
+    pub(super) fn connect_own(
+        &mut self,
+        bridge: &str,
+        vhost: &str,
+    ) -> Result<(ConnectionId, ChannelId), Cause> {
+        let connection =
+            self.broker.connect_own(&format!("bridge {bridge}"), vhost).map_err(|fault| of_broker(&fault))?;
+        match self.apply((connection, None), Command::OpenChannel { number: 1 }).0 {
+            Outcome::ChannelOpened(channel) => Ok((connection, channel)),
+            Outcome::Fault(fault) => {
+                self.release_own(connection);
+                Err(of_broker(&fault))
+            }
+            _ => unreachable!("opening a channel is answered with a channel or a fault"),
+        }
+    }
+
+    /// A connection of our own ends: what was given out to it and is not settled goes back to where it was.
+    #[cold]
+    pub(super) fn release_own(&mut self, connection: ConnectionId) {
+        let (broker, mut context) = self.broker();
+        broker.release(&mut context, connection);
+    }
+
+    // ---- the log
+
+    pub(super) fn say(&mut self, level: log::Level, bridge: u64, words: fmt::Arguments<'_>) {
+        self.supplies.log.log(self.now, level, LogSource::Bridge(bridge), LogKind::Bridge, words);
+    }
+}
+
+/// The broker here refuses something.
+#[cold]
+pub(super) fn of_broker(fault: &Fault) -> Cause {
+    Cause::new(format_args!("this broker: {}", fault.text))
+}

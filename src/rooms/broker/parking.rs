@@ -1,0 +1,237 @@
+//! What a bridge's other side does not take is dead-lettered: by the way of everything that is rejected, into
+//! the queue that its bridge has for that, and with its cause instead of a death.
+//!
+//! ```text
+//! Broker::park_delivery ──→ rejected, with Reason::Parked ── read back, room ──→ letter ──→ parked queue
+//! ```
+//!
+//! | header | what it says |
+//! |--------|--------------|
+//! | `x-parked-cause` | why, in words |
+//! | `x-parked-bridge` | which bridge has set it aside |
+//! | `x-parked-queue` | the queue here that it was in, if it was in one |
+//! | `x-parked-time` | when, as far as the board knew |
+//! | `x-parked-count` | how often so far; it outlives the others |
+//!
+//! Always true: a parked message keeps its exchange, key and body; it is in the queue that it was in, though
+//! nobody is given it any more, or in the other one, and never in neither.
+
+use crate::command::{ChannelId, QueueId, Refusal};
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{MessageFlags, MessageId};
+use crate::wire::field::Table;
+use crate::wire::props::{Properties, PropertyEdit};
+use crate::wire::{Full, Writer};
+
+use super::dead_letter::Letter;
+use super::death::{Parking, Reason};
+use super::levels::LevelChoice;
+use super::{Broker, Context};
+
+const CAUSE: &str = "x-parked-cause";
+const BRIDGE: &str = "x-parked-bridge";
+const QUEUE: &str = "x-parked-queue";
+const TIME: &str = "x-parked-time";
+const COUNT: &str = "x-parked-count";
+/// What a message has anew whenever it is parked; how often it was stands last.
+const OWN: [&str; 5] = [CAUSE, BRIDGE, QUEUE, TIME, COUNT];
+
+/// Causes that are known at once, of all bridges together.
+const PARKINGS_MAX: usize = 256;
+/// Bytes of a body that are as much work as one step.
+const BYTES_PER_UNIT: u32 = 512;
+
+impl Broker {
+    /// A delivery that was sent goes to a queue for what a bridge's other side does not take, with the cause:
+    /// at once, or as soon as it is read back and there is room.
+    ///
+    /// # Errors
+    /// There is no such delivery or queue, or the queue takes no more: the delivery is as it was.
+    #[cold]
+    pub fn park_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        (channel, tag): (ChannelId, u64),
+        (bridge, queue): (&str, &str),
+        why: Refusal,
+    ) -> Result<(), Fault> {
+        let target = self.queue_for(channel, queue)?;
+        let Some(index) = self.find_sent(channel, tag) else {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("unknown delivery tag {tag}"),
+            ));
+        };
+        let body_len = self.deliveries[index].body_len;
+        if self.refuses_body(target, body_len) {
+            let why = format_args!("{queue} takes no more, by its own arguments");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, why));
+        }
+        let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
+        let Some(place) = self.parking_place(parking) else {
+            let why = format_args!("too many bridges set messages aside, for too many causes");
+            return Err(Fault::new(ReplyCode::ResourceError, why));
+        };
+        let source = self.deliveries[index].queue;
+        self.leave_unacknowledged(channel, index);
+        match source {
+            Some(source) => self.leave_for_good(cx, source, index, Reason::Parked(place)),
+            None => self.settle_sent(cx, index),
+        }
+        Ok(())
+    }
+
+    /// The place of this among the parkings; `None` when all are in use for others.
+    fn parking_place(&mut self, parking: Parking) -> Option<u8> {
+        let known = self.parkings.iter().position(|known| *known == parking);
+        let is_unused = |place: &usize| !self.deliveries.has_death(Reason::Parked(*place as u8));
+        let place = match known {
+            Some(place) => place,
+            None if self.parkings.len() < PARKINGS_MAX => {
+                self.parkings.push(parking);
+                self.parkings.len() - 1
+            }
+            None => {
+                let place = (0..PARKINGS_MAX).find(is_unused)?;
+                self.parkings[place] = parking;
+                place
+            }
+        };
+        u8::try_from(place).ok()
+    }
+
+    /// The letter of a message that is parked; `None`: there is no room for it now, or no queue.
+    pub(super) fn write_parked(
+        &mut self,
+        cx: &mut Context<'_>,
+        (source, message): (QueueId, MessageId),
+        place: u8,
+    ) -> Option<Letter> {
+        let Parking { bridge, queue, why } = self.parkings[usize::from(place)].clone();
+        let whole = &self.queues[self.whole(source).index()];
+        let (vhost, from) = (whole.vhost, whole.name.to_string());
+        let target =
+            self.find_queue(vhost, &queue).filter(|target| !self.refuses(cx.messages, *target, message));
+        let Some(target) = target else {
+            self.log_refused(source, &format!("it was refused by an upstream, and {queue} takes no more"));
+            return None;
+        };
+        cx.work.charge(8 + (cx.messages.body_len(message) / BYTES_PER_UNIT) as usize);
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+        let mut writer = self.writer_of_letter(&mut scratch.rewritten);
+        let cause = format!("{why}");
+        let words = (&*bridge, Some(&*from), &*cause);
+        // Headers that fill a frame stay as they are: it must be delivered one day.
+        let is_written = parked(properties, words, self.unix_s, &mut writer).is_ok()
+            || properties.write_with(PropertyEdit::default(), &mut writer).is_ok();
+        assert!(is_written, "properties that came in a frame fit into one");
+        let written = Properties::trusted(writer.written());
+        let mut targets = core::mem::take(&mut self.letter_targets);
+        targets.clear();
+        targets.push(target);
+        self.choose_levels_for(cx, LevelChoice::of(&written, 0), &mut targets);
+        let exchange: heapless::String<255> = cx.messages.exchange(message).try_into().unwrap_or_default();
+        let key: heapless::Vec<u8, 255> =
+            heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
+        let names_len = exchange.len() + key.len();
+        let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
+        let is_taken = self.takes_letter(cx, vhost, (message, bytes as u64), &targets);
+        self.letter_targets = targets;
+        let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+        let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        let copy = is_taken
+            .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
+            .flatten();
+        self.scratch = scratch;
+        copy.map(|copy| Letter::Copy(copy, 1))
+    }
+}
+
+/// Writes the properties of a message that is set aside: by which bridge, from which queue here if it was in
+/// one, and why; and when, in seconds since 1970.
+///
+/// # Errors
+/// They do not fit.
+pub fn parked(
+    properties: Properties<'_>,
+    (bridge, queue, cause): (&str, Option<&str>, &str),
+    unix_s: u64,
+    writer: &mut Writer<'_>,
+) -> Result<(), Full> {
+    let headers = properties.headers().unwrap_or(Table::EMPTY);
+    let count = headers.get(COUNT).and_then(|value| value.as_integer()).unwrap_or(0);
+    let count = count.max(0).saturating_add(1);
+    properties.write_with_other_headers(
+        PropertyEdit::default(),
+        &OWN,
+        &mut |table| {
+            table.text(CAUSE, cause)?;
+            table.text(BRIDGE, bridge)?;
+            queue.map_or(Ok(()), |queue| table.text(QUEUE, queue))?;
+            table.timestamp(TIME, unix_s)?;
+            table.long(COUNT, count)
+        },
+        writer,
+    )
+}
+
+/// Whether a bridge has set a message aside, and from which queue here, if it was in one.
+pub fn came_from(properties: Properties<'_>) -> Option<Option<&str>> {
+    let headers = properties.headers()?;
+    headers.get(CAUSE)?;
+    Some(headers.get(QUEUE).and_then(|queue| queue.as_str()))
+}
+
+/// Writes the properties of a message that is set aside no more; how often it was stays.
+///
+/// # Errors
+/// They do not fit.
+pub fn unparked(properties: Properties<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
+    properties.write_with_other_headers(PropertyEdit::default(), &OWN[..4], &mut |_| Ok(()), writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(properties: &[u8], write: impl FnOnce(Properties<'_>, &mut Writer<'_>)) -> Vec<u8> {
+        let mut out = [0; 1000];
+        let mut writer = Writer::new(&mut out);
+        write(Properties::parse(properties).expect("sound"), &mut writer);
+        let written = writer.written().to_vec();
+        Properties::parse(&written).expect("what is written is sound");
+        written
+    }
+
+    fn names(properties: &[u8]) -> Vec<String> {
+        let headers = Properties::trusted(properties).headers().expect("there are headers");
+        headers.iter().map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
+    #[test]
+    fn what_is_set_aside_says_why_and_counts_and_what_goes_back_only_counts() {
+        let words = ("plant", Some("telemetry"), "larger than the upstream takes");
+        let set_aside = |properties: &[u8]| {
+            written(properties, |properties, writer| parked(properties, words, 77, writer).expect("it fits"))
+        };
+        let once = set_aside(b"\x20\x00\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01");
+        let expected =
+            ["a", "x-parked-cause", "x-parked-bridge", "x-parked-queue", "x-parked-time", "x-parked-count"];
+        assert_eq!(names(&once), expected);
+        let count = |bytes: &[u8]| {
+            let headers = Properties::trusted(bytes).headers().expect("there are headers");
+            headers.get(COUNT).and_then(|value| value.as_integer())
+        };
+        assert_eq!((count(&once), count(&set_aside(&once))), (Some(1), Some(2)));
+        assert_eq!(came_from(Properties::trusted(&once)), Some(Some("telemetry")));
+        let back = written(&once, |properties, writer| unparked(properties, writer).expect("it fits"));
+        assert_eq!(names(&back), ["a", "x-parked-count"]);
+        assert_eq!(came_from(Properties::trusted(&back)), None);
+        let fetched = written(&[0, 0], |properties, writer| {
+            parked(properties, ("plant", None, "refused here"), 1, writer).expect("it fits");
+        });
+        assert_eq!(came_from(Properties::trusted(&fetched)), Some(None));
+        assert_eq!(came_from(Properties::EMPTY), None);
+    }
+}
