@@ -180,6 +180,9 @@ class OverTls:
                     print(f"# {told['last_error']}", flush=True)
                 finally:
                     edge.close()
+                # Whoever asks before the device is sent out hears the same.
+                line, = tools.tried(self.config(upstream, said), 1)
+                assert wanted in line[line.index("DOES NOT"):], line
         web.close()
 
     def renewed(self, place: Any) -> None:

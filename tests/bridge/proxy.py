@@ -22,9 +22,10 @@ class Proxy:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = Address("127.0.0.1", self.listener.getsockname()[1])
         self.pairs: List[Tuple[socket.socket, socket.socket]] = []
-        self.accepts = True
+        self.refuses = False
         self.stalled = False
         self.down_stalled = False
+        self.delay_s = 0.0
         self.taken = 0
         self.connections = 0
         self.ends = False
@@ -50,11 +51,13 @@ class Proxy:
                     self._hand_on(server, client)
             if self.stalled or self.down_stalled:
                 time.sleep(0.02)
+            elif self.delay_s:
+                time.sleep(self.delay_s)
 
     def _accept(self) -> None:
         client, _ = self.listener.accept()
         self.connections += 1
-        if not self.accepts:
+        if self.refuses:
             client.close()
             return
         try:
