@@ -120,7 +120,11 @@ impl Contact {
             return Deadline::NEVER;
         }
         let owed = self.forwards().filter(|lane| !lane.flights.is_empty());
-        let deadlines = owed.map(|lane| lane.progress.after_ms(confirm_timeout_ms));
+        let deadlines = owed.map(|lane| {
+            let is_over = lane.is_gone || lane.is_given_up;
+            let since = if is_over { self.progress } else { lane.progress };
+            since.after_ms(confirm_timeout_ms)
+        });
         deadlines.fold(Deadline::NEVER, Deadline::earlier)
     }
 

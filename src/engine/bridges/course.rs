@@ -95,6 +95,10 @@ impl Course {
 
     /// Something was taken; whether it had to be tried.
     pub(super) fn note_taken(&mut self) -> bool {
+        // What was under way before it was refused says nothing of what is to be tried.
+        if self.waits.is_some() {
+            return false;
+        }
         let was_trying = self.failures() > 0;
         if was_trying {
             let held = self.held;

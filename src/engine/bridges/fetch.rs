@@ -239,8 +239,7 @@ impl<P: Platform> Task<'_, '_, P> {
         } else {
             let course = &mut self.state.courses[rule];
             course.held = course.held.saturating_add(1);
-            let ahead = self.ahead(rule);
-            self.contact.client.widen(rule, ahead);
+            self.widen_fetch(rule);
         }
         self.count_down(1);
     }

@@ -64,9 +64,9 @@ impl<P: Platform> Task<'_, '_, P> {
             Ok((own, channel)) => {
                 let flights = Flights::new(self.head.config.window.into());
                 let (progress, begun) = (self.yard.now, 0);
-                let (is_ending, is_gone) = (false, false);
+                let (is_ending, is_gone, is_given_up, ends) = (false, false, false, false);
                 self.contact.lanes[rule] =
-                    Lane::Forward(Forward { own, channel, flights, begun, progress, is_ending, is_gone });
+                    Lane::Forward(Forward { own, channel, flights, begun, progress, is_ending, is_gone, is_given_up, ends });
             }
             Err(cause) => {
                 self.wait(rule, cause, false);
@@ -100,6 +100,7 @@ impl<P: Platform> Task<'_, '_, P> {
             let Lane::Forward(lane) = &mut self.contact.lanes[rule] else { continue };
             if self.yard.broker.next_cancelled(lane.own).is_some() {
                 self.yard.broker.told_cancelled(lane.own);
+                lane.ends = true;
                 self.wait(rule, Cause::new(format_args!("this queue was deleted here")), false);
             }
         }
@@ -217,7 +218,10 @@ impl<P: Platform> Task<'_, '_, P> {
     /// The socket took so many octets of what was filled.
     pub(super) fn note_sent(&mut self, sent: usize, has_unsent: bool, pieces: &[Piece]) {
         let now = self.yard.now;
-        self.contact.cut = None;
+        // What took nothing has changed nothing.
+        if sent > 0 {
+            self.contact.cut = None;
+        }
         let mut start = 0;
         for piece in pieces.iter() {
             if start >= sent {

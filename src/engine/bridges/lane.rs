@@ -50,6 +50,10 @@ pub(super) struct Forward {
     pub(super) is_ending: bool,
     /// Its channel there is no more, or is given up: nothing of it is waited for but the end of a frame.
     pub(super) is_gone: bool,
+    /// Its confirms are not waited for; a message that was begun is finished first.
+    pub(super) is_given_up: bool,
+    /// Its consumer here is no more: it ends, whatever its rule wants.
+    pub(super) ends: bool,
 }
 
 impl Forward {

@@ -141,9 +141,9 @@ impl<P: Platform> Task<'_, '_, P> {
             Lane::Opening if wants => {}
             Lane::Opening => self.shut(rule),
             Lane::Forward(lane) => {
-                lane.is_ending = lane.is_gone || !wants;
+                lane.is_ending = lane.is_gone || lane.is_given_up || lane.ends || !wants;
                 // With the whole contact channels need no end of their own.
-                let is_over = lane.is_gone || lane.is_idle() && !self.contact.is_draining;
+                let is_over = lane.is_gone || lane.is_given_up && lane.begun == 0 || lane.is_idle() && !self.contact.is_draining;
                 if lane.is_ending && !is_cut && is_over {
                     self.shut(rule);
                 }
@@ -232,10 +232,17 @@ impl<P: Platform> Task<'_, '_, P> {
                     self.wait(rule, cause, false);
                 }
             }
-            Lane::Fetch(_) => {
-                let ahead = self.ahead(rule);
-                self.contact.client.widen(rule, ahead);
-            }
+            Lane::Fetch(_) => self.widen_fetch(rule),
+        }
+    }
+
+    /// The consumer there begins again with as many as it may have now; what the one before had comes besides.
+    #[cold]
+    pub(super) fn widen_fetch(&mut self, rule: usize) {
+        let ahead = self.ahead(rule);
+        if let Lane::Fetch(lane) = &mut self.contact.lanes[rule] {
+            lane.arrivals.widen(ahead.into());
+            self.contact.client.widen(rule, ahead);
         }
     }
 
@@ -287,10 +294,12 @@ impl<P: Platform> Task<'_, '_, P> {
         for rule in 0..self.contact.lanes.len() {
             if let Lane::Forward(lane) = &mut self.contact.lanes[rule]
                 && !lane.flights.is_empty()
+                && !lane.is_gone
+                && !lane.is_given_up
                 && lane.progress.after_ms(timeout_ms).is_due(now)
             {
                 // Others are confirmed: it is this one's queue there.
-                lane.is_gone = true;
+                lane.is_given_up = true;
                 self.wait(rule, cause.clone(), false);
             }
         }

@@ -27,6 +27,11 @@ impl Arrivals {
         Self { ring: VecDeque::with_capacity(window), window }
     }
 
+    /// The upstream is to send so many more, beside those that are under way.
+    pub fn widen(&mut self, ahead: usize) {
+        self.window = self.window.saturating_add(ahead);
+    }
+
     /// Whether nothing waits to be acknowledged.
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()

@@ -93,6 +93,8 @@ pub(super) struct Channel {
     widening: u8,
     /// The upstream has asked for this, and is to hear that it was heard.
     flow: Option<bool>,
+    /// The upstream has closed it while we did, and is to hear that it was heard.
+    crossed: bool,
 }
 
 impl Default for Channel {
@@ -108,6 +110,7 @@ impl Default for Channel {
             returning: None,
             widening: 0,
             flow: None,
+            crossed: false,
         }
     }
 }
@@ -171,6 +174,9 @@ impl Channel {
         let queue = queue_and_ahead.map_or("", |(queue, _)| queue);
         let qos = Method::BasicQos { prefetch_size: 0, prefetch_count: ahead, global: false };
         let cancel = |no_wait| Method::BasicCancel { consumer_tag: tag, no_wait };
+        if self.crossed {
+            return Some(Method::ChannelCloseOk {});
+        }
         if let Some(active) = self.flow {
             return Some(Method::ChannelFlowOk { active });
         }
@@ -201,7 +207,7 @@ impl Channel {
     }
 
     pub(super) fn note_said(&mut self) {
-        if self.flow.take().is_some() {
+        if core::mem::take(&mut self.crossed) || self.flow.take().is_some() {
             return;
         }
         match self.stage {
@@ -260,7 +266,7 @@ impl Channel {
             Method::BasicQosOk {} if awaits(Stage::Select) && self.consumes.is_some() => {
                 self.begin(Stage::Consume)
             }
-            Method::BasicQosOk {} if self.stage == Stage::Ready && self.consumes.is_some() => Heard::GoOn,
+            Method::BasicQosOk {} if flows => Heard::GoOn,
             Method::BasicConsumeOk { consumer_tag } if awaits(Stage::Consume) && consumer_tag == tag => {
                 self.ready()
             }
@@ -298,6 +304,11 @@ impl Channel {
         match self.stage {
             Stage::Closed | Stage::Answer { .. } => return Heard::Misplaced,
             // It was as good as closed.
+            // Ours has crossed it, and is answered all the same.
+            Stage::Closing if self.is_said => {
+                self.crossed = true;
+                return Heard::GoOn;
+            }
             Stage::Closing => return self.begin(Stage::Answer { again: false }),
             Stage::Prepare if self.preparations.is_missing(code) => {
                 return self.begin(Stage::Answer { again: true });
