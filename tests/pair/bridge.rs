@@ -90,7 +90,7 @@ impl Far {
     }
 
     /// Everything that was said to it, as methods, headers and bodies, each with its channel.
-    fn take(&mut self) -> Vec<(u16, Heard)> {
+    pub(super) fn take(&mut self) -> Vec<(u16, Heard)> {
         self.line.borrow_mut().read_down(usize::MAX, &mut self.heard);
         if self.heard.starts_with(b"AMQP") {
             self.heard.drain(..8);
@@ -253,7 +253,7 @@ fn consumer_of(method: &Method<'_>) -> String {
 }
 
 #[derive(Debug)]
-enum Heard {
+pub(super) enum Heard {
     Method(&'static str, String),
     /// Properties, and how long the body is.
     Header(Vec<u8>, u64),

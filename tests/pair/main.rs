@@ -9,6 +9,7 @@
 //! | `lives`   | random lives of several connections, and what every run must keep |
 //! | `memory`  | who waits, who is refused, and that nobody hangs, when pools are full |
 //! | `bridge`  | a bridge whose upstream is a line in memory |
+//! | `bridge_crossed` | what crosses on a bridge's line, and writes that take less than was there |
 //! | `bridge_day` | the bytes of a day of a bridge |
 //! | `bridge_fetch` | what is fetched finds no room, stands still, or means harm |
 //! | `bridge_line` | a bridge on a slow line: what is urgent first, what is large all the same |
@@ -33,6 +34,7 @@ mod world;
 
 mod alarms;
 mod bridge;
+mod bridge_crossed;
 mod bridge_day;
 mod bridge_fetch;
 mod bridge_line;

@@ -8,7 +8,7 @@ use crate::command::{ChannelId, ConnectionId};
 use crate::mem::Messages;
 use crate::time::{Deadline, Now};
 
-use super::lane::{Fetch, Forward, Lane};
+use super::lane::{End, Fetch, Forward, Lane};
 use crate::engine::peer::Needs;
 
 /// A link with a socket.
@@ -121,8 +121,8 @@ impl Contact {
         }
         let owed = self.forwards().filter(|lane| !lane.flights.is_empty());
         let deadlines = owed.map(|lane| {
-            let is_over = lane.is_gone || lane.is_given_up;
-            let since = if is_over { self.progress } else { lane.progress };
+            // Of one that ends without them nothing is owed any more but by the link.
+            let since = if lane.end < End::Sent { lane.progress } else { self.progress };
             since.after_ms(confirm_timeout_ms)
         });
         deadlines.fold(Deadline::NEVER, Deadline::earlier)

@@ -20,6 +20,8 @@ const TOLD_MAX: usize = 3;
 pub(super) struct Course {
     backoff: Backoff,
     waits: Option<Deadline>,
+    /// Since when its queue there is consumed again, while nothing of it was taken.
+    open_since: Option<Now>,
     /// What was refused was a message, or one of several: they are tried one by one.
     is_careful: bool,
     /// What was logged since it last went on.
@@ -74,7 +76,10 @@ impl Course {
         chance: u64,
     ) -> bool {
         if self.waits.is_none() {
-            self.waits = Some(self.backoff.fail(now, None, most_ms, chance));
+            self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, chance));
+            if self.failures() == 1 {
+                self.told.clear();
+            }
         }
         self.is_careful |= is_careful;
         let is_news = !self.told.contains(cause);
@@ -88,14 +93,14 @@ impl Course {
         is_news
     }
 
-    /// Its channel there is open again: that was all that it waited for, unless a message was refused.
-    pub(super) fn note_open(&mut self) -> bool {
-        !self.is_careful && self.note_taken()
+    /// Its queue there is consumed: if that lasts, it was all that it waited for, unless a message was refused.
+    pub(super) fn note_open(&mut self, now: Now) {
+        self.open_since = Some(now).filter(|_| !self.is_careful);
     }
 
     /// Something was taken; whether it had to be tried.
     pub(super) fn note_taken(&mut self) -> bool {
-        // What was under way before it was refused says nothing of what is to be tried.
+        // What was under way before the refusal says nothing of what is to be tried.
         if self.waits.is_some() {
             return false;
         }

@@ -46,13 +46,12 @@ impl<P: Platform> Task<'_, '_, P> {
             self.wait(rule, cause, false);
             return self.shut(rule);
         }
-        let window = self.head.config.window.saturating_add(self.state.courses[rule].held);
-        let arrivals = Arrivals::new(window.into());
+        let arrivals = Arrivals::new(self.ahead(rule).into());
         // It comes again, on a channel that knows nothing of it.
         self.state.courses[rule].held = 0;
         let (incoming, is_ending, is_over) = (None, false, false);
         self.contact.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
-        self.note_going(rule, true);
+        self.state.courses[rule].note_open(self.yard.now);
     }
 
     /// The channel here by which what is fetched is published.
@@ -302,7 +301,7 @@ impl<P: Platform> Task<'_, '_, P> {
         if !lane.arrivals.take(tag, batch) {
             return Next::Lost(Cause::new(format_args!("it sends more than it was asked for")));
         }
-        self.note_going(rule, false);
+        self.note_going(rule);
         Next::GoOn
     }
 

@@ -18,7 +18,7 @@ use crate::mem::Messages;
 use crate::wire::{Properties, Writer};
 
 use super::contact::Contact;
-use super::lane::{Forward, Lane};
+use super::lane::{End, Forward, Lane};
 use super::message::{Piece, Scratch, What};
 use super::state::Head;
 use super::task::{Next, Task};
@@ -64,9 +64,9 @@ impl<P: Platform> Task<'_, '_, P> {
             Ok((own, channel)) => {
                 let flights = Flights::new(self.head.config.window.into());
                 let (progress, begun) = (self.yard.now, 0);
-                let (is_ending, is_gone, is_given_up, ends) = (false, false, false, false);
+                let (is_ending, end) = (false, End::No);
                 self.contact.lanes[rule] =
-                    Lane::Forward(Forward { own, channel, flights, begun, progress, is_ending, is_gone, is_given_up, ends });
+                    Lane::Forward(Forward { own, channel, flights, begun, progress, is_ending, end });
             }
             Err(cause) => {
                 self.wait(rule, cause, false);
@@ -100,7 +100,7 @@ impl<P: Platform> Task<'_, '_, P> {
             let Lane::Forward(lane) = &mut self.contact.lanes[rule] else { continue };
             if self.yard.broker.next_cancelled(lane.own).is_some() {
                 self.yard.broker.told_cancelled(lane.own);
-                lane.ends = true;
+                lane.end(End::Settled);
                 self.wait(rule, Cause::new(format_args!("this queue was deleted here")), false);
             }
         }
@@ -129,7 +129,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 Lane::Forward(lane) => {
                     // Of one that is gone the end of a frame is all that still goes.
                     self.head.config.forward[*rule].is_urgent == is_urgent
-                        && !lane.is_gone
+                        && lane.end != End::AtOnce
                         && (lane.begun > 0 || !lane.is_ending && self.yard.broker.has_output(lane.own))
                 }
                 Lane::Shut | Lane::Opening | Lane::Fetch(_) => false,
@@ -296,7 +296,7 @@ impl<P: Platform> Task<'_, '_, P> {
                         return Next::Lost(cause);
                     }
                     self.state.counts.moved += 1;
-                    self.note_going(rule, false);
+                    self.note_going(rule);
                     self.count_down(1);
                 }
             }
@@ -326,7 +326,7 @@ impl<P: Platform> Task<'_, '_, P> {
     #[cold]
     pub(super) fn take_end_of_forward(&mut self, rule: usize, code: u16, over_publish: bool, cause: Cause) {
         if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
-            lane.is_gone = true;
+            lane.end(End::AtOnce);
             if let Some(only) = lane.flights.only().filter(|_| over_publish) {
                 return self.refuse(rule, only.tag, Refusal::Closed(code));
             }

@@ -48,17 +48,31 @@ pub(super) struct Forward {
     pub(super) progress: Now,
     /// No message is begun any more; it ends when what is under way is settled.
     pub(super) is_ending: bool,
-    /// Its channel there is no more, or is given up: nothing of it is waited for but the end of a frame.
-    pub(super) is_gone: bool,
-    /// Its confirms are not waited for; a message that was begun is finished first.
-    pub(super) is_given_up: bool,
-    /// Its consumer here is no more: it ends, whatever its rule wants.
-    pub(super) ends: bool,
+    /// Whether it ends, whatever its rule wants.
+    pub(super) end: End,
+}
+
+/// How a lane ends; what stands below ends it sooner.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum End {
+    /// It does not, unless its rule wants it.
+    No,
+    /// Its consumer here is no more: when what is under way is settled.
+    Settled,
+    /// Its confirms are not waited for: when the message that was begun is there as a whole.
+    Sent,
+    /// Its channel there is no more: at once, or with the end of a frame.
+    AtOnce,
 }
 
 impl Forward {
     pub(super) fn is_idle(&self) -> bool {
         self.flights.is_empty() && self.begun == 0
+    }
+
+    /// It is to end so, or as it was to end if that is sooner.
+    pub(super) fn end(&mut self, end: End) {
+        self.end = self.end.max(end);
     }
 }
 

@@ -16,6 +16,9 @@ pub(in crate::engine) fn check(said: &ParameterView<'_>) -> Result<ParameterNeed
         return Err(format!("component {} not found", said.component));
     }
     let bridge = parse(said.vhost.unwrap_or_default(), said.name, said.value)?;
+    if bridge.feeds_itself() {
+        return Err(format!("src-queue {} is where this shovel puts what is refused", bridge.parked));
+    }
     for end in bridge.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]) {
         arguments_of(end)?;
     }

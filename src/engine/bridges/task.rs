@@ -8,7 +8,7 @@ use crate::time::{Deadline, Now};
 use crate::tls::Shaken;
 
 use super::contact::Contact;
-use super::lane::Lane;
+use super::lane::{End, Lane};
 use super::message::Common;
 use super::state::{Direction, Head, LinkId, LinkState};
 use super::yard::Yard;
@@ -141,9 +141,13 @@ impl<P: Platform> Task<'_, '_, P> {
             Lane::Opening if wants => {}
             Lane::Opening => self.shut(rule),
             Lane::Forward(lane) => {
-                lane.is_ending = lane.is_gone || lane.is_given_up || lane.ends || !wants;
-                // With the whole contact channels need no end of their own.
-                let is_over = lane.is_gone || lane.is_given_up && lane.begun == 0 || lane.is_idle() && !self.contact.is_draining;
+                lane.is_ending = lane.end != End::No || !wants;
+                let is_over = match lane.end {
+                    End::AtOnce => true,
+                    End::Sent => lane.begun == 0,
+                    // With the whole contact channels need no end of their own.
+                    End::Settled | End::No => lane.is_idle() && !self.contact.is_draining,
+                };
                 if lane.is_ending && !is_cut && is_over {
                     self.shut(rule);
                 }
@@ -206,18 +210,14 @@ impl<P: Platform> Task<'_, '_, P> {
         }
     }
 
-    /// Something of a rule was taken, or its queue is consumed again: a rule that had to try goes on.
-    pub(super) fn note_going(&mut self, rule: usize, is_open: bool) {
-        let course = &mut self.state.courses[rule];
-        let goes_on = if is_open { course.note_open() } else { course.note_taken() };
-        if goes_on {
+    /// Something of a rule was taken: a rule that had to try goes on.
+    pub(super) fn note_going(&mut self, rule: usize) {
+        if self.state.courses[rule].note_taken() {
             let (name, what) = (&self.head.config.name, self.id.direction.name());
             let queue = &self.head.rules(self.id.direction)[rule].queue;
             let words = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
             self.yard.say(log::Level::Info, self.head.serial, words);
-            if !is_open {
-                self.widen(rule);
-            }
+            self.widen(rule);
         }
     }
 
@@ -241,7 +241,7 @@ impl<P: Platform> Task<'_, '_, P> {
     pub(super) fn widen_fetch(&mut self, rule: usize) {
         let ahead = self.ahead(rule);
         if let Lane::Fetch(lane) = &mut self.contact.lanes[rule] {
-            lane.arrivals.widen(ahead.into());
+            lane.arrivals.begin_again(ahead.into());
             self.contact.client.widen(rule, ahead);
         }
     }
@@ -294,12 +294,11 @@ impl<P: Platform> Task<'_, '_, P> {
         for rule in 0..self.contact.lanes.len() {
             if let Lane::Forward(lane) = &mut self.contact.lanes[rule]
                 && !lane.flights.is_empty()
-                && !lane.is_gone
-                && !lane.is_given_up
+                && lane.end < End::Sent
                 && lane.progress.after_ms(timeout_ms).is_due(now)
             {
                 // Others are confirmed: it is this one's queue there.
-                lane.is_given_up = true;
+                lane.end(End::Sent);
                 self.wait(rule, cause.clone(), false);
             }
         }

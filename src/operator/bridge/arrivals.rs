@@ -18,18 +18,23 @@ pub(super) struct Arrival {
 #[derive(Debug)]
 pub struct Arrivals {
     ring: VecDeque<Arrival>,
+    /// The upstream was asked for so many ahead of what is acknowledged.
+    ahead: usize,
+    /// There are no more of them, whatever it was asked for before.
     window: usize,
 }
 
 impl Arrivals {
-    /// Nothing has come, and the upstream is to send no more than `window` ahead.
-    pub fn new(window: usize) -> Self {
-        Self { ring: VecDeque::with_capacity(window), window }
+    /// Nothing has come, and the upstream is to send no more than so many ahead.
+    pub fn new(ahead: usize) -> Self {
+        Self { ring: VecDeque::with_capacity(ahead), ahead, window: ahead }
     }
 
-    /// The upstream is to send so many more, beside those that are under way.
-    pub fn widen(&mut self, ahead: usize) {
-        self.window = self.window.saturating_add(ahead);
+    /// The consumer there begins again, and is to send no more than `ahead`: beside those that are here, and
+    /// those of the one before that may still be under way.
+    pub fn begin_again(&mut self, ahead: usize) {
+        self.window = self.ring.len() + self.ahead + ahead;
+        self.ahead = ahead;
     }
 
     /// Whether nothing waits to be acknowledged.

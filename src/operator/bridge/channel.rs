@@ -127,7 +127,8 @@ impl Channel {
     /// When the upstream should have answered.
     pub(super) fn deadline(&self) -> Deadline {
         match self.stage {
-            Stage::Closed | Stage::Ready | Stage::Idle => Deadline::NEVER,
+            // Or it is our answer that is still to come.
+            Stage::Closed | Stage::Ready | Stage::Idle | Stage::Answer { .. } => Deadline::NEVER,
             _ => self.due,
         }
     }
@@ -303,12 +304,12 @@ impl Channel {
     fn hear_end(&mut self, code: u16, text: &str, over: (u16, u16)) -> Heard {
         match self.stage {
             Stage::Closed | Stage::Answer { .. } => return Heard::Misplaced,
-            // It was as good as closed.
-            // Ours has crossed it, and is answered all the same.
+            // Ours has crossed it, and is answered all the same, as RabbitMQ does and the specification wants.
             Stage::Closing if self.is_said => {
                 self.crossed = true;
                 return Heard::GoOn;
             }
+            // It was as good as closed.
             Stage::Closing => return self.begin(Stage::Answer { again: false }),
             Stage::Prepare if self.preparations.is_missing(code) => {
                 return self.begin(Stage::Answer { again: true });
@@ -324,6 +325,10 @@ impl Channel {
     /// What comes while it is being closed is nobody's business any more.
     fn read_over(&mut self, method: &Method<'_>) -> Heard {
         match method {
+            // Ours to a close that crossed it may not have found room yet.
+            Method::ChannelCloseOk {} if core::mem::take(&mut self.crossed) => {
+                self.begin(Stage::Answer { again: false })
+            }
             Method::ChannelCloseOk {} if self.is_said => {
                 *self = Self::default();
                 Heard::GoOn

@@ -422,7 +422,7 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
     if !with_tls && tls != UpstreamTls::default() {
         return Err(wrong("ca_file, certificate, key and server_name are of use with amqps:// only"));
     }
-    Ok(Bridge {
+    let bridge = Bridge {
         tls,
         shovel: None,
         declares: said.declare.unwrap_or(false),
@@ -445,7 +445,14 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
         park_after: said.park_after.map_or(PARK_AFTER_DEFAULT, |count| count.0),
         park_retry_ms: said.park_retry.map(|time| time.0.max(1_000)),
         name,
-    })
+    };
+    match bridge.feeds_itself() {
+        false => Ok(bridge),
+        true => Err(wrong(
+            "what is refused goes to `parked`, so that is no queue to forward: name another one, or say \
+             refused = \"wait\" in its rule",
+        )),
+    }
 }
 
 /// Whether a certificate could be made out to it.
@@ -487,6 +494,11 @@ pub fn read_password(file: &Path) -> Result<Secret, String> {
 }
 
 impl Bridge {
+    /// Whether it forwards the queue into which it puts what is refused of that: such a message would go round.
+    pub fn feeds_itself(&self) -> bool {
+        self.forward.iter().any(|rule| rule.queue == self.parked && rule.refused == Refused::Park)
+    }
+
     /// Whether TLS is spoken with one of its upstreams.
     pub fn has_tls(&self) -> bool {
         self.upstream.iter().any(|address| address.with_tls)
@@ -673,6 +685,7 @@ mod tests {
             (format!("{DEMAND}connect_at = \"2:30\"\n{RULE}"), 5, "such as \"02:30\""),
             (format!("{PLANT}{RULE}to_exchange = \"x\"\n"), 4, "either to_queue, or to_exchange"),
             (PLANT.to_string(), 1, "has nothing to do"),
+            (format!("{PLANT}parked = \"a\"\n{RULE}"), 1, "no queue to forward"),
             (format!("[[bridge]]\nname = \"x\"\n{RULE}"), 1, "needs upstream"),
             (format!("{PLANT}window = 0\n{RULE}"), 1, "window must be 1 to 1024"),
             (

@@ -130,7 +130,9 @@ impl Broker {
     fn enter_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) {
         let channel = self.consumers[index].channel;
         let connection = self.channels[channel.index()].connection;
-        self.queues[queue.index()].is_named |= self.connections[connection.index()].is_own;
+        if self.connections[connection.index()].is_own {
+            self.note_named(queue);
+        }
         let record = &mut self.queues[queue.index()];
         let mut after = record.consumers.back();
         if let Some(active) = record.single_active_consumer() {

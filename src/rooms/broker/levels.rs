@@ -114,6 +114,16 @@ impl Broker {
         }
     }
 
+    /// Places of the queue, on all its levels, are named to another broker from now on.
+    #[cold]
+    pub(super) fn note_named(&mut self, queue: QueueId) {
+        let mut at = Some(self.highest_level(queue));
+        while let Some(level) = at {
+            self.queues[level.index()].is_named = true;
+            at = self.below(level);
+        }
+    }
+
     /// The sum over all levels of the queue that this is, or is one of.
     #[inline]
     pub(super) fn in_all(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
@@ -266,6 +276,7 @@ impl Broker {
             record.logged = Logged::as_incarnation(from + u64::from(priority) - 1);
         }
         (record.rank, record.sleeps_for) = (Rank::Level { queue, priority, below }, whole.sleeps_for);
+        record.is_named = whole.is_named;
         let declares = core::mem::replace(&mut cx.declarer, declarer);
         let share = self.take_share(cx, Declared::Queue, vhost, 0);
         cx.declarer = declares;

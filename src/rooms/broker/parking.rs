@@ -140,6 +140,8 @@ impl Broker {
         self.letter_targets = targets;
         let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
         let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        // Who was meant in secret stays so.
+        let flags = if written.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
         let copy = is_taken
             .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
             .flatten();
