@@ -5,11 +5,11 @@
 
 use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
 use leveret::time::Now;
-use leveret::wire::Method;
+use leveret::wire::{Method, Table};
 
 use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, world};
 use super::bridge_day::open_fetch;
-use super::world::{Shape, World, content_frames, delete, small_limits};
+use super::world::{Publish, Shape, World, content_frames, delete, small_limits};
 
 fn rule(queue: &str, refused: Refused) -> Rule {
     let to = Destination::Queue(format!("{queue}.moved"));
@@ -326,4 +326,34 @@ fn a_consumer_that_begins_again_may_send_all_that_it_is_asked_for() {
     }
     world.run();
     assert!(far.line.borrow().is_held, "{}", ask(&mut world, "GET /api/ctl/bridges"));
+}
+
+// ---- names
+
+/// What is sent is known by its place at the other end, so the place is written down first, of each priority: a power
+/// cut that took the message would give the place, and with it the name, to another.
+#[test]
+fn no_place_is_named_before_the_disk_knows_of_it() {
+    for arguments in [&[][..], b"\x0ex-max-priorityb\x03"] {
+        let config = Bridge { forward: vec![rule("ranked", Refused::Park)], heartbeat_s: 0, ..bridge() };
+        let (mut world, mut far) = world(config);
+        world.keep_on_disk(leveret::store::Settings::default());
+        world.run();
+        let client = world.open(&[1]);
+        // It was made without arguments.
+        world.ask(client, 1, &delete("ranked"));
+        let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
+        let (queue, arguments) = ("ranked", Table::trusted(arguments));
+        let declare =
+            Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
+        world.ask(client, 1, &declare);
+        open(&mut world, &mut far);
+        world.engine.platform.helpers.slowness_ms = 5_000;
+        let ranked = Publish { key: "ranked", properties: &[0x18, 0, 2, 2], ..Publish::default() };
+        world.publish(client, 1, ranked, &[7]);
+        world.run();
+        assert!(far.published().is_empty(), "nobody knows of it but memory");
+        world.pass_ms(20_000);
+        assert_eq!(bodies(&far.published()), [7]);
+    }
 }
