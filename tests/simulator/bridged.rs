@@ -27,8 +27,8 @@ use super::upstream::{Upstream, Vices};
 use super::world::sim_disk::{Mutant, SimDisk, Trouble};
 use super::world::{Client, Line, Manners, Memory, Phase, Random, Shape, consume, content_frames, passive};
 
-const SEEDS: core::ops::Range<u64> = 1..401;
-/// Seeds that once failed: two queues whose first messages found no memory, for what had come back unsent could not
+const SEEDS: core::ops::Range<u64> = 1..201;
+/// Seeds that once failed, with an upstream of fewer vices: two queues whose first messages found no memory, for what had come back unsent could not
 /// leave it; and a message that went on behind the end of its channel.
 const FAILED_ONCE: [u64; 2] = [2798, 6020];
 /// Where the upstream is, and a name that leads there.
@@ -171,8 +171,16 @@ impl Bridged {
             dies: rarely(&[0, 0, 150]),
             forgets: 0,
             late_ms: rarely(&[0, 20, 400, 4_000]),
+            idle_closes: rarely(&[0, 0, 60]),
         };
-        let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
+        let [wide, narrow] = [1 << 20, 1_000];
+        let shape = Shape {
+            down_room: rarely(&[wide, wide, 4_096, narrow, 37]) as usize,
+            down_fragment: rarely(&[wide, wide, narrow, 7]) as usize,
+            up_fragment: rarely(&[wide, wide, 11]) as usize,
+            ..Shape::WIDE
+        };
+        let line = Rc::new(RefCell::new(Line::new(shape)));
         Self {
             plan,
             disk: SimDisk::new(seed, Mutant::None, IDENTITY),
@@ -286,7 +294,7 @@ impl Bridged {
             if publisher.unconfirmed.len() >= UNCONFIRMED_MAX {
                 return;
             }
-            let body_bytes = random.below(self.plan.body_bytes_max.into()) as usize / 2;
+            let body_bytes = random.below(self.plan.body_bytes_max.into()) as usize;
             let has_urgent = self.config.forward.len() > 1;
             let queue = if has_urgent && self.next.is_multiple_of(5) { "urgent" } else { "here" };
             publisher.publish(self.next, body_bytes, queue);
@@ -304,6 +312,10 @@ impl Bridged {
                 let mut random = Random::of(self.seed, "bridge's step", &[self.cuts, step]);
                 if random.once_in(3) {
                     self.publish();
+                }
+                // A socket may say that it is writable and take nothing.
+                if random.once_in(12) {
+                    self.upstream.line.borrow_mut().tell_again();
                 }
                 if random.once_in(400) {
                     let is_away = !self.is_away && random.once_in(2);

@@ -34,6 +34,8 @@ pub struct Vices {
     pub dies: u64,
     /// It never says what became of a publish, and is well otherwise.
     pub forgets: u64,
+    /// It closes a channel over nothing that was published.
+    pub idle_closes: u64,
     /// The most that a confirm is late, in milliseconds.
     pub late_ms: u64,
 }
@@ -130,6 +132,9 @@ impl Upstream {
             return false;
         }
         let read = self.line.borrow_mut().read_down(usize::MAX, &mut self.heard);
+        if self.heard.starts_with(b"AMQP\0") && self.heard.len() < 8 {
+            return true;
+        }
         if self.heard.starts_with(b"AMQP\0") {
             self.heard.drain(..8);
             self.say(0, &start());
@@ -177,6 +182,10 @@ impl Upstream {
                 let before = self.channels.insert(on, Channel::default());
                 assert!(before.is_none(), "channel {on} is opened twice");
                 (on, Method::ChannelOpenOk {})
+            }
+            Method::ChannelClose { .. } if self.channels.get(&on).is_some_and(|it| it.is_closed) => {
+                // It has crossed ours.
+                (on, Method::ChannelCloseOk {})
             }
             Method::ChannelClose { .. } => {
                 let channel = self.channels.remove(&on).expect("an open channel is closed");
@@ -271,6 +280,16 @@ impl Upstream {
             && let Some(channel) = self.channels.get_mut(&on)
         {
             channel.verdicts.insert(channel.publishes, verdict);
+        }
+        let mut happens = |one_in: u64| one_in > 0 && random.once_in(one_in);
+        if happens(vices.idle_closes)
+            && let Some(channel) = self.channels.get_mut(&on)
+        {
+            (channel.is_closed, channel.verdicts) = (true, BTreeMap::new());
+            let close =
+                Method::ChannelClose { reply_code: 541, reply_text: "INTERNAL", class_id: 0, method_id: 0 };
+            self.say(on, &close);
+            return;
         }
         let mut happens = |one_in: u64| one_in > 0 && random.once_in(one_in);
         if happens(vices.resets) {
