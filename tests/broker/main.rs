@@ -20,6 +20,7 @@ mod overdue;
 mod own;
 mod parameters;
 mod policies;
+mod prefetch;
 mod priorities;
 mod routing;
 mod shares;

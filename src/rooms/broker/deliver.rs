@@ -41,9 +41,21 @@ impl Broker {
                 return;
             };
             self.queues[queue].on_ready_list = false;
-            left -= self.take_its_turn(cx, QueueId::from_index(queue), left.min(QUEUE_BURST));
+            let queue = QueueId::from_index(queue);
+            left -= self.take_its_turn(cx, queue, left.min(self.burst(queue)));
             self.charge_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
+        }
+    }
+
+    /// So many may go before the next queue's turn: one, when the credit is that of a whole channel, whose other
+    /// consumers are to have theirs of it.
+    #[inline]
+    fn burst(&self, queue: QueueId) -> u32 {
+        let next = self.queues[queue.index()].eligible.front();
+        match next.is_some_and(|index| self.shares_credit(self.consumers[index].channel)) {
+            true => 1,
+            false => QUEUE_BURST,
         }
     }
 
@@ -84,8 +96,11 @@ impl Broker {
 
     /// The same for the queues of all consumers of a channel.
     pub(super) fn catch_up_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        let mut at = self.channels[channel.index()].consumers.front();
-        while let Some(index) = at.filter(|_| !self.ready.is_empty()) {
+        let consumers = &self.channels[channel.index()].consumers;
+        // Whoever has a message of it goes behind the others, and is not looked at again.
+        let (mut at, mut left) = (consumers.front(), consumers.len());
+        while let Some(index) = at.filter(|_| left > 0 && !self.ready.is_empty()) {
+            left -= 1;
             at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
             cx.work.charge(1);
             // The queue of one whose client is only to be told of its end may be gone.
@@ -213,6 +228,9 @@ impl Broker {
             self.rotate(cx, index);
         } else {
             self.leave_eligible(index);
+        }
+        if self.shares_credit(channel) {
+            self.let_others_of_channel_first(channel, index);
         }
         if self.firehose.is_on {
             self.trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
@@ -405,14 +423,28 @@ impl Broker {
         if consumer.state != ConsumerState::Active {
             return false;
         }
-        if consumer.no_ack {
-            return true;
-        }
         let channel = &self.channels[consumer.channel.index()];
-        let own = consumer.prefetch_count == 0 || consumer.unsettled < u32::from(consumer.prefetch_count);
+        let own = consumer.no_ack
+            || consumer.prefetch_count == 0
+            || consumer.unsettled < u32::from(consumer.prefetch_count);
+        // As in RabbitMQ, one that acknowledges nothing waits while the others have used it up.
         let shared = channel.global_prefetch_count == 0
             || channel.consumer_unsettled < u32::from(channel.global_prefetch_count);
         own && shared
+    }
+
+    /// Whether the consumers of the channel have a credit together.
+    #[inline(always)]
+    fn shares_credit(&self, channel: ChannelId) -> bool {
+        self.channels[channel.index()].global_prefetch_count > 0
+    }
+
+    /// The consumer has had a message: the next credit of its channel goes to whoever waits longest.
+    #[cold]
+    fn let_others_of_channel_first(&mut self, channel: ChannelId, index: usize) {
+        let list = &mut self.channels[channel.index()].consumers;
+        list.remove(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
+        list.push_back(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
     }
 
     /// How many more messages they allow it.
@@ -423,10 +455,11 @@ impl Broker {
             0 => u32::MAX,
             _ => u32::from(most).saturating_sub(used),
         };
+        let shared = left(channel.consumer_unsettled, channel.global_prefetch_count);
         match consumer.no_ack {
+            true if shared == 0 => 0,
             true => u32::MAX,
-            false => left(consumer.unsettled, consumer.prefetch_count)
-                .min(left(channel.consumer_unsettled, channel.global_prefetch_count)),
+            false => left(consumer.unsettled, consumer.prefetch_count).min(shared),
         }
     }
 
