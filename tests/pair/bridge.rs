@@ -318,7 +318,7 @@ pub(super) fn bodies(published: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     published.iter().map(|(body, _)| body[0]).collect()
 }
 
-fn has_header(properties: &[u8], name: &str) -> bool {
+pub(super) fn has_header(properties: &[u8], name: &str) -> bool {
     Properties::trusted(properties).headers().is_some_and(|headers| headers.get(name).is_some())
 }
 

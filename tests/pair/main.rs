@@ -14,6 +14,8 @@
 //! | `bridge_fetch` | what is fetched finds no room, stands still, or means harm |
 //! | `bridge_line` | a bridge on a slow line: what is urgent first, what is large all the same |
 //! | `bridge_rest` | a bridge that connects on demand |
+//! | `bridge_strict` | random lives of a bridge that forwards, with an upstream that hears to the letter |
+//! | `bridge_strict_link` | that upstream's end of a connection |
 //! | `bridge_wait` | what is refused waits alone |
 //! | `doors`   | who comes in while a crowd tries passwords |
 //! | `fleet` | ten thousand devices whose upstream returns, on paper |
@@ -39,6 +41,8 @@ mod bridge_day;
 mod bridge_fetch;
 mod bridge_line;
 mod bridge_rest;
+mod bridge_strict;
+mod bridge_strict_link;
 mod bridge_wait;
 mod bytes;
 mod doors;
