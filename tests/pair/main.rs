@@ -15,6 +15,7 @@
 //! | `bridge_line` | a bridge on a slow line: what is urgent first, what is large all the same |
 //! | `bridge_rest` | a bridge that connects on demand |
 //! | `bridge_strict` | random lives of a bridge that forwards, with an upstream that hears to the letter |
+//! | `bridge_strict_fetch` | random lives of one that fetches, from an upstream that keeps accounts |
 //! | `bridge_strict_link` | that upstream's end of a connection |
 //! | `bridge_wait` | what is refused waits alone |
 //! | `doors`   | who comes in while a crowd tries passwords |
@@ -42,6 +43,7 @@ mod bridge_fetch;
 mod bridge_line;
 mod bridge_rest;
 mod bridge_strict;
+mod bridge_strict_fetch;
 mod bridge_strict_link;
 mod bridge_wait;
 mod bytes;

@@ -1,0 +1,691 @@
+//! Random lives of a bridge that fetches, from an upstream that keeps accounts of what it gave.
+//!
+//! Messages come on two channels, frame by frame in turns, while the line breaks, the upstream closes
+//! channels and cancels consumers, and here queues are full, deleted, or slow to reach the disk. A bridge
+//! that counts wrongly then acknowledges what it does not have, or nothing comes any more.
+//!
+//! What the upstream insists on:
+//! - frames are sound, nothing comes on a channel that is closed, none is opened twice, and none has two
+//!   consumers;
+//! - what is acknowledged or rejected was given, and was not settled before;
+//! - what is too large is not acknowledged, and nothing else is rejected.
+//!
+//! In the end all that is not too large is acknowledged, and is here where nobody took it away; a bridge
+//! that goes leaves nothing.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+
+use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
+use leveret::store::Settings;
+use leveret::wire::{FrameKind, Method, Table, Writer};
+
+use super::bridge::{ask, bridge, world};
+use super::bridge_strict_link::{FRAME_MAX, Link, Orders, Tally, assert_nothing_stays, frames, wait};
+use super::world::{Random, World, content_frames, delete, for_seeds, method_frame, purge};
+
+const SEEDS: Range<u64> = 1..31;
+/// The upstream's queues, whose channels are numbered from 1.
+const THERE: [&str; 2] = ["there-0", "there-1"];
+const PARKED: &str = "parked";
+/// Where what is fetched is put, in the same order, and where it is set aside.
+const HERE: [&str; 3] = ["here-0", "here-1", PARKED];
+/// Octets of the largest message that the broker takes.
+const MESSAGE_SIZE_MAX: usize = 1 << 20;
+/// Octets of a body in a frame, and in one of a message that is too large, whose octets matter to nobody.
+const PIECE: usize = 8_000;
+const LARGE_PIECE: usize = 120_000;
+/// Most that is delivered on a channel at once.
+const DELIVERIES_MAX: usize = 6;
+/// How often the upstream is heard, at most, until it has nothing left.
+const CALM_TURNS_MAX: u32 = 2_000;
+/// So many turns in which it has nothing left are rest.
+const TURNS_AT_REST: u32 = 4;
+const CALM_TURN_MS: u64 = 400;
+/// A bridge that was taken away has so many turns for its farewell.
+const END_TURNS: u32 = 20;
+const END_TURN_MS: u64 = 2_000;
+
+fn config(seed: u64) -> Bridge {
+    let random = &mut Random::of(seed, "config", &[]);
+    let rule = |at: usize, refused| Rule {
+        queue: THERE[at].into(),
+        to: Destination::Queue(HERE[at].into()),
+        refused,
+        is_urgent: at == 1,
+    };
+    let refused = random.one_of(&[Refused::Reject, Refused::Wait]);
+    Bridge {
+        forward: Vec::new(),
+        fetch: vec![rule(0, Refused::Park), rule(1, refused)],
+        window: random.one_of(&[1, 2, 8]),
+        heartbeat_s: random.one_of(&[0, 10]),
+        ..bridge()
+    }
+}
+
+/// What becomes of the messages that are here, and of their queues.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// They stay, and are few and small enough for that.
+    Kept,
+    /// They are taken away now and then.
+    Purged,
+    /// They are, and queues are deleted, or come back with room for one message.
+    Deleted,
+}
+
+impl Fate {
+    fn of(seed: u64) -> Self {
+        match seed % 4 {
+            1 => Self::Kept,
+            3 => Self::Purged,
+            _ => Self::Deleted,
+        }
+    }
+}
+
+/// A message that the upstream has.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    id: u32,
+    /// Octets of its body.
+    size: usize,
+    was_given: bool,
+}
+
+impl Message {
+    const fn is_too_large(&self) -> bool {
+        self.size > MESSAGE_SIZE_MAX
+    }
+
+    const fn piece(&self) -> usize {
+        if self.is_too_large() { LARGE_PIECE } else { PIECE }
+    }
+
+    /// Its number, and then octets that fit it.
+    fn body(&self) -> Vec<u8> {
+        let mut body = self.id.to_be_bytes().to_vec();
+        body.resize(self.size, self.id as u8);
+        body
+    }
+}
+
+/// What the upstream was asked for on a channel, and owes an answer to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owed {
+    Open,
+    Qos,
+    Consume,
+    Cancel,
+    Close,
+}
+
+#[derive(Default, Debug)]
+struct Channel {
+    /// The upstream has closed it, and was not answered yet.
+    is_closed: bool,
+    owed: VecDeque<Owed>,
+    /// How many messages it is to send ahead.
+    ahead: u16,
+    has_consumer: bool,
+    /// What the newest consumer was given and has not settled, by tags.
+    given: BTreeSet<u64>,
+    last_tag: u64,
+    /// What is given and not settled at all.
+    unsettled: BTreeMap<u64, Message>,
+}
+
+impl Channel {
+    fn may_deliver(&self) -> bool {
+        let is_consuming = self.has_consumer && !self.is_closed && !self.owed.contains(&Owed::Consume);
+        is_consuming && self.given.len() < usize::from(self.ahead)
+    }
+
+    fn settle(&mut self, tag: u64) -> Message {
+        self.given.remove(&tag);
+        self.unsettled.remove(&tag).unwrap_or_else(|| panic!("{tag} was not given"))
+    }
+}
+
+fn consumer_tag(channel: u16) -> String {
+    format!("bridge-{}", channel - 1)
+}
+
+struct Upstream {
+    link: Link,
+    channels: BTreeMap<u16, Channel>,
+    queues: [BTreeMap<u32, Message>; 2],
+    acknowledged: BTreeSet<u32>,
+    rejected: u64,
+    given_again: u64,
+    closed_channels: u64,
+    cancelled_consumers: u64,
+}
+
+impl Upstream {
+    fn new(link: Link) -> Self {
+        Self {
+            link,
+            channels: BTreeMap::new(),
+            queues: Default::default(),
+            acknowledged: BTreeSet::new(),
+            rejected: 0,
+            given_again: 0,
+            closed_channels: 0,
+            cancelled_consumers: 0,
+        }
+    }
+
+    fn listen(&mut self, world: &World) {
+        if self.link.is_another(world) {
+            for number in self.numbers() {
+                self.take_back(number);
+            }
+            self.channels.clear();
+        }
+        let octets = self.link.read();
+        for frame in frames(&octets) {
+            let number = frame.header.channel;
+            match frame.header.kind().expect("a known kind") {
+                FrameKind::Heartbeat => assert_eq!(number, 0),
+                FrameKind::Method => {
+                    let method = Method::parse(frame.payload).expect("a sound method");
+                    if number == 0 { self.link.hear(method) } else { self.hear(number, method) }
+                }
+                kind @ (FrameKind::Header | FrameKind::Body) => panic!("{kind:?} on {number}"),
+            }
+        }
+    }
+
+    fn channel(&mut self, number: u16) -> &mut Channel {
+        self.channels.get_mut(&number).unwrap_or_else(|| panic!("channel {number} is not open"))
+    }
+
+    fn numbers(&self) -> Vec<u16> {
+        self.channels.keys().copied().collect()
+    }
+
+    /// What was given on a channel and not settled is in its queue again.
+    fn take_back(&mut self, number: u16) {
+        let channel = self.channel(number);
+        channel.given.clear();
+        for message in core::mem::take(&mut channel.unsettled).into_values() {
+            self.queues[usize::from(number) - 1].insert(message.id, Message { was_given: true, ..message });
+        }
+    }
+
+    fn hear(&mut self, number: u16, method: Method<'_>) {
+        if let Method::ChannelOpen {} = method {
+            let channel = Channel { owed: [Owed::Open].into(), ..Channel::default() };
+            assert!(self.channels.insert(number, channel).is_none(), "{number} is opened twice");
+            return;
+        }
+        let channel = self.channel(number);
+        match method {
+            Method::ChannelCloseOk {} if channel.is_closed => drop(self.channels.remove(&number)),
+            Method::ChannelClose { .. } if channel.is_closed => {
+                self.link.say(number, &Method::ChannelCloseOk {});
+            }
+            // What was under way when the upstream closed the channel has no effect.
+            _ if channel.is_closed => {}
+            Method::ChannelClose { .. } => channel.owed.push_back(Owed::Close),
+            Method::BasicQos { prefetch_count, .. } => {
+                channel.ahead = prefetch_count;
+                channel.owed.push_back(Owed::Qos);
+            }
+            Method::BasicConsume { no_wait, queue, consumer_tag: tag, .. } => {
+                assert_eq!((queue, tag), (THERE[usize::from(number) - 1], &*consumer_tag(number)));
+                assert!(!channel.has_consumer, "two consumers on {number}");
+                channel.has_consumer = true;
+                channel.given.clear();
+                channel.owed.extend((!no_wait).then_some(Owed::Consume));
+            }
+            Method::BasicCancel { no_wait, .. } => {
+                channel.has_consumer = false;
+                channel.owed.extend((!no_wait).then_some(Owed::Cancel));
+            }
+            Method::BasicAck { delivery_tag, multiple } => self.hear_ack(number, delivery_tag, multiple),
+            Method::BasicReject { delivery_tag, requeue } => {
+                let message = channel.settle(delivery_tag);
+                assert!(message.is_too_large() && !requeue, "{message:?} was rejected");
+                self.rejected += 1;
+            }
+            Method::ChannelFlowOk { .. } => {}
+            other => panic!("{other:?} on {number}"),
+        }
+    }
+
+    fn hear_ack(&mut self, number: u16, tag: u64, multiple: bool) {
+        let channel = self.channel(number);
+        let tags: Vec<u64> =
+            if multiple { channel.unsettled.range(..=tag).map(|(tag, _)| *tag).collect() } else { vec![tag] };
+        for tag in tags {
+            let message = self.channel(number).settle(tag);
+            assert!(!message.is_too_large(), "{message:?} was acknowledged");
+            assert!(self.acknowledged.insert(message.id), "{message:?} was acknowledged twice");
+        }
+    }
+
+    /// Gives some of the answers that are owed on channels, or closes a channel instead.
+    fn answer_some(&mut self, random: &mut Random) {
+        self.link.answer(random, &[FRAME_MAX]);
+        for number in self.numbers() {
+            while self.owes_on(number) && random.once_in(2) {
+                if random.once_in(15) {
+                    self.close(number);
+                } else {
+                    self.answer_one(number);
+                }
+            }
+        }
+    }
+
+    fn answer_all(&mut self, random: &mut Random) {
+        self.link.answer(random, &[FRAME_MAX]);
+        for number in self.numbers() {
+            while self.owes_on(number) {
+                self.answer_one(number);
+            }
+        }
+    }
+
+    fn owes_on(&self, number: u16) -> bool {
+        self.channels.get(&number).is_some_and(|channel| !channel.owed.is_empty())
+    }
+
+    fn answer_one(&mut self, number: u16) {
+        let consumer_tag = &*consumer_tag(number);
+        let answer = match self.channel(number).owed.pop_front().expect("an answer is owed") {
+            Owed::Open => Method::ChannelOpenOk {},
+            Owed::Qos => Method::BasicQosOk {},
+            Owed::Consume => Method::BasicConsumeOk { consumer_tag },
+            Owed::Cancel => Method::BasicCancelOk { consumer_tag },
+            Owed::Close => {
+                self.take_back(number);
+                self.channels.remove(&number);
+                Method::ChannelCloseOk {}
+            }
+        };
+        self.link.say(number, &answer);
+    }
+
+    fn close(&mut self, number: u16) {
+        self.take_back(number);
+        let channel = self.channel(number);
+        channel.is_closed = true;
+        let owed = core::mem::take(&mut channel.owed);
+        let close = Method::ChannelClose { reply_code: 406, reply_text: "NO", class_id: 60, method_id: 80 };
+        self.link.say(number, &close);
+        if owed.contains(&Owed::Close) {
+            // The bridge's own close came before, and RabbitMQ answers it even so.
+            self.link.say(number, &Method::ChannelCloseOk {});
+        }
+        self.closed_channels += 1;
+    }
+
+    /// Closes a channel or cancels its consumer, as an upstream does whose queue is deleted.
+    fn disturb_channels(&mut self, random: &mut Random) {
+        for number in self.numbers() {
+            let channel = self.channel(number);
+            if channel.is_closed {
+                continue;
+            }
+            if random.once_in(25) {
+                self.close(number);
+            } else if channel.has_consumer && !channel.owed.contains(&Owed::Consume) && random.once_in(25) {
+                channel.has_consumer = false;
+                let consumer_tag = &*consumer_tag(number);
+                self.link.say(number, &Method::BasicCancel { consumer_tag, no_wait: true });
+                self.cancelled_consumers += 1;
+            }
+        }
+    }
+
+    /// Frames of what may be delivered now, those of a channel in their order.
+    fn deliver(&mut self, random: &mut Random, order: Order) -> Vec<Vec<u8>> {
+        let mut lines: Vec<VecDeque<Vec<u8>>> =
+            self.numbers().into_iter().map(|number| self.deliver_on(number)).collect();
+        let mut frames = Vec::new();
+        while let Some(first) = lines.iter().position(|line| !line.is_empty()) {
+            let at = match order {
+                Order::OneByOne => first,
+                Order::Mixed => random.below(lines.len() as u64) as usize,
+            };
+            frames.extend(lines[at].pop_front());
+        }
+        frames
+    }
+
+    fn deliver_on(&mut self, number: u16) -> VecDeque<Vec<u8>> {
+        let mut octets = Vec::new();
+        for _ in 0..DELIVERIES_MAX {
+            if !self.channel(number).may_deliver() {
+                break;
+            }
+            let Some((_, message)) = self.queues[usize::from(number) - 1].pop_first() else { break };
+            self.given_again += u64::from(message.was_given);
+            let channel = self.channel(number);
+            channel.last_tag += 1;
+            let delivery_tag = channel.last_tag;
+            channel.given.insert(delivery_tag);
+            channel.unsettled.insert(delivery_tag, message);
+            let method = Method::BasicDeliver {
+                consumer_tag: &consumer_tag(number),
+                delivery_tag,
+                redelivered: message.was_given,
+                exchange: "",
+                routing_key: b"k",
+            };
+            octets.extend(method_frame(number, &method));
+            octets.extend(content_frames(number, DURABLE, &message.body(), message.piece()));
+        }
+        split(&octets)
+    }
+
+    /// Messages that the bridge can take, and that are not acknowledged.
+    fn left(&self) -> usize {
+        let queued = self.queues.iter().flat_map(BTreeMap::values);
+        let given = self.channels.values().flat_map(|channel| channel.unsettled.values());
+        queued.chain(given).filter(|message| !message.is_too_large()).count()
+    }
+}
+
+/// In which order frames of several channels are said.
+#[derive(Clone, Copy)]
+enum Order {
+    OneByOne,
+    Mixed,
+}
+
+/// Properties of a message that outlives a start, if its queue does.
+const DURABLE: &[u8] = &[0x10, 0, 2];
+
+/// One frame after another.
+fn split(octets: &[u8]) -> VecDeque<Vec<u8>> {
+    let mut left = octets;
+    let mut next = |len| {
+        let (frame, rest) = left.split_at(len);
+        left = rest;
+        frame.to_vec()
+    };
+    frames(octets).map(|frame| next(frame.input_len())).collect()
+}
+
+struct Life {
+    world: World,
+    upstream: Upstream,
+    orders: Orders,
+    fate: Fate,
+    has_disk: bool,
+    /// Who deletes queues and takes messages away.
+    client: usize,
+    /// The number of the message that is published next.
+    next_id: u32,
+    /// What is to arrive at last.
+    sound: Vec<u32>,
+    /// Messages that were set aside, as far as they were seen.
+    parked: u64,
+}
+
+impl Life {
+    fn new(seed: u64) -> Self {
+        let (mut world, far) = world(config(seed));
+        let has_disk = Random::of(seed, "disk", &[]).once_in(2);
+        if has_disk {
+            world.keep_on_disk(Settings::default());
+        }
+        let client = world.open(&[1]);
+        Self {
+            world,
+            upstream: Upstream::new(Link::new(far)),
+            orders: Orders::default(),
+            fate: Fate::of(seed),
+            has_disk,
+            client,
+            next_id: 1,
+            sound: Vec::new(),
+            parked: 0,
+        }
+    }
+
+    fn step(&mut self, random: &mut Random) {
+        self.orders.hang_up(&self.world);
+        if self.has_disk && random.once_in(4) {
+            self.world.engine.platform.helpers.slowness_ms = random.one_of(&[0, 10, 2_000]);
+        }
+        for _ in 0..random.below(8) {
+            self.publish_there(random);
+        }
+        for _ in 0..random.below(3) {
+            self.world.round();
+        }
+        self.listen();
+        self.upstream.link.disturb(random);
+        if self.upstream.link.is_up() {
+            self.speak(random);
+        }
+        if random.once_in(3) {
+            self.world.run();
+            self.listen();
+        }
+        self.disturb_queues(random);
+        if random.once_in(20) {
+            self.orders.give(&mut self.world, random);
+        }
+        wait(&mut self.world, random);
+        self.listen();
+    }
+
+    fn listen(&mut self) {
+        self.upstream.listen(&self.world);
+    }
+
+    fn publish_there(&mut self, random: &mut Random) {
+        let largest = if self.fate == Fate::Kept { 10_000 } else { 60_000 };
+        let size = if random.once_in(50) {
+            MESSAGE_SIZE_MAX + 1
+        } else {
+            random.one_of(&[4, 4, 10, 900, 9_000, largest])
+        };
+        let message = Message { id: self.next_id, size, was_given: false };
+        self.next_id += 1;
+        if !message.is_too_large() {
+            self.sound.push(message.id);
+        }
+        self.upstream.queues[random.below(2) as usize].insert(message.id, message);
+    }
+
+    /// The upstream says something.
+    fn speak(&mut self, random: &mut Random) {
+        self.upstream.answer_some(random);
+        let order = random.one_of(&[Order::OneByOne, Order::Mixed]);
+        for frame in self.upstream.deliver(random, order) {
+            self.say_frame(&frame);
+            if random.once_in(20) {
+                self.world.round();
+            }
+        }
+        if random.once_in(2) {
+            self.upstream.link.beat();
+        }
+        self.upstream.disturb_channels(random);
+        if random.once_in(30) {
+            self.upstream.link.lose();
+        }
+    }
+
+    /// What was meant for a connection is not said on the next one.
+    fn say_frame(&mut self, frame: &[u8]) {
+        if self.upstream.link.is_the_same(&self.world) {
+            self.upstream.link.say_bytes(frame);
+        }
+    }
+
+    fn disturb_queues(&mut self, random: &mut Random) {
+        if !self.world.clients[self.client].checker.is_open(1) {
+            return;
+        }
+        if self.fate == Fate::Deleted && random.once_in(25) {
+            let queue = random.one_of(&HERE);
+            self.world.send(self.client, 1, &delete(queue));
+            if random.once_in(2) {
+                self.declare_for_one(queue);
+            }
+        }
+        if random.once_in(6) {
+            self.purge();
+        }
+    }
+
+    /// A queue that refuses what comes when it has one message.
+    fn declare_for_one(&mut self, queue: &str) {
+        let mut room = [0; 128];
+        let mut writer = Writer::new(&mut room);
+        writer
+            .table(|table| {
+                table.int("x-max-length", 1).and_then(|()| table.text("x-overflow", "reject-publish"))
+            })
+            .expect("it fits");
+        // Behind the length of the table.
+        let arguments = Table::trusted(&writer.written()[4..]);
+        let declare = Method::QueueDeclare {
+            queue,
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            no_wait: false,
+            arguments,
+        };
+        self.world.send(self.client, 1, &declare);
+    }
+
+    /// Takes away what is here, or there would be no room for what comes.
+    fn purge(&mut self) {
+        let is_open = self.world.clients[self.client].checker.is_open(1);
+        if self.fate == Fate::Kept || !is_open {
+            return;
+        }
+        self.parked += u64::from(self.depth(PARKED));
+        for queue in HERE {
+            if self.world.engine.broker().queue_depth("/", queue).is_some() {
+                self.world.send(self.client, 1, &purge(queue));
+            }
+        }
+    }
+
+    fn depth(&mut self, queue: &str) -> u32 {
+        self.world.engine.broker().queue_depth("/", queue).unwrap_or(0)
+    }
+
+    fn depth_of_all(&mut self) -> usize {
+        HERE.iter().map(|queue| self.depth(queue) as usize).sum()
+    }
+
+    /// The upstream delivers everything, until it has nothing left.
+    fn calm_down(&mut self, random: &mut Random) {
+        self.orders.hang_up(&self.world);
+        ask(&mut self.world, "POST /api/ctl/bridges/plant/resume");
+        self.renew_queues();
+        self.world.engine.platform.helpers.slowness_ms = 0;
+        let mut turns_at_rest = 0;
+        for _ in 0..CALM_TURNS_MAX {
+            self.turn_calmly(CALM_TURN_MS, random);
+            turns_at_rest = if self.upstream.left() == 0 { turns_at_rest + 1 } else { 0 };
+            if turns_at_rest == TURNS_AT_REST {
+                return;
+            }
+        }
+        let channels = &self.upstream.channels;
+        panic!("it does not come to rest: {channels:?} {}", ask(&mut self.world, "GET /api/ctl/bridges"));
+    }
+
+    /// No queue is left that has room for one message only, nor a client whose channel was closed over it.
+    fn renew_queues(&mut self) {
+        self.world.lose(self.client);
+        self.world.run();
+        self.client = self.world.open(&[1]);
+        if self.fate == Fate::Deleted {
+            for queue in HERE {
+                self.world.send(self.client, 1, &delete(queue));
+            }
+        }
+    }
+
+    fn turn_calmly(&mut self, ms: u64, random: &mut Random) {
+        self.upstream.link.widen();
+        self.world.run();
+        self.listen();
+        if self.upstream.link.is_up() {
+            self.upstream.link.beat();
+            self.upstream.answer_all(random);
+            self.world.run();
+            for frame in self.upstream.deliver(random, Order::OneByOne) {
+                self.say_frame(&frame);
+                self.world.run();
+            }
+        }
+        self.purge();
+        self.world.pass_ms(ms);
+        self.listen();
+    }
+
+    fn assert_all_have_arrived(&mut self) {
+        let acknowledged = &self.upstream.acknowledged;
+        let missing: Vec<&u32> = self.sound.iter().filter(|id| !acknowledged.contains(id)).collect();
+        assert!(missing.is_empty(), "{missing:?} are nowhere");
+        if self.fate == Fate::Kept {
+            let (here, acknowledged) = (self.depth_of_all(), self.upstream.acknowledged.len());
+            assert!(here >= acknowledged, "{here} are here of {acknowledged} that were acknowledged");
+        }
+    }
+
+    fn end(&mut self, random: &mut Random) {
+        self.world.engine.set_bridges(&[]);
+        for _ in 0..END_TURNS {
+            self.turn_calmly(END_TURN_MS, random);
+        }
+        assert_nothing_stays(&mut self.world, self.client);
+        if !self.has_disk {
+            assert_eq!(self.world.engine.messages().messages_used(), self.depth_of_all());
+        }
+    }
+}
+
+fn live(seed: u64, tally: &Tally) {
+    let mut life = Life::new(seed);
+    let steps = 40 + Random::of(seed, "steps", &[]).below(120);
+    for step in 0..steps {
+        life.step(&mut Random::of(seed, "step", &[step]));
+    }
+    let random = &mut Random::of(seed, "calm", &[]);
+    life.calm_down(random);
+    life.assert_all_have_arrived();
+    life.end(random);
+    let upstream = &life.upstream;
+    tally.add(&[
+        ("messages that were acknowledged", upstream.acknowledged.len() as u64),
+        ("messages that were rejected", upstream.rejected),
+        ("messages that were given again", upstream.given_again),
+        ("messages that were set aside", life.parked),
+        ("channels that were closed", upstream.closed_channels),
+        ("consumers that were cancelled", upstream.cancelled_consumers),
+        ("connections that were lost", upstream.link.lost),
+    ]);
+}
+
+#[test]
+fn what_a_strict_upstream_gives_is_settled_once_and_rightly_whatever_happens() {
+    let tally = Tally::default();
+    for_seeds("what_a_strict_upstream_gives", SEEDS, |seed| live(seed, &tally));
+    tally.assert_in_hundred_lives(&[
+        ("messages that were acknowledged", 20_000),
+        ("messages that were rejected", 80),
+        ("messages that were given again", 200),
+        ("messages that were set aside", 400),
+        ("channels that were closed", 200),
+        ("consumers that were cancelled", 30),
+        ("connections that were lost", 80),
+    ]);
+}
