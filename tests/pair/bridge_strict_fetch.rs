@@ -505,6 +505,10 @@ impl Life {
             if random.once_in(20) {
                 self.world.round();
             }
+            // Several of the largest messages are more than the line has room for.
+            if frame.len() >= LARGE_PIECE {
+                self.world.run();
+            }
         }
         if random.once_in(2) {
             self.upstream.link.beat();
