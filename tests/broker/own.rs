@@ -1,7 +1,11 @@
 //! Connections of this broker's own: the local end of a bridge.
 
+use leveret::command::{Command, Outbox, Outcome, Refusal};
+use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, Share};
+use leveret::wire::Properties;
+
 use crate::support::{At, TestBroker};
-use leveret::command::Command;
 
 /// Of a quorum queue that gives up what came back more than twice.
 const DELIVERY_LIMIT: &[u8] = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-limitb\x02";
@@ -24,5 +28,50 @@ fn a_link_that_breaks_again_and_again_counts_against_no_message() {
         house.broker.release(&mut context!(house), connection);
         house.turns(at);
         assert_eq!(house.ready(at, "q"), 3);
+    }
+}
+
+/// Headers with a key that nobody is told, and one of so many octets.
+fn secret_headers(filler_len: u32) -> Vec<u8> {
+    let mut table = b"\x03BCCA\0\0\0\x06S\0\0\0\x01x\x01aS".to_vec();
+    table.extend(filler_len.to_be_bytes());
+    table.extend(vec![b'a'; filler_len as usize]);
+    let len = u32::try_from(table.len()).expect("it is short");
+    [b"\x20\0", &len.to_be_bytes()[..], &table].concat()
+}
+
+/// Who was named in `BCC` is told to nobody, also where the headers have no room for the cause.
+#[test]
+fn what_is_parked_keeps_its_secret() {
+    let frame_max = Limits::default().frame_max;
+    for (filler_len, has_cause) in [(1, true), (frame_max - 100, false)] {
+        let mut house = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
+        let at = house.connect();
+        house.declare(at, "q", false);
+        house.declare(at, "parked", false);
+        let id = house.messages.begin("", b"q", Share::Ordinary).expect("there is room");
+        let headers = secret_headers(filler_len);
+        let kept = house.messages.reserve_content(id, &headers, MessageFlags::NONE, 0, Share::Ordinary);
+        kept.expect("there is room");
+        house.messages.finish(id);
+        assert_eq!(house.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+        let connection = house.broker.connect_own("bridge", "/").expect("there is room");
+        let link = house.open(At { connection, channel: at.channel }, 1);
+        house.consume(link, "q");
+        assert_eq!(house.turn(link), 1);
+        let words = ("plant", "parked");
+        let is_parked =
+            house.broker.park_delivery(&mut context!(house), (link.channel, 1), words, Refusal::Nacked);
+        is_parked.expect("there is such a queue");
+        house.turns(at);
+        house.consume(at, "parked");
+        house.broker.deliver(&mut context!(house), 8);
+        let outbox = house.broker.outbox(at.connection);
+        let message = outbox.peek().expect("it is delivered").message;
+        let mut scratch = vec![0; frame_max as usize];
+        let properties = Properties::trusted(house.messages.properties(message, &mut scratch));
+        let headers = properties.headers().expect("there are headers");
+        let has = |name| headers.get(name).is_some();
+        assert_eq!((has("BCC"), has("a"), has("x-parked-cause")), (false, true, has_cause));
     }
 }

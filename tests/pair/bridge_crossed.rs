@@ -97,21 +97,27 @@ fn a_write_that_takes_nothing_lets_no_frame_into_another() {
     assert_eq!(large.1, vec![7; 100_000]);
 }
 
+/// A message of each rule is sent and not confirmed, and of the next one as much as the line has room for.
+fn begun_behind_a_late_confirm(down_room: usize) -> (World, Far) {
+    let (mut world, mut far) = world(waiting());
+    open(&mut world, &mut far);
+    let client = world.open(&[1]);
+    world.publish_to(client, 1, "here", &[1]);
+    world.publish_to(client, 1, "alarms", &[2]);
+    world.run();
+    far.published();
+    far.line.borrow_mut().shape.down_room = down_room;
+    world.publish_to(client, 1, "here", &vec![7; 100_000]);
+    world.run();
+    (world, far)
+}
+
 /// A rule whose confirms are late is given up between two frames of a message: that goes on to its end first.
 #[test]
 fn no_channel_is_closed_in_the_middle_of_a_content() {
+    // With one of these the message stops between two frames.
     for room in 4_096 + 40..4_096 + 240 {
-        let (mut world, mut far) = world(waiting());
-        open(&mut world, &mut far);
-        let client = world.open(&[1]);
-        world.publish_to(client, 1, "here", &[1]);
-        world.publish_to(client, 1, "alarms", &[2]);
-        world.run();
-        far.published();
-        // With one of these the message stops between two frames.
-        far.line.borrow_mut().shape.down_room = room;
-        world.publish_to(client, 1, "here", &vec![7; 100_000]);
-        world.run();
+        let (mut world, mut far) = begun_behind_a_late_confirm(room);
         world.pass_ms(30_000);
         far.say(2, &ack(1, false));
         world.run();
@@ -135,16 +141,7 @@ fn no_channel_is_closed_in_the_middle_of_a_content() {
 /// The same with a frame that is cut, on a line that takes no more: there is nothing to do until it does.
 #[test]
 fn a_rule_that_is_given_up_keeps_the_loop_from_no_sleep() {
-    let (mut world, mut far) = world(waiting());
-    open(&mut world, &mut far);
-    let client = world.open(&[1]);
-    world.publish_to(client, 1, "here", &[1]);
-    world.publish_to(client, 1, "alarms", &[2]);
-    world.run();
-    far.published();
-    far.line.borrow_mut().shape.down_room = 6_000;
-    world.publish_to(client, 1, "here", &vec![7; 100_000]);
-    world.run();
+    let (mut world, far) = begun_behind_a_late_confirm(6_000);
     world.pass_ms(30_000);
     far.say(2, &ack(1, false));
     world.pass_ms(29_000);
@@ -326,6 +323,24 @@ fn a_consumer_that_begins_again_may_send_all_that_it_is_asked_for() {
     }
     world.run();
     assert!(far.line.borrow().is_held, "{}", ask(&mut world, "GET /api/ctl/bridges"));
+}
+
+/// A consumer that the upstream ends as soon as it has begun is no success.
+#[test]
+fn a_queue_there_that_keeps_no_consumer_is_tried_ever_more_rarely() {
+    let (mut world, mut far) = world(Bridge { reconnect_max_ms: 300_000, ..fetching() });
+    assert_eq!(open_fetch(&mut world, &mut far), 1);
+    let mut tries = 0;
+    let cancel = Method::BasicCancel { consumer_tag: "bridge-0", no_wait: true };
+    far.say(1, &cancel);
+    for _ in 0..3_000 {
+        world.pass_ms(100);
+        if far.answer(&mut world).contains(&(1, "basic.consume")) {
+            tries += 1;
+            far.say(1, &cancel);
+        }
+    }
+    assert!((4..40).contains(&tries), "{tries} times in five minutes");
 }
 
 // ---- names

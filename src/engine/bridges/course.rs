@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Always true: a rule that waits has no channel there and no consumer here, and holds nothing but itself; the
-//! range that pauses are taken from grows with each refusal, until something is taken.
+//! range that pauses are taken from grows with each refusal, until something is taken, or its queue there was
+//! consumed for long; what was sent before a refusal and is taken after it ends no wait.
 
 use crate::bridge::{Backoff, Cause};
 use crate::time::{Deadline, Now};

@@ -20,7 +20,7 @@ use crate::command::{ChannelId, QueueId, Refusal};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageFlags, MessageId};
 use crate::wire::field::Table;
-use crate::wire::props::{Properties, PropertyEdit};
+use crate::wire::props::{HeadersEdit, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
 
 use super::dead_letter::Letter;
@@ -122,9 +122,10 @@ impl Broker {
         let mut writer = self.writer_of_letter(&mut scratch.rewritten);
         let cause = format!("{why}");
         let words = (&*bridge, Some(&*from), &*cause);
-        // Headers that fill a frame stay as they are: it must be delivered one day.
+        // Headers that fill a frame get none besides: it must be delivered one day.
+        let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PropertyEdit::default() };
         let is_written = parked(properties, words, self.unix_s, &mut writer).is_ok()
-            || properties.write_with(PropertyEdit::default(), &mut writer).is_ok();
+            || properties.write_with(bare, &mut writer).is_ok();
         assert!(is_written, "properties that came in a frame fit into one");
         let written = Properties::trusted(writer.written());
         let mut targets = core::mem::take(&mut self.letter_targets);
@@ -140,8 +141,6 @@ impl Broker {
         self.letter_targets = targets;
         let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
         let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
-        // Who was meant in secret stays so.
-        let flags = if written.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
         let copy = is_taken
             .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
             .flatten();
