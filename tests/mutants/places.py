@@ -209,6 +209,12 @@ PLACES = [
         "                        && let Err(cause) = self.yard.settle(own, flight.tag, Settlement::Ack)\n"
         "                    {\n",
     ),
+    # What is fetched is acknowledged there before the disk has it.
+    (
+        "src/operator/bridge/arrivals.rs",
+        "            if arrival.batch > durable {\n",
+        "            if arrival.batch > durable && !PLANTED(\"acknowledged-before-it-is-durable\") {\n",
+    ),
     # Every failure is taken for the first one.
     (
         "src/operator/bridge/backoff.rs",
@@ -244,6 +250,7 @@ DIRECT = {
 BRIDGED = {
     "named-before-its-mark": "bridged::what_is_confirmed",
     "settled-before-the-upstream-confirms": "bridged::what_is_confirmed",
+    "acknowledged-before-it-is-durable": "bridged::what_is_acknowledged",
     "back-off-reset-at-once": "bridged::ten_days_without_an_upstream_fill",
 }
 

@@ -1,8 +1,10 @@
 //! A bridge over power cuts, with an upstream that does what upstreams do: what was confirmed here arrives
-//! there at least once, in order, and what may be a repeat says so; or it is set aside.
+//! there at least once, in order, and what may be a repeat says so; or it is set aside. What is fetched and
+//! acknowledged there is here.
 //!
 //! ```text
 //! publisher ~ line ~> engine, simulated disk ~ line ~> upstream: takes, refuses, confirms late, breaks off
+//!                     engine, simulated disk <~ line ~ upstream: gives, closes, breaks off, gives again
 //! ```
 //!
 //! Always true: a run follows from its seed; everything that is checked is checked of what the publisher and
@@ -38,6 +40,9 @@ const WINDOW: u16 = 8;
 /// Publishes without a confirm, at most.
 const UNCONFIRMED_MAX: usize = 24;
 const LIVES: u32 = 5;
+/// Messages that are there to be fetched by the end of the first life, and more in each: nobody takes them away
+/// here, and the disk is to have room for all.
+const FETCHED_MAX: u64 = 80;
 /// Steps in which everything must have arrived once nobody does harm any more.
 const CALM_STEPS: u64 = 400_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -288,6 +293,15 @@ impl Bridged {
 
     /// The publisher says a few more, if it may.
     fn publish(&mut self) {
+        if self.config.forward.is_empty() {
+            let mut random = Random::of(self.seed, "publisher there", &[self.cuts, self.steps]);
+            let left = (FETCHED_MAX * (self.cuts + 1)).saturating_sub(self.next);
+            for _ in 0..random.below(4).min(left) {
+                self.upstream.source.take(self.next, random.below(self.plan.body_bytes_max.into()) as usize);
+                self.next += 1;
+            }
+            return;
+        }
         let Some(publisher) = self.publisher.as_mut().filter(|publisher| publisher.is_ready) else { return };
         let mut random = Random::of(self.seed, "publisher", &[self.cuts, self.steps]);
         for _ in 0..random.below(6) {
@@ -332,8 +346,8 @@ impl Bridged {
         self.cuts += 1;
     }
 
-    /// Nobody does harm any more, until nothing is left in the queue; what was set aside.
-    fn calm_down(&mut self) -> Vec<u64> {
+    /// Nobody does harm any more, until nothing is left to be moved; what is in a queue here then.
+    fn calm_down(&mut self, queue: &str) -> Vec<u64> {
         self.disk.start(Trouble::Never);
         // All that is left to it is what a bridge gets over by itself.
         self.upstream.vices =
@@ -345,7 +359,7 @@ impl Bridged {
             let is_empty = self.is_empty();
             let publisher = self.publisher.as_mut().expect("it is there");
             if is_empty {
-                return self.take_parked();
+                return self.take_all(queue);
             }
             if publisher.is_ready && self.now > asked_at + 1_000 {
                 asked_at = self.now;
@@ -366,15 +380,18 @@ impl Bridged {
     /// Whether nothing is left that could be on its way to the upstream.
     fn is_empty(&self) -> bool {
         let (Some(publisher), Some(engine)) = (&self.publisher, &self.engine) else { return false };
+        if self.config.forward.is_empty() {
+            return publisher.is_ready && self.upstream.source.is_empty();
+        }
         let is_asked = publisher.ready == Some(0) && publisher.unconfirmed.is_empty();
         let urgent = engine.broker().queue_depth("/", "urgent").unwrap_or(0);
         is_asked && urgent == 0 && self.upstream.is_at_rest() && engine.broker().gauges().deliveries == 0
     }
 
-    fn take_parked(&mut self) -> Vec<u64> {
+    fn take_all(&mut self, queue: &str) -> Vec<u64> {
         let publisher = self.publisher.as_mut().expect("it is there");
         publisher.client.send(2, &Method::ChannelOpen {});
-        publisher.client.send(2, &consume("parked", "c", true));
+        publisher.client.send(2, &consume(queue, "c", true));
         let until = self.now + 5_000;
         while self.now < until {
             assert!(self.step(100), "the disk failed by itself");
@@ -408,6 +425,16 @@ impl Bridged {
         known.extend(parked);
         let lost: Vec<&u64> = self.confirmed.difference(&known).collect();
         assert!(lost.is_empty(), "confirmed, and nowhere: {lost:?}");
+    }
+
+    /// What must hold of what is here, when the upstream has nothing left.
+    fn check_fetched(&self, here: &[u64]) {
+        let acknowledged = &self.upstream.source.acknowledged;
+        assert_eq!(acknowledged.len() as u64, self.next - 1, "all that was published there");
+        let known: BTreeSet<u64> = here.iter().copied().collect();
+        let lost: Vec<&u64> = acknowledged.difference(&known).collect();
+        assert!(lost.is_empty(), "acknowledged there, and not here: {lost:?}");
+        assert!(known.is_subset(acknowledged), "nothing is here that was never there");
     }
 }
 
@@ -463,7 +490,7 @@ fn what_is_confirmed_here_arrives_there_whatever_upstreams_and_power_do() {
         let ran = std::panic::catch_unwind(|| {
             let mut run = Bridged::new(seed);
             (0..LIVES).for_each(|_| run.live());
-            let parked = run.calm_down();
+            let parked = run.calm_down("parked");
             run.check(&parked);
             (run, parked)
         });
@@ -490,6 +517,48 @@ fn what_is_confirmed_here_arrives_there_whatever_upstreams_and_power_do() {
             repeats > count && parked_count > count / 2 && breaks > count,
             "{repeats} {parked_count} {breaks}"
         );
+    }
+}
+
+#[test]
+fn what_is_acknowledged_there_is_here_whatever_upstreams_and_power_do() {
+    let (mut arrived, mut given_again, mut breaks) = (0, 0, 0);
+    let seeds = super::seeds_or(SEEDS);
+    for seed in seeds.clone() {
+        let ran = std::panic::catch_unwind(|| {
+            let mut run = Bridged::new(seed);
+            run.plan.settings.segments_max = 400;
+            run.config = Bridge {
+                forward: Vec::new(),
+                fetch: vec![Rule {
+                    queue: "there".into(),
+                    to: Destination::Queue("here".into()),
+                    refused: Refused::Park,
+                    is_urgent: false,
+                }],
+                ..config()
+            };
+            (0..LIVES).for_each(|_| run.live());
+            let here = run.calm_down("here");
+            run.check_fetched(&here);
+            (run, here)
+        });
+        let (run, here) = ran.unwrap_or_else(|panic| {
+            eprintln!(
+                "replay with: LEVERET_SEED={seed} cargo test --profile checked --test simulator bridged"
+            );
+            std::panic::resume_unwind(panic)
+        });
+        arrived += here.len();
+        given_again += run.upstream.source.given_again as usize;
+        breaks += run.upstream.breaks as usize;
+    }
+    println!("{arrived} here, {given_again} given again, {breaks} breaks");
+    // Or a change of the broker has quietly put the runs out of work.
+    let count = (seeds.end - seeds.start) as usize;
+    if count >= 100 {
+        assert!(arrived > 100 * count, "{arrived}");
+        assert!(given_again > count && breaks > count, "{given_again} {breaks}");
     }
 }
 

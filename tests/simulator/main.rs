@@ -20,7 +20,7 @@
 //! | `topology` | the names they use |
 //! | `plan` | what a run is made of |
 //! | `known.txt` | seeds that fail, and are to be mended |
-//! | `bridged`, `upstream` | a bridge, and the other side of it: runs of their own |
+//! | `bridged`, `upstream`, `source` | a bridge, and the other side of it: runs of their own |
 //!
 //! What is checked: what was confirmed, committed or answered is there after a power cut; what was settled
 //! and is durable is gone; nothing is invented, doubled or altered; what came from one channel comes in
@@ -52,6 +52,7 @@ mod plan;
 mod policies;
 mod recover;
 mod run;
+mod source;
 mod start;
 mod topology;
 mod traffic;

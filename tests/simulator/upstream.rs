@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use leveret::wire::{ContentHeader, FrameKind, HEARTBEAT_FRAME, Method, Properties, Table, next_frame};
 
+use super::source::Source;
 use super::world::{Line, Random, content_frames, method_frame};
 
 /// Its own heartbeats, in milliseconds.
@@ -63,6 +64,8 @@ pub struct Upstream {
     /// By which names it knows messages: each stands for one, and each has one.
     pub names: BTreeMap<String, u64>,
     named: BTreeMap<u64, String>,
+    /// The queue there that a bridge fetches from.
+    pub source: Source,
     /// How often it has ended a connection in the midst of it.
     pub breaks: u64,
     pub now: u64,
@@ -85,6 +88,7 @@ impl Upstream {
             refused: BTreeSet::new(),
             names: BTreeMap::new(),
             named: BTreeMap::new(),
+            source: Source::default(),
             breaks: 0,
             now: 0,
             heard: Vec::new(),
@@ -105,6 +109,7 @@ impl Upstream {
         self.dialed = dialed;
         self.heard.clear();
         self.channels.clear();
+        self.source.take_back();
         (self.beats_at, self.deaf_until) = (u64::MAX, 0);
     }
 
@@ -190,6 +195,7 @@ impl Upstream {
             Method::ChannelClose { .. } => {
                 let channel = self.channels.remove(&on).expect("an open channel is closed");
                 assert_eq!(channel.left, 0, "a channel is closed in the middle of a content");
+                self.source.take_back();
                 (on, Method::ChannelCloseOk {})
             }
             Method::ChannelCloseOk {} => {
@@ -205,7 +211,12 @@ impl Upstream {
                 return;
             }
             Method::ConnectionClose { .. } => (0, Method::ConnectionCloseOk {}),
-            _ => return,
+            // What was under way when it closed the channel has no effect.
+            _ if self.channels.get(&on).is_none_or(|channel| channel.is_closed) => return,
+            method => match self.source.hear(on, &method) {
+                Some(answer) => (on, answer),
+                None => return,
+            },
         };
         self.say(answer.0, &answer.1);
     }
@@ -302,9 +313,44 @@ impl Upstream {
         }
     }
 
+    /// Gives what its queue has, as far as that is asked for, and fails now and then.
+    fn give(&mut self) -> bool {
+        let mut gave = false;
+        while !self.line.borrow().is_lost()
+            && self.deaf_until <= self.now
+            && let Some((on, frames)) = self.source.give()
+        {
+            gave = true;
+            self.messages += 1;
+            self.say_bytes(&frames);
+            let random = &mut Random::of(self.seed, "upstream's delivery", &[self.messages]);
+            let vices = self.vices;
+            let mut happens = |one_in: u64| one_in > 0 && random.once_in(one_in);
+            if happens(vices.idle_closes)
+                && let Some(channel) = self.channels.get_mut(&on)
+            {
+                channel.is_closed = true;
+                self.source.take_back();
+                let reply_text = "RESOURCE_LOCKED";
+                self.say(
+                    on,
+                    &Method::ChannelClose { reply_code: 405, reply_text, class_id: 0, method_id: 0 },
+                );
+            } else if happens(vices.resets) {
+                self.line.borrow_mut().lose();
+                self.breaks += 1;
+            } else if happens(vices.dies) {
+                (self.deaf_until, self.breaks) = (u64::MAX, self.breaks + 1);
+            } else if happens(vices.stalls) {
+                self.deaf_until = self.now + random.below(9_000);
+            }
+        }
+        gave
+    }
+
     /// Says what is due.
     fn speak(&mut self) -> bool {
-        let mut spoke = false;
+        let mut spoke = self.give();
         if self.beats_at <= self.now {
             self.beats_at = self.now + BEAT_MS;
             self.say_bytes(&HEARTBEAT_FRAME);

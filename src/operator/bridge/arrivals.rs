@@ -64,7 +64,10 @@ impl Arrivals {
     pub fn next_durable(&mut self, durable: Batch, together: bool) -> Option<(u64, u64)> {
         let mut found = None;
         let mut count = 0;
-        while let Some(arrival) = self.ring.front().copied().filter(|arrival| arrival.batch <= durable) {
+        while let Some(arrival) = self.ring.front().copied() {
+            if arrival.batch > durable {
+                break;
+            }
             self.ring.pop_front();
             count += 1;
             found = Some((arrival.tag, count));
