@@ -134,7 +134,8 @@ def celery_chapter(stage: Stage, app: str, chapter: str) -> None:
 
 
 CELERY_CHAPTERS = {"results": "jobs", "countdown": "jobs", "topics": "jobs", "control": "jobs",
-                   "killed_worker": "jobs", "killed_broker": "jobs", "priorities": "urgent", "delayed": "delayed"}
+                   "killed_worker": "jobs", "killed_broker": "jobs", "priorities": "urgent", "delayed": "delayed",
+                   "turns": "shared"}
 
 
 class Framework(NamedTuple):

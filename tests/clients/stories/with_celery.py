@@ -153,8 +153,25 @@ def priorities():
     assert sorted(done) == sorted(expected) and not moved, done
 
 
+def turns():
+    """Queues that are full at once are emptied side by side, not one after the other."""
+    import shared
+
+    for number in range(2):
+        shared.gate.delay(number)
+    until(lambda: len(lines()) == 2, "busy")
+    for name in shared.NAMES:
+        for _ in range(20):
+            shared.note.apply_async((name,), queue=name)
+    write("open")
+    until(lambda: len(lines()) == 63, "all of them")
+    first = lines()[3:33]
+    counts = [first.count(name) for name in shared.NAMES]
+    assert min(counts) >= 5, counts
+
+
 CHAPTERS = {name: run for name, run in list(globals().items()) if name in (
-    "results", "countdown", "topics", "control", "killed_worker", "killed_broker", "priorities", "delayed")}
+    "results", "countdown", "topics", "control", "killed_worker", "killed_broker", "priorities", "delayed", "turns")}
 
 if __name__ == "__main__":
     CHAPTERS[sys.argv[1]]()
