@@ -177,18 +177,18 @@ impl<P: Platform> Task<'_, '_, P> {
             let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source()) else { break };
             let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
             let item = Item { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
-            if begun == 0
-                && let Some(why) = item.why_not(messages, scratch)
-            {
-                let kept = filled.unsendable.push((rule, item.delivery.delivery_tag, why));
-                debug_assert!(kept.is_ok(), "there is one of a lane at most");
-                break;
-            }
             let lent = (messages, self.common.origin, self.contact.client.frame_max());
-            let Ok(head) = item.write_head(lent, self.yard.node, scratch) else {
-                let kept = filled.unsendable.push((rule, item.delivery.delivery_tag, Refusal::TooLarge));
-                debug_assert!(kept.is_ok(), "there is one of a lane at most");
-                break;
+            let head = match item.why_not(messages, scratch).filter(|_| begun == 0) {
+                Some(why) => Err(why),
+                None => item.write_head(lent, self.yard.node, scratch).map_err(|_| Refusal::TooLarge),
+            };
+            let head = match head {
+                Ok(head) => head,
+                Err(why) => {
+                    let kept = filled.unsendable.push((rule, item.delivery.delivery_tag, why));
+                    debug_assert!(kept.is_ok(), "there is one of a lane at most");
+                    break;
+                }
             };
             let message = item.delivery.message;
             let total = publish_len(head, messages.body_len(message));
@@ -196,14 +196,13 @@ impl<P: Platform> Task<'_, '_, P> {
             let until = wanted + left_of_frame(head, total, wanted);
             let room = (page.len() - filled.len).min((until - begun) as usize);
             let way = (Client::channel_of(rule), &scratch.head[..head]);
-            let (progress, len) =
-                write_publish(messages, message, way, begun, &mut page[filled.len..filled.len + room]);
-            filled.len += len;
+            let written = write_publish(messages, message, way, begun, &mut page[filled.len..][..room]);
+            filled.len += written;
             let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
             let body = messages.body_len(message);
             let what = What::Message { rule, from: begun, head, total, body, tag, id, is_repeat };
             pieces.push(Piece { end: filled.len, what });
-            begun = progress.sent;
+            begun += written as u64;
             filled.is_between_frames = left_of_frame(head, total, begun) == 0;
             if begun < total {
                 break;

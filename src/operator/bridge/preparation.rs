@@ -29,16 +29,10 @@ enum Step {
 }
 
 /// All of them, the next one first.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(super) struct Preparations {
     list: std::vec::IntoIter<Preparation>,
     next: Option<(Preparation, Step)>,
-}
-
-impl Default for Preparations {
-    fn default() -> Self {
-        Self::new(Vec::new())
-    }
 }
 
 impl Preparations {
@@ -48,26 +42,25 @@ impl Preparations {
         all
     }
 
-    fn go_on(&mut self) {
+    /// The next one is needed, for this one is there.
+    pub(super) fn go_on(&mut self) {
         self.next = self.list.next().map(|next| (next, Step::Look));
     }
 
     /// What is to be asked; `None`: everything is there.
     pub(super) fn method(&self) -> Option<Method<'_>> {
-        let (passive, durable, exclusive) = match self.next.as_ref()? {
+        let (auto_delete, no_wait) = (false, false);
+        let (queue, (passive, durable, exclusive), arguments) = match self.next.as_ref()? {
             (Preparation::Source(exchange, key), Step::Bind(queue)) => {
-                let (no_wait, arguments) = (false, Table::EMPTY);
+                let arguments = Table::EMPTY;
                 return Some(Method::QueueBind { queue, exchange, routing_key: key, no_wait, arguments });
             }
-            (Preparation::Source(..), _) => (false, false, true),
-            (Preparation::Queue(..), step) => (*step == Step::Look, *step != Step::Look, false),
+            (Preparation::Source(..), _) => ("", (false, false, true), Table::EMPTY),
+            (Preparation::Queue(queue, arguments), Step::Declare) => {
+                (&**queue, (false, true, false), Table::trusted(arguments))
+            }
+            (Preparation::Queue(queue, _), _) => (&**queue, (true, false, false), Table::EMPTY),
         };
-        let (queue, arguments) = match self.next.as_ref()? {
-            (Preparation::Queue(queue, arguments), Step::Declare) => (&**queue, Table::trusted(arguments)),
-            (Preparation::Queue(queue, _), _) => (&**queue, Table::EMPTY),
-            (Preparation::Source(..), _) => ("", Table::EMPTY),
-        };
-        let (auto_delete, no_wait) = (false, false);
         Some(Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments })
     }
 
@@ -83,11 +76,6 @@ impl Preparations {
                 false
             }
         }
-    }
-
-    /// It is bound.
-    pub(super) fn note_bound(&mut self) {
-        self.go_on();
     }
 
     /// The channel was closed with this code: whether that means no more than that the queue is not there.
