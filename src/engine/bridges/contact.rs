@@ -5,7 +5,6 @@
 
 use crate::bridge::{Cause, Client, Stage};
 use crate::command::{ChannelId, ConnectionId};
-use crate::mem::Messages;
 use crate::time::{Deadline, Now};
 
 use super::lane::{End, Fetch, Forward, Lane};
@@ -60,7 +59,7 @@ impl Contact {
 
     /// Whether nothing of a message is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.lanes.iter().all(Lane::is_idle)
+        self.forwards().all(Forward::is_idle) && self.fetches().all(Fetch::is_idle)
     }
 
     /// Whether nothing is under way any more, and nothing will be.
@@ -75,14 +74,8 @@ impl Contact {
 
     /// Messages on their way, of all rules.
     pub(super) fn pending(&self) -> usize {
-        self.lanes
-            .iter()
-            .map(|lane| match lane {
-                Lane::Shut | Lane::Opening => 0,
-                Lane::Forward(lane) => lane.flights.len(),
-                Lane::Fetch(lane) => lane.arrivals.len(),
-            })
-            .sum()
+        let forward: usize = self.forwards().map(|lane| lane.flights.len()).sum();
+        forward + self.fetches().map(|lane| lane.arrivals.len()).sum::<usize>()
     }
 
     pub(super) fn forwards(&self) -> impl Iterator<Item = &Forward> {
@@ -136,19 +129,5 @@ impl Contact {
                 lane.progress = now;
             }
         }
-    }
-
-    /// Gives back what it holds of messages, and says which connections of our own it has besides its peer's.
-    #[cold]
-    pub(super) fn teardown(&mut self, messages: &mut Messages) -> Vec<ConnectionId> {
-        let mut own = Vec::new();
-        for lane in &mut self.lanes {
-            match core::mem::replace(lane, Lane::Shut) {
-                Lane::Shut | Lane::Opening => {}
-                Lane::Forward(lane) => own.push(lane.own),
-                Lane::Fetch(mut lane) => lane.teardown(messages),
-            }
-        }
-        own
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::bridge::{Arrivals, Flights};
 use crate::command::{ChannelId, ConnectionId};
-use crate::mem::{MessageId, Messages};
+use crate::mem::MessageId;
 use crate::time::Now;
 
 /// What a rule does over a contact.
@@ -24,23 +24,18 @@ pub(super) enum Lane {
     Fetch(Fetch),
 }
 
-impl Lane {
-    /// Whether nothing of a message is under way.
-    pub(super) fn is_idle(&self) -> bool {
-        match self {
-            Self::Shut | Self::Opening => true,
-            Self::Forward(lane) => lane.is_idle(),
-            Self::Fetch(lane) => lane.is_idle(),
-        }
-    }
+/// A connection of our own, and its one channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Own {
+    pub(super) connection: ConnectionId,
+    pub(super) channel: ChannelId,
 }
 
 /// What is under way of a rule to the upstream.
 #[derive(Debug)]
 pub(super) struct Forward {
-    /// The connection of our own that consumes here, and its channel.
-    pub(super) own: ConnectionId,
-    pub(super) channel: ChannelId,
+    /// What consumes here.
+    pub(super) own: Own,
     pub(super) flights: Flights,
     /// Octets of the first message in the outbox that were written, and not all.
     pub(super) begun: u64,
@@ -123,14 +118,5 @@ impl Fetch {
     pub(super) fn body_since(&self) -> Option<Now> {
         let incoming = self.incoming.as_ref()?;
         matches!(incoming.content, Received::Part(..)).then_some(incoming.since)
-    }
-
-    /// Gives back what it holds of messages.
-    pub(super) fn teardown(&mut self, messages: &mut Messages) {
-        if let Some(Incoming { content: Received::Part(message, _) | Received::Whole(message), .. }) =
-            self.incoming.take()
-        {
-            messages.release(message);
-        }
     }
 }

@@ -3,11 +3,12 @@
 //!
 //! Always true: the room is reserved when there may be a bridge, and nothing is left in it between two calls.
 
-use crate::bridge::{Origin, OwnId};
+use crate::bridge::{Marks, Origin, OwnId, marked, shovelled};
 use crate::broker;
+use crate::config::shovel::Shovel;
 use crate::mem::{MessageId, Messages};
 use crate::time::Deadline;
-use crate::wire::{Properties, Writer};
+use crate::wire::{Full, Properties, Writer};
 
 /// More than the headers that a message gets, and the names in its publish, in bytes.
 const MARKS_BYTES_MAX: usize = 2048;
@@ -84,6 +85,29 @@ pub(super) enum What {
         id: OwnId,
         is_repeat: bool,
     },
+}
+
+/// The properties of a message that crosses a bridge, with its marks, and as the shovel wants them that the bridge
+/// may be: over which of its addresses, when, and by whom. `rooms`: for the headers of a shovel, and two to write in.
+///
+/// # Errors
+/// They do not fit.
+pub(super) fn crossing<'r>(
+    own: Properties<'_>,
+    (marks, origin): (Marks, Origin),
+    shovel: Option<&Shovel>,
+    said: ((usize, usize), u64, &str),
+    (headers, edited, again): (&mut [u8], &'r mut [u8], &'r mut [u8]),
+) -> Result<Properties<'r>, Full> {
+    let mut writer = Writer::new(edited);
+    marked(own, marks, origin, &mut writer)?;
+    let len = writer.at();
+    let marked = Properties::trusted(&edited[..len]);
+    let Some(shovel) = shovel else { return Ok(marked) };
+    let mut writer = Writer::new(again);
+    shovelled(marked, shovel, said, headers, &mut writer)?;
+    let len = writer.at();
+    Ok(Properties::trusted(&again[..len]))
 }
 
 /// Room for one message's head and headers.

@@ -22,7 +22,7 @@
 //! | `retry` | what was set aside goes back to where it was on its way to |
 //! | `notes` | what outlives a restart |
 //! | `views` | what an operator is told, and does |
-//! | `shovel_check`, `shovels` | bridges that runtime parameters define, and their end |
+//! | `shovels` | bridges that runtime parameters define, and their end |
 //!
 //! A bridge has a link for each direction, for what is fetched may have to wait for room here and what is
 //! forwarded must not; over a link each rule has a channel there and a window of its own.
@@ -43,7 +43,6 @@ mod notes;
 mod queues;
 mod registry;
 mod retry;
-mod shovel_check;
 mod shovels;
 mod state;
 mod task;
@@ -53,7 +52,7 @@ mod yard;
 
 pub(super) use registry::Bridges;
 pub(crate) use registry::bridge_bytes;
-pub(super) use shovel_check::check;
+pub(super) use shovels::check;
 pub(super) use task::Call;
 pub(super) use views::ShownBridges;
 pub(super) use yard::Yard;

@@ -7,19 +7,22 @@
 //! ```
 //!
 //! Always true: what the parameters say is so from the next turn on, and one shovel's change is nothing to
-//! any other bridge; one that ends when so many messages were moved takes no more than those.
+//! any other bridge; one that ends when so many messages were moved takes no more than those; what [`check`] takes
+//! of a parameter, [`parse`] makes a bridge of at every start.
 
+use crate::admin::definitions::table_of;
 use crate::bridge::Preparation;
-use crate::broker::{self, Broker, SHOVEL};
+use crate::broker::{self, Broker, ParameterNeeds, ParameterView, SHOVEL};
 use crate::config::bridge::{Bridge as Config, Destination};
 use crate::config::shovel::{DeleteAfter, End};
 use crate::config::shovel_parameter::parse;
+use crate::config::upstream::Upstream;
+use crate::fields;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::wire::{Table, Value, Writer};
 
 use super::registry::Bridges;
-use super::shovel_check::arguments_of;
-use super::state::{Bridge, Direction, Head, LinkId};
+use super::state::{Bridge, Direction, Head};
 use super::task::Task;
 use super::yard::Yard;
 use crate::engine::platform::Platform;
@@ -29,6 +32,37 @@ const OF_SHOVEL: &str = "x-shovel";
 const OF_SHOVELS_VHOST: &str = "x-shovel-vhost";
 /// Room for both: two names, and each what it is called, which a name of the broker's has 255 bytes for.
 const ARGUMENTS_MORE: usize = 1024;
+
+/// Whether a component takes a value, and what it would ask for. Files are this machine's, and who reads the
+/// error may learn what is there, or use its key; and some users may log in from this machine only.
+pub(in crate::engine) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    if said.component != SHOVEL {
+        return Err(format!("component {} not found", said.component));
+    }
+    let bridge = parse(said.vhost.unwrap_or_default(), said.name, said.value)?;
+    if bridge.feeds_itself() {
+        return Err(format!("src-queue {} is where this shovel puts what is refused", bridge.parked));
+    }
+    for end in bridge.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]) {
+        arguments_of(end)?;
+    }
+    let of_administrator = if bridge.tls.ca_file.is_some() || bridge.tls.identity.is_some() {
+        Some("name files of this machine (cacertfile, certfile, keyfile)")
+    } else if bridge.upstream.iter().any(Upstream::is_this_machine) {
+        Some("connect to this machine itself")
+    } else {
+        None
+    };
+    Ok(ParameterNeeds { vhost: bridge.vhost, of_administrator })
+}
+
+/// What an end's queue is declared with where there is none.
+fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
+    if end.arguments.is_empty() {
+        return Ok(Vec::new());
+    }
+    table_of(&fields::Value::parse(end.arguments.as_bytes())?)
+}
 
 impl Head {
     /// What a rule needs at the upstream before its messages flow.
@@ -201,23 +235,6 @@ impl Bridges {
         self.plan_notes(config.day_bytes_max.is_some(), yard.now);
     }
 
-    /// After the last message that there is to move a shovel is over, and its parameter with it.
-    #[cold]
-    pub(super) fn end_shovel<P: Platform>(&self, yard: &mut Yard<'_, P>, id: LinkId) {
-        let Some((head, _)) = self.get(id) else { return };
-        let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
-        let cleared = yard.broker.clear_parameter(yard.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
-        let name = &head.config.name;
-        let (level, text) = match &cleared {
-            Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),
-            Err(broker::OperatorFault::NoSuchParameter) => return,
-            Err(why) => {
-                (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
-            }
-        };
-        yard.supplies.log.log(yard.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
-    }
-
     /// What was a shovel's own here goes with it: the queue behind its exchange, which nobody empties any
     /// more, and the one for what was refused, if there is nothing in it.
     #[cold]
@@ -255,6 +272,22 @@ impl Bridges {
 }
 
 impl<P: Platform> Yard<'_, P> {
+    /// After the last message that there is to move a shovel is over, and its parameter with it.
+    #[cold]
+    pub(super) fn end_shovel(&mut self, head: &Head) {
+        let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
+        let cleared = self.broker.clear_parameter(self.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
+        let name = &head.config.name;
+        let (level, text) = match &cleared {
+            Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),
+            Err(broker::OperatorFault::NoSuchParameter) => return,
+            Err(why) => {
+                (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
+            }
+        };
+        self.supplies.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
+    }
+
     /// Deletes a queue here, only if it is unused or empty, if that is said. Where it is not there, or there is
     /// something in it, there is nothing to do; a log that takes nothing now keeps it until the next start.
     #[cold]
@@ -286,8 +319,8 @@ impl<P: Platform> Task<'_, '_, P> {
     pub(super) fn note_source_depth(&mut self, rule: usize, depth_there: u32) {
         let after = self.head.config.shovel.as_ref().map(|shovel| shovel.delete_after);
         if after == Some(DeleteAfter::QueueLength) {
-            let here = &self.head.rules(self.id.direction)[rule].queue;
-            let depth = match self.id.direction {
+            let here = &self.head.rules(self.direction)[rule].queue;
+            let depth = match self.direction {
                 Direction::Forward => {
                     self.yard.broker.queue_depth(&self.head.config.vhost, here).unwrap_or(0)
                 }

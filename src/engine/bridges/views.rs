@@ -37,7 +37,7 @@ impl BridgeViews for ShownBridges<'_> {
     fn at(&self, place: usize) -> Option<BridgeLinkView<'_>> {
         let Bridge { head, links } = self.bridges.places.get(place / 2)?;
         let direction = Direction::BOTH[place % 2];
-        let link = links[direction as usize].as_ref()?;
+        let link = links.iter().find(|link| link.direction == direction)?;
         let (state, contact) = (&link.state, link.contact());
         let [day_bytes, yesterday_bytes, gone_ms] = head.day.numbers(self.now);
         let lately = [state.today, state.yesterday];
@@ -47,7 +47,7 @@ impl BridgeViews for ShownBridges<'_> {
             Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
         };
         // What is set aside is the bridge's, and told with the first of its links.
-        let is_first = direction == Direction::Forward || links[Direction::Forward as usize].is_none();
+        let is_first = links.first().is_some_and(|first| first.direction == direction);
         Some(BridgeLinkView {
             bridge: &head.config.name,
             direction: direction.name(),
@@ -56,7 +56,9 @@ impl BridgeViews for ShownBridges<'_> {
             upstream: head.config.upstream[state.upstream].to_string(),
             moved: state.counts.moved,
             pending: contact.map_or(0, |contact| contact.pending()) as u64,
-            queues: queues_of(head, direction),
+            // Those here that wait to be forwarded.
+            queues: (direction == Direction::Forward)
+                .then(|| head.config.forward.iter().map(|rule| rule.queue.as_str()).collect()),
             repeats: state.counts.repeats,
             inflow: head.inflow.span(gone_ms),
             inflow_counted: head.inflow.counted(),
@@ -73,7 +75,7 @@ impl BridgeViews for ShownBridges<'_> {
             day_bytes,
             day_bytes_max: head.config.day_bytes_max,
             yesterday_bytes,
-            held_rules: link.held_rules(head, direction, self.now) as u64,
+            held_rules: link.held_rules(head, self.now) as u64,
             is_day_spent: head.day.is_spent(),
             connected: state.counts.connected,
             failed: state.counts.failed,
@@ -121,13 +123,6 @@ fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
         destination: view(&shovel.destination),
         left: state.left,
     })
-}
-
-/// Queues here that wait to be forwarded.
-#[cold]
-fn queues_of(head: &Head, direction: Direction) -> Option<Vec<&str>> {
-    let rules = &head.config.forward;
-    (direction == Direction::Forward).then(|| rules.iter().map(|rule| rule.queue.as_str()).collect())
 }
 
 /// What was set aside and is to go back.
@@ -190,7 +185,7 @@ impl Bridges {
             BridgeOrder::Resume | BridgeOrder::Restart => {
                 bridge.head.is_paused = false;
                 bridge.hurry_rules(now);
-                for link in bridge.links.iter_mut().flatten() {
+                for link in &mut bridge.links {
                     link.state.is_going_to_rest = false;
                     if matches!(link.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
                         link.state.backoff.reset();
