@@ -7,7 +7,7 @@ use crate::bridge::{Cause, Client, Stage};
 use crate::command::{ChannelId, ConnectionId};
 use crate::time::{Deadline, Now};
 
-use super::lane::{End, Fetch, Forward, Lane};
+use super::lane::{End, Fetch, Forward, Incoming, Lane};
 use crate::engine::peer::Needs;
 
 /// A link with a socket.
@@ -84,6 +84,16 @@ impl Contact {
 
     pub(super) fn fetches(&self) -> impl Iterator<Item = &Fetch> {
         self.lanes.iter().filter_map(|lane| if let Lane::Fetch(lane) = lane { Some(lane) } else { None })
+    }
+
+    /// What a rule fetches.
+    pub(super) fn fetch(&mut self, rule: usize) -> Option<&mut Fetch> {
+        if let Lane::Fetch(lane) = &mut self.lanes[rule] { Some(lane) } else { None }
+    }
+
+    /// The message of a rule that comes in.
+    pub(super) fn incoming(&mut self, rule: usize) -> Option<&mut Incoming> {
+        self.fetch(rule)?.incoming.as_mut()
     }
 
     /// What the loop has to know of it.

@@ -26,7 +26,7 @@ impl Bridge {
     }
 
     /// Messages that ever came into the queues that it forwards, as far as those know.
-    fn came(&self, broker: &Broker) -> u64 {
+    pub(super) fn came(&self, broker: &Broker) -> u64 {
         let config = &self.head.config;
         let flows = config.forward.iter().filter_map(|rule| broker.queue_flow(&config.vhost, &rule.queue));
         flows.map(|flow| flow.came).sum()
@@ -37,13 +37,6 @@ impl Bridge {
     pub(super) fn note_inflow(&mut self, broker: &Broker) {
         let came = self.came(broker);
         self.head.inflow.note(came);
-    }
-
-    /// What came in until now is nothing that this bridge is asked about.
-    #[cold]
-    pub(super) fn begin_inflow(&mut self, broker: &Broker) {
-        let came = self.came(broker);
-        self.head.inflow.begin(came);
     }
 
     /// Whether a look at its demand would find that something waits, or that nothing does any more.

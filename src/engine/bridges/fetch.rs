@@ -12,13 +12,13 @@
 //! that were refused; what is held there takes nothing of its rule's window.
 
 use crate::bridge::{Arrivals, Cause, Event, Marks, Verdict, hops_of};
-use crate::broker::Shortage;
+use crate::broker::{Shortage, parked};
 use crate::command::{Command, Outcome};
 use crate::config::bridge::Refused;
 use crate::journal::Batch;
 use crate::mem::{Draw, MessageId, PoolFull};
 use crate::session::message_flags;
-use crate::wire::Properties;
+use crate::wire::{Properties, Writer};
 
 use super::lane::{Fetch, Incoming, Lane, Received};
 use super::message::{Scratch, crossing};
@@ -57,19 +57,9 @@ impl<P: Platform> Task<'_, '_, P> {
         Ok(())
     }
 
-    fn fetching(&mut self, rule: usize) -> Option<&mut Fetch> {
-        match &mut self.contact.lanes[rule] {
-            Lane::Fetch(lane) => Some(lane),
-            Lane::Shut | Lane::Opening | Lane::Forward(_) => None,
-        }
-    }
-
     /// Whether a whole message of a rule waits for room.
-    pub(super) fn has_whole(&self, rule: usize) -> bool {
-        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &self.contact.lanes[rule] else {
-            return false;
-        };
-        matches!(incoming.content, Received::Whole(_))
+    pub(super) fn has_whole(&mut self, rule: usize) -> bool {
+        self.contact.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
     }
 
     /// Something of a message came.
@@ -82,7 +72,7 @@ impl<P: Platform> Task<'_, '_, P> {
         let misplaced = || Err(Cause::new(format_args!("a delivery where it has no place")));
         match event {
             Event::Deliver { rule, tag, redelivered, exchange, key } => {
-                let Some(lane) = self.fetching(rule) else { return misplaced() };
+                let Some(lane) = self.contact.fetch(rule) else { return misplaced() };
                 let is_placed = matches!(
                     lane.incoming,
                     None | Some(Incoming { content: Received::Nothing | Received::Skipped(_), .. })
@@ -112,10 +102,7 @@ impl<P: Platform> Task<'_, '_, P> {
             }
             Event::Body(rule, octets) => {
                 let len = octets.len() as u64;
-                let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut self.contact.lanes[rule]
-                else {
-                    return misplaced();
-                };
+                let Some(incoming) = self.contact.incoming(rule) else { return misplaced() };
                 match incoming.redelivered {
                     true => self.state.today.repeated += len,
                     false => self.state.today.payload += len,
@@ -150,9 +137,8 @@ impl<P: Platform> Task<'_, '_, P> {
         properties: Properties<'_>,
         body_len: u64,
     ) -> Result<(), PoolFull> {
-        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut self.contact.lanes[rule] else {
-            return Ok(());
-        };
+        let peer = self.contact.peer;
+        let Some(incoming) = self.contact.incoming(rule) else { return Ok(()) };
         if let Received::Skipped(_) = incoming.content {
             incoming.content = Received::Skipped(body_len);
             return Ok(());
@@ -171,7 +157,6 @@ impl<P: Platform> Task<'_, '_, P> {
             self.leave_there(rule, tag, body_len);
             return Ok(());
         };
-        let peer = self.contact.peer;
         let broker = &*self.yard.broker;
         let draw = Draw { share: broker.content_share(peer), owner: broker.owner(peer) };
         let to = &self.head.config.fetch[rule].to;
@@ -238,12 +223,9 @@ impl<P: Platform> Task<'_, '_, P> {
     /// # Errors
     /// There are more than were asked for.
     pub(super) fn publish_arrived(&mut self, rule: usize) -> Result<Next, Cause> {
-        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &self.contact.lanes[rule] else {
-            return Ok(Next::GoOn);
-        };
-        let (Received::Whole(message), tag, Some(channel)) =
-            (incoming.content, incoming.tag, self.contact.channel)
-        else {
+        let channel = self.contact.channel;
+        let Some(incoming) = self.contact.incoming(rule) else { return Ok(Next::GoOn) };
+        let (Received::Whole(message), tag, Some(channel)) = (incoming.content, incoming.tag, channel) else {
             return Ok(Next::GoOn);
         };
         if let Some(why) = incoming.refused.clone() {
@@ -284,7 +266,7 @@ impl<P: Platform> Task<'_, '_, P> {
         batch: Batch,
     ) -> Result<Next, Cause> {
         self.yard.supplies.messages.release(message);
-        let Some(lane) = self.fetching(rule) else { unreachable!("it was one that fetches") };
+        let Some(lane) = self.contact.fetch(rule) else { unreachable!("it was one that fetches") };
         lane.incoming = None;
         if !lane.arrivals.take(tag, batch) {
             return Err(Cause::new(format_args!("it sends more than it was asked for")));
@@ -306,7 +288,7 @@ impl<P: Platform> Task<'_, '_, P> {
             Ok(Some(batch)) => return self.take_over(rule, (tag, message), batch),
             Ok(None) => {
                 // A part of where it goes may have it already.
-                if let Some(Fetch { incoming: Some(incoming), .. }) = self.fetching(rule) {
+                if let Some(incoming) = self.contact.incoming(rule) {
                     incoming.refused = Some(why.into());
                 }
                 return Ok(self.wait_for_room(self.yard.broker.last_shortage()));
@@ -327,10 +309,18 @@ impl<P: Platform> Task<'_, '_, P> {
     fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
         self.yard.make_parked(self.head)?;
         let Some(channel) = self.contact.channel else { unreachable!("what arrived was to be published") };
-        let unix_s = self.yard.platform.unix_ms() / 1000;
-        let frame_max = self.yard.limits.frame_max;
-        let lent = (&self.yard.supplies.messages, message);
-        let kept = self.common.scratch.of_parked(lent, (&self.head.config.name, why), unix_s, frame_max);
+        let Scratch { properties, edited, .. } = &mut self.common.scratch;
+        let own = Properties::trusted(self.yard.supplies.messages.properties(message, properties));
+        let mut writer = Writer::new(edited);
+        let (said, unix_s) = ((&*self.head.config.name, None, why), self.yard.platform.unix_ms() / 1000);
+        let is_written = parked(own, said, unix_s, &mut writer).is_ok();
+        let mut len = writer.at();
+        // Headers that are too long already stay as they are, for it must be delivered one day.
+        if !is_written || len + 32 > self.yard.limits.frame_max as usize {
+            len = own.as_bytes().len();
+            edited[..len].copy_from_slice(own.as_bytes());
+        }
+        let kept = &edited[..len];
         let (broker, mut context) = self.yard.broker();
         let put = broker.put_aside(&mut context, channel, message, &self.head.config.parked, kept);
         let put = put.map_err(|fault| Cause::new(format_args!("{}", fault.text)))?;

@@ -143,11 +143,7 @@ impl<P: Platform> Task<'_, '_, P> {
             let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
             let item = Item { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
             let lent = (messages, self.common.origin, self.contact.client.frame_max());
-            let head = match item.why_not(messages, scratch).filter(|_| begun == 0) {
-                Some(why) => Err(why),
-                None => item.write_head(lent, self.yard.node, scratch).map_err(|_| Refusal::TooLarge),
-            };
-            let head = match head {
+            let head = match item.write_head(lent, self.yard.node, scratch) {
                 Ok(head) => head,
                 Err(why) => {
                     let kept = page.unsendable.push((rule, item.delivery.delivery_tag, why));
@@ -365,37 +361,36 @@ struct Item<'i> {
 }
 
 impl Item<'_> {
-    /// Why it is not to be sent, if it is not.
-    fn why_not(&self, messages: &Messages, scratch: &mut Scratch) -> Option<Refusal> {
-        let config = &self.head.config;
-        let message = self.delivery.message;
-        if messages.body_len(message) > config.message_size_max {
-            return Some(Refusal::TooLarge);
-        }
-        let properties = Properties::trusted(messages.properties(message, &mut scratch.properties));
-        (hops_of(properties) >= u64::from(config.hops_max)).then_some(Refusal::Hops)
-    }
-
     /// Writes the head of its publish; says how long that is.
     ///
     /// # Errors
-    /// It does not fit.
+    /// Why it is not to be sent.
     fn write_head(
         &self,
         (messages, origin, frame_max): (&Messages, Origin, u32),
         by: &str,
         Scratch { headers, properties, edited, head }: &mut Scratch,
-    ) -> Result<usize, Full> {
+    ) -> Result<usize, Refusal> {
         let message = self.delivery.message;
         let own = Properties::trusted(messages.properties(message, head));
-        let to = &self.head.config.forward[self.rule].to;
+        let (config, body_len) = (&self.head.config, messages.body_len(message));
+        if body_len > config.message_size_max {
+            return Err(Refusal::TooLarge);
+        }
+        if hops_of(own) >= u64::from(config.hops_max) {
+            return Err(Refusal::Hops);
+        }
+        let to = &config.forward[self.rule].to;
         let key = to.key().map_or_else(|| messages.routing_key(message), str::as_bytes);
         let exchange = to.exchange().unwrap_or_else(|| messages.exchange(message));
         let marks = Marks { id: Some(self.id), is_repeat: self.delivery.redelivered };
         let (upstream, unix_s) = self.way;
-        let (shovel, said) = (self.head.config.shovel.as_deref(), ((0, upstream), unix_s, by));
-        let properties = crossing(own, (marks, origin), shovel, said, (headers, edited, properties))?;
-        let limits = (messages.body_len(message), frame_max);
-        write_head(Client::channel_of(self.rule), (exchange, key), properties, limits, head)
+        let (shovel, said) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
+        let crossing = crossing(own, (marks, origin), shovel, said, (headers, edited, properties));
+        let written = crossing.and_then(|properties| {
+            let (channel, limits) = (Client::channel_of(self.rule), (body_len, frame_max));
+            write_head(channel, (exchange, key), properties, limits, head)
+        });
+        written.map_err(|Full| Refusal::TooLarge)
     }
 }

@@ -54,15 +54,9 @@ impl Bridges {
         self.common.tickets += 1;
         let ticket = self.common.tickets;
         let (bridge, link) = self.get_mut(id);
-        if bridge.is_leaving {
-            link.phase = Phase::Paused;
-            return;
-        }
         let upstream = &bridge.config.upstream[link.state.upstream];
-        link.state.addresses.clear();
         if let Ok(ip) = upstream.host.parse::<IpAddr>() {
-            let is_kept = link.state.addresses.push_back(SocketAddr::new(ip, upstream.port)).is_ok();
-            debug_assert!(is_kept, "there was none");
+            link.state.addresses.extend([SocketAddr::new(ip, upstream.port)]);
             self.dial(yard, id, None);
         } else {
             link.phase = Phase::LookingUp(ticket);
@@ -231,7 +225,7 @@ impl Bridges {
         state.addresses.clear();
         let backoff = state.backoff.fail(now, since, bridge.config.reconnect_max_ms.into(), chance);
         link.phase = match state.upstream == 0 {
-            true if bridge.is_tried_once() => Phase::Paused,
+            true if bridge.config.shovel.as_ref().is_some_and(|shovel| shovel.is_tried_once) => Phase::Paused,
             true => Phase::Waiting(backoff),
             false => Phase::Waiting(now.after_ms(NEXT_UPSTREAM_MS)),
         };

@@ -4,9 +4,7 @@
 //! Always true: the room is reserved when there may be a bridge, and nothing is left in it between two calls.
 
 use crate::bridge::{Marks, Origin, OwnId, marked, shovelled};
-use crate::broker;
 use crate::config::shovel::Shovel;
-use crate::mem::{MessageId, Messages};
 use crate::time::Deadline;
 use crate::wire::{Full, Properties, Writer};
 
@@ -128,27 +126,6 @@ impl Scratch {
             edited: room(frame_max + MARKS_BYTES_MAX),
             head: room(frame_max + MARKS_BYTES_MAX),
         }
-    }
-
-    /// The properties of a message that is set aside which was in no queue here: by which bridge, why, and
-    /// when. Headers that are too long already stay as they are, for it must be delivered one day.
-    pub(super) fn of_parked(
-        &mut self,
-        (messages, message): (&Messages, MessageId),
-        (bridge, why): (&str, &str),
-        unix_s: u64,
-        frame_max: u32,
-    ) -> &[u8] {
-        let Self { properties, edited, .. } = self;
-        let properties = Properties::trusted(messages.properties(message, properties));
-        let mut writer = Writer::new(edited);
-        let is_written = broker::parked(properties, (bridge, None, why), unix_s, &mut writer).is_ok();
-        let mut len = writer.at();
-        if !is_written || len + 32 > frame_max as usize {
-            len = properties.as_bytes().len();
-            edited[..len].copy_from_slice(properties.as_bytes());
-        }
-        &edited[..len]
     }
 
     /// Bytes of all of it.

@@ -8,6 +8,7 @@ use crate::bridge::Cause;
 use crate::config::bridge::Destination;
 use crate::time::Deadline;
 
+use super::shovels::source_of;
 use super::state::{Direction, Head};
 use super::yard::{Yard, of_broker};
 use crate::engine::platform::Platform;
@@ -59,7 +60,7 @@ impl<P: Platform> Yard<'_, P> {
         match (direction, &rule.to) {
             (Direction::Forward, _) => {
                 self.make_queue(vhost, &rule.queue, &head.arguments_here())?;
-                let Some((exchange, key)) = head.source_here() else { return Ok(()) };
+                let Some((exchange, key)) = source_of(&head.config) else { return Ok(()) };
                 let (broker, mut context) = self.broker();
                 let (source, queue) = ((&*exchange, &*key), (&*rule.queue, false));
                 broker.operator_bind(&mut context, vhost, source, queue, &[]).map(|_| ()).map_err(of_broker)

@@ -66,15 +66,15 @@ fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
 
 impl Head {
     /// What a rule needs at the upstream before its messages flow.
-    pub(super) fn preparations(&self, direction: Direction, rule: usize) -> Vec<Preparation> {
+    pub(super) fn preparation(&self, direction: Direction, rule: usize) -> Option<Preparation> {
         let rule = &self.rules(direction)[rule];
         if !self.config.declares {
-            return Vec::new();
+            return None;
         }
         let shovel = self.config.shovel.as_deref();
         // They were looked at when it was defined.
         let arguments = |end: Option<&End>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
-        let needed = match (direction, &rule.to) {
+        match (direction, &rule.to) {
             (Direction::Fetch, _) => match shovel.and_then(|shovel| shovel.source.exchange.clone()) {
                 Some(exchange) => {
                     let key = shovel.and_then(|shovel| shovel.source.key.clone()).unwrap_or_default();
@@ -90,14 +90,13 @@ impl Head {
                 Some(Preparation::Queue(queue.clone(), arguments))
             }
             (Direction::Forward, Destination::Exchange(..) | Destination::AsItWas(_)) => None,
-        };
-        needed.into_iter().collect()
+        }
     }
 
     /// What a queue here is declared with where there is none. That of a shovel behind its exchange says
     /// whose it is, so that a start finds those whose shovel is gone.
     pub(super) fn arguments_here(&self) -> Vec<u8> {
-        if let Some(shovel) = self.config.shovel.as_ref().filter(|_| self.source_here().is_some()) {
+        if let Some(shovel) = self.config.shovel.as_ref().filter(|_| source_of(&self.config).is_some()) {
             let own = [(OF_SHOVEL, &*shovel.name), (OF_SHOVELS_VHOST, &*shovel.vhost)];
             if let Some(arguments) = arguments_of(&shovel.source).ok().and_then(|said| with_own(&said, own)) {
                 return arguments;
@@ -105,11 +104,6 @@ impl Head {
         }
         let ends = self.config.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]);
         ends.into_iter().find(|end| end.is_here).and_then(|end| arguments_of(end).ok()).unwrap_or_default()
-    }
-
-    /// The exchange and the key whose messages wait in the queue of its one rule here.
-    pub(super) fn source_here(&self) -> Option<(String, String)> {
-        source_of(&self.config)
     }
 }
 
@@ -126,8 +120,8 @@ fn with_own(said: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
     done.ok().and_then(|()| writer.written().get(4..)).map(<[u8]>::to_vec)
 }
 
-/// See [`Head::source_here`].
-fn source_of(config: &Config) -> Option<(String, String)> {
+/// The exchange and the key whose messages wait in the queue of its one rule here.
+pub(super) fn source_of(config: &Config) -> Option<(String, String)> {
     let source = &config.shovel.as_ref()?.source;
     let exchange = source.exchange.clone().filter(|_| source.is_here)?;
     Some((exchange, source.key.clone().unwrap_or_default()))
@@ -229,7 +223,8 @@ impl Bridges {
         self.serials += 1;
         let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
         let mut bridge = Bridge::new(config.clone(), self.serials, yard.now, before);
-        bridge.begin_inflow(yard.broker);
+        // What came in until now is nothing that it is asked about.
+        bridge.head.inflow.begin(bridge.came(yard.broker));
         yard.make_queues(&mut bridge.head);
         self.places.push(bridge);
         self.plan_notes(config.day_bytes_max.is_some(), yard.now);
@@ -245,12 +240,13 @@ impl Bridges {
             other.is_some_and(|it| (&it.vhost, &it.name) == (&shovel.vhost, &shovel.name))
         };
         let vhost = &*left.config.vhost;
+        let behind = left.config.forward.first().filter(|_| source_of(&left.config).is_some());
         let next = self.places.iter().find(|other| !other.head.is_leaving && is_it(&other.head.config));
         if let Some(Bridge { head: next, .. }) = next {
             // It was changed: a queue behind an exchange that it does not use any more goes, unless there is
             // something in it.
-            let rule = left.config.forward.first().filter(|_| left.source_here().is_some());
-            if let Some(rule) = rule.filter(|_| next.source_here().is_none() || next.config.vhost != vhost) {
+            let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
+            if let Some(rule) = behind.filter(|_| !goes_on) {
                 yard.delete_queue((vhost, &rule.queue), (true, true));
             }
             return;
@@ -263,11 +259,10 @@ impl Bridges {
             // It has no place now, and has one when there is room for it again.
             return;
         }
-        let of_exchange = left.config.forward.iter().filter(|_| left.source_here().is_some());
-        let whole = of_exchange.map(|rule| (&rule.queue, (false, false)));
-        for (queue, only) in whole.chain([(&left.config.parked, (true, true))]) {
-            yard.delete_queue((vhost, queue), only);
+        if let Some(rule) = behind {
+            yard.delete_queue((vhost, &rule.queue), (false, false));
         }
+        yard.delete_queue((vhost, &left.config.parked), (true, true));
     }
 }
 

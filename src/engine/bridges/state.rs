@@ -299,11 +299,6 @@ impl Head {
     pub(super) fn is_to_turn(&self) -> bool {
         !self.is_leaving && self.is_held != self.day.is_spent()
     }
-
-    /// A link that fails is not tried again.
-    pub(super) fn is_tried_once(&self) -> bool {
-        self.config.shovel.as_ref().is_some_and(|shovel| shovel.is_tried_once)
-    }
 }
 
 impl Link {

@@ -3,7 +3,7 @@
 //! Always true: whatever was done, lanes become what their rules want and the loop is told what it has to know
 //! before anybody else looks.
 
-use crate::bridge::{Cause, Purpose, Stage};
+use crate::bridge::{Cause, Stage};
 use crate::time::{Deadline, Now};
 use crate::tls::Shaken;
 
@@ -118,16 +118,11 @@ impl<P: Platform> Task<'_, '_, P> {
 
     // ---- lanes
 
-    /// Whether a rule is to flow now.
-    fn wants(&self, rule: usize) -> bool {
-        let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
-        !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.yard.now)
-    }
-
     /// A lane becomes what its rule wants, as far as it can now.
     pub(super) fn tend(&mut self, rule: usize) {
         self.state.courses[rule].take_due(self.yard.now);
-        let wants = self.wants(rule);
+        let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
+        let wants = !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.yard.now);
         let is_cut = self.contact.cut == Some(rule);
         match &mut self.contact.lanes[rule] {
             Lane::Shut => {
@@ -163,15 +158,12 @@ impl<P: Platform> Task<'_, '_, P> {
 
     #[cold]
     fn begin(&mut self, rule: usize) {
-        let preparations = self.head.preparations(self.direction, rule);
-        let purpose = match self.direction {
-            Direction::Forward => Purpose::Publish(preparations),
-            Direction::Fetch => {
-                let queue = self.head.config.fetch[rule].queue.clone();
-                Purpose::Consume(queue, self.ahead(rule), preparations)
-            }
+        let consumes = match self.direction {
+            Direction::Forward => None,
+            Direction::Fetch => Some((self.head.config.fetch[rule].queue.clone(), self.ahead(rule))),
         };
-        self.contact.client.open(self.yard.now, rule, purpose);
+        let needed = self.head.preparation(self.direction, rule);
+        self.contact.client.open(self.yard.now, rule, consumes, needed);
         self.contact.lanes[rule] = Lane::Opening;
     }
 

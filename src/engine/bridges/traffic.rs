@@ -161,7 +161,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 return self.take_arriving(event);
             }
             Event::Cancelled(rule) => {
-                if let Lane::Fetch(lane) = &mut self.contact.lanes[rule] {
+                if let Some(lane) = self.contact.fetch(rule) {
                     lane.is_over = true;
                 }
             }

@@ -46,6 +46,9 @@ impl BridgeViews for ShownBridges<'_> {
             Phase::Resting => head.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
             Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
         };
+        let failed_at = state.last_error.as_ref().map(|(_, at)| *at);
+        let changes = [Some(state.since), state.ready_since, state.was_ready, failed_at];
+        let changed_at = changes.into_iter().flatten().max().unwrap_or_default();
         // What is set aside is the bridge's, and told with the first of its links.
         let is_first = links.first().is_some_and(|first| first.direction == direction);
         Some(BridgeLinkView {
@@ -79,7 +82,11 @@ impl BridgeViews for ShownBridges<'_> {
             is_day_spent: head.day.is_spent(),
             connected: state.counts.connected,
             failed: state.counts.failed,
-            retried: retried_of(head),
+            retried: match (&head.retry, &head.retried) {
+                (Some(retry), _) => format!("{} went back so far", retry.moved),
+                (None, Some(cause)) => cause.to_string(),
+                (None, None) => String::new(),
+            },
             last_error: state.last_error.as_ref().map(|(cause, at)| (cause.as_str(), self.now.ms_since(*at))),
             up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
             down_for_ms: state
@@ -89,21 +96,13 @@ impl BridgeViews for ShownBridges<'_> {
             retry_in_ms,
             shovel: shovel_of(head, state),
             is_paused: head.is_paused,
-            changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at(state))),
+            changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at)),
         })
     }
 
     fn is_known(&self, bridge: &str) -> bool {
         self.bridges.places.iter().any(|other| !other.head.is_leaving && other.head.config.name == bridge)
     }
-}
-
-/// When a link's state changed last.
-#[cold]
-fn changed_at(state: &LinkState) -> Now {
-    let failed = state.last_error.as_ref().map(|(_, at)| *at);
-    let times = [state.ready_since, state.was_ready, failed];
-    times.into_iter().flatten().fold(state.since, |last, at| if at > last { at } else { last })
 }
 
 /// What a bridge is as a shovel.
@@ -123,16 +122,6 @@ fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
         destination: view(&shovel.destination),
         left: state.left,
     })
-}
-
-/// What was set aside and is to go back.
-#[cold]
-fn retried_of(head: &Head) -> String {
-    match (&head.retry, &head.retried) {
-        (Some(retry), _) => format!("{} went back so far", retry.moved),
-        (None, Some(cause)) => cause.to_string(),
-        (None, None) => String::new(),
-    }
 }
 
 #[cold]

@@ -21,16 +21,7 @@ use super::cause::Cause;
 use super::event::{Event, lost, misplaced};
 use super::marks::own_id_of;
 use super::own_id::Origin;
-use super::preparation::{Preparation, Preparations};
-
-/// What a channel is opened for.
-#[derive(Debug)]
-pub enum Purpose {
-    /// Messages are published there, after this was seen to.
-    Publish(Vec<Preparation>),
-    /// A queue is consumed there, with so many messages ahead, after this was seen to.
-    Consume(String, u16, Vec<Preparation>),
-}
+use super::preparation::{Preparation, Preparing};
 
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -80,7 +71,8 @@ pub(super) struct Channel {
     due: Deadline,
     /// The queue that is consumed, and so many messages ahead; `None`: it is published to.
     consumes: Option<(String, u16)>,
-    preparations: Preparations,
+    /// What is seen to before that.
+    preparing: Option<Preparing>,
     depth: u32,
     content: Content,
     /// The code with which the content came back that came last, if it did.
@@ -111,14 +103,15 @@ impl Channel {
         }
     }
 
-    pub(super) fn open(&mut self, due: Deadline, purpose: Purpose) {
+    pub(super) fn open(
+        &mut self,
+        due: Deadline,
+        consumes: Option<(String, u16)>,
+        needed: Option<Preparation>,
+    ) {
         assert!(self.is_closed(), "a channel is opened when it is closed on both sides");
-        let (consumes, preparations) = match purpose {
-            Purpose::Publish(preparations) => (None, preparations),
-            Purpose::Consume(queue, ahead, preparations) => (Some((queue, ahead)), preparations),
-        };
-        let preparations = Preparations::new(preparations);
-        *self = Self { stage: Stage::Open, due, consumes, preparations, ..Self::default() };
+        let preparing = needed.map(Preparing::new);
+        *self = Self { stage: Stage::Open, due, consumes, preparing, ..Self::default() };
     }
 
     pub(super) fn close(&mut self, due: Deadline) {
@@ -173,7 +166,7 @@ impl Channel {
         Some(match self.stage {
             Stage::Closed | Stage::Ready | Stage::Idle => return None,
             Stage::Open => Method::ChannelOpen {},
-            Stage::Prepare => self.preparations.method()?,
+            Stage::Prepare => self.preparing.as_ref()?.method(),
             Stage::Select if self.consumes.is_some() => qos,
             Stage::Select => Method::ConfirmSelect { no_wait: false },
             Stage::Consume => consume_of(queue, tag, false),
@@ -203,11 +196,6 @@ impl Channel {
         None
     }
 
-    fn go_on_preparing<'i>(&mut self) -> Option<Event<'i>> {
-        let has_more = self.preparations.method().is_some();
-        self.begin(if has_more { Stage::Prepare } else { Stage::Select })
-    }
-
     fn ready<'i>(&mut self, rule: usize) -> Option<Event<'i>> {
         self.begin(Stage::Ready);
         Some(Event::Ready { rule, depth: self.depth })
@@ -235,20 +223,18 @@ impl Channel {
         let confirms = self.stage == Stage::Ready && !is_fetch;
         let flows = matches!(self.stage, Stage::Ready | Stage::Cancel) && is_fetch;
         match *method {
-            Method::ChannelOpenOk {} if awaits(Stage::Open) => self.go_on_preparing(),
+            Method::ChannelOpenOk {} if awaits(Stage::Open) => {
+                self.begin(if self.preparing.is_some() { Stage::Prepare } else { Stage::Select })
+            }
             Method::QueueDeclareOk { queue, message_count, .. } if awaits(Stage::Prepare) => {
                 self.depth = message_count;
-                if self.preparations.note_declared(queue)
-                    && let Some((consumed, _)) = &mut self.consumes
-                {
+                let has_to_bind = self.preparing.as_mut().is_some_and(|it| it.has_to_bind(queue));
+                if let Some((consumed, _)) = self.consumes.as_mut().filter(|_| has_to_bind) {
                     *consumed = queue.to_string();
                 }
-                self.go_on_preparing()
+                self.begin(if has_to_bind { Stage::Prepare } else { Stage::Select })
             }
-            Method::QueueBindOk {} if awaits(Stage::Prepare) => {
-                self.preparations.go_on();
-                self.go_on_preparing()
-            }
+            Method::QueueBindOk {} if awaits(Stage::Prepare) => self.begin(Stage::Select),
             Method::ConfirmSelectOk {} if awaits(Stage::Select) && !is_fetch => self.ready(rule),
             Method::BasicQosOk {} if awaits(Stage::Select) && is_fetch => self.begin(Stage::Consume),
             Method::BasicQosOk {} if flows => None,
@@ -301,7 +287,9 @@ impl Channel {
             }
             // It was as good as closed.
             Stage::Closing => self.begin(Stage::Answer { again: false }),
-            Stage::Prepare if self.preparations.is_missing(code) => self.begin(Stage::Answer { again: true }),
+            Stage::Prepare if self.preparing.as_mut().is_some_and(|it| it.is_missing(code)) => {
+                self.begin(Stage::Answer { again: true })
+            }
             _ => {
                 self.flow = None;
                 self.begin(Stage::Answer { again: false });

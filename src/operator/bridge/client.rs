@@ -27,9 +27,10 @@ use crate::wire::{
 };
 
 use super::cause::Cause;
-use super::channel::{Channel, Purpose};
+use super::channel::Channel;
 use super::event::{Event, lost, misplaced};
 use super::own_id::Origin;
+use super::preparation::Preparation;
 use super::stranger::stranger;
 
 /// Room for what is said besides messages: the longest is connection.start-ok.
@@ -84,8 +85,6 @@ pub struct Client {
     origin: Origin,
     frame_max: u32,
     heartbeat_ms: u64,
-    /// Heartbeats that went or came since this was last asked.
-    heartbeats: u32,
     heard: Now,
     is_unheard: bool,
     /// Octets of input that were not handled at the last look.
@@ -116,7 +115,6 @@ impl Client {
             origin,
             frame_max,
             heartbeat_ms: u64::from(heartbeat_s) * 1000,
-            heartbeats: 0,
             heard: now,
             is_unheard: true,
             unread: 0,
@@ -155,9 +153,16 @@ impl Client {
         self.channels[rule].is_closed()
     }
 
-    /// Opens the channel of a rule, which is closed, for this.
-    pub fn open(&mut self, now: Now, rule: usize, purpose: Purpose) {
-        self.channels[rule].open(now.after_ms(OPENING_MS), purpose);
+    /// Opens the channel of a rule, which is closed, after what is needed was seen to: to consume this queue with
+    /// so many messages ahead, or to publish.
+    pub fn open(
+        &mut self,
+        now: Now,
+        rule: usize,
+        consumes: Option<(String, u16)>,
+        needed: Option<Preparation>,
+    ) {
+        self.channels[rule].open(now.after_ms(OPENING_MS), consumes, needed);
         self.talk();
     }
 
@@ -227,7 +232,6 @@ impl Client {
             // What waits to be written is as good as a heartbeat.
             if self.out.is_empty() {
                 self.out.extend_from_slice(&HEARTBEAT_FRAME);
-                self.heartbeats += 1;
             }
         }
         Ok(())
@@ -252,11 +256,6 @@ impl Client {
     /// Octets of messages were written.
     pub const fn note_sent(&mut self, now: Now) {
         self.wrote = now;
-    }
-
-    /// Bytes of heartbeats that went or came since this was last asked.
-    pub fn take_heartbeat_bytes(&mut self) -> u64 {
-        u64::from(core::mem::take(&mut self.heartbeats)) * HEARTBEAT_FRAME.len() as u64
     }
 
     /// So many octets of input are there: how many more than were left, if any was heard.
@@ -382,10 +381,7 @@ impl Client {
         let is_open = self.stage == Stage::Open;
         let rule = usize::from(number).checked_sub(1).filter(|rule| is_open && *rule < self.channels.len());
         match (frame.header.kind(), rule) {
-            (Some(FrameKind::Heartbeat), _) => {
-                self.heartbeats += 1;
-                None
-            }
+            (Some(FrameKind::Heartbeat), _) => None,
             (Some(FrameKind::Method), rule) => match (Method::parse(frame.payload), rule) {
                 (Ok(method), None) if number == 0 => self.handle_connection(method),
                 (Ok(method), Some(rule)) => {

@@ -53,7 +53,6 @@ mod writer;
 pub use arrivals::Arrivals;
 pub use backoff::Backoff;
 pub use cause::Cause;
-pub use channel::Purpose;
 pub use client::{Client, Credentials, Stage, Verdict};
 pub use day_budget::DayBudget;
 pub use demand::Demand;
