@@ -20,7 +20,7 @@ use crate::mem::{Draw, MessageId, PoolFull};
 use crate::session::message_flags;
 use crate::wire::{Properties, Writer};
 
-use super::lane::{Fetch, Incoming, Lane, Received};
+use super::contact::{Fetch, Incoming, Lane, Received};
 use super::message::{Scratch, crossing};
 use super::task::{Next, Task};
 use crate::engine::peer::Waiting;
@@ -166,10 +166,7 @@ impl<P: Platform> Task<'_, '_, P> {
         let message = messages.begin(exchange, key, draw)?;
         let flags = message_flags(properties);
         let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, draw.share);
-        if kept.is_err() {
-            messages.release(message);
-            return kept;
-        }
+        kept.inspect_err(|_| messages.release(message))?;
         incoming.content = Received::Part(message, len.into());
         if len == 0 {
             messages.finish(message);

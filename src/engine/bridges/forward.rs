@@ -17,8 +17,7 @@ use crate::config::bridge::{RULES_MAX, Refused};
 use crate::mem::Messages;
 use crate::wire::{Full, Properties};
 
-use super::contact::Contact;
-use super::lane::{End, Forward, Lane, Own};
+use super::contact::{Contact, End, Forward, Lane, Own};
 use super::message::{Piece, Scratch, What, crossing};
 use super::state::Head;
 use super::task::Task;
@@ -95,15 +94,14 @@ impl<P: Platform> Task<'_, '_, P> {
         let count = self.contact.lanes.len();
         for is_urgent in [true, false] {
             let turn = self.contact.turn;
-            let has_something = |rule: &usize| match &self.contact.lanes[*rule] {
-                Lane::Forward(lane) => {
+            let has_something = |rule: &usize| {
+                self.contact.forward(*rule).is_some_and(|lane| {
                     // Of one that is gone the end of a frame is all that still goes.
                     self.head.config.forward[*rule].is_urgent == is_urgent
                         && lane.end != End::AtOnce
                         && (lane.begun > 0
                             || !lane.is_ending && self.yard.broker.has_output(lane.own.connection))
-                }
-                Lane::Shut | Lane::Opening | Lane::Fetch(_) => false,
+                })
             };
             let those: heapless::Vec<usize, RULES_MAX> =
                 (0..count).map(|at| (turn + at) % count).filter(has_something).collect();
@@ -121,7 +119,7 @@ impl<P: Platform> Task<'_, '_, P> {
     /// Adds what goes of a lane to a page: about so many octets, up to the end of a frame; of a share of none,
     /// the rest of the frame that was begun.
     pub(super) fn fill_lane(&mut self, rule: usize, page: &mut Page, share: usize) {
-        let Lane::Forward(lane) = &self.contact.lanes[rule] else { return };
+        let Some(lane) = self.contact.forward(rule) else { return };
         let unix_s = self.yard.platform.unix_ms() / 1000;
         let scratch = &mut self.common.scratch;
         let window = self.state.left.unwrap_or(u64::MAX).min(self.head.config.window.into());
@@ -291,10 +289,9 @@ impl<P: Platform> Task<'_, '_, P> {
         let is_enough =
             is_of_message || self.state.courses[rule].failures() >= self.head.config.park_after.into();
         let is_parked = self.head.config.forward[rule].refused == Refused::Park && is_enough;
-        let Lane::Forward(lane) = &self.contact.lanes[rule] else {
+        let Some(&Forward { own, .. }) = self.contact.forward(rule) else {
             unreachable!("only what was sent is refused")
         };
-        let own = lane.own;
         let cause = match is_parked.then(|| self.park(own.channel, tag, why)) {
             None => Cause::new(format_args!("its first message is {why}")),
             Some(Err(cause)) => cause,
@@ -330,7 +327,7 @@ impl<P: Platform> Task<'_, '_, P> {
     #[cold]
     pub(super) fn set_unsendable_aside(&mut self, page: &Page) {
         for &(rule, tag, why) in &page.unsendable {
-            let Lane::Forward(lane) = &self.contact.lanes[rule] else { continue };
+            let Some(lane) = self.contact.forward(rule) else { continue };
             let own = lane.own.connection;
             let is_first =
                 self.yard.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);

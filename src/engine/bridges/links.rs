@@ -51,14 +51,13 @@ impl Bridges {
 
     #[cold]
     fn try_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
-        self.common.tickets += 1;
-        let ticket = self.common.tickets;
         let (bridge, link) = self.get_mut(id);
         let upstream = &bridge.config.upstream[link.state.upstream];
         if let Ok(ip) = upstream.host.parse::<IpAddr>() {
             link.state.addresses.extend([SocketAddr::new(ip, upstream.port)]);
             self.dial(yard, id, None);
         } else {
+            let ticket = yard.worker.ticket();
             link.phase = Phase::LookingUp(ticket);
             let lookup = NameLookup { ticket, host: upstream.host.clone(), port: upstream.port };
             yard.platform.start_lookup(lookup);
@@ -74,17 +73,14 @@ impl Bridges {
             let Some(id) = self.find(is_it) else { continue };
             let (bridge, link) = self.get_mut(id);
             let host = bridge.config.upstream[link.state.upstream].host.clone();
-            match found.found {
+            let none = match found.found {
                 Ok(addresses) => {
                     link.state.addresses.extend(addresses.into_iter().take(ADDRESSES_MAX));
-                    let none = Cause::new(format_args!("its name {host} has no address"));
-                    self.dial(yard, id, Some(none));
+                    Cause::new(format_args!("its name {host} has no address"))
                 }
-                Err(why) => {
-                    let cause = Cause::new(format_args!("its name {host} cannot be looked up: {why}"));
-                    self.fail_link(yard, id, cause, None);
-                }
-            }
+                Err(why) => Cause::new(format_args!("its name {host} cannot be looked up: {why}")),
+            };
+            self.dial(yard, id, Some(none));
         }
     }
 

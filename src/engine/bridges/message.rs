@@ -19,7 +19,6 @@ pub(super) struct Common {
     pub(super) scratch: Scratch,
     /// What a page of output consists of.
     pub(super) pieces: Vec<Piece>,
-    pub(super) tickets: u64,
     /// When what was counted is written down.
     pub(super) note_due: Deadline,
     random: u64,
@@ -32,7 +31,6 @@ impl Common {
             version: version.to_string(),
             scratch: Scratch::default(),
             pieces: Vec::new(),
-            tickets: 0,
             note_due: Deadline::NEVER,
             random: seed | 1,
         };

@@ -13,7 +13,7 @@
 //! | `course` | how a rule goes on: waiting, or trying with one message |
 //! | `links` | when links are tried, and what becomes of those that end |
 //! | `registry` | all of them: what the engine asks |
-//! | `contact`, `lane` | a link while it has a socket, and what each rule holds over it |
+//! | `contact` | a link while it has a socket, and what each rule holds over it |
 //! | `task`, `traffic` | what is done with a contact: time, lanes; reading and writing |
 //! | `forward`, `fetch` | messages there, and from there |
 //! | `message` | what is shared: room for one message, the pieces of a page |
@@ -36,7 +36,6 @@ mod course;
 mod demand;
 mod fetch;
 mod forward;
-mod lane;
 mod links;
 mod message;
 mod notes;

@@ -9,9 +9,8 @@ use crate::command::ConnectionId;
 use crate::config::bridge::{Bridge as Config, RULES_MAX};
 use crate::time::{Deadline, Now};
 
-use super::contact::Contact;
+use super::contact::{Contact, Lane};
 use super::course::Course;
-use super::lane::Lane;
 use super::message::{Common, Scratch};
 use super::state::{Bridge, Head, Link, LinkId, Phase};
 use super::task::{Call, Task};

@@ -201,11 +201,13 @@ impl<P: Platform> Yard<'_, P> {
         let is_done = match done {
             Ok(is_done) => {
                 retry.moved += u32::from(is_done);
+                retry.left -= u32::from(is_done);
                 is_done
             }
             Err(fault) => {
                 retry.why = Some(Cause::new(format_args!("{}", fault.text)));
                 retry.stayed += 1;
+                retry.left -= 1;
                 // Behind the others, so that they get their turn.
                 matches!(broker.set_aside(&mut context, channel, tag, parked, &as_it_was), Ok(Some(_)))
             }
@@ -213,7 +215,6 @@ impl<P: Platform> Yard<'_, P> {
         if !is_done {
             return Err(Cause::new(format_args!("there is no room for more now: try again later")));
         }
-        retry.left -= 1;
         Ok(retry.left > 0)
     }
 

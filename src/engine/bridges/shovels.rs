@@ -75,15 +75,11 @@ impl Head {
         // They were looked at when it was defined.
         let arguments = |end: Option<&End>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
         match (direction, &rule.to) {
-            (Direction::Fetch, _) => match shovel.and_then(|shovel| shovel.source.exchange.clone()) {
-                Some(exchange) => {
-                    let key = shovel.and_then(|shovel| shovel.source.key.clone()).unwrap_or_default();
-                    Some(Preparation::Source(exchange, key))
+            (Direction::Fetch, _) => match shovel.map(|shovel| &shovel.source) {
+                Some(End { exchange: Some(exchange), key, .. }) => {
+                    Some(Preparation::Source(exchange.clone(), key.clone().unwrap_or_default()))
                 }
-                None => {
-                    let arguments = arguments(shovel.map(|shovel| &shovel.source));
-                    Some(Preparation::Queue(rule.queue.clone(), arguments))
-                }
+                source => Some(Preparation::Queue(rule.queue.clone(), arguments(source))),
             },
             (Direction::Forward, Destination::Queue(queue)) => {
                 let arguments = arguments(shovel.map(|shovel| &shovel.destination));

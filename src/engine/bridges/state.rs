@@ -11,9 +11,8 @@ use crate::config::bridge::{Bridge as Config, Rule};
 use crate::config::shovel::DeleteAfter;
 use crate::time::{Deadline, Now};
 
-use super::contact::Contact;
+use super::contact::{Contact, Own};
 use super::course::{Course, Told};
-use super::lane::Own;
 
 /// Addresses of a name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 8;

@@ -7,8 +7,7 @@ use crate::bridge::{Cause, Stage};
 use crate::time::{Deadline, Now};
 use crate::tls::Shaken;
 
-use super::contact::Contact;
-use super::lane::{End, Lane};
+use super::contact::{Contact, End, Lane};
 use super::message::Common;
 use super::state::{Direction, Head, LinkState};
 use super::yard::Yard;

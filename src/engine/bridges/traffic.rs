@@ -10,7 +10,7 @@
 use crate::bridge::{Cause, Event, not_tls};
 use crate::tls::Shaken;
 
-use super::lane::Lane;
+use super::contact::Lane;
 use super::message::{Piece, What};
 use super::state::Direction;
 use super::task::{Next, Task};

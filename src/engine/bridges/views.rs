@@ -10,7 +10,7 @@ use crate::bridge::Stage;
 use crate::config::shovel::End;
 use crate::time::Now;
 
-use super::lane::Lane;
+use super::contact::Lane;
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
 use super::yard::Yard;
@@ -40,7 +40,8 @@ impl BridgeViews for ShownBridges<'_> {
         let link = links.iter().find(|link| link.direction == direction)?;
         let (state, contact) = (&link.state, link.contact());
         let [day_bytes, yesterday_bytes, gone_ms] = head.day.numbers(self.now);
-        let lately = [state.today, state.yesterday];
+        let mut lately = state.today;
+        lately.add(state.yesterday);
         let retry_in_ms = match link.phase {
             Phase::Waiting(at) => at.ms_left(self.now),
             Phase::Resting => head.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
@@ -65,10 +66,7 @@ impl BridgeViews for ShownBridges<'_> {
             repeats: state.counts.repeats,
             inflow: head.inflow.span(gone_ms),
             inflow_counted: head.inflow.counted(),
-            sent_lately: (
-                lately.iter().map(|price| price.messages).sum(),
-                lately.iter().map(|price| price.payload).sum(),
-            ),
+            sent_lately: (lately.messages, lately.payload),
             disk_room: self.disk_room,
             outage_days_min: head.config.outage_days_min,
             parked_queue: is_first.then_some(&*head.config.parked),

@@ -15,7 +15,7 @@ use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::time::Now;
 
-use super::lane::{Fetch, Lane, Own, Received};
+use super::contact::{Fetch, Lane, Own, Received};
 use super::state::{Direction, Head};
 use crate::engine::deadlines::Deadlines;
 use crate::engine::peer::{Ending, Waiting};

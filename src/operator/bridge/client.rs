@@ -60,8 +60,6 @@ pub enum Stage {
 pub enum Verdict {
     /// It is ours, and with `true` all before it on its channel as well.
     Taken(bool),
-    /// It goes back to its queue there.
-    Back,
     /// It goes to the dead letters of its queue there, if that has any, or nowhere.
     Dead,
 }
@@ -291,7 +289,6 @@ impl Client {
     pub fn settle(&mut self, rule: usize, delivery_tag: u64, verdict: Verdict) {
         let method = match verdict {
             Verdict::Taken(multiple) => Method::BasicAck { delivery_tag, multiple },
-            Verdict::Back => Method::BasicReject { delivery_tag, requeue: true },
             Verdict::Dead => Method::BasicReject { delivery_tag, requeue: false },
         };
         let is_said = self.try_say(Self::channel_of(rule), &method);
