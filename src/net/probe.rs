@@ -10,7 +10,7 @@
 use std::fmt::Write as _;
 use std::net::ToSocketAddrs;
 
-use crate::bridge::{Client, Credentials, Event, Origin, Purpose};
+use crate::bridge::{Client, Credentials, Event, Origin};
 use crate::config::Config;
 use crate::config::bridge::{Bridge, Destination, Rule, read_password};
 use crate::config::upstream::Upstream;
@@ -149,7 +149,7 @@ impl Talk {
                 Event::Closed { cause, .. } => Some(Err(format!("it opens no channel: {cause}"))),
                 Event::Lost(cause) => Some(Err(cause.as_str().to_string())),
                 Event::Open => {
-                    client.open(now, 0, Purpose::Publish(Vec::new()));
+                    client.open(now, 0, None, None);
                     None
                 }
                 _ => None,

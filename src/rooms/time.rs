@@ -37,6 +37,13 @@ impl Now {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub struct Deadline(u64);
 
+impl Default for Deadline {
+    /// Not at all.
+    fn default() -> Self {
+        Self::NEVER
+    }
+}
+
 impl Deadline {
     /// Not at all: later than every other deadline.
     pub const NEVER: Self = Self(u64::MAX);

@@ -198,16 +198,16 @@ PLACES = [
         "                    if PLANTED(\"settled-before-the-upstream-confirms\")\n"
         "                        && let Lane::Forward(lane) = &self.contact.lanes[rule]\n"
         "                    {\n"
-        "                        let own = (lane.own, lane.channel);\n"
+        "                        let own = lane.own;\n"
         "                        let _ = self.yard.settle(own, tag, Settlement::Ack);\n"
         "                    }\n",
     ),
     (
         "src/engine/bridges/forward.rs",
-        "                    if let Err(cause) = self.yard.settle(own, flight.tag, Settlement::Ack) {\n",
-        "                    if !PLANTED(\"settled-before-the-upstream-confirms\")\n"
-        "                        && let Err(cause) = self.yard.settle(own, flight.tag, Settlement::Ack)\n"
-        "                    {\n",
+        "                    self.yard.settle(own, flight.tag, Settlement::Ack)?;\n",
+        "                    if !PLANTED(\"settled-before-the-upstream-confirms\") {\n"
+        "                        self.yard.settle(own, flight.tag, Settlement::Ack)?;\n"
+        "                    }\n",
     ),
     # What is fetched is acknowledged there before the disk has it.
     (

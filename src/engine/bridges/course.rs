@@ -13,8 +13,25 @@
 use crate::bridge::{Backoff, Cause};
 use crate::time::{Deadline, Now};
 
-/// Causes of one rule that are remembered, for some take turns.
-const TOLD_MAX: usize = 3;
+/// What was logged lately of a rule or an upstream: some causes, for they take turns.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Told(heapless::HistoryBuf<Cause, 3>);
+
+impl Told {
+    /// Whether this cause is to be logged, as it is then.
+    pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
+        let is_news = !self.0.contains(cause);
+        if is_news {
+            self.0.write(cause.clone());
+        }
+        is_news
+    }
+
+    /// What happens next is news.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
 
 /// One rule's course.
 #[derive(Clone, Default, Debug)]
@@ -26,7 +43,7 @@ pub(super) struct Course {
     /// What was refused was a message, or one of several: they are tried one by one.
     is_careful: bool,
     /// What was logged since it last went on.
-    told: heapless::Vec<Cause, TOLD_MAX>,
+    told: Told,
     /// Messages that nothing here can take, and that its queue there keeps.
     pub(super) held: u16,
 }
@@ -79,19 +96,11 @@ impl Course {
         if self.waits.is_none() {
             self.waits = Some(self.backoff.fail(now, self.open_since.take(), most_ms, chance));
             if self.failures() == 1 {
-                self.told.clear();
+                self.told.forget();
             }
         }
         self.is_careful |= is_careful;
-        let is_news = !self.told.contains(cause);
-        if is_news {
-            if self.told.is_full() {
-                self.told.remove(0);
-            }
-            let is_kept = self.told.push(cause.clone()).is_ok();
-            debug_assert!(is_kept, "there was room made");
-        }
-        is_news
+        self.told.is_news(cause)
     }
 
     /// Its queue there is consumed: if that lasts, it was all that it waited for, unless a message was refused.

@@ -18,7 +18,7 @@ impl Bridge {
     /// Messages here that wait to be forwarded, but for those whose rules are held or wait.
     fn waiting(&self, broker: &Broker, now: crate::time::Now) -> u64 {
         let head = &self.head;
-        let Some(link) = &self.links[Direction::Forward as usize] else { return 0 };
+        let Some(link) = self.link(Direction::Forward) else { return 0 };
         let rules = head.config.forward.iter().zip(&link.state.courses);
         let rules = rules.filter(|(rule, course)| !head.holds(rule) && !course.waits(now));
         let depth = |queue: &str| broker.queue_depth(&head.config.vhost, queue).unwrap_or(0);
@@ -26,7 +26,7 @@ impl Bridge {
     }
 
     /// Messages that ever came into the queues that it forwards, as far as those know.
-    fn came(&self, broker: &Broker) -> u64 {
+    pub(super) fn came(&self, broker: &Broker) -> u64 {
         let config = &self.head.config;
         let flows = config.forward.iter().filter_map(|rule| broker.queue_flow(&config.vhost, &rule.queue));
         flows.map(|flow| flow.came).sum()
@@ -37,13 +37,6 @@ impl Bridge {
     pub(super) fn note_inflow(&mut self, broker: &Broker) {
         let came = self.came(broker);
         self.head.inflow.note(came);
-    }
-
-    /// What came in until now is nothing that this bridge is asked about.
-    #[cold]
-    pub(super) fn begin_inflow(&mut self, broker: &Broker) {
-        let came = self.came(broker);
-        self.head.inflow.begin(came);
     }
 
     /// Whether a look at its demand would find that something waits, or that nothing does any more.
@@ -64,7 +57,7 @@ impl Bridges {
             if bridge.head.day.keep_time(yard.now) {
                 bridge.note_inflow(yard.broker);
                 let [_, yesterday, _] = bridge.head.day.numbers(yard.now);
-                for link in bridge.links.iter_mut().flatten() {
+                for link in &mut bridge.links {
                     let today = core::mem::take(&mut link.state.today);
                     // Unless more than a day has passed.
                     link.state.yesterday = if yesterday > 0 { today } else { Price::default() };
@@ -110,13 +103,11 @@ impl Bridges {
     #[cold]
     fn keep_demand<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
         let now = yard.now;
-        for direction in Direction::BOTH {
+        for link in 0..self.places[place].links.len() {
             let bridge = &self.places[place];
-            let link = bridge.links[direction as usize].as_ref();
-            if link.is_some_and(|link| link.state.rest_due.is_due(now)) {
+            if bridge.links[link].state.rest_due.is_due(now) {
                 let waiting = bridge.waiting(yard.broker, now);
-                let id = LinkId { bridge: bridge.head.serial, direction };
-                self.end_contact(yard, id, waiting);
+                self.end_contact(yard, LinkId { place, link }, waiting);
             }
         }
         let bridge = &mut self.places[place];
@@ -129,7 +120,7 @@ impl Bridges {
         let reason =
             bridge.head.demand.as_mut().and_then(|demand| demand.look(now, unix_ms, (waiting, has_room)));
         let Some(reason) = reason else { return };
-        for link in bridge.links.iter_mut().flatten() {
+        for link in &mut bridge.links {
             if let Phase::Resting = link.phase {
                 link.phase = Phase::Waiting(now.after_ms(0));
             }
@@ -144,8 +135,8 @@ impl Bridges {
         self.with(id, yard, |task| {
             let contact = &mut *task.contact;
             let is_idle = contact.is_idle() && !contact.is_draining;
-            let has_output = contact.forwards().any(|lane| task.yard.broker.has_output(lane.own));
-            let has_more = task.id.direction == Direction::Forward && (waiting > 0 || has_output);
+            let has_output = contact.forwards().any(|lane| task.yard.broker.has_output(lane.own.connection));
+            let has_more = task.direction == Direction::Forward && (waiting > 0 || has_output);
             let may_rest = is_idle && !has_more;
             let after_ms = task.head.demand.as_ref().map_or(0, Demand::rest_after_ms);
             task.state.is_going_to_rest = may_rest;
@@ -158,7 +149,7 @@ impl Bridges {
     #[cold]
     pub(super) fn rest_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
         let (now, unix_ms, chance) = (yard.now, yard.platform.unix_ms(), self.common.chance());
-        let Some((head, link)) = self.get_mut(id) else { return };
+        let (head, link) = self.get_mut(id);
         link.phase = Phase::Resting;
         link.state.backoff.reset();
         link.state.forget_logged();

@@ -11,8 +11,8 @@
 //! Always true: what the upstream sent is acknowledged only when a queue here has it, or the queue for those
 //! that were refused; what is held there takes nothing of its rule's window.
 
-use crate::bridge::{Arrivals, Cause, Event, Marks, Verdict, hops_of, marked, shovelled};
-use crate::broker::Shortage;
+use crate::bridge::{Arrivals, Cause, Event, Marks, Verdict, hops_of};
+use crate::broker::{Shortage, parked};
 use crate::command::{Command, Outcome};
 use crate::config::bridge::Refused;
 use crate::journal::Batch;
@@ -20,10 +20,9 @@ use crate::mem::{Draw, MessageId, PoolFull};
 use crate::session::message_flags;
 use crate::wire::{Properties, Writer};
 
-use super::lane::{Fetch, Incoming, Lane, Received};
-use super::message::Scratch;
+use super::contact::{Fetch, Incoming, Lane, Received};
+use super::message::{Scratch, crossing};
 use super::task::{Next, Task};
-use super::yard::of_broker;
 use crate::engine::peer::Waiting;
 use crate::engine::platform::Platform;
 use crate::engine::room_awaited::Need;
@@ -39,12 +38,15 @@ impl<P: Platform> Task<'_, '_, P> {
     }
 
     /// The consumer of a rule there has begun.
+    ///
+    /// # Errors
+    /// The broker refuses.
     #[cold]
-    pub(super) fn begin_fetch(&mut self, rule: usize) {
-        let begun = self.yard.make_queues_of(self.head, self.id.direction, rule);
-        if let Err(cause) = begun.and_then(|()| self.open_here()) {
-            self.wait(rule, cause, false);
-            return self.shut(rule);
+    pub(super) fn begin_fetch(&mut self, rule: usize) -> Result<(), Cause> {
+        if self.contact.channel.is_none() {
+            let own = self.yard.open_own(self.contact.peer)?;
+            self.contact.channel = Some(own.channel);
+            self.yard.demand(own, Command::ConfirmSelect)?;
         }
         let arrivals = Arrivals::new(self.ahead(rule).into());
         // It comes again, on a channel that knows nothing of it.
@@ -52,48 +54,25 @@ impl<P: Platform> Task<'_, '_, P> {
         let (incoming, is_ending, is_over) = (None, false, false);
         self.contact.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
         self.state.courses[rule].note_open(self.yard.now);
-    }
-
-    /// The channel here by which what is fetched is published.
-    #[cold]
-    fn open_here(&mut self) -> Result<(), Cause> {
-        if self.contact.channel.is_some() {
-            return Ok(());
-        }
-        let peer = self.contact.peer;
-        match self.yard.apply((peer, None), Command::OpenChannel { number: 1 }).0 {
-            Outcome::ChannelOpened(channel) => {
-                self.contact.channel = Some(channel);
-                self.yard.demand((peer, channel), Command::ConfirmSelect)
-            }
-            Outcome::Fault(fault) => Err(of_broker(&fault)),
-            _ => unreachable!("opening a channel is answered with a channel or a fault"),
-        }
-    }
-
-    fn fetching(&mut self, rule: usize) -> Option<&mut Fetch> {
-        match &mut self.contact.lanes[rule] {
-            Lane::Fetch(lane) => Some(lane),
-            Lane::Shut | Lane::Opening | Lane::Forward(_) => None,
-        }
+        Ok(())
     }
 
     /// Whether a whole message of a rule waits for room.
-    pub(super) fn has_whole(&self, rule: usize) -> bool {
-        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &self.contact.lanes[rule] else {
-            return false;
-        };
-        matches!(incoming.content, Received::Whole(_))
+    pub(super) fn has_whole(&mut self, rule: usize) -> bool {
+        self.contact.incoming(rule).is_some_and(|it| matches!(it.content, Received::Whole(_)))
     }
 
     /// Something of a message came.
-    pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Next {
+    ///
+    /// # Errors
+    /// It has no place here.
+    pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
         self.contact.has_moved = true;
         let (now, left) = (self.yard.now, self.state.left);
-        let misplaced = || Next::Lost(Cause::new(format_args!("a delivery where it has no place")));
+        let misplaced = || Err(Cause::new(format_args!("a delivery where it has no place")));
         match event {
             Event::Deliver { rule, tag, redelivered, exchange, key } => {
-                let Some(lane) = self.fetching(rule) else { return misplaced() };
+                let Some(lane) = self.contact.fetch(rule) else { return misplaced() };
                 let is_placed = matches!(
                     lane.incoming,
                     None | Some(Incoming { content: Received::Nothing | Received::Skipped(_), .. })
@@ -111,22 +90,19 @@ impl<P: Platform> Task<'_, '_, P> {
                     refused: None,
                 });
                 self.state.today.messages += u64::from(!redelivered);
-                Next::GoOn
+                Ok(Next::GoOn)
             }
             Event::Header { rule, properties, body_len } => {
                 if let Err(full) = self.begin_arriving(rule, properties, body_len) {
                     let (peer, messages) = (self.contact.peer, &self.yard.supplies.messages);
                     let shortage = self.yard.broker.shortage_of(messages, peer, full);
-                    return self.wait_for_room(shortage);
+                    return Ok(self.wait_for_room(shortage));
                 }
                 self.publish_arrived(rule)
             }
             Event::Body(rule, octets) => {
                 let len = octets.len() as u64;
-                let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut self.contact.lanes[rule]
-                else {
-                    return misplaced();
-                };
+                let Some(incoming) = self.contact.incoming(rule) else { return misplaced() };
                 match incoming.redelivered {
                     true => self.state.today.repeated += len,
                     false => self.state.today.payload += len,
@@ -161,49 +137,36 @@ impl<P: Platform> Task<'_, '_, P> {
         properties: Properties<'_>,
         body_len: u64,
     ) -> Result<(), PoolFull> {
-        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &mut self.contact.lanes[rule] else {
-            return Ok(());
-        };
+        let peer = self.contact.peer;
+        let Some(incoming) = self.contact.incoming(rule) else { return Ok(()) };
         if let Received::Skipped(_) = incoming.content {
             incoming.content = Received::Skipped(body_len);
             return Ok(());
         }
         let marks = Marks { id: None, is_repeat: incoming.redelivered };
-        let Scratch { headers, edited, properties: second, .. } = &mut self.common.scratch;
-        let mut writer = Writer::new(edited);
-        let mut is_marked = marked(properties, marks, self.common.origin, &mut writer).is_ok();
-        let mut edited = writer.written();
-        let mut again = Writer::new(second);
-        if let Some(shovel) = &self.head.config.shovel {
-            let unix_s = self.yard.platform.unix_ms() / 1000;
-            let said = ((self.state.upstream, 0), unix_s, self.yard.node);
-            is_marked &= shovelled(Properties::trusted(edited), shovel, said, headers, &mut again).is_ok();
-            edited = again.written();
-        }
+        let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
+        let said = ((self.state.upstream, 0), self.yard.platform.unix_ms() / 1000, self.yard.node);
+        let (shovel, marks) = (self.head.config.shovel.as_deref(), (marks, self.common.origin));
+        let marked = crossing(properties, marks, shovel, said, (headers, edited, again));
         let limits = self.yard.limits;
-        let fits = is_marked && edited.len() + 32 <= limits.frame_max as usize;
-        let len = u32::try_from(body_len).ok().filter(|len| fits && *len <= limits.message_size_max);
-        let Some(len) = len else {
+        let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
+        let len = u32::try_from(body_len).ok().filter(|len| *len <= limits.message_size_max);
+        let Some((properties, len)) = marked.zip(len) else {
             incoming.content = Received::Skipped(body_len);
             let tag = incoming.tag;
             self.leave_there(rule, tag, body_len);
             return Ok(());
         };
-        let peer = self.contact.peer;
         let broker = &*self.yard.broker;
         let draw = Draw { share: broker.content_share(peer), owner: broker.owner(peer) };
         let to = &self.head.config.fetch[rule].to;
         let key = to.key().map_or(&*incoming.key, str::as_bytes);
         let exchange = to.exchange().unwrap_or(&incoming.exchange);
         let messages = &mut self.yard.supplies.messages;
-        let properties = Properties::trusted(edited);
         let message = messages.begin(exchange, key, draw)?;
         let flags = message_flags(properties);
         let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, draw.share);
-        if kept.is_err() {
-            messages.release(message);
-            return kept;
-        }
+        kept.inspect_err(|_| messages.release(message))?;
         incoming.content = Received::Part(message, len.into());
         if len == 0 {
             messages.finish(message);
@@ -245,7 +208,7 @@ impl<P: Platform> Task<'_, '_, P> {
 
     fn wait_for_room(&mut self, shortage: Shortage) -> Next {
         let (id, since) = (self.contact.peer, self.yard.now);
-        if let Some(peer) = self.yard.peer(id) {
+        if let Some(peer) = self.yard.peers.get_mut(id) {
             (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since });
             self.yard.for_room.push(id);
         }
@@ -253,14 +216,14 @@ impl<P: Platform> Task<'_, '_, P> {
     }
 
     /// Publishes the message of a rule that is whole, if one is.
-    pub(super) fn publish_arrived(&mut self, rule: usize) -> Next {
-        let Lane::Fetch(Fetch { incoming: Some(incoming), .. }) = &self.contact.lanes[rule] else {
-            return Next::GoOn;
-        };
-        let (Received::Whole(message), tag, Some(channel)) =
-            (incoming.content, incoming.tag, self.contact.channel)
-        else {
-            return Next::GoOn;
+    ///
+    /// # Errors
+    /// There are more than were asked for.
+    pub(super) fn publish_arrived(&mut self, rule: usize) -> Result<Next, Cause> {
+        let channel = self.contact.channel;
+        let Some(incoming) = self.contact.incoming(rule) else { return Ok(Next::GoOn) };
+        let (Received::Whole(message), tag, Some(channel)) = (incoming.content, incoming.tag, channel) else {
+            return Ok(Next::GoOn);
         };
         if let Some(why) = incoming.refused.clone() {
             return self.park_arrived(rule, (tag, message), &why);
@@ -278,8 +241,7 @@ impl<P: Platform> Task<'_, '_, P> {
         let why = match outcome {
             Outcome::Wait => {
                 self.yard.supplies.messages.release(message);
-                let shortage = self.yard.broker.last_shortage();
-                return self.wait_for_room(shortage);
+                return Ok(self.wait_for_room(self.yard.broker.last_shortage()));
             }
             Outcome::Published if self.yard.broker.has_returned(peer) => {
                 let (broker, mut context) = self.yard.broker();
@@ -294,37 +256,46 @@ impl<P: Platform> Task<'_, '_, P> {
     }
 
     /// A message is ours as soon as this is durable.
-    fn take_over(&mut self, rule: usize, (tag, message): (u64, MessageId), batch: Batch) -> Next {
+    fn take_over(
+        &mut self,
+        rule: usize,
+        (tag, message): (u64, MessageId),
+        batch: Batch,
+    ) -> Result<Next, Cause> {
         self.yard.supplies.messages.release(message);
-        let Some(lane) = self.fetching(rule) else { unreachable!("it was one that fetches") };
+        let Some(lane) = self.contact.fetch(rule) else { unreachable!("it was one that fetches") };
         lane.incoming = None;
         if !lane.arrivals.take(tag, batch) {
-            return Next::Lost(Cause::new(format_args!("it sends more than it was asked for")));
+            return Err(Cause::new(format_args!("it sends more than it was asked for")));
         }
         self.note_going(rule);
-        Next::GoOn
+        Ok(Next::GoOn)
     }
 
     /// Sets a message aside that no queue here takes. Where that takes nothing either it goes back to where it
     /// came from, and its rule waits, alone.
     #[cold]
-    fn park_arrived(&mut self, rule: usize, (tag, message): (u64, MessageId), why: &str) -> Next {
+    fn park_arrived(
+        &mut self,
+        rule: usize,
+        (tag, message): (u64, MessageId),
+        why: &str,
+    ) -> Result<Next, Cause> {
         let cause = match self.put_aside(message, why) {
             Ok(Some(batch)) => return self.take_over(rule, (tag, message), batch),
             Ok(None) => {
                 // A part of where it goes may have it already.
-                if let Some(Fetch { incoming: Some(incoming), .. }) = self.fetching(rule) {
+                if let Some(incoming) = self.contact.incoming(rule) {
                     incoming.refused = Some(why.into());
                 }
-                let shortage = self.yard.broker.last_shortage();
-                return self.wait_for_room(shortage);
+                return Ok(self.wait_for_room(self.yard.broker.last_shortage()));
             }
             Err(cause) => Cause::new(format_args!("{why}, and parking it takes nothing now: {cause}")),
         };
         self.wait(rule, cause, true);
         // With its channel all that is not acknowledged goes back there, in its order.
         self.shut(rule);
-        Next::GoOn
+        Ok(Next::GoOn)
     }
 
     /// Puts a copy of a message into the queue for those that are set aside. `None`: there is no room now.
@@ -335,10 +306,18 @@ impl<P: Platform> Task<'_, '_, P> {
     fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
         self.yard.make_parked(self.head)?;
         let Some(channel) = self.contact.channel else { unreachable!("what arrived was to be published") };
-        let unix_s = self.yard.platform.unix_ms() / 1000;
-        let frame_max = self.yard.limits.frame_max;
-        let lent = (&self.yard.supplies.messages, message);
-        let kept = self.common.scratch.of_parked(lent, (&self.head.config.name, why), unix_s, frame_max);
+        let Scratch { properties, edited, .. } = &mut self.common.scratch;
+        let own = Properties::trusted(self.yard.supplies.messages.properties(message, properties));
+        let mut writer = Writer::new(edited);
+        let (said, unix_s) = ((&*self.head.config.name, None, why), self.yard.platform.unix_ms() / 1000);
+        let is_written = parked(own, said, unix_s, &mut writer).is_ok();
+        let mut len = writer.at();
+        // Headers that are too long already stay as they are, for it must be delivered one day.
+        if !is_written || len + 32 > self.yard.limits.frame_max as usize {
+            len = own.as_bytes().len();
+            edited[..len].copy_from_slice(own.as_bytes());
+        }
+        let kept = &edited[..len];
         let (broker, mut context) = self.yard.broker();
         let put = broker.put_aside(&mut context, channel, message, &self.head.config.parked, kept);
         let put = put.map_err(|fault| Cause::new(format_args!("{}", fault.text)))?;
@@ -368,20 +347,6 @@ impl<P: Platform> Task<'_, '_, P> {
         if moved > 0 {
             self.state.counts.moved += moved;
             self.count_down(moved);
-        }
-    }
-
-    /// A rule's consumer there, or its channel, has ended and was not to: it waits.
-    #[cold]
-    pub(super) fn take_end_of_fetch(&mut self, rule: usize, cause: Cause) {
-        self.wait(rule, cause, false);
-        self.shut(rule);
-    }
-
-    /// The consumer of a rule there has ended, as it was to.
-    pub(super) fn take_cancelled(&mut self, rule: usize) {
-        if let Some(lane) = self.fetching(rule) {
-            lane.is_over = true;
         }
     }
 }

@@ -9,28 +9,30 @@
 //! the queue for those that were refused; those of a rule are sent in the order of their queue.
 
 use crate::bridge::{
-    Cause, Client, Flights, Marks, OwnId, hops_of, left_of_frame, marked, publish_len, shovelled, write_head,
+    Cause, Client, Flights, Marks, Origin, OwnId, hops_of, left_of_frame, publish_len, write_head,
     write_publish,
 };
-use crate::command::{ChannelId, Command, ConnectionId, Delivery, Outbox, Refusal, Settlement};
+use crate::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
 use crate::config::bridge::{RULES_MAX, Refused};
 use crate::mem::Messages;
-use crate::wire::{Properties, Writer};
+use crate::wire::{Full, Properties};
 
-use super::contact::Contact;
-use super::lane::{End, Forward, Lane};
-use super::message::{Piece, Scratch, What};
+use super::contact::{Contact, End, Forward, Lane, Own};
+use super::message::{Piece, Scratch, What, crossing};
 use super::state::Head;
-use super::task::{Next, Task};
+use super::task::Task;
 use super::yard::{Yard, of_broker};
 use crate::engine::platform::Platform;
 
 /// The least that a lane gets of a page when others wait, in bytes.
 const SHARE_BYTES_MIN: usize = 4096;
 
-/// What is in a page so far.
-pub(super) struct Filled {
+/// A page of output, as far as it is filled.
+pub(super) struct Page {
+    pub(super) octets: Box<[u8]>,
     pub(super) len: usize,
+    /// What it consists of.
+    pub(super) pieces: Vec<Piece>,
     /// The last frame in it is whole.
     pub(super) is_between_frames: bool,
     /// Messages of each lane that are in it whole, and octets of the next one that are.
@@ -41,65 +43,28 @@ pub(super) struct Filled {
     unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
 }
 
-impl<P: Platform> Yard<'_, P> {
-    /// A consumer of our own takes so many messages ahead.
+impl<P: Platform> Task<'_, '_, P> {
+    /// The channel of a rule there is ready: its messages begin to flow.
     ///
     /// # Errors
     /// The broker refuses.
     #[cold]
-    pub(super) fn take_ahead(
-        &mut self,
-        own: (ConnectionId, ChannelId),
-        prefetch_count: u16,
-    ) -> Result<(), Cause> {
-        self.demand(own, Command::Qos { prefetch_count, global: true })
-    }
-}
-
-impl<P: Platform> Task<'_, '_, P> {
-    /// The channel of a rule there is ready: its messages begin to flow.
-    #[cold]
-    pub(super) fn begin_forward(&mut self, rule: usize) {
-        match self.consume_here(rule) {
-            Ok((own, channel)) => {
-                let flights = Flights::new(self.head.config.window.into());
-                let (progress, begun) = (self.yard.now, 0);
-                let (is_ending, end) = (false, End::No);
-                self.contact.lanes[rule] =
-                    Lane::Forward(Forward { own, channel, flights, begun, progress, is_ending, end });
-            }
-            Err(cause) => {
-                self.wait(rule, cause, false);
-                self.shut(rule);
-            }
-        }
-    }
-
-    #[cold]
-    fn consume_here(&mut self, rule: usize) -> Result<(ConnectionId, ChannelId), Cause> {
-        self.yard.make_queues_of(self.head, self.id.direction, rule)?;
-        let queue = &*self.head.config.forward[rule].queue;
-        let own = self.yard.connect_own(&self.head.config.name, &self.head.config.vhost)?;
-        let ahead = if self.state.courses[rule].is_careful() { 1 } else { self.head.config.window };
-        let (tag, no_ack, exclusive, arguments) = ("bridge", false, false, &[][..]);
-        let begun = self.yard.take_ahead(own, ahead).and_then(|()| {
-            self.yard.demand(own, Command::Consume { queue, tag, no_ack, exclusive, arguments })
-        });
-        match begun {
-            Ok(()) => Ok(own),
-            Err(cause) => {
-                self.yard.release_own(own.0);
-                Err(cause)
-            }
-        }
+    pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
+        let config = &self.head.config;
+        let ahead = if self.state.courses[rule].is_careful() { 1 } else { config.window };
+        let own = self.yard.consume(config, (&config.forward[rule].queue, "bridge"), ahead)?;
+        let flights = Flights::new(config.window.into());
+        let (progress, begun, is_ending, end) = (self.yard.now, 0, false, End::No);
+        self.contact.lanes[rule] = Lane::Forward(Forward { own, flights, begun, progress, is_ending, end });
+        Ok(())
     }
 
     /// Lanes whose queue here was deleted.
     pub(super) fn end_cancelled(&mut self) {
         for rule in 0..self.contact.lanes.len() {
             let Lane::Forward(lane) = &mut self.contact.lanes[rule] else { continue };
-            if self.yard.broker.next_cancelled(lane.own).is_some() {
-                self.yard.broker.told_cancelled(lane.own);
+            if self.yard.broker.next_cancelled(lane.own.connection).is_some() {
+                self.yard.broker.told_cancelled(lane.own.connection);
                 lane.end(End::Settled);
                 self.wait(rule, Cause::new(format_args!("this queue was deleted here")), false);
             }
@@ -108,7 +73,10 @@ impl<P: Platform> Task<'_, '_, P> {
 
     // ---- filling pages
 
-    pub(super) fn begin_page(&self) -> Filled {
+    pub(super) fn begin_page(&mut self) -> Page {
+        let (octets, mut pieces) =
+            (core::mem::take(self.yard.output), core::mem::take(&mut self.common.pieces));
+        pieces.clear();
         let mut lanes = [(0, 0); RULES_MAX];
         for (place, lane) in lanes.iter_mut().zip(&self.contact.lanes) {
             if let Lane::Forward(lane) = lane {
@@ -117,29 +85,30 @@ impl<P: Platform> Task<'_, '_, P> {
         }
         let is_between_frames = self.contact.cut.is_none();
         let pace_left = self.head.pace.left(self.yard.now);
-        Filled { len: 0, is_between_frames, lanes, pace_left, unsendable: heapless::Vec::new() }
+        let unsendable = heapless::Vec::new();
+        Page { octets, len: 0, pieces, is_between_frames, lanes, pace_left, unsendable }
     }
 
     /// Fills the rest of a page: urgent rules first, and those that are equal in turns.
-    pub(super) fn fill_lanes(&mut self, page: &mut [u8], filled: &mut Filled, pieces: &mut Vec<Piece>) {
+    pub(super) fn fill_lanes(&mut self, page: &mut Page) {
         let count = self.contact.lanes.len();
         for is_urgent in [true, false] {
             let turn = self.contact.turn;
-            let has_something = |rule: &usize| match &self.contact.lanes[*rule] {
-                Lane::Forward(lane) => {
+            let has_something = |rule: &usize| {
+                self.contact.forward(*rule).is_some_and(|lane| {
                     // Of one that is gone the end of a frame is all that still goes.
                     self.head.config.forward[*rule].is_urgent == is_urgent
                         && lane.end != End::AtOnce
-                        && (lane.begun > 0 || !lane.is_ending && self.yard.broker.has_output(lane.own))
-                }
-                Lane::Shut | Lane::Opening | Lane::Fetch(_) => false,
+                        && (lane.begun > 0
+                            || !lane.is_ending && self.yard.broker.has_output(lane.own.connection))
+                })
             };
             let those: heapless::Vec<usize, RULES_MAX> =
                 (0..count).map(|at| (turn + at) % count).filter(has_something).collect();
             for (at, rule) in those.iter().enumerate() {
-                let share = ((page.len() - filled.len) / (those.len() - at)).max(SHARE_BYTES_MIN);
-                self.fill_lane(*rule, page, filled, (pieces, share));
-                if !filled.is_between_frames {
+                let share = ((page.octets.len() - page.len) / (those.len() - at)).max(SHARE_BYTES_MIN);
+                self.fill_lane(*rule, page, share);
+                if !page.is_between_frames {
                     return;
                 }
             }
@@ -149,27 +118,21 @@ impl<P: Platform> Task<'_, '_, P> {
 
     /// Adds what goes of a lane to a page: about so many octets, up to the end of a frame; of a share of none,
     /// the rest of the frame that was begun.
-    pub(super) fn fill_lane(
-        &mut self,
-        rule: usize,
-        page: &mut [u8],
-        filled: &mut Filled,
-        (pieces, share): (&mut Vec<Piece>, usize),
-    ) {
-        let Lane::Forward(lane) = &self.contact.lanes[rule] else { return };
+    pub(super) fn fill_lane(&mut self, rule: usize, page: &mut Page, share: usize) {
+        let Some(lane) = self.contact.forward(rule) else { return };
         let unix_s = self.yard.platform.unix_ms() / 1000;
         let scratch = &mut self.common.scratch;
-        let window = self.state.left.map_or(u64::MAX, |left| left).min(self.head.config.window.into());
+        let window = self.state.left.unwrap_or(u64::MAX).min(self.head.config.window.into());
         let window = if self.state.courses[rule].is_careful() { 1 } else { window as usize };
-        let (mut done, mut begun) = filled.lanes[rule];
-        let mut outbox = self.yard.broker.outbox(lane.own);
+        let (mut done, mut begun) = page.lanes[rule];
+        let mut outbox = self.yard.broker.outbox(lane.own.connection);
         (0..done).for_each(|_| outbox.advance());
-        let stop = filled.len.saturating_add(share);
+        let stop = page.len.saturating_add(share);
         let messages = &self.yard.supplies.messages;
-        while filled.len < page.len() {
+        while page.len < page.octets.len() {
             let may_begin = !lane.is_ending
-                && filled.len < stop
-                && filled.pace_left > 0
+                && page.len < stop
+                && page.pace_left > 0
                 && lane.flights.len() + done < window;
             if begun == 0 && !may_begin {
                 break;
@@ -177,42 +140,37 @@ impl<P: Platform> Task<'_, '_, P> {
             let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source()) else { break };
             let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
             let item = Item { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
-            if begun == 0
-                && let Some(why) = item.why_not(messages, scratch)
-            {
-                let kept = filled.unsendable.push((rule, item.delivery.delivery_tag, why));
-                debug_assert!(kept.is_ok(), "there is one of a lane at most");
-                break;
-            }
             let lent = (messages, self.common.origin, self.contact.client.frame_max());
-            let Ok(head) = item.write_head(lent, self.yard.node, scratch) else {
-                let kept = filled.unsendable.push((rule, item.delivery.delivery_tag, Refusal::TooLarge));
-                debug_assert!(kept.is_ok(), "there is one of a lane at most");
-                break;
+            let head = match item.write_head(lent, self.yard.node, scratch) {
+                Ok(head) => head,
+                Err(why) => {
+                    let kept = page.unsendable.push((rule, item.delivery.delivery_tag, why));
+                    debug_assert!(kept.is_ok(), "there is one of a lane at most");
+                    break;
+                }
             };
             let message = item.delivery.message;
             let total = publish_len(head, messages.body_len(message));
-            let wanted = (begun + stop.saturating_sub(filled.len) as u64).min(total);
+            let wanted = (begun + stop.saturating_sub(page.len) as u64).min(total);
             let until = wanted + left_of_frame(head, total, wanted);
-            let room = (page.len() - filled.len).min((until - begun) as usize);
+            let room = (page.octets.len() - page.len).min((until - begun) as usize);
             let way = (Client::channel_of(rule), &scratch.head[..head]);
-            let (progress, len) =
-                write_publish(messages, message, way, begun, &mut page[filled.len..filled.len + room]);
-            filled.len += len;
+            let written = write_publish(messages, message, way, begun, &mut page.octets[page.len..][..room]);
+            page.len += written;
             let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
             let body = messages.body_len(message);
             let what = What::Message { rule, from: begun, head, total, body, tag, id, is_repeat };
-            pieces.push(Piece { end: filled.len, what });
-            begun = progress.sent;
-            filled.is_between_frames = left_of_frame(head, total, begun) == 0;
+            page.pieces.push(Piece { end: page.len, what });
+            begun += written as u64;
+            page.is_between_frames = left_of_frame(head, total, begun) == 0;
             if begun < total {
                 break;
             }
             (done, begun) = (done + 1, 0);
-            filled.pace_left -= self.head.pace.cost(total);
+            page.pace_left -= self.head.pace.cost(total);
             outbox.advance();
         }
-        filled.lanes[rule] = (done, begun);
+        page.lanes[rule] = (done, begun);
     }
 
     /// The socket took so many octets of what was filled.
@@ -245,16 +203,15 @@ impl<P: Platform> Task<'_, '_, P> {
                         continue;
                     }
                     lane.flights.launch(tag, id);
-                    let own = lane.own;
+                    let own = lane.own.connection;
                     self.head.pace.note_sent(now, total);
                     self.state.counts.repeats += u64::from(is_repeat);
                     let today = &mut self.state.today;
-                    match is_repeat {
-                        true => today.repeated += total,
-                        false => {
-                            (today.payload, today.messages) =
-                                (today.payload + u64::from(body), today.messages + 1)
-                        }
+                    if is_repeat {
+                        today.repeated += total;
+                    } else {
+                        today.payload += u64::from(body);
+                        today.messages += 1;
                     }
                     let (broker, mut context) = self.yard.broker();
                     broker.sent(&mut context, own, 1);
@@ -263,38 +220,35 @@ impl<P: Platform> Task<'_, '_, P> {
         }
         for lane in self.contact.forwards() {
             let (broker, mut context) = self.yard.broker();
-            broker.set_writable(&mut context, lane.own, lane.begun == 0 && !has_unsent);
+            broker.set_writable(&mut context, lane.own.connection, lane.begun == 0 && !has_unsent);
         }
     }
 
     // ---- what the upstream says
 
     /// Messages of a rule were confirmed, or refused.
+    ///
+    /// # Errors
+    /// That has no place here, or the broker refuses.
     pub(super) fn take_confirm(
         &mut self,
         rule: usize,
         (number, multiple, is_taken): (u64, bool, bool),
-    ) -> Next {
+    ) -> Result<(), Cause> {
         let now = self.yard.now;
         self.contact.has_moved = true;
         self.contact.progress = now;
         loop {
             let Lane::Forward(lane) = &mut self.contact.lanes[rule] else {
-                return Next::Lost(Cause::new(format_args!("a confirm where it has no place")));
+                return Err(Cause::new(format_args!("a confirm where it has no place")));
             };
             lane.progress = now;
-            let (flight, refusal) = match lane.flights.confirm(number, multiple, is_taken) {
-                Ok(Some(settled)) => settled,
-                Ok(None) => break,
-                Err(cause) => return Next::Lost(cause),
-            };
-            let own = (lane.own, lane.channel);
+            let settled = lane.flights.confirm(number, multiple, is_taken)?;
+            let (own, Some((flight, refusal))) = (lane.own, settled) else { break };
             match refusal {
                 Some(why) => self.refuse(rule, flight.tag, why),
                 None => {
-                    if let Err(cause) = self.yard.settle(own, flight.tag, Settlement::Ack) {
-                        return Next::Lost(cause);
-                    }
+                    self.yard.settle(own, flight.tag, Settlement::Ack)?;
                     self.state.counts.moved += 1;
                     self.note_going(rule);
                     self.count_down(1);
@@ -306,19 +260,7 @@ impl<P: Platform> Task<'_, '_, P> {
         }
         // There is room in the window for what waits in the outbox.
         self.yard.list_to_write(self.contact.peer);
-        Next::GoOn
-    }
-
-    /// A message came back; its confirm is still to come.
-    #[cold]
-    pub(super) fn take_return(&mut self, rule: usize, id: Option<OwnId>, code: u16) -> Next {
-        let Lane::Forward(lane) = &mut self.contact.lanes[rule] else {
-            return Next::Lost(Cause::new(format_args!("a return where it has no place")));
-        };
-        match lane.flights.note_return(id, code) {
-            Ok(()) => Next::GoOn,
-            Err(cause) => Next::Lost(cause),
-        }
+        Ok(())
     }
 
     /// The upstream has closed the channel of a rule that forwards, or was to. Over which of several messages
@@ -347,11 +289,10 @@ impl<P: Platform> Task<'_, '_, P> {
         let is_enough =
             is_of_message || self.state.courses[rule].failures() >= self.head.config.park_after.into();
         let is_parked = self.head.config.forward[rule].refused == Refused::Park && is_enough;
-        let Lane::Forward(lane) = &self.contact.lanes[rule] else {
+        let Some(&Forward { own, .. }) = self.contact.forward(rule) else {
             unreachable!("only what was sent is refused")
         };
-        let own = (lane.own, lane.channel);
-        let cause = match is_parked.then(|| self.park(own, tag, why)) {
+        let cause = match is_parked.then(|| self.park(own.channel, tag, why)) {
             None => Cause::new(format_args!("its first message is {why}")),
             Some(Err(cause)) => cause,
             Some(Ok(())) => {
@@ -373,21 +314,21 @@ impl<P: Platform> Task<'_, '_, P> {
     /// # Errors
     /// That takes nothing.
     #[cold]
-    fn park(&mut self, (_, channel): (ConnectionId, ChannelId), tag: u64, why: Refusal) -> Result<(), Cause> {
+    fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
         self.yard.make_parked(self.head)?;
         let words = (&*self.head.config.name, &*self.head.config.parked);
         let (broker, mut context) = self.yard.broker();
-        broker.park_delivery(&mut context, (channel, tag), words, why).map_err(|fault| of_broker(&fault))?;
+        broker.park_delivery(&mut context, (channel, tag), words, why).map_err(of_broker)?;
         self.head.parked_alarm.note_parked();
         Ok(())
     }
 
     /// What stands first in its outbox and is not to be sent is refused without being sent.
     #[cold]
-    pub(super) fn set_unsendable_aside(&mut self, filled: &Filled) {
-        for &(rule, tag, why) in &filled.unsendable {
-            let Lane::Forward(lane) = &self.contact.lanes[rule] else { continue };
-            let own = lane.own;
+    pub(super) fn set_unsendable_aside(&mut self, page: &Page) {
+        for &(rule, tag, why) in &page.unsendable {
+            let Some(lane) = self.contact.forward(rule) else { continue };
+            let own = lane.own.connection;
             let is_first =
                 self.yard.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);
             if is_first && lane.begun == 0 {
@@ -401,12 +342,7 @@ impl<P: Platform> Task<'_, '_, P> {
 }
 
 impl<P: Platform> Yard<'_, P> {
-    fn settle(
-        &mut self,
-        own: (ConnectionId, ChannelId),
-        delivery_tag: u64,
-        settlement: Settlement,
-    ) -> Result<(), Cause> {
+    fn settle(&mut self, own: Own, delivery_tag: u64, settlement: Settlement) -> Result<(), Cause> {
         self.demand(own, Command::Settle { delivery_tag, multiple: false, settlement })
     }
 }
@@ -422,47 +358,36 @@ struct Item<'i> {
 }
 
 impl Item<'_> {
-    /// Why it is not to be sent, if it is not.
-    fn why_not(&self, messages: &Messages, scratch: &mut Scratch) -> Option<Refusal> {
-        let config = &self.head.config;
-        let message = self.delivery.message;
-        if messages.body_len(message) > config.message_size_max {
-            return Some(Refusal::TooLarge);
-        }
-        let properties = Properties::trusted(messages.properties(message, &mut scratch.properties));
-        (hops_of(properties) >= u64::from(config.hops_max)).then_some(Refusal::Hops)
-    }
-
     /// Writes the head of its publish; says how long that is.
     ///
     /// # Errors
-    /// It does not fit.
+    /// Why it is not to be sent.
     fn write_head(
         &self,
-        (messages, origin, frame_max): (&Messages, crate::bridge::Origin, u32),
+        (messages, origin, frame_max): (&Messages, Origin, u32),
         by: &str,
-        scratch: &mut Scratch,
-    ) -> Result<usize, crate::wire::Full> {
+        Scratch { headers, properties, edited, head }: &mut Scratch,
+    ) -> Result<usize, Refusal> {
         let message = self.delivery.message;
-        let Scratch { headers, properties, edited, head } = scratch;
-        let own = Properties::trusted(messages.properties(message, properties));
-        let to = &self.head.config.forward[self.rule].to;
+        let own = Properties::trusted(messages.properties(message, head));
+        let (config, body_len) = (&self.head.config, messages.body_len(message));
+        if body_len > config.message_size_max {
+            return Err(Refusal::TooLarge);
+        }
+        if hops_of(own) >= u64::from(config.hops_max) {
+            return Err(Refusal::Hops);
+        }
+        let to = &config.forward[self.rule].to;
         let key = to.key().map_or_else(|| messages.routing_key(message), str::as_bytes);
         let exchange = to.exchange().unwrap_or_else(|| messages.exchange(message));
         let marks = Marks { id: Some(self.id), is_repeat: self.delivery.redelivered };
-        let mut writer = Writer::new(edited);
-        marked(own, marks, origin, &mut writer)?;
-        let marked = Properties::trusted(writer.written());
-        let mut again = Writer::new(properties);
-        let properties = match &self.head.config.shovel {
-            Some(shovel) => {
-                let (upstream, unix_s) = self.way;
-                shovelled(marked, shovel, ((0, upstream), unix_s, by), headers, &mut again)?;
-                Properties::trusted(again.written())
-            }
-            None => marked,
-        };
-        let limits = (messages.body_len(message), frame_max);
-        write_head(Client::channel_of(self.rule), (exchange, key), properties, limits, head)
+        let (upstream, unix_s) = self.way;
+        let (shovel, said) = (config.shovel.as_deref(), ((0, upstream), unix_s, by));
+        let crossing = crossing(own, (marks, origin), shovel, said, (headers, edited, properties));
+        let written = crossing.and_then(|properties| {
+            let (channel, limits) = (Client::channel_of(self.rule), (body_len, frame_max));
+            write_head(channel, (exchange, key), properties, limits, head)
+        });
+        written.map_err(|Full| Refusal::TooLarge)
     }
 }

@@ -20,7 +20,7 @@ use crate::time::{Deadline, Now};
 use super::contact::Contact;
 use super::registry::Bridges;
 use super::state::{ADDRESSES_MAX, Bridge, Link, LinkId, Phase};
-use super::yard::Yard;
+use super::yard::{Yard, of_broker};
 use crate::engine::address::PeerAddress;
 use crate::engine::name_lookup::NameLookup;
 use crate::engine::peer::{Needs, Peer, Session};
@@ -34,11 +34,6 @@ const STABLE_MS: u64 = 60_000;
 const TRIES_PER_TURN: usize = 4;
 
 impl Bridges {
-    /// The first link of which this holds.
-    fn find(&self, is_it: impl Fn(&Link) -> bool) -> Option<LinkId> {
-        self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id)
-    }
-
     /// Begins what is due.
     pub(super) fn try_links<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
         for _ in 0..TRIES_PER_TURN {
@@ -47,8 +42,7 @@ impl Bridges {
             else {
                 return;
             };
-            let Some((_, link)) = self.get(id) else { return };
-            match link.state.addresses.is_empty() {
+            match self.get_mut(id).1.state.addresses.is_empty() {
                 true => self.try_link(yard, id),
                 false => self.dial(yard, id, None),
             }
@@ -57,20 +51,13 @@ impl Bridges {
 
     #[cold]
     fn try_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
-        self.common.tickets += 1;
-        let ticket = self.common.tickets;
-        let Some((bridge, link)) = self.get_mut(id) else { return };
-        if bridge.is_leaving {
-            link.phase = Phase::Paused;
-            return;
-        }
+        let (bridge, link) = self.get_mut(id);
         let upstream = &bridge.config.upstream[link.state.upstream];
-        link.state.addresses.clear();
         if let Ok(ip) = upstream.host.parse::<IpAddr>() {
-            let is_kept = link.state.addresses.push_back(SocketAddr::new(ip, upstream.port)).is_ok();
-            debug_assert!(is_kept, "there was none");
+            link.state.addresses.extend([SocketAddr::new(ip, upstream.port)]);
             self.dial(yard, id, None);
         } else {
+            let ticket = yard.worker.ticket();
             link.phase = Phase::LookingUp(ticket);
             let lookup = NameLookup { ticket, host: upstream.host.clone(), port: upstream.port };
             yard.platform.start_lookup(lookup);
@@ -84,19 +71,16 @@ impl Bridges {
             let is_it =
                 |link: &Link| matches!(link.phase, Phase::LookingUp(ticket) if ticket == found.ticket);
             let Some(id) = self.find(is_it) else { continue };
-            let Some((bridge, link)) = self.get_mut(id) else { continue };
+            let (bridge, link) = self.get_mut(id);
             let host = bridge.config.upstream[link.state.upstream].host.clone();
-            match found.found {
+            let none = match found.found {
                 Ok(addresses) => {
                     link.state.addresses.extend(addresses.into_iter().take(ADDRESSES_MAX));
-                    let none = Cause::new(format_args!("its name {host} has no address"));
-                    self.dial(yard, id, Some(none));
+                    Cause::new(format_args!("its name {host} has no address"))
                 }
-                Err(why) => {
-                    let cause = Cause::new(format_args!("its name {host} cannot be looked up: {why}"));
-                    self.fail_link(yard, id, cause, None);
-                }
-            }
+                Err(why) => Cause::new(format_args!("its name {host} cannot be looked up: {why}")),
+            };
+            self.dial(yard, id, Some(none));
         }
     }
 
@@ -105,7 +89,8 @@ impl Bridges {
     /// Connects to the next address. `why`: what is to be said if there is none.
     #[cold]
     fn dial<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId, mut why: Option<Cause>) {
-        while let Some((bridge, link)) = self.get_mut(id) {
+        loop {
+            let (bridge, link) = self.get_mut(id);
             let Some(address) = link.state.addresses.pop_front() else { break };
             let upstream = &bridge.config.upstream[link.state.upstream];
             // Who may not connect a shovel to this machine is not to do it by a name that leads here.
@@ -134,9 +119,7 @@ impl Bridges {
         address: SocketAddr,
     ) -> Result<(), Cause> {
         let (origin, version) = (self.common.origin, self.common.version.clone());
-        let Some((bridge, link)) = self.get_mut(id) else {
-            return Err(Cause::new(format_args!("it is not wanted any more")));
-        };
+        let (bridge, link) = self.get_mut(id);
         let mut upstream = bridge.config.upstream[link.state.upstream].clone();
         // It is read at each try, so whoever mends it need tell nobody.
         if let Some(file) = bridge.config.password_file.as_ref().filter(|_| upstream.password.is_none()) {
@@ -144,8 +127,7 @@ impl Bridges {
         }
         let tls = upstream.with_tls.then(|| (upstream.host.clone(), bridge.config.tls.clone()));
         let name = format!("bridge {}", bridge.config.name);
-        let refused = |fault: crate::error::Fault| super::yard::of_broker(&fault);
-        let own = yard.broker.connect_own(&name, &bridge.config.vhost).map_err(refused)?;
+        let own = yard.broker.connect_own(&name, &bridge.config.vhost).map_err(of_broker)?;
         let registered = yard.platform.connect(address).and_then(|mut socket| {
             yard.platform.register(&mut socket, Interest::Peer(own.into())).map(|()| socket)
         });
@@ -166,11 +148,11 @@ impl Bridges {
         yard.peers.put(own, peer);
         let credentials = Credentials {
             upstream,
-            name: format!("leveret bridge {} {}", bridge.config.name, id.direction.name()),
+            name: format!("leveret bridge {} {}", bridge.config.name, link.direction.name()),
             version,
         };
         let limits = (yard.limits.frame_max, bridge.config.heartbeat_s);
-        let rules = bridge.rules(id.direction).len();
+        let rules = bridge.rules(link.direction).len();
         let client = Client::new(yard.now, rules, credentials, origin, limits);
         link.phase = Phase::Connected(Box::new(Contact::new(own, client, rules, yard.now)));
         self.with(id, yard, |_| ());
@@ -184,13 +166,11 @@ impl Bridges {
     pub(super) fn end_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
         self.with(id, yard, |task| task.note_passed());
         let now = yard.now;
-        let Some((bridge, link)) = self.get_mut(id) else { return };
+        let (bridge, link) = self.get_mut(id);
         let phase = core::mem::replace(&mut link.phase, Phase::Paused);
         let Phase::Connected(mut contact) = phase else { unreachable!("only a link with a socket loses it") };
-        let own = contact.teardown(&mut yard.supplies.messages);
-        for connection in own.into_iter().chain([contact.peer]) {
-            yard.release_own(connection);
-        }
+        contact.lanes.iter_mut().for_each(|lane| yard.end_lane(lane));
+        yard.release_own(contact.peer);
         yard.worker.leave(contact.peer.into());
         let since = link.state.ready_since.take();
         if since.is_some() {
@@ -227,25 +207,21 @@ impl Bridges {
         since: Option<Now>,
     ) {
         let (chance, now) = (self.common.chance(), yard.now);
-        let Some((bridge, link)) = self.get_mut(id) else { return };
-        let upstreams = &bridge.config.upstream;
+        let (bridge, link) = self.get_mut(id);
+        let upstreams = bridge.config.upstream.len();
         let state = &mut link.state;
         if since.is_some_and(|since| now.ms_since(since) >= STABLE_MS) {
             state.forget_logged();
         }
         if state.is_news(&cause) {
-            let (name, what, upstream) =
-                (&bridge.config.name, id.direction.name(), &upstreams[state.upstream]);
-            let words = format_args!(
-                "bridge {name}, {what}, {upstream}: {cause}; it is tried again, ever more rarely"
-            );
-            yard.say(log::Level::Warn, bridge.serial, words);
+            let words = format_args!("{cause}; it is tried again, ever more rarely");
+            yard.say_of_link(log::Level::Warn, bridge, (link.direction, state.upstream), words);
         }
-        state.upstream = (state.upstream + 1) % upstreams.len();
+        state.upstream = (state.upstream + 1) % upstreams;
         state.addresses.clear();
         let backoff = state.backoff.fail(now, since, bridge.config.reconnect_max_ms.into(), chance);
         link.phase = match state.upstream == 0 {
-            true if bridge.is_tried_once() => Phase::Paused,
+            true if bridge.config.shovel.as_ref().is_some_and(|shovel| shovel.is_tried_once) => Phase::Paused,
             true => Phase::Waiting(backoff),
             false => Phase::Waiting(now.after_ms(NEXT_UPSTREAM_MS)),
         };
@@ -256,17 +232,10 @@ impl Bridges {
     /// All links of a bridge end, as soon as what is under way is settled.
     #[cold]
     pub(super) fn drain<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
-        let serial = self.places[place].head.serial;
-        for direction in super::state::Direction::BOTH {
-            let id = LinkId { bridge: serial, direction };
-            let Some((_, link)) = self.get_mut(id) else { continue };
-            match link.phase {
-                Phase::Connected(_) => {
-                    self.with(id, yard, |task| task.contact.is_draining = true);
-                }
-                Phase::Waiting(_) | Phase::LookingUp(_) | Phase::Resting | Phase::Paused => {
-                    link.phase = Phase::Paused;
-                }
+        for link in 0..self.places[place].links.len() {
+            let id = LinkId { place, link };
+            if self.with(id, yard, |task| task.contact.is_draining = true).is_none() {
+                self.get_mut(id).1.phase = Phase::Paused;
             }
         }
     }
@@ -278,11 +247,8 @@ impl Bridges {
         if self.places.len() < 2 * self.max {
             return;
         }
-        let leaving: Vec<LinkId> = self
-            .links()
-            .filter(|(id, _)| self.get(*id).is_some_and(|(head, _)| head.is_leaving))
-            .map(|(id, _)| id)
-            .collect();
+        let is_leaving = |id: &LinkId| self.places[id.place].head.is_leaving;
+        let leaving: Vec<LinkId> = self.links().map(|(id, _)| id).filter(is_leaving).collect();
         for id in leaving {
             let why = "this broker: it was changed again before that had come to its end";
             self.with(id, yard, |task| task.lose(Cause::new(format_args!("{why}"))));

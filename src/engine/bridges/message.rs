@@ -3,11 +3,10 @@
 //!
 //! Always true: the room is reserved when there may be a bridge, and nothing is left in it between two calls.
 
-use crate::bridge::{Origin, OwnId};
-use crate::broker;
-use crate::mem::{MessageId, Messages};
+use crate::bridge::{Marks, Origin, OwnId, marked, shovelled};
+use crate::config::shovel::Shovel;
 use crate::time::Deadline;
-use crate::wire::{Properties, Writer};
+use crate::wire::{Full, Properties, Writer};
 
 /// More than the headers that a message gets, and the names in its publish, in bytes.
 const MARKS_BYTES_MAX: usize = 2048;
@@ -20,7 +19,6 @@ pub(super) struct Common {
     pub(super) scratch: Scratch,
     /// What a page of output consists of.
     pub(super) pieces: Vec<Piece>,
-    pub(super) tickets: u64,
     /// When what was counted is written down.
     pub(super) note_due: Deadline,
     random: u64,
@@ -33,7 +31,6 @@ impl Common {
             version: version.to_string(),
             scratch: Scratch::default(),
             pieces: Vec::new(),
-            tickets: 0,
             note_due: Deadline::NEVER,
             random: seed | 1,
         };
@@ -86,6 +83,29 @@ pub(super) enum What {
     },
 }
 
+/// The properties of a message that crosses a bridge, with its marks, and as the shovel wants them that the bridge
+/// may be: over which of its addresses, when, and by whom. `rooms`: for the headers of a shovel, and two to write in.
+///
+/// # Errors
+/// They do not fit.
+pub(super) fn crossing<'r>(
+    own: Properties<'_>,
+    (marks, origin): (Marks, Origin),
+    shovel: Option<&Shovel>,
+    said: ((usize, usize), u64, &str),
+    (headers, edited, again): (&mut [u8], &'r mut [u8], &'r mut [u8]),
+) -> Result<Properties<'r>, Full> {
+    let mut writer = Writer::new(edited);
+    marked(own, marks, origin, &mut writer)?;
+    let len = writer.at();
+    let marked = Properties::trusted(&edited[..len]);
+    let Some(shovel) = shovel else { return Ok(marked) };
+    let mut writer = Writer::new(again);
+    shovelled(marked, shovel, said, headers, &mut writer)?;
+    let len = writer.at();
+    Ok(Properties::trusted(&again[..len]))
+}
+
 /// Room for one message's head and headers.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -104,27 +124,6 @@ impl Scratch {
             edited: room(frame_max + MARKS_BYTES_MAX),
             head: room(frame_max + MARKS_BYTES_MAX),
         }
-    }
-
-    /// The properties of a message that is set aside which was in no queue here: by which bridge, why, and
-    /// when. Headers that are too long already stay as they are, for it must be delivered one day.
-    pub(super) fn of_parked(
-        &mut self,
-        (messages, message): (&Messages, MessageId),
-        (bridge, why): (&str, &str),
-        unix_s: u64,
-        frame_max: u32,
-    ) -> &[u8] {
-        let Self { properties, edited, .. } = self;
-        let properties = Properties::trusted(messages.properties(message, properties));
-        let mut writer = Writer::new(edited);
-        let is_written = broker::parked(properties, (bridge, None, why), unix_s, &mut writer).is_ok();
-        let mut len = writer.at();
-        if !is_written || len + 32 > frame_max as usize {
-            len = properties.as_bytes().len();
-            edited[..len].copy_from_slice(properties.as_bytes());
-        }
-        &edited[..len]
     }
 
     /// Bytes of all of it.

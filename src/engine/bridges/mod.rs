@@ -13,7 +13,7 @@
 //! | `course` | how a rule goes on: waiting, or trying with one message |
 //! | `links` | when links are tried, and what becomes of those that end |
 //! | `registry` | all of them: what the engine asks |
-//! | `contact`, `lane` | a link while it has a socket, and what each rule holds over it |
+//! | `contact` | a link while it has a socket, and what each rule holds over it |
 //! | `task`, `traffic` | what is done with a contact: time, lanes; reading and writing |
 //! | `forward`, `fetch` | messages there, and from there |
 //! | `message` | what is shared: room for one message, the pieces of a page |
@@ -22,7 +22,7 @@
 //! | `retry` | what was set aside goes back to where it was on its way to |
 //! | `notes` | what outlives a restart |
 //! | `views` | what an operator is told, and does |
-//! | `shovel_check`, `shovels` | bridges that runtime parameters define, and their end |
+//! | `shovels` | bridges that runtime parameters define, and their end |
 //!
 //! A bridge has a link for each direction, for what is fetched may have to wait for room here and what is
 //! forwarded must not; over a link each rule has a channel there and a window of its own.
@@ -36,14 +36,12 @@ mod course;
 mod demand;
 mod fetch;
 mod forward;
-mod lane;
 mod links;
 mod message;
 mod notes;
 mod queues;
 mod registry;
 mod retry;
-mod shovel_check;
 mod shovels;
 mod state;
 mod task;
@@ -53,7 +51,7 @@ mod yard;
 
 pub(super) use registry::Bridges;
 pub(crate) use registry::bridge_bytes;
-pub(super) use shovel_check::check;
+pub(super) use shovels::check;
 pub(super) use task::Call;
 pub(super) use views::ShownBridges;
 pub(super) use yard::Yard;

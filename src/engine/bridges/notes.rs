@@ -25,7 +25,7 @@ use std::fmt::Write as _;
 use crate::bridge::Price;
 
 use super::registry::{Bridges, NOTED_EVERY_MS};
-use super::state::{Bridge, Counts, Direction};
+use super::state::{Bridge, Counts};
 use super::yard::Yard;
 use crate::engine::platform::Platform;
 
@@ -48,6 +48,11 @@ fn read<const COUNT: usize>(line: &str, prefix: &str, name: &str) -> Option<[u64
     Some(numbers)
 }
 
+/// What the first line that says it says.
+fn find<const COUNT: usize>(notes: &str, prefix: &str, name: &str) -> Option<[u64; COUNT]> {
+    notes.lines().find_map(|line| read(line, prefix, name))
+}
+
 fn write(text: &mut String, prefix: &str, numbers: &[u64], name: &str) {
     text.push_str(prefix);
     for number in numbers {
@@ -57,28 +62,18 @@ fn write(text: &mut String, prefix: &str, numbers: &[u64], name: &str) {
     let _ = writeln!(text, "{name:?}");
 }
 
-/// How the lines begin that say what a link has done, and what it has cost.
-const fn prefixes(direction: Direction) -> (&'static str, &'static str) {
-    match direction {
-        Direction::Forward => ("forward ", "cost forward "),
-        Direction::Fetch => ("fetch ", "cost fetch "),
-    }
-}
-
 impl Bridge {
     fn write_notes(&self, text: &mut String, now: crate::time::Now, has_day: bool) {
         let (head, name) = (&self.head, &*self.head.config.name);
-        let links = Direction::BOTH.into_iter().zip(&self.links);
-        for (direction, link) in links {
-            let Some(link) = link else { continue };
-            let (counted, cost) = prefixes(direction);
+        for link in &self.links {
+            let what = link.direction.name();
             let Counts { moved, repeats, connected, failed } = link.state.counts;
             let numbers = [u64::from(head.is_paused), moved, repeats, connected, failed];
-            write(text, counted, &numbers, name);
+            write(text, &format!("{what} "), &numbers, name);
             if has_day {
                 let days = [link.state.today, link.state.yesterday];
                 let numbers: Vec<u64> = days.iter().flat_map(Price::numbers).collect();
-                write(text, cost, &numbers, name);
+                write(text, &format!("cost {what} "), &numbers, name);
             }
         }
         if has_day {
@@ -89,25 +84,24 @@ impl Bridge {
 
     fn read_notes(&mut self, notes: &str, now: crate::time::Now) {
         let name = self.head.config.name.clone();
-        if let Some([used, yesterday, gone_ms]) = notes.lines().find_map(|line| read(line, "day ", &name)) {
-            self.head.day.restore(now, used, yesterday, gone_ms);
+        if let Some(day) = find(notes, "day ", &name) {
+            self.head.day.restore(now, day);
         }
-        if let Some(inflow) = notes.lines().find_map(|line| read(line, "inflow ", &name)) {
+        if let Some(inflow) = find(notes, "inflow ", &name) {
             self.head.inflow.restore(inflow);
         }
         let mut was_paused = false;
-        for (direction, link) in Direction::BOTH.into_iter().zip(&mut self.links) {
-            let Some(link) = link else { continue };
-            let (counted, cost) = prefixes(direction);
-            if let Some(numbers) = notes.lines().find_map(|line| read(line, cost, &name)) {
+        for link in &mut self.links {
+            let what = link.direction.name();
+            if let Some(numbers) = find(notes, &format!("cost {what} "), &name) {
                 let days: [u64; 2 * Price::NUMBERS] = numbers;
                 if let [today, yesterday] = days.as_chunks().0 {
                     link.state.today = Price::from_numbers(*today);
                     link.state.yesterday = Price::from_numbers(*yesterday);
                 }
             }
-            if let Some(numbers) = notes.lines().find_map(|line| read(line, counted, &name)) {
-                let [is_paused, moved, repeats, connected, failed] = numbers;
+            let numbers = find(notes, &format!("{what} "), &name);
+            if let Some([is_paused, moved, repeats, connected, failed]) = numbers {
                 link.state.counts = Counts { moved, repeats, connected, failed };
                 was_paused |= is_paused == 1;
             }
@@ -148,9 +142,9 @@ impl Bridges {
     /// A bridge begins: what it counts is to be written down, too.
     pub(super) fn plan_notes(&mut self, has_budget: bool, now: crate::time::Now) {
         if has_budget {
-            self.notes.pause_ms = NOTED_FIRST_MS;
+            self.note_pause_ms = NOTED_FIRST_MS;
         }
-        self.common.note_due = self.common.note_due.earlier(now.after_ms(self.notes.pause_ms));
+        self.common.note_due = self.common.note_due.earlier(now.after_ms(self.note_pause_ms));
     }
 
     /// Has written down what changed, if it is time.
@@ -158,13 +152,13 @@ impl Bridges {
         if !self.common.note_due.is_due(yard.now) {
             return;
         }
-        self.notes.pause_ms = (2 * self.notes.pause_ms).min(NOTED_EVERY_MS);
-        self.common.note_due = yard.now.after_ms(self.notes.pause_ms);
+        self.note_pause_ms = (2 * self.note_pause_ms).min(NOTED_EVERY_MS);
+        self.common.note_due = yard.now.after_ms(self.note_pause_ms);
         // The day goes on whatever happens; where it is only counted, it is no reason to write.
         let reason = self.notes_with_days(yard, |bridge| bridge.head.config.day_bytes_max.is_some());
-        if reason != self.notes.written {
+        if reason != self.noted {
             yard.worker.note = self.notes(yard);
-            self.notes.written = reason;
+            self.noted = reason;
         }
     }
 }

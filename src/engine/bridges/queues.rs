@@ -6,7 +6,9 @@
 
 use crate::bridge::Cause;
 use crate::config::bridge::Destination;
+use crate::time::Deadline;
 
+use super::shovels::source_of;
 use super::state::{Direction, Head};
 use super::yard::{Yard, of_broker};
 use crate::engine::platform::Platform;
@@ -25,9 +27,9 @@ impl<P: Platform> Yard<'_, P> {
             }
         }
         let all = all.and(self.make_parked(head));
-        let was_tried = head.queues_due != crate::time::Deadline::NEVER;
+        let was_tried = head.queues_due != Deadline::NEVER;
         head.queues_due = match all {
-            Ok(()) => crate::time::Deadline::NEVER,
+            Ok(()) => Deadline::NEVER,
             Err(cause) => {
                 if !was_tried {
                     let name = &head.config.name;
@@ -58,10 +60,10 @@ impl<P: Platform> Yard<'_, P> {
         match (direction, &rule.to) {
             (Direction::Forward, _) => {
                 self.make_queue(vhost, &rule.queue, &head.arguments_here())?;
-                match head.source_here() {
-                    Some((exchange, key)) => self.bind_source(vhost, (&exchange, &key), &rule.queue),
-                    None => Ok(()),
-                }
+                let Some((exchange, key)) = source_of(&head.config) else { return Ok(()) };
+                let (broker, mut context) = self.broker();
+                let (source, queue) = ((&*exchange, &*key), (&*rule.queue, false));
+                broker.operator_bind(&mut context, vhost, source, queue, &[]).map(|_| ()).map_err(of_broker)
             }
             (Direction::Fetch, Destination::Queue(queue)) => {
                 self.make_queue(vhost, queue, &head.arguments_here())
@@ -86,13 +88,6 @@ impl<P: Platform> Yard<'_, P> {
         }
         let (broker, mut context) = self.broker();
         let declared = broker.operator_declare_queue(&mut context, vhost, queue, (true, false), arguments);
-        declared.map(|_| ()).map_err(|fault| of_broker(&fault))
-    }
-
-    /// The queue here behind an exchange that a shovel forwards from.
-    fn bind_source(&mut self, vhost: &str, (exchange, key): (&str, &str), queue: &str) -> Result<(), Cause> {
-        let (broker, mut context) = self.broker();
-        let bound = broker.operator_bind(&mut context, vhost, (exchange, key), (queue, false), &[]);
-        bound.map(|_| ()).map_err(|fault| of_broker(&fault))
+        declared.map(|_| ()).map_err(of_broker)
     }
 }

@@ -9,11 +9,10 @@ use crate::command::ConnectionId;
 use crate::config::bridge::{Bridge as Config, RULES_MAX};
 use crate::time::{Deadline, Now};
 
-use super::contact::Contact;
+use super::contact::{Contact, Lane};
 use super::course::Course;
-use super::lane::Lane;
 use super::message::{Common, Scratch};
-use super::state::{Bridge, Direction, Head, Link, LinkId, Phase};
+use super::state::{Bridge, Head, Link, LinkId, Phase};
 use super::task::{Call, Task};
 use super::yard::Yard;
 use crate::engine::peer::peer_bytes;
@@ -33,20 +32,6 @@ pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
     links + rules + windows + size_of::<Bridge>() + Scratch::bytes(frame_max)
 }
 
-/// What was written down, and when it is again.
-pub(super) struct Notes {
-    /// So long after the last time it is written down again, in milliseconds.
-    pub(super) pause_ms: u64,
-    /// What was written last.
-    pub(super) written: Option<String>,
-}
-
-impl Default for Notes {
-    fn default() -> Self {
-        Self { pause_ms: NOTED_EVERY_MS, written: None }
-    }
-}
-
 /// All bridges.
 pub(in crate::engine) struct Bridges {
     pub(super) places: Vec<Bridge>,
@@ -58,7 +43,10 @@ pub(in crate::engine) struct Bridges {
     /// Links may speak TLS: there is memory for it.
     pub(super) has_tls_room: bool,
     pub(super) serials: u64,
-    pub(super) notes: Notes,
+    /// What was counted is written down again so long after the last time, in milliseconds.
+    pub(super) note_pause_ms: u64,
+    /// What was written last.
+    pub(super) noted: Option<String>,
     pub(super) common: Common,
 }
 
@@ -78,7 +66,8 @@ impl Bridges {
             max,
             has_tls_room,
             serials: 0,
-            notes: Notes::default(),
+            note_pause_ms: NOTED_EVERY_MS,
+            noted: None,
             common: Common::new(max, frame_max, version, seed),
         }
     }
@@ -100,8 +89,7 @@ impl Bridges {
 
     /// The peer of the link whose rule consumes here by this connection of our own.
     pub(in crate::engine) fn peer_of(&self, own: ConnectionId) -> Option<ConnectionId> {
-        let (_, link) = self.links().find(|(_, link)| link.has_own(own))?;
-        link.peer()
+        self.links().find(|(_, link)| link.has_own(own)).and_then(|(_, link)| link.peer())
     }
 
     /// Something has happened to a link; says how many octets were written.
@@ -112,7 +100,7 @@ impl Bridges {
         call: Call<'_>,
     ) -> usize {
         let is_it = |link: &Link| link.peer() == Some(connection) || link.has_own(connection);
-        let Some(id) = self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id) else {
+        let Some(id) = self.find(is_it) else {
             if let Call::PutOut(why) = call {
                 self.put_retry_out(yard, connection, why);
             }
@@ -128,8 +116,7 @@ impl Bridges {
         yard: &mut Yard<'_, P>,
         connection: ConnectionId,
     ) {
-        let id = self.links().find(|(_, link)| link.peer() == Some(connection)).map(|(id, _)| id);
-        if let Some(id) = id {
+        if let Some(id) = self.find(|link| link.peer() == Some(connection)) {
             self.end_link(yard, id);
         }
     }
@@ -180,21 +167,19 @@ impl Bridges {
     // ---- inside
 
     pub(super) fn links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
-        self.places.iter().flat_map(|bridge| {
-            let of = |direction| LinkId { bridge: bridge.head.serial, direction };
-            let links = Direction::BOTH.into_iter().zip(&bridge.links);
-            links.filter_map(move |(direction, link)| Some((of(direction), link.as_ref()?)))
+        self.places.iter().enumerate().flat_map(|(place, bridge)| {
+            bridge.links.iter().enumerate().map(move |(link, it)| (LinkId { place, link }, it))
         })
     }
 
-    pub(super) fn get(&self, id: LinkId) -> Option<(&Head, &Link)> {
-        let bridge = self.places.iter().find(|bridge| bridge.head.serial == id.bridge)?;
-        Some((&bridge.head, bridge.links[id.direction as usize].as_ref()?))
+    /// The first link of which this holds.
+    pub(super) fn find(&self, is_it: impl Fn(&Link) -> bool) -> Option<LinkId> {
+        self.links().find(|(_, link)| is_it(link)).map(|(id, _)| id)
     }
 
-    pub(super) fn get_mut(&mut self, id: LinkId) -> Option<(&mut Head, &mut Link)> {
-        let bridge = self.places.iter_mut().find(|bridge| bridge.head.serial == id.bridge)?;
-        Some((&mut bridge.head, bridge.links[id.direction as usize].as_mut()?))
+    pub(super) fn get_mut(&mut self, id: LinkId) -> (&mut Head, &mut Link) {
+        let bridge = &mut self.places[id.place];
+        (&mut bridge.head, &mut bridge.links[id.link])
     }
 
     /// Does something with a link that has a socket; `None`: it has none.
@@ -204,33 +189,31 @@ impl Bridges {
         yard: &mut Yard<'_, P>,
         work: impl FnOnce(&mut Task<'_, '_, P>) -> T,
     ) -> Option<T> {
-        let bridge = self.places.iter_mut().find(|bridge| bridge.head.serial == id.bridge)?;
-        let Link { phase, state } = bridge.links[id.direction as usize].as_mut()?;
-        let Phase::Connected(contact) = phase else { return None };
-        let (head, common) = (&mut bridge.head, &mut self.common);
-        let mut task = Task { id, head, state, contact, common, yard };
+        let Bridge { head, links } = &mut self.places[id.place];
+        let Link { direction, phase: Phase::Connected(contact), state } = &mut links[id.link] else {
+            return None;
+        };
+        let (direction, common) = (*direction, &mut self.common);
+        let mut task = Task { direction, head, state, contact, common, yard };
         let done = work(&mut task);
         task.settle();
-        let is_over = task.is_over();
-        if is_over {
-            self.end_shovel(yard, id);
+        if task.is_over() {
+            yard.end_shovel(head);
         }
         Some(done)
     }
 
     /// What has changed of a bridge is taken up by its links.
     pub(super) fn settle<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
-        let bridge = self.places[place].head.serial;
-        for direction in Direction::BOTH {
-            self.with(LinkId { bridge, direction }, yard, |_| ());
+        for link in 0..self.places[place].links.len() {
+            self.with(LinkId { place, link }, yard, |_| ());
         }
     }
 
     /// Lets rules try that have waited long enough.
     fn keep_courses<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
         for place in 0..self.places.len() {
-            let mut links = self.places[place].links.iter().flatten();
-            if links.any(|link| link.course_deadline().is_due(yard.now)) {
+            if self.places[place].links.iter().any(|link| link.course_deadline().is_due(yard.now)) {
                 self.settle(yard, place);
             }
         }
@@ -249,6 +232,6 @@ impl Bridges {
 impl Link {
     /// Whether a rule of it consumes here by this connection of our own.
     fn has_own(&self, own: ConnectionId) -> bool {
-        self.contact().is_some_and(|contact| contact.forwards().any(|lane| lane.own == own))
+        self.contact().is_some_and(|contact| contact.forwards().any(|lane| lane.own.connection == own))
     }
 }

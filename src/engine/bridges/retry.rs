@@ -11,7 +11,7 @@
 
 use crate::bridge::Cause;
 use crate::broker::{Broker, came_from, unparked};
-use crate::command::{Command, ConnectionId, Outbox};
+use crate::command::{ConnectionId, Outbox};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::MessageId;
 use crate::time::Deadline;
@@ -33,13 +33,6 @@ enum Back {
     Nowhere,
 }
 
-/// How it goes on.
-#[derive(PartialEq, Eq)]
-enum Step {
-    GoOn,
-    Done,
-}
-
 impl Bridges {
     /// Begins, unless it is under way; what comes of it is told by `bridge_status`, and in the log.
     #[cold]
@@ -57,7 +50,7 @@ impl Bridges {
     /// Whether one of them can go on at once.
     pub(super) fn has_retry_work(&self, broker: &Broker) -> bool {
         let mut retries = self.places.iter().filter_map(|bridge| bridge.head.retry.as_ref());
-        retries.any(|retry| broker.has_output(retry.connection))
+        retries.any(|retry| broker.has_output(retry.own.connection))
     }
 
     /// Goes on with those that are under way, and begins those whose time has come.
@@ -75,12 +68,8 @@ impl Bridges {
                 false => yard.retry_one(head, &mut self.common.scratch, &mut retry),
             };
             match step {
-                Ok(Step::GoOn) => head.retry = Some(retry),
-                Ok(Step::Done) => yard.end_retry(head, &retry),
-                Err(cause) => {
-                    (retry.stayed, retry.why) = (retry.stayed + retry.left, Some(cause));
-                    yard.end_retry(head, &retry);
-                }
+                Ok(true) => head.retry = Some(retry),
+                step => yard.end_retry(head, retry, step.err()),
             }
         }
     }
@@ -93,12 +82,12 @@ impl Bridges {
         connection: ConnectionId,
         why: &str,
     ) {
-        let is_its = |head: &Head| head.retry.as_ref().is_some_and(|retry| retry.connection == connection);
+        let is_its =
+            |head: &Head| head.retry.as_ref().is_some_and(|retry| retry.own.connection == connection);
         let Some(bridge) = self.places.iter_mut().find(|bridge| is_its(&bridge.head)) else { return };
-        if let Some(mut retry) = bridge.head.retry.take() {
-            retry.stayed += retry.left;
-            retry.why = Some(Cause::new(format_args!("this broker: {why}")));
-            yard.end_retry(&mut bridge.head, &retry);
+        if let Some(retry) = bridge.head.retry.take() {
+            let cause = Cause::new(format_args!("this broker: {why}"));
+            yard.end_retry(&mut bridge.head, retry, Some(cause));
         }
     }
 
@@ -154,30 +143,20 @@ impl<P: Platform> Yard<'_, P> {
         if left == 0 {
             return Err(Cause::new(format_args!("there is nothing in {queue}")));
         }
-        let own = self.connect_own(&head.config.name, &head.config.vhost)?;
-        let (tag, no_ack, exclusive, arguments) = ("retry", false, false, &[][..]);
-        let consume = Command::Consume { queue, tag, no_ack, exclusive, arguments };
-        match self.take_ahead(own, 1).and_then(|()| self.demand(own, consume)) {
-            Ok(()) => {
-                let (connection, channel) = own;
-                Ok(Retry { connection, channel, left, moved: 0, stayed: 0, why: None })
-            }
-            Err(cause) => {
-                self.release_own(own.0);
-                Err(cause)
-            }
-        }
+        let own = self.consume(&head.config, (queue, "retry"), 1)?;
+        Ok(Retry { own, left, moved: 0, stayed: 0, why: None })
     }
 
-    fn end_retry(&mut self, head: &mut Head, retry: &Retry) {
-        self.release_own(retry.connection);
+    /// It is over; `cut`: why what was not looked at yet stays.
+    fn end_retry(&mut self, head: &mut Head, mut retry: Retry, cut: Option<Cause>) {
+        self.release_own(retry.own.connection);
         head.parked_alarm.note_parked();
-        let Retry { moved, stayed, why, .. } = retry;
-        // What goes back by itself and is refused again goes back again, as long after.
+        // What goes back by itself and is refused again goes back again, as long after: see `tell_parked_of`.
         head.retry_due = Deadline::NEVER;
-        if let (ParkedAlarm::On, Some(ms)) = (head.parked_alarm, head.config.park_retry_ms) {
-            head.retry_due = self.now.after_ms(ms.into());
+        if cut.is_some() {
+            (retry.stayed, retry.why) = (retry.stayed + retry.left, cut);
         }
+        let Retry { moved, stayed, why, .. } = retry;
         let told = match why {
             None => Cause::new(format_args!("{moved} went back")),
             Some(why) => Cause::new(format_args!("{moved} went back, {stayed} stay: {why}")),
@@ -191,19 +170,22 @@ impl<P: Platform> Yard<'_, P> {
         head.retried = Some(cause);
     }
 
-    /// Looks at the next message, if one is there.
-    fn retry_one(&mut self, head: &Head, scratch: &mut Scratch, retry: &mut Retry) -> Result<Step, Cause> {
-        let (parked, id) = (&*head.config.parked, retry.connection);
+    /// Looks at the next message, if one is there; whether it goes on.
+    ///
+    /// # Errors
+    /// It cannot go on now.
+    fn retry_one(&mut self, head: &Head, scratch: &mut Scratch, retry: &mut Retry) -> Result<bool, Cause> {
+        let (parked, id) = (&*head.config.parked, retry.own.connection);
         if self.broker.next_cancelled(id).is_some() {
             return Err(Cause::new(format_args!("{parked} was deleted")));
         }
         let next = self.broker.outbox(id).peek().map(|delivery| (delivery.delivery_tag, delivery.message));
         let Some((tag, message)) = next else {
             // It may be on its way from the disk, or somebody else has taken it.
-            return Ok(if self.parked_depth(head) == 0 { Step::Done } else { Step::GoOn });
+            return Ok(self.parked_depth(head) > 0);
         };
         let (back, as_it_was, kept) = self.way_back(message, scratch);
-        let channel = retry.channel;
+        let channel = retry.own.channel;
         let (broker, mut context) = self.broker();
         broker.sent(&mut context, id, 1);
         let done = match &back {
@@ -218,13 +200,14 @@ impl<P: Platform> Yard<'_, P> {
         };
         let is_done = match done {
             Ok(is_done) => {
-                (retry.moved, retry.left) =
-                    (retry.moved + u32::from(is_done), retry.left - u32::from(is_done));
+                retry.moved += u32::from(is_done);
+                retry.left -= u32::from(is_done);
                 is_done
             }
             Err(fault) => {
                 retry.why = Some(Cause::new(format_args!("{}", fault.text)));
-                (retry.stayed, retry.left) = (retry.stayed + 1, retry.left - 1);
+                retry.stayed += 1;
+                retry.left -= 1;
                 // Behind the others, so that they get their turn.
                 matches!(broker.set_aside(&mut context, channel, tag, parked, &as_it_was), Ok(Some(_)))
             }
@@ -232,7 +215,7 @@ impl<P: Platform> Yard<'_, P> {
         if !is_done {
             return Err(Cause::new(format_args!("there is no room for more now: try again later")));
         }
-        Ok(if retry.left == 0 { Step::Done } else { Step::GoOn })
+        Ok(retry.left > 0)
     }
 
     /// Where a message goes, its properties, and those that it gets.

@@ -7,19 +7,22 @@
 //! ```
 //!
 //! Always true: what the parameters say is so from the next turn on, and one shovel's change is nothing to
-//! any other bridge; one that ends when so many messages were moved takes no more than those.
+//! any other bridge; one that ends when so many messages were moved takes no more than those; what [`check`] takes
+//! of a parameter, [`parse`] makes a bridge of at every start.
 
+use crate::admin::definitions::table_of;
 use crate::bridge::Preparation;
-use crate::broker::{self, Broker, SHOVEL};
+use crate::broker::{self, Broker, ParameterNeeds, ParameterView, SHOVEL};
 use crate::config::bridge::{Bridge as Config, Destination};
 use crate::config::shovel::{DeleteAfter, End};
 use crate::config::shovel_parameter::parse;
+use crate::config::upstream::Upstream;
+use crate::fields;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::wire::{Table, Value, Writer};
 
 use super::registry::Bridges;
-use super::shovel_check::arguments_of;
-use super::state::{Bridge, Direction, Head, LinkId};
+use super::state::{Bridge, Direction, Head};
 use super::task::Task;
 use super::yard::Yard;
 use crate::engine::platform::Platform;
@@ -30,40 +33,66 @@ const OF_SHOVELS_VHOST: &str = "x-shovel-vhost";
 /// Room for both: two names, and each what it is called, which a name of the broker's has 255 bytes for.
 const ARGUMENTS_MORE: usize = 1024;
 
+/// Whether a component takes a value, and what it would ask for. Files are this machine's, and who reads the
+/// error may learn what is there, or use its key; and some users may log in from this machine only.
+pub(in crate::engine) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    if said.component != SHOVEL {
+        return Err(format!("component {} not found", said.component));
+    }
+    let bridge = parse(said.vhost.unwrap_or_default(), said.name, said.value)?;
+    if bridge.feeds_itself() {
+        return Err(format!("src-queue {} is where this shovel puts what is refused", bridge.parked));
+    }
+    for end in bridge.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]) {
+        arguments_of(end)?;
+    }
+    let of_administrator = if bridge.tls.ca_file.is_some() || bridge.tls.identity.is_some() {
+        Some("name files of this machine (cacertfile, certfile, keyfile)")
+    } else if bridge.upstream.iter().any(Upstream::is_this_machine) {
+        Some("connect to this machine itself")
+    } else {
+        None
+    };
+    Ok(ParameterNeeds { vhost: bridge.vhost, of_administrator })
+}
+
+/// What an end's queue is declared with where there is none.
+fn arguments_of(end: &End) -> Result<Vec<u8>, String> {
+    if end.arguments.is_empty() {
+        return Ok(Vec::new());
+    }
+    table_of(&fields::Value::parse(end.arguments.as_bytes())?)
+}
+
 impl Head {
     /// What a rule needs at the upstream before its messages flow.
-    pub(super) fn preparations(&self, direction: Direction, rule: usize) -> Vec<Preparation> {
+    pub(super) fn preparation(&self, direction: Direction, rule: usize) -> Option<Preparation> {
         let rule = &self.rules(direction)[rule];
         if !self.config.declares {
-            return Vec::new();
+            return None;
         }
         let shovel = self.config.shovel.as_deref();
         // They were looked at when it was defined.
         let arguments = |end: Option<&End>| end.and_then(|end| arguments_of(end).ok()).unwrap_or_default();
-        let needed = match (direction, &rule.to) {
-            (Direction::Fetch, _) => match shovel.and_then(|shovel| shovel.source.exchange.clone()) {
-                Some(exchange) => {
-                    let key = shovel.and_then(|shovel| shovel.source.key.clone()).unwrap_or_default();
-                    Some(Preparation::Source(exchange, key))
+        match (direction, &rule.to) {
+            (Direction::Fetch, _) => match shovel.map(|shovel| &shovel.source) {
+                Some(End { exchange: Some(exchange), key, .. }) => {
+                    Some(Preparation::Source(exchange.clone(), key.clone().unwrap_or_default()))
                 }
-                None => {
-                    let arguments = arguments(shovel.map(|shovel| &shovel.source));
-                    Some(Preparation::Queue(rule.queue.clone(), arguments))
-                }
+                source => Some(Preparation::Queue(rule.queue.clone(), arguments(source))),
             },
             (Direction::Forward, Destination::Queue(queue)) => {
                 let arguments = arguments(shovel.map(|shovel| &shovel.destination));
                 Some(Preparation::Queue(queue.clone(), arguments))
             }
             (Direction::Forward, Destination::Exchange(..) | Destination::AsItWas(_)) => None,
-        };
-        needed.into_iter().collect()
+        }
     }
 
     /// What a queue here is declared with where there is none. That of a shovel behind its exchange says
     /// whose it is, so that a start finds those whose shovel is gone.
     pub(super) fn arguments_here(&self) -> Vec<u8> {
-        if let Some(shovel) = self.config.shovel.as_ref().filter(|_| self.source_here().is_some()) {
+        if let Some(shovel) = self.config.shovel.as_ref().filter(|_| source_of(&self.config).is_some()) {
             let own = [(OF_SHOVEL, &*shovel.name), (OF_SHOVELS_VHOST, &*shovel.vhost)];
             if let Some(arguments) = arguments_of(&shovel.source).ok().and_then(|said| with_own(&said, own)) {
                 return arguments;
@@ -71,11 +100,6 @@ impl Head {
         }
         let ends = self.config.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]);
         ends.into_iter().find(|end| end.is_here).and_then(|end| arguments_of(end).ok()).unwrap_or_default()
-    }
-
-    /// The exchange and the key whose messages wait in the queue of its one rule here.
-    pub(super) fn source_here(&self) -> Option<(String, String)> {
-        source_of(&self.config)
     }
 }
 
@@ -92,8 +116,8 @@ fn with_own(said: &[u8], own: [(&str, &str); 2]) -> Option<Vec<u8>> {
     done.ok().and_then(|()| writer.written().get(4..)).map(<[u8]>::to_vec)
 }
 
-/// See [`Head::source_here`].
-fn source_of(config: &Config) -> Option<(String, String)> {
+/// The exchange and the key whose messages wait in the queue of its one rule here.
+pub(super) fn source_of(config: &Config) -> Option<(String, String)> {
     let source = &config.shovel.as_ref()?.source;
     let exchange = source.exchange.clone().filter(|_| source.is_here)?;
     Some((exchange, source.key.clone().unwrap_or_default()))
@@ -195,27 +219,11 @@ impl Bridges {
         self.serials += 1;
         let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
         let mut bridge = Bridge::new(config.clone(), self.serials, yard.now, before);
-        bridge.begin_inflow(yard.broker);
+        // What came in until now is nothing that it is asked about.
+        bridge.head.inflow.begin(bridge.came(yard.broker));
         yard.make_queues(&mut bridge.head);
         self.places.push(bridge);
         self.plan_notes(config.day_bytes_max.is_some(), yard.now);
-    }
-
-    /// After the last message that there is to move a shovel is over, and its parameter with it.
-    #[cold]
-    pub(super) fn end_shovel<P: Platform>(&self, yard: &mut Yard<'_, P>, id: LinkId) {
-        let Some((head, _)) = self.get(id) else { return };
-        let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
-        let cleared = yard.broker.clear_parameter(yard.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
-        let name = &head.config.name;
-        let (level, text) = match &cleared {
-            Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),
-            Err(broker::OperatorFault::NoSuchParameter) => return,
-            Err(why) => {
-                (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
-            }
-        };
-        yard.supplies.log.log(yard.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
     }
 
     /// What was a shovel's own here goes with it: the queue behind its exchange, which nobody empties any
@@ -228,12 +236,13 @@ impl Bridges {
             other.is_some_and(|it| (&it.vhost, &it.name) == (&shovel.vhost, &shovel.name))
         };
         let vhost = &*left.config.vhost;
+        let behind = left.config.forward.first().filter(|_| source_of(&left.config).is_some());
         let next = self.places.iter().find(|other| !other.head.is_leaving && is_it(&other.head.config));
         if let Some(Bridge { head: next, .. }) = next {
             // It was changed: a queue behind an exchange that it does not use any more goes, unless there is
             // something in it.
-            let rule = left.config.forward.first().filter(|_| left.source_here().is_some());
-            if let Some(rule) = rule.filter(|_| next.source_here().is_none() || next.config.vhost != vhost) {
+            let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
+            if let Some(rule) = behind.filter(|_| !goes_on) {
                 yard.delete_queue((vhost, &rule.queue), (true, true));
             }
             return;
@@ -246,15 +255,30 @@ impl Bridges {
             // It has no place now, and has one when there is room for it again.
             return;
         }
-        let of_exchange = left.config.forward.iter().filter(|_| left.source_here().is_some());
-        let whole = of_exchange.map(|rule| (&rule.queue, (false, false)));
-        for (queue, only) in whole.chain([(&left.config.parked, (true, true))]) {
-            yard.delete_queue((vhost, queue), only);
+        if let Some(rule) = behind {
+            yard.delete_queue((vhost, &rule.queue), (false, false));
         }
+        yard.delete_queue((vhost, &left.config.parked), (true, true));
     }
 }
 
 impl<P: Platform> Yard<'_, P> {
+    /// After the last message that there is to move a shovel is over, and its parameter with it.
+    #[cold]
+    pub(super) fn end_shovel(&mut self, head: &Head) {
+        let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
+        let cleared = self.broker.clear_parameter(self.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
+        let name = &head.config.name;
+        let (level, text) = match &cleared {
+            Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),
+            Err(broker::OperatorFault::NoSuchParameter) => return,
+            Err(why) => {
+                (log::Level::Warn, format!("bridge {name}: all messages were moved, but it stays: {why}"))
+            }
+        };
+        self.supplies.log.log(self.now, level, LogSource::Anybody, LogKind::Bridge, format_args!("{text}"));
+    }
+
     /// Deletes a queue here, only if it is unused or empty, if that is said. Where it is not there, or there is
     /// something in it, there is nothing to do; a log that takes nothing now keeps it until the next start.
     #[cold]
@@ -286,8 +310,8 @@ impl<P: Platform> Task<'_, '_, P> {
     pub(super) fn note_source_depth(&mut self, rule: usize, depth_there: u32) {
         let after = self.head.config.shovel.as_ref().map(|shovel| shovel.delete_after);
         if after == Some(DeleteAfter::QueueLength) {
-            let here = &self.head.rules(self.id.direction)[rule].queue;
-            let depth = match self.id.direction {
+            let here = &self.head.rules(self.direction)[rule].queue;
+            let depth = match self.direction {
                 Direction::Forward => {
                     self.yard.broker.queue_depth(&self.head.config.vhost, here).unwrap_or(0)
                 }

@@ -6,16 +6,14 @@
 use core::net::SocketAddr;
 
 use crate::bridge::{Backoff, Cause, DayBudget, Demand, Inflow, Pace, Price};
-use crate::command::{ChannelId, ConnectionId};
+use crate::command::ConnectionId;
 use crate::config::bridge::{Bridge as Config, Rule};
 use crate::config::shovel::DeleteAfter;
 use crate::time::{Deadline, Now};
 
-use super::contact::Contact;
-use super::course::Course;
+use super::contact::{Contact, Own};
+use super::course::{Course, Told};
 
-/// Causes of one upstream that are remembered, for some take turns.
-const LOGGED_MAX: usize = 3;
 /// Addresses of a name that are tried.
 pub(super) const ADDRESSES_MAX: usize = 8;
 
@@ -39,23 +37,24 @@ impl Direction {
     }
 }
 
-/// Which link of which bridge.
+/// Which link of which bridge: places that hold until bridges that have left are dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct LinkId {
-    /// The number of the bridge, which no other had since the start.
-    pub(super) bridge: u64,
-    pub(super) direction: Direction,
+    pub(super) place: usize,
+    pub(super) link: usize,
 }
 
 /// One bridge.
 pub(super) struct Bridge {
     pub(super) head: Head,
-    pub(super) links: [Option<Link>; 2],
+    /// One for each direction that it has rules for.
+    pub(super) links: Vec<Link>,
 }
 
 /// What both links of a bridge share.
 pub(super) struct Head {
     pub(super) config: Config,
+    /// Its number, which no other had since the start.
     pub(super) serial: u64,
     pub(super) is_paused: bool,
     /// It goes as soon as its links have ended.
@@ -85,8 +84,7 @@ pub(super) struct Head {
 /// What was set aside, on its way back.
 #[derive(Debug)]
 pub(super) struct Retry {
-    pub(super) connection: ConnectionId,
-    pub(super) channel: ChannelId,
+    pub(super) own: Own,
     /// Messages that were not looked at yet.
     pub(super) left: u32,
     pub(super) moved: u32,
@@ -117,6 +115,7 @@ impl ParkedAlarm {
 
 /// One link.
 pub(super) struct Link {
+    pub(super) direction: Direction,
     pub(super) phase: Phase,
     pub(super) state: LinkState,
 }
@@ -136,6 +135,7 @@ pub(super) enum Phase {
 }
 
 /// What is known of a link, with a socket or without.
+#[derive(Default)]
 pub(super) struct LinkState {
     pub(super) backoff: Backoff,
     /// The upstream that is tried, or the next one.
@@ -152,13 +152,11 @@ pub(super) struct LinkState {
     pub(super) is_going_to_rest: bool,
     pub(super) last_error: Option<(Cause, Now)>,
     /// What was logged last of each upstream since the link was up for long.
-    logged: Vec<heapless::Vec<Cause, LOGGED_MAX>>,
+    logged: Vec<Told>,
     pub(super) counts: Counts,
     /// What it costs today, and cost the day before.
     pub(super) today: Price,
     pub(super) yesterday: Price,
-    /// It was up since the start of the broker.
-    pub(super) has_been_up: bool,
     /// Messages that it has still to move, if it ends then.
     pub(super) left: Option<u64>,
     /// When it was made.
@@ -191,13 +189,13 @@ impl Counts {
 impl Bridge {
     /// One that is to begin now; `before`: the same before it was changed.
     pub(super) fn new(config: Config, serial: u64, now: Now, before: Option<&mut Self>) -> Self {
-        let link = |rules: &[Rule]| {
-            (!rules.is_empty()).then(|| Link {
-                phase: Phase::Waiting(now.after_ms(0)),
-                state: LinkState::new(&config, rules.len(), now),
-            })
-        };
-        let mut links = [link(&config.forward), link(&config.fetch)];
+        let mut links = Vec::new();
+        for (direction, rules) in Direction::BOTH.into_iter().zip([&config.forward, &config.fetch]) {
+            if !rules.is_empty() {
+                let state = LinkState::new(&config, rules.len(), now);
+                links.push(Link { direction, phase: Phase::Waiting(now.after_ms(0)), state });
+            }
+        }
         // One that was changed has no new day, and goes on counting.
         let (day, is_held, inflow, is_paused) = match &before {
             Some(Self { head, .. }) => {
@@ -234,33 +232,38 @@ impl Bridge {
     /// Its links are not to be tried; none has a socket.
     pub(super) fn pause(&mut self) {
         self.head.is_paused = true;
-        self.links.iter_mut().flatten().for_each(|link| link.phase = Phase::Paused);
+        self.links.iter_mut().for_each(|link| link.phase = Phase::Paused);
     }
 
     /// What was counted goes on to the links of the same bridge as it was changed.
-    pub(super) fn hand_counts_on(&mut self, links: &mut [Option<Link>; 2]) {
-        for (from, to) in self.links.iter_mut().zip(links) {
-            let (Some(Link { state: from, .. }), Some(Link { state: to, .. })) = (from, to) else { continue };
+    pub(super) fn hand_counts_on(&mut self, links: &mut [Link]) {
+        for Link { direction, state: from, .. } in &mut self.links {
+            let next = links.iter_mut().find(|next| next.direction == *direction);
+            let Some(Link { state: to, .. }) = next else { continue };
             to.counts.add(core::mem::take(&mut from.counts));
             to.today.add(core::mem::take(&mut from.today));
             to.yesterday.add(core::mem::take(&mut from.yesterday));
         }
     }
 
+    pub(super) fn link(&self, direction: Direction) -> Option<&Link> {
+        self.links.iter().find(|link| link.direction == direction)
+    }
+
     pub(super) fn is_connected(&self) -> bool {
-        self.links.iter().flatten().any(|link| link.contact().is_some())
+        self.links.iter().any(|link| link.contact().is_some())
     }
 
     /// Rules try at once that wait for what they tried last.
     pub(super) fn hurry_rules(&mut self, now: Now) {
-        let courses = self.links.iter_mut().flatten().flat_map(|link| &mut link.state.courses);
+        let courses = self.links.iter_mut().flat_map(|link| &mut link.state.courses);
         courses.for_each(|course| course.hurry(now));
     }
 
     /// Whether a link rests that something could be done for.
     pub(super) fn may_be_wanted(&self) -> bool {
         let head = &self.head;
-        let is_resting = self.links.iter().flatten().any(|link| matches!(link.phase, Phase::Resting));
+        let is_resting = self.links.iter().any(|link| matches!(link.phase, Phase::Resting));
         let mut rules = head.config.forward.iter().chain(&head.config.fetch);
         let may_move = !head.is_held || rules.any(|rule| rule.is_urgent);
         is_resting && may_move && !head.is_leaving
@@ -271,7 +274,7 @@ impl Bridge {
         let head = &self.head;
         let demand = head.demand.as_ref().filter(|_| self.may_be_wanted());
         let demand = demand.map_or(Deadline::NEVER, Demand::deadline);
-        let links = self.links.iter().flatten().map(Link::deadline);
+        let links = self.links.iter().map(Link::deadline);
         let own = head.queues_due.earlier(head.retry_due).earlier(head.day.next_day()).earlier(demand);
         links.fold(own, Deadline::earlier)
     }
@@ -294,11 +297,6 @@ impl Head {
     /// Whether its rules are not as its day is.
     pub(super) fn is_to_turn(&self) -> bool {
         !self.is_leaving && self.is_held != self.day.is_spent()
-    }
-
-    /// A link that fails is not tried again.
-    pub(super) fn is_tried_once(&self) -> bool {
-        self.config.shovel.as_ref().is_some_and(|shovel| shovel.is_tried_once)
     }
 }
 
@@ -331,8 +329,8 @@ impl Link {
     }
 
     /// Rules that take nothing now: until the next day, or until what was not taken of them is tried again.
-    pub(super) fn held_rules(&self, head: &Head, direction: Direction, now: Now) -> usize {
-        let rules = head.rules(direction).iter().zip(&self.state.courses);
+    pub(super) fn held_rules(&self, head: &Head, now: Now) -> usize {
+        let rules = head.rules(self.direction).iter().zip(&self.state.courses);
         rules.filter(|(rule, course)| head.holds(rule) || course.waits(now)).count()
     }
 }
@@ -344,42 +342,22 @@ impl LinkState {
             Some(DeleteAfter::Never | DeleteAfter::QueueLength) | None => None,
         };
         Self {
-            backoff: Backoff::default(),
-            upstream: 0,
-            addresses: heapless::Deque::new(),
             courses: vec![Course::default(); rules],
-            ready_since: None,
-            was_ready: None,
-            rest_due: Deadline::NEVER,
-            is_going_to_rest: false,
-            last_error: None,
-            logged: vec![heapless::Vec::new(); config.upstream.len()],
-            counts: Counts::default(),
-            today: Price::default(),
-            yesterday: Price::default(),
-            has_been_up: false,
+            logged: vec![Told::default(); config.upstream.len()],
             left,
             since: now,
+            ..Self::default()
         }
     }
 
     /// Whether this cause is to be logged: not if it was among the last ones of this upstream, since the link
     /// was up.
     pub(super) fn is_news(&mut self, cause: &Cause) -> bool {
-        let Some(logged) = self.logged.get_mut(self.upstream) else { return true };
-        if logged.contains(cause) {
-            return false;
-        }
-        if logged.is_full() {
-            logged.remove(0);
-        }
-        let is_kept = logged.push(cause.clone()).is_ok();
-        debug_assert!(is_kept, "there was room made");
-        true
+        self.logged[self.upstream].is_news(cause)
     }
 
     /// The link has been up for long enough: what happens next is news again.
     pub(super) fn forget_logged(&mut self) {
-        self.logged.iter_mut().for_each(heapless::Vec::clear);
+        self.logged.iter_mut().for_each(Told::forget);
     }
 }

@@ -3,14 +3,13 @@
 //! Always true: whatever was done, lanes become what their rules want and the loop is told what it has to know
 //! before anybody else looks.
 
-use crate::bridge::{Cause, Purpose, Stage};
+use crate::bridge::{Cause, Stage};
 use crate::time::{Deadline, Now};
 use crate::tls::Shaken;
 
-use super::contact::Contact;
-use super::lane::{End, Lane};
+use super::contact::{Contact, End, Lane};
 use super::message::Common;
-use super::state::{Direction, Head, LinkId, LinkState};
+use super::state::{Direction, Head, LinkState};
 use super::yard::Yard;
 use crate::engine::peer::{Ending, Peer, Session, Waiting};
 use crate::engine::platform::Platform;
@@ -31,19 +30,18 @@ pub(in crate::engine) enum Call<'c> {
     PutOut(&'c str),
 }
 
-/// What an event led to.
+/// What an event led to that did not end the link.
+#[derive(PartialEq, Eq)]
 pub(super) enum Next {
     /// The next one.
     GoOn,
     /// Nothing more is handled until there is room.
     Wait,
-    /// The link is over.
-    Lost(Cause),
 }
 
 /// A contact, with all that it needs for a while.
 pub(super) struct Task<'t, 'e, P: Platform> {
-    pub(super) id: LinkId,
+    pub(super) direction: Direction,
     pub(super) head: &'t mut Head,
     pub(super) state: &'t mut LinkState,
     pub(super) contact: &'t mut Contact,
@@ -73,19 +71,18 @@ impl<P: Platform> Task<'_, '_, P> {
             (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
         }
         let (id, now) = (self.contact.peer, self.yard.now);
-        let Some(Peer { waiting, ending, .. }) = self.yard.peers.get_mut(id) else { return };
-        let (is_read, is_alive) = (*waiting == Waiting::No, *ending == Ending::No);
+        let Some(peer) = self.yard.peers.get_mut(id) else { return };
+        let (is_read, is_alive) = (peer.waiting == Waiting::No, peer.ending == Ending::No);
         if is_alive && self.contact.is_drained() {
-            let own = self.contact.teardown(&mut self.yard.supplies.messages);
             if self.contact.client.stage() == Stage::Open {
                 self.contact.client.close();
-                *ending = Ending::Flushing;
+                peer.ending = Ending::Flushing;
                 self.yard.list_to_write(id);
             } else {
                 // Nobody is there yet who could be told.
                 self.yard.end_now(id);
             }
-            own.into_iter().for_each(|connection| self.yard.release_own(connection));
+            self.contact.lanes.iter_mut().for_each(|lane| self.yard.end_lane(lane));
         }
         let deadline = if is_alive { self.deadline(is_read) } else { Deadline::NEVER };
         self.yard.deadlines.lower(id.into(), deadline);
@@ -120,16 +117,11 @@ impl<P: Platform> Task<'_, '_, P> {
 
     // ---- lanes
 
-    /// Whether a rule is to flow now.
-    fn wants(&self, rule: usize) -> bool {
-        let is_held = self.head.holds(&self.head.rules(self.id.direction)[rule]);
-        !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.yard.now)
-    }
-
     /// A lane becomes what its rule wants, as far as it can now.
     pub(super) fn tend(&mut self, rule: usize) {
         self.state.courses[rule].take_due(self.yard.now);
-        let wants = self.wants(rule);
+        let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
+        let wants = !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.yard.now);
         let is_cut = self.contact.cut == Some(rule);
         match &mut self.contact.lanes[rule] {
             Lane::Shut => {
@@ -165,15 +157,12 @@ impl<P: Platform> Task<'_, '_, P> {
 
     #[cold]
     fn begin(&mut self, rule: usize) {
-        let preparations = self.head.preparations(self.id.direction, rule);
-        let purpose = match self.id.direction {
-            Direction::Forward => Purpose::Publish(preparations),
-            Direction::Fetch => {
-                let queue = self.head.config.fetch[rule].queue.clone();
-                Purpose::Consume(queue, self.ahead(rule), preparations)
-            }
+        let consumes = match self.direction {
+            Direction::Forward => None,
+            Direction::Fetch => Some((self.head.config.fetch[rule].queue.clone(), self.ahead(rule))),
         };
-        self.contact.client.open(self.yard.now, rule, purpose);
+        let needed = self.head.preparation(self.direction, rule);
+        self.contact.client.open(self.yard.now, rule, consumes, needed);
         self.contact.lanes[rule] = Lane::Opening;
     }
 
@@ -181,11 +170,14 @@ impl<P: Platform> Task<'_, '_, P> {
     #[cold]
     pub(super) fn shut(&mut self, rule: usize) {
         self.contact.client.close_channel(self.yard.now, rule);
-        match core::mem::replace(&mut self.contact.lanes[rule], Lane::Shut) {
-            Lane::Shut | Lane::Opening => {}
-            Lane::Forward(lane) => self.yard.release_own(lane.own),
-            Lane::Fetch(mut lane) => lane.teardown(&mut self.yard.supplies.messages),
-        }
+        self.yard.end_lane(&mut self.contact.lanes[rule]);
+    }
+
+    /// What a rule has there ended, or could not begin: it waits.
+    #[cold]
+    pub(super) fn give_up(&mut self, rule: usize, cause: Cause) {
+        self.wait(rule, cause, false);
+        self.shut(rule);
     }
 
     /// A rule waits from now on for what it failed of, and nothing else does.
@@ -193,16 +185,12 @@ impl<P: Platform> Task<'_, '_, P> {
     pub(super) fn wait(&mut self, rule: usize, cause: Cause, is_careful: bool) {
         let (now, chance) = (self.yard.now, self.common.chance());
         let most_ms = self.head.config.reconnect_max_ms.into();
-        let queue = &self.head.rules(self.id.direction)[rule].queue;
+        let queue = &self.head.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
         if self.state.courses[rule].wait(now, (&cause, is_careful), most_ms, chance) {
-            let (name, what) = (&self.head.config.name, self.id.direction.name());
-            let upstream = &self.head.config.upstream[self.state.upstream];
-            let words = format_args!(
-                "bridge {name}, {what}, {upstream}: {cause}; it is tried again, ever more rarely, and other \
-                 rules go on"
-            );
-            self.yard.say(log::Level::Warn, self.head.serial, words);
+            let words = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
+            let way = (self.direction, self.state.upstream);
+            self.yard.say_of_link(log::Level::Warn, self.head, way, words);
         }
         self.state.last_error = Some((cause, now));
         if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
@@ -213,8 +201,8 @@ impl<P: Platform> Task<'_, '_, P> {
     /// Something of a rule was taken: a rule that had to try goes on.
     pub(super) fn note_going(&mut self, rule: usize) {
         if self.state.courses[rule].note_taken() {
-            let (name, what) = (&self.head.config.name, self.id.direction.name());
-            let queue = &self.head.rules(self.id.direction)[rule].queue;
+            let (name, what) = (&self.head.config.name, self.direction.name());
+            let queue = &self.head.rules(self.direction)[rule].queue;
             let words = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
             self.yard.say(log::Level::Info, self.head.serial, words);
             self.widen(rule);
@@ -227,8 +215,7 @@ impl<P: Platform> Task<'_, '_, P> {
         match &self.contact.lanes[rule] {
             Lane::Shut | Lane::Opening => {}
             Lane::Forward(lane) => {
-                let (own, window) = ((lane.own, lane.channel), self.head.config.window);
-                if let Err(cause) = self.yard.take_ahead(own, window) {
+                if let Err(cause) = self.yard.take_ahead(lane.own, self.head.config.window) {
                     self.wait(rule, cause, false);
                 }
             }
@@ -253,7 +240,7 @@ impl<P: Platform> Task<'_, '_, P> {
         let owed = contact.confirm_deadline(self.head.config.confirm_timeout_ms.into());
         let content = contact.content_deadline(self.yard.limits.content_timeout_ms.into());
         // With nothing to send that costs a look, and no more: by then it may go.
-        let pace = match self.id.direction {
+        let pace = match self.direction {
             Direction::Forward => self.head.pace.deadline(self.yard.now),
             Direction::Fetch => Deadline::NEVER,
         };
@@ -274,7 +261,7 @@ impl<P: Platform> Task<'_, '_, P> {
         }
         self.look_for_confirms();
         // Messages may have waited for their pace.
-        if self.id.direction == Direction::Forward || !self.contact.client.pending().is_empty() {
+        if self.direction == Direction::Forward || !self.contact.client.pending().is_empty() {
             self.yard.list_to_write(id);
         }
     }
@@ -322,8 +309,8 @@ impl<P: Platform> Task<'_, '_, P> {
         if received + sent == 0 {
             return;
         }
-        (self.state.today.sent, self.state.today.received) =
-            (self.state.today.sent + sent, self.state.today.received + received);
+        self.state.today.sent += sent;
+        self.state.today.received += received;
         self.head.day.note(received + sent);
         if self.head.day.is_to_note() {
             self.common.note_due = self.yard.now.after_ms(0);

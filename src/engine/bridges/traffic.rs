@@ -10,6 +10,7 @@
 use crate::bridge::{Cause, Event, not_tls};
 use crate::tls::Shaken;
 
+use super::contact::Lane;
 use super::message::{Piece, What};
 use super::state::Direction;
 use super::task::{Next, Task};
@@ -18,12 +19,6 @@ use crate::engine::platform::{Platform, Socket};
 use crate::engine::stream::Reading;
 use crate::engine::work_units::WORK_UNITS_PER_RECORD;
 use crate::engine::worker_job::Shake;
-
-/// Why a link ends whose upstream ends it and does not say why.
-#[cold]
-fn hung_up() -> Cause {
-    Cause::new(format_args!("it closed the connection without a word"))
-}
 
 impl<P: Platform> Task<'_, '_, P> {
     // ---- reading
@@ -54,16 +49,17 @@ impl<P: Platform> Task<'_, '_, P> {
         let has_come = self.contact.client.note_input(self.yard.now, got.len) > 0;
         let input = core::mem::take(self.yard.input);
         let was_blocked = self.contact.client.is_blocked();
-        let (handled, next) = self.handle_input(&input[..got.len]);
+        let mut handled = 0;
+        let next = self.handle_input(&input[..got.len], &mut handled);
         if was_blocked && !self.contact.client.is_blocked() {
             self.contact.restart_confirm_timeout(self.yard.now);
         }
         *self.yard.input = input;
         self.contact.client.note_left(got.len - handled);
-        if let Next::Lost(cause) = next {
-            return self.lose(cause);
-        }
-        let waits = matches!(next, Next::Wait);
+        let waits = match next {
+            Ok(next) => next == Next::Wait,
+            Err(cause) => return self.lose(cause),
+        };
         let is_over_budget = self.yard.is_over_budget();
         let Some(peer) = self.yard.peers.get_mut(id) else { return };
         let kept =
@@ -84,7 +80,7 @@ impl<P: Platform> Task<'_, '_, P> {
         if got.end {
             let cause = match peer.stream.tls_fault() {
                 Some(why) => Cause::new(format_args!("TLS: {why}")),
-                None => hung_up(),
+                None => Cause::new(format_args!("it closed the connection without a word")),
             };
             return self.lose(cause);
         }
@@ -98,101 +94,98 @@ impl<P: Platform> Task<'_, '_, P> {
         }
     }
 
-    /// Handles input; says how much of it, and how it goes on.
-    fn handle_input(&mut self, input: &[u8]) -> (usize, Next) {
+    /// Handles input, up to where `at` is then; says how it goes on.
+    ///
+    /// # Errors
+    /// The link is over.
+    fn handle_input(&mut self, input: &[u8], at: &mut usize) -> Result<Next, Cause> {
         for rule in 0..self.contact.lanes.len() {
-            if let next @ (Next::Wait | Next::Lost(_)) = self.publish_arrived(rule) {
-                return (0, next);
+            if self.publish_arrived(rule)? == Next::Wait {
+                return Ok(Next::Wait);
             }
         }
-        let mut at = 0;
         loop {
-            let before = at;
-            let event = self.contact.client.next(input, &mut at);
+            let before = *at;
+            let event = self.contact.client.next(input, at);
             let header_of = if let Event::Header { rule, .. } = event { Some(rule) } else { None };
             let next = match event {
                 Event::NeedMore => break,
-                event => self.take_event(event),
+                event => self.take_event(event)?,
             };
-            match next {
-                Next::GoOn if self.yard.is_over_budget() => break,
-                Next::GoOn => {}
-                Next::Wait => {
-                    if let Some(rule) = header_of.filter(|rule| !self.has_whole(*rule)) {
-                        // The header is looked at again when there is room.
-                        self.contact.client.take_header_back(rule);
-                        at = before;
-                    }
-                    // What is ours already does not wait with the next.
-                    self.acknowledge();
-                    return (at, Next::Wait);
+            if next == Next::Wait {
+                if let Some(rule) = header_of.filter(|rule| !self.has_whole(*rule)) {
+                    // The header is looked at again when there is room.
+                    self.contact.client.take_header_back(rule);
+                    *at = before;
                 }
-                lost @ Next::Lost(_) => return (at, lost),
+                // What is ours already does not wait with the next.
+                self.acknowledge();
+                return Ok(Next::Wait);
+            }
+            if self.yard.is_over_budget() {
+                break;
             }
         }
         self.acknowledge();
-        (at, Next::GoOn)
+        Ok(Next::GoOn)
     }
 
-    fn take_event(&mut self, event: Event<'_>) -> Next {
-        let is_forward = self.id.direction == Direction::Forward;
+    fn take_event(&mut self, event: Event<'_>) -> Result<Next, Cause> {
         match event {
-            Event::NeedMore => Next::GoOn,
-            Event::Lost(cause) => Next::Lost(cause),
+            Event::NeedMore => {}
+            Event::Lost(cause) => return Err(cause),
             Event::Open => {
                 self.note_up();
                 (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
-                Next::GoOn
             }
             Event::Ready { rule, depth } => {
-                match is_forward {
-                    true => self.begin_forward(rule),
-                    false => self.begin_fetch(rule),
+                let made = self.yard.make_queues_of(self.head, self.direction, rule);
+                let begun = made.and_then(|()| match self.direction {
+                    Direction::Forward => self.begin_forward(rule),
+                    Direction::Fetch => self.begin_fetch(rule),
+                });
+                if let Err(cause) = begun {
+                    self.give_up(rule, cause);
                 }
                 self.note_source_depth(rule, depth);
-                Next::GoOn
             }
             Event::Confirm { rule, number, multiple, is_taken } => {
-                self.take_confirm(rule, (number, multiple, is_taken))
+                self.take_confirm(rule, (number, multiple, is_taken))?;
             }
-            Event::Returned { rule, code, id } => self.take_return(rule, id, code),
-            Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => self.take_arriving(event),
+            Event::Returned { rule, code, id } => match &mut self.contact.lanes[rule] {
+                // Its confirm is still to come.
+                Lane::Forward(lane) => lane.flights.note_return(id, code)?,
+                _ => return Err(Cause::new(format_args!("a return where it has no place"))),
+            },
+            Event::Deliver { .. } | Event::Header { .. } | Event::Body(..) => {
+                return self.take_arriving(event);
+            }
             Event::Cancelled(rule) => {
-                self.take_cancelled(rule);
-                Next::GoOn
-            }
-            Event::Closed { rule, code, over_publish, cause } => {
-                match is_forward {
-                    true => self.take_end_of_forward(rule, code, over_publish, cause),
-                    false => {
-                        let cause = Cause::new(format_args!("it closed the channel: {cause}"));
-                        self.take_end_of_fetch(rule, cause);
-                    }
+                if let Some(lane) = self.contact.fetch(rule) {
+                    lane.is_over = true;
                 }
-                Next::GoOn
             }
-            Event::QueueGone(rule, cause) => {
-                self.take_end_of_fetch(rule, cause);
-                Next::GoOn
-            }
+            Event::Closed { rule, code, over_publish, cause } => match self.direction {
+                Direction::Forward => self.take_end_of_forward(rule, code, over_publish, cause),
+                Direction::Fetch => {
+                    self.give_up(rule, Cause::new(format_args!("it closed the channel: {cause}")));
+                }
+            },
+            Event::QueueGone(rule, cause) => self.give_up(rule, cause),
         }
+        Ok(Next::GoOn)
     }
 
     /// The connection there is open.
     #[cold]
     fn note_up(&mut self) {
-        if !self.state.has_been_up || self.state.last_error.is_some() {
-            let (name, what) = (&self.head.config.name, self.id.direction.name());
-            let upstream = &self.head.config.upstream[self.state.upstream];
-            self.yard.say(
-                log::Level::Info,
-                self.head.serial,
-                format_args!("bridge {name}, {what}, {upstream}: up"),
-            );
+        // It is news after the start, and after trouble.
+        if self.state.was_ready.is_none() || self.state.last_error.is_some() {
+            let way = (self.direction, self.state.upstream);
+            self.yard.say_of_link(log::Level::Info, self.head, way, format_args!("up"));
         }
         self.state.ready_since = Some(self.yard.now);
         self.state.counts.connected += 1;
-        self.state.has_been_up = true;
     }
 
     // ---- TLS
@@ -241,44 +234,35 @@ impl<P: Platform> Task<'_, '_, P> {
     /// Writes once: the rest of a frame, what the client says, then messages.
     pub(super) fn write(&mut self) -> usize {
         self.end_cancelled();
-        let mut page = core::mem::take(self.yard.output);
-        let count = self.write_page(&mut page);
-        *self.yard.output = page;
-        count
-    }
-
-    fn write_page(&mut self, page: &mut [u8]) -> usize {
         let id = self.contact.peer;
         if self.yard.peers.get(id).is_some_and(|peer| peer.stream.is_shaking_hands()) {
             self.shake(false);
         }
-        let mut pieces = core::mem::take(&mut self.common.pieces);
-        pieces.clear();
-        let mut filled = self.begin_page();
+        let mut page = self.begin_page();
         let is_alive = self.contact.cause.is_none();
         if let Some(rule) = self.contact.cut {
-            self.fill_lane(rule, page, &mut filled, (&mut pieces, 0));
+            self.fill_lane(rule, &mut page, 0);
         }
-        if filled.is_between_frames {
+        if page.is_between_frames {
             let pending = self.contact.client.pending();
-            let said = pending.len().min(page.len() - filled.len);
-            page[filled.len..][..said].copy_from_slice(&pending[..said]);
-            filled.len += said;
+            let said = pending.len().min(page.octets.len() - page.len);
+            page.octets[page.len..][..said].copy_from_slice(&pending[..said]);
+            page.len += said;
             if said > 0 {
-                pieces.push(Piece { end: filled.len, what: What::Said });
+                page.pieces.push(Piece { end: page.len, what: What::Said });
             }
             if said == pending.len() && is_alive {
-                self.fill_lanes(page, &mut filled, &mut pieces);
+                self.fill_lanes(&mut page);
             }
         }
-        let taken = self.write_out(&page[..filled.len]);
+        let taken = self.write_out(&page.octets[..page.len]);
         if let Some((count, has_unsent)) = taken {
-            self.note_sent(count, has_unsent, &pieces);
+            self.note_sent(count, has_unsent, &page.pieces);
+            if count == page.len {
+                self.set_unsendable_aside(&page);
+            }
         }
-        self.common.pieces = pieces;
-        if taken.is_some_and(|(count, _)| count == filled.len) {
-            self.set_unsendable_aside(&filled);
-        }
+        (*self.yard.output, self.common.pieces) = (page.octets, page.pieces);
         taken.map_or(0, |(count, _)| count)
     }
 

@@ -10,7 +10,7 @@ use crate::bridge::Stage;
 use crate::config::shovel::End;
 use crate::time::Now;
 
-use super::lane::Lane;
+use super::contact::Lane;
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
 use super::yard::Yard;
@@ -37,17 +37,21 @@ impl BridgeViews for ShownBridges<'_> {
     fn at(&self, place: usize) -> Option<BridgeLinkView<'_>> {
         let Bridge { head, links } = self.bridges.places.get(place / 2)?;
         let direction = Direction::BOTH[place % 2];
-        let link = links[direction as usize].as_ref()?;
+        let link = links.iter().find(|link| link.direction == direction)?;
         let (state, contact) = (&link.state, link.contact());
         let [day_bytes, yesterday_bytes, gone_ms] = head.day.numbers(self.now);
-        let lately = [state.today, state.yesterday];
+        let mut lately = state.today;
+        lately.add(state.yesterday);
         let retry_in_ms = match link.phase {
             Phase::Waiting(at) => at.ms_left(self.now),
             Phase::Resting => head.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
             Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
         };
+        let failed_at = state.last_error.as_ref().map(|(_, at)| *at);
+        let changes = [Some(state.since), state.ready_since, state.was_ready, failed_at];
+        let changed_at = changes.into_iter().flatten().max().unwrap_or_default();
         // What is set aside is the bridge's, and told with the first of its links.
-        let is_first = direction == Direction::Forward || links[Direction::Forward as usize].is_none();
+        let is_first = links.first().is_some_and(|first| first.direction == direction);
         Some(BridgeLinkView {
             bridge: &head.config.name,
             direction: direction.name(),
@@ -56,14 +60,13 @@ impl BridgeViews for ShownBridges<'_> {
             upstream: head.config.upstream[state.upstream].to_string(),
             moved: state.counts.moved,
             pending: contact.map_or(0, |contact| contact.pending()) as u64,
-            queues: queues_of(head, direction),
+            // Those here that wait to be forwarded.
+            queues: (direction == Direction::Forward)
+                .then(|| head.config.forward.iter().map(|rule| rule.queue.as_str()).collect()),
             repeats: state.counts.repeats,
             inflow: head.inflow.span(gone_ms),
             inflow_counted: head.inflow.counted(),
-            sent_lately: (
-                lately.iter().map(|price| price.messages).sum(),
-                lately.iter().map(|price| price.payload).sum(),
-            ),
+            sent_lately: (lately.messages, lately.payload),
             disk_room: self.disk_room,
             outage_days_min: head.config.outage_days_min,
             parked_queue: is_first.then_some(&*head.config.parked),
@@ -73,11 +76,15 @@ impl BridgeViews for ShownBridges<'_> {
             day_bytes,
             day_bytes_max: head.config.day_bytes_max,
             yesterday_bytes,
-            held_rules: link.held_rules(head, direction, self.now) as u64,
+            held_rules: link.held_rules(head, self.now) as u64,
             is_day_spent: head.day.is_spent(),
             connected: state.counts.connected,
             failed: state.counts.failed,
-            retried: retried_of(head),
+            retried: match (&head.retry, &head.retried) {
+                (Some(retry), _) => format!("{} went back so far", retry.moved),
+                (None, Some(cause)) => cause.to_string(),
+                (None, None) => String::new(),
+            },
             last_error: state.last_error.as_ref().map(|(cause, at)| (cause.as_str(), self.now.ms_since(*at))),
             up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
             down_for_ms: state
@@ -87,21 +94,13 @@ impl BridgeViews for ShownBridges<'_> {
             retry_in_ms,
             shovel: shovel_of(head, state),
             is_paused: head.is_paused,
-            changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at(state))),
+            changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at)),
         })
     }
 
     fn is_known(&self, bridge: &str) -> bool {
         self.bridges.places.iter().any(|other| !other.head.is_leaving && other.head.config.name == bridge)
     }
-}
-
-/// When a link's state changed last.
-#[cold]
-fn changed_at(state: &LinkState) -> Now {
-    let failed = state.last_error.as_ref().map(|(_, at)| *at);
-    let times = [state.ready_since, state.was_ready, failed];
-    times.into_iter().flatten().fold(state.since, |last, at| if at > last { at } else { last })
 }
 
 /// What a bridge is as a shovel.
@@ -121,23 +120,6 @@ fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
         destination: view(&shovel.destination),
         left: state.left,
     })
-}
-
-/// Queues here that wait to be forwarded.
-#[cold]
-fn queues_of(head: &Head, direction: Direction) -> Option<Vec<&str>> {
-    let rules = &head.config.forward;
-    (direction == Direction::Forward).then(|| rules.iter().map(|rule| rule.queue.as_str()).collect())
-}
-
-/// What was set aside and is to go back.
-#[cold]
-fn retried_of(head: &Head) -> String {
-    match (&head.retry, &head.retried) {
-        (Some(retry), _) => format!("{} went back so far", retry.moved),
-        (None, Some(cause)) => cause.to_string(),
-        (None, None) => String::new(),
-    }
 }
 
 #[cold]
@@ -190,7 +172,7 @@ impl Bridges {
             BridgeOrder::Resume | BridgeOrder::Restart => {
                 bridge.head.is_paused = false;
                 bridge.hurry_rules(now);
-                for link in bridge.links.iter_mut().flatten() {
+                for link in &mut bridge.links {
                     link.state.is_going_to_rest = false;
                     if matches!(link.phase, Phase::Paused | Phase::Resting | Phase::Waiting(_)) {
                         link.state.backoff.reset();

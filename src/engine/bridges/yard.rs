@@ -8,14 +8,17 @@ use core::fmt;
 use crate::bridge::Cause;
 use crate::broker::{self, Broker, Context};
 use crate::command::{ChannelId, Command, ConnectionId, Outcome};
+use crate::config::bridge::Bridge as Config;
 use crate::error::Fault;
 use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::time::Now;
 
+use super::contact::{Fetch, Lane, Own, Received};
+use super::state::{Direction, Head};
 use crate::engine::deadlines::Deadlines;
-use crate::engine::peer::{Ending, Peer, Waiting};
+use crate::engine::peer::{Ending, Waiting};
 use crate::engine::peer_id::PeerId;
 use crate::engine::peers::Peers;
 use crate::engine::platform::Platform;
@@ -56,10 +59,6 @@ pub(in crate::engine) struct Yard<'e, P: Platform> {
 }
 
 impl<P: Platform> Yard<'_, P> {
-    pub(super) fn peer(&mut self, id: ConnectionId) -> Option<&mut Peer<P::Socket>> {
-        self.peers.get_mut(id)
-    }
-
     pub(super) fn list_to_read(&mut self, id: ConnectionId) {
         if self.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No) {
             self.to_read.push(id);
@@ -113,37 +112,54 @@ impl<P: Platform> Yard<'_, P> {
     ///
     /// # Errors
     /// The broker refuses.
-    pub(super) fn demand(
-        &mut self,
-        (connection, channel): (ConnectionId, ChannelId),
-        command: Command<'_>,
-    ) -> Result<(), Cause> {
-        match self.apply((connection, Some(channel)), command).0 {
-            Outcome::Fault(fault) => Err(of_broker(&fault)),
+    pub(super) fn demand(&mut self, own: Own, command: Command<'_>) -> Result<(), Cause> {
+        match self.apply((own.connection, Some(own.channel)), command).0 {
+            Outcome::Fault(fault) => Err(of_broker(fault)),
             _ => Ok(()),
         }
     }
 
-    /// A connection of our own and its one channel.
+    /// The one channel of a connection of our own is opened.
     ///
     /// # Errors
     /// The broker refuses.
     #[cold]
-    pub(super) fn connect_own(
-        &mut self,
-        bridge: &str,
-        vhost: &str,
-    ) -> Result<(ConnectionId, ChannelId), Cause> {
-        let connection =
-            self.broker.connect_own(&format!("bridge {bridge}"), vhost).map_err(|fault| of_broker(&fault))?;
+    pub(super) fn open_own(&mut self, connection: ConnectionId) -> Result<Own, Cause> {
         match self.apply((connection, None), Command::OpenChannel { number: 1 }).0 {
-            Outcome::ChannelOpened(channel) => Ok((connection, channel)),
-            Outcome::Fault(fault) => {
-                self.release_own(connection);
-                Err(of_broker(&fault))
-            }
+            Outcome::ChannelOpened(channel) => Ok(Own { connection, channel }),
+            Outcome::Fault(fault) => Err(of_broker(fault)),
             _ => unreachable!("opening a channel is answered with a channel or a fault"),
         }
+    }
+
+    /// A connection of a bridge's own consumes a queue here, with so many messages ahead.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    #[cold]
+    pub(super) fn consume(
+        &mut self,
+        config: &Config,
+        (queue, tag): (&str, &str),
+        ahead: u16,
+    ) -> Result<Own, Cause> {
+        let name = format!("bridge {}", config.name);
+        let connection = self.broker.connect_own(&name, &config.vhost).map_err(of_broker)?;
+        let (no_ack, exclusive, arguments) = (false, false, &[][..]);
+        let begun = self.open_own(connection).and_then(|own| {
+            self.take_ahead(own, ahead)?;
+            self.demand(own, Command::Consume { queue, tag, no_ack, exclusive, arguments }).map(|()| own)
+        });
+        begun.inspect_err(|_| self.release_own(connection))
+    }
+
+    /// A consumer of our own takes so many messages ahead.
+    ///
+    /// # Errors
+    /// The broker refuses.
+    #[cold]
+    pub(super) fn take_ahead(&mut self, own: Own, prefetch_count: u16) -> Result<(), Cause> {
+        self.demand(own, Command::Qos { prefetch_count, global: true })
     }
 
     /// A connection of our own ends: what was given out to it and is not settled goes back to where it was.
@@ -153,15 +169,42 @@ impl<P: Platform> Yard<'_, P> {
         broker.release(&mut context, connection);
     }
 
+    /// A lane ends: what it holds of messages goes back.
+    #[cold]
+    pub(super) fn end_lane(&mut self, lane: &mut Lane) {
+        match core::mem::replace(lane, Lane::Shut) {
+            Lane::Forward(lane) => self.release_own(lane.own.connection),
+            Lane::Fetch(Fetch { incoming: Some(incoming), .. }) => {
+                if let Received::Part(message, _) | Received::Whole(message) = incoming.content {
+                    self.supplies.messages.release(message);
+                }
+            }
+            Lane::Shut | Lane::Opening | Lane::Fetch(_) => {}
+        }
+    }
+
     // ---- the log
 
     pub(super) fn say(&mut self, level: log::Level, bridge: u64, words: fmt::Arguments<'_>) {
         self.supplies.log.log(self.now, level, LogSource::Bridge(bridge), LogKind::Bridge, words);
     }
+
+    /// The same of a link: in this direction, over this upstream.
+    pub(super) fn say_of_link(
+        &mut self,
+        level: log::Level,
+        head: &Head,
+        (direction, upstream): (Direction, usize),
+        words: fmt::Arguments<'_>,
+    ) {
+        let (name, what) = (&head.config.name, direction.name());
+        let upstream = &head.config.upstream[upstream];
+        self.say(level, head.serial, format_args!("bridge {name}, {what}, {upstream}: {words}"));
+    }
 }
 
 /// The broker here refuses something.
 #[cold]
-pub(super) fn of_broker(fault: &Fault) -> Cause {
+pub(super) fn of_broker(fault: Fault) -> Cause {
     Cause::new(format_args!("this broker: {}", fault.text))
 }

@@ -11,23 +11,17 @@
 //! Each stage but `Ready`, `Idle` and `Closed` has one method that is said first and then waits for its answer.
 //!
 //! Always true: what is said next follows from the stage alone, so what finds no room is said later; nothing is
-//! heard on a channel that is closed.
+//! heard on a channel that is closed; of a content a frame that does not belong where it comes is seen, and what
+//! was announced is what comes.
 
 use crate::time::Deadline;
-use crate::wire::{Method, Table};
+use crate::wire::{ContentHeader, Method, Table};
 
 use super::cause::Cause;
-use super::content::Content;
-use super::preparation::{Preparation, Preparations};
-
-/// What a channel is opened for.
-#[derive(Debug)]
-pub enum Purpose {
-    /// Messages are published there, after this was seen to.
-    Publish(Vec<Preparation>),
-    /// A queue is consumed there, with so many messages ahead, after this was seen to.
-    Consume(String, u16, Vec<Preparation>),
-}
+use super::event::{Event, lost, misplaced};
+use super::marks::own_id_of;
+use super::own_id::Origin;
+use super::preparation::{Preparation, Preparing};
 
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -49,34 +43,27 @@ enum Stage {
     },
 }
 
-/// What a method led to.
-pub(super) enum Heard {
-    /// It has no place here.
-    Misplaced,
-    /// Nothing that anybody else need know.
-    GoOn,
-    /// Messages can flow; so many were in the queue there.
-    Ready(u32),
-    /// A confirm, a delivery, or something that came back.
-    Content,
-    /// The consumer is over.
-    Cancelled,
-    /// The upstream ended the consumer.
-    Gone(Cause),
-    /// The upstream closed the channel.
-    Closed { code: u16, over_publish: bool, cause: Cause },
+/// How far a content that comes in is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Content {
+    /// There is none: a method comes next.
+    #[default]
+    None,
+    /// Its header comes next.
+    Header,
+    /// So many octets of its body come next.
+    Body(u64),
 }
 
-/// Of which content a frame is.
-pub(super) struct Belongs {
-    /// Somebody is to hear of it: the channel is not being closed.
-    pub(super) wanted: bool,
-    /// It came back, with this code.
-    pub(super) returned: Option<u16>,
+impl Content {
+    /// So many octets of a body are still to come.
+    const fn of_body(left: u64) -> Self {
+        if left == 0 { Self::None } else { Self::Body(left) }
+    }
 }
 
 /// One channel.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(super) struct Channel {
     stage: Stage,
     /// What the stage says first has been said.
@@ -84,10 +71,11 @@ pub(super) struct Channel {
     due: Deadline,
     /// The queue that is consumed, and so many messages ahead; `None`: it is published to.
     consumes: Option<(String, u16)>,
-    preparations: Preparations,
+    /// What is seen to before that.
+    preparing: Option<Preparing>,
     depth: u32,
     content: Content,
-    /// The code of a return whose content is being read.
+    /// The code with which the content came back that came last, if it did.
     returning: Option<u16>,
     /// How far the consumer is in beginning again with another number: its methods that are still to be said.
     widening: u8,
@@ -95,24 +83,6 @@ pub(super) struct Channel {
     flow: Option<bool>,
     /// The upstream has closed it while we did, and is to hear that it was heard.
     crossed: bool,
-}
-
-impl Default for Channel {
-    fn default() -> Self {
-        Self {
-            stage: Stage::Closed,
-            is_said: false,
-            due: Deadline::NEVER,
-            consumes: None,
-            preparations: Preparations::default(),
-            depth: 0,
-            content: Content::None,
-            returning: None,
-            widening: 0,
-            flow: None,
-            crossed: false,
-        }
-    }
 }
 
 impl Channel {
@@ -133,14 +103,15 @@ impl Channel {
         }
     }
 
-    pub(super) fn open(&mut self, due: Deadline, purpose: Purpose) {
+    pub(super) fn open(
+        &mut self,
+        due: Deadline,
+        consumes: Option<(String, u16)>,
+        needed: Option<Preparation>,
+    ) {
         assert!(self.is_closed(), "a channel is opened when it is closed on both sides");
-        let (consumes, preparations) = match purpose {
-            Purpose::Publish(preparations) => (None, preparations),
-            Purpose::Consume(queue, ahead, preparations) => (Some((queue, ahead)), preparations),
-        };
-        let preparations = Preparations::new(preparations);
-        *self = Self { stage: Stage::Open, due, consumes, preparations, ..Self::default() };
+        let preparing = needed.map(Preparing::new);
+        *self = Self { stage: Stage::Open, due, consumes, preparing, ..Self::default() };
     }
 
     pub(super) fn close(&mut self, due: Deadline) {
@@ -195,7 +166,7 @@ impl Channel {
         Some(match self.stage {
             Stage::Closed | Stage::Ready | Stage::Idle => return None,
             Stage::Open => Method::ChannelOpen {},
-            Stage::Prepare => self.preparations.method()?,
+            Stage::Prepare => self.preparing.as_ref()?.method(),
             Stage::Select if self.consumes.is_some() => qos,
             Stage::Select => Method::ConfirmSelect { no_wait: false },
             Stage::Consume => consume_of(queue, tag, false),
@@ -219,111 +190,116 @@ impl Channel {
         }
     }
 
-    fn begin(&mut self, stage: Stage) -> Heard {
+    /// Another stage begins, of which nobody else need know.
+    fn begin<'i>(&mut self, stage: Stage) -> Option<Event<'i>> {
         (self.stage, self.is_said) = (stage, false);
-        Heard::GoOn
+        None
     }
 
-    fn go_on_preparing(&mut self) -> Heard {
-        let has_more = self.preparations.method().is_some();
-        self.begin(if has_more { Stage::Prepare } else { Stage::Select })
-    }
-
-    fn ready(&mut self) -> Heard {
+    fn ready<'i>(&mut self, rule: usize) -> Option<Event<'i>> {
         self.begin(Stage::Ready);
-        Heard::Ready(self.depth)
+        Some(Event::Ready { rule, depth: self.depth })
     }
 
-    /// What the upstream says on it.
-    pub(super) fn hear(&mut self, method: &Method<'_>, tag: &str) -> Heard {
-        if let Method::ChannelClose { reply_code, reply_text, class_id, method_id } = *method {
-            return self.hear_end(reply_code, reply_text, (class_id, method_id));
+    /// What the upstream says on it, which is the channel of this rule and has a consumer of this tag.
+    pub(super) fn hear<'i>(&mut self, rule: usize, method: &Method<'i>, tag: &str) -> Option<Event<'i>> {
+        if matches!(self.stage, Stage::Closed | Stage::Answer { .. }) {
+            return Some(misplaced(method));
+        }
+        if let Method::ChannelClose { reply_code: code, reply_text, class_id, method_id } = *method {
+            let cause = Cause::new(format_args!("{code} {reply_text}"));
+            let over_publish = (class_id, method_id) == (60, 40);
+            return self.hear_end(code, Event::Closed { rule, code, over_publish, cause });
         }
         if self.stage == Stage::Closing {
             return self.read_over(method);
         }
         if self.content != Content::None {
-            return Heard::Misplaced;
+            return Some(misplaced(method));
         }
         // What was not said has no answer.
         let awaits = |stage: Stage| self.stage == stage && self.is_said;
-        let flows = matches!(self.stage, Stage::Ready | Stage::Cancel) && self.consumes.is_some();
+        let is_fetch = self.consumes.is_some();
+        let confirms = self.stage == Stage::Ready && !is_fetch;
+        let flows = matches!(self.stage, Stage::Ready | Stage::Cancel) && is_fetch;
         match *method {
-            Method::ChannelOpenOk {} if awaits(Stage::Open) => self.go_on_preparing(),
+            Method::ChannelOpenOk {} if awaits(Stage::Open) => {
+                self.begin(if self.preparing.is_some() { Stage::Prepare } else { Stage::Select })
+            }
             Method::QueueDeclareOk { queue, message_count, .. } if awaits(Stage::Prepare) => {
                 self.depth = message_count;
-                if self.preparations.note_declared(queue)
-                    && let Some((consumed, _)) = &mut self.consumes
-                {
+                let has_to_bind = self.preparing.as_mut().is_some_and(|it| it.has_to_bind(queue));
+                if let Some((consumed, _)) = self.consumes.as_mut().filter(|_| has_to_bind) {
                     *consumed = queue.to_string();
                 }
-                self.go_on_preparing()
+                self.begin(if has_to_bind { Stage::Prepare } else { Stage::Select })
             }
-            Method::QueueBindOk {} if awaits(Stage::Prepare) => {
-                self.preparations.note_bound();
-                self.go_on_preparing()
-            }
-            Method::ConfirmSelectOk {} if awaits(Stage::Select) && self.consumes.is_none() => self.ready(),
-            Method::BasicQosOk {} if awaits(Stage::Select) && self.consumes.is_some() => {
-                self.begin(Stage::Consume)
-            }
-            Method::BasicQosOk {} if flows => Heard::GoOn,
+            Method::QueueBindOk {} if awaits(Stage::Prepare) => self.begin(Stage::Select),
+            Method::ConfirmSelectOk {} if awaits(Stage::Select) && !is_fetch => self.ready(rule),
+            Method::BasicQosOk {} if awaits(Stage::Select) && is_fetch => self.begin(Stage::Consume),
+            Method::BasicQosOk {} if flows => None,
             Method::BasicConsumeOk { consumer_tag } if awaits(Stage::Consume) && consumer_tag == tag => {
-                self.ready()
+                self.ready(rule)
             }
             Method::BasicCancelOk { consumer_tag } if awaits(Stage::Cancel) && consumer_tag == tag => {
                 self.begin(Stage::Idle);
-                Heard::Cancelled
+                Some(Event::Cancelled(rule))
             }
-            Method::BasicAck { .. } | Method::BasicNack { .. }
-                if self.stage == Stage::Ready && self.consumes.is_none() =>
-            {
-                Heard::Content
+            Method::BasicAck { delivery_tag: number, multiple } if confirms => {
+                Some(Event::Confirm { rule, number, multiple, is_taken: true })
             }
-            Method::BasicReturn { reply_code, .. }
-                if self.stage == Stage::Ready && self.consumes.is_none() =>
-            {
-                self.returning = Some(reply_code);
-                self.begin_content()
+            Method::BasicNack { delivery_tag: number, multiple, .. } if confirms => {
+                Some(Event::Confirm { rule, number, multiple, is_taken: false })
+            }
+            Method::BasicReturn { reply_code, .. } if confirms => {
+                // Its header says which it is.
+                (self.content, self.returning) = (Content::Header, Some(reply_code));
+                None
             }
             Method::ChannelFlow { active }
                 if matches!(self.stage, Stage::Ready | Stage::Cancel | Stage::Idle) =>
             {
                 self.flow = Some(active);
-                Heard::GoOn
+                None
             }
-            Method::BasicDeliver { consumer_tag, .. } if flows && consumer_tag == tag => self.begin_content(),
+            Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key }
+                if flows && consumer_tag == tag =>
+            {
+                (self.content, self.returning) = (Content::Header, None);
+                Some(Event::Deliver { rule, tag: delivery_tag, redelivered, exchange, key: routing_key })
+            }
             Method::BasicCancel { consumer_tag, .. } if flows && consumer_tag == tag => {
                 let queue = self.consumes.as_ref().map_or("", |(queue, _)| queue);
-                Heard::Gone(Cause::new(format_args!("its queue '{queue}' was deleted, or moved")))
+                let cause = Cause::new(format_args!("its queue '{queue}' was deleted, or moved"));
+                Some(Event::QueueGone(rule, cause))
             }
-            _ => Heard::Misplaced,
+            _ => Some(misplaced(method)),
         }
     }
 
-    fn hear_end(&mut self, code: u16, text: &str, over: (u16, u16)) -> Heard {
+    /// The upstream has closed it, with this code, which others hear of as `closed` unless it was to end.
+    fn hear_end<'i>(&mut self, code: u16, closed: Event<'i>) -> Option<Event<'i>> {
         match self.stage {
-            Stage::Closed | Stage::Answer { .. } => return Heard::Misplaced,
             // Ours has crossed it, and is answered all the same, as RabbitMQ does and the specification wants.
             Stage::Closing if self.is_said => {
                 self.crossed = true;
-                return Heard::GoOn;
+                None
             }
             // It was as good as closed.
-            Stage::Closing => return self.begin(Stage::Answer { again: false }),
-            Stage::Prepare if self.preparations.is_missing(code) => {
-                return self.begin(Stage::Answer { again: true });
+            Stage::Closing => self.begin(Stage::Answer { again: false }),
+            Stage::Prepare if self.preparing.as_mut().is_some_and(|it| it.is_missing(code)) => {
+                self.begin(Stage::Answer { again: true })
             }
-            _ => {}
+            _ => {
+                self.flow = None;
+                self.begin(Stage::Answer { again: false });
+                Some(closed)
+            }
         }
-        self.flow = None;
-        self.begin(Stage::Answer { again: false });
-        let over_publish = over == (60, 40);
-        Heard::Closed { code, over_publish, cause: Cause::new(format_args!("{code} {text}")) }
     }
 
     /// What comes while it is being closed is nobody's business any more.
-    fn read_over(&mut self, method: &Method<'_>) -> Heard {
+    fn read_over<'i>(&mut self, method: &Method<'i>) -> Option<Event<'i>> {
         match method {
             // Ours to a close that crossed it may not have found room yet.
             Method::ChannelCloseOk {} if core::mem::take(&mut self.crossed) => {
@@ -331,48 +307,44 @@ impl Channel {
             }
             Method::ChannelCloseOk {} if self.is_said => {
                 *self = Self::default();
-                Heard::GoOn
+                None
             }
-            _ if self.content != Content::None => Heard::Misplaced,
-            Method::BasicDeliver { .. } | Method::BasicReturn { .. } => match self.begin_content() {
-                Heard::Content => Heard::GoOn,
-                heard => heard,
-            },
-            _ => Heard::GoOn,
+            _ if self.content != Content::None => Some(misplaced(method)),
+            Method::BasicDeliver { .. } | Method::BasicReturn { .. } => {
+                self.content = Content::Header;
+                None
+            }
+            _ => None,
         }
     }
 
     // ---- contents
 
-    fn begin_content(&mut self) -> Heard {
-        match self.content.begin() {
-            true => Heard::Content,
-            false => Heard::Misplaced,
+    /// A content header came.
+    pub(super) fn take_header<'i>(
+        &mut self,
+        rule: usize,
+        ContentHeader { properties, body_len, .. }: ContentHeader<'i>,
+        origin: Origin,
+    ) -> Option<Event<'i>> {
+        if core::mem::replace(&mut self.content, Content::of_body(body_len)) != Content::Header {
+            return Some(lost(format_args!("a content header where it has no place")));
         }
+        (self.stage != Stage::Closing).then(|| match self.returning {
+            Some(code) => Event::Returned { rule, code, id: own_id_of(properties, origin) },
+            None => Event::Header { rule, properties, body_len },
+        })
     }
 
-    fn belongs(&self) -> Belongs {
-        Belongs { wanted: self.stage != Stage::Closing, returned: self.returning }
-    }
-
-    /// A header came; `None`: it is out of place.
-    pub(super) fn take_header(&mut self, body_len: u64) -> Option<Belongs> {
-        let belongs = self.content.take_header(body_len).then(|| self.belongs());
-        self.end_return();
-        belongs
-    }
-
-    /// So many octets of a body came; `None`: they are out of place.
-    pub(super) fn take_body(&mut self, len: usize) -> Option<Belongs> {
-        let belongs = self.content.take_body(len).then(|| self.belongs());
-        self.end_return();
-        belongs
-    }
-
-    fn end_return(&mut self) {
-        if self.content == Content::None {
-            self.returning = None;
+    /// Some of a body came.
+    pub(super) fn take_body<'i>(&mut self, rule: usize, octets: &'i [u8]) -> Option<Event<'i>> {
+        let left = if let Content::Body(left) = self.content { left } else { 0 };
+        match left.checked_sub(octets.len() as u64).filter(|_| left > 0) {
+            Some(left) => self.content = Content::of_body(left),
+            None => return Some(lost(format_args!("a content body where it has no place"))),
         }
+        let is_wanted = self.stage != Stage::Closing && self.returning.is_none();
+        is_wanted.then_some(Event::Body(rule, octets))
     }
 
     pub(super) const fn take_header_back(&mut self) {

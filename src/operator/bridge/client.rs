@@ -20,17 +20,18 @@
 //! what does not fit now is said when there is room; no password is shown.
 
 use crate::config::upstream::Upstream;
+use crate::limits::FRAME_BYTES_MIN;
 use crate::time::{Deadline, Now};
 use crate::wire::{
     ContentHeader, Frame, FrameKind, HEARTBEAT_FRAME, Method, PROTOCOL_HEADER, Table, Writer, next_frame,
 };
 
 use super::cause::Cause;
-use super::channel::{Channel, Heard, Purpose};
-use super::event::Event;
-use super::marks::own_id_of;
+use super::channel::Channel;
+use super::event::{Event, lost, misplaced};
 use super::own_id::Origin;
-use super::stranger::{lost, stranger};
+use super::preparation::Preparation;
+use super::stranger::stranger;
 
 /// Room for what is said besides messages: the longest is connection.start-ok.
 const OUT_BYTES: usize = 2048;
@@ -38,8 +39,6 @@ const OUT_BYTES: usize = 2048;
 const SETTLE_BYTES_MAX: usize = 32;
 /// How long it may take from connecting until the connection is open, and then a channel, in milliseconds.
 const OPENING_MS: u64 = 30_000;
-/// The least that AMQP knows, in bytes.
-const FRAME_BYTES_MIN: u32 = crate::limits::FRAME_BYTES_MIN;
 
 /// How far a connection is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,8 +60,6 @@ pub enum Stage {
 pub enum Verdict {
     /// It is ours, and with `true` all before it on its channel as well.
     Taken(bool),
-    /// It goes back to its queue there.
-    Back,
     /// It goes to the dead letters of its queue there, if that has any, or nowhere.
     Dead,
 }
@@ -86,8 +83,6 @@ pub struct Client {
     origin: Origin,
     frame_max: u32,
     heartbeat_ms: u64,
-    /// Heartbeats that went or came since this was last asked.
-    heartbeats: u32,
     heard: Now,
     is_unheard: bool,
     /// Octets of input that were not handled at the last look.
@@ -118,7 +113,6 @@ impl Client {
             origin,
             frame_max,
             heartbeat_ms: u64::from(heartbeat_s) * 1000,
-            heartbeats: 0,
             heard: now,
             is_unheard: true,
             unread: 0,
@@ -157,9 +151,16 @@ impl Client {
         self.channels[rule].is_closed()
     }
 
-    /// Opens the channel of a rule, which is closed, for this.
-    pub fn open(&mut self, now: Now, rule: usize, purpose: Purpose) {
-        self.channels[rule].open(now.after_ms(OPENING_MS), purpose);
+    /// Opens the channel of a rule, which is closed, after what is needed was seen to: to consume this queue with
+    /// so many messages ahead, or to publish.
+    pub fn open(
+        &mut self,
+        now: Now,
+        rule: usize,
+        consumes: Option<(String, u16)>,
+        needed: Option<Preparation>,
+    ) {
+        self.channels[rule].open(now.after_ms(OPENING_MS), consumes, needed);
         self.talk();
     }
 
@@ -229,7 +230,6 @@ impl Client {
             // What waits to be written is as good as a heartbeat.
             if self.out.is_empty() {
                 self.out.extend_from_slice(&HEARTBEAT_FRAME);
-                self.heartbeats += 1;
             }
         }
         Ok(())
@@ -254,11 +254,6 @@ impl Client {
     /// Octets of messages were written.
     pub const fn note_sent(&mut self, now: Now) {
         self.wrote = now;
-    }
-
-    /// Bytes of heartbeats that went or came since this was last asked.
-    pub fn take_heartbeat_bytes(&mut self) -> u64 {
-        u64::from(core::mem::take(&mut self.heartbeats)) * HEARTBEAT_FRAME.len() as u64
     }
 
     /// So many octets of input are there: how many more than were left, if any was heard.
@@ -294,7 +289,6 @@ impl Client {
     pub fn settle(&mut self, rule: usize, delivery_tag: u64, verdict: Verdict) {
         let method = match verdict {
             Verdict::Taken(multiple) => Method::BasicAck { delivery_tag, multiple },
-            Verdict::Back => Method::BasicReject { delivery_tag, requeue: true },
             Verdict::Dead => Method::BasicReject { delivery_tag, requeue: false },
         };
         let is_said = self.try_say(Self::channel_of(rule), &method);
@@ -384,52 +378,27 @@ impl Client {
         let is_open = self.stage == Stage::Open;
         let rule = usize::from(number).checked_sub(1).filter(|rule| is_open && *rule < self.channels.len());
         match (frame.header.kind(), rule) {
-            (Some(FrameKind::Heartbeat), _) => {
-                self.heartbeats += 1;
-                None
-            }
+            (Some(FrameKind::Heartbeat), _) => None,
             (Some(FrameKind::Method), rule) => match (Method::parse(frame.payload), rule) {
                 (Ok(method), None) if number == 0 => self.handle_connection(method),
-                (Ok(method), Some(rule)) => self.handle_method(rule, method),
+                (Ok(method), Some(rule)) => {
+                    let event = self.channels[rule].hear(rule, &method, &tag_of(rule));
+                    self.talk();
+                    event
+                }
                 (Ok(method), None) => Some(misplaced(&method)),
                 (Err(_), _) => Some(lost(format_args!("it sends a method that cannot be read"))),
             },
-            (Some(FrameKind::Header), Some(rule)) => self.handle_header(rule, frame.payload),
-            (Some(FrameKind::Body), Some(rule)) => self.handle_body(rule, frame.payload),
+            (Some(FrameKind::Header), Some(rule)) => match ContentHeader::parse(frame.payload) {
+                Ok(header) => self.channels[rule].take_header(rule, header, self.origin),
+                Err(_) => Some(lost(format_args!("it sends a content header that cannot be read"))),
+            },
+            (Some(FrameKind::Body), Some(rule)) => self.channels[rule].take_body(rule, frame.payload),
             (Some(FrameKind::Header | FrameKind::Body), None) => {
                 Some(lost(format_args!("a content where it has no place")))
             }
             (None, _) => Some(lost(format_args!("it sends what is no frame of AMQP 0-9-1"))),
         }
-    }
-
-    fn handle_method<'i>(&mut self, rule: usize, method: Method<'i>) -> Option<Event<'i>> {
-        let heard = self.channels[rule].hear(&method, &tag_of(rule));
-        let event = match heard {
-            Heard::Misplaced => Some(misplaced(&method)),
-            Heard::GoOn => None,
-            Heard::Ready(depth) => Some(Event::Ready { rule, depth }),
-            Heard::Cancelled => Some(Event::Cancelled(rule)),
-            Heard::Gone(cause) => Some(Event::QueueGone(rule, cause)),
-            Heard::Closed { code, over_publish, cause } => {
-                Some(Event::Closed { rule, code, over_publish, cause })
-            }
-            Heard::Content => match method {
-                Method::BasicAck { delivery_tag: number, multiple } => {
-                    Some(Event::Confirm { rule, number, multiple, is_taken: true })
-                }
-                Method::BasicNack { delivery_tag: number, multiple, .. } => {
-                    Some(Event::Confirm { rule, number, multiple, is_taken: false })
-                }
-                Method::BasicDeliver {
-                    delivery_tag: tag, redelivered, exchange, routing_key: key, ..
-                } => Some(Event::Deliver { rule, tag, redelivered, exchange, key }),
-                // Of what comes back the header says which it is.
-                _ => None,
-            },
-        };
-        self.talk();
-        event
     }
 
     #[cold]
@@ -526,45 +495,12 @@ impl Client {
         let open = Method::ConnectionOpen { virtual_host: &vhost };
         self.say(&tune_ok, Stage::Opening).or_else(|| self.say(&open, Stage::Opening))
     }
-
-    // ---- contents
-
-    fn handle_header<'i>(&mut self, rule: usize, payload: &'i [u8]) -> Option<Event<'i>> {
-        let Ok(ContentHeader { properties, body_len, .. }) = ContentHeader::parse(payload) else {
-            return Some(lost(format_args!("it sends a content header that cannot be read")));
-        };
-        let origin = self.origin;
-        match self.channels[rule].take_header(body_len) {
-            Some(content) => content.wanted.then(|| match content.returned {
-                Some(code) => Event::Returned { rule, code, id: own_id_of(properties, origin) },
-                None => Event::Header { rule, properties, body_len },
-            }),
-            None => Some(lost(format_args!("a content header where it has no place"))),
-        }
-    }
-
-    fn handle_body<'i>(&mut self, rule: usize, payload: &'i [u8]) -> Option<Event<'i>> {
-        match self.channels[rule].take_body(payload.len()) {
-            Some(content) => {
-                (content.wanted && content.returned.is_none()).then_some(Event::Body(rule, payload))
-            }
-            None => Some(lost(format_args!("a content body where it has no place"))),
-        }
-    }
 }
-
-#[cold]
-fn misplaced<'i>(method: &Method<'_>) -> Event<'i> {
-    lost(format_args!("{} where it has no place", method.name()))
-}
-
-/// What begins the tags of consumers; the number of their rule follows.
-const TAG_PREFIX: &str = "bridge-";
 
 /// The tag of the consumer of a rule.
 fn tag_of(rule: usize) -> heapless::String<16> {
     let mut tag = heapless::String::new();
-    let is_written = core::fmt::Write::write_fmt(&mut tag, format_args!("{TAG_PREFIX}{rule}"));
+    let is_written = core::fmt::Write::write_fmt(&mut tag, format_args!("bridge-{rule}"));
     debug_assert!(is_written.is_ok(), "rules have short numbers");
     tag
 }

@@ -34,7 +34,7 @@ impl DayBudget {
     }
 
     /// Goes on with a day of which so much was gone.
-    pub fn restore(&mut self, now: Now, used: u64, yesterday: u64, gone_ms: u64) {
+    pub fn restore(&mut self, now: Now, [used, yesterday, gone_ms]: [u64; 3]) {
         (self.used, self.noted, self.yesterday) = (used, used, yesterday);
         (self.since, self.gone_ms) = (now, gone_ms.min(DAY_MS));
     }
@@ -120,10 +120,10 @@ mod tests {
         before.note(100);
         let [used, yesterday, gone_ms] = before.numbers(at(20));
         let mut after = DayBudget::new(Some(100), at(0));
-        after.restore(at(0), used, yesterday, gone_ms);
+        after.restore(at(0), [used, yesterday, gone_ms]);
         assert!(after.is_spent() && !after.keep_time(at(3)) && after.is_spent());
         assert!(after.keep_time(at(4)) && !after.is_spent());
-        after.restore(at(0), 1, 2, u64::MAX);
+        after.restore(at(0), [1, 2, u64::MAX]);
         assert!(after.keep_time(at(0)), "nonsense is a day that is over");
     }
 

@@ -83,16 +83,17 @@ impl Demand {
     /// Whether a contact is due, with so many messages waiting, and publishers behind them or not.
     pub fn look(&mut self, now: Now, unix_ms: u64, (waiting, has_room): (u64, bool)) -> Option<Reason> {
         self.waiting_since = (waiting > 0).then(|| self.waiting_since.unwrap_or(now));
-        let has_struck = self.has_struck(unix_ms);
+        // By a clock that may have been set forward since the last look.
+        let ms_since = unix_ms.saturating_sub(self.unix_ms);
+        let has_struck = self.ms_to_time().is_some_and(|ms| ms_since >= ms);
         (self.unix_ms, self.looked) = (unix_ms, now);
-        let is_due = |since: Now, ms: u64| since.after_ms(ms).is_due(now);
         if waiting >= self.config.messages.into() {
             Some(Reason::Messages)
         } else if waiting > 0 && !has_room {
             Some(Reason::Room)
-        } else if self.waiting_since.is_some_and(|since| is_due(since, self.config.age_ms.into())) {
+        } else if self.age_due().is_due(now) {
             Some(Reason::Age)
-        } else if self.interval_ms().is_some_and(|ms| is_due(self.since, ms)) {
+        } else if self.interval_due().is_due(now) {
             Some(Reason::Interval)
         } else {
             has_struck.then_some(Reason::Time)
@@ -101,11 +102,8 @@ impl Demand {
 
     /// When a contact is due, if nothing more comes and the clock is not set.
     pub fn due(&self) -> Deadline {
-        let after = |since: Option<Now>, ms| since.map_or(Deadline::NEVER, |since: Now| since.after_ms(ms));
-        let age = after(self.waiting_since, self.config.age_ms.into());
-        let interval = self.interval_ms().map_or(Deadline::NEVER, |ms| self.since.after_ms(ms));
         let time = self.ms_to_time().map_or(Deadline::NEVER, |ms| self.looked.after_ms(ms));
-        age.earlier(interval).earlier(time)
+        self.age_due().earlier(self.interval_due()).earlier(time)
     }
 
     /// When to look again.
@@ -116,26 +114,24 @@ impl Demand {
         }
     }
 
-    fn interval_ms(&self) -> Option<u64> {
-        let ms = u64::from(self.config.interval_ms);
-        (ms > 0).then(|| ms + self.spread % (ms / SPREAD_PART + 1))
+    /// When something has waited for long enough.
+    fn age_due(&self) -> Deadline {
+        self.waiting_since.map_or(Deadline::NEVER, |since| since.after_ms(self.config.age_ms.into()))
     }
 
-    /// Milliseconds of the day at which the times of the day are taken to come.
-    fn times(&self) -> impl Iterator<Item = u64> {
-        let late = self.spread % SPREAD_MS_MAX;
-        self.config.times.iter().map(move |time| (u64::from(time.0) * 60_000 + late) % DAY_MS)
+    /// When the last contact was long enough ago.
+    fn interval_due(&self) -> Deadline {
+        match u64::from(self.config.interval_ms) {
+            0 => Deadline::NEVER,
+            ms => self.since.after_ms(ms + self.spread % (ms / SPREAD_PART + 1)),
+        }
     }
 
-    /// From the last look until the next time of day.
+    /// From the last look until the next time of day, each of which is taken to come a little late.
     fn ms_to_time(&self) -> Option<u64> {
-        let of_day = self.unix_ms % DAY_MS;
-        self.times().map(|time| (time + DAY_MS - of_day - 1) % DAY_MS + 1).min()
-    }
-
-    /// Whether a time of day came since the last look, by a clock that may have been set forward since.
-    fn has_struck(&self, unix_ms: u64) -> bool {
-        self.ms_to_time().is_some_and(|ms| unix_ms.saturating_sub(self.unix_ms) >= ms)
+        let (late, of_day) = (self.spread % SPREAD_MS_MAX, self.unix_ms % DAY_MS);
+        let times = self.config.times.iter().map(|time| (u64::from(time.0) * 60_000 + late) % DAY_MS);
+        times.map(|time| (time + DAY_MS - of_day - 1) % DAY_MS + 1).min()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an upstream said, as the engine is told of it. A rule is named by its place in its direction.
 
-use crate::wire::Properties;
+use crate::wire::{Method, Properties};
 
 use super::cause::Cause;
 use super::own_id::OwnId;
@@ -80,4 +80,16 @@ pub enum Event<'i> {
     QueueGone(usize, Cause),
     /// The link is over.
     Lost(Cause),
+}
+
+/// The link is over, for this reason.
+#[cold]
+pub(super) fn lost<'i>(words: core::fmt::Arguments<'_>) -> Event<'i> {
+    Event::Lost(Cause::new(words))
+}
+
+/// The link is over, for the upstream has said this where it may not.
+#[cold]
+pub(super) fn misplaced<'i>(method: &Method<'_>) -> Event<'i> {
+    lost(format_args!("{} where it has no place", method.name()))
 }

@@ -16,7 +16,6 @@
 //! | `stranger` | upstreams that are none |
 //! | `shovelled` | what a shovel's messages get besides |
 //! | `event` | what an upstream said |
-//! | `content` | the frames of a content that comes in |
 //! | `flights` | what was sent and is not confirmed |
 //! | `writer` | a message as the frames of a publish, from any octet of them on |
 //! | `arrivals` | what came and is not acknowledged |
@@ -37,7 +36,6 @@ mod backoff;
 mod cause;
 mod channel;
 mod client;
-mod content;
 mod day_budget;
 mod demand;
 mod event;
@@ -55,9 +53,7 @@ mod writer;
 pub use arrivals::Arrivals;
 pub use backoff::Backoff;
 pub use cause::Cause;
-pub use channel::Purpose;
 pub use client::{Client, Credentials, Stage, Verdict};
-pub use content::Content;
 pub use day_budget::DayBudget;
 pub use demand::Demand;
 pub use event::Event;
@@ -68,9 +64,9 @@ pub use own_id::{Origin, OwnId};
 pub use pace::Pace;
 pub use preparation::Preparation;
 pub use price::Price;
-pub use shovelled::{Way, shovelled};
+pub use shovelled::shovelled;
 pub use stranger::not_tls;
-pub use writer::{BODY_FRAME_BYTES, Progress, left_of_frame, publish_len, write_head, write_publish};
+pub use writer::{BODY_FRAME_BYTES, left_of_frame, publish_len, write_head, write_publish};
 
 /// Bytes that the messages under way of one rule take at most.
 pub const fn window_bytes(window: usize) -> usize {

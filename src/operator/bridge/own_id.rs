@@ -7,7 +7,7 @@
 //!
 //! All numbers are hexadecimal. Always true: what is written reads back as it was, and nothing else does.
 
-use core::fmt::{self, Write as _};
+use core::fmt::Write as _;
 
 /// The longest, in bytes.
 pub(super) const ID_BYTES_MAX: usize = 32 + 2 + 8 + 2 * 17;
@@ -42,36 +42,18 @@ impl OwnId {
             false => write!(text, "{store:032x}-{queue:x}-{offset:x}"),
             true => write!(text, "{store:032x}-t{:x}-{queue:x}-{offset:x}", origin.life),
         };
-        debug_assert!(written == Ok(()) as fmt::Result, "the longest fits");
+        debug_assert!(written.is_ok(), "the longest fits");
         text
     }
 
     /// Reads a header, if it is one of ours.
     pub(super) fn parse(text: &[u8], origin: Origin) -> Option<Self> {
         let text = core::str::from_utf8(text).ok()?;
-        let mut parts = text.split('-');
-        let number = |part: Option<&str>| u64::from_str_radix(part?, 16).ok();
-        if parts.next() != Some(&*store_text(origin)) {
-            return None;
-        }
-        let mut first = parts.next();
-        let is_transient = first.is_some_and(|part| part.starts_with('t'));
-        if is_transient {
-            if number(first?.strip_prefix('t'))? != u64::from(origin.life) {
-                return None;
-            }
-            first = parts.next();
-        }
-        let (queue, offset) = (number(first)?, number(parts.next())?);
-        parts.next().is_none().then_some(Self { queue, offset, is_transient })
+        let mut last = text.rsplit('-').map(|part| u64::from_str_radix(part, 16).ok());
+        let (offset, queue) = (last.next()??, last.next()??);
+        let id = Self { queue, offset, is_transient: text.contains("-t") };
+        (id.text(origin) == text).then_some(id)
     }
-}
-
-fn store_text(origin: Origin) -> heapless::String<32> {
-    let mut text = heapless::String::new();
-    let written = write!(text, "{:032x}", u128::from_be_bytes(origin.store));
-    debug_assert!(written.is_ok(), "it has 32 digits");
-    text
 }
 
 #[cfg(test)]

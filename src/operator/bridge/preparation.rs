@@ -1,17 +1,17 @@
-//! What a link needs at the upstream before messages flow: queues that are declared where they are missing,
-//! and a queue behind an exchange that is fetched from.
+//! What a link needs at the upstream before messages flow: a queue that is declared where it is missing,
+//! or one behind an exchange that is fetched from.
 //!
 //! ```text
-//! queue.declare passive ─ ok ──────────────────────────────────────────→ the next
+//! queue.declare passive ─ ok ──────────────────────────────────────────→ ready
 //!          └─ 404, channel closed → channel.open → queue.declare durable ─ ok ─┘
-//! an exchange: queue.declare exclusive, named there ─ ok → queue.bind ─ ok → the next
+//! an exchange: queue.declare exclusive, named there ─ ok → queue.bind ─ ok → ready
 //! ```
 //!
 //! Always true: a queue that is there is used as it is; what is asked next follows from what was answered.
 
 use crate::wire::{Method, Table};
 
-/// One thing that is needed.
+/// What is needed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Preparation {
     /// A queue of this name, durable and with these arguments if there is none.
@@ -20,7 +20,7 @@ pub enum Preparation {
     Source(String, String),
 }
 
-/// How far one of them is.
+/// How far it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
     Look,
@@ -28,76 +28,51 @@ enum Step {
     Bind(String),
 }
 
-/// All of them, the next one first.
+/// What is needed, while it is seen to.
 #[derive(Debug)]
-pub(super) struct Preparations {
-    list: std::vec::IntoIter<Preparation>,
-    next: Option<(Preparation, Step)>,
+pub(super) struct Preparing {
+    needed: Preparation,
+    step: Step,
 }
 
-impl Default for Preparations {
-    fn default() -> Self {
-        Self::new(Vec::new())
-    }
-}
-
-impl Preparations {
-    pub(super) fn new(list: Vec<Preparation>) -> Self {
-        let mut all = Self { list: list.into_iter(), next: None };
-        all.go_on();
-        all
+impl Preparing {
+    pub(super) const fn new(needed: Preparation) -> Self {
+        Self { needed, step: Step::Look }
     }
 
-    fn go_on(&mut self) {
-        self.next = self.list.next().map(|next| (next, Step::Look));
-    }
-
-    /// What is to be asked; `None`: everything is there.
-    pub(super) fn method(&self) -> Option<Method<'_>> {
-        let (passive, durable, exclusive) = match self.next.as_ref()? {
-            (Preparation::Source(exchange, key), Step::Bind(queue)) => {
-                let (no_wait, arguments) = (false, Table::EMPTY);
-                return Some(Method::QueueBind { queue, exchange, routing_key: key, no_wait, arguments });
-            }
-            (Preparation::Source(..), _) => (false, false, true),
-            (Preparation::Queue(..), step) => (*step == Step::Look, *step != Step::Look, false),
-        };
-        let (queue, arguments) = match self.next.as_ref()? {
-            (Preparation::Queue(queue, arguments), Step::Declare) => (&**queue, Table::trusted(arguments)),
-            (Preparation::Queue(queue, _), _) => (&**queue, Table::EMPTY),
-            (Preparation::Source(..), _) => ("", Table::EMPTY),
-        };
+    /// What is to be asked.
+    pub(super) fn method(&self) -> Method<'_> {
         let (auto_delete, no_wait) = (false, false);
-        Some(Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments })
+        let (queue, (passive, durable, exclusive), arguments) = match (&self.needed, &self.step) {
+            (Preparation::Source(exchange, key), Step::Bind(queue)) => {
+                let arguments = Table::EMPTY;
+                return Method::QueueBind { queue, exchange, routing_key: key, no_wait, arguments };
+            }
+            (Preparation::Source(..), _) => ("", (false, false, true), Table::EMPTY),
+            (Preparation::Queue(queue, arguments), Step::Declare) => {
+                (&**queue, (false, true, false), Table::trusted(arguments))
+            }
+            (Preparation::Queue(queue, _), _) => (&**queue, (true, false, false), Table::EMPTY),
+        };
+        Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments }
     }
 
-    /// A queue is there; whether its name stands for an exchange, to be consumed from.
-    pub(super) fn note_declared(&mut self, queue: &str) -> bool {
-        match &mut self.next {
-            Some((Preparation::Source(..), step)) => {
-                *step = Step::Bind(queue.to_string());
-                true
-            }
-            _ => {
-                self.go_on();
-                false
-            }
+    /// A queue is there; whether it has to be bound, and is the one to be consumed from.
+    pub(super) fn has_to_bind(&mut self, queue: &str) -> bool {
+        let is_source = matches!(self.needed, Preparation::Source(..));
+        if is_source {
+            self.step = Step::Bind(queue.to_string());
         }
-    }
-
-    /// It is bound.
-    pub(super) fn note_bound(&mut self) {
-        self.go_on();
+        is_source
     }
 
     /// The channel was closed with this code: whether that means no more than that the queue is not there.
     pub(super) fn is_missing(&mut self, code: u16) -> bool {
-        match &mut self.next {
-            Some((Preparation::Queue(..), step @ Step::Look)) if code == 404 => {
-                *step = Step::Declare;
-                true
-            }
-            _ => false,
+        let is_missing =
+            matches!(self.needed, Preparation::Queue(..)) && self.step == Step::Look && code == 404;
+        if is_missing {
+            self.step = Step::Declare;
         }
+        is_missing
     }
 }

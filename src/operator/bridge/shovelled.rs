@@ -15,17 +15,15 @@ use crate::wire::{Full, Properties, Table, TableWriter, Value, Writer};
 const SHOVELLED: &str = "x-shovelled";
 const TIMESTAMP: &str = "x-shovelled-timestamp";
 
-/// Where a message goes over which addresses: places in the two lists of a shovel.
-pub type Way = (usize, usize);
-
-/// Writes a message's properties as a shovel wants them; `scratch` is room for its headers.
+/// Writes a message's properties as a shovel wants them; `way`: places in the shovel's two lists of addresses,
+/// over which it goes; `scratch` is room for its headers.
 ///
 /// # Errors
 /// They do not fit.
 pub fn shovelled(
     properties: Properties<'_>,
     shovel: &Shovel,
-    (way, unix_s, by): (Way, u64, &str),
+    (way, unix_s, by): ((usize, usize), u64, &str),
     scratch: &mut [u8],
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
@@ -95,7 +93,7 @@ fn write_property(
 fn write_headers(
     headers: Table<'_>,
     shovel: &Shovel,
-    ((from, to), unix_s, by): (Way, u64, &str),
+    ((from, to), unix_s, by): ((usize, usize), u64, &str),
     table: &mut TableWriter<'_, '_>,
 ) -> Result<(), Full> {
     let before = headers.get(SHOVELLED).and_then(|value| value.as_array());

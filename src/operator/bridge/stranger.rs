@@ -5,7 +5,7 @@
 use crate::wire::{Opening, classify_opening};
 
 use super::cause::Cause;
-use super::event::Event;
+use super::event::{Event, lost};
 
 /// An upstream that does not speak AMQP, or not yet enough to tell.
 #[cold]
@@ -41,10 +41,4 @@ pub fn not_tls(input: &[u8]) -> Option<Cause> {
         }
         _ => Some(Cause::new(format_args!("it does not speak TLS on this port"))),
     }
-}
-
-/// The link is over, for this reason.
-#[cold]
-pub(super) fn lost<'i>(words: core::fmt::Arguments<'_>) -> Event<'i> {
-    Event::Lost(Cause::new(words))
 }

@@ -20,15 +20,6 @@ pub const BODY_FRAME_BYTES: u32 = crate::limits::FRAME_BYTES_MIN;
 /// Of its payload.
 const PAYLOAD_BYTES: u32 = BODY_FRAME_BYTES - FRAME_OVERHEAD as u32;
 
-/// Octets of a publish that have gone, of so many.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Progress {
-    /// So many have gone.
-    pub sent: u64,
-    /// So many there are.
-    pub total: u64,
-}
-
 /// Writes the method and the header of a publish on a channel; says how long they are.
 ///
 /// # Errors
@@ -69,19 +60,18 @@ pub fn left_of_frame(head: usize, total: u64, sent: u64) -> u64 {
     }
 }
 
-/// Writes on from octet `sent` of a publish on a channel whose head is this, as much as fits; says where it
-/// stands then, and how much was written.
+/// Writes on from octet `sent` of a publish on a channel whose head is this, as much as fits; says how much was
+/// written.
 pub fn write_publish(
     messages: &Messages,
     message: MessageId,
     (channel, head): (u16, &[u8]),
-    sent: u64,
+    mut sent: u64,
     out: &mut [u8],
-) -> (Progress, usize) {
+) -> usize {
     let body_len = messages.body_len(message);
     let total = publish_len(head.len(), body_len);
     let mut writer = Body { messages, message, channel, body_len, cursor: None, out, at: 0 };
-    let mut sent = sent;
     while sent < total && writer.at < writer.out.len() {
         let written = match sent.checked_sub(head.len() as u64) {
             None => writer.copy(&head[sent as usize..]),
@@ -89,7 +79,7 @@ pub fn write_publish(
         };
         sent += written as u64;
     }
-    (Progress { sent, total }, writer.at)
+    writer.at
 }
 
 /// Body frames.
