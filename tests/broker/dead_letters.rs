@@ -441,7 +441,7 @@ fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
     house.done(at, Command::Publish { message, mandatory: false });
     let first = got(&mut house, at, "q");
     house.done(publisher, Command::TxSelect);
-    let new: Vec<_> = (0..3).map(|_| message_to(&mut house, "amq.topic", "lost", &[0, 0], b"y")).collect();
+    let new: Vec<_> = (0..3).map(|_| message_to(&mut house, "", "q", &[0, 0], b"y")).collect();
     let held = filled(&mut house);
     house.settle(at, first.tag, false, Settlement::Reject);
     house.turns(at);

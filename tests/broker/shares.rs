@@ -1,5 +1,6 @@
 //! What one connection, or one queue, may keep of the memory for messages, whatever it does not settle.
 
+use crate::dead_letters::message_to;
 use crate::support::{At, TestBroker};
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
@@ -251,6 +252,42 @@ fn transactions_give_back_what_they_held_however_they_end() {
         all.push(at);
     }
     assert_eq!(house.ready(first, "q"), 10);
+    end(house, &all);
+}
+
+/// A message that goes through an exchange has a place beside it for where it goes: that counts as well, and is
+/// given back however the transaction ends. Which of its queues are still there is asked at the commit.
+#[test]
+fn a_transaction_keeps_where_its_messages_go_and_gives_that_back() {
+    let mut house = small();
+    let first = house.connect();
+    let bind = |house: &mut TestBroker, queue| {
+        house.declare(first, queue, false);
+        let (exchange, routing_key) = ("amq.fanout", "");
+        house.done(first, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+    };
+    ["q", "gone"].into_iter().for_each(|queue| bind(&mut house, queue));
+    let mut all = vec![first];
+    for end in [Command::TxRollback, Command::CloseChannel, Command::TxCommit] {
+        let at = house.connect();
+        house.done(at, Command::TxSelect);
+        for _ in 0..10 {
+            let message = message_to(&mut house, "amq.fanout", "", &[0, 0], b"x");
+            house.done(at, Command::Publish { message, mandatory: false });
+        }
+        assert_eq!(house.broker.gauges().open_messages, 20, "each with where it goes");
+        if end == Command::TxCommit {
+            let queue = "gone";
+            house.done(first, Command::QueueDelete { queue, if_unused: false, if_empty: false });
+            bind(&mut house, "late");
+        }
+        house.done(at, end);
+        house.turns(at);
+        assert_eq!((house.broker.gauges().open_messages, house.broker.gauges().open_bytes), (0, 0));
+        all.push(at);
+    }
+    assert_eq!((house.ready(first, "q"), house.ready(first, "late")), (10, 0));
+    assert_eq!(house.messages.messages_used(), 10, "no place of a route is left");
     end(house, &all);
 }
 

@@ -209,3 +209,24 @@ fn a_consumer_whose_queue_is_gone_and_who_was_not_told_is_passed_over() {
     let written = side.write();
     assert_eq!(written[2].len(), 1, "{written:?}");
 }
+
+/// A queue of two that drops its oldest has as many as its consumer takes, however many came in one read.
+#[test]
+fn a_burst_into_a_short_queue_is_the_consumers_as_far_as_he_is_ready() {
+    for (prefetch, taken) in [(0, 300), (10, 10), (100, 100)] {
+        let mut side = Side::new();
+        let short = table(|t| t.int("x-max-length", 2));
+        declare(&mut side.house, side.channels[0], "short", false, &short);
+        side.step(&Step::Consume(1, "short", "one", prefetch, false));
+        for _ in 0..300 {
+            side.step(&Step::Publish("short"));
+        }
+        side.deliver();
+        let written = side.write();
+        assert_eq!(written[1].len(), taken, "of 300, with a prefetch of {prefetch}");
+        let last = written[1].last().expect("he has some");
+        assert!(last.starts_with(&format!("short {taken:05}")), "what came first is his: {last}");
+        let left = side.house.ready(side.channels[0], "short");
+        assert_eq!(left as usize, (300 - taken).min(2), "the last two stay");
+    }
+}

@@ -9,11 +9,12 @@ through every channel and every queue (`settle`), not a sleep.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from harness import wire
 from harness.brokers import Address
@@ -140,13 +141,25 @@ class Connection:
         self.closed_by_peer = False
         self.buffer = bytearray()
         self.stray: Deque[wire.Frame] = deque()
+        self.gathered: Optional[bytearray] = None
         self.socket = socket.create_connection(self.script.address, PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     # -- saying
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is said inside leaves in one piece, so that a broker may read it at once."""
+        self.gathered = bytearray()
+        yield
+        data, self.gathered = bytes(self.gathered), None
+        self.send(data)
+
     def send(self, data: bytes) -> None:
         """Bytes as they are. A peer that has hung up is found out by reading."""
+        if self.gathered is not None:
+            self.gathered += data
+            return
         try:
             self.socket.sendall(data)
         except OSError:
@@ -420,7 +433,7 @@ class Channel:
     def revive(self) -> None:
         """Open it again, written down, when the server closed it and the script just goes on."""
         connection = self.connection
-        if not self.lasting:
+        if not self.lasting or connection.gathered is not None:
             return
         connection.pump(time.monotonic() + 0.001)
         if self.is_open and not connection.events and not connection.closed_by_peer and not connection.dead:
@@ -475,6 +488,16 @@ class Channel:
         self.connection.send(wire.method(self.number, name, **args))
         self._wait_reply()
         return self.replies.popleft() if self.replies else None
+
+    def answer(self, name: str, **args: Any) -> None:
+        """The reply to a synchronous method that was sent with others, written down."""
+        self._wait_reply()
+        if not self.replies:
+            self.connection.hear(0.0)
+            return
+        unit = self.replies.popleft()
+        self._record(unit)
+        self._learn(name, args, unit.method)
 
     def need(self, name: str, **args: Any) -> Unit:
         """Like `ask`, for where the script cannot go on without a reply."""

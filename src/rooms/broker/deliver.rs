@@ -63,7 +63,10 @@ impl Broker {
     #[inline]
     fn take_its_turn(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
-        if self.queues[queue.index()].is_picky() {
+        let record = &self.queues[queue.index()];
+        // What is too much for a queue whose consumer is ready for more goes to him in its next turn.
+        let goes_on = delivered >= most && !record.eligible.is_empty();
+        if record.is_picky() && !goes_on {
             self.look_after(cx, queue);
         }
         if self.queues[queue.index()].rank != Rank::Plain {

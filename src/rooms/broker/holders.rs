@@ -148,9 +148,14 @@ impl Broker {
         }
     }
 
-    /// Whether the virtual host and the user of a connection may have one message more in open transactions;
-    /// says of which pool there is none.
-    pub(super) fn may_hold_open(&self, connection: ConnectionId, bytes: u64) -> Result<(), &'static str> {
+    /// Whether the virtual host and the user of a connection may have so many messages more, of so many bytes,
+    /// in open transactions; says of which pool there is none.
+    pub(super) fn may_hold_open(
+        &self,
+        connection: ConnectionId,
+        messages: u64,
+        bytes: u64,
+    ) -> Result<(), &'static str> {
         if !self.divisions.any {
             return Ok(());
         }
@@ -158,7 +163,7 @@ impl Broker {
             u64::from(self.settings.messages / 2).saturating_sub(self.pinned.open_messages.into());
         let bytes_room = (self.settings.body_bytes / 2).saturating_sub(self.pinned.open_bytes);
         let kept = |divided: &Divided, held: &Held| {
-            let messages = divided.open_messages.kept_from(held.open_messages, 1);
+            let messages = divided.open_messages.kept_from(held.open_messages, messages);
             (messages, divided.open_bytes.kept_from(held.open_bytes, bytes))
         };
         let Holder { vhost, user } = self.holder(connection);
@@ -167,21 +172,21 @@ impl Broker {
         let of_user = user.map_or((0, 0), |user| kept(&self.divisions.users, self.access.user_held(user)));
         // Within its own parts it is not asked how much there is: that is kept for it.
         let fits = |room: u64, wanted: u64, kept: u64| kept == 0 || room >= wanted + kept;
-        if !fits(messages_room, 1, of_vhost.0 + of_user.0) {
+        if !fits(messages_room, messages, of_vhost.0 + of_user.0) {
             return Err("messages_max");
         }
         if fits(bytes_room, bytes, of_vhost.1 + of_user.1) { Ok(()) } else { Err("body_bytes_max") }
     }
 
     /// A connection has so many messages more in open transactions.
-    pub(super) fn hold_open(&mut self, connection: ConnectionId, bytes: u64) {
+    pub(super) fn hold_open(&mut self, connection: ConnectionId, messages: u64, bytes: u64) {
         if !self.divisions.any {
             return;
         }
         let take = |divided: &mut Divided, held: &mut Held| {
-            divided.open_messages.take(held.open_messages, 1);
+            divided.open_messages.take(held.open_messages, messages);
             divided.open_bytes.take(held.open_bytes, bytes);
-            held.open_messages += 1;
+            held.open_messages += messages;
             held.open_bytes += bytes;
         };
         let Holder { vhost, user } = self.holder(connection);

@@ -91,7 +91,10 @@ impl Broker {
             Mode::Transaction(_) => (true, true),
         };
         let result = if in_transaction {
-            self.publish_in_transaction(cx.messages, channel, routed, mandatory)
+            // The default exchange takes its keys for names of queues; a copy may have lost some of them.
+            let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
+            let route = (!is_by_name).then_some(&**targets);
+            self.publish_in_transaction(cx, channel, (routed, mandatory), route)
         } else {
             let share = self.publish_share(connection);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
@@ -260,11 +263,8 @@ impl Broker {
         // A token takes the place of the name that asked for it, which is shorter.
         let len = bytes.len() + reply_to.as_ref().map_or(0, |token| token.len());
         let (is_blind, is_long) = (headers.get("BCC").is_some(), len > BLIND_BYTES_MAX);
-        // Nobody could be kept from seeing them later, and a commit routes by them.
+        // Nobody could be kept from seeing them later.
         let drops_blind = is_blind && is_long;
-        if drops_blind && matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
-            return Err(too_long_for_blind());
-        }
         self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
         let due = match expiration_ms {
             None => MessageFlags::NONE,
@@ -559,16 +559,6 @@ fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
             format_args!("invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}", value.type_name()),
         )),
     }
-}
-
-/// 406: such keys are taken out of the headers with each delivery, in a place of that size.
-fn too_long_for_blind() -> Fault {
-    Fault::new(
-        ReplyCode::PreconditionFailed,
-        format_args!(
-            "with BCC keys, a message of a transaction has {BLIND_BYTES_MAX} bytes of properties at most"
-        ),
-    )
 }
 
 /// 1 is transient and 2 persistent; nothing else exists.

@@ -153,10 +153,13 @@ pub(super) enum Mode {
 /// What tx.commit will do.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
-    /// Messages in order, linked through their slots.
+    /// Messages in order, each with its route behind it if it has one, linked through their slots.
     pub(super) first: Option<MessageId>,
     pub(super) last: Option<MessageId>,
+    /// Messages that were published.
     pub(super) messages: u32,
+    /// Slots of messages and routes together.
+    pub(super) held: u32,
     /// Bytes of blocks that they occupy.
     pub(super) bytes: u64,
     /// When something was added last, in seconds since the start of the process.

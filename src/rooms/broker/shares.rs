@@ -224,28 +224,33 @@ impl Broker {
         }
     }
 
-    /// Counts a message for an open transaction of the connection.
+    /// Counts so many slots and bytes for an open transaction of the connection.
     ///
     /// # Errors
     /// Its transactions would hold more than they leave to those of others, and not only this; or all of
     /// them more than half of what there is.
-    pub(super) fn take_open_share(&mut self, connection: ConnectionId, bytes: u64) -> Result<(), Fault> {
+    pub(super) fn take_open_share(
+        &mut self,
+        connection: ConnectionId,
+        slots: u32,
+        bytes: u64,
+    ) -> Result<(), Fault> {
         let all = self.pinned;
         let own = self.connections[connection.index()].pinned;
-        let left = u64::from(self.settings.messages / 2).checked_sub(u64::from(all.open_messages) + 1);
-        if left.is_none_or(|left| u64::from(own.open_messages) >= left.max(1)) {
+        let left = u64::from(self.settings.messages / 2).checked_sub(u64::from(all.open_messages + slots));
+        if left.is_none_or(|left| own.open_messages > 0 && u64::from(own.open_messages + slots) > left) {
             return Err(open_share_is_used_up("messages_max"));
         }
         let left = (self.settings.body_bytes / 2).checked_sub(all.open_bytes + bytes);
         if left.is_none_or(|left| own.open_bytes > 0 && own.open_bytes + bytes > left) {
             return Err(open_share_is_used_up("body_bytes_max"));
         }
-        self.may_hold_open(connection, bytes).map_err(open_share_is_used_up)?;
+        self.may_hold_open(connection, slots.into(), bytes).map_err(open_share_is_used_up)?;
         let own = &mut self.connections[connection.index()].pinned;
-        own.open_messages += 1;
+        own.open_messages += slots;
         own.open_bytes += bytes;
-        self.hold_open(connection, bytes);
-        self.pinned.open_messages += 1;
+        self.hold_open(connection, slots.into(), bytes);
+        self.pinned.open_messages += slots;
         self.pinned.open_bytes += bytes;
         Ok(())
     }

@@ -8,7 +8,7 @@
 use crate::command::{ChannelId, Outcome, QueueId, Settlement, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
-use crate::mem::{MessageId, Messages, Share};
+use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
 use super::divisions::owner_of;
@@ -40,33 +40,54 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Keeps a routed message until commit. It will be routed again then: bindings may have changed.
+    /// Keeps a message until commit, and with it where it goes: whatever is bound or unbound until then, it was
+    /// routed when it was published, as in RabbitMQ. `route`: its queues; `None`: its keys are their names.
     pub(super) fn publish_in_transaction(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        (message, mandatory): (MessageId, bool),
+        route: Option<&[QueueId]>,
+    ) -> Result<Outcome, Fault> {
+        let result = self.hold_published(cx.messages, channel, message, route);
+        match result {
+            Ok(()) => cx.messages.set_mandatory(message, mandatory),
+            Err(_) => cx.messages.release(message),
+        }
+        result.map(|()| Outcome::Published)
+    }
+
+    fn hold_published(
         &mut self,
         messages: &mut Messages,
         channel: ChannelId,
         message: MessageId,
-        mandatory: bool,
-    ) -> Result<Outcome, Fault> {
+        route: Option<&[QueueId]>,
+    ) -> Result<(), Fault> {
+        let route = route.map(|targets| self.write_route(messages, message, targets)).transpose()?;
+        let held = || core::iter::once(message).chain(route);
+        let bytes = held().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
         let connection = self.channels[channel.index()].connection;
-        let bytes = u64::from(messages.footprint_bytes(message)) - SLOT_BYTES;
-        if let Err(fault) = self.take_open_share(connection, bytes) {
-            messages.release(message);
+        if let Err(fault) = self.take_open_share(connection, held().count() as u32, bytes) {
+            route.into_iter().for_each(|route| messages.release(route));
             return Err(fault);
         }
-        messages.set_mandatory(message, mandatory);
-        messages.set_link(message, None);
         self.touch(channel);
-        if let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode {
+        let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode else {
+            panic!("the channel is in a transaction");
+        };
+        for id in held() {
+            messages.set_link(id, None);
             match transaction.last {
-                Some(last) => messages.set_link(last, Some(message)),
-                None => transaction.first = Some(message),
+                Some(last) => messages.set_link(last, Some(id)),
+                None => transaction.first = Some(id),
             }
-            transaction.last = Some(message);
-            transaction.messages += 1;
-            transaction.bytes += bytes;
+            transaction.last = Some(id);
+            transaction.held += 1;
         }
-        Ok(Outcome::Published)
+        transaction.messages += 1;
+        transaction.bytes += bytes;
+        Ok(())
     }
 
     /// Remembers what commit will do with a delivery.
@@ -118,10 +139,12 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let transaction = self.take_transaction(channel);
         let (mut next, mut is_refused) = (transaction.first, false);
-        while let Some(message) = next {
-            next = cx.messages.link(message);
+        while let Some((message, route)) = take_published(cx.messages, &mut next) {
             let mandatory = cx.messages.is_mandatory(message);
-            self.route_again(cx, channel, message, targets)?;
+            self.find_route(cx, channel, (message, route), targets)?;
+            if let Some(route) = route {
+                cx.messages.release(route);
+            }
             // That everything fits was made sure of, but for what a queue's own policy refuses.
             let publish = Publish {
                 channel,
@@ -167,30 +190,27 @@ impl Broker {
         self.deliveries.undecide(list, transaction.settlements);
     }
 
-    fn route_again(
+    /// The queues that a message of the transaction goes to, as far as they are still there.
+    fn find_route(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
-        message: MessageId,
+        (message, route): (MessageId, Option<MessageId>),
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
+        targets.clear();
         let vhost = self.channels[channel.index()].vhost;
-        match self.find_exchange(vhost, cx.messages.exchange(message)) {
-            Some(exchange) => {
-                let mut scratch = core::mem::take(&mut self.scratch);
-                let bytes = cx.messages.properties(message, &mut scratch.properties);
-                let headers = crate::wire::props::Properties::trusted(bytes).headers();
-                let headers = headers.unwrap_or(Table::EMPTY);
-                let lent = (&*cx.messages, &mut *cx.work);
-                let routed = self.route(lent, channel, exchange, (message, headers), targets);
-                self.scratch = scratch;
-                routed
-            }
-            None => {
-                targets.clear();
-                Ok(())
-            }
+        if let Some(route) = route {
+            self.read_route((cx.messages, cx.work), vhost, route, targets);
+            return Ok(());
         }
+        let Some(exchange) = self.find_exchange(vhost, "") else { return Ok(()) };
+        let mut scratch = core::mem::take(&mut self.scratch);
+        let bytes = cx.messages.properties(message, &mut scratch.properties);
+        let headers = crate::wire::props::Properties::trusted(bytes).headers().unwrap_or(Table::EMPTY);
+        let routed = self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets);
+        self.scratch = scratch;
+        routed
     }
 
     fn check_commit_fits(
@@ -208,9 +228,8 @@ impl Broker {
         self.weigh_log(cx.journal);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         let mut chunks = 0;
-        while let Some(message) = next {
-            next = cx.messages.link(message);
-            self.route_again(cx, channel, message, targets)?;
+        while let Some((message, route)) = take_published(cx.messages, &mut next) {
+            self.find_route(cx, channel, (message, route), targets)?;
             cx.work.check()?;
             self.choose_levels(cx, message, targets);
             if self.lacks_slot() {
@@ -277,9 +296,21 @@ impl Broker {
         if !taken.is_empty() {
             self.connections[connection.index()].open_transactions -= 1;
         }
-        self.give_open_share_back(connection, taken.messages, taken.bytes);
+        self.give_open_share_back(connection, taken.held, taken.bytes);
         taken
     }
+}
+
+/// The next message of a transaction, and the route that stands behind it if it has one.
+fn take_published(
+    messages: &Messages,
+    next: &mut Option<MessageId>,
+) -> Option<(MessageId, Option<MessageId>)> {
+    let message = next.take()?;
+    let behind = messages.link(message);
+    let route = behind.filter(|id| messages.flags(*id).has(MessageFlags::ROUTE));
+    *next = route.map_or(behind, |route| messages.link(route));
+    Some((message, route))
 }
 
 /// 506: what waits to be written has places of its own.

@@ -69,6 +69,8 @@ impl MessageFlags {
     pub(super) const ARRIVED: Self = Self(128);
     /// Its headers have keys that nobody is told: BCC.
     pub const BLIND: Self = Self(256);
+    /// It is none that was published: it says where the message before it goes, until that is committed.
+    pub const ROUTE: Self = Self(2048);
     /// Names and the first of the content lie in the slot.
     pub(super) const INLINE: Self = Self(512);
     pub(super) const ASSEMBLING: Self = Self(4);
