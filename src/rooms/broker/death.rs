@@ -15,6 +15,8 @@ use crate::mem::sort_by_key;
 use crate::wire::Full;
 use crate::wire::field::{Array, ArrayWriter, Table, TableWriter, Value};
 
+/// Entries of a list of deaths that are looked at for others of their kind: a client may have made up any number.
+const GROUPED_MAX: usize = 32;
 /// What a first death writes; a further one the first of these alone.
 const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"];
 
@@ -106,13 +108,34 @@ impl<'a> Death<'a> {
         })
     }
 
+    /// This death, then those before it: of one queue and reason the first alone, which counts for all of them.
     fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, before: Array<'_>) -> Result<(), Full> {
-        match before.iter().find(|value| self.is_same(*value)).and_then(|value| value.as_table()) {
-            Some(same) => deaths.table(|death| count_once_more(death, same))?,
+        let mut known = heapless::Vec::<_, GROUPED_MAX>::new();
+        let is_grouped = before.iter().try_for_each(|value| known.push(kind_of(value))).is_ok();
+        // An entry without a count stands for itself, and beside others for all of its kind.
+        let uncounted = |kind| match known.len() {
+            1 => 0,
+            _ => known.iter().filter(|other| **other == kind).count() as i64,
+        };
+        let same = before.iter().find(|value| self.is_same(*value));
+        match same.and_then(|value| value.as_table().zip(kind_of(value))) {
+            Some((same, kind)) => {
+                deaths.table(|death| count_once_more(death, same, uncounted(Some(kind))))?
+            }
             None => deaths.table(|death| self.write_entry(death, false))?,
         }
-        let others = before.iter().filter(|value| !self.is_same(*value));
-        others.into_iter().try_for_each(|value| deaths.value(value))
+        for (at, value) in before.iter().enumerate().filter(|(_, value)| !self.is_same(*value)) {
+            let kind = kind_of(value);
+            match value.as_table().filter(|death| death.get("count").is_none()) {
+                _ if is_grouped && kind.is_some() && known[..at].contains(&kind) => {}
+                Some(death) if is_grouped && known.len() > 1 => deaths.table(|entry| {
+                    entry.long("count", uncounted(kind))?;
+                    death.iter().try_for_each(|(name, value)| entry.value(name, value))
+                })?,
+                _ => deaths.value(value)?,
+            }
+        }
+        Ok(())
     }
 
     /// In RabbitMQ's order, which sorts all but the very first.
@@ -170,9 +193,17 @@ impl<'a> Death<'a> {
     }
 }
 
-/// An older death of the same kind: it stays as it was, sorted, and counts one more.
-fn count_once_more(death: &mut TableWriter<'_, '_>, same: Table<'_>) -> Result<(), Full> {
-    let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(0);
+/// The queue and the reason of an entry among the deaths, if it is one.
+fn kind_of(value: Value<'_>) -> Option<(&[u8], &[u8])> {
+    let death = value.as_table()?;
+    let text = |name| death.get(name).and_then(|value| value.as_bytes());
+    text("queue").zip(text("reason"))
+}
+
+/// An older death of the same kind: it stays as it was, sorted, and counts one more; `uncounted`: what it counts
+/// if it does not say so itself.
+fn count_once_more(death: &mut TableWriter<'_, '_>, same: Table<'_>, uncounted: i64) -> Result<(), Full> {
+    let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(uncounted);
     death.long("count", count.saturating_add(1))?;
     // A client may have made it up; what has more fields than any of ours keeps their order.
     let mut fields = heapless::Vec::<_, 16>::new();

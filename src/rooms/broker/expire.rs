@@ -234,7 +234,7 @@ impl Broker {
     }
 
     #[inline(never)]
-    fn head(&mut self, cx: &mut Context<'_>, queue: QueueId, patience: Patience) -> Head {
+    fn head(&mut self, cx: &mut Context<'_>, queue: QueueId, mut patience: Patience) -> Head {
         let record = &self.queues[queue.index()];
         let is_returning = record.returning > 0 || self.queues[self.whole(queue).index()].returning > 0;
         if record.dying || is_returning || !self.is_first_level(queue) {
@@ -248,7 +248,11 @@ impl Broker {
             Some(First::At(_, Place::Stored(lane, offset, _))) => {
                 return self.absent_head(cx.journal, queue, (lane, offset));
             }
-            Some(First::CameBack) => record.backlog.first_returned(&self.fifo_pool, &self.deliveries).0,
+            // Somebody had it already.
+            Some(First::CameBack) => {
+                patience = Patience::No;
+                record.backlog.first_returned(&self.fifo_pool, &self.deliveries).0
+            }
             Some(First::At(
                 _,
                 Place::Plain(message) | Place::Spilled(message, _) | Place::Logged(message, _),

@@ -118,6 +118,14 @@ def counts(t: Script) -> None:
     ch.publish("", "dlc-1", "2", props={"headers": {"x-death": [death], "x-first-death-queue": "before"}})
     reject(ch, "dlc-1")
     drain(t, ch, "dlc-2")
+    t.note("old ones have no counts, and one for each death")
+    mine = {"reason": "rejected", "queue": "dlc-1", "time": 1}
+    other = {"reason": "expired", "queue": "before", "time": 2}
+    for deaths in ([mine], [other], [mine, mine], [mine, other, mine], [other, other], [other, dict(other, count=5)],
+                   [dict(other, count=5), other]):
+        ch.publish("", "dlc-1", "3", props={"headers": {"x-death": deaths}})
+        reject(ch, "dlc-1")
+        drain(t, ch, "dlc-2")
 
 
 @scenario("dead-letter-max-length")

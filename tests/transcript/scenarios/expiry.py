@@ -131,8 +131,21 @@ def requeued(t: Script) -> None:
     ch.call("basic.consume", queue="rq0", consumer_tag="c")
     for body in "234":
         ch.publish("", "rq0", body)
-    ch.expect(2)
+    units = ch.expect(2)
     ch.call("queue.declare", queue="rq0", passive=True)
+    t.note("what comes back has expired, whoever waits for it")
+    for unit in units:
+        ch.send("basic.nack", delivery_tag=unit.method.args["delivery_tag"], requeue=True)
+    ch.expect(0)
+    ch.call("queue.declare", queue="rq1")
+    others = [a.channel(number) for number in (2, 3)]
+    for other in others:
+        other.call("basic.consume", queue="rq1", consumer_tag="c")
+    ch.publish("", "rq1", "5", props={"expiration": "0"})
+    unit = others[0].expect(1)[0]
+    others[0].send("basic.reject", delivery_tag=unit.method.args["delivery_tag"], requeue=True)
+    for other in others:
+        other.expect(0)
 
 
 def is_there(ch: Channel, queue: str) -> None:
