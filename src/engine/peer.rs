@@ -178,6 +178,8 @@ pub(super) struct Peer<S> {
     pub(super) is_unspent: bool,
     /// Deliveries wait and its socket has taken nothing: so long that may last.
     pub(super) write_stall: Deadline,
+    /// It waits for room, and is to be asked then whether it wants to leave.
+    pub(super) leave_due: Deadline,
     /// It is gone: so long what it sent may wait to be taken, and no longer.
     pub(super) lost: Deadline,
 }
@@ -234,13 +236,14 @@ impl<S: Socket> Peer<S> {
             silent_since: now,
             is_unspent: true,
             write_stall: Deadline::NEVER,
+            leave_due: Deadline::NEVER,
             lost: Deadline::NEVER,
         }
     }
 
     /// When it is to be looked at if nothing happens to it.
     pub(super) fn deadline(&self) -> Deadline {
-        self.session.deadline().earlier(self.lost).earlier(self.write_stall)
+        self.session.deadline().earlier(self.lost).earlier(self.write_stall).earlier(self.leave_due)
     }
 
     /// Whether the answer to a command comes later, and what it waits for. The confirm of a publish waits

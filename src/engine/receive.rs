@@ -10,6 +10,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::LogKind;
 use crate::mem::Owner;
 use crate::session::{Stage, Step, Suspension};
+use crate::time::Deadline;
 
 use super::peer::{Ending, Session, Waiting};
 use super::peer_id::PeerId;
@@ -21,6 +22,8 @@ use super::work_units::{WORK_UNITS_PER_RECORD, WORK_UNITS_PER_TURN};
 
 /// How many times `content_timeout` a body may take while others wait for its room.
 const SLOW_BODY_TIMES: u64 = 10;
+/// Who waits for room is asked so often whether it wants to leave, in milliseconds.
+const LEAVE_LOOK_MS: u64 = 5_000;
 /// Connections that may try again to publish, per turn.
 const RETRIES_PER_TURN: usize = 64;
 
@@ -208,6 +211,9 @@ impl<P: Platform> Engine<P> {
         match peer.waiting {
             Waiting::Room => {
                 peer.session.amqp().blocked(self.now, true);
+                if peer.leave_due == Deadline::NEVER {
+                    peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
+                }
                 self.for_room.push(id);
             }
             Waiting::Job => self.for_jobs.push(id),
@@ -368,6 +374,36 @@ impl<P: Platform> Engine<P> {
             && peer.need.shortage == before.shortage
         {
             peer.need.since = before.since;
+        }
+    }
+
+    /// A client that waits for room may have closed its connection behind what it published, and hangs until
+    /// that is answered. After a while it is: what was not taken of it is given up, as if the line had broken.
+    pub(super) fn look_for_leave(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id).filter(|peer| peer.leave_due.is_due(self.now)) else {
+            return;
+        };
+        peer.leave_due = Deadline::NEVER;
+        if peer.waiting != Waiting::Room || peer.ending != Ending::No {
+            return;
+        }
+        peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
+        if !peer.stream.may_look(&self.buffers) {
+            return;
+        }
+        peer.stream.look_again();
+        let got = peer.stream.read(&mut self.buffers, &mut self.input, Reading::Look);
+        let session = peer.session.amqp();
+        let leaves = session.has_close(&self.input[..got.len]);
+        if leaves {
+            session.leave(&mut self.supplies.context(self.now, &self.broker, &self.journal, id));
+        }
+        let is_kept = peer.stream.keep(&mut self.buffers, &mut self.input, got.len, 0, true);
+        peer.stream.look_again();
+        if !is_kept {
+            self.end_now(id);
+        } else if leaves {
+            self.resume_closed(id);
         }
     }
 

@@ -415,6 +415,17 @@ impl<S: Socket> Stream<S> {
         }
     }
 
+    /// Whether what came in may be looked at without taking it: of a record of TLS a copy has to be kept.
+    pub(super) fn may_look(&self, buffers: &Buffers) -> bool {
+        match self.tls {
+            None => true,
+            Some(Tls::Open(_)) => {
+                self.stash.len() < RECORD_BYTES_MAX && buffers.can_take(2 * RECORD_BYTES_MAX)
+            }
+            Some(Tls::Shaking(_) | Tls::Away | Tls::Over) => false,
+        }
+    }
+
     /// There may be input that was only looked at, and that the kernel will not report again.
     pub(super) const fn look_again(&mut self) {
         self.readable = true;

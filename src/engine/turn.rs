@@ -340,6 +340,7 @@ impl<P: Platform> Engine<P> {
         if peer.write_stall.is_due(self.now) {
             self.end_if_stalled(connection);
         }
+        self.look_for_leave(connection);
         let Some(peer) = self.peers.get_mut(id) else { return };
         let mut context = self.supplies.context(self.now, &self.broker, &self.journal, connection);
         if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
@@ -515,7 +516,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// What we closed is read again, for its answer.
-    fn resume_closed(&mut self, id: ConnectionId) {
+    pub(super) fn resume_closed(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.held = None;
         let waited = core::mem::replace(&mut peer.waiting, Waiting::No);

@@ -72,6 +72,39 @@ fn a_publisher_that_waits_a_day_for_room_is_kept_and_goes_on() {
     world.end(&["q"]);
 }
 
+/// A program that is stopped while its broker is full closes its connection, and does not hang until somebody
+/// makes room: what was not taken is dropped as if the line had broken. Who is let on before that loses nothing.
+#[test]
+fn a_publisher_that_waits_for_room_may_leave() {
+    for (makes_room, kept) in [(false, 48), (true, 60)] {
+        let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
+        let waiting = world.open(&[1]);
+        world.declare(waiting, 1, "q");
+        for _ in 0..60 {
+            world.publish_to(waiting, 1, "q", b"x");
+        }
+        world.pass_ms(200);
+        assert!(world.clients[waiting].checker.is_blocked);
+        let close = Method::ConnectionClose { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 };
+        world.send(waiting, 0, &close);
+        world.pass_ms(2_000);
+        assert_eq!(world.clients[waiting].checker.phase, Phase::Open, "it has time to be let on");
+        let operator = world.open(&[1]);
+        let mut purged = 0;
+        if makes_room {
+            let said = world.ask(operator, 1, &purge("q"));
+            let Method::QueuePurgeOk { message_count } = said.method() else { panic!("{}", said.shown()) };
+            purged = message_count;
+        }
+        world.pass_ms(5_000);
+        assert_ne!(world.clients[waiting].checker.phase, Phase::Open, "it hangs");
+        assert_eq!(world.counts(operator, 1, "q").0 + purged, kept, "with room: {makes_room}");
+        world.ask(operator, 1, &purge("q"));
+        world.pass_ms(10_000);
+        world.end(&["q"]);
+    }
+}
+
 #[test]
 fn a_peer_without_heartbeats_is_lost_after_two_intervals_and_not_before() {
     for heartbeat_s in [1, 10, 60] {

@@ -102,7 +102,37 @@ def slow_readers(folder: Path) -> None:
         assert len(got.body) == 8 * MIB, "it goes on when it reads again"
 
 
+def leaves_while_it_waits(folder: Path) -> None:
+    """A publisher that waits for room closes its connection, with TLS and without: it is answered, others are served,
+    and what of it was taken stays."""
+    office = Office(folder)
+    small = 'body_bytes_max = "4MiB"\nassembly_bytes_max = "1800KiB"\nmessage_size_max = "1MiB"'
+    with Broker(office.server(), limits=small) as broker:
+        for connect in (lambda: raw_client(broker, context(office)), lambda: Client(broker.address)):
+            client = connect()
+            client.open()
+            client.call(1, "queue.declare", queue="q")
+            sent = 0
+            while not client.held:
+                client.publish(1, "", "q", bytes(100_000))
+                sent += 1
+                try:
+                    client.held.append(client.expect("connection.blocked", timeout=0.02))
+                except TimeoutError:
+                    pass
+                assert sent < 10_000, "it never waits"
+            behind = [wire.publish(1, "", "q", bytes(100)) for _ in range(3)]
+            client.send(b"".join([*behind, wire.method(0, "connection.close", reply_code=200, reply_text="bye")]))
+            client.expect("connection.close-ok", timeout=patience(PATIENCE))
+            other = Client(broker.address)
+            other.open()
+            count = other.call(1, "queue.purge", queue="q").args["message_count"]
+            assert count == sent - 1, f"{count} of {sent}, of which one waited"
+            other.close()
+
+
 CASES: Dict[str, Callable[[Path], None]] = {
+    "leaves-while-it-waits": leaves_while_it_waits,
     "full-duplex": both_ways,
     "slow-readers": slow_readers,
 }

@@ -296,6 +296,38 @@ impl Connection {
         }
     }
 
+    /// Whether the client closes the connection in this input, which nobody has handled yet.
+    pub fn has_close(&self, input: &[u8]) -> bool {
+        const CLOSE: [u8; 4] = [0, 10, 0, 50];
+        let begun = match self.input.body.is_begun {
+            true => (self.input.body.left as usize).saturating_add(1),
+            false => 0,
+        };
+        let mut unread = input.get(begun..).unwrap_or_default();
+        while let Some(header) = FrameHeader::peek(unread) {
+            let payload = &unread[FRAME_HEADER_LEN..];
+            let is_method = header.raw_kind == FrameKind::Method as u8;
+            if header.channel == 0 && is_method && payload.starts_with(&CLOSE) {
+                return true;
+            }
+            let Some(rest) = payload.get(header.size as usize..).and_then(|rest| rest.get(1..)) else {
+                break;
+            };
+            unread = rest;
+        }
+        false
+    }
+
+    /// The client closes the connection behind what waits ([`Self::has_close`]): that is given up, the rest is
+    /// read over, and the close is answered.
+    pub fn leave(&mut self, context: &mut Context<'_>) {
+        let text =
+            format_args!(": the client closes it while it waits for room: what was not taken is dropped");
+        self.warn(context, LogKind::Connection, text);
+        let until = context.now.after_ms(self.close_patience_ms());
+        self.begin_end(context, Phase::Closing { until, is_deaf: false });
+    }
+
     /// Reads over the next frame of a connection that we closed; `false` when there is none.
     fn skip_frame(&mut self, context: &mut Context<'_>, input: &[u8], at: &mut usize) -> bool {
         let unread = &input[*at..];
