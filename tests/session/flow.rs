@@ -234,7 +234,8 @@ fn a_message_that_is_too_large_ends_its_channel_and_is_read_over() {
     for piece in script.chunks(70_000) {
         host.run(&mut world, piece);
     }
-    let text = "PRECONDITION_FAILED - message size 1048577 is larger than configured max size 1048576";
+    let text = "PRECONDITION_FAILED - message size 1048577 is larger than configured max size 1048576 \
+        (message_size_max in this broker's configuration)";
     assert_eq!(host.said(), [channel_close(1, 406, text, (60, 40))]);
     assert_eq!(host.rules.log.len(), 2, "{:?}", host.rules.log);
     host.run(&mut world, &method(1, &Method::ChannelCloseOk {}));

@@ -113,7 +113,8 @@ impl Connection {
                 let fault = Fault::new(
                     ReplyCode::PreconditionFailed,
                     format_args!(
-                        "message size {} is larger than configured max size {size_max}",
+                        "message size {} is larger than configured max size {size_max} (message_size_max in this \
+                         broker's configuration)",
                         header.body_len
                     ),
                 );
