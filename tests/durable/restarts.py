@@ -230,6 +230,45 @@ def redelivered() -> None:
                 assert not any(flags[number] for number in surely), "told to be delivered before"
 
 
+def came_back() -> None:
+    """How often messages of a quorum queue came back outlives a stop and a kill, so that one that nobody survives
+    reaches its delivery limit."""
+    for how in ENDS:
+        with lives(QUICKLY) as series:
+            series.start()
+            with client(series.broker) as peer:
+                peer.call(1, "queue.declare", queue="dead", durable=True)
+                limits = {"x-queue-type": "quorum", "x-delivery-limit": 7, "x-dead-letter-exchange": "",
+                          "x-dead-letter-routing-key": "dead"}
+                peer.call(1, "queue.declare", queue="q", durable=True, arguments=limits)
+                fill(peer, "q", range(3))
+            counts = []
+            for life in range(2):
+                with client(series.broker) as peer:
+                    for _ in range(3):
+                        got = peer.call(1, "basic.get", queue="q")
+                        counts.append(dict(got.header.props.get("headers", [])).get(b"x-delivery-count"))
+                        tag = got.method.args["delivery_tag"]
+                        peer.send(wire.method(1, "basic.nack", delivery_tag=tag, requeue=True))
+                    assert numbers_of([got], "q") == [0], "it stands first again"
+                    all_written(series)
+                series.again(how)
+                with client(series.broker) as peer:
+                    peer.call(1, "queue.declare", queue="q", durable=True, arguments=limits)
+            said = [field and field.value for field in counts]
+            assert said == [0, 1, 2, 3, 4, 5], said
+            with client(series.broker) as peer:
+                for number in (6, 7):
+                    got = peer.call(1, "basic.get", queue="q")
+                    said = dict(got.header.props["headers"])[b"x-delivery-count"].value
+                    assert said == number, f"{said} instead of {number}"
+                    tag = got.method.args["delivery_tag"]
+                    peer.send(wire.method(1, "basic.nack", delivery_tag=tag, requeue=True))
+                until(lambda: count(peer, "dead") == 1, "the message that came back too often is given up")
+                assert numbers_of(take_all(peer, "dead"), "q") == [0]
+                assert numbers_of(take_all(peer, "q"), "q") == [1, 2]
+
+
 PROPERTIES: Dict[str, Any] = {
     "content_type": "application/octet-stream",
     "content_encoding": "identity",
@@ -452,7 +491,7 @@ def waits(broker: Any) -> None:
 
 
 CASES = [
-    tutorial_durability, definitions, deleted_with_messages, persistent_and_transient, redelivered, properties,
+    tutorial_durability, definitions, deleted_with_messages, persistent_and_transient, redelivered, came_back, properties,
     large_bodies, persist_all, disk_limit_changed, two_brokers, newer_format, read_only, nothing_to_read,
 ]
 QUICK_CASES = CASES

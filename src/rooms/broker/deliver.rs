@@ -32,6 +32,7 @@ const FRAMES_BYTES: u32 = 48;
 impl Broker {
     /// Hands out at most `most` messages, and lets queues give up what they have to.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
+        self.write_returns(cx.journal);
         self.recheck_over_share(cx);
         self.shed(cx);
         self.serve_gets(cx);

@@ -19,6 +19,7 @@
 //! | `deliver`, `get` | from queues to outboxes; from a queue to who asks |
 //! | `paging`, `read_back_room`, `page_in`, `spill` | queues deeper than memory: who waits for what, the way in, the way out |
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
+//! | `returns` | how often messages of quorum queues came back, over a restart |
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `dead_letter`, `death` | where goes what a queue gives up; what it carries then |
@@ -102,6 +103,7 @@ mod queues;
 mod read_back_room;
 mod records;
 mod restored;
+mod returns;
 mod route;
 mod routing;
 mod settle;

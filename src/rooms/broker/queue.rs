@@ -15,6 +15,7 @@ use super::holdings::Declarer;
 use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
 use super::policy::Applied;
+use super::returns::Returns;
 
 /// One queue.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(super) struct Queue {
     /// What it is among queues with priorities.
     pub(super) rank: Rank,
     pub(super) logged: Logged,
+    /// How often its messages came back, if it is a queue that counts that.
+    pub(super) returns: Returns,
     pub(super) spilled: Spilled,
     /// Messages that wait for delivery.
     pub(super) backlog: Backlog,
@@ -173,6 +176,7 @@ impl Queue {
             sleeps_for: None,
             rank: Rank::Plain,
             logged: Logged::default(),
+            returns: Returns::default(),
             spilled: Spilled::default(),
             backlog: Backlog::owned_by(owner_of(vhost)),
             is_fetching: false,

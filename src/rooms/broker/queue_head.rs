@@ -118,8 +118,8 @@ impl Broker {
     }
 
     /// The last thing before a clean stop, when all else is written: watermarks that ran ahead of the
-    /// deliveries are set right, so that what nobody was sent is not called redelivered. Says whether there
-    /// were any.
+    /// deliveries are set right, so that what nobody was sent is not called redelivered; and how often messages
+    /// came back. Says whether there was anything to write.
     pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
         if journal.mode() != Mode::On {
             return false;
@@ -130,6 +130,7 @@ impl Broker {
                 journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
             }
         }
+        self.write_returns_now(journal);
         !journal.is_empty()
     }
 
@@ -137,8 +138,13 @@ impl Broker {
     pub(super) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
         let taken = match first {
             First::CameBack => {
-                let backlog = &mut self.queues[queue.index()].backlog;
-                backlog.take_returned(&mut self.fifo_pool, &mut self.deliveries, cx.messages)
+                let record = &mut self.queues[queue.index()];
+                let mut taken =
+                    record.backlog.take_returned(&mut self.fifo_pool, &mut self.deliveries, cx.messages);
+                if let Some(offset) = taken.logged {
+                    taken.returns = taken.returns.max(record.returns.count_of(offset));
+                }
+                taken
             }
             First::At(part, Place::Plain(message)) => self.take_from(cx, (queue, part), message, None),
             First::At(part, Place::Logged(message, offset)) => {
@@ -168,11 +174,12 @@ impl Broker {
         let record = &mut self.queues[queue.index()];
         let offset = record.backlog.take_from(&mut self.fifo_pool, part, Size::of(cx.messages, message));
         let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
+        let returns = logged.map_or(0, |offset| record.returns.count_of(offset));
         let is_to_spare = || cx.messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES);
         if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
             self.want_pages(queue);
         }
-        Taken { message, offset, logged, redelivered, returns: 0 }
+        Taken { message, offset, logged, redelivered, returns }
     }
 
     /// A message on its way to a consumer before its commit was made: the commit says so.

@@ -181,8 +181,12 @@ impl Broker {
         let delivery = &mut self.deliveries[index];
         let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
         delivery.redelivered = true;
+        let (logged, returns) = (delivery.logged, delivery.returns);
         match queue {
             Some(queue) if !self.queues[queue.index()].dying => {
+                if let Some(offset) = logged.filter(|_| self.queues[queue.index()].settings.tells_returns) {
+                    self.note_return(cx.journal, queue, offset, returns);
+                }
                 let record = &mut self.queues[queue.index()];
                 record.backlog.put_back(&mut self.fifo_pool, &mut self.deliveries, cx.messages, index);
                 // It goes before what the queue waits for, which may be the very memory that it takes.

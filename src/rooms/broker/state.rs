@@ -29,6 +29,7 @@ use super::parameter::Parameters;
 use super::policy::Policies;
 use super::queue::Queue;
 use super::records::{Channel, Connection, Consumer, Getting, Promised};
+use super::returns::ReturnsDue;
 use super::routing::Routing;
 use super::shedding::Shedding;
 use super::shortage::Shortage;
@@ -133,6 +134,7 @@ pub struct Broker {
     /// In which minute it was last said that there was no room for a priority of a queue.
     pub(super) no_level_logged_minute: Option<u32>,
     /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
+    pub(super) returns_due: ReturnsDue,
     pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
     /// Queues whose first message is moving, and what was durable when somebody asked for it.
     pub(super) moves_awaited: Vec<(Batch, QueueId)>,
@@ -240,6 +242,7 @@ impl Broker {
             shortage: Shortage::Commit,
             dropped_logged_minute: None,
             no_level_logged_minute: None,
+            returns_due: ReturnsDue::default(),
             watermarks_pending: VecDeque::with_capacity(64),
             moves_awaited: Vec::with_capacity(64),
             paging: Paging::new(limits),

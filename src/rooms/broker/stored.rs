@@ -19,6 +19,7 @@ use super::policies::NewPolicy;
 use super::policy::{Applied, ApplyTo, PolicyKind};
 use super::queue::Queue;
 use super::restored::{Contents, Restored};
+use super::returns::Returns;
 use super::routing::{BindingSpec, Destination};
 use super::{Broker, Context};
 
@@ -77,22 +78,62 @@ impl Broker {
         if incarnation == 0 {
             return;
         }
-        let definition = Definition::Queue {
-            vhost: self.vhost_name(record.vhost),
-            name: &record.name,
-            incarnation,
-            auto_delete: record.auto_delete,
-            is_rebuilt: record.is_rebuilt,
-            levels_from: record.levels_from(),
-            arguments: &record.arguments,
-        };
-        let (key, value) = (definition.key(), exists.then(|| definition.value()));
+        let (key, value) = self.definition_of_queue(index, exists);
         if !exists {
             cx.journal.queue_gone(incarnation);
         }
         let batch = cx.journal.define(key, value);
         self.queues[index].logged.set_defined(batch);
         cx.await_batch(batch);
+    }
+
+    /// The key that a durable queue is written down under, and what is said of it if it `exists`.
+    pub(super) fn definition_of_queue(&self, index: usize, exists: bool) -> (Box<[u8]>, Option<Box<[u8]>>) {
+        let record = &self.queues[index];
+        let definition = Definition::Queue {
+            vhost: self.vhost_name(record.vhost),
+            name: &record.name,
+            incarnation: record.logged.incarnation(),
+            auto_delete: record.auto_delete,
+            is_rebuilt: record.is_rebuilt,
+            levels_from: record.levels_from(),
+            arguments: &record.returns.join(&record.arguments),
+        };
+        (definition.key(), exists.then(|| definition.value()))
+    }
+
+    /// A message of a queue that counts it has come back so often.
+    #[cold]
+    pub(super) fn note_return(&mut self, journal: &mut Journal, queue: QueueId, offset: u64, count: u16) {
+        if self.queues[queue.index()].returns.note(offset, count) {
+            self.returns_due.push(queue);
+        }
+        self.write_returns(journal);
+    }
+
+    /// Writes down how often messages came back, unless what was written before is not durable yet.
+    #[inline]
+    pub(super) fn write_returns(&mut self, journal: &mut Journal) {
+        if self.returns_due.may_be_written(journal.durable()) && !journal.is_grouping() {
+            self.write_returns_now(journal);
+        }
+    }
+
+    /// The same without waiting for that: this life ends.
+    #[cold]
+    pub(super) fn write_returns_now(&mut self, journal: &mut Journal) {
+        if journal.mode() == Mode::On && (!journal.has_room_to_define() || journal.is_crowded()) {
+            return;
+        }
+        for queue in self.returns_due.take() {
+            // It may have been deleted since, and another be in its place.
+            let Some(record) = self.queues.get_mut(queue.index()) else { continue };
+            let is_due = record.returns.take_due();
+            if is_due && journal.mode() == Mode::On && !record.dying && record.logged.is_on() {
+                let (key, value) = self.definition_of_queue(queue.index(), true);
+                self.returns_due.note_written(journal.define(key, value));
+            }
+        }
     }
 
     /// Writes down that a binding exists, or exists no more.
@@ -198,11 +239,13 @@ impl Broker {
                 arguments,
             } => {
                 let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
+                let (arguments, returns) = Returns::split(arguments);
                 // What policies say comes with the policies, see `apply_policies`.
                 let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
                 record.logged = Logged::as_incarnation(incarnation);
+                record.returns = returns;
                 record.rank = first_rank(cx.journal, &record, levels_from);
                 let is_news = record.levels_from() != levels_from;
                 match self.add_queue(cx, record) {

@@ -1,0 +1,172 @@
+//! How often messages of quorum queues came back, so that a restart does not forget it: a message that brings its
+//! program down each time reaches its delivery limit, however often the power fails in between.
+//!
+//! ```text
+//! a queue's definition: | arguments | 15 "leveret-returns" x | length u32 | length ÷ 10 × (offset u64, count u16) |
+//! ```
+//!
+//! It stands there as one argument more, the last, which means nothing to programs that do not know it. Big endian.
+//!
+//! Always true: the messages that came back last are known, the very last one at the end; one write of a queue at
+//! most is under way, and what changes meanwhile goes with the next, so that whoever gives back thousands of
+//! messages in a second costs the disk one write for each commit.
+
+use crate::command::QueueId;
+use crate::journal::Batch;
+use crate::wire::field::{Table, Value};
+
+/// Messages of a queue whose counts are kept.
+const KEPT_MAX: usize = 32;
+/// Bytes of each of them.
+const ENTRY_BYTES: usize = 8 + 2;
+/// Name and type of the argument.
+const ARGUMENT: &[u8] = b"\x0fleveret-returnsx";
+const NAME: &str = "leveret-returns";
+
+/// What is known of one queue; most queues know nothing.
+#[derive(Debug, Default)]
+pub(super) struct Returns {
+    /// Places in the log, and how often the message of each came back; not in their order.
+    counts: Vec<(u64, u16)>,
+    /// It waits to be written.
+    is_due: bool,
+}
+
+/// Queues whose returns are to be written.
+#[derive(Debug, Default)]
+pub(super) struct ReturnsDue {
+    queues: Vec<QueueId>,
+    /// What was written last is durable with this.
+    written: Batch,
+}
+
+impl ReturnsDue {
+    /// Whether something is due, and what was written before is durable.
+    #[inline]
+    pub(super) fn may_be_written(&self, durable: Batch) -> bool {
+        !self.queues.is_empty() && self.written <= durable
+    }
+
+    /// The queue is to be written.
+    pub(super) fn push(&mut self, queue: QueueId) {
+        self.queues.push(queue);
+    }
+
+    /// The queues that are to be written, which are written now.
+    pub(super) fn take(&mut self) -> Vec<QueueId> {
+        core::mem::take(&mut self.queues)
+    }
+
+    /// One of them is durable with this.
+    pub(super) fn note_written(&mut self, batch: Batch) {
+        self.written = batch;
+    }
+}
+
+impl Returns {
+    /// What the arguments of a queue's definition say, and the arguments without that.
+    pub(super) fn split(arguments: &[u8]) -> (&[u8], Self) {
+        let Some(said) = last_list(arguments) else { return (arguments, Self::default()) };
+        let rest = arguments.len() - ARGUMENT.len() - 4 - said.len();
+        let (entries, _) = said.as_chunks::<ENTRY_BYTES>();
+        let entry = |bytes: &[u8; ENTRY_BYTES]| {
+            let [offset @ .., high, low] = *bytes;
+            (u64::from_be_bytes(offset), u16::from_be_bytes([high, low]))
+        };
+        let counts = entries.iter().take(KEPT_MAX).map(entry).collect();
+        (&arguments[..rest], Self { counts, is_due: false })
+    }
+
+    /// The arguments of a queue's definition, with what is known of its messages.
+    pub(super) fn join(&self, arguments: &[u8]) -> Vec<u8> {
+        let mut joined = arguments.to_vec();
+        // A client may have such an argument, which is not to be taken for ours.
+        if !self.counts.is_empty() || last_list(arguments).is_some() {
+            joined.extend_from_slice(ARGUMENT);
+            joined.extend_from_slice(&((self.counts.len() * ENTRY_BYTES) as u32).to_be_bytes());
+            for (offset, count) in &self.counts {
+                joined.extend_from_slice(&offset.to_be_bytes());
+                joined.extend_from_slice(&count.to_be_bytes());
+            }
+        }
+        joined
+    }
+
+    /// How often the message of this place came back, as far as that is known.
+    #[inline]
+    pub(super) fn count_of(&self, offset: u64) -> u16 {
+        self.counts.iter().find(|(known, _)| *known == offset).map_or(0, |(_, count)| *count)
+    }
+
+    /// The message of this place has come back so often; says whether the queue is to be put on the list of those
+    /// that are to be written.
+    pub(super) fn note(&mut self, offset: u64, count: u16) -> bool {
+        let known = self.counts.iter().position(|(known, _)| *known == offset);
+        if let Some(at) = known.or((self.counts.len() == KEPT_MAX).then_some(0)) {
+            self.counts.remove(at);
+        }
+        self.counts.push((offset, count));
+        !core::mem::replace(&mut self.is_due, true)
+    }
+
+    /// Whether it waits to be written, which it does no more.
+    pub(super) fn take_due(&mut self) -> bool {
+        core::mem::take(&mut self.is_due)
+    }
+}
+
+/// The list, if it is the last argument.
+fn last_list(arguments: &[u8]) -> Option<&[u8]> {
+    match Table::trusted(arguments).iter().last()? {
+        (name, Value::Binary(said)) if name == NAME.as_bytes() => Some(said),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Writer;
+
+    fn arguments() -> Vec<u8> {
+        let mut bytes = [0; 100];
+        let mut writer = Writer::new(&mut bytes);
+        writer.table(|table| table.text("x-queue-type", "quorum")).expect("it fits");
+        writer.written()[4..].to_vec()
+    }
+
+    #[test]
+    fn what_is_joined_is_split_again() {
+        let own = arguments();
+        let mut returns = Returns::default();
+        assert_eq!(returns.join(&own), own, "nothing is known, and nothing is said");
+        for offset in 0..40 {
+            returns.note(offset, 1);
+        }
+        returns.note(9, u16::MAX);
+        returns.note(8, 7);
+        let joined = returns.join(&own);
+        let (rest, read) = Returns::split(&joined);
+        assert_eq!((rest, &read.counts), (&own[..], &returns.counts));
+        assert_eq!(read.counts.len(), KEPT_MAX);
+        let known = [7, 8, 9, 10, 39, 40].map(|offset| read.count_of(offset));
+        assert_eq!(known, [0, 7, u16::MAX, 1, 1, 0], "of the last ones");
+        assert_eq!(read.join(rest), joined);
+    }
+
+    #[test]
+    fn an_argument_of_that_name_that_a_client_made_up_stays_the_clients() {
+        let mut bytes = [0; 200];
+        let mut writer = Writer::new(&mut bytes);
+        let written = writer.table(|table| table.value(NAME.as_bytes(), Value::Binary(&[0; 25])));
+        assert!(written.is_ok());
+        let own = writer.written()[4..].to_vec();
+        let mut returns = Returns::default();
+        for count in 0..2 {
+            let joined = returns.join(&own);
+            let (rest, read) = Returns::split(&joined);
+            assert_eq!((rest, read.count_of(3)), (&own[..], count));
+            returns.note(3, 1);
+        }
+    }
+}
