@@ -372,3 +372,32 @@ fn no_place_is_named_before_the_disk_knows_of_it() {
         assert_eq!(bodies(&far.published()), [7]);
     }
 }
+
+/// The same of what somebody here had and gave back, just before the bridge comes for it.
+#[test]
+fn no_place_of_what_came_back_is_named_before_the_disk_knows_of_it() {
+    let config = Bridge { forward: vec![rule("q", Refused::Park)], heartbeat_s: 0, ..bridge() };
+    let (mut world, mut far) = world(config);
+    world.keep_on_disk(leveret::store::Settings::default());
+    world.run();
+    let client = world.open(&[1]);
+    world.ask(client, 1, &delete("q"));
+    let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
+    let (queue, arguments) = ("q", Table::EMPTY);
+    world.ask(
+        client,
+        1,
+        &Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments },
+    );
+    world.pass_ms(10_000);
+    world.engine.platform.helpers.slowness_ms = 60_000;
+    world.publish(client, 1, Publish { key: "q", properties: &[0x10, 0, 2], ..Publish::default() }, &[7]);
+    let got = world.ask(client, 1, &Method::BasicGet { queue: "q", no_ack: false });
+    let Method::BasicGetOk { delivery_tag, .. } = got.method() else { panic!("{}", got.shown()) };
+    world.send(client, 1, &Method::BasicReject { delivery_tag, requeue: true });
+    open(&mut world, &mut far);
+    world.run();
+    assert!(far.published().is_empty(), "nobody knows of it but memory");
+    world.pass_ms(200_000);
+    assert_eq!(bodies(&far.published()), [7]);
+}

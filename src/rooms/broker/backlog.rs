@@ -417,14 +417,21 @@ impl Backlog {
         }
     }
 
-    /// The first of those that came back, which is in memory, and whether the log has it.
-    pub(super) fn first_returned(&self, pool: &FifoPool, deliveries: &Deliveries) -> (MessageId, bool) {
+    /// The first of those that came back, which is in memory, and its offset if the log has it.
+    pub(super) fn first_returned(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+    ) -> (MessageId, Option<u64>) {
         if let Some(index) = self.returned.first() {
             let delivery = &deliveries[index];
-            return (delivery.message.expect("the first is in memory"), delivery.logged.is_some());
+            return (delivery.message.expect("the first is in memory"), delivery.logged);
         }
         let entry = self.returned_entries.front(pool).expect("one came back");
-        (entry.message, matches!(Place::of(entry), Place::Logged(..)))
+        match Place::of(entry) {
+            Place::Logged(_, offset) => (entry.message, Some(offset)),
+            Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => (entry.message, None),
+        }
     }
 
     // ---- what was rejected

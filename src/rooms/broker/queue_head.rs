@@ -29,7 +29,17 @@ impl Broker {
     pub(super) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
-            First::CameBack | First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
+            First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
+            // It was given to somebody here, who knows it by no place.
+            First::CameBack if self.queues[queue.index()].is_named => {
+                let backlog = &self.queues[queue.index()].backlog;
+                let (message, logged) = backlog.first_returned(&self.fifo_pool, &self.deliveries);
+                logged.is_none_or(|offset| {
+                    !cx.journal.is_gathering(cx.messages, message)
+                        || self.is_below_watermark(cx.journal, queue, offset)
+                })
+            }
+            First::CameBack => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 self.want_pages(queue);
                 false

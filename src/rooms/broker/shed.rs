@@ -224,7 +224,9 @@ impl Broker {
         let (message, is_logged) = match first {
             First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
             First::CameBack => {
-                self.queues[queue.index()].backlog.first_returned(&self.fifo_pool, &self.deliveries)
+                let backlog = &self.queues[queue.index()].backlog;
+                let (message, logged) = backlog.first_returned(&self.fifo_pool, &self.deliveries);
+                (message, logged.is_some())
             }
             First::At(_, Place::Plain(message) | Place::Spilled(message, _)) => (message, false),
             First::At(_, Place::Logged(message, _)) => (message, true),
