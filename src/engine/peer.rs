@@ -180,6 +180,8 @@ pub(super) struct Peer<S> {
     pub(super) write_stall: Deadline,
     /// It waits for room, and is to be asked then whether it wants to leave.
     pub(super) leave_due: Deadline,
+    /// What had been taken away by then of what it waits for, when it was looked at last.
+    pub(super) leave_seen: Option<u64>,
     /// It is gone: so long what it sent may wait to be taken, and no longer.
     pub(super) lost: Deadline,
 }
@@ -237,6 +239,7 @@ impl<S: Socket> Peer<S> {
             is_unspent: true,
             write_stall: Deadline::NEVER,
             leave_due: Deadline::NEVER,
+            leave_seen: None,
             lost: Deadline::NEVER,
         }
     }

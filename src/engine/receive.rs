@@ -22,8 +22,9 @@ use super::work_units::{WORK_UNITS_PER_RECORD, WORK_UNITS_PER_TURN};
 
 /// How many times `content_timeout` a body may take while others wait for its room.
 const SLOW_BODY_TIMES: u64 = 10;
-/// Who waits for room is asked so often whether it wants to leave, in milliseconds.
-const LEAVE_LOOK_MS: u64 = 5_000;
+/// Who has waited for room so long, in milliseconds, is looked at, and again after as long: if nothing of what it waits
+/// for was taken away in between, it is asked whether it wants to leave.
+const LEAVE_LOOK_MS: u64 = 10_000;
 /// Connections that may try again to publish, per turn.
 const RETRIES_PER_TURN: usize = 64;
 
@@ -211,8 +212,9 @@ impl<P: Platform> Engine<P> {
         match peer.waiting {
             Waiting::Room => {
                 peer.session.amqp().blocked(self.now, true);
-                if peer.leave_due == Deadline::NEVER {
+                if peer.leave_due == Deadline::NEVER || at > 0 {
                     peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
+                    peer.leave_seen = None;
                 }
                 self.for_room.push(id);
             }
@@ -388,7 +390,11 @@ impl<P: Platform> Engine<P> {
             return;
         }
         peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
-        if !peer.stream.may_look(&self.buffers) {
+        // As long as something is taken away of what is full he may still be let on, however slowly that goes.
+        let (broker, others) = (&self.broker, self.journal.room_made() + self.supplies.messages.room_made());
+        let made = broker.left_queue_of(peer.need.shortage).unwrap_or(broker.room_made() + others);
+        let stands_still = peer.leave_seen.replace(made) == Some(made);
+        if !stands_still || !peer.stream.may_look(&self.buffers) {
             return;
         }
         peer.stream.look_again();

@@ -4,6 +4,7 @@ use crate::dead_letters::message_to;
 use crate::support::{At, TestBroker};
 use leveret::command::{Command, Outcome, Settlement};
 use leveret::limits::Limits;
+use leveret::mem::{MessageFlags, Share};
 
 const BODY: u32 = 4000;
 
@@ -289,6 +290,34 @@ fn a_transaction_keeps_where_its_messages_go_and_gives_that_back() {
     assert_eq!((house.ready(first, "q"), house.ready(first, "late")), (10, 0));
     assert_eq!(house.messages.messages_used(), 10, "no place of a route is left");
     end(house, &all);
+}
+
+/// Where a message goes is written in one go, and does not wait for those that send slowly.
+#[test]
+fn slow_senders_stop_no_transaction_of_others() {
+    let mut house = small();
+    let at = house.connect();
+    let queue =
+        "a name that is long enough not to find its place in the slot of a message, and then a little more";
+    house.declare(at, queue, false);
+    let (exchange, routing_key) = ("amq.fanout", "");
+    house.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+    house.done(at, Command::TxSelect);
+    let message = message_to(&mut house, "amq.fanout", "", &[0, 0], b"x");
+    let slow: Vec<_> = (0..3)
+        .filter_map(|_| {
+            let id = house.messages.begin("", b"slow", Share::Ordinary).expect("there is room");
+            let begun =
+                house.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 1_000_000, Share::Ordinary);
+            begun.map_err(|_| house.messages.release(id)).ok().map(|()| id)
+        })
+        .collect();
+    assert!(slow.len() < 3, "there is room for more that come in slowly");
+    house.done(at, Command::Publish { message, mandatory: false });
+    house.done(at, Command::TxCommit);
+    assert_eq!(house.ready(at, queue), 1);
+    slow.into_iter().for_each(|id| house.messages.release(id));
+    end(house, &[at]);
 }
 
 /// What bounds a transaction is its share of the pools: a half of them for all, and of that a half for one.

@@ -230,3 +230,22 @@ fn a_burst_into_a_short_queue_is_the_consumers_as_far_as_he_is_ready() {
         assert_eq!(left as usize, (300 - taken).min(2), "the last two stay");
     }
 }
+
+/// Nor does a consumer who is ready keep such a queue from its length when more comes than he is given.
+#[test]
+fn a_flood_does_not_make_a_short_queue_long() {
+    let mut side = Side::new();
+    let short = table(|t| t.int("x-max-length", 2));
+    declare(&mut side.house, side.channels[0], "short", false, &short);
+    side.step(&Step::Consume(1, "short", "one", 0, true));
+    // Turns that deliver less than comes in.
+    for _ in 0..30 {
+        for _ in 0..150 {
+            side.step(&Step::Publish("short"));
+        }
+        side.house.broker.deliver(&mut context!(side.house), 64);
+        let depth = side.house.broker.queue_depth("/", "short").expect("it is there");
+        assert!(depth <= 700, "{depth} messages in a queue of two");
+        side.write();
+    }
+}

@@ -123,7 +123,7 @@ def leaves_while_it_waits(folder: Path) -> None:
                 assert sent < 10_000, "it never waits"
             behind = [wire.publish(1, "", "q", bytes(100)) for _ in range(3)]
             client.send(b"".join([*behind, wire.method(0, "connection.close", reply_code=200, reply_text="bye")]))
-            client.expect("connection.close-ok", timeout=patience(PATIENCE))
+            client.expect("connection.close-ok", timeout=patience(3 * PATIENCE))
             other = Client(broker.address)
             other.open()
             count = other.call(1, "queue.purge", queue="q").args["message_count"]

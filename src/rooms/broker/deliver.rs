@@ -66,8 +66,8 @@ impl Broker {
         let delivered = self.deliver_from(cx, queue, most);
         let record = &self.queues[queue.index()];
         // What is too much for a queue whose consumer is ready for more goes to him in its next turn.
-        let goes_on = delivered >= most && !record.eligible.is_empty();
-        if record.is_picky() && !goes_on {
+        let is_over = delivered < most || record.eligible.is_empty();
+        if record.is_picky() && (is_over || self.is_far_over_length(queue)) {
             self.look_after(cx, queue);
         }
         if self.queues[queue.index()].rank != Rank::Plain {

@@ -9,6 +9,7 @@ use crate::mem::{List, MessageFlags, MessageId, Messages, Share};
 use super::arguments::Overflow;
 use super::queue::{Queue, Rank};
 use super::records::FullQueue;
+use super::shortage::Shortage;
 use super::state::SLOT_BYTES;
 use super::{Broker, Context};
 
@@ -18,6 +19,8 @@ const SHARE: u64 = 8;
 const LOW_SHARE: u64 = 7;
 /// Consumers that are asked whether one of them takes a message that is due at once.
 const WAITING_LOOKED_AT: u32 = 64;
+/// Messages beyond its length that a queue keeps for a consumer who is ready for them.
+const BURST_MESSAGES: u64 = 2_048;
 
 impl Broker {
     /// Puts levels in the places of queues with priorities, and leaves out queues that take no more by their
@@ -114,14 +117,27 @@ impl Broker {
 
     /// Whether the queue has more than its policy lets it keep.
     pub(super) fn is_over_length(&self, queue: QueueId) -> bool {
+        self.is_over_length_by(queue, 0, 0)
+    }
+
+    /// Whether it is so far over its length that it cannot wait for its consumer to take what is too much: by more
+    /// than he is given in a turn or two, or a quarter of the memory.
+    pub(super) fn is_far_over_length(&self, queue: QueueId) -> bool {
+        let settings = &self.settings;
+        let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
+        self.is_over_length_by(queue, messages, settings.output_budget_bytes.min(settings.body_bytes / 4))
+    }
+
+    fn is_over_length_by(&self, queue: QueueId, messages: u64, bytes: u64) -> bool {
         let settings = &self.queues[queue.index()].settings;
         let ready = self.ready_in(queue);
         // A queue that refuses keeps what comes back to it, over its length as well.
         if settings.overflow != Overflow::DropHead || ready == 0 {
             return false;
         }
-        u64::from(ready) > settings.max_length
-            || self.in_all(queue, |record| record.backlog.body_bytes()) > settings.max_length_bytes
+        let body_bytes = || self.in_all(queue, |record| record.backlog.body_bytes());
+        u64::from(ready) > settings.max_length.saturating_add(messages)
+            || body_bytes() > settings.max_length_bytes.saturating_add(bytes)
     }
 
     // ---- the share of memory
@@ -176,6 +192,16 @@ impl Broker {
             serial: self.queues[queue.index()].serial,
             revision: self.routing.revision(),
         });
+    }
+
+    /// Messages that have left the queue that somebody waits for, ever; `None`: he waits for something else. While it
+    /// rises he need not give up.
+    pub fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
+        let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
+        // It may have been deleted since.
+        self.queues.get(queue.index()).filter(|record| !record.dying)?;
+        let came = self.in_all(queue, |level| level.backlog.came());
+        Some(came.wrapping_sub(self.ready_in(queue).into()))
     }
 
     /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying

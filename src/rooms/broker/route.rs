@@ -118,7 +118,7 @@ impl Broker {
         };
         let body_len = targets.iter().map(len_of).sum::<usize>() as u32;
         let route = messages.begin("", &[], draw).map_err(|full| self.out_of(full.key()))?;
-        let reserved = messages.reserve_content(route, &[], MessageFlags::ROUTE, body_len, draw.share);
+        let reserved = messages.reserve_whole(route, &[], MessageFlags::ROUTE, body_len, draw.share);
         if let Err(full) = reserved {
             messages.release(route);
             return Err(self.out_of(full.key()));
@@ -133,7 +133,7 @@ impl Broker {
                 messages.append_body(route, record.name.as_bytes());
             }
         }
-        messages.finish(route);
+        assert!(messages.body_missing(route) == 0, "a route is as long as it was reckoned");
         Ok(route)
     }
 

@@ -165,8 +165,15 @@ impl Broker {
     /// The length rules behind a message that came in; says whether they had anything to say.
     fn trim_after_push(&mut self, cx: &mut Context<'_>, queue: QueueId, is_letter: bool) -> bool {
         let whole = &self.queues[self.whole(queue).index()];
+        if !whole.settings.limits_length {
+            return false;
+        }
         // With a consumer ready the message may still go before the queue is over its length.
-        if !whole.settings.limits_length || !whole.eligible.is_empty() || !self.is_over_length(queue) {
+        let is_over = match whole.eligible.is_empty() {
+            true => self.is_over_length(queue),
+            false => self.is_far_over_length(queue),
+        };
+        if !is_over {
             return false;
         }
         if is_letter && self.has_dead_letters(queue) {

@@ -156,6 +156,35 @@ impl Messages {
         body_len: u32,
         share: Share,
     ) -> Result<(), PoolFull> {
+        // What is read back comes as fast as the disk gives it, and holds up nobody who sends.
+        self.reserve(id, (properties, body_len), flags, share, share != Share::ReadBack)
+    }
+
+    /// The same for a message of the broker's own, whose body is written before anybody else is asked anything:
+    /// it is never one of those that come in slowly.
+    ///
+    /// # Errors
+    /// Too few blocks; the message stays as it was.
+    pub fn reserve_whole(
+        &mut self,
+        id: MessageId,
+        properties: &[u8],
+        flags: MessageFlags,
+        body_len: u32,
+        share: Share,
+    ) -> Result<(), PoolFull> {
+        self.reserve(id, (properties, body_len), flags, share, false)
+    }
+
+    #[inline]
+    fn reserve(
+        &mut self,
+        id: MessageId,
+        (properties, body_len): (&[u8], u32),
+        flags: MessageFlags,
+        share: Share,
+        assembles: bool,
+    ) -> Result<(), PoolFull> {
         let slot = &self.slots[id.index()];
         let stream_len = slot.filled as usize + properties.len() + body_len as usize;
         let room = slot.first_room();
@@ -163,7 +192,7 @@ impl Messages {
         if stream_len > room {
             pages = Blocks::pages_for(stream_len - room);
             self.admit_content(share, pages, id)?;
-            if share != Share::ReadBack {
+            if assembles {
                 self.admit_assembly(share, pages, id)?;
             }
             let chain = self.blocks.allocate_chain(stream_len - room).ok_or(PoolFull::Bodies)?;
@@ -171,8 +200,7 @@ impl Messages {
             self.drop_claim(id);
         }
         let mut flags = flags;
-        // What is read back comes as fast as the disk gives it, and holds up nobody who sends.
-        if share != Share::ReadBack {
+        if assembles {
             self.assembly_pages += pages;
             flags = flags.with(MessageFlags::ASSEMBLING);
         }

@@ -120,12 +120,11 @@ impl Messages {
         let draw = Draw { share: Share::Reserve, owner: self.owner(id) };
         let copy = self.begin(exchange, routing_key, draw)?;
         let body_len = self.body_len(id);
-        if let Err(full) = self.reserve_content(copy, properties, flags, body_len, Share::Reserve) {
+        if let Err(full) = self.reserve_whole(copy, properties, flags, body_len, Share::Reserve) {
             self.release(copy);
             return Err(full);
         }
         self.copy_body(id, copy);
-        self.leave_assembly(copy);
         Ok(copy)
     }
 
