@@ -65,10 +65,12 @@ impl Broker {
     fn take_its_turn(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
         let record = &self.queues[queue.index()];
-        // What is too much for a queue whose consumer is ready for more goes to him in its next turn.
-        let is_over = delivered < most || record.eligible.is_empty();
-        if record.is_picky() && (is_over || self.is_far_over_length(queue)) {
-            self.look_after(cx, queue);
+        if record.is_picky() {
+            // What is too much for a queue whose consumer is ready for more goes to him in its next turn.
+            let is_over = delivered < most || record.eligible.is_empty();
+            if is_over || self.is_far_over_length(queue) {
+                self.look_after(cx, queue);
+            }
         }
         if self.queues[queue.index()].rank != Rank::Plain {
             self.look_at_first_level(queue);

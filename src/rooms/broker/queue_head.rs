@@ -30,15 +30,7 @@ impl Broker {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
-            // It was given to somebody here, who knows it by no place.
-            First::CameBack if self.queues[queue.index()].is_named => {
-                let backlog = &self.queues[queue.index()].backlog;
-                let (message, logged) = backlog.first_returned(&self.fifo_pool, &self.deliveries);
-                logged.is_none_or(|offset| {
-                    !cx.journal.is_gathering(cx.messages, message)
-                        || self.is_below_watermark(cx.journal, queue, offset)
-                })
-            }
+            First::CameBack if self.queues[queue.index()].is_named => self.may_name_returned(cx, queue),
             First::CameBack => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 self.want_pages(queue);
@@ -61,6 +53,17 @@ impl Broker {
             self.queues[queue.index()].front = Front::Blocked;
         }
         may_go.then_some(first)
+    }
+
+    /// Whether what came back first may go to another broker: it was given to somebody here, who knows it by no place.
+    #[cold]
+    fn may_name_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        let backlog = &self.queues[queue.index()].backlog;
+        let (message, logged) = backlog.first_returned(&self.fifo_pool, &self.deliveries);
+        logged.is_none_or(|offset| {
+            !cx.journal.is_gathering(cx.messages, message)
+                || self.is_below_watermark(cx.journal, queue, offset)
+        })
     }
 
     /// Whether a message of the log may be delivered; if not, that is asked for. Asks ahead of need.

@@ -176,7 +176,8 @@ impl Messages {
         self.reserve(id, (properties, body_len), flags, share, false)
     }
 
-    #[inline]
+    // Each of the two that call it is one of its own: this is on the way of every message.
+    #[inline(always)]
     fn reserve(
         &mut self,
         id: MessageId,
