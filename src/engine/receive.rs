@@ -391,8 +391,9 @@ impl<P: Platform> Engine<P> {
         }
         peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
         // As long as something is taken away of what is full he may still be let on, however slowly that goes.
-        let (broker, others) = (&self.broker, self.journal.room_made() + self.supplies.messages.room_made());
-        let made = broker.left_queue_of(peer.need.shortage).unwrap_or(broker.room_made() + others);
+        let shortage = peer.need.shortage;
+        let made = self.broker.left_queue_of(shortage).unwrap_or_else(|| self.room_made());
+        let Some(peer) = self.peers.get_mut(id) else { return };
         let stands_still = peer.leave_seen.replace(made) == Some(made);
         if !stands_still || !peer.stream.may_look(&self.buffers) {
             return;

@@ -2,10 +2,11 @@
 //! so a busy queue passes every smaller width in time. Properties over the neighbourhood of each.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
+use crate::dead_letters::{PERSISTENT, get, publish};
 use crate::support::TestBroker;
 use leveret::broker::{Contents, Fetch, Page, PageIn, Restored};
 use leveret::command::{QueueId, Settlement};
-use leveret::journal::Definition;
+use leveret::journal::{Definition, Fact};
 use leveret::limits::Limits;
 use leveret::store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
@@ -68,6 +69,45 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
         assert!(house.broker.restore_messages(queue, run.start, run.end));
     }
     (house, queue)
+}
+
+/// A power cut may take a message and leave how often it came back, for that is written beside it: its place is
+/// given to another, which did not come back yet.
+#[test]
+fn what_was_written_of_a_lost_message_counts_against_no_other() {
+    let limits = Limits { unacknowledged_max: 64, connections_max: 16, ..Limits::default() };
+    let mut house = TestBroker::with(&limits);
+    house.journal.start(2, true, 1 << 20);
+    let limit = b"\x0cx-queue-typeS\0\0\0\x06quorum\x10x-delivery-limitb\x02";
+    // The message of place 0 came back twice.
+    let returns = b"\x0fleveret-returnsx\0\0\0\x0a\0\0\0\0\0\0\0\0\0\x02";
+    let definition = Definition::Queue {
+        vhost: "/",
+        name: "q",
+        incarnation: INCARNATION,
+        auto_delete: false,
+        is_rebuilt: false,
+        levels_from: 0,
+        arguments: &[&limit[..], returns].concat(),
+    };
+    let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
+        panic!("it is taken")
+    };
+    house.broker.restore_contents(queue, &Contents::default());
+    house.broker.deliver(&mut context!(house), 8);
+    let Some(Fact::Defined { key, value: Some(value), .. }) = house.journal.fact() else {
+        panic!("the next start is told, too")
+    };
+    let Some(Definition::Queue { arguments, .. }) = Definition::parse(key, value) else {
+        panic!("it is what defines the queue")
+    };
+    assert_eq!(arguments, limit, "nothing is said of a message any more");
+    let at = house.connect();
+    publish(&mut house, at, "q", PERSISTENT, "x");
+    let first = get(&mut house, at, "q").expect("it is there");
+    house.settle(at, first.tag, false, Settlement::Requeue);
+    house.turns(at);
+    assert_eq!(house.ready(at, "q"), 1, "it came back once");
 }
 
 /// Reads back what is asked for, all of which is there; tells the offsets that were found wanted.

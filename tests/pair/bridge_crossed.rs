@@ -138,7 +138,7 @@ fn no_channel_is_closed_in_the_middle_of_a_content() {
     }
 }
 
-/// The same with a frame that is cut, on a line that takes no more: there is nothing to do until it does.
+/// While a frame is cut on a line that takes no more, a bridge has nothing to do until it does.
 #[test]
 fn a_rule_that_is_given_up_keeps_the_loop_from_no_sleep() {
     let (mut world, far) = begun_behind_a_late_confirm(6_000);
@@ -373,7 +373,7 @@ fn no_place_is_named_before_the_disk_knows_of_it() {
     }
 }
 
-/// The same of what somebody here had and gave back, just before the bridge comes for it.
+/// What somebody here had and gave back before its commit was made has no name either, when the bridge comes for it.
 #[test]
 fn no_place_of_what_came_back_is_named_before_the_disk_knows_of_it() {
     let config = Bridge { forward: vec![rule("q", Refused::Park)], heartbeat_s: 0, ..bridge() };

@@ -32,7 +32,7 @@ const PARKED: &str = "parked";
 const FRAME_MAXES: [u32; 2] = [4_096, FRAME_MAX];
 /// How often the upstream is heard, at most, until nothing is under way any more.
 const CALM_TURNS_MAX: u32 = 3_000;
-/// So many turns in which nothing is under way are rest.
+/// Turns in which nothing is under way, until that is called rest.
 const TURNS_AT_REST: u32 = 6;
 const CALM_TURN_MS: u64 = 400;
 /// A bridge that was taken away has so many turns for its farewell.

@@ -39,7 +39,7 @@ const LARGE_PIECE: usize = 120_000;
 const DELIVERIES_MAX: usize = 6;
 /// How often the upstream is heard, at most, until it has nothing left.
 const CALM_TURNS_MAX: u32 = 2_000;
-/// So many turns in which it has nothing left are rest.
+/// Turns in which the upstream has nothing left, until that is called rest.
 const TURNS_AT_REST: u32 = 4;
 const CALM_TURN_MS: u64 = 400;
 /// A bridge that was taken away has so many turns for its farewell.

@@ -189,7 +189,7 @@ impl<P: Platform> Yard<'_, P> {
         self.supplies.log.log(self.now, level, LogSource::Bridge(bridge), LogKind::Bridge, words);
     }
 
-    /// The same of a link: in this direction, over this upstream.
+    /// Logs something of a link of a bridge, with its direction and its upstream.
     pub(super) fn say_of_link(
         &mut self,
         level: log::Level,

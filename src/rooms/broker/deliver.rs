@@ -49,7 +49,7 @@ impl Broker {
         }
     }
 
-    /// So many may go before the next queue's turn: one, when the credit is that of a whole channel, whose other
+    /// Deliveries that a queue makes before the next queue's turn: one, when the credit is that of a whole channel, whose other
     /// consumers are to have theirs of it.
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {

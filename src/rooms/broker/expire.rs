@@ -248,7 +248,7 @@ impl Broker {
             Some(First::At(_, Place::Stored(lane, offset, _))) => {
                 return self.absent_head(cx.journal, queue, (lane, offset));
             }
-            // Somebody had it already.
+            // A consumer had it already, so that it has no turn more for one who waits.
             Some(First::CameBack) => {
                 patience = Patience::No;
                 record.backlog.first_returned(&self.fifo_pool, &self.deliveries).0

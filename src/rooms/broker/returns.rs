@@ -9,7 +9,8 @@
 //!
 //! Always true: the messages that came back last are known, the very last one at the end; one write of a queue at
 //! most is under way, and what changes meanwhile goes with the next, so that whoever gives back thousands of
-//! messages in a second costs the disk one write for each commit.
+//! messages in a second costs the disk one write for each commit; what is known of a message that a power cut took
+//! counts against none that is given its place.
 
 use crate::command::QueueId;
 use crate::journal::Batch;
@@ -90,6 +91,15 @@ impl Returns {
             }
         }
         joined
+    }
+
+    /// At a start: places from this one on are given to new messages, whatever was written of others that a power
+    /// cut took. Says whether that is to be written.
+    pub(super) fn forget_from(&mut self, next_offset: u64) -> bool {
+        let known = self.counts.len();
+        self.counts.retain(|(offset, _)| *offset < next_offset);
+        self.is_due |= self.counts.len() < known;
+        self.is_due
     }
 
     /// How often the message of this place came back, as far as that is known.

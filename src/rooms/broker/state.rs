@@ -133,8 +133,9 @@ pub struct Broker {
     pub(super) dropped_logged_minute: Option<u32>,
     /// In which minute it was last said that there was no room for a priority of a queue.
     pub(super) no_level_logged_minute: Option<u32>,
-    /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
+    /// Quorum queues of which it is to be written how often their messages came back.
     pub(super) returns_due: ReturnsDue,
+    /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
     pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
     /// Queues whose first message is moving, and what was durable when somebody asked for it.
     pub(super) moves_awaited: Vec<(Batch, QueueId)>,

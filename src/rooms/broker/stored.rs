@@ -119,7 +119,7 @@ impl Broker {
         }
     }
 
-    /// The same without waiting for that: this life ends.
+    /// Writes down how often messages came back, whether what was written before is durable or not.
     #[cold]
     pub(super) fn write_returns_now(&mut self, journal: &mut Journal) {
         if journal.mode() == Mode::On && (!journal.has_room_to_define() || journal.is_crowded()) {
@@ -321,6 +321,9 @@ impl Broker {
     pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.queues[queue.index()];
         record.logged.restore(contents);
+        if record.returns.forget_from(contents.next_offset) {
+            self.returns_due.push(queue);
+        }
         // Names and properties are in there as well: the best guess there is.
         record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
         if contents.count > 0 {

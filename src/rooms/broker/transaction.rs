@@ -1,9 +1,9 @@
 //! tx.select, tx.commit, tx.rollback: publishes and settlements that happen together or not at all.
 //!
-//! Always true: an open transaction holds its messages and its decided settlements on lists through their
-//! own records, so it needs no memory but theirs and has no length of its own: what bounds it is its share of
-//! the memory for messages (`shares`), and for persistent messages the journal's room; commit first makes
-//! sure that everything fits and only then changes anything.
+//! Always true: an open transaction holds its messages, the routes of those that went through a named exchange,
+//! and its decided settlements on lists through their own records, so it needs no memory but theirs and has no
+//! length of its own: what bounds it is its share of the memory for messages (`shares`), and for persistent
+//! messages the journal's room; commit first makes sure that everything fits and only then changes anything.
 
 use crate::command::{ChannelId, Outcome, QueueId, Settlement, VhostId};
 use crate::error::{Fault, ReplyCode};

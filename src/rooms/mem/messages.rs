@@ -160,8 +160,8 @@ impl Messages {
         self.reserve(id, (properties, body_len), flags, share, share != Share::ReadBack)
     }
 
-    /// The same for a message of the broker's own, whose body is written before anybody else is asked anything:
-    /// it is never one of those that come in slowly.
+    /// Takes the properties and reserves everything the body of a message of the broker's own will need, or nothing.
+    /// That is written at once, so it takes nothing of the share for bodies that come in slowly.
     ///
     /// # Errors
     /// Too few blocks; the message stays as it was.
