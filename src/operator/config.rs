@@ -163,7 +163,8 @@ impl Config {
         (limit > has).then(|| {
             format!(
                 "memory_limit is {}, but this machine, or the control group, has {} for it: when the pools \
-                 fill, the system ends the broker; lower memory_limit",
+                 fill, the system ends the broker; lower memory_limit, or, if it was just raised, have systemd \
+                 raise MemoryMax= as well: systemctl daemon-reload",
                 Megabytes(limit),
                 Megabytes(has)
             )

@@ -43,6 +43,8 @@ pub struct Said {
     pub flags: Layer,
     /// `leveret check` is to connect to the upstreams of bridges.
     pub connects: bool,
+    /// `leveret check` is to print a drop-in for the systemd unit, and nothing else.
+    pub is_drop_in: bool,
 }
 
 /// What help is asked for.
@@ -161,9 +163,9 @@ const OPTIONS: Table<Said> = Table(&[Section {
         OptionRow::new(
             "--board",
             "NAME",
-            "start from a board's profile: generic, router-64, router-128, pi-zero-w, pi-3,\n\
-             pi-4, pi-5, beaglebone-black, imx8, qemu-virt, a file's path, or auto: the one that\n\
-             fits this machine",
+            "start from a board's profile: generic, router-64, router-128, pi-zero-w, pi-zero-2-w,\n\
+             pi-3, pi-4, pi-5, beaglebone-black, imx8, qemu-virt, a file's path, or auto: the one\n\
+             that fits this machine",
             |said, given| given.value().map(|board| said.flags.board = Some(board)),
         ),
         OptionRow::new(
@@ -238,6 +240,16 @@ const OPTIONS: Table<Said> = Table(&[Section {
                 Ok(())
             },
         ),
+        OptionRow::new(
+            "--drop-in",
+            "",
+            "of check: print a drop-in for the systemd unit instead, with MemoryMax= as this\n\
+             configuration needs it",
+            |said, _| {
+                said.is_drop_in = true;
+                Ok(())
+            },
+        ),
         OptionRow::help(),
         OptionRow::version(),
     ],
@@ -291,8 +303,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
             (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
         }
     }
-    if said.connects && command.as_deref() != Some("check") {
-        return Err(BadArguments::new("--connect goes with leveret check".to_string()));
+    for (is_said, option) in [(said.connects, "--connect"), (said.is_drop_in, "--drop-in")] {
+        if is_said && command.as_deref() != Some("check") {
+            return Err(BadArguments::new(format!("{option} goes with leveret check")));
+        }
     }
     match command.as_deref() {
         None | Some("serve") => Ok(Ask::Serve(said)),

@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use crate::config::Config;
+use crate::config::board;
 use crate::net::{self, StartError};
 
 /// The report on a configuration, and whether the broker would start with it.
@@ -25,4 +26,36 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
         let _ = writeln!(report, "# warning: {remark}");
     }
     (report, verdict)
+}
+
+/// A drop-in for the systemd unit: what the unit cannot know, because it follows from the configuration.
+///
+/// # Errors
+/// The configuration makes no broker.
+pub fn drop_in(mut config: Config) -> Result<String, StartError> {
+    let table = net::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)))?;
+    let bytes = board::group_bytes(config.memory_limit_bytes, table.kernel_bytes);
+    Ok(format!("[Service]\nMemoryMax={bytes}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layer;
+    use crate::limits::Megabytes;
+
+    const GUIDE: &str = include_str!("../../systemd/packages/guide/configuration.md");
+
+    /// The guide's table of profiles has what the generator will write.
+    #[test]
+    fn the_guide_says_how_much_memory_the_unit_of_each_profile_may_have() {
+        for board in &board::BOARDS {
+            let mut flags = Layer::default();
+            flags.board = Some(board.name.to_string());
+            let lines = drop_in(Config::gather(None, flags).unwrap()).unwrap();
+            let bytes = lines.strip_prefix("[Service]\nMemoryMax=").unwrap().trim_end().parse().unwrap();
+            let row = GUIDE.lines().find(|line| line.starts_with(&format!("| `{}` |", board.name))).unwrap();
+            assert!(row.ends_with(&format!("| {} |", Megabytes(bytes))), "{row}: {bytes}");
+        }
+    }
 }

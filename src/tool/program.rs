@@ -37,6 +37,10 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         Ask::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
+            if said.is_drop_in {
+                print(&check::drop_in(config)?)?;
+                return Ok(ExitCode::SUCCESS);
+            }
             let found = said.connects.then(|| config.clone());
             let (report, verdict) = check::check(config);
             print(&report)?;

@@ -38,6 +38,9 @@ MACHINES = {"amd64": (62, 2), "arm64": (183, 2), "armhf": (40, 1)}
 # There is no list or forge of its own yet: who builds packages for others says who he is, as Debian's tools have it.
 MAINTAINER = "{} <{}>".format(os.environ.get("DEBFULLNAME", "The Leveret authors"),
                               os.environ.get("DEBEMAIL", "leveret@leveret.invalid"))
+GENERATORS = "usr/lib/systemd/system-generators/"
+# Where what is executed lies.
+PROGRAMS = ("usr/bin/", GENERATORS)
 OVERRIDES = """# One binary for every distribution, on purpose: it runs where glibc is older, or is not.
 leveret: statically-linked-binary [usr/bin/leveret]
 """
@@ -122,6 +125,7 @@ def contents(binary: Path, says: Path, architecture: str, version: str, is_stati
         "etc/leveret/leveret.toml": (systemd / "leveret.toml").read_bytes(),
         "usr/lib/systemd/system/leveret.service": (systemd / "leveret.service").read_bytes(),
         "usr/lib/systemd/system/leveret.socket": (systemd / "leveret.socket").read_bytes(),
+        f"{GENERATORS}leveret": (systemd / "leveret.generator").read_bytes(),
         "usr/lib/sysusers.d/leveret.conf": (systemd / "leveret.sysusers").read_bytes(),
         "usr/lib/tmpfiles.d/leveret.conf": (systemd / "leveret.tmpfiles").read_bytes(),
         "usr/share/doc/leveret/copyright": copyright_file().encode(),
@@ -152,7 +156,7 @@ def lay_out(tree: Path, files: Dict[str, bytes]) -> None:
         target = tree / place
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
-        target.chmod(0o755 if place.startswith("usr/bin/") else 0o644)
+        target.chmod(0o755 if place.startswith(PROGRAMS) else 0o644)
     (tree / "usr/bin/leveretctl").symlink_to("leveret")
     for folder in [tree, *(path for path in tree.rglob("*") if path.is_dir() and not path.is_symlink())]:
         folder.chmod(0o755)

@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import List, NamedTuple, Optional, Tuple
 
 from harness import brokers
@@ -46,13 +47,12 @@ class Row(NamedTuple):
     remark: str
 
 
-def commit() -> str:
-    """What is searched; marked when the tree has changes that no commit has."""
+def commit(*ledgers: Path) -> str:
+    """What is searched; marked when the tree has changes that no commit has, but for what a search writes down."""
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
-    # What the search itself writes is no change of what is searched.
-    written = [f":!{path.relative_to(ROOT)}" for path in (LEDGER, KNOWN)]
+    written = [f":!{path.relative_to(ROOT)}" for path in (LEDGER, KNOWN, *ledgers)]
     return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", ".", *written) else "")
 
 

@@ -179,7 +179,7 @@ fn an_unknown_board_lists_those_there_are() {
 }
 
 /// Every board that there is a profile for.
-const BOARDS: [&str; 10] = [
+const BOARDS: [&str; 11] = [
     "generic",
     "router-64",
     "router-128",
@@ -187,6 +187,7 @@ const BOARDS: [&str; 10] = [
     "pi-3",
     "pi-4",
     "pi-5",
+    "pi-zero-2-w",
     "beaglebone-black",
     "imx8",
     "qemu-virt",

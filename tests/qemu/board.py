@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,7 +28,9 @@ PATIENCE_S = 120.0
 # machine an answer may take longer.
 PROBE_S = 0.4
 PROBE_S_MAX = 5.0
-PORTS = {"shell": 7000, "amqp": 5672, "management": 15672}
+PORTS = {"shell": 7000, "amqp": 5672, "amqps": 5671, "management": 15672}
+# More writes than any life has.
+NEVER = 1 << 40
 
 
 class Done(NamedTuple):
@@ -55,7 +57,6 @@ class Drive:
     def power_on(self, pid_file: Path, seed: int) -> None:
         """Serves the image."""
         self.socket.unlink(missing_ok=True)
-        self.arms.unlink(missing_ok=True)
         words = [f"disk={self.path}", f"seed={seed}", f"log={self.log}", f"pid={pid_file}", f"arm={self.arms}",
                  f"keeps={self.keeps}"]
         with open(self.folder / f"{self.path.name}.said", "ab") as said:
@@ -77,6 +78,7 @@ class Drive:
     def power_off(self) -> Dict[str, Any]:
         """QEMU is gone: what became of the writes that were not flushed. The server is ended only when it is done with
         them."""
+        self.arms.unlink(missing_ok=True)
         until("the disk has lost what it loses", lambda: len(self.logged()) > len(self.reports) or self.ended())
         self.reports = self.logged()
         self.close()
@@ -89,7 +91,7 @@ class Drive:
         return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def arm(self, writes: int) -> None:
-        """The disk itself cuts the power, so many writes from now."""
+        """The disk itself cuts the power, so many writes from now; with NEVER it does not."""
         part = self.arms.with_suffix(".part")
         part.write_text(str(writes))
         part.rename(self.arms)
@@ -105,12 +107,15 @@ class Board:
     """A machine that is switched on and off."""
 
     def __init__(self, folder: Path, root: Path, data: Optional[Path] = None, memory_mb: int = 256, words: str = "",
-                 keeps: str = "some") -> None:
-        """`words` go to the kernel's command line; those that begin with `rig.` are explained in image.py."""
+                 keeps: str = "some", kernel: str = "cloud", machine: Sequence[str] = ()) -> None:
+        """`words` go to the kernel's command line; those that begin with `rig.` are explained in image.py. `kernel` is
+        one of image.KERNELS, `machine` more options of QEMU's."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.memory_mb = memory_mb
         self.words = words
+        self.kernel = kernel
+        self.machine = machine
         self.drives = [Drive(path, folder, keeps) for path in (root, data) if path]
         self.console = folder / "console"
         self.pid_file = folder / "pid"
@@ -120,22 +125,26 @@ class Board:
 
     def power_on(self, seed: int = 0) -> None:
         """Boots, until the system does what it is told."""
+        self.switch_on(seed)
+        until("the system answers", self.answers)
+
+    def switch_on(self, seed: int) -> None:
+        """Boots, and waits for nothing."""
         self.probe_s = PROBE_S
         self.ports = {name: brokers.free_port() for name in PORTS}
         self.pid_file.unlink(missing_ok=True)
         for number, drive in enumerate(self.drives):
             drive.power_on(self.pid_file, seed * 2 + number)
         self.qemu = self.start()
-        until("the system answers", self.answers)
 
     def start(self) -> subprocess.Popen:
         """QEMU itself."""
         forwards = ",".join(f"hostfwd=tcp:127.0.0.1:{self.ports[name]}-:{port}" for name, port in PORTS.items())
         command = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-m", str(self.memory_mb), "-nographic",
                    "-no-reboot", "-monitor", "none", "-serial", f"file:{self.console}", "-pidfile", str(self.pid_file),
-                   "-kernel", str(image.kernel()), "-initrd", str(image.initrd()),
+                   "-kernel", str(image.kernel(self.kernel)), "-initrd", str(image.initrd(self.kernel)),
                    "-append", f"console=ttyAMA0 quiet net.ifnames=0 panic=-1 {self.words}",
-                   "-netdev", f"user,id=n,{forwards}", "-device", "virtio-net-device,netdev=n"]
+                   "-netdev", f"user,id=n,{forwards}", "-device", "virtio-net-device,netdev=n", *self.machine]
         # The virt machine fills its slots from the last: the disk that is named last is the first that Linux finds.
         for number, drive in reversed(list(enumerate(self.drives))):
             disk = f"file=nbd+unix:///?socket={drive.socket},format=raw,if=none,id=d{number},cache=writeback"

@@ -10,13 +10,14 @@ import random
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import image  # noqa: E402
-from board import Board, copy, until  # noqa: E402
+from board import NEVER, Board, copy, until  # noqa: E402
 from harness.brokers import Address  # noqa: E402
 from traffic import Access, Centre, Kept, run_together  # noqa: E402
 
@@ -28,6 +29,11 @@ COMMIT_BYTES_MAX = 1024 * 1024
 # A life is over after so many seconds of traffic, or so many writes of the disk's from its beginning.
 TRAFFIC_S = (0.3, 2.5)
 WRITES = (2, 160)
+# Of so many boots the power is cut as well, after so many writes of the disk's: the file system and the log recover then.
+DIES_BOOTING = 0.3
+BOOT_WRITES = (1, 40)
+LOG_MORE = """sed -i '1i log_level = "debug"' /etc/leveret/leveret.toml && systemctl reload leveret; sleep 1"""
+CLEANED = re.compile(r"([\d.]+) MB of it copied by the cleaner; .*?(\d+) segments used again")
 
 
 class Series:
@@ -45,35 +51,30 @@ class Series:
         self.wrong: List[str] = []
         # Why it could not go on, where it may come to that.
         self.broken = ""
+        self.boots = 0
+        # Cuts, those of them that came before the broker served, and those after which all was looked at.
         self.cuts = 0
+        self.died_booting = 0
+        self.checked = 0
+        # Megabytes that the cleaner copied in the last life, which is ended in order, and segments used again.
+        self.cleaned = (0.0, 0)
         self.disk = dict.fromkeys(("chosen", "pending", "kept", "torn", "lost"), 0)
 
     def run(self, count: int, until_lost: bool = False) -> None:
-        """So many cuts, and a last boot that has to be in order; with `until_lost` no more than it takes to lose
+        """So many cuts, and a last life that has to be in order; with `until_lost` no more than it takes to lose
         something."""
-        for _ in range(count):
-            self.life()
+        while self.cuts < count:
+            self.boot()
             if until_lost and self.lost:
                 return
+            self.live_and_be_cut()
         self.boot()
-        if self.centre:
-            centre = self.centre
-            until("all readings are upstream", lambda: not centre.missing())
-        report = self.board.shut_down()
-        assert report["pending"] == 0, f"a clean end left writes unflushed: {report}"
-        image.run("e2fsck", "-fn", self.board.drives[-1].path)
+        if not until_lost:
+            self.live_and_end()
 
-    def life(self) -> None:
-        """From one boot to the next cut."""
-        self.boot()
-        stop = threading.Event()
-        amqp = self.board.address()
-        parts = [self.kept.publisher, self.kept.settle, self.access]
-        addresses = [amqp, amqp, self.board.address("management")]
-        if self.centre:
-            parts.append(self.centre.publisher)
-            addresses.append(amqp)
-        threads, mistakes = run_together(parts, addresses, stop)
+    def live_and_be_cut(self) -> None:
+        """Traffic, until the power goes."""
+        stop, threads, mistakes = self.traffic()
         stop.wait(self.chance.uniform(*TRAFFIC_S))
         if self.chance.random() < 0.7:
             self.board.drives[-1].arm(self.chance.randint(*WRITES))
@@ -86,22 +87,77 @@ class Series:
         for thread in threads:
             thread.join(30.0)
         self.wrong += mistakes
-        self.cuts += 1
-        for name in self.disk:
-            self.disk[name] += report[name] if name != "pending" else bool(report[name])
+        self.account(report)
         if self.damage:
             self.damage.done(report)
 
+    def live_and_end(self) -> None:
+        """Traffic as in the other lives, and an end in order: nothing is unflushed, and the file system is whole."""
+        stop, threads, mistakes = self.traffic()
+        stop.wait(TRAFFIC_S[1])
+        stop.set()
+        for thread in threads:
+            thread.join(30.0)
+        self.wrong += mistakes
+        if centre := self.centre:
+            until("all readings are upstream", lambda: not centre.missing())
+            self.wrong += centre.wrong
+        # A root that is only read keeps the level it has, and tells nothing of the cleaner.
+        self.board.ask(LOG_MORE, b"", 30.0)
+        said = self.board.sh("systemctl stop leveret; journalctl -b --no-pager -u leveret")
+        if found := CLEANED.search(said):
+            self.cleaned = (float(found[1]), int(found[2]))
+        report = self.board.shut_down()
+        assert report["pending"] == 0, f"a clean end left writes unflushed: {report}"
+        image.is_whole(self.board.drives[-1].path)
+
+    def traffic(self) -> tuple:
+        """Who publishes, settles and changes, each in a thread: what ends them, the threads, and their mistakes."""
+        stop = threading.Event()
+        amqp = self.board.address()
+        parts = [self.kept.publisher, self.kept.settle, self.access]
+        addresses = [amqp, amqp, self.board.address("management")]
+        if self.centre:
+            parts.append(self.centre.publisher)
+            addresses.append(amqp)
+        return (stop, *run_together(parts, addresses, stop))
+
+    def account(self, report: Dict[str, Any]) -> None:
+        """One cut more, and what the disk made of it."""
+        self.cuts += 1
+        for name in self.disk:
+            self.disk[name] += report[name] if name != "pending" else bool(report[name])
+
     def boot(self) -> None:
-        """Power, and the check of what is there."""
-        self.board.power_on(self.seed * 100_000 + self.cuts)
-        self.board.wait_until_it_serves()
+        """Power, and the check of what is there. It may go again while the board boots."""
+        # A card that spoils a block is looked at after each cut, for what a boot says of it is not said again.
+        while not self.comes_up(self.chance.random() < DIES_BOOTING and not self.damage):
+            self.account(self.board.gone())
+            self.died_booting += 1
         verdict = self.kept.check(self.board.address(), may_come_back=self.damage is not None)
         self.lost += self.explained(verdict.lost)
         self.wrong += verdict.wrong + self.access.check(self.board.address("management")).wrong
         if self.centre:
             self.wrong += self.centre.wrong
             self.centre.wrong = []
+        self.checked = self.cuts
+
+    def comes_up(self, is_cut: bool) -> bool:
+        """One boot; whether the broker serves in the end, which a cut after some writes may have kept it from."""
+        self.boots += 1
+        seed = self.seed * 100_000 + self.boots
+        if not is_cut:
+            self.board.power_on(seed)
+            self.board.wait_until_it_serves()
+            return True
+        data = self.board.drives[-1]
+        data.arm(self.chance.randint(*BOOT_WRITES))
+        self.board.switch_on(seed)
+        until("it serves, or dies", lambda: not self.board.is_on() or self.board.serves())
+        data.arm(NEVER)
+        # A write that is under way may still be the last.
+        time.sleep(0.2)
+        return self.board.is_on()
 
     def explained(self, lost: List[int]) -> List[int]:
         """Of what was lost, all that damage does not explain."""
@@ -118,10 +174,12 @@ class Series:
     def summary(self) -> str:
         """For the remarks of a run."""
         disk = self.disk
-        told = (f"# {self.cuts} cuts ({disk['chosen']} chosen by the disk; unflushed writes at {disk['pending']}:"
+        told = (f"# {self.cuts} cuts ({disk['chosen']} chosen by the disk, {self.died_booting} died while booting;"
+                f" unflushed writes at {disk['pending']}:"
                 f" {disk['lost']} lost, {disk['torn']} torn, {disk['kept']} kept);"
                 f" {self.kept.publisher.total} confirmed, {self.access.changes} changes of access and queues;"
-                f" {len(self.lost)} lost, {len(self.wrong)} wrong")
+                f" {len(self.lost)} lost, {len(self.wrong)} wrong; in the last life the cleaner copied"
+                f" {self.cleaned[0]} MB and {self.cleaned[1]} segments were used again")
         if self.broken:
             told += f"; then {self.broken}"
         if self.centre:

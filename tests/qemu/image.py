@@ -3,9 +3,9 @@
 What always holds: nothing outside target/ is written; nothing is run under emulation to make an image, its packages are
 only unpacked; an index that does not answer is a `Skip`. It takes root, for the files in the images have owners.
 
-    kernel, initrd    Debian's cloud kernel, and a busybox that mounts the root and hands over to systemd
-    base-…/           the tree of a system that has no Leveret yet, with a shell that this machine can ask
-    NAME.img          such a tree as ext4, with this or that put into it
+    packages/, initrd-…   Debian's kernels, and a busybox that mounts the root and hands over to systemd
+    base-…/               the tree of a system that has no Leveret yet, with a shell that this machine can ask
+    NAME.img              such a tree as ext4, with this or that put into it
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ from harness import brokers, environment  # noqa: E402
 HOME = brokers.ROOT / "target" / "qemu"
 RELEASE = "bookworm"
 TOOLS = {"qemu-system-aarch64": "qemu-system-arm", "mmdebstrap": "mmdebstrap", "cpio": "cpio", "mke2fs": "e2fsprogs",
-         "systemd-sysusers": "systemd"}
+         "mkfs.f2fs": "f2fs-tools", "blkid": "util-linux", "systemd-sysusers": "systemd"}
+# The cloud kernel boots a little sooner; the general one has f2fs.
+KERNELS = {"cloud": "linux-image-cloud-arm64", "general": "linux-image-arm64"}
 # What a small system has, and what the package's scripts need.
 PACKAGES = ("systemd,systemd-sysv,udev,iproute2,base-files,base-passwd,bash,coreutils,dash,util-linux,mount,"
             "libc-bin,login,passwd,grep,sed,dpkg,tar,findutils,diffutils,perl-base,init-system-helpers,procps,hostname")
-# The kernel's modules in the order in which they need each other.
-MODULES = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net"]
+# The kernels' modules in the order in which they need each other; what one of them has built in is no module of its.
+MODULES = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net", "crc16",
+           "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4", "crc32_generic", "lz4_compress", "lz4hc_compress",
+           "zstd_compress", "f2fs"]
 # dpkg's database, from the packages that were only unpacked.
 DATABASE = """cd "$1/var/lib/dpkg"; for d in "$1"/var/cache/apt/archives/*.deb; do
 n=$(dpkg-deb -f "$d" Package); [ "$(dpkg-deb -f "$d" Multi-Arch)" != same ] || n=$n:arm64
@@ -50,24 +54,25 @@ e2scrub_all.timer fstrim.timer""".split()
 # first minute otherwise.
 LAID_OUT = ["-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
 GENERATORS = ("systemd-debug-generator", "systemd-fstab-generator", "systemd-run-generator")
-# The options of the two file systems stand on the kernel's command line: rig.root=ro, rig.data=OPTIONS, rig.mount=PATH,
-# rig.day=SECONDS for the clock.
+# The options of the two file systems stand on the kernel's command line: rig.root=ro, rig.data=OPTIONS, rig.type=TYPE and
+# rig.mount=PATH of the second one, rig.day=SECONDS for the clock.
 INIT = """#!/bin/busybox sh
 B=/bin/busybox
 $B mount -t devtmpfs d /dev; $B mount -t proc p /proc; $B mount -t sysfs s /sys
 for m in MODULES; do [ ! -f /m/$m.ko ] || $B insmod /m/$m.ko; done
 $B ip link set lo up; $B ip addr add 10.0.2.15/24 dev eth0; $B ip link set eth0 up; $B ip route add default via 10.0.2.2
-root=rw; data=; mount=/var/lib/leveret
+root=rw; data=; type=ext4; mount=/var/lib/leveret
 for word in $($B cat /proc/cmdline); do
     case $word in
         rig.root=*) root=${word#*=} ;;
         rig.data=*) data=${word#*=} ;;
+        rig.type=*) type=${word#*=} ;;
         rig.mount=*) mount=${word#*=} ;;
         rig.day=*) $B date -s @${word#*=} >/dev/null || { echo CLOCK-FAILED >/dev/console; $B poweroff -f; } ;;
     esac
 done
 $B mount -t ext4 -o $root /dev/vda /new || { echo MOUNT-FAILED >/dev/console; $B poweroff -f; }
-[ -z "$data" ] || $B mount -t ext4 -o $data /dev/vdb /new$mount || { echo MOUNT-FAILED >/dev/console; $B poweroff -f; }
+[ -z "$data" ] || $B mount -t $type -o $data /dev/vdb /new$mount || { echo MOUNT-FAILED >/dev/console; $B poweroff -f; }
 for d in dev proc sys; do $B mount -o move /$d /new/$d; done
 exec $B switch_root /new /sbin/init
 """.replace("MODULES", " ".join(MODULES))
@@ -148,40 +153,40 @@ def fetched(make: Callable[[], None], what: str) -> None:
         raise environment.Unreachable(str(missing)) from missing
 
 
-def packages() -> Path:
-    """The kernel's package and a static busybox, unpacked."""
+def unpacked(name: str) -> Path:
+    """A package of Debian's for arm64, unpacked; of a kernel's that which its name stands for."""
     def make(part: Path) -> None:
-        part.mkdir()
         apt = supply.Apt([RELEASE], "arm64")
         fetched(apt.update, "the package list for arm64")
-        needs = apt.run("apt-cache", "depends", "linux-image-cloud-arm64")
-        kernel = next(word for word in needs.split() if word.startswith("linux-image-6"))
-        for name in (kernel, "busybox-static"):
-            fetched(lambda name=name: apt.unpack(name, part / name.split("-")[0]), name)
-    return once(HOME / "packages", make)
+        real = name
+        if name in KERNELS.values():
+            needs = apt.run("apt-cache", "depends", name)
+            real = next(word for word in needs.split() if word.startswith("linux-image-6"))
+        fetched(lambda: apt.unpack(real, part), real)
+    return once(HOME / "packages" / name, make)
 
 
-def kernel() -> Path:
+def kernel(kind: str) -> Path:
     """The kernel as QEMU starts it."""
-    return next((packages() / "linux" / "boot").glob("vmlinuz-*"))
+    return next((unpacked(KERNELS[kind]) / "boot").glob("vmlinuz-*"))
 
 
-def initrd() -> Path:
+def initrd(kind: str) -> Path:
     """The first file system: busybox, modules, and INIT."""
     def make(part: Path) -> None:
         tree = part.with_name("tree-of-initrd")
         shutil.rmtree(tree, ignore_errors=True)
         for folder in ("bin", "m", "dev", "proc", "sys", "new"):
             (tree / folder).mkdir(parents=True)
-        shutil.copy(next((packages() / "busybox").glob("**/bin/busybox")), tree / "bin" / "busybox")
+        shutil.copy(next(unpacked("busybox-static").glob("**/bin/busybox")), tree / "bin" / "busybox")
         for module in MODULES:
-            for found in (packages() / "linux").glob(f"**/{module}.ko"):
+            for found in unpacked(KERNELS[kind]).glob(f"**/{module}.ko"):
                 shutil.copy(found, tree / "m")
         (tree / "init").write_text(INIT)
         (tree / "init").chmod(0o755)
         run("sh", "-c", f"cd '{tree}' && find . | cpio -o -H newc >'{part}'")
         shutil.rmtree(tree)
-    return by_recipe("initrd", make)
+    return by_recipe(f"initrd-{kind}", make)
 
 
 def base() -> Path:
@@ -270,6 +275,22 @@ def empty(image: Path, size: str, owner_of: Path) -> Path:
     run("mke2fs", "-q", "-t", "ext4", *LAID_OUT[:3], f"{LAID_OUT[3]},root_owner={owner.st_uid}:{owner.st_gid}",
         image, size)
     return image
+
+
+def f2fs(image: Path, size: str) -> Path:
+    """An empty f2fs, made for flash without a controller that hides it."""
+    image.unlink(missing_ok=True)
+    run("truncate", "-s", size, image)
+    run("mkfs.f2fs", "-q", image)
+    return image
+
+
+def is_whole(image: Path) -> None:
+    """A file system that was ended in order has nothing that its checker would mend."""
+    if "f2fs" in run("blkid", "-p", "-o", "value", "-s", "TYPE", image):
+        run("fsck.f2fs", "--dry-run", image)
+    else:
+        run("e2fsck", "-fn", image)
 
 
 def write_into(tree: Path, files: List[tuple]) -> None:

@@ -79,7 +79,7 @@ const fn is_comment_at(text: &[u8], mut at: usize) -> bool {
 
 /// The profiles: the default first, then those of a size each, the smallest first, then those that only their
 /// own model gets.
-pub const BOARDS: [Board; 10] = [
+pub const BOARDS: [Board; 11] = [
     Board { name: "generic", text: profile!("generic"), memory_bytes_min: 850_000_000 },
     Board { name: "router-64", text: profile!("router-64"), memory_bytes_min: 0 },
     Board { name: "router-128", text: profile!("router-128"), memory_bytes_min: 100_000_000 },
@@ -87,6 +87,7 @@ pub const BOARDS: [Board; 10] = [
     Board { name: "pi-3", text: profile!("pi-3"), memory_bytes_min: 850_000_000 },
     Board { name: "pi-4", text: profile!("pi-4"), memory_bytes_min: 1_700_000_000 },
     Board { name: "pi-5", text: profile!("pi-5"), memory_bytes_min: 3_600_000_000 },
+    Board { name: "pi-zero-2-w", text: profile!("pi-zero-2-w"), memory_bytes_min: 360_000_000 },
     Board { name: "beaglebone-black", text: profile!("beaglebone-black"), memory_bytes_min: 360_000_000 },
     Board { name: "imx8", text: profile!("imx8"), memory_bytes_min: 1_700_000_000 },
     Board { name: "qemu-virt", text: profile!("qemu-virt"), memory_bytes_min: 200_000_000 },
@@ -97,12 +98,13 @@ const BY_SIZE: core::ops::Range<usize> = 1..7;
 
 /// The best profiles for machines whose model, or what they are compatible with, has this in it, the first
 /// match: where the memory is too small for one, the largest smaller one.
-const MODELS: [(&str, &str); 18] = [
-    ("Raspberry Pi Zero 2", "pi-3"),
+const MODELS: [(&str, &str); 19] = [
+    ("Raspberry Pi Zero 2", "pi-zero-2-w"),
     ("Raspberry Pi Zero", "pi-zero-w"),
     ("Raspberry Pi Model", "pi-zero-w"),
     ("Raspberry Pi Compute Module Rev", "pi-zero-w"),
     ("Raspberry Pi 2", "pi-3"),
+    ("Raspberry Pi 3 Model A", "pi-zero-2-w"),
     ("Raspberry Pi 3", "pi-3"),
     ("Raspberry Pi Compute Module 3", "pi-3"),
     ("Raspberry Pi 4", "pi-4"),
@@ -228,13 +230,23 @@ pub(super) fn profile(name: &str) -> Result<Layer, ConfigError> {
     }
 }
 
-/// What a control group must allow for a profile: its limit, and half as much for the kernel's buffers and
-/// the page cache, which count there too.
+/// What a control group must allow for a profile.
 fn needed_bytes(board: &Board) -> u64 {
     Layer::parse(board.name, board.text)
         .ok()
         .and_then(|layer| layer.memory_limit)
-        .map_or(u64::MAX, |limit| limit.0 / 2 * 3)
+        .map_or(u64::MAX, |limit| group_bytes(limit.0, None))
+}
+
+/// What a control group is to allow a broker with this `memory_limit`: besides that as much as the kernel's socket
+/// buffers may take, which count there as well, and not less than half the limit, for the page cache counts, too.
+pub const fn group_bytes(memory_limit_bytes: u64, socket_buffers_bytes: Option<u64>) -> u64 {
+    let half = memory_limit_bytes / 2;
+    let besides = match socket_buffers_bytes {
+        Some(bytes) if bytes > half => bytes,
+        _ => half,
+    };
+    memory_limit_bytes.saturating_add(besides)
 }
 
 /// The lowest limit on memory of the control group in `groups` (as in `/proc/self/cgroup`) and those it is
@@ -280,7 +292,8 @@ mod tests {
         chosen("Raspberry Pi Zero W Rev 1.1", 448, "pi-zero-w");
         chosen("Raspberry Pi Model B Rev 2", 448, "pi-zero-w");
         chosen("Raspberry Pi Model A Plus Rev 1.1", 194, "router-128");
-        chosen("Raspberry Pi Zero 2 W Rev 1.0", 437, "pi-zero-w");
+        chosen("Raspberry Pi Zero 2 W Rev 1.0", 437, "pi-zero-2-w");
+        chosen("Raspberry Pi 3 Model A Plus Rev 1.0", 437, "pi-zero-2-w");
         chosen("Raspberry Pi 2 Model B Rev 1.1", 970, "pi-3");
         chosen("Raspberry Pi 3 Model B Plus Rev 1.3", 948, "pi-3");
         chosen("Raspberry Pi 4 Model B Rev 1.1", 1_944, "pi-4");

@@ -131,7 +131,7 @@ fn an_unknown_board_lists_the_known_ones() {
     assert_eq!(
         error,
         "unknown board toaster; there are generic, router-64, router-128, pi-zero-w, pi-3, pi-4, pi-5, \
-         beaglebone-black, imx8, qemu-virt, auto (or name a file by a path with a slash)"
+         pi-zero-2-w, beaglebone-black, imx8, qemu-virt, auto (or name a file by a path with a slash)"
     );
     assert!(gather("pi4").unwrap_err().to_string().contains("did you mean pi-4?"));
     assert!(
