@@ -52,6 +52,11 @@ def said_by(*command: object, **options: object) -> subprocess.CompletedProcess:
                           **options)
 
 
+def files(folder: Path) -> Dict[str, bytes]:
+    """What is in a folder, by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def flip(path: Path) -> None:
     """Alters one byte."""
     data = bytearray(path.read_bytes())
@@ -183,6 +188,12 @@ class Published:
         """The release, signed."""
         return self.make("signed", list(all_real()), "--sign", self.key("maintainer"))
 
+    @functools.cached_property
+    def unsigned(self) -> Path:
+        """The release without signatures, with the images where they can be made."""
+        can_build = os.geteuid() == 0 and shutil.which("buildah") is not None
+        return self.make("unsigned", list(all_real()), *(["--containers"] if can_build else []))
+
     def packaged(self) -> List[str]:
         """The architectures that there are packages for."""
         found = [release.KINDS[target].architecture for target in all_real() if release.KINDS[target].has_package]
@@ -211,15 +222,12 @@ class Published:
     def refused(self) -> None:
         """Made again it is the same but for what is signed; apt takes none that is altered, unsigned, or of another key."""
         architecture = self.packaged()[0]
-        unsigned = self.make("unsigned", list(all_real()))
-        made = {path.relative_to(unsigned).as_posix(): path.read_bytes() for path in unsigned.rglob("*") if path.is_file()}
-        only = {"debian/leveret.asc", "debian/dists/stable/InRelease", "debian/dists/stable/Release.gpg", "SHA256SUMS.asc"}
-        again = {path.relative_to(self.signed).as_posix(): path.read_bytes() for path in self.signed.rglob("*")
-                 if path.is_file()}
-        equal("only in what is signed", set(again) - set(made), only)
-        equal("not the same", [name for name, data in made.items() if name != "SHA256SUMS" and again[name] != data], [])
-        (unsigned / "debian" / "leveret.asc").write_bytes(again["debian/leveret.asc"])
-        self.board("board-unsigned", unsigned / "debian", architecture).refuses("is not signed", "update")
+        first, again = files(self.unsigned / "debian"), files(self.signed / "debian")
+        only = {"leveret.asc", "dists/stable/InRelease", "dists/stable/Release.gpg"}
+        equal("only where it is signed", set(again) - set(first), only)
+        equal("not the same", [name for name, data in first.items() if again[name] != data], [])
+        (self.unsigned / "debian" / "leveret.asc").write_bytes(again["leveret.asc"])
+        self.board("board-unsigned", self.unsigned / "debian", architecture).refuses("is not signed", "update")
 
         other = self.altered("other", lambda place: (place / "leveret.asc").write_text(
             said_by("gpg", "--armor", "--export", self.key("somebody"), env=self.environment()).stdout))
@@ -249,17 +257,12 @@ class Published:
 
     # --- containers --------------------------------------------------------------------------------------------
 
-    @functools.cached_property
-    def images(self) -> Path:
-        """The archives."""
-        return self.make("images", list(all_real()), "--containers") / "containers"
-
     def same_images(self) -> None:
         """An archive that is made again is the same."""
         target = next(iter(all_real()))
         again = self.make("images-again", [target], "--containers") / "containers"
         path, = again.iterdir()
-        equal(f"{path.name} made twice", path.read_bytes() == (self.images / path.name).read_bytes(), True)
+        equal(f"{path.name} made twice", path.read_bytes() == (self.unsigned / "containers" / path.name).read_bytes(), True)
 
     def image(self, target: str) -> Path:
         """An archive of one layer, for that machine, with its program; the layer is unpacked, and where that is."""
@@ -267,7 +270,7 @@ class Published:
         system, architecture, *variant = release.KINDS[target].image.split("/")
         name = "-".join(["leveret", manual.release()[0], system, architecture, *variant])
         layout = self.folder / name
-        with tarfile.open(self.images / f"{name}.tar") as archive:
+        with tarfile.open(self.unsigned / "containers" / f"{name}.tar") as archive:
             archive.extractall(layout)
 
         def blob(about: Dict[str, str]) -> Path:
