@@ -9,8 +9,8 @@
     SHA256SUMS    of all these files but signatures; with --sign, SHA256SUMS.asc signs it
 
 It takes what build.py takes (unless --binaries says where the binaries are), dpkg-deb, apt-ftparchive (Debian: apt-utils)
-and cargo; gpg for --sign; buildah and GNU tar for --containers. The same binaries give the same bytes, but for what is
-signed.
+and cargo; gpg for --sign; buildah and GNU tar for --containers, and uidmap unless root runs it. The same binaries give
+the same bytes, but for what is signed.
 """
 
 from __future__ import annotations
@@ -183,6 +183,9 @@ class Release:
                 run(*store, "config", "--variant", variant, container)
             run(*store, "commit", "--squash", "--omit-history", *dated, container, "localhost/ready")
             run(*store, "push", "localhost/ready", f"oci:{work}/layout:leveret:{self.version}")
+            # Without root, files in the store are of users whose files buildah alone can remove.
+            run(*store, "rm", "--all")
+            run(*store, "rmi", "--all", "--force")
             name = f"leveret-{self.version}-{KINDS[target].image.replace('/', '-')}.tar"
             run("tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX", f"--mtime=@{day()}",
                 "-C", work / "layout", "-cf", self.folder / "containers" / name, "oci-layout", "index.json", "blobs")

@@ -161,6 +161,9 @@ class Published:
         equal("whether it says that it is not signed", "is not signed" in done.stdout, "--sign" not in words)
         sums = said_by("sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS", cwd=out)
         equal(f"SHA256SUMS: {sums.stdout}", sums.returncode, 0)
+        listed = {line.split("  ", 1)[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+        signed = {f"debian/dists/stable/{name}" for name in release.SIGNATURES} | {"SHA256SUMS", "SHA256SUMS.asc"}
+        equal("in SHA256SUMS", listed, set(files(out)) - signed)
         return out
 
     def environment(self) -> Dict[str, str]:
