@@ -69,8 +69,11 @@ class Cannot(Exception):
 
 def run(*command: object, **options: object) -> str:
     """What a command that must succeed prints."""
-    done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True,  # type: ignore
-                          text=True, check=False, **options)
+    try:
+        done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,  # type: ignore[call-overload]
+                              capture_output=True, text=True, check=False, **options)
+    except OSError as why:
+        raise Cannot(f"{command[0]} does not run: {why.strerror}") from why
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
         raise Cannot(f"{command[0]} failed: {said}")
@@ -131,6 +134,8 @@ class Release:
         debian = self.folder / "debian"
         stable = debian / "dists" / "stable"
         kinds = {KINDS[target].architecture: binary for target, binary in self.found.items() if KINDS[target].has_package}
+        if not kinds:
+            return
         for architecture, binary in sorted(kinds.items()):
             deb.build(binary, architecture, says, self.version, debian / "pool" / "main" / "l" / "leveret")
             lists = stable / "main" / f"binary-{architecture}"
@@ -259,7 +264,7 @@ def main() -> int:
         print(f"systemd/packages/release.py: {failed.cmd[0]} failed: {why}", file=sys.stderr)
         return 1
     print(said.out)
-    if not said.sign:
+    if not said.sign and (said.out / "debian").exists():
         print("The repository is not signed, so apt takes nothing of it: --sign KEYID signs it.")
     return 0
 
