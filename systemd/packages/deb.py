@@ -35,6 +35,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # EM_X86_64, EM_AARCH64 and EM_ARM of the ELF header, with the class: 64 or 32 bits.
 MACHINES = {"amd64": (62, 2), "arm64": (183, 2), "armhf": (40, 1)}
+# A segment that is loaded, and one that is executed, of the ELF program header.
+PT_LOAD, PF_X = 1, 1
 # There is no list or forge of its own yet: who builds packages for others says who he is, as Debian's tools have it.
 MAINTAINER = "{} <{}>".format(os.environ.get("DEBFULLNAME", "The Leveret authors"),
                               os.environ.get("DEBEMAIL", "leveret@leveret.invalid"))
@@ -50,11 +52,29 @@ class Mistake(Exception):
     """What was given makes no package."""
 
 
+def check_whole(binary: Path, image: bytes) -> None:
+    """The program has code, and all of it is there."""
+    is_wide = image[4:5] == b"\2"
+    try:
+        table, = struct.unpack_from("<Q" if is_wide else "<I", image, 32 if is_wide else 28)
+        size, count = struct.unpack_from("<HH", image, 54 if is_wide else 42)
+        # Kind, flags, offset and length of each segment.
+        rows = [struct.unpack_from("<IIQQQQ" if is_wide else "<IIIIIII", image, table + size * row) for row in range(count)]
+    except struct.error as short:
+        raise Mistake(f"{binary} ends before its program begins") from short
+    segments = [(row[0], row[1], row[2], row[5]) if is_wide else (row[0], row[6], row[1], row[4]) for row in rows]
+    if not any(kind == PT_LOAD and flags & PF_X for kind, flags, _, _ in segments):
+        raise Mistake(f"{binary} has no code")
+    if any(offset + length > len(image) for kind, _, offset, length in segments if kind == PT_LOAD):
+        raise Mistake(f"{binary} is cut off")
+
+
 def dependencies(binary: Path, architecture: str) -> List[str]:
     """What the binary needs of the system, which is nothing for a static one."""
     image = binary.read_bytes()
     if image[:4] != b"\x7fELF":
         raise Mistake(f"{binary} is no ELF program")
+    check_whole(binary, image)
     machine, = struct.unpack_from("<H", image, 18)
     if (machine, image[4]) != MACHINES[architecture]:
         raise Mistake(f"{binary} is not for {architecture}: its ELF machine is {machine}, of class {image[4]}")

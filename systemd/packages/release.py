@@ -1,0 +1,273 @@
+#!/usr/bin/env python3
+"""Makes everything that is published of a version, in one folder.
+
+    systemd/packages/release.py [--sign KEYID] [--containers] [--binaries FOLDER] [--out FOLDER] [TARGET...]
+
+    binaries/     the static binary of each target
+    debian/       a repository for apt: the packages, their lists and, when they are signed, the public key
+    containers/   with --containers, an image of each target, as an OCI archive
+    SHA256SUMS    of all these files but signatures; with --sign, SHA256SUMS.asc signs it
+
+It takes what build.py takes (unless --binaries says where the binaries are), dpkg-deb, apt-ftparchive (Debian: apt-utils)
+and cargo; gpg for --sign; buildah and GNU tar for --containers, and uidmap unless root runs it. The same binaries give
+the same bytes, but for what is signed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import calendar
+import gzip
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import build  # noqa: E402
+import deb  # noqa: E402
+import licences  # noqa: E402
+import manual  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTAINER = ROOT / "boards" / "container"
+SUMS = "SHA256SUMS"
+SIGNATURES = ["InRelease", "Release.gpg"]
+
+
+class Kind(NamedTuple):
+    """What is made of a target's binary."""
+
+    # Debian's, whose ELF machine it is.
+    architecture: str
+    has_package: bool
+    # The image's platform, as containers write it.
+    image: str
+
+
+# armhf gets the ARMv6 code, which every Pi runs.
+KINDS = {
+    "arm-unknown-linux-musleabihf": Kind("armhf", True, "linux/arm/v6"),
+    "armv7-unknown-linux-musleabihf": Kind("armhf", False, "linux/arm/v7"),
+    "aarch64-unknown-linux-musl": Kind("arm64", True, "linux/arm64"),
+    "x86_64-unknown-linux-musl": Kind("amd64", True, "linux/amd64"),
+}
+# Whose binary runs on the machine that makes a release, by what `uname -m` says of it.
+OWN = {"x86_64": "x86_64-unknown-linux-musl", "aarch64": "aarch64-unknown-linux-musl"}
+
+
+class Cannot(Exception):
+    """Nothing is published, and why."""
+
+
+def run(*command: object, **options: object) -> str:
+    """What a command that must succeed prints."""
+    try:
+        done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL,  # type: ignore[call-overload]
+                              capture_output=True, text=True, check=False, **options)
+    except OSError as why:
+        raise Cannot(f"{command[0]} does not run: {why.strerror}") from why
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"status {done.returncode}").splitlines()[-1]
+        raise Cannot(f"{command[0]} failed: {said}")
+    return done.stdout
+
+
+def day() -> int:
+    """The day of the version, in seconds since 1970: whatever has a date has this one."""
+    return calendar.timegm(time.strptime(manual.release()[1], "%Y-%m-%d"))
+
+
+def need(programs: Dict[str, str]) -> None:
+    """What is missing is told before anything is made."""
+    for program, package in programs.items():
+        if shutil.which(program) is None:
+            raise Cannot(f"{program} is not installed (Debian: apt install {package})")
+
+
+def binaries(targets: List[str], folder: Optional[Path]) -> Dict[str, Path]:
+    """The binary of each target: built, or found in a folder where each lies as cargo has it."""
+    if folder is None:
+        build.need_tools()
+        return {target: build.build(target) for target in targets}
+    found = {target: build.binary(target, folder) for target in targets}
+    for path in found.values():
+        if not path.exists():
+            raise Cannot(f"there is no {path}")
+    return found
+
+
+def check(target: str, binary: Path) -> None:
+    """It is a static program for that machine."""
+    if any(needed.startswith("libc6") for needed in deb.dependencies(binary, KINDS[target].architecture)):
+        raise Cannot(f"{binary} is not static")
+
+
+class Release:
+    """The folder, while it is filled."""
+
+    def __init__(self, folder: Path, found: Dict[str, Path], key: Optional[str]) -> None:
+        self.folder = folder
+        self.found = found
+        self.key = key
+        self.version = manual.release()[0]
+
+    def copy_binaries(self) -> None:
+        """For who wants no package."""
+        (self.folder / "binaries").mkdir()
+        for target, binary in self.found.items():
+            copy = self.folder / "binaries" / f"leveret-{self.version}-{target}"
+            shutil.copyfile(binary, copy)
+            copy.chmod(0o755)
+
+    # --- the repository ----------------------------------------------------------------------------------------
+
+    def make_repository(self, says: Path) -> None:
+        """Packages, their lists, and a file that has the sums of the lists."""
+        debian = self.folder / "debian"
+        stable = debian / "dists" / "stable"
+        kinds = {KINDS[target].architecture: binary for target, binary in self.found.items() if KINDS[target].has_package}
+        if not kinds:
+            return
+        for architecture, binary in sorted(kinds.items()):
+            deb.build(binary, architecture, says, self.version, debian / "pool" / "main" / "l" / "leveret")
+            lists = stable / "main" / f"binary-{architecture}"
+            lists.mkdir(parents=True)
+            packages = run("apt-ftparchive", "--arch", architecture, "packages", "pool", cwd=debian).encode()
+            (lists / "Packages").write_bytes(packages)
+            (lists / "Packages.gz").write_bytes(gzip.compress(packages, 9, mtime=0))
+        fields = {"Origin": "Leveret", "Label": "Leveret", "Suite": "stable", "Codename": "stable", "Components": "main",
+                  "Architectures": " ".join(sorted(kinds)), "Description": f"Leveret {self.version}",
+                  "Date": time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(day()))}
+        options = [f"APT::FTPArchive::Release::{name}={value}" for name, value in fields.items()]
+        options += [f"APT::FTPArchive::{weak}=false" for weak in ("MD5", "SHA1", "SHA512")]
+        listed = run("apt-ftparchive", *(word for option in options for word in ("-o", option)), "release", stable)
+        (stable / "Release").write_text(listed)
+        if self.key:
+            self.sign("--clearsign", stable / "Release", stable / "InRelease")
+            self.sign("--detach-sign", stable / "Release", stable / "Release.gpg")
+            (debian / "leveret.asc").write_text(run("gpg", "--batch", "--armor", "--export", self.key))
+
+    def sign(self, how: str, file: Path, signature: Path) -> None:
+        """A signature by the maintainer's key; gpg's agent asks for its passphrase, if it has one."""
+        run("gpg", "--batch", "--yes", "--armor", "--digest-algo", "SHA512", "--local-user", self.key, "--output", signature,
+            how, file)
+
+    # --- containers --------------------------------------------------------------------------------------------
+
+    def make_containers(self) -> None:
+        """An image of each target."""
+        (self.folder / "containers").mkdir()
+        for target in self.found:
+            self.make_container(target)
+
+    def make_container(self, target: str) -> None:
+        """Made of boards/container by buildah, in a store of its own."""
+        _, architecture, *variants = KINDS[target].image.split("/")
+        with tempfile.TemporaryDirectory(prefix="leveret-image-") as folder:
+            work = Path(folder)
+            context = work / "context"
+            shutil.copytree(CONTAINER, context)
+            shutil.copyfile(self.found[target], context / "leveret")
+            for path in [context, *context.rglob("*")]:
+                # As the image has them, whatever the umask of who cloned the repository.
+                path.chmod(0o755 if path.is_dir() or path.name == "leveret" else 0o644)
+            store = ["buildah", "--storage-driver", "vfs", "--root", work / "images", "--runroot", work / "run"]
+            dated = ["--timestamp", day(), "--identity-label=false"]
+            run(*store, "bud", "--isolation", "chroot", *dated, "--arch", architecture, "-t", "leveret", context)
+            container = run(*store, "from", "--arch", architecture, "localhost/leveret").split()[-1]
+            # All 32-bit ARMs are "v7" to `buildah bud`, which a Pi Zero would refuse.
+            for variant in variants:
+                run(*store, "config", "--variant", variant, container)
+            run(*store, "commit", "--squash", "--omit-history", *dated, container, "localhost/ready")
+            run(*store, "push", "localhost/ready", f"oci:{work}/layout:leveret:{self.version}")
+            # Without root, files in the store are of users whose files buildah alone can remove.
+            run(*store, "rm", "--all")
+            run(*store, "rmi", "--all", "--force")
+            name = f"leveret-{self.version}-{KINDS[target].image.replace('/', '-')}.tar"
+            run("tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX", f"--mtime=@{day()}",
+                "-C", work / "layout", "-cf", self.folder / "containers" / name, "oci-layout", "index.json", "blobs")
+
+    # --- sums --------------------------------------------------------------------------------------------------
+
+    def make_sums(self) -> None:
+        """As sha256sum writes and checks them."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file() and path.name not in SIGNATURES)
+        sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(self.folder)}\n" for path in files]
+        (self.folder / SUMS).write_text("".join(sums))
+        if self.key:
+            self.sign("--detach-sign", self.folder / SUMS, self.folder / f"{SUMS}.asc")
+
+
+def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with_containers: bool) -> None:
+    """Everything, in a folder that is made anew."""
+    if out.exists() and any(out.iterdir()) and not (out / SUMS).exists():
+        raise Cannot(f"{out} has other files; take an empty folder, or one that an earlier release is in")
+    for target, binary in found.items():
+        check(target, binary)
+    version = run(says, "--version").split()[1]
+    if version != manual.release()[0]:
+        raise Cannot(f"{says} is version {version}, and CHANGELOG.md has {manual.release()[0]}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".release-", dir=out.parent) as folder:
+        part = Path(folder) / "files"
+        part.mkdir()
+        release = Release(part, found, key)
+        release.copy_binaries()
+        release.make_repository(says)
+        if with_containers:
+            release.make_containers()
+        release.make_sums()
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+
+
+def main() -> int:
+    """Makes what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="instead of all: " + ", ".join(KINDS))
+    parser.add_argument("--binaries", type=Path, metavar="FOLDER", help="has TARGET/release/leveret; nothing is built then")
+    parser.add_argument("--says", type=Path, metavar="FILE",
+                        help="a binary of the same version that runs here, for the manual pages; else this machine's target")
+    parser.add_argument("--sign", metavar="KEYID", help="a key that gpg has the secret part of")
+    parser.add_argument("--containers", action="store_true", help="make images, too")
+    parser.add_argument("--out", type=Path, default=ROOT / "target" / "release-files", metavar="FOLDER",
+                        help="target/release-files unless given; what an earlier release left there is removed")
+    said = parser.parse_args()
+    try:
+        targets = said.targets or list(KINDS)
+        if unknown := sorted(set(targets) - set(KINDS)):
+            raise Cannot(f"{unknown[0]} is none of the targets: {', '.join(KINDS)}")
+        own = OWN.get(platform.machine())
+        if said.says is None and own not in targets:
+            raise Cannot("none of these binaries runs here: name one that does by --says")
+        need({"dpkg-deb": "dpkg", "apt-ftparchive": "apt-utils", **({"gpg": "gpg"} if said.sign else {}),
+              **({"buildah": "buildah", "tar": "tar"} if said.containers else {})})
+        if shutil.which("cargo") is None:
+            raise Cannot("cargo is not installed, which knows the licences of what is linked: https://rustup.rs")
+        if said.sign:
+            run("gpg", "--batch", "--list-secret-keys", said.sign)
+        found = binaries(targets, said.binaries)
+        make(said.out, found, said.says or found[str(own)], said.sign, said.containers)
+    except (Cannot, build.Unbuilt, deb.Mistake, licences.NoText) as why:
+        print(f"systemd/packages/release.py: {why}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as failed:
+        why = str(failed.stderr or failed).strip().splitlines()[-1]
+        print(f"systemd/packages/release.py: {failed.cmd[0]} failed: {why}", file=sys.stderr)
+        return 1
+    print(said.out)
+    if not said.sign and (said.out / "debian").exists():
+        print("The repository is not signed, so apt takes nothing of it: --sign KEYID signs it.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
