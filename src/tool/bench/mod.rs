@@ -57,7 +57,8 @@ use url::Url;
 /// # Errors
 /// There is no broker, it does not do what a broker does, or a message did not arrive as it was sent.
 pub fn run(options: &Options) -> Result<String, BenchError> {
-    let mut report = Report { options, outcome: None, broker_peak_bytes: None, relay: None };
+    let machine = report::machine();
+    let mut report = Report { options, machine, outcome: None, broker_peak_bytes: None, relay: None };
     if options.relay != Relay::Only {
         let (outcome, peak) = measure(options)?;
         (report.outcome, report.broker_peak_bytes) = (Some(outcome), peak);

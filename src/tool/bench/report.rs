@@ -2,7 +2,10 @@
 //!
 //! Always true: both tell the same numbers; what was not measured is left out.
 
+use std::env::consts::ARCH;
 use std::fmt::Write;
+use std::fs;
+use std::thread;
 use std::time::Duration;
 
 use super::histogram::Histogram;
@@ -10,12 +13,15 @@ use super::options::Options;
 use super::process::CpuTime;
 use super::relay::Relayed;
 use super::stage::Outcome;
+use crate::config::board::Machine;
 use crate::json::{self, Object};
 
 /// Everything there is to tell.
 #[derive(Debug)]
 pub(super) struct Report<'a> {
     pub(super) options: &'a Options,
+    /// What it was measured on, as [`machine`] says it.
+    pub(super) machine: String,
     pub(super) outcome: Option<Outcome>,
     pub(super) broker_peak_bytes: Option<u64>,
     pub(super) relay: Option<Relayed>,
@@ -51,7 +57,25 @@ impl Report<'_> {
         if let Some(relay) = &self.relay {
             self.append_relay(&mut text, relay);
         }
+        if let Some(outcome) = &self.outcome {
+            line(&mut text, "to share", &self.row(self.main_flow(outcome)));
+        }
         text
+    }
+
+    /// A row of the guide's table of figures from real boards.
+    fn row(&self, flow: Flow) -> String {
+        let not_known = || "-".to_string();
+        let each = flow.per_cpu_second().map_or_else(not_known, |rate| format!("{:.0} ns", 1e9 / rate));
+        let most =
+            self.broker_peak_bytes.map_or_else(not_known, |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+        format!(
+            "| {} | {} | {} | {} | {each} | {most} |",
+            self.machine,
+            env!("CARGO_PKG_VERSION"),
+            self.title(),
+            grouped(flow.per_second())
+        )
     }
 
     fn title(&self) -> String {
@@ -228,6 +252,19 @@ impl Report<'_> {
     }
 }
 
+/// The machine this runs on: its model where the device tree names one, its processors and its kernel.
+pub(super) fn machine() -> String {
+    let model = Machine::look().model.unwrap_or_else(|| "a machine without a device tree".to_string());
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    in_table(&format!("{model}, {cores} × {}, Linux {}", ARCH, kernel.trim_end()))
+}
+
+/// A text as a cell of a table, which neither its ends nor its lines are broken by.
+fn in_table(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || c == '|' { '/' } else { c }).collect()
+}
+
 const QUANTILES: [(&str, f64); 3] = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)];
 
 const fn relay_flow(relay: &Relayed) -> Flow {
@@ -310,7 +347,9 @@ mod tests {
         };
         let cpu = CpuTime { user: Duration::ZERO, system: seconds(1) };
         let relay = Relayed { count: 4_000_000, time: seconds(2), cpu };
-        Report { options, outcome: Some(outcome), broker_peak_bytes: Some(12_345_678), relay: Some(relay) }
+        let machine = in_table("Pi|4\n, 4 × arm, Linux 6.1");
+        let broker_peak_bytes = Some(12_345_678);
+        Report { options, machine, outcome: Some(outcome), broker_peak_bytes, relay: Some(relay) }
     }
 
     #[test]
@@ -322,6 +361,11 @@ mod tests {
             "broker CPU     2.00 s (1.00 user, 1.00 system), 1,000,000 msg/s per CPU-second, 1000 ns",
             "broker memory  12.3 MB at most\n",
             "the broker     0.50 of the bare relay, 0.25 of it per CPU-second\n",
+            concat!(
+                "to share       | Pi/4/, 4 × arm, Linux 6.1 | ",
+                env!("CARGO_PKG_VERSION"),
+                " | 16 B, 1 publisher, 1 consumer, 1 queue, ack auto | 1,000,000 | 1000 ns | 12.3 MB |\n"
+            ),
         ] {
             assert!(text.contains(part), "{text}");
         }
