@@ -32,7 +32,8 @@ TOOLS = {"qemu-system-aarch64": "qemu-system-arm", "mmdebstrap": "mmdebstrap", "
 KERNELS = {"cloud": "linux-image-cloud-arm64", "general": "linux-image-arm64"}
 # What a small system has, and what the package's scripts need.
 PACKAGES = ("systemd,systemd-sysv,udev,iproute2,base-files,base-passwd,bash,coreutils,dash,util-linux,mount,"
-            "libc-bin,login,passwd,grep,sed,dpkg,tar,findutils,diffutils,perl-base,init-system-helpers,procps,hostname")
+            "libc-bin,login,passwd,grep,sed,dpkg,tar,findutils,diffutils,perl-base,init-system-helpers,procps,hostname,"
+            "apt,openssl,usr-is-merged")
 # The kernels' modules in the order in which they need each other; what one of them has built in is no module of its.
 MODULES = ["virtio_ring", "virtio", "virtio_mmio", "virtio_blk", "failover", "net_failover", "virtio_net", "crc16",
            "crc32c_generic", "libcrc32c", "mbcache", "jbd2", "ext4", "crc32_generic", "lz4_compress", "lz4hc_compress",
