@@ -86,10 +86,10 @@ def sensor(board: Board) -> None:
     program, = readme.blocks(SENSORS_PART, "python")
     board.sh(f"cd {HOME}; set -e\n{certificates}")
     listen, section = config.split("\n\n", 1)
-    board.sh(f"cat >/tmp/above; cat /tmp/above {CONFIG} >/tmp/both; cat /tmp/both >{CONFIG}", f"{listen}\n".encode())
-    board.sh(f"cat >>{CONFIG}", f"\n{section}".encode())
+    board.sh(f"{{ cat <<'END'\n{listen}\nEND\ncat {CONFIG}; cat <<'END'\n\n{section}\nEND\n}} >/tmp/both; cat /tmp/both >{CONFIG}")
     for line in user.splitlines():
-        board.sh(f"{line}; for try in $(seq 100); do leveretctl ping && break; sleep 0.2; done", f"{PASSWORD}\n".encode())
+        board.sh(f"echo '{PASSWORD}' | {line}\n")
+        until("it serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
     authority = board.sh(f"cat {HOME}/ca.pem")
     python = environment.pika_python(environment.PIKA_NEW)
     with tempfile.TemporaryDirectory() as folder:
