@@ -27,7 +27,8 @@ from harness import brokers, environment  # noqa: E402
 HOME = brokers.ROOT / "target" / "qemu"
 RELEASE = "bookworm"
 TOOLS = {"qemu-system-aarch64": "qemu-system-arm", "mmdebstrap": "mmdebstrap", "cpio": "cpio", "mke2fs": "e2fsprogs",
-         "mkfs.f2fs": "f2fs-tools", "blkid": "util-linux", "systemd-sysusers": "systemd"}
+         "mkfs.f2fs": "f2fs-tools", "fdtput": "device-tree-compiler", "blkid": "util-linux",
+         "systemd-sysusers": "systemd"}
 # The cloud kernel boots a little sooner; the general one has f2fs.
 KERNELS = {"cloud": "linux-image-cloud-arm64", "general": "linux-image-arm64"}
 # What a small system has, and what the package's scripts need.
@@ -284,6 +285,14 @@ def f2fs(image: Path, size: str) -> Path:
     run("truncate", "-s", size, image)
     run("mkfs.f2fs", "-q", image)
     return image
+
+
+def device_tree(path: Path, memory_mb: int, model: str, compatible: List[str]) -> Path:
+    """QEMU's own device tree for so much memory, with another machine's names."""
+    run("qemu-system-aarch64", "-M", f"virt,dumpdtb={path}", "-cpu", "cortex-a53", "-m", str(memory_mb), "-display", "none")
+    run("fdtput", "-t", "s", path, "/", "model", model)
+    run("fdtput", "-t", "s", path, "/", "compatible", *compatible)
+    return path
 
 
 def is_whole(image: Path) -> None:
