@@ -150,7 +150,7 @@ impl Restoring {
     ) {
         for &incarnation in &levels.known {
             let priority = (incarnation - levels.from + 1) as u8;
-            match broker.restore_level(context, queue, priority) {
+            match broker.restore_level(queue, priority) {
                 Some(level) => self.queues.insert(incarnation, level),
                 None => panic!("there was room for all levels"),
             };
