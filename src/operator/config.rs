@@ -88,7 +88,8 @@ impl Config {
             _ => error,
         };
         let mut board = flags.board.as_deref().or(file.board.as_deref()).unwrap_or(BOARD_DEFAULT);
-        let choice = (board == AUTO).then(|| look().choose());
+        let memory_limit = flags.memory_limit.or(file.memory_limit).map(|limit| limit.0);
+        let choice = (board == AUTO).then(|| look().choose(memory_limit));
         if let Some(choice) = &choice {
             board = choice.board;
         }

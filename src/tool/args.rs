@@ -401,12 +401,14 @@ mod tests {
         refused(
             "-x",
             "unknown option -x; there are --config, --board, --listen, --port, --listen-tls, --listen-unix, \
-                 --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --help, \
-                 --version",
+                 --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --drop-in, \
+                 --help, --version",
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);
         assert_eq!(parsed("inspect d --no").unwrap_err().exit_code, 3);
         refused("--connect", "--connect goes with leveret check");
+        refused("serve --drop-in", "--drop-in goes with leveret check");
+        assert!(matches!(parsed("check --drop-in"), Ok(Ask::Check(said)) if said.is_drop_in));
         assert!(matches!(parsed("check --connect"), Ok(Ask::Check(said)) if said.connects));
         refused("chek", "unknown command chek; did you mean check?");
         refused("status", "unknown command status; did you mean leveret ctl status?");

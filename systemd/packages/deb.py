@@ -192,7 +192,8 @@ def build(binary: Path, architecture: str, says: Path, version: str, out: Path, 
         lay_out(tree, files)
         size_kib = sum(-(-len(data) // 1024) for data in files.values())
         about = tree / "DEBIAN"
-        about.mkdir(mode=0o755)
+        about.mkdir()
+        about.chmod(0o755)
         (about / "control").write_text(control(version, architecture, needs, size_kib))
         (about / "conffiles").write_text("/etc/leveret/leveret.toml\n")
         sums = subprocess.run(["md5sum", *sorted(place for place in files if not place.startswith("etc/"))],

@@ -22,6 +22,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -116,6 +117,7 @@ class Release:
     def __init__(self, folder: Path, found: Dict[str, Path], key: Optional[str]) -> None:
         self.folder = folder
         self.found = found
+        # The fingerprint of the maintainer's key.
         self.key = key
         self.version = manual.release()[0]
 
@@ -139,7 +141,7 @@ class Release:
         for architecture, binary in sorted(kinds.items()):
             deb.build(binary, architecture, says, self.version, debian / "pool" / "main" / "l" / "leveret")
             lists = stable / "main" / f"binary-{architecture}"
-            lists.mkdir(parents=True)
+            lists.mkdir(parents=True, exist_ok=True)
             packages = run("apt-ftparchive", "--arch", architecture, "packages", "pool", cwd=debian).encode()
             (lists / "Packages").write_bytes(packages)
             (lists / "Packages.gz").write_bytes(gzip.compress(packages, 9, mtime=0))
@@ -148,6 +150,8 @@ class Release:
                   "Date": time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(day()))}
         options = [f"APT::FTPArchive::Release::{name}={value}" for name, value in fields.items()]
         options += [f"APT::FTPArchive::{weak}=false" for weak in ("MD5", "SHA1", "SHA512")]
+        # Who read an older Release while a newer one came finds the lists that it means under their sums.
+        options.append("APT::FTPArchive::DoByHash=true")
         listed = run("apt-ftparchive", *(word for option in options for word in ("-o", option)), "release", stable)
         (stable / "Release").write_text(listed)
         if self.key:
@@ -206,10 +210,31 @@ class Release:
             self.sign("--detach-sign", self.folder / SUMS, self.folder / f"{SUMS}.asc")
 
 
+def earlier(out: Path) -> None:
+    """A folder that is to be replaced has nothing in it that an earlier release did not put there."""
+    if not out.exists():
+        return
+    sums = out / SUMS
+    told = {line.split("  ", 1)[1] for line in sums.read_text().splitlines()} if sums.exists() else set()
+    there = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    strange = sorted(path for path in there if str(path) not in {*told, SUMS, f"{SUMS}.asc"} and path.name not in SIGNATURES)
+    if strange:
+        raise Cannot(f"{out} has files that no release put there, {strange[0]} for one: take an empty folder")
+
+
+def fingerprint(key: str) -> str:
+    """Of the one key that is meant."""
+    said = run("gpg", "--batch", "--with-colons", "--list-secret-keys", key).splitlines()
+    # The line behind that of a key has its fingerprint; those of subkeys follow.
+    found = [after.split(":")[9] for line, after in zip(said, said[1:]) if line.startswith("sec:")]
+    if len(found) != 1:
+        raise Cannot(f"{key} names {len(found)} keys: name one by its fingerprint, {' or '.join(found)}")
+    return found[0]
+
+
 def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with_containers: bool) -> None:
     """Everything, in a folder that is made anew."""
-    if out.exists() and any(out.iterdir()) and not (out / SUMS).exists():
-        raise Cannot(f"{out} has other files; take an empty folder, or one that an earlier release is in")
+    earlier(out)
     for target, binary in found.items():
         check(target, binary)
     version = run(says, "--version").split()[1]
@@ -219,6 +244,12 @@ def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with
     with tempfile.TemporaryDirectory(prefix=".release-", dir=out.parent) as folder:
         part = Path(folder) / "files"
         part.mkdir()
+        # Who has to go back finds the older packages, too, and who is in the middle of an update the older lists.
+        debian = out / "debian"
+        for path in sorted([*debian.glob("pool/**/*.deb"), *debian.glob("dists/**/by-hash/*/*")]):
+            kept = part / path.relative_to(out)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, kept)
         release = Release(part, found, key)
         release.copy_binaries()
         release.make_repository(says)
@@ -239,8 +270,12 @@ def main() -> int:
     parser.add_argument("--sign", metavar="KEYID", help="a key that gpg has the secret part of")
     parser.add_argument("--containers", action="store_true", help="make images, too")
     parser.add_argument("--out", type=Path, default=ROOT / "target" / "release-files", metavar="FOLDER",
-                        help="target/release-files unless given; what an earlier release left there is removed")
+                        help="target/release-files unless given; an earlier release there is replaced, but for its packages")
     said = parser.parse_args()
+    out = said.out.resolve()
+    os.umask(0o022)
+    # What is half made is removed then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("systemd/packages/release.py: ended by a signal"))
     try:
         targets = said.targets or list(KINDS)
         if unknown := sorted(set(targets) - set(KINDS)):
@@ -252,10 +287,9 @@ def main() -> int:
               **({"buildah": "buildah", "tar": "tar"} if said.containers else {})})
         if shutil.which("cargo") is None:
             raise Cannot("cargo is not installed, which knows the licences of what is linked: https://rustup.rs")
-        if said.sign:
-            run("gpg", "--batch", "--list-secret-keys", said.sign)
+        key = fingerprint(said.sign) if said.sign else None
         found = binaries(targets, said.binaries)
-        make(said.out, found, said.says or found[str(own)], said.sign, said.containers)
+        make(out, found, said.says or found[str(own)], key, said.containers)
     except (Cannot, build.Unbuilt, deb.Mistake, licences.NoText) as why:
         print(f"systemd/packages/release.py: {why}", file=sys.stderr)
         return 1
@@ -263,8 +297,8 @@ def main() -> int:
         why = str(failed.stderr or failed).strip().splitlines()[-1]
         print(f"systemd/packages/release.py: {failed.cmd[0]} failed: {why}", file=sys.stderr)
         return 1
-    print(said.out)
-    if not said.sign and (said.out / "debian").exists():
+    print(out)
+    if not said.sign and (out / "debian").exists():
         print("The repository is not signed, so apt takes nothing of it: --sign KEYID signs it.")
     return 0
 

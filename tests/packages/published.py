@@ -243,7 +243,7 @@ class Published:
         self.board("board-other", other, architecture).refuses("NO_PUBKEY", "update")
 
         def lists(place: Path) -> None:
-            for path in (place / "dists").rglob("Packages*"):
+            for path in [*place.glob("dists/**/Packages*"), *place.glob("dists/**/by-hash/*/*")]:
                 flip(path)
 
         altered = self.altered("lists", lists)

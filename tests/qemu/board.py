@@ -7,6 +7,7 @@ before `cut` returns, so that its image is then what the next boot finds.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -61,7 +62,7 @@ class Drive:
                  f"keeps={self.keeps}"]
         with open(self.folder / f"{self.path.name}.said", "ab") as said:
             self.server = subprocess.Popen(
-                ["nbdkit", "-f", "-U", str(self.socket), "python", str(Path(__file__).with_name("disk.py")), *words],
+                ["nbdkit", "-f", "--exit-with-parent", "-U", str(self.socket), "python", str(Path(__file__).with_name("disk.py")), *words],
                 stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
         until("the disk's server is there", lambda: self.socket.exists() or self.ended())
 
@@ -150,7 +151,8 @@ class Board:
             disk = f"file=nbd+unix:///?socket={drive.socket},format=raw,if=none,id=d{number},cache=writeback"
             command += ["-drive", disk, "-device", f"virtio-blk-device,drive=d{number}"]
         with open(self.folder / "qemu", "ab") as said:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+                                    preexec_fn=end_with_parent)
 
     def answers(self) -> bool:
         """Whether the shell in there is up."""
@@ -239,6 +241,11 @@ class Board:
         with contextlib.suppress(OSError, ValueError):
             said += self.ask("journalctl -b --no-pager -n 60; systemctl status leveret", b"", 20.0).text
         return said
+
+
+def end_with_parent() -> None:
+    """Has the kernel end this process when whoever started it is gone, however that ended."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def until(what: str, holds: Any, patience_s: float = PATIENCE_S) -> Any:

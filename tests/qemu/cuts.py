@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import image  # noqa: E402
 from board import NEVER, Board, copy, until  # noqa: E402
+from harness import suite  # noqa: E402
 from harness.brokers import Address  # noqa: E402
 from traffic import Access, Centre, Kept, run_together  # noqa: E402
 
@@ -84,8 +85,7 @@ class Series:
                 stop.wait(0.05)
         report = self.board.cut()
         stop.set()
-        for thread in threads:
-            thread.join(30.0)
+        ended(threads, mistakes)
         self.wrong += mistakes
         self.account(report)
         if self.damage:
@@ -96,9 +96,8 @@ class Series:
         stop, threads, mistakes = self.traffic()
         stop.wait(TRAFFIC_S[1])
         stop.set()
-        for thread in threads:
-            thread.join(30.0)
-        self.wrong += mistakes
+        ended(threads, mistakes)
+        self.wrong += mistakes + self.crashes()
         if centre := self.centre:
             until("all readings are upstream", lambda: not centre.missing())
             self.wrong += centre.wrong
@@ -137,10 +136,16 @@ class Series:
         verdict = self.kept.check(self.board.address(), may_come_back=self.damage is not None)
         self.lost += self.explained(verdict.lost)
         self.wrong += verdict.wrong + self.access.check(self.board.address("management")).wrong
+        self.wrong += self.crashes()
         if self.centre:
             self.wrong += self.centre.wrong
             self.centre.wrong = []
         self.checked = self.cuts
+
+    def crashes(self) -> List[str]:
+        """What the board's systemd knows of ends of the broker that nobody asked for since this boot."""
+        restarts = self.board.sh("systemctl show -P NRestarts leveret")
+        return [] if restarts == "0" else [f"the broker ended {restarts} times by itself"]
 
     def comes_up(self, is_cut: bool) -> bool:
         """One boot; whether the broker serves in the end, which a cut after some writes may have kept it from."""
@@ -250,6 +255,14 @@ class Damage:
             return lost
         self.by_damage += len(near)
         return sorted(set(lost) - near)
+
+
+def ended(threads: List[threading.Thread], mistakes: List[str]) -> None:
+    """Who spoke with the board has to notice that it is gone."""
+    for thread in threads:
+        thread.join(suite.patience(30.0))
+        if thread.is_alive():
+            mistakes.append("somebody still waits for an answer of a board that is off")
 
 
 def blocks_of(erase_block: int) -> range:

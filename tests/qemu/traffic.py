@@ -18,13 +18,13 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from harness import raw, wire  # noqa: E402
+from harness import raw, suite, wire  # noqa: E402
 from harness.brokers import Address  # noqa: E402
 
 USER, PASSWORD = "edge", "over the edge"
 PERSISTENT = {"delivery_mode": 2}
 # A cut ends a connection at once; a busy machine may take long to answer.
-PATIENCE_S = 60.0
+PATIENCE_S = suite.patience(60.0)
 # Publishers wait with so many confirms outstanding, as programs do that mind their memory.
 WINDOW = 24
 BODY_BYTES_MAX = 3000
@@ -153,8 +153,11 @@ class Kept:
                 client.send(wire.method(1, "basic.ack", delivery_tag=last, multiple=True))
                 client.call(1, "tx.commit")
                 settled = len(numbers)
+        more = [client.call(1, "basic.get", queue=self.name), *client.held]
         client.close()
         verdict = self.judge(numbers, may_come_back)
+        if any(isinstance(item, raw.Content) for item in more):
+            verdict.wrong.append("it gives more messages than it counts")
         self.settled |= set(numbers[:settled])
         self.publisher.confirmed = set(numbers[settled:])
         self.publisher.unsure = set()
@@ -335,7 +338,10 @@ def run_together(parts: List[Callable[[Address, threading.Event], None]], addres
     def guarded(part: Callable[[Address, threading.Event], None], address: Address) -> None:
         try:
             part(address, stop)
-        except BROKEN:
+        except raw.Closed as closed:
+            if closed.method:
+                mistakes.append(f"the broker closed a connection: {closed}")
+        except OSError:
             pass
         except Exception as mistake:  # whatever it is, the check wants to know
             mistakes.append(f"{type(mistake).__name__}: {mistake}")

@@ -159,15 +159,18 @@ impl Machine {
         }
     }
 
-    /// The profile for it.
-    pub fn choose(&self) -> Choice {
+    /// The profile for it. A `memory_limit` that is set says what a control group has to allow, whichever profile it
+    /// is.
+    pub fn choose(&self, memory_limit_bytes: Option<u64>) -> Choice {
         let facts = self.facts();
         let Some(memory) = self.memory_bytes else {
             return Choice { board: BOARDS[0].name, why: format!("{facts}, so it is the default") };
         };
         let fits = |board: &Board| {
+            let needed =
+                || memory_limit_bytes.map_or_else(|| needed_bytes(board), |limit| group_bytes(limit, None));
             board.memory_bytes_min <= memory
-                && self.group_bytes.is_none_or(|group| needed_bytes(board) <= group)
+                && self.group_bytes.is_none_or(|group| needed() < group + GROUP_UNIT_BYTES)
         };
         let names = || self.model.iter().chain(&self.compatible);
         let by_model = MODELS
@@ -238,15 +241,19 @@ fn needed_bytes(board: &Board) -> u64 {
         .map_or(u64::MAX, |limit| group_bytes(limit.0, None))
 }
 
+/// The kernel takes limits of a control group in whole pages, and rounds down: no page is larger than this.
+const GROUP_UNIT_BYTES: u64 = 64 << 10;
+
 /// What a control group is to allow a broker with this `memory_limit`: besides that as much as the kernel's socket
-/// buffers may take, which count there as well, and not less than half the limit, for the page cache counts, too.
+/// buffers may take, which count there as well, and not less than half the limit, for the page cache counts, too. In
+/// whole pages.
 pub const fn group_bytes(memory_limit_bytes: u64, socket_buffers_bytes: Option<u64>) -> u64 {
     let half = memory_limit_bytes / 2;
     let besides = match socket_buffers_bytes {
         Some(bytes) if bytes > half => bytes,
         _ => half,
     };
-    memory_limit_bytes.saturating_add(besides)
+    memory_limit_bytes.saturating_add(besides).div_ceil(GROUP_UNIT_BYTES).saturating_mul(GROUP_UNIT_BYTES)
 }
 
 /// The lowest limit on memory of the control group in `groups` (as in `/proc/self/cgroup`) and those it is
@@ -283,7 +290,7 @@ mod tests {
 
     #[track_caller]
     fn chosen(model: &str, megabytes: u64, board: &str) {
-        assert_eq!(machine(model, megabytes).choose().board, board, "{model}, {megabytes} MB");
+        assert_eq!(machine(model, megabytes).choose(None).board, board, "{model}, {megabytes} MB");
     }
 
     /// Models and memory as such boards show them.
@@ -327,7 +334,7 @@ mod tests {
     fn what_a_machine_is_compatible_with_counts_when_its_model_says_nothing() {
         let with = |compatible: &[&str], megabytes| {
             let compatible = compatible.iter().map(|&name| name.to_string()).collect();
-            Machine { compatible, ..machine("Gateway 4711", megabytes) }.choose()
+            Machine { compatible, ..machine("Gateway 4711", megabytes) }.choose(None)
         };
         assert_eq!(with(&["acme,gateway-4711", "fsl,imx8mp"], 2_020).board, "imx8");
         assert_eq!(
@@ -337,6 +344,30 @@ mod tests {
         assert_eq!(with(&["acme,gateway-4711", "fsl,imx7d"], 2_020).board, "generic");
         let why = "the model is \"Gateway 4711\", compatible with \"fsl,imx8mp\", its memory 2020.0 MB";
         assert_eq!(with(&["acme,gateway-4711", "fsl,imx8mp"], 2_020).why, why);
+    }
+
+    /// What the generator writes for a profile is rounded down by the kernel to whole pages.
+    #[test]
+    fn a_group_made_for_a_profile_is_enough_for_it() {
+        for (megabytes, name) in
+            [(55, "router-64"), (120, "router-128"), (440, "pi-zero-w"), (1_900, "generic")]
+        {
+            let board = BOARDS.iter().find(|board| board.name == name).unwrap();
+            let written = needed_bytes(board);
+            for page in [4 << 10, 16 << 10, 64 << 10] {
+                let group_bytes = Some(written / page * page);
+                assert_eq!(Machine { group_bytes, ..machine("", megabytes) }.choose(None).board, name);
+            }
+        }
+    }
+
+    /// The group follows a limit that is set, so it says nothing of the profile.
+    #[test]
+    fn with_a_limit_that_is_set_the_group_has_to_allow_that() {
+        let small = Machine { group_bytes: Some(80_000_000), ..machine("linux,dummy-virt", 250) };
+        assert_eq!(small.choose(None).board, "router-128");
+        assert_eq!(small.choose(Some(40_000_000)).board, "qemu-virt");
+        assert_eq!(small.choose(Some(64_000_000)).board, "router-64");
     }
 
     #[test]
@@ -353,7 +384,7 @@ mod tests {
     fn a_control_group_lowers_it() {
         let group = |megabytes: u64| {
             let board = machine("Raspberry Pi 4 Model B Rev 1.4", 4_000);
-            Machine { group_bytes: Some(megabytes * 1_000_000), ..board }.choose()
+            Machine { group_bytes: Some(megabytes * 1_000_000), ..board }.choose(None)
         };
         assert_eq!(group(2_000).board, "pi-4");
         assert_eq!(group(201).board, "pi-3");
@@ -367,14 +398,14 @@ mod tests {
 
     #[test]
     fn a_machine_that_says_nothing_gets_the_default() {
-        let choice = Machine::default().choose();
+        let choice = Machine::default().choose(None);
         assert_eq!(choice.board, "generic");
         assert_eq!(
             choice.why,
             "there is no device tree that names a model, its memory is not known, so it is the default"
         );
         assert_eq!(
-            machine("", 64).choose().why,
+            machine("", 64).choose(None).why,
             "there is no device tree that names a model, its memory 64.0 MB"
         );
     }
