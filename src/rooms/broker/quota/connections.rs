@@ -6,94 +6,9 @@
 use crate::command::{ConnectionId, VhostId};
 use crate::error::Fault;
 
-use super::held::{Declarer, Held, Holder, Holdings, Pinned, Pool};
-use super::{Quota, has_its_share, of_connection};
-
-/// What one connection holds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Share {
-    /// What tells it from those that had its id before; 0 while there is none.
-    life: u32,
-    holder: Holder,
-    /// It counts among the connections of its virtual host and its user.
-    is_counted: bool,
-    pub(super) holdings: Holdings,
-    pub(super) pinned: Pinned,
-    /// Deliveries that are not settled, of all its channels.
-    pub(super) unsettled: u32,
-    channels: u32,
-    /// Records of consumers of all its channels; the stand-ins of gets count.
-    consumers: u32,
-}
-
-impl Share {
-    const fn of(&self, pool: Pool) -> u32 {
-        match pool {
-            Pool::Channels => self.channels,
-            Pool::Consumers => self.consumers,
-        }
-    }
-
-    const fn of_mut(&mut self, pool: Pool) -> &mut u32 {
-        match pool {
-            Pool::Channels => &mut self.channels,
-            Pool::Consumers => &mut self.consumers,
-        }
-    }
-}
-
-/// All connections, by their ids.
-#[derive(Debug)]
-pub(super) struct Connections {
-    shares: Vec<Share>,
-    /// Connections that there have been.
-    serial: u32,
-}
-
-impl Connections {
-    pub(super) fn with_capacity(count: usize) -> Self {
-        Self { shares: vec![Share::default(); count], serial: 0 }
-    }
-
-    #[inline]
-    pub(super) fn of(&self, connection: ConnectionId) -> &Share {
-        &self.shares[connection.index()]
-    }
-
-    #[inline]
-    pub(super) fn of_mut(&mut self, connection: ConnectionId) -> &mut Share {
-        &mut self.shares[connection.index()]
-    }
-
-    /// What whoever declared something holds, unless that connection is gone.
-    pub(super) fn of_declarer(&mut self, declarer: Declarer) -> Option<&mut Share> {
-        let (connection, life) = declarer.connection();
-        self.shares.get_mut(connection.index()).filter(|share| life != 0 && share.life == life)
-    }
-
-    #[inline]
-    pub(super) fn holder(&self, connection: ConnectionId) -> Holder {
-        self.of(connection).holder
-    }
-
-    /// The same of one that may be gone.
-    #[inline]
-    pub(super) fn holder_of(&self, connection: ConnectionId) -> Option<Holder> {
-        self.shares.get(connection.index()).map(|share| share.holder)
-    }
-
-    /// For whom each of them holds how many deliveries, and what of the memory for messages.
-    pub(super) fn holders(&self) -> impl Iterator<Item = (Holder, u32, Pinned)> {
-        self.shares.iter().map(|share| (share.holder, share.unsettled, share.pinned))
-    }
-
-    /// The user is gone.
-    pub(super) fn forget_user(&mut self, user: usize) {
-        for share in &mut self.shares {
-            share.holder.user = share.holder.user.filter(|other| *other != user);
-        }
-    }
-}
+use super::held::{Declarer, Held, Holder, Pinned, Pool};
+use super::refused::{has_its_share, of_connection};
+use super::state::Quota;
 
 impl Pool {
     const fn key(self) -> &'static str {
@@ -114,11 +29,7 @@ impl Pool {
 impl Quota {
     /// There is a new connection, before its handshake.
     pub(in crate::broker) fn connection_came(&mut self, connection: ConnectionId) {
-        let serial = &mut self.connections.serial;
-        // 0 is nobody's.
-        *serial = serial.wrapping_add(1).max(1);
-        let share = Share { life: *serial, ..Share::default() };
-        *self.connections.of_mut(connection) = share;
+        self.connections.begin(connection);
     }
 
     /// A connection is gone, and everything that it held was given back.

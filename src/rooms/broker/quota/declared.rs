@@ -8,8 +8,9 @@
 use crate::command::VhostId;
 use crate::error::Fault;
 
-use super::held::{Declared, Declarer, Holder};
-use super::{Quota, has_its_share, out_of};
+use super::held::{Declared, Declarer, Held, Holder};
+use super::refused::{has_its_share, out_of};
+use super::state::Quota;
 
 /// Of what is declared, a connection may hold so many times what it leaves to others.
 const DECLARED_TIMES: usize = 15;
@@ -49,7 +50,7 @@ impl Quota {
         let holder = self.holder_of(vhost, declarer);
         // What was there before a start comes back whatever the shares are, and an operator knows best.
         if declarer.is_some() {
-            let held: fn(&super::held::Held) -> u32 = match declared {
+            let held: fn(&Held) -> u32 = match declared {
                 Declared::Queue => |held| held.declared.queues,
                 Declared::Exchange => |held| held.declared.exchanges,
                 Declared::Binding(_) => |held| held.declared.bindings,

@@ -7,7 +7,7 @@
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 
-use super::Quota;
+use super::state::Quota;
 
 impl Quota {
     /// Whether a connection may have one delivery more of a pool with so much room: a newcomer always finds some, and what

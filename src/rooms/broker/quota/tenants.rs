@@ -9,8 +9,8 @@ use crate::command::VhostId;
 use crate::error::Fault;
 use crate::mem::{Division, Sender};
 
-use super::has_its_share;
 use super::held::{Held, Holder, Pinned};
+use super::refused::has_its_share;
 
 /// A user.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,8 @@
 //! Quota by itself: connections, users and virtual hosts that take, are refused and give back.
 
 use super::*;
+use crate::command::{ConnectionId, VhostId};
+use crate::limits::Limits;
 
 /// The virtual host that is always there, and another.
 fn vhosts() -> [VhostId; 2] {

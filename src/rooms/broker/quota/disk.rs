@@ -15,7 +15,7 @@ use crate::error::Fault;
 use crate::journal::{Batch, Journal, Mode};
 use crate::mem::Division;
 
-use super::has_its_share;
+use super::refused::has_its_share;
 
 /// What the log may hold, divided among virtual hosts.
 #[derive(Debug)]
