@@ -32,6 +32,6 @@ mod tests;
 
 pub(super) use declared::Room;
 pub(super) use disk::LogShares;
-pub(super) use held::{Declared, Declarer, Pinned, Pool, owner_of};
+pub(super) use held::{Declared, Declarer, Pool, owner_of};
 pub(super) use refused::out_of;
 pub(super) use state::Quota;

@@ -1,5 +1,6 @@
 //! Quota by itself: connections, users and virtual hosts that take, are refused and give back.
 
+use super::held::Pinned;
 use super::*;
 use crate::command::{ConnectionId, VhostId};
 use crate::limits::Limits;
