@@ -14,8 +14,9 @@ impl Quota {
     /// nobody settles does not keep everybody from publishing.
     #[inline]
     pub(in crate::broker) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
-        (self.connections.of(connection).unsettled as usize) < room
-            && self.leaves_bytes(connection)
+        let share = self.connections.of(connection);
+        (share.unsettled as usize) < room
+            && self.leaves_bytes(share.pinned.unsettled_bytes)
             && (!self.is_divided() || self.is_delivery_left_for(connection, room))
     }
 
@@ -26,12 +27,13 @@ impl Quota {
 
     /// The key of the pool of which a connection has its share that may have no delivery more.
     pub(in crate::broker) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
-        if self.leaves_bytes(connection) { "unacknowledged_max" } else { "body_bytes_max" }
+        let held = self.connections.of(connection).pinned.unsettled_bytes;
+        if self.leaves_bytes(held) { "unacknowledged_max" } else { "body_bytes_max" }
     }
 
+    /// Whether who holds so many bytes of messages leaves as many to others.
     #[inline]
-    fn leaves_bytes(&self, connection: ConnectionId) -> bool {
-        let held = self.connections.of(connection).pinned.unsettled_bytes;
+    const fn leaves_bytes(&self, held: u64) -> bool {
         held == 0 || held < self.sizes.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
     }
 
@@ -60,8 +62,10 @@ impl Quota {
     /// A connection has one delivery less, whose message still counted with so many bytes.
     #[inline]
     pub(in crate::broker) fn give_delivery_back(&mut self, connection: ConnectionId, bytes: u64) {
-        self.connections.of_mut(connection).unsettled -= 1;
-        self.give_delivered_bytes_back(connection, bytes);
+        let share = self.connections.of_mut(connection);
+        share.unsettled -= 1;
+        share.pinned.unsettled_bytes -= bytes;
+        self.pinned.unsettled_bytes -= bytes;
         if self.is_divided() {
             self.count_delivery_back(connection);
         }
