@@ -120,7 +120,7 @@ impl Restoring {
         match restored {
             Restored::Exists(Some(queue)) => {
                 self.queues.insert(incarnation, queue);
-                self.restore_levels(broker, context, (queue, &levels));
+                self.restore_levels(broker, (queue, &levels));
             }
             Restored::Exists(None) => {}
             Restored::Orphaned => {
@@ -142,15 +142,10 @@ impl Restoring {
     }
 
     /// Makes the levels of a queue with priorities of which the log has something.
-    fn restore_levels(
-        &mut self,
-        broker: &mut Broker,
-        context: &mut Context<'_>,
-        (queue, levels): (QueueId, &Levels),
-    ) {
+    fn restore_levels(&mut self, broker: &mut Broker, (queue, levels): (QueueId, &Levels)) {
         for &incarnation in &levels.known {
             let priority = (incarnation - levels.from + 1) as u8;
-            match broker.restore_level(context, queue, priority) {
+            match broker.restore_level(queue, priority) {
                 Some(level) => self.queues.insert(incarnation, level),
                 None => panic!("there was room for all levels"),
             };

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 mod allowed;
 mod cycles;
 mod docs;
+mod lumps;
 mod tables;
 mod web;
 
@@ -125,6 +126,7 @@ fn the_rooms_keep_their_rule() {
     }
     complaints.extend(check_map(&sources["lib.rs"]));
     complaints.extend(cycles::check(&sources));
+    complaints.extend(lumps::check(&sources));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
 }
 

@@ -269,7 +269,7 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
     ) -> Result<(), Fault> {
         self.version_for(cx.journal, true)?;
-        self.take_names(vhost, declaration.arguments.len())?;
+        self.quota.take_names(vhost, declaration.arguments.len())?;
         let record = &mut self.queues[queue.index()];
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();

@@ -46,7 +46,11 @@ impl Broker {
     #[inline]
     pub(super) fn publish_share(&self, connection: ConnectionId) -> Share {
         let record = &self.connections[connection.index()];
-        if record.unsettled > 0 || record.open_transactions > 0 { Share::Reserve } else { Share::Ordinary }
+        if self.quota.has_deliveries(connection) || record.open_transactions > 0 {
+            Share::Reserve
+        } else {
+            Share::Ordinary
+        }
     }
 
     /// The part of the pools that the content of its next publish may come from: transactions can be
@@ -74,7 +78,7 @@ impl Broker {
             || !self.ready.is_empty()
             || !self.noted.is_empty()
             || self.over_share.is_due()
-            || self.divisions.changed
+            || self.quota.has_to_tell()
     }
 
     fn apply_to_connection(
@@ -134,7 +138,7 @@ impl Broker {
                 Ok(Outcome::Done)
             }
             _ => {
-                self.declare_for(cx, connection);
+                cx.declarer = Some(self.quota.declarer(connection));
                 let result = self.apply_definition(cx, connection, channel, command);
                 cx.declarer = None;
                 result

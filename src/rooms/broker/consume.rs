@@ -5,18 +5,17 @@
 //! be told.
 
 use crate::command::{ChannelId, ConnectionId, ConsumerId, Name, Outcome, QueueId, ReplyOrder};
-use crate::error::{Fault, ReplyCode};
+use crate::error::{Fault, ReplyCode, Scope};
 use crate::mem::{Links, List};
 use crate::wire::field::Table;
 
 use super::access::{Right, Thing};
 use super::deliveries::Carrier;
-use super::holders::of_connection;
 use super::job::Job;
 use super::queues::QueueDeclaration;
+use super::quota::Pool;
 use super::records::{Channel, Consumer, ConsumerState, Mode};
 use super::routing::RouteCache;
-use super::shares::has_its_share;
 use super::state::REPLY_TO;
 use super::words::QueueInWords;
 use super::{Broker, Context};
@@ -176,17 +175,9 @@ impl Broker {
             connection_links: Links::default(),
         };
         let connection = self.channels[channel.index()].connection;
-        if !self.consumers.is_full() && !self.within_consumer_share(connection) {
-            return Err(has_its_share("consumers_max"));
-        }
-        let holder = self.holder(connection);
-        if !self.consumers.is_full() {
-            let room = self.consumers.room();
-            self.check_holder(holder, (room, 1), |held| held.consumers, "consumers_max")?;
-        }
+        self.quota.may_take(connection, Pool::Consumers, self.consumers.room())?;
         let Ok(index) = self.consumers.insert(record) else { return Err(self.out_of("consumers_max")) };
-        self.count_for(holder, |held| held.consumers += 1);
-        self.connections[connection.index()].consumers += 1;
+        self.quota.take(connection, Pool::Consumers);
         let list = &mut self.channels[channel.index()].consumers;
         list.push_back(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
         Ok(ConsumerId::from_index(index))
@@ -301,8 +292,7 @@ impl Broker {
         list.remove(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
         self.consumers.remove(index);
         let connection = self.channels[channel.index()].connection;
-        self.connections[connection.index()].consumers -= 1;
-        self.count_for(self.holder(connection), |held| held.consumers -= 1);
+        self.quota.give_back(connection, Pool::Consumers);
     }
 
     pub(super) fn set_prefetch(
@@ -326,21 +316,9 @@ impl Broker {
             Fault::connection(ReplyCode::ChannelError, format_args!("no virtual host is open"))
         })?;
         self.check_user_channels(connection)?;
-        if !self.channels.is_full() && !self.within_channel_share(connection) {
-            return Err(Fault::connection(
-                ReplyCode::ResourceError,
-                format_args!(
-                    "this connection has its share of the channels, the rest is for others: raise \
-                     channels_max or close some"
-                ),
-            ));
-        }
-        let holder = self.holder(connection);
-        if !self.channels.is_full() {
-            let room = self.channels.room();
-            let checked = self.check_holder(holder, (room, 1), |held| held.channels, "channels_max");
-            checked.map_err(of_connection)?;
-        }
+        let may_take = self.quota.may_take(connection, Pool::Channels, self.channels.room());
+        // There is no channel yet that could be closed.
+        may_take.map_err(|fault| Fault { scope: Scope::Connection, ..fault })?;
         let record = Channel {
             number,
             connection,
@@ -370,7 +348,7 @@ impl Broker {
             ));
         };
         self.counters.channels_opened += 1;
-        self.count_for(holder, |held| held.channels += 1);
+        self.quota.take(connection, Pool::Channels);
         let list = &mut self.connections[connection.index()].channels;
         list.push_back(&mut self.channels, index, |channel| &mut channel.links);
         Ok(Outcome::ChannelOpened(ChannelId::from_index(index)))
@@ -435,7 +413,7 @@ impl Broker {
             let list = &mut self.connections[connection.index()].channels;
             list.remove(&mut self.channels, channel.index(), |channel| &mut channel.links);
             self.channels.remove(channel.index());
-            self.count_for(self.holder(connection), |held| held.channels -= 1);
+            self.quota.give_back(connection, Pool::Channels);
         }
     }
 
@@ -444,9 +422,10 @@ impl Broker {
     /// # Errors
     /// No record is free: some lost connection is still being cleared away.
     pub fn connect(&mut self) -> Option<ConnectionId> {
-        self.connection_serial = self.connection_serial.wrapping_add(1);
-        let record = super::records::Connection::new(self.connection_serial);
-        self.connections.insert(record).ok().map(ConnectionId::from_index)
+        let record = super::records::Connection::new();
+        let connection = ConnectionId::from_index(self.connections.insert(record).ok()?);
+        self.quota.connection_came(connection);
+        Some(connection)
     }
 
     /// How many more may connect: what the last ones held is still being cleared away.
@@ -465,6 +444,7 @@ impl Broker {
         let record = &self.connections[connection.index()];
         if record.cleared && record.released {
             let record = self.connections.remove(connection.index());
+            self.quota.connection_gone(connection);
             if let Some(vhost) = record.vhost {
                 self.let_go_of_vhost(vhost);
             }
@@ -478,7 +458,7 @@ impl Broker {
             return;
         }
         self.forget_gets(connection);
-        self.leave_vhost(connection);
+        self.quota.leave_vhost(connection);
         let mut at = self.connections[connection.index()].channels.front();
         while let Some(index) = at {
             at = List::after(&self.channels, index, |channel| &channel.links);

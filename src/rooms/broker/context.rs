@@ -8,7 +8,7 @@
 use crate::journal::{Batch, Journal};
 use crate::mem::Messages;
 
-use super::holdings::Declarer;
+use super::quota::Declarer;
 use super::work::Work;
 
 /// What a call to the broker works with, and what has come of it besides its answer.

@@ -20,9 +20,9 @@ use crate::wire::field::Table;
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::death::{Death, Reason};
-use super::divisions::owner_of;
 use super::levels::LevelChoice;
 use super::queues::find_queue;
+use super::quota::owner_of;
 use super::state::Scratch;
 use super::work::Work;
 use super::{Broker, Context};

@@ -24,8 +24,6 @@ use crate::wire::props::{Properties, PropertyEdit};
 use super::arguments::QueueSettings;
 use super::backlog::Taken;
 use super::dead_letter::Letter;
-use super::divisions::owner_of;
-use super::holdings::{Declared, Declarer};
 use super::job::Job;
 use super::lanes::Logged;
 use super::levels::{LevelChoice, first_rank};
@@ -33,6 +31,8 @@ use super::page_in::Page;
 use super::policy::Applied;
 use super::publish::expiration_ms;
 use super::queue::{Queue, Rank};
+use super::quota::owner_of;
+use super::quota::{Declared, Declarer};
 use super::shedding::take_step;
 use super::sleepers::{Held, Next, PLAIN, SLOTS, Slot, UNKNOWN, delay_ms, start_ms};
 use super::state::Scratch;
@@ -71,7 +71,8 @@ impl Broker {
         (record.durable, record.hidden) = (durable, true);
         record.logged = Logged::as_incarnation(version);
         record.rank = first_rank(cx.journal, &record, version + u64::from(version != 0));
-        record.declarer = self.take_share(cx, Declared::Queue, vhost, 0)?;
+        self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
+        record.declarer = cx.declarer;
         record.serial = self.routing.revision();
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
         self.hold_vhost(vhost);
@@ -127,7 +128,7 @@ impl Broker {
         let at_ms = self.sleepers.stands_at_ms(now_ms);
         let since_ms = if said.came_ms == 0 { now_ms } else { said.came_ms };
         let slot = Slot::of(since_ms.saturating_add(said.delay_ms), at_ms, PLAIN, u32::MAX);
-        let level = self.level_of_slot(cx, queue, slot);
+        let level = self.level_of_slot(queue, slot);
         self.sleepers.lacks_slot |= level.is_none();
         level.unwrap_or(queue)
     }
@@ -138,9 +139,9 @@ impl Broker {
     }
 
     /// The level of a slot, which has its time from now on; `None`: there is no room for it.
-    fn level_of_slot(&mut self, cx: &mut Context<'_>, queue: QueueId, slot: Slot) -> Option<QueueId> {
+    fn level_of_slot(&mut self, queue: QueueId, slot: Slot) -> Option<QueueId> {
         let declarer = self.queues[queue.index()].declarer.unwrap_or_else(Declarer::nobody);
-        let level = self.level_at(cx, queue, slot.number, Some(declarer)).ok()?;
+        let level = self.level_at(queue, slot.number, Some(declarer)).ok()?;
         self.register_slot(level, slot);
         Some(level)
     }
@@ -268,7 +269,7 @@ impl Broker {
         let narrowest = if slot.tier().is_some_and(|tier| tier <= PLAIN) { 0 } else { PLAIN };
         let whole = self.whole(level);
         let moved = slot.widest_below().map(|widest| Slot::of(due_ms, slot.start_ms, narrowest, widest));
-        match moved.and_then(|slot| self.level_of_slot(cx, whole, slot)) {
+        match moved.and_then(|slot| self.level_of_slot(whole, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
             None if due_ms <= now_ms => {
                 let Some(letter) = self.write_awakened(cx, level, message) else { return Step::Blocked };

@@ -18,6 +18,7 @@ use super::expire::{Cleared, Patience};
 use super::queue::Queue;
 use super::queue::Rank;
 use super::records::{Consumer, ConsumerState};
+use super::state::block_bytes;
 use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.
@@ -138,7 +139,7 @@ impl Broker {
 
     /// A consumer of the connection is parked: if that is for its share, others' settlements concern it.
     fn note_share(&mut self, connection: ConnectionId) {
-        let is_beyond = !self.within_delivery_share(connection);
+        let is_beyond = !self.may_take_delivery(connection);
         let record = &mut self.connections[connection.index()];
         if is_beyond && !core::mem::replace(&mut record.starves, true) {
             self.over_share.push(connection);
@@ -202,7 +203,7 @@ impl Broker {
         let connection = self.connection(channel.connection);
         connection.writable
             && connection.outbox_bytes < self.settings.output_budget_bytes
-            && self.within_delivery_share(channel.connection)
+            && self.may_take_delivery(channel.connection)
     }
 
     fn assign(&mut self, cx: &mut Context<'_>, index: usize, queue: QueueId, taken: &Taken) {
@@ -243,6 +244,12 @@ impl Broker {
         }
     }
 
+    /// Whether a connection may have one delivery more.
+    #[inline]
+    pub(super) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
+        self.quota.may_take_delivery(connection, self.deliveries.room())
+    }
+
     #[inline]
     pub(super) fn next_tag(&mut self, channel: ChannelId) -> u64 {
         let record = &mut self.channels[channel.index()];
@@ -266,9 +273,11 @@ impl Broker {
         connection.sequence += 1;
         let sequence = connection.sequence;
         connection.outbox_bytes += u64::from(wire_bytes);
-        connection.unsettled += 1;
-        self.hold_delivery(connection_id);
-        self.pin(messages, connection_id, new.queue, new.message);
+        let bytes = block_bytes(messages, new.message);
+        self.quota.take_delivery(connection_id, bytes);
+        if let Some(queue) = new.queue {
+            self.queues[queue.index()].unsettled_bytes += bytes;
+        }
         let acknowledged = !new.no_ack;
         let index = self.deliveries.insert(new, sequence, (wire_bytes, body_len));
         let index = index.expect("the caller made sure of room");
@@ -533,7 +542,7 @@ impl Broker {
         let can_take = record.writable
             && !record.dying
             && record.outbox_bytes < self.settings.output_budget_bytes
-            && self.within_delivery_share(connection);
+            && self.may_take_delivery(connection);
         if !can_take {
             return;
         }

@@ -12,9 +12,9 @@ use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
 use super::arguments::{self, inequivalent_flag};
-use super::holdings::{Declared, Declarer};
 use super::job::Job;
 use super::queue::Queue;
+use super::quota::{Declared, Declarer};
 use super::routing::{self, Binding, BindingSpec, DELAYED, Destination, End, Kind, NewExchange};
 use super::sleepers::SLOTS;
 use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
@@ -224,14 +224,14 @@ impl Broker {
     ) -> Result<ExchangeId, Fault> {
         self.check_vhost_alive(vhost)?;
         let bytes = declaration.exchange.len() + declaration.arguments.len();
-        let declarer = self.take_share(cx, Declared::Exchange, vhost, bytes)?;
+        let declarer = cx.declarer;
+        self.declare_quota(Declared::Exchange, bytes, (vhost, declarer))?;
         let sleepers = match declaration.is_delayed() {
             true => self.add_sleepers(cx, vhost, (version, declaration.durable)).map(Some),
             false => Ok(None),
         };
         let sleepers =
-            sleepers.inspect_err(|_| self.give_share_back(Declared::Exchange, (vhost, declarer), bytes))?;
-        self.declared_exchanges += 1;
+            sleepers.inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, (vhost, declarer)))?;
         let exchange = self.insert_exchange(vhost, kind, declaration, (version, declarer, sleepers));
         self.apply_to_new_exchange(cx.work, exchange);
         if let Some(queue) = sleepers {
@@ -311,8 +311,7 @@ impl Broker {
         // Those that every virtual host begins with are counted with it.
         if !is_system_name(&record.name) {
             let bytes = record.name.len() + record.arguments.len();
-            self.give_share_back(Declared::Exchange, (record.vhost, record.declarer), bytes);
-            self.declared_exchanges -= 1;
+            self.quota.undeclare(Declared::Exchange, bytes, (record.vhost, record.declarer));
         }
         self.let_go_of_vhost(record.vhost);
     }
@@ -397,12 +396,11 @@ impl Broker {
         let (kind, vhost) = (record.kind, record.vhost);
         let bytes = binding_bytes(kind, spec.routing_key, spec.arguments);
         let declared = Declared::Binding(routing::places_of_binding(kind, spec.arguments));
-        let declarer = self.take_share(cx, declared, vhost, bytes)?;
+        let declarer = cx.declarer;
+        self.declare_quota(declared, bytes, (vhost, declarer))?;
         let missing = self.routing.missing_nodes(source, spec.routing_key);
-        if let Err(fault) = self.take_nodes(vhost, declarer, missing) {
-            self.give_share_back(declared, (vhost, declarer), bytes);
-            return Err(fault);
-        }
+        let nodes = self.quota.take_nodes(missing, (vhost, declarer), self.routing.node_room());
+        nodes.inspect_err(|_| self.quota.undeclare(declared, bytes, (vhost, declarer)))?;
         let stored = self.is_stored_binding(cx.journal, source, destination);
         let end = end(&mut self.queues, destination);
         Ok(self.routing.insert_binding(source, end, spec, stored, declarer))
@@ -428,9 +426,9 @@ impl Broker {
         let (kind, vhost) = (record.kind, record.vhost);
         let bytes = binding_bytes(kind, &gone.key, &gone.arguments);
         let declared = Declared::Binding(routing::places_of_binding(kind, &gone.arguments));
-        self.give_share_back(declared, (vhost, gone.declarer), bytes);
+        self.quota.undeclare(declared, bytes, (vhost, gone.declarer));
         while let Some(user) = self.routing.prune(&mut gone) {
-            self.give_node_back(vhost, user);
+            self.quota.give_node_back(vhost, user);
         }
         let record = self.routing.exchange(gone.source);
         if record.auto_delete && !record.dying && !self.routing.is_source(gone.source) {

@@ -19,8 +19,8 @@ use crate::wire::field::{Array, Table, TableWriter, Value};
 use crate::wire::props::{PROPERTIES, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
 
-use super::divisions::owner_of;
 use super::publish::Publish;
+use super::quota::owner_of;
 use super::route::copies;
 use super::state::Scratch;
 use super::traced::{Firehose, TracedName};

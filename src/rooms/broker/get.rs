@@ -63,9 +63,13 @@ impl Broker {
         }
         let owner = self.connection(connection);
         let is_crowded = owner.outbox_bytes >= self.settings.output_budget_bytes;
-        if is_crowded || !self.within_delivery_share(connection) {
+        if is_crowded || !self.may_take_delivery(connection) {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
-            return if owner.outbox.is_empty() { Err(self.has_its_deliveries(connection)) } else { Ok(None) };
+            return if owner.outbox.is_empty() {
+                Err(self.out_of(self.quota.key_of_deliveries(connection)))
+            } else {
+                Ok(None)
+            };
         }
         let Some(first) = self.first_to_go(cx, level) else { return Ok(None) };
         let stand_in = self.get_stand_in(channel, queue)?;

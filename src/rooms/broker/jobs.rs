@@ -25,7 +25,8 @@ impl Broker {
 
     /// Does a bounded part of the work that waits; says whether there is more.
     pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
-        self.divide_messages(cx.messages);
+        let fan_out_max = self.fan_out_max();
+        self.quota.tell(cx.messages, &mut self.fifo_pool, fan_out_max);
         let mut left = STEP;
         while left > 0 {
             let Some(mut begun) = self.jobs.pop_front() else { return false };

@@ -24,10 +24,10 @@ use crate::wire::field::Table;
 use crate::wire::props::Properties;
 
 use super::arguments::max_priority;
-use super::holdings::{Declared, Declarer};
 use super::job::Job;
 use super::lanes::Logged;
 use super::queue::{Front, Queue, Rank};
+use super::quota::{Declared, Declarer};
 use super::routing::DELAYED;
 use super::sleepers::{SLOTS, delay_ms};
 use super::work::Work;
@@ -203,20 +203,14 @@ impl Broker {
                 let priority = said.priority.min(record.settings.max_priority);
                 // Whoever declared the queue answers for its levels.
                 let declarer = record.declarer.unwrap_or_else(Declarer::nobody);
-                *target = self.level_for(cx, *target, priority, Some(declarer));
+                *target = self.level_for(*target, priority, Some(declarer));
             }
         }
     }
 
     /// The level of a whole queue for this priority, or the next lower one if there is no room for another.
-    fn level_for(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        priority: u8,
-        declarer: Option<Declarer>,
-    ) -> QueueId {
-        self.level_at(cx, queue, priority, declarer).unwrap_or_else(|at| {
+    fn level_for(&mut self, queue: QueueId, priority: u8, declarer: Option<Declarer>) -> QueueId {
+        self.level_at(queue, priority, declarer).unwrap_or_else(|at| {
             self.log_no_level(queue, priority);
             at
         })
@@ -228,7 +222,6 @@ impl Broker {
     /// There is no room for another; this is the next lower one.
     pub(super) fn level_at(
         &mut self,
-        cx: &mut Context<'_>,
         queue: QueueId,
         priority: u8,
         declarer: Option<Declarer>,
@@ -244,7 +237,7 @@ impl Broker {
         if self.priority_of(at) == priority {
             return Ok(at);
         }
-        match self.add_level(cx, queue, priority, at, declarer) {
+        match self.add_level(queue, priority, at, declarer) {
             Ok(level) => {
                 self.hang(queue, above, level);
                 Ok(level)
@@ -262,7 +255,6 @@ impl Broker {
 
     fn add_level(
         &mut self,
-        cx: &mut Context<'_>,
         queue: QueueId,
         priority: u8,
         below: QueueId,
@@ -277,10 +269,8 @@ impl Broker {
         }
         (record.rank, record.sleeps_for) = (Rank::Level { queue, priority, below }, whole.sleeps_for);
         record.is_named = whole.is_named;
-        let declares = core::mem::replace(&mut cx.declarer, declarer);
-        let share = self.take_share(cx, Declared::Queue, vhost, 0);
-        cx.declarer = declares;
-        record.declarer = share?;
+        self.declare_quota(Declared::Queue, 0, (vhost, declarer))?;
+        record.declarer = declarer;
         record.serial = self.routing.revision();
         let buries = record.buries_logged();
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
@@ -417,8 +407,8 @@ impl Broker {
     }
 
     /// The level of a queue that was just declared again, for this priority, of which the log has something.
-    pub fn restore_level(&mut self, cx: &mut Context<'_>, queue: QueueId, priority: u8) -> Option<QueueId> {
-        let level = self.level_for(cx, queue, priority, None);
+    pub fn restore_level(&mut self, queue: QueueId, priority: u8) -> Option<QueueId> {
+        let level = self.level_for(queue, priority, None);
         (self.priority_of(level) == priority).then_some(level)
     }
 }

@@ -13,10 +13,10 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageId, Messages};
 
 use super::access::{Right, Thing};
-use super::divisions::owner_of;
 use super::looks::{LogRun, Look, LookState};
 use super::page_in::{Fetch, FetchFrom, Page, PageIn, begin_page};
 use super::place::{Lane, Place};
+use super::quota::owner_of;
 use super::{Broker, Context};
 
 /// Entries that a look goes through.

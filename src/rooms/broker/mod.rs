@@ -36,8 +36,7 @@
 //! | `tidy` | memory that a burst left idle |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
 //! | `shortage`, `shortage_text` | why publishers wait; how that is told |
-//! | `shares`, `holdings` | what one connection may take of what all share; what it has |
-//! | `holders`, `divisions`, `log_shares` | the same for a virtual host, and for a user, with all of its connections |
+//! | `quota` | what one connection, one user and one virtual host may take of what all share |
 //! | `counters` | what has happened since the start |
 //! | `names`, `sizes` | name tables; what records take in memory |
 //! | `words` | things as reply texts show them |
@@ -66,21 +65,17 @@ mod death;
 mod delay;
 mod deliver;
 mod deliveries;
-mod divisions;
 mod exchanges;
 mod expire;
 mod expiry;
 mod firehose;
 mod fullness;
 mod get;
-mod holders;
-mod holdings;
 mod job;
 mod jobs;
 mod lanes;
 mod left_out;
 mod levels;
-mod log_shares;
 mod look;
 mod looks;
 mod names;
@@ -100,6 +95,7 @@ mod publish;
 mod queue;
 mod queue_head;
 mod queues;
+mod quota;
 mod read_back_room;
 mod records;
 mod restored;
@@ -107,7 +103,6 @@ mod returns;
 mod route;
 mod routing;
 mod settle;
-mod shares;
 mod shed;
 mod shedding;
 mod shortage;

@@ -47,7 +47,7 @@ impl Broker {
 
     /// When somebody may be overdue.
     pub fn overdue_deadline(&self) -> Deadline {
-        let holds_nothing = self.deliveries.is_empty() && self.pinned.open_messages == 0;
+        let holds_nothing = self.deliveries.is_empty() && self.quota.pinned().open_messages == 0;
         match self.watch.look_s {
             Some(look_s) if !holds_nothing => Now::from_ms(u64::from(look_s) * 1000).after_ms(0),
             _ => Deadline::NEVER,

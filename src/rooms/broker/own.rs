@@ -14,7 +14,6 @@ use crate::mem::{MessageFlags, MessageId, Share};
 use crate::wire::props::Properties;
 
 use super::deliver::OutboxView;
-use super::divisions::Holder;
 use super::publish::Publish;
 use super::{Broker, Context};
 
@@ -73,7 +72,7 @@ impl Broker {
                 break;
             }
         }
-        self.count_for(Holder { vhost: Some(id), user: None }, |held| held.connections += 1);
+        self.quota.enter_vhost(connection, id);
         self.hold_vhost(id);
         Ok(connection)
     }

@@ -12,9 +12,9 @@ use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share
 use crate::wire::props::Properties;
 
 use super::backlog::{First, Size};
-use super::divisions::owner_of;
 use super::place::{Lane, Place};
 use super::queue::{Front, Peeked};
+use super::quota::owner_of;
 use super::{Broker, Context};
 
 /// Bytes of records read back at once.

@@ -17,9 +17,9 @@ use super::access::Right;
 use super::arguments::MILLISECONDS_MAX;
 use super::backlog::Size;
 use super::deliveries::{Carrier, NewDelivery};
-use super::divisions::owner_of;
 use super::queue::Queue;
 use super::queue_head::log_bytes;
+use super::quota::{LogShares, owner_of};
 use super::records::Mode;
 use super::route::copies;
 use super::shortage::{Pool, Shortage};
@@ -142,7 +142,7 @@ impl Broker {
         let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
         if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_)))) {
             // The count may be old: some messages of the virtual host may have been taken since.
-            self.forget_log_shares();
+            self.log_shares.forget();
             self.weigh_log(cx.journal);
             reserved = self.reserve(cx, message, &targets[..kept], publish);
         }
@@ -156,7 +156,7 @@ impl Broker {
             }
             Err(Hindrance::Wait(shortage)) => {
                 if let Shortage::VhostDisk(vhost) = shortage {
-                    self.want_log_room(cx.journal, vhost);
+                    self.log_shares.want_room(cx.journal, vhost);
                 }
                 self.shortage = shortage;
                 self.note_wait(cx.messages, targets, publish.channel);
@@ -429,7 +429,7 @@ impl Broker {
         let most = cx.journal.queue_bytes_max();
         let within = targets.iter().all(|&queue| self.in_all(queue, Queue::log_bytes) + bytes <= most);
         let vhost = self.channels[publish.channel.index()].vhost;
-        let leaves_enough = self.leaves_log(cx.journal, vhost, bytes * logged as u64);
+        let leaves_enough = self.log_shares.leaves_room(cx.journal, vhost, bytes * logged as u64);
         match room {
             Ok(()) if within && leaves_enough => Ok(()),
             // In a commit, everything was asked before.
@@ -441,7 +441,7 @@ impl Broker {
             Ok(()) if within && publish.share == Share::Ordinary => {
                 Err(Hindrance::Wait(Shortage::VhostDisk(vhost)))
             }
-            Ok(()) if within => Err(Hindrance::Fault(self.has_its_log())),
+            Ok(()) if within => Err(Hindrance::Fault(LogShares::is_used_up())),
             Ok(()) if publish.share == Share::Ordinary => Err(Hindrance::Wait(self.longest_in_log(targets))),
             Err(NoRoom::Disk) if publish.share == Share::Ordinary => {
                 Err(Hindrance::Wait(self.disk_shortage(cx.journal)))
@@ -490,6 +490,13 @@ impl Broker {
     }
 
     /// Fresh chunks that one message may ever take.
+    /// Counts what the messages of each virtual host take in the log, if that matters now.
+    pub(super) fn weigh_log(&mut self, journal: &mut Journal) {
+        let queues = self.queues.iter().filter(|(_, queue)| !queue.dying);
+        let taken = queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()));
+        self.log_shares.weigh(journal, self.quota.is_divided(), self.quota.vhosts(), taken);
+    }
+
     pub(super) const fn fan_out_max(&self) -> usize {
         self.fifo_pool.chunks_max() - self.settings.chunks_reserve
     }
@@ -541,7 +548,8 @@ impl Broker {
         let places = targets.iter().filter_map(|queue| queues[queue.index()].logged.next_target(bytes));
         let appended = cx.journal.append(cx.messages, message, places, urgency);
         if appended.targets() > 0 {
-            self.count_in_log(self.queues[targets[0].index()].vhost, bytes * u64::from(appended.targets()));
+            let vhost = self.queues[targets[0].index()].vhost;
+            self.log_shares.count(vhost, bytes * u64::from(appended.targets()));
             if urgency == Urgency::Awaited {
                 cx.await_batch(appended.batch());
             }

@@ -10,11 +10,11 @@ use crate::mem::{FifoPool, Links, List};
 
 use super::arguments::QueueSettings;
 use super::backlog::{Backlog, Size};
-use super::divisions::owner_of;
-use super::holdings::Declarer;
 use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
 use super::policy::Applied;
+use super::quota::Declarer;
+use super::quota::owner_of;
 use super::returns::Returns;
 
 /// One queue.

@@ -11,9 +11,9 @@ use crate::journal::{Journal, Mode, Settled, Target};
 use crate::mem::{MessageFlags, MessageId, Messages};
 
 use super::backlog::{First, QueuePart, Size, Taken};
-use super::divisions::owner_of;
 use super::place::{Lane, Place};
 use super::queue::Front;
+use super::quota::owner_of;
 use super::{Broker, Context};
 
 /// Memory that must be there for reading ahead, in bytes.

@@ -15,13 +15,13 @@ use crate::wire::field::{Table, Value};
 use super::access::{Right, Thing};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
 use super::backlog::Purged;
-use super::holdings::Declared;
 use super::job::Job;
 use super::lanes::Logged;
 use super::levels::first_rank;
 use super::names::IndexTable;
 use super::policy::Applied;
 use super::queue::Queue;
+use super::quota::{Declared, Declarer, Room};
 use super::records::ConsumerState;
 use super::routing::{BindingSpec, Destination};
 use super::state::REPLY_TO;
@@ -298,6 +298,19 @@ impl Broker {
         Ok(queue)
     }
 
+    /// Counts something that is about to be declared for a virtual host, with its names.
+    ///
+    /// # Errors
+    /// There is no more room, or who declares it has its share.
+    pub(super) fn declare_quota(
+        &mut self,
+        declared: Declared,
+        names_bytes: usize,
+        who: (VhostId, Option<Declarer>),
+    ) -> Result<(), Fault> {
+        self.quota.declare(declared, names_bytes, who, Room { queues: self.queues.room() })
+    }
+
     /// Puts a queue where it is found.
     pub(super) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
         // Rises with every change of what there is, so no other queue has this number.
@@ -308,7 +321,8 @@ impl Broker {
         let (may_expire, consumer_timeout_ms) =
             (record.settings.may_expire, record.settings.consumer_timeout_ms);
         self.check_vhost_alive(vhost)?;
-        record.declarer = self.take_share(cx, Declared::Queue, vhost, bytes)?;
+        self.declare_quota(Declared::Queue, bytes, (vhost, cx.declarer))?;
+        record.declarer = cx.declarer;
         let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
         self.queue_table.insert((vhost, &*name), index);
         self.hold_vhost(vhost);
@@ -464,11 +478,8 @@ impl Broker {
         if record.is_shedding {
             self.shedding.forget(queue);
         }
-        self.give_share_back(
-            Declared::Queue,
-            (record.vhost, record.declarer),
-            record.name.len() + record.arguments.len(),
-        );
+        let bytes = record.name.len() + record.arguments.len();
+        self.quota.undeclare(Declared::Queue, bytes, (record.vhost, record.declarer));
         self.let_go_of_vhost(record.vhost);
         if let Some(whole) = whole {
             self.free_queue_if_done(whole);

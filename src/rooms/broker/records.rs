@@ -8,7 +8,6 @@ use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, Queu
 use crate::error::Fault;
 use crate::mem::{Links, List, MessageId};
 
-use super::holdings::{Holdings, Pinned};
 use super::routing::RouteCache;
 
 /// What the broker knows of a connection.
@@ -36,17 +35,8 @@ pub(super) struct Connection {
     pub(super) parked: List,
     /// Consumers that the client must be told are gone (basic.cancel).
     pub(super) cancelled: List,
-    /// Unsettled deliveries of all its channels.
-    pub(super) unsettled: u32,
-    /// What it keeps of the memory for messages.
-    pub(super) pinned: Pinned,
     /// The queue that had its share when it was last made to wait.
     pub(super) waits_for: Option<FullQueue>,
-    /// Records of consumers of all its channels.
-    pub(super) consumers: u32,
-    /// What tells it from those that had its id before.
-    pub(super) life: u32,
-    pub(super) holdings: Holdings,
     /// Transactions open with something in them.
     pub(super) open_transactions: u32,
     /// Jobs begun by its last command; its input stands until they are done.
@@ -64,7 +54,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(life: u32) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             user: Name::new(),
             user_index: None,
@@ -79,12 +69,7 @@ impl Connection {
             writable: true,
             parked: List::default(),
             cancelled: List::default(),
-            unsettled: 0,
-            pinned: Pinned::default(),
             waits_for: None,
-            consumers: 0,
-            life,
-            holdings: Holdings::default(),
             open_transactions: 0,
             jobs: 0,
             noted: false,

@@ -13,6 +13,7 @@ use super::deliveries::Delivered;
 use super::job::Job;
 use super::place::Lane;
 use super::records::{Channel, ConsumerState, Mode};
+use super::state::block_bytes;
 use super::{Broker, Context};
 
 impl Broker {
@@ -226,9 +227,10 @@ impl Broker {
     fn uncount(&mut self, messages: &Messages, index: usize) {
         let delivery = &self.deliveries[index];
         let connection = self.channels[delivery.channel.index()].connection;
-        self.connections[connection.index()].unsettled -= 1;
+        let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
+        self.quota.give_delivery_back(connection, bytes);
         match delivery.message {
-            Some(message) => self.unpin(messages, connection, delivery.queue, message),
+            Some(_) => self.note_bytes_back(delivery.queue, bytes),
             None => {
                 let queue = delivery.queue.map(|queue| &mut self.queues[queue.index()]);
                 queue.into_iter().for_each(|queue| queue.unsettled_absent -= 1);
@@ -250,7 +252,17 @@ impl Broker {
                 channel.consumer_unsettled -= 1;
             }
         }
-        self.let_delivery_go(connection);
+    }
+
+    /// Memory of messages that were delivered counts no more for their connection, nor for their queue.
+    pub(super) fn note_bytes_back(&mut self, queue: Option<QueueId>, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
+        self.over_share.note_change();
+        if let Some(queue) = queue {
+            self.queues[queue.index()].unsettled_bytes -= bytes;
+        }
     }
 
     /// What the room that was made allows now.

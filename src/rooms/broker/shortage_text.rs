@@ -28,7 +28,7 @@ impl Broker {
         let record = self.connections.get(connection.index());
         let (vhost, user) = record.map_or((None, None), |record| (record.vhost, record.user_index));
         let pool = full.into();
-        match (messages.who_is_short(full, self.owner(connection)), vhost, user) {
+        match (messages.who_is_short(full, self.quota.owner(connection)), vhost, user) {
             (Scarce::ForVhost, Some(vhost), _) => Shortage::VhostMemory(pool, vhost),
             (Scarce::ForUser, _, Some(user)) => Shortage::UserMemory(pool, user as u32),
             _ => Shortage::Pool(pool),

@@ -21,6 +21,7 @@ use super::backlog::{QueuePart, Size};
 use super::place::{Lane, Place};
 use super::queue::Queue;
 use super::queue_head::log_bytes;
+use super::state::block_bytes;
 use super::{Broker, Context};
 
 /// Messages that one step takes out of memory.
@@ -127,7 +128,9 @@ impl Broker {
         } else {
             record.unsettled_absent += 1;
             let connection = self.channels[channel.index()].connection;
-            self.unpin(messages, connection, Some(queue), message);
+            let bytes = block_bytes(messages, message);
+            self.quota.give_delivered_bytes_back(connection, bytes);
+            self.note_bytes_back(Some(queue), bytes);
         }
         self.paging.gave_up(messages.stream_len(message) as u64);
         messages.release(message);
@@ -238,7 +241,7 @@ impl Broker {
         let bytes = cx.messages.stream_len(message) as u64;
         let record = &self.queues[queue.index()];
         let has_share = record.log_bytes() + bytes <= cx.journal.queue_bytes_max()
-            && self.leaves_log(cx.journal, record.vhost, bytes);
+            && self.log_shares.leaves_room(cx.journal, record.vhost, bytes);
         let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
         match cx.journal.admit(bytes + self.kept_for_letters(cx.journal), 1) {
             // For another of its queues it is being written already.

@@ -10,15 +10,13 @@ use crate::command::{ConnectionId, QueueId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
-use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, Slab};
+use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner, Slab};
 
 use super::access::{Access, PREDECLARED_EXCHANGES};
 use super::counters::Counters;
 use super::death::Parking;
 use super::deliveries::Deliveries;
-use super::divisions::{Divisions, LogShares};
 use super::expiry::Expiry;
-use super::holdings::Pinned;
 use super::job::Begun;
 use super::left_out::LeftOut;
 use super::looks::Looks;
@@ -28,6 +26,7 @@ use super::paging::Paging;
 use super::parameter::Parameters;
 use super::policy::Policies;
 use super::queue::Queue;
+use super::quota::{self, LogShares, Quota};
 use super::records::{Channel, Connection, Consumer, Getting, Promised};
 use super::returns::ReturnsDue;
 use super::routing::Routing;
@@ -42,6 +41,12 @@ use super::watch::Watch;
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 pub(super) const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
 
+/// Bytes of blocks that a message takes: what it takes beyond its slot.
+#[inline]
+pub(super) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
+    u64::from(messages.footprint_bytes(message)) - SLOT_BYTES
+}
+
 /// Space for looking into properties; it is taken out while in use.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
@@ -55,9 +60,6 @@ pub(super) struct Settings {
     pub(super) output_budget_bytes: u64,
     /// Bytes of a frame.
     pub(super) frame_max: usize,
-    pub(super) names_bytes_max: usize,
-    pub(super) exchanges_max: usize,
-    pub(super) binding_places_max: usize,
     /// Chunks of queue entries that ordinary publishers leave.
     pub(super) chunks_reserve: usize,
     /// Bytes of the log that publishers leave to dead letters, of those that there are at most.
@@ -116,8 +118,6 @@ pub struct Broker {
     /// Why bridges set messages aside, and where those go.
     pub(super) parkings: Vec<Parking>,
     pub(super) routing: Routing,
-    /// Places that bindings take; most take one.
-    pub(super) binding_places: usize,
     pub(super) queues: Slab<Queue>,
     pub(super) queue_table: IndexTable,
     pub(super) consumers: Slab<Consumer>,
@@ -167,17 +167,10 @@ pub struct Broker {
     /// Seconds since 1970 when this second began: what dead letters say about when.
     pub(super) unix_s: u64,
     pub(super) scratch: Scratch,
-    pub(super) names_bytes: usize,
-    /// What all connections keep of the memory for messages.
-    pub(super) pinned: Pinned,
     pub(super) watch: Watch,
-    /// Exchanges that somebody declared.
-    pub(super) declared_exchanges: usize,
-    /// How pools are divided among virtual hosts and among users.
-    pub(super) divisions: Divisions,
+    /// What connections, users and virtual hosts take of what all share, and what they may.
+    pub(super) quota: Quota,
     pub(super) log_shares: LogShares,
-    /// Connections there have been.
-    pub(super) connection_serial: u32,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
     pub(super) releases: u64,
     /// What the commit that is being carried out may still need.
@@ -213,9 +206,6 @@ impl Broker {
             settings: Settings {
                 output_budget_bytes: u64::from(limits.output_buffer_bytes),
                 frame_max: frame,
-                names_bytes_max: limits.names_bytes_max as usize,
-                exchanges_max: limits.exchanges_max as usize,
-                binding_places_max: limits.bindings_max as usize,
                 chunks_reserve: fifo_pool.chunks_max() / 16,
                 letters_log_bytes: limits.segment_bytes.into(),
                 persist_all: false,
@@ -228,7 +218,6 @@ impl Broker {
             parameters: Parameters::with_capacity(limits.parameters_max as usize),
             parkings: Vec::new(),
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
-            binding_places: 0,
             queues: Slab::with_capacity(queues),
             queue_table: IndexTable::with_capacity(queues, seed),
             consumers: Slab::with_capacity(limits.consumers_max as usize),
@@ -265,13 +254,9 @@ impl Broker {
                 properties: vec![0; frame].into_boxed_slice(),
                 rewritten: vec![0; frame + 256].into_boxed_slice(),
             },
-            names_bytes: 0,
-            pinned: Pinned::default(),
             watch: Watch::new(limits.consumer_timeout_ms),
-            declared_exchanges: 0,
-            divisions: Divisions::default(),
-            log_shares: LogShares::default(),
-            connection_serial: 0,
+            quota: Quota::new(limits),
+            log_shares: LogShares::with_capacity(vhosts),
             releases: 0,
             promised: Promised::default(),
             over_share: Waiters::with_capacity(connections),
@@ -288,6 +273,12 @@ impl Broker {
         draw_seed(&mut self.entropy)
     }
 
+    /// Whose memory the messages of a connection take.
+    #[inline]
+    pub fn owner(&self, connection: ConnectionId) -> Owner {
+        self.quota.owner(connection)
+    }
+
     /// Whether exclusive queues live as long as this connection.
     pub fn owns_queues(&self, connection: ConnectionId) -> bool {
         !self.connection(connection).exclusive_queues.is_empty()
@@ -298,37 +289,33 @@ impl Broker {
     /// the log for others, and where a message goes: in other queues there may be room.
     pub const fn room_made(&self) -> u64 {
         let given = self.fifo_pool.given() + self.deliveries.given();
-        given + self.releases + self.log_shares.room_made + self.routing.revision()
+        given + self.releases + self.log_shares.room_made() + self.routing.revision()
     }
 
     /// What the pools hold.
     pub fn gauges(&self) -> Gauges {
+        let pinned = self.quota.pinned();
         Gauges {
             connections: self.connections.len(),
             channels: self.channels.len(),
             consumers: self.consumers.len(),
             queues: self.queues.len(),
-            exchanges: self.declared_exchanges,
+            exchanges: self.quota.exchanges(),
             bindings: self.routing.bindings_len(),
             deliveries: self.deliveries.len(),
             chunks: self.fifo_pool.chunks_used(),
-            names_bytes: self.names_bytes,
+            names_bytes: self.quota.names_bytes(),
             jobs: self.jobs.len(),
-            unsettled_bytes: self.pinned.unsettled_bytes,
-            open_messages: self.pinned.open_messages,
-            open_bytes: self.pinned.open_bytes,
+            unsettled_bytes: pinned.unsettled_bytes,
+            open_messages: pinned.open_messages,
+            open_bytes: pinned.open_bytes,
             absent: self
                 .queues
                 .iter()
                 .map(|(_, queue)| queue.unsettled_absent + queue.backlog.returned_absent())
                 .sum(),
             spilled_messages: self.queues.iter().map(|(_, queue)| queue.spilled.count()).sum(),
-            holders: self
-                .access
-                .vhosts_held()
-                .chain(self.access.users_held())
-                .filter(|h| h.holds_any())
-                .count(),
+            holders: self.quota.holders(),
         }
     }
 
@@ -349,10 +336,7 @@ impl Broker {
     }
 
     pub(super) fn out_of(&self, key: &str) -> Fault {
-        Fault::new(
-            ReplyCode::ResourceError,
-            format_args!("this broker has no more room for that: raise {key} in its configuration"),
-        )
+        quota::out_of(key)
     }
 }
 

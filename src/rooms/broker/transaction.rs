@@ -2,7 +2,7 @@
 //!
 //! Always true: an open transaction holds its messages, the routes of those that went through a named exchange,
 //! and its decided settlements on lists through their own records, so it needs no memory but theirs and has no
-//! length of its own: what bounds it is its share of the memory for messages (`shares`), and for persistent
+//! length of its own: what bounds it is its share of the memory for messages (`quota`), and for persistent
 //! messages the journal's room; commit first makes sure that everything fits and only then changes anything.
 
 use crate::command::{ChannelId, Outcome, QueueId, Settlement, VhostId};
@@ -11,8 +11,8 @@ use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
-use super::divisions::owner_of;
 use super::publish::Publish;
+use super::quota::{LogShares, owner_of};
 use super::records::{Mode, Promised, Transaction};
 use super::state::SLOT_BYTES;
 use super::{Broker, Context};
@@ -68,7 +68,7 @@ impl Broker {
         let held = || core::iter::once(message).chain(route);
         let bytes = held().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
         let connection = self.channels[channel.index()].connection;
-        if let Err(fault) = self.take_open_share(connection, held().count() as u32, bytes) {
+        if let Err(fault) = self.quota.take_open(connection, held().count() as u32, bytes) {
             route.into_iter().for_each(|route| messages.release(route));
             return Err(fault);
         }
@@ -270,7 +270,9 @@ impl Broker {
                 ReplyCode::ResourceError,
                 format_args!("the store cannot be written, so nothing persistent is taken now"),
             )),
-            Ok(()) if !self.leaves_log(journal, vhost, times * bytes) => Err(self.has_its_log()),
+            Ok(()) if !self.log_shares.leaves_room(journal, vhost, times * bytes) => {
+                Err(LogShares::is_used_up())
+            }
             Ok(()) | Err(NoRoom::Commit) => Ok(()),
         }
     }
@@ -296,7 +298,7 @@ impl Broker {
         if !taken.is_empty() {
             self.connections[connection.index()].open_transactions -= 1;
         }
-        self.give_open_share_back(connection, taken.held, taken.bytes);
+        self.quota.give_open_back(connection, taken.held, taken.bytes);
         taken
     }
 }

@@ -331,15 +331,17 @@ impl Broker {
             PoolFill { key, used: slab.len() as u64, max: (slab.len() + slab.room()) as u64 }
         }
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
-        let (settings, chunks) = (&self.settings, &self.fifo_pool);
+        let declared = |key, (used, max)| pool(key, used, max);
+        let [bindings, exchanges, names_bytes] = self.quota.fills();
+        let chunks = &self.fifo_pool;
         [
             pool("messages_max", messages.messages_used(), messages.messages_max()),
             pool("body_bytes_max", messages.body_bytes_used(), messages.body_bytes_max()),
             pool("queue_entries_max", chunks.chunks_used(), chunks.chunks_max()),
             pool("unacknowledged_max", self.deliveries.len(), self.deliveries.len() + self.deliveries.room()),
-            pool("bindings_max", self.binding_places, settings.binding_places_max),
-            pool("exchanges_max", self.declared_exchanges, settings.exchanges_max),
-            pool("names_bytes_max", self.names_bytes, settings.names_bytes_max),
+            declared("bindings_max", bindings),
+            declared("exchanges_max", exchanges),
+            declared("names_bytes_max", names_bytes),
             slab("connections_max", &self.connections),
             slab("channels_max", &self.channels),
             slab("consumers_max", &self.consumers),

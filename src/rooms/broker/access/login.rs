@@ -118,8 +118,10 @@ impl Broker {
     /// Whether the user of a connection may have one connection more.
     pub(super) fn check_user_connections(&self, connection: ConnectionId) -> Result<(), Fault> {
         let record = &self.connections[connection.index()];
-        let Some(user) = record.user_index.map(|user| &self.access.users[user]) else { return Ok(()) };
-        match user.limits.connections_max.filter(|limit| user.held.connections >= *limit) {
+        let Some(index) = record.user_index else { return Ok(()) };
+        let user = &self.access.users[index];
+        let (connections, _) = self.quota.of_user(index);
+        match user.limits.connections_max.filter(|limit| connections >= *limit) {
             None => Ok(()),
             Some(limit) => Err(Fault::connection(
                 ReplyCode::NotAllowed,
@@ -134,8 +136,10 @@ impl Broker {
     /// Whether the user of a connection may have one channel more.
     pub(in super::super) fn check_user_channels(&self, connection: ConnectionId) -> Result<(), Fault> {
         let record = &self.connections[connection.index()];
-        let Some(user) = record.user_index.map(|user| &self.access.users[user]) else { return Ok(()) };
-        match user.limits.channels_max.filter(|limit| user.held.channels >= *limit) {
+        let Some(index) = record.user_index else { return Ok(()) };
+        let user = &self.access.users[index];
+        let (_, channels) = self.quota.of_user(index);
+        match user.limits.channels_max.filter(|limit| channels >= *limit) {
             None => Ok(()),
             Some(limit) => Err(Fault::connection(
                 ReplyCode::NotAllowed,
@@ -181,6 +185,7 @@ impl Broker {
         record.user = Name::try_from(name).unwrap_or_default();
         record.user_index =
             self.access.users.iter().find(|(_, user)| user.name() == name).map(|found| found.0);
+        self.quota.logged_in(connection, record.user_index);
         Ok(Outcome::Done)
     }
 }

@@ -8,7 +8,6 @@ use crate::command::VhostId;
 use crate::password::PasswordHash;
 
 use super::pattern::Pattern;
-use crate::broker::divisions::Held;
 
 /// What one virtual host may have at most; `None` is without limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -95,7 +94,6 @@ pub(super) struct User {
     pub(super) topics: u32,
     /// What tells it from all that had its place or its name before.
     pub(super) life: u32,
-    pub(super) held: Held,
     pub(super) limits: UserLimits,
 }
 
@@ -108,7 +106,6 @@ impl User {
             remembered: None,
             topics: 0,
             life: 0,
-            held: Held::default(),
             limits: UserLimits::default(),
         }
     }
@@ -144,7 +141,6 @@ pub(super) struct Vhost {
     pub(super) limits: VhostLimits,
     /// Queues that can be found.
     pub(super) queues: u32,
-    pub(super) held_of_pools: Held,
     /// Records of queues, exchanges and connections that still name it.
     pub(super) held: u32,
     /// Copies are made of what is published and delivered in it.

@@ -8,11 +8,10 @@ use ring::hmac;
 
 use crate::command::{ConnectionId, VhostId};
 use crate::limits::Limits;
-use crate::mem::{FifoPool, Messages, Sender, Slab};
+use crate::mem::{FifoPool, Messages, Slab};
 
 use super::fault::OperatorFault;
 use super::records::{Permission, TopicPermission, User, Vhost};
-use crate::broker::divisions::Held;
 use crate::broker::names::{Entropy, IndexTable};
 use crate::broker::routing::Kind;
 
@@ -132,74 +131,5 @@ impl Access {
     /// They are gone.
     pub(in crate::broker) const fn give_patterns_back(&mut self, bytes: usize) {
         self.patterns_bytes -= bytes;
-    }
-}
-
-/// What virtual hosts and users hold.
-impl Access {
-    #[inline]
-    pub(in crate::broker) fn vhost_held(&self, vhost: VhostId) -> &Held {
-        &self.vhosts[vhost.index()].held_of_pools
-    }
-
-    pub(in crate::broker) fn vhost_held_mut(&mut self, vhost: VhostId) -> &mut Held {
-        &mut self.vhosts[vhost.index()].held_of_pools
-    }
-
-    pub(in crate::broker) fn user_held(&self, user: usize) -> &Held {
-        &self.users[user].held
-    }
-
-    pub(in crate::broker) fn user_held_mut(&mut self, user: usize) -> &mut Held {
-        &mut self.users[user].held
-    }
-
-    pub(in crate::broker) fn vhosts_held(&self) -> impl Iterator<Item = &Held> + Clone {
-        self.vhosts.iter().map(|(_, vhost)| &vhost.held_of_pools)
-    }
-
-    pub(in crate::broker) fn users_held(&self) -> impl Iterator<Item = &Held> + Clone {
-        self.users.iter().map(|(_, user)| &user.held)
-    }
-
-    pub(in crate::broker) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> + Clone {
-        self.vhosts.iter().map(|(index, _)| vhost_at(index))
-    }
-
-    /// Those whose messages count.
-    pub(in crate::broker) fn senders(&self) -> impl Iterator<Item = Sender> + Clone {
-        self.users.iter().map(|(index, user)| Sender { index, life: user.life })
-    }
-
-    /// The user that has this number, if it is still there.
-    pub(in crate::broker) fn user_with_life(&self, life: u32) -> Option<usize> {
-        self.users.iter().find(|(_, user)| user.life == life).map(|(index, _)| index)
-    }
-
-    /// What tells a user from all that had its place or its name before.
-    pub(in crate::broker) fn life_of(&self, user: Option<usize>) -> u32 {
-        user.map_or(0, |user| self.users[user].life)
-    }
-
-    /// What virtual hosts have of the log is counted anew.
-    pub(in crate::broker) fn forget_held_of_log(&mut self) {
-        for index in 0..self.vhosts.places() {
-            if let Some(vhost) = self.vhosts.get_mut(index) {
-                vhost.held_of_pools.log_bytes = 0;
-            }
-        }
-    }
-
-    pub(in crate::broker) fn forget_held_by_connections(&mut self) {
-        for index in 0..self.vhosts.places() {
-            if let Some(vhost) = self.vhosts.get_mut(index) {
-                vhost.held_of_pools.forget_pinned();
-            }
-        }
-        for index in 0..self.users.places() {
-            if let Some(user) = self.users.get_mut(index) {
-                user.held.forget_pinned();
-            }
-        }
     }
 }

@@ -52,14 +52,23 @@ impl Broker {
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
         self.access.epoch += 1;
         user.life = self.access.epoch;
+        let life = user.life;
         let index = self.access.users.insert(user).ok()?;
-        self.divide();
+        self.quota.user_came(index, life);
+        self.note_tenants();
         Some(index)
     }
 
     pub(super) fn remove_user(&mut self, user: usize) {
         self.access.users.remove(user);
-        self.divide();
+        self.quota.user_gone(user);
+        self.note_tenants();
+    }
+
+    /// A virtual host or a user has come or gone: whoever waits for a share asks again.
+    pub(super) fn note_tenants(&mut self) {
+        self.log_shares.forget();
+        self.over_share.note_change();
     }
 
     pub(super) fn user_name(&self, user: usize) -> &str {

@@ -9,9 +9,7 @@ use crate::error::{Fault, ReplyCode};
 
 use super::records::{Vhost, VhostLimits};
 use super::state::{PREDECLARED, vhost_at};
-use crate::broker::divisions::{Held, Holder};
 use crate::broker::exchanges::ExchangeDeclaration;
-use crate::broker::holders::of_connection;
 use crate::broker::job::{Job, Sweep, spend};
 use crate::broker::queue::Queue;
 use crate::broker::{Broker, Context};
@@ -59,7 +57,6 @@ impl Broker {
             name: name.into(),
             limits: VhostLimits::default(),
             queues: 0,
-            held_of_pools: Held::default(),
             held: 0,
             is_traced: false,
             dying: false,
@@ -67,7 +64,8 @@ impl Broker {
         };
         let index = self.access.vhosts.insert(record).map_err(|_| self.out_of("vhosts_max"))?;
         let vhost = vhost_at(index);
-        self.divide();
+        self.quota.vhost_came(vhost);
+        self.note_tenants();
         for (exchange, kind, internal) in PREDECLARED {
             let declaration = ExchangeDeclaration {
                 exchange,
@@ -90,8 +88,14 @@ impl Broker {
                 self.free_exchange(exchange);
             }
         }
+        self.remove_vhost(vhost);
+    }
+
+    /// Nothing names it any more.
+    fn remove_vhost(&mut self, vhost: VhostId) {
         self.access.vhosts.remove(vhost.index());
-        self.divide();
+        self.quota.vhost_gone(vhost);
+        self.note_tenants();
     }
 
     /// connection.open.
@@ -107,9 +111,8 @@ impl Broker {
         let record = &self.connections[connection.index()];
         let refused = format!("access to vhost '{name}' refused for user '{}'", record.user);
         let host = &self.access.vhosts[vhost.index()];
-        if let Some(limit) =
-            host.limits.connections_max.filter(|limit| host.held_of_pools.connections >= *limit)
-        {
+        let connections = self.quota.connections_in(vhost);
+        if let Some(limit) = host.limits.connections_max.filter(|limit| connections >= *limit) {
             return Err(not_allowed(format_args!("{refused}: connection limit ({limit}) is reached")));
         }
         self.check_user_connections(connection)?;
@@ -117,23 +120,10 @@ impl Broker {
         if record.user_index.and_then(|user| self.find_permission(user, vhost)).is_none() {
             return Err(not_allowed(format_args!("{refused}")));
         }
-        let user = self.connections[connection.index()].user_index;
-        let holder = Holder { vhost: Some(vhost), user };
-        let room = self.connections.room();
-        self.check_holder(holder, (room, 0), |held| held.connections, "connections_max")
-            .map_err(of_connection)?;
-        self.count_for(holder, |held| held.connections += 1);
+        self.quota.open_vhost(connection, vhost, self.connections.room())?;
         self.hold_vhost(vhost);
         self.connections[connection.index()].vhost = Some(vhost);
         Ok(Outcome::Done)
-    }
-
-    /// The connection does not count any more.
-    pub(in super::super) fn leave_vhost(&mut self, connection: ConnectionId) {
-        let holder = self.holder(connection);
-        if holder.vhost.is_some() {
-            self.count_for(holder, |held| held.connections -= 1);
-        }
     }
 
     /// Whether one more queue may be declared.
@@ -181,8 +171,7 @@ impl Broker {
     fn free_vhost_if_done(&mut self, vhost: VhostId) {
         let host = &self.access.vhosts[vhost.index()];
         if host.swept && host.held == 0 {
-            self.access.vhosts.remove(vhost.index());
-            self.divide();
+            self.remove_vhost(vhost);
         }
     }
 

@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use crate::broker::holdings::Declarer;
 use crate::broker::policy::Applied;
+use crate::broker::quota::Declarer;
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::journal::Batch;
 use crate::mem::{Links, List};

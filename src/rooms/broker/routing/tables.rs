@@ -9,9 +9,9 @@ use super::headers;
 use super::pairs::Pairs;
 use super::records::{Binding, Destination, Exchange, Kind};
 use super::trie::Trie;
-use crate::broker::holdings::Declarer;
 use crate::broker::names::IndexTable;
 use crate::broker::policy::Applied;
+use crate::broker::quota::Declarer;
 use crate::command::{BindingId, ExchangeId, QueueId, VhostId};
 use crate::journal::Batch;
 use crate::mem::{Links, List, Slab};
@@ -298,7 +298,7 @@ impl Routing {
     ) -> BindingId {
         let destination = end.destination();
         let Exchange { kind, root, .. } = self.exchanges[source.index()];
-        let user = declarer.map_or(0, |declarer| declarer.user);
+        let user = declarer.map_or(0, Declarer::user);
         let record = Binding {
             source,
             destination,

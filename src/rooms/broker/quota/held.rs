@@ -1,0 +1,159 @@
+//! What a connection, a user or a virtual host holds, and what can be held.
+
+use crate::command::{ConnectionId, VhostId};
+use crate::mem::Owner;
+
+/// Who declared something: a connection, by the number that no other has had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::broker) struct Declarer {
+    connection: ConnectionId,
+    /// The number of the connection.
+    life: u32,
+    /// The number of its user; 0 for one that is gone.
+    user: u32,
+}
+
+impl Declarer {
+    /// Who was there at the start, or is gone: its virtual host alone answers for what comes of it now.
+    pub(in crate::broker) fn nobody() -> Self {
+        Self { connection: ConnectionId::from_index(0), life: 0, user: 0 }
+    }
+
+    pub(super) const fn new(connection: ConnectionId, life: u32, user: u32) -> Self {
+        Self { connection, life, user }
+    }
+
+    pub(super) const fn connection(self) -> (ConnectionId, u32) {
+        (self.connection, self.life)
+    }
+
+    /// The number of the user, which a node of the routing tables keeps.
+    pub(in crate::broker) const fn user(self) -> u32 {
+        self.user
+    }
+}
+
+/// What can be declared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::broker) enum Declared {
+    Queue,
+    Exchange,
+    /// A binding that takes so many places.
+    Binding(u32),
+}
+
+impl Declared {
+    pub(super) const fn places(self) -> usize {
+        match self {
+            Self::Queue | Self::Exchange => 1,
+            Self::Binding(places) => places as usize,
+        }
+    }
+
+    pub(super) const fn key(self) -> &'static str {
+        match self {
+            Self::Queue => "queues_max",
+            Self::Exchange => "exchanges_max",
+            Self::Binding(_) => "bindings_max",
+        }
+    }
+}
+
+/// What was declared and still exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Holdings {
+    pub(super) queues: u32,
+    pub(super) exchanges: u32,
+    pub(super) bindings: u32,
+    pub(super) names_bytes: u32,
+    /// Of virtual hosts and users: nodes made for keys and patterns.
+    pub(super) nodes: u32,
+}
+
+impl Holdings {
+    pub(super) const fn of(&self, declared: Declared) -> u32 {
+        match declared {
+            Declared::Queue => self.queues,
+            Declared::Exchange => self.exchanges,
+            Declared::Binding(_) => self.bindings,
+        }
+    }
+
+    const fn of_mut(&mut self, declared: Declared) -> &mut u32 {
+        match declared {
+            Declared::Queue => &mut self.queues,
+            Declared::Exchange => &mut self.exchanges,
+            Declared::Binding(_) => &mut self.bindings,
+        }
+    }
+
+    pub(super) const fn take(&mut self, declared: Declared, names_bytes: usize) {
+        *self.of_mut(declared) += declared.places() as u32;
+        self.names_bytes += names_bytes as u32;
+    }
+
+    pub(super) const fn give_back(&mut self, declared: Declared, names_bytes: usize) {
+        *self.of_mut(declared) -= declared.places() as u32;
+        self.names_bytes -= names_bytes as u32;
+    }
+}
+
+/// What is kept of the memory for messages by those who may settle or commit at any time, or never.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in crate::broker) struct Pinned {
+    /// Bytes of blocks of messages that are delivered and not settled.
+    pub(in crate::broker) unsettled_bytes: u64,
+    /// Messages in open transactions.
+    pub(in crate::broker) open_messages: u32,
+    /// Bytes of blocks of messages in open transactions.
+    pub(in crate::broker) open_bytes: u64,
+}
+
+/// Pools whose records come and go with connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::broker) enum Pool {
+    Channels,
+    Consumers,
+}
+
+/// What one virtual host, or one user, holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Held {
+    pub(super) declared: Holdings,
+    pub(super) connections: u32,
+    pub(super) channels: u32,
+    pub(super) consumers: u32,
+    /// Deliveries that are not settled; only while pools are divided.
+    pub(super) unsettled: u64,
+    /// Messages in open transactions; only while pools are divided.
+    pub(super) open_messages: u64,
+    /// Bytes of blocks of messages in open transactions; only while pools are divided.
+    pub(super) open_bytes: u64,
+}
+
+impl Held {
+    pub(super) const fn of_mut(&mut self, pool: Pool) -> &mut u32 {
+        match pool {
+            Pool::Channels => &mut self.channels,
+            Pool::Consumers => &mut self.consumers,
+        }
+    }
+
+    /// What it has by connections is counted anew.
+    pub(super) const fn forget_pinned(&mut self) {
+        (self.unsettled, self.open_messages, self.open_bytes) = (0, 0, 0);
+    }
+}
+
+/// For whom something is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Holder {
+    pub(super) vhost: Option<VhostId>,
+    pub(super) user: Option<usize>,
+}
+
+/// Whose memory the messages of a virtual host take that no connection sends.
+#[inline]
+pub(in crate::broker) const fn owner_of(vhost: VhostId) -> Owner {
+    Owner::of_vhost(vhost.index())
+}

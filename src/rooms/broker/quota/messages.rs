@@ -1,0 +1,143 @@
+//! What is held of deliveries and of the memory for messages by those who may settle or commit at any time, or never.
+//!
+//! Always true: a connection may hold as many deliveries that are not settled, and as much memory of their messages, as
+//! it leaves to others, and one delivery always; all open transactions together hold at most half of the memory for
+//! messages, and those of one connection of that as much as they leave to those of others.
+
+use crate::command::ConnectionId;
+use crate::error::{Fault, ReplyCode};
+
+use super::state::Quota;
+
+impl Quota {
+    /// Whether a connection may have one delivery more of a pool with so much room: a newcomer always finds some, and what
+    /// nobody settles does not keep everybody from publishing.
+    #[inline]
+    pub(in crate::broker) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
+        let share = self.connections.of(connection);
+        (share.unsettled as usize) < room
+            && self.leaves_bytes(share.pinned.unsettled_bytes)
+            && (!self.is_divided() || self.is_delivery_left_for(connection, room))
+    }
+
+    /// Whether a connection has deliveries that are not settled.
+    pub(in crate::broker) fn has_deliveries(&self, connection: ConnectionId) -> bool {
+        self.connections.of(connection).unsettled > 0
+    }
+
+    /// The key of the pool of which a connection has its share that may have no delivery more.
+    pub(in crate::broker) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
+        let held = self.connections.of(connection).pinned.unsettled_bytes;
+        if self.leaves_bytes(held) { "unacknowledged_max" } else { "body_bytes_max" }
+    }
+
+    /// Whether who holds so many bytes of messages leaves as many to others.
+    #[inline]
+    const fn leaves_bytes(&self, held: u64) -> bool {
+        held == 0 || held < self.sizes.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
+    }
+
+    #[inline(never)]
+    fn is_delivery_left_for(&self, connection: ConnectionId, room: usize) -> bool {
+        self.tenants.may_take_delivery(self.connections.holder(connection), room)
+    }
+
+    /// A connection has one delivery more, whose message has so many bytes of blocks.
+    #[inline]
+    pub(in crate::broker) fn take_delivery(&mut self, connection: ConnectionId, bytes: u64) {
+        let share = self.connections.of_mut(connection);
+        share.unsettled += 1;
+        share.pinned.unsettled_bytes += bytes;
+        self.pinned.unsettled_bytes += bytes;
+        if self.is_divided() {
+            self.count_delivery(connection);
+        }
+    }
+
+    #[inline(never)]
+    fn count_delivery(&mut self, connection: ConnectionId) {
+        self.tenants.take_delivery(self.connections.holder(connection));
+    }
+
+    /// A connection has one delivery less, whose message still counted with so many bytes.
+    #[inline]
+    pub(in crate::broker) fn give_delivery_back(&mut self, connection: ConnectionId, bytes: u64) {
+        let share = self.connections.of_mut(connection);
+        share.unsettled -= 1;
+        share.pinned.unsettled_bytes -= bytes;
+        self.pinned.unsettled_bytes -= bytes;
+        if self.is_divided() {
+            self.count_delivery_back(connection);
+        }
+    }
+
+    #[inline(never)]
+    fn count_delivery_back(&mut self, connection: ConnectionId) {
+        self.tenants.give_delivery_back(self.connections.holder(connection));
+    }
+
+    /// Only the log has the message of a delivery from now on; the delivery still counts.
+    #[inline]
+    pub(in crate::broker) fn give_delivered_bytes_back(&mut self, connection: ConnectionId, bytes: u64) {
+        self.connections.of_mut(connection).pinned.unsettled_bytes -= bytes;
+        self.pinned.unsettled_bytes -= bytes;
+    }
+
+    /// Counts so many slots and bytes for an open transaction of the connection.
+    ///
+    /// # Errors
+    /// Its transactions would hold more than they leave to those of others, and not only this; or all of them more than
+    /// half of what there is.
+    pub(in crate::broker) fn take_open(
+        &mut self,
+        connection: ConnectionId,
+        slots: u32,
+        bytes: u64,
+    ) -> Result<(), Fault> {
+        let all = self.pinned;
+        let own = self.connections.of(connection).pinned;
+        let (messages, body_bytes) = (u64::from(self.sizes.messages / 2), self.sizes.body_bytes / 2);
+        let left = messages.checked_sub(u64::from(all.open_messages + slots));
+        if left.is_none_or(|left| own.open_messages > 0 && u64::from(own.open_messages + slots) > left) {
+            return Err(open_share_is_used_up("messages_max"));
+        }
+        let left = body_bytes.checked_sub(all.open_bytes + bytes);
+        if left.is_none_or(|left| own.open_bytes > 0 && own.open_bytes + bytes > left) {
+            return Err(open_share_is_used_up("body_bytes_max"));
+        }
+        if self.is_divided() {
+            let holder = self.connections.holder(connection);
+            let of_messages = (messages.saturating_sub(all.open_messages.into()), slots.into());
+            let of_bytes = (body_bytes.saturating_sub(all.open_bytes), bytes);
+            self.tenants.check_open(holder, of_messages, of_bytes).map_err(open_share_is_used_up)?;
+            self.tenants.take_open(holder, slots.into(), bytes);
+        }
+        for pinned in [&mut self.pinned, &mut self.connections.of_mut(connection).pinned] {
+            pinned.open_messages += slots;
+            pinned.open_bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// A transaction of a connection is over, which held so many slots and bytes.
+    pub(in crate::broker) fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
+        if self.is_divided() {
+            self.tenants.give_open_back(self.connections.holder(connection), slots.into(), bytes);
+        }
+        for pinned in [&mut self.pinned, &mut self.connections.of_mut(connection).pinned] {
+            pinned.open_messages -= slots;
+            pinned.open_bytes -= bytes;
+        }
+    }
+}
+
+/// 506: transactions may be forgotten, and what they hold nobody else can have.
+fn open_share_is_used_up(key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "open transactions hold their share of {key}, the rest is for others: commit more often, or raise it in \
+             the configuration"
+        ),
+    )
+}

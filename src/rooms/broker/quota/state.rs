@@ -1,0 +1,164 @@
+//! All that is known of shares, who comes and goes, and how the pools hear of it.
+
+use crate::command::{ConnectionId, VhostId};
+use crate::limits::Limits;
+use crate::mem::{FifoPool, Messages, Owner};
+
+use super::held::{Pinned, owner_of};
+use super::shares::Connections;
+use super::tenants::Tenants;
+
+/// The sizes of the pools that are divided, in records or bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) names_bytes: usize,
+    pub(super) exchanges: usize,
+    pub(super) binding_places: usize,
+    pub(super) deliveries: u64,
+    /// Message slots and bytes of blocks that ordinary publishers may use.
+    pub(super) messages: u32,
+    pub(super) body_bytes: u64,
+}
+
+/// What is taken of the pools, and by whom.
+#[derive(Debug)]
+pub(in crate::broker) struct Quota {
+    pub(super) sizes: Sizes,
+    /// Bytes of the names and arguments of all that is declared.
+    pub(super) names_bytes: usize,
+    /// Places that bindings take; most take one.
+    pub(super) binding_places: usize,
+    /// Exchanges that somebody declared.
+    pub(super) exchanges: usize,
+    /// What all connections keep of the memory for messages.
+    pub(super) pinned: Pinned,
+    pub(super) connections: Connections,
+    pub(super) tenants: Tenants,
+    /// The pools of messages and of entries are to hear of a virtual host or a user that came or went.
+    is_to_tell: bool,
+}
+
+impl Quota {
+    pub(in crate::broker) fn new(limits: &Limits) -> Self {
+        Self {
+            sizes: Sizes {
+                names_bytes: limits.names_bytes_max as usize,
+                exchanges: limits.exchanges_max as usize,
+                binding_places: limits.bindings_max as usize,
+                deliveries: limits.unacknowledged_max.into(),
+                messages: limits.messages_max - limits.messages_max / 16,
+                body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
+            },
+            names_bytes: 0,
+            binding_places: 0,
+            exchanges: 0,
+            pinned: Pinned::default(),
+            connections: Connections::with_capacity(limits.connection_records()),
+            tenants: Tenants::with_capacity(limits.vhosts_max as usize, limits.users_max as usize),
+            is_to_tell: false,
+        }
+    }
+
+    // ---- who comes and goes
+
+    /// There is one virtual host more.
+    pub(in crate::broker) fn vhost_came(&mut self, vhost: VhostId) {
+        self.tenants.vhost_came(vhost);
+        self.divide();
+    }
+
+    /// A virtual host is gone, with everything that was declared in it.
+    pub(in crate::broker) fn vhost_gone(&mut self, vhost: VhostId) {
+        self.tenants.vhost_gone(vhost);
+        self.divide();
+    }
+
+    /// There is one user more, whose number `life` no other had before.
+    pub(in crate::broker) fn user_came(&mut self, user: usize, life: u32) {
+        self.tenants.user_came(user, life);
+        self.divide();
+    }
+
+    /// A user is gone: what it declared, and what its connections still hold, is no user's any more.
+    pub(in crate::broker) fn user_gone(&mut self, user: usize) {
+        self.connections.forget_user(user);
+        self.tenants.user_gone(user);
+        self.divide();
+    }
+
+    /// Divides the pools anew: a virtual host or a user has come or gone.
+    fn divide(&mut self) {
+        self.is_to_tell = true;
+        let pools = [self.sizes.deliveries, (self.sizes.messages / 2).into(), self.sizes.body_bytes / 2];
+        self.tenants.divide(pools, self.connections.holders());
+    }
+
+    /// Whether the pools of messages and of entries are to hear who shares them now.
+    pub(in crate::broker) const fn has_to_tell(&self) -> bool {
+        self.is_to_tell
+    }
+
+    /// Tells them, if that has changed.
+    pub(in crate::broker) fn tell(
+        &mut self,
+        messages: &mut Messages,
+        entries: &mut FifoPool,
+        fan_out_max: usize,
+    ) {
+        if core::mem::take(&mut self.is_to_tell) {
+            messages.divide_among(self.tenants.vhosts().map(owner_of), self.tenants.senders());
+            entries.divide_among(fan_out_max, self.tenants.vhosts().map(owner_of));
+        }
+    }
+
+    /// Whether there is more than one virtual host, or more than one user.
+    #[inline]
+    pub(in crate::broker) const fn is_divided(&self) -> bool {
+        self.tenants.is_divided()
+    }
+
+    /// All virtual hosts.
+    pub(in crate::broker) fn vhosts(&self) -> impl Iterator<Item = VhostId> + Clone {
+        self.tenants.vhosts()
+    }
+
+    /// Whose memory the messages of a connection take.
+    #[inline]
+    pub(in crate::broker) fn owner(&self, connection: ConnectionId) -> Owner {
+        let Some(holder) = self.connections.holder_of(connection) else { return Owner::default() };
+        let owner = holder.vhost.map_or_else(Owner::default, owner_of);
+        holder.user.map_or(owner, |user| owner.with_user(user))
+    }
+
+    // ---- what is held
+
+    /// How much is taken and how much there is of places of bindings, of exchanges and of bytes of names.
+    pub(in crate::broker) const fn fills(&self) -> [(usize, usize); 3] {
+        let sizes = self.sizes;
+        [
+            (self.binding_places, sizes.binding_places),
+            (self.exchanges, sizes.exchanges),
+            (self.names_bytes, sizes.names_bytes),
+        ]
+    }
+
+    /// Bytes of names and arguments.
+    pub(in crate::broker) const fn names_bytes(&self) -> usize {
+        self.names_bytes
+    }
+
+    /// Exchanges that somebody declared.
+    pub(in crate::broker) const fn exchanges(&self) -> usize {
+        self.exchanges
+    }
+
+    /// What all connections keep of the memory for messages.
+    pub(in crate::broker) const fn pinned(&self) -> Pinned {
+        self.pinned
+    }
+
+    /// Virtual hosts and users that hold something.
+    pub(in crate::broker) fn holders(&self) -> usize {
+        self.tenants.holders()
+    }
+}
