@@ -13,6 +13,7 @@ use super::orphans;
 use super::parameter;
 use super::policy;
 use super::queue::Queue;
+use super::quota::Quota;
 use super::records::{Channel, Connection, Consumer, Getting};
 use super::routing::Routing;
 use super::sleepers::Sleepers;
@@ -20,6 +21,7 @@ use super::traced::TracedName;
 
 /// Sizes of the broker's records with their places in tables and on lists, for the memory table.
 pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
+    + Quota::CONNECTION_BYTES
     + 3 * size_of::<ConnectionId>()
     + 2 * size_of::<Begun>()
     + size_of::<TracedName>();
@@ -45,10 +47,12 @@ pub const EXCHANGE_BYTES: usize =
 /// A binding with its nodes, or its pairs.
 pub const BINDING_BYTES: usize = Routing::BINDING_BYTES + (2 + Routing::NODES_PER_BINDING) * ALLOCATION_BYTES;
 /// A virtual host with the exchanges it begins with, and its place among the jobs.
-pub const VHOST_BYTES: usize =
-    access::VHOST_BYTES + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES + size_of::<Begun>();
+pub const VHOST_BYTES: usize = access::VHOST_BYTES
+    + Quota::VHOST_BYTES
+    + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES
+    + size_of::<Begun>();
 /// A user.
-pub const USER_BYTES: usize = access::USER_BYTES;
+pub const USER_BYTES: usize = access::USER_BYTES + Quota::USER_BYTES;
 /// A permission without its patterns.
 pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
 /// A parameter.

@@ -5,7 +5,7 @@ use crate::limits::Limits;
 use crate::mem::{FifoPool, Messages, Owner};
 
 use super::held::{Pinned, owner_of};
-use super::shares::Connections;
+use super::shares::{Connections, Share};
 use super::tenants::Tenants;
 
 /// The sizes of the pools that are divided, in records or bytes.
@@ -39,6 +39,13 @@ pub(in crate::broker) struct Quota {
 }
 
 impl Quota {
+    /// What the record of a connection takes here.
+    pub(in crate::broker) const CONNECTION_BYTES: usize = size_of::<Share>();
+    /// What the record of a virtual host takes here, and what it has in the log.
+    pub(in crate::broker) const VHOST_BYTES: usize = Tenants::VHOST_BYTES + size_of::<u64>();
+    /// What the record of a user takes here.
+    pub(in crate::broker) const USER_BYTES: usize = Tenants::USER_BYTES;
+
     pub(in crate::broker) fn new(limits: &Limits) -> Self {
         Self {
             sizes: Sizes {

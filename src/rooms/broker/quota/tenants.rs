@@ -50,6 +50,9 @@ pub(super) struct Tenants {
 }
 
 impl Tenants {
+    pub(super) const VHOST_BYTES: usize = size_of::<Option<Held>>();
+    pub(super) const USER_BYTES: usize = size_of::<Option<User>>();
+
     pub(super) fn with_capacity(vhosts: usize, users: usize) -> Self {
         Self {
             vhosts: vec![None; vhosts],
