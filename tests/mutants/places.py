@@ -155,9 +155,9 @@ PLACES = [
     # What a virtual host and a user hold of all consumers is never given back.
     (
         "src/rooms/broker/consume.rs",
-        "        self.count_for(self.holder(connection), |held| held.consumers -= 1);\n",
+        "        self.quota.give_back(connection, Pool::Consumers);\n",
         "        if !PLANTED(\"share-not-given-back\") {\n"
-        "            self.count_for(self.holder(connection), |held| held.consumers -= 1);\n"
+        "            self.quota.give_back(connection, Pool::Consumers);\n"
         "        }\n",
     ),
     # Of a message of a transaction that is acknowledged before its commit only the settlement is forgotten.
