@@ -42,6 +42,7 @@ impl Share {
 /// All connections, by their ids.
 #[derive(Debug)]
 pub(super) struct Connections {
+    /// As many as there were at once: what nobody used yet of the room for them is not touched.
     shares: Vec<Share>,
     /// Connections that there have been.
     serial: u32,
@@ -49,14 +50,19 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn with_capacity(count: usize) -> Self {
-        Self { shares: vec![Share::default(); count], serial: 0 }
+        Self { shares: Vec::with_capacity(count), serial: 0 }
     }
 
     /// A new one, with a number of its own.
     pub(super) fn begin(&mut self, connection: ConnectionId) {
         // 0 is nobody's.
         self.serial = self.serial.wrapping_add(1).max(1);
-        self.shares[connection.index()] = Share { life: self.serial, ..Share::default() };
+        let index = connection.index();
+        assert!(index < self.shares.capacity(), "there is room for every connection from the start");
+        if index >= self.shares.len() {
+            self.shares.resize(index + 1, Share::default());
+        }
+        self.shares[index] = Share { life: self.serial, ..Share::default() };
     }
 
     #[inline]
