@@ -152,7 +152,7 @@ pub(super) struct Holder {
     pub(super) user: Option<usize>,
 }
 
-/// Whose memory the messages of a virtual host take that no connection sends.
+/// The owner of memory that messages of a virtual host take which no connection sends, such as dead letters.
 #[inline]
 pub(in crate::broker) const fn owner_of(vhost: VhostId) -> Owner {
     Owner::of_vhost(vhost.index())

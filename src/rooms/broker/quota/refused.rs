@@ -2,7 +2,7 @@
 
 use crate::error::{Fault, ReplyCode, Scope};
 
-/// The same fault, where there is no channel yet that it could close.
+/// A fault that closes the connection, for there is no channel yet that it could close.
 pub(super) fn of_connection(fault: Fault) -> Fault {
     Fault { scope: Scope::Connection, ..fault }
 }

@@ -86,7 +86,7 @@ impl Connections {
         self.of(connection).holder
     }
 
-    /// The same of one that may be gone.
+    /// For whom a connection holds something; `None` for one that never came.
     #[inline]
     pub(super) fn holder_of(&self, connection: ConnectionId) -> Option<Holder> {
         self.shares.get(connection.index()).map(|share| share.holder)

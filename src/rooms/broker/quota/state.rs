@@ -129,7 +129,7 @@ impl Quota {
         self.tenants.vhosts()
     }
 
-    /// Whose memory the messages of a connection take.
+    /// The owner of the memory that messages of a connection take: its virtual host and its user.
     #[inline]
     pub(in crate::broker) fn owner(&self, connection: ConnectionId) -> Owner {
         let Some(holder) = self.connections.holder_of(connection) else { return Owner::default() };
