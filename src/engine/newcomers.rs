@@ -148,7 +148,7 @@ impl<P: Platform> Engine<P> {
 
     /// The password that a request came with has been checked: the request is looked at again.
     pub(super) fn answer_management_login(&mut self, id: PeerId, check: &PasswordCheck, is_right: bool) {
-        let noted = self.broker.note_checked(check, is_right);
+        let noted = self.broker.access_mut().note_checked(check, is_right);
         let Some(Peer { session: Session::Admin(client), address, .. }) = self.peers.get_mut(id) else {
             return;
         };

@@ -42,7 +42,7 @@ pub fn restore(
     }
     restore_definitions(broker, context, log, disk)?;
     if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
-        broker.write_access(context.journal_mut());
+        broker.access_mut().write_access(context.journal_mut());
     }
     Ok(())
 }
@@ -255,7 +255,7 @@ fn restore_definitions(
         context.journal_mut().define(key, Some(value));
     }
     let is_suspect =
-        damaged > 0 || restoring.unread > 0 || log.is_damaged() || broker.access_doubt().is_some();
+        damaged > 0 || restoring.unread > 0 || log.is_damaged() || broker.access().access_doubt().is_some();
     if !is_suspect {
         restoring.absent.extend(restoring.orphans.iter().flat_map(|(.., incarnations)| incarnations));
     }
@@ -266,7 +266,7 @@ fn restore_definitions(
         // What seems to belong to nothing may belong to something that cannot be read. Of access that is for
         // whoever confirms the rest to say: nobody sees it, and it would come back with a user of that name.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
-        broker.hide_access(context.journal_mut(), hidden.collect());
+        broker.access_mut().hide_access(context.journal_mut(), hidden.collect());
     }
     for (key, _, incarnations) in &restoring.orphans {
         broker.forget(context.journal_mut(), key, incarnations);

@@ -95,7 +95,7 @@ impl<P: Platform> Engine<P> {
     fn next_login(&mut self) -> Option<WorkerJob> {
         while let Some(login) = self.worker.throttle.next(self.now) {
             // Another of the same user may have been checked while this one waited.
-            if !self.broker.is_remembered(&login.check) {
+            if !self.broker.access().is_remembered(&login.check) {
                 return Some(WorkerJob::Password(login));
             }
             self.finish_login(&login, true);
@@ -119,7 +119,7 @@ impl<P: Platform> Engine<P> {
         if !self.awaits(login.peer, Waiting::Worker(login.ticket)) {
             if is_right {
                 // Whoever lost its place meanwhile is known when it comes again.
-                let _ = self.broker.note_checked(&login.check, true);
+                let _ = self.broker.access_mut().note_checked(&login.check, true);
             }
             return;
         }

@@ -156,7 +156,7 @@ fn first_user(config: &Config, access: Access) -> First<'_> {
 fn log_first_user(config: &Config, broker: &Broker, access: Access) {
     let name = config.first_user.name.as_deref().filter(|_| config.first_user != FirstUser::default());
     if let (Some(name), Access::Whole) = (name, access)
-        && !broker.users().any(|user| user.name == name)
+        && !broker.access().users().any(|user| user.name == name)
     {
         log::warn!(
             "default_user and default_pass are for a new store: this one has its users, and {name:?} is none \

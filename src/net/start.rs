@@ -47,7 +47,7 @@ impl EventLoop {
         passed.none_left()?;
         log_limits(&config, &table);
         let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
-        broker.set_loopback_users(&config.loopback_users);
+        broker.access_mut().set_loopback_users(&config.loopback_users);
         let no_thread = |error| StartError::System("start a thread", error);
         let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
         let setup = Setup {
@@ -93,7 +93,7 @@ impl EventLoop {
             ListenerAddress::Network(address) => !address.ip().is_loopback(),
             _ => false,
         };
-        engine.broker().warn_of_guest(engine.platform.listeners.iter().any(is_beyond_loopback));
+        engine.broker().access().warn_of_guest(engine.platform.listeners.iter().any(is_beyond_loopback));
         engine.set_bridges(&config.bridges);
         if engine.has_bridges() {
             engine.restore_bridges(&bridge_file::read(&config.data_dir));

@@ -28,9 +28,11 @@ impl House {
         let mut journal = Journal::new(limits.messages_max as usize);
         broker.put_user(&mut journal, "u", PasswordHash::Nobodys, "").unwrap();
         broker
+            .access_mut()
             .set_permissions(&mut journal, "u", "/", "^q[0-9]$", "^amq\\.(topic|direct|default)$", "^(q|amq)")
             .unwrap();
         broker
+            .access_mut()
             .set_topic_permissions(&mut journal, "u", "/", "amq.topic", "^{username}\\.[a-z]+$", ".*")
             .unwrap();
         let connection = broker.connect().unwrap();

@@ -22,7 +22,7 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     let (mut journal, mut work) = (Journal::new(16), Work::default());
     let mut context = Context::new(&mut journal, &mut messages, &mut work);
     broker.put_user(context.journal_mut(), "u", PasswordHash::Nobodys, "").unwrap();
-    broker.set_permissions(context.journal_mut(), "u", "/", ".*", ".*", ".*").unwrap();
+    broker.access_mut().set_permissions(context.journal_mut(), "u", "/", ".*", ".*", ".*").unwrap();
     let connection = broker.connect().unwrap();
     let ask = |broker: &mut Broker, context: &mut Context<'_>, channel, command| {
         broker.apply(context, connection, channel, command).0
@@ -32,7 +32,7 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     let opened = ask(&mut broker, &mut context, None, Command::OpenChannel { number: 1 });
     let leveret::command::Outcome::ChannelOpened(channel) = opened else { panic!("{opened:?}") };
     let before = counting::held_bytes();
-    broker.set_permissions(context.journal_mut(), "u", "/", pattern, ".*", ".*").ok()?;
+    broker.access_mut().set_permissions(context.journal_mut(), "u", "/", pattern, ".*", ".*").ok()?;
     // Matching needs space too, which is kept.
     ask(
         &mut broker,

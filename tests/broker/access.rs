@@ -55,7 +55,11 @@ impl TestBroker {
     fn with_user(user: &str, configure: &str, write: &str, read: &str) -> Self {
         let mut house = Self::new();
         house.broker.put_user(&mut house.journal, user, PasswordHash::Nobodys, "").unwrap();
-        house.broker.set_permissions(&mut house.journal, user, "/", configure, write, read).unwrap();
+        house
+            .broker
+            .access_mut()
+            .set_permissions(&mut house.journal, user, "/", configure, write, read)
+            .unwrap();
         house
     }
 
@@ -138,11 +142,13 @@ impl TestBroker {
 
     fn sight(&self) -> Vec<String> {
         let broker = &self.broker;
-        let mut lines: Vec<String> = broker.vhosts().map(|vhost| format!("{vhost:?}")).collect();
+        let mut lines: Vec<String> = broker.access().vhosts().map(|vhost| format!("{vhost:?}")).collect();
         let shown = |hash: &PasswordHash| hash.export().1;
-        lines.extend(broker.users().map(|user| format!("{} {} {}", user.name, user.tags, shown(user.hash))));
-        lines.extend(broker.permissions().map(|permission| format!("{permission:?}")));
-        lines.extend(broker.topic_permissions().map(|topic| format!("{topic:?}")));
+        lines.extend(
+            broker.access().users().map(|user| format!("{} {} {}", user.name, user.tags, shown(user.hash))),
+        );
+        lines.extend(broker.access().permissions().map(|permission| format!("{permission:?}")));
+        lines.extend(broker.access().topic_permissions().map(|topic| format!("{topic:?}")));
         lines.sort();
         lines
     }
@@ -183,7 +189,7 @@ fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
     assert_eq!(house.log_in("u", b"one", true), (true, false), "remembered");
     assert_eq!(house.log_in("u", b"two", true), (false, true), "the wrong one is not");
     assert_eq!(house.log_in("nobody", b"one", true), (false, true), "who is not there takes as long");
-    house.broker.change_password_hash(&mut house.journal, "u", hash(b"two")).unwrap();
+    house.broker.access_mut().change_password_hash(&mut house.journal, "u", hash(b"two")).unwrap();
     assert_eq!(house.log_in("u", b"one", true), (false, true));
     assert_eq!(house.log_in("u", b"two", true), (true, true));
     house.broker.delete_user(&mut house.journal, "u").unwrap();
@@ -195,7 +201,11 @@ fn a_check_means_nothing_when_the_password_changed_meanwhile() {
     let mut house = TestBroker::new();
     let (connection, outcome) = house.login("guest", b"guest", true);
     let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
-    house.broker.change_password_hash(&mut house.journal, "guest", PasswordHash::Nobodys).unwrap();
+    house
+        .broker
+        .access_mut()
+        .change_password_hash(&mut house.journal, "guest", PasswordHash::Nobodys)
+        .unwrap();
     assert!(matches!(house.broker.checked(&house.journal, connection, &check, true), Outcome::Fault(_)));
 }
 
@@ -213,7 +223,7 @@ fn guest_comes_in_from_this_machine_only_unless_it_is_said_otherwise() {
     let outcome = house.broker.checked(&house.journal, connection, &check, check.is_right());
     let said = refused(&outcome);
     assert!(said.contains("make a user of your own") && said.contains("loopback_users = []"), "{said}");
-    house.broker.set_loopback_users(&[]);
+    house.broker.access_mut().set_loopback_users(&[]);
     assert_eq!(house.log_in("guest", b"guest", false), (true, false));
 }
 
@@ -235,10 +245,10 @@ fn what_a_channel_remembers_ends_with_the_permission() {
     let text = "ACCESS_REFUSED - access to exchange 'y' in vhost '/' refused for user 'u'";
     assert_eq!(refused(&house.publish(at, "y", "k")), text);
     assert_eq!(house.publish(at, "x", "k"), Outcome::Published);
-    house.broker.set_permissions(&mut house.journal, "u", "/", "", "^y$", "").unwrap();
+    house.broker.access_mut().set_permissions(&mut house.journal, "u", "/", "", "^y$", "").unwrap();
     assert!(refused(&house.publish(at, "x", "k")).contains("access to exchange 'x'"));
     assert_eq!(house.publish(at, "y", "k"), Outcome::Published);
-    house.broker.clear_permissions(&mut house.journal, "u", "/").unwrap();
+    house.broker.access_mut().clear_permissions(&mut house.journal, "u", "/").unwrap();
     assert!(refused(&house.publish(at, "y", "k")).contains("access to exchange 'y'"));
 }
 
@@ -247,6 +257,7 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     house
         .broker
+        .access_mut()
         .set_topic_permissions(&mut house.journal, "u", "/", "amq.topic", "^{username}\\.", ".*")
         .unwrap();
     let at = house.connect("u", "/").unwrap();
@@ -255,7 +266,11 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
         assert!(refused(&house.publish(at, "amq.topic", "v.1")).contains("access to topic 'v.1'"));
         assert_eq!(house.publish(at, "amq.direct", "v.1"), Outcome::Published);
     }
-    house.broker.clear_topic_permissions(&mut house.journal, "u", "/", Some("amq.topic")).unwrap();
+    house
+        .broker
+        .access_mut()
+        .clear_topic_permissions(&mut house.journal, "u", "/", Some("amq.topic"))
+        .unwrap();
     assert_eq!(house.publish(at, "amq.topic", "v.1"), Outcome::Published);
 }
 
@@ -283,7 +298,7 @@ fn a_virtual_host_goes_with_everything_in_it() {
     house.declare(other, "q");
     let before = house.broker.gauges();
     house.broker.put_vhost(&mut house.journal, "v").unwrap();
-    house.broker.set_permissions(&mut house.journal, "u", "v", ".*", ".*", ".*").unwrap();
+    house.broker.access_mut().set_permissions(&mut house.journal, "u", "v", ".*", ".*", ".*").unwrap();
     let at = house.connect("u", "v").unwrap();
     for queue in 0..700 {
         let queue = format!("q{queue}");
@@ -304,7 +319,7 @@ fn a_virtual_host_goes_with_everything_in_it() {
     house.hang_up(at.connection);
     assert_eq!(house.broker.gauges(), before, "nothing is left of it");
     house.broker.put_vhost(&mut house.journal, "v").unwrap();
-    assert_eq!(house.broker.vhosts().count(), 2);
+    assert_eq!(house.broker.access().vhosts().count(), 2);
     // A start after a power cut in the middle finds the other one whole, and nothing of this one.
     let deletion = house.take_facts();
     for cut in [1, 2, 100, deletion.len() - 2] {
@@ -312,7 +327,7 @@ fn a_virtual_host_goes_with_everything_in_it() {
         let restarted = TestBroker::restart(&said);
         let gauges = restarted.broker.gauges();
         assert_eq!((gauges.queues, gauges.bindings), (1, 0), "after {cut} of the deletion");
-        assert_eq!(restarted.broker.vhosts().count(), 1);
+        assert_eq!(restarted.broker.access().vhosts().count(), 1);
     }
 }
 
@@ -320,9 +335,9 @@ fn a_virtual_host_goes_with_everything_in_it() {
 fn limits_of_a_virtual_host_hold_and_others_have_none() {
     let mut house = TestBroker::new();
     house.broker.put_vhost(&mut house.journal, "v").unwrap();
-    house.broker.set_permissions(&mut house.journal, "guest", "v", ".*", ".*", ".*").unwrap();
+    house.broker.access_mut().set_permissions(&mut house.journal, "guest", "v", ".*", ".*", ".*").unwrap();
     let limits = VhostLimits { queues_max: Some(1), connections_max: Some(2) };
-    house.broker.set_vhost_limits(&mut house.journal, "v", limits).unwrap();
+    house.broker.access_mut().set_vhost_limits(&mut house.journal, "v", limits).unwrap();
     let at = house.connect("guest", "v").unwrap();
     let second = house.connect("guest", "v").unwrap();
     let full = house.connect("guest", "v").map(|_| ()).unwrap_err();
@@ -351,12 +366,14 @@ fn a_power_cut_leaves_the_old_or_the_new() {
     let changes: Vec<Change<'_>> = vec![
         Box::new(|broker, context| broker.put_user(context.journal_mut(), "u", hash, "monitoring, x")),
         Box::new(|broker, context| broker.put_vhost(context.journal_mut(), "v")),
-        Box::new(|broker, context| broker.set_permissions(context.journal_mut(), "u", "v", "^a", "b", "")),
         Box::new(|broker, context| {
-            broker.set_topic_permissions(context.journal_mut(), "u", "v", "t", "{username}", "")
+            broker.access_mut().set_permissions(context.journal_mut(), "u", "v", "^a", "b", "")
         }),
         Box::new(|broker, context| {
-            broker.set_vhost_limits(
+            broker.access_mut().set_topic_permissions(context.journal_mut(), "u", "v", "t", "{username}", "")
+        }),
+        Box::new(|broker, context| {
+            broker.access_mut().set_vhost_limits(
                 context.journal_mut(),
                 "v",
                 VhostLimits { queues_max: Some(3), ..Default::default() },
@@ -391,7 +408,7 @@ fn what_there_is_no_room_for_is_not_forgotten() {
     for name in ["a", "b", "c"] {
         house.broker.put_vhost(&mut house.journal, name).unwrap();
     }
-    assert_eq!(house.broker.vhosts().count(), 4);
+    assert_eq!(house.broker.access().vhosts().count(), 4);
     let full = house.broker.put_vhost(&mut house.journal, "d").unwrap_err();
     assert!(full.to_string().contains("vhosts_max"), "{full}");
     let mut small = TestBroker::new();
@@ -423,30 +440,35 @@ fn an_operator_is_told_what_cannot_be() {
     let mut house = TestBroker::with_user("u", ".*", ".*", ".*");
     let (broker, journal) = (&mut house.broker, &mut house.journal);
     let text = |result: Result<_, OperatorFault>| result.unwrap_err().to_string();
-    assert_eq!(text(broker.set_tags(journal, "x", "")), "User 'x' does not exist");
+    assert_eq!(text(broker.access_mut().set_tags(journal, "x", "")), "User 'x' does not exist");
     assert_eq!(
-        text(broker.set_permissions(journal, "u", "x", "", "", "")),
+        text(broker.access_mut().set_permissions(journal, "u", "x", "", "", "")),
         "Virtual host 'x' does not exist"
     );
     assert!(
-        text(broker.set_permissions(journal, "u", "/", "", "(", ""))
+        text(broker.access_mut().set_permissions(journal, "u", "/", "", "(", ""))
             .starts_with("the pattern to write is invalid")
     );
     let endless = "(((((a{100}){100}){100})";
-    assert!(text(broker.set_permissions(journal, "u", "/", endless, "", "")).contains("configure"));
+    assert!(
+        text(broker.access_mut().set_permissions(journal, "u", "/", endless, "", "")).contains("configure")
+    );
     let long = "x".repeat(leveret::broker::PATTERN_BYTES_MAX + 1);
-    assert!(text(broker.set_permissions(journal, "u", "/", "", "", &long)).contains("longer than"));
-    assert_eq!(broker.permissions().filter(|permission| permission.configure == ".*").count(), 2);
+    assert!(
+        text(broker.access_mut().set_permissions(journal, "u", "/", "", "", &long)).contains("longer than")
+    );
+    assert_eq!(broker.access().permissions().filter(|permission| permission.configure == ".*").count(), 2);
     assert!(text(broker.put_user(journal, "", PasswordHash::Nobodys, "")).contains("not be empty"));
     assert!(text(broker.put_vhost(journal, &long)).contains("at most 255 bytes"));
     for number in 0..14 {
-        broker.set_topic_permissions(journal, "u", "/", &number.to_string(), ".*", "").unwrap();
+        broker.access_mut().set_topic_permissions(journal, "u", "/", &number.to_string(), ".*", "").unwrap();
     }
     assert!(
-        text(broker.set_topic_permissions(journal, "u", "/", "more", "", "")).contains("permissions_max")
+        text(broker.access_mut().set_topic_permissions(journal, "u", "/", "more", "", ""))
+            .contains("permissions_max")
     );
     broker.delete_user(journal, "u").unwrap();
-    assert_eq!((broker.permissions().count(), broker.topic_permissions().count()), (1, 0));
+    assert_eq!((broker.access().permissions().count(), broker.access().topic_permissions().count()), (1, 0));
 }
 
 #[test]
@@ -456,14 +478,18 @@ fn patterns_have_a_pool_of_their_own() {
     let mut journal = Journal::new(16);
     let pattern = "^(sensors|actors)-[a-z]+-[0-9]{1,4}$";
     let mut set = 0;
-    while broker.set_topic_permissions(&mut journal, "guest", "/", &format!("{set}"), pattern, ".*").is_ok() {
+    while broker
+        .access_mut()
+        .set_topic_permissions(&mut journal, "guest", "/", &format!("{set}"), pattern, ".*")
+        .is_ok()
+    {
         set += 1;
         assert!(set < 16, "the pool never ends");
     }
     assert!(set > 0);
-    broker.clear_topic_permissions(&mut journal, "guest", "/", None).unwrap();
-    assert_eq!(broker.topic_permissions().count(), 0);
-    broker.set_topic_permissions(&mut journal, "guest", "/", "again", pattern, ".*").unwrap();
+    broker.access_mut().clear_topic_permissions(&mut journal, "guest", "/", None).unwrap();
+    assert_eq!(broker.access().topic_permissions().count(), 0);
+    broker.access_mut().set_topic_permissions(&mut journal, "guest", "/", "again", pattern, ".*").unwrap();
 }
 
 #[test]

@@ -454,7 +454,7 @@ fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
     let mut house = shared();
     house.admit("loud", "/");
     let limits = UserLimits { connections_max: Some(2), channels_max: Some(3) };
-    house.broker.set_user_limits(&mut house.journal, "loud", limits).unwrap();
+    house.broker.access_mut().set_user_limits(&mut house.journal, "loud", limits).unwrap();
     let (one, _other) = (house.connect_as("loud", "/"), house.connect_as("loud", "loud"));
     let third = house.broker.connect().unwrap();
     let login = Command::LoginExternal { user: "loud", from_loopback: true };
@@ -479,7 +479,7 @@ fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
     house.done(third_channel, Command::CloseChannel);
     while house.broker.run_jobs(&mut context!(house)) {}
     let _ = house.open(one, 3);
-    house.broker.set_user_limits(&mut house.journal, "loud", UserLimits::default()).unwrap();
+    house.broker.access_mut().set_user_limits(&mut house.journal, "loud", UserLimits::default()).unwrap();
     let _ = house.open(one, 4);
     assert_eq!(
         house.broker.apply(&mut context!(house), third, None, Command::OpenVhost { vhost: "/" }).0,

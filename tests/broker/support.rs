@@ -73,10 +73,10 @@ impl TestBroker {
     /// A user who may do everything in a virtual host, both made if they are not there.
     pub fn admit(&mut self, user: &str, vhost: &str) {
         self.broker.put_vhost(&mut self.journal, vhost).unwrap();
-        if self.broker.users().all(|view| view.name != user) {
+        if self.broker.access().users().all(|view| view.name != user) {
             self.broker.put_user(&mut self.journal, user, PasswordHash::Nobodys, "").unwrap();
         }
-        self.broker.set_permissions(&mut self.journal, user, vhost, ".*", ".*", ".*").unwrap();
+        self.broker.access_mut().set_permissions(&mut self.journal, user, vhost, ".*", ".*", ".*").unwrap();
         self.broker.run_jobs(&mut context!(self));
     }
 

@@ -42,9 +42,9 @@ impl Access {
     /// What a broker has of it.
     fn of(broker: &Broker) -> Self {
         let is_one = |name: &str| USERS.contains(&name);
-        let users = broker.users().filter(|user| is_one(user.name));
-        let permissions = broker.permissions().filter(|permission| is_one(permission.user));
-        let vhosts = broker.vhosts().filter(|vhost| VHOSTS.contains(&vhost.name));
+        let users = broker.access().users().filter(|user| is_one(user.name));
+        let permissions = broker.access().permissions().filter(|permission| is_one(permission.user));
+        let vhosts = broker.access().vhosts().filter(|vhost| VHOSTS.contains(&vhost.name));
         Self {
             users: users.map(|u| (u.name.into(), (u.tags.to_string(), u.hash.export().1))).collect(),
             vhosts: vhosts.map(|vhost| vhost.name.into()).collect(),

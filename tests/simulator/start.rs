@@ -243,7 +243,7 @@ impl Run {
         is_unbounded: bool,
     ) {
         let journal = context.journal_mut();
-        let doubt = broker.access_doubt();
+        let doubt = broker.access().access_doubt();
         let may_be_old = core::mem::take(&mut self.has_broken_promises);
         let is_excused = doubt.is_some() || is_unbounded || core::mem::take(&mut self.was_access_bare);
         let complaint = self.ledger.accesses.begin(broker, is_excused, may_be_old);
@@ -252,16 +252,16 @@ impl Run {
             if !is_damaged {
                 self.ledger.complain(format!("nobody gets in: {why}"));
             }
-            let _ = broker.confirm_access(journal);
+            let _ = broker.access_mut().confirm_access(journal);
         }
         for (vhost, user) in VHOSTS.into_iter().zip(USERS) {
-            if !broker.vhosts().any(|view| view.name == vhost) {
+            if !broker.access().vhosts().any(|view| view.name == vhost) {
                 let _ = broker.put_vhost(journal, vhost);
             }
-            if !broker.users().any(|view| view.name == user) {
+            if !broker.access().users().any(|view| view.name == user) {
                 let _ = broker.put_user(journal, user, hash_of(user), "");
             }
-            let _ = broker.set_permissions(journal, user, vhost, ".*", ".*", ".*");
+            let _ = broker.access_mut().set_permissions(journal, user, vhost, ".*", ".*", ".*");
         }
     }
 

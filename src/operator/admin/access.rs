@@ -36,29 +36,29 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut Request
         }
         (Verb::Put, ["permissions", vhost, user]) => match texts(request, ["configure", "write", "read"]) {
             Ok([configure, write, read]) => {
-                changed(broker.set_permissions(journal, user, vhost, &configure, &write, &read))
+                changed(broker.access_mut().set_permissions(journal, user, vhost, &configure, &write, &read))
             }
             Err(why) => bad_request(&why),
         },
         (Verb::Delete, ["permissions", vhost, user]) => {
-            changed(broker.clear_permissions(journal, user, vhost))
+            changed(broker.access_mut().clear_permissions(journal, user, vhost))
         }
         (Verb::Put, ["topic-permissions", vhost, user]) => {
             match texts(request, ["exchange", "write", "read"]) {
-                Ok([exchange, write, read]) => {
-                    changed(broker.set_topic_permissions(journal, user, vhost, &exchange, &write, &read))
-                }
+                Ok([exchange, write, read]) => changed(
+                    broker.access_mut().set_topic_permissions(journal, user, vhost, &exchange, &write, &read),
+                ),
                 Err(why) => bad_request(&why),
             }
         }
         (Verb::Delete, ["topic-permissions", vhost, user]) => {
-            changed(broker.clear_topic_permissions(journal, user, vhost, None))
+            changed(broker.access_mut().clear_topic_permissions(journal, user, vhost, None))
         }
         (Verb::Delete, ["topic-permissions", vhost, user, exchange]) => {
-            changed(broker.clear_topic_permissions(journal, user, vhost, Some(exchange)))
+            changed(broker.access_mut().clear_topic_permissions(journal, user, vhost, Some(exchange)))
         }
         (Verb::Put, ["vhost-limits", vhost]) => match Fields::parse(request.body).and_then(Limits::read) {
-            Ok(limits) => changed(broker.set_vhost_limits(journal, vhost, limits_of(limits))),
+            Ok(limits) => changed(broker.access_mut().set_vhost_limits(journal, vhost, limits_of(limits))),
             Err(why) => bad_request(&why),
         },
         (Verb::Put | Verb::Delete, ["vhost-limits", vhost, limit]) => {
@@ -68,15 +68,17 @@ pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut Request
             Ok(limits) => put_user_limits(broker, journal, user, limits),
             Err(why) => bad_request(&why),
         },
-        (Verb::Delete, ["vhost-limits", vhost]) => {
-            changed(broker.set_vhost_limits(journal, vhost, crate::broker::VhostLimits::default()))
-        }
+        (Verb::Delete, ["vhost-limits", vhost]) => changed(broker.access_mut().set_vhost_limits(
+            journal,
+            vhost,
+            crate::broker::VhostLimits::default(),
+        )),
         (Verb::Put, ["user-limits", user]) => match Fields::parse(request.body).and_then(UserLimits::read) {
             Ok(limits) => put_user_limits(broker, journal, user, limits),
             Err(why) => bad_request(&why),
         },
         (Verb::Delete, ["user-limits", user, limit]) => clear_user_limit(broker, journal, user, limit),
-        (Verb::Post, ["ctl", "confirm-users"]) => changed(broker.confirm_access(journal)),
+        (Verb::Post, ["ctl", "confirm-users"]) => changed(broker.access_mut().confirm_access(journal)),
         _ => not_found("Not Found"),
     }
 }
@@ -158,7 +160,8 @@ fn one_limit<L>(
 
 /// Sets one limit of a virtual host, or takes it away; the other stays.
 fn vhost_limit(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &str, limit: &str) -> Answer {
-    let Some(mut limits) = context.broker.vhosts().find(|view| view.name == vhost).map(|view| view.limits)
+    let Some(mut limits) =
+        context.broker.access().vhosts().find(|view| view.name == vhost).map(|view| view.limits)
     else {
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
     };
@@ -174,12 +177,12 @@ fn vhost_limit(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &
         "max-connections" => limits.connections_max = said.connections_max,
         _ => return not_found("Not Found"),
     }
-    changed(context.broker.set_vhost_limits(context.journal, vhost, limits))
+    changed(context.broker.access_mut().set_vhost_limits(context.journal, vhost, limits))
 }
 
 /// Sets the limits of a user that are named; the others stay, as with RabbitMQ.
 fn put_user_limits(broker: &mut Broker, journal: &mut Journal, user: &str, said: UserLimits) -> Answer {
-    let Some(view) = broker.users().find(|view| view.name == user) else {
+    let Some(view) = broker.access().users().find(|view| view.name == user) else {
         return changed(Err(OperatorFault::NoSuchUser(user.into())));
     };
     let mut limits = user_limits_of(said);
@@ -189,12 +192,12 @@ fn put_user_limits(broker: &mut Broker, journal: &mut Journal, user: &str, said:
     if said.channels_max.is_none() {
         limits.channels_max = view.limits.channels_max;
     }
-    changed(broker.set_user_limits(journal, user, limits))
+    changed(broker.access_mut().set_user_limits(journal, user, limits))
 }
 
 /// Takes one limit of a user away, or all.
 fn clear_user_limit(broker: &mut Broker, journal: &mut Journal, user: &str, limit: &str) -> Answer {
-    let Some(view) = broker.users().find(|view| view.name == user) else {
+    let Some(view) = broker.access().users().find(|view| view.name == user) else {
         return changed(Err(OperatorFault::NoSuchUser(user.into())));
     };
     let mut limits = view.limits;
@@ -205,7 +208,7 @@ fn clear_user_limit(broker: &mut Broker, journal: &mut Journal, user: &str, limi
         // RabbitMQ, too, is silent when there is no limit of that name.
         _ => {}
     }
-    changed(broker.set_user_limits(journal, user, limits))
+    changed(broker.access_mut().set_user_limits(journal, user, limits))
 }
 
 /// The fields of these names, each of which the request must have as a text.
@@ -245,8 +248,8 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
     if said.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
         return bad_request(&format!("a password has {PASSWORD_BYTES_MAX} bytes at most"));
     }
-    let exists = (0..context.broker.user_places())
-        .filter_map(|place| context.broker.user_at(place))
+    let exists = (0..context.broker.access().user_places())
+        .filter_map(|place| context.broker.access().user_at(place))
         .any(|view| view.name == user);
     match request.condition {
         Condition::IsNew if exists => {
@@ -273,8 +276,8 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
     let (broker, journal) = (&mut *context.broker, &mut *context.journal);
     changed(match (exists, hash, said.tags) {
         (true, Some(hash), Some(tags)) => broker.put_user(journal, user, hash, &tags),
-        (true, Some(hash), None) => broker.change_password_hash(journal, user, hash),
-        (true, None, Some(tags)) => broker.set_tags(journal, user, &tags),
+        (true, Some(hash), None) => broker.access_mut().change_password_hash(journal, user, hash),
+        (true, None, Some(tags)) => broker.access_mut().set_tags(journal, user, &tags),
         (true, None, None) => Ok(journal.await_facts()),
         (false, hash, tags) => {
             broker.put_user(journal, user, hash.unwrap_or(PasswordHash::Nobodys), &tags.unwrap_or_default())

@@ -28,11 +28,11 @@ impl Kind for Users {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.user_places()
+        context.broker.access().user_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.user_at(place)
+        context.broker.access().user_at(place)
     }
 
     fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {
@@ -65,11 +65,11 @@ impl Kind for Permissions {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.permission_places()
+        context.broker.access().permission_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.permission_at(place)
+        context.broker.access().permission_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -97,11 +97,11 @@ impl Kind for TopicPermissions {
     ];
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.topic_permission_places()
+        context.broker.access().topic_permission_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.topic_permission_at(place)
+        context.broker.access().topic_permission_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

@@ -180,7 +180,7 @@ fn of_user<K: Kind>(
     parts: &'static [Part],
     user: &str,
 ) -> Answer {
-    if !context.broker.users().any(|view| view.name == user) {
+    if !context.broker.access().users().any(|view| view.name == user) {
         let why = format!("User \"{user}\" does not exist");
         return Answer::Now(Status::NotFound, problem("no_such_user", &why));
     }
@@ -194,7 +194,7 @@ fn of_vhost<K: Kind>(
     parts: &'static [Part],
     vhost: &str,
 ) -> Answer {
-    if !context.broker.vhosts().any(|view| view.name == vhost) {
+    if !context.broker.access().vhosts().any(|view| view.name == vhost) {
         let why = format!("Virtual host '{vhost}' does not exist");
         return Answer::Now(Status::NotFound, problem("no_such_vhost", &why));
     }
@@ -291,7 +291,7 @@ fn filtered<K: Kind>(request: &Request<'_>, parts: &'static [Part], filter: Filt
 fn overview(context: &RequestContext<'_>) -> Answer {
     let process = context.process;
     let gauges = context.broker.gauges();
-    let vhosts = context.broker.vhosts().count();
+    let vhosts = context.broker.access().vhosts().count();
     // With those that are there from the start, as they are listed.
     let queues = (0..context.broker.queue_places()).filter_map(|at| context.broker.queue_at(at)).count();
     let exchanges =
@@ -390,7 +390,7 @@ fn alarms(context: &RequestContext<'_>) -> Answer {
 pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'static, str>, ALARMS_MAX> {
     let journal = &*context.journal;
     let is_writable = journal.mode() == crate::journal::Mode::On;
-    let has_doubt = context.broker.access_doubt().is_some();
+    let has_doubt = context.broker.access().access_doubt().is_some();
     let states = [
         (
             has_doubt && is_writable,
@@ -640,7 +640,7 @@ fn outsider(
     tables: Tables,
 ) -> Written {
     let Some(view) = Users::at(context, place) else { return Written::Nothing };
-    match context.broker.permissions().any(|permission| permission.user == view.name) {
+    match context.broker.access().permissions().any(|permission| permission.user == view.name) {
         true => Written::Nothing,
         false => row::<Users>(listing, context, place, json, tables),
     }

@@ -187,7 +187,8 @@ pub trait Kind: 'static {
     /// Whether somebody who may not see everything sees this one.
     fn is_seen(viewer: &Viewer, context: ReadContext<'_>, view: &Self::View<'_>) -> bool {
         let Viewer { name, is_monitor } = viewer;
-        let is_member = || Self::vhost(view).is_some_and(|vhost| context.broker.has_permission(name, vhost));
+        let is_member =
+            || Self::vhost(view).is_some_and(|vhost| context.broker.access().has_permission(name, vhost));
         match Self::AUDIENCE {
             Audience::Members => is_member(),
             Audience::MembersAndMonitors => *is_monitor || is_member(),
@@ -639,11 +640,11 @@ impl Kind for Vhosts {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.vhost_places()
+        context.broker.access().vhost_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.vhost_at(place)
+        context.broker.access().vhost_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

@@ -82,8 +82,9 @@ pub(super) fn handle(
         Some(token) => context.tokens.user_of(token, context.broker, context.process.uptime_ms),
         None => match Login::of(&request.origin) {
             Some(login) => {
-                let check = context.broker.password_check(&login.user, &login.password, from_loopback);
-                let is_right = context.broker.is_remembered(&check);
+                let check =
+                    context.broker.access().password_check(&login.user, &login.password, from_loopback);
+                let is_right = context.broker.access().is_remembered(&check);
                 // If it was right a moment ago, the user has changed since.
                 if !is_right && is_login_right.is_none() {
                     return Err(Box::new(check));
@@ -94,7 +95,7 @@ pub(super) fn handle(
         },
     };
     let Some(user) = user else { return Ok(unauthorized("Login failed")) };
-    if context.broker.check_admission(context.journal, &user, from_loopback).is_err() {
+    if context.broker.access().check_admission(context.journal, &user, from_loopback).is_err() {
         return Ok(unauthorized("Login failed"));
     }
     let Some(who) = Who::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
@@ -124,13 +125,14 @@ pub(super) fn is_known(
     (uptime_ms, from_loopback): (u64, bool),
 ) -> bool {
     let may_come_in = |user: &str| {
-        Who::of(broker, user).is_some() && broker.check_admission(journal, user, from_loopback).is_ok()
+        Who::of(broker, user).is_some()
+            && broker.access().check_admission(journal, user, from_loopback).is_ok()
     };
     match origin.token() {
         Some(token) => tokens.would_be_of(token, broker, uptime_ms).is_some_and(may_come_in),
         None => Login::of(origin).is_some_and(|login| {
-            let check = broker.password_check(&login.user, &login.password, from_loopback);
-            may_come_in(&login.user) && broker.is_remembered(&check)
+            let check = broker.access().password_check(&login.user, &login.password, from_loopback);
+            may_come_in(&login.user) && broker.access().is_remembered(&check)
         }),
     }
 }

@@ -52,7 +52,7 @@ pub(super) struct Who {
 impl Who {
     /// A user; `None`: it has no tag that lets it in here.
     pub(super) fn of(broker: &Broker, name: &str) -> Option<Self> {
-        let view = broker.users().find(|view| view.name == name)?;
+        let view = broker.access().users().find(|view| view.name == name)?;
         let has = |tag| view.tags.split(',').any(|other| other == tag);
         let is_administrator = has("administrator");
         let is_monitor = is_administrator || has("monitoring");
@@ -144,7 +144,7 @@ fn allow(context: &RequestContext<'_>, who: &Who, demand: Demand<'_>) -> Result<
         if !exists(context, vhost) {
             return Err(not_found("Not Found"));
         }
-        if is_exempt || context.broker.has_permission(&who.name, vhost) {
+        if is_exempt || context.broker.access().has_permission(&who.name, vhost) {
             Ok(())
         } else {
             Err(unauthorized(why))
@@ -252,7 +252,7 @@ fn show_access(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, p
         }
         ["permissions", vhost, user] => api::one("permissions", context, of_user(vhost, user), user),
         ["topic-permissions", vhost, user] => {
-            let mut topics = context.broker.topic_permissions();
+            let mut topics = context.broker.access().topic_permissions();
             if topics.any(|view| (view.vhost, view.user) == (*vhost, *user)) {
                 api::list_kind("topic-permissions", request, of_user(vhost, user))
             } else {
@@ -276,7 +276,8 @@ fn show_more(request: &Request<'_>, context: &RequestContext<'_>, who: &Who, pat
     match path {
         [kind @ ("vhost-limits" | "user-limits"), only @ ..] if only.len() < 2 => {
             let only = only.first().copied();
-            let sees = |vhost: &str| who.is_monitor || context.broker.has_permission(&who.name, vhost);
+            let sees =
+                |vhost: &str| who.is_monitor || context.broker.access().has_permission(&who.name, vhost);
             object(|json| {
                 limits(json, context, kind, |name| match only {
                     Some(only) => name == only,
@@ -357,7 +358,7 @@ fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, pa
                         let every = ".*";
                         // Whoever makes one may do everything there. Without room for that it is there all
                         // the same, as with RabbitMQ.
-                        let _ = context.broker.set_permissions(
+                        let _ = context.broker.access_mut().set_permissions(
                             context.journal,
                             &who.name,
                             vhost,
@@ -383,7 +384,8 @@ fn change(request: &Request<'_>, context: &mut RequestContext<'_>, who: &Who, pa
             parameters::handle(request, context, path, Some(&who.name))
         }
         (Verb::Delete, ["shovels", "vhost", vhost, name, restart @ ..])
-            if matches!(restart, [] | ["restart"]) && context.broker.has_permission(&who.name, vhost) =>
+            if matches!(restart, [] | ["restart"])
+                && context.broker.access().has_permission(&who.name, vhost) =>
         {
             parameters::shovel(context, vhost, name, !restart.is_empty())
         }
@@ -412,11 +414,11 @@ fn is_this_node(context: &RequestContext<'_>, name: &str) -> bool {
 fn is_new(context: &RequestContext<'_>, path: &[&str]) -> bool {
     let broker = &*context.broker;
     match path {
-        ["users", user] => broker.users().all(|view| view.name != *user),
-        ["vhosts", vhost] => broker.vhosts().all(|view| view.name != *vhost),
-        ["permissions", vhost, user] => !broker.has_permission(user, vhost),
+        ["users", user] => broker.access().users().all(|view| view.name != *user),
+        ["vhosts", vhost] => broker.access().vhosts().all(|view| view.name != *vhost),
+        ["permissions", vhost, user] => !broker.access().has_permission(user, vhost),
         ["topic-permissions", vhost, user] => {
-            broker.topic_permissions().all(|view| (view.vhost, view.user) != (*vhost, *user))
+            broker.access().topic_permissions().all(|view| (view.vhost, view.user) != (*vhost, *user))
         }
         _ => false,
     }
@@ -441,7 +443,7 @@ fn between(who: &Who, vhost: &str, (source, destination): Between<'_>) -> Filter
 }
 
 fn exists(context: &RequestContext<'_>, vhost: &str) -> bool {
-    context.broker.vhosts().any(|view| view.name == vhost)
+    context.broker.access().vhosts().any(|view| view.name == vhost)
 }
 
 fn object(write: impl FnOnce(&mut Json<'_>)) -> Answer {
@@ -495,7 +497,8 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who, ranges
     ];
     nested(json, &totals);
     let queues = (0..broker.queue_places()).filter_map(|at| broker.queue_at(at));
-    let seen = queues.filter(|queue| who.is_monitor || broker.has_permission(&who.name, queue.vhost));
+    let seen =
+        queues.filter(|queue| who.is_monitor || broker.access().has_permission(&who.name, queue.vhost));
     let (ready, unacknowledged) = seen.fold((0, 0), |(ready, unacknowledged), queue| {
         (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
     });

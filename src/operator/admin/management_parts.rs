@@ -22,8 +22,10 @@ pub(super) fn limits(
         [("max-channels", limits.channels_max), ("max-connections", limits.connections_max)]
     };
     let (key, rows): (_, Vec<_>) = match kind {
-        "vhost-limits" => ("vhost", broker.vhosts().map(|view| (view.name, of_vhost(view.limits))).collect()),
-        _ => ("user", broker.users().map(|view| (view.name, of_user(view.limits))).collect()),
+        "vhost-limits" => {
+            ("vhost", broker.access().vhosts().map(|view| (view.name, of_vhost(view.limits))).collect())
+        }
+        _ => ("user", broker.access().users().map(|view| (view.name, of_user(view.limits))).collect()),
     };
     json.raw(b"[");
     let mut is_first = true;

@@ -62,11 +62,11 @@ impl Row {
 }
 
 fn broker_password(broker: &Broker, user: &str) -> Option<PasswordHash> {
-    broker.users().find(|view| view.name == user).map(|view| *view.hash)
+    broker.access().users().find(|view| view.name == user).map(|view| *view.hash)
 }
 
 fn is_administrator(broker: &Broker, user: &str) -> bool {
-    let view = broker.users().find(|view| view.name == user);
+    let view = broker.access().users().find(|view| view.name == user);
     view.is_some_and(|view| view.tags.split(',').any(|tag| tag == "administrator"))
 }
 

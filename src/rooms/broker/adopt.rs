@@ -12,6 +12,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::Definition;
 
 use super::arguments::QueueSettings;
+use super::faults::{check_deletable, version_for};
 use super::lanes::Logged;
 use super::levels::first_rank;
 use super::orphans::Orphan;
@@ -50,7 +51,7 @@ impl Broker {
         name: &str,
         incarnation: u64,
     ) -> Option<QueueId> {
-        let vhost = self.find_vhost(vhost)?;
+        let vhost = self.access.find_vhost(vhost)?;
         if self.find_queue(vhost, name).is_some() {
             return None;
         }
@@ -92,7 +93,7 @@ impl Broker {
     pub fn next_rebuilt(&self) -> Option<(String, String)> {
         let mut queues = self.queues.iter().map(|(_, queue)| queue);
         let queue = queues.find(|queue| queue.is_rebuilt && !queue.dying)?;
-        Some((self.vhost_name(queue.vhost).into(), queue.name.to_string()))
+        Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
     }
 
     /// The orphan that a new durable queue of this name is for.
@@ -100,8 +101,11 @@ impl Broker {
         if self.orphans.entries.is_empty() {
             return None;
         }
-        let at =
-            self.orphans.entries.iter().position(|orphan| orphan.is_of(self.vhost_name(vhost), queue))?;
+        let at = self
+            .orphans
+            .entries
+            .iter()
+            .position(|orphan| orphan.is_of(self.access.vhost_name(vhost), queue))?;
         Some(self.orphans.take(at))
     }
 
@@ -150,6 +154,7 @@ impl Broker {
         queue: &str,
     ) -> Result<u64, Fault> {
         let id = self
+            .access
             .find_vhost(vhost)
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{vhost}'")))?;
         let at = self.find_orphan(incarnation)?;
@@ -166,7 +171,7 @@ impl Broker {
                 format_args!("{words} exists already: an orphan gets a queue of its own, take another name"),
             ));
         }
-        self.check_queue_limit(id, queue)?;
+        self.access.check_queue_limit(id, queue)?;
         let orphan = self.orphans.take(at);
         let (durable, arguments) = (true, &[][..]);
         let declaration =
@@ -187,7 +192,7 @@ impl Broker {
     /// There is no such orphan, or the store cannot be written.
     pub fn operator_delete_orphan(&mut self, cx: &mut Context<'_>, incarnation: u64) -> Result<u64, Fault> {
         let at = self.find_orphan(incarnation)?;
-        self.check_deletable(cx.journal, true)?;
+        check_deletable(cx.journal, true)?;
         Ok(self.delete_orphan(cx, at))
     }
 
@@ -210,10 +215,10 @@ impl Broker {
         queue: &str,
     ) -> Result<bool, Fault> {
         let mut orphans = self.orphans.entries.iter();
-        let Some(at) = orphans.position(|orphan| orphan.is_of(self.vhost_name(vhost), queue)) else {
+        let Some(at) = orphans.position(|orphan| orphan.is_of(self.access.vhost_name(vhost), queue)) else {
             return Ok(false);
         };
-        self.check_deletable(cx.journal, true)?;
+        check_deletable(cx.journal, true)?;
         self.delete_orphan(cx, at);
         Ok(true)
     }
@@ -238,7 +243,8 @@ impl Broker {
     /// What defined a queue of this name, if anything still does, is not to bring it back; unless there is
     /// another one by now.
     fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
-        let is_used = self.find_vhost(vhost).is_some_and(|vhost| self.find_queue(vhost, name).is_some());
+        let is_used =
+            self.access.find_vhost(vhost).is_some_and(|vhost| self.find_queue(vhost, name).is_some());
         if is_used {
             return;
         }
@@ -268,7 +274,7 @@ impl Broker {
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<(), Fault> {
-        self.version_for(cx.journal, true)?;
+        version_for(cx.journal, true)?;
         self.quota.take_names(vhost, declaration.arguments.len())?;
         let record = &mut self.queues[queue.index()];
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");

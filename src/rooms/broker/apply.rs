@@ -63,7 +63,7 @@ impl Broker {
 
     /// The next connection whose outbox got something since this was last asked.
     pub fn next_noted(&mut self) -> Option<ConnectionId> {
-        let connection = self.noted.pop_front()?;
+        let connection = self.noted.output.pop_front()?;
         if let Some(record) = self.connections.get_mut(connection.index()) {
             record.noted = false;
         }
@@ -76,7 +76,7 @@ impl Broker {
         self.getting.is_due()
             || !self.jobs.is_empty() && !journal.is_crowded()
             || !self.ready.is_empty()
-            || !self.noted.is_empty()
+            || !self.noted.output.is_empty()
             || self.over_share.is_due()
             || self.quota.has_to_tell()
     }
@@ -250,7 +250,7 @@ impl Broker {
     pub(super) fn note_output(&mut self, connection: ConnectionId) {
         let record = &mut self.connections[connection.index()];
         if !core::mem::replace(&mut record.noted, true) {
-            self.noted.push_back(connection);
+            self.noted.output.push_back(connection);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
 
 use super::exchanges::{ExchangeDeclaration, refuse_default};
+use super::faults::check_deletable;
 use super::job::Job;
 use super::queues::QueueDeclaration;
 use super::routing::{BindingSpec, Destination};
@@ -41,7 +42,7 @@ impl Broker {
         name: &str,
         (if_unused, if_empty): (bool, bool),
     ) -> Result<u32, Fault> {
-        if let Some(vhost) = self.find_vhost(vhost)
+        if let Some(vhost) = self.access.find_vhost(vhost)
             && self.find_queue(vhost, name).is_none()
             && self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)?
         {
@@ -54,7 +55,7 @@ impl Broker {
             () if if_unused && !record.consumers.is_empty() => "in use",
             () if if_empty && count > 0 => "not empty",
             () => {
-                self.check_deletable(cx.journal, record.logged.is_on())?;
+                check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
                 self.queue_job(Job::Queue(queue));
                 self.run_jobs(cx);
@@ -68,7 +69,7 @@ impl Broker {
     fn operator_queue(&self, vhost: &str, name: &str) -> Result<(QueueId, VhostId), Fault> {
         let not_found =
             || Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"));
-        let vhost = self.find_vhost(vhost).ok_or_else(not_found)?;
+        let vhost = self.access.find_vhost(vhost).ok_or_else(not_found)?;
         let queue = self.find_queue(vhost, name).filter(|queue| !self.queues[queue.index()].hidden);
         Ok((queue.ok_or_else(not_found)?, vhost))
     }
@@ -178,14 +179,15 @@ impl Broker {
             && let Some(source) = self.find_exchange(vhost, source)
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), &spec)
         {
-            self.check_deletable(cx.journal, self.routing.binding(binding).stored)?;
+            check_deletable(cx.journal, self.routing.binding(binding).stored)?;
             self.remove_binding(cx, binding);
         }
         Ok(Declared::Done)
     }
 
     fn operator_vhost(&self, name: &str) -> Result<VhostId, Fault> {
-        self.find_vhost(name)
+        self.access
+            .find_vhost(name)
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{name}'")))
     }
 }

@@ -11,6 +11,7 @@ use crate::wire::field::Table;
 
 use super::access::{Right, Thing};
 use super::deliveries::Carrier;
+use super::faults::out_of;
 use super::job::Job;
 use super::queues::QueueDeclaration;
 use super::quota::Pool;
@@ -129,7 +130,7 @@ impl Broker {
     fn enter_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) {
         let channel = self.consumers[index].channel;
         let connection = self.channels[channel.index()].connection;
-        if self.connections[connection.index()].is_own {
+        if self.connections[connection.index()].identity.is_own() {
             self.note_named(queue);
         }
         let record = &mut self.queues[queue.index()];
@@ -176,7 +177,7 @@ impl Broker {
         };
         let connection = self.channels[channel.index()].connection;
         self.quota.may_take(connection, Pool::Consumers, self.consumers.room())?;
-        let Ok(index) = self.consumers.insert(record) else { return Err(self.out_of("consumers_max")) };
+        let Ok(index) = self.consumers.insert(record) else { return Err(out_of("consumers_max")) };
         self.quota.take(connection, Pool::Consumers);
         let list = &mut self.channels[channel.index()].consumers;
         list.push_back(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
@@ -315,7 +316,8 @@ impl Broker {
         let vhost = self.connections[connection.index()].vhost.ok_or_else(|| {
             Fault::connection(ReplyCode::ChannelError, format_args!("no virtual host is open"))
         })?;
-        self.check_user_channels(connection)?;
+        let who = &self.connections[connection.index()].identity;
+        self.access.check_user_channels(who, self.load_of(who))?;
         let may_take = self.quota.may_take(connection, Pool::Channels, self.channels.room());
         // There is no channel yet that could be closed.
         may_take.map_err(|fault| Fault { scope: Scope::Connection, ..fault })?;
@@ -446,7 +448,7 @@ impl Broker {
             let record = self.connections.remove(connection.index());
             self.quota.connection_gone(connection);
             if let Some(vhost) = record.vhost {
-                self.let_go_of_vhost(vhost);
+                self.release_vhost(vhost);
             }
         }
     }

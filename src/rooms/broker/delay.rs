@@ -24,6 +24,7 @@ use crate::wire::props::{Properties, PropertyEdit};
 use super::arguments::QueueSettings;
 use super::backlog::Taken;
 use super::dead_letter::Letter;
+use super::faults::out_of;
 use super::job::Job;
 use super::lanes::Logged;
 use super::levels::{LevelChoice, first_rank};
@@ -74,8 +75,8 @@ impl Broker {
         self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
         record.declarer = cx.declarer;
         record.serial = self.routing.revision();
-        let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
-        self.hold_vhost(vhost);
+        let Ok(index) = self.queues.insert(record) else { return Err(out_of("queues_max")) };
+        self.access.hold_vhost(vhost);
         // The time that passes matters from now on.
         self.minds_time = true;
         Ok(QueueId::from_index(index))

@@ -10,8 +10,9 @@ use crate::journal::DestinationName;
 use crate::mem::Slab;
 use crate::wire::field::{Table, Value};
 
-use super::access::{Right, Thing};
+use super::access::{Right, Thing, Topic};
 use super::arguments::{self, inequivalent_flag};
+use super::faults::{check_deletable, version_for};
 use super::job::Job;
 use super::queue::Queue;
 use super::quota::{Declared, Declarer};
@@ -90,7 +91,7 @@ fn kind_named(kind: &str) -> Result<Kind, Fault> {
 
 impl Broker {
     pub(super) fn exchange_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> ExchangeInWords<'a> {
-        ExchangeInWords { name, vhost: self.vhost_name(vhost) }
+        ExchangeInWords { name, vhost: self.access.vhost_name(vhost) }
     }
 
     pub(super) fn find_exchange(&self, vhost: VhostId, name: &str) -> Option<ExchangeId> {
@@ -151,7 +152,7 @@ impl Broker {
         self.alternate_argument(vhost, declaration)?;
         let name = DestinationName::Exchange(declaration.exchange);
         self.check_not_left_out(vhost, name, declaration.durable)?;
-        let version = self.version_for(cx.journal, declaration.durable)?;
+        let version = version_for(cx.journal, declaration.durable)?;
         if version != 0 && declaration.is_delayed() {
             // The log knows its slots by those behind its own.
             cx.journal.next_versions(SLOTS.into());
@@ -222,7 +223,7 @@ impl Broker {
         declaration: &ExchangeDeclaration<'_>,
         version: u64,
     ) -> Result<ExchangeId, Fault> {
-        self.check_vhost_alive(vhost)?;
+        self.access.check_vhost_alive(vhost)?;
         let bytes = declaration.exchange.len() + declaration.arguments.len();
         let declarer = cx.declarer;
         self.declare_quota(Declared::Exchange, bytes, (vhost, declarer))?;
@@ -248,7 +249,7 @@ impl Broker {
         declaration: &ExchangeDeclaration<'_>,
         (version, declarer, sleepers): (u64, Option<Declarer>, Option<QueueId>),
     ) -> ExchangeId {
-        self.hold_vhost(vhost);
+        self.access.hold_vhost(vhost);
         self.routing.insert_exchange(&NewExchange {
             vhost,
             name: declaration.exchange,
@@ -291,7 +292,7 @@ impl Broker {
                 format_args!("{} in use", self.exchange_in_words(vhost, name)),
             ));
         }
-        self.check_deletable(cx.journal, self.routing.exchange(exchange).version != 0)?;
+        check_deletable(cx.journal, self.routing.exchange(exchange).version != 0)?;
         self.retire_exchange(cx, exchange);
         Ok(Some(exchange))
     }
@@ -313,7 +314,7 @@ impl Broker {
             let bytes = record.name.len() + record.arguments.len();
             self.quota.undeclare(Declared::Exchange, bytes, (record.vhost, record.declarer));
         }
-        self.let_go_of_vhost(record.vhost);
+        self.release_vhost(record.vhost);
     }
 
     /// Whether a connection may bind, or unbind, a destination to a source.
@@ -331,12 +332,32 @@ impl Broker {
         }
         refuse_default(spec.source)?;
         self.check(work, connection, vhost, Right::Read, Thing::Exchange(spec.source))?;
-        match self.find_exchange(vhost, spec.source) {
-            Some(source) => {
-                self.check_topic(work, connection, source, Right::Read, spec.routing_key.as_bytes())
-            }
-            None => Ok(()),
+        let Some(source) = self.find_exchange(vhost, spec.source) else { return Ok(()) };
+        self.check_key(work, connection, source, Right::Read, spec.routing_key.as_bytes())
+    }
+
+    /// Whether keys have to be looked at where a connection's user writes to, or reads from, an exchange.
+    #[inline]
+    pub(super) fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
+        self.access.limits_topics(&self.connections[connection.index()].identity)
+            && self.routing.exchange(exchange).kind == Kind::Topic
+    }
+
+    /// Whether the user of a connection may write to, or read from, an exchange with this key.
+    pub(super) fn check_key(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        exchange: ExchangeId,
+        right: Right,
+        key: &[u8],
+    ) -> Result<(), Fault> {
+        if !self.limits_keys(connection, exchange) {
+            return Ok(());
         }
+        let record = self.routing.exchange(exchange);
+        let topic = Topic { vhost: record.vhost, exchange: &record.name };
+        self.access.check_topic(work, &self.connections[connection.index()].identity, topic, right, key)
     }
 
     /// exchange.bind and queue.bind, once the destination is known.
@@ -357,7 +378,7 @@ impl Broker {
             return Ok(Outcome::Done);
         }
         if self.is_stored_binding(cx.journal, source, destination) {
-            self.version_for(cx.journal, true)?;
+            version_for(cx.journal, true)?;
         }
         let binding = self.add_binding(cx, source, destination, spec)?;
         self.append_binding(cx, binding, true);
@@ -376,7 +397,7 @@ impl Broker {
             && let Some(destination) = self.find_exchange(vhost, destination)
             && let Some(found) = self.find_binding(source, Destination::Exchange(destination), spec)
         {
-            self.check_deletable(cx.journal, self.routing.binding(found).stored)?;
+            check_deletable(cx.journal, self.routing.binding(found).stored)?;
             self.remove_binding(cx, found);
         } else {
             cx.await_others();

@@ -53,9 +53,9 @@ impl Broker {
     /// The operator wants the firehose of a virtual host, or no more; says whether there is such a one. What
     /// this broker calls itself stands in the copies.
     pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
-        let Some(vhost) = self.find_vhost(vhost) else { return false };
-        self.set_traced(vhost, is_on);
-        self.firehose.is_on = self.is_any_traced();
+        let Some(vhost) = self.access.find_vhost(vhost) else { return false };
+        self.access.set_traced(vhost, is_on);
+        self.firehose.is_on = self.access.is_any_traced();
         if !self.firehose.is_on {
             self.firehose = Firehose::default();
         } else if self.firehose.names.is_empty() {
@@ -113,7 +113,7 @@ impl Broker {
         event: Event<'_>,
     ) -> Option<MessageId> {
         let vhost = self.channels[channel.index()].vhost;
-        if !self.is_traced(vhost) || cx.messages.exchange(message) == EXCHANGE {
+        if !self.access.is_traced(vhost) || cx.messages.exchange(message) == EXCHANGE {
             return None;
         }
         let body_len = cx.messages.body_len(message);
@@ -174,10 +174,10 @@ impl Broker {
         }
         let record = &self.channels[channel.index()];
         let name = self.firehose.names.get(record.connection.index());
-        headers.text("vhost", self.vhost_name(vhost))?;
+        headers.text("vhost", self.access.vhost_name(vhost))?;
         headers.text("connection", name.map_or("", TracedName::as_str))?;
         headers.int("channel", record.number.into())?;
-        headers.text("user", &self.connection(record.connection).user)?;
+        headers.text("user", self.connection(record.connection).identity.name())?;
         let Event::Published(targets) = event else { return Ok(()) };
         headers.array("routed_queues", |queues| {
             let seen = |queue: &&QueueId| self.queues[queue.index()].sleeps_for.is_none();
@@ -220,7 +220,7 @@ impl Broker {
     fn log_left_out(&mut self, vhost: VhostId) {
         let minute = self.watch.now_s / 60;
         if self.firehose.left_out_logged_minute.replace(minute) != Some(minute) {
-            let vhost = self.vhost_name(vhost).escape_debug();
+            let vhost = self.access.vhost_name(vhost).escape_debug();
             log::warn!("virtual host '{vhost}' is traced, and there is no room for some of the copies");
         }
     }

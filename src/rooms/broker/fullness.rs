@@ -190,7 +190,7 @@ impl Broker {
         self.connections[connection.index()].waits_for = full.map(|queue| FullQueue {
             queue,
             serial: self.queues[queue.index()].serial,
-            revision: self.routing.revision(),
+            revision: self.revision(),
         });
     }
 
@@ -210,7 +210,7 @@ impl Broker {
         let Some(full) = self.connections[connection.index()].waits_for else { return false };
         let record = self.queues.get(full.queue.index());
         let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
-            && self.routing.revision() == full.revision;
+            && self.revision() == full.revision;
         let is_full = is_there && !self.is_below(messages, full.queue, LOW_SHARE);
         // Who holds what others wait for meanwhile does not wait for them.
         let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;

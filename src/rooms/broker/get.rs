@@ -11,6 +11,7 @@ use crate::mem::List;
 
 use super::deliveries::{Carrier, NewDelivery};
 use super::expire::{Cleared, Patience};
+use super::faults::out_of;
 use super::queue::Front;
 use super::records::{Consumer, ConsumerState, Getting};
 use super::{Broker, Context};
@@ -66,7 +67,7 @@ impl Broker {
         if is_crowded || !self.may_take_delivery(connection) {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
             return if owner.outbox.is_empty() {
-                Err(self.out_of(self.quota.key_of_deliveries(connection)))
+                Err(out_of(self.quota.key_of_deliveries(connection)))
             } else {
                 Ok(None)
             };

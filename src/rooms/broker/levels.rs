@@ -24,6 +24,7 @@ use crate::wire::field::Table;
 use crate::wire::props::Properties;
 
 use super::arguments::max_priority;
+use super::faults::out_of;
 use super::job::Job;
 use super::lanes::Logged;
 use super::queue::{Front, Queue, Rank};
@@ -273,9 +274,9 @@ impl Broker {
         record.declarer = declarer;
         record.serial = self.routing.revision();
         let buries = record.buries_logged();
-        let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
+        let Ok(index) = self.queues.insert(record) else { return Err(out_of("queues_max")) };
         self.buriers += u32::from(buries);
-        self.hold_vhost(vhost);
+        self.access.hold_vhost(vhost);
         self.routing.revise();
         Ok(QueueId::from_index(index))
     }

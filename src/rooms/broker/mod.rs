@@ -3,7 +3,7 @@
 //! | file | what it holds |
 //! |------|---------------|
 //! | `state`, `apply` | all that there is, and how it begins; a command comes in |
-//! | `access` | users, virtual hosts, permissions, and what an operator changes about them |
+//! | `access`, `tenants` | users, virtual hosts, permissions; how they come and go with all that hangs on them |
 //! | `routing` | what is bound to what, and from an exchange and keys to queues |
 //! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
 //! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
@@ -39,7 +39,7 @@
 //! | `quota` | what one connection, one user and one virtual host may take of what all share |
 //! | `counters` | what has happened since the start |
 //! | `names`, `sizes` | name tables; what records take in memory |
-//! | `words` | things as reply texts show them |
+//! | `faults`, `words` | what is told when there is no room; things as reply texts show them |
 //!
 //! The life of a command: [`Broker::apply`] changes the state and answers at once. What happens later, in
 //! the turn's order: [`Broker::run_jobs`], [`Broker::deliver`], then per connection [`Broker::outbox`] and
@@ -68,6 +68,7 @@ mod deliveries;
 mod exchanges;
 mod expire;
 mod expiry;
+mod faults;
 mod firehose;
 mod fullness;
 mod get;
@@ -112,6 +113,7 @@ mod sleepers;
 mod spill;
 mod state;
 mod stored;
+mod tenants;
 mod terms;
 mod tidy;
 mod traced;
@@ -123,8 +125,8 @@ mod words;
 mod work;
 
 pub use access::{
-    OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView, VhostLimits,
-    VhostView,
+    Access, OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView,
+    VhostLimits, VhostView,
 };
 pub use changes::Declared;
 pub use context::Context;

@@ -13,7 +13,9 @@ use crate::journal::{Batch, Urgency};
 use crate::mem::{MessageFlags, MessageId, Share};
 use crate::wire::props::Properties;
 
+use super::access::Identity;
 use super::deliver::OutboxView;
+use super::faults::out_of;
 use super::publish::Publish;
 use super::{Broker, Context};
 
@@ -58,22 +60,16 @@ impl Broker {
     /// There is no such virtual host, or no record is free.
     #[cold]
     pub fn connect_own(&mut self, name: &str, vhost: &str) -> Result<ConnectionId, Fault> {
-        let Some(id) = self.find_vhost(vhost) else {
+        let Some(id) = self.access.find_vhost(vhost) else {
             return Err(Fault::connection(ReplyCode::NotAllowed, format_args!("vhost {vhost} not found")));
         };
-        let connection = self.connect().ok_or_else(|| self.out_of("connections_max"))?;
+        let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
         // Whoever had the place before may have had a name in the firehose.
         self.name_traced(connection, name);
         let record = &mut self.connections[connection.index()];
-        (record.is_own, record.vhost) = (true, Some(id));
-        // It is shown, and nothing follows from it.
-        for letter in name.chars() {
-            if record.user.push(letter).is_err() {
-                break;
-            }
-        }
+        (record.identity, record.vhost) = (Identity::own(name), Some(id));
         self.quota.enter_vhost(connection, id);
-        self.hold_vhost(id);
+        self.access.hold_vhost(id);
         Ok(connection)
     }
 
@@ -89,7 +85,7 @@ impl Broker {
         user: &str,
         vhost: &str,
     ) -> Result<(ConnectionId, ChannelId), Fault> {
-        let connection = self.connect().ok_or_else(|| self.out_of("connections_max"))?;
+        let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
         // Whether it may come from where it is was looked at with its password.
         let commands = [
             Command::LoginExternal { user, from_loopback: true },
@@ -192,7 +188,7 @@ impl Broker {
     pub(super) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
         let vhost = self.channels[channel.index()].vhost;
         self.find_queue(vhost, name).ok_or_else(|| {
-            let vhost = self.vhost_name(vhost);
+            let vhost = self.access.vhost_name(vhost);
             Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
         })
     }
@@ -232,14 +228,14 @@ impl Broker {
 
     /// How many messages are ready in a queue; `None`: there is no such queue.
     pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
-        let vhost = self.find_vhost(vhost)?;
+        let vhost = self.access.find_vhost(vhost)?;
         let queue = self.find_queue(vhost, queue)?;
         Some(self.ready_in(queue))
     }
 
     /// What comes into a queue and lies in it.
     pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
-        let queue = self.find_queue(self.find_vhost(vhost)?, queue)?;
+        let queue = self.find_queue(self.access.find_vhost(vhost)?, queue)?;
         Some(QueueFlow {
             came: self.in_all(queue, |level| level.backlog.came()),
             ready: self.ready_in(queue),

@@ -49,7 +49,7 @@ impl Broker {
     /// The parameter in a place.
     pub fn parameter_at(&self, place: usize) -> Option<ParameterView<'_>> {
         let it = self.parameters.records.get(place)?;
-        let vhost = it.vhost.map(|vhost| self.vhost_name(vhost));
+        let vhost = it.vhost.map(|vhost| self.access.vhost_name(vhost));
         Some(ParameterView { vhost, component: &it.component, name: &it.name, value: &it.value })
     }
 
@@ -74,17 +74,17 @@ impl Broker {
             Some(_) => Some((self.parameters.check)(said).map_err(OperatorFault::Invalid)?),
             None => None,
         };
-        let vhost = said.vhost.map(|name| self.require_vhost(name)).transpose()?;
+        let vhost = said.vhost.map(|name| self.access.require_vhost(name)).transpose()?;
         if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("parameter", "have from 1 to 255 bytes"));
         }
-        let is_administrator = user.is_none_or(|user| self.is_administrator(user));
+        let is_administrator = user.is_none_or(|user| self.access.is_administrator(user));
         if let Some(ParameterNeeds { vhost: local, of_administrator }) = local {
             if let Some(what) = of_administrator.filter(|_| !is_administrator) {
                 return Err(OperatorFault::Invalid(format!("only an administrator may have it {what}")));
             }
-            let may = user.is_none_or(|user| self.has_permission(user, &local));
-            if !may || self.find_vhost(&local).is_none() {
+            let may = user.is_none_or(|user| self.access.has_permission(user, &local));
+            if !may || self.access.find_vhost(&local).is_none() {
                 // Who may not know whether it is there is told the same of both.
                 return Err(OperatorFault::Invalid(match user {
                     Some(user) => format!("user \"{user}\" may not connect to vhost \"{local}\""),
@@ -96,7 +96,7 @@ impl Broker {
             let why = format!("its value is longer than {PARAMETER_BYTES_MAX} bytes of JSON");
             return Err(OperatorFault::Invalid(why));
         }
-        self.check_changeable(journal)?;
+        self.access.check_changeable(journal)?;
         let old = self.parameters.find(vhost, said.component, said.name);
         if old.is_some_and(|old| &*self.parameters.records[old].value == said.value) {
             return Ok(journal.await_facts());
@@ -121,7 +121,7 @@ impl Broker {
         let shovels = is_shovel.then(|| (it.shovels(), it.shovels_max, true, "bridges_max"));
         for (used, max, of_shovels, key) in [Some(all), shovels].into_iter().flatten() {
             let held = it.of_vhost(vhost, of_shovels);
-            if self.vhosts().count() > 1 && held > 0 && held + 1 > max.saturating_sub(used + 1) {
+            if self.access.vhosts().count() > 1 && held > 0 && held + 1 > max.saturating_sub(used + 1) {
                 let why = format!("this virtual host has its share of {key}: an administrator can set more");
                 return Err(OperatorFault::Invalid(why));
             }
@@ -132,6 +132,7 @@ impl Broker {
     /// Whether the log has such a parameter, with a place or without, or may have it.
     pub fn may_have_parameter(&self, vhost: &str, component: &str, name: &str) -> bool {
         let is_here = self
+            .access
             .find_vhost(vhost)
             .is_some_and(|id| self.parameters.find(Some(id), component, name).is_some());
         is_here
@@ -157,7 +158,7 @@ impl Broker {
         let hash = self.left_out_hash(vhost, component, name);
         let at = self.parameters.left_out.iter().position(|other| *other == hash);
         let at = at.ok_or(OperatorFault::NoSuchParameter)?;
-        self.check_changeable(journal)?;
+        self.access.check_changeable(journal)?;
         self.parameters.left_out.swap_remove(at);
         if journal.mode() == Mode::On {
             journal.define(Definition::Parameter { vhost, component, name, value: &[] }.key(), None);
@@ -178,13 +179,13 @@ impl Broker {
     ) -> Changed {
         let said = (vhost, component, name);
         let vhost = match vhost {
-            Some(vhost) => Some(self.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter)?),
+            Some(vhost) => Some(self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter)?),
             None => None,
         };
         let Some(index) = self.parameters.find(vhost, component, name) else {
             return self.clear_left_out(journal, said);
         };
-        self.check_changeable(journal)?;
+        self.access.check_changeable(journal)?;
         self.drop_parameter(journal, index);
         Ok(journal.await_facts())
     }
@@ -236,9 +237,9 @@ impl Broker {
 
     pub(super) fn restore_parameter(&mut self, said: &ParameterView<'_>) -> Restored {
         let vhost = match said.vhost {
-            Some(vhost) => match self.find_vhost(vhost) {
+            Some(vhost) => match self.access.find_vhost(vhost) {
                 Some(vhost) => Some(vhost),
-                None => return self.orphaned(),
+                None => return self.access.orphaned(),
             },
             None => None,
         };

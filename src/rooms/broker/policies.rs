@@ -90,7 +90,7 @@ impl Broker {
     pub fn policy_at(&self, place: usize) -> Option<PolicyView<'_>> {
         let policy = self.policies.records.get(place).filter(|policy| !policy.is_gone)?;
         Some(PolicyView {
-            vhost: self.vhost_name(policy.vhost),
+            vhost: self.access.vhost_name(policy.vhost),
             policy: NewPolicy {
                 kind: policy.kind,
                 name: &policy.name,
@@ -123,12 +123,12 @@ impl Broker {
     /// # Errors
     /// There is no such virtual host, it cannot be, or there is no room.
     pub fn set_policy(&mut self, cx: &mut Context<'_>, vhost: &str, said: &NewPolicy<'_>) -> Changed {
-        let vhost = self.require_vhost(vhost)?;
+        let vhost = self.access.require_vhost(vhost)?;
         if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("policy", "have from 1 to 255 bytes"));
         }
         policy_keys::check(Table::trusted(said.definition), said.kind).map_err(OperatorFault::Invalid)?;
-        self.check_changeable(cx.journal)?;
+        self.access.check_changeable(cx.journal)?;
         // What the operator says is taken on a full disk, too: it may be what makes room.
         if said.kind == PolicyKind::User {
             check_room(cx.journal)?;
@@ -150,9 +150,9 @@ impl Broker {
         kind: PolicyKind,
         name: &str,
     ) -> Changed {
-        let found = self.find_vhost(vhost).and_then(|vhost| self.policies.find(vhost, kind, name));
+        let found = self.access.find_vhost(vhost).and_then(|vhost| self.policies.find(vhost, kind, name));
         let index = found.ok_or(OperatorFault::NoSuchParameter)?;
-        self.check_changeable(cx.journal)?;
+        self.access.check_changeable(cx.journal)?;
         self.drop_policy(cx.journal, index);
         self.tell_of_policies(cx);
         Ok(cx.journal.await_facts())
@@ -214,7 +214,7 @@ impl Broker {
         }
         let policy = &self.policies.records[index];
         let definition = Definition::Policy {
-            vhost: self.vhost_name(policy.vhost),
+            vhost: self.access.vhost_name(policy.vhost),
             name: &policy.name,
             is_operators: policy.kind == PolicyKind::Operator,
             pattern: policy.pattern.text(),
@@ -354,7 +354,7 @@ impl Broker {
     // ---- at a start
 
     pub(super) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {
-        let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
+        let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
         match self.put_policy(vhost, said) {
             Ok(_) => Restored::Exists(None),
             Err(_) => Restored::NoRoom,

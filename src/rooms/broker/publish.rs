@@ -13,10 +13,11 @@ use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 
-use super::access::Right;
+use super::access::{Right, Thing};
 use super::arguments::MILLISECONDS_MAX;
 use super::backlog::Size;
 use super::deliveries::{Carrier, NewDelivery};
+use super::faults::{out_of, out_of_disk, unwritable};
 use super::queue::Queue;
 use super::queue_head::log_bytes;
 use super::quota::{LogShares, owner_of};
@@ -24,7 +25,6 @@ use super::records::Mode;
 use super::route::copies;
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, Scratch};
-use super::stored::unwritable;
 use super::words::Lossy;
 use super::work::Work;
 use super::{Broker, Context};
@@ -136,7 +136,7 @@ impl Broker {
         let (kept, refused) = self.leave_out_unwilling(cx, message, targets);
         if self.lacks_slot() {
             cx.messages.release(message);
-            return Err(self.out_of("queues_max"));
+            return Err(out_of("queues_max"));
         }
         self.weigh_log(cx.journal);
         let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
@@ -208,22 +208,24 @@ impl Broker {
         let vhost = self.channels[channel.index()].vhost;
         self.check_publish(cx.work, channel, cx.messages.exchange(message))?;
         let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
-        self.check_key(cx.work, channel, exchange, cx.messages.routing_key(message))?;
+        let connection = self.channels[channel.index()].connection;
+        self.check_key(cx.work, connection, exchange, Right::Write, cx.messages.routing_key(message))?;
         Ok(exchange)
     }
 
-    fn check_key(
-        &self,
-        work: &mut Work,
-        channel: ChannelId,
-        exchange: ExchangeId,
-        key: &[u8],
-    ) -> Result<(), Fault> {
-        let connection = self.channels[channel.index()].connection;
-        if !self.minds_topics(connection, exchange) {
+    /// Whether a channel may publish to this exchange, found or not; asked once until a right or a route changes.
+    fn check_publish(&mut self, work: &mut Work, channel: ChannelId, exchange: &str) -> Result<(), Fault> {
+        let record = &self.channels[channel.index()];
+        let (connection, vhost) = (record.connection, record.vhost);
+        let found = self.find_exchange(vhost, exchange);
+        if found.is_some() && record.may_write == found && record.may_write_until == self.revision() {
             return Ok(());
         }
-        self.check_topic(work, connection, exchange, Right::Write, key)
+        self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+        let revision = self.revision();
+        let record = &mut self.channels[channel.index()];
+        (record.may_write, record.may_write_until) = (found, revision);
+        Ok(())
     }
 
     fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
@@ -256,8 +258,9 @@ impl Broker {
         let expiration_ms = expiration_ms(&properties)?;
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
+        let connection = self.channels[channel.index()].connection;
         for key in copies(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
-            self.check_key(cx.work, channel, exchange, key)?;
+            self.check_key(cx.work, connection, exchange, Right::Write, key)?;
         }
         let reply_to = self.reply_queue_for(channel, &properties)?;
         // A token takes the place of the name that asked for it, which is shorter.
@@ -287,19 +290,20 @@ impl Broker {
         written
             .ok()
             .and_then(|()| cx.messages.copy_with_properties(message, writer.written(), flags).ok())
-            .ok_or_else(|| self.out_of("messages_max"))
+            .ok_or_else(|| out_of("messages_max"))
     }
 
     fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
         let connection = self.channels[channel.index()].connection;
-        let user = &self.connection(connection).user;
+        let who = &self.connection(connection).identity;
         match properties.user_id() {
-            Some(claimed) if claimed != user.as_bytes() && !self.may_impersonate(connection) => {
+            Some(claimed) if claimed != who.name().as_bytes() && !self.access.may_impersonate(who) => {
                 Err(Fault::new(
                     ReplyCode::PreconditionFailed,
                     format_args!(
-                        "user_id property set to '{}' but authenticated user was '{user}'",
-                        Lossy(claimed)
+                        "user_id property set to '{}' but authenticated user was '{}'",
+                        Lossy(claimed),
+                        who.name()
                     ),
                 ))
             }
@@ -347,7 +351,7 @@ impl Broker {
                 return Ok(Outcome::Wait);
             }
             messages.release(message);
-            return Err(self.out_of("unacknowledged_max"));
+            return Err(out_of("unacknowledged_max"));
         }
         self.counters.unroutable_returned += 1;
         self.put_into_outbox(
@@ -384,7 +388,7 @@ impl Broker {
             Share::Transaction | Share::Reserve | Share::ReadBack => 0,
         };
         if needed > self.fan_out_max() {
-            return Err(Hindrance::Fault(self.out_of("queue_entries_max")));
+            return Err(Hindrance::Fault(out_of("queue_entries_max")));
         }
         // All of them are in the virtual host of the channel.
         let owner = || owner_of(self.channels[publish.channel.index()].vhost);
@@ -398,7 +402,7 @@ impl Broker {
                 false => self.lacks_entries(publish.channel, needed + reserve),
             })),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
-                Err(Hindrance::Fault(self.out_of("queue_entries_max")))
+                Err(Hindrance::Fault(out_of("queue_entries_max")))
             }
         }
     }
@@ -418,7 +422,7 @@ impl Broker {
         }
         let bytes = cx.messages.stream_len(message) as u64;
         if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
-            return Err(Hindrance::Fault(self.out_of("commit_bytes_max")));
+            return Err(Hindrance::Fault(out_of("commit_bytes_max")));
         }
         let holds_up = publish.share == Share::Reserve && publish.may_wait;
         if holds_up && cx.journal.mode() == JournalMode::Unwritable {
@@ -446,7 +450,7 @@ impl Broker {
             Err(NoRoom::Disk) if publish.share == Share::Ordinary => {
                 Err(Hindrance::Wait(self.disk_shortage(cx.journal)))
             }
-            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(self.out_of_disk(cx.journal))),
+            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(out_of_disk(cx.journal))),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::wire::field::{Table, Value};
 use super::access::{Right, Thing};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
 use super::backlog::Purged;
+use super::faults::{check_deletable, out_of, version_for};
 use super::job::Job;
 use super::lanes::Logged;
 use super::levels::first_rank;
@@ -51,7 +52,7 @@ impl QueueDeclaration<'_> {
 
 impl Broker {
     pub(super) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
-        QueueInWords { name, vhost: self.vhost_name(vhost) }
+        QueueInWords { name, vhost: self.access.vhost_name(vhost) }
     }
 
     pub(super) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
@@ -187,7 +188,7 @@ impl Broker {
     ) -> Result<QueueId, Fault> {
         let words = self.queue_in_words(vhost, declaration.queue);
         arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
-        self.check_queue_limit(vhost, declaration.queue)?;
+        self.access.check_queue_limit(vhost, declaration.queue)?;
         let queue = self.create_queue(cx, owner, vhost, declaration, false)?;
         self.counters.queues_declared += 1;
         self.counters.queues_created += 1;
@@ -289,7 +290,7 @@ impl Broker {
         record.auto_delete = declaration.auto_delete;
         record.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
-        let incarnation = incarnation.unwrap_or(self.version_for(cx.journal, record.durable)?);
+        let incarnation = incarnation.unwrap_or(version_for(cx.journal, record.durable)?);
         record.logged = Logged::as_incarnation(incarnation);
         record.rank = first_rank(cx.journal, &record, 0);
         let queue = self.add_queue(cx, record)?;
@@ -320,18 +321,18 @@ impl Broker {
         let (hidden, is_rebuilt, buries) = (record.hidden, record.is_rebuilt, record.buries_logged());
         let (may_expire, consumer_timeout_ms) =
             (record.settings.may_expire, record.settings.consumer_timeout_ms);
-        self.check_vhost_alive(vhost)?;
+        self.access.check_vhost_alive(vhost)?;
         self.declare_quota(Declared::Queue, bytes, (vhost, cx.declarer))?;
         record.declarer = cx.declarer;
-        let Ok(index) = self.queues.insert(record) else { return Err(self.out_of("queues_max")) };
+        let Ok(index) = self.queues.insert(record) else { return Err(out_of("queues_max")) };
         self.queue_table.insert((vhost, &*name), index);
-        self.hold_vhost(vhost);
+        self.access.hold_vhost(vhost);
         self.orphans.rebuilt += u32::from(is_rebuilt);
         self.buriers += u32::from(buries);
         self.minds_time |= may_expire;
         self.watch.note_timeout(consumer_timeout_ms);
         if !hidden {
-            self.count_queue(vhost, true);
+            self.access.count_queue(vhost, true);
         }
         if let Some(owner) = owner {
             let owned = &mut self.connections[owner.index()].exclusive_queues;
@@ -370,7 +371,7 @@ impl Broker {
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
         {
             self.check_exclusive(connection, queue)?;
-            self.check_deletable(cx.journal, self.routing.binding(binding).stored)?;
+            check_deletable(cx.journal, self.routing.binding(binding).stored)?;
             self.remove_binding(cx, binding);
         } else {
             cx.await_others();
@@ -424,7 +425,7 @@ impl Broker {
             () if if_empty && self.ready_in(queue) > 0 => "not empty",
             () => {
                 let count = self.ready_in(queue);
-                self.check_deletable(cx.journal, record.logged.is_on())?;
+                check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
                 self.start_job(cx, connection, Job::Queue(queue));
                 return Ok(Outcome::MessageCount(count));
@@ -449,7 +450,7 @@ impl Broker {
         self.queue_table.remove((vhost, &*record.name), index);
         if !hidden {
             self.counters.queues_deleted += 1;
-            self.count_queue(vhost, false);
+            self.access.count_queue(vhost, false);
         }
         let record = &mut self.queues[index];
         if core::mem::take(&mut record.on_ready_list) {
@@ -480,7 +481,7 @@ impl Broker {
         }
         let bytes = record.name.len() + record.arguments.len();
         self.quota.undeclare(Declared::Queue, bytes, (record.vhost, record.declarer));
-        self.let_go_of_vhost(record.vhost);
+        self.release_vhost(record.vhost);
         if let Some(whole) = whole {
             self.free_queue_if_done(whole);
         }

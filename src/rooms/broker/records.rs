@@ -8,18 +8,14 @@ use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, Queu
 use crate::error::Fault;
 use crate::mem::{Links, List, MessageId};
 
+use super::access::Identity;
 use super::routing::RouteCache;
 
 /// What the broker knows of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// As whom it logged in, also when that user is deleted.
-    pub(super) user: Name,
-    /// The user's record, while it exists.
-    pub(super) user_index: Option<usize>,
+    pub(super) identity: Identity,
     pub(super) vhost: Option<VhostId>,
-    /// It is this broker's own, and may do what its configuration says.
-    pub(super) is_own: bool,
     /// Why it is to be closed by force.
     pub(super) forced: Option<Box<str>>,
     pub(super) channels: List,
@@ -56,10 +52,8 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new() -> Self {
         Self {
-            user: Name::new(),
-            user_index: None,
+            identity: Identity::default(),
             vhost: None,
-            is_own: false,
             forced: None,
             channels: List::default(),
             exclusive_queues: List::default(),

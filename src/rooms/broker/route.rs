@@ -8,6 +8,7 @@ use crate::mem::{Draw, MessageFlags, MessageId, Messages, Share, Slab};
 use crate::wire::field::{Array, Table, Value};
 
 use super::Broker;
+use super::faults::out_of;
 use super::names::IndexTable;
 use super::queue::Queue;
 use super::queues::find_queue;
@@ -67,9 +68,10 @@ impl Broker {
             let names = messages.names(message);
             let exchange_len = messages.exchange_len(message);
             let connection = self.channels[channel.index()].connection;
-            let for_all_keys = (!self.minds_topics(connection, exchange)).then_some(exchange);
+            let for_all_keys = (!self.limits_keys(connection, exchange)).then_some(exchange);
+            let revision = self.revision();
             let cache = &mut self.channels[channel.index()].route_cache;
-            cache.set(self.routing.revision(), (for_all_keys, exchange_len), names, targets);
+            cache.set(revision, (for_all_keys, exchange_len), names, targets);
         }
         Ok(())
     }
@@ -117,11 +119,11 @@ impl Broker {
             len => 1 + len,
         };
         let body_len = targets.iter().map(len_of).sum::<usize>() as u32;
-        let route = messages.begin("", &[], draw).map_err(|full| self.out_of(full.key()))?;
+        let route = messages.begin("", &[], draw).map_err(|full| out_of(full.key()))?;
         let reserved = messages.reserve_whole(route, &[], MessageFlags::ROUTE, body_len, draw.share);
         if let Err(full) = reserved {
             messages.release(route);
-            return Err(self.out_of(full.key()));
+            return Err(out_of(full.key()));
         }
         for &queue in targets {
             let record = &self.queues[queue.index()];
@@ -183,7 +185,7 @@ impl Broker {
     ) -> bool {
         let cache = &self.channels[channel.index()].route_cache;
         let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
-        let Some(cached) = cache.get(self.routing.revision(), exchange_len, names) else { return false };
+        let Some(cached) = cache.get(self.revision(), exchange_len, names) else { return false };
         targets.clear();
         targets.extend_from_slice(cached);
         true
@@ -198,6 +200,6 @@ impl Broker {
     ) -> Option<ExchangeId> {
         let cache = &self.channels[channel.index()].route_cache;
         let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
-        cache.exchange(self.routing.revision(), exchange_len, names)
+        cache.exchange(self.revision(), exchange_len, names)
     }
 }

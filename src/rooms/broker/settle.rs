@@ -160,7 +160,7 @@ impl Broker {
     fn is_beyond_limit(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
         let connection = self.channels[delivery.channel.index()].connection;
-        if self.connections[connection.index()].is_own {
+        if self.connections[connection.index()].identity.is_own() {
             return false;
         }
         delivery.returns = delivery.returns.saturating_add(1);

@@ -26,7 +26,7 @@ impl Broker {
     #[cold]
     pub fn shortage_of(&self, messages: &Messages, connection: ConnectionId, full: PoolFull) -> Shortage {
         let record = self.connections.get(connection.index());
-        let (vhost, user) = record.map_or((None, None), |record| (record.vhost, record.user_index));
+        let (vhost, user) = record.map_or((None, None), |record| (record.vhost, record.identity.user()));
         let pool = full.into();
         match (messages.who_is_short(full, self.quota.owner(connection)), vhost, user) {
             (Scarce::ForVhost, Some(vhost), _) => Shortage::VhostMemory(pool, vhost),
@@ -91,7 +91,7 @@ impl fmt::Display for Explained<'_> {
                 self.deed(f, format_args!("consume or purge its queues, or raise {}", pool.key()))
             }
             Shortage::UserMemory(pool, user) => {
-                let name = self.broker.user_at(user as usize).map_or("", |user| user.name);
+                let name = self.broker.access.user_at(user as usize).map_or("", |user| user.name);
                 write!(f, "user '{}' has its share of {}", name.escape_debug(), pool.key())?;
                 f.write_str(", the rest is kept for other users")?;
                 self.used(f, pool)?;
@@ -305,7 +305,7 @@ impl Explained<'_> {
     }
 
     fn share_of_vhost(&self, f: &mut fmt::Formatter<'_>, vhost: VhostId, key: &str) -> fmt::Result {
-        let name = self.broker.vhost_name_at(vhost);
+        let name = self.broker.access.vhost_name_if_there(vhost);
         let name = name.escape_debug();
         write!(f, "virtual host '{name}' has its share of {key}, the rest is kept for other virtual hosts")
     }
@@ -313,7 +313,7 @@ impl Explained<'_> {
     /// Names are what peers make them.
     fn queue(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
         let Some(record) = self.broker.queues.get(queue.index()) else { return f.write_str("a queue") };
-        let vhost = self.broker.vhost_name(record.vhost).escape_debug();
+        let vhost = self.broker.access.vhost_name(record.vhost).escape_debug();
         write!(f, "queue '{}' (virtual host '{vhost}')", record.name.escape_debug())
     }
 

@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 
 use crate::command::{ConnectionId, QueueId};
-use crate::error::{Fault, ReplyCode};
-use crate::journal::{Batch, Journal};
+use crate::error::Fault;
+use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner, Slab};
 
@@ -26,7 +26,7 @@ use super::paging::Paging;
 use super::parameter::Parameters;
 use super::policy::Policies;
 use super::queue::Queue;
-use super::quota::{self, LogShares, Quota};
+use super::quota::{LogShares, Quota};
 use super::records::{Channel, Connection, Consumer, Getting, Promised};
 use super::returns::ReturnsDue;
 use super::routing::Routing;
@@ -52,6 +52,15 @@ pub(super) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
 pub(super) struct Scratch {
     pub(super) properties: Box<[u8]>,
     pub(super) rewritten: Box<[u8]>,
+}
+
+/// Connections that the loop is to look at.
+#[derive(Debug)]
+pub(super) struct Noted {
+    /// The outbox of each was empty and is not any more.
+    pub(super) output: VecDeque<ConnectionId>,
+    /// Each is to be closed by force.
+    pub(super) forced: VecDeque<ConnectionId>,
 }
 
 /// The numbers the broker goes by at run time.
@@ -148,8 +157,8 @@ pub struct Broker {
     /// Queues with something to deliver now.
     pub(super) ready: List,
     pub(super) jobs: VecDeque<Begun>,
-    /// Connections whose outbox was empty and is not any more.
-    pub(super) noted: VecDeque<ConnectionId>,
+    /// Connections that the loop is to look at.
+    pub(super) noted: Noted,
     /// Room for the queues of a message; it is taken out while one is routed and pushed.
     pub(super) targets_buffer: Vec<QueueId>,
     /// The same for a dead letter, which may be under way at the same time.
@@ -241,7 +250,10 @@ impl Broker {
             fifo_pool,
             ready: List::default(),
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
-            noted: VecDeque::with_capacity(connections),
+            noted: Noted {
+                output: VecDeque::with_capacity(connections),
+                forced: VecDeque::with_capacity(limits.connections_max as usize),
+            },
             targets_buffer: Vec::with_capacity(queues),
             letter_targets: Vec::with_capacity(queues),
             expiry: Expiry::with_capacity(queues),
@@ -289,7 +301,7 @@ impl Broker {
     /// the log for others, and where a message goes: in other queues there may be room.
     pub const fn room_made(&self) -> u64 {
         let given = self.fifo_pool.given() + self.deliveries.given();
-        given + self.releases + self.log_shares.room_made() + self.routing.revision()
+        given + self.releases + self.log_shares.room_made() + self.revision()
     }
 
     /// What the pools hold.
@@ -324,19 +336,10 @@ impl Broker {
         &self.connections[connection.index()]
     }
 
-    /// 506: this board's configuration has no room for that; the key says what to raise.
-    pub(super) fn out_of_disk(&self, journal: &Journal) -> Fault {
-        if journal.is_file_system_full() {
-            return Fault::new(
-                ReplyCode::ResourceError,
-                format_args!("the file system of this broker's data directory is full: make room there"),
-            );
-        }
-        self.out_of(journal.room_key())
-    }
-
-    pub(super) fn out_of(&self, key: &str) -> Fault {
-        quota::out_of(key)
+    /// Rises with whatever may change where a message goes, or who may do what.
+    #[inline]
+    pub(super) const fn revision(&self) -> u64 {
+        self.routing.revision() + self.access.revision()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::journal::{Definition, DestinationName, Journal, Mode};
 
 use super::arguments::QueueSettings;
 use super::exchanges::ExchangeDeclaration;
+use super::faults::check_deletable;
 use super::lanes::Logged;
 use super::levels::first_rank;
 use super::parameter::ParameterView;
@@ -29,27 +30,6 @@ impl Broker {
         self.settings.persist_all = persist_all;
     }
 
-    /// The version for something durable that is about to exist.
-    ///
-    /// # Errors
-    /// The store cannot be written, so nothing durable can begin to exist.
-    pub(super) fn version_for(&mut self, journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
-        match journal.mode() {
-            Mode::On if durable && !journal.has_room_to_define() => Err(self.out_of_disk(journal)),
-            Mode::On if durable => Ok(journal.next_version()),
-            Mode::Unwritable if durable => Err(unwritable()),
-            Mode::On | Mode::Off | Mode::Unwritable => Ok(0),
-        }
-    }
-
-    /// Whether something durable can be deleted: that needs no room, but a store that can be written.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub(super) fn check_deletable(&self, journal: &Journal, is_stored: bool) -> Result<(), Fault> {
-        if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
-    }
-
     /// Writes down that an exchange exists, or exists no more.
     pub(super) fn append_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, exists: bool) {
         let record = self.routing.exchange(exchange);
@@ -57,7 +37,7 @@ impl Broker {
             return;
         }
         let definition = Definition::Exchange {
-            vhost: self.vhost_name(record.vhost),
+            vhost: self.access.vhost_name(record.vhost),
             name: &record.name,
             version: record.version,
             kind: record.type_name(),
@@ -91,7 +71,7 @@ impl Broker {
     pub(super) fn definition_of_queue(&self, index: usize, exists: bool) -> (Box<[u8]>, Option<Box<[u8]>>) {
         let record = &self.queues[index];
         let definition = Definition::Queue {
-            vhost: self.vhost_name(record.vhost),
+            vhost: self.access.vhost_name(record.vhost),
             name: &record.name,
             incarnation: record.logged.incarnation(),
             auto_delete: record.auto_delete,
@@ -154,7 +134,7 @@ impl Broker {
             }
         };
         let definition = Definition::Binding {
-            vhost: self.vhost_name(source.vhost),
+            vhost: self.access.vhost_name(source.vhost),
             source: &source.name,
             source_version: source.version,
             destination,
@@ -214,7 +194,7 @@ impl Broker {
     fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments } => {
-                let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
+                let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
                 let declaration = ExchangeDeclaration {
                     exchange: name,
                     kind,
@@ -238,7 +218,7 @@ impl Broker {
                 levels_from,
                 arguments,
             } => {
-                let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
+                let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
                 let (arguments, returns) = Returns::split(arguments);
                 // What policies say comes with the policies, see `apply_policies`.
                 let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
@@ -292,7 +272,7 @@ impl Broker {
         else {
             return Restored::Orphaned;
         };
-        let Some(vhost_id) = self.find_vhost(vhost) else { return self.orphaned() };
+        let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
         let exchange = |name: &str, version: u64| {
             let found = self.find_exchange(vhost_id, name);
             found.filter(|exchange| self.routing.exchange(*exchange).version == version)
@@ -380,7 +360,7 @@ impl Broker {
         name: DestinationName<'_>,
         durable: bool,
     ) -> Result<(), Fault> {
-        let is_left_out = self.left_out.version_of(self.vhost_name(vhost), name).is_some();
+        let is_left_out = self.left_out.version_of(self.access.vhost_name(vhost), name).is_some();
         if is_left_out || durable && self.left_out.has_more {
             Err(self.is_left_out(vhost, name))
         } else {
@@ -400,7 +380,7 @@ impl Broker {
         name: DestinationName<'_>,
         is_conditional: bool,
     ) -> Result<bool, Fault> {
-        let Some(version) = self.left_out.version_of(self.vhost_name(vhost), name) else {
+        let Some(version) = self.left_out.version_of(self.access.vhost_name(vhost), name) else {
             return match name {
                 DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
                 _ => Ok(false),
@@ -409,8 +389,8 @@ impl Broker {
         if is_conditional {
             return Err(self.is_left_out(vhost, name));
         }
-        self.check_deletable(cx.journal, true)?;
-        let vhost = self.vhost_name(vhost);
+        check_deletable(cx.journal, true)?;
+        let vhost = self.access.vhost_name(vhost);
         let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
         let (key, incarnation) = match name {
             DestinationName::Exchange(name) => {
@@ -466,11 +446,4 @@ impl Broker {
             ),
         }
     }
-}
-
-pub(super) fn unwritable() -> Fault {
-    Fault::new(
-        ReplyCode::ResourceError,
-        format_args!("the store cannot be written, so nothing durable can be declared or deleted now"),
-    )
 }

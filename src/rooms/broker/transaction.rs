@@ -11,6 +11,7 @@ use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
+use super::faults::{out_of, out_of_disk};
 use super::publish::Publish;
 use super::quota::{LogShares, owner_of};
 use super::records::{Mode, Promised, Transaction};
@@ -233,7 +234,7 @@ impl Broker {
             cx.work.check()?;
             self.choose_levels(cx, message, targets);
             if self.lacks_slot() {
-                return Err(self.out_of("queues_max"));
+                return Err(out_of("queues_max"));
             }
             entries += targets.len();
             returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
@@ -241,7 +242,7 @@ impl Broker {
                 log_bytes += cx.messages.stream_len(message) as u64;
                 let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
                 if !cx.journal.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {
-                    return Err(self.out_of("commit_bytes_max"));
+                    return Err(out_of("commit_bytes_max"));
                 }
                 logged += 1;
                 if !cx.journal.fits_transaction(logged) {
@@ -252,11 +253,11 @@ impl Broker {
             // Asked each time, so that what is far too much is not routed to its end first.
             chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
             if !self.fifo_pool.may_take(|| owner, chunks, 0) || targets.len() > self.fan_out_max() {
-                return Err(self.out_of("queue_entries_max"));
+                return Err(out_of("queue_entries_max"));
             }
         }
         if returns > self.deliveries.room() {
-            return Err(self.out_of("unacknowledged_max"));
+            return Err(out_of("unacknowledged_max"));
         }
         Ok(Promised { chunks, logged })
     }
@@ -265,7 +266,7 @@ impl Broker {
     fn check_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
         let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         match journal.admit(times * bytes + self.kept_for_letters(journal), 1) {
-            Err(NoRoom::Disk) => Err(self.out_of_disk(journal)),
+            Err(NoRoom::Disk) => Err(out_of_disk(journal)),
             Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => Err(Fault::new(
                 ReplyCode::ResourceError,
                 format_args!("the store cannot be written, so nothing persistent is taken now"),

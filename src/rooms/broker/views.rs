@@ -229,7 +229,7 @@ impl Broker {
         Some(QueueView {
             place,
             serial: record.serial,
-            vhost: self.vhost_name(record.vhost),
+            vhost: self.access.vhost_name(record.vhost),
             name: &record.name,
             durable: record.durable,
             auto_delete: record.auto_delete,
@@ -258,7 +258,7 @@ impl Broker {
     /// settled.
     pub fn depth_of(&self, vhost: &str) -> (u64, u64) {
         let queues = self.queues.iter().filter(|(_, record)| !record.hidden && !record.dying);
-        let own = queues.filter(|(_, record)| self.vhost_name(record.vhost) == vhost);
+        let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
             let unsettled = self.in_all(id, |level| level.unsettled.into());
@@ -275,7 +275,7 @@ impl Broker {
     pub fn exchange_at(&self, place: usize) -> Option<ExchangeView<'_>> {
         let record = self.routing.exchange_at(place)?;
         Some(ExchangeView {
-            vhost: self.vhost_name(record.vhost),
+            vhost: self.access.vhost_name(record.vhost),
             name: &record.name,
             kind: record.type_name(),
             durable: record.durable,
@@ -304,7 +304,7 @@ impl Broker {
             Destination::Exchange(exchange) => (&self.routing.exchange_at(exchange.index())?.name, false),
         };
         Some(BindingView {
-            vhost: self.vhost_name(source.vhost),
+            vhost: self.access.vhost_name(source.vhost),
             source: &source.name,
             destination,
             to_exchange: matches!(record.destination, Destination::Exchange(_)),
@@ -316,13 +316,13 @@ impl Broker {
 
     /// Who has logged in on a connection; nobody is empty.
     pub fn user_of(&self, connection: ConnectionId) -> &str {
-        self.connections.get(connection.index()).map_or("", |record| &record.user)
+        self.connections.get(connection.index()).map_or("", |record| record.identity.name())
     }
 
     /// The name of the virtual host that a connection has opened; empty for one that has not.
     pub fn vhost_of(&self, connection: ConnectionId) -> &str {
         let vhost = self.connections.get(connection.index()).and_then(|record| record.vhost);
-        vhost.map_or("", |vhost| self.vhost_name(vhost))
+        vhost.map_or("", |vhost| self.access.vhost_name(vhost))
     }
 
     /// How full the pools are that publishers and programs can fill, by the keys that make them larger.
@@ -355,8 +355,8 @@ impl Broker {
     pub fn connection_view(&self, connection: ConnectionId) -> Option<ConnectionView<'_>> {
         let record = self.connections.get(connection.index()).filter(|record| !record.dying)?;
         Some(ConnectionView {
-            user: &record.user,
-            vhost: self.vhost_name(record.vhost?),
+            user: record.identity.name(),
+            vhost: self.access.vhost_name(record.vhost?),
             channels: record.channels.len(),
         })
     }
@@ -377,8 +377,8 @@ impl Broker {
         Some(ChannelView {
             connection: record.connection,
             number: record.number,
-            user: &connection.user,
-            vhost: self.vhost_name(record.vhost),
+            user: connection.identity.name(),
+            vhost: self.access.vhost_name(record.vhost),
             confirm: matches!(record.mode, Mode::Confirm),
             transactional: matches!(record.mode, Mode::Transaction(_)),
             consumers: self.active_consumers(place),
@@ -409,7 +409,7 @@ impl Broker {
         let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
         let queue = self.queues.get(record.queue.index()).filter(|queue| !queue.hidden && !queue.dying)?;
         Some(ConsumerView {
-            vhost: self.vhost_name(queue.vhost),
+            vhost: self.access.vhost_name(queue.vhost),
             queue: &queue.name,
             channel: record.channel,
             user: self.user_of(self.channels[record.channel.index()].connection),

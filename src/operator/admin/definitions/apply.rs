@@ -46,17 +46,29 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
     let journal = context.journal_mut();
     let changed = match item {
         Item::Vhost(name, limits) => broker.put_vhost(journal, name).and_then(|batch| match limits {
-            Some(limits) => broker.set_vhost_limits(journal, name, limits_of(*limits)),
+            Some(limits) => broker.access_mut().set_vhost_limits(journal, name, limits_of(*limits)),
             None => Ok(batch),
         }),
         Item::User(user) => return put_user(broker, journal, user),
-        Item::Permission(it) => {
-            broker.set_permissions(journal, &it.user, &it.vhost, &it.configure, &it.write, &it.read)
+        Item::Permission(it) => broker.access_mut().set_permissions(
+            journal,
+            &it.user,
+            &it.vhost,
+            &it.configure,
+            &it.write,
+            &it.read,
+        ),
+        Item::TopicPermission(it) => broker.access_mut().set_topic_permissions(
+            journal,
+            &it.user,
+            &it.vhost,
+            &it.exchange,
+            &it.write,
+            &it.read,
+        ),
+        Item::Limits(vhost, limits) => {
+            broker.access_mut().set_vhost_limits(journal, vhost, limits_of(*limits))
         }
-        Item::TopicPermission(it) => {
-            broker.set_topic_permissions(journal, &it.user, &it.vhost, &it.exchange, &it.write, &it.read)
-        }
-        Item::Limits(vhost, limits) => broker.set_vhost_limits(journal, vhost, limits_of(*limits)),
         Item::Policy(it) => broker.set_policy(context, &it.vhost, &NewPolicy::from(it)),
         Item::Parameter(it) => {
             let (vhost, value) = (it.vhost.as_deref(), it.value.as_bytes());
@@ -74,9 +86,9 @@ fn put_user(broker: &mut Broker, journal: &mut Journal, user: &User) -> Result<A
                    import_definitions`, which does";
         return Err(why.to_string());
     };
-    let had = broker.users().find(|it| it.name == user.name).map(|it| *it.hash);
+    let had = broker.access().users().find(|it| it.name == user.name).map(|it| *it.hash);
     let put = broker.put_user(journal, &user.name, hash, &user.tags).and_then(|batch| match user.limits {
-        Some(limits) => broker.set_user_limits(journal, &user.name, user_limits_of(limits)),
+        Some(limits) => broker.access_mut().set_user_limits(journal, &user.name, user_limits_of(limits)),
         None => Ok(batch),
     });
     put.map_err(|fault| fault.to_string())?;
@@ -98,7 +110,7 @@ const fn kept_as(password: &Password) -> Option<PasswordHash> {
 pub fn hash_password(broker: &Broker, item: &mut Item, entropy: &mut dyn FnMut(&mut [u8])) {
     let Item::User(user) = item else { return };
     let Password::Clear(clear) = &user.password else { return };
-    let kept = broker.users().find(|it| it.name == user.name).map(|it| *it.hash);
+    let kept = broker.access().users().find(|it| it.name == user.name).map(|it| *it.hash);
     let fitting = kept.filter(|hash| hash.fits(clear.as_bytes()));
     let hash = fitting.unwrap_or_else(|| PasswordHash::of(clear.as_bytes(), entropy));
     user.password = Password::Hash(hash);
@@ -109,24 +121,24 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
     match item {
         Item::User(user) => {
             let hash = kept_as(&user.password);
-            broker.users().any(|it| {
+            broker.access().users().any(|it| {
                 let has_limits = user.limits.is_none_or(|limits| it.limits == user_limits_of(limits));
                 it.name == user.name && it.tags == user.tags && Some(*it.hash) == hash && has_limits
             })
         }
-        Item::Permission(it) => broker.permissions().any(|view| {
+        Item::Permission(it) => broker.access().permissions().any(|view| {
             let (user, vhost) = (view.user == it.user, view.vhost == it.vhost);
             let patterns = (view.configure, view.write, view.read);
             user && vhost && patterns == (it.configure.as_str(), it.write.as_str(), it.read.as_str())
         }),
-        Item::TopicPermission(it) => broker.topic_permissions().any(|view| {
+        Item::TopicPermission(it) => broker.access().topic_permissions().any(|view| {
             let thing = (view.user, view.vhost, view.exchange);
             let patterns = (view.write, view.read);
             thing == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
                 && patterns == (it.write.as_str(), it.read.as_str())
         }),
         Item::Limits(vhost, limits) | Item::Vhost(vhost, Some(limits)) => {
-            broker.vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
+            broker.access().vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
         }
         Item::Policy(it) => broker.policies().any(|view| {
             let (is, said) = (view.policy, NewPolicy::from(it));

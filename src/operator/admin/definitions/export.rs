@@ -62,9 +62,9 @@ const fn part<K: Kind>(before: &'static str) -> Part {
     Part { around: (before, ""), places: K::places, row: whole_row::<K>, looks: None }
 }
 
-/// Declares a kind of which some are exported, with all its columns.
+/// Declares a kind of which some are exported, with all its columns; what stands in parentheses is the part of the broker that lists it.
 macro_rules! exported {
-    ($name:ident, $view:ident, $places:ident, $at:ident, $is_meant:expr, $vhost:expr, $columns:expr) => {
+    ($name:ident, $view:ident, $(($part:ident))? $places:ident, $at:ident, $is_meant:expr, $vhost:expr, $columns:expr) => {
         #[derive(Debug)]
         struct $name;
 
@@ -74,12 +74,12 @@ macro_rules! exported {
             const COLUMNS: &'static [Column<Self>] = &$columns;
 
             fn places(context: ReadContext<'_>) -> usize {
-                context.broker.$places()
+                context.broker$(.$part())?.$places()
             }
 
             fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
                 let is_meant: fn(&$view<'_>) -> bool = $is_meant;
-                context.broker.$at(place).filter(is_meant)
+                context.broker$(.$part())?.$at(place).filter(is_meant)
             }
 
             fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -93,6 +93,7 @@ macro_rules! exported {
 exported!(
     Users,
     UserView,
+    (access)
     user_places,
     user_at,
     |_| true,
@@ -109,6 +110,7 @@ exported!(
 exported!(
     Vhosts,
     VhostView,
+    (access)
     vhost_places,
     vhost_at,
     |_| true,
@@ -123,6 +125,7 @@ exported!(
 exported!(
     Permissions,
     PermissionView,
+    (access)
     permission_places,
     permission_at,
     |_| true,
@@ -139,6 +142,7 @@ exported!(
 exported!(
     TopicPermissions,
     TopicPermissionView,
+    (access)
     topic_permission_places,
     topic_permission_at,
     |_| true,
@@ -155,6 +159,7 @@ exported!(
 exported!(
     Limits,
     VhostView,
+    (access)
     vhost_places,
     vhost_at,
     |vhost| vhost.limits != Default::default(),

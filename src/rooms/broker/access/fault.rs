@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::command::NAME_BYTES_MAX;
+
 /// Why a change is not made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OperatorFault {
@@ -59,3 +61,15 @@ impl fmt::Display for OperatorFault {
 }
 
 impl core::error::Error for OperatorFault {}
+
+/// Whether something of this kind may have this name.
+///
+/// # Errors
+/// It is empty, or too long.
+pub(in crate::broker) fn check_name(what: &'static str, name: &str) -> Result<(), OperatorFault> {
+    match name {
+        "" => Err(OperatorFault::BadName(what, "not be empty")),
+        _ if name.len() > NAME_BYTES_MAX => Err(OperatorFault::BadName(what, "have at most 255 bytes")),
+        _ => Ok(()),
+    }
+}

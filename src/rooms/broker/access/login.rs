@@ -1,38 +1,49 @@
 //! From credentials to a user.
 //!
 //! Why it exists: comparing a password takes long on purpose, so the broker never does it. It answers a login
-//! with [`Outcome::Check`], somebody takes the time elsewhere and comes back with the result. What always
+//! with [`Login::Check`], somebody takes the time elsewhere and comes back with the result. What always
 //! holds: a peer is told the same whatever was wrong; a password that was right is recognised at once until
 //! its user changes, by a digest under a key that this process alone has.
 
 use ring::hmac;
 
-use crate::command::{ConnectionId, NAME_BYTES_MAX, Name, Outcome};
+use crate::command::{NAME_BYTES_MAX, Name};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Journal;
 use crate::password::{PasswordCheck, PasswordHash};
 
-use crate::broker::Broker;
+use super::identity::Identity;
+use super::state::Access;
 
-/// Why a user of [`Broker::set_loopback_users`] is refused.
+/// Why a user of [`Access::set_loopback_users`] is refused.
 const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; make a user of your own for other \
                              machines, or let it in from anywhere with loopback_users = []";
 
-impl Broker {
+/// What a login comes to.
+pub(in crate::broker) enum Login {
+    /// He is in.
+    Admitted(Identity),
+    /// His password is to be compared first.
+    Check(Box<PasswordCheck>),
+}
+
+impl Access {
     /// SASL credentials of a user and its password.
-    pub(in super::super) fn login(
-        &mut self,
+    ///
+    /// # Errors
+    /// The password was found right before, and its user may not come in.
+    pub(in crate::broker) fn login(
+        &self,
         journal: &Journal,
-        connection: ConnectionId,
         user: &str,
         password: &[u8],
         from_loopback: bool,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<Login, Fault> {
         let check = self.password_check(user, password, from_loopback);
         if self.is_remembered(&check) {
-            return self.admit(journal, connection, user, from_loopback);
+            return self.admit(journal, user, from_loopback).map(Login::Admitted);
         }
-        Ok(Outcome::Check(Box::new(check)))
+        Ok(Login::Check(Box::new(check)))
     }
 
     /// What is to be checked before these credentials are believed.
@@ -43,21 +54,21 @@ impl Broker {
         // Whoever cannot come in from there is told, and delayed, like one with a wrong password: its real
         // password would otherwise be found out from afar.
         let known = known.filter(|_| from_loopback || !self.is_loopback_user(user));
-        let hash = known.map_or(PasswordHash::Nobodys, |user| self.access.users[user].hash);
+        let hash = known.map_or(PasswordHash::Nobodys, |user| self.users[user].hash);
         PasswordCheck::new(name, password, hash, from_loopback)
     }
 
     /// Whether this password was found right before: then nobody need take the time again.
     pub fn is_remembered(&self, check: &PasswordCheck) -> bool {
         let Some(user) = self.find_user(check.user()) else { return false };
-        let user = &self.access.users[user];
+        let user = &self.users[user];
         let Some(tag) = user.remembered.filter(|_| !check.password().is_empty()) else { return false };
         let digest = self.digest(&user.name, check.password());
         *check.hash() == user.hash && crate::password::equal(digest.as_ref(), tag.as_ref())
     }
 
     fn digest(&self, user: &str, password: &[u8]) -> hmac::Tag {
-        let mut context = hmac::Context::with_key(&self.access.memory);
+        let mut context = hmac::Context::with_key(&self.memory);
         debug_assert!(user.len() <= NAME_BYTES_MAX, "its length fits into a byte");
         context.update(&[user.len() as u8]);
         context.update(user.as_bytes());
@@ -66,30 +77,30 @@ impl Broker {
     }
 
     /// What came of the check that a login was answered with.
-    pub fn checked(
+    ///
+    /// # Errors
+    /// The password was wrong, or its user may not come in.
+    pub(in crate::broker) fn admit_checked(
         &mut self,
         journal: &Journal,
-        connection: ConnectionId,
         check: &PasswordCheck,
         is_right: bool,
-    ) -> Outcome {
-        let result = self
-            .note_checked(check, is_right)
-            .and_then(|()| self.admit(journal, connection, check.user(), check.from_loopback()));
-        result.unwrap_or_else(Outcome::Fault)
+    ) -> Result<Identity, Fault> {
+        self.note_checked(check, is_right)?;
+        self.admit(journal, check.user(), check.from_loopback())
     }
 
-    /// The same for credentials that no connection came with: a password that was right is remembered.
+    /// A password that was right is remembered, whether a connection came with it or a request of an operator.
     ///
     /// # Errors
     /// It was wrong, or became so since the check began.
     pub fn note_checked(&mut self, check: &PasswordCheck, is_right: bool) -> Result<(), Fault> {
         let user = self.find_user(check.user()).filter(|_| is_right);
         // Another password since the check began: what was found out means nothing.
-        match user.filter(|user| self.access.users[*user].hash == *check.hash()) {
+        match user.filter(|user| self.users[*user].hash == *check.hash()) {
             Some(user) => {
                 let digest = self.digest(check.user(), check.password());
-                self.access.users[user].remembered = Some(digest);
+                self.users[user].remembered = Some(digest);
                 Ok(())
             }
             None if self.is_loopback_user(check.user()) && !check.from_loopback() => {
@@ -100,56 +111,21 @@ impl Broker {
     }
 
     /// A user whom something else than a password vouches for: a client certificate.
-    pub(in super::super) fn login_external(
-        &mut self,
+    ///
+    /// # Errors
+    /// There is no such user, or he may not come in.
+    pub(in crate::broker) fn login_external(
+        &self,
         journal: &Journal,
-        connection: ConnectionId,
         user: &str,
         from_loopback: bool,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<Identity, Fault> {
         if self.find_user(user).is_none() {
             let why = "its certificate names a user that is not there; add_user and clear_password make one \
                        that needs no password";
             return Err(refused(user, why));
         }
-        self.admit(journal, connection, user, from_loopback)
-    }
-
-    /// Whether the user of a connection may have one connection more.
-    pub(super) fn check_user_connections(&self, connection: ConnectionId) -> Result<(), Fault> {
-        let record = &self.connections[connection.index()];
-        let Some(index) = record.user_index else { return Ok(()) };
-        let user = &self.access.users[index];
-        let (connections, _) = self.quota.of_user(index);
-        match user.limits.connections_max.filter(|limit| connections >= *limit) {
-            None => Ok(()),
-            Some(limit) => Err(Fault::connection(
-                ReplyCode::NotAllowed,
-                format_args!(
-                    "connection refused for user '{}': user connection limit ({limit}) is reached",
-                    user.name
-                ),
-            )),
-        }
-    }
-
-    /// Whether the user of a connection may have one channel more.
-    pub(in super::super) fn check_user_channels(&self, connection: ConnectionId) -> Result<(), Fault> {
-        let record = &self.connections[connection.index()];
-        let Some(index) = record.user_index else { return Ok(()) };
-        let user = &self.access.users[index];
-        let (_, channels) = self.quota.of_user(index);
-        match user.limits.channels_max.filter(|limit| channels >= *limit) {
-            None => Ok(()),
-            Some(limit) => Err(Fault::connection(
-                ReplyCode::NotAllowed,
-                format_args!(
-                    "number of channels opened for user '{}' has reached the maximum allowed user limit of \
-                     ({limit})",
-                    user.name
-                ),
-            )),
-        }
+        self.admit(journal, user, from_loopback)
     }
 
     /// Whether a user whose password was right may come in as things stand.
@@ -157,7 +133,7 @@ impl Broker {
     /// # Errors
     /// Nobody may, or not from there.
     pub fn check_admission(&self, journal: &Journal, name: &str, from_loopback: bool) -> Result<(), Fault> {
-        if let Some(why) = self.access.doubt {
+        if let Some(why) = self.doubt {
             let remedy = self.doubt_remedy(journal);
             return Err(refused(
                 name,
@@ -173,20 +149,10 @@ impl Broker {
         Ok(())
     }
 
-    fn admit(
-        &mut self,
-        journal: &Journal,
-        connection: ConnectionId,
-        name: &str,
-        from_loopback: bool,
-    ) -> Result<Outcome, Fault> {
+    fn admit(&self, journal: &Journal, name: &str, from_loopback: bool) -> Result<Identity, Fault> {
         self.check_admission(journal, name, from_loopback)?;
-        let record = &mut self.connections[connection.index()];
-        record.user = Name::try_from(name).unwrap_or_default();
-        record.user_index =
-            self.access.users.iter().find(|(_, user)| user.name() == name).map(|found| found.0);
-        self.quota.logged_in(connection, record.user_index);
-        Ok(Outcome::Done)
+        let (name, user) = (Name::try_from(name).unwrap_or_default(), self.find_user(name));
+        Ok(Identity { name, user, is_own: false })
     }
 }
 

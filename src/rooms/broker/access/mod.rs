@@ -1,38 +1,53 @@
-//! Who may come in, and who may do what.
+//! Access: who may come in, and who may do what.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `login` | from credentials to a user |
-//! | `vhosts` | virtual hosts: made, opened, limited, deleted |
+//! Why it exists: one broker serves several tenants, and each is to see, fill and change only what is his.
+//!
+//! | file | what |
+//! |---|---|
+//! | `login`, `identity` | from credentials to a user; as whom a connection acts |
+//! | `vhosts`, `users` | virtual hosts, users, and their limits |
 //! | `rights` | what a user may do in a virtual host, and the checks |
 //! | `pattern`, `plain_pattern` | patterns of names; those that are names or lists of them |
-//! | `operator` | everything an operator can change, and the views |
-//! | `kept` | how it outlives the broker |
-//! | `state`, `records`, `users` | what is known of all of it; records; users |
+//! | `views` | all of it as an operator sees it |
+//! | `to_log`, `from_log` | how it outlives the broker |
+//! | `state`, `records` | what is known of all of it; the records |
 //! | `fault` | why a change cannot be made |
 //!
 //! Always true: who has no permission for a virtual host never gets into it, and may do nothing there when
-//! it is taken away; whatever is changed here raises the topology, so nothing that a channel remembers
-//! outlives the permission it was given by; a user or virtual host that is deleted takes its permissions and
-//! connections along.
+//! it is taken away; a change is made wholly or not at all, and gives the [`Batch`](crate::journal::Batch) that must
+//! be durable before anybody is told that it is done; whatever is changed raises the revision, so nothing that a
+//! channel remembers outlives the permission it was given by. What hangs on a user or a virtual host (connections,
+//! shares, queues) is not known here: whoever deletes one sees to that.
 
 mod fault;
-mod kept;
+mod from_log;
+mod identity;
 mod login;
-mod operator;
 mod pattern;
 mod plain_pattern;
 mod records;
 mod rights;
 mod state;
+#[cfg(test)]
+mod tests;
+mod to_log;
 mod users;
 mod vhosts;
+mod views;
 
+pub(super) use fault::check_name;
+pub(super) use identity::Identity;
+pub(super) use login::Login;
 pub(super) use pattern::Pattern;
 pub(super) use records::{Right, Thing};
-pub(super) use state::{Access, PERMISSION_BYTES, PREDECLARED_EXCHANGES, USER_BYTES, VHOST_BYTES};
+pub(super) use rights::Topic;
+pub(super) use state::{
+    FIRST_VHOST, PERMISSION_BYTES, PREDECLARED, PREDECLARED_EXCHANGES, USER_BYTES, VHOST_BYTES,
+};
+pub(super) use users::Load;
 
 pub use fault::OperatorFault;
-pub use operator::{PermissionView, TopicPermissionView, UserView, VhostView};
 pub use pattern::PATTERN_BYTES_MAX;
 pub use records::{UserLimits, VhostLimits};
+pub use state::Access;
+pub use views::{PermissionView, TopicPermissionView, UserView, VhostView};

@@ -2,38 +2,48 @@
 //!
 //! Always true: without a permission nothing is allowed; the texts of refusals are RabbitMQ's; patterns are
 //! compiled when they are set, with their variables filled in, for each belongs to one user and one virtual
-//! host. A check neither allocates nor asks twice: whoever may write to an exchange is remembered by its
-//! channel until the topology changes.
+//! host; whatever is changed raises the revision. A check neither allocates nor asks twice.
 
-use crate::command::{ChannelId, ConnectionId, ExchangeId, VhostId};
+use crate::command::{NAME_BYTES_MAX, VhostId};
 use crate::error::{Advice, Fault, ReplyCode};
+use crate::journal::{Batch, Journal};
 
 use super::fault::OperatorFault;
+use super::identity::Identity;
 use super::pattern::{Pattern, escaped};
 use super::records::{Permission, Right, Thing, TopicPermission};
-use crate::broker::Broker;
-use crate::broker::routing::Kind;
+use super::state::Access;
+use crate::broker::words::ExchangeInWords;
 use crate::broker::work::Work;
 
-impl Broker {
-    /// Whether the user of a connection may do this.
-    pub(in super::super) fn check(
+/// A topic exchange whose keys somebody wants to use.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::broker) struct Topic<'a> {
+    pub(in crate::broker) vhost: VhostId,
+    pub(in crate::broker) exchange: &'a str,
+}
+
+impl Access {
+    /// Whether somebody may do this with a thing of this name, whether it exists or not.
+    ///
+    /// # Errors
+    /// He may not.
+    pub(in crate::broker) fn check(
         &self,
         work: &mut Work,
-        connection: ConnectionId,
+        who: &Identity,
         vhost: VhostId,
         right: Right,
         thing: Thing<'_>,
     ) -> Result<(), Fault> {
-        let record = &self.connections[connection.index()];
-        if record.is_own {
+        if who.is_own {
             return Ok(());
         }
-        let permission = record.user_index.and_then(|user| self.find_permission(user, vhost));
+        let permission = who.user.and_then(|user| self.find_permission(user, vhost));
         let pattern = permission.map(|permission| match right {
-            Right::Configure => &self.access.permissions[permission].patterns[0],
-            Right::Write => &self.access.permissions[permission].patterns[1],
-            Right::Read => &self.access.permissions[permission].patterns[2],
+            Right::Configure => &self.permissions[permission].patterns[0],
+            Right::Write => &self.permissions[permission].patterns[1],
+            Right::Read => &self.permissions[permission].patterns[2],
         });
         if pattern.is_some_and(|pattern| pattern.matches(work, thing.name())) {
             return Ok(());
@@ -43,54 +53,35 @@ impl Broker {
             format_args!(
                 "access to {thing} in vhost '{}' refused for user '{}'",
                 self.vhost_name(vhost),
-                record.user
+                who.name
             ),
         );
         let is_default = matches!(thing, Thing::Exchange(""));
         Err(if is_default { fault.advising(Advice::MatchDefaultExchange) } else { fault })
     }
 
-    /// Whether a channel may publish to this exchange, found or not.
-    pub(in super::super) fn check_publish(
-        &mut self,
-        work: &mut Work,
-        channel: ChannelId,
-        exchange: &str,
-    ) -> Result<(), Fault> {
-        let record = &self.channels[channel.index()];
-        let (connection, vhost) = (record.connection, record.vhost);
-        let found = self.find_exchange(vhost, exchange);
-        if found.is_some() && record.may_write == found && record.may_write_until == self.routing.revision() {
-            return Ok(());
-        }
-        self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
-        let record = &mut self.channels[channel.index()];
-        (record.may_write, record.may_write_until) = (found, self.routing.revision());
-        Ok(())
+    /// Whether keys have to be looked at where somebody writes to, or reads from, a topic exchange.
+    #[inline]
+    pub(in crate::broker) fn limits_topics(&self, who: &Identity) -> bool {
+        who.user.is_some_and(|user| self.users[user].topics > 0)
     }
 
-    /// Whether keys have to be looked at where this connection's user writes to, or reads from, an exchange.
-    pub(in super::super) fn minds_topics(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
-        let user = self.connections[connection.index()].user_index;
-        user.is_some_and(|user| self.access.users[user].topics > 0)
-            && self.routing.exchange(exchange).kind == Kind::Topic
-    }
-
-    /// Whether the user of a connection may use this key with a topic exchange.
-    pub(in super::super) fn check_topic(
+    /// Whether somebody may write to, or read from, a topic exchange with this key.
+    ///
+    /// # Errors
+    /// He may not.
+    pub(in crate::broker) fn check_topic(
         &self,
         work: &mut Work,
-        connection: ConnectionId,
-        exchange: ExchangeId,
+        who: &Identity,
+        topic: Topic<'_>,
         right: Right,
         key: &[u8],
     ) -> Result<(), Fault> {
-        let record = &self.connections[connection.index()];
-        let topic = self.routing.exchange(exchange);
-        let permission = record.user_index.filter(|_| topic.kind == Kind::Topic);
-        let permission = permission.and_then(|user| self.find_topic(user, topic.vhost, &topic.name));
+        let Topic { vhost, exchange } = topic;
+        let permission = who.user.and_then(|user| self.find_topic(user, vhost, exchange));
         let Some(permission) = permission else { return Ok(()) };
-        let [write, read] = &self.access.topics[permission].patterns;
+        let [write, read] = &self.topics[permission].patterns;
         let pattern = if right == Right::Read { read } else { write };
         let key = core::str::from_utf8(key);
         if key.is_ok_and(|key| pattern.matches(work, key)) {
@@ -101,35 +92,144 @@ impl Broker {
             format_args!(
                 "access to topic '{}' in {} refused for user '{}'",
                 key.unwrap_or_default(),
-                self.exchange_in_words(topic.vhost, &topic.name),
-                record.user
+                ExchangeInWords { name: exchange, vhost: self.vhost_name(vhost) },
+                who.name
             ),
         ))
     }
 
-    /// Whether a connection's messages may say that they are another user's.
-    pub(in super::super) fn may_impersonate(&self, connection: ConnectionId) -> bool {
-        let record = &self.connections[connection.index()];
-        // What a bridge hands on says whose it was.
-        record.is_own || record.user_index.is_some_and(|user| self.access.users[user].has_tag("impersonator"))
+    /// Whether a user may enter a virtual host.
+    pub fn has_permission(&self, user: &str, vhost: &str) -> bool {
+        let (user, vhost) = (self.find_user(user), self.find_vhost(vhost));
+        user.zip(vhost).is_some_and(|(user, vhost)| self.find_permission(user, vhost).is_some())
     }
 
     pub(super) fn find_permission(&self, user: usize, vhost: VhostId) -> Option<usize> {
-        let table = &self.access.permission_table;
-        table.find((user, vhost), |index| {
-            let permission = &self.access.permissions[index];
+        self.permission_table.find((user, vhost), |index| {
+            let permission = &self.permissions[index];
             (permission.user, permission.vhost) == (user, vhost)
         })
     }
 
     pub(super) fn find_topic(&self, user: usize, vhost: VhostId, exchange: &str) -> Option<usize> {
-        self.access.topic_table.find((user, vhost, exchange), |index| {
-            let topic = &self.access.topics[index];
+        self.topic_table.find((user, vhost, exchange), |index| {
+            let topic = &self.topics[index];
             (topic.user, topic.vhost, &*topic.exchange) == (user, vhost, exchange)
         })
     }
 
-    // ---- changing them
+    // ---- what an operator changes
+
+    /// Says what a user may configure, write to and read from in a virtual host, as patterns of names.
+    ///
+    /// # Errors
+    /// There is no such user or virtual host, a pattern cannot be, or there is no room.
+    pub fn set_permissions(
+        &mut self,
+        journal: &mut Journal,
+        user: &str,
+        vhost: &str,
+        configure: &str,
+        write: &str,
+        read: &str,
+    ) -> Result<Batch, OperatorFault> {
+        let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
+        self.check_changeable(journal)?;
+        self.put_permission(user, vhost, [configure, write, read])?;
+        Ok(self.append_permission(journal, user, vhost, true))
+    }
+
+    /// Takes a user's permission for a virtual host away; fine when there is none.
+    ///
+    /// # Errors
+    /// There is no such user or virtual host, or the store cannot be written.
+    pub fn clear_permissions(
+        &mut self,
+        journal: &mut Journal,
+        user: &str,
+        vhost: &str,
+    ) -> Result<Batch, OperatorFault> {
+        let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
+        self.check_changeable(journal)?;
+        if let Some(permission) = self.find_permission(user, vhost) {
+            self.append_permission(journal, user, vhost, false);
+            self.remove_permission(permission);
+        }
+        Ok(journal.await_facts())
+    }
+
+    /// Says with which keys a user may publish to, and bind to, a topic exchange, which need not exist.
+    ///
+    /// # Errors
+    /// There is no such user or virtual host, a pattern cannot be, or there is no room.
+    pub fn set_topic_permissions(
+        &mut self,
+        journal: &mut Journal,
+        user: &str,
+        vhost: &str,
+        exchange: &str,
+        write: &str,
+        read: &str,
+    ) -> Result<Batch, OperatorFault> {
+        let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
+        if exchange.len() > NAME_BYTES_MAX {
+            return Err(OperatorFault::BadName("exchange", "have at most 255 bytes"));
+        }
+        self.check_changeable(journal)?;
+        self.put_topic(user, vhost, exchange, [write, read])?;
+        Ok(self.append_topic_permission(journal, user, vhost, exchange, true))
+    }
+
+    /// Takes a user's topic permissions in a virtual host away: that for one exchange, or all.
+    ///
+    /// # Errors
+    /// There is no such user or virtual host, or the store cannot be written.
+    pub fn clear_topic_permissions(
+        &mut self,
+        journal: &mut Journal,
+        user: &str,
+        vhost: &str,
+        exchange: Option<&str>,
+    ) -> Result<Batch, OperatorFault> {
+        let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
+        self.check_changeable(journal)?;
+        self.drop_topics(journal, |topic| {
+            let is_meant = exchange.is_none_or(|exchange| *topic.exchange == *exchange);
+            (topic.user, topic.vhost) == (user, vhost) && is_meant
+        });
+        Ok(journal.await_facts())
+    }
+
+    /// A virtual host is deleted, and all permissions for it with it.
+    pub(in crate::broker) fn drop_permissions_for(&mut self, journal: &mut Journal, vhost: VhostId) {
+        self.remove_permissions(journal, |_, other| other == vhost);
+    }
+
+    /// Takes away every permission for which `is_meant` says so of its user and its virtual host.
+    pub(super) fn remove_permissions(
+        &mut self,
+        journal: &mut Journal,
+        is_meant: impl Fn(usize, VhostId) -> bool,
+    ) {
+        self.drop_topics(journal, |topic| is_meant(topic.user, topic.vhost));
+        for index in 0..self.permissions.places() {
+            let Some(permission) = self.permissions.get(index) else { continue };
+            let (user, vhost) = (permission.user, permission.vhost);
+            if is_meant(user, vhost) {
+                self.append_permission(journal, user, vhost, false);
+                self.remove_permission(index);
+            }
+        }
+    }
+
+    fn drop_topics(&mut self, journal: &mut Journal, is_meant: impl Fn(&TopicPermission) -> bool) {
+        for index in 0..self.topics.places() {
+            let Some(topic) = self.topics.get(index).filter(|topic| is_meant(topic)) else { continue };
+            let (user, vhost, exchange) = (topic.user, topic.vhost, topic.exchange.clone());
+            self.append_topic_permission(journal, user, vhost, &exchange, false);
+            self.remove_topic(index);
+        }
+    }
 
     pub(super) fn put_permission(
         &mut self,
@@ -137,7 +237,7 @@ impl Broker {
         vhost: VhostId,
         texts: [&str; 3],
     ) -> Result<(), OperatorFault> {
-        let most = self.access.patterns_bytes_max;
+        let most = self.patterns_bytes_max;
         let [configure, write, read] = texts.map(|text| Pattern::new(text, most));
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
         let patterns = [
@@ -146,18 +246,18 @@ impl Broker {
             read.map_err(|error| bad("read", error))?,
         ];
         let old = self.find_permission(user, vhost);
-        let freed = old.map_or(0, |old| bytes_of(&self.access.permissions[old].patterns));
-        self.take_patterns(old.is_none(), bytes_of(&patterns), freed)?;
+        let freed = old.map_or(0, |old| bytes_of(&self.permissions[old].patterns));
+        self.take_room(old.is_none(), bytes_of(&patterns), freed)?;
         match old {
-            Some(old) => self.access.permissions[old].patterns = patterns,
+            Some(old) => self.permissions[old].patterns = patterns,
             None => {
                 let record = Permission { user, vhost, patterns };
-                let index = self.access.permissions.insert(record);
+                let index = self.permissions.insert(record);
                 let index = index.map_err(|_| OperatorFault::NoRoom("permissions_max"))?;
-                self.access.permission_table.insert((user, vhost), index);
+                self.permission_table.insert((user, vhost), index);
             }
         }
-        self.routing.revise();
+        self.revision += 1;
         Ok(())
     }
 
@@ -173,51 +273,50 @@ impl Broker {
             let vhost = escaped(self.vhost_name(vhost));
             // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} as it stands.
             let meant = text.replace("{username}", &user).replace("{vhost}", &vhost);
-            Pattern::expanded(text, &meant, self.access.patterns_bytes_max)
+            Pattern::expanded(text, &meant, self.patterns_bytes_max)
         };
         let [write, read] = texts.map(fill);
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
         let patterns =
             [write.map_err(|error| bad("write", error))?, read.map_err(|error| bad("read", error))?];
         let old = self.find_topic(user, vhost, exchange);
-        let freed = old.map_or(0, |old| bytes_of(&self.access.topics[old].patterns));
-        self.take_patterns(old.is_none(), bytes_of(&patterns), freed)?;
+        let freed = old.map_or(0, |old| bytes_of(&self.topics[old].patterns));
+        self.take_room(old.is_none(), bytes_of(&patterns), freed)?;
         match old {
-            Some(old) => self.access.topics[old].patterns = patterns,
+            Some(old) => self.topics[old].patterns = patterns,
             None => {
                 let record = TopicPermission { user, vhost, exchange: exchange.into(), patterns };
-                let index = self.access.topics.insert(record);
+                let index = self.topics.insert(record);
                 let index = index.map_err(|_| OperatorFault::NoRoom("permissions_max"))?;
-                self.access.topic_table.insert((user, vhost, exchange), index);
-                self.access.users[user].topics += 1;
+                self.topic_table.insert((user, vhost, exchange), index);
+                self.users[user].topics += 1;
             }
         }
-        self.routing.revise();
+        self.revision += 1;
         Ok(())
     }
 
-    /// Counts patterns in for others that go.
-    fn take_patterns(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
-        let access = &mut self.access;
-        if is_new && access.permissions.len() + access.topics.len() >= access.permissions_max {
+    /// Counts the patterns of a permission, in the place of those that it had before.
+    fn take_room(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
+        if is_new && self.permissions.len() + self.topics.len() >= self.permissions_max {
             return Err(OperatorFault::NoRoom("permissions_max"));
         }
-        access.take_patterns(bytes, freed)
+        self.take_patterns(bytes, freed)
     }
 
     pub(super) fn remove_permission(&mut self, index: usize) {
-        let permission = self.access.permissions.remove(index);
-        self.access.permission_table.remove((permission.user, permission.vhost), index);
-        self.access.patterns_bytes -= bytes_of(&permission.patterns);
-        self.routing.revise();
+        let permission = self.permissions.remove(index);
+        self.permission_table.remove((permission.user, permission.vhost), index);
+        self.give_patterns_back(bytes_of(&permission.patterns));
+        self.revision += 1;
     }
 
-    pub(super) fn remove_topic(&mut self, index: usize) {
-        let topic = self.access.topics.remove(index);
-        self.access.topic_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
-        self.access.patterns_bytes -= bytes_of(&topic.patterns);
-        self.access.users[topic.user].topics -= 1;
-        self.routing.revise();
+    fn remove_topic(&mut self, index: usize) {
+        let topic = self.topics.remove(index);
+        self.topic_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
+        self.give_patterns_back(bytes_of(&topic.patterns));
+        self.users[topic.user].topics -= 1;
+        self.revision += 1;
     }
 }
 

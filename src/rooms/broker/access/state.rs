@@ -2,11 +2,9 @@
 //!
 //! Always true: what is counted for a virtual host or a user goes with it.
 
-use std::collections::VecDeque;
-
 use ring::hmac;
 
-use crate::command::{ConnectionId, VhostId};
+use crate::command::VhostId;
 use crate::limits::Limits;
 use crate::mem::{FifoPool, Messages, Slab};
 
@@ -17,11 +15,11 @@ use crate::broker::routing::Kind;
 
 /// The user and the virtual host of a new store.
 pub(super) const GUEST: &str = "guest";
-pub(super) const FIRST_VHOST: &str = "/";
+pub(in crate::broker) const FIRST_VHOST: &str = "/";
 /// The tag of a new store's user.
 pub(super) const ADMINISTRATOR: &str = "administrator";
 /// What exists in every virtual host before anybody declares anything: name, type, internal.
-pub(super) const PREDECLARED: [(&str, Kind, bool); 8] = [
+pub(in crate::broker) const PREDECLARED: [(&str, Kind, bool); 8] = [
     ("", Kind::Default, false),
     ("amq.direct", Kind::Direct, false),
     ("amq.fanout", Kind::Fanout, false),
@@ -47,7 +45,8 @@ pub(in crate::broker) const PERMISSION_BYTES: usize =
     };
 
 /// Users, virtual hosts, and who may do what where.
-pub(in crate::broker) struct Access {
+#[expect(missing_debug_implementations, reason = "it holds passwords")]
+pub struct Access {
     pub(super) vhosts: Slab<Vhost>,
     pub(super) users: Slab<User>,
     pub(super) permissions: Slab<Permission>,
@@ -70,10 +69,10 @@ pub(in crate::broker) struct Access {
     pub(super) unreadable: Vec<Box<[u8]>>,
     /// At a start: something did not fit, so what seems to be missing may be that.
     pub(super) lacks_room: bool,
-    /// Connections to be closed by force.
-    pub(super) forced: VecDeque<ConnectionId>,
     /// Users there have been.
     pub(super) epoch: u32,
+    /// Changes of permissions there have been.
+    pub(super) revision: u64,
 }
 
 impl Access {
@@ -97,9 +96,17 @@ impl Access {
             doubt: None,
             unreadable: Vec::new(),
             lacks_room: false,
-            forced: VecDeque::with_capacity(limits.connections_max as usize),
             epoch: 0,
+            revision: 0,
         }
+    }
+}
+
+impl Access {
+    /// Rises with every change of a permission: what was found out before may not hold any more.
+    #[inline]
+    pub(in crate::broker) const fn revision(&self) -> u64 {
+        self.revision
     }
 }
 

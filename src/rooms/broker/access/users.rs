@@ -1,111 +1,234 @@
-//! Users: made, found, removed, and put out.
+//! Users: made, found, changed, removed; from where they may come.
+//!
+//! Always true: a user is known by its place, and by a number that no other has had (`life`).
 
-use crate::command::ConnectionId;
-use crate::error::Fault;
-use crate::password;
+use crate::command::NAME_BYTES_MAX;
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Batch, Journal};
+use crate::password::{self, PasswordHash};
 
-use super::records::User;
-use super::state::{ADMINISTRATOR, FIRST_VHOST, GUEST};
-use crate::broker::Broker;
-use crate::broker::records::Connection;
+use super::fault::{OperatorFault, check_name};
+use super::identity::Identity;
+use super::records::{User, UserLimits};
+use super::state::{ADMINISTRATOR, Access, GUEST};
 
-impl Broker {
-    /// What a new store begins with: `/`, and guest, who may do everything there.
-    pub(in crate::broker) fn begin_access(&mut self) -> Result<(), Fault> {
-        let vhost = self.add_vhost(FIRST_VHOST)?;
-        let user = User::new(GUEST, ADMINISTRATOR, password::GUEST);
-        let Some(user) = self.add_user(user) else { return Err(self.out_of("users_max")) };
-        let everything = [".*"; 3];
-        self.put_permission(user, vhost, everything).map_err(|_| self.out_of("permissions_max"))
-    }
+/// The most bytes of a user's tags, with the commas between them.
+const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
 
+/// What a user has at the moment, in all virtual hosts together.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::broker) struct Load {
+    pub(in crate::broker) connections: u32,
+    pub(in crate::broker) channels: u32,
+}
+
+impl Access {
     /// Users that may come in from this machine only.
     pub fn set_loopback_users(&mut self, users: &[String]) {
-        self.access.loopback_users = users.iter().map(|user| user.as_str().into()).collect();
+        self.loopback_users = users.iter().map(|user| user.as_str().into()).collect();
     }
 
     /// Says so if guest still has the password that everybody knows, and may come in from anywhere; and if
     /// there is nobody else, and other machines are listened to in vain.
     pub fn warn_of_guest(&self, listens_to_others: bool) {
         let is_known = |user: &User| user.name() == GUEST && *user.hash() == password::GUEST;
-        let mut users = self.access.users.iter();
+        let mut users = self.users.iter();
         if listens_to_others && self.is_loopback_user(GUEST) && users.all(|(_, user)| user.name() == GUEST) {
             log::info!(
                 "nobody can log in from another machine yet, for guest may only from this one; make a user: \
                  leveretctl add_user NAME; leveretctl set_permissions NAME '.*' '.*' '.*'"
             );
         }
-        if !self.is_loopback_user(GUEST) && self.access.users.iter().any(|(_, user)| is_known(user)) {
+        if !self.is_loopback_user(GUEST) && self.users.iter().any(|(_, user)| is_known(user)) {
             log::warn!("guest may come in from anywhere, and everybody knows its password: give it another");
         }
     }
 
     pub(super) fn is_loopback_user(&self, user: &str) -> bool {
-        self.access.loopback_users.iter().any(|other| **other == *user)
+        self.loopback_users.iter().any(|other| **other == *user)
     }
 
     pub(super) fn find_user(&self, name: &str) -> Option<usize> {
-        self.access.users.iter().find(|(_, user)| user.name() == name).map(|(index, _)| index)
+        self.users.iter().find(|(_, user)| user.name() == name).map(|(index, _)| index)
+    }
+
+    pub(super) fn require_user(&self, name: &str) -> Result<usize, OperatorFault> {
+        self.find_user(name).ok_or_else(|| OperatorFault::NoSuchUser(name.into()))
+    }
+
+    /// All users: the place of each, and the number that no other has had.
+    pub(in crate::broker) fn lives(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.users.iter().map(|(index, user)| (index, user.life))
     }
 
     /// `None`: there is no room for one more.
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
-        self.access.epoch += 1;
-        user.life = self.access.epoch;
-        let life = user.life;
-        let index = self.access.users.insert(user).ok()?;
-        self.quota.user_came(index, life);
-        self.note_tenants();
-        Some(index)
+        self.epoch += 1;
+        user.life = self.epoch;
+        self.users.insert(user).ok()
     }
 
-    pub(super) fn remove_user(&mut self, user: usize) {
-        self.access.users.remove(user);
-        self.quota.user_gone(user);
-        self.note_tenants();
-    }
-
-    /// A virtual host or a user has come or gone: whoever waits for a share asks again.
-    pub(super) fn note_tenants(&mut self) {
-        self.log_shares.forget();
-        self.over_share.note_change();
-    }
-
+    /// The name of the user in a place.
     pub(super) fn user_name(&self, user: usize) -> &str {
-        self.access.users[user].name()
+        self.users[user].name()
     }
 
-    /// Asks the loop to close a connection with connection.close 320 and this reason.
-    pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
-        let Some(record) = self.connections.get_mut(connection.index()) else { return };
-        if record.forced.is_none() && !record.dying {
-            record.forced = Some(reason.into());
-            self.access.forced.push_back(connection);
+    /// Whether a user may do whatever an administrator may.
+    pub fn is_administrator(&self, user: &str) -> bool {
+        self.find_user(user).is_some_and(|user| self.users[user].has_tag(ADMINISTRATOR))
+    }
+
+    /// Whether the messages of a connection may say that they are another user's.
+    pub(in crate::broker) fn may_impersonate(&self, who: &Identity) -> bool {
+        // What a bridge hands on says whose it was.
+        who.is_own || who.user.is_some_and(|user| self.users[user].has_tag("impersonator"))
+    }
+
+    /// Whether a user may have one connection more.
+    ///
+    /// # Errors
+    /// Its limit is reached.
+    pub(super) fn check_user_connections(&self, who: &Identity, load: Load) -> Result<(), Fault> {
+        let Some(index) = who.user else { return Ok(()) };
+        let user = &self.users[index];
+        match user.limits.connections_max.filter(|limit| load.connections >= *limit) {
+            None => Ok(()),
+            Some(limit) => Err(Fault::connection(
+                ReplyCode::NotAllowed,
+                format_args!(
+                    "connection refused for user '{}': user connection limit ({limit}) is reached",
+                    user.name
+                ),
+            )),
         }
     }
 
-    /// The next connection that is to be closed by force, and what to tell it.
-    pub fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
-        loop {
-            let connection = self.access.forced.pop_front()?;
-            let record = self.connections.get_mut(connection.index());
-            if let Some(reason) = record.and_then(|record| record.forced.take()) {
-                let code = crate::error::ReplyCode::ConnectionForced;
-                return Some((connection, Fault::connection(code, format_args!("{reason}"))));
+    /// Whether a user may have one channel more.
+    ///
+    /// # Errors
+    /// Its limit is reached.
+    pub(in crate::broker) fn check_user_channels(&self, who: &Identity, load: Load) -> Result<(), Fault> {
+        let Some(index) = who.user else { return Ok(()) };
+        let user = &self.users[index];
+        match user.limits.channels_max.filter(|limit| load.channels >= *limit) {
+            None => Ok(()),
+            Some(limit) => Err(Fault::connection(
+                ReplyCode::NotAllowed,
+                format_args!(
+                    "number of channels opened for user '{}' has reached the maximum allowed user limit of \
+                     ({limit})",
+                    user.name
+                ),
+            )),
+        }
+    }
+
+    // ---- what an operator changes
+
+    /// Makes a user, or gives one another password and other tags (words with commas between them).
+    ///
+    /// # Errors
+    /// The name or the tags cannot be, or there is no room.
+    pub(in crate::broker) fn put_user(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        hash: PasswordHash,
+        tags: &str,
+    ) -> Result<Batch, OperatorFault> {
+        check_name("user", name)?;
+        let tags = checked_tags(tags)?;
+        self.check_changeable(journal)?;
+        let index = match self.find_user(name) {
+            Some(index) => {
+                self.users[index].set_tags(&tags);
+                self.users[index].set_hash(hash);
+                index
             }
-        }
-    }
-
-    /// Whether a connection is to be closed by force.
-    pub fn has_forced(&self) -> bool {
-        !self.access.forced.is_empty()
-    }
-
-    pub(super) fn force_close_all(&mut self, reason: &str, is_meant: impl Fn(&Connection) -> bool) {
-        for index in 0..self.connections.places() {
-            if self.connections.get(index).is_some_and(&is_meant) {
-                self.force_close(ConnectionId::from_index(index), reason);
+            None => {
+                let user = User::new(name, &tags, hash);
+                self.add_user(user).ok_or(OperatorFault::NoRoom("users_max"))?
             }
-        }
+        };
+        Ok(self.append_user(journal, index, true))
     }
+
+    /// Deletes a user with its permissions; gives its place, which no connection may have any more.
+    ///
+    /// # Errors
+    /// There is none, or the store cannot be written.
+    pub(in crate::broker) fn delete_user(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+    ) -> Result<usize, OperatorFault> {
+        let user = self.require_user(name)?;
+        self.check_changeable(journal)?;
+        self.append_user(journal, user, false);
+        if self.users[user].limits != UserLimits::default() {
+            self.append_user_limits(journal, user, false);
+        }
+        self.remove_permissions(journal, |owner, _| owner == user);
+        self.users.remove(user);
+        Ok(user)
+    }
+
+    /// Limits what a user may have from now on; what is there stays.
+    ///
+    /// # Errors
+    /// There is no such user, or the store has no room.
+    pub fn set_user_limits(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        limits: UserLimits,
+    ) -> Result<Batch, OperatorFault> {
+        let user = self.require_user(name)?;
+        self.check_changeable(journal)?;
+        self.users[user].limits = limits;
+        Ok(self.append_user_limits(journal, user, limits != UserLimits::default()))
+    }
+
+    /// Gives a user other tags: words with commas between them.
+    ///
+    /// # Errors
+    /// There is no such user, the tags cannot be, or the store has no room.
+    pub fn set_tags(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        tags: &str,
+    ) -> Result<Batch, OperatorFault> {
+        let user = self.require_user(name)?;
+        let tags = checked_tags(tags)?;
+        self.check_changeable(journal)?;
+        self.users[user].set_tags(&tags);
+        Ok(self.append_user(journal, user, true))
+    }
+
+    /// Gives a user another password, known by its hash. Its connections stay.
+    ///
+    /// # Errors
+    /// There is no such user, or the store has no room.
+    pub fn change_password_hash(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        hash: PasswordHash,
+    ) -> Result<Batch, OperatorFault> {
+        let user = self.require_user(name)?;
+        self.check_changeable(journal)?;
+        self.users[user].set_hash(hash);
+        Ok(self.append_user(journal, user, true))
+    }
+}
+
+/// Tags without blanks around them, and none that is empty.
+fn checked_tags(tags: &str) -> Result<String, OperatorFault> {
+    let words: Vec<&str> = tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
+    let tags = words.join(",");
+    if tags.len() > TAGS_BYTES_MAX {
+        return Err(OperatorFault::BadName("user's tags", "have at most 255 bytes together"));
+    }
+    Ok(tags)
 }

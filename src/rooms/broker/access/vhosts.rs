@@ -1,58 +1,76 @@
-//! Virtual hosts: made, opened, limited, deleted.
+//! Virtual hosts: made, limited, deleted.
 //!
-//! Always true: what has a name lives in one virtual host, and its id stays with it until the last queue,
-//! exchange and connection of it is gone; a deleted one is found by nobody from the first moment on, and its
-//! name can be given again only when all of that is cleared away, so the log never takes the new for the old.
+//! Always true: the id of a virtual host stays with it until the last queue, exchange and connection of it is gone; a
+//! deleted one is found by nobody from the first moment on, and its name can be given again only when all of that is
+//! cleared away, so the log never takes the new for the old.
 
-use crate::command::{ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use crate::command::VhostId;
 use crate::error::{Fault, ReplyCode};
+use crate::journal::{Batch, Journal};
 
+use super::fault::OperatorFault;
+use super::identity::Identity;
 use super::records::{Vhost, VhostLimits};
-use super::state::{PREDECLARED, vhost_at};
-use crate::broker::exchanges::ExchangeDeclaration;
-use crate::broker::job::{Job, Sweep, spend};
-use crate::broker::queue::Queue;
-use crate::broker::{Broker, Context};
+use super::state::{Access, vhost_at};
+use super::users::Load;
+use crate::broker::faults::out_of;
 
-impl Broker {
-    pub(in super::super) fn vhost_name(&self, vhost: VhostId) -> &str {
-        &self.access.vhosts[vhost.index()].name
+impl Access {
+    /// The name of a virtual host that exists.
+    pub(in crate::broker) fn vhost_name(&self, vhost: VhostId) -> &str {
+        &self.vhosts[vhost.index()].name
     }
 
-    /// The same of one that may be gone, which has none.
-    pub(in super::super) fn vhost_name_at(&self, vhost: VhostId) -> &str {
-        self.access.vhosts.get(vhost.index()).map_or("", |vhost| &vhost.name)
+    /// The name of a virtual host; empty for one that is gone.
+    pub(in crate::broker) fn vhost_name_if_there(&self, vhost: VhostId) -> &str {
+        self.vhosts.get(vhost.index()).map_or("", |vhost| &vhost.name)
     }
 
     /// The virtual host of this name that is not being deleted.
-    pub(in super::super) fn find_vhost(&self, name: &str) -> Option<VhostId> {
-        let mut vhosts = self.access.vhosts.iter();
+    pub(in crate::broker) fn find_vhost(&self, name: &str) -> Option<VhostId> {
+        let mut vhosts = self.vhosts.iter();
         vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.dying).map(|(index, _)| vhost_at(index))
     }
 
-    /// Whether copies are made of what is published and delivered in it.
-    pub(in super::super) fn is_traced(&self, vhost: VhostId) -> bool {
-        self.access.vhosts[vhost.index()].is_traced
+    /// The virtual host of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(in crate::broker) fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
+        self.find_vhost(name).ok_or_else(|| OperatorFault::NoSuchVhost(name.into()))
     }
 
-    pub(in super::super) fn set_traced(&mut self, vhost: VhostId, is_traced: bool) {
-        self.access.vhosts[vhost.index()].is_traced = is_traced;
+    /// All virtual hosts, those that are being deleted included.
+    pub(in crate::broker) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> {
+        self.vhosts.iter().map(|(index, _)| vhost_at(index))
     }
 
-    /// The same of any virtual host.
-    pub(in super::super) fn is_any_traced(&self) -> bool {
-        self.access.vhosts.iter().any(|(_, vhost)| vhost.is_traced)
+    /// Whether copies are made of what is published and delivered in a virtual host.
+    pub(in crate::broker) fn is_traced(&self, vhost: VhostId) -> bool {
+        self.vhosts[vhost.index()].is_traced
     }
 
-    pub(super) fn is_being_deleted(&self, name: &str) -> bool {
-        self.access.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.dying)
+    /// Copies are made of what is published and delivered in a virtual host from now on, or no more.
+    pub(in crate::broker) fn set_traced(&mut self, vhost: VhostId, is_traced: bool) {
+        self.vhosts[vhost.index()].is_traced = is_traced;
     }
 
-    /// Makes one with what each begins with.
-    pub(super) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
-        if self.access.vhosts.is_full() {
-            return Err(self.out_of("vhosts_max"));
-        }
+    /// Whether copies are made in any virtual host.
+    pub(in crate::broker) fn is_any_traced(&self) -> bool {
+        self.vhosts.iter().any(|(_, vhost)| vhost.is_traced)
+    }
+
+    /// Whether a virtual host of this name is being cleared away.
+    pub(in crate::broker) fn is_being_deleted(&self, name: &str) -> bool {
+        self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.dying)
+    }
+
+    /// Makes a virtual host without limits; its name must be free.
+    ///
+    /// # Errors
+    /// There is no room for one more.
+    pub(in crate::broker) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
+        assert!(self.find_vhost(name).is_none(), "a virtual host has its name for itself");
         let record = Vhost {
             name: name.into(),
             limits: VhostLimits::default(),
@@ -62,73 +80,70 @@ impl Broker {
             dying: false,
             swept: false,
         };
-        let index = self.access.vhosts.insert(record).map_err(|_| self.out_of("vhosts_max"))?;
-        let vhost = vhost_at(index);
-        self.quota.vhost_came(vhost);
-        self.note_tenants();
-        for (exchange, kind, internal) in PREDECLARED {
-            let declaration = ExchangeDeclaration {
-                exchange,
-                kind: kind.name(),
-                durable: true,
-                auto_delete: false,
-                internal,
-                arguments: &[],
-            };
-            self.insert_exchange(vhost, kind, &declaration, (0, None, None));
-        }
-        Ok(vhost)
+        self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of("vhosts_max"))
     }
 
-    /// At a start: one that has nothing but the predeclared exchanges goes at once.
-    pub(super) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
-        for (name, ..) in PREDECLARED {
-            if let Some(exchange) = self.find_exchange(vhost, name) {
-                self.retire_exchange(cx, exchange);
-                self.free_exchange(exchange);
-            }
-        }
-        self.remove_vhost(vhost);
+    /// Forgets a virtual host that nothing names any more.
+    pub(in crate::broker) fn remove_vhost(&mut self, vhost: VhostId) {
+        let record = self.vhosts.remove(vhost.index());
+        assert!(record.held == 0 && record.queues == 0, "nothing names a virtual host that goes");
     }
 
-    /// Nothing names it any more.
-    fn remove_vhost(&mut self, vhost: VhostId) {
-        self.access.vhosts.remove(vhost.index());
-        self.quota.vhost_gone(vhost);
-        self.note_tenants();
-    }
-
-    /// connection.open.
-    pub(in super::super) fn open_vhost(
+    /// Limits what a virtual host may have from now on; what is there stays.
+    ///
+    /// # Errors
+    /// There is no such virtual host, or the store has no room.
+    pub fn set_vhost_limits(
         &mut self,
-        connection: ConnectionId,
+        journal: &mut Journal,
         name: &str,
-    ) -> Result<Outcome, Fault> {
+        limits: VhostLimits,
+    ) -> Result<Batch, OperatorFault> {
+        let vhost = self.require_vhost(name)?;
+        self.check_changeable(journal)?;
+        self.limit_vhost(vhost, limits);
+        Ok(self.append_vhost(journal, vhost, true))
+    }
+
+    /// A virtual host has these limits from now on.
+    pub(in crate::broker) fn limit_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
+        self.vhosts[vhost.index()].limits = limits;
+    }
+
+    /// The virtual host of this name, if one more connection of somebody may open it.
+    ///
+    /// # Errors
+    /// There is none, he has no permission for it, or a limit of it or of his is reached.
+    pub(in crate::broker) fn check_open(
+        &self,
+        who: &Identity,
+        name: &str,
+        connections_in: impl FnOnce(VhostId) -> u32,
+        load: Load,
+    ) -> Result<VhostId, Fault> {
         let not_allowed = |text: core::fmt::Arguments<'_>| Fault::connection(ReplyCode::NotAllowed, text);
         let Some(vhost) = self.find_vhost(name) else {
             return Err(not_allowed(format_args!("vhost {name} not found")));
         };
-        let record = &self.connections[connection.index()];
-        let refused = format!("access to vhost '{name}' refused for user '{}'", record.user);
-        let host = &self.access.vhosts[vhost.index()];
-        let connections = self.quota.connections_in(vhost);
-        if let Some(limit) = host.limits.connections_max.filter(|limit| connections >= *limit) {
+        let refused = format!("access to vhost '{name}' refused for user '{}'", who.name);
+        let limit = self.vhosts[vhost.index()].limits.connections_max;
+        let connections = connections_in(vhost);
+        if let Some(limit) = limit.filter(|limit| connections >= *limit) {
             return Err(not_allowed(format_args!("{refused}: connection limit ({limit}) is reached")));
         }
-        self.check_user_connections(connection)?;
-        let record = &self.connections[connection.index()];
-        if record.user_index.and_then(|user| self.find_permission(user, vhost)).is_none() {
+        self.check_user_connections(who, load)?;
+        if who.user.and_then(|user| self.find_permission(user, vhost)).is_none() {
             return Err(not_allowed(format_args!("{refused}")));
         }
-        self.quota.open_vhost(connection, vhost, self.connections.room())?;
-        self.hold_vhost(vhost);
-        self.connections[connection.index()].vhost = Some(vhost);
-        Ok(Outcome::Done)
+        Ok(vhost)
     }
 
-    /// Whether one more queue may be declared.
-    pub(in super::super) fn check_queue_limit(&self, vhost: VhostId, queue: &str) -> Result<(), Fault> {
-        let host = &self.access.vhosts[vhost.index()];
+    /// Whether one more queue may be declared in a virtual host.
+    ///
+    /// # Errors
+    /// Its limit is reached.
+    pub(in crate::broker) fn check_queue_limit(&self, vhost: VhostId, queue: &str) -> Result<(), Fault> {
+        let host = &self.vhosts[vhost.index()];
         match host.limits.queues_max.filter(|limit| host.queues >= *limit) {
             None => Ok(()),
             Some(limit) => Err(Fault::new(
@@ -142,8 +157,11 @@ impl Broker {
     }
 
     /// Nothing new begins to exist in a virtual host that is being deleted.
-    pub(in super::super) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
-        let host = &self.access.vhosts[vhost.index()];
+    ///
+    /// # Errors
+    /// It is being deleted.
+    pub(in crate::broker) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
+        let host = &self.vhosts[vhost.index()];
         if host.dying {
             let text = format_args!("vhost {} not found", host.name);
             return Err(Fault::connection(ReplyCode::NotAllowed, text));
@@ -151,73 +169,40 @@ impl Broker {
         Ok(())
     }
 
-    /// A queue can be found from now on, or no more.
-    pub(in super::super) fn count_queue(&mut self, vhost: VhostId, exists: bool) {
-        let host = &mut self.access.vhosts[vhost.index()];
-        host.queues = if exists { host.queues + 1 } else { host.queues - 1 };
+    /// A queue can be found in a virtual host from now on, or no more.
+    pub(in crate::broker) fn count_queue(&mut self, vhost: VhostId, exists: bool) {
+        let queues = &mut self.vhosts[vhost.index()].queues;
+        assert!(exists || *queues > 0, "a queue that goes was counted when it came");
+        *queues = if exists { *queues + 1 } else { *queues - 1 };
     }
 
-    /// A record names this virtual host.
-    pub(in super::super) fn hold_vhost(&mut self, vhost: VhostId) {
-        self.access.vhosts[vhost.index()].held += 1;
+    /// A record names a virtual host.
+    pub(in crate::broker) fn hold_vhost(&mut self, vhost: VhostId) {
+        self.vhosts[vhost.index()].held += 1;
     }
 
-    /// A record that named it is gone.
-    pub(in super::super) fn let_go_of_vhost(&mut self, vhost: VhostId) {
-        self.access.vhosts[vhost.index()].held -= 1;
-        self.free_vhost_if_done(vhost);
+    /// A record that named a virtual host is gone.
+    pub(in crate::broker) fn release_vhost(&mut self, vhost: VhostId) {
+        let held = &mut self.vhosts[vhost.index()].held;
+        assert!(*held > 0, "a record that goes named its virtual host");
+        *held -= 1;
     }
 
-    fn free_vhost_if_done(&mut self, vhost: VhostId) {
-        let host = &self.access.vhosts[vhost.index()];
-        if host.swept && host.held == 0 {
-            self.remove_vhost(vhost);
-        }
+    /// Takes the name of a virtual host away.
+    pub(in crate::broker) fn retire_vhost(&mut self, vhost: VhostId) {
+        self.vhosts[vhost.index()].dying = true;
     }
 
-    /// Takes the name away; a job clears the rest.
-    pub(super) fn retire_vhost(&mut self, vhost: VhostId) {
-        self.access.vhosts[vhost.index()].dying = true;
-        self.routing.revise();
-        self.queue_job(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
+    /// Nothing of a retired virtual host can be found any more.
+    pub(in crate::broker) fn note_swept(&mut self, vhost: VhostId) {
+        let host = &mut self.vhosts[vhost.index()];
+        assert!(host.dying, "a virtual host is retired before it is cleared away");
+        host.swept = true;
     }
 
-    /// Deletes what is left of a virtual host, as far as allowed; says whether that is all.
-    pub(in super::super) fn run_vhost(
-        &mut self,
-        cx: &mut Context<'_>,
-        sweep: &mut Sweep,
-        left: &mut u32,
-    ) -> bool {
-        while sweep.queue < self.queues.places() {
-            if cx.journal.is_crowded() || !spend(left) {
-                return false;
-            }
-            let queue = self.queues.get(sweep.queue);
-            // What is a part of something else goes with that.
-            let is_part = |queue: &Queue| queue.is_level() || queue.sleeps_for.is_some();
-            let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
-            if queue.is_some_and(is_swept) {
-                let queue = QueueId::from_index(sweep.queue);
-                self.retire_queue(cx, queue);
-                self.queue_job(Job::Queue(queue));
-            }
-            sweep.queue += 1;
-        }
-        while sweep.exchange < self.routing.exchange_places() {
-            if cx.journal.is_crowded() || !spend(left) {
-                return false;
-            }
-            let exchange = self.routing.exchange_at(sweep.exchange);
-            if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost) {
-                let exchange = ExchangeId::from_index(sweep.exchange);
-                self.retire_exchange(cx, exchange);
-                self.queue_job(Job::Exchange(exchange));
-            }
-            sweep.exchange += 1;
-        }
-        self.access.vhosts[sweep.vhost.index()].swept = true;
-        self.free_vhost_if_done(sweep.vhost);
-        true
+    /// Whether nothing names a deleted virtual host any more.
+    pub(in crate::broker) fn is_vhost_done(&self, vhost: VhostId) -> bool {
+        let host = &self.vhosts[vhost.index()];
+        host.swept && host.held == 0
     }
 }

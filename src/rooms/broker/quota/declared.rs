@@ -9,8 +9,9 @@ use crate::command::VhostId;
 use crate::error::Fault;
 
 use super::held::{Declared, Declarer, Held, Holder};
-use super::refused::{has_its_share, out_of};
+use super::refused::has_its_share;
 use super::state::Quota;
+use crate::broker::faults::out_of;
 
 /// Of what is declared, a connection may hold so many times what it leaves to others.
 const DECLARED_TIMES: usize = 15;

@@ -33,5 +33,4 @@ mod tests;
 pub(super) use declared::Room;
 pub(super) use disk::LogShares;
 pub(super) use held::{Declared, Declarer, Pool, owner_of};
-pub(super) use refused::out_of;
 pub(super) use state::Quota;

@@ -16,11 +16,3 @@ pub(super) fn has_its_share(who: &str, key: &str) -> Fault {
         ),
     )
 }
-
-/// 506: nobody gets more of what this key sizes.
-pub(in crate::broker) fn out_of(key: &str) -> Fault {
-    Fault::new(
-        ReplyCode::ResourceError,
-        format_args!("this broker has no more room for that: raise {key} in its configuration"),
-    )
-}

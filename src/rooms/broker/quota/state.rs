@@ -68,28 +68,18 @@ impl Quota {
 
     // ---- who comes and goes
 
-    /// There is one virtual host more.
-    pub(in crate::broker) fn vhost_came(&mut self, vhost: VhostId) {
-        self.tenants.vhost_came(vhost);
-        self.divide();
-    }
-
-    /// A virtual host is gone, with everything that was declared in it.
-    pub(in crate::broker) fn vhost_gone(&mut self, vhost: VhostId) {
-        self.tenants.vhost_gone(vhost);
-        self.divide();
-    }
-
-    /// There is one user more, whose number `life` no other had before.
-    pub(in crate::broker) fn user_came(&mut self, user: usize, life: u32) {
-        self.tenants.user_came(user, life);
-        self.divide();
-    }
-
-    /// A user is gone: what it declared, and what its connections still hold, is no user's any more.
-    pub(in crate::broker) fn user_gone(&mut self, user: usize) {
-        self.connections.forget_user(user);
-        self.tenants.user_gone(user);
+    /// These virtual hosts and users there are now, each user with the number that no other has had. What was declared
+    /// in a virtual host that is gone is gone; what a user declared who is gone, and what his connections still hold,
+    /// is no user's any more.
+    pub(in crate::broker) fn share_among(
+        &mut self,
+        vhosts: impl Iterator<Item = VhostId>,
+        users: impl Iterator<Item = (usize, u32)>,
+    ) {
+        self.tenants.vhosts_are(vhosts);
+        for gone in self.tenants.users_are(users) {
+            self.connections.forget_user(gone);
+        }
         self.divide();
     }
 

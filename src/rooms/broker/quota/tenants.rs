@@ -63,24 +63,26 @@ impl Tenants {
         }
     }
 
-    pub(super) fn vhost_came(&mut self, vhost: VhostId) {
-        let place = &mut self.vhosts[vhost.index()];
-        assert!(place.is_none(), "a virtual host comes once");
-        *place = Some(Held::default());
+    /// These virtual hosts there are now.
+    pub(super) fn vhosts_are(&mut self, there: impl Iterator<Item = VhostId>) {
+        let mut before = core::mem::take(&mut self.vhosts);
+        self.vhosts.resize(before.len(), None);
+        for vhost in there {
+            let held = before[vhost.index()].take();
+            self.vhosts[vhost.index()] = Some(held.unwrap_or_default());
+        }
     }
 
-    pub(super) fn vhost_gone(&mut self, vhost: VhostId) {
-        assert!(self.vhosts[vhost.index()].take().is_some(), "only a virtual host that is there goes");
-    }
-
-    pub(super) fn user_came(&mut self, user: usize, life: u32) {
-        let place = &mut self.users[user];
-        assert!(place.is_none(), "a user comes once");
-        *place = Some(User { life, held: Held::default() });
-    }
-
-    pub(super) fn user_gone(&mut self, user: usize) {
-        assert!(self.users[user].take().is_some(), "only a user that is there goes");
+    /// These users there are now, by their places and the numbers that no others have had; gives the places of those
+    /// that are gone.
+    pub(super) fn users_are(&mut self, there: impl Iterator<Item = (usize, u32)>) -> Vec<usize> {
+        let mut before = core::mem::take(&mut self.users);
+        self.users.resize(before.len(), None);
+        for (index, life) in there {
+            let known = before[index].take_if(|user| user.life == life);
+            self.users[index] = Some(known.unwrap_or(User { life, held: Held::default() }));
+        }
+        before.iter().enumerate().filter(|(_, user)| user.is_some()).map(|(index, _)| index).collect()
     }
 
     pub(super) const fn is_divided(&self) -> bool {

@@ -16,9 +16,13 @@ fn quota() -> Quota {
     (limits.exchanges_max, limits.bindings_max, limits.names_bytes_max) = (100, 100, 10_000);
     (limits.unacknowledged_max, limits.messages_max, limits.body_bytes_max) = (100, 160, 1_600);
     let mut quota = Quota::new(&limits);
-    quota.vhost_came(vhosts()[0]);
-    quota.user_came(0, 1);
+    tenants(&mut quota, 1, &[(0, 1)]);
     quota
+}
+
+/// So many virtual hosts there are now, and these users.
+fn tenants(quota: &mut Quota, count: usize, users: &[(usize, u32)]) {
+    quota.share_among(vhosts().into_iter().take(count), users.iter().copied());
 }
 
 /// A connection of a user in a virtual host.
@@ -58,7 +62,7 @@ fn a_connection_leaves_as_many_channels_as_it_has() {
 #[test]
 fn four_connections_of_one_user_are_one_user() {
     let mut quota = quota();
-    quota.user_came(1, 2);
+    tenants(&mut quota, 1, &[(0, 1), (1, 2)]);
     let mut used = 0;
     for index in 0..8 {
         let connection = connected(&mut quota, index, 0, vhosts()[0]);
@@ -87,7 +91,7 @@ fn what_is_declared_outlives_its_connection_and_counts_for_its_user_while_that_e
     // Another connection with the same id answers for none of it.
     let again = connected(&mut quota, 0, 0, vhosts()[0]);
     quota.undeclare(Declared::Queue, 10, (vhosts()[0], declarer));
-    quota.user_gone(0);
+    tenants(&mut quota, 1, &[]);
     quota.undeclare(Declared::Exchange, 20, (vhosts()[0], declarer));
     quota.undeclare(Declared::Binding(3), 30, (vhosts()[0], declarer));
     quota.give_node_back(vhosts()[0], 1);
@@ -153,14 +157,14 @@ fn a_virtual_host_that_comes_finds_its_part_though_another_holds_most() {
     let mut quota = quota();
     let one = connected(&mut quota, 0, 0, vhosts()[0]);
     (0..40).for_each(|_| quota.take_delivery(one, 0));
-    quota.vhost_came(vhosts()[1]);
+    tenants(&mut quota, 2, &[(0, 1)]);
     let two = connected(&mut quota, 1, 0, vhosts()[1]);
     (40..88).for_each(|_| quota.take_delivery(one, 0));
     assert!(!quota.may_take_delivery(one, 12) && quota.may_take_delivery(two, 12));
     (0..88).for_each(|_| quota.give_delivery_back(one, 0));
     quota.leave_vhost(two);
     quota.connection_gone(two);
-    quota.vhost_gone(vhosts()[1]);
+    tenants(&mut quota, 1, &[(0, 1)]);
     assert!(quota.may_take_delivery(one, 12) && !quota.is_divided());
 }
 

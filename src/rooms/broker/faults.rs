@@ -1,0 +1,54 @@
+//! What is told when there is no room, or when the store cannot be written: in the same words wherever it happens.
+//!
+//! Always true: the text names the one thing to do, by the key of the configuration where there is one.
+
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Journal, Mode};
+
+/// 506: nobody gets more of what this key of the configuration sizes.
+pub(super) fn out_of(key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!("this broker has no more room for that: raise {key} in its configuration"),
+    )
+}
+
+/// 506: the log has no room.
+pub(super) fn out_of_disk(journal: &Journal) -> Fault {
+    if journal.is_file_system_full() {
+        return Fault::new(
+            ReplyCode::ResourceError,
+            format_args!("the file system of this broker's data directory is full: make room there"),
+        );
+    }
+    out_of(journal.room_key())
+}
+
+/// 506: the store cannot be written.
+pub(super) fn unwritable() -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!("the store cannot be written, so nothing durable can be declared or deleted now"),
+    )
+}
+
+/// The version for something durable that is about to exist; 0 for what is not durable, or not stored.
+///
+/// # Errors
+/// The store cannot be written, or has no room, so nothing durable can begin to exist.
+pub(super) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
+    match journal.mode() {
+        Mode::On if durable && !journal.has_room_to_define() => Err(out_of_disk(journal)),
+        Mode::On if durable => Ok(journal.next_version()),
+        Mode::Unwritable if durable => Err(unwritable()),
+        Mode::On | Mode::Off | Mode::Unwritable => Ok(0),
+    }
+}
+
+/// Whether something durable can be deleted: that needs no room, but a store that can be written.
+///
+/// # Errors
+/// It cannot be written.
+pub(super) fn check_deletable(journal: &Journal, is_stored: bool) -> Result<(), Fault> {
+    if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
+}
