@@ -286,7 +286,11 @@ impl<P: Platform> Engine<P> {
     #[cfg(debug_assertions)]
     pub(super) fn check_no_sleeper(&mut self) {
         debug_assert!(!self.has_stash_to_offer(), "somebody waits for stash room that is there");
-        debug_assert_eq!(self.broker.forgotten_queue(), None, "it could deliver, and nobody will look at it");
+        debug_assert_eq!(
+            self.broker.queues().forgotten_queue(),
+            None,
+            "it could deliver, and nobody will look at it"
+        );
         debug_assert_eq!(self.broker.forgotten_consumer(), None, "it could take, and nobody will look at it");
         let is_forgotten = |id: &PeerId| {
             let peer =
@@ -392,7 +396,7 @@ impl<P: Platform> Engine<P> {
         peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
         // As long as something is taken away of what is full he may still be let on, however slowly that goes.
         let shortage = peer.need.shortage;
-        let made = self.broker.left_queue_of(shortage).unwrap_or_else(|| self.room_made());
+        let made = self.broker.queues().left_queue_of(shortage).unwrap_or_else(|| self.room_made());
         let Some(peer) = self.peers.get_mut(id) else { return };
         let stands_still = peer.leave_seen.replace(made) == Some(made);
         if !stands_still || !peer.stream.may_look(&self.buffers) {

@@ -111,7 +111,7 @@ impl Restoring {
             self.orphans.push((key.into(), value.into(), levels));
             return;
         }
-        let restored = if !levels.known.is_empty() && broker.queues_room() <= levels.known.len() {
+        let restored = if !levels.known.is_empty() && broker.queues().room() <= levels.known.len() {
             broker.leave_out(&definition);
             Restored::NoRoom
         } else {
@@ -273,10 +273,10 @@ fn restore_definitions(
     }
     for (&incarnation, queue) in log.index().queues() {
         if is_transient(incarnation) && !queue.gone {
-            broker.forget_transient(context.journal_mut(), incarnation);
+            broker.queues_mut().forget_transient(context.journal_mut(), incarnation);
         }
     }
-    broker.recovered_largest(log.index().largest_body_bytes());
+    broker.queues_mut().recovered_largest(log.index().largest_body_bytes());
     let mut messages = 0;
     for (incarnation, queue) in restoring.queues {
         messages += restore_queue(broker, log, incarnation, queue);
@@ -299,7 +299,7 @@ fn contents_of(found: &store::QueueIndex) -> Contents {
 
 fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueId) -> u64 {
     let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
-    broker.restore_contents(queue, &contents_of(found));
+    broker.queues_mut().restore_contents(queue, &contents_of(found));
     restore_messages(broker, found, queue);
     found.live
 }
@@ -307,7 +307,7 @@ fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueI
 /// Puts into a queue what the log has for it.
 pub(super) fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: QueueId) {
     for range in found.live_ranges() {
-        if !broker.restore_messages(queue, range.start, range.end) {
+        if !broker.queues_mut().restore_messages(queue, range.start, range.end) {
             log::error!(
                 "queue_entries_max has no room for all that is stored: some messages wait for a restart"
             );

@@ -91,7 +91,7 @@ impl StoreDriver {
     /// Whether there is something to hand out now.
     pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
         let wants_to_read =
-            self.may_fetch && broker.wants_pages(messages) || self.keeper.log().looks_for_work();
+            self.may_fetch && broker.queues().wants_pages(messages) || self.keeper.log().looks_for_work();
         journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
     }
 
@@ -149,7 +149,7 @@ impl StoreDriver {
             return Some(job);
         }
         if self.may_fetch
-            && let Some(fetch) = broker.next_fetch(messages)
+            && let Some(fetch) = broker.queues_mut().next_fetch(messages)
         {
             let range = store::Range { start: fetch.start, end: fetch.end };
             if let Some(job) = self.keeper.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
@@ -157,7 +157,7 @@ impl StoreDriver {
                 return Some(Read::Fetch(job));
             }
             // The segment is just being sealed: after that commit.
-            broker.want_again(&fetch);
+            broker.queues_mut().want_again(&fetch);
             self.may_fetch = false;
         }
         self.clean()
@@ -212,7 +212,7 @@ impl StoreDriver {
     ) -> Option<Read> {
         if self.tries_again(done.was_refused()) {
             self.keeper.log_mut().fetch_done(done, |_, _| {});
-            broker.want_again(&fetch);
+            broker.queues_mut().want_again(&fetch);
             return None;
         }
         let mut stopped = None;
@@ -222,8 +222,8 @@ impl StoreDriver {
             }
         });
         match stopped {
-            None => broker.fetched(&fetch, fetched.through),
-            Some(Stopped::NoRoom) => broker.page_later(context.messages_mut(), &fetch),
+            None => broker.queues_mut().fetched(&fetch, fetched.through),
+            Some(Stopped::NoRoom) => broker.queues_mut().page_later(context.messages_mut(), &fetch),
             Some(Stopped::Large(large)) => return self.read_chunk(broker, context, fetch, large),
         }
         None
@@ -241,11 +241,16 @@ impl StoreDriver {
             let is_whole = context.messages_mut().body_missing(large.message) == 0;
             if !is_whole {
                 context.messages_mut().release(large.message);
-            } else if !broker.paged_in(context, &fetch, (large.offset, large.enqueued_ms), large.message) {
-                broker.page_later(context.messages_mut(), &fetch);
+            } else if !broker.queues_mut().paged_in(
+                context,
+                &fetch,
+                (large.offset, large.enqueued_ms),
+                large.message,
+            ) {
+                broker.queues_mut().page_later(context.messages_mut(), &fetch);
                 return None;
             }
-            broker.fetched(&fetch, large.offset + 1);
+            broker.queues_mut().fetched(&fetch, large.offset + 1);
             return None;
         }
         match self.keeper.log_mut().fetch_chunk(large.body, large.next) {
@@ -255,7 +260,7 @@ impl StoreDriver {
             }
             None => {
                 context.messages_mut().release(large.message);
-                broker.page_later(context.messages_mut(), &fetch);
+                broker.queues_mut().page_later(context.messages_mut(), &fetch);
                 None
             }
         }
@@ -354,7 +359,7 @@ fn take_page(
         body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
         enqueued_ms: message.enqueued_ms,
     };
-    let id = match broker.page_in(context.messages_mut(), fetch, &page) {
+    let id = match broker.queues_mut().page_in(context.messages_mut(), fetch, &page) {
         PageIn::Begun(id) => id,
         PageIn::NotWanted => return None,
         PageIn::NoRoom => return Some(Stopped::NoRoom),
@@ -364,7 +369,7 @@ fn take_page(
         return Some(Stopped::Large(Large { offset, enqueued_ms, message: id, body, chunks, next: 0 }));
     }
     context.messages_mut().append_body(id, body);
-    if broker.paged_in(context, fetch, (offset, message.enqueued_ms), id) {
+    if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
         None
     } else {
         Some(Stopped::NoRoom)

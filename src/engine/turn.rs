@@ -151,9 +151,9 @@ impl<P: Platform> Engine<P> {
     /// When something expires, or the next life has to be told how late it is for that.
     fn expiry_deadline(&self) -> Deadline {
         let time_ms = self.journal.time_ms();
-        let at_ms = self.broker.next_expiry_ms();
+        let at_ms = self.broker.queues().next_expiry_ms();
         let due = at_ms.map_or(Deadline::NEVER, |at_ms| self.now.after_ms(at_ms.saturating_sub(time_ms)));
-        let store = self.store.as_ref().filter(|_| self.broker.minds_time());
+        let store = self.store.as_ref().filter(|_| self.broker.queues().has_deadlines());
         store.map_or(due, |store| due.earlier(store.time_deadline()))
     }
 
@@ -391,8 +391,8 @@ impl<P: Platform> Engine<P> {
         if let Some(job) = store.next_read(broker, messages) {
             self.platform.start_read(job);
         }
-        if broker.minds_time() && store.time_deadline().is_due(self.now) {
-            store.say_time(broker.has_stored_deadline(), self.now);
+        if broker.queues().has_deadlines() && store.time_deadline().is_due(self.now) {
+            store.say_time(broker.queues().has_stored_deadline(), self.now);
         }
         // After the reads, which may find that a segment can leave: that takes a commit.
         if let Some(job) = store.next_write(journal, messages, self.now) {
@@ -411,7 +411,7 @@ impl<P: Platform> Engine<P> {
     /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
     /// so they look after every write.
     fn note_durable(&mut self, is_written: bool) {
-        self.broker.note_durable(&self.journal);
+        self.broker.queues_mut().note_durable(&self.journal);
         let durable = self.journal.durable();
         if core::mem::replace(&mut self.durable_seen, durable) == durable && !is_written {
             return;

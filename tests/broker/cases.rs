@@ -328,24 +328,24 @@ fn what_was_read_back_goes_out_although_there_was_no_room_for_more() {
     let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
         panic!("it is taken")
     };
-    house.broker.restore_contents(
+    house.broker.queues_mut().restore_contents(
         queue,
         &Contents { count: 10, bytes: 1000, next_offset: 10, delivered_through: 10, marked_through: 10 },
     );
-    assert!(house.broker.restore_messages(queue, 0, 10));
+    assert!(house.broker.queues_mut().restore_messages(queue, 0, 10));
     let at = house.connect();
     house.consume(at, "q");
     assert_eq!(house.turns(at), 0);
-    let fetch = house.broker.next_fetch(&house.messages).unwrap();
+    let fetch = house.broker.queues_mut().next_fetch(&house.messages).unwrap();
     let page =
         Page { offset: 0, exchange: "", routing_key: b"q", properties: &[0, 0], body_len: 3, enqueued_ms: 0 };
-    let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, &fetch, &page) else {
+    let PageIn::Begun(id) = house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) else {
         panic!("it is taken")
     };
     house.messages.append_body(id, b"abc");
-    house.broker.paged_in(&mut context!(house), &fetch, (0, 0), id);
+    house.broker.queues_mut().paged_in(&mut context!(house), &fetch, (0, 0), id);
     // For the next one there is no memory.
-    house.broker.page_later(&house.messages, &fetch);
+    house.broker.queues_mut().page_later(&house.messages, &fetch);
     assert_eq!(house.turns(at), 1, "the first message is there and can go");
 }
 

@@ -521,7 +521,7 @@ impl Life {
         {
             let done = write.run(&mut self.disk);
             self.keeper.write_done(&mut self.house.journal, &mut self.house.messages, done, now).ok()?;
-            self.house.broker.note_durable(&self.house.journal);
+            self.house.broker.queues_mut().note_durable(&self.house.journal);
             self.keeper.flush(now);
         }
         self.house.journal.is_empty().then_some(())
@@ -532,7 +532,7 @@ impl Life {
     pub(crate) fn read_back(&mut self) -> (u32, u32) {
         let (mut came, mut seen) = (0, 0);
         self.house.turns(self.at);
-        while let Some(fetch) = self.house.broker.next_fetch(&self.house.messages) {
+        while let Some(fetch) = self.house.broker.queues_mut().next_fetch(&self.house.messages) {
             let house = &mut self.house;
             let range = Range { start: fetch.start, end: fetch.end };
             let log = self.keeper.log_mut();
@@ -548,18 +548,18 @@ impl Life {
                     body_len: body.len() as u32,
                     enqueued_ms: message.enqueued_ms,
                 };
-                match house.broker.page_in(&mut house.messages, &fetch, &page) {
+                match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
                     PageIn::Begun(id) => {
                         house.messages.append_body(id, body);
                         let page = (offset, message.enqueued_ms);
-                        assert!(house.broker.paged_in(&mut context!(house), &fetch, page, id));
+                        assert!(house.broker.queues_mut().paged_in(&mut context!(house), &fetch, page, id));
                         came += 1;
                     }
                     PageIn::NotWanted => seen += 1,
                     PageIn::NoRoom => panic!("there is memory"),
                 }
             });
-            house.broker.fetched(&fetch, fetched.through);
+            house.broker.queues_mut().fetched(&fetch, fetched.through);
             self.house.turns(self.at);
         }
         (came, seen)

@@ -97,15 +97,17 @@ fn what_sleeps_comes_in_the_order_of_its_time() {
     {
         pass_to(&mut house, at, START_MS + after_ms - 1);
         assert_eq!(house.ready(at, "q"), 0, "too early for {bodies:?}");
-        while let Some(next) = house.broker.next_expiry_ms().filter(|next| *next < START_MS + after_ms) {
+        while let Some(next) =
+            house.broker.queues().next_expiry_ms().filter(|next| *next < START_MS + after_ms)
+        {
             pass_to(&mut house, at, next);
         }
-        let due = house.broker.next_expiry_ms();
+        let due = house.broker.queues().next_expiry_ms();
         assert_eq!(due, Some(START_MS + after_ms), "the loop sleeps until then");
         pass_to(&mut house, at, START_MS + after_ms);
         assert_eq!(empty(&mut house, at, "q"), bodies);
     }
-    assert_eq!((asleep(&house), house.broker.next_expiry_ms()), (0, None));
+    assert_eq!((asleep(&house), house.broker.queues().next_expiry_ms()), (0, None));
     assert_eq!(house.messages.messages_used(), 0);
 }
 
@@ -322,7 +324,7 @@ fn without_room_it_sleeps_longer() {
     let mut held = filled(&mut house);
     pass_to(&mut house, at, START_MS + 30);
     assert_eq!((house.ready(at, "q"), asleep(&house)), (0, 2));
-    assert_eq!(house.broker.next_expiry_ms(), None, "only room makes a difference");
+    assert_eq!(house.broker.queues().next_expiry_ms(), None, "only room makes a difference");
     assert!(!house.broker.may_shed(&house.journal, &house.messages), "nobody asks for ever");
     held.drain(..4).for_each(|id| house.messages.release(id));
     house.turns(at);
@@ -394,7 +396,7 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
     let mut asked = 0;
     for _ in 0..100 {
         house.turns(at);
-        let Some(fetch) = house.broker.next_fetch(&house.messages) else { break };
+        let Some(fetch) = house.broker.queues_mut().next_fetch(&house.messages) else { break };
         asked += 1;
         let properties = headers(true, |t| t.long("x-delay", 3_600_000));
         let mut through = fetch.end.min(fetch.start + 100);
@@ -402,10 +404,15 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
             let (exchange, routing_key, enqueued_ms) = ("delayed", &b"q"[..], START_MS);
             let page =
                 Page { offset, exchange, routing_key, properties: &properties, body_len: 1, enqueued_ms };
-            match house.broker.page_in(&mut house.messages, &fetch, &page) {
+            match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
                 PageIn::Begun(id) => {
                     house.messages.append_body(id, b"x");
-                    assert!(house.broker.paged_in(&mut context!(house), &fetch, (offset, START_MS), id));
+                    assert!(house.broker.queues_mut().paged_in(
+                        &mut context!(house),
+                        &fetch,
+                        (offset, START_MS),
+                        id
+                    ));
                 }
                 _ => {
                     through = offset;
@@ -413,7 +420,7 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
                 }
             }
         }
-        house.broker.fetched(&fetch, through);
+        house.broker.queues_mut().fetched(&fetch, through);
         store(&mut house);
         while house.broker.spill(&mut context!(house)) {}
         most = most.max(house.messages.messages_used());

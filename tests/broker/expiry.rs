@@ -42,15 +42,15 @@ fn what_waited_too_long_is_gone_at_its_time() {
     declare(&mut house, at, "q", false, &ttl(500));
     publish(&mut house, at, "q", &[0, 0], "1");
     house.turns(at);
-    assert_eq!(house.broker.next_expiry_ms(), Some(1_500), "the loop sleeps until then");
+    assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_500), "the loop sleeps until then");
     pass_to(&mut house, at, 1_200);
     publish(&mut house, at, "q", &[0, 0], "2");
     pass_to(&mut house, at, 1_499);
     assert_eq!(house.ready(at, "q"), 2);
     pass_to(&mut house, at, 1_500);
-    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (1, Some(1_700)));
+    assert_eq!((house.ready(at, "q"), house.broker.queues().next_expiry_ms()), (1, Some(1_700)));
     pass_to(&mut house, at, 1_700);
-    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (0, None));
+    assert_eq!((house.ready(at, "q"), house.broker.queues().next_expiry_ms()), (0, None));
     assert_eq!(house.messages.messages_used(), 0);
 }
 
@@ -156,7 +156,7 @@ fn a_queue_that_nobody_uses_goes() {
     let expires = |t: &mut TableWriter<'_, '_>| -> Result<(), Full> { t.int("x-expires", 100) };
     declare(&mut house, at, "q", false, &table(expires));
     house.turns(at);
-    assert_eq!(house.broker.next_expiry_ms(), Some(1_100));
+    assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_100));
     // A get, a declaration and a consumer are uses.
     pass_to(&mut house, at, 1_090);
     assert!(get(&mut house, at, "q").is_none());
@@ -221,7 +221,7 @@ fn without_room_for_its_letter_it_stays_is_given_to_nobody_and_goes_on_later() {
     house.consume(at, "q");
     assert_eq!((house.turns(at), house.ready(at, "q"), house.ready(at, "dead")), (0, 1, 0));
     assert!(!house.broker.may_shed(&house.journal, &house.messages), "or the loop would burn");
-    assert_eq!(house.broker.next_expiry_ms(), None, "likewise");
+    assert_eq!(house.broker.queues().next_expiry_ms(), None, "likewise");
     held.drain(..2).for_each(|id| house.messages.release(id));
     house.turns(at);
     assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (0, 1));
@@ -268,7 +268,7 @@ fn many_queues_whose_time_comes_at_once_take_several_turns() {
     house.turn(at);
     assert!(house.messages.messages_used() > 1_000, "{}", house.messages.messages_used());
     house.turns(at);
-    assert_eq!((house.messages.messages_used(), house.broker.next_expiry_ms()), (0, None));
+    assert_eq!((house.messages.messages_used(), house.broker.queues().next_expiry_ms()), (0, None));
 }
 
 /// A store that cannot be written keeps its queues, without a turn being lost over it.
@@ -285,7 +285,7 @@ fn a_queue_that_cannot_be_deleted_stays() {
     let at = life.at;
     pass_to(&mut life.house, at, 1 << 30);
     assert_eq!(life.house.broker.gauges().queues, 1);
-    assert_eq!(life.house.broker.next_expiry_ms(), None, "or the loop would burn");
+    assert_eq!(life.house.broker.queues().next_expiry_ms(), None, "or the loop would burn");
 }
 
 // ---- with lengths, with several queues
@@ -300,7 +300,7 @@ fn what_the_length_rules_leave_is_looked_at_in_time() {
     publish(&mut house, at, "q", &[0, 0], "for ever");
     publish(&mut house, at, "q", &expiring("300"), "x");
     house.turns(at);
-    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (1, Some(1_300)));
+    assert_eq!((house.ready(at, "q"), house.broker.queues().next_expiry_ms()), (1, Some(1_300)));
     pass_to(&mut house, at, 1_300);
     assert_eq!((house.ready(at, "q"), house.messages.messages_used()), (0, 0));
 }
@@ -323,10 +323,10 @@ fn lengths_and_times_end_in_the_same_place() {
     }
     pass_to(&mut house, at, 1_699);
     assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (2, 2));
-    assert_eq!(house.broker.next_expiry_ms(), Some(1_700));
+    assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_700));
     pass_to(&mut house, at, 1_700);
     pass_to(&mut house, at, 1_800);
-    assert_eq!((house.ready(at, "q"), house.broker.next_expiry_ms()), (0, None));
+    assert_eq!((house.ready(at, "q"), house.broker.queues().next_expiry_ms()), (0, None));
     let reasons: Vec<_> = core::iter::from_fn(|| get(&mut house, at, "dead"))
         .map(|got| (got.deaths()[0].1.clone(), got.body))
         .collect();
@@ -352,7 +352,7 @@ fn a_message_in_two_queues_is_looked_at_in_both() {
         assert_eq!(house.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
         pass_to(&mut house, at, 1_001);
         assert_eq!((house.ready(at, gives), house.ready(at, has)), (0, 2));
-        assert_eq!(house.broker.next_expiry_ms(), Some(1_100));
+        assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_100));
         pass_to(&mut house, at, 1_100);
         assert_eq!((house.ready(at, has), house.messages.messages_used()), (0, 0));
     }
@@ -379,7 +379,7 @@ fn a_restart_takes_no_time_from_a_message_and_adds_none() {
     assert!((55_000..56_000).contains(&life.house.journal.time_ms()), "{}", life.house.journal.time_ms());
     assert_eq!(life.read_back(), (0, 2), "they are only looked at");
     assert_eq!(life.house.messages.messages_used(), 0);
-    assert_eq!(life.house.broker.next_expiry_ms(), Some(150_000));
+    assert_eq!(life.house.broker.queues().next_expiry_ms(), Some(150_000));
     for (time_ms, left) in
         [(149_999, (1, 1, 0)), (150_000, (0, 1, 0)), (169_999, (0, 1, 0)), (170_000, (0, 0, 1))]
     {
@@ -422,7 +422,7 @@ fn what_left_memory_expires() {
     for properties in [PERSISTENT, &[0, 0][..]] {
         let disk = disk();
         let mut life = Life::begin_with(&disk, &limits).expect("it opens");
-        life.house.broker.set_spill_transient(true);
+        life.house.broker.queues_mut().set_spill_transient(true);
         let at = life.at;
         declare(&mut life.house, at, "q", true, &ttl(100_000));
         life.house.journal.set_time(2_000);
@@ -478,7 +478,7 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
             let now = Now::from_ms(now_ms);
             life.house.journal.set_time(now_ms);
             if life.keeper.log().time_deadline().is_due(now) {
-                life.keeper.say_time(life.house.broker.has_stored_deadline(), now);
+                life.keeper.say_time(life.house.broker.queues().has_stored_deadline(), now);
             }
             while let Some(write) =
                 life.keeper.next_write(&mut life.house.journal, &mut life.house.messages, now)
@@ -525,7 +525,7 @@ fn a_start_is_a_use_of_a_queue() {
     let at = life.at;
     let now_ms = life.house.journal.time_ms();
     assert!(now_ms >= 60_000);
-    assert_eq!(life.house.broker.next_expiry_ms(), Some(now_ms + 1_000));
+    assert_eq!(life.house.broker.queues().next_expiry_ms(), Some(now_ms + 1_000));
     pass_to(&mut life.house, at, now_ms + 1_000);
     assert_eq!(life.house.broker.gauges().queues, 0);
     life.store().expect("the disk is well");
@@ -548,7 +548,7 @@ fn what_the_log_has_expires_in_a_queue_without_arguments() {
     let mut life = Life::begin(&disk).expect("it opens");
     let at = life.at;
     assert_eq!(life.read_back(), (0, 1), "it is only looked at");
-    assert_eq!(life.house.broker.next_expiry_ms(), Some(11_000));
+    assert_eq!(life.house.broker.queues().next_expiry_ms(), Some(11_000));
     pass_to(&mut life.house, at, 11_000);
     life.read_back();
     assert_eq!(life.house.ready(at, "q"), 0);
@@ -594,7 +594,7 @@ fn broker_time_goes_on_in_a_full_log() {
     life.store().expect("the disk is well");
     assert!(count > 1_000, "{count}");
     let now = Now::from_ms(500_000);
-    life.keeper.say_time(life.house.broker.has_stored_deadline(), now);
+    life.keeper.say_time(life.house.broker.queues().has_stored_deadline(), now);
     life.store_at(now).expect("the disk is well");
     drop(life);
     disk.power_cut();

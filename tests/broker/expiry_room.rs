@@ -207,9 +207,9 @@ fn what_stands_behind_others_needs_the_time_too() {
     let at = life.at;
     declare(&mut life.house, at, "q", true, &[]);
     publish(&mut life.house, at, "q", PERSISTENT, "for ever");
-    assert!(!life.house.broker.has_stored_deadline() && !life.house.broker.minds_time());
+    assert!(!life.house.broker.queues().has_stored_deadline() && !life.house.broker.queues().has_deadlines());
     publish(&mut life.house, at, "q", &persistent_expiring("1000"), "behind");
-    assert!(life.house.broker.has_stored_deadline() && life.house.broker.minds_time());
+    assert!(life.house.broker.queues().has_stored_deadline() && life.house.broker.queues().has_deadlines());
 }
 
 /// A queue is deleted by writing that down, and waits while too much is to be written.

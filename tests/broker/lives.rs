@@ -173,7 +173,7 @@ impl World {
 
     fn deliver(&mut self) {
         self.broker.deliver(&mut context!(self), 64);
-        assert_eq!((self.broker.forgotten_queue(), self.broker.forgotten_consumer()), (None, None));
+        assert_eq!((self.broker.queues().forgotten_queue(), self.broker.forgotten_consumer()), (None, None));
         let connections: Vec<_> = self.clients.iter().map(|client| client.connection).collect();
         for connection in connections {
             if self.random.below(4) > 0 {

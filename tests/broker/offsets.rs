@@ -64,9 +64,9 @@ fn restored(runs: &[Range]) -> (TestBroker, QueueId) {
         delivered_through: next_offset,
         marked_through: next_offset,
     };
-    house.broker.restore_contents(queue, &contents);
+    house.broker.queues_mut().restore_contents(queue, &contents);
     for run in runs {
-        assert!(house.broker.restore_messages(queue, run.start, run.end));
+        assert!(house.broker.queues_mut().restore_messages(queue, run.start, run.end));
     }
     (house, queue)
 }
@@ -93,7 +93,7 @@ fn what_was_written_of_a_lost_message_counts_against_no_other() {
     let Restored::Exists(Some(queue)) = house.broker.restore(&mut context!(house), &definition) else {
         panic!("it is taken")
     };
-    house.broker.restore_contents(queue, &Contents::default());
+    house.broker.queues_mut().restore_contents(queue, &Contents::default());
     house.broker.deliver(&mut context!(house), 8);
     let Some(Fact::Defined { key, value: Some(value), .. }) = house.journal.fact() else {
         panic!("the next start is told, too")
@@ -122,13 +122,13 @@ fn read_back(house: &mut TestBroker, fetch: &Fetch) -> Vec<u64> {
             body_len: 3,
             enqueued_ms: 0,
         };
-        if let PageIn::Begun(id) = house.broker.page_in(&mut house.messages, fetch, &page) {
+        if let PageIn::Begun(id) = house.broker.queues_mut().page_in(&mut house.messages, fetch, &page) {
             house.messages.append_body(id, b"abc");
-            assert!(house.broker.paged_in(&mut context!(house), fetch, (offset, 0), id));
+            assert!(house.broker.queues_mut().paged_in(&mut context!(house), fetch, (offset, 0), id));
             taken.push(offset);
         }
     }
-    house.broker.fetched(fetch, fetch.end);
+    house.broker.queues_mut().fetched(fetch, fetch.end);
     taken
 }
 
@@ -156,7 +156,7 @@ proptest! {
         let (mut asked, mut delivered) = (Vec::new(), 0);
         for _ in 0..4 * expected.len() {
             delivered += house.turns(at);
-            let Some(fetch) = house.broker.next_fetch(&house.messages) else { break };
+            let Some(fetch) = house.broker.queues_mut().next_fetch(&house.messages) else { break };
             asked.extend(read_back(&mut house, &fetch));
         }
         prop_assert_eq!(&asked, &expected);
@@ -219,7 +219,7 @@ fn what_came_back_stays_itself_while_the_queue_goes_on() {
         for settlement in [Settlement::Requeue, Settlement::Ack] {
             let mut delivered = 0;
             for _ in 0..100 {
-                if let Some(fetch) = house.broker.next_fetch(&house.messages) {
+                if let Some(fetch) = house.broker.queues_mut().next_fetch(&house.messages) {
                     read_back(&mut house, &fetch);
                 }
                 delivered += both.map(|at| house.turn(at)).iter().sum::<u32>();

@@ -149,7 +149,7 @@ fn a_time_for_messages_acts_on_those_that_wait_and_ends_with_its_policy() {
     fill(&mut house, at, "q", 2);
     say(&mut house, "t", "q", |t| t.int("message-ttl", 500));
     house.turns(at);
-    assert_eq!(house.broker.next_expiry_ms(), Some(1_500));
+    assert_eq!(house.broker.queues().next_expiry_ms(), Some(1_500));
     pass_to(&mut house, at, 1_499);
     assert_eq!(house.ready(at, "q"), 2);
     pass_to(&mut house, at, 1_500);
@@ -363,7 +363,7 @@ fn a_start_finds_them() {
     assert_eq!(names(&life), ["o", "p", "v"]);
     assert_eq!(applied(&life.house, "q"), (Some("p".into()), Some("o".into())));
     life.read_back();
-    let due_ms = life.house.broker.next_expiry_ms().expect("its time goes on");
+    let due_ms = life.house.broker.queues().next_expiry_ms().expect("its time goes on");
     pass_to(&mut life.house, at, due_ms);
     life.read_back();
     life.house.turns(at);

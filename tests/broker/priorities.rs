@@ -115,7 +115,7 @@ fn run(seed: u64, length_max: Option<u8>) {
             model.take();
         }
         assert_eq!(house.ready(at, QUEUE) as usize, model.waiting.len(), "seed {seed}, step {step}");
-        assert_eq!(house.broker.forgotten_queue(), None);
+        assert_eq!(house.broker.queues().forgotten_queue(), None);
     }
     house.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
     house.done(at, Command::Recover);

@@ -97,11 +97,12 @@ fn leave_to_the_log(house: &mut TestBroker, at: At, limits: &Limits) {
 
 /// What is first in memory of a queue whose first message only the log has.
 fn read_back(house: &mut TestBroker, limits: &Limits) -> PageIn {
-    let fetch = house.broker.next_fetch(&house.messages).expect("somebody wants the first message");
+    let fetch =
+        house.broker.queues_mut().next_fetch(&house.messages).expect("somebody wants the first message");
     let (exchange, routing_key, properties) = ("", &b"q"[..], &[0x10, 0, 2][..]);
     let body_len = limits.message_size_max;
     let page = Page { offset: fetch.start, exchange, routing_key, properties, body_len, enqueued_ms: 0 };
-    house.broker.page_in(&mut house.messages, &fetch, &page)
+    house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page)
 }
 
 /// A queue whose first message only the log has, as large as may be, and behind it transient messages that
@@ -120,7 +121,7 @@ fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
     let helper = fill(&mut house, at, "q", 3_000);
     while house.broker.spill(&mut context!(house)) {}
     if is_after_start {
-        house.broker.recovered_largest(limits.message_size_max.into());
+        house.broker.queues_mut().recovered_largest(limits.message_size_max.into());
     }
     let mut count = helper;
     for body_len in [20_000, 3_000, 10] {

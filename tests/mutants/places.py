@@ -131,7 +131,7 @@ PLACES = [
     ),
     # A queue to which a message went back is not looked at for its consumers.
     (
-        "src/rooms/broker/page_in.rs",
+        "src/rooms/broker/queues/page_in.rs",
         "        self.getting.note_change();\n        self.wake(queue);\n",
         "        self.getting.note_change();\n"
         "        if !PLANTED(\"wake-up-of-a-queue-forgotten\") {\n"

@@ -274,7 +274,7 @@ impl<'r> Life<'r> {
             let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
             let count = (1 << width) - random.below(20) + random.below(10);
             let (broker, mut context) = self.engine.broker_mut();
-            broker.pass_offsets(context.journal_mut(), count);
+            broker.queues_mut().pass_offsets(context.journal_mut(), count);
         }
     }
 

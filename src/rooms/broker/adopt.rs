@@ -13,11 +13,11 @@ use crate::journal::Definition;
 
 use super::arguments::QueueSettings;
 use super::faults::{check_deletable, version_for};
-use super::lanes::Logged;
-use super::levels::first_rank;
 use super::orphans::Orphan;
-use super::queue::{Peeked, Queue};
-use super::queues::QueueDeclaration;
+use super::queue_declare::QueueDeclaration;
+use super::queues::Logged;
+use super::queues::first_rank;
+use super::queues::{Peeked, Queue};
 use super::restored::Contents;
 use super::{Broker, Context};
 
@@ -52,7 +52,7 @@ impl Broker {
         incarnation: u64,
     ) -> Option<QueueId> {
         let vhost = self.access.find_vhost(vhost)?;
-        if self.find_queue(vhost, name).is_some() {
+        if self.queues.find_queue(vhost, name).is_some() {
             return None;
         }
         let applied = self.policies_for(cx.work, vhost, name, &[]);
@@ -62,7 +62,7 @@ impl Broker {
         (record.durable, record.is_rebuilt) = (true, true);
         record.logged = Logged::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record).ok()?;
-        self.append_queue(cx, queue.index(), true);
+        self.queues.append_queue(cx, &self.access, queue.index(), true);
         Some(queue)
     }
 
@@ -122,8 +122,8 @@ impl Broker {
             self.orphans.add(orphan);
             return created;
         };
-        self.restore_contents(queue, &orphan.contents);
-        self.queues[queue.index()].returning += 1;
+        self.queues.restore_contents(queue, &orphan.contents);
+        self.queues.at_mut(queue).returning += 1;
         self.orphans.adopted.push((orphan.incarnation, queue, orphan.contents.count));
         Ok(queue)
     }
@@ -138,7 +138,7 @@ impl Broker {
     pub fn end_adoption(&mut self, queue: QueueId) {
         self.end_returning(queue);
         if self.queues.get(queue.index()).is_some() {
-            self.look_at_stored(queue);
+            self.queues.look_at_stored(queue);
         }
     }
 
@@ -165,7 +165,7 @@ impl Broker {
                 format_args!("{words} cannot be declared: take another name"),
             ));
         }
-        if self.find_queue(id, queue).is_some() {
+        if self.queues.find_queue(id, queue).is_some() {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!("{words} exists already: an orphan gets a queue of its own, take another name"),
@@ -244,7 +244,7 @@ impl Broker {
     /// another one by now.
     fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used =
-            self.access.find_vhost(vhost).is_some_and(|vhost| self.find_queue(vhost, name).is_some());
+            self.access.find_vhost(vhost).is_some_and(|vhost| self.queues.find_queue(vhost, name).is_some());
         if is_used {
             return;
         }
@@ -276,20 +276,20 @@ impl Broker {
     ) -> Result<(), Fault> {
         version_for(cx.journal, true)?;
         self.quota.take_names(vhost, declaration.arguments.len())?;
-        let record = &mut self.queues[queue.index()];
+        let record = self.queues.at_mut(queue);
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();
         record.peeked = Peeked::NOTHING;
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
         self.orphans.rebuilt -= 1;
         self.apply_to_queue(cx, queue);
-        let rank = first_rank(cx.journal, &self.queues[queue.index()], 0);
-        self.queues[queue.index()].rank = rank;
-        self.look_at_stored(queue);
-        if self.queues[queue.index()].settings.may_expire {
-            self.note_shed(queue);
+        let rank = first_rank(cx.journal, self.queues.at(queue), 0);
+        self.queues.at_mut(queue).rank = rank;
+        self.queues.look_at_stored(queue);
+        if self.queues.at(queue).settings.may_expire {
+            self.queues.note_shed(queue);
         }
-        self.append_queue(cx, queue.index(), true);
+        self.queues.append_queue(cx, &self.access, queue.index(), true);
         Ok(())
     }
 }

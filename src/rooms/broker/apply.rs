@@ -13,7 +13,7 @@ use super::access::{Right, Thing};
 use super::consume::ConsumeRequest;
 use super::exchanges::ExchangeDeclaration;
 use super::job::Job;
-use super::queues::QueueDeclaration;
+use super::queue_declare::QueueDeclaration;
 use super::routing::{BindingSpec, Destination};
 use super::{Broker, Context};
 
@@ -33,7 +33,7 @@ impl Broker {
             None => self.apply_to_connection(cx.journal, connection, command),
             Some(channel) => self.apply_to_channel(cx, connection, channel, command),
         };
-        self.charge_levels(cx.work);
+        self.queues.charge_levels(cx.work);
         if answers_at_once || result.is_err() {
             cx.awaited = Batch::NONE;
         }
@@ -73,9 +73,9 @@ impl Broker {
     /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
     /// that became possible, connections with something new to send.
     pub fn has_work(&self, journal: &Journal) -> bool {
-        self.getting.is_due()
+        self.queues.gets.is_due()
             || !self.jobs.is_empty() && !journal.is_crowded()
-            || !self.ready.is_empty()
+            || self.queues.is_any_ready()
             || !self.noted.output.is_empty()
             || self.over_share.is_due()
             || self.quota.has_to_tell()
@@ -153,8 +153,8 @@ impl Broker {
         | Command::QueueDelete { queue, .. }
         | Command::Consume { queue, .. }
         | Command::Get { queue, .. } = command
-            && !self.ready.is_empty()
-            && let Some(queue) = self.find_queue(vhost, queue)
+            && self.queues.is_any_ready()
+            && let Some(queue) = self.queues.find_queue(vhost, queue)
         {
             self.catch_up(cx, queue);
         }

@@ -11,7 +11,7 @@ use crate::journal::DestinationName;
 use super::exchanges::{ExchangeDeclaration, refuse_default};
 use super::faults::check_deletable;
 use super::job::Job;
-use super::queues::QueueDeclaration;
+use super::queue_declare::QueueDeclaration;
 use super::routing::{BindingSpec, Destination};
 use super::{Broker, Context};
 
@@ -22,13 +22,14 @@ impl Broker {
     /// There is no such queue.
     pub fn operator_purge(&mut self, cx: &mut Context<'_>, vhost: &str, queue: &str) -> Result<u32, Fault> {
         let (queue, _) = self.operator_queue(vhost, queue)?;
-        let above = self.purge_levels(queue);
-        let (count, parts) = self.detach_messages(queue);
-        self.queue_job(Job::Purge { queue, parts });
+        let (count, taken) = self.queues.purge(queue);
+        for (queue, parts) in taken {
+            self.queue_job(Job::Purge { queue, parts });
+        }
         self.run_jobs(cx);
         let batch = cx.journal.await_settles();
         cx.await_batch(batch);
-        Ok(above + count)
+        Ok(count)
     }
 
     /// Deletes a queue, exclusive ones included; returns how many messages were ready.
@@ -43,14 +44,14 @@ impl Broker {
         (if_unused, if_empty): (bool, bool),
     ) -> Result<u32, Fault> {
         if let Some(vhost) = self.access.find_vhost(vhost)
-            && self.find_queue(vhost, name).is_none()
+            && self.queues.find_queue(vhost, name).is_none()
             && self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)?
         {
             return Ok(0);
         }
         let (queue, vhost) = self.operator_queue(vhost, name)?;
-        let record = &self.queues[queue.index()];
-        let count = self.ready_in(queue);
+        let record = self.queues.at(queue);
+        let count = self.queues.ready_in(queue);
         let problem = match () {
             () if if_unused && !record.consumers.is_empty() => "in use",
             () if if_empty && count > 0 => "not empty",
@@ -70,7 +71,7 @@ impl Broker {
         let not_found =
             || Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"));
         let vhost = self.access.find_vhost(vhost).ok_or_else(not_found)?;
-        let queue = self.find_queue(vhost, name).filter(|queue| !self.queues[queue.index()].hidden);
+        let queue = self.queues.find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
         Ok((queue.ok_or_else(not_found)?, vhost))
     }
 }
@@ -130,8 +131,8 @@ impl Broker {
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
         let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
-        match self.find_queue(vhost, queue) {
-            Some(found) if self.queues[found.index()].exclusive_owner.is_some() => Ok(Declared::Differs),
+        match self.queues.find_queue(vhost, queue) {
+            Some(found) if self.queues.at(found).exclusive_owner.is_some() => Ok(Declared::Differs),
             Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
             None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
         }
@@ -175,7 +176,7 @@ impl Broker {
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
         let spec = BindingSpec { source, routing_key, arguments: &[] };
-        if let Some(queue) = self.find_queue(vhost, queue)
+        if let Some(queue) = self.queues.find_queue(vhost, queue)
             && let Some(source) = self.find_exchange(vhost, source)
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), &spec)
         {

@@ -10,10 +10,10 @@ use crate::mem::{Links, List};
 use crate::wire::field::Table;
 
 use super::access::{Right, Thing};
-use super::deliveries::Carrier;
 use super::faults::out_of;
 use super::job::Job;
-use super::queues::QueueDeclaration;
+use super::queue_declare::QueueDeclaration;
+use super::queues::Carrier;
 use super::quota::Pool;
 use super::records::{Channel, Consumer, ConsumerState, Mode};
 use super::routing::RouteCache;
@@ -52,7 +52,7 @@ impl Broker {
         let queue = self.require_queue(connection, vhost, request.queue)?;
         let words = self.queue_in_words(vhost, request.queue);
         let priority = priority_of(words, Table::trusted(request.arguments))?;
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         let is_taken = !record.consumers.is_empty() || record.settings.single_active;
         if record.exclusively_consumed || request.exclusive && is_taken {
             return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
@@ -118,7 +118,7 @@ impl Broker {
         consumer.prefetch_count = prefetch_count;
         self.consumer_table.insert((channel, tag.as_str()), index);
         self.enter_queue(cx, queue, index);
-        let record = &mut self.queues[queue.index()];
+        let record = self.queues.at_mut(queue);
         record.had_consumer = true;
         record.exclusively_consumed |= request.exclusive;
         self.make_eligible(cx, index);
@@ -131,9 +131,9 @@ impl Broker {
         let channel = self.consumers[index].channel;
         let connection = self.channels[channel.index()].connection;
         if self.connections[connection.index()].identity.is_own() {
-            self.note_named(queue);
+            self.queues.note_named(queue);
         }
-        let record = &mut self.queues[queue.index()];
+        let record = self.queues.at_mut(queue);
         let mut after = record.consumers.back();
         if let Some(active) = record.single_active_consumer() {
             let priority = self.consumers[index].priority;
@@ -265,18 +265,18 @@ impl Broker {
         consumer.state = ConsumerState::Cancelled;
         let (queue, channel, exclusive) = (consumer.queue, consumer.channel, consumer.exclusive);
         self.consumer_table.remove((channel, self.consumers[index].tag.as_str()), index);
-        let record = &mut self.queues[queue.index()];
+        let record = self.queues.at_mut(queue);
         record.consumers.remove(&mut self.consumers, index, |consumer| &mut consumer.queue_links);
         record.exclusively_consumed &= !exclusive;
         if let Some(next) = record.single_active_consumer() {
             self.make_eligible(cx, next);
         }
-        let record = &mut self.queues[queue.index()];
+        let record = self.queues.at_mut(queue);
         if record.auto_delete && record.consumers.is_empty() && !record.dying {
             self.retire_queue(cx, queue);
             self.queue_job(Job::Queue(queue));
         } else if record.consumers.is_empty() {
-            self.touch_queue(cx.journal, queue);
+            self.queues.touch_queue(cx.journal, queue);
         }
     }
 
@@ -386,8 +386,8 @@ impl Broker {
         let front = self.connections[connection.index()].outbox.front();
         let mut at = front;
         while let Some(index) = at {
-            at = self.deliveries.next_in_outbox(index);
-            let delivery = &self.deliveries[index];
+            at = self.queues.deliveries.next_in_outbox(index);
+            let delivery = &self.queues.deliveries[index];
             if delivery.channel != channel || delivery.carrier == Carrier::Return {
                 continue;
             }
@@ -402,10 +402,10 @@ impl Broker {
     }
 
     fn orphan(&mut self, channel: ChannelId, index: usize) {
-        if !self.deliveries[index].no_ack {
+        if !self.queues.deliveries[index].no_ack {
             self.leave_unacknowledged(channel, index);
         }
-        self.deliveries[index].orphaned = true;
+        self.queues.deliveries[index].orphaned = true;
     }
 
     pub(super) fn free_channel_if_done(&mut self, channel: ChannelId) {

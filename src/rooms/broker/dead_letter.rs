@@ -13,17 +13,16 @@
 
 use crate::command::{ExchangeId, Name, QueueId, VhostId};
 use crate::error::Fault;
-use crate::journal::{Journal, Urgency};
-use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::journal::Urgency;
+use crate::mem::{MessageFlags, MessageId};
 use crate::wire::Writer;
 use crate::wire::field::Table;
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::death::{Death, Reason};
-use super::levels::LevelChoice;
-use super::queues::find_queue;
+use super::queues::LevelChoice;
+use super::queues::Scratch;
 use super::quota::owner_of;
-use super::state::Scratch;
 use super::work::Work;
 use super::{Broker, Context};
 
@@ -33,8 +32,6 @@ const BYTES_PER_UNIT: u32 = 512;
 const ROUTING_TIMES: u32 = 8;
 /// Letters that one letter may cause at once, by being refused.
 const LETTERS_AT_ONCE: u32 = 8;
-/// What no route has for its number.
-const NEVER_ROUTED: u64 = u64::MAX;
 /// What a header frame has around the properties.
 const HEADER_BYTES: usize = 22;
 
@@ -56,12 +53,6 @@ struct Address {
 }
 
 impl Broker {
-    /// Whether what this queue gives up goes anywhere.
-    pub(super) fn has_dead_letters(&self, queue: QueueId) -> bool {
-        let record = &self.queues[queue.index()];
-        record.settings.dead_letters && !record.dying
-    }
-
     /// What is to go on when the queue gives up this message; `None`: there is no room for it now. Changes
     /// no queue.
     #[cold]
@@ -76,16 +67,16 @@ impl Broker {
             return self.write_parked(cx, (queue, message), place);
         }
         let Some(address) = self.dead_letter_address(queue) else { return Some(Letter::Nowhere) };
-        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut scratch = core::mem::take(&mut self.queues.scratch);
         let mut targets = core::mem::take(&mut self.letter_targets);
         let letter = self.address_letter(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
-        self.scratch = scratch;
+        self.queues.scratch = scratch;
         self.letter_targets = targets;
         letter
     }
 
     fn dead_letter_address(&self, queue: QueueId) -> Option<Address> {
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         let terms = self.terms_of(queue);
         let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
         let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
@@ -108,7 +99,7 @@ impl Broker {
         let body_units = cx.messages.body_len(message) / BYTES_PER_UNIT;
         cx.work.charge(8 + body_units as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
-        let record = &self.queues[self.whole(queue).index()];
+        let record = self.queues.whole_of(queue);
         let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
         let death = Death {
             reason,
@@ -141,12 +132,12 @@ impl Broker {
             self.log_dropped(&name, &fault.text);
             return Some(Letter::Nowhere);
         }
-        self.leave_out_passed(cx.work, vhost, &death, targets);
-        let kept = self.leave_out_full(cx.messages, message, targets);
+        self.queues.leave_out_passed(cx.work, vhost, &death, targets);
+        let kept = self.queues.leave_out_full(cx.messages, message, targets);
         if targets.is_empty() {
             return Some(Letter::Nowhere);
         }
-        self.choose_levels_for(cx, LevelChoice::of(&written, 0), targets);
+        self.queues.choose_levels_for(cx, &mut self.quota, LevelChoice::of(&written, 0), targets);
         let names_len = address.name.len() + own_key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
         if !self.takes_letter(cx, vhost, (message, bytes as u64), targets) {
@@ -163,7 +154,7 @@ impl Broker {
 
     /// Where the properties of a letter are written, in so many bytes as fit into a frame.
     pub(super) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
-        Writer::new(&mut rewritten[..self.settings.frame_max.saturating_sub(HEADER_BYTES)])
+        Writer::new(&mut rewritten[..self.queues.settings.frame_max.saturating_sub(HEADER_BYTES)])
     }
 
     /// Routes a letter, which may take a while.
@@ -181,44 +172,6 @@ impl Broker {
         routed
     }
 
-    /// Leaves out the queues that the letter has passed by itself. Its sender may have made up any number of
-    /// deaths, so each is looked at once, whatever the number of queues.
-    fn leave_out_passed(
-        &mut self,
-        work: &mut Work,
-        vhost: VhostId,
-        death: &Death<'_>,
-        targets: &mut Vec<QueueId>,
-    ) {
-        let deaths = death.each_passed(&mut |queue| {
-            if let Some(queue) = find_queue(&self.queues, &self.queue_table, vhost, queue) {
-                self.queues[queue.index()].routed_at = NEVER_ROUTED;
-            }
-        });
-        work.charge(deaths);
-        targets.retain(|queue| self.queues[queue.index()].routed_at != NEVER_ROUTED);
-    }
-
-    /// Leaves out the queues that are full. Says how many take the letter, in front of those that have dead
-    /// letters for it.
-    pub(super) fn leave_out_full(
-        &self,
-        messages: &Messages,
-        message: MessageId,
-        targets: &mut Vec<QueueId>,
-    ) -> usize {
-        let refuses = |queue: &QueueId| self.refuses(messages, *queue, message);
-        targets.retain(|queue| !refuses(queue) || self.buries_refused(*queue));
-        let mut kept = 0;
-        for at in 0..targets.len() {
-            if !refuses(&targets[at]) {
-                targets.swap(kept, at);
-                kept += 1;
-            }
-        }
-        kept
-    }
-
     /// Somebody has to know what became of it; once a minute is enough.
     fn log_dropped(&mut self, queue: &str, why: &str) {
         if self.is_minute_to_say() {
@@ -234,7 +187,7 @@ impl Broker {
 
     #[cold]
     pub(super) fn log_refused(&mut self, queue: QueueId, why: &str) {
-        let name = Name::try_from(&*self.queues[self.whole(queue).index()].name).unwrap_or_default();
+        let name = Name::try_from(&*self.queues.whole_of(queue).name).unwrap_or_default();
         self.log_dropped(&name, why);
     }
 
@@ -246,12 +199,12 @@ impl Broker {
         (message, bytes): (MessageId, u64),
         targets: &[QueueId],
     ) -> bool {
-        let needed = targets.iter().filter(|queue| self.queues[queue.index()].backlog.needs_chunk()).count();
-        let lacks_slot = self.lacks_slot();
-        if lacks_slot || !self.fifo_pool.may_take(|| owner_of(vhost), needed + self.promised.chunks, 0) {
+        let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
+        let lacks_slot = self.queues.lacks_slot();
+        if lacks_slot || !self.queues.pool.may_take(|| owner_of(vhost), needed + self.promised.chunks, 0) {
             return false;
         }
-        let logged = self.logged_targets(cx, message, targets);
+        let logged = self.queues.logged_targets(cx, message, targets);
         let takes = logged == 0
             || cx.journal.takes_group()
                 && cx.journal.fits_transaction(self.promised.logged + 1)
@@ -264,20 +217,12 @@ impl Broker {
         takes
     }
 
-    /// Bytes of the log that publishers leave to dead letters. A letter takes room before the message that it
-    /// comes of gives any, and a log that is full of what has to go on would be full for ever.
-    pub(super) fn kept_for_letters(&self, journal: &Journal) -> u64 {
-        match self.buriers {
-            0 => 0,
-            _ => journal.kept_for_letters(self.settings.letters_log_bytes),
-        }
-    }
-
     /// What is posted and settled from now on is one thing to the log; says whether that is to be ended.
     pub(super) fn begin_burial(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
         let Letter::Copy(copy, _) = *letter else { return false };
-        let begins =
-            is_logged && !cx.journal.is_grouping() && self.logged_targets(cx, copy, &self.letter_targets) > 0;
+        let begins = is_logged
+            && !cx.journal.is_grouping()
+            && self.queues.logged_targets(cx, copy, &self.letter_targets) > 0;
         if begins {
             cx.journal.begin_group();
         }
@@ -293,7 +238,7 @@ impl Broker {
         let Letter::Copy(copy, kept) = letter else { return };
         let targets = core::mem::take(&mut self.letter_targets);
         if kept > 0 {
-            self.push_to_targets(cx, copy, &targets[..kept], Urgency::Window, true);
+            self.queues.push_letter(cx, &mut self.quota, copy, &targets[..kept]);
         }
         let refused = targets[kept..].iter().copied();
         let refused: heapless::Vec<QueueId, { LETTERS_AT_ONCE as usize }> =

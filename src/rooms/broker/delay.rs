@@ -22,21 +22,19 @@ use crate::wire::field::{Table, TableWriter};
 use crate::wire::props::{Properties, PropertyEdit};
 
 use super::arguments::QueueSettings;
-use super::backlog::Taken;
 use super::dead_letter::Letter;
-use super::faults::out_of;
 use super::job::Job;
-use super::lanes::Logged;
-use super::levels::{LevelChoice, first_rank};
-use super::page_in::Page;
 use super::policy::Applied;
-use super::publish::expiration_ms;
-use super::queue::{Queue, Rank};
+use super::properties::expiration_ms;
+use super::queues::Logged;
+use super::queues::Queue;
+use super::queues::Scratch;
+use super::queues::Taken;
+use super::queues::take_step;
+use super::queues::{Held, Next, PLAIN, SLOTS, Slot, delay_ms};
+use super::queues::{LevelChoice, first_rank};
+use super::quota::Declared;
 use super::quota::owner_of;
-use super::quota::{Declared, Declarer};
-use super::shedding::take_step;
-use super::sleepers::{Held, Next, PLAIN, SLOTS, Slot, UNKNOWN, delay_ms, start_ms};
-use super::state::Scratch;
 use super::{Broker, Context};
 
 /// Messages that a turn wakes or moves; some are more work than one ([`take_step`]).
@@ -74,166 +72,43 @@ impl Broker {
         record.rank = first_rank(cx.journal, &record, version + u64::from(version != 0));
         self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
         record.declarer = cx.declarer;
-        record.serial = self.routing.revision();
-        let Ok(index) = self.queues.insert(record) else { return Err(out_of("queues_max")) };
+        let queue = self.queues.insert_hidden(record)?;
         self.access.hold_vhost(vhost);
-        // The time that passes matters from now on.
-        self.minds_time = true;
-        Ok(QueueId::from_index(index))
-    }
-
-    /// The exchange has its hidden queue.
-    pub(super) fn give_sleepers(&mut self, queue: QueueId, exchange: ExchangeId) {
-        self.queues[queue.index()].sleeps_for = Some(exchange);
+        Ok(queue)
     }
 
     /// The exchange is deleted: what sleeps goes with it.
     #[cold]
     pub(super) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        self.retire_levels(cx.journal, queue);
-        let record = &mut self.queues[queue.index()];
-        record.dying = true;
-        if record.logged.is_on() {
-            cx.journal.queue_gone(record.logged.incarnation());
+        for level in self.queues.retire_levels(cx.journal, queue) {
+            self.queue_job(Job::Queue(level));
         }
-        self.append_spilled_gone(cx.journal, queue.index());
+        let gone = self.queues.retire_sleepers(cx.journal, queue);
         self.queue_job(Job::Queue(queue));
-        let queues = &self.queues;
-        let gone = self.sleepers.take_held_of(|queue| queues[queue.index()].dying);
         gone.into_iter().for_each(|held| self.let_go_of_held(cx, held));
-        let mut unknown = 0;
-        let all: heapless::Vec<QueueId, { SLOTS as usize + 1 }> = self.levels(queue).collect();
-        for level in all {
-            let due_ms = core::mem::replace(&mut self.queues[level.index()].due_ms, u64::MAX);
-            unknown += u32::from(due_ms == UNKNOWN);
-        }
-        self.sleepers.unknown -= unknown;
-        self.sleepers.note_change();
-    }
-
-    /// Messages that sleep in a hidden queue.
-    pub(super) fn asleep_in(&self, queue: QueueId) -> u64 {
-        self.in_all(queue, |record| u64::from(record.backlog.ready()) + u64::from(record.unsettled))
-    }
-
-    // ---- in
-
-    /// The level for a message that says this: the slot of its time, or the hidden queue itself as long as
-    /// the slots are not known, and when there is no room for that one (`Sleepers::lacks_slot`).
-    pub(super) fn slot_for(&mut self, cx: &mut Context<'_>, queue: QueueId, said: LevelChoice) -> QueueId {
-        let now_ms = cx.journal.time_ms();
-        if self.sleepers.unknown > 0 {
-            self.register_slot(queue, Slot { number: 0, start_ms: now_ms });
-            return queue;
-        }
-        let at_ms = self.sleepers.stands_at_ms(now_ms);
-        let since_ms = if said.came_ms == 0 { now_ms } else { said.came_ms };
-        let slot = Slot::of(since_ms.saturating_add(said.delay_ms), at_ms, PLAIN, u32::MAX);
-        let level = self.level_of_slot(queue, slot);
-        self.sleepers.lacks_slot |= level.is_none();
-        level.unwrap_or(queue)
-    }
-
-    /// Whether there was no room for a slot, as of the message that is under way: it cannot come in.
-    pub(super) const fn lacks_slot(&mut self) -> bool {
-        core::mem::replace(&mut self.sleepers.lacks_slot, false)
-    }
-
-    /// The level of a slot, which has its time from now on; `None`: there is no room for it.
-    fn level_of_slot(&mut self, queue: QueueId, slot: Slot) -> Option<QueueId> {
-        let declarer = self.queues[queue.index()].declarer.unwrap_or_else(Declarer::nobody);
-        let level = self.level_at(queue, slot.number, Some(declarer)).ok()?;
-        self.register_slot(level, slot);
-        Some(level)
-    }
-
-    fn register_slot(&mut self, level: QueueId, slot: Slot) {
-        let record = &mut self.queues[level.index()];
-        let key = slot.key();
-        if record.due_ms == UNKNOWN || record.due_ms <= key {
-            return;
-        }
-        record.due_ms = key;
-        let queues = &self.queues;
-        self.sleepers.add(key, level, || {
-            let all = queues.iter().filter(|(_, record)| record.sleeps_for.is_some());
-            let all = all.map(|(index, record)| (record.due_ms, QueueId::from_index(index)));
-            all.filter(|(key, _)| *key < UNKNOWN)
-        });
-        self.sleepers.note_change();
-    }
-
-    /// A message came to a slot: it is noted when.
-    pub(super) fn note_sleeper(&self, cx: &mut Context<'_>, message: MessageId) {
-        if cx.messages.arrived_ms(message) == 0 {
-            cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
-        }
-    }
-
-    // ---- at a start
-
-    /// The log has something of a slot: its first message says when that begins.
-    #[cold]
-    pub(super) fn note_slot_restored(&mut self, level: QueueId) {
-        self.queues[level.index()].due_ms = UNKNOWN;
-        self.sleepers.unknown += 1;
-        self.want_peek(level);
-    }
-
-    /// The first message of a slot was read.
-    #[cold]
-    pub(super) fn slot_peeked(&mut self, level: QueueId, page: &Page<'_>) {
-        let headers = Properties::trusted(page.properties).headers().unwrap_or(Table::EMPTY);
-        let due_ms = page.enqueued_ms.saturating_add(delay_ms(headers));
-        let slot = match self.queues[level.index()].rank {
-            Rank::Level { priority: number, .. } => Slot { number, start_ms: start_ms(number, due_ms) },
-            Rank::Plain | Rank::Lowest { .. } => Slot { number: 0, start_ms: page.enqueued_ms },
-        };
-        self.know_slot(level);
-        self.register_slot(level, slot);
-    }
-
-    fn know_slot(&mut self, level: QueueId) {
-        let record = &mut self.queues[level.index()];
-        if record.due_ms == UNKNOWN {
-            record.due_ms = u64::MAX;
-            self.sleepers.unknown -= 1;
-        }
-    }
-
-    /// A read for a slot is over, whatever came of it.
-    #[cold]
-    pub(super) fn slot_fetched(&mut self, level: QueueId) {
-        self.sleepers.note_change();
-        let record = &self.queues[level.index()];
-        match record.due_ms == UNKNOWN && !record.dying {
-            true if record.backlog.ready() > 0 => self.want_peek(level),
-            true => self.know_slot(level),
-            false => {}
-        }
     }
 
     // ---- out
 
     /// Whether something wakes up, or may by now.
     pub(super) fn may_rouse(&self, journal: &Journal, messages: &Messages) -> bool {
-        self.sleepers.is_due(journal.time_ms(), || self.room_count(journal, messages))
+        self.queues.sleepers.is_due(journal.time_ms(), || self.room_count(journal, messages))
     }
 
     /// Wakes what is due, as much as a turn has time for.
     pub(super) fn rouse(&mut self, cx: &mut Context<'_>) {
-        self.sleepers.note_change();
+        self.queues.sleepers.note_change();
         let mut left = ROUSE_STEP;
         while left > 0 {
             let before = cx.work.units();
             cx.work.charge(1);
-            let step = match self.sleepers.next(cx.journal.time_ms()) {
+            let step = match self.queues.sleepers.next(cx.journal.time_ms()) {
                 None => return,
                 Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
                 Some(Next::Held(held)) => self.wake_held(cx, held),
             };
             if step == Step::Blocked {
-                self.sleepers.note_stuck(self.room_count(cx.journal, cx.messages));
+                self.queues.sleepers.note_stuck(self.room_count(cx.journal, cx.messages));
                 return;
             }
             take_step(&mut left, before, cx.work);
@@ -246,31 +121,33 @@ impl Broker {
         let is_it =
             |record: &&mut Queue| record.due_ms == key && record.sleeps_for.is_some() && !record.dying;
         let Some(record) = record.filter(is_it) else {
-            self.sleepers.pop_slot();
+            self.queues.sleepers.pop_slot();
             return Step::Done;
         };
         if record.backlog.ready() == 0 {
             record.due_ms = u64::MAX;
-            self.sleepers.pop_slot();
+            self.queues.sleepers.pop_slot();
             return Step::Done;
         }
-        let Some((first, message, is_logged)) = self.first_in_memory(level) else {
-            self.want_pages(level);
+        let Some((first, message, is_logged)) = self.queues.first_in_memory(level) else {
+            self.queues.want_pages(level);
             return Step::Blocked;
         };
-        let (slot, now_ms, due_ms) = (Slot::of_key(key), cx.journal.time_ms(), self.due_ms(cx, message));
-        let owner = owner_of(self.queues[level.index()].vhost);
-        let is_room = self.sleepers.holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
-        if self.sleepers.has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS) {
-            let taken = self.take_first(cx, level, first);
-            self.queues[level.index()].unsettled += 1;
-            self.sleepers.hold(due_ms, (level, taken.message, taken.logged));
+        let (slot, now_ms, due_ms) =
+            (Slot::of_key(key), cx.journal.time_ms(), self.queues.due_ms(cx, message));
+        let owner = owner_of(self.queues.at(level).vhost);
+        let is_room =
+            self.queues.sleepers.holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
+        if self.queues.sleepers.has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS) {
+            let taken = self.queues.take_first(cx, level, first);
+            self.queues.at_mut(level).unsettled += 1;
+            self.queues.sleepers.hold(due_ms, (level, taken.message, taken.logged));
             return Step::Done;
         }
         let narrowest = if slot.tier().is_some_and(|tier| tier <= PLAIN) { 0 } else { PLAIN };
-        let whole = self.whole(level);
+        let whole = self.queues.whole(level);
         let moved = slot.widest_below().map(|widest| Slot::of(due_ms, slot.start_ms, narrowest, widest));
-        match moved.and_then(|slot| self.level_of_slot(whole, slot)) {
+        match moved.and_then(|slot| self.queues.level_of_slot(&mut self.quota, whole, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
             None if due_ms <= now_ms => {
                 let Some(letter) = self.write_awakened(cx, level, message) else { return Step::Blocked };
@@ -280,9 +157,9 @@ impl Broker {
             None => {
                 // The narrowest, or there is no room for one: then it waits here, and what is behind it.
                 self.log_no_slot(level, slot);
-                self.sleepers.pop_slot();
-                self.queues[level.index()].due_ms = u64::MAX;
-                self.register_slot(level, Slot { start_ms: due_ms, ..slot });
+                self.queues.sleepers.pop_slot();
+                self.queues.at_mut(level).due_ms = u64::MAX;
+                self.queues.register_slot(level, Slot { start_ms: due_ms, ..slot });
                 Step::Done
             }
         }
@@ -291,10 +168,10 @@ impl Broker {
     /// Somebody has to know why messages are late; once a minute is enough.
     #[cold]
     fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
-        let minute = self.watch.now_s / 60;
+        let minute = self.queues.minute;
         let is_room = slot.widest_below().is_none();
-        if !is_room && self.no_level_logged_minute.replace(minute) != Some(minute) {
-            let exchange = self.queues[level.index()].sleeps_for;
+        if !is_room && self.queues.no_level_logged_minute.replace(minute) != Some(minute) {
+            let exchange = self.queues.at(level).sleeps_for;
             let name = exchange.map(|exchange| self.routing.exchange(exchange).name.escape_debug());
             log::warn!(
                 "exchange '{}': queues_max has no room for another span of time, which takes a place like a \
@@ -304,14 +181,6 @@ impl Broker {
         }
     }
 
-    /// When a message that came to a slot is due.
-    fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
-        let properties = cx.messages.properties(message, &mut self.scratch.properties);
-        cx.work.charge(properties.len() / BYTES_PER_UNIT);
-        let headers = Properties::trusted(properties).headers().unwrap_or(Table::EMPTY);
-        cx.messages.arrived_ms(message).saturating_add(delay_ms(headers))
-    }
-
     /// Moves the first message of a slot to a narrower one.
     fn move_first(
         &mut self,
@@ -319,13 +188,13 @@ impl Broker {
         (level, message, is_logged): (QueueId, MessageId, bool),
         target: QueueId,
     ) -> Step {
-        let vhost = self.queues[level.index()].vhost;
+        let vhost = self.queues.at(level).vhost;
         let bytes = cx.messages.stream_len(message) as u64;
         cx.work.charge(cx.messages.body_len(message) as usize / BYTES_PER_UNIT);
         if !self.takes_letter(cx, vhost, (message, bytes), &[target]) {
             return Step::Blocked;
         }
-        let Scratch { properties, rewritten } = &mut self.scratch;
+        let Scratch { properties, rewritten } = &mut self.queues.scratch;
         let properties = cx.messages.properties(message, properties);
         let rewritten = &mut rewritten[..properties.len()];
         rewritten.copy_from_slice(properties);
@@ -345,9 +214,9 @@ impl Broker {
     fn send_first(&mut self, cx: &mut Context<'_>, level: QueueId, letter: Letter, is_logged: bool) {
         let has_begun = self.begin_burial(cx, &letter, is_logged);
         self.post_letter(cx, letter);
-        let Some(first) = self.first(level) else { panic!("a letter takes nothing from its queue") };
-        let taken = self.take_first(cx, level, first);
-        self.forget_taken(cx, level, &taken);
+        let Some(first) = self.queues.first(level) else { panic!("a letter takes nothing from its queue") };
+        let taken = self.queues.take_first(cx, level, first);
+        self.queues.forget_taken(cx, level, &taken);
         self.end_burial(cx, has_begun);
     }
 
@@ -356,7 +225,7 @@ impl Broker {
         let Some(letter) = self.write_awakened(cx, held.queue, held.message) else { return Step::Blocked };
         let has_begun = self.begin_burial(cx, &letter, held.logged().is_some());
         self.post_letter(cx, letter);
-        self.sleepers.pop_held();
+        self.queues.sleepers.pop_held();
         self.let_go_of_held(cx, held);
         self.end_burial(cx, has_begun);
         Step::Done
@@ -364,21 +233,21 @@ impl Broker {
 
     fn let_go_of_held(&mut self, cx: &mut Context<'_>, held: Held) {
         let (message, logged) = (held.message, held.logged());
-        self.forget_taken(
+        self.queues.forget_taken(
             cx,
             held.queue,
             &Taken { message, offset: 0, logged, redelivered: false, returns: 0 },
         );
-        self.queues[held.queue.index()].unsettled -= 1;
+        self.queues.at_mut(held.queue).unsettled -= 1;
         self.free_queue_if_done(held.queue);
     }
 
     /// What goes on when a message wakes up; `None`: there is no room for it now. Changes no queue.
     fn write_awakened(&mut self, cx: &mut Context<'_>, level: QueueId, message: MessageId) -> Option<Letter> {
-        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut scratch = core::mem::take(&mut self.queues.scratch);
         let mut targets = core::mem::take(&mut self.letter_targets);
         let letter = self.address_awakened(cx, (level, message), &mut scratch, &mut targets);
-        self.scratch = scratch;
+        self.queues.scratch = scratch;
         self.letter_targets = targets;
         letter
     }
@@ -390,7 +259,7 @@ impl Broker {
         scratch: &mut Scratch,
         targets: &mut Vec<QueueId>,
     ) -> Option<Letter> {
-        let record = &self.queues[level.index()];
+        let record = self.queues.at(level);
         let (vhost, Some(exchange)) = (record.vhost, record.sleeps_for) else { return Some(Letter::Nowhere) };
         cx.work.charge(8 + cx.messages.body_len(message) as usize / BYTES_PER_UNIT);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
@@ -414,16 +283,18 @@ impl Broker {
         if let Err(fault) = self.route_one_letter(cx.work, exchange, (&key, headers), targets) {
             return Some(self.drop_awakened(exchange, &fault.text));
         }
-        let kept = self.leave_out_full(cx.messages, message, targets);
+        let kept = self.queues.leave_out_full(cx.messages, message, targets);
         if targets.is_empty() {
             self.counters.unroutable_dropped += 1;
             return Some(Letter::Nowhere);
         }
-        self.choose_levels_for(cx, LevelChoice::of(&written, 0), targets);
+        self.queues.choose_levels_for(cx, &mut self.quota, LevelChoice::of(&written, 0), targets);
         let (bytes, body_bytes) = (cx.messages.stream_len(message) as u64, cx.messages.body_len(message));
         let bytes = bytes + written.as_bytes().len() as u64;
-        let logged = self.logged_targets(cx, message, targets);
-        if !cx.journal.fits_commit(bytes, body_bytes.into(), logged) || targets.len() > self.fan_out_max() {
+        let logged = self.queues.logged_targets(cx, message, targets);
+        if !cx.journal.fits_commit(bytes, body_bytes.into(), logged)
+            || targets.len() > self.queues.fan_out_max()
+        {
             return Some(self.drop_awakened(exchange, "it goes to more queues than commit_bytes_max allows"));
         }
         if !self.takes_letter(cx, vhost, (message, bytes), targets) {

@@ -11,14 +11,13 @@ use crate::command::{ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Qu
 use crate::error::ReplyCode;
 use crate::mem::{List, Messages};
 
-use super::backlog::Taken;
-use super::deliveries::{Carrier, Delivered, NewDelivery};
-use super::expire::{Cleared, Patience};
-#[cfg(debug_assertions)]
-use super::queue::Queue;
-use super::queue::Rank;
+use super::queues::Patience;
+use super::queues::Rank;
+use super::queues::Taken;
+use super::queues::block_bytes;
+use super::queues::{Carrier, NewDelivery};
 use super::records::{Consumer, ConsumerState};
-use super::state::block_bytes;
+use super::shed::Cleared;
 use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.
@@ -33,19 +32,15 @@ const FRAMES_BYTES: u32 = 48;
 impl Broker {
     /// Hands out at most `most` messages, and lets queues give up what they have to.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
-        self.write_returns(cx.journal);
+        self.queues.write_returns(cx.journal, &self.access);
         self.recheck_over_share(cx);
         self.shed(cx);
         self.serve_gets(cx);
         let mut left = most;
         while left > 0 {
-            let Some(queue) = self.ready.pop_front(&mut self.queues, |queue| &mut queue.ready_links) else {
-                return;
-            };
-            self.queues[queue].on_ready_list = false;
-            let queue = QueueId::from_index(queue);
+            let Some(queue) = self.queues.pop_ready() else { return };
             left -= self.take_its_turn(cx, queue, left.min(self.burst(queue)));
-            self.charge_levels(cx.work);
+            self.queues.charge_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
         }
     }
@@ -54,7 +49,7 @@ impl Broker {
     /// consumers are to have theirs of it.
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {
-        let next = self.queues[queue.index()].eligible.front();
+        let next = self.queues.at(queue).eligible.front();
         match next.is_some_and(|index| self.shares_credit(self.consumers[index].channel)) {
             true => 1,
             false => QUEUE_BURST,
@@ -65,18 +60,18 @@ impl Broker {
     #[inline]
     fn take_its_turn(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         if record.is_picky() {
             // What is too much for a queue whose consumer is ready for more goes to him in its next turn.
             let is_over = delivered < most || record.eligible.is_empty();
-            if is_over || self.is_far_over_length(queue) {
+            if is_over || self.queues.is_far_over_length(queue) {
                 self.look_after(cx, queue);
             }
         }
-        if self.queues[queue.index()].rank != Rank::Plain {
-            self.look_at_first_level(queue);
+        if self.queues.at(queue).rank != Rank::Plain {
+            self.queues.look_at_first_level(queue);
         }
-        self.wake(queue);
+        self.queues.wake(queue);
         delivered
     }
 
@@ -85,18 +80,17 @@ impl Broker {
     /// the turn. A commit is one thing, and comes behind them as a whole.
     #[inline]
     pub(super) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        if !self.ready.is_empty() && !cx.journal.is_grouping() {
+        if self.queues.is_any_ready() && !cx.journal.is_grouping() {
             self.deliver_before_command(cx, queue);
         }
     }
 
     #[cold]
     fn deliver_before_command(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        let queue = self.whole(queue);
-        if !core::mem::take(&mut self.queues[queue.index()].on_ready_list) {
+        let queue = self.queues.whole(queue);
+        if !self.queues.leave_ready(queue) {
             return;
         }
-        self.ready.remove(&mut self.queues, queue.index(), |queue| &mut queue.ready_links);
         let delivered = self.take_its_turn(cx, queue, CATCH_UP_MAX);
         cx.work.charge((delivered * STEPS_PER_DELIVERY) as usize);
     }
@@ -106,7 +100,7 @@ impl Broker {
         let consumers = &self.channels[channel.index()].consumers;
         // Whoever has a message of it goes behind the others, and is not looked at again.
         let (mut at, mut left) = (consumers.front(), consumers.len());
-        while let Some(index) = at.filter(|_| left > 0 && !self.ready.is_empty()) {
+        while let Some(index) = at.filter(|_| left > 0 && self.queues.is_any_ready()) {
             left -= 1;
             at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
             cx.work.charge(1);
@@ -149,8 +143,8 @@ impl Broker {
     fn deliver_from(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let (mut delivered, units_before) = (0, cx.work.units());
         while delivered < most {
-            let Some(level) = self.wanted_level(queue) else { break };
-            let Some(consumer) = self.queues[queue.index()].eligible.front() else {
+            let Some(level) = self.queues.wanted_level(queue) else { break };
+            let Some(consumer) = self.queues.at(queue).eligible.front() else {
                 panic!("a queue that wants a delivery has a consumer for it");
             };
             if !self.has_credit(consumer) {
@@ -165,7 +159,7 @@ impl Broker {
                 self.park(consumer);
                 continue;
             }
-            if self.queues[level.index()].settings.may_expire {
+            if self.queues.at(level).settings.may_expire {
                 let is_clear = self.expire_before_delivery(cx, level, Patience::OneTurn) == Cleared::Yes;
                 // What expires before others is work, too, and those behind have to wait for their turn.
                 let units = cx.work.units() - units_before;
@@ -173,27 +167,16 @@ impl Broker {
                     break;
                 }
                 // All of a level may have expired.
-                if self.wanted_level(queue) != Some(level) {
+                if self.queues.wanted_level(queue) != Some(level) {
                     continue;
                 }
             }
-            let Some(first) = self.first_to_go(cx, level) else { break };
-            let taken = self.take_first(cx, level, first);
+            let Some(first) = self.queues.first_to_go(cx, level) else { break };
+            let taken = self.queues.take_first(cx, level, first);
             self.assign(cx, consumer, level, &taken);
             delivered += 1;
         }
         delivered
-    }
-
-    /// The queue itself if it is to deliver now, or the level of it that is.
-    #[inline(always)]
-    fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
-        let record = &self.queues[queue.index()];
-        match record.wants_delivery() {
-            true => Some(queue),
-            false if record.rank == Rank::Plain => None,
-            false => self.level_to_deliver(queue),
-        }
     }
 
     /// Room in the output of the consumer's connection, and in its share of the deliveries.
@@ -202,7 +185,7 @@ impl Broker {
         let channel = &self.channels[self.consumers[consumer].channel.index()];
         let connection = self.connection(channel.connection);
         connection.writable
-            && connection.outbox_bytes < self.settings.output_budget_bytes
+            && connection.outbox_bytes < self.queues.settings.output_budget_bytes
             && self.may_take_delivery(channel.connection)
     }
 
@@ -213,7 +196,7 @@ impl Broker {
         if !no_ack {
             self.channels[channel.index()].consumer_unsettled += 1;
         }
-        self.note_delivery(cx, queue, taken);
+        self.queues.note_delivery(cx, queue, taken);
         let tag = self.next_tag(channel);
         self.put_into_outbox(
             cx.messages,
@@ -247,7 +230,7 @@ impl Broker {
     /// Whether a connection may have one delivery more.
     #[inline]
     pub(super) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
-        self.quota.may_take_delivery(connection, self.deliveries.room())
+        self.quota.may_take_delivery(connection, self.queues.deliveries.room())
     }
 
     #[inline]
@@ -264,46 +247,28 @@ impl Broker {
         let connection_id = self.channels[channel_id.index()].connection;
         let body_len = messages.body_len(new.message);
         let wire_bytes = body_len + messages.properties_len(new.message) + FRAMES_BYTES;
-        if let Some(queue) = new.queue {
-            let record = &mut self.queues[queue.index()];
-            record.unsettled += 1;
-            record.unsettled_body_bytes += u64::from(body_len);
-        }
+        self.queues.count_delivery(messages, &new);
         let connection = &mut self.connections[connection_id.index()];
         connection.sequence += 1;
         let sequence = connection.sequence;
         connection.outbox_bytes += u64::from(wire_bytes);
         let bytes = block_bytes(messages, new.message);
         self.quota.take_delivery(connection_id, bytes);
-        if let Some(queue) = new.queue {
-            self.queues[queue.index()].unsettled_bytes += bytes;
-        }
         let acknowledged = !new.no_ack;
-        let index = self.deliveries.insert(new, sequence, (wire_bytes, body_len));
+        let index = self.queues.deliveries.insert(new, sequence, (wire_bytes, body_len));
         let index = index.expect("the caller made sure of room");
         let connection = &mut self.connections[connection_id.index()];
-        self.deliveries.enter_outbox(&mut connection.outbox, index);
+        self.queues.deliveries.enter_outbox(&mut connection.outbox, index);
         let channel = &mut self.channels[channel_id.index()];
         channel.outbox_len += 1;
         channel.outbox_last = sequence;
         if acknowledged {
-            self.deliveries[index].delivered_s = self.watch.begin();
-            self.deliveries.enter_unacknowledged(&mut channel.unacknowledged, index);
+            self.queues.deliveries[index].delivered_s = self.watch.begin();
+            self.queues.deliveries.enter_unacknowledged(&mut channel.unacknowledged, index);
         }
         if connection.outbox.len() == 1 {
             self.note_output(connection_id);
         }
-    }
-
-    /// How often the message came back, in a queue that tells: on a first delivery a get alone hears of it,
-    /// as in RabbitMQ. After a restart it is known that it was delivered, and not how often.
-    #[inline]
-    fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
-        if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
-            return None;
-        }
-        let tells = self.queues[delivery.queue?.index()].settings.tells_returns;
-        tells.then(|| delivery.returns.max(delivery.redelivered.into()))
     }
 
     /// What a connection has to send, from the front.
@@ -325,10 +290,10 @@ impl Broker {
             panic!("what leaves an outbox unseen was in it");
         };
         self.leave_outbox(connection, index);
-        let channel = self.deliveries[index].channel;
+        let channel = self.queues.deliveries[index].channel;
         self.abandon_unsent(cx, index);
         self.free_channel_if_done(channel);
-        self.releases += 1;
+        self.queues.note_release();
         self.unpark(cx, connection);
     }
 
@@ -346,8 +311,8 @@ impl Broker {
                 panic!("what was written was in the outbox");
             };
             self.leave_outbox(connection, index);
-            self.deliveries[index].sent = true;
-            let delivery = &self.deliveries[index];
+            self.queues.deliveries[index].sent = true;
+            let delivery = &self.queues.deliveries[index];
             let channel = delivery.channel;
             if delivery.carrier != Carrier::Return {
                 self.channels[channel.index()].last_sent = delivery.tag;
@@ -365,13 +330,13 @@ impl Broker {
             } else if delivery.no_ack {
                 self.settle_sent(cx, index);
             } else {
-                self.deliveries.let_leave(index);
+                self.queues.deliveries.let_leave(index);
             }
             self.free_channel_if_done(channel);
         }
         if count > 0 {
-            self.releases += 1;
-            self.getting.note_change();
+            self.queues.note_release();
+            self.queues.gets.note_change();
             self.unpark(cx, connection);
         }
     }
@@ -389,36 +354,12 @@ impl Broker {
 
     /// Takes a delivery out of the outbox, written or not.
     pub(super) fn leave_outbox(&mut self, connection: ConnectionId, index: usize) {
-        let delivery = &self.deliveries[index];
+        let delivery = &self.queues.deliveries[index];
         let (channel, bytes) = (delivery.channel, delivery.wire_bytes);
         let record = &mut self.connections[connection.index()];
         record.outbox_bytes -= u64::from(bytes);
-        self.deliveries.leave_outbox(&mut record.outbox, index);
+        self.queues.deliveries.leave_outbox(&mut record.outbox, index);
         self.channels[channel.index()].outbox_len -= 1;
-    }
-
-    /// Puts the queue on the ready list if it has something to do there.
-    pub(super) fn wake(&mut self, queue: QueueId) {
-        let record = &mut self.queues[queue.index()];
-        if record.on_ready_list {
-            return;
-        }
-        if record.wants_delivery() {
-            record.on_ready_list = true;
-            self.ready.push_back(&mut self.queues, queue.index(), |queue| &mut queue.ready_links);
-        } else if record.rank != Rank::Plain {
-            self.wake_whole(queue);
-        }
-    }
-
-    /// A queue that has something to deliver and to whom, and is not on the ready list: nobody would look at
-    /// it.
-    #[cfg(debug_assertions)]
-    pub fn forgotten_queue(&self) -> Option<usize> {
-        let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
-        let is_forgotten =
-            |index: usize, queue: &Queue| !queue.on_ready_list && !queue.is_level() && wants(index);
-        self.queues.iter().find(|(index, queue)| is_forgotten(*index, queue)).map(|(index, _)| index)
     }
 
     /// A consumer that could take a message, and is on no list on which anybody would look for one.
@@ -426,7 +367,7 @@ impl Broker {
     pub fn forgotten_consumer(&self) -> Option<usize> {
         let is_forgotten = |index: usize, consumer: &Consumer| {
             let is_listed = consumer.eligible || consumer.parked;
-            !is_listed && self.has_credit(index) && !self.queues[consumer.queue.index()].keeps_waiting(index)
+            !is_listed && self.has_credit(index) && !self.queues.at(consumer.queue).keeps_waiting(index)
         };
         self.consumers.iter().find(|(index, consumer)| is_forgotten(*index, consumer)).map(|(index, _)| index)
     }
@@ -485,17 +426,17 @@ impl Broker {
         if consumer.eligible || consumer.parked || !self.has_credit(index) {
             return;
         }
-        if self.queues[consumer.queue.index()].keeps_waiting(index) {
+        if self.queues.at(consumer.queue).keeps_waiting(index) {
             return;
         }
         self.enter_eligible(cx, index);
         let queue = self.consumers[index].queue;
-        self.wake(queue);
+        self.queues.wake(queue);
     }
 
     fn enter_eligible(&mut self, cx: &mut Context<'_>, index: usize) {
         let (queue, priority) = (self.consumers[index].queue, self.consumers[index].priority);
-        let eligible = &mut self.queues[queue.index()].eligible;
+        let eligible = &mut self.queues.at_mut(queue).eligible;
         let (mut after, mut steps) = (eligible.back(), 0);
         while let Some(other) = after {
             if self.consumers[other].priority >= priority {
@@ -514,14 +455,14 @@ impl Broker {
             return;
         }
         let queue = self.consumers[index].queue;
-        let eligible = &mut self.queues[queue.index()].eligible;
+        let eligible = &mut self.queues.at_mut(queue).eligible;
         eligible.remove(&mut self.consumers, index, |consumer| &mut consumer.eligible_links);
     }
 
     /// The consumer was served: behind the others of its priority.
     fn rotate(&mut self, cx: &mut Context<'_>, index: usize) {
         let queue = self.consumers[index].queue;
-        if self.queues[queue.index()].eligible.len() > 1 {
+        if self.queues.at(queue).eligible.len() > 1 {
             self.leave_eligible(index);
             self.enter_eligible(cx, index);
         }
@@ -541,7 +482,7 @@ impl Broker {
         let record = self.connection(connection);
         let can_take = record.writable
             && !record.dying
-            && record.outbox_bytes < self.settings.output_budget_bytes
+            && record.outbox_bytes < self.queues.settings.output_budget_bytes
             && self.may_take_delivery(connection);
         if !can_take {
             return;
@@ -575,7 +516,7 @@ pub struct OutboxView<'b> {
 
 impl Outbox for OutboxView<'_> {
     fn peek(&self) -> Option<Delivery<'_>> {
-        let delivery = &self.broker.deliveries[self.at?];
+        let delivery = &self.broker.queues.deliveries[self.at?];
         let kind = match delivery.carrier {
             Carrier::Get(message_count) => DeliveryKind::GetOk { message_count },
             Carrier::Return => DeliveryKind::Return(ReplyCode::NoRoute),
@@ -591,7 +532,7 @@ impl Outbox for OutboxView<'_> {
             kind,
             delivery_tag: delivery.tag,
             redelivered: delivery.redelivered,
-            delivery_count: self.broker.delivery_count(delivery),
+            delivery_count: self.broker.queues.delivery_count(delivery),
             message: delivery.message?,
             is_withdrawn: channel.closing && delivery.carrier != Carrier::Return,
         })
@@ -599,6 +540,6 @@ impl Outbox for OutboxView<'_> {
 
     #[inline]
     fn advance(&mut self) {
-        self.at = self.at.and_then(|at| self.broker.deliveries.next_in_outbox(at));
+        self.at = self.at.and_then(|at| self.broker.queues.deliveries.next_in_outbox(at));
     }
 }

@@ -7,17 +7,16 @@ use core::fmt;
 use crate::command::{BindingId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
-use crate::mem::Slab;
 use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing, Topic};
 use super::arguments::{self, inequivalent_flag};
 use super::faults::{check_deletable, version_for};
 use super::job::Job;
-use super::queue::Queue;
+use super::queues::Queues;
+use super::queues::SLOTS;
 use super::quota::{Declared, Declarer};
 use super::routing::{self, Binding, BindingSpec, DELAYED, Destination, End, Kind, NewExchange};
-use super::sleepers::SLOTS;
 use super::words::{ErlangBinary, ErlangTerm, ExchangeInWords};
 use super::work::Work;
 use super::{Broker, Context};
@@ -236,7 +235,7 @@ impl Broker {
         let exchange = self.insert_exchange(vhost, kind, declaration, (version, declarer, sleepers));
         self.apply_to_new_exchange(cx.work, exchange);
         if let Some(queue) = sleepers {
-            self.give_sleepers(queue, exchange);
+            self.queues.give_sleepers(queue, exchange);
         }
         Ok(exchange)
     }
@@ -465,8 +464,8 @@ impl Broker {
         let source = self.routing.exchange(binding.source);
         let (is_dying, destination) = match binding.destination {
             Destination::Queue(queue) => {
-                let record = &self.queues[queue.index()];
-                (record.dying, self.find_queue(record.vhost, &record.name).map(Destination::Queue))
+                let record = self.queues.at(queue);
+                (record.dying, self.queues.find_queue(record.vhost, &record.name).map(Destination::Queue))
             }
             Destination::Exchange(exchange) => {
                 let record = self.routing.exchange(exchange);
@@ -485,9 +484,9 @@ impl Broker {
 }
 
 /// Where a binding leads, with the list that it is on there.
-fn end(queues: &mut Slab<Queue>, destination: Destination) -> End<'_> {
+fn end(queues: &mut Queues, destination: Destination) -> End<'_> {
     match destination {
-        Destination::Queue(queue) => End::Queue(queue, &mut queues[queue.index()].bindings),
+        Destination::Queue(queue) => End::Queue(queue, queues.bindings_mut(queue)),
         Destination::Exchange(exchange) => End::Exchange(exchange),
     }
 }

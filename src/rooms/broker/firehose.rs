@@ -20,9 +20,9 @@ use crate::wire::props::{PROPERTIES, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
 
 use super::publish::Publish;
+use super::queues::Scratch;
 use super::quota::owner_of;
 use super::route::copies;
-use super::state::Scratch;
 use super::traced::{Firehose, TracedName};
 use super::{Broker, Context};
 
@@ -97,7 +97,7 @@ impl Broker {
         message: MessageId,
         (queue, redelivered): (QueueId, bool),
     ) {
-        if self.queues[queue.index()].hidden {
+        if self.queues.at(queue).hidden {
             return;
         }
         if let Some(copy) = self.trace_event(cx, channel, message, Event::Delivered(queue, redelivered)) {
@@ -122,9 +122,9 @@ impl Broker {
             self.log_left_out(vhost);
             return None;
         }
-        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut scratch = core::mem::take(&mut self.queues.scratch);
         let copy = self.write_copy(cx, (vhost, channel), message, event, &mut scratch);
-        self.scratch = scratch;
+        self.queues.scratch = scratch;
         if copy.is_none() {
             self.log_left_out(vhost);
         }
@@ -141,7 +141,7 @@ impl Broker {
     ) -> Option<MessageId> {
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let names = (cx.messages.exchange(message), cx.messages.routing_key(message));
-        let room = self.settings.frame_max.saturating_sub(HEADER_BYTES);
+        let room = self.queues.settings.frame_max.saturating_sub(HEADER_BYTES);
         let mut writer = Writer::new(&mut scratch.rewritten[..room]);
         let mut fill = |headers: &mut TableWriter<'_, '_>| {
             write_message(headers, names, properties)?;
@@ -151,9 +151,7 @@ impl Broker {
         Properties::EMPTY.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).ok()?;
         let key: heapless::Vec<u8, 255> = match event {
             Event::Published(_) => [b"publish.", names.0.as_bytes()],
-            Event::Delivered(queue, _) => {
-                [b"deliver.", self.queues[self.whole(queue).index()].name.as_bytes()]
-            }
+            Event::Delivered(queue, _) => [b"deliver.", self.queues.whole_of(queue).name.as_bytes()],
         }
         .into_iter()
         .flatten()
@@ -180,9 +178,9 @@ impl Broker {
         headers.text("user", self.connection(record.connection).identity.name())?;
         let Event::Published(targets) = event else { return Ok(()) };
         headers.array("routed_queues", |queues| {
-            let seen = |queue: &&QueueId| self.queues[queue.index()].sleeps_for.is_none();
+            let seen = |queue: &&QueueId| self.queues.at(**queue).sleeps_for.is_none();
             let mut seen = targets.iter().filter(seen);
-            seen.try_for_each(|queue| queues.text(&self.queues[self.whole(*queue).index()].name))
+            seen.try_for_each(|queue| queues.text(&self.queues.whole_of(*queue).name))
         })
     }
 
@@ -208,7 +206,7 @@ impl Broker {
         let publish = Publish { channel, mandatory: false, share, may_wait: true, urgency: Urgency::Window };
         if !targets.is_empty() {
             match self.reserve(cx, copy, &targets, &publish) {
-                Ok(()) => self.push_to_targets(cx, copy, &targets, Urgency::Window, true),
+                Ok(()) => self.queues.push_letter(cx, &mut self.quota, copy, &targets),
                 Err(_) => self.log_left_out(vhost),
             }
         }

@@ -9,11 +9,12 @@ use crate::command::{ChannelId, ConnectionId, ConsumerId, Outcome, QueueId, Repl
 use crate::error::Fault;
 use crate::mem::List;
 
-use super::deliveries::{Carrier, NewDelivery};
-use super::expire::{Cleared, Patience};
 use super::faults::out_of;
-use super::queue::Front;
-use super::records::{Consumer, ConsumerState, Getting};
+use super::queues::Getting;
+use super::queues::Patience;
+use super::queues::{Carrier, NewDelivery};
+use super::records::{Consumer, ConsumerState};
+use super::shed::Cleared;
 use super::{Broker, Context};
 
 impl Broker {
@@ -31,9 +32,9 @@ impl Broker {
             None => {
                 let connection = self.channels[channel.index()].connection;
                 self.connections[connection.index()].jobs += 1;
-                let serial = self.queues[queue.index()].serial;
+                let serial = self.queues.at(queue).serial;
                 let outcome = None;
-                self.getting.push(Getting { connection, channel, queue, serial, no_ack, outcome });
+                self.queues.gets.push(Getting { connection, channel, queue, serial, no_ack, outcome });
                 Ok(Outcome::Later)
             }
         }
@@ -54,7 +55,7 @@ impl Broker {
             // It is given to nobody, and who asks must not wait for room that may be its own to make.
             (Cleared::No, _) => return Ok(Some(false)),
         };
-        let (whole, record) = (&self.queues[queue.index()], &self.queues[level.index()]);
+        let (whole, record) = (self.queues.at(queue), self.queues.at(level));
         if (whole.returning > 0 || record.returning > 0) && !whole.dying {
             return Ok(None);
         }
@@ -63,7 +64,7 @@ impl Broker {
             return Ok(Some(false));
         }
         let owner = self.connection(connection);
-        let is_crowded = owner.outbox_bytes >= self.settings.output_budget_bytes;
+        let is_crowded = owner.outbox_bytes >= self.queues.settings.output_budget_bytes;
         if is_crowded || !self.may_take_delivery(connection) {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
             return if owner.outbox.is_empty() {
@@ -72,18 +73,18 @@ impl Broker {
                 Ok(None)
             };
         }
-        let Some(first) = self.first_to_go(cx, level) else { return Ok(None) };
+        let Some(first) = self.queues.first_to_go(cx, level) else { return Ok(None) };
         let stand_in = self.get_stand_in(channel, queue)?;
-        let taken = self.take_first(cx, level, first);
-        self.note_delivery(cx, level, &taken);
-        let behind = self.first_level(queue);
-        if self.queues[behind.index()].settings.may_expire {
+        let taken = self.queues.take_first(cx, level, first);
+        self.queues.note_delivery(cx, level, &taken);
+        let behind = self.queues.first_level(queue);
+        if self.queues.at(behind).settings.may_expire {
             self.expire_behind(cx, behind);
         }
         if behind != level {
-            self.wake(queue);
+            self.queues.wake(queue);
         }
-        let left = self.ready_in(queue);
+        let left = self.queues.ready_in(queue);
         self.consumers[stand_in.index()].unsettled += 1;
         let tag = self.next_tag(channel);
         self.put_into_outbox(
@@ -110,27 +111,28 @@ impl Broker {
 
     /// What has expired is given to nobody; then the level whose first message is the queue's.
     fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (Cleared, QueueId) {
-        if self.queues[queue.index()].is_picky_by_time() {
-            self.touch_queue(cx.journal, queue);
+        if self.queues.at(queue).is_picky_by_time() {
+            self.queues.touch_queue(cx.journal, queue);
         }
         loop {
-            let level = self.first_level(queue);
-            if !self.queues[level.index()].settings.may_expire {
+            let level = self.queues.first_level(queue);
+            if !self.queues.at(level).settings.may_expire {
                 return (Cleared::Yes, level);
             }
             let cleared = self.expire_before_delivery(cx, level, Patience::No);
-            if cleared != Cleared::Yes || self.first_level(queue) == level {
+            if cleared != Cleared::Yes || self.queues.first_level(queue) == level {
                 return (cleared, level);
             }
-            self.wake(queue);
+            self.queues.wake(queue);
         }
     }
 
     /// Lets the gets try again whose queue has something for them now.
     pub(super) fn serve_gets(&mut self, cx: &mut Context<'_>) {
-        self.getting.take_due();
-        for at in 0..self.getting.len() {
-            let Getting { connection, channel, queue, serial, no_ack, ref outcome } = *self.getting.at(at);
+        self.queues.gets.take_due();
+        for at in 0..self.queues.gets.len() {
+            let Getting { connection, channel, queue, serial, no_ack, ref outcome } =
+                *self.queues.gets.at(at);
             if outcome.is_some() {
                 continue;
             }
@@ -138,11 +140,11 @@ impl Broker {
             let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
-                () if self.is_kept_from_get(queue) => Ok(None),
+                () if self.queues.is_kept_from_get(queue) => Ok(None),
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {
-                self.getting.at(at).outcome = Some(outcome);
+                self.queues.gets.at(at).outcome = Some(outcome);
                 self.connections[connection.index()].jobs -= 1;
             }
         }
@@ -150,7 +152,7 @@ impl Broker {
 
     /// What became of the connection's [`Outcome::Later`], once it is not busy any more.
     pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
-        let getting = self.getting.remove(|get| get.connection == connection && get.outcome.is_some())?;
+        let getting = self.queues.gets.remove(|get| get.connection == connection && get.outcome.is_some())?;
         let outcome = match getting.outcome? {
             Ok(true) => Outcome::GetQueued,
             Ok(false) => Outcome::GetEmpty,
@@ -161,18 +163,13 @@ impl Broker {
 
     /// Nobody waits for this connection's gets any more.
     pub(super) fn forget_gets(&mut self, connection: ConnectionId) {
-        let before = self.getting.len();
-        let open = self.getting.iter().filter(|get| get.connection == connection && get.outcome.is_none());
+        let before = self.queues.gets.len();
+        let open =
+            self.queues.gets.iter().filter(|get| get.connection == connection && get.outcome.is_none());
         let open = open.count() as u32;
-        self.getting.retain(|get| get.connection != connection);
-        assert!(self.getting.len() + 1 >= before, "a connection asks for one thing at a time");
+        self.queues.gets.retain(|get| get.connection != connection);
+        assert!(self.queues.gets.len() + 1 >= before, "a connection asks for one thing at a time");
         self.connections[connection.index()].jobs -= open;
-    }
-
-    /// Whether there can be nothing for a get yet. What has expired is looked at anew, for nobody else may.
-    fn is_kept_from_get(&self, queue: QueueId) -> bool {
-        let record = &self.queues[self.first_level(queue).index()];
-        record.front == Front::Blocked && !record.dying
     }
 
     /// The record that stands for this channel's gets from this queue.

@@ -2,7 +2,7 @@
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement, VhostId};
 
-use super::backlog::Purged;
+use super::queues::Purged;
 
 /// One piece of work.
 #[derive(Debug)]

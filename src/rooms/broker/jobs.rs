@@ -7,10 +7,9 @@
 
 use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
 
-use super::backlog::{Purged, PurgedItem};
-use super::deliveries::Carrier;
 use super::job::{Begun, Job, spend};
-use super::place::Place;
+use super::queues::Carrier;
+use super::queues::Purged;
 use super::records::Mode;
 use super::{Broker, Context};
 
@@ -25,8 +24,8 @@ impl Broker {
 
     /// Does a bounded part of the work that waits; says whether there is more.
     pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
-        let fan_out_max = self.fan_out_max();
-        self.quota.tell(cx.messages, &mut self.fifo_pool, fan_out_max);
+        let fan_out_max = self.queues.fan_out_max();
+        self.quota.tell(cx.messages, &mut self.queues.pool, fan_out_max);
         let mut left = STEP;
         while left > 0 {
             let Some(mut begun) = self.jobs.pop_front() else { return false };
@@ -101,45 +100,25 @@ impl Broker {
             if !spend(left) {
                 return false;
             }
-            self.releases += 1;
-            match parts.pop(&mut self.fifo_pool, &mut self.deliveries) {
-                Some(PurgedItem::Delivered(delivery)) => self.settle_delivered(cx, queue, &delivery),
-                Some(PurgedItem::Place(place)) => self.purge_place(cx, queue, place),
-                None => panic!("what is not empty has something"),
-            }
+            assert!(self.queues.drop_purged(cx, queue, parts), "what is not empty has something");
         }
         self.end_returning(queue);
         true
     }
 
-    fn purge_place(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) {
-        match place {
-            Place::Plain(message) => cx.messages.release(message),
-            Place::Logged(message, offset) => {
-                self.settle_logged(cx, queue, Some(offset), message);
-                cx.messages.release(message);
-            }
-            Place::Spilled(message, offset) => {
-                self.cancel_spill(cx, queue, message, offset);
-                cx.messages.release(message);
-            }
-            Place::Stored(lane, start, count) => self.settle_run(cx.journal, queue, lane, start, count),
-        }
-    }
-
     fn run_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        while self.drop_first(cx, queue) || self.drop_rejected(cx, queue) {
+        while self.queues.drop_first(cx, queue) || self.queues.drop_rejected(cx, queue) {
             if !spend(left) {
                 return false;
             }
         }
-        while let Some(consumer) = self.queues[queue.index()].consumers.front() {
+        while let Some(consumer) = self.queues.at(queue).consumers.front() {
             self.cancel_by_broker(cx, consumer);
             if !spend(left) {
                 return false;
             }
         }
-        while let Some(binding) = self.queues[queue.index()].bindings.front() {
+        while let Some(binding) = self.queues.at(queue).bindings.front() {
             if cx.journal.is_crowded() {
                 return false;
             }
@@ -148,7 +127,7 @@ impl Broker {
                 return false;
             }
         }
-        self.queues[queue.index()].cleared = true;
+        self.queues.at_mut(queue).cleared = true;
         self.free_queue_if_done(queue);
         true
     }
@@ -210,11 +189,11 @@ impl Broker {
     /// A delivery that will not be written: what is acknowledged stays on its channel's list, which is being
     /// given back; what is not goes back now, for nobody has seen it.
     pub(super) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
-        let delivery = &self.deliveries[index];
+        let delivery = &self.queues.deliveries[index];
         match delivery.carrier {
             Carrier::Return => self.settle_sent(cx, index),
             _ if delivery.no_ack || delivery.orphaned => self.give_back(cx, index),
-            _ => self.deliveries[index].sent = true,
+            _ => self.queues.deliveries[index].sent = true,
         }
     }
 }

@@ -6,27 +6,21 @@
 //! | `access`, `tenants` | users, virtual hosts, permissions; how they come and go with all that hangs on them |
 //! | `routing` | what is bound to what, and from an exchange and keys to queues |
 //! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
-//! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
+//! | `queues` | what waits in queues, in memory and out of it, in which order it goes, and what of it is delivered |
+//! | `queue_declare`, `arguments` | declaring, purging, deleting queues; queue arguments |
 //! | `parameter`, `parameters` | what components are told, by their names |
 //! | `policy`, `policy_keys`, `terms`, `policies` | policies; their checks; what they and arguments say together; at work |
 //! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
 //! | `route`, `work` | the targets of a message; what finding them may cost |
 //! | `publish`, `fullness` | a message comes in, all or nothing; whether a queue takes one more |
-//! | `backlog`, `lanes`, `place` | what waits in a queue; what the log has of it; what stands at one place of it |
-//! | `look`, `looks` | messages looked at in their queue; what somebody waits to look at |
-//! | `deliveries` | messages between queue and acknowledgement |
-//! | `queue_head`, `levels` | what stands first in a queue, and whether it may go; queues with priorities |
 //! | `deliver`, `get` | from queues to outboxes; from a queue to who asks |
-//! | `paging`, `read_back_room`, `page_in`, `spill` | queues deeper than memory: who waits for what, the way in, the way out |
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
-//! | `returns` | how often messages of quorum queues came back, over a restart |
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
 //! | `settle`, `transaction` | acknowledgements; tx |
 //! | `dead_letter`, `death` | where goes what a queue gives up; what it carries then |
 //! | `firehose`, `traced` | copies of what is published and delivered, for an operator; what they name |
-//! | `expire`, `expiry` | messages that waited too long, queues that nobody uses; when to look |
-//! | `shed`, `shedding` | what queues give up, in steps; which queues those are |
-//! | `delay`, `sleepers` | what delayed exchanges keep until its time; when that is |
+//! | `shed` | what queues give up, in steps: what is rejected, what is too much, what has expired |
+//! | `delay` | what delayed exchanges keep wakes up |
 //! | `consume`, `records` | consumers, channels, connections |
 //! | `waiters` | who waits for what many can bring about |
 //! | `own` | connections of this broker's own: the local end of a bridge |
@@ -39,7 +33,7 @@
 //! | `quota` | what one connection, one user and one virtual host may take of what all share |
 //! | `counters` | what has happened since the start |
 //! | `names`, `sizes` | name tables; what records take in memory |
-//! | `faults`, `words` | what is told when there is no room; things as reply texts show them |
+//! | `faults`, `properties`, `words` | what is told when there is no room; properties that are answered for; things as reply texts show them |
 //!
 //! The life of a command: [`Broker::apply`] changes the state and answers at once. What happens later, in
 //! the turn's order: [`Broker::run_jobs`], [`Broker::deliver`], then per connection [`Broker::outbox`] and
@@ -55,7 +49,6 @@ mod access;
 mod adopt;
 mod apply;
 mod arguments;
-mod backlog;
 mod changes;
 mod consume;
 mod context;
@@ -64,53 +57,38 @@ mod dead_letter;
 mod death;
 mod delay;
 mod deliver;
-mod deliveries;
 mod exchanges;
-mod expire;
-mod expiry;
 mod faults;
 mod firehose;
 mod fullness;
 mod get;
 mod job;
 mod jobs;
-mod lanes;
 mod left_out;
-mod levels;
-mod look;
-mod looks;
 mod names;
 mod orphans;
 mod overdue;
 mod own;
-mod page_in;
-mod paging;
 mod parameter;
 mod parameters;
 mod parking;
-mod place;
 mod policies;
 mod policy;
 mod policy_keys;
+mod properties;
 mod publish;
-mod queue;
-mod queue_head;
+mod queue_declare;
 mod queues;
 mod quota;
-mod read_back_room;
 mod records;
 mod restored;
-mod returns;
 mod route;
 mod routing;
 mod settle;
 mod shed;
-mod shedding;
 mod shortage;
 mod shortage_text;
 mod sizes;
-mod sleepers;
-mod spill;
 mod state;
 mod stored;
 mod tenants;
@@ -132,18 +110,15 @@ pub use changes::Declared;
 pub use context::Context;
 pub use counters::Counters;
 pub use deliver::OutboxView;
-pub use levels::levels_of;
-pub use look::{LOOKED_MAX, Looked, Seen};
-pub use looks::LogRun;
 pub use names::Entropy;
 pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use own::DeliverySource;
-pub use page_in::{Fetch, FetchFrom, Page, PageIn};
 pub use parameter::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use parking::{came_from, parked, unparked};
 pub use policies::{AppliedView, NewPolicy, PolicyView};
 pub use policy::{ApplyTo, PolicyKind};
+pub use queues::{Fetch, FetchFrom, LOOKED_MAX, LogRun, Looked, Page, PageIn, Queues, Seen, levels_of};
 pub use restored::{Contents, Restored};
 pub use shortage::{Pool, Shortage, Waiters};
 pub use shortage_text::Explained;

@@ -37,6 +37,7 @@ impl Broker {
     pub const fn set_time(&mut self, now: Now) -> bool {
         let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
         self.watch.left = LOOK_STEP;
+        self.queues.minute = self.watch.now_s / 60;
         before != self.watch.now_s || self.unix_s == 0
     }
 
@@ -47,7 +48,7 @@ impl Broker {
 
     /// When somebody may be overdue.
     pub fn overdue_deadline(&self) -> Deadline {
-        let holds_nothing = self.deliveries.is_empty() && self.quota.pinned().open_messages == 0;
+        let holds_nothing = self.queues.deliveries.is_empty() && self.quota.pinned().open_messages == 0;
         match self.watch.look_s {
             Some(look_s) if !holds_nothing => Now::from_ms(u64::from(look_s) * 1000).after_ms(0),
             _ => Deadline::NEVER,
@@ -112,7 +113,7 @@ impl Broker {
     /// Since when the oldest delivery of a channel is not settled, in seconds, and for how many milliseconds
     /// it may be.
     fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
-        let delivery = &self.deliveries[channel.unacknowledged.front()?];
+        let delivery = &self.queues.deliveries[channel.unacknowledged.front()?];
         let queue = delivery.queue.and_then(|queue| self.queues.get(queue.index()));
         let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
         let timeout_ms = if own_ms == u32::MAX { self.watch.timeout_ms } else { own_ms };

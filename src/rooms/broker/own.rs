@@ -13,10 +13,11 @@ use crate::journal::{Batch, Urgency};
 use crate::mem::{MessageFlags, MessageId, Share};
 use crate::wire::props::Properties;
 
-use super::access::Identity;
+use super::access::{Identity, Right, Thing};
 use super::deliver::OutboxView;
 use super::faults::out_of;
 use super::publish::Publish;
+use super::queues::{LOOKED_MAX, Looked};
 use super::{Broker, Context};
 
 /// What comes into a queue and lies in it.
@@ -44,8 +45,8 @@ pub struct DeliverySource {
 impl OutboxView<'_> {
     /// What the delivery at the cursor is known by; `None` for one that comes from no queue.
     pub fn source(&self) -> Option<DeliverySource> {
-        let delivery = &self.broker.deliveries[self.at?];
-        let queue = &self.broker.queues[delivery.queue?.index()];
+        let delivery = &self.broker.queues.deliveries[self.at?];
+        let queue = self.broker.queues.at(delivery.queue?);
         Some(match delivery.logged {
             Some(offset) => DeliverySource { queue: queue.logged.incarnation(), offset, is_transient: false },
             None => DeliverySource { queue: queue.serial, offset: delivery.offset, is_transient: true },
@@ -187,7 +188,7 @@ impl Broker {
 
     pub(super) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
         let vhost = self.channels[channel.index()].vhost;
-        self.find_queue(vhost, name).ok_or_else(|| {
+        self.queues.find_queue(vhost, name).ok_or_else(|| {
             let vhost = self.access.vhost_name(vhost);
             Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
         })
@@ -196,9 +197,9 @@ impl Broker {
     fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
         let record = self.channels.get(channel.index()).filter(|record| !record.closing)?;
         let head = record.unacknowledged.front()?;
-        let is_head = self.deliveries[head].tag == tag;
-        let index = if is_head { head } else { self.deliveries.find(channel, tag)? };
-        let delivery = &self.deliveries[index];
+        let is_head = self.queues.deliveries[head].tag == tag;
+        let index = if is_head { head } else { self.queues.deliveries.find(channel, tag)? };
+        let delivery = &self.queues.deliveries[index];
         delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
     }
 
@@ -229,24 +230,49 @@ impl Broker {
     /// How many messages are ready in a queue; `None`: there is no such queue.
     pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
         let vhost = self.access.find_vhost(vhost)?;
-        let queue = self.find_queue(vhost, queue)?;
-        Some(self.ready_in(queue))
+        let queue = self.queues.find_queue(vhost, queue)?;
+        Some(self.queues.ready_in(queue))
     }
 
     /// What comes into a queue and lies in it.
     pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
-        let queue = self.find_queue(self.access.find_vhost(vhost)?, queue)?;
+        let queue = self.queues.find_queue(self.access.find_vhost(vhost)?, queue)?;
         Some(QueueFlow {
-            came: self.in_all(queue, |level| level.backlog.came()),
-            ready: self.ready_in(queue),
-            body_bytes: self.in_all(queue, |level| level.backlog.body_bytes()),
+            came: self.queues.in_all(queue, |level| level.backlog.came()),
+            ready: self.queues.ready_in(queue),
+            body_bytes: self.queues.in_all(queue, |level| level.backlog.body_bytes()),
         })
     }
 
     /// A message of the connection's own that reached no queue and stands first in its outbox.
     pub fn has_returned(&self, connection: ConnectionId) -> bool {
         let front = self.connection(connection).outbox.front();
-        front.is_some_and(|index| self.deliveries[index].queue.is_none())
+        front.is_some_and(|index| self.queues.deliveries[index].queue.is_none())
+    }
+}
+
+impl Broker {
+    /// Looks at messages of a queue from the one in this place on, counted from 0, as a user who might read
+    /// them over AMQP.
+    ///
+    /// # Errors
+    /// He may not, there is no such queue, or the place is too far behind.
+    pub fn look(
+        &mut self,
+        cx: &mut Context<'_>,
+        (user, vhost, queue): (&str, &str, &str),
+        from: u32,
+        count: u32,
+    ) -> Result<Looked, Fault> {
+        let (connection, channel) = self.connect_user(cx, user, vhost)?;
+        let vhost = self.channels[channel.index()].vhost;
+        let found = self
+            .check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))
+            .and_then(|()| self.require_queue(connection, vhost, queue));
+        self.release(cx, connection);
+        let queue = found?;
+        let seen = self.queues.look_from(queue, from, count.min(LOOKED_MAX))?;
+        Ok(Looked { ready: self.queues.ready_in(queue), seen })
     }
 }
 

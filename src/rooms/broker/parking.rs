@@ -25,7 +25,7 @@ use crate::wire::{Full, Writer};
 
 use super::dead_letter::Letter;
 use super::death::{Parking, Reason};
-use super::levels::LevelChoice;
+use super::queues::LevelChoice;
 use super::{Broker, Context};
 
 const CAUSE: &str = "x-parked-cause";
@@ -62,8 +62,8 @@ impl Broker {
                 format_args!("unknown delivery tag {tag}"),
             ));
         };
-        let body_len = self.deliveries[index].body_len;
-        if self.refuses_body(target, body_len) {
+        let body_len = self.queues.deliveries[index].body_len;
+        if self.queues.refuses_body(target, body_len) {
             let why = format_args!("{queue} takes no more, by its own arguments");
             return Err(Fault::new(ReplyCode::PreconditionFailed, why));
         }
@@ -72,7 +72,7 @@ impl Broker {
             let why = format_args!("too many bridges set messages aside, for too many causes");
             return Err(Fault::new(ReplyCode::ResourceError, why));
         };
-        let source = self.deliveries[index].queue;
+        let source = self.queues.deliveries[index].queue;
         self.leave_unacknowledged(channel, index);
         match source {
             Some(source) => self.leave_for_good(cx, source, index, Reason::Parked(place)),
@@ -84,7 +84,7 @@ impl Broker {
     /// The place of this among the parkings; `None` when all are in use for others.
     fn parking_place(&mut self, parking: Parking) -> Option<u8> {
         let known = self.parkings.iter().position(|known| *known == parking);
-        let is_unused = |place: &usize| !self.deliveries.has_death(Reason::Parked(*place as u8));
+        let is_unused = |place: &usize| !self.queues.deliveries.has_death(Reason::Parked(*place as u8));
         let place = match known {
             Some(place) => place,
             None if self.parkings.len() < PARKINGS_MAX => {
@@ -108,16 +108,18 @@ impl Broker {
         place: u8,
     ) -> Option<Letter> {
         let Parking { bridge, queue, why } = self.parkings[usize::from(place)].clone();
-        let whole = &self.queues[self.whole(source).index()];
+        let whole = self.queues.whole_of(source);
         let (vhost, from) = (whole.vhost, whole.name.to_string());
-        let target =
-            self.find_queue(vhost, &queue).filter(|target| !self.refuses(cx.messages, *target, message));
+        let target = self
+            .queues
+            .find_queue(vhost, &queue)
+            .filter(|target| !self.queues.refuses(cx.messages, *target, message));
         let Some(target) = target else {
             self.log_refused(source, &format!("it was refused by an upstream, and {queue} takes no more"));
             return None;
         };
         cx.work.charge(8 + (cx.messages.body_len(message) / BYTES_PER_UNIT) as usize);
-        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut scratch = core::mem::take(&mut self.queues.scratch);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let mut writer = self.writer_of_letter(&mut scratch.rewritten);
         let cause = format!("{why}");
@@ -131,7 +133,7 @@ impl Broker {
         let mut targets = core::mem::take(&mut self.letter_targets);
         targets.clear();
         targets.push(target);
-        self.choose_levels_for(cx, LevelChoice::of(&written, 0), &mut targets);
+        self.queues.choose_levels_for(cx, &mut self.quota, LevelChoice::of(&written, 0), &mut targets);
         let exchange: heapless::String<255> = cx.messages.exchange(message).try_into().unwrap_or_default();
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
@@ -144,7 +146,7 @@ impl Broker {
         let copy = is_taken
             .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
             .flatten();
-        self.scratch = scratch;
+        self.queues.scratch = scratch;
         copy.map(|copy| Letter::Copy(copy, 1))
     }
 }

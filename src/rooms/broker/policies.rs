@@ -20,7 +20,6 @@ use super::arguments::{QueueSettings, is_quorum};
 use super::job::Job;
 use super::policy::{Applied, ApplyTo, Policy, PolicyKind, Subject, Told};
 use super::policy_keys;
-use super::queue::Peeked;
 use super::restored::Restored;
 use super::routing::Kind;
 use super::terms::Terms;
@@ -281,7 +280,7 @@ impl Broker {
 
     /// What is said of a queue.
     pub(super) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
-        let record = &self.queues[self.whole(queue).index()];
+        let record = self.queues.whole_of(queue);
         self.policies.terms(&record.arguments, record.applied)
     }
 
@@ -295,44 +294,12 @@ impl Broker {
             true => Applied::default(),
             false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
         };
-        let record = &mut self.queues[queue.index()];
+        let record = self.queues.at_mut(queue);
         record.applied = applied;
         if !record.dying {
-            self.renew_settings(cx.journal, queue);
-            self.renew_levels(cx.journal, queue);
-        }
-    }
-
-    /// The queue goes by what is said of it now.
-    pub(super) fn renew_settings(&mut self, journal: &Journal, queue: QueueId) {
-        let mut settings = QueueSettings::of(&self.terms_of(queue));
-        let record = &self.queues[queue.index()];
-        if record.is_level() {
-            settings = settings.of_level();
-        }
-        // A message in it may have a time of its own.
-        settings.may_expire |= record.settings.may_expire;
-        if settings == record.settings {
-            return;
-        }
-        let record = &mut self.queues[queue.index()];
-        if record.settings.message_ttl_ms == u64::MAX {
-            record.ttl_since_ms = journal.time_ms().max(1);
-        }
-        let (expired_ms, buried) = (record.settings.expires_ms, record.buries_logged());
-        record.settings = settings;
-        if !record.peeked.is_wanted() {
-            record.peeked = Peeked::NOTHING;
-        }
-        self.buriers = self.buriers - u32::from(buried) + u32::from(record.buries_logged());
-        self.minds_time |= settings.may_expire;
-        self.watch.note_timeout(settings.consumer_timeout_ms);
-        if settings.expires_ms != expired_ms {
-            record.unused_until_ms = u64::MAX;
-            self.touch_queue(journal, queue);
-        }
-        if self.queues[queue.index()].is_picky() {
-            self.note_shed_anew(queue);
+            let settings = QueueSettings::of(&self.terms_of(queue));
+            self.queues.renew(cx.journal, queue, settings);
+            self.watch.note_timeout(settings.consumer_timeout_ms);
         }
     }
 

@@ -7,24 +7,23 @@
 
 use crate::command::{ChannelId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Appended, Journal, Mode as JournalMode, NoRoom, Urgency};
+use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::access::{Right, Thing};
-use super::arguments::MILLISECONDS_MAX;
-use super::backlog::Size;
-use super::deliveries::{Carrier, NewDelivery};
 use super::faults::{out_of, out_of_disk, unwritable};
-use super::queue::Queue;
-use super::queue_head::log_bytes;
+use super::properties::expiration_ms;
+use super::queues::Queue;
+use super::queues::Scratch;
+use super::queues::{Carrier, NewDelivery};
 use super::quota::{LogShares, owner_of};
 use super::records::Mode;
 use super::route::copies;
 use super::shortage::{Pool, Shortage};
-use super::state::{REPLY_TO, Scratch};
+use super::state::REPLY_TO;
 use super::words::Lossy;
 use super::work::Work;
 use super::{Broker, Context};
@@ -134,7 +133,7 @@ impl Broker {
         }
         let routed = targets.len() as u64;
         let (kept, refused) = self.leave_out_unwilling(cx, message, targets);
-        if self.lacks_slot() {
+        if self.queues.lacks_slot() {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
         }
@@ -142,21 +141,23 @@ impl Broker {
         let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
         if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_)))) {
             // The count may be old: some messages of the virtual host may have been taken since.
-            self.log_shares.forget();
+            self.quota.forget_disk();
             self.weigh_log(cx.journal);
             reserved = self.reserve(cx, message, &targets[..kept], publish);
         }
         match reserved {
             Ok(()) => {
                 self.counters.routed += routed;
-                self.push_to_targets(cx, message, &targets[..kept], publish.urgency, false);
+                if self.queues.push(cx, &mut self.quota, message, &targets[..kept], publish.urgency) {
+                    self.look_after_push(cx, message, &targets[..kept]);
+                }
                 self.bury_refused(cx, message, &targets[kept..]);
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
             Err(Hindrance::Wait(shortage)) => {
                 if let Shortage::VhostDisk(vhost) = shortage {
-                    self.log_shares.want_room(cx.journal, vhost);
+                    self.quota.want_disk(cx.journal, vhost);
                 }
                 self.shortage = shortage;
                 self.note_wait(cx.messages, targets, publish.channel);
@@ -192,9 +193,9 @@ impl Broker {
             self.route((cx.messages, cx.work), channel, exchange, (message, Table::EMPTY), targets)?;
             return Ok(message);
         }
-        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut scratch = core::mem::take(&mut self.queues.scratch);
         let result = self.look_inside(cx, channel, exchange, (message, targets), &mut scratch);
-        self.scratch = scratch;
+        self.queues.scratch = scratch;
         result
     }
 
@@ -323,7 +324,7 @@ impl Broker {
         let queue = self.reply_queue_of(channel).ok_or_else(|| {
             Fault::new(ReplyCode::PreconditionFailed, format_args!("fast reply consumer does not exist"))
         })?;
-        Ok(heapless::String::try_from(&*self.queues[queue.index()].name).ok())
+        Ok(heapless::String::try_from(&*self.queues.at(queue).name).ok())
     }
 
     fn unroutable(
@@ -339,13 +340,13 @@ impl Broker {
         }
         let channel = publish.channel;
         let connection = self.channels[channel.index()].connection;
-        let crowded = self.connection(connection).outbox_bytes > 2 * self.settings.output_budget_bytes;
+        let crowded = self.connection(connection).outbox_bytes > 2 * self.queues.settings.output_budget_bytes;
         if crowded && publish.may_wait {
             // A client that does not read its returns waits for itself alone.
             self.shortage = Shortage::Returns;
             return Ok(Outcome::Wait);
         }
-        if self.deliveries.room() == 0 {
+        if self.queues.deliveries.room() == 0 {
             if publish.share == Share::Ordinary {
                 self.shortage = Shortage::Pool(Pool::Unacknowledged);
                 return Ok(Outcome::Wait);
@@ -382,23 +383,23 @@ impl Broker {
         publish: &Publish,
     ) -> Result<(), Hindrance> {
         let share = publish.share;
-        let needed = targets.iter().filter(|&&queue| self.needs_chunk(queue)).count();
+        let needed = targets.iter().filter(|&&queue| self.queues.needs_chunk(queue)).count();
         let reserve = match share {
-            Share::Ordinary => self.settings.chunks_reserve,
+            Share::Ordinary => self.queues.settings.chunks_reserve,
             Share::Transaction | Share::Reserve | Share::ReadBack => 0,
         };
-        if needed > self.fan_out_max() {
+        if needed > self.queues.fan_out_max() {
             return Err(Hindrance::Fault(out_of("queue_entries_max")));
         }
         // All of them are in the virtual host of the channel.
         let owner = || owner_of(self.channels[publish.channel.index()].vhost);
-        let fits = self.fifo_pool.may_take(owner, needed, reserve);
-        let within_share =
-            share == Share::Reserve || targets.iter().all(|&queue| self.within_share(cx.messages, queue));
+        let fits = self.queues.pool.may_take(owner, needed, reserve);
+        let within_share = share == Share::Reserve
+            || targets.iter().all(|&queue| self.queues.within_share(cx.messages, queue));
         match (fits && within_share, share) {
             (true, _) => self.reserve_log(cx, message, targets, publish),
             (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
-                true => self.crowded_queue(cx.messages, targets),
+                true => self.queues.crowded_queue(cx.messages, targets),
                 false => self.lacks_entries(publish.channel, needed + reserve),
             })),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
@@ -416,7 +417,7 @@ impl Broker {
         targets: &[QueueId],
         publish: &Publish,
     ) -> Result<(), Hindrance> {
-        let logged = self.logged_targets(cx, message, targets);
+        let logged = self.queues.logged_targets(cx, message, targets);
         if logged == 0 {
             return Ok(());
         }
@@ -429,11 +430,11 @@ impl Broker {
             // Others wait for what it holds, and the disk will not get well by itself.
             return Err(Hindrance::Fault(unwritable()));
         }
-        let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
+        let room = cx.journal.admit(bytes + self.queues.kept_for_letters(cx.journal), logged);
         let most = cx.journal.queue_bytes_max();
-        let within = targets.iter().all(|&queue| self.in_all(queue, Queue::log_bytes) + bytes <= most);
+        let within = targets.iter().all(|&queue| self.queues.in_all(queue, Queue::log_bytes) + bytes <= most);
         let vhost = self.channels[publish.channel.index()].vhost;
-        let leaves_enough = self.log_shares.leaves_room(cx.journal, vhost, bytes * logged as u64);
+        let leaves_enough = self.quota.disk().leaves_room(cx.journal, vhost, bytes * logged as u64);
         match room {
             Ok(()) if within && leaves_enough => Ok(()),
             // In a commit, everything was asked before.
@@ -446,7 +447,9 @@ impl Broker {
                 Err(Hindrance::Wait(Shortage::VhostDisk(vhost)))
             }
             Ok(()) if within => Err(Hindrance::Fault(LogShares::is_used_up())),
-            Ok(()) if publish.share == Share::Ordinary => Err(Hindrance::Wait(self.longest_in_log(targets))),
+            Ok(()) if publish.share == Share::Ordinary => {
+                Err(Hindrance::Wait(self.queues.longest_in_log(targets)))
+            }
             Err(NoRoom::Disk) if publish.share == Share::Ordinary => {
                 Err(Hindrance::Wait(self.disk_shortage(cx.journal)))
             }
@@ -454,111 +457,20 @@ impl Broker {
         }
     }
 
-    /// The queue that has its share of the memory.
-    #[cold]
-    fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
-        let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
-        Shortage::QueueMemory(self.whole(full.unwrap_or(targets[0])))
-    }
-
     /// Whether all of them are used, or the rest is kept for other virtual hosts.
     #[cold]
     fn lacks_entries(&self, channel: ChannelId, chunks: usize) -> Shortage {
-        match chunks <= self.fifo_pool.chunks_free() {
+        match chunks <= self.queues.pool.chunks_free() {
             true => Shortage::VhostMemory(Pool::Entries, self.channels[channel.index()].vhost),
             false => Shortage::Pool(Pool::Entries),
         }
     }
 
-    /// The queue that has its share of the log.
-    #[cold]
-    fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
-        let longest = targets.iter().copied().max_by_key(|queue| self.in_all(*queue, Queue::log_bytes));
-        Shortage::QueueDisk(self.whole(longest.unwrap_or(targets[0])))
-    }
-
-    /// Whether queues of the log write this message down.
-    #[inline]
-    fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
-        let is_persistent =
-            self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
-        is_persistent && cx.journal.mode() != JournalMode::Off
-    }
-
-    /// How many of the targets write this message down.
-    pub(super) fn logged_targets(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
-        if !self.is_for_log(cx, message) {
-            return 0;
-        }
-        targets.iter().filter(|queue| self.queues[queue.index()].logged.is_on()).count()
-    }
-
-    /// Fresh chunks that one message may ever take.
     /// Counts what the messages of each virtual host take in the log, if that matters now.
     pub(super) fn weigh_log(&mut self, journal: &mut Journal) {
         let queues = self.queues.iter().filter(|(_, queue)| !queue.dying);
         let taken = queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()));
-        self.log_shares.weigh(journal, self.quota.is_divided(), self.quota.vhosts(), taken);
-    }
-
-    pub(super) const fn fan_out_max(&self) -> usize {
-        self.fifo_pool.chunks_max() - self.settings.chunks_reserve
-    }
-
-    fn needs_chunk(&self, queue: QueueId) -> bool {
-        self.queues[queue.index()].backlog.needs_chunk()
-    }
-
-    /// A letter may be what makes room of its queue for itself: what it is too much for is seen to later.
-    pub(super) fn push_to_targets(
-        &mut self,
-        cx: &mut Context<'_>,
-        message: MessageId,
-        targets: &[QueueId],
-        urgency: Urgency,
-        is_letter: bool,
-    ) {
-        let size = Size::of(cx.messages, message);
-        cx.work.charge(targets.len().saturating_sub(1));
-        let mut is_picky = cx.messages.flags(message).has(MessageFlags::EXPIRES);
-        let appended = self.append_to_journal(cx, message, targets, urgency);
-        for &queue in targets {
-            cx.messages.retain(message);
-            let record = &mut self.queues[queue.index()];
-            record.push(&mut self.fifo_pool, &appended, size);
-            is_picky |= record.is_picky();
-            self.wake(queue);
-        }
-        // Only when it stands in all of them: what one gives up may go on to another, behind it.
-        if is_picky {
-            self.look_after_push(cx, message, targets, is_letter);
-        }
-    }
-
-    /// Gives the message its next offset in each durable queue if it is to be kept, and hands it to the
-    /// journal.
-    fn append_to_journal(
-        &mut self,
-        cx: &mut Context<'_>,
-        message: MessageId,
-        targets: &[QueueId],
-        urgency: Urgency,
-    ) -> Appended {
-        if !self.is_for_log(cx, message) {
-            return Journal::transient(message);
-        }
-        let bytes = log_bytes(cx.messages, message);
-        let queues = &mut self.queues;
-        let places = targets.iter().filter_map(|queue| queues[queue.index()].logged.next_target(bytes));
-        let appended = cx.journal.append(cx.messages, message, places, urgency);
-        if appended.targets() > 0 {
-            let vhost = self.queues[targets[0].index()].vhost;
-            self.log_shares.count(vhost, bytes * u64::from(appended.targets()));
-            if urgency == Urgency::Awaited {
-                cx.await_batch(appended.batch());
-            }
-        }
-        appended
+        self.quota.weigh_disk(journal, taken);
     }
 }
 
@@ -581,32 +493,5 @@ fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
             ReplyCode::PreconditionFailed,
             format_args!("invalid message: {{delivery_mode_unknown,{mode}}}"),
         )),
-    }
-}
-
-/// The expiration property: a decimal number of milliseconds in a string.
-#[inline(never)]
-pub(super) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
-    let Some(text) = properties.expiration() else { return Ok(None) };
-    let fault = |why: core::fmt::Arguments<'_>| {
-        let explanation = format_args!("invalid expiration '{}': {why}", Lossy(text));
-        Err(Fault::new(ReplyCode::PreconditionFailed, explanation))
-    };
-    let (negative, digits) = match text {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        _ => (false, text),
-    };
-    let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (digits, rest) = digits.split_at(count);
-    let number = digits
-        .iter()
-        .fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
-    match () {
-        () if digits.is_empty() => fault(format_args!("no_integer")),
-        () if !rest.is_empty() => fault(format_args!("{{leftover_string,\"{}\"}}", Lossy(rest))),
-        () if negative && number > 0 => fault(format_args!("{{value_negative,{}}}", Lossy(text))),
-        () if number > MILLISECONDS_MAX as u64 => fault(format_args!("{{value_too_large,{}}}", Lossy(text))),
-        () => Ok(Some(number)),
     }
 }

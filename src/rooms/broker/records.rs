@@ -5,7 +5,6 @@
 //! from; a channel that was closed stays until everything it held has gone back.
 
 use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, QueueId, VhostId};
-use crate::error::Fault;
 use crate::mem::{Links, List, MessageId};
 
 use super::access::Identity;
@@ -197,19 +196,6 @@ impl Consumer {
     pub(super) fn id(index: usize) -> ConsumerId {
         ConsumerId::from_index(index)
     }
-}
-
-/// A get that waits for its message to be read back.
-#[derive(Debug)]
-pub(super) struct Getting {
-    pub(super) connection: ConnectionId,
-    pub(super) channel: ChannelId,
-    pub(super) queue: QueueId,
-    /// When the queue was declared: another may get its id.
-    pub(super) serial: u64,
-    pub(super) no_ack: bool,
-    /// It is over: whether there was a message, or why not.
-    pub(super) outcome: Option<Result<bool, Fault>>,
 }
 
 /// What a commit that goes on has been found to need at most: what is given up meanwhile leaves that much, or

@@ -9,11 +9,8 @@ use crate::error::{Fault, ReplyCode};
 use crate::mem::{List, Messages};
 
 use super::death::Reason;
-use super::deliveries::Delivered;
 use super::job::Job;
-use super::place::Lane;
 use super::records::{Channel, ConsumerState, Mode};
-use super::state::block_bytes;
 use super::{Broker, Context};
 
 impl Broker {
@@ -42,7 +39,7 @@ impl Broker {
             self.decide(channel, index, settlement);
         } else {
             if settlement == Settlement::Requeue
-                && let Some(queue) = self.deliveries[index].queue
+                && let Some(queue) = self.queues.deliveries[index].queue
             {
                 self.catch_up(cx, queue);
             }
@@ -90,21 +87,24 @@ impl Broker {
 
     pub(super) fn find_sent(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let head = self.channels[channel.index()].unacknowledged.front()?;
-        let index =
-            if self.deliveries[head].tag == tag { head } else { self.deliveries.find(channel, tag)? };
-        self.deliveries[index].sent.then_some(index)
+        let index = if self.queues.deliveries[head].tag == tag {
+            head
+        } else {
+            self.queues.deliveries.find(channel, tag)?
+        };
+        self.queues.deliveries[index].sent.then_some(index)
     }
 
     /// The channel's oldest unacknowledged delivery, if it was written and its tag is not beyond `through`.
     pub(super) fn first_sent(&self, channel: ChannelId, through: u64) -> Option<usize> {
         let index = self.channels[channel.index()].unacknowledged.front()?;
-        let delivery = &self.deliveries[index];
+        let delivery = &self.queues.deliveries[index];
         (delivery.sent && delivery.tag <= through).then_some(index)
     }
 
     pub(super) fn leave_unacknowledged(&mut self, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].unacknowledged;
-        self.deliveries.leave_unacknowledged(list, index);
+        self.queues.deliveries.leave_unacknowledged(list, index);
     }
 
     /// Settles a delivery that is on no list any more and whose tag is forgotten.
@@ -122,19 +122,19 @@ impl Broker {
     /// The delivery is over and its message is not wanted any more.
     pub(super) fn settle_sent(&mut self, cx: &mut Context<'_>, index: usize) {
         self.uncount(cx.messages, index);
-        let delivery = self.deliveries.remove(index);
+        let delivery = self.queues.deliveries.remove(index);
         match (delivery.queue, delivery.message) {
-            (Some(queue), _) => self.settle_delivered(cx, queue, &delivery),
+            (Some(queue), _) => self.queues.settle_delivered(cx, queue, &delivery),
             (None, Some(message)) => cx.messages.release(message),
             (None, None) => {}
         }
-        self.releases += 1;
+        self.queues.note_release();
         self.after_uncount(cx, delivery.queue, delivery.consumer, delivery.channel);
     }
 
     /// The message is not wanted by who had it; it may have somewhere to go.
     fn reject(&mut self, cx: &mut Context<'_>, index: usize) {
-        match self.deliveries[index].queue.filter(|queue| self.has_dead_letters(*queue)) {
+        match self.queues.deliveries[index].queue.filter(|queue| self.queues.has_dead_letters(*queue)) {
             Some(queue) => self.leave_for_good(cx, queue, index, Reason::Rejected),
             None => self.settle_sent(cx, index),
         }
@@ -148,120 +148,73 @@ impl Broker {
         reason: Reason,
     ) {
         self.uncount(cx.messages, index);
-        let delivery = &self.deliveries[index];
+        let delivery = &self.queues.deliveries[index];
         let (consumer, channel) = (delivery.consumer, delivery.channel);
         self.bury_delivery(cx, queue, index, reason);
-        self.releases += 1;
+        self.queues.note_release();
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
     /// Whether a message that comes back has come back too often by now. What a bridge gives back it could
     /// not send, however often its link broke: that is no reason to give up a message.
     fn is_beyond_limit(&mut self, index: usize) -> bool {
-        let delivery = &mut self.deliveries[index];
-        let connection = self.channels[delivery.channel.index()].connection;
-        if self.connections[connection.index()].identity.is_own() {
-            return false;
-        }
-        delivery.returns = delivery.returns.saturating_add(1);
-        let queue = delivery.queue.map(|queue| &self.queues[queue.index()]);
-        queue.is_some_and(|record| {
-            !record.dying && u32::from(delivery.returns) > record.settings.delivery_limit
-        })
+        let channel = self.queues.deliveries[index].channel;
+        let connection = self.channels[channel.index()].connection;
+        !self.connections[connection.index()].identity.is_own() && self.queues.comes_back_too_often(index)
     }
 
     /// The message goes back to its old place in its queue.
     pub(super) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
         if self.is_beyond_limit(index) {
-            return match self.deliveries[index].queue.filter(|queue| self.has_dead_letters(*queue)) {
+            return match self.queues.deliveries[index]
+                .queue
+                .filter(|queue| self.queues.has_dead_letters(*queue))
+            {
                 Some(queue) => self.leave_for_good(cx, queue, index, Reason::DeliveryLimit),
                 None => self.settle_sent(cx, index),
             };
         }
         self.uncount(cx.messages, index);
-        let delivery = &mut self.deliveries[index];
+        let delivery = &mut self.queues.deliveries[index];
         let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
         delivery.redelivered = true;
         let (logged, returns) = (delivery.logged, delivery.returns);
         match queue {
-            Some(queue) if !self.queues[queue.index()].dying => {
-                if let Some(offset) = logged.filter(|_| self.queues[queue.index()].settings.tells_returns) {
-                    self.note_return(cx.journal, queue, offset, returns);
+            Some(queue) if !self.queues.at(queue).dying => {
+                if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_returns) {
+                    self.queues.note_return(cx.journal, &self.access, queue, offset, returns);
                 }
-                let record = &mut self.queues[queue.index()];
-                record.backlog.put_back(&mut self.fifo_pool, &mut self.deliveries, cx.messages, index);
-                // It goes before what the queue waits for, which may be the very memory that it takes.
-                self.unstall(queue);
-                let record = &self.queues[queue.index()];
+                self.queues.put_back(cx.messages, queue, index);
+                let record = self.queues.at(queue);
                 if record.is_picky() {
                     self.look_after(cx, queue);
                 }
             }
             _ => {
-                let delivery = self.deliveries.remove(index);
+                let delivery = self.queues.deliveries.remove(index);
                 if let Some(queue) = queue {
-                    self.settle_delivered(cx, queue, &delivery);
+                    self.queues.settle_delivered(cx, queue, &delivery);
                 } else if let Some(message) = delivery.message {
                     cx.messages.release(message);
                 }
-                self.releases += 1;
+                self.queues.note_release();
             }
         }
         self.after_uncount(cx, queue, consumer, channel);
     }
 
-    /// What was delivered is done with.
-    #[inline]
-    pub(super) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
-        match (delivery.message, delivery.logged) {
-            (Some(message), logged) => {
-                self.settle_logged(cx, queue, logged, message);
-                cx.messages.release(message);
-            }
-            (None, Some(offset)) => self.settle_run(cx.journal, queue, Lane::Durable, offset, 1),
-            (None, None) => {}
-        }
-    }
-
     /// One unsettled delivery less for everybody who counts them.
     fn uncount(&mut self, messages: &Messages, index: usize) {
-        let delivery = &self.deliveries[index];
-        let connection = self.channels[delivery.channel.index()].connection;
-        let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
-        self.quota.give_delivery_back(connection, bytes);
-        match delivery.message {
-            Some(_) => self.note_bytes_back(delivery.queue, bytes),
-            None => {
-                let queue = delivery.queue.map(|queue| &mut self.queues[queue.index()]);
-                queue.into_iter().for_each(|queue| queue.unsettled_absent -= 1);
-            }
-        }
-        let delivery = &self.deliveries[index];
+        let bytes = self.queues.uncount_delivery(messages, index);
+        let delivery = &self.queues.deliveries[index];
         let channel = &mut self.channels[delivery.channel.index()];
-        if let Some(queue) = delivery.queue {
-            let body_len = delivery.body_len;
-            let record = &mut self.queues[queue.index()];
-            record.unsettled -= 1;
-            record.unsettled_body_bytes -= u64::from(body_len);
-            debug_assert!(record.unsettled > 0 || record.unsettled_body_bytes == 0, "counted alike");
-        }
+        self.quota.give_delivery_back(channel.connection, bytes);
         if let Some(consumer) = delivery.consumer {
             let consumer = &mut self.consumers[consumer.index()];
             consumer.unsettled -= 1;
             if !delivery.no_ack && consumer.state != ConsumerState::Get {
                 channel.consumer_unsettled -= 1;
             }
-        }
-    }
-
-    /// Memory of messages that were delivered counts no more for their connection, nor for their queue.
-    pub(super) fn note_bytes_back(&mut self, queue: Option<QueueId>, bytes: u64) {
-        if bytes == 0 {
-            return;
-        }
-        self.over_share.note_change();
-        if let Some(queue) = queue {
-            self.queues[queue.index()].unsettled_bytes -= bytes;
         }
     }
 
@@ -304,7 +257,7 @@ impl Broker {
             let consumer = &mut self.consumers[index];
             if consumer.unsettled > 0 && !consumer.returning {
                 consumer.returning = true;
-                self.queues[consumer.queue.index()].returning += 1;
+                self.queues.at_mut(consumer.queue).returning += 1;
             }
             at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
         }
@@ -323,17 +276,5 @@ impl Broker {
             let queue = self.consumers[index].queue;
             self.end_returning(queue);
         }
-    }
-
-    /// One job less whose messages the queue waits for: what stands first now stays so.
-    pub(super) fn end_returning(&mut self, queue: QueueId) {
-        let record = &mut self.queues[queue.index()];
-        record.returning -= 1;
-        if record.settings.may_expire {
-            self.note_shed_anew(queue);
-        }
-        self.getting.note_change();
-        self.wake(queue);
-        self.free_queue_if_done(queue);
     }
 }

@@ -13,7 +13,7 @@ use crate::limits::Megabytes;
 use crate::mem::{ENTRIES_PER_CHUNK, Messages, PoolFull, Scarce};
 
 use super::Broker;
-use super::queue::Queue;
+use super::queues::Queue;
 use super::shortage::{Pool, Shortage, Waiters};
 
 impl Broker {
@@ -54,17 +54,6 @@ impl Broker {
         disk_limit: u64,
     ) -> Explained<'a> {
         Explained { broker: self, journal, messages, waiters, disk_limit }
-    }
-
-    /// The queue, of one virtual host or of all, that has most of something, as that is counted in a queue and all its levels.
-    fn fullest(&self, of: Option<VhostId>, much: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
-        let whole = self.queues.iter().map(|(place, _)| QueueId::from_index(place));
-        let shown = whole.filter(|queue| {
-            let record = &self.queues[queue.index()];
-            !record.dying && !record.hidden && of.is_none_or(|vhost| vhost == record.vhost)
-        });
-        let found = shown.map(|queue| (queue, self.in_all(queue, &much)));
-        found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
     }
 }
 
@@ -214,7 +203,7 @@ impl Explained<'_> {
             Pool::Unacknowledged => queue.unsettled.into(),
             Pool::Assembly => 0,
         };
-        let Some((queue, much)) = self.broker.fullest(of, much) else { return Ok(None) };
+        let Some((queue, much)) = self.broker.queues.fullest(of, much) else { return Ok(None) };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         match pool {
@@ -239,12 +228,13 @@ impl Explained<'_> {
             }
             Pool::Messages => (messages.messages_used(), messages.messages_max()),
             Pool::Entries => {
-                let chunks = &broker.fifo_pool;
+                let chunks = &broker.queues.pool;
                 (chunks.chunks_used() * ENTRIES_PER_CHUNK, chunks.chunks_max() * ENTRIES_PER_CHUNK)
             }
-            Pool::Unacknowledged => {
-                (broker.deliveries.len(), broker.deliveries.len() + broker.deliveries.room())
-            }
+            Pool::Unacknowledged => (
+                broker.queues.deliveries.len(),
+                broker.queues.deliveries.len() + broker.queues.deliveries.room(),
+            ),
         };
         write!(f, ", {used} of {most}")
     }
@@ -254,7 +244,7 @@ impl Explained<'_> {
         if self.broker.queues.get(queue.index()).is_none() {
             return self.deed(f, format_args!("wait, it goes on by itself"));
         }
-        let share = self.broker.share_of_memory(self.messages, queue);
+        let share = self.broker.queues.share_of_memory(self.messages, queue);
         let key = if share.is_of_bytes { Pool::Bodies.key() } else { Pool::Messages.key() };
         write!(f, " has its share of {key}, ")?;
         match share.is_of_bytes {
@@ -277,7 +267,7 @@ impl Explained<'_> {
 
     /// The queue that takes most of the log, of one virtual host or of all; `None`: none does.
     fn most_in_log(&self, f: &mut fmt::Formatter<'_>, of: Option<VhostId>) -> Result<Option<()>, fmt::Error> {
-        let Some((queue, bytes)) = self.broker.fullest(of, Queue::log_bytes) else { return Ok(None) };
+        let Some((queue, bytes)) = self.broker.queues.fullest(of, Queue::log_bytes) else { return Ok(None) };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         write!(f, ", {}", Megabytes(bytes))?;
@@ -320,6 +310,6 @@ impl Explained<'_> {
     /// A sum over a queue and its levels; 0 for one that is gone.
     fn in_all(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
         let is_there = self.broker.queues.get(queue.index()).is_some();
-        if is_there { self.broker.in_all(queue, much) } else { 0 }
+        if is_there { self.broker.queues.in_all(queue, much) } else { 0 }
     }
 }

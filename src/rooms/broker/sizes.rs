@@ -4,19 +4,20 @@ use crate::command::{ConnectionId, QueueId};
 use crate::mem::Slab;
 
 use super::access;
-use super::deliveries::Deliveries;
-use super::expiry::Expiry;
 use super::job::Begun;
 use super::left_out::LeftOut;
 use super::names::IndexTable;
 use super::orphans;
 use super::parameter;
 use super::policy;
-use super::queue::Queue;
+use super::queues::Deliveries;
+use super::queues::Expiry;
+use super::queues::Getting;
+use super::queues::Queue;
+use super::queues::Sleepers;
 use super::quota::Quota;
-use super::records::{Channel, Connection, Consumer, Getting};
+use super::records::{Channel, Connection, Consumer};
 use super::routing::Routing;
-use super::sleepers::Sleepers;
 use super::traced::TracedName;
 
 /// Sizes of the broker's records with their places in tables and on lists, for the memory table.

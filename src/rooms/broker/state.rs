@@ -3,56 +3,35 @@
 //! What is done with it stands in the files above; each part that has rules of its own keeps them itself
 //! (`routing`, `access`, `deliveries`, `queue`).
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 
-use crate::command::{ConnectionId, QueueId};
+use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::error::Fault;
-use crate::journal::Batch;
+use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::mem::{FifoPool, List, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner, Slab};
+use crate::mem::{Owner, Slab};
 
+use super::Context;
 use super::access::{Access, PREDECLARED_EXCHANGES};
 use super::counters::Counters;
 use super::death::Parking;
-use super::deliveries::Deliveries;
-use super::expiry::Expiry;
 use super::job::Begun;
 use super::left_out::LeftOut;
-use super::looks::Looks;
 use super::names::{Entropy, IndexTable};
 use super::orphans::Orphans;
-use super::paging::Paging;
 use super::parameter::Parameters;
 use super::policy::Policies;
-use super::queue::Queue;
-use super::quota::{LogShares, Quota};
-use super::records::{Channel, Connection, Consumer, Getting, Promised};
-use super::returns::ReturnsDue;
+use super::queues::Queues;
+use super::quota::Quota;
+use super::records::{Channel, Connection, Consumer, Promised};
 use super::routing::Routing;
-use super::shedding::Shedding;
 use super::shortage::Shortage;
-use super::sleepers::Sleepers;
 use super::traced::Firehose;
 use super::waiters::Waiters;
 use super::watch::Watch;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
-pub(super) const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
-
-/// Bytes of blocks that a message takes: what it takes beyond its slot.
-#[inline]
-pub(super) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
-    u64::from(messages.footprint_bytes(message)) - SLOT_BYTES
-}
-
-/// Space for looking into properties; it is taken out while in use.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    pub(super) properties: Box<[u8]>,
-    pub(super) rewritten: Box<[u8]>,
-}
 
 /// Connections that the loop is to look at.
 #[derive(Debug)]
@@ -61,23 +40,6 @@ pub(super) struct Noted {
     pub(super) output: VecDeque<ConnectionId>,
     /// Each is to be closed by force.
     pub(super) forced: VecDeque<ConnectionId>,
-}
-
-/// The numbers the broker goes by at run time.
-#[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) output_budget_bytes: u64,
-    /// Bytes of a frame.
-    pub(super) frame_max: usize,
-    /// Chunks of queue entries that ordinary publishers leave.
-    pub(super) chunks_reserve: usize,
-    /// Bytes of the log that publishers leave to dead letters, of those that there are at most.
-    pub(super) letters_log_bytes: u64,
-    /// Every message to a durable queue is persistent, whatever it says.
-    pub(super) persist_all: bool,
-    /// Slots and bytes of blocks that ordinary publishers may use.
-    pub(super) messages: u32,
-    pub(super) body_bytes: u64,
 }
 
 /// What is in the pools at the moment: everything is 0 when everything was drained and closed.
@@ -119,7 +81,6 @@ pub struct Gauges {
 
 /// The broker.
 pub struct Broker {
-    pub(super) settings: Settings,
     pub(super) entropy: Entropy,
     pub(super) access: Access,
     pub(super) policies: Policies,
@@ -127,35 +88,17 @@ pub struct Broker {
     /// Why bridges set messages aside, and where those go.
     pub(super) parkings: Vec<Parking>,
     pub(super) routing: Routing,
-    pub(super) queues: Slab<Queue>,
-    pub(super) queue_table: IndexTable,
+    pub(super) queues: Queues,
     pub(super) consumers: Slab<Consumer>,
     pub(super) consumer_table: IndexTable,
     pub(super) channels: Slab<Channel>,
     pub(super) connections: Slab<Connection>,
-    pub(super) deliveries: Deliveries,
     pub(super) left_out: LeftOut,
     pub(super) orphans: Orphans,
     /// What the publish waits for that was answered last with a wait.
     pub(super) shortage: Shortage,
     /// In which minute it was last said that a dead letter was dropped.
     pub(super) dropped_logged_minute: Option<u32>,
-    /// In which minute it was last said that there was no room for a priority of a queue.
-    pub(super) no_level_logged_minute: Option<u32>,
-    /// Quorum queues of which it is to be written how often their messages came back.
-    pub(super) returns_due: ReturnsDue,
-    /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
-    pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
-    /// Queues whose first message is moving, and what was durable when somebody asked for it.
-    pub(super) moves_awaited: Vec<(Batch, QueueId)>,
-    pub(super) paging: Paging,
-    /// What somebody waits to look at.
-    pub(super) looks: Looks,
-    /// Gets that wait for their message.
-    pub(super) getting: Waiters<Getting>,
-    pub(super) fifo_pool: FifoPool,
-    /// Queues with something to deliver now.
-    pub(super) ready: List,
     pub(super) jobs: VecDeque<Begun>,
     /// Connections that the loop is to look at.
     pub(super) noted: Noted,
@@ -163,31 +106,15 @@ pub struct Broker {
     pub(super) targets_buffer: Vec<QueueId>,
     /// The same for a dead letter, which may be under way at the same time.
     pub(super) letter_targets: Vec<QueueId>,
-    /// Queues of the log whose dead letters go on.
-    pub(super) buriers: u32,
-    /// Queues that have to give up something.
-    pub(super) shedding: Shedding,
-    /// When to look at which queue for what has expired.
-    pub(super) expiry: Expiry,
-    /// What delayed exchanges keep.
-    pub(super) sleepers: Sleepers,
-    /// There was something that may expire.
-    pub(super) minds_time: bool,
     /// Seconds since 1970 when this second began: what dead letters say about when.
     pub(super) unix_s: u64,
-    pub(super) scratch: Scratch,
     pub(super) watch: Watch,
     /// What connections, users and virtual hosts take of what all share, and what they may.
     pub(super) quota: Quota,
-    pub(super) log_shares: LogShares,
-    /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
-    pub(super) releases: u64,
     /// What the commit that is being carried out may still need.
     pub(super) promised: Promised,
     /// Connections with a consumer that was refused because they have their share of deliveries.
     pub(super) over_share: Waiters<ConnectionId>,
-    /// Levels of queues with priorities that were walked through and are not charged yet.
-    pub(super) levels_walked: Cell<u32>,
     pub(super) counters: Counters,
     pub(super) firehose: Firehose,
 }
@@ -199,6 +126,16 @@ impl core::fmt::Debug for Broker {
 }
 
 impl Broker {
+    /// Queues, what waits in them and what is delivered.
+    pub const fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
+    /// What the store and operators do with queues on which nothing else hangs.
+    pub const fn queues_mut(&mut self) -> &mut Queues {
+        &mut self.queues
+    }
+
     /// Reserves everything and declares what exists from the start.
     ///
     /// # Errors
@@ -207,48 +144,27 @@ impl Broker {
         let seed = draw_seed(&mut entropy);
         let vhosts = limits.vhosts_max as usize;
         let exchanges = limits.exchanges_max as usize + vhosts * PREDECLARED_EXCHANGES;
-        let fifo_pool = FifoPool::with_entries(limits.queue_entries_max as usize, vhosts);
         let (queues, connections) = (limits.queues_max as usize, limits.connection_records());
         let frame = limits.frame_max as usize;
         let access = Access::new(limits, &mut entropy, seed);
         let mut broker = Self {
-            settings: Settings {
-                output_budget_bytes: u64::from(limits.output_buffer_bytes),
-                frame_max: frame,
-                chunks_reserve: fifo_pool.chunks_max() / 16,
-                letters_log_bytes: limits.segment_bytes.into(),
-                persist_all: false,
-                messages: limits.messages_max - limits.messages_max / 16,
-                body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
-            },
             entropy,
             access,
             policies: Policies::with_capacity(limits.policies_max as usize),
             parameters: Parameters::with_capacity(limits.parameters_max as usize),
             parkings: Vec::new(),
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
-            queues: Slab::with_capacity(queues),
-            queue_table: IndexTable::with_capacity(queues, seed),
+            queues: Queues::new(limits, seed),
             consumers: Slab::with_capacity(limits.consumers_max as usize),
             consumer_table: IndexTable::with_capacity(limits.consumers_max as usize, seed),
             channels: Slab::with_capacity(
                 limits.channels_max as usize + limits.bridge_links() + limits.bridges_max as usize,
             ),
             connections: Slab::with_capacity(connections),
-            deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             orphans: Orphans::default(),
             shortage: Shortage::Commit,
             dropped_logged_minute: None,
-            no_level_logged_minute: None,
-            returns_due: ReturnsDue::default(),
-            watermarks_pending: VecDeque::with_capacity(64),
-            moves_awaited: Vec::with_capacity(64),
-            paging: Paging::new(limits),
-            looks: Looks::default(),
-            getting: Waiters::with_capacity(0),
-            fifo_pool,
-            ready: List::default(),
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             noted: Noted {
                 output: VecDeque::with_capacity(connections),
@@ -256,28 +172,35 @@ impl Broker {
             },
             targets_buffer: Vec::with_capacity(queues),
             letter_targets: Vec::with_capacity(queues),
-            expiry: Expiry::with_capacity(queues),
-            sleepers: Sleepers::new(queues, limits.messages_max as usize),
-            minds_time: false,
-            buriers: 0,
-            shedding: Shedding::with_capacity(queues),
             unix_s: 0,
-            scratch: Scratch {
-                properties: vec![0; frame].into_boxed_slice(),
-                rewritten: vec![0; frame + 256].into_boxed_slice(),
-            },
             watch: Watch::new(limits.consumer_timeout_ms),
             quota: Quota::new(limits),
-            log_shares: LogShares::with_capacity(vhosts),
-            releases: 0,
             promised: Promised::default(),
             over_share: Waiters::with_capacity(connections),
-            levels_walked: Cell::new(0),
             counters: Counters::default(),
             firehose: Firehose::default(),
         };
         broker.begin_access()?;
         Ok(broker)
+    }
+
+    /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
+    /// it is worth while to go on.
+    pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
+        let before = self.quota.pinned().unsettled_bytes;
+        let channels = &self.channels;
+        let connection_of = |channel: ChannelId| channels[channel.index()].connection;
+        let goes_on = self.queues.spill(cx, &mut self.quota, connection_of);
+        if self.quota.pinned().unsettled_bytes < before {
+            self.over_share.note_change();
+        }
+        goes_on
+    }
+
+    /// The last thing before a clean stop, when all else is written: what the log says of queues ahead of time is set
+    /// right. Says whether there was anything to write.
+    pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
+        self.queues.reset_watermarks(journal, &self.access)
     }
 
     /// Any number.
@@ -300,8 +223,7 @@ impl Broker {
     /// their pools count themselves, what a queue has of its share, what waits in an outbox, what is kept of
     /// the log for others, and where a message goes: in other queues there may be room.
     pub const fn room_made(&self) -> u64 {
-        let given = self.fifo_pool.given() + self.deliveries.given();
-        given + self.releases + self.log_shares.room_made() + self.revision()
+        self.queues.room_made() + self.quota.room_made() + self.revision()
     }
 
     /// What the pools hold.
@@ -314,19 +236,15 @@ impl Broker {
             queues: self.queues.len(),
             exchanges: self.quota.exchanges(),
             bindings: self.routing.bindings_len(),
-            deliveries: self.deliveries.len(),
-            chunks: self.fifo_pool.chunks_used(),
+            deliveries: self.queues.deliveries.len(),
+            chunks: self.queues.pool.chunks_used(),
             names_bytes: self.quota.names_bytes(),
             jobs: self.jobs.len(),
             unsettled_bytes: pinned.unsettled_bytes,
             open_messages: pinned.open_messages,
             open_bytes: pinned.open_bytes,
-            absent: self
-                .queues
-                .iter()
-                .map(|(_, queue)| queue.unsettled_absent + queue.backlog.returned_absent())
-                .sum(),
-            spilled_messages: self.queues.iter().map(|(_, queue)| queue.spilled.count()).sum(),
+            absent: self.queues.absent(),
+            spilled_messages: self.queues.spilled_messages(),
             holders: self.quota.holders(),
         }
     }

@@ -12,24 +12,18 @@ use crate::journal::{Definition, DestinationName, Journal, Mode};
 use super::arguments::QueueSettings;
 use super::exchanges::ExchangeDeclaration;
 use super::faults::check_deletable;
-use super::lanes::Logged;
-use super::levels::first_rank;
 use super::parameter::ParameterView;
-use super::place::Lane;
 use super::policies::NewPolicy;
 use super::policy::{Applied, ApplyTo, PolicyKind};
-use super::queue::Queue;
-use super::restored::{Contents, Restored};
-use super::returns::Returns;
+use super::queues::Logged;
+use super::queues::Queue;
+use super::queues::Returns;
+use super::queues::first_rank;
+use super::restored::Restored;
 use super::routing::{BindingSpec, Destination};
 use super::{Broker, Context};
 
 impl Broker {
-    /// Whether messages to durable queues count as persistent whatever they say.
-    pub const fn set_persist_all(&mut self, persist_all: bool) {
-        self.settings.persist_all = persist_all;
-    }
-
     /// Writes down that an exchange exists, or exists no more.
     pub(super) fn append_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, exists: bool) {
         let record = self.routing.exchange(exchange);
@@ -51,71 +45,6 @@ impl Broker {
         cx.await_batch(batch);
     }
 
-    /// Writes down that a queue exists, or exists no more with all its messages.
-    pub(super) fn append_queue(&mut self, cx: &mut Context<'_>, index: usize, exists: bool) {
-        let record = &self.queues[index];
-        let incarnation = record.logged.incarnation();
-        if incarnation == 0 {
-            return;
-        }
-        let (key, value) = self.definition_of_queue(index, exists);
-        if !exists {
-            cx.journal.queue_gone(incarnation);
-        }
-        let batch = cx.journal.define(key, value);
-        self.queues[index].logged.set_defined(batch);
-        cx.await_batch(batch);
-    }
-
-    /// The key that a durable queue is written down under, and what is said of it if it `exists`.
-    pub(super) fn definition_of_queue(&self, index: usize, exists: bool) -> (Box<[u8]>, Option<Box<[u8]>>) {
-        let record = &self.queues[index];
-        let definition = Definition::Queue {
-            vhost: self.access.vhost_name(record.vhost),
-            name: &record.name,
-            incarnation: record.logged.incarnation(),
-            auto_delete: record.auto_delete,
-            is_rebuilt: record.is_rebuilt,
-            levels_from: record.levels_from(),
-            arguments: &record.returns.join(&record.arguments),
-        };
-        (definition.key(), exists.then(|| definition.value()))
-    }
-
-    /// A message of a queue that counts it has come back so often.
-    #[cold]
-    pub(super) fn note_return(&mut self, journal: &mut Journal, queue: QueueId, offset: u64, count: u16) {
-        if self.queues[queue.index()].returns.note(offset, count) {
-            self.returns_due.push(queue);
-        }
-        self.write_returns(journal);
-    }
-
-    /// Writes down how often messages came back, unless what was written before is not durable yet.
-    #[inline]
-    pub(super) fn write_returns(&mut self, journal: &mut Journal) {
-        if self.returns_due.may_be_written(journal.durable()) && !journal.is_grouping() {
-            self.write_returns_now(journal);
-        }
-    }
-
-    /// Writes down how often messages came back, whether what was written before is durable or not.
-    #[cold]
-    pub(super) fn write_returns_now(&mut self, journal: &mut Journal) {
-        if journal.mode() == Mode::On && (!journal.has_room_to_define() || journal.is_crowded()) {
-            return;
-        }
-        for queue in self.returns_due.take() {
-            // It may have been deleted since, and another be in its place.
-            let Some(record) = self.queues.get_mut(queue.index()) else { continue };
-            let is_due = record.returns.take_due();
-            if is_due && journal.mode() == Mode::On && !record.dying && record.logged.is_on() {
-                let (key, value) = self.definition_of_queue(queue.index(), true);
-                self.returns_due.note_written(journal.define(key, value));
-            }
-        }
-    }
-
     /// Writes down that a binding exists, or exists no more.
     pub(super) fn append_binding(&mut self, cx: &mut Context<'_>, binding: BindingId, exists: bool) {
         let binding = self.routing.binding(binding);
@@ -125,7 +54,7 @@ impl Broker {
         let source = self.routing.exchange(binding.source);
         let (destination, destination_version) = match binding.destination {
             Destination::Queue(queue) => {
-                let queue = &self.queues[queue.index()];
+                let queue = self.queues.at(queue);
                 (DestinationName::Queue(&queue.name), queue.logged.incarnation())
             }
             Destination::Exchange(exchange) => {
@@ -155,7 +84,7 @@ impl Broker {
         destination: Destination,
     ) -> bool {
         let ends = match destination {
-            Destination::Queue(queue) => self.queues[queue.index()].logged.is_on(),
+            Destination::Queue(queue) => self.queues.at(queue).logged.is_on(),
             Destination::Exchange(exchange) => self.routing.exchange(exchange).durable,
         };
         journal.mode() != Mode::Off && self.routing.exchange(source).durable && ends
@@ -232,9 +161,9 @@ impl Broker {
                     Ok(queue) => {
                         if is_news {
                             // A version wrote it that knew no levels.
-                            self.append_queue(cx, queue.index(), true);
+                            self.queues.append_queue(cx, &self.access, queue.index(), true);
                         }
-                        self.touch_queue(cx.journal, queue);
+                        self.queues.touch_queue(cx.journal, queue);
                         Restored::Exists(Some(queue))
                     }
                     Err(_) => Restored::NoRoom,
@@ -280,8 +209,9 @@ impl Broker {
         let from = exchange(source, source_version);
         let to = match destination {
             DestinationName::Queue(name) => self
+                .queues
                 .find_queue(vhost_id, name)
-                .filter(|queue| self.queues[queue.index()].logged.incarnation() == destination_version)
+                .filter(|queue| self.queues.at(*queue).logged.incarnation() == destination_version)
                 .map(Destination::Queue),
             DestinationName::Exchange(name) => exchange(name, destination_version).map(Destination::Exchange),
         };
@@ -297,46 +227,9 @@ impl Broker {
         }
     }
 
-    /// Says what the log has for a queue.
-    pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
-        let record = &mut self.queues[queue.index()];
-        record.logged.restore(contents);
-        if record.returns.forget_from(contents.next_offset) {
-            self.returns_due.push(queue);
-        }
-        // Names and properties are in there as well: the best guess there is.
-        record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
-        if contents.count > 0 {
-            self.look_at_stored(queue);
-        }
-    }
-
-    /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.
-    pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
-        let mut start = start;
-        while start < end {
-            let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
-            let backlog = &mut self.queues[queue.index()].backlog;
-            if !backlog.push_stored(&mut self.fifo_pool, Lane::Durable, start, count) {
-                return false;
-            }
-            start += u64::from(count);
-        }
-        true
-    }
-
-    /// As if so many messages had come to every durable queue and gone before they were written: their
-    /// offsets are used up. For the simulator, which has no days to wait for that.
-    #[cfg(debug_assertions)]
-    pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
-        for index in 0..self.queues.places() {
-            let Some(queue) = self.queues.get_mut(index).filter(|queue| !queue.dying) else { continue };
-            if queue.logged.is_on() {
-                let start = queue.logged.pass_offsets(count);
-                let queue = queue.logged.incarnation();
-                journal.settle_stored(crate::journal::Settled { queue, start, end: start + count });
-            }
-        }
+    /// The level of a queue that was just declared again, for this priority, of which the log has something.
+    pub fn restore_level(&mut self, queue: QueueId, priority: u8) -> Option<QueueId> {
+        self.queues.restore_level(&mut self.quota, queue, priority)
     }
 
     /// A definition that a deletion left behind when it was interrupted is deleted for good; a queue with its

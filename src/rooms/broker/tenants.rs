@@ -19,7 +19,7 @@ use super::access::{
 use super::exchanges::ExchangeDeclaration;
 use super::job::{Job, Sweep, spend};
 use super::policies::check_room;
-use super::queue::Queue;
+use super::queues::Queue;
 use super::records::Connection;
 use super::restored::Restored;
 use super::work::Work;
@@ -50,7 +50,6 @@ impl Broker {
     /// A virtual host or a user has come or gone: the pools are shared anew, and whoever waits for a share asks again.
     fn note_tenants(&mut self) {
         self.quota.share_among(self.access.vhost_ids(), self.access.lives());
-        self.log_shares.forget();
         self.over_share.note_change();
     }
 

@@ -8,8 +8,8 @@ use super::Broker;
 impl Broker {
     /// Bytes of the pools that nobody uses and the system holds memory for, about.
     pub const fn idle_bytes(&self) -> usize {
-        self.fifo_pool.idle_bytes()
-            + self.deliveries.idle_bytes()
+        self.queues.pool.idle_bytes()
+            + self.queues.deliveries.idle_bytes()
             + self.queues.idle_bytes()
             + self.routing.idle_bytes()
             + self.consumers.idle_bytes()
@@ -19,12 +19,12 @@ impl Broker {
 
     /// Gives idle memory back, a bounded part at a time; says whether that was the last part.
     pub fn trim(&mut self) -> bool {
-        self.deliveries.trim();
+        self.queues.deliveries.trim();
         self.queues.trim();
         self.routing.trim();
         self.consumers.trim();
         self.channels.trim();
         self.connections.trim();
-        self.fifo_pool.trim()
+        self.queues.pool.trim()
     }
 }

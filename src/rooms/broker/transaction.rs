@@ -13,9 +13,9 @@ use crate::wire::field::Table;
 
 use super::faults::{out_of, out_of_disk};
 use super::publish::Publish;
+use super::queues::SLOT_BYTES;
 use super::quota::{LogShares, owner_of};
 use super::records::{Mode, Promised, Transaction};
-use super::state::SLOT_BYTES;
 use super::{Broker, Context};
 
 /// Routing all of its messages may take as long as routing so many of the worst.
@@ -65,7 +65,7 @@ impl Broker {
         message: MessageId,
         route: Option<&[QueueId]>,
     ) -> Result<(), Fault> {
-        let route = route.map(|targets| self.write_route(messages, message, targets)).transpose()?;
+        let route = route.map(|targets| self.queues.write_route(messages, message, targets)).transpose()?;
         let held = || core::iter::once(message).chain(route);
         let bytes = held().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
         let connection = self.channels[channel.index()].connection;
@@ -98,7 +98,7 @@ impl Broker {
         let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode else {
             panic!("the channel is in a transaction");
         };
-        self.deliveries.decide(&mut transaction.settlements, index, settlement);
+        self.queues.deliveries.decide(&mut transaction.settlements, index, settlement);
     }
 
     pub(super) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
@@ -164,7 +164,7 @@ impl Broker {
             // For a queue that is being deleted the deletion is what settles.
             cx.await_others();
         }
-        while let Some((index, settlement)) = self.deliveries.next_decided(&mut settlements) {
+        while let Some((index, settlement)) = self.queues.deliveries.next_decided(&mut settlements) {
             self.settle_one(cx, index, settlement);
         }
         if is_refused { Err(partly_completed()) } else { Ok(Outcome::Done) }
@@ -185,10 +185,10 @@ impl Broker {
         while let Some(message) = next {
             next = messages.link(message);
             messages.release(message);
-            self.releases += 1;
+            self.queues.note_release();
         }
         let list = &mut self.channels[channel.index()].unacknowledged;
-        self.deliveries.undecide(list, transaction.settlements);
+        self.queues.deliveries.undecide(list, transaction.settlements);
     }
 
     /// The queues that a message of the transaction goes to, as far as they are still there.
@@ -202,15 +202,15 @@ impl Broker {
         targets.clear();
         let vhost = self.channels[channel.index()].vhost;
         if let Some(route) = route {
-            self.read_route((cx.messages, cx.work), vhost, route, targets);
+            self.queues.read_route((cx.messages, cx.work), vhost, route, targets);
             return Ok(());
         }
         let Some(exchange) = self.find_exchange(vhost, "") else { return Ok(()) };
-        let mut scratch = core::mem::take(&mut self.scratch);
+        let mut scratch = core::mem::take(&mut self.queues.scratch);
         let bytes = cx.messages.properties(message, &mut scratch.properties);
         let headers = crate::wire::props::Properties::trusted(bytes).headers().unwrap_or(Table::EMPTY);
         let routed = self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets);
-        self.scratch = scratch;
+        self.queues.scratch = scratch;
         routed
     }
 
@@ -232,13 +232,13 @@ impl Broker {
         while let Some((message, route)) = take_published(cx.messages, &mut next) {
             self.find_route(cx, channel, (message, route), targets)?;
             cx.work.check()?;
-            self.choose_levels(cx, message, targets);
-            if self.lacks_slot() {
+            self.queues.choose_levels(cx, &mut self.quota, message, targets);
+            if self.queues.lacks_slot() {
                 return Err(out_of("queues_max"));
             }
             entries += targets.len();
             returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
-            if self.logged_targets(cx, message, targets) > 0 {
+            if self.queues.logged_targets(cx, message, targets) > 0 {
                 log_bytes += cx.messages.stream_len(message) as u64;
                 let (bytes, body_bytes) = (cx.messages.stream_len(message), cx.messages.body_len(message));
                 if !cx.journal.fits_commit(bytes as u64, body_bytes.into(), targets.len()) {
@@ -252,11 +252,11 @@ impl Broker {
             }
             // Asked each time, so that what is far too much is not routed to its end first.
             chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
-            if !self.fifo_pool.may_take(|| owner, chunks, 0) || targets.len() > self.fan_out_max() {
+            if !self.queues.pool.may_take(|| owner, chunks, 0) || targets.len() > self.queues.fan_out_max() {
                 return Err(out_of("queue_entries_max"));
             }
         }
-        if returns > self.deliveries.room() {
+        if returns > self.queues.deliveries.room() {
             return Err(out_of("unacknowledged_max"));
         }
         Ok(Promised { chunks, logged })
@@ -265,13 +265,13 @@ impl Broker {
     /// Whether the log takes so many bytes together; what is more than one commit holds is written twice.
     fn check_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
         let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
-        match journal.admit(times * bytes + self.kept_for_letters(journal), 1) {
+        match journal.admit(times * bytes + self.queues.kept_for_letters(journal), 1) {
             Err(NoRoom::Disk) => Err(out_of_disk(journal)),
             Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => Err(Fault::new(
                 ReplyCode::ResourceError,
                 format_args!("the store cannot be written, so nothing persistent is taken now"),
             )),
-            Ok(()) if !self.log_shares.leaves_room(journal, vhost, times * bytes) => {
+            Ok(()) if !self.quota.disk().leaves_room(journal, vhost, times * bytes) => {
                 Err(LogShares::is_used_up())
             }
             Ok(()) | Err(NoRoom::Commit) => Ok(()),

@@ -236,21 +236,23 @@ impl Broker {
             owner: record.exclusive_owner,
             arguments: Table::trusted(&record.arguments),
             applied: self.applied_view(record.applied),
-            messages_ready: self.ready_in(id),
-            messages_ready_ram: self.in_all(id, |level| level.backlog.resident().into()) as u32,
-            messages_unacknowledged: self.in_all(id, |level| level.unsettled.into()) as u32,
+            messages_ready: self.queues.ready_in(id),
+            messages_ready_ram: self.queues.in_all(id, |level| level.backlog.resident().into()) as u32,
+            messages_unacknowledged: self.queues.in_all(id, |level| level.unsettled.into()) as u32,
             messages_unacknowledged_ram: self
+                .queues
                 .in_all(id, |level| (level.unsettled - level.unsettled_absent).into())
                 as u32,
-            messages_persistent: self.in_all(id, |level| level.logged.count()),
-            message_bytes_ready: self.in_all(id, |level| level.backlog.body_bytes()),
-            message_bytes_unacknowledged: self.in_all(id, |level| level.unsettled_body_bytes),
+            messages_persistent: self.queues.in_all(id, |level| level.logged.count()),
+            message_bytes_ready: self.queues.in_all(id, |level| level.backlog.body_bytes()),
+            message_bytes_unacknowledged: self.queues.in_all(id, |level| level.unsettled_body_bytes),
             consumers: record.consumers.len(),
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.single_active_consumer().map(named),
-            memory_bytes: names_bytes + self.in_all(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
-            came: self.in_all(id, |level| level.backlog.came()),
-            went: self.in_all(id, |level| level.backlog.went()),
+            memory_bytes: names_bytes
+                + self.queues.in_all(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
+            came: self.queues.in_all(id, |level| level.backlog.came()),
+            went: self.queues.in_all(id, |level| level.backlog.went()),
         })
     }
 
@@ -261,8 +263,8 @@ impl Broker {
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
-            let unsettled = self.in_all(id, |level| level.unsettled.into());
-            (ready + u64::from(self.ready_in(id)), unacknowledged + unsettled)
+            let unsettled = self.queues.in_all(id, |level| level.unsettled.into());
+            (ready + u64::from(self.queues.ready_in(id)), unacknowledged + unsettled)
         })
     }
 
@@ -283,7 +285,7 @@ impl Broker {
             internal: record.internal,
             arguments: Table::trusted(&record.arguments),
             policy: self.applied_view(record.applied).policy,
-            messages_delayed: record.sleepers.map(|queue| self.asleep_in(queue)),
+            messages_delayed: record.sleepers.map(|queue| self.queues.asleep_in(queue)),
         })
     }
 
@@ -333,19 +335,23 @@ impl Broker {
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
         let declared = |key, (used, max)| pool(key, used, max);
         let [bindings, exchanges, names_bytes] = self.quota.fills();
-        let chunks = &self.fifo_pool;
+        let chunks = &self.queues.pool;
         [
             pool("messages_max", messages.messages_used(), messages.messages_max()),
             pool("body_bytes_max", messages.body_bytes_used(), messages.body_bytes_max()),
             pool("queue_entries_max", chunks.chunks_used(), chunks.chunks_max()),
-            pool("unacknowledged_max", self.deliveries.len(), self.deliveries.len() + self.deliveries.room()),
+            pool(
+                "unacknowledged_max",
+                self.queues.deliveries.len(),
+                self.queues.deliveries.len() + self.queues.deliveries.room(),
+            ),
             declared("bindings_max", bindings),
             declared("exchanges_max", exchanges),
             declared("names_bytes_max", names_bytes),
             slab("connections_max", &self.connections),
             slab("channels_max", &self.channels),
             slab("consumers_max", &self.consumers),
-            slab("queues_max", &self.queues),
+            pool("queues_max", self.queues.len(), self.queues.len() + self.queues.room()),
             slab("policies_max", &self.policies.records),
             slab("parameters_max", &self.parameters.records),
         ]

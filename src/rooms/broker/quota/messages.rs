@@ -17,7 +17,7 @@ impl Quota {
         let share = self.connections.of(connection);
         (share.unsettled as usize) < room
             && self.leaves_bytes(share.pinned.unsettled_bytes)
-            && (!self.is_divided() || self.is_delivery_left_for(connection, room))
+            && (!self.tenants.is_divided() || self.is_delivery_left_for(connection, room))
     }
 
     /// Whether a connection has deliveries that are not settled.
@@ -49,7 +49,7 @@ impl Quota {
         share.unsettled += 1;
         share.pinned.unsettled_bytes += bytes;
         self.pinned.unsettled_bytes += bytes;
-        if self.is_divided() {
+        if self.tenants.is_divided() {
             self.count_delivery(connection);
         }
     }
@@ -66,7 +66,7 @@ impl Quota {
         share.unsettled -= 1;
         share.pinned.unsettled_bytes -= bytes;
         self.pinned.unsettled_bytes -= bytes;
-        if self.is_divided() {
+        if self.tenants.is_divided() {
             self.count_delivery_back(connection);
         }
     }
@@ -105,7 +105,7 @@ impl Quota {
         if left.is_none_or(|left| own.open_bytes > 0 && own.open_bytes + bytes > left) {
             return Err(open_share_is_used_up("body_bytes_max"));
         }
-        if self.is_divided() {
+        if self.tenants.is_divided() {
             let holder = self.connections.holder(connection);
             let of_messages = (messages.saturating_sub(all.open_messages.into()), slots.into());
             let of_bytes = (body_bytes.saturating_sub(all.open_bytes), bytes);
@@ -121,7 +121,7 @@ impl Quota {
 
     /// A transaction of a connection is over, which held so many slots and bytes.
     pub(in crate::broker) fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
-        if self.is_divided() {
+        if self.tenants.is_divided() {
             self.tenants.give_open_back(self.connections.holder(connection), slots.into(), bytes);
         }
         for pinned in [&mut self.pinned, &mut self.connections.of_mut(connection).pinned] {

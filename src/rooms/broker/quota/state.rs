@@ -1,9 +1,11 @@
 //! All that is known of shares, who comes and goes, and how the pools hear of it.
 
 use crate::command::{ConnectionId, VhostId};
+use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::mem::{FifoPool, Messages, Owner};
 
+use super::disk::LogShares;
 use super::held::{Pinned, owner_of};
 use super::shares::{Connections, Share};
 use super::tenants::Tenants;
@@ -34,6 +36,8 @@ pub(in crate::broker) struct Quota {
     pub(super) pinned: Pinned,
     pub(super) connections: Connections,
     pub(super) tenants: Tenants,
+    /// What the messages of each virtual host take of the disk.
+    pub(super) disk: LogShares,
     /// The pools of messages and of entries are to hear of a virtual host or a user that came or went.
     is_to_tell: bool,
 }
@@ -62,6 +66,7 @@ impl Quota {
             pinned: Pinned::default(),
             connections: Connections::with_capacity(limits.connection_records()),
             tenants: Tenants::with_capacity(limits.vhosts_max as usize, limits.users_max as usize),
+            disk: LogShares::with_capacity(limits.vhosts_max as usize),
             is_to_tell: false,
         }
     }
@@ -80,6 +85,7 @@ impl Quota {
         for gone in self.tenants.users_are(users) {
             self.connections.forget_user(gone);
         }
+        self.disk.forget();
         self.divide();
     }
 
@@ -106,17 +112,6 @@ impl Quota {
             messages.divide_among(self.tenants.vhosts().map(owner_of), self.tenants.senders());
             entries.divide_among(fan_out_max, self.tenants.vhosts().map(owner_of));
         }
-    }
-
-    /// Whether there is more than one virtual host, or more than one user.
-    #[inline]
-    pub(in crate::broker) const fn is_divided(&self) -> bool {
-        self.tenants.is_divided()
-    }
-
-    /// All virtual hosts.
-    pub(in crate::broker) fn vhosts(&self) -> impl Iterator<Item = VhostId> + Clone {
-        self.tenants.vhosts()
     }
 
     /// The owner of the memory that messages of a connection take: its virtual host and its user.
@@ -152,6 +147,44 @@ impl Quota {
     /// What all connections keep of the memory for messages.
     pub(in crate::broker) const fn pinned(&self) -> Pinned {
         self.pinned
+    }
+
+    /// What the messages of each virtual host take of the disk.
+    #[inline]
+    pub(in crate::broker) const fn disk(&self) -> &LogShares {
+        &self.disk
+    }
+
+    /// Counts what the messages of each virtual host take in the log, if that matters now; `queues`: the virtual host of
+    /// each queue with what it has there.
+    pub(in crate::broker) fn weigh_disk(
+        &mut self,
+        journal: &mut Journal,
+        queues: impl Iterator<Item = (VhostId, u64)>,
+    ) {
+        let is_divided = self.tenants.is_divided();
+        self.disk.weigh(journal, is_divided, self.tenants.vhosts(), queues);
+    }
+
+    /// Somebody is about to wait for room on the disk: what was counted is counted anew.
+    pub(in crate::broker) const fn forget_disk(&mut self) {
+        self.disk.forget();
+    }
+
+    /// Messages of a virtual host that take so many bytes of the disk are to be written.
+    #[inline]
+    pub(in crate::broker) fn take_disk(&mut self, vhost: VhostId, bytes: u64) {
+        self.disk.count(vhost, bytes);
+    }
+
+    /// A publisher of a virtual host that has its share of the disk waits.
+    pub(in crate::broker) fn want_disk(&mut self, journal: &mut Journal, vhost: VhostId) {
+        self.disk.want_room(journal, vhost);
+    }
+
+    /// Rises with what somebody may wait for who was not left any room on the disk.
+    pub(in crate::broker) const fn room_made(&self) -> u64 {
+        self.disk.room_made()
     }
 
     /// Virtual hosts and users that hold something.

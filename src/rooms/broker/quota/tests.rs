@@ -165,7 +165,7 @@ fn a_virtual_host_that_comes_finds_its_part_though_another_holds_most() {
     quota.leave_vhost(two);
     quota.connection_gone(two);
     tenants(&mut quota, 1, &[(0, 1)]);
-    assert!(quota.may_take_delivery(one, 12) && !quota.is_divided());
+    assert!(quota.may_take_delivery(one, 12) && !quota.tenants.is_divided());
 }
 
 #[test]

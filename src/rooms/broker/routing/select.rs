@@ -6,7 +6,7 @@
 //! number of units that goes by what can be bound.
 
 use crate::broker::names::IndexTable;
-use crate::broker::sleepers::delay_ms;
+use crate::broker::queues::delay_ms;
 use crate::broker::work::Work;
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::error::Fault;

@@ -20,39 +20,25 @@ use crate::mem::{MessageFlags, MessageId};
 use crate::wire::props::Properties;
 
 use super::backlog::First;
-use super::death::Reason;
-use super::job::Job;
 use super::page_in::{Fetch, Page};
 use super::place::{Lane, Place};
-use super::publish::expiration_ms;
-use super::queue::{Front, Peeked, Queue};
-use super::shedding::take_step;
-use super::{Broker, Context};
+use super::queue::{Peeked, Queue};
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::properties::expiration_ms;
 
 /// Queues whose time has come that a turn takes up.
 const DUE_STEP: u32 = 512;
-/// Messages that a consumer's turn may find expired.
-const DELIVER_STEP: u32 = 64;
 /// Bytes of properties that are as much work as one step, when they are looked into.
 const BYTES_PER_UNIT: usize = 512;
 
 /// How long a message that is due at once may still go to somebody, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Patience {
+pub(in crate::broker) enum Patience {
     /// Nobody waits for it.
     No = 0,
     /// A consumer that waits has this turn.
     OneTurn = 1,
-}
-
-/// Whether what stands first has not expired.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Cleared {
-    Yes,
-    /// There was more than a step takes.
-    NotYet,
-    /// What has expired has nowhere to go now.
-    No,
 }
 
 /// What is known of a queue's first message.
@@ -66,7 +52,7 @@ enum Head {
     At(u64),
 }
 
-impl Broker {
+impl Queues {
     /// When something may expire or wake up, in milliseconds of broker time.
     pub fn next_expiry_ms(&self) -> Option<u64> {
         [self.expiry.next_ms(), self.sleepers.next_ms()].into_iter().flatten().min()
@@ -76,27 +62,27 @@ impl Broker {
     /// to the next life.
     pub fn has_stored_deadline(&self) -> bool {
         let waits = |queue: &Queue| queue.settings.may_expire || queue.sleeps_for.is_some();
-        self.queues.iter().any(|(_, queue)| waits(queue) && queue.logged.count() > 0)
+        self.slab.iter().any(|(_, queue)| waits(queue) && queue.logged.count() > 0)
     }
 
     /// Whether there was anything so far that may expire.
-    pub const fn minds_time(&self) -> bool {
-        self.minds_time
+    pub const fn has_deadlines(&self) -> bool {
+        self.has_deadlines
     }
 
     /// Messages of the queue may expire from now on.
-    pub(super) fn note_may_expire(&mut self, queue: QueueId) {
+    pub(in crate::broker) fn note_may_expire(&mut self, queue: QueueId) {
         // What sleeps expires when it is awake.
-        let record = &mut self.queues[queue.index()];
+        let record = &mut self.slab[queue.index()];
         record.settings.may_expire = record.sleeps_for.is_none();
-        self.minds_time = true;
+        self.has_deadlines = true;
     }
 
     /// Takes up the queues whose time has come.
-    pub(super) fn take_due(&mut self, journal: &Journal) {
+    pub(in crate::broker) fn take_due(&mut self, journal: &Journal) {
         for _ in 0..DUE_STEP {
             let Some((at, queue)) = self.expiry.pop(journal.time_ms()) else { return };
-            let record = self.queues.get_mut(queue.index());
+            let record = self.slab.get_mut(queue.index());
             if let Some(record) = record.filter(|record| record.due_ms == at && record.sleeps_for.is_none()) {
                 record.due_ms = u64::MAX;
                 self.note_shed_anew(queue);
@@ -107,10 +93,10 @@ impl Broker {
     /// The queue is to be looked at then, if not before.
     #[cold]
     fn note_due(&mut self, queue: QueueId, at_ms: u64) {
-        let record = &mut self.queues[queue.index()];
+        let record = &mut self.slab[queue.index()];
         if at_ms < record.due_ms {
             record.due_ms = at_ms;
-            let queues = &self.queues;
+            let queues = &self.slab;
             self.expiry.add(at_ms, queue, || {
                 let all = queues.iter().filter(|(_, record)| record.sleeps_for.is_none());
                 let all = all.map(|(index, record)| (record.due_ms, QueueId::from_index(index)));
@@ -120,9 +106,14 @@ impl Broker {
     }
 
     /// A message came to a queue, one of those in which messages may expire or one that may itself.
-    pub(super) fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
+    pub(in crate::broker) fn note_arrival(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        message: MessageId,
+    ) {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
-        let record = &self.queues[queue.index()];
+        let record = &self.slab[queue.index()];
         if record.sleeps_for.is_some() {
             return self.note_sleeper(cx, message);
         }
@@ -137,92 +128,16 @@ impl Broker {
             cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
         }
         // Behind others it has to wait, and its queue is looked at for those.
-        if is_first_to || self.queues[queue.index()].backlog.ready() == 1 {
+        if is_first_to || self.slab[queue.index()].backlog.ready() == 1 {
             self.schedule(cx, queue);
         }
     }
 
-    /// A message that is due at once came to a queue, and nobody waits there: it has expired if it stands
-    /// first. Says whether that was looked at.
-    pub(super) fn expire_arrival(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        message: MessageId,
-    ) -> bool {
-        let record = &self.queues[queue.index()];
-        let is_due =
-            cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE) || record.settings.message_ttl_ms == 0;
-        // In the middle of a transaction its letter waits for the end: what that publishes has been promised
-        // room.
-        let waits = cx.journal.is_grouping() && record.settings.dead_letters;
-        let looks = is_due && self.queues[self.whole(queue).index()].eligible.is_empty();
-        if looks && waits {
-            self.note_shed_anew(queue);
-        } else if looks {
-            self.expire_by(cx, queue, &mut 1, Patience::No);
-        }
-        looks
-    }
-
-    /// Gives up what has expired at the front; `false`: not all of it now.
-    #[inline(never)]
-    pub(super) fn expire_by(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        left: &mut u32,
-        patience: Patience,
-    ) -> bool {
-        while self.queues[queue.index()].settings.may_expire {
-            match self.head(cx, queue, patience) {
-                Head::At(at) if at <= cx.journal.time_ms() => {}
-                Head::Nothing | Head::Unknown | Head::DueAbsent | Head::At(_) => break,
-            }
-            let before = cx.work.units();
-            cx.work.charge(1);
-            let is_gone = *left > 0
-                && match self.has_dead_letters(queue) {
-                    true => self.bury_first(cx, queue, Reason::Expired),
-                    false => self.drop_first(cx, queue),
-                };
-            if !is_gone {
-                return false;
-            }
-            // What came to nothing is no step, or the queue would be asked again at once.
-            take_step(left, before, cx.work);
-        }
-        true
-    }
-
-    /// The same before a message goes to somebody.
-    pub(super) fn expire_before_delivery(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        patience: Patience,
-    ) -> Cleared {
-        let mut left = DELIVER_STEP;
-        if self.expire_by(cx, queue, &mut left, patience) {
-            return Cleared::Yes;
-        }
-        self.queues[queue.index()].front = Front::Expired;
-        self.note_shed(queue);
-        if left < DELIVER_STEP { Cleared::NotYet } else { Cleared::No }
-    }
-
-    /// A message was taken: what stood behind it may have expired, and does not count any more.
-    #[cold]
-    pub(super) fn expire_behind(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        self.expire_by(cx, queue, &mut { DELIVER_STEP }, Patience::No);
-        self.schedule(cx, queue);
-    }
-
     /// Sees to it that the queue is looked at when what stands first expires, or nobody has a use for it.
     #[cold]
-    pub(super) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(in crate::broker) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut due_ms = self.unused_until_ms(cx.journal, queue);
-        if self.queues[queue.index()].settings.may_expire {
+        if self.slab[queue.index()].settings.may_expire {
             match self.head(cx, queue, Patience::OneTurn) {
                 Head::Nothing => {}
                 Head::Unknown => self.want_peek(queue),
@@ -233,10 +148,20 @@ impl Broker {
         self.note_due(queue, due_ms);
     }
 
+    /// Whether what stands first has expired, and is in memory.
+    pub(in crate::broker) fn has_expired(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        patience: Patience,
+    ) -> bool {
+        matches!(self.head(cx, queue, patience), Head::At(at) if at <= cx.journal.time_ms())
+    }
+
     #[inline(never)]
     fn head(&mut self, cx: &mut Context<'_>, queue: QueueId, mut patience: Patience) -> Head {
-        let record = &self.queues[queue.index()];
-        let is_returning = record.returning > 0 || self.queues[self.whole(queue).index()].returning > 0;
+        let record = &self.slab[queue.index()];
+        let is_returning = record.returning > 0 || self.slab[self.whole(queue).index()].returning > 0;
         if record.dying || is_returning || !self.is_first_level(queue) {
             return Head::Nothing;
         }
@@ -251,7 +176,7 @@ impl Broker {
             // A consumer had it already, so that it has no turn more for one who waits.
             Some(First::CameBack) => {
                 patience = Patience::No;
-                record.backlog.first_returned(&self.fifo_pool, &self.deliveries).0
+                record.backlog.first_returned(&self.pool, &self.deliveries).0
             }
             Some(First::At(
                 _,
@@ -272,7 +197,7 @@ impl Broker {
     }
 
     fn absent_head(&self, journal: &Journal, queue: QueueId, (lane, offset): (Lane, u64)) -> Head {
-        let peeked = self.queues[queue.index()].peeked;
+        let peeked = self.slab[queue.index()].peeked;
         match () {
             () if !peeked.is_of(lane, offset) => Head::Unknown,
             () if peeked.due_ms <= journal.time_ms() => Head::DueAbsent,
@@ -295,10 +220,10 @@ impl Broker {
 
     /// Asks until when the first message may wait, which only the log has.
     #[cold]
-    pub(super) fn want_peek(&mut self, queue: QueueId) {
-        if !self.queues[queue.index()].is_fetching {
+    pub(in crate::broker) fn want_peek(&mut self, queue: QueueId) {
+        if !self.slab[queue.index()].is_fetching {
             self.want_pages(queue);
-            self.queues[queue.index()].peeked = Peeked::WANTED;
+            self.slab[queue.index()].peeked = Peeked::WANTED;
         }
     }
 
@@ -306,8 +231,8 @@ impl Broker {
     /// for them, and until then they fill the log. What the queue's arguments say is not all: a message may
     /// have a time of its own.
     #[cold]
-    pub(super) fn look_at_stored(&mut self, queue: QueueId) {
-        match self.queues[queue.index()].sleeps_for {
+    pub(in crate::broker) fn look_at_stored(&mut self, queue: QueueId) {
+        match self.slab[queue.index()].sleeps_for {
             Some(_) => self.note_slot_restored(queue),
             None => self.want_peek(queue),
         }
@@ -315,16 +240,16 @@ impl Broker {
 
     /// The record of the first message was read.
     #[cold]
-    pub(super) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
-        if self.queues[fetch.queue.index()].sleeps_for.is_some() {
-            self.queues[fetch.queue.index()].peeked = Peeked::of(lane, page.offset, u64::MAX);
+    pub(in crate::broker) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
+        if self.slab[fetch.queue.index()].sleeps_for.is_some() {
+            self.slab[fetch.queue.index()].peeked = Peeked::of(lane, page.offset, u64::MAX);
             return self.slot_peeked(fetch.queue, page);
         }
         let own_ttl_ms = expiration_ms(&Properties::trusted(page.properties)).ok().flatten();
         if own_ttl_ms.is_some() {
             self.note_may_expire(fetch.queue);
         }
-        let record = &mut self.queues[fetch.queue.index()];
+        let record = &mut self.slab[fetch.queue.index()];
         let ttl_ms = own_ttl_ms.unwrap_or(u64::MAX).min(record.settings.message_ttl_ms);
         record.peeked = Peeked::of(lane, page.offset, page.enqueued_ms.saturating_add(ttl_ms));
     }
@@ -333,8 +258,8 @@ impl Broker {
 
     /// Somebody has a use for the queue, or had until now.
     #[cold]
-    pub(super) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
-        let record = &mut self.queues[queue.index()];
+    pub(in crate::broker) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
+        let record = &mut self.slab[queue.index()];
         if record.settings.expires() && !record.dying {
             record.unused_until_ms = journal.time_ms().saturating_add(record.settings.expires_ms);
             let due_ms = self.unused_until_ms(journal, queue);
@@ -344,25 +269,14 @@ impl Broker {
 
     /// Until when the queue stays if nobody has a use for it.
     fn unused_until_ms(&self, journal: &Journal, queue: QueueId) -> u64 {
-        let record = &self.queues[queue.index()];
+        let record = &self.slab[queue.index()];
         // What cannot be written down stays.
         let may_go =
             record.consumers.is_empty() && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
         if may_go { record.unused_until_ms } else { u64::MAX }
     }
 
-    pub(super) fn is_unused_for_too_long(&self, journal: &Journal, queue: QueueId) -> bool {
+    pub(in crate::broker) fn is_unused_for_too_long(&self, journal: &Journal, queue: QueueId) -> bool {
         self.unused_until_ms(journal, queue) <= journal.time_ms()
-    }
-
-    /// Deletes a queue that nobody had a use for for too long; `false`: too much is to be written now.
-    #[cold]
-    pub(super) fn expire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let may_go = !cx.journal.is_crowded();
-        if may_go {
-            self.retire_queue(cx, queue);
-            self.queue_job(Job::Queue(queue));
-        }
-        may_go
     }
 }

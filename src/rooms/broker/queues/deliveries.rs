@@ -19,11 +19,11 @@ use core::ops::{Index, IndexMut};
 use crate::command::{ChannelId, ConsumerId, QueueId, Settlement};
 use crate::mem::{Links, List, MessageId, Slab, sort_by_key};
 
-use super::death::Reason;
+use crate::broker::death::Reason;
 
 /// Which method carries the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Carrier {
+pub(in crate::broker) enum Carrier {
     /// basic.deliver.
     Deliver,
     /// basic.get-ok with the number of messages left.
@@ -34,42 +34,42 @@ pub(super) enum Carrier {
 
 /// One delivery.
 #[derive(Debug)]
-pub(super) struct Delivered {
-    pub(super) tag: u64,
+pub(in crate::broker) struct Delivered {
+    pub(in crate::broker) tag: u64,
     /// Its place in the order in which messages left the queue.
-    pub(super) offset: u64,
+    pub(in crate::broker) offset: u64,
     /// Its place in the log, if the log has it.
-    pub(super) logged: Option<u64>,
+    pub(in crate::broker) logged: Option<u64>,
     /// Its place in the outbox of the connection.
-    pub(super) sequence: u64,
+    pub(in crate::broker) sequence: u64,
     /// None when it is written and only the log has the message.
-    pub(super) message: Option<MessageId>,
+    pub(in crate::broker) message: Option<MessageId>,
     /// Bytes of its body.
-    pub(super) body_len: u32,
-    pub(super) channel: ChannelId,
+    pub(in crate::broker) body_len: u32,
+    pub(in crate::broker) channel: ChannelId,
     /// The consumer, or the stand-in of a get; none for returns.
-    pub(super) consumer: Option<ConsumerId>,
-    pub(super) queue: Option<QueueId>,
+    pub(in crate::broker) consumer: Option<ConsumerId>,
+    pub(in crate::broker) queue: Option<QueueId>,
     /// Bytes it counts for in the outbox.
-    pub(super) wire_bytes: u32,
+    pub(in crate::broker) wire_bytes: u32,
     /// When it was delivered, in seconds since the start of the process.
-    pub(super) delivered_s: u32,
-    pub(super) carrier: Carrier,
-    pub(super) redelivered: bool,
+    pub(in crate::broker) delivered_s: u32,
+    pub(in crate::broker) carrier: Carrier,
+    pub(in crate::broker) redelivered: bool,
     /// How often it came back; beyond the largest number that is not told any more.
-    pub(super) returns: u16,
+    pub(in crate::broker) returns: u16,
     /// Its queue gives it up.
-    pub(super) death: Option<Reason>,
+    pub(in crate::broker) death: Option<Reason>,
     /// It is settled by being written.
-    pub(super) no_ack: bool,
+    pub(in crate::broker) no_ack: bool,
     /// It has been written to the socket.
-    pub(super) sent: bool,
+    pub(in crate::broker) sent: bool,
     /// It is back in its queue.
     returned: bool,
     /// It is on the list of those that may leave memory.
     may_leave: bool,
     /// Its channel went while it was being written: it goes back to its queue afterwards.
-    pub(super) orphaned: bool,
+    pub(in crate::broker) orphaned: bool,
     /// In an open transaction: what commit will do with it.
     decided: Option<Settlement>,
     links: Links,
@@ -87,23 +87,23 @@ struct HeapLinks {
 }
 
 /// Everything a new delivery is made of.
-pub(super) struct NewDelivery {
-    pub(super) tag: u64,
-    pub(super) offset: u64,
-    pub(super) logged: Option<u64>,
-    pub(super) message: MessageId,
-    pub(super) channel: ChannelId,
-    pub(super) consumer: Option<ConsumerId>,
-    pub(super) queue: Option<QueueId>,
-    pub(super) carrier: Carrier,
-    pub(super) redelivered: bool,
-    pub(super) returns: u16,
-    pub(super) no_ack: bool,
+pub(in crate::broker) struct NewDelivery {
+    pub(in crate::broker) tag: u64,
+    pub(in crate::broker) offset: u64,
+    pub(in crate::broker) logged: Option<u64>,
+    pub(in crate::broker) message: MessageId,
+    pub(in crate::broker) channel: ChannelId,
+    pub(in crate::broker) consumer: Option<ConsumerId>,
+    pub(in crate::broker) queue: Option<QueueId>,
+    pub(in crate::broker) carrier: Carrier,
+    pub(in crate::broker) redelivered: bool,
+    pub(in crate::broker) returns: u16,
+    pub(in crate::broker) no_ack: bool,
 }
 
 /// The pool of deliveries.
 #[derive(Debug)]
-pub(super) struct Deliveries {
+pub(in crate::broker) struct Deliveries {
     slab: Slab<Delivered>,
     buckets: Box<[u32]>,
     /// Records in the returned heaps of all queues.
@@ -114,9 +114,10 @@ pub(super) struct Deliveries {
 
 impl Deliveries {
     /// Bytes per delivery, its bucket included (there are up to two buckets for one).
-    pub(super) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
+    pub(in crate::broker) const RECORD_BYTES: usize =
+        Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
 
-    pub(super) fn with_capacity(capacity: usize) -> Self {
+    pub(in crate::broker) fn with_capacity(capacity: usize) -> Self {
         let buckets = capacity.next_power_of_two();
         Self {
             slab: Slab::with_capacity(capacity),
@@ -128,7 +129,7 @@ impl Deliveries {
 
     /// Makes the record, with its place in the outbox and what it counts for there; `None` when the pool is
     /// full.
-    pub(super) fn insert(
+    pub(in crate::broker) fn insert(
         &mut self,
         new: NewDelivery,
         sequence: u64,
@@ -173,7 +174,7 @@ impl Deliveries {
     }
 
     /// The unsettled delivery with this tag.
-    pub(super) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
+    pub(in crate::broker) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let mut at = self.buckets[self.bucket(channel, tag)];
         while at != 0 {
             let record = &self.slab[at as usize - 1];
@@ -215,7 +216,7 @@ impl Deliveries {
 
     /// Frees the record; its tag must have been forgotten.
     #[inline]
-    pub(super) fn remove(&mut self, index: usize) -> Delivered {
+    pub(in crate::broker) fn remove(&mut self, index: usize) -> Delivered {
         self.keep(index);
         self.slab.remove(index)
     }
@@ -224,19 +225,19 @@ impl Deliveries {
 
     /// Behind all that is in the outbox.
     #[inline]
-    pub(super) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
+    pub(in crate::broker) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
     /// Out of the outbox, wherever it stands.
     #[inline]
-    pub(super) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
+    pub(in crate::broker) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
     /// The one behind it in the outbox.
     #[inline]
-    pub(super) fn next_in_outbox(&self, index: usize) -> Option<usize> {
+    pub(in crate::broker) fn next_in_outbox(&self, index: usize) -> Option<usize> {
         List::after(&self.slab, index, |delivery| &delivery.outbox_links)
     }
 
@@ -244,25 +245,25 @@ impl Deliveries {
 
     /// Behind all that the channel has not acknowledged.
     #[inline]
-    pub(super) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
+    pub(in crate::broker) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
     /// It is acknowledged, or decided otherwise: its tag is known no more.
     #[inline]
-    pub(super) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
+    pub(in crate::broker) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.remove(&mut self.slab, index, |delivery| &mut delivery.links);
         self.forget_tag(index);
     }
 
     /// A transaction is to do this with it; it must have left the unacknowledged ones.
-    pub(super) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
+    pub(in crate::broker) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
         self.slab[index].decided = Some(settlement);
         decided.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
     /// Takes the next that a transaction decided about.
-    pub(super) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
+    pub(in crate::broker) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
         let index = decided.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
         let settlement = self.slab[index].decided.take();
         Some((index, settlement.expect("what is on this list is decided")))
@@ -271,7 +272,7 @@ impl Deliveries {
     /// A transaction decides nothing after all: its deliveries are unacknowledged again, in their old places.
     /// In one pass over the list from its end: a client decides in any order, and looking for each place anew
     /// would take time without bound.
-    pub(super) fn undecide(&mut self, list: &mut List, mut decided: List) {
+    pub(in crate::broker) fn undecide(&mut self, list: &mut List, mut decided: List) {
         decided.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
         let mut after = list.back();
         while let Some(index) = decided.back() {
@@ -289,7 +290,7 @@ impl Deliveries {
     // ---- what may leave memory
 
     /// From now on its message may leave memory, if the log has it; the record must be in no outbox.
-    pub(super) fn let_leave(&mut self, index: usize) {
+    pub(in crate::broker) fn let_leave(&mut self, index: usize) {
         let record = &mut self.slab[index];
         if record.logged.is_some() && record.message.is_some() && !record.may_leave {
             record.may_leave = true;
@@ -298,53 +299,53 @@ impl Deliveries {
     }
 
     /// Its message stays in memory, or has left it.
-    pub(super) fn keep(&mut self, index: usize) {
+    pub(in crate::broker) fn keep(&mut self, index: usize) {
         if core::mem::take(&mut self.slab[index].may_leave) {
             self.leavable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
     }
 
     /// The first whose message may leave memory.
-    pub(super) const fn first_to_leave(&self) -> Option<usize> {
+    pub(in crate::broker) const fn first_to_leave(&self) -> Option<usize> {
         self.leavable.front()
     }
 
     // ---- how many there are
 
     /// Deliveries that are not settled, and returns that are not written.
-    pub(super) const fn len(&self) -> usize {
+    pub(in crate::broker) const fn len(&self) -> usize {
         self.slab.len()
     }
 
     /// Whether there are none.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(in crate::broker) const fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
     /// Records that are free.
     #[inline]
-    pub(super) const fn room(&self) -> usize {
+    pub(in crate::broker) const fn room(&self) -> usize {
         self.slab.room()
     }
 
     /// Rises with every record that becomes free.
-    pub(super) const fn given(&self) -> u64 {
+    pub(in crate::broker) const fn given(&self) -> u64 {
         self.slab.given()
     }
 
     /// Bytes that nobody uses and the system holds memory for, about.
-    pub(super) const fn idle_bytes(&self) -> usize {
+    pub(in crate::broker) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
 
     /// Gives idle memory back.
-    pub(super) fn trim(&mut self) {
+    pub(in crate::broker) fn trim(&mut self) {
         self.slab.trim();
     }
 
     /// Whether half of all records serve messages that came back to their queues and that nobody may ever
     /// ask for again: no more of them shall, or there would be none left for anybody else.
-    pub(super) const fn are_half_returned(&self) -> bool {
+    pub(in crate::broker) const fn are_half_returned(&self) -> bool {
         2 * self.returned >= self.slab.len() + self.slab.room()
     }
 
@@ -357,7 +358,7 @@ impl Deliveries {
 
 impl Deliveries {
     /// Whether a queue gives up something for this reason, and has not done so yet.
-    pub(super) fn has_death(&self, reason: Reason) -> bool {
+    pub(in crate::broker) fn has_death(&self, reason: Reason) -> bool {
         self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))
     }
 }
@@ -380,7 +381,7 @@ impl IndexMut<usize> for Deliveries {
 
 impl Delivered {
     /// Whether it is back in its queue.
-    pub(super) const fn is_returned(&self) -> bool {
+    pub(in crate::broker) const fn is_returned(&self) -> bool {
         self.returned
     }
 }
@@ -388,26 +389,26 @@ impl Delivered {
 /// Messages that came back to their queue, lowest offset first: a leftist heap through the records, so that
 /// giving one back and taking the first are both logarithmic whatever the order.
 #[derive(Debug, Default)]
-pub(super) struct ReturnedHeap {
+pub(in crate::broker) struct ReturnedHeap {
     root: u32,
     len: u32,
 }
 
 impl ReturnedHeap {
-    pub(super) const fn len(&self) -> u32 {
+    pub(in crate::broker) const fn len(&self) -> u32 {
         self.len
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(in crate::broker) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The returned delivery with the lowest offset.
-    pub(super) fn first(&self) -> Option<usize> {
+    pub(in crate::broker) fn first(&self) -> Option<usize> {
         (self.root != 0).then(|| self.root as usize - 1)
     }
 
-    pub(super) fn insert(&mut self, pool: &mut Deliveries, index: usize) {
+    pub(in crate::broker) fn insert(&mut self, pool: &mut Deliveries, index: usize) {
         pool.slab[index].returned = true;
         pool.slab[index].heap = HeapLinks { left: 0, right: 0, rank: 1 };
         self.root = merge(&mut pool.slab, self.root, index as u32 + 1);
@@ -416,7 +417,7 @@ impl ReturnedHeap {
     }
 
     /// All of them, lowest offset first.
-    pub(super) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
+    pub(in crate::broker) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
         let (mut found, mut open) = (Vec::with_capacity(self.len as usize), vec![self.root]);
         while let Some(place) = open.pop() {
             if place > 0 {
@@ -431,7 +432,7 @@ impl ReturnedHeap {
     }
 
     /// Takes the delivery with the lowest offset.
-    pub(super) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
+    pub(in crate::broker) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
         let first = self.first()?;
         let HeapLinks { left, right, .. } = core::mem::take(&mut pool.slab[first].heap);
         self.root = merge(&mut pool.slab, left, right);

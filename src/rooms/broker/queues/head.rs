@@ -13,24 +13,26 @@ use crate::mem::{MessageFlags, MessageId, Messages};
 use super::backlog::{First, QueuePart, Size, Taken};
 use super::place::{Lane, Place};
 use super::queue::Front;
-use super::quota::owner_of;
-use super::{Broker, Context};
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::access::Access;
+use crate::broker::quota::owner_of;
 
 /// Memory that must be there for reading ahead, in bytes.
 const HEAD_BYTES: usize = 16 << 10;
 
-impl Broker {
+impl Queues {
     #[inline]
-    pub(super) fn first(&self, queue: QueueId) -> Option<First> {
-        self.queues[queue.index()].backlog.first(&self.fifo_pool, &self.deliveries)
+    pub(in crate::broker) fn first(&self, queue: QueueId) -> Option<First> {
+        self.slab[queue.index()].backlog.first(&self.pool, &self.deliveries)
     }
 
     /// The first message, if it can go now. If not, what it waits for has been asked for.
-    pub(super) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
+    pub(in crate::broker) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
-            First::CameBack if self.queues[queue.index()].is_named => self.may_name_returned(cx, queue),
+            First::CameBack if self.slab[queue.index()].is_named => self.may_name_returned(cx, queue),
             First::CameBack => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 self.want_pages(queue);
@@ -43,14 +45,14 @@ impl Broker {
                 } else {
                     // A place is named to another broker, so it is never to be given again: that the log has a
                     // mark above it sees to that, whether it has the message or not.
-                    let is_named = self.queues[queue.index()].is_named;
+                    let is_named = self.slab[queue.index()].is_named;
                     !is_named && cx.journal.is_gathering(cx.messages, message)
                         || self.is_below_watermark(cx.journal, queue, offset)
                 }
             }
         };
         if !may_go {
-            self.queues[queue.index()].front = Front::Blocked;
+            self.slab[queue.index()].front = Front::Blocked;
         }
         may_go.then_some(first)
     }
@@ -58,8 +60,8 @@ impl Broker {
     /// Whether what came back first may go to another broker: it was given to somebody here, who knows it by no place.
     #[cold]
     fn may_name_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let backlog = &self.queues[queue.index()].backlog;
-        let (message, logged) = backlog.first_returned(&self.fifo_pool, &self.deliveries);
+        let backlog = &self.slab[queue.index()].backlog;
+        let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
         logged.is_none_or(|offset| {
             !cx.journal.is_gathering(cx.messages, message)
                 || self.is_below_watermark(cx.journal, queue, offset)
@@ -71,14 +73,14 @@ impl Broker {
         if journal.mode() != Mode::On {
             return true;
         }
-        let record = &mut self.queues[queue.index()];
+        let record = &mut self.slab[queue.index()];
         let (is_named, logged) = (record.is_named, &mut record.logged);
         if let Some(through) = logged.ask_watermark(offset, is_named) {
             let incarnation = logged.incarnation();
             let fact = journal.set_delivered_watermark(incarnation, through);
             self.watermarks_pending.push_back((fact, queue, incarnation, through));
         }
-        self.queues[queue.index()].logged.is_below_watermark(offset)
+        self.slab[queue.index()].logged.is_below_watermark(offset)
     }
 
     /// Somebody waits for a message that took the place of another: it goes when the log has both.
@@ -98,7 +100,7 @@ impl Broker {
             let is_new = before < journal.durable();
             // The queue may have been deleted since.
             if is_new
-                && let Some(record) = self.queues.get_mut(queue.index())
+                && let Some(record) = self.slab.get_mut(queue.index())
                 && record.front == Front::Blocked
             {
                 record.front = Front::Free;
@@ -121,7 +123,7 @@ impl Broker {
             }
             self.watermarks_pending.pop_front();
             // It may have been deleted since.
-            let Some(record) = self.queues.get_mut(queue.index()) else { continue };
+            let Some(record) = self.slab.get_mut(queue.index()) else { continue };
             if record.logged.incarnation() == incarnation {
                 record.logged.raise_watermark(through);
                 record.front = Front::Free;
@@ -133,27 +135,32 @@ impl Broker {
     /// The last thing before a clean stop, when all else is written: watermarks that ran ahead of the
     /// deliveries are set right, so that what nobody was sent is not called redelivered; and how often messages
     /// came back. Says whether there was anything to write.
-    pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
+    pub(in crate::broker) fn reset_watermarks(&mut self, journal: &mut Journal, access: &Access) -> bool {
         if journal.mode() != Mode::On {
             return false;
         }
-        for (_, queue) in self.queues.iter() {
+        for (_, queue) in self.slab.iter() {
             let reset = queue.logged.watermark_reset().filter(|_| !queue.dying && !journal.is_crowded());
             if let Some((taken_below, watermark)) = reset {
                 journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
             }
         }
-        self.write_returns_now(journal);
+        self.write_returns_now(journal, access);
         !journal.is_empty()
     }
 
     /// Takes what stands first in a queue, and is in memory.
-    pub(super) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
+    pub(in crate::broker) fn take_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        first: First,
+    ) -> Taken {
         let taken = match first {
             First::CameBack => {
-                let record = &mut self.queues[queue.index()];
+                let record = &mut self.slab[queue.index()];
                 let mut taken =
-                    record.backlog.take_returned(&mut self.fifo_pool, &mut self.deliveries, cx.messages);
+                    record.backlog.take_returned(&mut self.pool, &mut self.deliveries, cx.messages);
                 if let Some(offset) = taken.logged {
                     taken.returns = taken.returns.max(record.returns.count_of(offset));
                 }
@@ -184,8 +191,8 @@ impl Broker {
         message: MessageId,
         logged: Option<u64>,
     ) -> Taken {
-        let record = &mut self.queues[queue.index()];
-        let offset = record.backlog.take_from(&mut self.fifo_pool, part, Size::of(cx.messages, message));
+        let record = &mut self.slab[queue.index()];
+        let offset = record.backlog.take_from(&mut self.pool, part, Size::of(cx.messages, message));
         let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
         let returns = logged.map_or(0, |offset| record.returns.count_of(offset));
         let is_to_spare = || cx.messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES);
@@ -196,24 +203,24 @@ impl Broker {
     }
 
     /// A message on its way to a consumer before its commit was made: the commit says so.
-    pub(super) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+    pub(in crate::broker) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         if let Some(offset) = taken.logged
             && cx.journal.is_gathering(cx.messages, taken.message)
         {
-            cx.journal.piggyback(self.queues[queue.index()].logged.incarnation(), offset + 1);
+            cx.journal.piggyback(self.slab[queue.index()].logged.incarnation(), offset + 1);
         }
     }
 
     /// Drops a message that was taken and goes nowhere.
-    pub(super) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
-        self.queues[queue.index()].backlog.note_dropped();
+    pub(in crate::broker) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+        self.slab[queue.index()].backlog.note_dropped();
         self.settle_logged(cx, queue, taken.logged, taken.message);
         cx.messages.release(taken.message);
         self.releases += 1;
     }
 
     /// A message of a queue is done with: so it is in the log.
-    pub(super) fn settle_logged(
+    pub(in crate::broker) fn settle_logged(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -221,7 +228,7 @@ impl Broker {
         message: MessageId,
     ) {
         let Some(offset) = logged else { return };
-        let record = &mut self.queues[queue.index()];
+        let record = &mut self.slab[queue.index()];
         record.logged.settled(log_bytes(cx.messages, message));
         if record.dying {
             cx.journal.forsake(cx.messages, record.logged.incarnation(), message);
@@ -232,7 +239,7 @@ impl Broker {
     }
 
     /// Drops the first message, in memory or not; `false` when there is none.
-    pub(super) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+    pub(in crate::broker) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
             Some(First::Absent(offset)) => {
@@ -242,9 +249,9 @@ impl Broker {
             }
             Some(First::At(part, Place::Stored(lane, start, count))) => {
                 assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
-                let count = if self.queues[queue.index()].dying { count } else { 1 };
+                let count = if self.slab[queue.index()].dying { count } else { 1 };
                 self.settle_run(cx.journal, queue, lane, start, count);
-                self.queues[queue.index()].backlog.leave_stored(&mut self.fifo_pool, count);
+                self.slab[queue.index()].backlog.leave_stored(&mut self.pool, count);
                 true
             }
             Some(first) => {
@@ -256,12 +263,12 @@ impl Broker {
     }
 
     /// The first of those that came back leaves the queue, unread.
-    pub(super) fn leave_absent(&mut self, queue: QueueId) {
-        self.queues[queue.index()].backlog.drop_absent(&mut self.fifo_pool, &mut self.deliveries);
+    pub(in crate::broker) fn leave_absent(&mut self, queue: QueueId) {
+        self.slab[queue.index()].backlog.drop_absent(&mut self.pool, &mut self.deliveries);
     }
 
     /// The first `count` messages of a run that only the log has are done with, unread.
-    pub(super) fn settle_run(
+    pub(in crate::broker) fn settle_run(
         &mut self,
         journal: &mut Journal,
         queue: QueueId,
@@ -269,11 +276,11 @@ impl Broker {
         start: u64,
         count: u32,
     ) {
-        let record = &mut self.queues[queue.index()];
+        let record = &mut self.slab[queue.index()];
         record.uncount_stored(lane, count.into());
         // Its virtual host has less in the log by now.
         self.releases += 1;
-        let record = &self.queues[queue.index()];
+        let record = &self.slab[queue.index()];
         if !record.dying {
             let end = start + u64::from(count);
             journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });
@@ -283,7 +290,7 @@ impl Broker {
 
 /// What a message takes in the log, roughly: the same number whenever it is asked.
 #[inline]
-pub(super) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
+pub(in crate::broker) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
     const RECORD_BYTES: u64 = 40;
     messages.stream_len(message) as u64 + RECORD_BYTES
 }

@@ -8,25 +8,25 @@ use crate::mem::MessageId;
 /// Messages in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogRun {
-    pub(super) queue: QueueId,
-    pub(super) incarnation: u64,
-    pub(super) start: u64,
-    pub(super) count: u32,
+    pub(in crate::broker) queue: QueueId,
+    pub(in crate::broker) incarnation: u64,
+    pub(in crate::broker) start: u64,
+    pub(in crate::broker) count: u32,
     /// Offsets below were delivered before.
-    pub(super) redelivered_below: u64,
+    pub(in crate::broker) redelivered_below: u64,
 }
 
 /// What somebody waits to look at.
 #[derive(Debug)]
-pub(super) struct Look {
-    pub(super) number: u64,
-    pub(super) run: LogRun,
-    pub(super) state: LookState,
-    pub(super) found: Vec<(MessageId, bool)>,
+pub(in crate::broker) struct Look {
+    pub(in crate::broker) number: u64,
+    pub(in crate::broker) run: LogRun,
+    pub(in crate::broker) state: LookState,
+    pub(in crate::broker) found: Vec<(MessageId, bool)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum LookState {
+pub(in crate::broker) enum LookState {
     Wanted,
     Reading,
     Done,
@@ -34,20 +34,20 @@ pub(super) enum LookState {
 
 /// The looks under way, of which one is being read at a time.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
-    pub(super) list: Vec<Look>,
-    pub(super) last: u64,
+pub(in crate::broker) struct Looks {
+    pub(in crate::broker) list: Vec<Look>,
+    pub(in crate::broker) last: u64,
 }
 
 impl Looks {
     /// Whether something is to be read.
     #[inline]
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(in crate::broker) fn is_wanted(&self) -> bool {
         !self.list.is_empty() && self.list.iter().any(|look| look.state == LookState::Wanted)
     }
 
     /// The one that is being read.
-    pub(super) fn reading(&mut self) -> Option<&mut Look> {
+    pub(in crate::broker) fn reading(&mut self) -> Option<&mut Look> {
         self.list.iter_mut().find(|look| look.state == LookState::Reading)
     }
 }

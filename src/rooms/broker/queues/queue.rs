@@ -8,96 +8,96 @@ use crate::command::{ConnectionId, ExchangeId, QueueId, VhostId};
 use crate::journal::Appended;
 use crate::mem::{FifoPool, Links, List};
 
-use super::arguments::QueueSettings;
 use super::backlog::{Backlog, Size};
 use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
-use super::policy::Applied;
-use super::quota::Declarer;
-use super::quota::owner_of;
 use super::returns::Returns;
+use crate::broker::arguments::QueueSettings;
+use crate::broker::policy::Applied;
+use crate::broker::quota::Declarer;
+use crate::broker::quota::owner_of;
 
 /// One queue.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(in crate::broker) struct Queue {
     /// When it was declared, as a number that no other queue has.
-    pub(super) serial: u64,
-    pub(super) vhost: VhostId,
-    pub(super) name: Box<str>,
-    pub(super) durable: bool,
-    pub(super) auto_delete: bool,
+    pub(in crate::broker) serial: u64,
+    pub(in crate::broker) vhost: VhostId,
+    pub(in crate::broker) name: Box<str>,
+    pub(in crate::broker) durable: bool,
+    pub(in crate::broker) auto_delete: bool,
     /// What it was declared with is lost: it is so until somebody declares it again.
-    pub(super) is_rebuilt: bool,
-    pub(super) exclusive_owner: Option<ConnectionId>,
+    pub(in crate::broker) is_rebuilt: bool,
+    pub(in crate::broker) exclusive_owner: Option<ConnectionId>,
     /// In whose share it is.
-    pub(super) declarer: Option<Declarer>,
-    pub(super) arguments: Box<[u8]>,
+    pub(in crate::broker) declarer: Option<Declarer>,
+    pub(in crate::broker) arguments: Box<[u8]>,
     /// The policies that apply to it.
-    pub(super) applied: Applied,
-    pub(super) settings: QueueSettings,
+    pub(in crate::broker) applied: Applied,
+    pub(in crate::broker) settings: QueueSettings,
     /// Seen by nobody: a level of another queue, what a delayed exchange keeps, or the reply queue behind
     /// amq.rabbitmq.reply-to, which is reached by its name.
-    pub(super) hidden: bool,
+    pub(in crate::broker) hidden: bool,
     /// What is in it sleeps until this delayed exchange is to route it.
-    pub(super) sleeps_for: Option<ExchangeId>,
+    pub(in crate::broker) sleeps_for: Option<ExchangeId>,
     /// What it is among queues with priorities.
-    pub(super) rank: Rank,
-    pub(super) logged: Logged,
+    pub(in crate::broker) rank: Rank,
+    pub(in crate::broker) logged: Logged,
     /// How often its messages came back, if it is a queue that counts that.
-    pub(super) returns: Returns,
-    pub(super) spilled: Spilled,
+    pub(in crate::broker) returns: Returns,
+    pub(in crate::broker) spilled: Spilled,
     /// Messages that wait for delivery.
-    pub(super) backlog: Backlog,
+    pub(in crate::broker) backlog: Backlog,
     /// On the list of queues to be read from, or being read.
-    pub(super) is_fetching: bool,
+    pub(in crate::broker) is_fetching: bool,
     /// Deliveries not settled, gets included.
-    pub(super) unsettled: u32,
+    pub(in crate::broker) unsettled: u32,
     /// Bytes of blocks that their messages occupy.
-    pub(super) unsettled_bytes: u64,
+    pub(in crate::broker) unsettled_bytes: u64,
     /// Bytes of their bodies, in memory or not.
-    pub(super) unsettled_body_bytes: u64,
+    pub(in crate::broker) unsettled_body_bytes: u64,
     /// Those of them that only the log has.
-    pub(super) unsettled_absent: u32,
+    pub(in crate::broker) unsettled_absent: u32,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
-    pub(super) returning: u32,
+    pub(in crate::broker) returning: u32,
     /// A bridge consumes it, or has: its messages are known by their places beyond this broker.
-    pub(super) is_named: bool,
-    pub(super) front: Front,
+    pub(in crate::broker) is_named: bool,
+    pub(in crate::broker) front: Front,
     /// With a single active consumer, that one is the first.
-    pub(super) consumers: List,
-    pub(super) eligible: List,
+    pub(in crate::broker) consumers: List,
+    pub(in crate::broker) eligible: List,
     /// One of the consumers is exclusive.
-    pub(super) exclusively_consumed: bool,
-    pub(super) had_consumer: bool,
+    pub(in crate::broker) exclusively_consumed: bool,
+    pub(in crate::broker) had_consumer: bool,
     /// Bindings that lead here.
-    pub(super) bindings: List,
+    pub(in crate::broker) bindings: List,
     /// Route number that last chose this queue: a message enters a queue once.
-    pub(super) routed_at: u64,
+    pub(in crate::broker) routed_at: u64,
     /// Its name is gone, and what hangs on it is being cleared away.
-    pub(super) dying: bool,
+    pub(in crate::broker) dying: bool,
     /// Cleared away: the record goes with the last delivery that refers to it.
-    pub(super) cleared: bool,
+    pub(in crate::broker) cleared: bool,
     /// The queue is looked at then for what has expired; of a slot of a delayed exchange it is the slot's key
     /// (`sleepers`). The largest number means never.
-    pub(super) due_ms: u64,
+    pub(in crate::broker) due_ms: u64,
     /// The queue stays until then if nobody uses it, and for good while it has a consumer; the largest number
     /// means for ever.
-    pub(super) unused_until_ms: u64,
+    pub(in crate::broker) unused_until_ms: u64,
     /// Messages that came before their queue had a time for them count from here, in milliseconds of broker
     /// time; 0 where it always had.
-    pub(super) ttl_since_ms: u64,
+    pub(in crate::broker) ttl_since_ms: u64,
     /// What is known of a message that stood first and that only the log has.
-    pub(super) peeked: Peeked,
+    pub(in crate::broker) peeked: Peeked,
     /// On the list of queues that have something to give up.
-    pub(super) is_shedding: bool,
-    pub(super) on_ready_list: bool,
-    pub(super) ready_links: Links,
-    pub(super) owner_links: Links,
+    pub(in crate::broker) is_shedding: bool,
+    pub(in crate::broker) on_ready_list: bool,
+    pub(in crate::broker) ready_links: Links,
+    pub(in crate::broker) owner_links: Links,
 }
 
 /// What a record stands for; what becomes of that, see `levels`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rank {
+pub(in crate::broker) enum Rank {
     /// A queue without priorities.
     Plain,
     /// A queue with priorities, and the lowest of its levels.
@@ -121,7 +121,7 @@ pub(super) enum Rank {
 
 /// Whether the first message can go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Front {
+pub(in crate::broker) enum Front {
     Free,
     /// The first message must be read back, or the watermark raised above it, before it can go.
     Blocked,
@@ -131,35 +131,40 @@ pub(super) enum Front {
 
 /// Where a message stood first, and when that expires.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peeked {
+pub(in crate::broker) struct Peeked {
     place: u64,
     /// In milliseconds of broker time; the largest number for never.
-    pub(super) due_ms: u64,
+    pub(in crate::broker) due_ms: u64,
 }
 
 impl Peeked {
     /// Of no message.
-    pub(super) const NOTHING: Self = Self { place: u64::MAX, due_ms: u64::MAX };
+    pub(in crate::broker) const NOTHING: Self = Self { place: u64::MAX, due_ms: u64::MAX };
     /// What is read next is only to tell that.
-    pub(super) const WANTED: Self = Self { place: u64::MAX - 1, due_ms: u64::MAX };
+    pub(in crate::broker) const WANTED: Self = Self { place: u64::MAX - 1, due_ms: u64::MAX };
 
-    pub(super) const fn is_wanted(self) -> bool {
+    pub(in crate::broker) const fn is_wanted(self) -> bool {
         self.place == Self::WANTED.place
     }
 
-    pub(super) const fn of(lane: Lane, offset: u64, due_ms: u64) -> Self {
+    pub(in crate::broker) const fn of(lane: Lane, offset: u64, due_ms: u64) -> Self {
         Self { place: offset << 1 | lane as u64, due_ms }
     }
 
     /// Whether it is that of the message at this place.
-    pub(super) const fn is_of(self, lane: Lane, offset: u64) -> bool {
+    pub(in crate::broker) const fn is_of(self, lane: Lane, offset: u64) -> bool {
         self.place == offset << 1 | lane as u64
     }
 }
 
 impl Queue {
     /// A queue with nothing in it and nobody at it.
-    pub(super) fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
+    pub(in crate::broker) fn new(
+        vhost: VhostId,
+        name: &str,
+        arguments: &[u8],
+        settings: QueueSettings,
+    ) -> Self {
         Self {
             serial: 0,
             vhost,
@@ -208,7 +213,7 @@ impl Queue {
 
     /// Takes a new message of this size. The caller made sure of room.
     #[inline]
-    pub(super) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
+    pub(in crate::broker) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
         let place = match appended.targets() > 0 && self.logged.is_on() {
             true => Place::Logged(appended.message(), self.logged.last_offset()),
             false => Place::Plain(appended.message()),
@@ -217,12 +222,12 @@ impl Queue {
     }
 
     /// Whether only the log has some of its messages, delivered ones included.
-    pub(super) const fn has_absent(&self) -> bool {
+    pub(in crate::broker) const fn has_absent(&self) -> bool {
         self.backlog.has_absent() || self.unsettled_absent > 0
     }
 
     /// Messages leave the log that are not in memory.
-    pub(super) fn uncount_stored(&mut self, lane: Lane, count: u64) {
+    pub(in crate::broker) fn uncount_stored(&mut self, lane: Lane, count: u64) {
         match lane {
             Lane::Durable => self.logged.settled_unread(count),
             Lane::Transient => self.spilled.settled_unread(count),
@@ -230,7 +235,7 @@ impl Queue {
     }
 
     /// What the log knows a lane by.
-    pub(super) const fn incarnation(&self, lane: Lane) -> u64 {
+    pub(in crate::broker) const fn incarnation(&self, lane: Lane) -> u64 {
         match lane {
             Lane::Durable => self.logged.incarnation(),
             Lane::Transient => self.spilled.incarnation(),
@@ -238,54 +243,54 @@ impl Queue {
     }
 
     /// Whether the log knows one of its lanes by this.
-    pub(super) const fn is_known_as(&self, incarnation: u64) -> bool {
+    pub(in crate::broker) const fn is_known_as(&self, incarnation: u64) -> bool {
         incarnation != 0
             && (self.logged.incarnation() == incarnation || self.spilled.incarnation() == incarnation)
     }
 
     /// Bytes that its messages take in the log.
-    pub(super) const fn log_bytes(&self) -> u64 {
+    pub(in crate::broker) const fn log_bytes(&self) -> u64 {
         self.logged.bytes() + self.spilled.bytes()
     }
 
     /// Its messages that are in memory.
-    pub(super) const fn resident_messages(&self) -> u64 {
+    pub(in crate::broker) const fn resident_messages(&self) -> u64 {
         (self.backlog.resident() + self.unsettled - self.unsettled_absent) as u64
     }
 
     /// The one consumer that may take messages, where there is to be one at a time.
-    pub(super) const fn single_active_consumer(&self) -> Option<usize> {
+    pub(in crate::broker) const fn single_active_consumer(&self) -> Option<usize> {
         if self.settings.single_active { self.consumers.front() } else { None }
     }
 
     /// Whether a consumer of it has to wait until the active one has gone.
-    pub(super) fn keeps_waiting(&self, consumer: usize) -> bool {
+    pub(in crate::broker) fn keeps_waiting(&self, consumer: usize) -> bool {
         self.settings.single_active && self.consumers.front() != Some(consumer)
     }
 
     /// Whether what it has in the log goes on when it gives that up.
-    pub(super) const fn buries_logged(&self) -> bool {
+    pub(in crate::broker) const fn buries_logged(&self) -> bool {
         self.settings.dead_letters && self.logged.is_on()
     }
 
     /// Whether more is to be asked when a message comes, goes or comes back than of other queues.
     #[inline]
-    pub(super) const fn is_picky(&self) -> bool {
+    pub(in crate::broker) const fn is_picky(&self) -> bool {
         self.settings.may_expire || self.settings.limits_length || self.sleeps_for.is_some()
     }
 
     /// Whether it is a level of another queue.
-    pub(super) const fn is_level(&self) -> bool {
+    pub(in crate::broker) const fn is_level(&self) -> bool {
         matches!(self.rank, Rank::Level { .. })
     }
 
     /// Whether it has levels above itself.
-    pub(super) const fn has_levels(&self) -> bool {
+    pub(in crate::broker) const fn has_levels(&self) -> bool {
         matches!(self.rank, Rank::Lowest { highest: Some(_), .. })
     }
 
     /// What the log knows its levels by; 0 if it knows of none.
-    pub(super) const fn levels_from(&self) -> u64 {
+    pub(in crate::broker) const fn levels_from(&self) -> u64 {
         match self.rank {
             Rank::Lowest { levels_from, .. } => levels_from,
             Rank::Plain | Rank::Level { .. } => 0,
@@ -294,18 +299,18 @@ impl Queue {
 
     /// Whether more is to be asked when a message comes.
     #[inline]
-    pub(super) fn is_picky_or_ranked(&self) -> bool {
+    pub(in crate::broker) fn is_picky_or_ranked(&self) -> bool {
         self.is_picky() || self.rank != Rank::Plain
     }
 
     /// Whether time alone brings something about here.
-    pub(super) const fn is_picky_by_time(&self) -> bool {
+    pub(in crate::broker) const fn is_picky_by_time(&self) -> bool {
         self.settings.may_expire || self.settings.expires()
     }
 
     /// Whether a deliver pass has anything to do here; `levels` answers for a queue with priorities.
     #[inline]
-    pub(super) fn wants_delivery(&self) -> bool {
+    pub(in crate::broker) fn wants_delivery(&self) -> bool {
         self.backlog.ready() > 0
             && !self.eligible.is_empty()
             && self.returning == 0

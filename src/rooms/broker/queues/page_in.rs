@@ -14,8 +14,9 @@ use crate::wire::props::Properties;
 use super::backlog::{First, Size};
 use super::place::{Lane, Place};
 use super::queue::{Front, Peeked};
-use super::quota::owner_of;
-use super::{Broker, Context};
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::quota::owner_of;
 
 /// Bytes of records read back at once.
 const FETCH_BYTES: u32 = 128 << 10;
@@ -76,7 +77,7 @@ impl Fetch {
 }
 
 impl Page<'_> {
-    pub(super) fn bytes(&self) -> usize {
+    pub(in crate::broker) fn bytes(&self) -> usize {
         self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body_len as usize
     }
 }
@@ -92,10 +93,10 @@ pub enum PageIn {
     NoRoom,
 }
 
-impl Broker {
+impl Queues {
     /// Asks that the front of the middle be read back.
-    pub(super) fn want_pages(&mut self, queue: QueueId) {
-        let record = &mut self.queues[queue.index()];
+    pub(in crate::broker) fn want_pages(&mut self, queue: QueueId) {
+        let record = &mut self.slab[queue.index()];
         if record.peeked.is_wanted() {
             record.peeked = Peeked::NOTHING;
         }
@@ -111,7 +112,7 @@ impl Broker {
 
     /// Rises with everything that a message needs to come back: memory, and places among the queue entries.
     const fn page_room_made(&self, messages: &Messages) -> u64 {
-        messages.room_made() + self.fifo_pool.given()
+        messages.room_made() + self.pool.given()
     }
 
     /// The next thing to read back; [`Self::fetched`] must follow.
@@ -120,25 +121,25 @@ impl Broker {
             return Some(fetch);
         }
         while let Some(queue) = self.paging.next_wanted(self.page_room_made(messages)) {
-            if self.queues.get(queue.index()).is_none() {
+            if self.slab.get(queue.index()).is_none() {
                 continue;
             }
             if let Some(fetch) = self.fetch_for(queue) {
                 return Some(fetch);
             }
-            self.queues[queue.index()].is_fetching = false;
+            self.slab[queue.index()].is_fetching = false;
             self.unstall(queue);
         }
         None
     }
 
     fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
-        let record = &self.queues[queue.index()];
+        let record = &self.slab[queue.index()];
         let (from, (lane, start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
             _ if record.dying => return None,
             (Some(offset), _) => (FetchFrom::Rejected, (Lane::Durable, offset, 1)),
             (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (Lane::Durable, offset, 1)),
-            (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.fifo_pool)?),
+            (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.pool)?),
         };
         let is_peek = record.peeked.is_wanted() && from != FetchFrom::Rejected;
         let count = if is_peek { 1 } else { count };
@@ -174,10 +175,10 @@ impl Broker {
         if !self.has_place(fetch) {
             return PageIn::NoRoom;
         }
-        let owner = owner_of(self.queues[fetch.queue.index()].vhost);
+        let owner = owner_of(self.slab[fetch.queue.index()].vhost);
         // A message that a queue stands still for may have the last memory there is; what is read ahead may
         // not.
-        let is_first = fetch.is_single() || self.queues[fetch.queue.index()].backlog.is_head_empty();
+        let is_first = fetch.is_single() || self.slab[fetch.queue.index()].backlog.is_head_empty();
         if !is_first && !messages.has_ordinary_room(owner, page.bytes()) {
             return PageIn::NoRoom;
         }
@@ -194,7 +195,7 @@ impl Broker {
             return;
         }
         let room_made = self.page_room_made(messages);
-        let record = &mut self.queues[fetch.queue.index()];
+        let record = &mut self.slab[fetch.queue.index()];
         if record.backlog.is_head_empty() || fetch.is_single() {
             self.paging.await_memory(fetch.queue, room_made);
         } else {
@@ -216,17 +217,17 @@ impl Broker {
     /// Whether there is a place for what is read back: what a queue stands still for may have the last chunk
     /// there is; what came back has its place already.
     fn has_place(&self, fetch: &Fetch) -> bool {
-        let backlog = &self.queues[fetch.queue.index()].backlog;
+        let backlog = &self.slab[fetch.queue.index()].backlog;
         fetch.is_single()
             || if backlog.is_head_empty() {
-                self.fifo_pool.has_read_back_chunk()
+                self.pool.has_read_back_chunk()
             } else {
-                self.fifo_pool.chunks_free() > 0
+                self.pool.chunks_free() > 0
             }
     }
 
     fn is_same_queue(&self, fetch: &Fetch) -> bool {
-        let record = self.queues.get(fetch.queue.index());
+        let record = self.slab.get(fetch.queue.index());
         record.is_some_and(|record| record.is_known_as(fetch.incarnation))
     }
 
@@ -245,7 +246,7 @@ impl Broker {
         }
         cx.messages.finish(message);
         cx.messages.set_arrived_ms(message, enqueued_ms.max(1));
-        if self.queues.get(fetch.queue.index()).is_some()
+        if self.slab.get(fetch.queue.index()).is_some()
             && cx.messages.flags(message).has(MessageFlags::EXPIRES)
         {
             self.note_may_expire(fetch.queue);
@@ -256,11 +257,11 @@ impl Broker {
             return next.is_none();
         };
         let size = Size::of(cx.messages, message);
-        let backlog = &mut self.queues[fetch.queue.index()].backlog;
+        let backlog = &mut self.slab[fetch.queue.index()].backlog;
         match fetch.from {
             FetchFrom::Returned => {
                 let place = (message, offset);
-                backlog.returned_paged_in(&mut self.fifo_pool, &mut self.deliveries, place, size);
+                backlog.returned_paged_in(&mut self.pool, &mut self.deliveries, place, size);
                 return true;
             }
             FetchFrom::Rejected => {
@@ -273,7 +274,7 @@ impl Broker {
             Lane::Durable => Place::Logged(message, offset),
             Lane::Transient => Place::Plain(message),
         };
-        backlog.paged_in(&mut self.fifo_pool, place, size);
+        backlog.paged_in(&mut self.pool, place, size);
         if lane == Lane::Transient {
             self.settle_run(cx.journal, fetch.queue, lane, offset, 1);
         }
@@ -285,7 +286,7 @@ impl Broker {
         if fetch.from == FetchFrom::Look {
             return self.end_look(false);
         }
-        let record = self.queues.get(fetch.queue.index());
+        let record = self.slab.get(fetch.queue.index());
         let was_seen = fetch.is_peek
             && record.is_some_and(|record| {
                 [Lane::Durable, Lane::Transient].iter().any(|lane| record.peeked.is_of(*lane, fetch.start))
@@ -296,38 +297,38 @@ impl Broker {
         if !self.is_same_queue(fetch) {
             return;
         }
-        let record = &mut self.queues[fetch.queue.index()];
+        let record = &mut self.slab[fetch.queue.index()];
         record.is_fetching = false;
         // The deliver pass and gets look again; if the first message is still not there, they ask for it
         // again.
         self.unstall(fetch.queue);
     }
 
-    pub(super) fn unstall(&mut self, queue: QueueId) {
-        self.queues[queue.index()].front = Front::Free;
+    pub(in crate::broker) fn unstall(&mut self, queue: QueueId) {
+        self.slab[queue.index()].front = Front::Free;
         self.shedding.note_change();
-        if self.queues[queue.index()].sleeps_for.is_some() {
+        if self.slab[queue.index()].sleeps_for.is_some() {
             return self.slot_fetched(queue);
         }
-        if self.queues[queue.index()].settings.may_expire {
+        if self.slab[queue.index()].settings.may_expire {
             self.note_shed_anew(queue);
         }
         if !self.is_first_level(queue) {
             self.look_at_first_level(queue);
         }
-        self.getting.note_change();
+        self.gets.note_change();
         self.wake(queue);
     }
 
     /// The offset of the first rejected message, if only the log has it.
     fn absent_rejected(&self, queue: QueueId) -> Option<u64> {
-        let delivery = &self.deliveries[self.queues[queue.index()].backlog.first_rejected()?];
+        let delivery = &self.deliveries[self.slab[queue.index()].backlog.first_rejected()?];
         delivery.logged.filter(|_| delivery.message.is_none())
     }
 
     /// What is being fetched, if it is still wanted: a run at the front of the middle, or what came back.
     fn front_run(&self, fetch: &Fetch) -> Option<(Lane, u64, u32)> {
-        let record = self.queues.get(fetch.queue.index()).filter(|record| !record.dying)?;
+        let record = self.slab.get(fetch.queue.index()).filter(|record| !record.dying)?;
         let is_first = match fetch.from {
             FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
             FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
@@ -337,7 +338,7 @@ impl Broker {
             let is_first = is_first && self.is_same_queue(fetch);
             return is_first.then_some((Lane::Durable, fetch.start, 1));
         }
-        let run = record.backlog.first_stored(&self.fifo_pool);
+        let run = record.backlog.first_stored(&self.pool);
         run.filter(|(lane, ..)| record.incarnation(*lane) == fetch.incarnation)
     }
 
@@ -346,24 +347,24 @@ impl Broker {
         let Some((lane, start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
-            let name = &self.queues[self.whole(fetch.queue).index()].name;
+            let name = &self.slab[self.whole(fetch.queue).index()].name;
             log::error!(
                 "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
                 name.escape_debug()
             );
-            let backlog = &mut self.queues[fetch.queue.index()].backlog;
+            let backlog = &mut self.slab[fetch.queue.index()].backlog;
             match fetch.from {
                 FetchFrom::Returned => self.leave_absent(fetch.queue),
                 FetchFrom::Rejected => backlog.lose_rejected(&mut self.deliveries),
-                FetchFrom::Middle | FetchFrom::Look => backlog.leave_stored(&mut self.fifo_pool, lost),
+                FetchFrom::Middle | FetchFrom::Look => backlog.leave_stored(&mut self.pool, lost),
             }
-            self.queues[fetch.queue.index()].uncount_stored(lane, lost.into());
+            self.slab[fetch.queue.index()].uncount_stored(lane, lost.into());
             self.releases += 1;
         }
     }
 }
 
-pub(super) fn begin_page(
+pub(in crate::broker) fn begin_page(
     messages: &mut Messages,
     owner: Owner,
     lane: Lane,

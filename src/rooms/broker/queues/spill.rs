@@ -13,16 +13,18 @@
 //! is leaving stays; as long as the log alone has a message, the memory to read it back is kept free of what
 //! cannot leave, whatever is published meanwhile.
 
-use crate::command::QueueId;
+use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::journal::{Journal, Mode, NoRoom, Target};
 use crate::mem::{MessageFlags, MessageId, Messages};
 
+use super::backlog::block_bytes;
 use super::backlog::{QueuePart, Size};
+use super::head::log_bytes;
 use super::place::{Lane, Place};
 use super::queue::Queue;
-use super::queue_head::log_bytes;
-use super::state::block_bytes;
-use super::{Broker, Context};
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::quota::{LogShares, Quota};
 
 /// Messages that one step takes out of memory.
 const SPILL_STEP: u32 = 512;
@@ -44,7 +46,7 @@ enum Spilling {
     No,
 }
 
-impl Broker {
+impl Queues {
     /// At a start: the largest body in the log has so many bytes; 0 when there is no message in it.
     pub fn recovered_largest(&mut self, body_bytes: u64) {
         self.paging.recovered_largest(body_bytes);
@@ -57,9 +59,14 @@ impl Broker {
 
     /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
     /// it is worth while to go on.
-    pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
-        let (queues, places) = (&self.queues, self.queues.places());
-        let has_absent = |index: usize| queues.get(index).is_some_and(Queue::has_absent);
+    pub(in crate::broker) fn spill(
+        &mut self,
+        cx: &mut Context<'_>,
+        quota: &mut Quota,
+        connection_of: impl Fn(ChannelId) -> ConnectionId,
+    ) -> bool {
+        let (slab, places) = (&self.slab, self.slab.places());
+        let has_absent = |index: usize| slab.get(index).is_some_and(Queue::has_absent);
         let is_looking = self.paging.keep_read_back_room(cx.messages, places, has_absent);
         if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
             return is_looking;
@@ -67,13 +74,13 @@ impl Broker {
         // Only what is durable can leave memory.
         cx.journal.hurry();
         let mut left = SPILL_STEP;
-        if self.spill_delivered(cx.messages) {
+        if self.spill_delivered(cx.messages, quota, connection_of) {
             return true;
         }
         for _ in 0..SPILL_QUEUES.min(places) {
             let index = self.paging.hand(places);
-            let may_spill = self.queues.get(index).is_some_and(|queue| self.may_spill(queue));
-            if may_spill && self.spill_from(cx, QueueId::from_index(index), &mut left) {
+            let may_spill = self.slab.get(index).is_some_and(|queue| self.may_spill(queue));
+            if may_spill && self.spill_from(cx, quota.disk(), QueueId::from_index(index), &mut left) {
                 // The queue has more to give up.
                 return true;
             }
@@ -83,12 +90,17 @@ impl Broker {
     }
 
     fn is_short(&self, messages: &Messages) -> bool {
-        messages.is_above_spill_mark() || self.fifo_pool.chunks_free() < self.fifo_pool.chunks_max() / 2
+        messages.is_above_spill_mark() || self.pool.chunks_free() < self.pool.chunks_max() / 2
     }
 
     /// What was delivered needs its memory again only if it comes back, so it leaves first; says whether some
     /// did.
-    fn spill_delivered(&mut self, messages: &mut Messages) -> bool {
+    fn spill_delivered(
+        &mut self,
+        messages: &mut Messages,
+        quota: &mut Quota,
+        connection_of: impl Fn(ChannelId) -> ConnectionId,
+    ) -> bool {
         let mut has_left = false;
         for _ in 0..DELIVERED_STEP {
             let Some(index) = self.deliveries.first_to_leave() else { break };
@@ -100,7 +112,7 @@ impl Broker {
             // that queue stands still until it does.
             let is_wanted = delivery.is_returned()
                 && !self.paging.is_short_of_memory()
-                && !self.queues[self.whole(queue).index()].consumers.is_empty();
+                && !self.slab[self.whole(queue).index()].consumers.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // Its memory would not be free, or not for long: it goes behind the others.
                 self.deliveries.keep(index);
@@ -109,6 +121,10 @@ impl Broker {
             }
             if !messages.flags(message).has(MessageFlags::STORED) {
                 break;
+            }
+            let (channel, bytes) = (delivery.channel, block_bytes(messages, message));
+            if !delivery.is_returned() {
+                quota.give_delivered_bytes_back(connection_of(channel), bytes);
             }
             self.spill_delivery(messages, index, queue, message);
             has_left = true;
@@ -121,16 +137,13 @@ impl Broker {
         self.deliveries.keep(index);
         let delivery = &mut self.deliveries[index];
         delivery.message = None;
-        let (returned, channel) = (delivery.is_returned(), delivery.channel);
-        let record = &mut self.queues[queue.index()];
+        let returned = delivery.is_returned();
+        let record = &mut self.slab[queue.index()];
         if returned {
             record.backlog.give_up_returned(Size::of(messages, message));
         } else {
             record.unsettled_absent += 1;
-            let connection = self.channels[channel.index()].connection;
-            let bytes = block_bytes(messages, message);
-            self.quota.give_delivered_bytes_back(connection, bytes);
-            self.note_bytes_back(Some(queue), bytes);
+            record.unsettled_bytes -= block_bytes(messages, message);
         }
         self.paging.gave_up(messages.stream_len(message) as u64);
         messages.release(message);
@@ -147,18 +160,18 @@ impl Broker {
     }
 
     /// Says whether it ended because there is nothing `left` to be done in this step.
-    fn spill_from(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+    fn spill_from(&mut self, cx: &mut Context<'_>, disk: &LogShares, queue: QueueId, left: &mut u32) -> bool {
         // What leaves beyond need is read back at once where a consumer keeps up.
         while *left > 0 && self.is_short(cx.messages) {
-            let backlog = &self.queues[queue.index()].backlog;
+            let backlog = &self.slab[queue.index()].backlog;
             // What joins a run needs no place, and gives up its own.
-            let needs_none = !backlog.has_leaving() && backlog.joins_middle(&self.fifo_pool);
-            if self.fifo_pool.chunks_free() < CHUNKS_LEFT && !needs_none {
+            let needs_none = !backlog.has_leaving() && backlog.joins_middle(&self.pool);
+            if self.pool.chunks_free() < CHUNKS_LEFT && !needs_none {
                 return false;
             }
-            let goes_on = match backlog.first_leaving(&self.fifo_pool) {
+            let goes_on = match backlog.first_leaving(&self.pool) {
                 Some(place) => self.leave(cx, queue, place),
-                None => self.keep_window(queue) || self.spill_first(cx, queue, left),
+                None => self.keep_window(queue) || self.spill_first(cx, disk, queue, left),
             };
             if !goes_on {
                 return false;
@@ -170,16 +183,22 @@ impl Broker {
 
     /// With consumers, the first messages stay in memory whatever they are.
     fn keep_window(&mut self, queue: QueueId) -> bool {
-        let record = &mut self.queues[queue.index()];
+        let record = &mut self.slab[queue.index()];
         let window = if record.consumers.is_empty() { 0 } else { WINDOW };
-        record.backlog.keep_in_window(&mut self.fifo_pool, window)
+        record.backlog.keep_in_window(&mut self.pool, window)
     }
 
     /// The first message of the fifo leaves memory, or begins to, or stays in the middle.
-    fn spill_first(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        let record = &self.queues[queue.index()];
+    fn spill_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        disk: &LogShares,
+        queue: QueueId,
+        left: &mut u32,
+    ) -> bool {
+        let record = &self.slab[queue.index()];
         let may_spill_transient = self.may_spill_transient(record);
-        let Some(place) = record.backlog.first_in_fifo(&self.fifo_pool) else { return false };
+        let Some(place) = record.backlog.first_in_fifo(&self.pool) else { return false };
         match place {
             Place::Logged(message, offset) => {
                 if !is_stored(cx.messages, record, message) {
@@ -188,9 +207,9 @@ impl Broker {
                 self.give_up(cx.messages, (queue, QueuePart::Fifo), message, (Lane::Durable, offset));
                 true
             }
-            Place::Plain(_) if may_spill_transient => self.spill_transient(cx, queue, left),
+            Place::Plain(_) if may_spill_transient => self.spill_transient(cx, disk, queue, left),
             Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => {
-                self.queues[queue.index()].backlog.stay(&mut self.fifo_pool, QueuePart::Fifo, place);
+                self.slab[queue.index()].backlog.stay(&mut self.pool, QueuePart::Fifo, place);
                 true
             }
         }
@@ -205,7 +224,7 @@ impl Broker {
         at: (Lane, u64),
     ) {
         let size = Size::of(messages, message);
-        self.queues[queue.index()].backlog.give_up(&mut self.fifo_pool, from, at, size);
+        self.slab[queue.index()].backlog.give_up(&mut self.pool, from, at, size);
         self.paging.gave_up(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
@@ -215,13 +234,19 @@ impl Broker {
 
     /// Begins to write transient messages from the front of the fifo on, as many as there is room for, and
     /// what stands between them along with them; `false` when none can be taken now.
-    fn spill_transient(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+    fn spill_transient(
+        &mut self,
+        cx: &mut Context<'_>,
+        disk: &LogShares,
+        queue: QueueId,
+        left: &mut u32,
+    ) -> bool {
         let mut taken = false;
-        while *left > 0 && self.fifo_pool.chunks_free() >= CHUNKS_LEFT {
-            let record = &self.queues[queue.index()];
-            let Some(place) = record.backlog.first_in_fifo(&self.fifo_pool) else { break };
+        while *left > 0 && self.pool.chunks_free() >= CHUNKS_LEFT {
+            let record = &self.slab[queue.index()];
+            let Some(place) = record.backlog.first_in_fifo(&self.pool) else { break };
             let spilling = match place {
-                Place::Plain(message) => self.spilling(cx, queue, message),
+                Place::Plain(message) => self.spilling(cx, disk, queue, message),
                 _ => Spilling::No,
             };
             let place = match (spilling, place) {
@@ -229,7 +254,7 @@ impl Broker {
                 (Spilling::Now, Place::Plain(message)) => self.begin_spilling(cx, queue, message),
                 _ => place,
             };
-            self.queues[queue.index()].backlog.begin_leaving(&mut self.fifo_pool, place);
+            self.slab[queue.index()].backlog.begin_leaving(&mut self.pool, place);
             taken = true;
             *left -= 1;
         }
@@ -237,11 +262,11 @@ impl Broker {
         taken
     }
 
-    fn spilling(&self, cx: &Context<'_>, queue: QueueId, message: MessageId) -> Spilling {
+    fn spilling(&self, cx: &Context<'_>, disk: &LogShares, queue: QueueId, message: MessageId) -> Spilling {
         let bytes = cx.messages.stream_len(message) as u64;
-        let record = &self.queues[queue.index()];
+        let record = &self.slab[queue.index()];
         let has_share = record.log_bytes() + bytes <= cx.journal.queue_bytes_max()
-            && self.log_shares.leaves_room(cx.journal, record.vhost, bytes);
+            && disk.leaves_room(cx.journal, record.vhost, bytes);
         let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
         match cx.journal.admit(bytes + self.kept_for_letters(cx.journal), 1) {
             // For another of its queues it is being written already.
@@ -254,7 +279,7 @@ impl Broker {
 
     /// Hands a transient message to the journal; from now on it stands at the place that comes back.
     fn begin_spilling(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Place {
-        let lane = &mut self.queues[queue.index()].spilled;
+        let lane = &mut self.slab[queue.index()].spilled;
         let target = lane.next_target(log_bytes(cx.messages, message), || cx.journal.next_transient());
         let appended = cx.journal.spill(cx.messages, message, target);
         lane.set_awaits(appended.batch());
@@ -264,7 +289,7 @@ impl Broker {
     /// The first message of those that are leaving is gone, or stays for good; `false` while it has to wait.
     fn leave(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) -> bool {
         let durable = cx.journal.durable();
-        let record = &mut self.queues[queue.index()];
+        let record = &mut self.slab[queue.index()];
         let is_there = match place {
             Place::Spilled(..) => record.spilled.awaits() <= durable && record.backlog.may_give_up(),
             Place::Logged(message, _) => is_stored(cx.messages, record, message),
@@ -281,20 +306,20 @@ impl Broker {
             Place::Logged(message, offset) => {
                 self.give_up(cx.messages, (queue, from), message, (Lane::Durable, offset))
             }
-            Place::Plain(_) | Place::Stored(..) => record.backlog.stay(&mut self.fifo_pool, from, place),
+            Place::Plain(_) | Place::Stored(..) => record.backlog.stay(&mut self.pool, from, place),
         }
         true
     }
 
     /// A message that was leaving stays in memory: the log need not have it.
-    pub(super) fn cancel_spill(
+    pub(in crate::broker) fn cancel_spill(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
         message: MessageId,
         offset: u64,
     ) {
-        let record = &mut self.queues[queue.index()];
+        let record = &mut self.slab[queue.index()];
         record.spilled.stays(log_bytes(cx.messages, message));
         let target = Target { queue: record.spilled.incarnation(), offset };
         if record.dying {
@@ -305,8 +330,8 @@ impl Broker {
     }
 
     /// A queue is gone: so is what the log has of its transient messages.
-    pub(super) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
-        let incarnation = self.queues[index].spilled.incarnation();
+    pub(in crate::broker) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
+        let incarnation = self.slab[index].spilled.incarnation();
         if incarnation != 0 {
             journal.queue_gone(incarnation);
         }

@@ -8,16 +8,15 @@
 //! Always true: no count, mark, order or place of the queue is changed; what is read for somebody to look at
 //! takes only memory that publishers could have had, and is gone when he has seen it.
 
-use crate::command::{ConnectionId, QueueId};
+use crate::command::QueueId;
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageId, Messages};
 
-use super::access::{Right, Thing};
 use super::looks::{LogRun, Look, LookState};
 use super::page_in::{Fetch, FetchFrom, Page, PageIn, begin_page};
 use super::place::{Lane, Place};
-use super::quota::owner_of;
-use super::{Broker, Context};
+use super::state::Queues;
+use crate::broker::quota::owner_of;
 
 /// Entries that a look goes through.
 const ENTRIES_MAX: u32 = 20_000;
@@ -54,35 +53,17 @@ struct Glance {
     entries: u32,
 }
 
-impl Broker {
-    /// Looks at messages of a queue from the one in this place on, counted from 0, as a user who might read
-    /// them over AMQP.
+impl Queues {
+    /// Messages of a queue from the one in this place on, counted from 0.
     ///
     /// # Errors
-    /// He may not, there is no such queue, or the place is too far behind.
-    pub fn look(
-        &mut self,
-        cx: &mut Context<'_>,
-        (user, vhost, queue): (&str, &str, &str),
+    /// The place is too far behind.
+    pub(in crate::broker) fn look_from(
+        &self,
+        queue: QueueId,
         from: u32,
         count: u32,
-    ) -> Result<Looked, Fault> {
-        let (connection, channel) = self.connect_user(cx, user, vhost)?;
-        let vhost = self.channels[channel.index()].vhost;
-        let found = self
-            .check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))
-            .and_then(|()| self.require_queue(connection, vhost, queue));
-        self.release_user(cx, connection);
-        let queue = found?;
-        let seen = self.look_from(queue, from, count.min(LOOKED_MAX))?;
-        Ok(Looked { ready: self.ready_in(queue), seen })
-    }
-
-    fn release_user(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        self.release(cx, connection);
-    }
-
-    fn look_from(&self, queue: QueueId, from: u32, count: u32) -> Result<Vec<Seen>, Fault> {
+    ) -> Result<Vec<Seen>, Fault> {
         let mut look = Glance { seen: Vec::new(), skip: from, entries: 0 };
         let mut levels = self.levels(queue);
         while levels.next().is_some_and(|level| self.look_into(level, count, &mut look)) {}
@@ -95,7 +76,7 @@ impl Broker {
 
     /// Looks at a queue, or at one level of it; says whether what stands behind is to be looked at, too.
     fn look_into(&self, queue: QueueId, count: u32, look: &mut Glance) -> bool {
-        let record = &self.queues[queue.index()];
+        let record = &self.slab[queue.index()];
         let Glance { seen, skip, entries } = look;
         let mut goes_on = true;
         let mut each = |place: Place, came_back: Option<bool>| {
@@ -135,7 +116,7 @@ impl Broker {
             goes_on = !is_in_log && (seen.len() as u32) < count;
             goes_on
         };
-        record.backlog.look(&self.fifo_pool, &self.deliveries, &mut each);
+        record.backlog.look(&self.pool, &self.deliveries, &mut each);
         goes_on
     }
 
@@ -161,7 +142,7 @@ impl Broker {
         place.map(|place| self.looks.list.swap_remove(place).found).unwrap_or_default()
     }
 
-    pub(super) fn next_look(&mut self) -> Option<Fetch> {
+    pub(in crate::broker) fn next_look(&mut self) -> Option<Fetch> {
         let look = self.looks.list.iter_mut().find(|look| look.state == LookState::Wanted)?;
         look.state = LookState::Reading;
         let LogRun { queue, incarnation, start, count, .. } = look.run;
@@ -170,8 +151,13 @@ impl Broker {
     }
 
     /// A message that was read for a look, its body still to come.
-    pub(super) fn look_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
-        let Some(queue) = self.queues.get(fetch.queue.index()) else { return PageIn::NotWanted };
+    pub(in crate::broker) fn look_in(
+        &mut self,
+        messages: &mut Messages,
+        fetch: &Fetch,
+        page: &Page<'_>,
+    ) -> PageIn {
+        let Some(queue) = self.slab.get(fetch.queue.index()) else { return PageIn::NotWanted };
         if self.looks.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
             return PageIn::NotWanted;
         }
@@ -185,7 +171,7 @@ impl Broker {
     }
 
     /// Its body is whole.
-    pub(super) fn looked_in(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
+    pub(in crate::broker) fn looked_in(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
         messages.finish(message);
         match self.looks.reading() {
             Some(look) => look.found.push((message, offset < look.run.redelivered_below)),
@@ -194,7 +180,7 @@ impl Broker {
     }
 
     /// It is over, or is to be done once more.
-    pub(super) fn end_look(&mut self, is_again: bool) {
+    pub(in crate::broker) fn end_look(&mut self, is_again: bool) {
         if let Some(look) = self.looks.reading() {
             look.state = if is_again { LookState::Wanted } else { LookState::Done };
         }

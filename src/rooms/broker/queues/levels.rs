@@ -23,16 +23,17 @@ use crate::mem::MessageId;
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
 
-use super::arguments::max_priority;
-use super::faults::out_of;
-use super::job::Job;
+use super::backlog::Purged;
 use super::lanes::Logged;
-use super::queue::{Front, Queue, Rank};
-use super::quota::{Declared, Declarer};
-use super::routing::DELAYED;
+use super::queue::{Front, Peeked, Queue, Rank};
 use super::sleepers::{SLOTS, delay_ms};
-use super::work::Work;
-use super::{Broker, Context};
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::arguments::{QueueSettings, max_priority};
+use crate::broker::faults::out_of;
+use crate::broker::quota::{Declared, Declarer, Quota, Room};
+use crate::broker::routing::DELAYED;
+use crate::broker::work::Work;
 
 /// Bytes of properties that are as much work as one step, when they are looked into.
 const BYTES_PER_UNIT: usize = 512;
@@ -53,7 +54,7 @@ pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
 }
 
 /// What a queue is before the first message came; what the log knows its levels by, unless it is new.
-pub(super) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64) -> Rank {
+pub(in crate::broker) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64) -> Rank {
     let max_priority = record.settings.max_priority;
     let levels_from = match levels_from {
         _ if max_priority == 0 => return Rank::Plain,
@@ -66,35 +67,41 @@ pub(super) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64
 
 /// What of a message says to which level it goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LevelChoice {
-    pub(super) priority: u8,
+pub(in crate::broker) struct LevelChoice {
+    pub(in crate::broker) priority: u8,
     /// See [`delay_ms`].
-    pub(super) delay_ms: u64,
+    pub(in crate::broker) delay_ms: u64,
     /// When it came, in milliseconds of broker time; 0 for now.
-    pub(super) came_ms: u64,
+    pub(in crate::broker) came_ms: u64,
 }
 
 impl LevelChoice {
-    pub(super) fn of(properties: &Properties<'_>, came_ms: u64) -> Self {
+    pub(in crate::broker) fn of(properties: &Properties<'_>, came_ms: u64) -> Self {
         let priority = properties.priority().unwrap_or(0);
         Self { priority, delay_ms: delay_ms(properties.headers().unwrap_or(Table::EMPTY)), came_ms }
     }
 }
 
-impl Broker {
+impl Queues {
     // ---- what belongs together
 
     /// The queue that this is a level of; one that is none is itself.
     #[inline]
-    pub(super) fn whole(&self, queue: QueueId) -> QueueId {
-        match self.queues[queue.index()].rank {
+    pub(in crate::broker) fn whole(&self, queue: QueueId) -> QueueId {
+        match self.slab[queue.index()].rank {
             Rank::Level { queue, .. } => queue,
             Rank::Plain | Rank::Lowest { .. } => queue,
         }
     }
 
+    /// The record of the queue that this is a level of; of one that is none it is its own.
+    #[inline]
+    pub(in crate::broker) fn whole_of(&self, queue: QueueId) -> &Queue {
+        self.at(self.whole(queue))
+    }
+
     /// The levels of a whole queue, from the highest on; without priorities it is its only one.
-    pub(super) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
+    pub(in crate::broker) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
         core::iter::successors(Some(self.highest_level(queue)), |level| {
             self.levels_walked.set(self.levels_walked.get().saturating_add(1));
             self.below(*level)
@@ -102,14 +109,14 @@ impl Broker {
     }
 
     fn highest_level(&self, queue: QueueId) -> QueueId {
-        match self.queues[queue.index()].rank {
+        match self.slab[queue.index()].rank {
             Rank::Lowest { highest: Some(highest), .. } => highest,
             Rank::Plain | Rank::Lowest { highest: None, .. } | Rank::Level { .. } => queue,
         }
     }
 
     fn below(&self, level: QueueId) -> Option<QueueId> {
-        match self.queues[level.index()].rank {
+        match self.slab[level.index()].rank {
             Rank::Level { below, .. } => Some(below),
             Rank::Plain | Rank::Lowest { .. } => None,
         }
@@ -117,35 +124,35 @@ impl Broker {
 
     /// Places of the queue, on all its levels, are named to another broker from now on.
     #[cold]
-    pub(super) fn note_named(&mut self, queue: QueueId) {
+    pub(in crate::broker) fn note_named(&mut self, queue: QueueId) {
         let mut at = Some(self.highest_level(queue));
         while let Some(level) = at {
-            self.queues[level.index()].is_named = true;
+            self.slab[level.index()].is_named = true;
             at = self.below(level);
         }
     }
 
     /// The sum over all levels of the queue that this is, or is one of.
     #[inline]
-    pub(super) fn in_all(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
-        let record = &self.queues[queue.index()];
+    pub(in crate::broker) fn in_all(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
+        let record = &self.slab[queue.index()];
         if record.rank == Rank::Plain {
             return of(record);
         }
-        self.levels(self.whole(queue)).map(|level| of(&self.queues[level.index()])).sum()
+        self.levels(self.whole(queue)).map(|level| of(&self.slab[level.index()])).sum()
     }
 
     /// Messages of a queue that are ready, those of all its levels.
     #[inline]
-    pub(super) fn ready_in(&self, queue: QueueId) -> u32 {
+    pub(in crate::broker) fn ready_in(&self, queue: QueueId) -> u32 {
         self.in_all(queue, |record| record.backlog.ready().into()) as u32
     }
 
     /// Messages ready in those levels of a queue from which one that comes into this level would wait.
-    pub(super) fn ready_before(&self, level: QueueId) -> u32 {
+    pub(in crate::broker) fn ready_before(&self, level: QueueId) -> u32 {
         let mut before = 0;
         for higher in self.levels(self.whole(level)) {
-            before += self.queues[higher.index()].backlog.ready();
+            before += self.slab[higher.index()].backlog.ready();
             if higher == level {
                 break;
             }
@@ -155,63 +162,71 @@ impl Broker {
 
     /// Charges the levels that were walked through since this was last called.
     #[inline]
-    pub(super) fn charge_levels(&self, work: &mut Work) {
+    pub(in crate::broker) fn charge_levels(&self, work: &mut Work) {
         work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
     }
 
     /// The highest level of a whole queue that has a message; itself if none has.
     #[inline]
-    pub(super) fn first_level(&self, queue: QueueId) -> QueueId {
-        if self.queues[queue.index()].rank == Rank::Plain {
+    pub(in crate::broker) fn first_level(&self, queue: QueueId) -> QueueId {
+        if self.slab[queue.index()].rank == Rank::Plain {
             return queue;
         }
         let mut levels = self.levels(queue);
-        levels.find(|level| self.queues[level.index()].backlog.ready() > 0).unwrap_or(queue)
+        levels.find(|level| self.slab[level.index()].backlog.ready() > 0).unwrap_or(queue)
     }
 
     // ---- in
 
     /// Puts into the place of each queue with priorities its level for this message.
     #[cold]
-    pub(super) fn choose_levels(
+    pub(in crate::broker) fn choose_levels(
         &mut self,
         cx: &mut Context<'_>,
+        quota: &mut Quota,
         message: MessageId,
         targets: &mut [QueueId],
     ) {
-        if targets.iter().all(|target| self.queues[target.index()].rank == Rank::Plain) {
+        if targets.iter().all(|target| self.slab[target.index()].rank == Rank::Plain) {
             return;
         }
         let properties = cx.messages.properties(message, &mut self.scratch.properties);
         cx.work.charge(properties.len() / BYTES_PER_UNIT);
         let said = LevelChoice::of(&Properties::trusted(properties), cx.messages.arrived_ms(message));
-        self.choose_levels_for(cx, said, targets);
+        self.choose_levels_for(cx, quota, said, targets);
     }
 
-    /// The same for a message that says this.
+    /// Puts into the place of each queue with priorities its level for a message that says this.
     #[cold]
-    pub(super) fn choose_levels_for(
+    pub(in crate::broker) fn choose_levels_for(
         &mut self,
         cx: &mut Context<'_>,
+        quota: &mut Quota,
         said: LevelChoice,
         targets: &mut [QueueId],
     ) {
         for target in targets {
-            let record = &self.queues[target.index()];
+            let record = &self.slab[target.index()];
             if record.sleeps_for.is_some() {
-                *target = self.slot_for(cx, *target, said);
+                *target = self.slot_for(cx, quota, *target, said);
             } else if let Rank::Lowest { .. } = record.rank {
                 let priority = said.priority.min(record.settings.max_priority);
                 // Whoever declared the queue answers for its levels.
                 let declarer = record.declarer.unwrap_or_else(Declarer::nobody);
-                *target = self.level_for(*target, priority, Some(declarer));
+                *target = self.level_for(quota, *target, priority, Some(declarer));
             }
         }
     }
 
     /// The level of a whole queue for this priority, or the next lower one if there is no room for another.
-    fn level_for(&mut self, queue: QueueId, priority: u8, declarer: Option<Declarer>) -> QueueId {
-        self.level_at(queue, priority, declarer).unwrap_or_else(|at| {
+    fn level_for(
+        &mut self,
+        quota: &mut Quota,
+        queue: QueueId,
+        priority: u8,
+        declarer: Option<Declarer>,
+    ) -> QueueId {
+        self.level_at(quota, queue, priority, declarer).unwrap_or_else(|at| {
             self.log_no_level(queue, priority);
             at
         })
@@ -221,8 +236,9 @@ impl Broker {
     ///
     /// # Errors
     /// There is no room for another; this is the next lower one.
-    pub(super) fn level_at(
+    pub(in crate::broker) fn level_at(
         &mut self,
+        quota: &mut Quota,
         queue: QueueId,
         priority: u8,
         declarer: Option<Declarer>,
@@ -238,7 +254,7 @@ impl Broker {
         if self.priority_of(at) == priority {
             return Ok(at);
         }
-        match self.add_level(queue, priority, at, declarer) {
+        match self.add_level(quota, queue, priority, at, declarer) {
             Ok(level) => {
                 self.hang(queue, above, level);
                 Ok(level)
@@ -248,7 +264,7 @@ impl Broker {
     }
 
     fn priority_of(&self, level: QueueId) -> u8 {
-        match self.queues[level.index()].rank {
+        match self.slab[level.index()].rank {
             Rank::Level { priority, .. } => priority,
             Rank::Plain | Rank::Lowest { .. } => 0,
         }
@@ -256,12 +272,13 @@ impl Broker {
 
     fn add_level(
         &mut self,
+        quota: &mut Quota,
         queue: QueueId,
         priority: u8,
         below: QueueId,
         declarer: Option<Declarer>,
     ) -> Result<QueueId, Fault> {
-        let whole = &self.queues[queue.index()];
+        let whole = &self.slab[queue.index()];
         let vhost = whole.vhost;
         let mut record = Queue::new(vhost, "", &[], whole.settings.of_level());
         (record.durable, record.hidden, record.ttl_since_ms) = (whole.durable, true, whole.ttl_since_ms);
@@ -270,19 +287,17 @@ impl Broker {
         }
         (record.rank, record.sleeps_for) = (Rank::Level { queue, priority, below }, whole.sleeps_for);
         record.is_named = whole.is_named;
-        self.declare_quota(Declared::Queue, 0, (vhost, declarer))?;
+        quota.declare(Declared::Queue, 0, (vhost, declarer), Room { queues: self.slab.room() })?;
         record.declarer = declarer;
-        record.serial = self.routing.revision();
+        record.serial = self.next_serial();
         let buries = record.buries_logged();
-        let Ok(index) = self.queues.insert(record) else { return Err(out_of("queues_max")) };
-        self.buriers += u32::from(buries);
-        self.access.hold_vhost(vhost);
-        self.routing.revise();
+        let Ok(index) = self.slab.insert(record) else { return Err(out_of("queues_max")) };
+        self.dead_lettering += u32::from(buries);
         Ok(QueueId::from_index(index))
     }
 
     fn hang(&mut self, queue: QueueId, above: Option<QueueId>, level: QueueId) {
-        match &mut self.queues[above.unwrap_or(queue).index()].rank {
+        match &mut self.slab[above.unwrap_or(queue).index()].rank {
             Rank::Lowest { highest, .. } => *highest = Some(level),
             Rank::Level { below, .. } => *below = level,
             Rank::Plain => panic!("only a queue with priorities has levels"),
@@ -291,12 +306,12 @@ impl Broker {
 
     /// Somebody has to know why the order is not kept; once a minute is enough.
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
-        let minute = self.watch.now_s / 60;
+        let minute = self.minute;
         if self.no_level_logged_minute.replace(minute) != Some(minute) {
             log::warn!(
                 "queue '{}': queues_max has no room for its priority {priority}, which takes a place like a \
                  queue: these messages wait among those of the next lower one",
-                self.queues[queue.index()].name.escape_debug()
+                self.slab[queue.index()].name.escape_debug()
             );
         }
     }
@@ -305,37 +320,37 @@ impl Broker {
 
     /// A message came, or may go: puts the whole queue on the ready list if it has something to do there.
     #[cold]
-    pub(super) fn wake_whole(&mut self, queue: QueueId) {
+    pub(in crate::broker) fn wake_whole(&mut self, queue: QueueId) {
         let queue = self.whole(queue);
-        if !self.queues[queue.index()].on_ready_list && self.level_to_deliver(queue).is_some() {
-            self.queues[queue.index()].on_ready_list = true;
-            self.ready.push_back(&mut self.queues, queue.index(), |queue| &mut queue.ready_links);
+        if !self.slab[queue.index()].on_ready_list && self.level_to_deliver(queue).is_some() {
+            self.slab[queue.index()].on_ready_list = true;
+            self.ready.push_back(&mut self.slab, queue.index(), |queue| &mut queue.ready_links);
         }
     }
 
     /// The level of a whole queue with priorities whose first message is to go now, if one is.
     #[cold]
-    pub(super) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
-        let whole = &self.queues[queue.index()];
+    pub(in crate::broker) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
+        let whole = &self.slab[queue.index()];
         let level = self.first_level(queue);
-        let first = &self.queues[level.index()];
+        let first = &self.slab[level.index()];
         let may_go = first.backlog.ready() > 0 && first.returning == 0 && first.front == Front::Free;
         let is_wanted = !whole.eligible.is_empty() && whole.returning == 0 && !whole.dying;
         (may_go && is_wanted).then_some(level)
     }
 
     /// Whether what stands first in this level stands first in its queue.
-    pub(super) fn is_first_level(&self, level: QueueId) -> bool {
-        self.queues[level.index()].rank == Rank::Plain || self.first_level(self.whole(level)) == level
+    pub(in crate::broker) fn is_first_level(&self, level: QueueId) -> bool {
+        self.slab[level.index()].rank == Rank::Plain || self.first_level(self.whole(level)) == level
     }
 
     /// Messages of a queue with priorities went: what stands first now may have to expire, or may go where
     /// what stood first before had to wait.
     #[cold]
-    pub(super) fn look_at_first_level(&mut self, queue: QueueId) {
+    pub(in crate::broker) fn look_at_first_level(&mut self, queue: QueueId) {
         let whole = self.whole(queue);
         let first = self.first_level(whole);
-        if self.queues[first.index()].settings.may_expire {
+        if self.slab[first.index()].settings.may_expire {
             self.note_shed_anew(first);
         }
         self.wake(whole);
@@ -343,56 +358,84 @@ impl Broker {
 
     // ---- with the whole
 
-    /// The levels go by what is said of their queue.
-    #[cold]
-    pub(super) fn renew_levels(&mut self, journal: &Journal, queue: QueueId) {
+    /// A queue and its levels go by what is said of it now.
+    pub(in crate::broker) fn renew(&mut self, journal: &Journal, queue: QueueId, settings: QueueSettings) {
+        self.renew_one(journal, queue, settings);
         let mut level = self.highest_level(queue);
         while level != queue {
-            self.renew_settings(journal, level);
+            self.renew_one(journal, level, settings.of_level());
             level = self.below(level).unwrap_or(queue);
         }
     }
 
-    /// Takes all ready messages out of the levels above the lowest, for jobs to drop; says how many.
-    #[cold]
-    pub(super) fn purge_levels(&mut self, queue: QueueId) -> u32 {
-        let (mut level, mut count) = (self.highest_level(queue), 0);
-        while level != queue {
-            let (messages, parts) = self.detach_messages(level);
-            if messages > 0 {
+    fn renew_one(&mut self, journal: &Journal, queue: QueueId, mut settings: QueueSettings) {
+        let record = &mut self.slab[queue.index()];
+        // A message in it may have a time of its own.
+        settings.may_expire |= record.settings.may_expire;
+        if settings == record.settings {
+            return;
+        }
+        if record.settings.message_ttl_ms == u64::MAX {
+            record.ttl_since_ms = journal.time_ms().max(1);
+        }
+        let (expired_ms, went_on) = (record.settings.expires_ms, record.buries_logged());
+        record.settings = settings;
+        if !record.peeked.is_wanted() {
+            record.peeked = Peeked::NOTHING;
+        }
+        let goes_on = record.buries_logged();
+        let is_picky = record.is_picky();
+        if settings.expires_ms != expired_ms {
+            record.unused_until_ms = u64::MAX;
+            self.touch_queue(journal, queue);
+        }
+        self.dead_lettering = self.dead_lettering - u32::from(went_on) + u32::from(goes_on);
+        self.has_deadlines |= settings.may_expire;
+        if is_picky {
+            self.note_shed_anew(queue);
+        }
+    }
+
+    /// Takes all ready messages out of a queue and its levels, each part for somebody to drop; says how many.
+    pub(in crate::broker) fn purge(&mut self, queue: QueueId) -> (u32, Vec<(QueueId, Box<Purged>)>) {
+        let (mut level, mut count, mut parts) = (self.highest_level(queue), 0, Vec::new());
+        loop {
+            let (messages, taken) = self.detach_messages(level);
+            if messages > 0 || level == queue {
                 count += messages;
-                self.queue_job(Job::Purge { queue: level, parts });
+                parts.push((level, taken));
             } else {
                 self.end_returning(level);
             }
-            level = self.below(level).unwrap_or(queue);
+            let Some(below) = self.below(level) else { return (count, parts) };
+            level = below;
         }
-        count
     }
 
-    /// The queue is retired: its levels go with it.
+    /// A queue is retired, and its levels go with it; gives them, for somebody to clear away.
     #[cold]
-    pub(super) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) {
-        let mut level = self.highest_level(queue);
+    pub(in crate::broker) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<QueueId> {
+        let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
         while level != queue {
-            let record = &mut self.queues[level.index()];
+            let record = &mut self.slab[level.index()];
             record.dying = true;
-            self.buriers -= u32::from(record.buries_logged());
+            self.dead_lettering -= u32::from(record.buries_logged());
             if record.logged.is_on() {
                 journal.queue_gone(record.logged.incarnation());
             }
             self.append_spilled_gone(journal, level.index());
-            self.queue_job(Job::Queue(level));
+            retired.push(level);
             level = self.below(level).unwrap_or(queue);
         }
+        retired
     }
 
     /// The record of a level is about to be freed; of which queue it was, for that may be done with, too.
     #[cold]
-    pub(super) fn take_off(&mut self, level: QueueId) -> Option<QueueId> {
-        let Rank::Level { queue, below, .. } = self.queues[level.index()].rank else { return None };
+    pub(in crate::broker) fn take_off(&mut self, level: QueueId) -> Option<QueueId> {
+        let Rank::Level { queue, below, .. } = self.slab[level.index()].rank else { return None };
         let above = self.levels(queue).find(|above| self.below(*above) == Some(level));
-        match &mut self.queues[above.unwrap_or(queue).index()].rank {
+        match &mut self.slab[above.unwrap_or(queue).index()].rank {
             Rank::Lowest { highest, .. } => *highest = Some(below).filter(|below| *below != queue),
             Rank::Level { below: next, .. } => *next = below,
             Rank::Plain => panic!("only a queue with priorities has levels"),
@@ -402,14 +445,14 @@ impl Broker {
 
     // ---- at a start
 
-    /// How many more queues and levels there is room for.
-    pub const fn queues_room(&self) -> usize {
-        self.queues.room()
-    }
-
     /// The level of a queue that was just declared again, for this priority, of which the log has something.
-    pub fn restore_level(&mut self, queue: QueueId, priority: u8) -> Option<QueueId> {
-        let level = self.level_for(queue, priority, None);
+    pub(in crate::broker) fn restore_level(
+        &mut self,
+        quota: &mut Quota,
+        queue: QueueId,
+        priority: u8,
+    ) -> Option<QueueId> {
+        let level = self.level_for(quota, queue, priority, None);
         (self.priority_of(level) == priority).then_some(level)
     }
 }

@@ -9,19 +9,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
-use crate::mem::{List, Slab};
+use crate::mem::List;
 use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
-use super::backlog::Purged;
-use super::faults::{check_deletable, out_of, version_for};
+use super::faults::{check_deletable, version_for};
 use super::job::Job;
-use super::lanes::Logged;
-use super::levels::first_rank;
-use super::names::IndexTable;
 use super::policy::Applied;
-use super::queue::Queue;
+use super::queues::Logged;
+use super::queues::Queue;
+use super::queues::first_rank;
 use super::quota::{Declared, Declarer, Room};
 use super::records::ConsumerState;
 use super::routing::{BindingSpec, Destination};
@@ -55,10 +53,6 @@ impl Broker {
         QueueInWords { name, vhost: self.access.vhost_name(vhost) }
     }
 
-    pub(super) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
-        find_queue(&self.queues, &self.queue_table, vhost, name)
-    }
-
     /// The queue, if this connection may use it.
     pub(super) fn require_queue(
         &self,
@@ -66,7 +60,7 @@ impl Broker {
         vhost: VhostId,
         name: &str,
     ) -> Result<QueueId, Fault> {
-        let queue = self.find_queue(vhost, name).filter(|queue| !self.queues[queue.index()].hidden);
+        let queue = self.queues.find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
         let queue = queue.ok_or_else(|| {
             Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name)))
         })?;
@@ -75,7 +69,7 @@ impl Broker {
     }
 
     fn check_exclusive(&self, connection: ConnectionId, queue: QueueId) -> Result<(), Fault> {
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         match record.exclusive_owner {
             Some(owner) if owner != connection => Err(self.locked(queue)),
             _ => Ok(()),
@@ -83,7 +77,7 @@ impl Broker {
     }
 
     fn locked(&self, queue: QueueId) -> Fault {
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         Fault::new(
             ReplyCode::ResourceLocked,
             format_args!(
@@ -106,14 +100,14 @@ impl Broker {
             return self.check_reply_queue(vhost, name);
         }
         let queue = self.require_queue(connection, vhost, name)?;
-        cx.await_defined(self.queues[queue.index()].logged.defined());
-        self.touch_queue(cx.journal, queue);
+        cx.await_defined(self.queues.at(queue).logged.defined());
+        self.queues.touch_queue(cx.journal, queue);
         Ok(self.declared(queue))
     }
 
     /// Declaring a reply queue says whether somebody still waits for the reply.
     fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
-        let exists = name == REPLY_TO || self.find_queue(vhost, name).is_some();
+        let exists = name == REPLY_TO || self.queues.find_queue(vhost, name).is_some();
         if exists {
             return Ok(Outcome::QueueDeclared { queue: name.into(), message_count: 0, consumer_count: 1 });
         }
@@ -143,7 +137,7 @@ impl Broker {
             return self.create_declared(cx, connection, vhost, &named);
         }
         self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
-        match self.find_queue(vhost, declaration.queue) {
+        match self.queues.find_queue(vhost, declaration.queue) {
             Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
             None => self.create_declared(cx, connection, vhost, declaration),
         }
@@ -203,7 +197,7 @@ impl Broker {
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         let is_mine = record.exclusive_owner == Some(connection);
         if record.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
             return Err(self.locked(queue));
@@ -213,7 +207,7 @@ impl Broker {
         }
         self.compare_properties(cx, vhost, queue, declaration)?;
         self.counters.queues_declared += 1;
-        self.touch_queue(cx.journal, queue);
+        self.queues.touch_queue(cx.journal, queue);
         Ok(self.declared(queue))
     }
 
@@ -225,7 +219,7 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
     ) -> Result<(), Fault> {
         let words = self.queue_in_words(vhost, declaration.queue);
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         if record.is_rebuilt && declaration.outlives_broker() {
             arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
             return self.redefine_rebuilt(cx, vhost, queue, declaration);
@@ -243,10 +237,10 @@ impl Broker {
     }
 
     fn declared(&self, queue: QueueId) -> Outcome {
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         Outcome::QueueDeclared {
             queue: record.name.clone(),
-            message_count: self.ready_in(queue) + self.orphans.adopted_by(queue),
+            message_count: self.queues.ready_in(queue) + self.orphans.adopted_by(queue),
             consumer_count: record.consumers.len(),
         }
     }
@@ -294,8 +288,8 @@ impl Broker {
         record.logged = Logged::as_incarnation(incarnation);
         record.rank = first_rank(cx.journal, &record, 0);
         let queue = self.add_queue(cx, record)?;
-        self.append_queue(cx, queue.index(), true);
-        self.touch_queue(cx.journal, queue);
+        self.queues.append_queue(cx, &self.access, queue.index(), true);
+        self.queues.touch_queue(cx.journal, queue);
         Ok(queue)
     }
 
@@ -314,32 +308,26 @@ impl Broker {
 
     /// Puts a queue where it is found.
     pub(super) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
-        // Rises with every change of what there is, so no other queue has this number.
-        record.serial = self.routing.revision();
         let bytes = record.name.len() + record.arguments.len();
-        let (vhost, name, owner) = (record.vhost, record.name.clone(), record.exclusive_owner);
-        let (hidden, is_rebuilt, buries) = (record.hidden, record.is_rebuilt, record.buries_logged());
-        let (may_expire, consumer_timeout_ms) =
-            (record.settings.may_expire, record.settings.consumer_timeout_ms);
+        let (vhost, owner) = (record.vhost, record.exclusive_owner);
+        let (hidden, is_rebuilt) = (record.hidden, record.is_rebuilt);
+        let consumer_timeout_ms = record.settings.consumer_timeout_ms;
         self.access.check_vhost_alive(vhost)?;
         self.declare_quota(Declared::Queue, bytes, (vhost, cx.declarer))?;
         record.declarer = cx.declarer;
-        let Ok(index) = self.queues.insert(record) else { return Err(out_of("queues_max")) };
-        self.queue_table.insert((vhost, &*name), index);
+        let queue = self.queues.insert(record)?;
         self.access.hold_vhost(vhost);
         self.orphans.rebuilt += u32::from(is_rebuilt);
-        self.buriers += u32::from(buries);
-        self.minds_time |= may_expire;
         self.watch.note_timeout(consumer_timeout_ms);
         if !hidden {
             self.access.count_queue(vhost, true);
         }
         if let Some(owner) = owner {
             let owned = &mut self.connections[owner.index()].exclusive_queues;
-            owned.push_back(&mut self.queues, index, |queue| &mut queue.owner_links);
+            self.queues.enter_owned(owned, queue);
         }
         self.routing.revise();
-        Ok(QueueId::from_index(index))
+        Ok(queue)
     }
 
     pub(super) fn bind_queue(
@@ -366,7 +354,7 @@ impl Broker {
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
         self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
-        if let Some(queue) = self.find_queue(vhost, queue)
+        if let Some(queue) = self.queues.find_queue(vhost, queue)
             && let Some(source) = self.find_exchange(vhost, spec.source)
             && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
         {
@@ -388,19 +376,11 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
-        let above = self.purge_levels(queue);
-        let (count, parts) = self.detach_messages(queue);
-        self.start_job(cx, connection, Job::Purge { queue, parts });
-        Ok(Outcome::MessageCount(above + count))
-    }
-
-    /// Takes all ready messages out of a queue or a level, for a job to drop.
-    pub(super) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
-        let record = &mut self.queues[queue.index()];
-        let (count, parts) = record.backlog.detach();
-        // The queue stays until all of it is dropped.
-        record.returning += 1;
-        (count, Box::new(parts))
+        let (count, taken) = self.queues.purge(queue);
+        for (queue, parts) in taken {
+            self.start_job(cx, connection, Job::Purge { queue, parts });
+        }
+        Ok(Outcome::MessageCount(count))
     }
 
     pub(super) fn delete_queue_by_name(
@@ -412,19 +392,19 @@ impl Broker {
         (if_unused, if_empty): (bool, bool),
     ) -> Result<Outcome, Fault> {
         self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(name))?;
-        if self.find_queue(vhost, name).is_none() {
+        if self.queues.find_queue(vhost, name).is_none() {
             if !self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)? {
                 cx.await_others();
             }
             return Ok(Outcome::MessageCount(0));
         }
         let queue = self.require_queue(connection, vhost, name)?;
-        let record = &self.queues[queue.index()];
+        let record = self.queues.at(queue);
         let problem = match () {
             () if if_unused && !record.consumers.is_empty() => "in use",
-            () if if_empty && self.ready_in(queue) > 0 => "not empty",
+            () if if_empty && self.queues.ready_in(queue) > 0 => "not empty",
             () => {
-                let count = self.ready_in(queue);
+                let count = self.queues.ready_in(queue);
                 check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
                 self.start_job(cx, connection, Job::Queue(queue));
@@ -439,52 +419,42 @@ impl Broker {
     pub(super) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
         // Before it, so that none of them outlives it in the log.
-        self.retire_levels(cx.journal, queue);
-        self.append_queue(cx, index, false);
-        self.append_spilled_gone(cx.journal, index);
-        let record = &mut self.queues[index];
-        record.dying = true;
+        for level in self.queues.retire_levels(cx.journal, queue) {
+            self.queue_job(Job::Queue(level));
+        }
+        self.queues.append_queue(cx, &self.access, index, false);
+        self.queues.append_spilled_gone(cx.journal, index);
+        self.queues.retire(queue);
+        let record = self.queues.at_mut(queue);
         self.orphans.rebuilt -= u32::from(record.is_rebuilt);
-        self.buriers -= u32::from(record.buries_logged());
-        let (vhost, hidden) = (record.vhost, record.hidden);
-        self.queue_table.remove((vhost, &*record.name), index);
+        let (vhost, hidden, owner) = (record.vhost, record.hidden, record.exclusive_owner.take());
         if !hidden {
             self.counters.queues_deleted += 1;
             self.access.count_queue(vhost, false);
         }
-        let record = &mut self.queues[index];
-        if core::mem::take(&mut record.on_ready_list) {
-            self.ready.remove(&mut self.queues, index, |queue| &mut queue.ready_links);
-        }
-        if let Some(owner) = self.queues[index].exclusive_owner.take() {
-            let owned = &mut self.connections[owner.index()].exclusive_queues;
-            owned.remove(&mut self.queues, index, |queue| &mut queue.owner_links);
+        if let Some(owner) = owner {
+            self.queues.leave_owned(&mut self.connections[owner.index()].exclusive_queues, queue);
         }
         self.routing.revise();
     }
 
     /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.
     pub(super) fn free_queue_if_done(&mut self, queue: QueueId) {
-        // What refers to it last may ask once more than needed.
-        let Some(record) = self.queues.get(queue.index()) else { return };
-        if record.cleared && record.unsettled == 0 && record.returning == 0 && !record.has_levels() {
-            self.free_queue(queue);
+        let mut next = Some(queue);
+        while let Some((record, whole)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
+            let bytes = record.name.len() + record.arguments.len();
+            self.quota.undeclare(Declared::Queue, bytes, (record.vhost, record.declarer));
+            if !record.is_level() {
+                self.release_vhost(record.vhost);
+            }
+            next = whole;
         }
     }
 
-    #[cold]
-    fn free_queue(&mut self, queue: QueueId) {
-        let whole = self.take_off(queue);
-        let record = self.queues.remove(queue.index());
-        if record.is_shedding {
-            self.shedding.forget(queue);
-        }
-        let bytes = record.name.len() + record.arguments.len();
-        self.quota.undeclare(Declared::Queue, bytes, (record.vhost, record.declarer));
-        self.release_vhost(record.vhost);
-        if let Some(whole) = whole {
-            self.free_queue_if_done(whole);
-        }
+    /// One job less whose messages a queue waits for: what stands first now stays so.
+    pub(super) fn end_returning(&mut self, queue: QueueId) {
+        self.queues.end_returning(queue);
+        self.free_queue_if_done(queue);
     }
 
     /// A name nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
@@ -507,22 +477,11 @@ impl Broker {
         while let Some(index) = at {
             let consumer = &self.consumers[index];
             let queue = consumer.queue;
-            if consumer.state == ConsumerState::Active && self.queues[queue.index()].hidden {
+            if consumer.state == ConsumerState::Active && self.queues.at(queue).hidden {
                 return Some(queue);
             }
             at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
         }
         None
     }
-}
-
-/// The queue of this name.
-pub(super) fn find_queue(
-    queues: &Slab<Queue>,
-    table: &IndexTable,
-    vhost: VhostId,
-    name: &str,
-) -> Option<QueueId> {
-    let is_it = |index: usize| queues[index].vhost == vhost && &*queues[index].name == name;
-    table.find((vhost, name), is_it).map(QueueId::from_index)
 }

@@ -1,0 +1,139 @@
+//! How queues are written down, and what the log has of them at a start.
+//!
+//! Always true: what is declared is answered when it is durable; how often messages came back is written by one write
+//! of a queue at a time.
+
+use super::place::Lane;
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::access::Access;
+use crate::broker::restored::Contents;
+use crate::command::QueueId;
+use crate::journal::{Definition, Journal, Mode};
+
+impl Queues {
+    /// Writes down that a queue exists, or exists no more with all its messages.
+    pub(in crate::broker) fn append_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        access: &Access,
+        index: usize,
+        exists: bool,
+    ) {
+        let record = &self.slab[index];
+        let incarnation = record.logged.incarnation();
+        if incarnation == 0 {
+            return;
+        }
+        let (key, value) = self.definition_of_queue(access, index, exists);
+        if !exists {
+            cx.journal.queue_gone(incarnation);
+        }
+        let batch = cx.journal.define(key, value);
+        self.slab[index].logged.set_defined(batch);
+        cx.await_batch(batch);
+    }
+
+    /// The key that a durable queue is written down under, and what is said of it if it `exists`.
+    pub(in crate::broker) fn definition_of_queue(
+        &self,
+        access: &Access,
+        index: usize,
+        exists: bool,
+    ) -> (Box<[u8]>, Option<Box<[u8]>>) {
+        let record = &self.slab[index];
+        let definition = Definition::Queue {
+            vhost: access.vhost_name(record.vhost),
+            name: &record.name,
+            incarnation: record.logged.incarnation(),
+            auto_delete: record.auto_delete,
+            is_rebuilt: record.is_rebuilt,
+            levels_from: record.levels_from(),
+            arguments: &record.returns.join(&record.arguments),
+        };
+        (definition.key(), exists.then(|| definition.value()))
+    }
+
+    /// A message of a queue that counts it has come back so often.
+    #[cold]
+    pub(in crate::broker) fn note_return(
+        &mut self,
+        journal: &mut Journal,
+        access: &Access,
+        queue: QueueId,
+        offset: u64,
+        count: u16,
+    ) {
+        if self.slab[queue.index()].returns.note(offset, count) {
+            self.returns_due.push(queue);
+        }
+        self.write_returns(journal, access);
+    }
+
+    /// Writes down how often messages came back, unless what was written before is not durable yet.
+    #[inline]
+    pub(in crate::broker) fn write_returns(&mut self, journal: &mut Journal, access: &Access) {
+        if self.returns_due.may_be_written(journal.durable()) && !journal.is_grouping() {
+            self.write_returns_now(journal, access);
+        }
+    }
+
+    /// Writes down how often messages came back, whether what was written before is durable or not.
+    #[cold]
+    pub(in crate::broker) fn write_returns_now(&mut self, journal: &mut Journal, access: &Access) {
+        if journal.mode() == Mode::On && (!journal.has_room_to_define() || journal.is_crowded()) {
+            return;
+        }
+        for queue in self.returns_due.take() {
+            // It may have been deleted since, and another be in its place.
+            let Some(record) = self.slab.get_mut(queue.index()) else { continue };
+            let is_due = record.returns.take_due();
+            if is_due && journal.mode() == Mode::On && !record.dying && record.logged.is_on() {
+                let (key, value) = self.definition_of_queue(access, queue.index(), true);
+                self.returns_due.note_written(journal.define(key, value));
+            }
+        }
+    }
+
+    /// Says what the log has for a queue.
+    pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
+        let record = &mut self.slab[queue.index()];
+        record.logged.restore(contents);
+        if record.returns.forget_from(contents.next_offset) {
+            self.returns_due.push(queue);
+        }
+        // Names and properties are in there as well: the best guess there is.
+        record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
+        if contents.count > 0 {
+            self.look_at_stored(queue);
+        }
+    }
+
+    /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.
+    pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
+        let mut start = start;
+        while start < end {
+            let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
+            let backlog = &mut self.slab[queue.index()].backlog;
+            if !backlog.push_stored(&mut self.pool, Lane::Durable, start, count) {
+                return false;
+            }
+            start += u64::from(count);
+        }
+        true
+    }
+
+    /// As if so many messages had come to every durable queue and gone before they were written: their
+    /// offsets are used up. For the simulator, which has no days to wait for that.
+    #[cfg(debug_assertions)]
+    pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
+        for index in 0..self.slab.places() {
+            let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.dying) else { continue };
+            if queue.logged.is_on() {
+                let start = queue.logged.pass_offsets(count);
+                let queue = queue.logged.incarnation();
+                journal.settle_stored(crate::journal::Settled { queue, start, end: start + count });
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! How full a queue is: by its own arguments, and by its share of the memory.
+//!
+//! Always true: what a queue with priorities may have, all its levels have together.
+
+use super::backlog::SLOT_BYTES;
+use super::queue::{Queue, Rank};
+use super::state::Queues;
+use crate::broker::arguments::Overflow;
+use crate::broker::shortage::Shortage;
+use crate::command::{QueueId, VhostId};
+use crate::mem::{MessageId, Messages};
+
+/// Eighths of its share that a queue may take, and to which it must have fallen before those go on who wait
+/// for it.
+const SHARE: u64 = 8;
+const LOW_SHARE: u64 = 7;
+/// Messages beyond its length that a queue keeps for a consumer who is ready for them.
+const BURST_MESSAGES: u64 = 2_048;
+
+impl Queues {
+    /// Whether a policy of the queue refuses the message.
+    pub(in crate::broker) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
+        self.refuses_body(queue, messages.body_len(message))
+    }
+
+    /// Whether a policy of the queue refuses a message with a body of so many bytes.
+    pub(in crate::broker) fn refuses_body(&self, queue: QueueId, body_len: u32) -> bool {
+        let settings = &self.slab[queue.index()].settings;
+        if settings.overflow == Overflow::DropHead {
+            return false;
+        }
+        let body_bytes = self.in_all(queue, |record| record.backlog.body_bytes());
+        let bytes = body_bytes + u64::from(body_len);
+        u64::from(self.ready_in(queue)) >= settings.max_length || bytes > settings.max_length_bytes
+    }
+
+    /// Whether the queue has more than its policy lets it keep.
+    pub(in crate::broker) fn is_over_length(&self, queue: QueueId) -> bool {
+        self.is_over_length_by(queue, 0, 0)
+    }
+
+    /// Whether it is so far over its length that it cannot wait for its consumer to take what is too much: by more
+    /// than he is given in a turn or two, or a quarter of the memory.
+    pub(in crate::broker) fn is_far_over_length(&self, queue: QueueId) -> bool {
+        let settings = &self.settings;
+        let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
+        self.is_over_length_by(queue, messages, settings.output_budget_bytes.min(settings.body_bytes / 4))
+    }
+
+    fn is_over_length_by(&self, queue: QueueId, messages: u64, bytes: u64) -> bool {
+        let settings = &self.slab[queue.index()].settings;
+        let ready = self.ready_in(queue);
+        // A queue that refuses keeps what comes back to it, over its length as well.
+        if settings.overflow != Overflow::DropHead || ready == 0 {
+            return false;
+        }
+        let body_bytes = || self.in_all(queue, |record| record.backlog.body_bytes());
+        u64::from(ready) > settings.max_length.saturating_add(messages)
+            || body_bytes() > settings.max_length_bytes.saturating_add(bytes)
+    }
+
+    /// No single queue may take the whole pool; what is delivered from it counts too.
+    pub(in crate::broker) fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
+        self.is_below(messages, queue, SHARE)
+    }
+
+    /// Whether a queue has fallen well below its share of the memory for messages.
+    pub(in crate::broker) fn is_well_within_share(&self, messages: &Messages, queue: QueueId) -> bool {
+        self.is_below(messages, queue, LOW_SHARE)
+    }
+
+    /// Whether a queue takes less than so many eighths of its share: of four fifths of the memory for
+    /// messages.
+    #[inline]
+    fn is_below(&self, messages: &Messages, queue: QueueId, eighths: u64) -> bool {
+        let part = |max: usize| (max / 5 * 4) as u64 * eighths / 8;
+        let (messages_share, bytes_share) = (part(messages.messages_max()), part(messages.body_bytes_max()));
+        let Taken { resident, messages, bytes } = self.taken_by(queue);
+        messages < messages_share && bytes < bytes_share + resident * SLOT_BYTES
+    }
+
+    #[inline]
+    fn taken_by(&self, queue: QueueId) -> Taken {
+        let record = &self.slab[queue.index()];
+        match record.rank {
+            Rank::Plain => Taken::by(record),
+            Rank::Lowest { .. } | Rank::Level { .. } => {
+                let levels = self.levels(self.whole(queue));
+                levels.fold(Taken::default(), |taken, level| taken.with(&self.slab[level.index()]))
+            }
+        }
+    }
+
+    /// What a queue takes of its share of the memory, of messages or of bytes, of which it has more.
+    pub(in crate::broker) fn share_of_memory(&self, messages: &Messages, queue: QueueId) -> MemoryShare {
+        let part = |max: usize| (max / 5 * 4) as u64;
+        let taken = self.taken_by(queue);
+        let bytes_share = part(messages.body_bytes_max()) + taken.resident * SLOT_BYTES;
+        let messages_share = part(messages.messages_max());
+        let is_of_bytes = u128::from(taken.bytes) * u128::from(messages_share)
+            > u128::from(taken.messages) * u128::from(bytes_share);
+        match is_of_bytes {
+            true => MemoryShare { is_of_bytes, used: taken.bytes, most: bytes_share },
+            false => MemoryShare { is_of_bytes, used: taken.messages, most: messages_share },
+        }
+    }
+
+    /// Messages that have left the queue that somebody waits for, ever; `None`: he waits for something else. While it
+    /// rises he need not give up.
+    pub fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
+        let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
+        // It may have been deleted since.
+        self.slab.get(queue.index()).filter(|record| !record.dying)?;
+        let came = self.in_all(queue, |level| level.backlog.came());
+        Some(came.wrapping_sub(self.ready_in(queue).into()))
+    }
+
+    /// The queue, of one virtual host or of all, that has most of something, as that is counted in a queue and all its levels.
+    pub(in crate::broker) fn fullest(
+        &self,
+        of: Option<VhostId>,
+        much: impl Fn(&Queue) -> u64,
+    ) -> Option<(QueueId, u64)> {
+        let whole = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
+        let shown = whole.filter(|queue| {
+            let record = &self.slab[queue.index()];
+            !record.dying && !record.hidden && of.is_none_or(|vhost| vhost == record.vhost)
+        });
+        let found = shown.map(|queue| (queue, self.in_all(queue, &much)));
+        found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
+    }
+}
+
+/// What a queue has of what it may have of the memory for messages.
+pub(in crate::broker) struct MemoryShare {
+    pub(in crate::broker) is_of_bytes: bool,
+    pub(in crate::broker) used: u64,
+    pub(in crate::broker) most: u64,
+}
+
+/// What a queue takes of the memory for messages.
+#[derive(Clone, Copy, Default)]
+struct Taken {
+    /// Messages that wait and are in memory.
+    resident: u64,
+    /// Those, and what is delivered.
+    messages: u64,
+    /// Their bytes of blocks.
+    bytes: u64,
+}
+
+impl Taken {
+    #[inline]
+    fn by(record: &Queue) -> Self {
+        let resident = record.backlog.resident();
+        Self {
+            resident: resident.into(),
+            messages: record.resident_messages(),
+            bytes: record.backlog.bytes() + record.unsettled_bytes,
+        }
+    }
+
+    fn with(self, record: &Queue) -> Self {
+        let other = Self::by(record);
+        Self {
+            resident: self.resident + other.resident,
+            messages: self.messages + other.messages,
+            bytes: self.bytes + other.bytes,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Queues: what waits in them, in memory and out of it, in which order it goes, and what of it is delivered.
+//!
+//! Why it exists: whatever a message meets in a queue (priorities, limits, its time, short memory, the log) is decided
+//! here, where the message stands; who gets it, and where goes what a queue gives up, is decided around it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `state` | all of it |
+//! | `queue` | the record of one queue |
+//! | `levels` | queues with priorities: a level for each |
+//! | `push`, `routes` | a message comes in; the queues of one that waits for its commit |
+//! | `head`, `ready`, `gets` | what stands first, and whether it may go; queues with something to deliver; gets that wait |
+//! | `fullness`, `shed`, `shedding` | how full a queue is; what it gives up; when to ask it again |
+//! | `expire`, `expiry` | when what stands first expires, and unused queues go; when to look |
+//! | `delayed`, `sleepers` | what delayed exchanges keep until its time; when that is |
+//! | `backlog`, `lanes`, `place` | what waits in a queue; what the log has of it; what stands at one place of it |
+//! | `deliveries` | messages between queue and acknowledgement |
+//! | `paging`, `read_back_room`, `page_in`, `spill` | queues deeper than memory: who waits for what, the way in, the way out |
+//! | `look`, `looks` | messages looked at in their queue; what somebody waits to look at |
+//! | `definitions`, `returns` | how queues are written down, and how often messages of quorum queues came back |
+//!
+//! Always true: offsets rise with arrival and stay with a message for life, so what comes back goes before everything
+//! that has not been delivered yet, in its old order; a message is in one place of one queue, or in one delivery of it.
+
+mod backlog;
+mod definitions;
+mod delayed;
+mod deliveries;
+mod expire;
+mod expiry;
+mod fullness;
+mod gets;
+mod head;
+mod lanes;
+mod levels;
+mod look;
+mod looks;
+mod page_in;
+mod paging;
+mod place;
+mod push;
+mod queue;
+mod read_back_room;
+mod ready;
+mod returns;
+mod routes;
+mod shed;
+mod shedding;
+mod sleepers;
+mod spill;
+mod state;
+
+pub(super) use backlog::{Purged, SLOT_BYTES, Taken, block_bytes};
+pub(super) use deliveries::{Carrier, Deliveries, NewDelivery};
+pub(super) use expire::Patience;
+pub(super) use expiry::Expiry;
+pub(super) use gets::Getting;
+pub(super) use lanes::Logged;
+pub(super) use levels::{LevelChoice, first_rank};
+pub(super) use queue::{Front, Peeked, Queue, Rank};
+pub(super) use returns::Returns;
+pub(super) use routes::Targets;
+pub(super) use shedding::take_step;
+pub(super) use sleepers::{Held, Next, PLAIN, SLOTS, Sleepers, Slot, delay_ms};
+pub(super) use state::Scratch;
+
+pub use levels::levels_of;
+pub use look::{LOOKED_MAX, Looked, Seen};
+pub use looks::LogRun;
+pub use page_in::{Fetch, FetchFrom, Page, PageIn};
+pub use state::Queues;

@@ -1,0 +1,297 @@
+//! Which queues have something to deliver, and what is done with what was delivered.
+//!
+//! Always true: a queue is on the ready list exactly when it has a message, a consumer that can take it, and nothing
+//! that has to come first.
+
+use super::backlog::{Purged, PurgedItem, block_bytes};
+use super::deliveries::{Carrier, Delivered, NewDelivery};
+use super::place::{Lane, Place};
+use super::queue::{Front, Queue, Rank};
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::death::Reason;
+use crate::broker::faults::out_of;
+use crate::command::{QueueId, VhostId};
+use crate::error::Fault;
+use crate::mem::{List, Messages};
+
+impl Queues {
+    /// Takes the next queue that has something to deliver off the ready list.
+    #[inline]
+    pub(in crate::broker) fn pop_ready(&mut self) -> Option<QueueId> {
+        let queue = self.ready.pop_front(&mut self.slab, |queue| &mut queue.ready_links)?;
+        self.slab[queue].on_ready_list = false;
+        Some(QueueId::from_index(queue))
+    }
+
+    /// Takes a queue off the ready list, if it is there.
+    pub(in crate::broker) fn leave_ready(&mut self, queue: QueueId) -> bool {
+        let was_ready = core::mem::take(&mut self.slab[queue.index()].on_ready_list);
+        if was_ready {
+            self.ready.remove(&mut self.slab, queue.index(), |queue| &mut queue.ready_links);
+        }
+        was_ready
+    }
+
+    /// Whether some queue has something to deliver.
+    #[inline]
+    pub(in crate::broker) const fn is_any_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Puts the queue on the ready list if it has something to do there.
+    pub(in crate::broker) fn wake(&mut self, queue: QueueId) {
+        let record = &mut self.slab[queue.index()];
+        if record.on_ready_list {
+            return;
+        }
+        if record.wants_delivery() {
+            record.on_ready_list = true;
+            self.ready.push_back(&mut self.slab, queue.index(), |queue| &mut queue.ready_links);
+        } else if record.rank != Rank::Plain {
+            self.wake_whole(queue);
+        }
+    }
+
+    /// The queue itself if it is to deliver now, or the level of it that is.
+    #[inline(always)]
+    pub(in crate::broker) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
+        let record = &self.slab[queue.index()];
+        match record.wants_delivery() {
+            true => Some(queue),
+            false if record.rank == Rank::Plain => None,
+            false => self.level_to_deliver(queue),
+        }
+    }
+
+    /// A queue that has something to deliver and to whom, and is not on the ready list: nobody would look at
+    /// it.
+    #[cfg(debug_assertions)]
+    pub fn forgotten_queue(&self) -> Option<usize> {
+        let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
+        let is_forgotten =
+            |index: usize, queue: &Queue| !queue.on_ready_list && !queue.is_level() && wants(index);
+        self.slab.iter().find(|(index, queue)| is_forgotten(*index, queue)).map(|(index, _)| index)
+    }
+
+    /// How often the message came back, in a queue that tells: on a first delivery a get alone hears of it,
+    /// as in RabbitMQ. After a restart it is known that it was delivered, and not how often.
+    #[inline]
+    pub(in crate::broker) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
+        if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
+            return None;
+        }
+        let tells = self.slab[delivery.queue?.index()].settings.tells_returns;
+        tells.then(|| delivery.returns.max(delivery.redelivered.into()))
+    }
+
+    /// One job less whose messages the queue waits for: what stands first now stays so.
+    pub(in crate::broker) fn end_returning(&mut self, queue: QueueId) {
+        let record = &mut self.slab[queue.index()];
+        record.returning -= 1;
+        if record.settings.may_expire {
+            self.note_shed_anew(queue);
+        }
+        self.gets.note_change();
+        self.wake(queue);
+    }
+
+    /// What was delivered is done with.
+    #[inline]
+    pub(in crate::broker) fn settle_delivered(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        delivery: &Delivered,
+    ) {
+        match (delivery.message, delivery.logged) {
+            (Some(message), logged) => {
+                self.settle_logged(cx, queue, logged, message);
+                cx.messages.release(message);
+            }
+            (None, Some(offset)) => self.settle_run(cx.journal, queue, Lane::Durable, offset, 1),
+            (None, None) => {}
+        }
+    }
+
+    fn purge_place(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) {
+        match place {
+            Place::Plain(message) => cx.messages.release(message),
+            Place::Logged(message, offset) => {
+                self.settle_logged(cx, queue, Some(offset), message);
+                cx.messages.release(message);
+            }
+            Place::Spilled(message, offset) => {
+                self.cancel_spill(cx, queue, message, offset);
+                cx.messages.release(message);
+            }
+            Place::Stored(lane, start, count) => self.settle_run(cx.journal, queue, lane, start, count),
+        }
+    }
+
+    /// Takes all ready messages out of a queue or a level, for a job to drop.
+    pub(in crate::broker) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
+        let record = &mut self.slab[queue.index()];
+        let (count, parts) = record.backlog.detach();
+        // The queue stays until all of it is dropped.
+        record.returning += 1;
+        (count, Box::new(parts))
+    }
+
+    /// Puts a queue where its name is found. The caller counted it.
+    ///
+    /// # Errors
+    /// There is no room for one more.
+    pub(in crate::broker) fn insert(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
+        record.serial = self.next_serial();
+        let (vhost, name) = (record.vhost, record.name.clone());
+        self.dead_lettering += u32::from(record.buries_logged());
+        self.has_deadlines |= record.settings.may_expire;
+        let index = self.slab.insert(record).map_err(|_| out_of("queues_max"))?;
+        self.table.insert((vhost, &*name), index);
+        Ok(QueueId::from_index(index))
+    }
+
+    /// Puts the hidden queue of a delayed exchange, which has no name. The caller counted it.
+    ///
+    /// # Errors
+    /// There is no room for one more.
+    pub(in crate::broker) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
+        assert!(record.name.is_empty() && record.hidden, "nobody can name it");
+        record.serial = self.next_serial();
+        // The time that passes matters from now on.
+        self.has_deadlines = true;
+        let index = self.slab.insert(record).map_err(|_| out_of("queues_max"))?;
+        Ok(QueueId::from_index(index))
+    }
+
+    /// Behind the other queues that go with a connection.
+    pub(in crate::broker) fn enter_owned(&mut self, owned: &mut List, queue: QueueId) {
+        owned.push_back(&mut self.slab, queue.index(), |queue| &mut queue.owner_links);
+    }
+
+    /// It does not go with that connection any more.
+    pub(in crate::broker) fn leave_owned(&mut self, owned: &mut List, queue: QueueId) {
+        owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.owner_links);
+    }
+
+    /// Bindings that lead to a queue.
+    pub(in crate::broker) fn bindings_mut(&mut self, queue: QueueId) -> &mut List {
+        &mut self.slab[queue.index()].bindings
+    }
+
+    /// Takes the name of a queue away, and the queue off the ready list: nothing is delivered from it any more.
+    pub(in crate::broker) fn retire(&mut self, queue: QueueId) {
+        let record = &mut self.slab[queue.index()];
+        assert!(!record.dying, "a queue is retired once");
+        record.dying = true;
+        self.dead_lettering -= u32::from(record.buries_logged());
+        self.table.remove((record.vhost, &*record.name), queue.index());
+        self.leave_ready(queue);
+    }
+
+    /// Frees the record of a cleared queue, or of a level, once neither a delivery nor a level refers to it; gives it,
+    /// with the queue that it was a level of, for that may be done with now.
+    pub(in crate::broker) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
+        // What refers to it last may ask once more than needed.
+        let record = self.slab.get(queue.index())?;
+        if !record.cleared || record.unsettled > 0 || record.returning > 0 || record.has_levels() {
+            return None;
+        }
+        let whole = self.take_off(queue);
+        let record = self.slab.remove(queue.index());
+        if record.is_shedding {
+            self.shedding.forget(queue);
+        }
+        Some((record, whole))
+    }
+
+    /// The queue of this name.
+    pub(in crate::broker) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
+        let is_it = |index: usize| self.slab[index].vhost == vhost && &*self.slab[index].name == name;
+        self.table.find((vhost, name), is_it).map(QueueId::from_index)
+    }
+
+    /// Whether there can be nothing for a get yet. What has expired is looked at anew, for nobody else may.
+    pub(in crate::broker) fn is_kept_from_get(&self, queue: QueueId) -> bool {
+        let record = &self.slab[self.first_level(queue).index()];
+        record.front == Front::Blocked && !record.dying
+    }
+
+    // ---- what was delivered
+
+    /// A delivery is on its way: its queue counts it as unsettled. The caller made sure of room in the pool.
+    pub(in crate::broker) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
+        let Some(queue) = new.queue else { return };
+        let record = &mut self.slab[queue.index()];
+        record.unsettled += 1;
+        record.unsettled_body_bytes += u64::from(messages.body_len(new.message));
+        record.unsettled_bytes += block_bytes(messages, new.message);
+    }
+
+    /// A delivery is settled, one way or the other: its queue counts it no more; gives the bytes of blocks that its
+    /// message occupies.
+    pub(in crate::broker) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
+        let delivery = &self.deliveries[index];
+        let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
+        if let Some(queue) = delivery.queue {
+            let record = &mut self.slab[queue.index()];
+            record.unsettled -= 1;
+            record.unsettled_body_bytes -= u64::from(delivery.body_len);
+            match delivery.message {
+                Some(_) => record.unsettled_bytes -= bytes,
+                None => record.unsettled_absent -= 1,
+            }
+            debug_assert!(record.unsettled > 0 || record.unsettled_body_bytes == 0, "counted alike");
+        }
+        bytes
+    }
+
+    /// A delivery comes back once more; says whether that is too often for its queue.
+    pub(in crate::broker) fn comes_back_too_often(&mut self, index: usize) -> bool {
+        let delivery = &mut self.deliveries[index];
+        delivery.returns = delivery.returns.saturating_add(1);
+        let queue = delivery.queue.map(|queue| &self.slab[queue.index()]);
+        queue.is_some_and(|record| {
+            !record.dying && u32::from(delivery.returns) > record.settings.delivery_limit
+        })
+    }
+
+    /// A delivery that is counted for nobody any more goes back to its old place in its queue.
+    pub(in crate::broker) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
+        let backlog = &mut self.slab[queue.index()].backlog;
+        backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
+        // It goes before what the queue waits for, which may be the very memory that it takes.
+        self.unstall(queue);
+    }
+
+    /// A delivery that is counted for nobody any more is given up for this reason, and waits apart until it goes on.
+    pub(in crate::broker) fn reject(
+        &mut self,
+        messages: &Messages,
+        queue: QueueId,
+        index: usize,
+        reason: Reason,
+    ) {
+        self.deliveries.keep(index);
+        self.deliveries[index].death = Some(reason);
+        self.slab[queue.index()].backlog.reject(&mut self.deliveries, messages, index);
+    }
+
+    /// The next piece of what was taken out of a queue to be dropped is dropped; `false`: there was none.
+    pub(in crate::broker) fn drop_purged(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        parts: &mut Purged,
+    ) -> bool {
+        let item = parts.pop(&mut self.pool, &mut self.deliveries);
+        match item {
+            Some(PurgedItem::Delivered(delivery)) => self.settle_delivered(cx, queue, &delivery),
+            Some(PurgedItem::Place(place)) => self.purge_place(cx, queue, place),
+            None => return false,
+        }
+        self.releases += 1;
+        true
+    }
+}

@@ -1,0 +1,181 @@
+//! What a queue gives up: which message, and whether it goes on as a dead letter.
+//!
+//! Always true: a queue says what it gives up, and whoever routes it takes it out then; so a message that has nowhere
+//! to go yet is in its queue, as it was, or among those that are rejected, which nobody is given any more.
+
+use super::backlog::First;
+use super::place::Place;
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::arguments::Overflow;
+use crate::broker::death::Death;
+use crate::broker::work::Work;
+use crate::command::{QueueId, VhostId};
+use crate::journal::Journal;
+use crate::mem::{MessageId, Messages};
+
+/// Messages that one command makes a queue drop at most, when its limit has become smaller.
+const DROP_STEP: u32 = 512;
+/// What no route has for its number.
+const NEVER_ROUTED: u64 = u64::MAX;
+
+impl Queues {
+    /// The length rules of a queue that gives up for good: the oldest make room for the newest.
+    pub(in crate::broker) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        let queue = self.whole(queue);
+        assert!(!self.has_dead_letters(queue), "what goes on is not dropped");
+        // More than that is too much only when the limit has become smaller.
+        for _ in 0..DROP_STEP {
+            let level = self.first_level(queue);
+            if !self.is_over_length(queue) || !self.drop_first(cx, level) {
+                return;
+            }
+            self.note_taken_off(queue, level);
+        }
+        self.note_shed_anew(queue);
+    }
+
+    /// A dead letter came in, and stands in all of these queues: each is looked at for its rules, and what of it goes on
+    /// from here is seen to later, for one letter at a time is being written.
+    #[cold]
+    pub(in crate::broker) fn look_after_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        queues: &[QueueId],
+    ) {
+        for &queue in queues {
+            self.note_arrival(cx, queue, message);
+        }
+        for &queue in queues {
+            let is_over = self.is_over_after_push(queue);
+            if is_over && self.has_dead_letters(queue) {
+                self.note_shed_anew(queue);
+            } else if is_over {
+                self.drop_excess(cx, queue);
+            }
+            if is_over && self.slab[queue.index()].settings.may_expire {
+                self.schedule(cx, queue);
+            }
+        }
+    }
+
+    /// Whether a queue has more than its length rules allow, behind a message that came in.
+    pub(in crate::broker) fn is_over_after_push(&self, queue: QueueId) -> bool {
+        let whole = &self.slab[self.whole(queue).index()];
+        if !whole.settings.limits_length {
+            return false;
+        }
+        // With a consumer ready the message may still go before the queue is over its length.
+        match whole.eligible.is_empty() {
+            true => self.is_over_length(queue),
+            false => self.is_far_over_length(queue),
+        }
+    }
+
+    /// The queue has something to give up that it cannot give up now, or not all of it at once.
+    pub(in crate::broker) fn note_shed(&mut self, queue: QueueId) {
+        if !core::mem::replace(&mut self.slab[queue.index()].is_shedding, true) {
+            self.shedding.push(queue);
+            self.shedding.note_change();
+        }
+    }
+
+    /// The queue has something else to give up: on the list already it may be for what was rejected and has
+    /// no room, which says nothing of this.
+    pub(in crate::broker) fn note_shed_anew(&mut self, queue: QueueId) {
+        self.note_shed(queue);
+        self.shedding.note_change();
+    }
+
+    /// The first message of a level is gone: with its last one another level is the first.
+    pub(in crate::broker) fn note_taken_off(&mut self, queue: QueueId, level: QueueId) {
+        if self.first_level(queue) != level {
+            self.look_at_first_level(queue);
+        }
+    }
+
+    /// The first message if it is in memory, and whether the log has it too.
+    pub(in crate::broker) fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
+        let first = self.first(queue)?;
+        let (message, is_logged) = match first {
+            First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
+            First::CameBack => {
+                let backlog = &self.slab[queue.index()].backlog;
+                let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
+                (message, logged.is_some())
+            }
+            First::At(_, Place::Plain(message) | Place::Spilled(message, _)) => (message, false),
+            First::At(_, Place::Logged(message, _)) => (message, true),
+        };
+        Some((first, message, is_logged))
+    }
+
+    /// Whether a message that the queue refuses for its length goes where its dead letters go.
+    pub(in crate::broker) fn buries_refused(&self, queue: QueueId) -> bool {
+        let overflow = self.slab[queue.index()].settings.overflow;
+        overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
+    }
+
+    /// The first of those that were rejected is done with; `false` when there is none.
+    pub(in crate::broker) fn drop_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        let backlog = &mut self.slab[queue.index()].backlog;
+        let Some(delivery) = backlog.take_rejected(&mut self.deliveries, cx.messages) else { return false };
+        self.settle_delivered(cx, queue, &delivery);
+        self.releases += 1;
+        true
+    }
+
+    /// Whether what this queue gives up goes anywhere.
+    pub(in crate::broker) fn has_dead_letters(&self, queue: QueueId) -> bool {
+        let record = &self.slab[queue.index()];
+        record.settings.dead_letters && !record.dying
+    }
+
+    /// Bytes of the log that publishers leave to dead letters. A letter takes room before the message that it
+    /// comes of gives any, and a log that is full of what has to go on would be full for ever.
+    pub(in crate::broker) fn kept_for_letters(&self, journal: &Journal) -> u64 {
+        match self.dead_lettering {
+            0 => 0,
+            _ => journal.kept_for_letters(self.settings.letters_log_bytes),
+        }
+    }
+
+    /// Leaves out the queues that are full. Says how many take the letter, in front of those that have dead
+    /// letters for it.
+    pub(in crate::broker) fn leave_out_full(
+        &self,
+        messages: &Messages,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> usize {
+        let refuses = |queue: &QueueId| self.refuses(messages, *queue, message);
+        targets.retain(|queue| !refuses(queue) || self.buries_refused(*queue));
+        let mut kept = 0;
+        for at in 0..targets.len() {
+            if !refuses(&targets[at]) {
+                targets.swap(kept, at);
+                kept += 1;
+            }
+        }
+        kept
+    }
+
+    /// Leaves out the queues that the letter has passed by itself. Its sender may have made up any number of
+    /// deaths, so each is looked at once, whatever the number of queues.
+    pub(in crate::broker) fn leave_out_passed(
+        &mut self,
+        work: &mut Work,
+        vhost: VhostId,
+        death: &Death<'_>,
+        targets: &mut Vec<QueueId>,
+    ) {
+        let deaths = death.each_passed(&mut |queue| {
+            if let Some(queue) = self.find_queue(vhost, queue) {
+                self.slab[queue.index()].routed_at = NEVER_ROUTED;
+            }
+        });
+        work.charge(deaths);
+        targets.retain(|queue| self.slab[queue.index()].routed_at != NEVER_ROUTED);
+    }
+}
