@@ -8,7 +8,8 @@
 //! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
 //! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
 //! | `parameter`, `parameters` | what components are told, by their names |
-//! | `policy`, `policy_keys`, `terms`, `policies` | policies; their checks; what they and arguments say together; at work |
+//! | `policy` | what arguments, policies and operator policies say together |
+//! | `operator_settings` | policies at work: set and cleared, told to queues and exchanges, put back at a start |
 //! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
 //! | `route`, `work` | the targets of a message; what finding them may cost |
 //! | `publish`, `fullness` | a message comes in, all or nothing; whether a queue takes one more |
@@ -36,6 +37,7 @@
 //! | `tidy` | memory that a burst left idle |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
 //! | `shortage`, `shortage_text` | why publishers wait; how that is told |
+//! | `definable` | whether the store takes a definition |
 //! | `quota` | what one connection, one user and one virtual host may take of what all share |
 //! | `counters` | what has happened since the start |
 //! | `names`, `sizes` | name tables; what records take in memory |
@@ -62,6 +64,7 @@ mod context;
 mod counters;
 mod dead_letter;
 mod death;
+mod definable;
 mod delay;
 mod deliver;
 mod deliveries;
@@ -79,6 +82,7 @@ mod levels;
 mod look;
 mod looks;
 mod names;
+mod operator_settings;
 mod orphans;
 mod overdue;
 mod own;
@@ -88,9 +92,7 @@ mod parameter;
 mod parameters;
 mod parking;
 mod place;
-mod policies;
 mod policy;
-mod policy_keys;
 mod publish;
 mod queue;
 mod queue_head;
@@ -112,7 +114,6 @@ mod sleepers;
 mod spill;
 mod state;
 mod stored;
-mod terms;
 mod tidy;
 mod traced;
 mod transaction;
@@ -140,8 +141,7 @@ pub use own::DeliverySource;
 pub use page_in::{Fetch, FetchFrom, Page, PageIn};
 pub use parameter::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use parking::{came_from, parked, unparked};
-pub use policies::{AppliedView, NewPolicy, PolicyView};
-pub use policy::{ApplyTo, PolicyKind};
+pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
 pub use restored::{Contents, Restored};
 pub use shortage::{Pool, Shortage, Waiters};
 pub use shortage_text::Explained;

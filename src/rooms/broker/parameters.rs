@@ -17,10 +17,10 @@ use crate::journal::{Batch, Definition, Journal, Mode};
 
 use super::Broker;
 use super::access::OperatorFault;
+use super::definable::check_room;
 use super::parameter::{
     LEFT_OUT_MAX, PARAMETER_BYTES_MAX, Parameter, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL,
 };
-use super::policies::check_room;
 use super::restored::Restored;
 
 type Changed = Result<Batch, OperatorFault>;

@@ -16,6 +16,7 @@ use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, Propert
 use super::access::Right;
 use super::arguments::MILLISECONDS_MAX;
 use super::backlog::Size;
+use super::definable::unwritable;
 use super::deliveries::{Carrier, NewDelivery};
 use super::queue::Queue;
 use super::queue_head::log_bytes;
@@ -24,7 +25,6 @@ use super::records::Mode;
 use super::route::copies;
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, Scratch};
-use super::stored::unwritable;
 use super::words::Lossy;
 use super::work::Work;
 use super::{Broker, Context};

@@ -11,7 +11,7 @@ use super::left_out::LeftOut;
 use super::names::IndexTable;
 use super::orphans;
 use super::parameter;
-use super::policy;
+use super::policy::Policies;
 use super::queue::Queue;
 use super::quota::Quota;
 use super::records::{Channel, Connection, Consumer, Getting};
@@ -58,7 +58,7 @@ pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
 /// A parameter.
 pub const PARAMETER_BYTES: usize = parameter::PARAMETER_BYTES;
 /// A policy without its pattern.
-pub const POLICY_BYTES: usize = policy::POLICY_BYTES;
+pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
 /// A delivery.
 pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
 /// What the allocator adds to each piece it hands out, about.

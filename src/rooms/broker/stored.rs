@@ -10,13 +10,13 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::{Definition, DestinationName, Journal, Mode};
 
 use super::arguments::QueueSettings;
+use super::definable::unwritable;
 use super::exchanges::ExchangeDeclaration;
 use super::lanes::Logged;
 use super::levels::first_rank;
 use super::parameter::ParameterView;
 use super::place::Lane;
-use super::policies::NewPolicy;
-use super::policy::{Applied, ApplyTo, PolicyKind};
+use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
 use super::queue::Queue;
 use super::restored::{Contents, Restored};
 use super::returns::Returns;
@@ -466,11 +466,4 @@ impl Broker {
             ),
         }
     }
-}
-
-pub(super) fn unwritable() -> Fault {
-    Fault::new(
-        ReplyCode::ResourceError,
-        format_args!("the store cannot be written, so nothing durable can be declared or deleted now"),
-    )
 }

@@ -6,6 +6,7 @@
 //! | `vhosts` | virtual hosts: made, opened, limited, deleted |
 //! | `rights` | what a user may do in a virtual host, and the checks |
 //! | `pattern`, `plain_pattern` | patterns of names; those that are names or lists of them |
+//! | `pattern_bytes` | what all patterns take in memory, those of policies included |
 //! | `operator` | everything an operator can change, and the views |
 //! | `kept` | how it outlives the broker |
 //! | `state`, `records`, `users` | what is known of all of it; records; users |
@@ -21,6 +22,7 @@ mod kept;
 mod login;
 mod operator;
 mod pattern;
+mod pattern_bytes;
 mod plain_pattern;
 mod records;
 mod rights;
@@ -29,6 +31,7 @@ mod users;
 mod vhosts;
 
 pub(super) use pattern::Pattern;
+pub(super) use pattern_bytes::PatternBytes;
 pub(super) use records::{Right, Thing};
 pub(super) use state::{Access, PERMISSION_BYTES, PREDECLARED_EXCHANGES, USER_BYTES, VHOST_BYTES};
 

@@ -6,12 +6,13 @@
 
 use crate::command::{NAME_BYTES_MAX, VhostId};
 use crate::error::Fault;
-use crate::journal::{Batch, Journal, Mode};
+use crate::journal::{Batch, Journal};
 use crate::password::PasswordHash;
 
 use super::fault::OperatorFault;
 use super::records::{User, UserLimits, VhostLimits};
 use super::state::ADMINISTRATOR;
+use crate::broker::definable::{self, check_room};
 use crate::broker::{Broker, Context};
 
 /// The most bytes of a user's tags, with the commas between them.
@@ -166,14 +167,7 @@ impl Broker {
             return Err(OperatorFault::BeingDeleted(name.into()));
         }
         self.check_changeable(journal)?;
-        if journal.mode() == Mode::On && !journal.has_room_to_define() {
-            let is_full = journal.is_file_system_full();
-            return Err(if is_full {
-                OperatorFault::FileSystemFull
-            } else {
-                OperatorFault::NoRoom(journal.room_key())
-            });
-        }
+        check_room(journal)?;
         let vhost = self.add_vhost(name).map_err(store)?;
         Ok(self.append_vhost(journal, vhost, true))
     }
@@ -187,7 +181,7 @@ impl Broker {
         self.check_deletable(cx.journal, true).map_err(store)?;
         self.append_vhost(cx.journal, vhost, false);
         self.remove_permissions(cx.journal, |user_and_vhost| user_and_vhost.1 == vhost);
-        self.drop_policies_of(cx.journal, vhost);
+        self.drop_policies_of(cx.journal, vhost, name);
         self.drop_parameters_of(cx.journal, vhost);
         self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.retire_vhost(vhost);
@@ -396,14 +390,9 @@ impl Broker {
         self.find_user(name).ok_or_else(|| OperatorFault::NoSuchUser(name.into()))
     }
 
-    /// Whether the store takes what is to be written. On a full disk it does: somebody has filled it, and
-    /// whoever is to keep him out must be able to say so; that takes a block, of the room that settlements
-    /// have for themselves.
+    /// Whether the store takes what is to be written.
     pub(in super::super) fn check_changeable(&self, journal: &Journal) -> Result<(), OperatorFault> {
-        match journal.mode() {
-            Mode::Unwritable => Err(store(crate::broker::stored::unwritable())),
-            Mode::On | Mode::Off => Ok(()),
-        }
+        definable::check_changeable(journal)
     }
 }
 

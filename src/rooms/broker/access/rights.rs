@@ -137,7 +137,7 @@ impl Broker {
         vhost: VhostId,
         texts: [&str; 3],
     ) -> Result<(), OperatorFault> {
-        let most = self.access.patterns_bytes_max;
+        let most = self.access.pattern_bytes.most();
         let [configure, write, read] = texts.map(|text| Pattern::new(text, most));
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
         let patterns = [
@@ -173,7 +173,7 @@ impl Broker {
             let vhost = escaped(self.vhost_name(vhost));
             // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} as it stands.
             let meant = text.replace("{username}", &user).replace("{vhost}", &vhost);
-            Pattern::expanded(text, &meant, self.access.patterns_bytes_max)
+            Pattern::expanded(text, &meant, self.access.pattern_bytes.most())
         };
         let [write, read] = texts.map(fill);
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
@@ -202,20 +202,20 @@ impl Broker {
         if is_new && access.permissions.len() + access.topics.len() >= access.permissions_max {
             return Err(OperatorFault::NoRoom("permissions_max"));
         }
-        access.take_patterns(bytes, freed)
+        access.pattern_bytes.take(bytes, freed)
     }
 
     pub(super) fn remove_permission(&mut self, index: usize) {
         let permission = self.access.permissions.remove(index);
         self.access.permission_table.remove((permission.user, permission.vhost), index);
-        self.access.patterns_bytes -= bytes_of(&permission.patterns);
+        self.access.pattern_bytes.give_back(bytes_of(&permission.patterns));
         self.routing.revise();
     }
 
     pub(super) fn remove_topic(&mut self, index: usize) {
         let topic = self.access.topics.remove(index);
         self.access.topic_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
-        self.access.patterns_bytes -= bytes_of(&topic.patterns);
+        self.access.pattern_bytes.give_back(bytes_of(&topic.patterns));
         self.access.users[topic.user].topics -= 1;
         self.routing.revise();
     }
