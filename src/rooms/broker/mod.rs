@@ -7,9 +7,9 @@
 //! | `routing` | what is bound to what, and from an exchange and keys to queues |
 //! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
 //! | `queue`, `queues`, `arguments` | records of queues; declaring, purging, deleting; queue arguments |
-//! | `parameter`, `parameters` | what components are told, by their names |
+//! | `parameters` | what components are told, by their names |
 //! | `policy` | what arguments, policies and operator policies say together |
-//! | `operator_settings` | policies at work: set and cleared, told to queues and exchanges, put back at a start |
+//! | `operator_settings` | what operators tell the running broker: policies at work, and parameters |
 //! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
 //! | `route`, `work` | the targets of a message; what finding them may cost |
 //! | `publish`, `fullness` | a message comes in, all or nothing; whether a queue takes one more |
@@ -88,7 +88,6 @@ mod overdue;
 mod own;
 mod page_in;
 mod paging;
-mod parameter;
 mod parameters;
 mod parking;
 mod place;
@@ -139,7 +138,7 @@ pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use own::DeliverySource;
 pub use page_in::{Fetch, FetchFrom, Page, PageIn};
-pub use parameter::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
+pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use parking::{came_from, parked, unparked};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
 pub use restored::{Contents, Restored};

@@ -1,4 +1,7 @@
-//! Policies at work: set and taken away, told to queues and exchanges, put back at a start.
+//! What operators tell the running broker: policies at work, and runtime parameters.
+//!
+//! Why it exists: what is set takes a virtual host, who may do what there, and whoever goes by it; the parts
+//! (`policy`, `parameters`) know none of these.
 //!
 //! ```text
 //! set, clear ──→ Policies ──Job::Policies, in steps──→ queues, exchanges: which apply, what follows
@@ -16,6 +19,7 @@ use crate::wire::field::Table;
 use super::access::OperatorFault;
 use super::arguments::{QueueSettings, is_quorum};
 use super::job::Job;
+use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{Applied, Listener, NewPolicy, PolicyKind, PolicyView, Subject, Terms};
 use super::queue::Peeked;
 use super::restored::Restored;
@@ -28,6 +32,15 @@ const UNITS_PER_RECORD: u32 = 8;
 
 type Changed = Result<Batch, OperatorFault>;
 
+/// What became of a definition that a start has put back.
+fn restored(put: Result<(), OperatorFault>) -> Restored {
+    match put {
+        Ok(()) => Restored::Exists(None),
+        Err(_) => Restored::NoRoom,
+    }
+}
+
+/// Policies.
 impl Broker {
     /// Places of policies that were ever used, for who lists them one by one.
     pub const fn policy_places(&self) -> usize {
@@ -198,10 +211,7 @@ impl Broker {
 
     pub(super) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {
         let Some(vhost) = self.find_vhost(vhost) else { return self.orphaned() };
-        match self.policies.put(self.access.pattern_bytes_mut(), vhost, said) {
-            Ok(()) => Restored::Exists(None),
-            Err(_) => Restored::NoRoom,
-        }
+        restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, said))
     }
 
     /// All definitions are there: everything goes by its policies, before the first message is looked at.
@@ -210,5 +220,98 @@ impl Broker {
             self.policies.begin_telling();
             while !self.run_policies(cx, &mut { u32::MAX }) {}
         }
+    }
+}
+
+/// Runtime parameters.
+impl Broker {
+    /// Who says whether a component takes a value, from now on.
+    pub fn set_parameter_check(&mut self, check: ParameterCheck) {
+        self.parameters.set_check(check);
+    }
+
+    /// There may be so many shovels from now on; shovels that there are stay.
+    pub const fn set_shovel_places(&mut self, shovels_max: usize) {
+        self.parameters.set_shovel_places(shovels_max);
+    }
+
+    /// Another number whenever a parameter was set, changed or cleared.
+    pub const fn parameters_version(&self) -> u64 {
+        self.parameters.version()
+    }
+
+    /// Places of parameters that were ever used, for who lists them one by one.
+    pub const fn parameter_places(&self) -> usize {
+        self.parameters.places()
+    }
+
+    /// The parameter in a place.
+    pub fn parameter_at(&self, place: usize) -> Option<ParameterView<'_>> {
+        self.parameters.at(place, |vhost| self.vhost_name(vhost))
+    }
+
+    /// The parameters.
+    pub fn parameters(&self) -> impl Iterator<Item = ParameterView<'_>> {
+        (0..self.parameter_places()).filter_map(|place| self.parameter_at(place))
+    }
+
+    /// Makes a parameter, or changes the one of that name. `user`: who says it, if it is not the operator of
+    /// this machine; he has to have permissions where the component would connect to.
+    ///
+    /// # Errors
+    /// There is no such virtual host or component, it does not take the value, or there is no room.
+    pub fn set_parameter(
+        &mut self,
+        journal: &mut Journal,
+        said: &ParameterView<'_>,
+        user: Option<&str>,
+    ) -> Changed {
+        // As in RabbitMQ, what is said is looked at before where it is said.
+        let needs = self.parameters.needs(said)?;
+        let vhost = said.vhost.map(|name| self.require_vhost(name)).transpose()?;
+        let may_connect = |needs: &ParameterNeeds| {
+            let may_enter = user.is_none_or(|user| self.has_permission(user, &needs.vhost));
+            may_enter && self.find_vhost(&needs.vhost).is_some()
+        };
+        let setter = Setter {
+            user,
+            is_administrator: user.is_none_or(|user| self.is_administrator(user)),
+            may_connect: needs.as_ref().is_none_or(may_connect),
+            vhosts: self.vhosts().count(),
+        };
+        self.parameters.set(journal, vhost, said, needs.as_ref(), &setter)
+    }
+
+    /// Takes a parameter away.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store cannot be written.
+    pub fn clear_parameter(
+        &mut self,
+        journal: &mut Journal,
+        vhost: Option<&str>,
+        component: &str,
+        name: &str,
+    ) -> Changed {
+        let found = vhost.map(|vhost| self.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter));
+        self.parameters.clear(journal, found.transpose()?, ParameterName { vhost, component, name })
+    }
+
+    /// Whether the log has such a parameter, with a place or without, or may have it.
+    pub fn may_have_parameter(&self, vhost: &str, component: &str, name: &str) -> bool {
+        let full_name = ParameterName { vhost: Some(vhost), component, name };
+        self.parameters.may_have(self.find_vhost(vhost), full_name)
+    }
+
+    /// At a start: the log may have parameters that nobody can read.
+    pub const fn doubt_parameters(&mut self) {
+        self.parameters.doubt();
+    }
+
+    pub(super) fn restore_parameter(&mut self, said: &ParameterView<'_>) -> Restored {
+        let Ok(vhost) = said.vhost.map(|name| self.require_vhost(name)).transpose() else {
+            return self.orphaned();
+        };
+        restored(self.parameters.restore(vhost, said))
     }
 }

@@ -10,7 +10,7 @@ use super::job::Begun;
 use super::left_out::LeftOut;
 use super::names::IndexTable;
 use super::orphans;
-use super::parameter;
+use super::parameters::Parameters;
 use super::policy::Policies;
 use super::queue::Queue;
 use super::quota::Quota;
@@ -56,7 +56,7 @@ pub const USER_BYTES: usize = access::USER_BYTES + Quota::USER_BYTES;
 /// A permission without its patterns.
 pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
 /// A parameter.
-pub const PARAMETER_BYTES: usize = parameter::PARAMETER_BYTES;
+pub const PARAMETER_BYTES: usize = Parameters::PARAMETER_BYTES;
 /// A policy without its pattern.
 pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
 /// A delivery.

@@ -23,7 +23,7 @@ use super::looks::Looks;
 use super::names::{Entropy, IndexTable};
 use super::orphans::Orphans;
 use super::paging::Paging;
-use super::parameter::Parameters;
+use super::parameters::Parameters;
 use super::policy::Policies;
 use super::queue::Queue;
 use super::quota::{self, LogShares, Quota};
@@ -215,7 +215,7 @@ impl Broker {
             entropy,
             access,
             policies: Policies::with_capacity(limits.policies_max as usize),
-            parameters: Parameters::with_capacity(limits.parameters_max as usize),
+            parameters: Parameters::with_capacity(limits.parameters_max as usize, seed),
             parkings: Vec::new(),
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             queues: Slab::with_capacity(queues),

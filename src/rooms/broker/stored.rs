@@ -14,7 +14,7 @@ use super::definable::unwritable;
 use super::exchanges::ExchangeDeclaration;
 use super::lanes::Logged;
 use super::levels::first_rank;
-use super::parameter::ParameterView;
+use super::parameters::ParameterView;
 use super::place::Lane;
 use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
 use super::queue::Queue;

@@ -347,7 +347,7 @@ impl Broker {
             slab("consumers_max", &self.consumers),
             slab("queues_max", &self.queues),
             pool("policies_max", self.policies.len(), self.policies.most()),
-            slab("parameters_max", &self.parameters.records),
+            pool("parameters_max", self.parameters.len(), self.parameters.most()),
         ]
     }
 

@@ -182,7 +182,7 @@ impl Broker {
         self.append_vhost(cx.journal, vhost, false);
         self.remove_permissions(cx.journal, |user_and_vhost| user_and_vhost.1 == vhost);
         self.drop_policies_of(cx.journal, vhost, name);
-        self.drop_parameters_of(cx.journal, vhost);
+        self.parameters.drop_of_vhost(cx.journal, vhost, name);
         self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.retire_vhost(vhost);
         self.delete_orphans_in(cx, name);
