@@ -132,8 +132,8 @@ PLACES = [
     # A queue to which a message went back is not looked at for its consumers.
     (
         "src/rooms/broker/queues/page_in.rs",
-        "        self.getting.note_change();\n        self.wake(queue);\n",
-        "        self.getting.note_change();\n"
+        "        self.gets.note_change();\n        self.wake(queue);\n",
+        "        self.gets.note_change();\n"
         "        if !PLANTED(\"wake-up-of-a-queue-forgotten\") {\n"
         "            self.wake(queue);\n"
         "        }\n",

@@ -8,7 +8,7 @@ use core::fmt;
 use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
 
-use super::terms::Terms;
+use super::policy::Terms;
 use super::words::{Lossy, QueueInWords, Shown};
 
 /// What to do with a message that a full queue has no place for.
@@ -55,7 +55,7 @@ pub(super) struct QueueSettings {
 impl QueueSettings {
     pub(super) fn of(terms: &Terms<'_>) -> Self {
         let overflow = terms.value("x-overflow").and_then(|value| value.as_bytes());
-        let is_quorum = is_quorum(terms.arguments);
+        let is_quorum = is_quorum(terms.arguments());
         let delivery_limit = if is_quorum { terms.limit("x-delivery-limit") } else { u64::MAX };
         let message_ttl_ms = terms.limit("x-message-ttl");
         let (max_length, max_length_bytes) = (terms.limit("x-max-length"), terms.limit("x-max-length-bytes"));
@@ -74,8 +74,8 @@ impl QueueSettings {
             dead_letters: terms.value("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
             tells_returns: is_quorum,
-            single_active: terms.arguments.get("x-single-active-consumer") == Some(Value::Bool(true)),
-            max_priority: max_priority(terms.arguments),
+            single_active: terms.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
+            max_priority: max_priority(terms.arguments()),
             consumer_timeout_ms: consumer_timeout_ms(terms),
         }
     }

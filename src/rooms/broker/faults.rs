@@ -5,6 +5,8 @@
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Journal, Mode};
 
+use super::access::OperatorFault;
+
 /// 506: nobody gets more of what this key of the configuration sizes.
 pub(super) fn out_of(key: &str) -> Fault {
     Fault::new(
@@ -51,4 +53,23 @@ pub(super) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, F
 /// It cannot be written.
 pub(super) fn check_deletable(journal: &Journal, is_stored: bool) -> Result<(), Fault> {
     if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
+}
+
+/// Whether the store takes what an operator changes. On a full disk it does: somebody has filled it, and
+/// whoever is to keep him out must be able to say so; that takes a block, of the room that settlements
+/// have for themselves.
+pub(super) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
+    match journal.mode() {
+        Mode::Unwritable => Err(OperatorFault::Store(unwritable().text.into())),
+        Mode::On | Mode::Off => Ok(()),
+    }
+}
+
+/// Whether the store has room for something more that is to exist.
+pub(super) fn check_room(journal: &Journal) -> Result<(), OperatorFault> {
+    match journal.mode() == Mode::On && !journal.has_room_to_define() {
+        false => Ok(()),
+        true if journal.is_file_system_full() => Err(OperatorFault::FileSystemFull),
+        true => Err(OperatorFault::NoRoom(journal.room_key())),
+    }
 }

@@ -27,7 +27,7 @@ pub(super) struct LeftOut {
     pub(super) entries_max: usize,
     /// There are more.
     pub(super) has_more: bool,
-    pub(super) hasher: FixedState,
+    hasher: FixedState,
 }
 
 impl LeftOut {

@@ -8,8 +8,9 @@
 //! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
 //! | `queues` | what waits in queues, in memory and out of it, in which order it goes, and what of it is delivered |
 //! | `queue_declare`, `arguments` | declaring, purging, deleting queues; queue arguments |
-//! | `parameter`, `parameters` | what components are told, by their names |
-//! | `policy`, `policy_keys`, `terms`, `policies` | policies; their checks; what they and arguments say together; at work |
+//! | `parameters` | what components are told, by their names |
+//! | `policy` | what arguments, policies and operator policies say together |
+//! | `operator_settings` | what operators tell the running broker: policies at work, and parameters |
 //! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
 //! | `route`, `work` | the targets of a message; what finding them may cost |
 //! | `publish`, `fullness` | a message comes in, all or nothing; whether a queue takes one more |
@@ -66,15 +67,13 @@ mod job;
 mod jobs;
 mod left_out;
 mod names;
+mod operator_settings;
 mod orphans;
 mod overdue;
 mod own;
-mod parameter;
 mod parameters;
 mod parking;
-mod policies;
 mod policy;
-mod policy_keys;
 mod properties;
 mod publish;
 mod queue_declare;
@@ -92,7 +91,6 @@ mod sizes;
 mod state;
 mod stored;
 mod tenants;
-mod terms;
 mod tidy;
 mod traced;
 mod transaction;
@@ -114,10 +112,9 @@ pub use names::Entropy;
 pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use own::DeliverySource;
-pub use parameter::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
+pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use parking::{came_from, parked, unparked};
-pub use policies::{AppliedView, NewPolicy, PolicyView};
-pub use policy::{ApplyTo, PolicyKind};
+pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
 pub use queues::{Fetch, FetchFrom, LOOKED_MAX, LogRun, Looked, Page, PageIn, Queues, Seen, levels_of};
 pub use restored::{Contents, Restored};
 pub use shortage::{Pool, Shortage, Waiters};

@@ -8,8 +8,8 @@ use super::job::Begun;
 use super::left_out::LeftOut;
 use super::names::IndexTable;
 use super::orphans;
-use super::parameter;
-use super::policy;
+use super::parameters::Parameters;
+use super::policy::Policies;
 use super::queues::Deliveries;
 use super::queues::Expiry;
 use super::queues::Getting;
@@ -57,9 +57,9 @@ pub const USER_BYTES: usize = access::USER_BYTES + Quota::USER_BYTES;
 /// A permission without its patterns.
 pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
 /// A parameter.
-pub const PARAMETER_BYTES: usize = parameter::PARAMETER_BYTES;
+pub const PARAMETER_BYTES: usize = Parameters::PARAMETER_BYTES;
 /// A policy without its pattern.
-pub const POLICY_BYTES: usize = policy::POLICY_BYTES;
+pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
 /// A delivery.
 pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
 /// What the allocator adds to each piece it hands out, about.

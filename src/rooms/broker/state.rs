@@ -19,7 +19,7 @@ use super::job::Begun;
 use super::left_out::LeftOut;
 use super::names::{Entropy, IndexTable};
 use super::orphans::Orphans;
-use super::parameter::Parameters;
+use super::parameters::Parameters;
 use super::policy::Policies;
 use super::queues::Queues;
 use super::quota::Quota;
@@ -151,7 +151,7 @@ impl Broker {
             entropy,
             access,
             policies: Policies::with_capacity(limits.policies_max as usize),
-            parameters: Parameters::with_capacity(limits.parameters_max as usize),
+            parameters: Parameters::with_capacity(limits.parameters_max as usize, seed),
             parkings: Vec::new(),
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             queues: Queues::new(limits, seed),

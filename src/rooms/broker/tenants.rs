@@ -17,8 +17,8 @@ use super::access::{
     check_name,
 };
 use super::exchanges::ExchangeDeclaration;
+use super::faults::{check_changeable, check_room};
 use super::job::{Job, Sweep, spend};
-use super::policies::check_room;
 use super::queues::Queue;
 use super::records::Connection;
 use super::restored::Restored;
@@ -190,7 +190,7 @@ impl Broker {
         if self.access.is_being_deleted(name) {
             return Err(OperatorFault::BeingDeleted(name.into()));
         }
-        self.access.check_changeable(journal)?;
+        check_changeable(journal)?;
         check_room(journal)?;
         let vhost = self.add_vhost(name).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
         Ok(self.access.append_vhost(journal, vhost, true))
@@ -202,11 +202,11 @@ impl Broker {
     /// There is none, or the store cannot be written.
     pub fn delete_vhost(&mut self, cx: &mut Context<'_>, name: &str) -> Result<Batch, OperatorFault> {
         let vhost = self.access.require_vhost(name)?;
-        self.access.check_changeable(cx.journal)?;
+        check_changeable(cx.journal)?;
         self.access.append_vhost(cx.journal, vhost, false);
         self.access.drop_permissions_for(cx.journal, vhost);
-        self.drop_policies_of(cx.journal, vhost);
-        self.drop_parameters_of(cx.journal, vhost);
+        self.drop_policies_of(cx.journal, vhost, name);
+        self.parameters.drop_of_vhost(cx.journal, vhost, name);
         self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.access.retire_vhost(vhost);
         self.routing.revise();

@@ -9,7 +9,7 @@ use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::mem::{List, Messages, Slab};
 use crate::wire::field::Table;
 
-use super::policies::AppliedView;
+use super::policy::AppliedView;
 use super::records::{ConsumerState, Mode};
 use super::routing::Destination;
 use super::sizes::QUEUE_BYTES;
@@ -235,7 +235,7 @@ impl Broker {
             auto_delete: record.auto_delete,
             owner: record.exclusive_owner,
             arguments: Table::trusted(&record.arguments),
-            applied: self.applied_view(record.applied),
+            applied: self.policies.applied_view(record.applied),
             messages_ready: self.queues.ready_in(id),
             messages_ready_ram: self.queues.in_all(id, |level| level.backlog.resident().into()) as u32,
             messages_unacknowledged: self.queues.in_all(id, |level| level.unsettled.into()) as u32,
@@ -284,7 +284,7 @@ impl Broker {
             auto_delete: record.auto_delete,
             internal: record.internal,
             arguments: Table::trusted(&record.arguments),
-            policy: self.applied_view(record.applied).policy,
+            policy: self.policies.applied_view(record.applied).policy,
             messages_delayed: record.sleepers.map(|queue| self.queues.asleep_in(queue)),
         })
     }
@@ -352,8 +352,8 @@ impl Broker {
             slab("channels_max", &self.channels),
             slab("consumers_max", &self.consumers),
             pool("queues_max", self.queues.len(), self.queues.len() + self.queues.room()),
-            slab("policies_max", &self.policies.records),
-            slab("parameters_max", &self.parameters.records),
+            pool("policies_max", self.policies.len(), self.policies.most()),
+            pool("parameters_max", self.parameters.len(), self.parameters.most()),
         ]
     }
 

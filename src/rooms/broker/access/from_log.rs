@@ -11,6 +11,7 @@ use crate::password::{self, PasswordHash};
 use super::fault::OperatorFault;
 use super::records::{User, UserLimits};
 use super::state::{ADMINISTRATOR, Access, FIRST_VHOST, GUEST};
+use crate::broker::faults::check_changeable;
 use crate::broker::restored::Restored;
 
 impl Access {
@@ -20,7 +21,7 @@ impl Access {
     /// # Errors
     /// The store cannot be written, or has no room.
     pub fn confirm_access(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         for key in core::mem::take(&mut self.unreadable) {
             if *key != ACCESS_WRITTEN_KEY {
                 journal.define(key, None);

@@ -7,7 +7,7 @@
 //! | `login`, `identity` | from credentials to a user; as whom a connection acts |
 //! | `vhosts`, `users` | virtual hosts, users, and their limits |
 //! | `rights` | what a user may do in a virtual host, and the checks |
-//! | `pattern`, `plain_pattern` | patterns of names; those that are names or lists of them |
+//! | `pattern`, `plain_pattern`, `pattern_bytes` | patterns of names; those that are names or lists of them; what they take |
 //! | `views` | all of it as an operator sees it |
 //! | `to_log`, `from_log` | how it outlives the broker |
 //! | `state`, `records` | what is known of all of it; the records |
@@ -24,6 +24,7 @@ mod from_log;
 mod identity;
 mod login;
 mod pattern;
+mod pattern_bytes;
 mod plain_pattern;
 mod records;
 mod rights;
@@ -39,6 +40,7 @@ pub(super) use fault::check_name;
 pub(super) use identity::Identity;
 pub(super) use login::Login;
 pub(super) use pattern::Pattern;
+pub(super) use pattern_bytes::PatternBytes;
 pub(super) use records::{Right, Thing};
 pub(super) use rights::Topic;
 pub(super) use state::{

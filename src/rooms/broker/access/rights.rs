@@ -13,6 +13,7 @@ use super::identity::Identity;
 use super::pattern::{Pattern, escaped};
 use super::records::{Permission, Right, Thing, TopicPermission};
 use super::state::Access;
+use crate::broker::faults::check_changeable;
 use crate::broker::words::ExchangeInWords;
 use crate::broker::work::Work;
 
@@ -134,7 +135,7 @@ impl Access {
         read: &str,
     ) -> Result<Batch, OperatorFault> {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         self.put_permission(user, vhost, [configure, write, read])?;
         Ok(self.append_permission(journal, user, vhost, true))
     }
@@ -150,7 +151,7 @@ impl Access {
         vhost: &str,
     ) -> Result<Batch, OperatorFault> {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         if let Some(permission) = self.find_permission(user, vhost) {
             self.append_permission(journal, user, vhost, false);
             self.remove_permission(permission);
@@ -175,7 +176,7 @@ impl Access {
         if exchange.len() > NAME_BYTES_MAX {
             return Err(OperatorFault::BadName("exchange", "have at most 255 bytes"));
         }
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         self.put_topic(user, vhost, exchange, [write, read])?;
         Ok(self.append_topic_permission(journal, user, vhost, exchange, true))
     }
@@ -192,7 +193,7 @@ impl Access {
         exchange: Option<&str>,
     ) -> Result<Batch, OperatorFault> {
         let (user, vhost) = (self.require_user(user)?, self.require_vhost(vhost)?);
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         self.drop_topics(journal, |topic| {
             let is_meant = exchange.is_none_or(|exchange| *topic.exchange == *exchange);
             (topic.user, topic.vhost) == (user, vhost) && is_meant
@@ -237,7 +238,7 @@ impl Access {
         vhost: VhostId,
         texts: [&str; 3],
     ) -> Result<(), OperatorFault> {
-        let most = self.patterns_bytes_max;
+        let most = self.pattern_bytes.most();
         let [configure, write, read] = texts.map(|text| Pattern::new(text, most));
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
         let patterns = [
@@ -273,7 +274,7 @@ impl Access {
             let vhost = escaped(self.vhost_name(vhost));
             // AMQP 0-9-1 has no client ids, so RabbitMQ leaves {client_id} as it stands.
             let meant = text.replace("{username}", &user).replace("{vhost}", &vhost);
-            Pattern::expanded(text, &meant, self.patterns_bytes_max)
+            Pattern::expanded(text, &meant, self.pattern_bytes.most())
         };
         let [write, read] = texts.map(fill);
         let bad = |right, error| OperatorFault::BadPattern { right, why: format!("{error}") };
@@ -301,20 +302,20 @@ impl Access {
         if is_new && self.permissions.len() + self.topics.len() >= self.permissions_max {
             return Err(OperatorFault::NoRoom("permissions_max"));
         }
-        self.take_patterns(bytes, freed)
+        self.pattern_bytes.take(bytes, freed)
     }
 
     pub(super) fn remove_permission(&mut self, index: usize) {
         let permission = self.permissions.remove(index);
         self.permission_table.remove((permission.user, permission.vhost), index);
-        self.give_patterns_back(bytes_of(&permission.patterns));
+        self.pattern_bytes.give_back(bytes_of(&permission.patterns));
         self.revision += 1;
     }
 
     fn remove_topic(&mut self, index: usize) {
         let topic = self.topics.remove(index);
         self.topic_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
-        self.give_patterns_back(bytes_of(&topic.patterns));
+        self.pattern_bytes.give_back(bytes_of(&topic.patterns));
         self.users[topic.user].topics -= 1;
         self.revision += 1;
     }

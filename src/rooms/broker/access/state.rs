@@ -8,7 +8,7 @@ use crate::command::VhostId;
 use crate::limits::Limits;
 use crate::mem::{FifoPool, Messages, Slab};
 
-use super::fault::OperatorFault;
+use super::pattern_bytes::PatternBytes;
 use super::records::{Permission, TopicPermission, User, Vhost};
 use crate::broker::names::{Entropy, IndexTable};
 use crate::broker::routing::Kind;
@@ -55,8 +55,7 @@ pub struct Access {
     pub(super) topic_table: IndexTable,
     /// Both kinds of permissions together.
     pub(super) permissions_max: usize,
-    pub(super) patterns_bytes: usize,
-    pub(super) patterns_bytes_max: usize,
+    pub(super) pattern_bytes: PatternBytes,
     /// Users that come in from this machine only.
     pub(super) loopback_users: Vec<Box<str>>,
     /// What passwords are remembered by.
@@ -88,8 +87,7 @@ impl Access {
             topics: Slab::with_capacity(permissions),
             topic_table: IndexTable::with_capacity(permissions, seed),
             permissions_max: permissions,
-            patterns_bytes: 0,
-            patterns_bytes_max: limits.patterns_bytes_max as usize,
+            pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize),
             loopback_users: vec![GUEST.into()],
             memory: hmac::Key::new(hmac::HMAC_SHA256, &key),
             is_written: false,
@@ -114,29 +112,9 @@ pub(super) fn vhost_at(index: usize) -> VhostId {
     VhostId::from_index(index)
 }
 
-/// What patterns take, those of policies included.
 impl Access {
-    /// All that they may take.
-    pub(in crate::broker) const fn patterns_bytes_most(&self) -> usize {
-        self.patterns_bytes_max
-    }
-
-    /// Counts some in for others that go.
-    pub(in crate::broker) fn take_patterns(
-        &mut self,
-        bytes: usize,
-        freed: usize,
-    ) -> Result<(), OperatorFault> {
-        let sum = self.patterns_bytes - freed + bytes;
-        if sum > self.patterns_bytes_max && bytes > freed {
-            return Err(OperatorFault::NoRoom("patterns_bytes_max"));
-        }
-        self.patterns_bytes = sum;
-        Ok(())
-    }
-
-    /// They are gone.
-    pub(in crate::broker) const fn give_patterns_back(&mut self, bytes: usize) {
-        self.patterns_bytes -= bytes;
+    /// What patterns take, those of policies included.
+    pub(in crate::broker) const fn pattern_bytes_mut(&mut self) -> &mut PatternBytes {
+        &mut self.pattern_bytes
     }
 }

@@ -9,10 +9,8 @@
 use crate::command::VhostId;
 use crate::journal::{Batch, Definition, Journal, Mode};
 
-use super::fault::OperatorFault;
 use super::records::{UserLimits, VhostLimits};
 use super::state::{Access, vhost_at};
-use crate::broker::faults::unwritable;
 
 impl Access {
     /// Writes down that a virtual host exists, or exists no more.
@@ -140,18 +138,5 @@ impl Access {
         }
         let all = Definition::AccessWritten;
         journal.define(all.key(), Some(all.value()))
-    }
-
-    /// Whether the store takes what is to be written. On a full disk it does: somebody has filled it, and
-    /// whoever is to keep him out must be able to say so; that takes a block, of the room that settlements
-    /// have for themselves.
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    pub(in crate::broker) fn check_changeable(&self, journal: &Journal) -> Result<(), OperatorFault> {
-        match journal.mode() {
-            Mode::Unwritable => Err(OperatorFault::Store(unwritable().text.into())),
-            Mode::On | Mode::Off => Ok(()),
-        }
     }
 }

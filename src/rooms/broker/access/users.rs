@@ -11,6 +11,7 @@ use super::fault::{OperatorFault, check_name};
 use super::identity::Identity;
 use super::records::{User, UserLimits};
 use super::state::{ADMINISTRATOR, Access, GUEST};
+use crate::broker::faults::check_changeable;
 
 /// The most bytes of a user's tags, with the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
@@ -138,7 +139,7 @@ impl Access {
     ) -> Result<Batch, OperatorFault> {
         check_name("user", name)?;
         let tags = checked_tags(tags)?;
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         let index = match self.find_user(name) {
             Some(index) => {
                 self.users[index].set_tags(&tags);
@@ -163,7 +164,7 @@ impl Access {
         name: &str,
     ) -> Result<usize, OperatorFault> {
         let user = self.require_user(name)?;
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         self.append_user(journal, user, false);
         if self.users[user].limits != UserLimits::default() {
             self.append_user_limits(journal, user, false);
@@ -184,7 +185,7 @@ impl Access {
         limits: UserLimits,
     ) -> Result<Batch, OperatorFault> {
         let user = self.require_user(name)?;
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         self.users[user].limits = limits;
         Ok(self.append_user_limits(journal, user, limits != UserLimits::default()))
     }
@@ -201,7 +202,7 @@ impl Access {
     ) -> Result<Batch, OperatorFault> {
         let user = self.require_user(name)?;
         let tags = checked_tags(tags)?;
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         self.users[user].set_tags(&tags);
         Ok(self.append_user(journal, user, true))
     }
@@ -217,7 +218,7 @@ impl Access {
         hash: PasswordHash,
     ) -> Result<Batch, OperatorFault> {
         let user = self.require_user(name)?;
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         self.users[user].set_hash(hash);
         Ok(self.append_user(journal, user, true))
     }

@@ -13,7 +13,7 @@ use super::identity::Identity;
 use super::records::{Vhost, VhostLimits};
 use super::state::{Access, vhost_at};
 use super::users::Load;
-use crate::broker::faults::out_of;
+use crate::broker::faults::{check_changeable, out_of};
 
 impl Access {
     /// The name of a virtual host that exists.
@@ -100,7 +100,7 @@ impl Access {
         limits: VhostLimits,
     ) -> Result<Batch, OperatorFault> {
         let vhost = self.require_vhost(name)?;
-        self.check_changeable(journal)?;
+        check_changeable(journal)?;
         self.limit_vhost(vhost, limits);
         Ok(self.append_vhost(journal, vhost, true))
     }

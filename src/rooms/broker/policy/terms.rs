@@ -12,28 +12,34 @@ use crate::wire::field::{Table, Value};
 
 /// Three tables; those that there are not are empty.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Terms<'a> {
+pub(in crate::broker) struct Terms<'a> {
     pub(super) arguments: Table<'a>,
     pub(super) policy: Table<'a>,
     pub(super) operator: Table<'a>,
 }
 
 impl<'a> Terms<'a> {
+    /// What the arguments alone say, for what no policy can say.
+    pub(in crate::broker) const fn arguments(&self) -> Table<'a> {
+        self.arguments
+    }
+
     /// The smallest that is said of a limit, by the name that arguments have for it; the largest number when
     /// nothing is said.
     #[inline(never)]
-    pub(super) fn limit(&self, argument: &str) -> u64 {
+    pub(in crate::broker) fn limit(&self, argument: &str) -> u64 {
         self.numbers(argument).into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     /// The shortest that is said of a time of which 0 is for ever; `None` when nothing is said.
     #[inline(never)]
-    pub(super) fn time(&self, argument: &str) -> Option<u64> {
+    pub(in crate::broker) fn time(&self, argument: &str) -> Option<u64> {
         // One less than 0 is the largest number.
         self.numbers(argument).into_iter().flatten().min_by_key(|ms| ms.wrapping_sub(1))
     }
 
-    /// The numbers that each of them says; what is none is as if it were not said.
+    /// The numbers that arguments, policy and operator policy say; a value that is no number is as if it were
+    /// not said.
     fn numbers(&self, argument: &str) -> [Option<u64>; 3] {
         let key = key_of(argument);
         let said = [self.arguments.get(argument), self.policy.get(key), self.operator.get(key)];
@@ -42,7 +48,7 @@ impl<'a> Terms<'a> {
 
     /// What counts of all that is no limit.
     #[inline(never)]
-    pub(super) fn value(&self, argument: &str) -> Option<Value<'a>> {
+    pub(in crate::broker) fn value(&self, argument: &str) -> Option<Value<'a>> {
         self.arguments.get(argument).or_else(|| self.policy.get(key_of(argument)))
     }
 }

@@ -1,0 +1,312 @@
+//! All parameters: set, cleared and restored, and how many of them a virtual host may have.
+//!
+//! Always true: what is set is written down before anybody is told so; whatever changes raises the version.
+
+use super::records::Parameter;
+use super::unplaced::Unplaced;
+use super::views::{
+    PARAMETER_BYTES_MAX, ParameterCheck, ParameterName, ParameterNeeds, ParameterView, SHOVEL, Setter,
+};
+use crate::broker::access::OperatorFault;
+use crate::broker::faults::{check_changeable, check_room};
+use crate::command::{NAME_BYTES_MAX, VhostId};
+use crate::journal::{Batch, Definition, Journal, Mode};
+use crate::mem::Slab;
+
+type Changed = Result<Batch, OperatorFault>;
+
+/// All parameters.
+pub(in crate::broker) struct Parameters {
+    records: Slab<Parameter>,
+    /// Grows with each change.
+    version: u64,
+    check: ParameterCheck,
+    /// Places for shovels.
+    shovels_max: usize,
+    unplaced: Unplaced,
+}
+
+/// What all virtual hosts share, and how much of that one virtual host holds.
+struct Shared {
+    /// The key in the configuration that sets `max`.
+    key: &'static str,
+    max: usize,
+    /// What all virtual hosts hold.
+    used: usize,
+    /// What the virtual host holds.
+    held: usize,
+}
+
+/// What a broker says whose loop knows no components.
+fn check_none(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+    Err(format!("component {} not found", said.component))
+}
+
+impl Parameters {
+    /// What a parameter takes with the longest names and value, each a piece of its own.
+    pub(in crate::broker) const PARAMETER_BYTES: usize =
+        Slab::<Parameter>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
+
+    pub(in crate::broker) fn with_capacity(parameters: usize, seed: u64) -> Self {
+        Self {
+            records: Slab::with_capacity(parameters),
+            version: 0,
+            check: check_none,
+            shovels_max: 0,
+            unplaced: Unplaced::new(seed),
+        }
+    }
+
+    /// Who says whether a component takes a value, from now on.
+    pub(in crate::broker) fn set_check(&mut self, check: ParameterCheck) {
+        self.check = check;
+    }
+
+    /// There may be so many shovels from now on; shovels that there are stay.
+    pub(in crate::broker) const fn set_shovel_places(&mut self, shovels_max: usize) {
+        self.shovels_max = shovels_max;
+    }
+
+    // ---- what changes
+
+    /// What a value asks for, if it is for a component.
+    ///
+    /// # Errors
+    /// The component does not take the value.
+    pub(in crate::broker) fn needs(
+        &self,
+        said: &ParameterView<'_>,
+    ) -> Result<Option<ParameterNeeds>, OperatorFault> {
+        let needs = said.vhost.map(|_| (self.check)(said)).transpose();
+        needs.map_err(OperatorFault::Invalid)
+    }
+
+    /// Makes a parameter, or changes the one of that name; [`Self::needs`] has said what the value asks for.
+    ///
+    /// # Errors
+    /// Who sets it may not, or there is no room.
+    pub(in crate::broker) fn set(
+        &mut self,
+        journal: &mut Journal,
+        vhost: Option<VhostId>,
+        said: &ParameterView<'_>,
+        needs: Option<&ParameterNeeds>,
+        setter: &Setter<'_>,
+    ) -> Changed {
+        assert_eq!(needs.is_some(), vhost.is_some(), "what a virtual host has was checked");
+        if said.name.is_empty() || said.name.len() > NAME_BYTES_MAX {
+            return Err(OperatorFault::BadName("parameter", "have from 1 to 255 bytes"));
+        }
+        if let Some(needs) = needs {
+            setter.check(needs)?;
+        }
+        if said.value.len() > PARAMETER_BYTES_MAX {
+            let why = format!("its value is longer than {PARAMETER_BYTES_MAX} bytes of JSON");
+            return Err(OperatorFault::Invalid(why));
+        }
+        check_changeable(journal)?;
+        let old = self.find(vhost, said.full_name());
+        if old.is_some_and(|old| &*self.records[old].value == said.value) {
+            return Ok(journal.await_facts());
+        }
+        check_room(journal)?;
+        if old.is_none() {
+            self.check_share(vhost, said, setter)?;
+        }
+        self.put(vhost, said)?;
+        Ok(append(journal, said, true))
+    }
+
+    /// Whether there may be one parameter more. By users who are no administrators a virtual host gets as much
+    /// of what all virtual hosts share as it leaves to others, and one place in any case.
+    fn check_share(
+        &self,
+        vhost: Option<VhostId>,
+        said: &ParameterView<'_>,
+        setter: &Setter<'_>,
+    ) -> Result<(), OperatorFault> {
+        let Some(vhost) = vhost else { return Ok(()) };
+        let is_shovel = said.component == SHOVEL;
+        let shovels = Shared {
+            key: "bridges_max",
+            max: self.shovels_max,
+            used: self.count(Parameter::is_shovel),
+            held: self.count(|it| it.vhost == Some(vhost) && it.is_shovel()),
+        };
+        if is_shovel && shovels.used >= shovels.max {
+            return Err(OperatorFault::NoRoom(shovels.key));
+        }
+        let all = Shared {
+            key: "parameters_max",
+            max: self.most(),
+            used: self.len(),
+            held: self.count(|it| it.vhost == Some(vhost)),
+        };
+        let is_free = setter.is_administrator || setter.vhosts <= 1;
+        let mut shared = [Some(all), is_shovel.then_some(shovels)].into_iter().flatten();
+        match shared.find(|it| !is_free && it.is_share_taken()) {
+            None => Ok(()),
+            Some(Shared { key, .. }) => Err(OperatorFault::Invalid(format!(
+                "this virtual host has its share of {key}: an administrator can set more"
+            ))),
+        }
+    }
+
+    /// Puts a parameter back that was written down.
+    ///
+    /// # Errors
+    /// There is no place for the parameter; it can be cleared nonetheless.
+    pub(in crate::broker) fn restore(
+        &mut self,
+        vhost: Option<VhostId>,
+        said: &ParameterView<'_>,
+    ) -> Result<(), OperatorFault> {
+        self.put(vhost, said).inspect_err(|_| self.unplaced.add(said.full_name()))
+    }
+
+    fn put(&mut self, vhost: Option<VhostId>, said: &ParameterView<'_>) -> Result<(), OperatorFault> {
+        assert_eq!(vhost.is_some(), said.vhost.is_some(), "a virtual host has a name");
+        self.version += 1;
+        let value = said.value.into();
+        if let Some(old) = self.find(vhost, said.full_name()) {
+            self.records[old].value = value;
+            return Ok(());
+        }
+        let parameter = Parameter { vhost, component: said.component.into(), name: said.name.into(), value };
+        self.records.insert(parameter).map_err(|_| OperatorFault::NoRoom("parameters_max"))?;
+        self.unplaced.remove(said.full_name());
+        Ok(())
+    }
+
+    /// Takes a parameter away, or out of the log if it has no place.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store cannot be written.
+    pub(in crate::broker) fn clear(
+        &mut self,
+        journal: &mut Journal,
+        vhost: Option<VhostId>,
+        name: ParameterName<'_>,
+    ) -> Changed {
+        assert_eq!(vhost.is_some(), name.vhost.is_some(), "a virtual host has a name");
+        let found = self.find(vhost, name);
+        if found.is_none() && !self.unplaced.has(name) {
+            return Err(OperatorFault::NoSuchParameter);
+        }
+        check_changeable(journal)?;
+        match found {
+            Some(index) => self.drop_at(journal, index, name.vhost),
+            None => {
+                self.unplaced.remove(name);
+                let ParameterName { vhost, component, name } = name;
+                append(journal, &ParameterView { vhost, component, name, value: &[] }, false);
+            }
+        }
+        Ok(journal.await_facts())
+    }
+
+    /// The virtual host is deleted, and all its parameters with it.
+    pub(in crate::broker) fn drop_of_vhost(
+        &mut self,
+        journal: &mut Journal,
+        vhost: VhostId,
+        vhost_name: &str,
+    ) {
+        for index in 0..self.records.places() {
+            if self.records.get(index).is_some_and(|it| it.vhost == Some(vhost)) {
+                self.drop_at(journal, index, Some(vhost_name));
+            }
+        }
+    }
+
+    fn drop_at(&mut self, journal: &mut Journal, index: usize, vhost_name: Option<&str>) {
+        append(journal, &self.records.remove(index).view(vhost_name), false);
+        self.version += 1;
+    }
+
+    /// The log may have parameters that nobody can read.
+    pub(in crate::broker) const fn doubt(&mut self) {
+        self.unplaced.doubt();
+    }
+
+    // ---- what there is
+
+    fn find(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> Option<usize> {
+        self.records.iter().find(|(_, parameter)| parameter.is(vhost, name)).map(|(index, _)| index)
+    }
+
+    fn count(&self, is_counted: impl Fn(&Parameter) -> bool) -> usize {
+        self.records.iter().filter(|(_, parameter)| is_counted(parameter)).count()
+    }
+
+    /// Whether the log has a parameter of a virtual host, with a place or without, or may have it. `vhost` is
+    /// the virtual host of that name, if there is one.
+    pub(in crate::broker) fn may_have(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
+        vhost.is_some_and(|vhost| self.find(Some(vhost), name).is_some()) || self.unplaced.may_have(name)
+    }
+
+    /// Another number whenever a parameter was set, changed or cleared.
+    pub(in crate::broker) const fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Parameters that have a place.
+    pub(in crate::broker) const fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Parameters that there may be.
+    pub(in crate::broker) const fn most(&self) -> usize {
+        self.records.len() + self.records.room()
+    }
+
+    /// Places that were ever used.
+    pub(in crate::broker) const fn places(&self) -> usize {
+        self.records.places()
+    }
+
+    /// The parameter in a place; `name_of` says the name of its virtual host.
+    pub(in crate::broker) fn at<'a>(
+        &'a self,
+        place: usize,
+        name_of: impl Fn(VhostId) -> &'a str,
+    ) -> Option<ParameterView<'a>> {
+        let parameter = self.records.get(place)?;
+        Some(parameter.view(parameter.vhost.map(name_of)))
+    }
+}
+
+impl Setter<'_> {
+    /// Whether who sets a parameter may have what that asks for.
+    fn check(&self, needs: &ParameterNeeds) -> Result<(), OperatorFault> {
+        if let Some(what) = needs.of_administrator.filter(|_| !self.is_administrator) {
+            return Err(OperatorFault::Invalid(format!("only an administrator may have it {what}")));
+        }
+        if self.may_connect {
+            return Ok(());
+        }
+        // Who may not know whether it is there is told the same of both.
+        let vhost = &needs.vhost;
+        Err(OperatorFault::Invalid(match self.user {
+            Some(user) => format!("user \"{user}\" may not connect to vhost \"{vhost}\""),
+            None => format!("there is no vhost \"{vhost}\" in this broker"),
+        }))
+    }
+}
+
+impl Shared {
+    /// Whether the virtual host holds something, and with one more would hold more than is left to others.
+    const fn is_share_taken(&self) -> bool {
+        self.held > 0 && self.held + 1 > self.max.saturating_sub(self.used + 1)
+    }
+}
+
+/// Writes down that a parameter exists, or exists no more.
+fn append(journal: &mut Journal, view: &ParameterView<'_>, exists: bool) -> Batch {
+    if journal.mode() != Mode::On {
+        return Batch::NONE;
+    }
+    let ParameterView { vhost, component, name, value } = *view;
+    let definition = Definition::Parameter { vhost, component, name, value };
+    journal.define(definition.key(), exists.then(|| definition.value()))
+}
