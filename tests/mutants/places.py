@@ -154,10 +154,10 @@ PLACES = [
     ),
     # What a virtual host and a user hold of all consumers is never given back.
     (
-        "src/rooms/broker/consume.rs",
-        "        self.quota.give_back(connection, Pool::Consumers);\n",
+        "src/rooms/broker/consumers/lives.rs",
+        "        quota.give_back(self.connection_of(channel), Pool::Consumers);\n",
         "        if !PLANTED(\"share-not-given-back\") {\n"
-        "            self.quota.give_back(connection, Pool::Consumers);\n"
+        "            quota.give_back(self.connection_of(channel), Pool::Consumers);\n"
         "        }\n",
     ),
     # Of a message of a transaction that is acknowledged before its commit only the settlement is forgotten.

@@ -38,14 +38,14 @@ impl Broker {
             cx.awaited = Batch::NONE;
         }
         let outcome = result.unwrap_or_else(Outcome::Fault);
-        (outcome, self.reply_order(connection, channel))
+        (outcome, self.consumers.reply_order(connection, channel))
     }
 
     /// The part of the pools a connection's publishes may come from: who holds what others wait for must
     /// not be made to wait.
     #[inline]
     pub(super) fn publish_share(&self, connection: ConnectionId) -> Share {
-        let record = &self.connections[connection.index()];
+        let record = self.consumers.connection(connection);
         if self.quota.has_deliveries(connection) || record.open_transactions > 0 {
             Share::Reserve
         } else {
@@ -57,17 +57,8 @@ impl Broker {
     /// forgotten, so they leave some of the reserve to others.
     #[inline]
     pub fn content_share(&self, connection: ConnectionId) -> Share {
-        let record = &self.connections[connection.index()];
+        let record = self.consumers.connection(connection);
         if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
-    }
-
-    /// The next connection whose outbox got something since this was last asked.
-    pub fn next_noted(&mut self) -> Option<ConnectionId> {
-        let connection = self.noted.output.pop_front()?;
-        if let Some(record) = self.connections.get_mut(connection.index()) {
-            record.noted = false;
-        }
-        Some(connection)
     }
 
     /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
@@ -76,8 +67,8 @@ impl Broker {
         self.queues.gets.is_due()
             || !self.jobs.is_empty() && !journal.is_crowded()
             || self.queues.is_any_ready()
-            || !self.noted.output.is_empty()
-            || self.over_share.is_due()
+            || self.consumers.has_noted()
+            || self.consumers.has_share_news()
             || self.quota.has_to_tell()
     }
 
@@ -168,7 +159,7 @@ impl Broker {
         channel: ChannelId,
         command: Command<'_>,
     ) -> Result<Outcome, Fault> {
-        let vhost = self.channels[channel.index()].vhost;
+        let vhost = self.consumers.channel(channel).vhost;
         self.catch_up_for(cx, vhost, &command);
         match command {
             Command::ExchangeDeclare { exchange, passive: true, .. } => {
@@ -234,23 +225,6 @@ impl Broker {
                 self.get(cx, channel, queue, no_ack)
             }
             _ => Err(out_of_place()),
-        }
-    }
-
-    /// A reply on a channel follows the deliveries that were put into the outbox for it before.
-    pub(super) fn reply_order(&self, connection: ConnectionId, channel: Option<ChannelId>) -> ReplyOrder {
-        let Some(channel) = channel else { return 0 };
-        match self.channels.get(channel.index()) {
-            Some(record) if record.connection == connection && record.outbox_len > 0 => record.outbox_last,
-            _ => 0,
-        }
-    }
-
-    /// The turn should look at this connection's output.
-    pub(super) fn note_output(&mut self, connection: ConnectionId) {
-        let record = &mut self.connections[connection.index()];
-        if !core::mem::replace(&mut record.noted, true) {
-            self.noted.output.push_back(connection);
         }
     }
 }

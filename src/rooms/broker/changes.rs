@@ -53,7 +53,7 @@ impl Broker {
         let record = self.queues.at(queue);
         let count = self.queues.ready_in(queue);
         let problem = match () {
-            () if if_unused && !record.consumers.is_empty() => "in use",
+            () if if_unused && !record.audience.is_empty() => "in use",
             () if if_empty && count > 0 => "not empty",
             () => {
                 check_deletable(cx.journal, record.logged.is_on())?;

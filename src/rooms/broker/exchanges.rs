@@ -338,7 +338,7 @@ impl Broker {
     /// Whether keys have to be looked at where a connection's user writes to, or reads from, an exchange.
     #[inline]
     pub(super) fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
-        self.access.limits_topics(&self.connections[connection.index()].identity)
+        self.access.limits_topics(&self.consumers.connection(connection).identity)
             && self.routing.exchange(exchange).kind == Kind::Topic
     }
 
@@ -356,7 +356,7 @@ impl Broker {
         }
         let record = self.routing.exchange(exchange);
         let topic = Topic { vhost: record.vhost, exchange: &record.name };
-        self.access.check_topic(work, &self.connections[connection.index()].identity, topic, right, key)
+        self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
     }
 
     /// exchange.bind and queue.bind, once the destination is known.

@@ -60,7 +60,7 @@ impl Broker {
             self.firehose = Firehose::default();
         } else if self.firehose.names.is_empty() {
             self.firehose.node = node.into();
-            self.firehose.names = vec![TracedName::new(); self.connections.room() + self.connections.len()];
+            self.firehose.names = vec![TracedName::new(); self.consumers.connections_fill().max];
         }
         true
     }
@@ -112,7 +112,7 @@ impl Broker {
         message: MessageId,
         event: Event<'_>,
     ) -> Option<MessageId> {
-        let vhost = self.channels[channel.index()].vhost;
+        let vhost = self.consumers.channel(channel).vhost;
         if !self.access.is_traced(vhost) || cx.messages.exchange(message) == EXCHANGE {
             return None;
         }
@@ -170,12 +170,12 @@ impl Broker {
         if let Event::Delivered(_, redelivered) = event {
             headers.int("redelivered", redelivered.into())?;
         }
-        let record = &self.channels[channel.index()];
+        let record = self.consumers.channel(channel);
         let name = self.firehose.names.get(record.connection.index());
         headers.text("vhost", self.access.vhost_name(vhost))?;
         headers.text("connection", name.map_or("", TracedName::as_str))?;
         headers.int("channel", record.number.into())?;
-        headers.text("user", self.connection(record.connection).identity.name())?;
+        headers.text("user", self.consumers.connection(record.connection).identity.name())?;
         let Event::Published(targets) = event else { return Ok(()) };
         headers.array("routed_queues", |queues| {
             let seen = |queue: &&QueueId| self.queues.at(**queue).sleeps_for.is_none();
@@ -186,7 +186,7 @@ impl Broker {
 
     /// Publishes a copy to those who are bound to its exchange and have room for it.
     pub(super) fn post_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
-        let vhost = self.channels[channel.index()].vhost;
+        let vhost = self.consumers.channel(channel).vhost;
         let mut targets = core::mem::take(&mut self.letter_targets);
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(copy)).unwrap_or_default();

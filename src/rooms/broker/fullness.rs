@@ -4,14 +4,11 @@
 //! for a full queue is asked again only when that has fallen well below its share.
 
 use crate::command::{ChannelId, ConnectionId, QueueId};
-use crate::mem::{List, MessageFlags, MessageId, Messages, Share};
+use crate::mem::{MessageFlags, MessageId, Messages, Share};
 
 use super::arguments::Overflow;
-use super::records::FullQueue;
+use super::consumers::FullQueue;
 use super::{Broker, Context};
-
-/// Consumers that are asked whether one of them takes a message that is due at once.
-const WAITING_LOOKED_AT: u32 = 64;
 
 impl Broker {
     /// Puts levels in the places of queues with priorities, and leaves out queues that take no more by their
@@ -70,24 +67,9 @@ impl Broker {
     /// Whether a message that is due at once is put into the queue: it goes on from there, or sleeps first.
     fn stays_though_due(&self, queue: QueueId) -> bool {
         let sleeps = self.queues.at(queue).sleeps_for.is_some();
-        sleeps || self.queues.has_dead_letters(queue) || self.goes_on_at_once(queue)
-    }
-
-    /// Whether a message that enters the queue now leaves it in this turn: whether those who wait there can
-    /// have more than are before it.
-    fn goes_on_at_once(&self, queue: QueueId) -> bool {
-        let whole = self.queues.whole_of(queue);
-        let (mut before, mut at) = (self.queues.ready_before(queue), whole.eligible.front());
-        for _ in 0..WAITING_LOOKED_AT {
-            let Some(consumer) = at.filter(|_| whole.returning == 0) else { return false };
-            let credit = if self.connection_can_take(consumer) { self.credit(consumer) } else { 0 };
-            if credit > before {
-                return true;
-            }
-            before -= credit;
-            at = List::after(&self.consumers, consumer, |consumer| &consumer.eligible_links);
-        }
-        false
+        sleeps
+            || self.queues.has_dead_letters(queue)
+            || self.consumers.take_at_once(&self.queues, &self.quota, queue)
     }
 
     // ---- the share of memory
@@ -95,8 +77,8 @@ impl Broker {
     /// Remembers for which queue the channel's connection waits, if it is one that has its share.
     pub(super) fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
         let full = targets.iter().copied().find(|&queue| !self.queues.within_share(messages, queue));
-        let connection = self.channels[channel.index()].connection;
-        self.connections[connection.index()].waits_for = full.map(|queue| FullQueue {
+        let connection = self.consumers.connection_of(channel);
+        self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
             queue,
             serial: self.queues.at(queue).serial,
             revision: self.revision(),
@@ -106,7 +88,7 @@ impl Broker {
     /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying
     /// again is in vain: on and off are apart here too.
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
-        let Some(full) = self.connections[connection.index()].waits_for else { return false };
+        let Some(full) = self.consumers.connection(connection).waits_for else { return false };
         let record = self.queues.get(full.queue.index());
         let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
             && self.revision() == full.revision;
@@ -114,7 +96,7 @@ impl Broker {
         // Who holds what others wait for meanwhile does not wait for them.
         let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
         if !is_kept {
-            self.connections[connection.index()].waits_for = None;
+            self.consumers.connection_mut(connection).waits_for = None;
         }
         is_kept
     }

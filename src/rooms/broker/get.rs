@@ -5,15 +5,14 @@
 //!
 //! Always true: a connection asks for one thing at a time; what has expired is given to nobody.
 
-use crate::command::{ChannelId, ConnectionId, ConsumerId, Outcome, QueueId, ReplyOrder};
+use crate::command::{ChannelId, ConnectionId, Outcome, QueueId, ReplyOrder};
 use crate::error::Fault;
-use crate::mem::List;
 
+use super::consumers::ConsumerState;
 use super::faults::out_of;
+use super::queues::Carrier;
 use super::queues::Getting;
 use super::queues::Patience;
-use super::queues::{Carrier, NewDelivery};
-use super::records::{Consumer, ConsumerState};
 use super::shed::Cleared;
 use super::{Broker, Context};
 
@@ -30,8 +29,8 @@ impl Broker {
             Some(true) => Ok(Outcome::GetQueued),
             Some(false) => Ok(Outcome::GetEmpty),
             None => {
-                let connection = self.channels[channel.index()].connection;
-                self.connections[connection.index()].jobs += 1;
+                let connection = self.consumers.connection_of(channel);
+                self.consumers.connection_mut(connection).jobs += 1;
                 let serial = self.queues.at(queue).serial;
                 let outcome = None;
                 self.queues.gets.push(Getting { connection, channel, queue, serial, no_ack, outcome });
@@ -48,7 +47,7 @@ impl Broker {
         queue: QueueId,
         no_ack: bool,
     ) -> Result<Option<bool>, Fault> {
-        let connection = self.channels[channel.index()].connection;
+        let connection = self.consumers.connection_of(channel);
         let level = match self.expire_before_get(cx, queue) {
             (Cleared::Yes, level) => level,
             (Cleared::NotYet, _) => return Ok(None),
@@ -63,7 +62,7 @@ impl Broker {
             self.counters.get_empty += 1;
             return Ok(Some(false));
         }
-        let owner = self.connection(connection);
+        let owner = self.consumers.connection(connection);
         let is_crowded = owner.outbox_bytes >= self.queues.settings.output_budget_bytes;
         if is_crowded || !self.may_take_delivery(connection) {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
@@ -74,7 +73,7 @@ impl Broker {
             };
         }
         let Some(first) = self.queues.first_to_go(cx, level) else { return Ok(None) };
-        let stand_in = self.get_stand_in(channel, queue)?;
+        let stand_in = self.get_stand_in(channel, queue, no_ack)?;
         let taken = self.queues.take_first(cx, level, first);
         self.queues.note_delivery(cx, level, &taken);
         let behind = self.queues.first_level(queue);
@@ -85,24 +84,7 @@ impl Broker {
             self.queues.wake(queue);
         }
         let left = self.queues.ready_in(queue);
-        self.consumers[stand_in.index()].unsettled += 1;
-        let tag = self.next_tag(channel);
-        self.put_into_outbox(
-            cx.messages,
-            NewDelivery {
-                tag,
-                offset: taken.offset,
-                logged: taken.logged,
-                message: taken.message,
-                channel,
-                consumer: Some(stand_in),
-                queue: Some(level),
-                carrier: Carrier::Get(left),
-                redelivered: taken.redelivered,
-                returns: taken.returns,
-                no_ack,
-            },
-        );
+        let channel = self.send(cx, stand_in, level, &taken, Carrier::Get(left));
         if self.firehose.is_on {
             self.trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
         }
@@ -136,7 +118,7 @@ impl Broker {
             if outcome.is_some() {
                 continue;
             }
-            let is_over = self.channels.get(channel.index()).is_none_or(|record| record.closing);
+            let is_over = self.consumers.find_channel(channel).is_none_or(|record| record.closing);
             let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
@@ -145,7 +127,7 @@ impl Broker {
             };
             if let Some(outcome) = result.transpose() {
                 self.queues.gets.at(at).outcome = Some(outcome);
-                self.connections[connection.index()].jobs -= 1;
+                self.consumers.connection_mut(connection).jobs -= 1;
             }
         }
     }
@@ -158,7 +140,7 @@ impl Broker {
             Ok(false) => Outcome::GetEmpty,
             Err(fault) => Outcome::Fault(fault),
         };
-        Some((outcome, self.reply_order(connection, Some(getting.channel))))
+        Some((outcome, self.consumers.reply_order(connection, Some(getting.channel))))
     }
 
     /// Nobody waits for this connection's gets any more.
@@ -169,19 +151,24 @@ impl Broker {
         let open = open.count() as u32;
         self.queues.gets.retain(|get| get.connection != connection);
         assert!(self.queues.gets.len() + 1 >= before, "a connection asks for one thing at a time");
-        self.connections[connection.index()].jobs -= open;
+        self.consumers.connection_mut(connection).jobs -= open;
     }
 
-    /// The record that stands for this channel's gets from this queue.
-    fn get_stand_in(&mut self, channel: ChannelId, queue: QueueId) -> Result<ConsumerId, Fault> {
-        let mut at = self.channels[channel.index()].consumers.front();
+    /// The record that stands for this channel's gets from this queue, acknowledged or not.
+    fn get_stand_in(&mut self, channel: ChannelId, queue: QueueId, no_ack: bool) -> Result<usize, Fault> {
+        let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
-            let consumer = &self.consumers[index];
+            let consumer = self.consumers.at(index);
             if consumer.state == ConsumerState::Get && consumer.queue == queue {
-                return Ok(Consumer::id(index));
+                break;
             }
-            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+            at = self.consumers.next_of_channel(channel, Some(index));
         }
-        self.add_consumer_record(channel, queue, ConsumerState::Get)
+        let index = match at {
+            Some(index) => index,
+            None => self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Get)?,
+        };
+        self.consumers.at_mut(index).no_ack = no_ack;
+        Ok(index)
     }
 }

@@ -7,21 +7,16 @@
 
 use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
 
+use super::consumers::Mode;
 use super::job::{Begun, Job, spend};
 use super::queues::Carrier;
 use super::queues::Purged;
-use super::records::Mode;
 use super::{Broker, Context};
 
 /// Records cleared away in one go.
 const STEP: u32 = 512;
 
 impl Broker {
-    /// Whether the connection's last command is still being carried out; until then it is not read.
-    pub fn is_busy(&self, connection: ConnectionId) -> bool {
-        self.connections.get(connection.index()).is_some_and(|record| record.jobs > 0)
-    }
-
     /// Does a bounded part of the work that waits; says whether there is more.
     pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
         let fan_out_max = self.queues.fan_out_max();
@@ -35,7 +30,7 @@ impl Broker {
                 return true;
             }
             if let Some(connection) = begun.waiting {
-                self.connections[connection.index()].jobs -= 1;
+                self.consumers.connection_mut(connection).jobs -= 1;
             }
         }
         !self.jobs.is_empty()
@@ -43,7 +38,7 @@ impl Broker {
 
     /// Begins a job for a connection and does the first step at once, which is nearly always all of it.
     pub(super) fn start_job(&mut self, cx: &mut Context<'_>, connection: ConnectionId, job: Job) {
-        self.connections[connection.index()].jobs += 1;
+        self.consumers.connection_mut(connection).jobs += 1;
         self.jobs.push_back(Begun { job, waiting: Some(connection) });
         self.run_jobs(cx);
     }
@@ -76,16 +71,16 @@ impl Broker {
         settlement: Settlement,
         left: &mut u32,
     ) -> bool {
-        while let Some(index) = self.first_sent(channel, through) {
+        while let Some(index) = self.consumers.first_sent(&self.queues, channel, through) {
             if !spend(left) {
                 return false;
             }
-            self.leave_unacknowledged(channel, index);
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, settlement);
         }
-        self.unmark_returning(channel);
-        let connection = self.channels[channel.index()].connection;
-        self.unpark(cx, connection);
+        self.end_returning_of(channel);
+        let connection = self.consumers.connection_of(channel);
+        self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
         true
     }
 
@@ -112,7 +107,7 @@ impl Broker {
                 return false;
             }
         }
-        while let Some(consumer) = self.queues.at(queue).consumers.front() {
+        while let Some(consumer) = self.queues.audience(queue).first() {
             self.cancel_by_broker(cx, consumer);
             if !spend(left) {
                 return false;
@@ -147,41 +142,40 @@ impl Broker {
     }
 
     fn run_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId, left: &mut u32) -> bool {
-        if matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+        if matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             self.abandon_transaction(cx.messages, channel);
         }
-        while let Some(index) = self.channels[channel.index()].unacknowledged.front() {
+        while let Some(index) = self.consumers.channel(channel).unacknowledged.front() {
             if !spend(left) {
                 return false;
             }
-            self.leave_unacknowledged(channel, index);
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.give_back(cx, index);
         }
-        self.unmark_returning(channel);
-        self.channels[channel.index()].cleared = true;
-        self.free_channel_if_done(channel);
+        self.end_returning_of(channel);
+        self.consumers.channel_mut(channel).cleared = true;
+        self.consumers.free_channel_if_done(&mut self.quota, channel);
         true
     }
 
     fn run_connection(&mut self, cx: &mut Context<'_>, connection: ConnectionId, left: &mut u32) -> bool {
-        while let Some(index) = self.connections[connection.index()].outbox.front() {
+        while let Some(index) = self.consumers.connection(connection).outbox.front() {
             if !spend(left) {
                 return false;
             }
-            self.leave_outbox(connection, index);
+            self.consumers.leave_outbox(&mut self.queues, connection, index);
             self.abandon_unsent(cx, index);
         }
-        while let Some(channel) = self.connections[connection.index()].channels.front() {
-            let channel = ChannelId::from_index(channel);
+        while let Some(channel) = self.consumers.next_channel(connection, None) {
             if !self.run_channel(cx, channel, left) {
                 return false;
             }
             assert!(
-                self.channels.get(channel.index()).is_none(),
+                self.consumers.find_channel(channel).is_none(),
                 "nothing refers to a lost channel any more"
             );
         }
-        self.connections[connection.index()].cleared = true;
+        self.consumers.connection_mut(connection).cleared = true;
         self.free_connection_if_done(connection);
         true
     }
@@ -189,11 +183,11 @@ impl Broker {
     /// A delivery that will not be written: what is acknowledged stays on its channel's list, which is being
     /// given back; what is not goes back now, for nobody has seen it.
     pub(super) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
-        let delivery = &self.queues.deliveries[index];
+        let delivery = &self.queues.deliveries()[index];
         match delivery.carrier {
             Carrier::Return => self.settle_sent(cx, index),
             _ if delivery.no_ack || delivery.orphaned => self.give_back(cx, index),
-            _ => self.queues.deliveries[index].sent = true,
+            _ => self.queues.deliveries_mut()[index].sent = true,
         }
     }
 }

@@ -17,18 +17,18 @@
 //! | `deliver`, `get` | from queues to outboxes; from a queue to who asks |
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
-//! | `settle`, `transaction` | acknowledgements; tx |
+//! | `settle`, `transaction`, `promised` | acknowledgements; tx; what a commit under way may still need |
 //! | `dead_letter`, `death` | where goes what a queue gives up; what it carries then |
 //! | `firehose`, `traced` | copies of what is published and delivered, for an operator; what they name |
 //! | `shed` | what queues give up, in steps: what is rejected, what is too much, what has expired |
 //! | `delay` | what delayed exchanges keep wakes up |
-//! | `consume`, `records` | consumers, channels, connections |
+//! | `consumers` | who gets the next message of a queue: connections, channels, consumers, credit, turns |
+//! | `consume` | consumers, channels and connections begin and end |
 //! | `waiters` | who waits for what many can bring about |
 //! | `own` | connections of this broker's own: the local end of a bridge |
 //! | `parking` | what a bridge's other side does not take: another kind of dead letter |
 //! | `overdue`, `watch` | who settles nothing for too long; when to look |
 //! | `jobs`, `job` | what would take too long in one go; as a value |
-//! | `tidy` | memory that a burst left idle |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
 //! | `shortage`, `shortage_text` | why publishers wait; how that is told |
 //! | `quota` | what one connection, one user and one virtual host may take of what all share |
@@ -52,6 +52,7 @@ mod apply;
 mod arguments;
 mod changes;
 mod consume;
+mod consumers;
 mod context;
 mod counters;
 mod dead_letter;
@@ -74,12 +75,12 @@ mod own;
 mod parameters;
 mod parking;
 mod policy;
+mod promised;
 mod properties;
 mod publish;
 mod queue_declare;
 mod queues;
 mod quota;
-mod records;
 mod restored;
 mod route;
 mod routing;
@@ -91,7 +92,6 @@ mod sizes;
 mod state;
 mod stored;
 mod tenants;
-mod tidy;
 mod traced;
 mod transaction;
 mod views;

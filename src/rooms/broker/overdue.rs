@@ -15,8 +15,8 @@ use crate::error::{Fault, ReplyCode};
 use crate::time::{Deadline, Now};
 
 use super::Broker;
+use super::consumers::{Channel, Mode};
 use super::job::spend;
-use super::records::{Channel, Mode};
 
 /// Channels looked at in one turn.
 const LOOK_STEP: u32 = 512;
@@ -48,7 +48,7 @@ impl Broker {
 
     /// When somebody may be overdue.
     pub fn overdue_deadline(&self) -> Deadline {
-        let holds_nothing = self.queues.deliveries.is_empty() && self.quota.pinned().open_messages == 0;
+        let holds_nothing = self.queues.deliveries().is_empty() && self.quota.pinned().open_messages == 0;
         match self.watch.look_s {
             Some(look_s) if !holds_nothing => Now::from_ms(u64::from(look_s) * 1000).after_ms(0),
             _ => Deadline::NEVER,
@@ -61,7 +61,7 @@ impl Broker {
         if self.watch.look_s.is_none_or(|look_s| self.watch.now_s < look_s) {
             return None;
         }
-        while self.watch.hand < self.channels.places() {
+        while self.watch.hand < self.consumers.channel_places() {
             if !spend(&mut self.watch.left) {
                 return None;
             }
@@ -77,8 +77,8 @@ impl Broker {
     }
 
     fn look_at(&mut self, id: ChannelId) -> Option<Overdue> {
-        let channel = self.channels.get(id.index())?;
-        if channel.closing || self.connection(channel.connection).dying {
+        let channel = self.consumers.find_channel(id)?;
+        if channel.closing || self.consumers.connection(channel.connection).dying {
             return None;
         }
         let (delivered, touched) = (self.oldest_delivery(channel), open_since_s(channel));
@@ -113,7 +113,7 @@ impl Broker {
     /// Since when the oldest delivery of a channel is not settled, in seconds, and for how many milliseconds
     /// it may be.
     fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
-        let delivery = &self.queues.deliveries[channel.unacknowledged.front()?];
+        let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
         let queue = delivery.queue.and_then(|queue| self.queues.get(queue.index()));
         let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
         let timeout_ms = if own_ms == u32::MAX { self.watch.timeout_ms } else { own_ms };

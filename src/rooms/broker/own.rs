@@ -45,7 +45,7 @@ pub struct DeliverySource {
 impl OutboxView<'_> {
     /// What the delivery at the cursor is known by; `None` for one that comes from no queue.
     pub fn source(&self) -> Option<DeliverySource> {
-        let delivery = &self.broker.queues.deliveries[self.at?];
+        let delivery = &self.broker.queues.deliveries()[self.at?];
         let queue = self.broker.queues.at(delivery.queue?);
         Some(match delivery.logged {
             Some(offset) => DeliverySource { queue: queue.logged.incarnation(), offset, is_transient: false },
@@ -67,7 +67,7 @@ impl Broker {
         let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
         // Whoever had the place before may have had a name in the firehose.
         self.name_traced(connection, name);
-        let record = &mut self.connections[connection.index()];
+        let record = self.consumers.connection_mut(connection);
         (record.identity, record.vhost) = (Identity::own(name), Some(id));
         self.quota.enter_vhost(connection, id);
         self.access.hold_vhost(id);
@@ -126,7 +126,7 @@ impl Broker {
         cx.journal.begin_group();
         let is_moved = self.push_aside(cx, channel, copy, queue);
         if is_moved == Ok(true) {
-            self.leave_unacknowledged(channel, index);
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
         let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
@@ -148,12 +148,12 @@ impl Broker {
     ) -> Result<bool, Fault> {
         let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(false) };
         let Some(copy) = copied(cx, message, properties) else { return Ok(false) };
-        let connection = self.channels[channel.index()].connection;
+        let connection = self.consumers.connection_of(channel);
         cx.journal.begin_group();
         let mut outcome = self.publish(cx, channel, copy, true);
         let is_returned = self.has_returned(connection);
         if outcome == Ok(Outcome::Published) && !is_returned {
-            self.leave_unacknowledged(channel, index);
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
         cx.journal.end_group(cx.messages, Urgency::Awaited);
@@ -187,7 +187,7 @@ impl Broker {
     }
 
     pub(super) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
-        let vhost = self.channels[channel.index()].vhost;
+        let vhost = self.consumers.channel(channel).vhost;
         self.queues.find_queue(vhost, name).ok_or_else(|| {
             let vhost = self.access.vhost_name(vhost);
             Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
@@ -195,11 +195,11 @@ impl Broker {
     }
 
     fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
-        let record = self.channels.get(channel.index()).filter(|record| !record.closing)?;
+        let record = self.consumers.find_channel(channel).filter(|record| !record.closing)?;
         let head = record.unacknowledged.front()?;
-        let is_head = self.queues.deliveries[head].tag == tag;
-        let index = if is_head { head } else { self.queues.deliveries.find(channel, tag)? };
-        let delivery = &self.queues.deliveries[index];
+        let is_head = self.queues.deliveries()[head].tag == tag;
+        let index = if is_head { head } else { self.queues.deliveries().find(channel, tag)? };
+        let delivery = &self.queues.deliveries()[index];
         delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
     }
 
@@ -246,8 +246,8 @@ impl Broker {
 
     /// A message of the connection's own that reached no queue and stands first in its outbox.
     pub fn has_returned(&self, connection: ConnectionId) -> bool {
-        let front = self.connection(connection).outbox.front();
-        front.is_some_and(|index| self.queues.deliveries[index].queue.is_none())
+        let front = self.consumers.connection(connection).outbox.front();
+        front.is_some_and(|index| self.queues.deliveries()[index].queue.is_none())
     }
 }
 
@@ -265,7 +265,7 @@ impl Broker {
         count: u32,
     ) -> Result<Looked, Fault> {
         let (connection, channel) = self.connect_user(cx, user, vhost)?;
-        let vhost = self.channels[channel.index()].vhost;
+        let vhost = self.consumers.channel(channel).vhost;
         let found = self
             .check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))
             .and_then(|()| self.require_queue(connection, vhost, queue));

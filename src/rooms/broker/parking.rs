@@ -56,13 +56,13 @@ impl Broker {
         why: Refusal,
     ) -> Result<(), Fault> {
         let target = self.queue_for(channel, queue)?;
-        let Some(index) = self.find_sent(channel, tag) else {
+        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!("unknown delivery tag {tag}"),
             ));
         };
-        let body_len = self.queues.deliveries[index].body_len;
+        let body_len = self.queues.deliveries()[index].body_len;
         if self.queues.refuses_body(target, body_len) {
             let why = format_args!("{queue} takes no more, by its own arguments");
             return Err(Fault::new(ReplyCode::PreconditionFailed, why));
@@ -72,8 +72,8 @@ impl Broker {
             let why = format_args!("too many bridges set messages aside, for too many causes");
             return Err(Fault::new(ReplyCode::ResourceError, why));
         };
-        let source = self.queues.deliveries[index].queue;
-        self.leave_unacknowledged(channel, index);
+        let source = self.queues.deliveries()[index].queue;
+        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
         match source {
             Some(source) => self.leave_for_good(cx, source, index, Reason::Parked(place)),
             None => self.settle_sent(cx, index),
@@ -84,7 +84,7 @@ impl Broker {
     /// The place of this among the parkings; `None` when all are in use for others.
     fn parking_place(&mut self, parking: Parking) -> Option<u8> {
         let known = self.parkings.iter().position(|known| *known == parking);
-        let is_unused = |place: &usize| !self.queues.deliveries.has_death(Reason::Parked(*place as u8));
+        let is_unused = |place: &usize| !self.queues.deliveries().has_death(Reason::Parked(*place as u8));
         let place = match known {
             Some(place) => place,
             None if self.parkings.len() < PARKINGS_MAX => {

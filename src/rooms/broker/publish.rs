@@ -14,13 +14,13 @@ use crate::wire::field::{Table, Value};
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::access::{Right, Thing};
+use super::consumers::Mode;
 use super::faults::{out_of, out_of_disk, unwritable};
 use super::properties::expiration_ms;
 use super::queues::Queue;
 use super::queues::Scratch;
 use super::queues::{Carrier, NewDelivery};
 use super::quota::{LogShares, owner_of};
-use super::records::Mode;
 use super::route::copies;
 use super::shortage::{Pool, Shortage};
 use super::state::REPLY_TO;
@@ -81,7 +81,7 @@ impl Broker {
             true => self.trace_published(cx, channel, routed, targets),
             false => None,
         };
-        let record = &mut self.channels[channel.index()];
+        let record = self.consumers.channel_mut(channel);
         record.has_published = true;
         let connection = record.connection;
         let (in_transaction, is_awaited) = match record.mode {
@@ -206,17 +206,17 @@ impl Broker {
         channel: ChannelId,
         message: MessageId,
     ) -> Result<ExchangeId, Fault> {
-        let vhost = self.channels[channel.index()].vhost;
+        let vhost = self.consumers.channel(channel).vhost;
         self.check_publish(cx.work, channel, cx.messages.exchange(message))?;
         let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
-        let connection = self.channels[channel.index()].connection;
+        let connection = self.consumers.connection_of(channel);
         self.check_key(cx.work, connection, exchange, Right::Write, cx.messages.routing_key(message))?;
         Ok(exchange)
     }
 
     /// Whether a channel may publish to this exchange, found or not; asked once until a right or a route changes.
     fn check_publish(&mut self, work: &mut Work, channel: ChannelId, exchange: &str) -> Result<(), Fault> {
-        let record = &self.channels[channel.index()];
+        let record = self.consumers.channel(channel);
         let (connection, vhost) = (record.connection, record.vhost);
         let found = self.find_exchange(vhost, exchange);
         if found.is_some() && record.may_write == found && record.may_write_until == self.revision() {
@@ -224,7 +224,7 @@ impl Broker {
         }
         self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
         let revision = self.revision();
-        let record = &mut self.channels[channel.index()];
+        let record = self.consumers.channel_mut(channel);
         (record.may_write, record.may_write_until) = (found, revision);
         Ok(())
     }
@@ -259,7 +259,7 @@ impl Broker {
         let expiration_ms = expiration_ms(&properties)?;
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
-        let connection = self.channels[channel.index()].connection;
+        let connection = self.consumers.connection_of(channel);
         for key in copies(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
             self.check_key(cx.work, connection, exchange, Right::Write, key)?;
         }
@@ -295,8 +295,8 @@ impl Broker {
     }
 
     fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
-        let connection = self.channels[channel.index()].connection;
-        let who = &self.connection(connection).identity;
+        let connection = self.consumers.connection_of(channel);
+        let who = &self.consumers.connection(connection).identity;
         match properties.user_id() {
             Some(claimed) if claimed != who.name().as_bytes() && !self.access.may_impersonate(who) => {
                 Err(Fault::new(
@@ -339,14 +339,15 @@ impl Broker {
             return Ok(Outcome::Published);
         }
         let channel = publish.channel;
-        let connection = self.channels[channel.index()].connection;
-        let crowded = self.connection(connection).outbox_bytes > 2 * self.queues.settings.output_budget_bytes;
+        let connection = self.consumers.connection_of(channel);
+        let crowded =
+            self.consumers.connection(connection).outbox_bytes > 2 * self.queues.settings.output_budget_bytes;
         if crowded && publish.may_wait {
             // A client that does not read its returns waits for itself alone.
             self.shortage = Shortage::Returns;
             return Ok(Outcome::Wait);
         }
-        if self.queues.deliveries.room() == 0 {
+        if self.queues.deliveries().room() == 0 {
             if publish.share == Share::Ordinary {
                 self.shortage = Shortage::Pool(Pool::Unacknowledged);
                 return Ok(Outcome::Wait);
@@ -392,7 +393,7 @@ impl Broker {
             return Err(Hindrance::Fault(out_of("queue_entries_max")));
         }
         // All of them are in the virtual host of the channel.
-        let owner = || owner_of(self.channels[publish.channel.index()].vhost);
+        let owner = || owner_of(self.consumers.channel(publish.channel).vhost);
         let fits = self.queues.pool.may_take(owner, needed, reserve);
         let within_share = share == Share::Reserve
             || targets.iter().all(|&queue| self.queues.within_share(cx.messages, queue));
@@ -433,7 +434,7 @@ impl Broker {
         let room = cx.journal.admit(bytes + self.queues.kept_for_letters(cx.journal), logged);
         let most = cx.journal.queue_bytes_max();
         let within = targets.iter().all(|&queue| self.queues.in_all(queue, Queue::log_bytes) + bytes <= most);
-        let vhost = self.channels[publish.channel.index()].vhost;
+        let vhost = self.consumers.channel(publish.channel).vhost;
         let leaves_enough = self.quota.disk().leaves_room(cx.journal, vhost, bytes * logged as u64);
         match room {
             Ok(()) if within && leaves_enough => Ok(()),
@@ -461,7 +462,7 @@ impl Broker {
     #[cold]
     fn lacks_entries(&self, channel: ChannelId, chunks: usize) -> Shortage {
         match chunks <= self.queues.pool.chunks_free() {
-            true => Shortage::VhostMemory(Pool::Entries, self.channels[channel.index()].vhost),
+            true => Shortage::VhostMemory(Pool::Entries, self.consumers.channel(channel).vhost),
             false => Shortage::Pool(Pool::Entries),
         }
     }

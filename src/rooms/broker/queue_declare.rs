@@ -9,11 +9,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::command::{ChannelId, ConnectionId, Name, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
-use crate::mem::List;
 use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing};
 use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag};
+use super::consumers::ConsumerState;
 use super::faults::{check_deletable, version_for};
 use super::job::Job;
 use super::policy::Applied;
@@ -21,7 +21,6 @@ use super::queues::Logged;
 use super::queues::Queue;
 use super::queues::first_rank;
 use super::quota::{Declared, Declarer, Room};
-use super::records::ConsumerState;
 use super::routing::{BindingSpec, Destination};
 use super::state::REPLY_TO;
 use super::words::QueueInWords;
@@ -241,7 +240,7 @@ impl Broker {
         Outcome::QueueDeclared {
             queue: record.name.clone(),
             message_count: self.queues.ready_in(queue) + self.orphans.adopted_by(queue),
-            consumer_count: record.consumers.len(),
+            consumer_count: record.audience.len(),
         }
     }
 
@@ -323,7 +322,7 @@ impl Broker {
             self.access.count_queue(vhost, true);
         }
         if let Some(owner) = owner {
-            let owned = &mut self.connections[owner.index()].exclusive_queues;
+            let owned = &mut self.consumers.connection_mut(owner).exclusive_queues;
             self.queues.enter_owned(owned, queue);
         }
         self.routing.revise();
@@ -401,7 +400,7 @@ impl Broker {
         let queue = self.require_queue(connection, vhost, name)?;
         let record = self.queues.at(queue);
         let problem = match () {
-            () if if_unused && !record.consumers.is_empty() => "in use",
+            () if if_unused && !record.audience.is_empty() => "in use",
             () if if_empty && self.queues.ready_in(queue) > 0 => "not empty",
             () => {
                 let count = self.queues.ready_in(queue);
@@ -433,7 +432,7 @@ impl Broker {
             self.access.count_queue(vhost, false);
         }
         if let Some(owner) = owner {
-            self.queues.leave_owned(&mut self.connections[owner.index()].exclusive_queues, queue);
+            self.queues.leave_owned(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
         }
         self.routing.revise();
     }
@@ -473,14 +472,14 @@ impl Broker {
 
     /// The hidden queue behind amq.rabbitmq.reply-to of this channel.
     pub(super) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
-        let mut at = self.channels[channel.index()].consumers.front();
+        let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
-            let consumer = &self.consumers[index];
+            let consumer = self.consumers.at(index);
             let queue = consumer.queue;
             if consumer.state == ConsumerState::Active && self.queues.at(queue).hidden {
                 return Some(queue);
             }
-            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
+            at = self.consumers.next_of_channel(channel, Some(index));
         }
         None
     }

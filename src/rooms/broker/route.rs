@@ -40,10 +40,10 @@ impl Broker {
         if by_key_alone && headers.is_empty() {
             let names = messages.names(message);
             let exchange_len = messages.exchange_len(message);
-            let connection = self.channels[channel.index()].connection;
+            let connection = self.consumers.connection_of(channel);
             let for_all_keys = (!self.limits_keys(connection, exchange)).then_some(exchange);
             let revision = self.revision();
-            let cache = &mut self.channels[channel.index()].route_cache;
+            let cache = &mut self.consumers.channel_mut(channel).route_cache;
             cache.set(revision, (for_all_keys, exchange_len), names, targets);
         }
         Ok(())
@@ -79,7 +79,7 @@ impl Broker {
         message: MessageId,
         targets: &mut Vec<QueueId>,
     ) -> bool {
-        let cache = &self.channels[channel.index()].route_cache;
+        let cache = &self.consumers.channel(channel).route_cache;
         let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
         let Some(cached) = cache.get(self.revision(), exchange_len, names) else { return false };
         targets.clear();
@@ -94,7 +94,7 @@ impl Broker {
         channel: ChannelId,
         message: MessageId,
     ) -> Option<ExchangeId> {
-        let cache = &self.channels[channel.index()].route_cache;
+        let cache = &self.consumers.channel(channel).route_cache;
         let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
         cache.exchange(self.revision(), exchange_len, names)
     }

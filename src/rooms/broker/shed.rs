@@ -220,7 +220,7 @@ impl Broker {
     }
 
     fn bury_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) -> bool {
-        let delivery = &self.queues.deliveries[index];
+        let delivery = &self.queues.deliveries()[index];
         let (is_logged, reason) = (delivery.logged.is_some(), delivery.death.unwrap_or(Reason::Rejected));
         let Some(message) = delivery.message else {
             self.queues.want_pages(queue);
@@ -250,7 +250,7 @@ impl Broker {
         // In the middle of a transaction its letter waits for the end: what that publishes has been promised
         // room.
         let waits = cx.journal.is_grouping() && record.settings.dead_letters;
-        let looks = is_due && self.queues.whole_of(queue).eligible.is_empty();
+        let looks = is_due && !self.queues.whole_of(queue).audience.is_ready();
         if looks && waits {
             self.queues.note_shed_anew(queue);
         } else if looks {

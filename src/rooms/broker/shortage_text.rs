@@ -25,7 +25,7 @@ impl Broker {
     /// What a connection waits for whose content this pool did not take.
     #[cold]
     pub fn shortage_of(&self, messages: &Messages, connection: ConnectionId, full: PoolFull) -> Shortage {
-        let record = self.connections.get(connection.index());
+        let record = self.consumers.find_connection(connection);
         let (vhost, user) = record.map_or((None, None), |record| (record.vhost, record.identity.user()));
         let pool = full.into();
         match (messages.who_is_short(full, self.quota.owner(connection)), vhost, user) {
@@ -232,8 +232,8 @@ impl Explained<'_> {
                 (chunks.chunks_used() * ENTRIES_PER_CHUNK, chunks.chunks_max() * ENTRIES_PER_CHUNK)
             }
             Pool::Unacknowledged => (
-                broker.queues.deliveries.len(),
-                broker.queues.deliveries.len() + broker.queues.deliveries.room(),
+                broker.queues.deliveries().len(),
+                broker.queues.deliveries().len() + broker.queues.deliveries().room(),
             ),
         };
         write!(f, ", {used} of {most}")

@@ -4,6 +4,7 @@ use crate::command::{ConnectionId, QueueId};
 use crate::mem::Slab;
 
 use super::access;
+use super::consumers::{Channel, Connection, Consumer};
 use super::job::Begun;
 use super::left_out::LeftOut;
 use super::names::IndexTable;
@@ -16,7 +17,6 @@ use super::queues::Getting;
 use super::queues::Queue;
 use super::queues::Sleepers;
 use super::quota::Quota;
-use super::records::{Channel, Connection, Consumer};
 use super::routing::Routing;
 use super::traced::TracedName;
 

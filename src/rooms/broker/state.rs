@@ -5,42 +5,33 @@
 
 use std::collections::VecDeque;
 
-use crate::command::{ChannelId, ConnectionId, QueueId};
+use crate::command::{ConnectionId, QueueId};
 use crate::error::Fault;
 use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::mem::{Owner, Slab};
+use crate::mem::Owner;
 
 use super::Context;
 use super::access::{Access, PREDECLARED_EXCHANGES};
+use super::consumers::Consumers;
 use super::counters::Counters;
 use super::death::Parking;
 use super::job::Begun;
 use super::left_out::LeftOut;
-use super::names::{Entropy, IndexTable};
+use super::names::Entropy;
 use super::orphans::Orphans;
 use super::parameters::Parameters;
 use super::policy::Policies;
+use super::promised::Promised;
 use super::queues::Queues;
 use super::quota::Quota;
-use super::records::{Channel, Connection, Consumer, Promised};
 use super::routing::Routing;
 use super::shortage::Shortage;
 use super::traced::Firehose;
-use super::waiters::Waiters;
 use super::watch::Watch;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
-
-/// Connections that the loop is to look at.
-#[derive(Debug)]
-pub(super) struct Noted {
-    /// The outbox of each was empty and is not any more.
-    pub(super) output: VecDeque<ConnectionId>,
-    /// Each is to be closed by force.
-    pub(super) forced: VecDeque<ConnectionId>,
-}
 
 /// What is in the pools at the moment: everything is 0 when everything was drained and closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -89,10 +80,7 @@ pub struct Broker {
     pub(super) parkings: Vec<Parking>,
     pub(super) routing: Routing,
     pub(super) queues: Queues,
-    pub(super) consumers: Slab<Consumer>,
-    pub(super) consumer_table: IndexTable,
-    pub(super) channels: Slab<Channel>,
-    pub(super) connections: Slab<Connection>,
+    pub(super) consumers: Consumers,
     pub(super) left_out: LeftOut,
     pub(super) orphans: Orphans,
     /// What the publish waits for that was answered last with a wait.
@@ -100,8 +88,6 @@ pub struct Broker {
     /// In which minute it was last said that a dead letter was dropped.
     pub(super) dropped_logged_minute: Option<u32>,
     pub(super) jobs: VecDeque<Begun>,
-    /// Connections that the loop is to look at.
-    pub(super) noted: Noted,
     /// Room for the queues of a message; it is taken out while one is routed and pushed.
     pub(super) targets_buffer: Vec<QueueId>,
     /// The same for a dead letter, which may be under way at the same time.
@@ -113,8 +99,6 @@ pub struct Broker {
     pub(super) quota: Quota,
     /// What the commit that is being carried out may still need.
     pub(super) promised: Promised,
-    /// Connections with a consumer that was refused because they have their share of deliveries.
-    pub(super) over_share: Waiters<ConnectionId>,
     pub(super) counters: Counters,
     pub(super) firehose: Firehose,
 }
@@ -155,28 +139,18 @@ impl Broker {
             parkings: Vec::new(),
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             queues: Queues::new(limits, seed),
-            consumers: Slab::with_capacity(limits.consumers_max as usize),
-            consumer_table: IndexTable::with_capacity(limits.consumers_max as usize, seed),
-            channels: Slab::with_capacity(
-                limits.channels_max as usize + limits.bridge_links() + limits.bridges_max as usize,
-            ),
-            connections: Slab::with_capacity(connections),
+            consumers: Consumers::new(limits, seed),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             orphans: Orphans::default(),
             shortage: Shortage::Commit,
             dropped_logged_minute: None,
             jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
-            noted: Noted {
-                output: VecDeque::with_capacity(connections),
-                forced: VecDeque::with_capacity(limits.connections_max as usize),
-            },
             targets_buffer: Vec::with_capacity(queues),
             letter_targets: Vec::with_capacity(queues),
             unix_s: 0,
             watch: Watch::new(limits.consumer_timeout_ms),
             quota: Quota::new(limits),
             promised: Promised::default(),
-            over_share: Waiters::with_capacity(connections),
             counters: Counters::default(),
             firehose: Firehose::default(),
         };
@@ -188,11 +162,10 @@ impl Broker {
     /// it is worth while to go on.
     pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.quota.pinned().unsettled_bytes;
-        let channels = &self.channels;
-        let connection_of = |channel: ChannelId| channels[channel.index()].connection;
+        let connection_of = |channel| self.consumers.connection_of(channel);
         let goes_on = self.queues.spill(cx, &mut self.quota, connection_of);
         if self.quota.pinned().unsettled_bytes < before {
-            self.over_share.note_change();
+            self.consumers.note_settled();
         }
         goes_on
     }
@@ -201,6 +174,18 @@ impl Broker {
     /// right. Says whether there was anything to write.
     pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
         self.queues.reset_watermarks(journal, &self.access)
+    }
+
+    /// Bytes of the pools that nobody uses and the system holds memory for, about.
+    pub const fn idle_bytes(&self) -> usize {
+        self.queues.idle_bytes() + self.routing.idle_bytes() + self.consumers.idle_bytes()
+    }
+
+    /// Gives idle memory back, a bounded part at a time; says whether that was the last part.
+    pub fn trim(&mut self) -> bool {
+        self.routing.trim();
+        self.consumers.trim();
+        self.queues.trim()
     }
 
     /// Any number.
@@ -216,7 +201,7 @@ impl Broker {
 
     /// Whether exclusive queues live as long as this connection.
     pub fn owns_queues(&self, connection: ConnectionId) -> bool {
-        !self.connection(connection).exclusive_queues.is_empty()
+        !self.consumers.connection(connection).exclusive_queues.is_empty()
     }
 
     /// Rises with everything here that a publisher may wait for: places for entries and deliveries, which
@@ -230,13 +215,13 @@ impl Broker {
     pub fn gauges(&self) -> Gauges {
         let pinned = self.quota.pinned();
         Gauges {
-            connections: self.connections.len(),
-            channels: self.channels.len(),
-            consumers: self.consumers.len(),
+            connections: self.consumers.connections_fill().used,
+            channels: self.consumers.channels_fill().used,
+            consumers: self.consumers.consumers_fill().used,
             queues: self.queues.len(),
             exchanges: self.quota.exchanges(),
             bindings: self.routing.bindings_len(),
-            deliveries: self.queues.deliveries.len(),
+            deliveries: self.queues.deliveries().len(),
             chunks: self.queues.pool.chunks_used(),
             names_bytes: self.quota.names_bytes(),
             jobs: self.jobs.len(),
@@ -247,11 +232,6 @@ impl Broker {
             spilled_messages: self.queues.spilled_messages(),
             holders: self.quota.holders(),
         }
-    }
-
-    #[inline]
-    pub(super) fn connection(&self, connection: ConnectionId) -> &Connection {
-        &self.connections[connection.index()]
     }
 
     /// Rises with whatever may change where a message goes, or who may do what.

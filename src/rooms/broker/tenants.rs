@@ -20,7 +20,6 @@ use super::exchanges::ExchangeDeclaration;
 use super::faults::{check_changeable, check_room};
 use super::job::{Job, Sweep, spend};
 use super::queues::Queue;
-use super::records::Connection;
 use super::restored::Restored;
 use super::work::Work;
 use super::{Broker, Context};
@@ -50,7 +49,7 @@ impl Broker {
     /// A virtual host or a user has come or gone: the pools are shared anew, and whoever waits for a share asks again.
     fn note_tenants(&mut self) {
         self.quota.share_among(self.access.vhost_ids(), self.access.lives());
-        self.over_share.note_change();
+        self.consumers.note_settled();
     }
 
     // ---- as whom a connection acts
@@ -96,18 +95,18 @@ impl Broker {
 
     fn admit(&mut self, connection: ConnectionId, identity: Identity) -> Outcome {
         self.quota.logged_in(connection, identity.user());
-        self.connections[connection.index()].identity = identity;
+        self.consumers.connection_mut(connection).identity = identity;
         Outcome::Done
     }
 
     /// connection.open.
     pub(super) fn open_vhost(&mut self, connection: ConnectionId, name: &str) -> Result<Outcome, Fault> {
-        let who = &self.connections[connection.index()].identity;
+        let who = &self.consumers.connection(connection).identity;
         let connections_in = |vhost| self.quota.connections_in(vhost);
         let vhost = self.access.check_open(who, name, connections_in, self.load_of(who))?;
-        self.quota.open_vhost(connection, vhost, self.connections.room())?;
+        self.quota.open_vhost(connection, vhost, self.consumers.connections_fill().room())?;
         self.access.hold_vhost(vhost);
-        self.connections[connection.index()].vhost = Some(vhost);
+        self.consumers.connection_mut(connection).vhost = Some(vhost);
         Ok(Outcome::Done)
     }
 
@@ -126,7 +125,7 @@ impl Broker {
         right: Right,
         thing: Thing<'_>,
     ) -> Result<(), Fault> {
-        self.access.check(work, &self.connections[connection.index()].identity, vhost, right, thing)
+        self.access.check(work, &self.consumers.connection(connection).identity, vhost, right, thing)
     }
 
     // ---- virtual hosts
@@ -207,7 +206,8 @@ impl Broker {
         self.access.drop_permissions_for(cx.journal, vhost);
         self.drop_policies_of(cx.journal, vhost, name);
         self.parameters.drop_of_vhost(cx.journal, vhost, name);
-        self.force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
+        self.consumers
+            .force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.access.retire_vhost(vhost);
         self.routing.revise();
         self.queue_job(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
@@ -274,50 +274,10 @@ impl Broker {
     pub fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
         let user = self.access.delete_user(journal, name)?;
         let reason = format!("user '{name}' is deleted");
-        self.force_close_all(&reason, |record| record.identity.user() == Some(user));
-        for index in 0..self.connections.places() {
-            if let Some(record) = self.connections.get_mut(index) {
-                record.identity.forget_user(user);
-            }
-        }
+        self.consumers.force_close_all(&reason, |record| record.identity.user() == Some(user));
+        self.consumers.forget_user(user);
         self.note_tenants();
         Ok(journal.await_facts())
-    }
-
-    // ---- connections that are closed by force
-
-    /// Asks the loop to close a connection with connection.close 320 and this reason.
-    pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
-        let Some(record) = self.connections.get_mut(connection.index()) else { return };
-        if record.forced.is_none() && !record.dying {
-            record.forced = Some(reason.into());
-            self.noted.forced.push_back(connection);
-        }
-    }
-
-    fn force_close_all(&mut self, reason: &str, is_meant: impl Fn(&Connection) -> bool) {
-        for index in 0..self.connections.places() {
-            if self.connections.get(index).is_some_and(&is_meant) {
-                self.force_close(ConnectionId::from_index(index), reason);
-            }
-        }
-    }
-
-    /// The next connection that is to be closed by force, and what to tell it.
-    pub fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
-        loop {
-            let connection = self.noted.forced.pop_front()?;
-            let record = self.connections.get_mut(connection.index());
-            if let Some(reason) = record.and_then(|record| record.forced.take()) {
-                let code = crate::error::ReplyCode::ConnectionForced;
-                return Some((connection, Fault::connection(code, format_args!("{reason}"))));
-            }
-        }
-    }
-
-    /// Whether a connection is to be closed by force.
-    pub fn has_forced(&self) -> bool {
-        !self.noted.forced.is_empty()
     }
 
     // ---- at a start

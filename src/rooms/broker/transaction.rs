@@ -11,11 +11,12 @@ use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::field::Table;
 
+use super::consumers::{Mode, Transaction};
 use super::faults::{out_of, out_of_disk};
+use super::promised::Promised;
 use super::publish::Publish;
 use super::queues::SLOT_BYTES;
 use super::quota::{LogShares, owner_of};
-use super::records::{Mode, Promised, Transaction};
 use super::{Broker, Context};
 
 /// Routing all of its messages may take as long as routing so many of the worst.
@@ -23,7 +24,7 @@ const COMMIT_TIMES: u32 = 8;
 
 impl Broker {
     pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
-        let mode = &mut self.channels[channel.index()].mode;
+        let mode = &mut self.consumers.channel_mut(channel).mode;
         match mode {
             Mode::Plain | Mode::Confirm => *mode = Mode::Confirm,
             Mode::Transaction(_) => return Err(cannot_switch("tx", "confirm")),
@@ -32,7 +33,7 @@ impl Broker {
     }
 
     pub(super) fn select_transactions(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
-        let mode = &mut self.channels[channel.index()].mode;
+        let mode = &mut self.consumers.channel_mut(channel).mode;
         match mode {
             Mode::Plain => *mode = Mode::Transaction(Transaction::default()),
             Mode::Transaction(_) => {}
@@ -68,13 +69,13 @@ impl Broker {
         let route = route.map(|targets| self.queues.write_route(messages, message, targets)).transpose()?;
         let held = || core::iter::once(message).chain(route);
         let bytes = held().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
-        let connection = self.channels[channel.index()].connection;
+        let connection = self.consumers.connection_of(channel);
         if let Err(fault) = self.quota.take_open(connection, held().count() as u32, bytes) {
             route.into_iter().for_each(|route| messages.release(route));
             return Err(fault);
         }
         self.touch(channel);
-        let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode else {
+        let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
             panic!("the channel is in a transaction");
         };
         for id in held() {
@@ -94,15 +95,15 @@ impl Broker {
     /// Remembers what commit will do with a delivery.
     pub(super) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
         self.touch(channel);
-        self.leave_unacknowledged(channel, index);
-        let Mode::Transaction(transaction) = &mut self.channels[channel.index()].mode else {
+        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
             panic!("the channel is in a transaction");
         };
-        self.queues.deliveries.decide(&mut transaction.settlements, index, settlement);
+        self.queues.deliveries_mut().decide(&mut transaction.settlements, index, settlement);
     }
 
     pub(super) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
-        if !matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+        if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
         let mut targets = core::mem::take(&mut self.targets_buffer);
@@ -164,14 +165,14 @@ impl Broker {
             // For a queue that is being deleted the deletion is what settles.
             cx.await_others();
         }
-        while let Some((index, settlement)) = self.queues.deliveries.next_decided(&mut settlements) {
+        while let Some((index, settlement)) = self.queues.deliveries_mut().next_decided(&mut settlements) {
             self.settle_one(cx, index, settlement);
         }
         if is_refused { Err(partly_completed()) } else { Ok(Outcome::Done) }
     }
 
     pub(super) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
-        if !matches!(self.channels[channel.index()].mode, Mode::Transaction(_)) {
+        if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
         self.abandon_transaction(messages, channel);
@@ -187,8 +188,8 @@ impl Broker {
             messages.release(message);
             self.queues.note_release();
         }
-        let list = &mut self.channels[channel.index()].unacknowledged;
-        self.queues.deliveries.undecide(list, transaction.settlements);
+        let list = &mut self.consumers.channel_mut(channel).unacknowledged;
+        self.queues.deliveries_mut().undecide(list, transaction.settlements);
     }
 
     /// The queues that a message of the transaction goes to, as far as they are still there.
@@ -200,7 +201,7 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
         targets.clear();
-        let vhost = self.channels[channel.index()].vhost;
+        let vhost = self.consumers.channel(channel).vhost;
         if let Some(route) = route {
             self.queues.read_route((cx.messages, cx.work), vhost, route, targets);
             return Ok(());
@@ -220,11 +221,11 @@ impl Broker {
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
     ) -> Result<Promised, Fault> {
-        let Mode::Transaction(transaction) = &self.channels[channel.index()].mode else {
+        let Mode::Transaction(transaction) = &self.consumers.channel(channel).mode else {
             panic!("only a transaction is committed");
         };
         let mut next = transaction.first;
-        let owner = owner_of(self.channels[channel.index()].vhost);
+        let owner = owner_of(self.consumers.channel(channel).vhost);
         self.limit_routing(cx.work, COMMIT_TIMES);
         self.weigh_log(cx.journal);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
@@ -248,7 +249,7 @@ impl Broker {
                 if !cx.journal.fits_transaction(logged) {
                     return Err(too_much_to_write());
                 }
-                self.check_log(cx.journal, self.channels[channel.index()].vhost, log_bytes)?;
+                self.check_log(cx.journal, self.consumers.channel(channel).vhost, log_bytes)?;
             }
             // Asked each time, so that what is far too much is not routed to its end first.
             chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
@@ -256,7 +257,7 @@ impl Broker {
                 return Err(out_of("queue_entries_max"));
             }
         }
-        if returns > self.queues.deliveries.room() {
+        if returns > self.queues.deliveries().room() {
             return Err(out_of("unacknowledged_max"));
         }
         Ok(Promised { chunks, logged })
@@ -280,24 +281,24 @@ impl Broker {
 
     /// The transaction is about to hold something: its connection must not wait for itself.
     fn touch(&mut self, channel: ChannelId) {
-        let record = &mut self.channels[channel.index()];
-        if let Mode::Transaction(transaction) = &mut record.mode {
-            transaction.touched_s = self.watch.begin();
-            if transaction.is_empty() {
-                self.connections[record.connection.index()].open_transactions += 1;
-            }
+        let record = self.consumers.channel_mut(channel);
+        let Mode::Transaction(transaction) = &mut record.mode else { return };
+        transaction.touched_s = self.watch.begin();
+        let (was_empty, connection) = (transaction.is_empty(), record.connection);
+        if was_empty {
+            self.consumers.connection_mut(connection).open_transactions += 1;
         }
     }
 
     fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
-        let record = &mut self.channels[channel.index()];
+        let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else {
             panic!("only a transaction is ended");
         };
         let taken = core::mem::take(transaction);
         let connection = record.connection;
         if !taken.is_empty() {
-            self.connections[connection.index()].open_transactions -= 1;
+            self.consumers.connection_mut(connection).open_transactions -= 1;
         }
         self.quota.give_open_back(connection, taken.held, taken.bytes);
         taken

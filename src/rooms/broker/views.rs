@@ -6,11 +6,11 @@
 //! Always true: nothing is changed here, and nothing is collected; a view borrows from the record.
 
 use crate::command::{ChannelId, ConnectionId, QueueId};
-use crate::mem::{List, Messages, Slab};
+use crate::mem::Messages;
 use crate::wire::field::Table;
 
+use super::consumers::{ConsumerState, Fill, Mode};
 use super::policy::AppliedView;
-use super::records::{ConsumerState, Mode};
 use super::routing::Destination;
 use super::sizes::QUEUE_BYTES;
 use super::{Broker, Counters};
@@ -211,7 +211,7 @@ impl Broker {
 
     /// Channels on which something was published.
     pub fn publishers(&self) -> u64 {
-        self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.closing).count() as u64
+        self.consumers.publishers() as u64
     }
 
     /// Places of queues that were ever used.
@@ -222,8 +222,8 @@ impl Broker {
     /// The queue in a place, if there is one that anybody may see.
     pub fn queue_at(&self, place: usize) -> Option<QueueView<'_>> {
         let record = self.queues.get(place).filter(|record| !record.hidden && !record.dying)?;
-        let exclusive = record.consumers.front().filter(|_| record.exclusively_consumed);
-        let named = |index: usize| (self.consumers[index].tag.as_str(), self.consumers[index].channel);
+        let exclusive = record.audience.first().filter(|_| record.audience.has_exclusive());
+        let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
         let id = QueueId::from_index(place);
         let names_bytes = (record.name.len() + record.arguments.len()) as u64;
         Some(QueueView {
@@ -246,9 +246,9 @@ impl Broker {
             messages_persistent: self.queues.in_all(id, |level| level.logged.count()),
             message_bytes_ready: self.queues.in_all(id, |level| level.backlog.body_bytes()),
             message_bytes_unacknowledged: self.queues.in_all(id, |level| level.unsettled_body_bytes),
-            consumers: record.consumers.len(),
+            consumers: record.audience.len(),
             exclusive_consumer: exclusive.map(named),
-            single_active_consumer: record.single_active_consumer().map(named),
+            single_active_consumer: record.audience.single_active().map(named),
             memory_bytes: names_bytes
                 + self.queues.in_all(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
             came: self.queues.in_all(id, |level| level.backlog.came()),
@@ -318,20 +318,18 @@ impl Broker {
 
     /// Who has logged in on a connection; nobody is empty.
     pub fn user_of(&self, connection: ConnectionId) -> &str {
-        self.connections.get(connection.index()).map_or("", |record| record.identity.name())
+        self.consumers.find_connection(connection).map_or("", |record| record.identity.name())
     }
 
     /// The name of the virtual host that a connection has opened; empty for one that has not.
     pub fn vhost_of(&self, connection: ConnectionId) -> &str {
-        let vhost = self.connections.get(connection.index()).and_then(|record| record.vhost);
+        let vhost = self.consumers.find_connection(connection).and_then(|record| record.vhost);
         vhost.map_or("", |vhost| self.access.vhost_name(vhost))
     }
 
     /// How full the pools are that publishers and programs can fill, by the keys that make them larger.
     pub fn pools(&self, messages: &Messages) -> [PoolFill; 13] {
-        fn slab<T>(key: &'static str, slab: &Slab<T>) -> PoolFill {
-            PoolFill { key, used: slab.len() as u64, max: (slab.len() + slab.room()) as u64 }
-        }
+        let fill = |key, fill: Fill| PoolFill { key, used: fill.used as u64, max: fill.max as u64 };
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
         let declared = |key, (used, max)| pool(key, used, max);
         let [bindings, exchanges, names_bytes] = self.quota.fills();
@@ -342,15 +340,15 @@ impl Broker {
             pool("queue_entries_max", chunks.chunks_used(), chunks.chunks_max()),
             pool(
                 "unacknowledged_max",
-                self.queues.deliveries.len(),
-                self.queues.deliveries.len() + self.queues.deliveries.room(),
+                self.queues.deliveries().len(),
+                self.queues.deliveries().len() + self.queues.deliveries().room(),
             ),
             declared("bindings_max", bindings),
             declared("exchanges_max", exchanges),
             declared("names_bytes_max", names_bytes),
-            slab("connections_max", &self.connections),
-            slab("channels_max", &self.channels),
-            slab("consumers_max", &self.consumers),
+            fill("connections_max", self.consumers.connections_fill()),
+            fill("channels_max", self.consumers.channels_fill()),
+            fill("consumers_max", self.consumers.consumers_fill()),
             pool("queues_max", self.queues.len(), self.queues.len() + self.queues.room()),
             pool("policies_max", self.policies.len(), self.policies.most()),
             pool("parameters_max", self.parameters.len(), self.parameters.most()),
@@ -359,23 +357,24 @@ impl Broker {
 
     /// What the broker knows of a connection that is in use.
     pub fn connection_view(&self, connection: ConnectionId) -> Option<ConnectionView<'_>> {
-        let record = self.connections.get(connection.index()).filter(|record| !record.dying)?;
+        let record = self.consumers.find_connection(connection).filter(|record| !record.dying)?;
         Some(ConnectionView {
             user: record.identity.name(),
             vhost: self.access.vhost_name(record.vhost?),
-            channels: record.channels.len(),
+            channels: record.channels_len(),
         })
     }
 
     /// Places of channels that were ever used.
     pub const fn channel_places(&self) -> usize {
-        self.channels.places()
+        self.consumers.channel_places()
     }
 
     /// The channel in a place.
     pub fn channel_at(&self, place: usize) -> Option<ChannelView<'_>> {
-        let record = self.channels.get(place).filter(|record| !record.closing)?;
-        let connection = self.connections.get(record.connection.index()).filter(|found| !found.dying)?;
+        let record =
+            self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.closing)?;
+        let connection = self.consumers.find_connection(record.connection).filter(|found| !found.dying)?;
         let (messages_uncommitted, acks_uncommitted) = match &record.mode {
             Mode::Transaction(open) => (open.messages, open.settlements.len()),
             Mode::Plain | Mode::Confirm => (0, 0),
@@ -387,7 +386,7 @@ impl Broker {
             vhost: self.access.vhost_name(record.vhost),
             confirm: matches!(record.mode, Mode::Confirm),
             transactional: matches!(record.mode, Mode::Transaction(_)),
-            consumers: self.active_consumers(place),
+            consumers: self.consumers.active_on(ChannelId::from_index(place)),
             messages_unacknowledged: record.unacknowledged.len(),
             messages_uncommitted,
             acks_uncommitted,
@@ -396,18 +395,9 @@ impl Broker {
         })
     }
 
-    fn active_consumers(&self, channel: usize) -> u32 {
-        let (mut count, mut at) = (0, self.channels[channel].consumers.front());
-        while let Some(index) = at {
-            count += u32::from(self.consumers[index].state == ConsumerState::Active);
-            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
-        }
-        count
-    }
-
     /// Places of consumers that were ever used.
     pub const fn consumer_places(&self) -> usize {
-        self.consumers.places()
+        self.consumers.consumer_places()
     }
 
     /// The consumer in a place.
@@ -418,7 +408,7 @@ impl Broker {
             vhost: self.access.vhost_name(queue.vhost),
             queue: &queue.name,
             channel: record.channel,
-            user: self.user_of(self.channels[record.channel.index()].connection),
+            user: self.user_of(self.consumers.channel(record.channel).connection),
             tag: &record.tag,
             ack_required: !record.no_ack,
             exclusive: record.exclusive,
@@ -426,7 +416,7 @@ impl Broker {
             priority: record.priority,
             activity: match queue.settings.single_active {
                 false => ConsumerActivity::Up,
-                true if queue.keeps_waiting(place) => ConsumerActivity::Waiting,
+                true if queue.audience.keeps_waiting(place) => ConsumerActivity::Waiting,
                 true => ConsumerActivity::SingleActive,
             },
         })

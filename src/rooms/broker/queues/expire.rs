@@ -272,7 +272,7 @@ impl Queues {
         let record = &self.slab[queue.index()];
         // What cannot be written down stays.
         let may_go =
-            record.consumers.is_empty() && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
+            record.audience.is_empty() && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
         if may_go { record.unused_until_ms } else { u64::MAX }
     }
 

@@ -335,7 +335,7 @@ impl Queues {
         let level = self.first_level(queue);
         let first = &self.slab[level.index()];
         let may_go = first.backlog.ready() > 0 && first.returning == 0 && first.front == Front::Free;
-        let is_wanted = !whole.eligible.is_empty() && whole.returning == 0 && !whole.dying;
+        let is_wanted = whole.audience.is_ready() && whole.returning == 0 && !whole.dying;
         (may_go && is_wanted).then_some(level)
     }
 
@@ -380,6 +380,7 @@ impl Queues {
         }
         let (expired_ms, went_on) = (record.settings.expires_ms, record.buries_logged());
         record.settings = settings;
+        record.audience.set_single_active(settings.single_active);
         if !record.peeked.is_wanted() {
             record.peeked = Peeked::NOTHING;
         }

@@ -13,6 +13,7 @@ use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
 use super::returns::Returns;
 use crate::broker::arguments::QueueSettings;
+use crate::broker::consumers::Audience;
 use crate::broker::policy::Applied;
 use crate::broker::quota::Declarer;
 use crate::broker::quota::owner_of;
@@ -63,12 +64,7 @@ pub(in crate::broker) struct Queue {
     /// A bridge consumes it, or has: its messages are known by their places beyond this broker.
     pub(in crate::broker) is_named: bool,
     pub(in crate::broker) front: Front,
-    /// With a single active consumer, that one is the first.
-    pub(in crate::broker) consumers: List,
-    pub(in crate::broker) eligible: List,
-    /// One of the consumers is exclusive.
-    pub(in crate::broker) exclusively_consumed: bool,
-    pub(in crate::broker) had_consumer: bool,
+    pub(in crate::broker) audience: Audience,
     /// Bindings that lead here.
     pub(in crate::broker) bindings: List,
     /// Route number that last chose this queue: a message enters a queue once.
@@ -192,10 +188,7 @@ impl Queue {
             returning: 0,
             is_named: false,
             front: Front::Free,
-            consumers: List::default(),
-            eligible: List::default(),
-            exclusively_consumed: false,
-            had_consumer: false,
+            audience: Audience::new(settings.single_active),
             bindings: List::default(),
             routed_at: 0,
             dying: false,
@@ -258,16 +251,6 @@ impl Queue {
         (self.backlog.resident() + self.unsettled - self.unsettled_absent) as u64
     }
 
-    /// The one consumer that may take messages, where there is to be one at a time.
-    pub(in crate::broker) const fn single_active_consumer(&self) -> Option<usize> {
-        if self.settings.single_active { self.consumers.front() } else { None }
-    }
-
-    /// Whether a consumer of it has to wait until the active one has gone.
-    pub(in crate::broker) fn keeps_waiting(&self, consumer: usize) -> bool {
-        self.settings.single_active && self.consumers.front() != Some(consumer)
-    }
-
     /// Whether what it has in the log goes on when it gives that up.
     pub(in crate::broker) const fn buries_logged(&self) -> bool {
         self.settings.dead_letters && self.logged.is_on()
@@ -312,7 +295,7 @@ impl Queue {
     #[inline]
     pub(in crate::broker) fn wants_delivery(&self) -> bool {
         self.backlog.ready() > 0
-            && !self.eligible.is_empty()
+            && self.audience.is_ready()
             && self.returning == 0
             && !self.dying
             && self.front == Front::Free

@@ -16,6 +16,11 @@ use crate::error::Fault;
 use crate::mem::{List, Messages};
 
 impl Queues {
+    /// A job begins to give messages back to a queue: until it is done nothing is delivered from it.
+    pub(in crate::broker) fn begin_returning(&mut self, queue: QueueId) {
+        self.slab[queue.index()].returning += 1;
+    }
+
     /// Takes the next queue that has something to deliver off the ready list.
     #[inline]
     pub(in crate::broker) fn pop_ready(&mut self) -> Option<QueueId> {

@@ -67,9 +67,9 @@ impl Queues {
             return false;
         }
         // With a consumer ready the message may still go before the queue is over its length.
-        match whole.eligible.is_empty() {
-            true => self.is_over_length(queue),
-            false => self.is_far_over_length(queue),
+        match whole.audience.is_ready() {
+            true => self.is_far_over_length(queue),
+            false => self.is_over_length(queue),
         }
     }
 

@@ -112,7 +112,7 @@ impl Queues {
             // that queue stands still until it does.
             let is_wanted = delivery.is_returned()
                 && !self.paging.is_short_of_memory()
-                && !self.slab[self.whole(queue).index()].consumers.is_empty();
+                && !self.slab[self.whole(queue).index()].audience.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // Its memory would not be free, or not for long: it goes behind the others.
                 self.deliveries.keep(index);
@@ -184,7 +184,7 @@ impl Queues {
     /// With consumers, the first messages stay in memory whatever they are.
     fn keep_window(&mut self, queue: QueueId) -> bool {
         let record = &mut self.slab[queue.index()];
-        let window = if record.consumers.is_empty() { 0 } else { WINDOW };
+        let window = if record.audience.is_empty() { 0 } else { WINDOW };
         record.backlog.keep_in_window(&mut self.pool, window)
     }
 

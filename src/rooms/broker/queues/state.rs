@@ -14,6 +14,7 @@ use super::queue::Queue;
 use super::returns::ReturnsDue;
 use super::shedding::Shedding;
 use super::sleepers::Sleepers;
+use crate::broker::consumers::Audience;
 use crate::broker::names::IndexTable;
 use crate::broker::waiters::Waiters;
 use crate::command::QueueId;
@@ -53,7 +54,7 @@ pub struct Queues {
     pub(super) table: IndexTable,
     /// Entries of all queues.
     pub(in crate::broker) pool: FifoPool,
-    pub(in crate::broker) deliveries: Deliveries,
+    pub(super) deliveries: Deliveries,
     /// Queues with something to deliver now.
     pub(super) ready: List,
     /// When to look at which queue for what has expired.
@@ -170,6 +171,36 @@ impl Queues {
     #[inline]
     pub(in crate::broker) fn at_mut(&mut self, queue: QueueId) -> &mut Queue {
         &mut self.slab[queue.index()]
+    }
+
+    /// The consumers of a queue.
+    #[inline]
+    pub(in crate::broker) fn audience(&self, queue: QueueId) -> &Audience {
+        &self.slab[queue.index()].audience
+    }
+
+    /// The consumers of a queue, to be changed.
+    #[inline]
+    pub(in crate::broker) fn audience_mut(&mut self, queue: QueueId) -> &mut Audience {
+        &mut self.slab[queue.index()].audience
+    }
+
+    /// What is delivered and not settled.
+    #[inline]
+    pub(in crate::broker) const fn deliveries(&self) -> &Deliveries {
+        &self.deliveries
+    }
+
+    /// What is delivered and not settled, to be changed.
+    #[inline]
+    pub(in crate::broker) const fn deliveries_mut(&mut self) -> &mut Deliveries {
+        &mut self.deliveries
+    }
+
+    /// How many more deliveries there is room for.
+    #[inline]
+    pub(in crate::broker) const fn deliveries_room(&self) -> usize {
+        self.deliveries.room()
     }
 
     pub(in crate::broker) fn get(&self, place: usize) -> Option<&Queue> {

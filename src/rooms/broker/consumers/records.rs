@@ -4,51 +4,56 @@
 //! stays until its last unacknowledged message is settled, for it remembers which queue the message came
 //! from; a channel that was closed stays until everything it held has gone back.
 
-use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, QueueId, VhostId};
+use crate::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, VhostId};
 use crate::mem::{Links, List, MessageId};
 
-use super::access::Identity;
-use super::routing::RouteCache;
+use crate::broker::access::Identity;
+use crate::broker::routing::RouteCache;
 
 /// What the broker knows of a connection.
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) identity: Identity,
-    pub(super) vhost: Option<VhostId>,
+pub(in crate::broker) struct Connection {
+    pub(in crate::broker) identity: Identity,
+    pub(in crate::broker) vhost: Option<VhostId>,
     /// Why it is to be closed by force.
     pub(super) forced: Option<Box<str>>,
     pub(super) channels: List,
-    pub(super) exclusive_queues: List,
+    pub(in crate::broker) exclusive_queues: List,
     /// Deliveries assigned and not completely written, in the order they will be written.
-    pub(super) outbox: List,
-    pub(super) outbox_bytes: u64,
+    pub(in crate::broker) outbox: List,
+    pub(in crate::broker) outbox_bytes: u64,
     /// The sequence of the last delivery put into the outbox.
-    pub(super) sequence: u64,
+    pub(in crate::broker) sequence: u64,
     /// The socket takes more: no remainder stands before it.
-    pub(super) writable: bool,
+    pub(in crate::broker) writable: bool,
     /// Consumers that would be eligible if this connection could take more.
     pub(super) parked: List,
     /// Consumers that the client must be told are gone (basic.cancel).
     pub(super) cancelled: List,
     /// The queue that had its share when it was last made to wait.
-    pub(super) waits_for: Option<FullQueue>,
+    pub(in crate::broker) waits_for: Option<FullQueue>,
     /// Transactions open with something in them.
-    pub(super) open_transactions: u32,
+    pub(in crate::broker) open_transactions: u32,
     /// Jobs begun by its last command; its input stands until they are done.
-    pub(super) jobs: u32,
+    pub(in crate::broker) jobs: u32,
     /// On the list of connections whose output the turn should look at.
     pub(super) noted: bool,
     /// On the list of connections with a consumer that waits for their share of deliveries.
-    pub(super) starves: bool,
+    pub(super) waits_for_share: bool,
     /// The peer is gone; what it held is being given back.
-    pub(super) dying: bool,
+    pub(in crate::broker) dying: bool,
     /// Everything was given back.
-    pub(super) cleared: bool,
+    pub(in crate::broker) cleared: bool,
     /// The socket is closed: the id may be given to another.
-    pub(super) released: bool,
+    pub(in crate::broker) released: bool,
 }
 
 impl Connection {
+    /// Channels, closed ones included.
+    pub(in crate::broker) const fn channels_len(&self) -> u32 {
+        self.channels.len()
+    }
+
     pub(super) fn new() -> Self {
         Self {
             identity: Identity::default(),
@@ -66,7 +71,7 @@ impl Connection {
             open_transactions: 0,
             jobs: 0,
             noted: false,
-            starves: false,
+            waits_for_share: false,
             dying: false,
             cleared: false,
             released: false,
@@ -76,53 +81,80 @@ impl Connection {
 
 /// A queue that has its share, as a publisher to it found it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct FullQueue {
-    pub(super) queue: QueueId,
+pub(in crate::broker) struct FullQueue {
+    pub(in crate::broker) queue: QueueId,
     /// What tells it from those that had its id before.
-    pub(super) serial: u64,
+    pub(in crate::broker) serial: u64,
     /// Of the routes at that time: by others a message may not come to it.
-    pub(super) revision: u64,
+    pub(in crate::broker) revision: u64,
 }
 
 /// What the broker knows of a channel.
 #[derive(Debug)]
-pub(super) struct Channel {
-    pub(super) number: u16,
-    pub(super) connection: ConnectionId,
-    pub(super) vhost: VhostId,
+pub(in crate::broker) struct Channel {
+    pub(in crate::broker) number: u16,
+    pub(in crate::broker) connection: ConnectionId,
+    pub(in crate::broker) vhost: VhostId,
     /// Deliveries waiting for acknowledgement in the order of their tags; those not yet written are last.
-    pub(super) unacknowledged: List,
-    pub(super) last_tag: u64,
+    pub(in crate::broker) unacknowledged: List,
+    pub(in crate::broker) last_tag: u64,
     /// The tag of the last delivery that was written: where "everything so far" ends.
-    pub(super) last_sent: u64,
+    pub(in crate::broker) last_sent: u64,
     /// Consumers, cancelled ones with unsettled messages and the stand-ins of gets included.
-    pub(super) consumers: List,
+    pub(in crate::broker) consumers: List,
     /// basic.qos for consumers started from now on; 0 is unlimited.
-    pub(super) prefetch_count: u16,
+    pub(in crate::broker) prefetch_count: u16,
     /// basic.qos global=true: for all consumers of the channel together; 0 is unlimited.
-    pub(super) global_prefetch_count: u16,
+    pub(in crate::broker) global_prefetch_count: u16,
     /// Unsettled deliveries to consumers that acknowledge.
-    pub(super) consumer_unsettled: u32,
-    pub(super) mode: Mode,
-    pub(super) route_cache: RouteCache,
+    pub(in crate::broker) consumer_unsettled: u32,
+    pub(in crate::broker) mode: Mode,
+    pub(in crate::broker) route_cache: RouteCache,
     /// The exchange that this channel may publish to, until the topology changes.
-    pub(super) may_write: Option<ExchangeId>,
-    pub(super) may_write_until: u64,
+    pub(in crate::broker) may_write: Option<ExchangeId>,
+    pub(in crate::broker) may_write_until: u64,
     /// Something was published on it.
-    pub(super) has_published: bool,
+    pub(in crate::broker) has_published: bool,
     /// Deliveries of this channel still in the outbox, and the sequence of the last one.
-    pub(super) outbox_len: u32,
-    pub(super) outbox_last: u64,
+    pub(in crate::broker) outbox_len: u32,
+    pub(in crate::broker) outbox_last: u64,
     /// Closed: nothing new starts, and what it held is going back.
-    pub(super) closing: bool,
+    pub(in crate::broker) closing: bool,
     /// Everything went back: the record goes when the outbox no longer refers to it.
-    pub(super) cleared: bool,
+    pub(in crate::broker) cleared: bool,
     pub(super) links: Links,
+}
+
+impl Channel {
+    pub(super) fn new(number: u16, connection: ConnectionId, vhost: VhostId) -> Self {
+        Self {
+            number,
+            connection,
+            vhost,
+            unacknowledged: List::default(),
+            last_tag: 0,
+            last_sent: 0,
+            consumers: List::default(),
+            prefetch_count: 0,
+            global_prefetch_count: 0,
+            consumer_unsettled: 0,
+            mode: Mode::Plain,
+            route_cache: RouteCache::default(),
+            may_write: None,
+            may_write_until: 0,
+            has_published: false,
+            outbox_len: 0,
+            outbox_last: 0,
+            closing: false,
+            cleared: false,
+            links: Links::default(),
+        }
+    }
 }
 
 /// Confirms and transactions exclude each other.
 #[derive(Debug)]
-pub(super) enum Mode {
+pub(in crate::broker) enum Mode {
     Plain,
     Confirm,
     Transaction(Transaction),
@@ -130,31 +162,31 @@ pub(super) enum Mode {
 
 /// What tx.commit will do.
 #[derive(Debug, Default)]
-pub(super) struct Transaction {
+pub(in crate::broker) struct Transaction {
     /// Messages in order, each with its route behind it if it has one, linked through their slots.
-    pub(super) first: Option<MessageId>,
-    pub(super) last: Option<MessageId>,
+    pub(in crate::broker) first: Option<MessageId>,
+    pub(in crate::broker) last: Option<MessageId>,
     /// Messages that were published.
-    pub(super) messages: u32,
+    pub(in crate::broker) messages: u32,
     /// Slots of messages and routes together.
-    pub(super) held: u32,
+    pub(in crate::broker) held: u32,
     /// Bytes of blocks that they occupy.
-    pub(super) bytes: u64,
+    pub(in crate::broker) bytes: u64,
     /// When something was added last, in seconds since the start of the process.
-    pub(super) touched_s: u32,
+    pub(in crate::broker) touched_s: u32,
     /// Deliveries whose settlement is decided.
-    pub(super) settlements: List,
+    pub(in crate::broker) settlements: List,
 }
 
 impl Transaction {
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(in crate::broker) const fn is_empty(&self) -> bool {
         self.messages == 0 && self.settlements.is_empty()
     }
 }
 
 /// A consumer's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ConsumerState {
+pub(in crate::broker) enum ConsumerState {
     /// It takes messages.
     Active,
     /// It takes no more, but still has unsettled ones.
@@ -165,26 +197,26 @@ pub(super) enum ConsumerState {
 
 /// What the broker knows of a consumer.
 #[derive(Debug)]
-pub(super) struct Consumer {
-    pub(super) tag: Name,
-    pub(super) channel: ChannelId,
-    pub(super) queue: QueueId,
-    pub(super) state: ConsumerState,
-    pub(super) no_ack: bool,
-    pub(super) exclusive: bool,
-    pub(super) priority: i32,
+pub(in crate::broker) struct Consumer {
+    pub(in crate::broker) tag: Name,
+    pub(in crate::broker) channel: ChannelId,
+    pub(in crate::broker) queue: QueueId,
+    pub(in crate::broker) state: ConsumerState,
+    pub(in crate::broker) no_ack: bool,
+    pub(in crate::broker) exclusive: bool,
+    pub(in crate::broker) priority: i32,
     /// 0 is unlimited.
-    pub(super) prefetch_count: u16,
+    pub(in crate::broker) prefetch_count: u16,
     /// Deliveries not settled; for a consumer without acknowledgements, not yet written.
-    pub(super) unsettled: u32,
+    pub(in crate::broker) unsettled: u32,
     /// On its queue's list of consumers that can take a message now.
     pub(super) eligible: bool,
     /// On its connection's list of consumers waiting for room in the output.
     pub(super) parked: bool,
     /// On its connection's list of cancellations to tell.
-    pub(super) to_tell: bool,
+    pub(in crate::broker) to_tell: bool,
     /// Counted in its queue's `returning`: its messages are on their way back.
-    pub(super) returning: bool,
+    pub(in crate::broker) returning: bool,
     pub(super) channel_links: Links,
     pub(super) queue_links: Links,
     pub(super) eligible_links: Links,
@@ -193,17 +225,25 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn id(index: usize) -> ConsumerId {
-        ConsumerId::from_index(index)
+    pub(super) fn new(channel: ChannelId, queue: QueueId, state: ConsumerState) -> Self {
+        Self {
+            tag: Name::new(),
+            channel,
+            queue,
+            state,
+            no_ack: false,
+            exclusive: false,
+            priority: 0,
+            prefetch_count: 0,
+            unsettled: 0,
+            eligible: false,
+            parked: false,
+            to_tell: false,
+            returning: false,
+            channel_links: Links::default(),
+            queue_links: Links::default(),
+            eligible_links: Links::default(),
+            connection_links: Links::default(),
+        }
     }
-}
-
-/// What a commit that goes on has been found to need at most: what is given up meanwhile leaves that much, or
-/// the commit would end half-way.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Promised {
-    /// Chunks for entries.
-    pub(super) chunks: usize,
-    /// Messages for the log.
-    pub(super) logged: usize,
 }

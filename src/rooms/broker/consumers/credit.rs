@@ -1,0 +1,290 @@
+//! Who may have another message: prefetch, room in the output, the share of deliveries.
+//!
+//! ```text
+//! eligible: on its queue's list ──no room, or its connection has its share──→ parked: on its connection's list
+//!     ↑ credit again                                                             │ written, settled
+//!     └──────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Always true: a consumer whose connection or credit is used up is on no queue's list and costs nothing until that
+//! changes; of one priority each is served in turn.
+
+use super::records::ConsumerState;
+use super::state::Consumers;
+use crate::broker::queues::Queues;
+use crate::broker::quota::Quota;
+use crate::broker::work::Work;
+use crate::command::{ChannelId, ConnectionId, QueueId};
+use crate::mem::List;
+
+/// Consumers that are asked whether one of them takes a message that is due at once.
+const WAITING_LOOKED_AT: u32 = 64;
+
+impl Consumers {
+    // ---- credit
+
+    /// Whether its prefetch limits allow a consumer another message.
+    #[inline(always)]
+    pub(in crate::broker) fn has_credit(&self, index: usize) -> bool {
+        let consumer = &self.slab[index];
+        if consumer.state != ConsumerState::Active {
+            return false;
+        }
+        let channel = &self.channels[consumer.channel.index()];
+        let own = consumer.no_ack
+            || consumer.prefetch_count == 0
+            || consumer.unsettled < u32::from(consumer.prefetch_count);
+        // As in RabbitMQ, one that acknowledges nothing waits while the others have used it up.
+        let shared = channel.global_prefetch_count == 0
+            || channel.consumer_unsettled < u32::from(channel.global_prefetch_count);
+        own && shared
+    }
+
+    /// How many more messages its prefetch limits allow a consumer.
+    pub(in crate::broker) fn credit(&self, index: usize) -> u32 {
+        let consumer = &self.slab[index];
+        let channel = &self.channels[consumer.channel.index()];
+        let left = |used: u32, most: u16| match most {
+            0 => u32::MAX,
+            _ => u32::from(most).saturating_sub(used),
+        };
+        let shared = left(channel.consumer_unsettled, channel.global_prefetch_count);
+        match consumer.no_ack {
+            true if shared == 0 => 0,
+            true => u32::MAX,
+            false => left(consumer.unsettled, consumer.prefetch_count).min(shared),
+        }
+    }
+
+    /// Whether the consumers of a channel have a credit together.
+    #[inline(always)]
+    pub(in crate::broker) fn shares_credit(&self, channel: ChannelId) -> bool {
+        self.channels[channel.index()].global_prefetch_count > 0
+    }
+
+    /// A consumer has had a message: the next credit of its channel goes to whoever waits longest.
+    #[cold]
+    pub(super) fn let_others_of_channel_first(&mut self, channel: ChannelId, index: usize) {
+        let list = &mut self.channels[channel.index()].consumers;
+        list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+        list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+    }
+
+    /// Whether there is room in the output of the consumer's connection, and in its share of the deliveries.
+    #[inline(always)]
+    pub(in crate::broker) fn connection_can_take(
+        &self,
+        queues: &Queues,
+        quota: &Quota,
+        index: usize,
+    ) -> bool {
+        let connection = self.connection_of(self.slab[index].channel);
+        let record = &self.connections[connection.index()];
+        record.writable
+            && record.outbox_bytes < self.output_budget_bytes
+            && quota.may_take_delivery(connection, queues.deliveries_room())
+    }
+
+    /// Whether a message that enters a queue now leaves it in this turn: whether those who wait there can have more than
+    /// are before it.
+    pub(in crate::broker) fn take_at_once(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> bool {
+        let whole = queues.whole_of(queue);
+        let (mut before, mut at) = (queues.ready_before(queue), whole.audience.eligible.front());
+        for _ in 0..WAITING_LOOKED_AT {
+            let Some(consumer) = at.filter(|_| whole.returning == 0) else { return false };
+            let can_take = self.connection_can_take(queues, quota, consumer);
+            let credit = if can_take { self.credit(consumer) } else { 0 };
+            if credit > before {
+                return true;
+            }
+            before -= credit;
+            at = List::after(&self.slab, consumer, |consumer| &consumer.eligible_links);
+        }
+        false
+    }
+
+    // ---- on the list of a queue
+
+    /// Puts a consumer on its queue's list of eligible ones, behind those of its priority, if it may take a message.
+    pub(in crate::broker) fn make_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        let consumer = &self.slab[index];
+        // Credit first: one that has ended has none, and its queue may be gone.
+        if consumer.eligible || consumer.parked || !self.has_credit(index) {
+            return;
+        }
+        let queue = consumer.queue;
+        if queues.audience(queue).keeps_waiting(index) {
+            return;
+        }
+        self.enter_eligible(work, queues, index);
+        queues.wake(queue);
+    }
+
+    /// The credit of a channel has changed: all its consumers that may take a message now are eligible.
+    pub(in crate::broker) fn make_all_eligible(
+        &mut self,
+        work: &mut Work,
+        queues: &mut Queues,
+        channel: ChannelId,
+    ) {
+        let mut at = self.channels[channel.index()].consumers.front();
+        while let Some(index) = at {
+            at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
+            work.charge(1);
+            self.make_eligible(work, queues, index);
+        }
+    }
+
+    fn enter_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        let (queue, priority) = (self.slab[index].queue, self.slab[index].priority);
+        let eligible = &mut queues.audience_mut(queue).eligible;
+        let (mut after, mut steps) = (eligible.back(), 0);
+        while let Some(other) = after {
+            if self.slab[other].priority >= priority {
+                break;
+            }
+            steps += 1;
+            after = List::before(&self.slab, other, |consumer| &consumer.eligible_links);
+        }
+        eligible.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.eligible_links);
+        self.slab[index].eligible = true;
+        work.charge(steps);
+    }
+
+    /// Takes a consumer off its queue's list of eligible ones.
+    pub(in crate::broker) fn leave_eligible(&mut self, queues: &mut Queues, index: usize) {
+        if !core::mem::take(&mut self.slab[index].eligible) {
+            return;
+        }
+        let eligible = &mut queues.audience_mut(self.slab[index].queue).eligible;
+        eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
+    }
+
+    /// A consumer was served: behind the others of its priority.
+    pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+        if queues.audience(self.slab[index].queue).eligible.len() > 1 {
+            self.leave_eligible(queues, index);
+            self.enter_eligible(work, queues, index);
+        }
+    }
+
+    // ---- on the list of a connection
+
+    /// The connection of a consumer takes no more now: it is eligible again when that changes.
+    pub(in crate::broker) fn park(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
+        self.leave_eligible(queues, index);
+        let connection = self.connection_of(self.slab[index].channel);
+        let record = &mut self.connections[connection.index()];
+        record.parked.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+        self.slab[index].parked = true;
+        self.note_share(queues, quota, connection);
+    }
+
+    /// Lets the parked consumers of a connection try again.
+    pub(in crate::broker) fn unpark(
+        &mut self,
+        work: &mut Work,
+        queues: &mut Queues,
+        quota: &Quota,
+        connection: ConnectionId,
+    ) {
+        let record = &self.connections[connection.index()];
+        let can_take = record.writable
+            && !record.dying
+            && record.outbox_bytes < self.output_budget_bytes
+            && quota.may_take_delivery(connection, queues.deliveries_room());
+        if !can_take {
+            return;
+        }
+        let parked = |all: &mut Self| {
+            let record = &mut all.connections[connection.index()];
+            record.parked.pop_front(&mut all.slab, |consumer| &mut consumer.connection_links)
+        };
+        while let Some(index) = parked(self) {
+            self.slab[index].parked = false;
+            self.make_eligible(work, queues, index);
+        }
+    }
+
+    pub(super) fn leave_parked(&mut self, index: usize) {
+        if !core::mem::take(&mut self.slab[index].parked) {
+            return;
+        }
+        let connection = self.connection_of(self.slab[index].channel);
+        let record = &mut self.connections[connection.index()];
+        record.parked.remove(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+    }
+
+    // ---- the share of deliveries
+
+    /// Whether the socket takes more. While it does not, none of the connection's consumers gets messages.
+    pub(in crate::broker) fn set_writable(
+        &mut self,
+        work: &mut Work,
+        queues: &mut Queues,
+        quota: &Quota,
+        connection: ConnectionId,
+        writable: bool,
+    ) {
+        let was_writable = core::mem::replace(&mut self.connections[connection.index()].writable, writable);
+        if writable && !was_writable {
+            self.unpark(work, queues, quota, connection);
+        }
+    }
+
+    /// A consumer of a connection is parked: if that is for its share, others' settlements concern it.
+    fn note_share(&mut self, queues: &Queues, quota: &Quota, connection: ConnectionId) {
+        let is_beyond = !quota.may_take_delivery(connection, queues.deliveries_room());
+        let record = &mut self.connections[connection.index()];
+        if is_beyond && !core::mem::replace(&mut record.waits_for_share, true) {
+            self.over_share.push(connection);
+        }
+    }
+
+    /// Something was settled, or the pools are shared anew: whoever was refused for its share may try again.
+    #[inline]
+    pub(in crate::broker) fn note_settled(&mut self) {
+        self.over_share.note_change();
+    }
+
+    /// Whether somebody who was refused for its share may try again.
+    #[inline]
+    pub(in crate::broker) const fn has_share_news(&self) -> bool {
+        self.over_share.is_due()
+    }
+
+    /// Lets those try again who were refused for their share, if something was settled since.
+    pub(in crate::broker) fn recheck_over_share(
+        &mut self,
+        work: &mut Work,
+        queues: &mut Queues,
+        quota: &Quota,
+    ) {
+        if !self.over_share.take_due() {
+            return;
+        }
+        for _ in 0..self.over_share.len() {
+            let Some(connection) = self.over_share.pop() else { break };
+            // Its peer may have gone since.
+            let Some(record) = self.connections.get_mut(connection.index()) else { continue };
+            if !core::mem::take(&mut record.waits_for_share) {
+                continue;
+            }
+            self.unpark(work, queues, quota, connection);
+            if !self.connections[connection.index()].parked.is_empty() {
+                self.note_share(queues, quota, connection);
+            }
+        }
+    }
+
+    /// A consumer that could take a message, and is on no list on which anybody would look for one.
+    #[cfg(debug_assertions)]
+    pub(in crate::broker) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
+        let is_forgotten = |index: usize| {
+            let consumer = &self.slab[index];
+            let is_listed = consumer.eligible || consumer.parked;
+            !is_listed && self.has_credit(index) && !queues.audience(consumer.queue).keeps_waiting(index)
+        };
+        self.slab.iter().map(|(index, _)| index).find(|index| is_forgotten(*index))
+    }
+}
