@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::broker::{ConnectionView, Context, Shortage, Waiters};
+use crate::broker::{ConnectionView, Context, Shortage, Waiters, disk_shortage};
 use crate::command::ConnectionId;
 use crate::error::Fault;
 
@@ -445,7 +445,7 @@ fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
     let journal = &*context.journal;
     let is_writable = journal.mode() == crate::journal::Mode::On;
     let is_short = !is_writable || !journal.has_room_to_define() || journal.is_file_system_full();
-    is_short.then(|| context.broker.disk_shortage(journal))
+    is_short.then(|| disk_shortage(journal))
 }
 
 /// What bridges have set aside and nobody has taken yet, whoever put it there.

@@ -7,7 +7,6 @@
 use crate::command::{ChannelId, Command, ConnectionId, Outcome, ReplyOrder, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Journal};
-use crate::mem::Share;
 
 use super::access::{Right, Thing};
 use super::consume::ConsumeRequest;
@@ -33,32 +32,15 @@ impl Broker {
             None => self.apply_to_connection(cx.journal, connection, command),
             Some(channel) => self.apply_to_channel(cx, connection, channel, command),
         };
+        if self.jobs.take_due() {
+            self.run_jobs(cx);
+        }
         self.queues.charge_levels(cx.work);
         if answers_at_once || result.is_err() {
             cx.awaited = Batch::NONE;
         }
         let outcome = result.unwrap_or_else(Outcome::Fault);
         (outcome, self.consumers.reply_order(connection, channel))
-    }
-
-    /// The part of the pools a connection's publishes may come from: who holds what others wait for must
-    /// not be made to wait.
-    #[inline]
-    pub(super) fn publish_share(&self, connection: ConnectionId) -> Share {
-        let record = self.consumers.connection(connection);
-        if self.quota.has_deliveries(connection) || record.open_transactions > 0 {
-            Share::Reserve
-        } else {
-            Share::Ordinary
-        }
-    }
-
-    /// The part of the pools that the content of its next publish may come from: transactions can be
-    /// forgotten, so they leave some of the reserve to others.
-    #[inline]
-    pub fn content_share(&self, connection: ConnectionId) -> Share {
-        let record = self.consumers.connection(connection);
-        if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
     }
 
     /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
@@ -109,7 +91,7 @@ impl Broker {
             }
             Command::Recover => {
                 self.catch_up_channel(cx, channel);
-                self.recover(cx, channel);
+                self.recover(channel);
                 Ok(Outcome::Done)
             }
             Command::Qos { prefetch_count, global } => {
@@ -125,7 +107,7 @@ impl Broker {
             Command::TxRollback => self.rollback(cx.messages, channel),
             Command::Cancel { tag } => {
                 self.cancel(cx, channel, tag);
-                self.run_jobs(cx);
+                self.jobs.note_due();
                 Ok(Outcome::Done)
             }
             _ => {
@@ -176,7 +158,7 @@ impl Broker {
                 if let Some(exchange) =
                     self.delete_exchange_by_name(cx, connection, vhost, exchange, if_unused)?
                 {
-                    self.start_job(cx, connection, Job::Exchange(exchange));
+                    self.begin_job(connection, Job::Exchange(exchange));
                 }
                 Ok(Outcome::Done)
             }
@@ -191,7 +173,7 @@ impl Broker {
                 let spec = BindingSpec { source, routing_key, arguments };
                 self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
                 self.unbind_exchange(cx, vhost, destination, &spec)?;
-                self.run_jobs(cx);
+                self.jobs.note_due();
                 Ok(Outcome::Done)
             }
             Command::QueueDeclare { queue, passive: true, .. } => {
@@ -208,7 +190,7 @@ impl Broker {
             Command::QueueUnbind { queue, exchange, routing_key, arguments } => {
                 let spec = BindingSpec { source: exchange, routing_key, arguments };
                 let outcome = self.unbind_queue(cx, connection, vhost, queue, &spec);
-                self.run_jobs(cx);
+                self.jobs.note_due();
                 outcome
             }
             Command::QueuePurge { queue } => self.purge_queue(cx, connection, vhost, queue),

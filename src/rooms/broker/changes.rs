@@ -24,7 +24,7 @@ impl Broker {
         let (queue, _) = self.operator_queue(vhost, queue)?;
         let (count, taken) = self.queues.purge(queue);
         for (queue, parts) in taken {
-            self.queue_job(Job::Purge { queue, parts });
+            self.jobs.begin(Job::Purge { queue, parts });
         }
         self.run_jobs(cx);
         let batch = cx.journal.await_settles();
@@ -58,7 +58,7 @@ impl Broker {
             () => {
                 check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
-                self.queue_job(Job::Queue(queue));
+                self.jobs.begin(Job::Queue(queue));
                 self.run_jobs(cx);
                 return Ok(count);
             }

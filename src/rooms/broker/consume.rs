@@ -153,7 +153,7 @@ impl Broker {
         let record = self.queues.at(queue);
         if record.auto_delete && record.audience.is_empty() && !record.dying {
             self.retire_queue(cx, queue);
-            self.queue_job(Job::Queue(queue));
+            self.jobs.begin(Job::Queue(queue));
         } else if record.audience.is_empty() {
             self.queues.touch_queue(cx.journal, queue);
         }
@@ -214,7 +214,7 @@ impl Broker {
     ) {
         self.stop_channel(cx, channel);
         self.withdraw_unwritten(cx, connection, channel);
-        self.start_job(cx, connection, Job::Channel(channel));
+        self.begin_job(connection, Job::Channel(channel));
     }
 
     /// Takes the channel's deliveries out of the outbox, but for the first of all, which may be half written.
@@ -290,9 +290,9 @@ impl Broker {
         while let Some(queue) = self.consumers.connection(connection).exclusive_queues.front() {
             let queue = QueueId::from_index(queue);
             self.retire_queue(cx, queue);
-            self.queue_job(Job::Queue(queue));
+            self.jobs.begin(Job::Queue(queue));
         }
-        self.queue_job(Job::Connection(connection));
+        self.jobs.begin(Job::Connection(connection));
     }
 
     /// Asks the loop to close a connection with connection.close 320 and this reason.

@@ -81,10 +81,10 @@ impl Broker {
     #[cold]
     pub(super) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         for level in self.queues.retire_levels(cx.journal, queue) {
-            self.queue_job(Job::Queue(level));
+            self.jobs.begin(Job::Queue(level));
         }
         let gone = self.queues.retire_sleepers(cx.journal, queue);
-        self.queue_job(Job::Queue(queue));
+        self.jobs.begin(Job::Queue(queue));
         gone.into_iter().for_each(|held| self.let_go_of_held(cx, held));
     }
 

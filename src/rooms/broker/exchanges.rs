@@ -453,7 +453,7 @@ impl Broker {
         let record = self.routing.exchange(gone.source);
         if record.auto_delete && !record.dying && !self.routing.is_source(gone.source) {
             self.retire_exchange(cx, gone.source);
-            self.queue_job(Job::Exchange(gone.source));
+            self.jobs.begin(Job::Exchange(gone.source));
         }
     }
 

@@ -13,13 +13,12 @@
 //! told here and nowhere else, as in RabbitMQ, for an operator asked. It ends with the process.
 
 use crate::command::{ChannelId, ConnectionId, QueueId, VhostId};
-use crate::journal::Urgency;
 use crate::mem::{MessageFlags, MessageId, Share};
 use crate::wire::field::{Array, Table, TableWriter, Value};
 use crate::wire::props::{PROPERTIES, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
 
-use super::publish::Publish;
+use super::queues::Claim;
 use super::queues::Scratch;
 use super::quota::owner_of;
 use super::route::copies;
@@ -199,13 +198,13 @@ impl Broker {
                 targets.clear();
             }
         }
-        let (kept, _) = self.leave_out_unwilling(cx, copy, &mut targets);
+        self.queues.choose_levels(cx, &mut self.quota, copy, &mut targets);
+        let (kept, _) = self.keep_willing(cx.messages, copy, &mut targets);
         targets.truncate(kept);
         self.weigh_log(cx.journal);
-        let share = Share::Ordinary;
-        let publish = Publish { channel, mandatory: false, share, may_wait: true, urgency: Urgency::Window };
+        let claim = Claim { vhost, share: Share::Ordinary, may_wait: true };
         if !targets.is_empty() {
-            match self.reserve(cx, copy, &targets, &publish) {
+            match self.queues.reserve(cx, &self.quota, copy, &targets, claim) {
                 Ok(()) => self.queues.push_letter(cx, &mut self.quota, copy, &targets),
                 Err(_) => self.log_left_out(vhost),
             }

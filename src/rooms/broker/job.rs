@@ -1,5 +1,7 @@
 //! Pieces of work that take more than one step, as values; what is done for them stands in `jobs`.
 
+use std::collections::VecDeque;
+
 use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement, VhostId};
 
 use super::queues::Purged;
@@ -30,6 +32,60 @@ pub(super) enum Job {
 pub(super) struct Begun {
     pub(super) job: Job,
     pub(super) waiting: Option<ConnectionId>,
+}
+
+/// Jobs that were begun and are not done, in the order in which they were begun.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    begun: VecDeque<Begun>,
+    /// The command under way has begun one, whose first step is due when the command is done.
+    is_due: bool,
+}
+
+impl Jobs {
+    pub(super) fn with_capacity(most: usize) -> Self {
+        Self { begun: VecDeque::with_capacity(most), is_due: false }
+    }
+
+    /// Begins a job that nobody waits for.
+    pub(super) fn begin(&mut self, job: Job) {
+        self.begun.push_back(Begun { job, waiting: None });
+    }
+
+    /// Begins a job that a connection waits for, whose command is under way.
+    pub(super) fn begin_for(&mut self, connection: ConnectionId, job: Job) {
+        self.begun.push_back(Begun { job, waiting: Some(connection) });
+        self.is_due = true;
+    }
+
+    /// The command under way changes something of which its connection may see the end at once.
+    pub(super) const fn note_due(&mut self) {
+        self.is_due = true;
+    }
+
+    /// Whether the first steps of what a command has begun are due; who asks takes them.
+    #[inline]
+    pub(super) const fn take_due(&mut self) -> bool {
+        core::mem::replace(&mut self.is_due, false)
+    }
+
+    /// Takes the job that was begun first.
+    pub(super) fn pop(&mut self) -> Option<Begun> {
+        self.begun.pop_front()
+    }
+
+    /// A job is not done yet, and stays the first.
+    pub(super) fn put_back(&mut self, begun: Begun) {
+        self.begun.push_front(begun);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.begun.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.begun.is_empty()
+    }
 }
 
 /// How far the clearing of a virtual host has come.

@@ -8,7 +8,7 @@
 use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
 
 use super::consumers::Mode;
-use super::job::{Begun, Job, spend};
+use super::job::{Job, spend};
 use super::queues::Carrier;
 use super::queues::Purged;
 use super::{Broker, Context};
@@ -23,10 +23,10 @@ impl Broker {
         self.quota.tell(cx.messages, &mut self.queues.pool, fan_out_max);
         let mut left = STEP;
         while left > 0 {
-            let Some(mut begun) = self.jobs.pop_front() else { return false };
+            let Some(mut begun) = self.jobs.pop() else { return false };
             let done = self.run(cx, &mut begun.job, &mut left);
             if !done {
-                self.jobs.push_front(begun);
+                self.jobs.put_back(begun);
                 return true;
             }
             if let Some(connection) = begun.waiting {
@@ -34,18 +34,6 @@ impl Broker {
             }
         }
         !self.jobs.is_empty()
-    }
-
-    /// Begins a job for a connection and does the first step at once, which is nearly always all of it.
-    pub(super) fn start_job(&mut self, cx: &mut Context<'_>, connection: ConnectionId, job: Job) {
-        self.consumers.connection_mut(connection).jobs += 1;
-        self.jobs.push_back(Begun { job, waiting: Some(connection) });
-        self.run_jobs(cx);
-    }
-
-    /// Begins a job that nobody waits for.
-    pub(super) fn queue_job(&mut self, job: Job) {
-        self.jobs.push_back(Begun { job, waiting: None });
     }
 
     fn run(&mut self, cx: &mut Context<'_>, job: &mut Job, left: &mut u32) -> bool {

@@ -13,7 +13,7 @@
 //! | `operator_settings` | what operators tell the running broker: policies at work, and parameters |
 //! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
 //! | `route`, `work` | the targets of a message; what finding them may cost |
-//! | `publish`, `fullness` | a message comes in, all or nothing; whether a queue takes one more |
+//! | `publish` | a message comes in, all or nothing |
 //! | `deliver`, `get` | from queues to outboxes; from a queue to who asks |
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
@@ -62,7 +62,6 @@ mod deliver;
 mod exchanges;
 mod faults;
 mod firehose;
-mod fullness;
 mod get;
 mod job;
 mod jobs;
@@ -115,7 +114,9 @@ pub use own::DeliverySource;
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use parking::{came_from, parked, unparked};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
-pub use queues::{Fetch, FetchFrom, LOOKED_MAX, LogRun, Looked, Page, PageIn, Queues, Seen, levels_of};
+pub use queues::{
+    Fetch, FetchFrom, LOOKED_MAX, LogRun, Looked, Page, PageIn, Queues, Seen, disk_shortage, levels_of,
+};
 pub use restored::{Contents, Restored};
 pub use shortage::{Pool, Shortage, Waiters};
 pub use shortage_text::Explained;

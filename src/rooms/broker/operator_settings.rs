@@ -95,7 +95,7 @@ impl Broker {
 
     fn tell_of_policies(&mut self) {
         if self.policies.take_job() {
-            self.queue_job(Job::Policies);
+            self.jobs.begin(Job::Policies);
         }
     }
 

@@ -5,22 +5,23 @@
 //! publisher waits only for what others can free, so a connection that itself holds
 //! deliveries or an open transaction is served from the reserve or refused, never made to wait.
 
-use crate::command::{ChannelId, ExchangeId, Outcome, QueueId, VhostId};
+use crate::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Journal, Mode as JournalMode, NoRoom, Urgency};
+use crate::journal::{Journal, Urgency};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::access::{Right, Thing};
+use super::arguments::Overflow;
+use super::consumers::FullQueue;
 use super::consumers::Mode;
-use super::faults::{out_of, out_of_disk, unwritable};
+use super::faults::out_of;
 use super::properties::expiration_ms;
-use super::queues::Queue;
 use super::queues::Scratch;
 use super::queues::{Carrier, NewDelivery};
-use super::quota::{LogShares, owner_of};
+use super::queues::{Claim, Hindrance};
 use super::route::copies;
 use super::shortage::{Pool, Shortage};
 use super::state::REPLY_TO;
@@ -38,13 +39,6 @@ pub(super) struct Publish {
     pub(super) may_wait: bool,
     /// How long it may wait for its commit, if it has one.
     pub(super) urgency: Urgency,
-}
-
-/// What stops a publish that is otherwise right.
-pub(super) enum Hindrance {
-    /// Others will free what is missing.
-    Wait(Shortage),
-    Fault(Fault),
 }
 
 impl Broker {
@@ -138,12 +132,14 @@ impl Broker {
             return Err(out_of("queues_max"));
         }
         self.weigh_log(cx.journal);
-        let mut reserved = self.reserve(cx, message, &targets[..kept], publish);
+        let vhost = self.consumers.channel(publish.channel).vhost;
+        let claim = Claim { vhost, share: publish.share, may_wait: publish.may_wait };
+        let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
         if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_)))) {
             // The count may be old: some messages of the virtual host may have been taken since.
             self.quota.forget_disk();
             self.weigh_log(cx.journal);
-            reserved = self.reserve(cx, message, &targets[..kept], publish);
+            reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
         }
         match reserved {
             Ok(()) => {
@@ -170,6 +166,91 @@ impl Broker {
                 Err(fault)
             }
         }
+    }
+
+    /// The part of the pools a connection's publishes may come from: who holds what others wait for must
+    /// not be made to wait.
+    #[inline]
+    pub(super) fn publish_share(&self, connection: ConnectionId) -> Share {
+        let record = self.consumers.connection(connection);
+        if self.quota.has_deliveries(connection) || record.open_transactions > 0 {
+            Share::Reserve
+        } else {
+            Share::Ordinary
+        }
+    }
+
+    /// The part of the pools that the content of its next publish may come from: transactions can be
+    /// forgotten, so they leave some of the reserve to others.
+    #[inline]
+    pub fn content_share(&self, connection: ConnectionId) -> Share {
+        let record = self.consumers.connection(connection);
+        if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
+    }
+
+    /// Puts levels in the places of queues with priorities, and leaves out queues that take no more by their
+    /// own policy, and for a message that is due at once those where nobody waits for it and from which it
+    /// goes nowhere. Says how many stay, in front of those that refuse it and dead-letter that, and whether a
+    /// policy refused it.
+    #[inline]
+    pub(super) fn leave_out_unwilling(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> (usize, bool) {
+        let due = cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
+        let picky = |&queue: &QueueId| self.queues.at(queue).is_picky_or_ranked();
+        if !due && !targets.iter().any(picky) {
+            return (targets.len(), false);
+        }
+        self.queues.choose_levels(cx, &mut self.quota, message, targets);
+        for &queue in &*targets {
+            if self.queues.at(queue).settings.overflow != Overflow::DropHead {
+                self.catch_up(cx, queue);
+            }
+        }
+        self.keep_willing(cx.messages, message, targets)
+    }
+
+    /// Leaves out the queues that take no more by their own policy, and those where a message that is due at once would
+    /// expire for nothing. Says how many stay, in front of those that refuse it and dead-letter that, and whether a
+    /// policy refused it.
+    pub(super) fn keep_willing(
+        &self,
+        messages: &Messages,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> (usize, bool) {
+        let is_taken_at_once = |queue| self.consumers.take_at_once(&self.queues, &self.quota, queue);
+        self.queues.keep_willing(messages, message, targets, is_taken_at_once)
+    }
+
+    /// Remembers for which queue the channel's connection waits, if it is one that has its share.
+    pub(super) fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
+        let full = targets.iter().copied().find(|&queue| !self.queues.within_share(messages, queue));
+        let connection = self.consumers.connection_of(channel);
+        self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
+            queue,
+            serial: self.queues.at(queue).serial,
+            revision: self.revision(),
+        });
+    }
+
+    /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying
+    /// again is in vain: on and off are apart here too.
+    pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
+        let Some(full) = self.consumers.connection(connection).waits_for else { return false };
+        let record = self.queues.get(full.queue.index());
+        let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
+            && self.revision() == full.revision;
+        let is_full = is_there && !self.queues.is_well_within_share(messages, full.queue);
+        // Who holds what others wait for meanwhile does not wait for them.
+        let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
+        if !is_kept {
+            self.consumers.connection_mut(connection).waits_for = None;
+        }
+        is_kept
     }
 
     /// Finds the targets. What goes to them is the message itself, or a copy where its properties change.
@@ -373,98 +454,6 @@ impl Broker {
             },
         );
         Ok(Outcome::Published)
-    }
-
-    /// Whether every target takes the message now; changes nothing.
-    pub(super) fn reserve(
-        &self,
-        cx: &Context<'_>,
-        message: MessageId,
-        targets: &[QueueId],
-        publish: &Publish,
-    ) -> Result<(), Hindrance> {
-        let share = publish.share;
-        let needed = targets.iter().filter(|&&queue| self.queues.needs_chunk(queue)).count();
-        let reserve = match share {
-            Share::Ordinary => self.queues.settings.chunks_reserve,
-            Share::Transaction | Share::Reserve | Share::ReadBack => 0,
-        };
-        if needed > self.queues.fan_out_max() {
-            return Err(Hindrance::Fault(out_of("queue_entries_max")));
-        }
-        // All of them are in the virtual host of the channel.
-        let owner = || owner_of(self.consumers.channel(publish.channel).vhost);
-        let fits = self.queues.pool.may_take(owner, needed, reserve);
-        let within_share = share == Share::Reserve
-            || targets.iter().all(|&queue| self.queues.within_share(cx.messages, queue));
-        match (fits && within_share, share) {
-            (true, _) => self.reserve_log(cx, message, targets, publish),
-            (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
-                true => self.queues.crowded_queue(cx.messages, targets),
-                false => self.lacks_entries(publish.channel, needed + reserve),
-            })),
-            (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
-                Err(Hindrance::Fault(out_of("queue_entries_max")))
-            }
-        }
-    }
-
-    /// Whether the log takes the message now, if it is one for the log. For its next commit everybody can
-    /// wait; for room on the disk only those who hold nothing that others wait for.
-    fn reserve_log(
-        &self,
-        cx: &Context<'_>,
-        message: MessageId,
-        targets: &[QueueId],
-        publish: &Publish,
-    ) -> Result<(), Hindrance> {
-        let logged = self.queues.logged_targets(cx, message, targets);
-        if logged == 0 {
-            return Ok(());
-        }
-        let bytes = cx.messages.stream_len(message) as u64;
-        if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
-            return Err(Hindrance::Fault(out_of("commit_bytes_max")));
-        }
-        let holds_up = publish.share == Share::Reserve && publish.may_wait;
-        if holds_up && cx.journal.mode() == JournalMode::Unwritable {
-            // Others wait for what it holds, and the disk will not get well by itself.
-            return Err(Hindrance::Fault(unwritable()));
-        }
-        let room = cx.journal.admit(bytes + self.queues.kept_for_letters(cx.journal), logged);
-        let most = cx.journal.queue_bytes_max();
-        let within = targets.iter().all(|&queue| self.queues.in_all(queue, Queue::log_bytes) + bytes <= most);
-        let vhost = self.consumers.channel(publish.channel).vhost;
-        let leaves_enough = self.quota.disk().leaves_room(cx.journal, vhost, bytes * logged as u64);
-        match room {
-            Ok(()) if within && leaves_enough => Ok(()),
-            // In a commit, everything was asked before.
-            _ if !publish.may_wait => Ok(()),
-            Err(NoRoom::Commit) if cx.journal.mode() == JournalMode::Unwritable => {
-                Err(Hindrance::Wait(Shortage::Unwritable))
-            }
-            Err(NoRoom::Commit) => Err(Hindrance::Wait(Shortage::Commit)),
-            Ok(()) if within && publish.share == Share::Ordinary => {
-                Err(Hindrance::Wait(Shortage::VhostDisk(vhost)))
-            }
-            Ok(()) if within => Err(Hindrance::Fault(LogShares::is_used_up())),
-            Ok(()) if publish.share == Share::Ordinary => {
-                Err(Hindrance::Wait(self.queues.longest_in_log(targets)))
-            }
-            Err(NoRoom::Disk) if publish.share == Share::Ordinary => {
-                Err(Hindrance::Wait(self.disk_shortage(cx.journal)))
-            }
-            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(out_of_disk(cx.journal))),
-        }
-    }
-
-    /// Whether all of them are used, or the rest is kept for other virtual hosts.
-    #[cold]
-    fn lacks_entries(&self, channel: ChannelId, chunks: usize) -> Shortage {
-        match chunks <= self.queues.pool.chunks_free() {
-            true => Shortage::VhostMemory(Pool::Entries, self.consumers.channel(channel).vhost),
-            false => Shortage::Pool(Pool::Entries),
-        }
     }
 
     /// Counts what the messages of each virtual host take in the log, if that matters now.

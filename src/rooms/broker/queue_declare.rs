@@ -377,7 +377,7 @@ impl Broker {
         let queue = self.require_queue(connection, vhost, name)?;
         let (count, taken) = self.queues.purge(queue);
         for (queue, parts) in taken {
-            self.start_job(cx, connection, Job::Purge { queue, parts });
+            self.begin_job(connection, Job::Purge { queue, parts });
         }
         Ok(Outcome::MessageCount(count))
     }
@@ -406,7 +406,7 @@ impl Broker {
                 let count = self.queues.ready_in(queue);
                 check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
-                self.start_job(cx, connection, Job::Queue(queue));
+                self.begin_job(connection, Job::Queue(queue));
                 return Ok(Outcome::MessageCount(count));
             }
         };
@@ -419,7 +419,7 @@ impl Broker {
         let index = queue.index();
         // Before it, so that none of them outlives it in the log.
         for level in self.queues.retire_levels(cx.journal, queue) {
-            self.queue_job(Job::Queue(level));
+            self.jobs.begin(Job::Queue(level));
         }
         self.queues.append_queue(cx, &self.access, index, false);
         self.queues.append_spilled_gone(cx.journal, index);

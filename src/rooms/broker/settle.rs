@@ -64,24 +64,24 @@ impl Broker {
         if settlement == Settlement::Requeue {
             self.catch_up_channel(cx, channel);
         }
-        self.settle_now(cx, channel, through, settlement);
+        self.settle_now(channel, through, settlement);
         Ok(Outcome::Done)
     }
 
     /// basic.recover: not part of a transaction, whatever the channel's mode.
-    pub(super) fn recover(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        self.settle_now(cx, channel, u64::MAX, Settlement::Requeue);
+    pub(super) fn recover(&mut self, channel: ChannelId) {
+        self.settle_now(channel, u64::MAX, Settlement::Requeue);
     }
 
     /// Everything written so far up to `through` goes back to its queue or is forgotten, in bounded steps.
-    fn settle_now(&mut self, cx: &mut Context<'_>, channel: ChannelId, through: u64, settlement: Settlement) {
+    fn settle_now(&mut self, channel: ChannelId, through: u64, settlement: Settlement) {
         if settlement == Settlement::Requeue {
             self.consumers.mark_returning(&mut self.queues, channel);
         }
         let &Channel { connection, last_sent, .. } = self.consumers.channel(channel);
         // The job may take several turns, and what is written in those was not meant.
         let through = through.min(last_sent);
-        self.start_job(cx, connection, Job::Settle { channel, through, settlement });
+        self.begin_job(connection, Job::Settle { channel, through, settlement });
     }
 
     /// Settles a delivery that is on no list any more and whose tag is forgotten.

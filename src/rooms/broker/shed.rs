@@ -317,7 +317,7 @@ impl Broker {
         let may_go = !cx.journal.is_crowded();
         if may_go {
             self.retire_queue(cx, queue);
-            self.queue_job(Job::Queue(queue));
+            self.jobs.begin(Job::Queue(queue));
         }
         may_go
     }

@@ -8,7 +8,7 @@
 use core::fmt;
 
 use crate::command::{ConnectionId, QueueId, VhostId};
-use crate::journal::{Journal, Mode};
+use crate::journal::Journal;
 use crate::limits::Megabytes;
 use crate::mem::{ENTRIES_PER_CHUNK, Messages, PoolFull, Scarce};
 
@@ -32,17 +32,6 @@ impl Broker {
             (Scarce::ForVhost, Some(vhost), _) => Shortage::VhostMemory(pool, vhost),
             (Scarce::ForUser, _, Some(user)) => Shortage::UserMemory(pool, user as u32),
             _ => Shortage::Pool(pool),
-        }
-    }
-
-    /// Why the log has no room at all, while it has none.
-    #[cold]
-    pub fn disk_shortage(&self, journal: &Journal) -> Shortage {
-        match journal.room_key() {
-            _ if journal.mode() != Mode::On => Shortage::Unwritable,
-            _ if journal.is_file_system_full() => Shortage::FileSystem,
-            "disk_limit" => Shortage::DiskLimit,
-            _ => Shortage::Index,
         }
     }
 

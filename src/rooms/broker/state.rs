@@ -3,8 +3,6 @@
 //! What is done with it stands in the files above; each part that has rules of its own keeps them itself
 //! (`routing`, `access`, `deliveries`, `queue`).
 
-use std::collections::VecDeque;
-
 use crate::command::{ConnectionId, QueueId};
 use crate::error::Fault;
 use crate::journal::Journal;
@@ -16,7 +14,7 @@ use super::access::{Access, PREDECLARED_EXCHANGES};
 use super::consumers::Consumers;
 use super::counters::Counters;
 use super::death::Parking;
-use super::job::Begun;
+use super::job::{Job, Jobs};
 use super::left_out::LeftOut;
 use super::names::Entropy;
 use super::orphans::Orphans;
@@ -87,7 +85,7 @@ pub struct Broker {
     pub(super) shortage: Shortage,
     /// In which minute it was last said that a dead letter was dropped.
     pub(super) dropped_logged_minute: Option<u32>,
-    pub(super) jobs: VecDeque<Begun>,
+    pub(super) jobs: Jobs,
     /// Room for the queues of a message; it is taken out while one is routed and pushed.
     pub(super) targets_buffer: Vec<QueueId>,
     /// The same for a dead letter, which may be under way at the same time.
@@ -144,7 +142,7 @@ impl Broker {
             orphans: Orphans::default(),
             shortage: Shortage::Commit,
             dropped_logged_minute: None,
-            jobs: VecDeque::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
+            jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             targets_buffer: Vec::with_capacity(queues),
             letter_targets: Vec::with_capacity(queues),
             unix_s: 0,
@@ -186,6 +184,13 @@ impl Broker {
         self.routing.trim();
         self.consumers.trim();
         self.queues.trim()
+    }
+
+    /// Begins a job for a connection, which is not read until it is done; its first step, which is nearly always all of
+    /// it, is done behind the command.
+    pub(super) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
+        self.consumers.connection_mut(connection).jobs += 1;
+        self.jobs.begin_for(connection, job);
     }
 
     /// Any number.

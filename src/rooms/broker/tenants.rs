@@ -210,7 +210,7 @@ impl Broker {
             .force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.access.retire_vhost(vhost);
         self.routing.revise();
-        self.queue_job(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
+        self.jobs.begin(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
         self.delete_orphans_in(cx, name);
         Ok(cx.journal.await_facts())
     }
@@ -228,7 +228,7 @@ impl Broker {
             if queue.is_some_and(is_swept) {
                 let queue = QueueId::from_index(sweep.queue);
                 self.retire_queue(cx, queue);
-                self.queue_job(Job::Queue(queue));
+                self.jobs.begin(Job::Queue(queue));
             }
             sweep.queue += 1;
         }
@@ -240,7 +240,7 @@ impl Broker {
             if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost) {
                 let exchange = ExchangeId::from_index(sweep.exchange);
                 self.retire_exchange(cx, exchange);
-                self.queue_job(Job::Exchange(exchange));
+                self.jobs.begin(Job::Exchange(exchange));
             }
             sweep.exchange += 1;
         }

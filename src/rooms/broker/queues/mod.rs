@@ -8,7 +8,7 @@
 //! | `state` | all of it |
 //! | `queue` | the record of one queue |
 //! | `levels` | queues with priorities: a level for each |
-//! | `push`, `routes` | a message comes in; the queues of one that waits for its commit |
+//! | `reserve`, `push`, `routes` | whether there is room for one more; a message comes in; the queues of one that waits for its commit |
 //! | `head`, `ready`, `gets` | what stands first, and whether it may go; queues with something to deliver; gets that wait |
 //! | `fullness`, `shed`, `shedding` | how full a queue is; what it gives up; when to ask it again |
 //! | `expire`, `expiry` | when what stands first expires, and unused queues go; when to look |
@@ -42,6 +42,7 @@ mod push;
 mod queue;
 mod read_back_room;
 mod ready;
+mod reserve;
 mod returns;
 mod routes;
 mod shed;
@@ -58,6 +59,7 @@ pub(super) use gets::Getting;
 pub(super) use lanes::Logged;
 pub(super) use levels::{LevelChoice, first_rank};
 pub(super) use queue::{Front, Peeked, Queue, Rank};
+pub(super) use reserve::{Claim, Hindrance};
 pub(super) use returns::Returns;
 pub(super) use routes::Targets;
 pub(super) use shedding::take_step;
@@ -68,4 +70,5 @@ pub use levels::levels_of;
 pub use look::{LOOKED_MAX, Looked, Seen};
 pub use looks::LogRun;
 pub use page_in::{Fetch, FetchFrom, Page, PageIn};
+pub use reserve::disk_shortage;
 pub use state::Queues;
