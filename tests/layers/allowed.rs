@@ -4,9 +4,9 @@
 pub(super) const BARE_LOG_CALLS: &[(&str, &str)] = &[
     ("operator/admin/systemd.rs", "the service manager refuses a message"),
     ("rooms/broker/access/users.rs", "once at a start"),
-    ("rooms/broker/dead_letter.rs", "once a minute by its own clock"),
-    ("rooms/broker/delay.rs", "once a minute by its own clock"),
-    ("rooms/broker/firehose.rs", "once a minute by its own clock"),
+    ("rooms/broker/letters/write.rs", "once a minute by its own clock"),
+    ("rooms/broker/letters/awaken.rs", "once a minute by its own clock"),
+    ("rooms/broker/letters/copies.rs", "once a minute by its own clock"),
     ("rooms/broker/queues/levels.rs", "once a minute by its own clock"),
     ("rooms/broker/queues/page_in.rs", "damage, or a limit that was lowered"),
     ("engine/restore.rs", "once at a start"),

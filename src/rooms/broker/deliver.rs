@@ -11,13 +11,15 @@ use crate::command::{
     ChannelId, ConnectionId, ConsumerId, Delivery, DeliveryKind, Outbox, QueueId, ReplyOrder,
 };
 use crate::error::ReplyCode;
+use crate::journal::Journal;
 use crate::mem::Messages;
 
+use super::job::Job;
+use super::letters::{Cleared, Turn};
 use super::queues::Patience;
 use super::queues::Rank;
 use super::queues::Taken;
 use super::queues::{Carrier, NewDelivery};
-use super::shed::Cleared;
 use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.
@@ -32,7 +34,7 @@ impl Broker {
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
         self.queues.write_returns(cx.journal, &self.access);
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
-        self.shed(cx);
+        self.give_up(cx);
         self.serve_gets(cx);
         let mut left = most;
         while left > 0 {
@@ -41,6 +43,24 @@ impl Broker {
             self.queues.charge_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
         }
+    }
+
+    /// Lets queues give up what they have to, and deletes those that nobody has had a use for for too long.
+    fn give_up(&mut self, cx: &mut Context<'_>) {
+        let mut turn = Turn::new();
+        while let Some(unused) = self.post().shed(cx, &mut turn) {
+            self.retire_queue(cx, unused);
+            self.jobs.begin(Job::Queue(unused));
+        }
+        while let Some(queue) = self.letters.next_perhaps_done() {
+            self.free_queue_if_done(queue);
+        }
+    }
+
+    /// Whether some queue has to give up something, and may be able to.
+    pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
+        let room_made = || self.room_made() + journal.room_made() + messages.room_made();
+        self.queues.may_give_up(journal, room_made)
     }
 
     /// Deliveries that a queue makes before the next queue's turn: one, when the credit is that of a whole channel, whose other
@@ -63,7 +83,7 @@ impl Broker {
             // What is too much for a queue whose consumer is ready for more goes to him in its next turn.
             let is_over = delivered < most || !record.audience.is_ready();
             if is_over || self.queues.is_far_over_length(queue) {
-                self.look_after(cx, queue);
+                self.post().look_after(cx, queue);
             }
         }
         if self.queues.at(queue).rank != Rank::Plain {
@@ -128,7 +148,8 @@ impl Broker {
                 continue;
             }
             if self.queues.at(level).settings.may_expire {
-                let is_clear = self.expire_before_delivery(cx, level, Patience::OneTurn) == Cleared::Yes;
+                let is_clear =
+                    self.post().expire_before_delivery(cx, level, Patience::OneTurn) == Cleared::Yes;
                 // What expires before others is work, too, and those behind have to wait for their turn.
                 let units = cx.work.units() - units_before;
                 if !is_clear || delivered + units / STEPS_PER_DELIVERY >= most {
@@ -152,7 +173,7 @@ impl Broker {
         let channel = self.send(cx, index, queue, taken, Carrier::Deliver);
         self.consumers.end_turn(cx.work, &mut self.queues, index);
         if self.firehose.is_on {
-            self.trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
+            self.post().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
         }
     }
 

@@ -10,9 +10,12 @@ use crate::journal::DestinationName;
 use crate::wire::field::{Table, Value};
 
 use super::access::{Right, Thing, Topic};
+use super::arguments::QueueSettings;
 use super::arguments::{self, inequivalent_flag};
 use super::faults::{check_deletable, version_for};
 use super::job::Job;
+use super::policy::Applied;
+use super::queues::Queue;
 use super::queues::Queues;
 use super::queues::SLOTS;
 use super::quota::{Declared, Declarer};
@@ -314,6 +317,38 @@ impl Broker {
             self.quota.undeclare(Declared::Exchange, bytes, (record.vhost, record.declarer));
         }
         self.release_vhost(record.vhost);
+    }
+
+    /// Makes the hidden queue of an exchange of this version.
+    pub(super) fn add_sleepers(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        (version, durable): (u64, bool),
+    ) -> Result<QueueId, Fault> {
+        let settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
+        let mut record = Queue::sleepers(cx.journal, vhost, settings, version, durable);
+        record.declarer = cx.declarer;
+        let queue = self.queues.insert_hidden(record)?;
+        self.access.hold_vhost(vhost);
+        Ok(queue)
+    }
+
+    /// The exchange is deleted: what sleeps goes with it.
+    #[cold]
+    pub(super) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        for level in self.queues.retire_levels(cx.journal, queue) {
+            self.jobs.begin(Job::Queue(level));
+        }
+        let gone = self.queues.retire_sleepers(cx.journal, queue);
+        self.jobs.begin(Job::Queue(queue));
+        for held in gone {
+            self.post().let_go_of_held(cx, held);
+        }
+        while let Some(queue) = self.letters.next_perhaps_done() {
+            self.free_queue_if_done(queue);
+        }
     }
 
     /// Whether a connection may bind, or unbind, a destination to a source.

@@ -10,10 +10,10 @@ use crate::error::Fault;
 
 use super::consumers::ConsumerState;
 use super::faults::out_of;
+use super::letters::Cleared;
 use super::queues::Carrier;
 use super::queues::Getting;
 use super::queues::Patience;
-use super::shed::Cleared;
 use super::{Broker, Context};
 
 impl Broker {
@@ -78,7 +78,7 @@ impl Broker {
         self.queues.note_delivery(cx, level, &taken);
         let behind = self.queues.first_level(queue);
         if self.queues.at(behind).settings.may_expire {
-            self.expire_behind(cx, behind);
+            self.post().expire_behind(cx, behind);
         }
         if behind != level {
             self.queues.wake(queue);
@@ -86,7 +86,7 @@ impl Broker {
         let left = self.queues.ready_in(queue);
         let channel = self.send(cx, stand_in, level, &taken, Carrier::Get(left));
         if self.firehose.is_on {
-            self.trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
+            self.post().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
         }
         Ok(Some(true))
     }
@@ -101,7 +101,7 @@ impl Broker {
             if !self.queues.at(level).settings.may_expire {
                 return (Cleared::Yes, level);
             }
-            let cleared = self.expire_before_delivery(cx, level, Patience::No);
+            let cleared = self.post().expire_before_delivery(cx, level, Patience::No);
             if cleared != Cleared::Yes || self.queues.first_level(queue) == level {
                 return (cleared, level);
             }

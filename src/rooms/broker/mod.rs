@@ -18,15 +18,11 @@
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
 //! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
 //! | `settle`, `transaction`, `promised` | acknowledgements; tx; what a commit under way may still need |
-//! | `dead_letter`, `death` | where goes what a queue gives up; what it carries then |
-//! | `firehose`, `traced` | copies of what is published and delivered, for an operator; what they name |
-//! | `shed` | what queues give up, in steps: what is rejected, what is too much, what has expired |
-//! | `delay` | what delayed exchanges keep wakes up |
 //! | `consumers` | who gets the next message of a queue: connections, channels, consumers, credit, turns |
 //! | `consume` | consumers, channels and connections begin and end |
 //! | `waiters` | who waits for what many can bring about |
 //! | `own` | connections of this broker's own: the local end of a bridge |
-//! | `parking` | what a bridge's other side does not take: another kind of dead letter |
+//! | `letters` | what the broker itself sends on: dead letters, parked and delayed messages, copies for operators |
 //! | `overdue`, `watch` | who settles nothing for too long; when to look |
 //! | `jobs`, `job` | what would take too long in one go; as a value |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
@@ -55,24 +51,20 @@ mod consume;
 mod consumers;
 mod context;
 mod counters;
-mod dead_letter;
-mod death;
-mod delay;
 mod deliver;
 mod exchanges;
 mod faults;
-mod firehose;
 mod get;
 mod job;
 mod jobs;
 mod left_out;
+mod letters;
 mod names;
 mod operator_settings;
 mod orphans;
 mod overdue;
 mod own;
 mod parameters;
-mod parking;
 mod policy;
 mod promised;
 mod properties;
@@ -84,14 +76,12 @@ mod restored;
 mod route;
 mod routing;
 mod settle;
-mod shed;
 mod shortage;
 mod shortage_text;
 mod sizes;
 mod state;
 mod stored;
 mod tenants;
-mod traced;
 mod transaction;
 mod views;
 mod waiters;
@@ -107,12 +97,12 @@ pub use changes::Declared;
 pub use context::Context;
 pub use counters::Counters;
 pub use deliver::OutboxView;
+pub use letters::{came_from, parked, unparked};
 pub use names::Entropy;
 pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use own::DeliverySource;
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
-pub use parking::{came_from, parked, unparked};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
 pub use queues::{
     Fetch, FetchFrom, LOOKED_MAX, LogRun, Looked, Page, PageIn, Queues, Seen, disk_shortage, levels_of,

@@ -38,12 +38,12 @@ impl Broker {
         let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
         self.watch.left = LOOK_STEP;
         self.queues.minute = self.watch.now_s / 60;
-        before != self.watch.now_s || self.unix_s == 0
+        before != self.watch.now_s || self.letters.unix_s() == 0
     }
 
     /// The date, in seconds since 1970: what is written into headers, and nothing follows from it.
     pub const fn set_unix_time(&mut self, unix_s: u64) {
-        self.unix_s = unix_s;
+        self.letters.set_unix_s(unix_s);
     }
 
     /// When somebody may be overdue.

@@ -7,7 +7,7 @@
 //! Always true: what is set aside is in the queue for that or where it was, never in both or in neither, as
 //! far as a power cut can tell; its exchange, key and body stay as they are.
 
-use crate::command::{ChannelId, Command, ConnectionId, Outcome, QueueId, Settlement};
+use crate::command::{ChannelId, Command, ConnectionId, Outcome, QueueId, Refusal, Settlement};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Urgency};
 use crate::mem::{MessageFlags, MessageId, Share};
@@ -16,6 +16,7 @@ use crate::wire::props::Properties;
 use super::access::{Identity, Right, Thing};
 use super::deliver::OutboxView;
 use super::faults::out_of;
+use super::letters::{Firehose, Parking, Reason, TracedName};
 use super::publish::Publish;
 use super::queues::{LOOKED_MAX, Looked};
 use super::{Broker, Context};
@@ -273,6 +274,76 @@ impl Broker {
         let queue = found?;
         let seen = self.queues.look_from(queue, from, count.min(LOOKED_MAX))?;
         Ok(Looked { ready: self.queues.ready_in(queue), seen })
+    }
+
+    /// A delivery that was sent goes to a queue for what a bridge's other side does not take, with the cause:
+    /// at once, or as soon as it is read back and there is room.
+    ///
+    /// # Errors
+    /// There is no such delivery or queue, or the queue takes no more: the delivery is as it was.
+    #[cold]
+    pub fn park_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        (channel, tag): (ChannelId, u64),
+        (bridge, queue): (&str, &str),
+        why: Refusal,
+    ) -> Result<(), Fault> {
+        let target = self.queue_for(channel, queue)?;
+        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("unknown delivery tag {tag}"),
+            ));
+        };
+        let body_len = self.queues.deliveries()[index].body_len;
+        if self.queues.refuses_body(target, body_len) {
+            let why = format_args!("{queue} takes no more, by its own arguments");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, why));
+        }
+        let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
+        let Some(place) = self.post().parking_place(parking) else {
+            let why = format_args!("too many bridges set messages aside, for too many causes");
+            return Err(Fault::new(ReplyCode::ResourceError, why));
+        };
+        let source = self.queues.deliveries()[index].queue;
+        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        match source {
+            Some(source) => self.leave_for_good(cx, source, index, Reason::Parked(place)),
+            None => self.settle_sent(cx, index),
+        }
+        Ok(())
+    }
+
+    /// Whether a virtual host is traced, so that connections have to have names.
+    pub const fn is_tracing(&self) -> bool {
+        self.firehose.is_on
+    }
+
+    /// The operator wants the firehose of a virtual host, or no more; says whether there is such a one. What
+    /// this broker calls itself stands in the copies.
+    pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
+        let Some(vhost) = self.access.find_vhost(vhost) else { return false };
+        self.access.set_traced(vhost, is_on);
+        self.firehose.is_on = self.access.is_any_traced();
+        if !self.firehose.is_on {
+            self.firehose = Firehose::default();
+        } else if self.firehose.names.is_empty() {
+            self.firehose.node = node.into();
+            self.firehose.names = vec![TracedName::new(); self.consumers.connections_fill().max];
+        }
+        true
+    }
+
+    /// What a connection is called in the copies; a longer name is cut.
+    pub fn name_traced(&mut self, connection: ConnectionId, name: &str) {
+        let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
+        place.clear();
+        for letter in name.chars() {
+            if place.push(letter).is_err() {
+                break;
+            }
+        }
     }
 }
 

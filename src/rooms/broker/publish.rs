@@ -72,7 +72,7 @@ impl Broker {
             }
         };
         let copy = match self.firehose.is_on {
-            true => self.trace_published(cx, channel, routed, targets),
+            true => self.post().trace_published(cx, channel, routed, targets),
             false => None,
         };
         let record = self.consumers.channel_mut(channel);
@@ -96,7 +96,7 @@ impl Broker {
         };
         let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
         match copy {
-            Some(copy) if is_taken => self.post_trace(cx, channel, copy),
+            Some(copy) if is_taken => self.post().post_trace(cx, channel, copy),
             Some(copy) => cx.messages.discard(copy),
             None => {}
         }
@@ -145,9 +145,9 @@ impl Broker {
             Ok(()) => {
                 self.counters.routed += routed;
                 if self.queues.push(cx, &mut self.quota, message, &targets[..kept], publish.urgency) {
-                    self.look_after_push(cx, message, &targets[..kept]);
+                    self.post().look_after_push(cx, message, &targets[..kept]);
                 }
-                self.bury_refused(cx, message, &targets[kept..]);
+                self.post().bury_refused(cx, message, &targets[kept..]);
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }

@@ -49,23 +49,6 @@ impl Broker {
         Ok(())
     }
 
-    /// Chooses the queues for a dead letter with this key and these headers, which comes from no channel.
-    ///
-    /// # Errors
-    /// It takes more work than [`Self::limit_routing`] allowed.
-    pub(super) fn route_letter(
-        &mut self,
-        work: &mut Work,
-        exchange: ExchangeId,
-        (own, headers): (&[u8], Table<'_>),
-        targets: &mut Vec<QueueId>,
-    ) -> Result<(), Fault> {
-        let keys = Keys { own, copies: copies(headers), headers };
-        targets.clear();
-        let mut chosen = Targets { queues: &mut self.queues, chosen: targets };
-        self.routing.select(exchange, &keys, &mut chosen, work).map(|_| ())
-    }
-
     /// From here on, routing may take as much work as that of so many messages may.
     pub(super) const fn limit_routing(&self, work: &mut Work, messages: u32) {
         work.limit(self.routing.units_max().saturating_mul(messages));

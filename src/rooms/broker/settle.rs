@@ -8,8 +8,8 @@ use crate::command::{ChannelId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
 
 use super::consumers::{Channel, Mode};
-use super::death::Reason;
 use super::job::Job;
+use super::letters::Reason;
 use super::{Broker, Context};
 
 impl Broker {
@@ -127,7 +127,7 @@ impl Broker {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = &self.queues.deliveries()[index];
         let (consumer, channel) = (delivery.consumer, delivery.channel);
-        self.bury_delivery(cx, queue, index, reason);
+        self.post().bury_delivery(cx, queue, index, reason);
         self.queues.note_release();
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
@@ -164,7 +164,7 @@ impl Broker {
                 self.queues.put_back(cx.messages, queue, index);
                 let record = self.queues.at(queue);
                 if record.is_picky() {
-                    self.look_after(cx, queue);
+                    self.post().look_after(cx, queue);
                 }
             }
             _ => {

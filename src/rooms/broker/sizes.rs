@@ -7,6 +7,7 @@ use super::access;
 use super::consumers::{Channel, Connection, Consumer};
 use super::job::Begun;
 use super::left_out::LeftOut;
+use super::letters::TracedName;
 use super::names::IndexTable;
 use super::orphans;
 use super::parameters::Parameters;
@@ -18,7 +19,6 @@ use super::queues::Queue;
 use super::queues::Sleepers;
 use super::quota::Quota;
 use super::routing::Routing;
-use super::traced::TracedName;
 
 /// Sizes of the broker's records with their places in tables and on lists, for the memory table.
 pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()

@@ -13,19 +13,17 @@ use super::Context;
 use super::access::{Access, PREDECLARED_EXCHANGES};
 use super::consumers::Consumers;
 use super::counters::Counters;
-use super::death::Parking;
 use super::job::{Job, Jobs};
 use super::left_out::LeftOut;
+use super::letters::{Firehose, Letters, Post};
 use super::names::Entropy;
 use super::orphans::Orphans;
 use super::parameters::Parameters;
 use super::policy::Policies;
-use super::promised::Promised;
 use super::queues::Queues;
 use super::quota::Quota;
 use super::routing::Routing;
 use super::shortage::Shortage;
-use super::traced::Firehose;
 use super::watch::Watch;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
@@ -74,8 +72,6 @@ pub struct Broker {
     pub(super) access: Access,
     pub(super) policies: Policies,
     pub(super) parameters: Parameters,
-    /// Why bridges set messages aside, and where those go.
-    pub(super) parkings: Vec<Parking>,
     pub(super) routing: Routing,
     pub(super) queues: Queues,
     pub(super) consumers: Consumers,
@@ -83,22 +79,15 @@ pub struct Broker {
     pub(super) orphans: Orphans,
     /// What the publish waits for that was answered last with a wait.
     pub(super) shortage: Shortage,
-    /// In which minute it was last said that a dead letter was dropped.
-    pub(super) dropped_logged_minute: Option<u32>,
     pub(super) jobs: Jobs,
     /// Room for the queues of a message; it is taken out while one is routed and pushed.
     pub(super) targets_buffer: Vec<QueueId>,
-    /// The same for a dead letter, which may be under way at the same time.
-    pub(super) letter_targets: Vec<QueueId>,
-    /// Seconds since 1970 when this second began: what dead letters say about when.
-    pub(super) unix_s: u64,
     pub(super) watch: Watch,
     /// What connections, users and virtual hosts take of what all share, and what they may.
     pub(super) quota: Quota,
-    /// What the commit that is being carried out may still need.
-    pub(super) promised: Promised,
     pub(super) counters: Counters,
     pub(super) firehose: Firehose,
+    pub(super) letters: Letters,
 }
 
 impl core::fmt::Debug for Broker {
@@ -134,23 +123,19 @@ impl Broker {
             access,
             policies: Policies::with_capacity(limits.policies_max as usize),
             parameters: Parameters::with_capacity(limits.parameters_max as usize, seed),
-            parkings: Vec::new(),
             routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             queues: Queues::new(limits, seed),
             consumers: Consumers::new(limits, seed),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
             orphans: Orphans::default(),
             shortage: Shortage::Commit,
-            dropped_logged_minute: None,
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             targets_buffer: Vec::with_capacity(queues),
-            letter_targets: Vec::with_capacity(queues),
-            unix_s: 0,
             watch: Watch::new(limits.consumer_timeout_ms),
             quota: Quota::new(limits),
-            promised: Promised::default(),
             counters: Counters::default(),
             firehose: Firehose::default(),
+            letters: Letters::with_capacity(queues),
         };
         broker.begin_access()?;
         Ok(broker)
@@ -184,6 +169,21 @@ impl Broker {
         self.routing.trim();
         self.consumers.trim();
         self.queues.trim()
+    }
+
+    /// All that it takes to send something on.
+    pub(super) const fn post(&mut self) -> Post<'_> {
+        Post {
+            letters: &mut self.letters,
+            firehose: &mut self.firehose,
+            queues: &mut self.queues,
+            routing: &mut self.routing,
+            quota: &mut self.quota,
+            counters: &mut self.counters,
+            policies: &self.policies,
+            access: &self.access,
+            consumers: &self.consumers,
+        }
     }
 
     /// Begins a job for a connection, which is not read until it is done; its first step, which is nearly always all of

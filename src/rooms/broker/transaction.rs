@@ -118,13 +118,14 @@ impl Broker {
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
-        self.promised = self.check_commit_fits(cx, channel, targets)?;
+        let promised = self.check_commit_fits(cx, channel, targets)?;
+        self.letters.promise(promised);
         // It took no longer than it may when it was checked, and must not end half-way.
         cx.work.lift_limit();
         let said = cx.journal.said();
         cx.journal.begin_group();
         let outcome = self.carry_out(cx, channel, targets);
-        self.promised = Promised::default();
+        self.letters.promise(Promised::default());
         let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
         if cx.journal.said() != said {
             cx.await_batch(batch);
@@ -159,7 +160,7 @@ impl Broker {
             assert!(outcome != Outcome::Wait, "a commit never waits");
             is_refused |= outcome == Outcome::PublishRefused;
         }
-        self.promised = Promised::default();
+        self.letters.promise(Promised::default());
         let mut settlements = transaction.settlements;
         if !settlements.is_empty() {
             // For a queue that is being deleted the deletion is what settles.

@@ -19,7 +19,7 @@ use core::ops::{Index, IndexMut};
 use crate::command::{ChannelId, ConsumerId, QueueId, Settlement};
 use crate::mem::{Links, List, MessageId, Slab, sort_by_key};
 
-use crate::broker::death::Reason;
+use crate::broker::letters::Reason;
 
 /// Which method carries the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

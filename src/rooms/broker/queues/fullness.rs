@@ -129,6 +129,12 @@ impl Queues {
         let found = shown.map(|queue| (queue, self.in_all(queue, &much)));
         found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
     }
+
+    /// What the messages of each queue take in the log, with its virtual host.
+    pub(in crate::broker) fn log_bytes_by_vhost(&self) -> impl Iterator<Item = (VhostId, u64)> {
+        let queues = self.slab.iter().filter(|(_, queue)| !queue.dying);
+        queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()))
+    }
 }
 
 /// What a queue has of what it may have of the memory for messages.

@@ -16,7 +16,7 @@
 
 use core::ops::Range;
 
-use crate::command::QueueId;
+use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::{Definition, Journal};
 use crate::mem::MessageId;
@@ -63,6 +63,25 @@ pub(in crate::broker) fn first_rank(journal: &mut Journal, record: &Queue, level
         known => known,
     };
     Rank::Lowest { highest: None, levels_from }
+}
+
+impl Queue {
+    /// The hidden queue of a delayed exchange, which the log knows by the exchange's version: 0 for one that is not
+    /// there.
+    pub(in crate::broker) fn sleepers(
+        journal: &mut Journal,
+        vhost: VhostId,
+        settings: QueueSettings,
+        version: u64,
+        durable: bool,
+    ) -> Self {
+        let settings = QueueSettings { max_priority: SLOTS, ..settings };
+        let mut record = Self::new(vhost, "", &[], settings);
+        (record.durable, record.hidden) = (durable, true);
+        record.logged = Logged::as_incarnation(version);
+        record.rank = first_rank(journal, &record, version + u64::from(version != 0));
+        record
+    }
 }
 
 /// What of a message says to which level it goes.

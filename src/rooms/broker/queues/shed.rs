@@ -8,7 +8,7 @@ use super::place::Place;
 use super::state::Queues;
 use crate::broker::Context;
 use crate::broker::arguments::Overflow;
-use crate::broker::death::Death;
+use crate::broker::letters::Death;
 use crate::broker::work::Work;
 use crate::command::{QueueId, VhostId};
 use crate::journal::Journal;
@@ -20,6 +20,18 @@ const DROP_STEP: u32 = 512;
 const NEVER_ROUTED: u64 = u64::MAX;
 
 impl Queues {
+    /// Whether some queue has to give up something, and may be able to, when so much room was made.
+    pub(in crate::broker) fn may_give_up(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
+        self.next_expiry_ms().is_some_and(|at| at <= journal.time_ms())
+            || self.shedding.is_due(&room_made)
+            || self.may_wake(journal, room_made)
+    }
+
+    /// Whether something that was delayed wakes up, or may by now, when so much room was made.
+    pub(in crate::broker) fn may_wake(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
+        self.sleepers.is_due(journal.time_ms(), room_made)
+    }
+
     /// The length rules of a queue that gives up for good: the oldest make room for the newest.
     pub(in crate::broker) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let queue = self.whole(queue);

@@ -8,13 +8,12 @@
 //! rejected, which nobody is given any more; what is dropped by the length rules is dropped from the front.
 
 use crate::command::QueueId;
-use crate::journal::Journal;
-use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::mem::{MessageFlags, MessageId};
 
 use super::death::Reason;
-use super::job::Job;
-use super::queues::{Front, Patience, take_step};
-use super::{Broker, Context};
+use super::state::Post;
+use crate::broker::Context;
+use crate::broker::queues::{Front, Patience, take_step};
 
 /// Messages that a consumer's turn may find expired.
 const DELIVER_STEP: u32 = 64;
@@ -25,9 +24,25 @@ const COMMAND_STEP: u32 = 8;
 /// Queues that a turn looks at.
 const QUEUES_STEP: usize = 64;
 
+/// How far the giving up of one turn has come.
+#[derive(Debug)]
+pub(in crate::broker) struct Turn {
+    has_begun: bool,
+    /// Queues that are still to be asked.
+    queues: usize,
+    /// Messages that may still be given up.
+    left: u32,
+}
+
+impl Turn {
+    pub(in crate::broker) const fn new() -> Self {
+        Self { has_begun: false, queues: 0, left: SHED_STEP }
+    }
+}
+
 /// Whether what stands first has not expired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Cleared {
+pub(in crate::broker) enum Cleared {
     Yes,
     /// There was more than a step takes.
     NotYet,
@@ -35,54 +50,52 @@ pub(super) enum Cleared {
     No,
 }
 
-impl Broker {
-    /// Whether some queue has to give up something, and may be able to.
-    pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
-        self.queues.next_expiry_ms().is_some_and(|at| at <= journal.time_ms())
-            || self.queues.shedding.is_due(|| self.room_count(journal, messages))
-            || self.may_rouse(journal, messages)
-    }
-
-    pub(super) fn room_count(&self, journal: &Journal, messages: &Messages) -> u64 {
-        self.room_made() + journal.room_made() + messages.room_made()
-    }
-
-    /// Lets queues give up what they have to, as much as a turn has time for.
-    pub(super) fn shed(&mut self, cx: &mut Context<'_>) {
-        self.queues.take_due(cx.journal);
-        if !self.may_shed(cx.journal, cx.messages) {
-            return;
+impl Post<'_> {
+    /// Lets queues give up what they have to, as much as a turn has time for, or up to one that nobody has had a use for
+    /// for too long: whoever asked deletes that, and asks again.
+    pub(in crate::broker) fn shed(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Option<QueueId> {
+        if !turn.has_begun {
+            turn.has_begun = true;
+            self.queues.take_due(cx.journal);
+            if !self.queues.may_give_up(cx.journal, || self.room_count(cx.journal, cx.messages)) {
+                return None;
+            }
+            if self.queues.may_wake(cx.journal, || self.room_count(cx.journal, cx.messages)) {
+                self.rouse(cx);
+            }
+            let room = self.room_count(cx.journal, cx.messages);
+            self.queues.shedding.begin(room);
+            turn.queues = self.queues.shedding.len().min(QUEUES_STEP);
         }
-        if self.may_rouse(cx.journal, cx.messages) {
-            self.rouse(cx);
-        }
-        let mut left = SHED_STEP;
-        let room = self.room_count(cx.journal, cx.messages);
-        self.queues.shedding.begin(room);
-        for _ in 0..self.queues.shedding.len().min(QUEUES_STEP) {
+        while turn.queues > 0 && turn.left > 0 {
+            turn.queues -= 1;
             let Some(queue) = self.queues.shedding.pop() else { break };
-            let before = left;
+            let before = turn.left;
             self.queues.at_mut(queue).is_shedding = false;
-            let is_done = self.shed_from(cx, queue, &mut left);
+            let is_unused = self.queues.is_unused_for_too_long(cx.journal, queue);
+            if is_unused && !self.queues.at(queue).dying && !cx.journal.is_crowded() {
+                self.queues.shedding.note_step(true);
+                return Some(queue);
+            }
+            let is_done = self.shed_from(cx, queue, is_unused, &mut turn.left);
             if !is_done && !core::mem::replace(&mut self.queues.at_mut(queue).is_shedding, true) {
                 self.queues.shedding.push(queue);
             }
-            self.queues.shedding.note_step(is_done || left < before);
-            if left == 0 {
-                break;
-            }
+            self.queues.shedding.note_step(is_done || turn.left < before);
         }
         let room = self.room_count(cx.journal, cx.messages);
         self.queues.shedding.end(room);
+        None
     }
 
     /// `false`: there is more to be given up.
-    fn shed_from(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+    fn shed_from(&mut self, cx: &mut Context<'_>, queue: QueueId, is_unused: bool, left: &mut u32) -> bool {
         if self.queues.at(queue).dying {
             return true;
         }
-        if self.queues.is_unused_for_too_long(cx.journal, queue) {
-            return self.expire_queue(cx, queue);
+        if is_unused {
+            // Too much is to be written now for it to be deleted.
+            return false;
         }
         // Each has an end of its own: a letter without room may stand before others that need none.
         let is_buried = self.bury_all(cx, queue, left);
@@ -105,7 +118,7 @@ impl Broker {
 
     /// The length rules: the oldest make room for the newest. In the middle of a transaction dead letters
     /// wait for its end: what it publishes has been promised room.
-    pub(super) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(in crate::broker) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let (queue, mut left) = (self.queues.whole(queue), COMMAND_STEP);
         if !self.queues.has_dead_letters(queue) {
             self.queues.drop_excess(cx, queue);
@@ -116,7 +129,7 @@ impl Broker {
 
     /// A message went, or came back: there may be too many, and another may stand first.
     #[cold]
-    pub(super) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(in crate::broker) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.at(queue).settings.limits_length {
             self.trim_length(cx, queue);
         }
@@ -127,7 +140,12 @@ impl Broker {
 
     /// A message came in, and stands in all of these queues: what is too much for one goes, or has expired already.
     #[cold]
-    pub(super) fn look_after_push(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
+    pub(in crate::broker) fn look_after_push(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        queues: &[QueueId],
+    ) {
         for &queue in queues {
             self.queues.note_arrival(cx, queue, message);
         }
@@ -144,7 +162,12 @@ impl Broker {
     }
 
     /// These queues refused a message. Who sent it is told, so what there is no room for is dropped.
-    pub(super) fn bury_refused(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
+    pub(in crate::broker) fn bury_refused(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        queues: &[QueueId],
+    ) {
         for &queue in queues {
             if let Some(letter) = self.write_letter(cx, queue, message, Reason::MaxLength) {
                 self.post_letter(cx, letter);
@@ -172,7 +195,12 @@ impl Broker {
     }
 
     /// Gives up the first message; `false`: not now.
-    pub(super) fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
+    pub(in crate::broker) fn bury_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        reason: Reason,
+    ) -> bool {
         if self.queues.first(queue).is_none() {
             return true;
         }
@@ -194,7 +222,7 @@ impl Broker {
 
     /// A delivery that its consumer does not want, or that came back too often: off every list, and counted
     /// for nobody any more.
-    pub(super) fn bury_delivery(
+    pub(in crate::broker) fn bury_delivery(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -238,7 +266,7 @@ impl Broker {
 
     /// A message that is due at once came to a queue, and nobody waits there: it has expired if it stands
     /// first. Says whether that was looked at.
-    pub(super) fn expire_arrival(
+    pub(in crate::broker) fn expire_arrival(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -261,7 +289,7 @@ impl Broker {
 
     /// Gives up what has expired at the front; `false`: not all of it now.
     #[inline(never)]
-    pub(super) fn expire_by(
+    pub(in crate::broker) fn expire_by(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -289,7 +317,7 @@ impl Broker {
     }
 
     /// The same before a message goes to somebody.
-    pub(super) fn expire_before_delivery(
+    pub(in crate::broker) fn expire_before_delivery(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -306,19 +334,8 @@ impl Broker {
 
     /// A message was taken: what stood behind it may have expired, and does not count any more.
     #[cold]
-    pub(super) fn expire_behind(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(in crate::broker) fn expire_behind(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         self.expire_by(cx, queue, &mut { DELIVER_STEP }, Patience::No);
         self.queues.schedule(cx, queue);
-    }
-
-    /// Deletes a queue that nobody had a use for for too long; `false`: too much is to be written now.
-    #[cold]
-    pub(super) fn expire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let may_go = !cx.journal.is_crowded();
-        if may_go {
-            self.retire_queue(cx, queue);
-            self.jobs.begin(Job::Queue(queue));
-        }
-        may_go
     }
 }

@@ -20,11 +20,15 @@ use crate::wire::field::Table;
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::death::{Death, Reason};
-use super::queues::LevelChoice;
-use super::queues::Scratch;
-use super::quota::owner_of;
-use super::work::Work;
-use super::{Broker, Context};
+use super::state::Post;
+use crate::broker::Context;
+use crate::broker::queues::LevelChoice;
+use crate::broker::queues::Scratch;
+use crate::broker::queues::Targets;
+use crate::broker::quota::owner_of;
+use crate::broker::route::copies;
+use crate::broker::routing::Keys;
+use crate::broker::work::Work;
 
 /// Bytes of a body that are as much work as one step.
 const BYTES_PER_UNIT: u32 = 512;
@@ -37,7 +41,7 @@ const HEADER_BYTES: usize = 22;
 
 /// What is to go on when a message is given up.
 #[must_use = "the message goes with it"]
-pub(super) enum Letter {
+pub(in crate::broker) enum Letter {
     /// Nothing: no queue is to have it.
     Nowhere,
     /// A copy, to the first so many of the queues in `Broker::letter_targets`; the others refuse it, and have
@@ -52,11 +56,11 @@ struct Address {
     key: Option<heapless::Vec<u8, 255>>,
 }
 
-impl Broker {
+impl Post<'_> {
     /// What is to go on when the queue gives up this message; `None`: there is no room for it now. Changes
     /// no queue.
     #[cold]
-    pub(super) fn write_letter(
+    pub(in crate::broker) fn write_letter(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -64,24 +68,25 @@ impl Broker {
         reason: Reason,
     ) -> Option<Letter> {
         if let Reason::Parked(place) = reason {
-            return self.write_parked(cx, (queue, message), place);
+            return self.write_parked(cx, queue, message, place);
         }
         let Some(address) = self.dead_letter_address(queue) else { return Some(Letter::Nowhere) };
         let mut scratch = core::mem::take(&mut self.queues.scratch);
-        let mut targets = core::mem::take(&mut self.letter_targets);
+        let mut targets = core::mem::take(&mut self.letters.targets);
         let letter = self.address_letter(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
         self.queues.scratch = scratch;
-        self.letter_targets = targets;
+        self.letters.targets = targets;
         letter
     }
 
     fn dead_letter_address(&self, queue: QueueId) -> Option<Address> {
         let record = self.queues.at(queue);
-        let terms = self.terms_of(queue);
+        let terms =
+            self.policies.terms(&self.queues.whole_of(queue).arguments, self.queues.whole_of(queue).applied);
         let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
         let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
         Some(Address {
-            exchange: self.find_exchange(record.vhost, name)?,
+            exchange: self.routing.find(record.vhost, name)?,
             name: heapless::String::try_from(name).ok()?,
             // What is longer than any key leads where no key does.
             key: key.map(|key| heapless::Vec::from_slice(key).unwrap_or_default()),
@@ -104,7 +109,7 @@ impl Broker {
         let death = Death {
             reason,
             queue: name.as_str(),
-            unix_s: self.unix_s,
+            unix_s: self.letters.unix_s,
             exchange: cx.messages.exchange(message),
             routing_key: cx.messages.routing_key(message),
             expiration: properties.expiration(),
@@ -128,7 +133,7 @@ impl Broker {
         let own_key = address.key.as_deref().unwrap_or(death.routing_key);
         let own_key: heapless::Vec<u8, 255> = heapless::Vec::from_slice(own_key).unwrap_or_default();
         let headers = written.headers().unwrap_or(Table::EMPTY);
-        if let Err(fault) = self.route_one_letter(cx.work, address.exchange, (&own_key, headers), targets) {
+        if let Err(fault) = self.route(cx.work, address.exchange, &own_key, headers, targets) {
             self.log_dropped(&name, &fault.text);
             return Some(Letter::Nowhere);
         }
@@ -137,7 +142,7 @@ impl Broker {
         if targets.is_empty() {
             return Some(Letter::Nowhere);
         }
-        self.queues.choose_levels_for(cx, &mut self.quota, LevelChoice::of(&written, 0), targets);
+        self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let names_len = address.name.len() + own_key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
         if !self.takes_letter(cx, vhost, (message, bytes as u64), targets) {
@@ -153,23 +158,30 @@ impl Broker {
     }
 
     /// Where the properties of a letter are written, in so many bytes as fit into a frame.
-    pub(super) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
+    pub(in crate::broker) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
         Writer::new(&mut rewritten[..self.queues.settings.frame_max.saturating_sub(HEADER_BYTES)])
     }
 
-    /// Routes a letter, which may take a while.
-    pub(super) fn route_one_letter(
+    /// Routes a letter with this key and these headers, which may take as long as some messages may.
+    ///
+    /// # Errors
+    /// It takes longer.
+    pub(super) fn route(
         &mut self,
         work: &mut Work,
         exchange: ExchangeId,
-        keys: (&[u8], Table<'_>),
+        key: &[u8],
+        headers: Table<'_>,
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
-        self.limit_routing(work, ROUTING_TIMES);
-        let routed = self.route_letter(work, exchange, keys, targets);
+        let keys = Keys { own: key, copies: copies(headers), headers };
+        targets.clear();
+        work.limit(self.routing.units_max().saturating_mul(ROUTING_TIMES));
+        let mut chosen = Targets { queues: self.queues, chosen: targets };
+        let routed = self.routing.select(exchange, &keys, &mut chosen, work);
         // In a transaction nothing may end half-way.
         work.lift_limit();
-        routed
+        routed.map(|_| ())
     }
 
     /// Somebody has to know what became of it; once a minute is enough.
@@ -180,19 +192,19 @@ impl Broker {
     }
 
     /// Whether it was not said in this minute that something was dropped; from now on it was.
-    pub(super) fn is_minute_to_say(&mut self) -> bool {
-        let minute = self.watch.now_s / 60;
-        self.dropped_logged_minute.replace(minute) != Some(minute)
+    pub(in crate::broker) fn is_minute_to_say(&mut self) -> bool {
+        let minute = self.queues.minute;
+        self.letters.dropped_logged_minute.replace(minute) != Some(minute)
     }
 
     #[cold]
-    pub(super) fn log_refused(&mut self, queue: QueueId, why: &str) {
+    pub(in crate::broker) fn log_refused(&mut self, queue: QueueId, why: &str) {
         let name = Name::try_from(&*self.queues.whole_of(queue).name).unwrap_or_default();
         self.log_dropped(&name, why);
     }
 
     /// Whether all targets take a letter of so many bytes now.
-    pub(super) fn takes_letter(
+    pub(in crate::broker) fn takes_letter(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -201,13 +213,15 @@ impl Broker {
     ) -> bool {
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
         let lacks_slot = self.queues.lacks_slot();
-        if lacks_slot || !self.queues.pool.may_take(|| owner_of(vhost), needed + self.promised.chunks, 0) {
+        if lacks_slot
+            || !self.queues.pool.may_take(|| owner_of(vhost), needed + self.letters.promised.chunks, 0)
+        {
             return false;
         }
         let logged = self.queues.logged_targets(cx, message, targets);
         let takes = logged == 0
             || cx.journal.takes_group()
-                && cx.journal.fits_transaction(self.promised.logged + 1)
+                && cx.journal.fits_transaction(self.letters.promised.logged + 1)
                 && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
                 && cx.journal.admit(bytes, logged).is_ok();
         if !takes {
@@ -218,11 +232,16 @@ impl Broker {
     }
 
     /// What is posted and settled from now on is one thing to the log; says whether that is to be ended.
-    pub(super) fn begin_burial(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
+    pub(in crate::broker) fn begin_burial(
+        &self,
+        cx: &mut Context<'_>,
+        letter: &Letter,
+        is_logged: bool,
+    ) -> bool {
         let Letter::Copy(copy, _) = *letter else { return false };
         let begins = is_logged
             && !cx.journal.is_grouping()
-            && self.queues.logged_targets(cx, copy, &self.letter_targets) > 0;
+            && self.queues.logged_targets(cx, copy, &self.letters.targets) > 0;
         if begins {
             cx.journal.begin_group();
         }
@@ -230,22 +249,22 @@ impl Broker {
     }
 
     /// Puts a letter into its queues. What is too much for those is seen to later: letters may cause letters.
-    pub(super) fn post_letter(&mut self, cx: &mut Context<'_>, letter: Letter) {
+    pub(in crate::broker) fn post_letter(&mut self, cx: &mut Context<'_>, letter: Letter) {
         self.post(cx, letter, &mut { LETTERS_AT_ONCE });
     }
 
     fn post(&mut self, cx: &mut Context<'_>, letter: Letter, left: &mut u32) {
         let Letter::Copy(copy, kept) = letter else { return };
-        let targets = core::mem::take(&mut self.letter_targets);
+        let targets = core::mem::take(&mut self.letters.targets);
         if kept > 0 {
-            self.queues.push_letter(cx, &mut self.quota, copy, &targets[..kept]);
+            self.queues.push_letter(cx, self.quota, copy, &targets[..kept]);
         }
         let refused = targets[kept..].iter().copied();
         let refused: heapless::Vec<QueueId, { LETTERS_AT_ONCE as usize }> =
             refused.take(*left as usize).collect();
         let is_all = kept + refused.len() == targets.len();
         let beyond = (!is_all).then(|| targets[targets.len() - 1]);
-        self.letter_targets = targets;
+        self.letters.targets = targets;
         if let Some(queue) = beyond {
             self.log_refused(queue, "it is full, as are too many before it");
         }
@@ -260,7 +279,7 @@ impl Broker {
     }
 
     /// The end of what [`Self::begin_burial`] began.
-    pub(super) fn end_burial(&self, cx: &mut Context<'_>, has_begun: bool) {
+    pub(in crate::broker) fn end_burial(&self, cx: &mut Context<'_>, has_begun: bool) {
         if has_begun {
             // Nobody waits for it.
             let _ = cx.journal.end_group(cx.messages, Urgency::Window);

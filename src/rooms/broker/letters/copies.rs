@@ -12,18 +12,19 @@
 //! take what ordinary publishers may take, hold up nobody, and without room they are left out; BCC keys are
 //! told here and nowhere else, as in RabbitMQ, for an operator asked. It ends with the process.
 
-use crate::command::{ChannelId, ConnectionId, QueueId, VhostId};
+use crate::command::{ChannelId, QueueId, VhostId};
 use crate::mem::{MessageFlags, MessageId, Share};
 use crate::wire::field::{Array, Table, TableWriter, Value};
 use crate::wire::props::{PROPERTIES, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
 
-use super::queues::Claim;
-use super::queues::Scratch;
-use super::quota::owner_of;
-use super::route::copies;
-use super::traced::{Firehose, TracedName};
-use super::{Broker, Context};
+use super::state::Post;
+use super::traced::TracedName;
+use crate::broker::Context;
+use crate::broker::queues::Claim;
+use crate::broker::queues::Scratch;
+use crate::broker::quota::owner_of;
+use crate::broker::route::copies;
 
 /// Where the copies are published.
 const EXCHANGE: &str = "amq.rabbitmq.trace";
@@ -43,41 +44,10 @@ enum Event<'a> {
     Delivered(QueueId, bool),
 }
 
-impl Broker {
-    /// Whether a virtual host is traced, so that connections have to have names.
-    pub const fn is_tracing(&self) -> bool {
-        self.firehose.is_on
-    }
-
-    /// The operator wants the firehose of a virtual host, or no more; says whether there is such a one. What
-    /// this broker calls itself stands in the copies.
-    pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
-        let Some(vhost) = self.access.find_vhost(vhost) else { return false };
-        self.access.set_traced(vhost, is_on);
-        self.firehose.is_on = self.access.is_any_traced();
-        if !self.firehose.is_on {
-            self.firehose = Firehose::default();
-        } else if self.firehose.names.is_empty() {
-            self.firehose.node = node.into();
-            self.firehose.names = vec![TracedName::new(); self.consumers.connections_fill().max];
-        }
-        true
-    }
-
-    /// What a connection is called in the copies; a longer name is cut.
-    pub fn name_traced(&mut self, connection: ConnectionId, name: &str) {
-        let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
-        place.clear();
-        for letter in name.chars() {
-            if place.push(letter).is_err() {
-                break;
-            }
-        }
-    }
-
+impl Post<'_> {
     /// The copy that tells of a message that is being published; it is to be given to [`Self::post_trace`].
     #[cold]
-    pub(super) fn trace_published(
+    pub(in crate::broker) fn trace_published(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -89,7 +59,7 @@ impl Broker {
 
     /// Tells that a message is delivered from a queue.
     #[cold]
-    pub(super) fn trace_delivered(
+    pub(in crate::broker) fn trace_delivered(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -184,38 +154,43 @@ impl Broker {
     }
 
     /// Publishes a copy to those who are bound to its exchange and have room for it.
-    pub(super) fn post_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
+    pub(in crate::broker) fn post_trace(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        copy: MessageId,
+    ) {
         let vhost = self.consumers.channel(channel).vhost;
-        let mut targets = core::mem::take(&mut self.letter_targets);
+        let mut targets = core::mem::take(&mut self.letters.targets);
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(copy)).unwrap_or_default();
         targets.clear();
-        if let Some(exchange) = self.find_exchange(vhost, EXCHANGE) {
-            self.limit_routing(cx.work, 1);
-            let routed = self.route_letter(cx.work, exchange, (&key, Table::EMPTY), &mut targets);
-            cx.work.lift_limit();
+        if let Some(exchange) = self.routing.find(vhost, EXCHANGE) {
+            let routed = self.route(cx.work, exchange, &key, Table::EMPTY, &mut targets);
             if routed.is_err() {
                 targets.clear();
             }
         }
-        self.queues.choose_levels(cx, &mut self.quota, copy, &mut targets);
-        let (kept, _) = self.keep_willing(cx.messages, copy, &mut targets);
+        self.queues.choose_levels(cx, self.quota, copy, &mut targets);
+        let (consumers, quota, queues) = (self.consumers, &*self.quota, &*self.queues);
+        let is_taken_at_once = |queue| consumers.take_at_once(queues, quota, queue);
+        let (kept, _) = queues.keep_willing(cx.messages, copy, &mut targets, is_taken_at_once);
         targets.truncate(kept);
-        self.weigh_log(cx.journal);
+        self.quota.weigh_disk(cx.journal, self.queues.log_bytes_by_vhost());
         let claim = Claim { vhost, share: Share::Ordinary, may_wait: true };
         if !targets.is_empty() {
-            match self.queues.reserve(cx, &self.quota, copy, &targets, claim) {
-                Ok(()) => self.queues.push_letter(cx, &mut self.quota, copy, &targets),
+            match self.queues.reserve(cx, self.quota, copy, &targets, claim) {
+                Ok(()) => self.queues.push_letter(cx, self.quota, copy, &targets),
                 Err(_) => self.log_left_out(vhost),
             }
         }
-        self.letter_targets = targets;
+        self.letters.targets = targets;
         cx.messages.release(copy);
     }
 
     /// Somebody has to know that it is not all; once a minute is enough.
     fn log_left_out(&mut self, vhost: VhostId) {
-        let minute = self.watch.now_s / 60;
+        let minute = self.queues.minute;
         if self.firehose.left_out_logged_minute.replace(minute) != Some(minute) {
             let vhost = self.access.vhost_name(vhost).escape_debug();
             log::warn!("virtual host '{vhost}' is traced, and there is no room for some of the copies");

@@ -14,28 +14,22 @@
 //! group, so that a power cut leaves it in one place; it is routed no earlier than its time, of the broker's,
 //! and in the order of these times; without room it stays, late but never lost.
 
-use crate::command::{ExchangeId, QueueId, VhostId};
-use crate::error::Fault;
-use crate::journal::Journal;
+use crate::command::{ExchangeId, QueueId};
 use crate::mem::{MessageFlags, MessageId, Messages};
 use crate::wire::field::{Table, TableWriter};
 use crate::wire::props::{Properties, PropertyEdit};
 
-use super::arguments::QueueSettings;
-use super::dead_letter::Letter;
-use super::job::Job;
-use super::policy::Applied;
-use super::properties::expiration_ms;
-use super::queues::Logged;
-use super::queues::Queue;
-use super::queues::Scratch;
-use super::queues::Taken;
-use super::queues::take_step;
-use super::queues::{Held, Next, PLAIN, SLOTS, Slot, delay_ms};
-use super::queues::{LevelChoice, first_rank};
-use super::quota::Declared;
-use super::quota::owner_of;
-use super::{Broker, Context};
+use super::state::Post;
+use super::write::Letter;
+use crate::broker::Context;
+use crate::broker::properties::expiration_ms;
+use crate::broker::queues::LevelChoice;
+use crate::broker::queues::Queue;
+use crate::broker::queues::Scratch;
+use crate::broker::queues::Taken;
+use crate::broker::queues::take_step;
+use crate::broker::queues::{Held, Next, PLAIN, Slot, delay_ms};
+use crate::broker::quota::owner_of;
 
 /// Messages that a turn wakes or moves; some are more work than one ([`take_step`]).
 const ROUSE_STEP: u32 = 512;
@@ -54,49 +48,13 @@ enum Step {
     Blocked,
 }
 
-impl Broker {
+impl Post<'_> {
     // ---- the hidden queue
-
-    /// Makes the hidden queue of an exchange of this version.
-    pub(super) fn add_sleepers(
-        &mut self,
-        cx: &mut Context<'_>,
-        vhost: VhostId,
-        (version, durable): (u64, bool),
-    ) -> Result<QueueId, Fault> {
-        let mut settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
-        settings.max_priority = SLOTS;
-        let mut record = Queue::new(vhost, "", &[], settings);
-        (record.durable, record.hidden) = (durable, true);
-        record.logged = Logged::as_incarnation(version);
-        record.rank = first_rank(cx.journal, &record, version + u64::from(version != 0));
-        self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
-        record.declarer = cx.declarer;
-        let queue = self.queues.insert_hidden(record)?;
-        self.access.hold_vhost(vhost);
-        Ok(queue)
-    }
-
-    /// The exchange is deleted: what sleeps goes with it.
-    #[cold]
-    pub(super) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        for level in self.queues.retire_levels(cx.journal, queue) {
-            self.jobs.begin(Job::Queue(level));
-        }
-        let gone = self.queues.retire_sleepers(cx.journal, queue);
-        self.jobs.begin(Job::Queue(queue));
-        gone.into_iter().for_each(|held| self.let_go_of_held(cx, held));
-    }
 
     // ---- out
 
-    /// Whether something wakes up, or may by now.
-    pub(super) fn may_rouse(&self, journal: &Journal, messages: &Messages) -> bool {
-        self.queues.sleepers.is_due(journal.time_ms(), || self.room_count(journal, messages))
-    }
-
     /// Wakes what is due, as much as a turn has time for.
-    pub(super) fn rouse(&mut self, cx: &mut Context<'_>) {
+    pub(in crate::broker) fn rouse(&mut self, cx: &mut Context<'_>) {
         self.queues.sleepers.note_change();
         let mut left = ROUSE_STEP;
         while left > 0 {
@@ -147,7 +105,7 @@ impl Broker {
         let narrowest = if slot.tier().is_some_and(|tier| tier <= PLAIN) { 0 } else { PLAIN };
         let whole = self.queues.whole(level);
         let moved = slot.widest_below().map(|widest| Slot::of(due_ms, slot.start_ms, narrowest, widest));
-        match moved.and_then(|slot| self.queues.level_of_slot(&mut self.quota, whole, slot)) {
+        match moved.and_then(|slot| self.queues.level_of_slot(self.quota, whole, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
             None if due_ms <= now_ms => {
                 let Some(letter) = self.write_awakened(cx, level, message) else { return Step::Blocked };
@@ -204,8 +162,8 @@ impl Broker {
         };
         let arrived_ms = cx.messages.arrived_ms(message);
         cx.messages.set_arrived_ms(copy, arrived_ms);
-        self.letter_targets.clear();
-        self.letter_targets.push(target);
+        self.letters.targets.clear();
+        self.letters.targets.push(target);
         self.send_first(cx, level, Letter::Copy(copy, 1), is_logged);
         Step::Done
     }
@@ -231,7 +189,8 @@ impl Broker {
         Step::Done
     }
 
-    fn let_go_of_held(&mut self, cx: &mut Context<'_>, held: Held) {
+    /// A message that was held is done with.
+    pub(in crate::broker) fn let_go_of_held(&mut self, cx: &mut Context<'_>, held: Held) {
         let (message, logged) = (held.message, held.logged());
         self.queues.forget_taken(
             cx,
@@ -239,16 +198,16 @@ impl Broker {
             &Taken { message, offset: 0, logged, redelivered: false, returns: 0 },
         );
         self.queues.at_mut(held.queue).unsettled -= 1;
-        self.free_queue_if_done(held.queue);
+        self.letters.perhaps_done.push(held.queue);
     }
 
     /// What goes on when a message wakes up; `None`: there is no room for it now. Changes no queue.
     fn write_awakened(&mut self, cx: &mut Context<'_>, level: QueueId, message: MessageId) -> Option<Letter> {
         let mut scratch = core::mem::take(&mut self.queues.scratch);
-        let mut targets = core::mem::take(&mut self.letter_targets);
+        let mut targets = core::mem::take(&mut self.letters.targets);
         let letter = self.address_awakened(cx, (level, message), &mut scratch, &mut targets);
         self.queues.scratch = scratch;
-        self.letter_targets = targets;
+        self.letters.targets = targets;
         letter
     }
 
@@ -280,7 +239,7 @@ impl Broker {
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
         let headers = written.headers().unwrap_or(Table::EMPTY);
-        if let Err(fault) = self.route_one_letter(cx.work, exchange, (&key, headers), targets) {
+        if let Err(fault) = self.route(cx.work, exchange, &key, headers, targets) {
             return Some(self.drop_awakened(exchange, &fault.text));
         }
         let kept = self.queues.leave_out_full(cx.messages, message, targets);
@@ -288,7 +247,7 @@ impl Broker {
             self.counters.unroutable_dropped += 1;
             return Some(Letter::Nowhere);
         }
-        self.queues.choose_levels_for(cx, &mut self.quota, LevelChoice::of(&written, 0), targets);
+        self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let (bytes, body_bytes) = (cx.messages.stream_len(message) as u64, cx.messages.body_len(message));
         let bytes = bytes + written.as_bytes().len() as u64;
         let logged = self.queues.logged_targets(cx, message, targets);

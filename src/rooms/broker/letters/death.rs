@@ -22,7 +22,7 @@ const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queu
 
 /// Why a queue gives a message up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reason {
+pub(in crate::broker) enum Reason {
     /// A consumer does not want it, or nobody does by now.
     Rejected,
     /// It waited too long.
@@ -38,14 +38,14 @@ pub(super) enum Reason {
 
 /// Why messages are set aside, by whom, and where they go.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Parking {
-    pub(super) bridge: Box<str>,
-    pub(super) queue: Box<str>,
-    pub(super) why: Refusal,
+pub(in crate::broker) struct Parking {
+    pub(in crate::broker) bridge: Box<str>,
+    pub(in crate::broker) queue: Box<str>,
+    pub(in crate::broker) why: Refusal,
 }
 
 impl Reason {
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::broker) const fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
             Self::Expired => "expired",
@@ -58,20 +58,20 @@ impl Reason {
 }
 
 /// One death, and what the message carried before it.
-pub(super) struct Death<'a> {
-    pub(super) reason: Reason,
-    pub(super) queue: &'a str,
+pub(in crate::broker) struct Death<'a> {
+    pub(in crate::broker) reason: Reason,
+    pub(in crate::broker) queue: &'a str,
     /// Seconds since 1970.
-    pub(super) unix_s: u64,
-    pub(super) exchange: &'a str,
-    pub(super) routing_key: &'a [u8],
+    pub(in crate::broker) unix_s: u64,
+    pub(in crate::broker) exchange: &'a str,
+    pub(in crate::broker) routing_key: &'a [u8],
     /// The expiration it had of its own.
-    pub(super) expiration: Option<&'a [u8]>,
-    pub(super) headers: Table<'a>,
+    pub(in crate::broker) expiration: Option<&'a [u8]>,
+    pub(in crate::broker) headers: Table<'a>,
     /// It goes on with another key, so its further keys go.
-    pub(super) drops_copies: bool,
+    pub(in crate::broker) drops_copies: bool,
     /// With its death it may be too long for keys that nobody is told.
-    pub(super) drops_blind: bool,
+    pub(in crate::broker) drops_blind: bool,
 }
 
 impl<'a> Death<'a> {
@@ -90,7 +90,7 @@ impl<'a> Death<'a> {
     }
 
     /// Writes the headers as they are after this death; of what is no list of deaths nothing stays.
-    pub(super) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+    pub(in crate::broker) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
         let own = match self.headers.get("x-death") {
             None => &OWN[..],
             Some(_) => &OWN[..1],
@@ -172,7 +172,7 @@ impl<'a> Death<'a> {
 
     /// Calls `each` with the queues that it passed since somebody rejected it: to which it would go round in
     /// circles by itself. Says how many deaths that took.
-    pub(super) fn each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
+    pub(in crate::broker) fn each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
         if self.reason == Reason::Rejected {
             return 0;
         }

@@ -16,17 +16,17 @@
 //! Always true: a parked message keeps its exchange, key and body; it is in the queue that it was in, though
 //! nobody is given it any more, or in the other one, and never in neither.
 
-use crate::command::{ChannelId, QueueId, Refusal};
-use crate::error::{Fault, ReplyCode};
+use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId};
 use crate::wire::field::Table;
 use crate::wire::props::{HeadersEdit, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
 
-use super::dead_letter::Letter;
 use super::death::{Parking, Reason};
-use super::queues::LevelChoice;
-use super::{Broker, Context};
+use super::state::Post;
+use super::write::Letter;
+use crate::broker::Context;
+use crate::broker::queues::LevelChoice;
 
 const CAUSE: &str = "x-parked-cause";
 const BRIDGE: &str = "x-parked-bridge";
@@ -41,59 +41,20 @@ const PARKINGS_MAX: usize = 256;
 /// Bytes of a body that are as much work as one step.
 const BYTES_PER_UNIT: u32 = 512;
 
-impl Broker {
-    /// A delivery that was sent goes to a queue for what a bridge's other side does not take, with the cause:
-    /// at once, or as soon as it is read back and there is room.
-    ///
-    /// # Errors
-    /// There is no such delivery or queue, or the queue takes no more: the delivery is as it was.
-    #[cold]
-    pub fn park_delivery(
-        &mut self,
-        cx: &mut Context<'_>,
-        (channel, tag): (ChannelId, u64),
-        (bridge, queue): (&str, &str),
-        why: Refusal,
-    ) -> Result<(), Fault> {
-        let target = self.queue_for(channel, queue)?;
-        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else {
-            return Err(Fault::new(
-                ReplyCode::PreconditionFailed,
-                format_args!("unknown delivery tag {tag}"),
-            ));
-        };
-        let body_len = self.queues.deliveries()[index].body_len;
-        if self.queues.refuses_body(target, body_len) {
-            let why = format_args!("{queue} takes no more, by its own arguments");
-            return Err(Fault::new(ReplyCode::PreconditionFailed, why));
-        }
-        let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
-        let Some(place) = self.parking_place(parking) else {
-            let why = format_args!("too many bridges set messages aside, for too many causes");
-            return Err(Fault::new(ReplyCode::ResourceError, why));
-        };
-        let source = self.queues.deliveries()[index].queue;
-        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
-        match source {
-            Some(source) => self.leave_for_good(cx, source, index, Reason::Parked(place)),
-            None => self.settle_sent(cx, index),
-        }
-        Ok(())
-    }
-
-    /// The place of this among the parkings; `None` when all are in use for others.
-    fn parking_place(&mut self, parking: Parking) -> Option<u8> {
-        let known = self.parkings.iter().position(|known| *known == parking);
+impl Post<'_> {
+    /// The place of this cause among the known ones; `None` when all are in use for others.
+    pub(in crate::broker) fn parking_place(&mut self, parking: Parking) -> Option<u8> {
+        let known = self.letters.parkings.iter().position(|known| *known == parking);
         let is_unused = |place: &usize| !self.queues.deliveries().has_death(Reason::Parked(*place as u8));
         let place = match known {
             Some(place) => place,
-            None if self.parkings.len() < PARKINGS_MAX => {
-                self.parkings.push(parking);
-                self.parkings.len() - 1
+            None if self.letters.parkings.len() < PARKINGS_MAX => {
+                self.letters.parkings.push(parking);
+                self.letters.parkings.len() - 1
             }
             None => {
                 let place = (0..PARKINGS_MAX).find(is_unused)?;
-                self.parkings[place] = parking;
+                self.letters.parkings[place] = parking;
                 place
             }
         };
@@ -101,13 +62,14 @@ impl Broker {
     }
 
     /// The letter of a message that is parked; `None`: there is no room for it now, or no queue.
-    pub(super) fn write_parked(
+    pub(in crate::broker) fn write_parked(
         &mut self,
         cx: &mut Context<'_>,
-        (source, message): (QueueId, MessageId),
+        source: QueueId,
+        message: MessageId,
         place: u8,
     ) -> Option<Letter> {
-        let Parking { bridge, queue, why } = self.parkings[usize::from(place)].clone();
+        let Parking { bridge, queue, why } = self.letters.parkings[usize::from(place)].clone();
         let whole = self.queues.whole_of(source);
         let (vhost, from) = (whole.vhost, whole.name.to_string());
         let target = self
@@ -126,21 +88,21 @@ impl Broker {
         let words = (&*bridge, Some(&*from), &*cause);
         // Headers that fill a frame get none besides: it must be delivered one day.
         let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PropertyEdit::default() };
-        let is_written = parked(properties, words, self.unix_s, &mut writer).is_ok()
+        let is_written = parked(properties, words, self.letters.unix_s, &mut writer).is_ok()
             || properties.write_with(bare, &mut writer).is_ok();
         assert!(is_written, "properties that came in a frame fit into one");
         let written = Properties::trusted(writer.written());
-        let mut targets = core::mem::take(&mut self.letter_targets);
+        let mut targets = core::mem::take(&mut self.letters.targets);
         targets.clear();
         targets.push(target);
-        self.queues.choose_levels_for(cx, &mut self.quota, LevelChoice::of(&written, 0), &mut targets);
+        self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), &mut targets);
         let exchange: heapless::String<255> = cx.messages.exchange(message).try_into().unwrap_or_default();
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
         let names_len = exchange.len() + key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
         let is_taken = self.takes_letter(cx, vhost, (message, bytes as u64), &targets);
-        self.letter_targets = targets;
+        self.letters.targets = targets;
         let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
         let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
         let copy = is_taken
