@@ -254,9 +254,9 @@ impl<P: Platform> Engine<P> {
         if peer.shaking_hands && session.stage() == Stage::Open {
             peer.shaking_hands = false;
             let source = peer.address.origin();
-            self.worker.throttle.prove(self.now, source, self.broker.user_of(id));
+            self.worker.throttle.prove(self.now, source, self.broker.views().user_of(id));
             self.doors.note_opened(id, source);
-            session.set_names(self.broker.user_of(id), self.broker.vhost_of(id));
+            session.set_names(self.broker.views().user_of(id), self.broker.views().vhost_of(id));
             let (caller, log) = (session.caller(), &mut self.supplies.log);
             let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
             log.log(self.now, log::Level::Info, source, LogKind::Visit, text);

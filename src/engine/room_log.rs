@@ -57,7 +57,7 @@ impl<P: Platform> Engine<P> {
             self.disk_told = Some(self.now);
         }
         let pools = (&self.journal, &self.supplies.messages);
-        let why = self.broker.explain(pools, waiters, self.admin.process.disk_limit_bytes);
+        let why = self.broker.views().explain(pools, waiters, self.admin.process.disk_limit_bytes);
         let text = format_args!("{why}");
         self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
     }

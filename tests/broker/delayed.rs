@@ -73,7 +73,8 @@ fn ready(house: &mut TestBroker, at: At, durable: bool) {
 }
 
 fn view<'a>(house: &'a TestBroker, name: &str) -> ExchangeView<'a> {
-    let mut all = (0..house.broker.exchange_places()).filter_map(|place| house.broker.exchange_at(place));
+    let mut all = (0..house.broker.views().exchange_places())
+        .filter_map(|place| house.broker.views().exchange_at(place));
     all.find(|view| view.name == name).expect("it is there")
 }
 
@@ -232,7 +233,8 @@ fn what_sleeps_is_seen_by_nobody_and_goes_with_its_exchange() {
         pass_to(&mut house, at, START_MS + 500);
         assert_eq!((asleep(&house), house.ready(at, "q")), (4, 1));
         let names = |house: &TestBroker| -> Vec<String> {
-            let all = (0..house.broker.queue_places()).filter_map(|place| house.broker.queue_at(place));
+            let all = (0..house.broker.views().queue_places())
+                .filter_map(|place| house.broker.views().queue_at(place));
             all.map(|view| view.name.to_string()).collect()
         };
         assert_eq!(names(&house), ["q"]);
@@ -562,8 +564,8 @@ fn over_power_cuts_it_goes_with_what_sleeps() {
         disk.power_cut();
         disk.start(Trouble::Never);
         let mut life = Life::begin(&disk).expect("it opens");
-        let names = (0..life.house.broker.exchange_places())
-            .filter_map(|place| life.house.broker.exchange_at(place))
+        let names = (0..life.house.broker.views().exchange_places())
+            .filter_map(|place| life.house.broker.views().exchange_at(place))
             .filter(|view| view.name == "delayed");
         let count = names.count();
         if count == 1 {

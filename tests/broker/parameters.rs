@@ -39,7 +39,7 @@ fn all(house: &TestBroker) -> Vec<String> {
         let value = String::from_utf8_lossy(view.value).into_owned();
         format!("{} {} {value}", view.vhost.unwrap_or("-"), view.name)
     };
-    let mut all: Vec<String> = house.broker.parameters().map(shown).collect();
+    let mut all: Vec<String> = house.broker.views().parameters().map(shown).collect();
     all.sort();
     all
 }

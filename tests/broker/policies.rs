@@ -37,7 +37,7 @@ fn clear(house: &mut TestBroker, kind: PolicyKind, name: &str) {
 /// The names of the policies that apply to a queue.
 fn applied(house: &TestBroker, queue: &str) -> (Option<String>, Option<String>) {
     let broker = &house.broker;
-    let mut queues = (0..broker.queue_places()).filter_map(|place| broker.queue_at(place));
+    let mut queues = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
     let found = queues.find(|view| view.name == queue).expect("it is there");
     (found.applied.policy.map(Into::into), found.applied.operator.map(Into::into))
 }
@@ -282,7 +282,8 @@ fn many_queues_hear_of_a_change_in_steps() {
         declare(&mut house, at, &format!("{}{number}", "q".repeat(200)), false, &[]);
     }
     let heard = |house: &TestBroker| {
-        let queues = (0..house.broker.queue_places()).filter_map(|place| house.broker.queue_at(place));
+        let queues =
+            (0..house.broker.views().queue_places()).filter_map(|place| house.broker.views().queue_at(place));
         queues.filter(|view| view.applied.policy.is_some()).count()
     };
     for (pattern, most) in [("q+[0-9]", 512), (&*format!("^({})+[0-9]", "q|".repeat(400)), 16)] {
@@ -356,7 +357,7 @@ fn a_start_finds_them() {
     let at = life.at;
     let names = |life: &Life| {
         let mut names: Vec<_> =
-            life.house.broker.policies().map(|view| view.policy.name.to_string()).collect();
+            life.house.broker.views().policies().map(|view| view.policy.name.to_string()).collect();
         names.sort();
         names
     };

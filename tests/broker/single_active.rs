@@ -24,13 +24,14 @@ fn consume(house: &mut TestBroker, at: At, tag: &str, priority: i8) {
 
 /// The tag of the active consumer; all others say that they wait.
 fn active(house: &TestBroker) -> Option<String> {
-    let views: Vec<_> =
-        (0..house.broker.consumer_places()).filter_map(|at| house.broker.consumer_at(at)).collect();
+    let views: Vec<_> = (0..house.broker.views().consumer_places())
+        .filter_map(|at| house.broker.views().consumer_at(at))
+        .collect();
     let of = |activity| views.iter().filter(move |view| view.activity == activity);
     let found: Vec<String> = of(ConsumerActivity::SingleActive).map(|view| view.tag.to_string()).collect();
     assert_eq!(found.len() + of(ConsumerActivity::Waiting).count(), views.len());
     assert!(found.len() <= 1, "several are active: {found:?}");
-    let place = (0..house.broker.queue_places()).find_map(|at| house.broker.queue_at(at));
+    let place = (0..house.broker.views().queue_places()).find_map(|at| house.broker.views().queue_at(at));
     let told = place.and_then(|view| view.single_active_consumer.map(|(tag, _)| tag.to_string()));
     assert_eq!(told.as_ref(), found.first());
     told

@@ -46,7 +46,7 @@ PLACES = [
         "        let since = if is_moved { self.active.sequence() } else { since };\n",
     ),
     (
-        "src/rooms/broker/lanes.rs",
+        "src/rooms/broker/queues/lanes.rs",
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
         "        let step = if PLANTED(\"marks-a-million-ahead\") { 1_048_576 } else { step };\n"
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
@@ -67,16 +67,16 @@ PLACES = [
     ),
     # A dead letter goes to a consumer while its move is still gathering.
     (
-        "src/rooms/broker/queue_head.rs",
+        "src/rooms/broker/queues/head.rs",
         "                if cx.messages.flags(message).has(MessageFlags::MOVING) {\n",
         "                let is_ignored = PLANTED(\"moved-message-given-before-its-commit\");\n"
         "                if cx.messages.flags(message).has(MessageFlags::MOVING) && !is_ignored {\n",
     ),
     # The upstream hears the place of a message that a power cut may take, and then of another at that place.
     (
-        "src/rooms/broker/queue_head.rs",
-        "                    let is_named = self.queues[queue.index()].is_named;\n",
-        "                    let is_named = self.queues[queue.index()].is_named && !PLANTED(\"named-before-its-mark\");\n",
+        "src/rooms/broker/queues/head.rs",
+        "                    let is_named = self.slab[queue.index()].is_named;\n",
+        "                    let is_named = self.slab[queue.index()].is_named && !PLANTED(\"named-before-its-mark\");\n",
     ),
     # Confirmed when its commit is handed out, not when it is synced.
     (

@@ -49,7 +49,7 @@ fn with(value: &str, more: &str) -> String {
 }
 
 fn names(world: &World) -> Vec<String> {
-    world.engine.broker().parameters().map(|view| view.name.to_string()).collect()
+    world.engine.broker().views().parameters().map(|view| view.name.to_string()).collect()
 }
 
 fn declared(queue: &str, message_count: u32) -> Method<'_> {
@@ -417,14 +417,20 @@ fn a_queue_whose_shovel_is_gone_goes_at_the_next_start_and_no_other() {
     world.run();
     let queues = |world: &World| -> Vec<String> {
         let broker = world.engine.broker();
-        let all = (0..broker.queue_places()).filter_map(|place| broker.queue_at(place));
+        let all = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
         all.map(|queue| queue.name.to_string()).filter(|name| !name.ends_with(".parked")).collect()
     };
     assert_eq!(queues(&world), ["shovel.s"]);
     let arguments = |broker: &Broker| {
-        let place = (0..broker.queue_places())
-            .find(|place| broker.queue_at(*place).is_some_and(|queue| queue.name == "shovel.s"));
-        broker.queue_at(place.expect("it is there")).expect("it is there").arguments.as_bytes().to_vec()
+        let place = (0..broker.views().queue_places())
+            .find(|place| broker.views().queue_at(*place).is_some_and(|queue| queue.name == "shovel.s"));
+        broker
+            .views()
+            .queue_at(place.expect("it is there"))
+            .expect("it is there")
+            .arguments
+            .as_bytes()
+            .to_vec()
     };
     let whose = arguments(world.engine.broker());
     let client = world.open(&[1]);

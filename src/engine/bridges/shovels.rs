@@ -151,7 +151,8 @@ impl Bridges {
                     })
             })
         };
-        let queues = (0..yard.broker.queue_places()).filter_map(|place| yard.broker.queue_at(place));
+        let queues =
+            (0..yard.broker.views().queue_places()).filter_map(|place| yard.broker.views().queue_at(place));
         let left: Vec<_> =
             queues.filter(is_left).map(|queue| (queue.vhost.to_string(), queue.name.to_string())).collect();
         for (vhost, queue) in left {
@@ -169,7 +170,7 @@ impl Bridges {
     pub(super) fn take_parameters<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
         self.parameters_seen = yard.broker.parameters_version();
         let mut wanted = self.said.clone();
-        for it in yard.broker.parameters().filter(|it| it.component == SHOVEL) {
+        for it in yard.broker.views().parameters().filter(|it| it.component == SHOVEL) {
             let Some(vhost) = it.vhost else { continue };
             match parse(vhost, it.name, it.value) {
                 Ok(bridge) => wanted.push(bridge),
@@ -247,10 +248,10 @@ impl Bridges {
             }
             return;
         }
-        let is_kept = yard
-            .broker
-            .parameters()
-            .any(|it| it.component == SHOVEL && it.vhost == Some(&*shovel.vhost) && it.name == shovel.name);
+        let is_kept =
+            yard.broker.views().parameters().any(|it| {
+                it.component == SHOVEL && it.vhost == Some(&*shovel.vhost) && it.name == shovel.name
+            });
         if is_kept {
             // It has no place now, and has one when there is room for it again.
             return;

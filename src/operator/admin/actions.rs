@@ -107,7 +107,8 @@ impl By<'_, '_> {
 
     fn has_exchange(&self, name: &str) -> bool {
         let broker = &*self.context.broker;
-        let mut exchanges = (0..broker.exchange_places()).filter_map(|place| broker.exchange_at(place));
+        let mut exchanges =
+            (0..broker.views().exchange_places()).filter_map(|place| broker.views().exchange_at(place));
         exchanges.any(|exchange| (exchange.vhost, exchange.name) == (self.vhost, name))
     }
 

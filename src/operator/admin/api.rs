@@ -293,9 +293,12 @@ fn overview(context: &RequestContext<'_>) -> Answer {
     let gauges = context.broker.gauges();
     let vhosts = context.broker.access().vhosts().count();
     // With those that are there from the start, as they are listed.
-    let queues = (0..context.broker.queue_places()).filter_map(|at| context.broker.queue_at(at)).count();
-    let exchanges =
-        (0..context.broker.exchange_places()).filter_map(|at| context.broker.exchange_at(at)).count();
+    let queues = (0..context.broker.views().queue_places())
+        .filter_map(|at| context.broker.views().queue_at(at))
+        .count();
+    let exchanges = (0..context.broker.views().exchange_places())
+        .filter_map(|at| context.broker.views().exchange_at(at))
+        .count();
     Answer::Now(
         Status::Ok,
         body(|json| {
@@ -352,7 +355,8 @@ fn overview(context: &RequestContext<'_>) -> Answer {
 
 /// Messages, the disk, and every pool with what is taken of it.
 fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
-    let queues = (0..context.broker.queue_places()).filter_map(|place| context.broker.queue_at(place));
+    let queues =
+        (0..context.broker.views().queue_places()).filter_map(|place| context.broker.views().queue_at(place));
     let (ready, unacknowledged) = queues.fold((0, 0), |(ready, unacknowledged), queue| {
         (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
     });
@@ -369,7 +373,7 @@ fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool)
     }
     json.name("pools", is_first);
     let mut separator: &[u8] = b"{";
-    for pool in context.broker.pools(context.messages) {
+    for pool in context.broker.views().pools(context.messages) {
         json.raw(separator);
         separator = b",";
         json.text(pool.key);
@@ -428,7 +432,9 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     let shortages = expected.map(Waiters::expected).into_iter().chain(waiters);
     let told = shortages.map(|waiters| {
         let pools = (journal, &*context.messages);
-        Cow::from(context.broker.explain(pools, waiters, context.process.disk_limit_bytes).to_string())
+        Cow::from(
+            context.broker.views().explain(pools, waiters, context.process.disk_limit_bytes).to_string(),
+        )
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
     held.chain(told)
@@ -511,7 +517,7 @@ pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
     let waiters = found.unwrap_or(Waiters::expected(shortage));
     let pools = (&*context.journal, &*context.messages);
-    Some(context.broker.explain(pools, waiters, context.process.disk_limit_bytes).to_string())
+    Some(context.broker.views().explain(pools, waiters, context.process.disk_limit_bytes).to_string())
 }
 
 /// What the store consists of now; `None`: not now.
@@ -689,7 +695,7 @@ fn close_all(
     let reason = reason(request, "Closed via leveretctl");
     let mut closed = 0_u32;
     for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
-        let view = context.broker.connection_view(connection);
+        let view = context.broker.views().connection_view(connection);
         // The links of bridges are the operator's own.
         let is_client = context.sockets.at(connection).is_some();
         if is_client && view.as_ref().is_some_and(is_meant) {

@@ -45,11 +45,11 @@ impl Kind for Bindings {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.binding_places()
+        context.broker.views().binding_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.binding_at(place)
+        context.broker.views().binding_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -76,11 +76,11 @@ impl Kind for DefaultBindings {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.queue_places()
+        context.broker.views().queue_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        let queue = context.broker.queue_at(place)?;
+        let queue = context.broker.views().queue_at(place)?;
         Some(BindingView {
             vhost: queue.vhost,
             source: "",

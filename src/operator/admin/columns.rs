@@ -39,7 +39,7 @@ impl Pen<'_, '_> {
     }
 
     fn channel(&mut self, channel: Option<ChannelId>) {
-        let found = channel.and_then(|id| self.context.broker.channel_at(id.index()));
+        let found = channel.and_then(|id| self.context.broker.views().channel_at(id.index()));
         match found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?))) {
             Some((found, socket)) => {
                 self.json.shown(channel_pid(socket.number, found.connection, found.number));
@@ -50,7 +50,7 @@ impl Pen<'_, '_> {
 
     /// Whose a channel is and where it comes from: members of an object.
     fn channel_details(&mut self, channel: ChannelId) {
-        let found = self.context.broker.channel_at(channel.index());
+        let found = self.context.broker.views().channel_at(channel.index());
         let found = found.and_then(|found| Some((found, self.context.sockets.at(found.connection)?)));
         self.json.raw(b"{");
         if let Some((view, socket)) = found {
@@ -330,11 +330,11 @@ impl Kind for Queues {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.queue_places()
+        context.broker.views().queue_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.queue_at(place)
+        context.broker.views().queue_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -371,11 +371,11 @@ impl Kind for Exchanges {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.exchange_places()
+        context.broker.views().exchange_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.exchange_at(place)
+        context.broker.views().exchange_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -457,7 +457,7 @@ impl Kind for Connections {
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
         let id = ConnectionId::from_index(place);
-        let (view, socket) = (context.broker.connection_view(id)?, context.sockets.at(id)?);
+        let (view, socket) = (context.broker.views().connection_view(id)?, context.sockets.at(id)?);
         Some(ConnectionRow { id, view, socket })
     }
 
@@ -523,11 +523,11 @@ impl Kind for Channels {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.channel_places()
+        context.broker.views().channel_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        let view = context.broker.channel_at(place)?;
+        let view = context.broker.views().channel_at(place)?;
         let socket = context.sockets.at(view.connection);
         Some(ChannelRow { id: ChannelId::from_index(place), view, socket })
     }
@@ -598,11 +598,11 @@ impl Kind for Consumers {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.consumer_places()
+        context.broker.views().consumer_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.consumer_at(place)
+        context.broker.views().consumer_at(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -625,10 +625,12 @@ impl Kind for Vhosts {
         ("tags", |_, pen| pen.json.raw(b"[]")),
         ("metadata", |_, pen| pen.json.raw(b"{\"description\":\"\",\"tags\":[]}")),
         ("default_queue_type", |_, pen| pen.json.text("classic")),
-        ("messages_ready", |vhost, pen| pen.json.number(pen.context.broker.depth_of(vhost.name).0)),
-        ("messages_unacknowledged", |vhost, pen| pen.json.number(pen.context.broker.depth_of(vhost.name).1)),
+        ("messages_ready", |vhost, pen| pen.json.number(pen.context.broker.views().depth_of(vhost.name).0)),
+        ("messages_unacknowledged", |vhost, pen| {
+            pen.json.number(pen.context.broker.views().depth_of(vhost.name).1)
+        }),
         ("messages", |vhost, pen| {
-            let (ready, unacknowledged) = pen.context.broker.depth_of(vhost.name);
+            let (ready, unacknowledged) = pen.context.broker.views().depth_of(vhost.name);
             pen.json.number(ready + unacknowledged);
         }),
         ("cluster_state", |_, pen| pen.json.text("running")),

@@ -496,7 +496,7 @@ fn overview(json: &mut Json<'_>, context: &RequestContext<'_>, who: &Who, ranges
         ("queues", count::<Queues>(context, &seen)),
     ];
     nested(json, &totals);
-    let queues = (0..broker.queue_places()).filter_map(|at| broker.queue_at(at));
+    let queues = (0..broker.views().queue_places()).filter_map(|at| broker.views().queue_at(at));
     let seen =
         queues.filter(|queue| who.is_monitor || broker.access().has_permission(&who.name, queue.vhost));
     let (ready, unacknowledged) = seen.fold((0, 0), |(ready, unacknowledged), queue| {

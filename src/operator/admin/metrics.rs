@@ -221,13 +221,13 @@ fn bounds(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
 fn messages(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let (broker, counters) = (&*context.broker, context.broker.counters());
     let (mut queues, mut consumers) = (0, 0);
-    for queue in (0..broker.queue_places()).filter_map(|at| broker.queue_at(at)) {
+    for queue in (0..broker.views().queue_places()).filter_map(|at| broker.views().queue_at(at)) {
         (queues, consumers) = (queues + 1, consumers + u64::from(queue.consumers));
     }
     let channels = broker.gauges().channels as u64;
     lines.all("", TOTALS, &[context.process.connections.into(), channels, consumers, queues]);
     let published = [
-        broker.publishers(),
+        broker.views().publishers(),
         consumers,
         counters.received,
         counters.received_confirm,
@@ -275,7 +275,7 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
             lines.sample(name, "", &format_args!("{}.{}", tenths / 10, tenths % 10));
         }
     }
-    let pools = context.broker.pools(context.messages);
+    let pools = context.broker.views().pools(context.messages);
     for (family, is_used) in [
         ("pool_used What is taken of a pool, by the key that makes it larger", true),
         ("pool_max All that the pool has", false),

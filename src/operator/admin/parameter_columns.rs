@@ -32,11 +32,11 @@ impl Kind for Parameters {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.parameter_places()
+        context.broker.views().parameter_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.parameter_at(place).filter(|view| view.vhost.is_some())
+        context.broker.views().parameter_at(place).filter(|view| view.vhost.is_some())
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
@@ -67,11 +67,11 @@ impl Kind for GlobalParameters {
     }
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.parameter_places()
+        context.broker.views().parameter_places()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.parameter_at(place).filter(|view| view.vhost.is_none())
+        context.broker.views().parameter_at(place).filter(|view| view.vhost.is_none())
     }
 
     fn vhost<'a>(_: &Self::View<'a>) -> Option<&'a str> {

@@ -38,7 +38,7 @@ pub(super) fn handle(
     };
     let said = ParameterView { vhost, component, name, value: value.as_bytes() };
     let is_it = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
-    let is_new = !context.broker.parameters().any(|view| is_it(&view));
+    let is_new = !context.broker.views().parameters().any(|view| is_it(&view));
     match changed(context.broker.set_parameter(context.journal, &said, user)) {
         Answer::Changed(_, body) if is_new => Answer::Changed(Status::Created, body),
         answer => answer,

@@ -35,7 +35,7 @@ pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, pa
     let is_there = |view: crate::broker::PolicyView<'_>| {
         (view.vhost, view.policy.kind, view.policy.name) == (vhost, kind, name)
     };
-    let is_new = !broker.policies().any(is_there);
+    let is_new = !broker.views().policies().any(is_there);
     let put = broker.set_policy(&mut context, vhost, &NewPolicy::from(&said));
     match changed(put) {
         Answer::Changed(_, body) if is_new => Answer::Changed(Status::Created, body),

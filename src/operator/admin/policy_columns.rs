@@ -27,11 +27,11 @@ macro_rules! policies {
             }
 
             fn places(context: ReadContext<'_>) -> usize {
-                context.broker.policy_places()
+                context.broker.views().policy_places()
             }
 
             fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-                context.broker.policy_at(place).filter(|view| view.policy.kind == PolicyKind::$kind)
+                context.broker.views().policy_at(place).filter(|view| view.policy.kind == PolicyKind::$kind)
             }
 
             fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

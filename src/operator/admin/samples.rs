@@ -194,10 +194,10 @@ impl Samples {
         let slot = slot_of(now_ms);
         let (first, last) = self.kept.unwrap_or((slot, slot));
         self.start_unix_ms = unix_ms.saturating_sub(now_ms);
-        let places = broker.queue_places().min(self.queues.capacity());
+        let places = broker.views().queue_places().min(self.queues.capacity());
         self.queues.resize(places.max(self.queues.len()), NO_HISTORY);
         let (mut ready, mut unacknowledged) = (0, 0);
-        for queue in (0..broker.queue_places()).filter_map(|place| broker.queue_at(place)) {
+        for queue in (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place)) {
             ready += u64::from(queue.messages_ready);
             unacknowledged += u64::from(queue.messages_unacknowledged);
             if let Some(history) = self.queues.get_mut(queue.place) {

@@ -26,7 +26,7 @@
 //! | `overdue`, `watch` | who settles nothing for too long; when to look |
 //! | `jobs`, `job` | what would take too long in one go; as a value |
 //! | `views`, `changes` | what there is, for those who run the broker; what they change |
-//! | `shortage`, `shortage_text` | why publishers wait; how that is told |
+//! | `shortage` | why publishers wait |
 //! | `quota` | what one connection, one user and one virtual host may take of what all share |
 //! | `counters` | what has happened since the start |
 //! | `names`, `sizes` | name tables; what records take in memory |
@@ -77,7 +77,6 @@ mod route;
 mod routing;
 mod settle;
 mod shortage;
-mod shortage_text;
 mod sizes;
 mod state;
 mod stored;
@@ -109,14 +108,13 @@ pub use queues::{
 };
 pub use restored::{Contents, Restored};
 pub use shortage::{Pool, Shortage, Waiters};
-pub use shortage_text::Explained;
 pub use sizes::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,
     PARAMETER_BYTES, PERMISSION_BYTES, POLICY_BYTES, QUEUE_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
 };
 pub use state::{Broker, Gauges};
 pub use views::{
-    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
-    QueueView,
+    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, Explained,
+    PoolFill, QueueView, Views,
 };
 pub use work::Work;

@@ -41,21 +41,6 @@ fn restored(put: Result<(), OperatorFault>) -> Restored {
 
 /// Policies.
 impl Broker {
-    /// Places of policies that were ever used, for who lists them one by one.
-    pub const fn policy_places(&self) -> usize {
-        self.policies.places()
-    }
-
-    /// The policy in a place.
-    pub fn policy_at(&self, place: usize) -> Option<PolicyView<'_>> {
-        self.policies.at(place, |vhost| self.access.vhost_name(vhost))
-    }
-
-    /// The policies.
-    pub fn policies(&self) -> impl Iterator<Item = PolicyView<'_>> {
-        (0..self.policy_places()).filter_map(|place| self.policy_at(place))
-    }
-
     /// Makes a policy, or changes the one of that name.
     ///
     /// # Errors
@@ -205,21 +190,6 @@ impl Broker {
     /// Another number whenever a parameter was set, changed or cleared.
     pub const fn parameters_version(&self) -> u64 {
         self.parameters.version()
-    }
-
-    /// Places of parameters that were ever used, for who lists them one by one.
-    pub const fn parameter_places(&self) -> usize {
-        self.parameters.places()
-    }
-
-    /// The parameter in a place.
-    pub fn parameter_at(&self, place: usize) -> Option<ParameterView<'_>> {
-        self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
-    }
-
-    /// The parameters.
-    pub fn parameters(&self) -> impl Iterator<Item = ParameterView<'_>> {
-        (0..self.parameter_places()).filter_map(|place| self.parameter_at(place))
     }
 
     /// Makes a parameter, or changes the one of that name. `user`: who says it, if it is not the operator of

@@ -7,7 +7,7 @@ use crate::command::{ConnectionId, QueueId};
 use crate::error::Fault;
 use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::mem::Owner;
+use crate::mem::{Messages, Owner, PoolFull, Scarce};
 
 use super::Context;
 use super::access::{Access, PREDECLARED_EXCHANGES};
@@ -24,6 +24,7 @@ use super::queues::Queues;
 use super::quota::Quota;
 use super::routing::Routing;
 use super::shortage::Shortage;
+use super::views::Views;
 use super::watch::Watch;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
@@ -191,6 +192,43 @@ impl Broker {
     pub(super) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
         self.consumers.connection_mut(connection).jobs += 1;
         self.jobs.begin_for(connection, job);
+    }
+
+    /// What has happened since the start.
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What the publish waits for that was answered last with a wait.
+    pub const fn last_shortage(&self) -> Shortage {
+        self.shortage
+    }
+
+    /// What a connection waits for whose content this pool did not take.
+    #[cold]
+    pub fn shortage_of(&self, messages: &Messages, connection: ConnectionId, full: PoolFull) -> Shortage {
+        let record = self.consumers.find_connection(connection);
+        let (vhost, user) = record.map_or((None, None), |record| (record.vhost, record.identity.user()));
+        let pool = full.into();
+        match (messages.who_is_short(full, self.quota.owner(connection)), vhost, user) {
+            (Scarce::ForVhost, Some(vhost), _) => Shortage::VhostMemory(pool, vhost),
+            (Scarce::ForUser, _, Some(user)) => Shortage::UserMemory(pool, user as u32),
+            _ => Shortage::Pool(pool),
+        }
+    }
+
+    /// What there is, for those who run the broker.
+    #[inline]
+    pub const fn views(&self) -> Views<'_> {
+        Views {
+            access: &self.access,
+            policies: &self.policies,
+            parameters: &self.parameters,
+            routing: &self.routing,
+            queues: &self.queues,
+            consumers: &self.consumers,
+            quota: &self.quota,
+        }
     }
 
     /// Any number.

@@ -140,7 +140,7 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
         Item::Limits(vhost, limits) | Item::Vhost(vhost, Some(limits)) => {
             broker.access().vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
         }
-        Item::Policy(it) => broker.policies().any(|view| {
+        Item::Policy(it) => broker.views().policies().any(|view| {
             let (is, said) = (view.policy, NewPolicy::from(it));
             let named = (view.vhost, is.kind, is.name) == (it.vhost.as_str(), said.kind, said.name);
             let speaks =

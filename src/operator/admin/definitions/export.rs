@@ -175,7 +175,7 @@ exported!(
 exported!(
     OperatorPolicies,
     PolicyView,
-    policy_places,
+    (views) policy_places,
     policy_at,
     |view| view.policy.kind == PolicyKind::Operator,
     |it| Some(it.vhost),
@@ -202,7 +202,7 @@ exported!(
 exported!(
     Parameters,
     ParameterView,
-    parameter_places,
+    (views) parameter_places,
     parameter_at,
     |view| view.vhost.is_some(),
     |it| it.vhost,
@@ -217,7 +217,7 @@ exported!(
 exported!(
     GlobalParameters,
     ParameterView,
-    parameter_places,
+    (views) parameter_places,
     parameter_at,
     |view| view.vhost.is_none(),
     |_| None,
@@ -227,7 +227,7 @@ exported!(
 exported!(
     Policies,
     PolicyView,
-    policy_places,
+    (views) policy_places,
     policy_at,
     |view| view.policy.kind == PolicyKind::User,
     |it| Some(it.vhost),
@@ -244,7 +244,7 @@ exported!(
 exported!(
     Queues,
     QueueView,
-    queue_places,
+    (views) queue_places,
     queue_at,
     |queue| queue.owner.is_none(),
     |it| Some(it.vhost),
@@ -260,7 +260,7 @@ exported!(
 exported!(
     Exchanges,
     ExchangeView,
-    exchange_places,
+    (views) exchange_places,
     exchange_at,
     |it| !is_predeclared(it.name),
     |it| Some(it.vhost),
@@ -278,7 +278,7 @@ exported!(
 exported!(
     Bindings,
     BindingView,
-    binding_places,
+    (views) binding_places,
     binding_at,
     |binding| !binding.exclusive,
     |it| Some(it.vhost),

@@ -5,222 +5,53 @@
 //!
 //! Always true: nothing is changed here, and nothing is collected; a view borrows from the record.
 
+use super::rows::{
+    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
+    QueueView,
+};
+use crate::broker::access::Access;
+use crate::broker::consumers::{ConsumerState, Consumers, Fill, Mode};
+use crate::broker::parameters::{ParameterView, Parameters};
+use crate::broker::policy::{Policies, PolicyView};
+use crate::broker::queues::Queues;
+use crate::broker::quota::Quota;
+use crate::broker::routing::{Destination, Routing};
+use crate::broker::sizes::QUEUE_BYTES;
 use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::mem::Messages;
 use crate::wire::field::Table;
 
-use super::consumers::{ConsumerState, Fill, Mode};
-use super::policy::AppliedView;
-use super::routing::Destination;
-use super::sizes::QUEUE_BYTES;
-use super::{Broker, Counters};
-
-/// A queue.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueView<'a> {
-    /// Its place.
-    pub place: usize,
-    /// When it was declared, as a number that no other queue has.
-    pub serial: u64,
-    /// Its virtual host.
-    pub vhost: &'a str,
-    /// Its name.
-    pub name: &'a str,
-    /// It outlives the broker.
-    pub durable: bool,
-    /// It goes with its last consumer.
-    pub auto_delete: bool,
-    /// The connection it belongs to, and with which it goes.
-    pub owner: Option<ConnectionId>,
-    /// Its arguments.
-    pub arguments: Table<'a>,
-    /// What policies say of it.
-    pub applied: AppliedView<'a>,
-    /// Messages ready for delivery.
-    pub messages_ready: u32,
-    /// Those of them that are in memory.
-    pub messages_ready_ram: u32,
-    /// Deliveries not settled.
-    pub messages_unacknowledged: u32,
-    /// Those of them whose messages are in memory.
-    pub messages_unacknowledged_ram: u32,
-    /// Messages that the log has.
-    pub messages_persistent: u64,
-    /// Bytes of the bodies of the ready messages.
-    pub message_bytes_ready: u64,
-    /// Bytes of the bodies of messages delivered and not settled.
-    pub message_bytes_unacknowledged: u64,
-    /// Consumers.
-    pub consumers: u32,
-    /// The tag of the consumer that has it for itself, and that consumer's channel.
-    pub exclusive_consumer: Option<(&'a str, ChannelId)>,
-    /// The same of the one that is active, where there is one at a time.
-    pub single_active_consumer: Option<(&'a str, ChannelId)>,
-    /// Bytes of memory that it and its ready messages take.
-    pub memory_bytes: u64,
-    /// Messages that came in since this process has the queue, those that it found in the log counted in.
-    pub came: u64,
-    /// Messages delivered since then, each as often as it was.
-    pub went: u64,
+/// Everything that operators may see, borrowed.
+#[derive(Clone, Copy)]
+pub struct Views<'b> {
+    pub(in crate::broker) access: &'b Access,
+    pub(in crate::broker) policies: &'b Policies,
+    pub(in crate::broker) parameters: &'b Parameters,
+    pub(in crate::broker) routing: &'b Routing,
+    pub(in crate::broker) queues: &'b Queues,
+    pub(in crate::broker) consumers: &'b Consumers,
+    pub(in crate::broker) quota: &'b Quota,
 }
 
-/// How full a pool is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PoolFill {
-    /// The configuration's key that makes it larger.
-    pub key: &'static str,
-    /// What is taken of it, in what the memory table counts it in.
-    pub used: u64,
-    /// All of it.
-    pub max: u64,
-}
-
-impl PoolFill {
-    /// What of it is taken, of a hundred.
-    pub const fn per_cent(&self) -> u64 {
-        match self.max {
-            0 => 0,
-            max => self.used * 100 / max,
-        }
+impl core::fmt::Debug for Views<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Views").finish_non_exhaustive()
     }
 }
 
-/// An exchange.
-#[derive(Clone, Copy, Debug)]
-pub struct ExchangeView<'a> {
-    /// Its virtual host.
-    pub vhost: &'a str,
-    /// Its name; empty for the default exchange.
-    pub name: &'a str,
-    /// Its type.
-    pub kind: &'static str,
-    /// It outlives the broker.
-    pub durable: bool,
-    /// It goes with its last binding.
-    pub auto_delete: bool,
-    /// Nobody publishes to it.
-    pub internal: bool,
-    /// Its arguments.
-    pub arguments: Table<'a>,
-    /// The name of the policy that applies to it.
-    pub policy: Option<&'a str>,
-    /// Messages that wait for their time, when it is a delayed one.
-    pub messages_delayed: Option<u64>,
-}
-
-/// A binding.
-#[derive(Clone, Copy, Debug)]
-pub struct BindingView<'a> {
-    /// The virtual host of both ends.
-    pub vhost: &'a str,
-    /// The exchange it starts from.
-    pub source: &'a str,
-    /// The queue or exchange that gets the messages.
-    pub destination: &'a str,
-    /// It leads to an exchange, not to a queue.
-    pub to_exchange: bool,
-    /// An end of it belongs to one connection.
-    pub exclusive: bool,
-    /// The binding key.
-    pub routing_key: &'a str,
-    /// Its arguments.
-    pub arguments: Table<'a>,
-}
-
-/// A connection that has opened its virtual host.
-#[derive(Clone, Copy, Debug)]
-pub struct ConnectionView<'a> {
-    /// The user who is logged in.
-    pub user: &'a str,
-    /// The virtual host.
-    pub vhost: &'a str,
-    /// Its channels.
-    pub channels: u32,
-}
-
-/// A channel.
-#[derive(Clone, Copy, Debug)]
-pub struct ChannelView<'a> {
-    /// Its connection.
-    pub connection: ConnectionId,
-    /// Its number on the wire.
-    pub number: u16,
-    /// The user.
-    pub user: &'a str,
-    /// The virtual host.
-    pub vhost: &'a str,
-    /// Publishes are confirmed.
-    pub confirm: bool,
-    /// Publishes and acknowledgements are in transactions.
-    pub transactional: bool,
-    /// Its consumers.
-    pub consumers: u32,
-    /// Deliveries not settled.
-    pub messages_unacknowledged: u32,
-    /// Publishes of the open transaction.
-    pub messages_uncommitted: u32,
-    /// Acknowledgements of the open transaction.
-    pub acks_uncommitted: u32,
-    /// Prefetch of consumers started from now on; 0 is unlimited.
-    pub prefetch_count: u16,
-    /// Prefetch of all of them together; 0 is unlimited.
-    pub global_prefetch_count: u16,
-}
-
-/// A consumer.
-#[derive(Clone, Copy, Debug)]
-pub struct ConsumerView<'a> {
-    /// The virtual host of its queue.
-    pub vhost: &'a str,
-    /// Its queue.
-    pub queue: &'a str,
-    /// Its channel.
-    pub channel: ChannelId,
-    /// The user who is logged in there.
-    pub user: &'a str,
-    /// Its tag.
-    pub tag: &'a str,
-    /// It acknowledges.
-    pub ack_required: bool,
-    /// Nobody else may take from the queue.
-    pub exclusive: bool,
-    /// 0 is unlimited.
-    pub prefetch_count: u16,
-    /// Those with a higher one go first.
-    pub priority: i32,
-    /// Whether it may take messages.
-    pub activity: ConsumerActivity,
-}
-
-/// Whether a consumer may take messages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ConsumerActivity {
-    /// Like all others of its queue.
-    Up,
-    /// It alone: the queue has one active consumer at a time.
-    SingleActive,
-    /// Not until the active one has gone.
-    Waiting,
-}
-
-impl Broker {
-    /// What has happened since the start.
-    pub const fn counters(&self) -> Counters {
-        self.counters
-    }
-
+impl<'b> Views<'b> {
     /// Channels on which something was published.
-    pub fn publishers(&self) -> u64 {
+    pub fn publishers(self) -> u64 {
         self.consumers.publishers() as u64
     }
 
     /// Places of queues that were ever used.
-    pub const fn queue_places(&self) -> usize {
+    pub const fn queue_places(self) -> usize {
         self.queues.places()
     }
 
     /// The queue in a place, if there is one that anybody may see.
-    pub fn queue_at(&self, place: usize) -> Option<QueueView<'_>> {
+    pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
         let record = self.queues.get(place).filter(|record| !record.hidden && !record.dying)?;
         let exclusive = record.audience.first().filter(|_| record.audience.has_exclusive());
         let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
@@ -258,7 +89,7 @@ impl Broker {
 
     /// Messages ready in all queues of a virtual host that anybody may see, and those delivered there and not
     /// settled.
-    pub fn depth_of(&self, vhost: &str) -> (u64, u64) {
+    pub fn depth_of(self, vhost: &str) -> (u64, u64) {
         let queues = self.queues.iter().filter(|(_, record)| !record.hidden && !record.dying);
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
@@ -269,12 +100,12 @@ impl Broker {
     }
 
     /// Places of exchanges that were ever used.
-    pub const fn exchange_places(&self) -> usize {
+    pub const fn exchange_places(self) -> usize {
         self.routing.exchange_places()
     }
 
     /// The exchange in a place.
-    pub fn exchange_at(&self, place: usize) -> Option<ExchangeView<'_>> {
+    pub fn exchange_at(self, place: usize) -> Option<ExchangeView<'b>> {
         let record = self.routing.exchange_at(place)?;
         Some(ExchangeView {
             vhost: self.access.vhost_name(record.vhost),
@@ -290,12 +121,12 @@ impl Broker {
     }
 
     /// Places of bindings that were ever used.
-    pub const fn binding_places(&self) -> usize {
+    pub const fn binding_places(self) -> usize {
         self.routing.binding_places()
     }
 
     /// The binding in a place.
-    pub fn binding_at(&self, place: usize) -> Option<BindingView<'_>> {
+    pub fn binding_at(self, place: usize) -> Option<BindingView<'b>> {
         let record = self.routing.binding_at(place)?;
         let source = self.routing.exchange_at(record.source.index())?;
         let (destination, exclusive) = match record.destination {
@@ -317,18 +148,18 @@ impl Broker {
     }
 
     /// Who has logged in on a connection; nobody is empty.
-    pub fn user_of(&self, connection: ConnectionId) -> &str {
+    pub fn user_of(self, connection: ConnectionId) -> &'b str {
         self.consumers.find_connection(connection).map_or("", |record| record.identity.name())
     }
 
     /// The name of the virtual host that a connection has opened; empty for one that has not.
-    pub fn vhost_of(&self, connection: ConnectionId) -> &str {
+    pub fn vhost_of(self, connection: ConnectionId) -> &'b str {
         let vhost = self.consumers.find_connection(connection).and_then(|record| record.vhost);
         vhost.map_or("", |vhost| self.access.vhost_name(vhost))
     }
 
     /// How full the pools are that publishers and programs can fill, by the keys that make them larger.
-    pub fn pools(&self, messages: &Messages) -> [PoolFill; 13] {
+    pub fn pools(self, messages: &Messages) -> [PoolFill; 13] {
         let fill = |key, fill: Fill| PoolFill { key, used: fill.used as u64, max: fill.max as u64 };
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
         let declared = |key, (used, max)| pool(key, used, max);
@@ -356,7 +187,7 @@ impl Broker {
     }
 
     /// What the broker knows of a connection that is in use.
-    pub fn connection_view(&self, connection: ConnectionId) -> Option<ConnectionView<'_>> {
+    pub fn connection_view(self, connection: ConnectionId) -> Option<ConnectionView<'b>> {
         let record = self.consumers.find_connection(connection).filter(|record| !record.dying)?;
         Some(ConnectionView {
             user: record.identity.name(),
@@ -366,12 +197,12 @@ impl Broker {
     }
 
     /// Places of channels that were ever used.
-    pub const fn channel_places(&self) -> usize {
+    pub const fn channel_places(self) -> usize {
         self.consumers.channel_places()
     }
 
     /// The channel in a place.
-    pub fn channel_at(&self, place: usize) -> Option<ChannelView<'_>> {
+    pub fn channel_at(self, place: usize) -> Option<ChannelView<'b>> {
         let record =
             self.consumers.find_channel(ChannelId::from_index(place)).filter(|record| !record.closing)?;
         let connection = self.consumers.find_connection(record.connection).filter(|found| !found.dying)?;
@@ -396,12 +227,12 @@ impl Broker {
     }
 
     /// Places of consumers that were ever used.
-    pub const fn consumer_places(&self) -> usize {
+    pub const fn consumer_places(self) -> usize {
         self.consumers.consumer_places()
     }
 
     /// The consumer in a place.
-    pub fn consumer_at(&self, place: usize) -> Option<ConsumerView<'_>> {
+    pub fn consumer_at(self, place: usize) -> Option<ConsumerView<'b>> {
         let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
         let queue = self.queues.get(record.queue.index()).filter(|queue| !queue.hidden && !queue.dying)?;
         Some(ConsumerView {
@@ -420,5 +251,35 @@ impl Broker {
                 true => ConsumerActivity::SingleActive,
             },
         })
+    }
+
+    /// Places of policies that were ever used, for who lists them one by one.
+    pub const fn policy_places(self) -> usize {
+        self.policies.places()
+    }
+
+    /// The policy in a place.
+    pub fn policy_at(self, place: usize) -> Option<PolicyView<'b>> {
+        self.policies.at(place, |vhost| self.access.vhost_name(vhost))
+    }
+
+    /// The policies.
+    pub fn policies(self) -> impl Iterator<Item = PolicyView<'b>> {
+        (0..self.policy_places()).filter_map(move |place| self.policy_at(place))
+    }
+
+    /// Places of parameters that were ever used, for who lists them one by one.
+    pub const fn parameter_places(self) -> usize {
+        self.parameters.places()
+    }
+
+    /// The parameter in a place.
+    pub fn parameter_at(self, place: usize) -> Option<ParameterView<'b>> {
+        self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
+    }
+
+    /// The parameters.
+    pub fn parameters(self) -> impl Iterator<Item = ParameterView<'b>> {
+        (0..self.parameter_places()).filter_map(move |place| self.parameter_at(place))
     }
 }

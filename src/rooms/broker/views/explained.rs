@@ -7,53 +7,35 @@
 
 use core::fmt;
 
-use crate::command::{ConnectionId, QueueId, VhostId};
+use crate::command::{QueueId, VhostId};
 use crate::journal::Journal;
 use crate::limits::Megabytes;
-use crate::mem::{ENTRIES_PER_CHUNK, Messages, PoolFull, Scarce};
+use crate::mem::{ENTRIES_PER_CHUNK, Messages};
 
-use super::Broker;
-use super::queues::Queue;
-use super::shortage::{Pool, Shortage, Waiters};
+use super::state::Views;
+use crate::broker::queues::Queue;
+use crate::broker::shortage::{Pool, Shortage, Waiters};
 
-impl Broker {
-    /// What the publish waits for that was answered last with a wait.
-    pub const fn last_shortage(&self) -> Shortage {
-        self.shortage
-    }
-
-    /// What a connection waits for whose content this pool did not take.
-    #[cold]
-    pub fn shortage_of(&self, messages: &Messages, connection: ConnectionId, full: PoolFull) -> Shortage {
-        let record = self.consumers.find_connection(connection);
-        let (vhost, user) = record.map_or((None, None), |record| (record.vhost, record.identity.user()));
-        let pool = full.into();
-        match (messages.who_is_short(full, self.quota.owner(connection)), vhost, user) {
-            (Scarce::ForVhost, Some(vhost), _) => Shortage::VhostMemory(pool, vhost),
-            (Scarce::ForUser, _, Some(user)) => Shortage::UserMemory(pool, user as u32),
-            _ => Shortage::Pool(pool),
-        }
-    }
-
+impl<'b> Views<'b> {
     /// What waits, since when, what for, and what to do about it. `disk_limit` is as the operator has it.
-    pub const fn explain<'a>(
-        &'a self,
-        (journal, messages): (&'a Journal, &'a Messages),
+    pub const fn explain(
+        self,
+        (journal, messages): (&'b Journal, &'b Messages),
         waiters: Waiters,
         disk_limit: u64,
-    ) -> Explained<'a> {
-        Explained { broker: self, journal, messages, waiters, disk_limit }
+    ) -> Explained<'b> {
+        Explained { views: self, journal, messages, waiters, disk_limit }
     }
 }
 
 /// The text.
 #[derive(Debug)]
 pub struct Explained<'a> {
-    broker: &'a Broker,
-    journal: &'a Journal,
-    messages: &'a Messages,
-    waiters: Waiters,
-    disk_limit: u64,
+    pub(super) views: Views<'a>,
+    pub(super) journal: &'a Journal,
+    pub(super) messages: &'a Messages,
+    pub(super) waiters: Waiters,
+    pub(super) disk_limit: u64,
 }
 
 impl fmt::Display for Explained<'_> {
@@ -69,7 +51,7 @@ impl fmt::Display for Explained<'_> {
                 self.deed(f, format_args!("consume or purge its queues, or raise {}", pool.key()))
             }
             Shortage::UserMemory(pool, user) => {
-                let name = self.broker.access.user_at(user as usize).map_or("", |user| user.name);
+                let name = self.views.access.user_at(user as usize).map_or("", |user| user.name);
                 write!(f, "user '{}' has its share of {}", name.escape_debug(), pool.key())?;
                 f.write_str(", the rest is kept for other users")?;
                 self.used(f, pool)?;
@@ -192,7 +174,7 @@ impl Explained<'_> {
             Pool::Unacknowledged => queue.unsettled.into(),
             Pool::Assembly => 0,
         };
-        let Some((queue, much)) = self.broker.queues.fullest(of, much) else { return Ok(None) };
+        let Some((queue, much)) = self.views.queues.fullest(of, much) else { return Ok(None) };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         match pool {
@@ -204,7 +186,7 @@ impl Explained<'_> {
 
     /// What is taken of a pool, of all of it.
     fn used(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
-        let (broker, messages) = (self.broker, self.messages);
+        let (views, messages) = (self.views, self.messages);
         let bytes = |used: usize, most: usize| (Megabytes(used as u64), Megabytes(most as u64));
         let (used, most) = match pool {
             Pool::Bodies => {
@@ -217,12 +199,12 @@ impl Explained<'_> {
             }
             Pool::Messages => (messages.messages_used(), messages.messages_max()),
             Pool::Entries => {
-                let chunks = &broker.queues.pool;
+                let chunks = &views.queues.pool;
                 (chunks.chunks_used() * ENTRIES_PER_CHUNK, chunks.chunks_max() * ENTRIES_PER_CHUNK)
             }
             Pool::Unacknowledged => (
-                broker.queues.deliveries().len(),
-                broker.queues.deliveries().len() + broker.queues.deliveries().room(),
+                views.queues.deliveries().len(),
+                views.queues.deliveries().len() + views.queues.deliveries().room(),
             ),
         };
         write!(f, ", {used} of {most}")
@@ -230,10 +212,10 @@ impl Explained<'_> {
 
     fn queue_memory(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
         self.queue(f, queue)?;
-        if self.broker.queues.get(queue.index()).is_none() {
+        if self.views.queues.get(queue.index()).is_none() {
             return self.deed(f, format_args!("wait, it goes on by itself"));
         }
-        let share = self.broker.queues.share_of_memory(self.messages, queue);
+        let share = self.views.queues.share_of_memory(self.messages, queue);
         let key = if share.is_of_bytes { Pool::Bodies.key() } else { Pool::Messages.key() };
         write!(f, " has its share of {key}, ")?;
         match share.is_of_bytes {
@@ -256,7 +238,7 @@ impl Explained<'_> {
 
     /// The queue that takes most of the log, of one virtual host or of all; `None`: none does.
     fn most_in_log(&self, f: &mut fmt::Formatter<'_>, of: Option<VhostId>) -> Result<Option<()>, fmt::Error> {
-        let Some((queue, bytes)) = self.broker.queues.fullest(of, Queue::log_bytes) else { return Ok(None) };
+        let Some((queue, bytes)) = self.views.queues.fullest(of, Queue::log_bytes) else { return Ok(None) };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         write!(f, ", {}", Megabytes(bytes))?;
@@ -284,21 +266,21 @@ impl Explained<'_> {
     }
 
     fn share_of_vhost(&self, f: &mut fmt::Formatter<'_>, vhost: VhostId, key: &str) -> fmt::Result {
-        let name = self.broker.access.vhost_name_if_there(vhost);
+        let name = self.views.access.vhost_name_if_there(vhost);
         let name = name.escape_debug();
         write!(f, "virtual host '{name}' has its share of {key}, the rest is kept for other virtual hosts")
     }
 
     /// Names are what peers make them.
     fn queue(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
-        let Some(record) = self.broker.queues.get(queue.index()) else { return f.write_str("a queue") };
-        let vhost = self.broker.access.vhost_name(record.vhost).escape_debug();
+        let Some(record) = self.views.queues.get(queue.index()) else { return f.write_str("a queue") };
+        let vhost = self.views.access.vhost_name(record.vhost).escape_debug();
         write!(f, "queue '{}' (virtual host '{vhost}')", record.name.escape_debug())
     }
 
     /// A sum over a queue and its levels; 0 for one that is gone.
     fn in_all(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
-        let is_there = self.broker.queues.get(queue.index()).is_some();
-        if is_there { self.broker.queues.in_all(queue, much) } else { 0 }
+        let is_there = self.views.queues.get(queue.index()).is_some();
+        if is_there { self.views.queues.in_all(queue, much) } else { 0 }
     }
 }

@@ -1,0 +1,20 @@
+//! Views: what there is, for those who run the broker.
+//!
+//! | file | what |
+//! |---|---|
+//! | `rows` | the rows |
+//! | `state` | everything that may be seen, and the row in each place |
+//! | `explained` | how it is told why publishers wait |
+//!
+//! Always true: nothing is changed here.
+
+mod explained;
+mod rows;
+mod state;
+
+pub use explained::Explained;
+pub use rows::{
+    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
+    QueueView,
+};
+pub use state::Views;
