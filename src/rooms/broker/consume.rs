@@ -16,8 +16,8 @@ use super::queue_declare::QueueDeclaration;
 use super::queues::Carrier;
 use super::quota::Pool;
 use super::records::{Channel, Consumer, ConsumerState, Mode};
-use super::routing::RouteCache;
 use super::state::REPLY_TO;
+use super::topology::RouteCache;
 use super::words::QueueInWords;
 use super::{Broker, Context};
 

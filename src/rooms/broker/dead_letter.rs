@@ -21,7 +21,7 @@ use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, Propert
 
 use super::death::{Death, Reason};
 use super::queues::LevelChoice;
-use super::queues::Scratch;
+use super::queues::{Scratch, Targets};
 use super::quota::owner_of;
 use super::work::Work;
 use super::{Broker, Context};
@@ -81,7 +81,7 @@ impl Broker {
         let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
         let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
         Some(Address {
-            exchange: self.find_exchange(record.vhost, name)?,
+            exchange: self.topology.find_exchange(record.vhost, name)?,
             name: heapless::String::try_from(name).ok()?,
             // What is longer than any key leads where no key does.
             key: key.map(|key| heapless::Vec::from_slice(key).unwrap_or_default()),
@@ -165,11 +165,12 @@ impl Broker {
         keys: (&[u8], Table<'_>),
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
-        self.limit_routing(work, ROUTING_TIMES);
-        let routed = self.route_letter(work, exchange, keys, targets);
+        self.topology.limit_routing(work, ROUTING_TIMES);
+        let mut targets = Targets { queues: &mut self.queues, chosen: targets };
+        let routed = self.topology.route(work, exchange, keys.0, keys.1, &mut targets);
         // In a transaction nothing may end half-way.
         work.lift_limit();
-        routed
+        routed.map(|_| ())
     }
 
     /// Somebody has to know what became of it; once a minute is enough.

@@ -20,9 +20,9 @@ use crate::wire::props::{PROPERTIES, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
 
 use super::publish::Publish;
-use super::queues::Scratch;
+use super::queues::{Scratch, Targets};
 use super::quota::owner_of;
-use super::route::copies;
+use super::topology::copies;
 use super::traced::{Firehose, TracedName};
 use super::{Broker, Context};
 
@@ -191,9 +191,10 @@ impl Broker {
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(copy)).unwrap_or_default();
         targets.clear();
-        if let Some(exchange) = self.find_exchange(vhost, EXCHANGE) {
-            self.limit_routing(cx.work, 1);
-            let routed = self.route_letter(cx.work, exchange, (&key, Table::EMPTY), &mut targets);
+        if let Some(exchange) = self.topology.find_exchange(vhost, EXCHANGE) {
+            self.topology.limit_routing(cx.work, 1);
+            let mut chosen = Targets { queues: &mut self.queues, chosen: &mut targets };
+            let routed = self.topology.route(cx.work, exchange, &key, Table::EMPTY, &mut chosen);
             cx.work.lift_limit();
             if routed.is_err() {
                 targets.clear();

@@ -8,7 +8,7 @@ use crate::command::{ChannelId, ConnectionId, ConsumerId, ExchangeId, Name, Queu
 use crate::mem::{Links, List, MessageId};
 
 use super::access::Identity;
-use super::routing::RouteCache;
+use super::topology::RouteCache;
 
 /// What the broker knows of a connection.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! All that the broker holds, and how it begins.
 //!
 //! What is done with it stands in the files above; each part that has rules of its own keeps them itself
-//! (`routing`, `access`, `deliveries`, `queue`).
+//! (`topology`, `access`, `deliveries`, `queue`).
 
 use std::collections::VecDeque;
 
@@ -24,8 +24,8 @@ use super::policy::Policies;
 use super::queues::Queues;
 use super::quota::Quota;
 use super::records::{Channel, Connection, Consumer, Promised};
-use super::routing::Routing;
 use super::shortage::Shortage;
+use super::topology::Topology;
 use super::traced::Firehose;
 use super::waiters::Waiters;
 use super::watch::Watch;
@@ -87,7 +87,7 @@ pub struct Broker {
     pub(super) parameters: Parameters,
     /// Why bridges set messages aside, and where those go.
     pub(super) parkings: Vec<Parking>,
-    pub(super) routing: Routing,
+    pub(super) topology: Topology,
     pub(super) queues: Queues,
     pub(super) consumers: Slab<Consumer>,
     pub(super) consumer_table: IndexTable,
@@ -153,7 +153,7 @@ impl Broker {
             policies: Policies::with_capacity(limits.policies_max as usize),
             parameters: Parameters::with_capacity(limits.parameters_max as usize, seed),
             parkings: Vec::new(),
-            routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
+            topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             queues: Queues::new(limits, seed),
             consumers: Slab::with_capacity(limits.consumers_max as usize),
             consumer_table: IndexTable::with_capacity(limits.consumers_max as usize, seed),
@@ -235,7 +235,7 @@ impl Broker {
             consumers: self.consumers.len(),
             queues: self.queues.len(),
             exchanges: self.quota.exchanges(),
-            bindings: self.routing.bindings_len(),
+            bindings: self.topology.bindings_len(),
             deliveries: self.queues.deliveries.len(),
             chunks: self.queues.pool.chunks_used(),
             names_bytes: self.quota.names_bytes(),
@@ -257,7 +257,7 @@ impl Broker {
     /// Rises with whatever may change where a message goes, or who may do what.
     #[inline]
     pub(super) const fn revision(&self) -> u64 {
-        self.routing.revision() + self.access.revision()
+        self.topology.revision() + self.access.revision()
     }
 }
 

@@ -11,7 +11,7 @@ impl Broker {
         self.queues.pool.idle_bytes()
             + self.queues.deliveries.idle_bytes()
             + self.queues.idle_bytes()
-            + self.routing.idle_bytes()
+            + self.topology.idle_bytes()
             + self.consumers.idle_bytes()
             + self.channels.idle_bytes()
             + self.connections.idle_bytes()
@@ -21,7 +21,7 @@ impl Broker {
     pub fn trim(&mut self) -> bool {
         self.queues.deliveries.trim();
         self.queues.trim();
-        self.routing.trim();
+        self.topology.trim();
         self.consumers.trim();
         self.channels.trim();
         self.connections.trim();

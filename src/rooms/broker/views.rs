@@ -11,8 +11,8 @@ use crate::wire::field::Table;
 
 use super::policy::AppliedView;
 use super::records::{ConsumerState, Mode};
-use super::routing::Destination;
 use super::sizes::QUEUE_BYTES;
+use super::topology::Destination;
 use super::{Broker, Counters};
 
 /// A queue.
@@ -270,12 +270,12 @@ impl Broker {
 
     /// Places of exchanges that were ever used.
     pub const fn exchange_places(&self) -> usize {
-        self.routing.exchange_places()
+        self.topology.exchange_places()
     }
 
     /// The exchange in a place.
     pub fn exchange_at(&self, place: usize) -> Option<ExchangeView<'_>> {
-        let record = self.routing.exchange_at(place)?;
+        let record = self.topology.exchange_at(place)?;
         Some(ExchangeView {
             vhost: self.access.vhost_name(record.vhost),
             name: &record.name,
@@ -291,19 +291,19 @@ impl Broker {
 
     /// Places of bindings that were ever used.
     pub const fn binding_places(&self) -> usize {
-        self.routing.binding_places()
+        self.topology.binding_places()
     }
 
     /// The binding in a place.
     pub fn binding_at(&self, place: usize) -> Option<BindingView<'_>> {
-        let record = self.routing.binding_at(place)?;
-        let source = self.routing.exchange_at(record.source.index())?;
+        let record = self.topology.binding_at(place)?;
+        let source = self.topology.exchange_at(record.source.index())?;
         let (destination, exclusive) = match record.destination {
             Destination::Queue(queue) => {
                 let queue = self.queues.get(queue.index()).filter(|queue| !queue.dying)?;
                 (&queue.name, queue.exclusive_owner.is_some())
             }
-            Destination::Exchange(exchange) => (&self.routing.exchange_at(exchange.index())?.name, false),
+            Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
         };
         Some(BindingView {
             vhost: self.access.vhost_name(source.vhost),
