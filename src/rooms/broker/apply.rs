@@ -10,10 +10,8 @@ use crate::journal::{Batch, Journal};
 
 use super::access::{Right, Thing};
 use super::consume::ConsumeRequest;
-use super::exchanges::ExchangeDeclaration;
-use super::job::Job;
 use super::queue_declare::QueueDeclaration;
-use super::routing::{BindingSpec, Destination};
+use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
 
 impl Broker {
@@ -155,19 +153,18 @@ impl Broker {
                 self.declare_exchange(cx, connection, vhost, &declaration)
             }
             Command::ExchangeDelete { exchange, if_unused } => {
-                if let Some(exchange) =
-                    self.delete_exchange_by_name(cx, connection, vhost, exchange, if_unused)?
-                {
-                    self.begin_job(connection, Job::Exchange(exchange));
-                }
-                Ok(Outcome::Done)
+                self.delete_exchange(cx, connection, vhost, exchange, if_unused)
             }
             Command::ExchangeBind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
                 self.check_bind(cx.work, connection, vhost, Thing::Exchange(destination), &spec)?;
-                let source_id = self.require_exchange(vhost, source)?;
-                let destination = Destination::Exchange(self.require_exchange(vhost, destination)?);
-                self.bind(cx, source_id, destination, &spec)
+                let source_id = self.topology.require_exchange(&self.access, vhost, source)?;
+                let destination = Destination::Exchange(self.topology.require_exchange(
+                    &self.access,
+                    vhost,
+                    destination,
+                )?);
+                self.bind(cx, &spec.between(source_id, destination))
             }
             Command::ExchangeUnbind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };

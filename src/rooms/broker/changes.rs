@@ -8,11 +8,10 @@ use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::DestinationName;
 
-use super::exchanges::{ExchangeDeclaration, refuse_default};
 use super::faults::check_deletable;
 use super::job::Job;
 use super::queue_declare::QueueDeclaration;
-use super::routing::{BindingSpec, Destination};
+use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use super::{Broker, Context};
 
 impl Broker {
@@ -109,11 +108,10 @@ impl Broker {
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
         let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
-        let kind = declaration.kind()?;
-        refuse_default(exchange)?;
-        match self.find_exchange(vhost, exchange) {
-            Some(found) => compared(self.compare_exchange(cx, vhost, found, kind, &declaration)),
-            None => self.create_exchange(cx, vhost, kind, &declaration).map(|_| Declared::Done),
+        declaration.check_askable()?;
+        match self.topology.find_exchange(vhost, exchange) {
+            Some(found) => compared(self.topology.compare_exchange(cx, &self.access, found, &declaration)),
+            None => self.create_exchange(cx, vhost, &declaration).map(|_| Declared::Done),
         }
     }
 
@@ -153,14 +151,15 @@ impl Broker {
         let id = self.operator_vhost(vhost)?;
         // Every queue is bound to it already, and nothing else can be.
         refuse_default(source)?;
-        let from = self.require_exchange(id, source)?;
+        let from = self.topology.require_exchange(&self.access, id, source)?;
         let to = if is_exchange {
             refuse_default(destination)?;
-            Destination::Exchange(self.require_exchange(id, destination)?)
+            Destination::Exchange(self.topology.require_exchange(&self.access, id, destination)?)
         } else {
             Destination::Queue(self.operator_queue(vhost, destination)?.0)
         };
-        self.bind(cx, from, to, &BindingSpec { source, routing_key, arguments }).map(|_| Declared::Done)
+        let spec = BindingSpec { source, routing_key, arguments };
+        self.bind(cx, &spec.between(from, to)).map(|_| Declared::Done)
     }
 
     /// Takes a binding of a queue without arguments away, if it is there.
@@ -177,11 +176,9 @@ impl Broker {
         let vhost = self.operator_vhost(vhost)?;
         let spec = BindingSpec { source, routing_key, arguments: &[] };
         if let Some(queue) = self.queues.find_queue(vhost, queue)
-            && let Some(source) = self.find_exchange(vhost, source)
-            && let Some(binding) = self.find_binding(source, Destination::Queue(queue), &spec)
+            && let Some(binding) = self.topology.find_binding(vhost, &spec, Destination::Queue(queue))
         {
-            check_deletable(cx.journal, self.routing.binding(binding).stored)?;
-            self.remove_binding(cx, binding);
+            self.unbind(cx, binding)?;
         }
         Ok(Declared::Done)
     }

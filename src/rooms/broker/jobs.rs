@@ -116,7 +116,7 @@ impl Broker {
     }
 
     fn run_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, left: &mut u32) -> bool {
-        while let Some(binding) = self.routing.any_binding(exchange) {
+        while let Some(binding) = self.topology.any_binding(exchange) {
             if cx.journal.is_crowded() {
                 return false;
             }

@@ -4,15 +4,15 @@
 //! |------|---------------|
 //! | `state`, `apply` | all that there is, and how it begins; a command comes in |
 //! | `access`, `tenants` | users, virtual hosts, permissions; how they come and go with all that hangs on them |
-//! | `routing` | what is bound to what, and from an exchange and keys to queues |
-//! | `exchanges` | exchanges and bindings: declaring, binding, deleting |
+//! | `topology` | exchanges, bindings, and which queues a message goes to by them |
+//! | `exchanges` | commands about exchanges and bindings, and routes of channels: who may, in which order |
 //! | `queues` | what waits in queues, in memory and out of it, in which order it goes, and what of it is delivered |
 //! | `queue_declare`, `arguments` | declaring, purging, deleting queues; queue arguments |
 //! | `parameters` | what components are told, by their names |
 //! | `policy` | what arguments, policies and operator policies say together |
 //! | `operator_settings` | what operators tell the running broker: policies at work, and parameters |
 //! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
-//! | `route`, `work` | the targets of a message; what finding them may cost |
+//! | `work` | what finding the targets of a message may cost |
 //! | `publish` | a message comes in, all or nothing |
 //! | `deliver`, `get` | from queues to outboxes; from a queue to who asks |
 //! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
@@ -73,14 +73,13 @@ mod queue_declare;
 mod queues;
 mod quota;
 mod restored;
-mod route;
-mod routing;
 mod settle;
 mod shortage;
 mod sizes;
 mod state;
 mod stored;
 mod tenants;
+mod topology;
 mod transaction;
 mod views;
 mod waiters;

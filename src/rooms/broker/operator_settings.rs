@@ -22,7 +22,7 @@ use super::job::Job;
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{Applied, Listener, NewPolicy, PolicyKind, PolicyView, Subject, Terms};
 use super::restored::Restored;
-use super::routing::Kind;
+use super::topology::Kind;
 use super::work::Work;
 use super::{Broker, Context};
 
@@ -87,7 +87,7 @@ impl Broker {
     /// Tells some more queues and exchanges which policies apply to them; says whether that is all.
     pub(super) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
         while let Some(listener) =
-            self.policies.next_to_tell(self.queues.places(), self.routing.exchange_places())
+            self.policies.next_to_tell(self.queues.places(), self.topology.exchange_places())
         {
             if *left == 0 {
                 return false;
@@ -146,10 +146,10 @@ impl Broker {
     }
 
     fn apply_to_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
-        let found = self.routing.exchange_at(exchange.index());
+        let found = self.topology.exchange_at(exchange.index());
         let Some(record) = found.filter(|record| record.kind != Kind::Default) else { return };
         let applied = self.policies.choose(work, record.vhost, &record.name, Subject::Exchange);
-        self.routing.apply_policies(exchange, applied, self.policies.alternate(applied));
+        self.topology.apply_policies(exchange, applied, self.policies.alternate(applied));
     }
 
     /// An exchange that has just been made.

@@ -22,9 +22,9 @@ use super::properties::expiration_ms;
 use super::queues::Scratch;
 use super::queues::{Carrier, NewDelivery};
 use super::queues::{Claim, Hindrance};
-use super::route::copies;
 use super::shortage::{Pool, Shortage};
 use super::state::REPLY_TO;
+use super::topology::{copies, exchange_in_words};
 use super::words::Lossy;
 use super::work::Work;
 use super::{Broker, Context};
@@ -262,11 +262,12 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> Result<MessageId, Fault> {
         let looks = cx.messages.flags(message).has(MessageFlags::LOOK_INSIDE);
-        if !looks && self.route_from_cache(cx.messages, channel, message, targets) {
+        let cache = &self.consumers.channel(channel).route_cache;
+        if !looks && cache.leads(self.revision(), cx.messages, message, targets) {
             return Ok(message);
         }
-        self.limit_routing(cx.work, 1);
-        let exchange = match self.exchange_from_cache(cx.messages, channel, message) {
+        self.topology.limit_routing(cx.work, 1);
+        let exchange = match cache.exchange(self.revision(), cx.messages, message) {
             Some(exchange) => exchange,
             None => self.allowed_exchange(cx, channel, message)?,
         };
@@ -299,7 +300,7 @@ impl Broker {
     fn check_publish(&mut self, work: &mut Work, channel: ChannelId, exchange: &str) -> Result<(), Fault> {
         let record = self.consumers.channel(channel);
         let (connection, vhost) = (record.connection, record.vhost);
-        let found = self.find_exchange(vhost, exchange);
+        let found = self.topology.find_exchange(vhost, exchange);
         if found.is_some() && record.may_write == found && record.may_write_until == self.revision() {
             return Ok(());
         }
@@ -311,12 +312,12 @@ impl Broker {
     }
 
     fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
-        let exchange = self.require_exchange(vhost, name)?;
-        let record = &self.routing.exchange(exchange);
+        let exchange = self.topology.require_exchange(&self.access, vhost, name)?;
+        let record = &self.topology.exchange(exchange);
         if record.internal {
             return Err(Fault::new(
                 ReplyCode::AccessRefused,
-                format_args!("cannot publish to internal {}", self.exchange_in_words(vhost, name)),
+                format_args!("cannot publish to internal {}", exchange_in_words(&self.access, vhost, name)),
             ));
         }
         Ok(exchange)

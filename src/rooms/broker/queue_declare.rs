@@ -21,8 +21,8 @@ use super::queues::Logged;
 use super::queues::Queue;
 use super::queues::first_rank;
 use super::quota::{Declared, Declarer, Room};
-use super::routing::{BindingSpec, Destination};
 use super::state::REPLY_TO;
+use super::topology::{BindingSpec, Destination};
 use super::words::QueueInWords;
 use super::work::Work;
 use super::{Broker, Context};
@@ -325,7 +325,7 @@ impl Broker {
             let owned = &mut self.consumers.connection_mut(owner).exclusive_queues;
             self.queues.enter_owned(owned, queue);
         }
-        self.routing.revise();
+        self.topology.revise();
         Ok(queue)
     }
 
@@ -338,9 +338,9 @@ impl Broker {
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
         self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
-        let source = self.require_exchange(vhost, spec.source)?;
+        let source = self.topology.require_exchange(&self.access, vhost, spec.source)?;
         let queue = self.require_queue(connection, vhost, queue)?;
-        self.bind(cx, source, Destination::Queue(queue), spec)
+        self.bind(cx, &spec.between(source, Destination::Queue(queue)))
     }
 
     /// Unbinding what is not there is fine, whatever of it is missing.
@@ -354,12 +354,10 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
         if let Some(queue) = self.queues.find_queue(vhost, queue)
-            && let Some(source) = self.find_exchange(vhost, spec.source)
-            && let Some(binding) = self.find_binding(source, Destination::Queue(queue), spec)
+            && let Some(binding) = self.topology.find_binding(vhost, spec, Destination::Queue(queue))
         {
             self.check_exclusive(connection, queue)?;
-            check_deletable(cx.journal, self.routing.binding(binding).stored)?;
-            self.remove_binding(cx, binding);
+            self.unbind(cx, binding)?;
         } else {
             cx.await_others();
         }
@@ -434,7 +432,7 @@ impl Broker {
         if let Some(owner) = owner {
             self.queues.leave_owned(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
         }
-        self.routing.revise();
+        self.topology.revise();
     }
 
     /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.

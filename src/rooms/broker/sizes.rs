@@ -18,7 +18,7 @@ use super::queues::Getting;
 use super::queues::Queue;
 use super::queues::Sleepers;
 use super::quota::Quota;
-use super::routing::Routing;
+use super::topology::Topology;
 
 /// Sizes of the broker's records with their places in tables and on lists, for the memory table.
 pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
@@ -44,9 +44,10 @@ pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + 2 * ALLOCATION_BYTES;
 /// An exchange with its root node.
 pub const EXCHANGE_BYTES: usize =
-    Routing::EXCHANGE_BYTES + size_of::<Begun>() + LeftOut::ENTRY_BYTES + 4 * ALLOCATION_BYTES;
+    Topology::EXCHANGE_BYTES + size_of::<Begun>() + LeftOut::ENTRY_BYTES + 4 * ALLOCATION_BYTES;
 /// A binding with its nodes, or its pairs.
-pub const BINDING_BYTES: usize = Routing::BINDING_BYTES + (2 + Routing::NODES_PER_BINDING) * ALLOCATION_BYTES;
+pub const BINDING_BYTES: usize =
+    Topology::BINDING_BYTES + (2 + Topology::NODES_PER_BINDING) * ALLOCATION_BYTES;
 /// A virtual host with the exchanges it begins with, and its place among the jobs.
 pub const VHOST_BYTES: usize = access::VHOST_BYTES
     + Quota::VHOST_BYTES
@@ -68,5 +69,5 @@ const ALLOCATION_BYTES: usize = 16;
 /// Buffers that are there once, for frames of so many bytes and so many messages.
 pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
     let once = orphans::ORPHANS_BYTES + Sleepers::held_bytes(messages_max);
-    2 * frame_max + 256 + Routing::header_names_bytes(frame_max) + once
+    2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once
 }

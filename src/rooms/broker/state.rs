@@ -1,7 +1,7 @@
 //! All that the broker holds, and how it begins.
 //!
 //! What is done with it stands in the files above; each part that has rules of its own keeps them itself
-//! (`routing`, `access`, `deliveries`, `queue`).
+//! (`topology`, `access`, `deliveries`, `queue`).
 
 use crate::command::{ConnectionId, QueueId};
 use crate::error::Fault;
@@ -22,8 +22,8 @@ use super::parameters::Parameters;
 use super::policy::Policies;
 use super::queues::Queues;
 use super::quota::Quota;
-use super::routing::Routing;
 use super::shortage::Shortage;
+use super::topology::Topology;
 use super::views::Views;
 use super::watch::Watch;
 
@@ -73,7 +73,7 @@ pub struct Broker {
     pub(super) access: Access,
     pub(super) policies: Policies,
     pub(super) parameters: Parameters,
-    pub(super) routing: Routing,
+    pub(super) topology: Topology,
     pub(super) queues: Queues,
     pub(super) consumers: Consumers,
     pub(super) left_out: LeftOut,
@@ -124,7 +124,7 @@ impl Broker {
             access,
             policies: Policies::with_capacity(limits.policies_max as usize),
             parameters: Parameters::with_capacity(limits.parameters_max as usize, seed),
-            routing: Routing::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
+            topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             queues: Queues::new(limits, seed),
             consumers: Consumers::new(limits, seed),
             left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
@@ -162,12 +162,12 @@ impl Broker {
 
     /// Bytes of the pools that nobody uses and the system holds memory for, about.
     pub const fn idle_bytes(&self) -> usize {
-        self.queues.idle_bytes() + self.routing.idle_bytes() + self.consumers.idle_bytes()
+        self.queues.idle_bytes() + self.topology.idle_bytes() + self.consumers.idle_bytes()
     }
 
     /// Gives idle memory back, a bounded part at a time; says whether that was the last part.
     pub fn trim(&mut self) -> bool {
-        self.routing.trim();
+        self.topology.trim();
         self.consumers.trim();
         self.queues.trim()
     }
@@ -178,7 +178,7 @@ impl Broker {
             letters: &mut self.letters,
             firehose: &mut self.firehose,
             queues: &mut self.queues,
-            routing: &mut self.routing,
+            topology: &mut self.topology,
             quota: &mut self.quota,
             counters: &mut self.counters,
             policies: &self.policies,
@@ -224,7 +224,7 @@ impl Broker {
             access: &self.access,
             policies: &self.policies,
             parameters: &self.parameters,
-            routing: &self.routing,
+            topology: &self.topology,
             queues: &self.queues,
             consumers: &self.consumers,
             quota: &self.quota,
@@ -263,7 +263,7 @@ impl Broker {
             consumers: self.consumers.consumers_fill().used,
             queues: self.queues.len(),
             exchanges: self.quota.exchanges(),
-            bindings: self.routing.bindings_len(),
+            bindings: self.topology.bindings_len(),
             deliveries: self.queues.deliveries().len(),
             chunks: self.queues.pool.chunks_used(),
             names_bytes: self.quota.names_bytes(),
@@ -280,7 +280,7 @@ impl Broker {
     /// Rises with whatever may change where a message goes, or who may do what.
     #[inline]
     pub(super) const fn revision(&self) -> u64 {
-        self.routing.revision() + self.access.revision()
+        self.topology.revision() + self.access.revision()
     }
 }
 

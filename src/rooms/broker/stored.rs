@@ -5,12 +5,11 @@
 //! what there is no room for under today's limits, or of a type that only another version knows, stays
 //! untouched in the log, with its bindings.
 
-use crate::command::{BindingId, ExchangeId, QueueId, VhostId};
+use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Definition, DestinationName, Journal, Mode};
+use crate::journal::{Definition, DestinationName, Journal};
 
 use super::arguments::QueueSettings;
-use super::exchanges::ExchangeDeclaration;
 use super::faults::check_deletable;
 use super::parameters::ParameterView;
 use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
@@ -19,76 +18,10 @@ use super::queues::Queue;
 use super::queues::Returns;
 use super::queues::first_rank;
 use super::restored::Restored;
-use super::routing::{BindingSpec, Destination};
+use super::topology::{BindingSpec, Destination, ExchangeDeclaration, exchange_in_words};
 use super::{Broker, Context};
 
 impl Broker {
-    /// Writes down that an exchange exists, or exists no more.
-    pub(super) fn append_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, exists: bool) {
-        let record = self.routing.exchange(exchange);
-        if record.version == 0 {
-            return;
-        }
-        let definition = Definition::Exchange {
-            vhost: self.access.vhost_name(record.vhost),
-            name: &record.name,
-            version: record.version,
-            kind: record.type_name(),
-            auto_delete: record.auto_delete,
-            internal: record.internal,
-            arguments: &record.arguments,
-        };
-        let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        let batch = cx.journal.define(key, value);
-        self.routing.set_defined(exchange, batch);
-        cx.await_batch(batch);
-    }
-
-    /// Writes down that a binding exists, or exists no more.
-    pub(super) fn append_binding(&mut self, cx: &mut Context<'_>, binding: BindingId, exists: bool) {
-        let binding = self.routing.binding(binding);
-        if !binding.stored {
-            return;
-        }
-        let source = self.routing.exchange(binding.source);
-        let (destination, destination_version) = match binding.destination {
-            Destination::Queue(queue) => {
-                let queue = self.queues.at(queue);
-                (DestinationName::Queue(&queue.name), queue.logged.incarnation())
-            }
-            Destination::Exchange(exchange) => {
-                let exchange = self.routing.exchange(exchange);
-                (DestinationName::Exchange(&exchange.name), exchange.version)
-            }
-        };
-        let definition = Definition::Binding {
-            vhost: self.access.vhost_name(source.vhost),
-            source: &source.name,
-            source_version: source.version,
-            destination,
-            destination_version,
-            routing_key: &binding.key,
-            arguments: &binding.arguments,
-        };
-        let (key, value) = (definition.key(), exists.then(|| definition.value()));
-        let batch = cx.journal.define(key, value);
-        cx.await_batch(batch);
-    }
-
-    /// Whether a binding between these outlives the broker.
-    pub(super) fn is_stored_binding(
-        &self,
-        journal: &Journal,
-        source: ExchangeId,
-        destination: Destination,
-    ) -> bool {
-        let ends = match destination {
-            Destination::Queue(queue) => self.queues.at(queue).logged.is_on(),
-            Destination::Exchange(exchange) => self.routing.exchange(exchange).durable,
-        };
-        journal.mode() != Mode::Off && self.routing.exchange(source).durable && ends
-    }
-
     // ---- at a start
 
     /// Declares again what was durable; definitions come in the order of their keys, so what belongs to
@@ -131,9 +64,9 @@ impl Broker {
                     internal,
                     arguments,
                 };
-                let Ok(kind) = declaration.new_kind() else { return Restored::Unknown };
-                match self.add_exchange(cx, vhost, kind, &declaration, version) {
-                    Ok(exchange) => Restored::Exists(self.routing.exchange(exchange).sleepers),
+                let Ok(_) = declaration.new_kind() else { return Restored::Unknown };
+                match self.add_exchange(cx, vhost, &declaration, version) {
+                    Ok(exchange) => Restored::Exists(self.topology.exchange(exchange).sleepers),
                     Err(_) => Restored::NoRoom,
                 }
             }
@@ -202,8 +135,8 @@ impl Broker {
         };
         let Some(vhost_id) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
         let exchange = |name: &str, version: u64| {
-            let found = self.find_exchange(vhost_id, name);
-            found.filter(|exchange| self.routing.exchange(*exchange).version == version)
+            let found = self.topology.find_exchange(vhost_id, name);
+            found.filter(|exchange| self.topology.exchange(*exchange).version == version)
         };
         let from = exchange(source, source_version);
         let to = match destination {
@@ -220,7 +153,8 @@ impl Broker {
                 || is_left_out(destination, destination_version);
             return if may_come_back { Restored::NoRoom } else { Restored::Orphaned };
         };
-        match self.add_binding(cx, from, to, &BindingSpec { source, routing_key, arguments }) {
+        let binding = BindingSpec { source, routing_key, arguments }.between(from, to);
+        match self.topology.add_binding(cx, &mut self.quota, &mut self.queues, &binding) {
             Ok(_) => Restored::Exists(None),
             Err(_) => Restored::NoRoom,
         }
@@ -325,7 +259,7 @@ impl Broker {
                 format_args!(
                     "{} is in the store, but the start did not know its type or exchanges_max had no room \
                      for it: {remedy}",
-                    self.exchange_in_words(vhost, name)
+                    exchange_in_words(&self.access, vhost, name)
                 ),
             ),
             DestinationName::Queue(name) => Fault::new(

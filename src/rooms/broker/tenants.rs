@@ -16,11 +16,11 @@ use super::access::{
     Access, FIRST_VHOST, Identity, Load, Login, OperatorFault, PREDECLARED, Right, Thing, VhostLimits,
     check_name,
 };
-use super::exchanges::ExchangeDeclaration;
 use super::faults::{check_changeable, check_room};
 use super::job::{Job, Sweep, spend};
 use super::queues::Queue;
 use super::restored::Restored;
+use super::topology::{ExchangeDeclaration, NewExchange};
 use super::work::Work;
 use super::{Broker, Context};
 
@@ -143,7 +143,9 @@ impl Broker {
                 internal,
                 arguments: &[],
             };
-            self.insert_exchange(vhost, kind, &declaration, (0, None, None));
+            self.access.hold_vhost(vhost);
+            let new = NewExchange { vhost, declaration, version: 0, declarer: None, sleepers: None };
+            self.topology.insert_exchange(&new);
         }
         Ok(vhost)
     }
@@ -151,7 +153,7 @@ impl Broker {
     /// At a start: a virtual host that has nothing but the predeclared exchanges goes at once.
     fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
         for (name, ..) in PREDECLARED {
-            if let Some(exchange) = self.find_exchange(vhost, name) {
+            if let Some(exchange) = self.topology.find_exchange(vhost, name) {
                 self.retire_exchange(cx, exchange);
                 self.free_exchange(exchange);
             }
@@ -209,7 +211,7 @@ impl Broker {
         self.consumers
             .force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.access.retire_vhost(vhost);
-        self.routing.revise();
+        self.topology.revise();
         self.jobs.begin(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
         self.delete_orphans_in(cx, name);
         Ok(cx.journal.await_facts())
@@ -232,11 +234,11 @@ impl Broker {
             }
             sweep.queue += 1;
         }
-        while sweep.exchange < self.routing.exchange_places() {
+        while sweep.exchange < self.topology.exchange_places() {
             if cx.journal.is_crowded() || !spend(left) {
                 return false;
             }
-            let exchange = self.routing.exchange_at(sweep.exchange);
+            let exchange = self.topology.exchange_at(sweep.exchange);
             if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost) {
                 let exchange = ExchangeId::from_index(sweep.exchange);
                 self.retire_exchange(cx, exchange);

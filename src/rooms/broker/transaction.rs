@@ -207,7 +207,7 @@ impl Broker {
             self.queues.read_route((cx.messages, cx.work), vhost, route, targets);
             return Ok(());
         }
-        let Some(exchange) = self.find_exchange(vhost, "") else { return Ok(()) };
+        let Some(exchange) = self.topology.find_exchange(vhost, "") else { return Ok(()) };
         let mut scratch = core::mem::take(&mut self.queues.scratch);
         let bytes = cx.messages.properties(message, &mut scratch.properties);
         let headers = crate::wire::props::Properties::trusted(bytes).headers().unwrap_or(Table::EMPTY);
@@ -227,7 +227,7 @@ impl Broker {
         };
         let mut next = transaction.first;
         let owner = owner_of(self.consumers.channel(channel).vhost);
-        self.limit_routing(cx.work, COMMIT_TIMES);
+        self.topology.limit_routing(cx.work, COMMIT_TIMES);
         self.weigh_log(cx.journal);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         let mut chunks = 0;

@@ -11,7 +11,7 @@ use crate::mem::{FifoPool, Messages, Slab};
 use super::pattern_bytes::PatternBytes;
 use super::records::{Permission, TopicPermission, User, Vhost};
 use crate::broker::names::{Entropy, IndexTable};
-use crate::broker::routing::Kind;
+use crate::broker::topology::Kind;
 
 /// The user and the virtual host of a new store.
 pub(super) const GUEST: &str = "guest";

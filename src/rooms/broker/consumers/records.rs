@@ -8,7 +8,7 @@ use crate::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, VhostId
 use crate::mem::{Links, List, MessageId};
 
 use crate::broker::access::Identity;
-use crate::broker::routing::RouteCache;
+use crate::broker::topology::RouteCache;
 
 /// What the broker knows of a connection.
 #[derive(Debug)]

@@ -130,7 +130,7 @@ impl Post<'_> {
         let is_room = slot.widest_below().is_none();
         if !is_room && self.queues.no_level_logged_minute.replace(minute) != Some(minute) {
             let exchange = self.queues.at(level).sleeps_for;
-            let name = exchange.map(|exchange| self.routing.exchange(exchange).name.escape_debug());
+            let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
                 "exchange '{}': queues_max has no room for another span of time, which takes a place like a \
                  queue: delayed messages wait for those before them, and are late; raise queues_max",
@@ -267,7 +267,7 @@ impl Post<'_> {
     /// Somebody has to know what became of it; once a minute is enough.
     #[cold]
     fn drop_awakened(&mut self, exchange: ExchangeId, why: &str) -> Letter {
-        let name = self.routing.exchange(exchange).name.clone();
+        let name = self.topology.exchange(exchange).name.clone();
         if self.is_minute_to_say() {
             log::error!("exchange '{}': a delayed message is dropped: {why}", name.escape_debug());
         }

@@ -24,7 +24,7 @@ use crate::broker::Context;
 use crate::broker::queues::Claim;
 use crate::broker::queues::Scratch;
 use crate::broker::quota::owner_of;
-use crate::broker::route::copies;
+use crate::broker::topology::copies;
 
 /// Where the copies are published.
 const EXCHANGE: &str = "amq.rabbitmq.trace";
@@ -165,7 +165,7 @@ impl Post<'_> {
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(copy)).unwrap_or_default();
         targets.clear();
-        if let Some(exchange) = self.routing.find(vhost, EXCHANGE) {
+        if let Some(exchange) = self.topology.find_exchange(vhost, EXCHANGE) {
             let routed = self.route(cx.work, exchange, &key, Table::EMPTY, &mut targets);
             if routed.is_err() {
                 targets.clear();

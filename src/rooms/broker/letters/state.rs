@@ -11,7 +11,7 @@ use crate::broker::policy::Policies;
 use crate::broker::promised::Promised;
 use crate::broker::queues::Queues;
 use crate::broker::quota::Quota;
-use crate::broker::routing::Routing;
+use crate::broker::topology::Topology;
 use crate::command::QueueId;
 use crate::journal::Journal;
 use crate::mem::Messages;
@@ -65,7 +65,7 @@ pub(in crate::broker) struct Post<'b> {
     pub(in crate::broker) letters: &'b mut Letters,
     pub(in crate::broker) firehose: &'b mut Firehose,
     pub(in crate::broker) queues: &'b mut Queues,
-    pub(in crate::broker) routing: &'b mut Routing,
+    pub(in crate::broker) topology: &'b mut Topology,
     pub(in crate::broker) quota: &'b mut Quota,
     pub(in crate::broker) counters: &'b mut Counters,
     pub(in crate::broker) policies: &'b Policies,
@@ -76,7 +76,7 @@ pub(in crate::broker) struct Post<'b> {
 impl Post<'_> {
     /// Rises with whatever may make room for what has nowhere to go now.
     pub(super) fn room_count(&self, journal: &Journal, messages: &Messages) -> u64 {
-        let revision = self.routing.revision() + self.access.revision();
+        let revision = self.topology.revision() + self.access.revision();
         self.queues.room_made()
             + self.quota.room_made()
             + revision

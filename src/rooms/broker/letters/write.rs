@@ -26,8 +26,6 @@ use crate::broker::queues::LevelChoice;
 use crate::broker::queues::Scratch;
 use crate::broker::queues::Targets;
 use crate::broker::quota::owner_of;
-use crate::broker::route::copies;
-use crate::broker::routing::Keys;
 use crate::broker::work::Work;
 
 /// Bytes of a body that are as much work as one step.
@@ -86,7 +84,7 @@ impl Post<'_> {
         let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
         let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
         Some(Address {
-            exchange: self.routing.find(record.vhost, name)?,
+            exchange: self.topology.find_exchange(record.vhost, name)?,
             name: heapless::String::try_from(name).ok()?,
             // What is longer than any key leads where no key does.
             key: key.map(|key| heapless::Vec::from_slice(key).unwrap_or_default()),
@@ -174,11 +172,9 @@ impl Post<'_> {
         headers: Table<'_>,
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
-        let keys = Keys { own: key, copies: copies(headers), headers };
-        targets.clear();
-        work.limit(self.routing.units_max().saturating_mul(ROUTING_TIMES));
+        self.topology.limit_routing(work, ROUTING_TIMES);
         let mut chosen = Targets { queues: self.queues, chosen: targets };
-        let routed = self.routing.select(exchange, &keys, &mut chosen, work);
+        let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
         // In a transaction nothing may end half-way.
         work.lift_limit();
         routed.map(|_| ())

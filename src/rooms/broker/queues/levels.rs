@@ -32,7 +32,7 @@ use crate::broker::Context;
 use crate::broker::arguments::{QueueSettings, max_priority};
 use crate::broker::faults::out_of;
 use crate::broker::quota::{Declared, Declarer, Quota, Room};
-use crate::broker::routing::DELAYED;
+use crate::broker::topology::DELAYED;
 use crate::broker::work::Work;
 
 /// Bytes of properties that are as much work as one step, when they are looked into.

@@ -2,7 +2,6 @@
 
 use super::state::Queues;
 use crate::broker::faults::out_of;
-use crate::broker::routing;
 use crate::broker::work::Work;
 use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
@@ -17,12 +16,14 @@ pub(in crate::broker) struct Targets<'a> {
     pub(in crate::broker) chosen: &'a mut Vec<QueueId>,
 }
 
-impl routing::Queues for Targets<'_> {
-    fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
+impl Targets<'_> {
+    /// The queue of this name.
+    pub(in crate::broker) fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
         self.queues.find_queue(vhost, name)
     }
 
-    fn choose(&mut self, queue: QueueId, route: u64) {
+    /// The route of this number leads to this queue, perhaps once more.
+    pub(in crate::broker) fn choose(&mut self, queue: QueueId, route: u64) {
         let record = &mut self.queues.slab[queue.index()];
         if record.routed_at != route && !record.dying {
             record.routed_at = route;

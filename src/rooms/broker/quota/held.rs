@@ -27,7 +27,7 @@ impl Declarer {
         (self.connection, self.life)
     }
 
-    /// The number of the user, which a node of the routing tables keeps.
+    /// The number of the user, which a node of the topology keeps.
     pub(in crate::broker) const fn user(self) -> u32 {
         self.user
     }

@@ -15,8 +15,8 @@ use crate::broker::parameters::{ParameterView, Parameters};
 use crate::broker::policy::{Policies, PolicyView};
 use crate::broker::queues::Queues;
 use crate::broker::quota::Quota;
-use crate::broker::routing::{Destination, Routing};
 use crate::broker::sizes::QUEUE_BYTES;
+use crate::broker::topology::{Destination, Topology};
 use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::mem::Messages;
 use crate::wire::field::Table;
@@ -27,7 +27,7 @@ pub struct Views<'b> {
     pub(in crate::broker) access: &'b Access,
     pub(in crate::broker) policies: &'b Policies,
     pub(in crate::broker) parameters: &'b Parameters,
-    pub(in crate::broker) routing: &'b Routing,
+    pub(in crate::broker) topology: &'b Topology,
     pub(in crate::broker) queues: &'b Queues,
     pub(in crate::broker) consumers: &'b Consumers,
     pub(in crate::broker) quota: &'b Quota,
@@ -101,12 +101,12 @@ impl<'b> Views<'b> {
 
     /// Places of exchanges that were ever used.
     pub const fn exchange_places(self) -> usize {
-        self.routing.exchange_places()
+        self.topology.exchange_places()
     }
 
     /// The exchange in a place.
     pub fn exchange_at(self, place: usize) -> Option<ExchangeView<'b>> {
-        let record = self.routing.exchange_at(place)?;
+        let record = self.topology.exchange_at(place)?;
         Some(ExchangeView {
             vhost: self.access.vhost_name(record.vhost),
             name: &record.name,
@@ -122,19 +122,19 @@ impl<'b> Views<'b> {
 
     /// Places of bindings that were ever used.
     pub const fn binding_places(self) -> usize {
-        self.routing.binding_places()
+        self.topology.binding_places()
     }
 
     /// The binding in a place.
     pub fn binding_at(self, place: usize) -> Option<BindingView<'b>> {
-        let record = self.routing.binding_at(place)?;
-        let source = self.routing.exchange_at(record.source.index())?;
+        let record = self.topology.binding_at(place)?;
+        let source = self.topology.exchange_at(record.source.index())?;
         let (destination, exclusive) = match record.destination {
             Destination::Queue(queue) => {
                 let queue = self.queues.get(queue.index()).filter(|queue| !queue.dying)?;
                 (&queue.name, queue.exclusive_owner.is_some())
             }
-            Destination::Exchange(exchange) => (&self.routing.exchange_at(exchange.index())?.name, false),
+            Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
         };
         Some(BindingView {
             vhost: self.access.vhost_name(source.vhost),

@@ -5,6 +5,7 @@
 //! small.
 
 use crate::command::{ExchangeId, QueueId};
+use crate::mem::{MessageId, Messages};
 
 const CACHED_NAMES_BYTES_MAX: usize = 64;
 const CACHED_TARGETS_MAX: usize = 4;
@@ -12,7 +13,7 @@ const CACHED_TARGETS_MAX: usize = 4;
 /// The last route of a channel.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct RouteCache {
-    /// The revision that it holds for; 0 is none.
+    /// The revision that the route holds for; 0 is none.
     revision: u64,
     exchange_len: u8,
     /// The exchange, if every key may be sent to it.
@@ -23,19 +24,24 @@ pub(in crate::broker) struct RouteCache {
 }
 
 impl RouteCache {
-    /// The targets of a message, if the last one had the same exchange and key (`names`, one behind the
-    /// other) and nothing changed since.
+    /// Sets the targets of a message to those of the last one, if that had the same exchange and key and nothing
+    /// changed since; says whether it did.
     #[inline]
-    pub(in crate::broker) fn get(
+    pub(in crate::broker) fn leads(
         &self,
         revision: u64,
-        exchange_len: usize,
-        names: &[u8],
-    ) -> Option<&[QueueId]> {
+        messages: &Messages,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> bool {
         let is_it = self.revision == revision
-            && usize::from(self.exchange_len) == exchange_len
-            && self.names == names;
-        is_it.then_some(&self.targets[..])
+            && usize::from(self.exchange_len) == messages.exchange_len(message)
+            && self.names == messages.names(message);
+        if is_it {
+            targets.clear();
+            targets.extend_from_slice(&self.targets);
+        }
+        is_it
     }
 
     /// The exchange of a message, if the last one had the same, whatever its key, and nothing changed since:
@@ -43,31 +49,33 @@ impl RouteCache {
     pub(in crate::broker) fn exchange(
         &self,
         revision: u64,
-        exchange_len: usize,
-        names: &[u8],
+        messages: &Messages,
+        message: MessageId,
     ) -> Option<ExchangeId> {
+        let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
         let is_it = self.revision == revision
             && usize::from(self.exchange_len) == exchange_len
             && self.names.get(..exchange_len) == names.get(..exchange_len);
         self.exchange.filter(|_| is_it)
     }
 
-    /// Remembers a route, if it is short enough; `exchange` too, if every key may be sent to it.
+    /// Remembers the route of a message, if it is short enough; `exchange` too, if every key may be sent to it.
     pub(in crate::broker) fn set(
         &mut self,
         revision: u64,
-        (exchange, exchange_len): (Option<ExchangeId>, usize),
-        names: &[u8],
+        messages: &Messages,
+        message: MessageId,
+        exchange: Option<ExchangeId>,
         targets: &[QueueId],
     ) {
         self.revision = 0;
         self.exchange = exchange;
         self.names.clear();
         self.targets.clear();
-        let fits = self.names.extend_from_slice(names).is_ok();
+        let fits = self.names.extend_from_slice(messages.names(message)).is_ok();
         if fits && self.targets.extend_from_slice(targets).is_ok() {
             self.revision = revision;
-            self.exchange_len = exchange_len as u8;
+            self.exchange_len = messages.exchange_len(message) as u8;
         }
     }
 }

@@ -7,22 +7,33 @@
 //! ([`Names`]); values that are the same by the rule feed a hash the same way, so that `pairs` may look for
 //! them by it.
 
+use core::fmt;
 use core::hash::{BuildHasher, Hash, Hasher};
 
 use foldhash::quality::FixedState;
 
+use crate::broker::words::{ErlangBinary, ErlangTerm};
+use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
 
 /// So many bytes of headers are as much work as looking at one of them.
 const BYTES_PER_STEP: usize = 64;
 
-/// What is wrong with an `x-match`, if anything: its value as RabbitMQ prints it.
-pub(super) fn invalid_match(arguments: Table<'_>) -> Option<Value<'_>> {
-    let value = arguments.get("x-match")?;
+/// Whether a binding's `x-match` says something that there is, in RabbitMQ's words.
+pub(super) fn check_match(arguments: Table<'_>) -> Result<(), Fault> {
     let known: [&[u8]; 4] = [b"all", b"any", b"all-with-x", b"any-with-x"];
-    match value.as_bytes() {
-        Some(text) if known.contains(&text) => None,
-        _ => Some(value),
+    let fault = |what: fmt::Arguments<'_>| {
+        Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("Invalid x-match field {what}")))
+    };
+    match arguments.get("x-match") {
+        None => Ok(()),
+        Some(value) if value.as_bytes().is_some_and(|text| known.contains(&text)) => Ok(()),
+        Some(Value::LongStr(text)) => {
+            fault(format_args!("value {}; expected all, any, all-with-x, or any-with-x", ErlangBinary(text)))
+        }
+        Some(value) => {
+            fault(format_args!("type {} (value {}); expected longstr", value.type_name(), ErlangTerm(value)))
+        }
     }
 }
 
@@ -86,11 +97,11 @@ fn entries<'a>(table: Table<'a>) -> impl Iterator<Item = (usize, &'a [u8], Value
 #[derive(Debug)]
 pub(super) struct Names {
     slots: Box<[u32]>,
-    /// So many of them serve this message: twice its entries, as far as there are so many.
+    /// So many slots serve this message: twice its entries, as far as there are so many.
     in_use: usize,
     /// What looking at every header takes, in steps.
     steps: usize,
-    /// Number of the route they were taken in for.
+    /// Number of the route that the headers were taken in for.
     route: u64,
     hasher: FixedState,
 }
@@ -101,7 +112,7 @@ impl Names {
         frame_max / 4 + frame_max / 16 + 128
     }
 
-    /// What they take in memory.
+    /// What the slots take in memory.
     pub(super) const fn bytes(frame_max: usize) -> usize {
         Self::slots_for(frame_max) * size_of::<u32>()
     }

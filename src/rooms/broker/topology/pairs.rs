@@ -22,17 +22,17 @@ use crate::wire::field::{Table, Value};
 
 use super::headers::{self, Rule};
 
-/// What a binding hangs on a bucket by.
+/// One pair of a binding, in the bucket of its hash.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hook {
     pub(super) binding: u32,
-    /// Of its exchange and its pair.
+    /// The hash of the binding's exchange and of the pair.
     pub(super) hash: u32,
     /// Where the pair begins in the binding's arguments.
     pub(super) at: u32,
     /// The pair is enough.
     pub(super) any: bool,
-    /// The next of the same binding.
+    /// The next hook of the same binding.
     pub(super) next: Option<u32>,
     links: Links,
 }
@@ -57,8 +57,8 @@ impl Pairs {
         }
     }
 
-    /// Hangs a binding on its pairs; says which its first hook is, and how many it has.
-    pub(super) fn hang(
+    /// Makes a binding's hooks; says which the first is, and how many there are.
+    pub(super) fn insert(
         &mut self,
         exchange: ExchangeId,
         binding: usize,
@@ -71,19 +71,19 @@ impl Pairs {
             };
             let pairs = rule.pairs(arguments).map(hashed);
             let lonely = pairs.min_by_key(|&(_, hash)| self.buckets[self.bucket(hash)].len());
-            let first = lonely.map(|pair| self.insert(binding, pair, false, None));
+            let first = lonely.map(|pair| self.insert_hook(binding, pair, false, None));
             return (first, u32::from(first.is_some()));
         }
         let (mut first, mut count) = (None, 0);
         for (at, name, wanted) in rule.pairs(arguments) {
             let pair = (at as u32, self.hash(exchange, name, wanted));
-            first = Some(self.insert(binding, pair, true, first));
+            first = Some(self.insert_hook(binding, pair, true, first));
             count += 1;
         }
         (first, count)
     }
 
-    fn insert(&mut self, binding: usize, (at, hash): (u32, u32), any: bool, next: Option<u32>) -> u32 {
+    fn insert_hook(&mut self, binding: usize, (at, hash): (u32, u32), any: bool, next: Option<u32>) -> u32 {
         let bucket = self.bucket(hash);
         let hook = Hook { binding: binding as u32, hash, at, any, next, links: Links::default() };
         let index = self.hooks.insert(hook).expect("each was counted as a binding");
@@ -91,8 +91,8 @@ impl Pairs {
         index as u32
     }
 
-    /// Takes all hooks of a binding away; says how many there were.
-    pub(super) fn take_off(&mut self, first: Option<u32>) -> u32 {
+    /// Removes all hooks of a binding; says how many there were.
+    pub(super) fn remove(&mut self, first: Option<u32>) -> u32 {
         let (mut next, mut count) = (first, 0);
         while let Some(index) = next {
             let index = index as usize;
@@ -104,7 +104,7 @@ impl Pairs {
         count
     }
 
-    /// What the pair is found by. A void value is the mere presence of the name.
+    /// The hash that a pair is found by. A void value is the mere presence of the name.
     pub(super) fn hash(&self, exchange: ExchangeId, name: &[u8], wanted: Value<'_>) -> u32 {
         let mut state = self.hasher.build_hasher();
         (exchange, name).hash(&mut state);
@@ -117,7 +117,7 @@ impl Pairs {
         self.buckets[self.bucket(hash)].front()
     }
 
-    /// The one behind it.
+    /// The hook behind another in its bucket.
     pub(super) fn after(&self, index: usize) -> Option<usize> {
         List::after(&self.hooks, index, |hook| &hook.links)
     }

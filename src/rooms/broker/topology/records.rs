@@ -1,10 +1,9 @@
 //! The records of exchanges and bindings, and how they refer to each other.
 //!
-//! Of a headers exchange the bindings that take everything hang on the root of its trie; the others are found
-//! by their pairs (`pairs`).
+//! Why it exists: an exchange and a binding are read all over the broker, and changed in this folder alone.
 //!
 //! Always true: a binding is on its source's list, on its destination's list and, unless it is found by its
-//! pairs, on its node's list. What links a record to others is seen in this room only.
+//! pairs (`pairs`), on its node's list; bindings of a headers exchange that take everything are on the list of its root.
 
 use std::sync::Arc;
 
@@ -43,7 +42,8 @@ impl Kind {
         }
     }
 
-    pub(in crate::broker) fn from_name(name: &str) -> Option<Self> {
+    /// The kind that clients ask for by this name.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         [Self::Direct, Self::Fanout, Self::Topic, Self::Headers].into_iter().find(|kind| kind.name() == name)
     }
 }
@@ -54,29 +54,31 @@ pub(in crate::broker) struct Exchange {
     pub(in crate::broker) vhost: VhostId,
     pub(in crate::broker) name: Box<str>,
     pub(in crate::broker) kind: Kind,
-    /// Never used again for another exchange; 0 when it is not in the log.
+    /// A number that no other exchange ever has; 0 when it is not in the log.
     pub(in crate::broker) version: u64,
-    /// What says that it exists is durable with this.
+    /// The batch with which it is durable that the exchange exists.
     pub(in crate::broker) defined: Batch,
     pub(in crate::broker) durable: bool,
     pub(in crate::broker) auto_delete: bool,
     pub(in crate::broker) internal: bool,
     pub(in crate::broker) arguments: Box<[u8]>,
-    /// In whose share it is.
-    pub(in crate::broker) declarer: Option<Declarer>,
-    /// Where its messages wait that say so, when it is a delayed one.
+    /// In whose share the exchange is.
+    pub(super) declarer: Option<Declarer>,
+    /// The hidden queue of a delayed exchange, where messages wait for as long as they say.
     pub(in crate::broker) sleepers: Option<QueueId>,
     /// Where messages go that match nothing.
-    pub(in crate::broker) alternate: Option<Arc<str>>,
-    /// The policies that apply to it.
+    pub(super) alternate: Option<Arc<str>>,
+    /// The policies that apply to the exchange.
     pub(in crate::broker) applied: Applied,
+    /// The root of its trie.
     pub(super) root: usize,
-    /// Bindings from here.
+    /// Bindings whose source is the exchange.
     pub(super) bindings: List,
-    /// Bindings that lead here.
+    /// Bindings whose destination is the exchange.
     pub(super) incoming: List,
-    /// Pairs that bindings from here are found by.
+    /// How many pairs the bindings from the exchange are found by.
     pub(super) pairs: u32,
+    /// The number of the route that came to the exchange last.
     pub(super) routed_at: u64,
     /// Its name is gone; the record goes with its last binding.
     pub(in crate::broker) dying: bool,
@@ -105,12 +107,51 @@ pub(in crate::broker) struct Binding {
     pub(in crate::broker) arguments: Box<[u8]>,
     /// Whether the log has it.
     pub(in crate::broker) stored: bool,
-    /// In whose share it is.
-    pub(in crate::broker) declarer: Option<Declarer>,
+    /// In whose share the binding is.
+    pub(super) declarer: Option<Declarer>,
+    /// The node of the trie for its routing key.
     pub(super) node: usize,
-    /// The first of the pairs that it is found by.
+    /// The first of the pairs that the binding is found by.
     pub(super) hook: Option<u32>,
     pub(super) source_links: Links,
     pub(super) destination_links: Links,
     pub(super) node_links: Links,
+}
+
+impl Binding {
+    pub(super) fn found(&self) -> FoundBinding<'_> {
+        FoundBinding {
+            source: self.source,
+            destination: self.destination,
+            routing_key: &self.key,
+            arguments: &self.arguments,
+        }
+    }
+}
+
+/// A binding's fields, whichever method they came with.
+pub(in crate::broker) struct BindingSpec<'a> {
+    pub(in crate::broker) source: &'a str,
+    pub(in crate::broker) routing_key: &'a str,
+    pub(in crate::broker) arguments: &'a [u8],
+}
+
+impl<'a> BindingSpec<'a> {
+    /// The binding that is meant, once its source and its destination are found.
+    pub(in crate::broker) const fn between(
+        &self,
+        source: ExchangeId,
+        destination: Destination,
+    ) -> FoundBinding<'a> {
+        FoundBinding { source, destination, routing_key: self.routing_key, arguments: self.arguments }
+    }
+}
+
+/// What makes a binding one and the same, with its ends found.
+#[derive(PartialEq, Eq, Hash)]
+pub(in crate::broker) struct FoundBinding<'a> {
+    pub(super) source: ExchangeId,
+    pub(super) destination: Destination,
+    pub(super) routing_key: &'a str,
+    pub(super) arguments: &'a [u8],
 }

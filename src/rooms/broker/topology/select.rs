@@ -1,14 +1,17 @@
 //! From an exchange and the keys of a message to queues.
 //!
+//! Why it exists: a message has up to as many keys as a frame has room for, and may come to any exchange by several
+//! ways; whatever is bound, its targets must be found in bounded time and each of them once.
+//!
 //! Always true: a queue is chosen at most once per message and an exchange visited at most once, so cycles
 //! of exchange-to-exchange bindings end; the choice is made into space that was sized at start; what it takes
 //! is charged, and what grows with several things at once (keys, their words, exchanges) is refused beyond a
 //! number of units that goes by what can be bound.
 
 use crate::broker::names::IndexTable;
-use crate::broker::queues::delay_ms;
+use crate::broker::queues::{Targets, delay_ms};
 use crate::broker::work::Work;
-use crate::command::{ExchangeId, QueueId, VhostId};
+use crate::command::{ExchangeId, VhostId};
 use crate::error::Fault;
 use crate::mem::{List, Slab};
 use crate::wire::field::{Array, Table, Value};
@@ -16,31 +19,22 @@ use crate::wire::field::{Array, Table, Value};
 use super::headers::{self, Names, Rule};
 use super::pairs::{Hook, Pairs};
 use super::records::{Binding, Destination, Exchange, Kind};
-use super::tables::{Routing, find_exchange};
+use super::state::{Topology, find_exchange};
 use super::trie::Trie;
 
 /// So many bytes of a key or of arguments are as much work as a step.
 const BYTES_PER_UNIT: usize = 64;
 
 /// What a message is routed by: its own key, those in its CC and BCC headers, and its headers.
-pub(in crate::broker) struct Keys<'a> {
-    pub(in crate::broker) own: &'a [u8],
-    pub(in crate::broker) copies: [Array<'a>; 2],
+struct Keys<'a> {
+    own: &'a [u8],
+    copies: [Array<'a>; 2],
     /// Empty unless they matter.
-    pub(in crate::broker) headers: Table<'a>,
-}
-
-/// The queues, as far as routing must know them.
-pub(in crate::broker) trait Queues {
-    /// The queue of this name.
-    fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId>;
-
-    /// The route of this number leads to this queue, perhaps once more.
-    fn choose(&mut self, queue: QueueId, route: u64);
+    headers: Table<'a>,
 }
 
 /// One message on its way through the exchanges.
-struct Selection<'a, Q> {
+struct Selection<'a, 'q> {
     vhost: VhostId,
     /// What marks exchanges and queues as reached.
     route: u64,
@@ -50,22 +44,25 @@ struct Selection<'a, Q> {
     pairs: &'a Pairs,
     trie: &'a mut Trie,
     to_visit: &'a mut Vec<ExchangeId>,
-    queues: &'a mut Q,
+    targets: &'a mut Targets<'q>,
     work: &'a mut Work,
 }
 
-impl Routing {
-    /// Chooses the queues for a message; says whether exchange and key alone decided that.
+impl Topology {
+    /// Chooses the queues for a message with this key; says whether exchange and key alone decided that. `headers` is
+    /// empty unless they matter.
     ///
     /// # Errors
-    /// It takes more work than allowed.
-    pub(in crate::broker) fn select(
+    /// It takes more work than [`Self::limit_routing`] allowed.
+    pub(in crate::broker) fn route(
         &mut self,
-        exchange: ExchangeId,
-        keys: &Keys<'_>,
-        queues: &mut impl Queues,
         work: &mut Work,
+        exchange: ExchangeId,
+        own: &[u8],
+        headers: Table<'_>,
+        targets: &mut Targets<'_>,
     ) -> Result<bool, Fault> {
+        targets.chosen.clear();
         self.routes += 1;
         self.to_visit.clear();
         let mut selection = Selection {
@@ -77,14 +74,15 @@ impl Routing {
             pairs: &self.pairs,
             trie: &mut self.trie,
             to_visit: &mut self.to_visit,
-            queues,
+            targets,
             work,
         };
-        selection.run(exchange, keys, &mut self.header_names)
+        let keys = Keys { own, copies: copies(headers), headers };
+        selection.run(exchange, &keys, &mut self.header_names)
     }
 }
 
-impl<Q: Queues> Selection<'_, Q> {
+impl Selection<'_, '_> {
     fn run(&mut self, first: ExchangeId, keys: &Keys<'_>, names: &mut Names) -> Result<bool, Fault> {
         let mut by_key_alone = true;
         self.to_visit.push(first);
@@ -107,7 +105,7 @@ impl<Q: Queues> Selection<'_, Q> {
         if let Some(queue) = sleepers
             && delay_ms(keys.headers) > 0
         {
-            self.queues.choose(queue, self.route);
+            self.targets.choose(queue, self.route);
             return Ok(true);
         }
         match kind {
@@ -137,9 +135,9 @@ impl<Q: Queues> Selection<'_, Q> {
     }
 
     fn take_named(&mut self, name: &[u8]) -> bool {
-        let found = core::str::from_utf8(name).ok().and_then(|name| self.queues.find(self.vhost, name));
+        let found = core::str::from_utf8(name).ok().and_then(|name| self.targets.find(self.vhost, name));
         if let Some(queue) = found {
-            self.queues.choose(queue, self.route);
+            self.targets.choose(queue, self.route);
         }
         found.is_some()
     }
@@ -179,7 +177,7 @@ impl<Q: Queues> Selection<'_, Q> {
             let mut hook = bindings[binding].hook;
             while let Some(index) = hook {
                 let found = pairs.hook(index as usize);
-                any |= self.take_hooked(found, headers, names);
+                any |= self.take_by_hook(found, headers, names);
                 hook = found.next;
             }
         }
@@ -199,7 +197,7 @@ impl<Q: Queues> Selection<'_, Q> {
                     at = pairs.after(index);
                     let hook = pairs.hook(index);
                     let is_from_here = bindings[hook.binding as usize].source == exchange;
-                    any |= hook.hash == hash && is_from_here && self.take_hooked(hook, headers, names);
+                    any |= hook.hash == hash && is_from_here && self.take_by_hook(hook, headers, names);
                 }
             }
         }
@@ -207,7 +205,7 @@ impl<Q: Queues> Selection<'_, Q> {
     }
 
     /// Takes a binding if its pair is among the headers, and with it whatever else it requires.
-    fn take_hooked(&mut self, hook: Hook, headers: Table<'_>, names: &Names) -> bool {
+    fn take_by_hook(&mut self, hook: Hook, headers: Table<'_>, names: &Names) -> bool {
         let record = &self.bindings[hook.binding as usize];
         let arguments = Table::trusted(&record.arguments);
         let pair = headers::entry(arguments, hook.at as usize);
@@ -241,7 +239,7 @@ impl<Q: Queues> Selection<'_, Q> {
 
     fn take(&mut self, destination: Destination) {
         match destination {
-            Destination::Queue(queue) => self.queues.choose(queue, self.route),
+            Destination::Queue(queue) => self.targets.choose(queue, self.route),
             Destination::Exchange(exchange) => self.visit(exchange),
         }
     }
@@ -264,4 +262,12 @@ impl<Q: Queues> Selection<'_, Q> {
             self.visit(alternate);
         }
     }
+}
+
+/// The lists of further routing keys in the CC and BCC headers. What is not text in them is no key.
+pub(in crate::broker) fn copies(headers: Table<'_>) -> [Array<'_>; 2] {
+    ["CC", "BCC"].map(|name| match headers.get(name) {
+        Some(Value::Array(array)) => array,
+        _ => Array::EMPTY,
+    })
 }

@@ -1,4 +1,4 @@
-//! Keys and patterns as a trie: where bindings hang, and which of its nodes a routing key reaches.
+//! Keys and patterns as a trie: which nodes have the bindings, and which nodes a routing key reaches.
 //!
 //! ```text
 //! root ─ "kern" ─ "*"        direct: one node per routing key, below the root
@@ -9,7 +9,7 @@
 //! Topic matching walks all words of the key once with the set of nodes reached so far, each node at most
 //! once per word. So a hostile pattern like `#.a.#.a.#` costs words times nodes and never explodes, and
 //! nothing recurses deeper than a chain of `#.#.#`, which collapses into one step per node. Words times
-//! nodes can still be much, for a copy's key may be as long as a frame: so the walk ends where the caller
+//! nodes can still be much, for a key in a CC header may be as long as a frame: so the walk ends where the caller
 //! says.
 //!
 //! Always true: a node with neither bindings nor children does not exist, but for roots.
@@ -22,12 +22,12 @@ use super::records::{Binding, Kind};
 /// A routing key or a word of one.
 #[derive(Debug)]
 struct Node {
-    /// Its parent; none for a root.
+    /// The node above; none for a root.
     parent: Option<usize>,
     word: Box<[u8]>,
     bindings: List,
     children: u32,
-    /// The number of the user for whose binding it was made; 0 for nobody's.
+    /// The number of the user for whose binding the node was made; 0 for nobody's.
     user: u32,
     /// The child `*`, if there is one.
     star: Option<usize>,
@@ -92,7 +92,7 @@ impl Trie {
         }
     }
 
-    /// The node where a binding with this key hangs; the caller made sure of room for those that are
+    /// The node for a binding with this key; the caller made sure of room for those that are
     /// missing, which are made for the user of this number.
     pub(super) fn place(&mut self, root: usize, kind: Kind, key: &[u8], user: u32) -> usize {
         match kind {
@@ -102,13 +102,13 @@ impl Trie {
         }
     }
 
-    /// Hangs a binding on a node.
-    pub(super) fn hang(&mut self, bindings: &mut Slab<Binding>, node: usize, binding: usize) {
+    /// Puts a binding on the list of a node.
+    pub(super) fn insert_binding(&mut self, bindings: &mut Slab<Binding>, node: usize, binding: usize) {
         self.nodes[node].bindings.push_back(bindings, binding, |binding| &mut binding.node_links);
     }
 
-    /// Takes it off again; the node stays until it is pruned.
-    pub(super) fn take_off(&mut self, bindings: &mut Slab<Binding>, node: usize, binding: usize) {
+    /// Removes a binding from the list of its node, which stays until it is pruned.
+    pub(super) fn remove_binding(&mut self, bindings: &mut Slab<Binding>, node: usize, binding: usize) {
         self.nodes[node].bindings.remove(bindings, binding, |binding| &mut binding.node_links);
     }
 

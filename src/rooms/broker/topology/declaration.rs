@@ -1,0 +1,157 @@
+//! exchange.declare's fields, and whether an exchange can be made of them.
+//!
+//! Why it exists: whoever declares again what is there is told first what is wrong with the type, and of the rest only
+//! what differs; so each check stands by itself, in RabbitMQ's words.
+//!
+//! Always true: a declaration is checked without being changed, and a check that succeeded once succeeds again.
+
+use core::fmt;
+
+use super::records::{DELAYED, Kind};
+use crate::broker::Access;
+use crate::broker::words::ExchangeInWords;
+use crate::command::VhostId;
+use crate::error::{Fault, ReplyCode};
+use crate::wire::field::{Table, Value};
+
+/// Types of exchanges that plug-ins of RabbitMQ or later versions of it add. Whoever asks for one is told
+/// what is missing; RabbitMQ without it says only that it does not know the type.
+const PLUG_INS: [(&str, &str); 8] = [
+    ("x-consistent-hash", "rabbitmq_consistent_hash_exchange"),
+    ("x-event", "rabbitmq_event_exchange"),
+    ("x-jms-topic", "rabbitmq_jms_topic_exchange"),
+    ("x-local-random", "version 4"),
+    ("x-modulus-hash", "rabbitmq_sharding"),
+    ("x-random", "rabbitmq_random_exchange"),
+    ("x-recent-history", "rabbitmq_recent_history_exchange"),
+    ("x-rtopic", "rabbitmq_rtopic_exchange"),
+];
+
+/// exchange.declare's fields.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::broker) struct ExchangeDeclaration<'a> {
+    pub(in crate::broker) exchange: &'a str,
+    pub(in crate::broker) kind: &'a str,
+    pub(in crate::broker) durable: bool,
+    pub(in crate::broker) auto_delete: bool,
+    pub(in crate::broker) internal: bool,
+    pub(in crate::broker) arguments: &'a [u8],
+}
+
+impl<'a> ExchangeDeclaration<'a> {
+    /// Whether the exchange is to keep messages for as long as they say.
+    pub(in crate::broker) fn is_delayed(&self) -> bool {
+        self.kind == DELAYED
+    }
+
+    /// Bytes that the names of the exchange count for.
+    pub(in crate::broker) const fn bytes(&self) -> usize {
+        self.exchange.len() + self.arguments.len()
+    }
+
+    /// What is checked first, whether the exchange is there or not: its type is known, and it is not the default one.
+    /// How a delayed one is to choose is asked only when it is new.
+    pub(in crate::broker) fn check_askable(&self) -> Result<(), Fault> {
+        if !self.is_delayed() {
+            kind_named(self.kind)?;
+        }
+        refuse_default(self.exchange)
+    }
+
+    /// How a new exchange chooses.
+    ///
+    /// # Errors
+    /// No exchange chooses so.
+    pub(in crate::broker) fn new_kind(&self) -> Result<Kind, Fault> {
+        if !self.is_delayed() {
+            return kind_named(self.kind);
+        }
+        let said = Table::trusted(self.arguments).get("x-delayed-type").and_then(|value| value.as_str());
+        // Delayed twice it would never be routed.
+        let said = said.filter(|kind| *kind != DELAYED).ok_or_else(|| {
+            Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("Invalid argument, 'x-delayed-type' must be an existing exchange type"),
+            )
+        });
+        said.and_then(kind_named)
+    }
+
+    /// Whether clients may give an exchange this name: what begins with `amq.` is the broker's own.
+    pub(in crate::broker) fn check_name(&self) -> Result<(), Fault> {
+        let name = self.exchange;
+        let words = format_args!("exchange name '{name}' contains reserved prefix 'amq.*'");
+        refuse_if(name.starts_with("amq."), words)
+    }
+
+    /// The alternate exchange that the arguments name.
+    ///
+    /// # Errors
+    /// They name none, but have something else there.
+    pub(in crate::broker) fn alternate(
+        &self,
+        access: &Access,
+        vhost: VhostId,
+    ) -> Result<Option<&'a str>, Fault> {
+        match Table::trusted(self.arguments).get("alternate-exchange") {
+            None => Ok(None),
+            Some(value @ Value::LongStr(_)) => Ok(Some(value.as_str().unwrap_or_default())),
+            Some(other) => Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!(
+                    "invalid type '{}' for arg 'alternate-exchange' in {}",
+                    other.type_name(),
+                    exchange_in_words(access, vhost, self.exchange)
+                ),
+            )),
+        }
+    }
+}
+
+/// The type that a name stands for.
+fn kind_named(kind: &str) -> Result<Kind, Fault> {
+    Kind::from_name(kind).ok_or_else(|| {
+        let invalid = |words: fmt::Arguments<'_>| Fault::connection(ReplyCode::CommandInvalid, words);
+        match PLUG_INS.iter().find(|(known, _)| *known == kind) {
+            Some((_, plug_in)) => invalid(format_args!(
+                "unknown exchange type '{kind}': RabbitMQ has it with {plug_in}, and Leveret has not"
+            )),
+            None if kind.is_empty() => invalid(format_args!("invalid exchange type ''")),
+            None => invalid(format_args!("unknown exchange type '{kind}'")),
+        }
+    })
+}
+
+/// An exchange's name and virtual host as reply texts show them.
+pub(in crate::broker) fn exchange_in_words<'a>(
+    access: &'a Access,
+    vhost: VhostId,
+    name: &'a str,
+) -> ExchangeInWords<'a> {
+    ExchangeInWords { name, vhost: access.vhost_name(vhost) }
+}
+
+/// The nameless exchange cannot be declared, bound or deleted.
+pub(in crate::broker) fn refuse_default(name: &str) -> Result<(), Fault> {
+    refuse_if(name.is_empty(), format_args!("operation not permitted on the default exchange"))
+}
+
+/// Whether an exchange of this name may ever be deleted: those that each virtual host begins with stay.
+pub(in crate::broker) fn check_deletable_name(
+    access: &Access,
+    vhost: VhostId,
+    name: &str,
+) -> Result<(), Fault> {
+    refuse_default(name)?;
+    let words = exchange_in_words(access, vhost, name);
+    refuse_if(is_system_name(name), format_args!("deletion of system {words} not allowed"))
+}
+
+/// Whether only the broker itself gives exchanges such a name.
+pub(super) fn is_system_name(name: &str) -> bool {
+    name.is_empty() || name.starts_with("amq.")
+}
+
+fn refuse_if(is_so: bool, words: fmt::Arguments<'_>) -> Result<(), Fault> {
+    if is_so { Err(Fault::new(ReplyCode::AccessRefused, words)) } else { Ok(()) }
+}
