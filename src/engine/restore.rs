@@ -112,7 +112,7 @@ impl Restoring {
             return;
         }
         let restored = if !levels.known.is_empty() && broker.queues().room() <= levels.known.len() {
-            broker.leave_out(&definition);
+            broker.recovery_mut().leave_out(&definition);
             Restored::NoRoom
         } else {
             broker.restore(context, &definition)
@@ -134,7 +134,7 @@ impl Restoring {
                     _ => "only another version knows its type",
                 };
                 log::error!("{definition} is stored, but {why}");
-                broker.leave_out_levels(incarnation, &levels.known);
+                broker.recovery_mut().leave_out_levels(incarnation, &levels.known);
                 self.absent.insert(incarnation);
                 self.absent.extend(levels.known);
             }

@@ -165,7 +165,7 @@ impl StoreDriver {
 
     /// Puts into queues that adopted orphans what the log has of those, before anybody takes from them.
     fn put_adopted(&self, broker: &mut Broker) {
-        while let Some((incarnation, queue)) = broker.next_adopted() {
+        while let Some((incarnation, queue)) = broker.recovery_mut().next_adopted() {
             if let Some(found) = self.keeper.log().index().queues().get(&incarnation) {
                 restore_messages(broker, found, queue);
             }

@@ -571,7 +571,7 @@ fn over_power_cuts_it_goes_with_what_sleeps() {
         if count == 1 {
             assert_eq!(asleep(&life.house), 3, "cut {cut}");
         }
-        assert_eq!(life.house.broker.orphans().len(), 0, "cut {cut}: nothing is left behind");
+        assert_eq!(life.house.broker.recovery().orphans().len(), 0, "cut {cut}: nothing is left behind");
         life.read_back();
         life.store().expect("the disk is well");
         if is_over {

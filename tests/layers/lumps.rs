@@ -33,7 +33,7 @@ const GOAL: Size = Size { fields: 15, files: 8, circle: 2 };
 
 /// What is larger, and how large: whoever makes one smaller writes it here.
 const LUMPS: [Lump; 3] = [
-    Lump { name: "Broker", folder: "rooms/broker/", most: Size { fields: 17, files: 18, circle: 13 } },
+    Lump { name: "Broker", folder: "rooms/broker/", most: Size { fields: 15, files: 18, circle: 12 } },
     Lump { name: "Engine", folder: "engine/", most: Size { fields: 43, files: 11, circle: 9 } },
     Lump { name: "Log", folder: "rooms/store/", most: Size { fields: 35, files: 12, circle: 10 } },
 ];

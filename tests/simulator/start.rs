@@ -85,7 +85,7 @@ fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
             return;
         }
     }
-    while let Some(incarnation) = broker.orphans().first().map(|orphan| orphan.incarnation) {
+    while let Some(incarnation) = broker.recovery().orphans().first().map(|orphan| orphan.incarnation) {
         if broker.operator_delete_orphan(context, incarnation).is_err() {
             return;
         }

@@ -412,12 +412,12 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
              `leveret inspect` with the data directory",
         ),
         (
-            context.broker.has_orphans(),
+            context.broker.recovery().has_orphans(),
             "orphans: there are messages whose queue is lost; list_orphans shows them, adopt_orphan gives \
              them a queue, delete_orphan deletes them",
         ),
         (
-            context.broker.has_rebuilt(),
+            context.broker.recovery().has_rebuilt(),
             "rebuilt: what some queues were declared with is lost, and they are plain durable ones; the log \
              says which; whoever declares them again ends this",
         ),

@@ -23,11 +23,11 @@ impl Kind for Orphans {
     ];
 
     fn places(context: ReadContext<'_>) -> usize {
-        context.broker.orphans().len()
+        context.broker.recovery().orphans().len()
     }
 
     fn at(context: ReadContext<'_>, place: usize) -> Option<Self::View<'_>> {
-        context.broker.orphans().get(place)
+        context.broker.recovery().orphans().get(place)
     }
 
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {

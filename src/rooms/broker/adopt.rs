@@ -9,15 +9,15 @@
 
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::Definition;
+use crate::journal::DestinationName;
 
 use super::arguments::QueueSettings;
 use super::faults::{check_deletable, version_for};
-use super::orphans::Orphan;
 use super::queue_declare::QueueDeclaration;
 use super::queues::Logged;
 use super::queues::first_rank;
 use super::queues::{Peeked, Queue};
+use super::recovery::{Orphan, key_of};
 use super::restored::Contents;
 use super::{Broker, Context};
 
@@ -40,7 +40,7 @@ impl Broker {
             return Some(rebuilt);
         }
         let name = name.map(|(vhost, queue)| (vhost.into(), queue.into()));
-        self.orphans.add(Orphan { incarnation, contents, name });
+        self.recovery.add_orphan(Orphan { incarnation, contents, name });
         None
     }
 
@@ -68,45 +68,12 @@ impl Broker {
 
     // ---- in life
 
-    /// Orphans, in no order.
-    pub fn orphans(&self) -> &[Orphan] {
-        &self.orphans.entries
-    }
-
-    /// Whether there are orphans, listed or not.
-    pub fn has_orphans(&self) -> bool {
-        !self.orphans.entries.is_empty() || self.orphans.unlisted > 0
-    }
-
-    /// Orphans that are not listed, for there is no room to remember them.
-    pub const fn orphans_unlisted(&self) -> u64 {
-        self.orphans.unlisted
-    }
-
-    /// Whether there are queues that were rebuilt and nobody has declared since.
-    pub const fn has_rebuilt(&self) -> bool {
-        self.orphans.rebuilt > 0
-    }
-
     /// Virtual host and name of a queue that was rebuilt, for the simulator, whose clients know of none.
     #[cfg(debug_assertions)]
     pub fn next_rebuilt(&self) -> Option<(String, String)> {
         let mut queues = self.queues.iter().map(|(_, queue)| queue);
         let queue = queues.find(|queue| queue.is_rebuilt && !queue.dying)?;
         Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
-    }
-
-    /// The orphan that a new durable queue of this name is for.
-    pub(super) fn take_orphan_of(&mut self, vhost: VhostId, queue: &str) -> Option<Orphan> {
-        if self.orphans.entries.is_empty() {
-            return None;
-        }
-        let at = self
-            .orphans
-            .entries
-            .iter()
-            .position(|orphan| orphan.is_of(self.access.vhost_name(vhost), queue))?;
-        Some(self.orphans.take(at))
     }
 
     /// A queue that was just declared with the incarnation of an orphan has its messages. They stand in it
@@ -119,19 +86,34 @@ impl Broker {
     ) -> Result<QueueId, Fault> {
         let Some(orphan) = orphan else { return created };
         let Ok(queue) = created else {
-            self.orphans.add(orphan);
+            self.recovery.add_orphan(orphan);
             return created;
         };
         self.queues.restore_contents(queue, &orphan.contents);
         self.queues.at_mut(queue).returning += 1;
-        self.orphans.adopted.push((orphan.incarnation, queue, orphan.contents.count));
+        self.recovery.adopted(&orphan, queue);
         Ok(queue)
     }
 
-    /// The next queue whose adopted messages are to be put into it, with its incarnation; then
-    /// [`Self::end_adoption`].
-    pub fn next_adopted(&mut self) -> Option<(u64, QueueId)> {
-        self.orphans.adopted.pop().map(|(incarnation, queue, _)| (incarnation, queue))
+    /// Deletes what the start left out, a queue with its messages, and orphans of that name; `false` when
+    /// there is no such thing.
+    ///
+    /// # Errors
+    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
+    pub(super) fn delete_left_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        is_conditional: bool,
+    ) -> Result<bool, Fault> {
+        if self.recovery.delete_left_out(cx, &self.access, vhost, name, is_conditional)? {
+            return Ok(true);
+        }
+        match name {
+            DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
+            DestinationName::Queue(_) | DestinationName::Exchange(_) => Ok(false),
+        }
     }
 
     /// What was adopted stands in the queue.
@@ -157,7 +139,7 @@ impl Broker {
             .access
             .find_vhost(vhost)
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{vhost}'")))?;
-        let at = self.find_orphan(incarnation)?;
+        let at = self.recovery.find_orphan(incarnation)?;
         let words = self.queue_in_words(id, queue);
         if queue.is_empty() || queue.len() > 255 || queue.starts_with("amq.") {
             return Err(Fault::new(
@@ -172,7 +154,7 @@ impl Broker {
             ));
         }
         self.access.check_queue_limit(id, queue)?;
-        let orphan = self.orphans.take(at);
+        let orphan = self.recovery.take_orphan(at);
         let (durable, arguments) = (true, &[][..]);
         let declaration =
             QueueDeclaration { queue, durable, exclusive: false, auto_delete: false, arguments };
@@ -191,15 +173,14 @@ impl Broker {
     /// # Errors
     /// There is no such orphan, or the store cannot be written.
     pub fn operator_delete_orphan(&mut self, cx: &mut Context<'_>, incarnation: u64) -> Result<u64, Fault> {
-        let at = self.find_orphan(incarnation)?;
+        let at = self.recovery.find_orphan(incarnation)?;
         check_deletable(cx.journal, true)?;
         Ok(self.delete_orphan(cx, at))
     }
 
     /// The virtual host is deleted with all its queues, so these go, too.
     pub(super) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
-        let is_in = |orphan: &Orphan| orphan.name.as_ref().is_some_and(|(host, _)| **host == *vhost);
-        while let Some(at) = self.orphans.entries.iter().position(is_in) {
+        while let Some(at) = self.recovery.orphan_in(vhost) {
             self.delete_orphan(cx, at);
         }
     }
@@ -214,8 +195,7 @@ impl Broker {
         vhost: VhostId,
         queue: &str,
     ) -> Result<bool, Fault> {
-        let mut orphans = self.orphans.entries.iter();
-        let Some(at) = orphans.position(|orphan| orphan.is_of(self.access.vhost_name(vhost), queue)) else {
+        let Some(at) = self.recovery.orphan_of(self.access.vhost_name(vhost), queue) else {
             return Ok(false);
         };
         check_deletable(cx.journal, true)?;
@@ -224,20 +204,13 @@ impl Broker {
     }
 
     fn delete_orphan(&mut self, cx: &mut Context<'_>, at: usize) -> u64 {
-        let orphan = self.orphans.take(at);
+        let orphan = self.recovery.take_orphan(at);
         let batch = cx.journal.queue_gone(orphan.incarnation);
         cx.await_batch(batch);
         if let Some((vhost, name)) = &orphan.name {
             self.forget_name(cx, vhost, name);
         }
         orphan.contents.count
-    }
-
-    fn find_orphan(&self, incarnation: u64) -> Result<usize, Fault> {
-        let found = self.orphans.entries.iter().position(|orphan| orphan.incarnation == incarnation);
-        found.ok_or_else(|| {
-            Fault::new(ReplyCode::NotFound, format_args!("no orphan {incarnation}: see list_orphans"))
-        })
     }
 
     /// What defined a queue of this name, if anything still does, is not to bring it back; unless there is
@@ -248,16 +221,7 @@ impl Broker {
         if is_used {
             return;
         }
-        let definition = Definition::Queue {
-            vhost,
-            name,
-            incarnation: 0,
-            auto_delete: false,
-            is_rebuilt: false,
-            levels_from: 0,
-            arguments: &[],
-        };
-        let batch = cx.journal.define(definition.key(), None);
+        let batch = cx.journal.define(key_of(vhost, DestinationName::Queue(name)), None);
         cx.await_batch(batch);
     }
 
@@ -281,7 +245,7 @@ impl Broker {
         record.arguments = declaration.arguments.into();
         record.peeked = Peeked::NOTHING;
         (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
-        self.orphans.rebuilt -= 1;
+        self.recovery.rebuilt_gone();
         self.apply_to_queue(cx, queue);
         let rank = first_rank(cx.journal, self.queues.at(queue), 0);
         self.queues.at_mut(queue).rank = rank;

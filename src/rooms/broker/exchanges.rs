@@ -72,7 +72,7 @@ impl Broker {
         declaration.new_kind()?;
         declaration.alternate(&self.access, vhost)?;
         let name = DestinationName::Exchange(declaration.exchange);
-        self.check_not_left_out(vhost, name, declaration.durable)?;
+        self.recovery.check_not_left_out(&self.access, vhost, name, declaration.durable)?;
         let version = version_for(cx.journal, declaration.durable)?;
         if version != 0 && declaration.is_delayed() {
             // The log knows its slots by those behind its own.

@@ -15,8 +15,9 @@
 //! | `work` | what finding the targets of a message may cost |
 //! | `publish` | a message comes in, all or nothing |
 //! | `deliver`, `get` | from queues to outboxes; from a queue to who asks |
-//! | `stored`, `restored`, `left_out` | what outlives the broker, and a start; what a start does not declare again |
-//! | `orphans`, `adopt` | messages whose queue no definition is left of; what becomes of them |
+//! | `recovery` | what a start found that it could not put back as it was |
+//! | `stored`, `restored` | what outlives the broker, and a start |
+//! | `adopt` | messages whose queue no definition is left of: rebuilt, adopted, deleted |
 //! | `settle`, `transaction`, `promised` | acknowledgements; tx; what a commit under way may still need |
 //! | `consumers` | who gets the next message of a queue: connections, channels, consumers, credit, turns |
 //! | `consume` | consumers, channels and connections begin and end |
@@ -57,11 +58,9 @@ mod faults;
 mod get;
 mod job;
 mod jobs;
-mod left_out;
 mod letters;
 mod names;
 mod operator_settings;
-mod orphans;
 mod overdue;
 mod own;
 mod parameters;
@@ -72,6 +71,7 @@ mod publish;
 mod queue_declare;
 mod queues;
 mod quota;
+mod recovery;
 mod restored;
 mod settle;
 mod shortage;
@@ -97,7 +97,6 @@ pub use counters::Counters;
 pub use deliver::OutboxView;
 pub use letters::{came_from, parked, unparked};
 pub use names::Entropy;
-pub use orphans::Orphan;
 pub use overdue::Overdue;
 pub use own::DeliverySource;
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
@@ -105,6 +104,7 @@ pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
 pub use queues::{
     Fetch, FetchFrom, LOOKED_MAX, LogRun, Looked, Page, PageIn, Queues, Seen, disk_shortage, levels_of,
 };
+pub use recovery::{Orphan, Recovery};
 pub use restored::{Contents, Restored};
 pub use shortage::{Pool, Shortage, Waiters};
 pub use sizes::{

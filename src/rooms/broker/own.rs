@@ -220,11 +220,11 @@ impl Broker {
             may_wait: true,
             urgency: Urgency::Awaited,
         };
-        let mut targets = core::mem::take(&mut self.targets_buffer);
+        let mut targets = core::mem::take(&mut self.publishing.targets);
         targets.clear();
         targets.push(queue);
         let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
-        self.targets_buffer = targets;
+        self.publishing.targets = targets;
         taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
     }
 

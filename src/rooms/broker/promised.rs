@@ -1,7 +1,11 @@
-//! What a commit that is being carried out was promised.
+//! What publishing keeps from one message to the next, and what a commit that is being carried out was promised.
 //!
 //! Why it exists: a commit changes queues step by step, and what is given up meanwhile must not take the room that its
 //! later steps were found to have.
+
+use crate::command::QueueId;
+
+use super::shortage::Shortage;
 
 /// What a commit that goes on has been found to need at most: what is given up meanwhile leaves that much, or
 /// the commit would end half-way.
@@ -11,4 +15,20 @@ pub(super) struct Promised {
     pub(super) chunks: usize,
     /// Messages for the log.
     pub(super) logged: usize,
+}
+
+/// What is kept from one publish to the next.
+#[derive(Debug)]
+pub(super) struct Publishing {
+    /// Room for the queues of a message; it is taken out while one is routed and pushed.
+    pub(super) targets: Vec<QueueId>,
+    /// What the publish waits for that was answered last with a wait.
+    pub(super) shortage: Shortage,
+}
+
+impl Publishing {
+    /// Room for the targets of a message to as many queues as there can be.
+    pub(super) fn with_capacity(queues: usize) -> Self {
+        Self { targets: Vec::with_capacity(queues), shortage: Shortage::Commit }
+    }
 }

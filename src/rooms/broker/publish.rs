@@ -50,9 +50,9 @@ impl Broker {
         message: MessageId,
         mandatory: bool,
     ) -> Result<Outcome, Fault> {
-        let mut targets = core::mem::take(&mut self.targets_buffer);
+        let mut targets = core::mem::take(&mut self.publishing.targets);
         let result = self.publish_by(cx, channel, (message, mandatory), &mut targets);
-        self.targets_buffer = targets;
+        self.publishing.targets = targets;
         result
     }
 
@@ -155,7 +155,7 @@ impl Broker {
                 if let Shortage::VhostDisk(vhost) = shortage {
                     self.quota.want_disk(cx.journal, vhost);
                 }
-                self.shortage = shortage;
+                self.publishing.shortage = shortage;
                 self.note_wait(cx.messages, targets, publish.channel);
                 // What gathers may be what it waits for.
                 cx.journal.hurry();
@@ -426,12 +426,12 @@ impl Broker {
             self.consumers.connection(connection).outbox_bytes > 2 * self.queues.settings.output_budget_bytes;
         if crowded && publish.may_wait {
             // A client that does not read its returns waits for itself alone.
-            self.shortage = Shortage::Returns;
+            self.publishing.shortage = Shortage::Returns;
             return Ok(Outcome::Wait);
         }
         if self.queues.deliveries().room() == 0 {
             if publish.share == Share::Ordinary {
-                self.shortage = Shortage::Pool(Pool::Unacknowledged);
+                self.publishing.shortage = Shortage::Pool(Pool::Unacknowledged);
                 return Ok(Outcome::Wait);
             }
             messages.release(message);

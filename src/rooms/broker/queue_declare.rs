@@ -239,7 +239,7 @@ impl Broker {
         let record = self.queues.at(queue);
         Outcome::QueueDeclared {
             queue: record.name.clone(),
-            message_count: self.queues.ready_in(queue) + self.orphans.adopted_by(queue),
+            message_count: self.queues.ready_in(queue) + self.recovery.adopted_by(queue),
             consumer_count: record.audience.len(),
         }
     }
@@ -252,10 +252,10 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
         hidden: bool,
     ) -> Result<QueueId, Fault> {
-        let orphan = match declaration.outlives_broker() {
-            true => self.take_orphan_of(vhost, declaration.queue),
-            false => None,
-        };
+        let vhost_name = self.access.vhost_name(vhost);
+        let at =
+            self.recovery.orphan_of(vhost_name, declaration.queue).filter(|_| declaration.outlives_broker());
+        let orphan = at.map(|at| self.recovery.take_orphan(at));
         let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
         let created = self.create_as(cx, owner, vhost, declaration, (hidden, incarnation));
         self.end_creation(created, orphan)
@@ -271,7 +271,12 @@ impl Broker {
         (hidden, incarnation): (bool, Option<u64>),
     ) -> Result<QueueId, Fault> {
         let durable = declaration.outlives_broker();
-        self.check_not_left_out(vhost, DestinationName::Queue(declaration.queue), durable)?;
+        self.recovery.check_not_left_out(
+            &self.access,
+            vhost,
+            DestinationName::Queue(declaration.queue),
+            durable,
+        )?;
         let applied = match hidden {
             true => Applied::default(),
             false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
@@ -316,7 +321,9 @@ impl Broker {
         record.declarer = cx.declarer;
         let queue = self.queues.insert(record)?;
         self.access.hold_vhost(vhost);
-        self.orphans.rebuilt += u32::from(is_rebuilt);
+        if is_rebuilt {
+            self.recovery.rebuilt_came();
+        }
         self.watch.note_timeout(consumer_timeout_ms);
         if !hidden {
             self.access.count_queue(vhost, true);
@@ -423,8 +430,10 @@ impl Broker {
         self.queues.append_spilled_gone(cx.journal, index);
         self.queues.retire(queue);
         let record = self.queues.at_mut(queue);
-        self.orphans.rebuilt -= u32::from(record.is_rebuilt);
         let (vhost, hidden, owner) = (record.vhost, record.hidden, record.exclusive_owner.take());
+        if record.is_rebuilt {
+            self.recovery.rebuilt_gone();
+        }
         if !hidden {
             self.counters.queues_deleted += 1;
             self.access.count_queue(vhost, false);

@@ -6,10 +6,8 @@ use crate::mem::Slab;
 use super::access;
 use super::consumers::{Channel, Connection, Consumer};
 use super::job::Begun;
-use super::left_out::LeftOut;
 use super::letters::TracedName;
 use super::names::IndexTable;
-use super::orphans;
 use super::parameters::Parameters;
 use super::policy::Policies;
 use super::queues::Deliveries;
@@ -18,6 +16,8 @@ use super::queues::Getting;
 use super::queues::Queue;
 use super::queues::Sleepers;
 use super::quota::Quota;
+use super::recovery;
+use super::recovery::LeftOut;
 use super::topology::Topology;
 
 /// Sizes of the broker's records with their places in tables and on lists, for the memory table.
@@ -68,6 +68,6 @@ const ALLOCATION_BYTES: usize = 16;
 
 /// Buffers that are there once, for frames of so many bytes and so many messages.
 pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
-    let once = orphans::ORPHANS_BYTES + Sleepers::held_bytes(messages_max);
+    let once = recovery::ORPHANS_BYTES + Sleepers::held_bytes(messages_max);
     2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once
 }

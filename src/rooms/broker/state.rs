@@ -3,7 +3,7 @@
 //! What is done with it stands in the files above; each part that has rules of its own keeps them itself
 //! (`topology`, `access`, `deliveries`, `queue`).
 
-use crate::command::{ConnectionId, QueueId};
+use crate::command::ConnectionId;
 use crate::error::Fault;
 use crate::journal::Journal;
 use crate::limits::Limits;
@@ -14,14 +14,14 @@ use super::access::{Access, PREDECLARED_EXCHANGES};
 use super::consumers::Consumers;
 use super::counters::Counters;
 use super::job::{Job, Jobs};
-use super::left_out::LeftOut;
 use super::letters::{Firehose, Letters, Post};
 use super::names::Entropy;
-use super::orphans::Orphans;
 use super::parameters::Parameters;
 use super::policy::Policies;
+use super::promised::Publishing;
 use super::queues::Queues;
 use super::quota::Quota;
+use super::recovery::Recovery;
 use super::shortage::Shortage;
 use super::topology::Topology;
 use super::views::Views;
@@ -76,13 +76,9 @@ pub struct Broker {
     pub(super) topology: Topology,
     pub(super) queues: Queues,
     pub(super) consumers: Consumers,
-    pub(super) left_out: LeftOut,
-    pub(super) orphans: Orphans,
-    /// What the publish waits for that was answered last with a wait.
-    pub(super) shortage: Shortage,
+    pub(super) recovery: Recovery,
     pub(super) jobs: Jobs,
-    /// Room for the queues of a message; it is taken out while one is routed and pushed.
-    pub(super) targets_buffer: Vec<QueueId>,
+    pub(super) publishing: Publishing,
     pub(super) watch: Watch,
     /// What connections, users and virtual hosts take of what all share, and what they may.
     pub(super) quota: Quota,
@@ -101,6 +97,16 @@ impl Broker {
     /// Queues, what waits in them and what is delivered.
     pub const fn queues(&self) -> &Queues {
         &self.queues
+    }
+
+    /// What a start found that it could not put back as it was.
+    pub const fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// What the store does with what a start found that it could not put back as it was.
+    pub const fn recovery_mut(&mut self) -> &mut Recovery {
+        &mut self.recovery
     }
 
     /// What the store and operators do with queues on which nothing else hangs.
@@ -127,11 +133,9 @@ impl Broker {
             topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
             queues: Queues::new(limits, seed),
             consumers: Consumers::new(limits, seed),
-            left_out: LeftOut::new(queues + limits.exchanges_max as usize, seed),
-            orphans: Orphans::default(),
-            shortage: Shortage::Commit,
+            recovery: Recovery::new(queues + limits.exchanges_max as usize, seed),
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
-            targets_buffer: Vec::with_capacity(queues),
+            publishing: Publishing::with_capacity(queues),
             watch: Watch::new(limits.consumer_timeout_ms),
             quota: Quota::new(limits),
             counters: Counters::default(),
@@ -201,7 +205,7 @@ impl Broker {
 
     /// What the publish waits for that was answered last with a wait.
     pub const fn last_shortage(&self) -> Shortage {
-        self.shortage
+        self.publishing.shortage
     }
 
     /// What a connection waits for whose content this pool did not take.

@@ -5,12 +5,10 @@
 //! what there is no room for under today's limits, or of a type that only another version knows, stays
 //! untouched in the log, with its bindings.
 
-use crate::command::{QueueId, VhostId};
-use crate::error::{Fault, ReplyCode};
+use crate::command::QueueId;
 use crate::journal::{Definition, DestinationName, Journal};
 
 use super::arguments::QueueSettings;
-use super::faults::check_deletable;
 use super::parameters::ParameterView;
 use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
 use super::queues::Logged;
@@ -18,7 +16,7 @@ use super::queues::Queue;
 use super::queues::Returns;
 use super::queues::first_rank;
 use super::restored::Restored;
-use super::topology::{BindingSpec, Destination, ExchangeDeclaration, exchange_in_words};
+use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
 
 impl Broker {
@@ -29,27 +27,9 @@ impl Broker {
     pub fn restore(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         let restored = self.declare_again(cx, definition);
         if let Restored::NoRoom | Restored::Unknown = restored {
-            self.leave_out(definition);
+            self.recovery.leave_out(definition);
         }
         restored
-    }
-
-    /// What is defined so stays in the log, and does not come back in this life.
-    pub fn leave_out(&mut self, definition: &Definition<'_>) {
-        match *definition {
-            Definition::Exchange { vhost, name, version, .. } => {
-                self.left_out.add(vhost, DestinationName::Exchange(name), version);
-            }
-            Definition::Queue { vhost, name, incarnation, .. } => {
-                self.left_out.add(vhost, DestinationName::Queue(name), incarnation);
-            }
-            _ => {}
-        }
-    }
-
-    /// A queue that was left out has these levels in the log.
-    pub fn leave_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
-        self.left_out.add_levels(incarnation, levels);
     }
 
     fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
@@ -148,7 +128,7 @@ impl Broker {
             DestinationName::Exchange(name) => exchange(name, destination_version).map(Destination::Exchange),
         };
         let Some((from, to)) = from.zip(to) else {
-            let is_left_out = |name, version| self.left_out.may_have(vhost, name, version);
+            let is_left_out = |name, version| self.recovery.may_have(vhost, name, version);
             let may_come_back = is_left_out(DestinationName::Exchange(source), source_version)
                 || is_left_out(destination, destination_version);
             return if may_come_back { Restored::NoRoom } else { Restored::Orphaned };
@@ -172,104 +152,5 @@ impl Broker {
             journal.queue_gone(*incarnation);
         }
         journal.define(key.into(), None);
-    }
-}
-
-impl Broker {
-    /// Whether something of this name may be declared: not while the store has one that the start left out.
-    ///
-    /// # Errors
-    /// It has, or it may have, and what is to be declared is durable, too.
-    pub(super) fn check_not_left_out(
-        &self,
-        vhost: VhostId,
-        name: DestinationName<'_>,
-        durable: bool,
-    ) -> Result<(), Fault> {
-        let is_left_out = self.left_out.version_of(self.access.vhost_name(vhost), name).is_some();
-        if is_left_out || durable && self.left_out.has_more {
-            Err(self.is_left_out(vhost, name))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Deletes what the start left out, a queue with its messages, and orphans of that name; `false` when
-    /// there is no such thing.
-    ///
-    /// # Errors
-    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
-    pub(super) fn delete_left_out(
-        &mut self,
-        cx: &mut Context<'_>,
-        vhost: VhostId,
-        name: DestinationName<'_>,
-        is_conditional: bool,
-    ) -> Result<bool, Fault> {
-        let Some(version) = self.left_out.version_of(self.access.vhost_name(vhost), name) else {
-            return match name {
-                DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
-                _ => Ok(false),
-            };
-        };
-        if is_conditional {
-            return Err(self.is_left_out(vhost, name));
-        }
-        check_deletable(cx.journal, true)?;
-        let vhost = self.access.vhost_name(vhost);
-        let (auto_delete, is_rebuilt, arguments) = (false, false, &[][..]);
-        let (key, incarnation) = match name {
-            DestinationName::Exchange(name) => {
-                let (kind, internal) = ("", false);
-                let definition =
-                    Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments };
-                (definition.key(), None)
-            }
-            DestinationName::Queue(name) => {
-                let definition = Definition::Queue {
-                    vhost,
-                    name,
-                    incarnation: version,
-                    auto_delete,
-                    is_rebuilt,
-                    levels_from: 0,
-                    arguments,
-                };
-                (definition.key(), Some(version))
-            }
-        };
-        let vhost: Box<str> = vhost.into();
-        self.left_out.remove(&vhost, name);
-        for level in self.left_out.take_levels(version) {
-            cx.journal.queue_gone(level);
-        }
-        if let Some(incarnation) = incarnation {
-            cx.journal.queue_gone(incarnation);
-        }
-        let batch = cx.journal.define(key, None);
-        cx.await_batch(batch);
-        Ok(true)
-    }
-
-    fn is_left_out(&self, vhost: VhostId, name: DestinationName<'_>) -> Fault {
-        let remedy = "raise that and start again, or delete it";
-        match name {
-            DestinationName::Exchange(name) => Fault::new(
-                ReplyCode::ResourceError,
-                format_args!(
-                    "{} is in the store, but the start did not know its type or exchanges_max had no room \
-                     for it: {remedy}",
-                    exchange_in_words(&self.access, vhost, name)
-                ),
-            ),
-            DestinationName::Queue(name) => Fault::new(
-                ReplyCode::ResourceError,
-                format_args!(
-                    "{} is in the store with its messages, but queues_max had no room for it at the start: \
-                     {remedy}",
-                    self.queue_in_words(vhost, name)
-                ),
-            ),
-        }
     }
 }

@@ -106,9 +106,9 @@ impl Broker {
         if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
-        let mut targets = core::mem::take(&mut self.targets_buffer);
+        let mut targets = core::mem::take(&mut self.publishing.targets);
         let result = self.commit_by(cx, channel, &mut targets);
-        self.targets_buffer = targets;
+        self.publishing.targets = targets;
         result
     }
 

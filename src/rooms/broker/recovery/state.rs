@@ -1,0 +1,221 @@
+//! What a start found that it could not put back as it was.
+//!
+//! Always true: nothing comes in here but at a start.
+
+use super::left_out::LeftOut;
+use super::orphans::{Orphan, Orphans};
+use crate::broker::Context;
+use crate::broker::access::Access;
+use crate::broker::faults::check_deletable;
+use crate::broker::topology::exchange_in_words;
+use crate::broker::words::QueueInWords;
+use crate::command::{QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Definition, DestinationName};
+
+/// What was left out, and messages without a queue.
+#[derive(Debug)]
+pub struct Recovery {
+    left_out: LeftOut,
+    orphans: Orphans,
+}
+
+impl Recovery {
+    /// Nothing yet; at most as many definitions are known that were left out.
+    pub(in crate::broker) fn new(left_out_max: usize, seed: u64) -> Self {
+        Self { left_out: LeftOut::new(left_out_max, seed), orphans: Orphans::default() }
+    }
+
+    // ---- messages without a queue
+
+    /// Orphans, in no order.
+    pub fn orphans(&self) -> &[Orphan] {
+        &self.orphans.entries
+    }
+
+    /// Whether there are orphans, listed or not.
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.entries.is_empty() || self.orphans.unlisted > 0
+    }
+
+    /// Orphans that are not listed, for there is no room to remember them.
+    pub const fn orphans_unlisted(&self) -> u64 {
+        self.orphans.unlisted
+    }
+
+    /// Whether there are queues that were rebuilt and nobody has declared since.
+    pub const fn has_rebuilt(&self) -> bool {
+        self.orphans.rebuilt > 0
+    }
+
+    /// There is one rebuilt queue more that nobody has declared since.
+    pub(in crate::broker) const fn rebuilt_came(&mut self) {
+        self.orphans.rebuilt += 1;
+    }
+
+    /// A rebuilt queue was declared, or is gone.
+    pub(in crate::broker) fn rebuilt_gone(&mut self) {
+        assert!(self.orphans.rebuilt > 0, "a rebuilt queue that goes was counted when it came");
+        self.orphans.rebuilt -= 1;
+    }
+
+    /// There are messages without a queue.
+    pub(in crate::broker) fn add_orphan(&mut self, orphan: Orphan) {
+        self.orphans.add(orphan);
+    }
+
+    /// The place of the orphan that the log knows by this.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(in crate::broker) fn find_orphan(&self, incarnation: u64) -> Result<usize, Fault> {
+        let found = self.orphans.entries.iter().position(|orphan| orphan.incarnation == incarnation);
+        found.ok_or_else(|| {
+            Fault::new(ReplyCode::NotFound, format_args!("no orphan {incarnation}: see list_orphans"))
+        })
+    }
+
+    /// The place of the orphan that a queue of this name is for.
+    pub(in crate::broker) fn orphan_of(&self, vhost: &str, queue: &str) -> Option<usize> {
+        self.orphans.entries.iter().position(|orphan| orphan.is_of(vhost, queue))
+    }
+
+    /// The place of an orphan whose queue was in this virtual host.
+    pub(in crate::broker) fn orphan_in(&self, vhost: &str) -> Option<usize> {
+        let is_in = |orphan: &Orphan| orphan.name.as_ref().is_some_and(|(host, _)| **host == *vhost);
+        self.orphans.entries.iter().position(is_in)
+    }
+
+    /// Takes the orphan in a place.
+    pub(in crate::broker) fn take_orphan(&mut self, at: usize) -> Orphan {
+        self.orphans.take(at)
+    }
+
+    /// A queue has adopted an orphan, whose messages do not stand in it yet.
+    pub(in crate::broker) fn adopted(&mut self, orphan: &Orphan, queue: QueueId) {
+        self.orphans.adopted.push((orphan.incarnation, queue, orphan.contents.count));
+    }
+
+    /// Messages that a queue has adopted and that do not stand in it yet.
+    pub(in crate::broker) fn adopted_by(&self, queue: QueueId) -> u32 {
+        self.orphans.adopted_by(queue)
+    }
+
+    /// The next queue whose adopted messages are to be put into it, with its incarnation.
+    pub fn next_adopted(&mut self) -> Option<(u64, QueueId)> {
+        self.orphans.adopted.pop().map(|(incarnation, queue, _)| (incarnation, queue))
+    }
+
+    // ---- what was not declared again
+
+    /// What is defined so stays in the log, and does not come back in this life.
+    pub fn leave_out(&mut self, definition: &Definition<'_>) {
+        match *definition {
+            Definition::Exchange { vhost, name, version, .. } => {
+                self.left_out.add(vhost, DestinationName::Exchange(name), version);
+            }
+            Definition::Queue { vhost, name, incarnation, .. } => {
+                self.left_out.add(vhost, DestinationName::Queue(name), incarnation);
+            }
+            _ => {}
+        }
+    }
+
+    /// A queue that was left out has these levels in the log.
+    pub fn leave_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
+        self.left_out.add_levels(incarnation, levels);
+    }
+
+    /// Whether what has this name and version may only be missing because it was left out.
+    pub(in crate::broker) fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
+        self.left_out.may_have(vhost, name, version)
+    }
+
+    /// Whether something of this name may be declared: not while the store has one that the start left out.
+    ///
+    /// # Errors
+    /// The store has one, or may have one, and what is to be declared is durable, too.
+    pub(in crate::broker) fn check_not_left_out(
+        &self,
+        access: &Access,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        durable: bool,
+    ) -> Result<(), Fault> {
+        let is_left_out = self.left_out.version_of(access.vhost_name(vhost), name).is_some();
+        if is_left_out || durable && self.left_out.has_more {
+            Err(is_left_out_still(access, vhost, name))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Deletes what the start left out, a queue with its messages; `false` when there is no such thing.
+    ///
+    /// # Errors
+    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
+    pub(in crate::broker) fn delete_left_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        access: &Access,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        is_conditional: bool,
+    ) -> Result<bool, Fault> {
+        let vhost_name = access.vhost_name(vhost);
+        let Some(version) = self.left_out.version_of(vhost_name, name) else { return Ok(false) };
+        if is_conditional {
+            return Err(is_left_out_still(access, vhost, name));
+        }
+        check_deletable(cx.journal, true)?;
+        let key = key_of(vhost_name, name);
+        self.left_out.remove(vhost_name, name);
+        for level in self.left_out.take_levels(version) {
+            cx.journal.queue_gone(level);
+        }
+        if let DestinationName::Queue(_) = name {
+            cx.journal.queue_gone(version);
+        }
+        let batch = cx.journal.define(key, None);
+        cx.await_batch(batch);
+        Ok(true)
+    }
+}
+
+/// The key that the log has an exchange or a queue of this name under.
+pub(in crate::broker) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
+    let (auto_delete, arguments) = (false, &[][..]);
+    match name {
+        DestinationName::Exchange(name) => {
+            let (version, kind, internal) = (0, "", false);
+            Definition::Exchange { vhost, name, version, kind, auto_delete, internal, arguments }.key()
+        }
+        DestinationName::Queue(name) => {
+            let (incarnation, is_rebuilt, levels_from) = (0, false, 0);
+            Definition::Queue { vhost, name, incarnation, auto_delete, is_rebuilt, levels_from, arguments }
+                .key()
+        }
+    }
+}
+
+fn is_left_out_still(access: &Access, vhost: VhostId, name: DestinationName<'_>) -> Fault {
+    let remedy = "raise that and start again, or delete it";
+    match name {
+        DestinationName::Exchange(name) => Fault::new(
+            ReplyCode::ResourceError,
+            format_args!(
+                "{} is in the store, but the start did not know its type or exchanges_max had no room \
+                 for it: {remedy}",
+                exchange_in_words(access, vhost, name)
+            ),
+        ),
+        DestinationName::Queue(name) => Fault::new(
+            ReplyCode::ResourceError,
+            format_args!(
+                "{} is in the store with its messages, but queues_max had no room for it at the start: \
+                 {remedy}",
+                QueueInWords { name, vhost: access.vhost_name(vhost) }
+            ),
+        ),
+    }
+}
