@@ -55,8 +55,8 @@
 //! are in the code.
 //!
 //! ```text
-//! publish:  Engine::read_from → Connection::next → Broker::apply → Broker::publish → Broker::route
-//!           → Journal::append → Queue::push → Broker::deliver → Connection::fill → Broker::sent
+//! publish:  Engine::read_from → Connection::next → Broker::apply → Broker::publish → Topology::route
+//!           → Queues::reserve → Queues::push → Journal::append → Broker::deliver → Connection::fill → Broker::sent
 //!
 //! confirm:  Journal::append → Connection::answer → StoreDriver::next_write ~ Write::run (on a helper)
 //!           ~ StoreDriver::take_write → Journal::stored → Engine::note_durable
@@ -67,7 +67,7 @@
 //! socket ─read→ input buffer ─→ session::Connection::next ─→ content collected in mem::Messages
 //!                                                              │ Command::Publish
 //!                                                              ▼
-//!                               Broker::publish → route → Queue::push, or none
+//!                               Broker::publish → Topology::route → Queues::push, or none
 //!                                                              │ Outcome::Published → a confirm is due
 //!                                                              ▼
 //!                               Broker::deliver: queue → delivery record → outbox of the connection
@@ -92,8 +92,8 @@
 //!
 //! So the one asynchronous boundary is the disk, and whoever need not wait for it does not. A message that is
 //! consumed and acknowledged before its commit is made leaves the journal again. When memory is short, queues
-//! give up the messages that the log has (`rooms/broker/spill.rs`), and read them back ahead of delivery
-//! (`rooms/broker/page_in.rs`).
+//! give up the messages that the log has (`rooms/broker/queues/spill.rs`), and read them back ahead of delivery
+//! (`rooms/broker/queues/page_in.rs`).
 //!
 //! A body is copied once in (input buffer to slot and blocks) and once out (to the output buffer), whatever
 //! the fan-out. What a slow socket does not take is not stored: the delivery stays in the outbox, and the
@@ -102,11 +102,11 @@
 //! # Where this differs from what one might expect
 //!
 //! - A message that the log has is delivered only when it is written down that it may have been
-//!   (`rooms/broker/queue_head.rs`): so `redelivered` is never wrong in the direction that hurts, over power
+//!   (`rooms/broker/queues/head.rs`): so `redelivered` is never wrong in the direction that hurts, over power
 //!   cuts too. In steady traffic this costs nothing, for a message's own commit says it; a backlog costs a
 //!   mark for each 256 messages, ahead of need.
 //! - A delivery record serves a message from the queue until its settlement, moving between lists; so
-//!   requeueing never needs memory (`rooms/broker/deliveries.rs`). Half of all records may serve what came
+//!   requeueing never needs memory (`rooms/broker/queues/deliveries.rs`). Half of all records may serve what came
 //!   back; beyond, it goes back as a mere entry, in the order of its coming, so that records are left for
 //!   others.
 //! - Direct reply-to is a hidden exclusive queue per consumer, named by an unguessable token, so replies obey

@@ -3,16 +3,110 @@
 //! Always true: the state is changed and the answer given at once; an error answers without waiting for
 //! anything; a command that depends on who has what of a queue comes behind the deliveries that were possible
 //! before it, so that commands mean the same whether they come one by one or many in one read.
+//!
+//! Connections of this broker's own (the local end of a bridge, a request of the management API) do here what any client
+//! might, and what no client can do in one step: set a message aside, or publish it once more, and settle it, both or
+//! neither.
 
-use crate::command::{ChannelId, Command, ConnectionId, Outcome, ReplyOrder, VhostId};
+use crate::command::{
+    ChannelId, Command, ConnectionId, Name, Outcome, QueueId, Refusal, ReplyOrder, Settlement, VhostId,
+};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Batch, Journal};
+use crate::journal::{Batch, Journal, Urgency};
+use crate::mem::{MessageFlags, MessageId, Share};
+use crate::password::PasswordCheck;
+use crate::wire::field::Table;
+use crate::wire::props::Properties;
 
-use super::access::{Right, Thing};
-use super::consume::ConsumeRequest;
-use super::queue_declare::QueueDeclaration;
+use super::access::{Identity, Login, Right, Thing};
+use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction};
+use super::definitions::QueueDeclaration;
+use super::deliver::OutboxView;
+use super::faults::out_of;
+use super::letters::{Parking, Reason};
+use super::publish::Publish;
+use super::queues::{LOOKED_MAX, Looked};
+use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
+use super::words::QueueInWords;
 use super::{Broker, Context};
+
+fn cannot_switch(from: &str, to: &str) -> Fault {
+    Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
+}
+
+/// A command in a place where the session never sends it.
+fn out_of_place() -> Fault {
+    Fault::connection(ReplyCode::CommandInvalid, format_args!("unexpected method"))
+}
+
+/// basic.consume's fields.
+pub(super) struct ConsumeRequest<'a> {
+    pub(super) queue: &'a str,
+    pub(super) tag: &'a str,
+    pub(super) no_ack: bool,
+    pub(super) exclusive: bool,
+    pub(super) arguments: &'a [u8],
+}
+
+fn priority_of(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<i32, Fault> {
+    let Some(value) = arguments.get("x-priority") else { return Ok(0) };
+    match value.as_integer() {
+        Some(number) => Ok(number.clamp(i32::MIN.into(), i32::MAX.into()) as i32),
+        None => Err(Fault::new(
+            ReplyCode::PreconditionFailed,
+            format_args!(
+                "invalid arg 'x-priority' for {queue}: \"expected integer, got {}\"",
+                value.type_name()
+            ),
+        )),
+    }
+}
+
+/// What a delivery on its way is known by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeliverySource {
+    /// Its queue, as a number that no other ever has: for all lives where it is durable, else for this one.
+    pub queue: u64,
+    /// Its place in it.
+    pub offset: u64,
+    /// It lives no longer than the broker.
+    pub is_transient: bool,
+}
+
+impl OutboxView<'_> {
+    /// What the delivery at the cursor is known by; `None` for one that comes from no queue.
+    pub fn source(&self) -> Option<DeliverySource> {
+        let delivery = &self.broker.queues.deliveries()[self.at?];
+        let queue = self.broker.queues.at(delivery.queue?);
+        Some(match delivery.logged {
+            Some(offset) => DeliverySource { queue: queue.logged.incarnation(), offset, is_transient: false },
+            None => DeliverySource { queue: queue.serial, offset: delivery.offset, is_transient: true },
+        })
+    }
+}
+
+/// Whether a copy found its place; without room for it now it is gone. Refused says why it can never.
+fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str) -> Result<bool, Fault> {
+    match outcome {
+        Outcome::Published => Ok(true),
+        Outcome::Wait => {
+            cx.messages.discard(copy);
+            Ok(false)
+        }
+        _ => Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{refused}"))),
+    }
+}
+
+/// A copy with other properties, that nothing holds yet.
+#[cold]
+fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
+    let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+    let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+    let is_blind = Properties::trusted(properties).is_blind();
+    let flags = if is_blind { flags.with(MessageFlags::BLIND) } else { flags };
+    cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::LOOK_INSIDE)).ok()
+}
 
 impl Broker {
     /// Applies one command and says where a reply to it stands among the connection's deliveries.
@@ -206,9 +300,500 @@ impl Broker {
             _ => Err(out_of_place()),
         }
     }
-}
 
-/// A command in a place where the session never sends it.
-fn out_of_place() -> Fault {
-    Fault::connection(ReplyCode::CommandInvalid, format_args!("unexpected method"))
+    pub(super) fn consume(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+        request: &ConsumeRequest<'_>,
+    ) -> Result<Outcome, Fault> {
+        let vhost = self.consumers.channel(channel).vhost;
+        if request.queue == REPLY_TO {
+            return self.consume_replies(cx, connection, channel, request);
+        }
+        if !request.tag.is_empty() && self.consumers.find(channel, request.tag).is_some() {
+            return Err(Fault::new(
+                ReplyCode::NotAllowed,
+                format_args!("attempt to reuse consumer tag '{}'", request.tag),
+            ));
+        }
+        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(request.queue))?;
+        let queue = self.require_queue(connection, vhost, request.queue)?;
+        let words = self.queue_in_words(vhost, request.queue);
+        let priority = priority_of(words, Table::trusted(request.arguments))?;
+        let record = self.queues.at(queue);
+        if record.audience.has_exclusive() || request.exclusive && record.audience.is_taken() {
+            return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
+        }
+        let tag = self.consumer_tag(request.tag);
+        self.start_consumer(cx, channel, queue, tag, priority, request)
+    }
+
+    /// Consuming from amq.rabbitmq.reply-to makes a queue of its own that only its token reaches.
+    fn consume_replies(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+        request: &ConsumeRequest<'_>,
+    ) -> Result<Outcome, Fault> {
+        let problem = match () {
+            () if !request.no_ack => "reply consumer cannot acknowledge",
+            () if self.reply_queue_of(channel).is_some() => "reply consumer already set",
+            () => "",
+        };
+        if !problem.is_empty() {
+            return Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{problem}")));
+        }
+        let vhost = self.consumers.channel(channel).vhost;
+        let name = self.unique_name("amq.rabbitmq.reply-to.");
+        let declaration = QueueDeclaration {
+            queue: &name,
+            durable: false,
+            exclusive: true,
+            auto_delete: true,
+            arguments: &[],
+        };
+        let queue = self.create_queue(cx, Some(connection), vhost, &declaration, true)?;
+        let tag = self.consumer_tag(request.tag);
+        self.start_consumer(cx, channel, queue, tag, 0, request)
+    }
+
+    fn consumer_tag(&mut self, asked: &str) -> Name {
+        match Name::try_from(asked) {
+            Ok(tag) if !tag.is_empty() => tag,
+            _ => self.unique_name("amq.ctag-"),
+        }
+    }
+
+    fn start_consumer(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        queue: QueueId,
+        tag: Name,
+        priority: i32,
+        request: &ConsumeRequest<'_>,
+    ) -> Result<Outcome, Fault> {
+        let index = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active)?;
+        let connection = self.consumers.connection_of(channel);
+        if self.consumers.connection(connection).identity.is_own() {
+            self.queues.note_named(queue);
+        }
+        let outcome = Outcome::Consuming { tag: tag.as_str().into() };
+        let new = NewConsumer { tag, priority, no_ack: request.no_ack, exclusive: request.exclusive };
+        self.consumers.start(cx.work, &mut self.queues, index, new);
+        Ok(outcome)
+    }
+
+    /// basic.cancel by the client; an unknown tag is fine.
+    pub(super) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
+        if let Some(index) = self.consumers.find(channel, tag) {
+            self.catch_up(cx, self.consumers.at(index).queue);
+            self.end_consumer(cx, index);
+            self.free_consumer_if_done(index);
+        } else if let Some(index) = self.consumers.find_cancelled(channel, tag) {
+            // Its queue went just before, and the answer says that it has ended: it ends once.
+            self.consumers.leave_cancelled(index);
+            self.free_consumer_if_done(index);
+        }
+    }
+
+    /// The next consumer whose end the connection's client must hear of: channel number, tag, and where the
+    /// news stands among the connection's deliveries.
+    pub fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
+        self.consumers.next_cancelled(connection)
+    }
+
+    pub(super) fn set_prefetch(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        prefetch_count: u16,
+        global: bool,
+    ) {
+        let record = self.consumers.channel_mut(channel);
+        if global {
+            record.global_prefetch_count = prefetch_count;
+            self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
+        } else {
+            record.prefetch_count = prefetch_count;
+        }
+    }
+
+    pub(super) fn open_channel(&mut self, connection: ConnectionId, number: u16) -> Result<Outcome, Fault> {
+        let record = self.consumers.connection(connection);
+        let vhost = record.vhost.ok_or_else(|| {
+            Fault::connection(ReplyCode::ChannelError, format_args!("no virtual host is open"))
+        })?;
+        self.access.check_user_channels(&record.identity, self.load_of(&record.identity))?;
+        let channel = self.consumers.open_channel(&mut self.quota, connection, vhost, number)?;
+        self.counters.channels_opened += 1;
+        Ok(Outcome::ChannelOpened(channel))
+    }
+
+    /// A new connection, before its handshake.
+    ///
+    /// # Errors
+    /// No record is free: some lost connection is still being cleared away.
+    pub fn connect(&mut self) -> Option<ConnectionId> {
+        self.consumers.connect(&mut self.quota)
+    }
+
+    /// How many more may connect: what the last ones held is still being cleared away.
+    pub const fn connections_room(&self) -> usize {
+        self.consumers.connections_fill().room()
+    }
+
+    /// Asks the loop to close a connection with connection.close 320 and this reason.
+    pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
+        self.consumers.force_close(connection, reason);
+    }
+
+    /// The next connection that is to be closed by force, and what to tell it.
+    pub fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
+        self.consumers.next_forced()
+    }
+
+    /// Whether a connection is to be closed by force.
+    pub fn has_forced(&self) -> bool {
+        self.consumers.has_forced()
+    }
+
+    /// Whether the connection's last command is still being carried out; until then it is not read.
+    pub fn is_busy(&self, connection: ConnectionId) -> bool {
+        self.consumers.is_busy(connection)
+    }
+
+    /// The next connection whose outbox got something since this was last asked.
+    pub fn next_noted(&mut self) -> Option<ConnectionId> {
+        self.consumers.next_noted()
+    }
+
+    /// A connection of this broker's own, in a virtual host.
+    ///
+    /// # Errors
+    /// There is no such virtual host, or no record is free.
+    #[cold]
+    pub fn connect_own(&mut self, name: &str, vhost: &str) -> Result<ConnectionId, Fault> {
+        let Some(id) = self.access.find_vhost(vhost) else {
+            return Err(Fault::connection(ReplyCode::NotAllowed, format_args!("vhost {vhost} not found")));
+        };
+        let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
+        // Whoever had the place before may have had a name in the firehose.
+        self.name_traced(connection, name);
+        let record = self.consumers.connection_mut(connection);
+        (record.identity, record.vhost) = (Identity::own(name), Some(id));
+        self.quota.enter_vhost(connection, id);
+        self.access.hold_vhost(id);
+        Ok(connection)
+    }
+
+    /// A connection of a user of the management API, and its channel, by which it does what it might do over
+    /// AMQP. Nobody hears of it, and whoever asked for it releases it.
+    ///
+    /// # Errors
+    /// The user may not come in, or no record is free.
+    #[cold]
+    pub fn connect_user(
+        &mut self,
+        cx: &mut Context<'_>,
+        user: &str,
+        vhost: &str,
+    ) -> Result<(ConnectionId, ChannelId), Fault> {
+        let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
+        // Whether it may come from where it is was looked at with its password.
+        let commands = [
+            Command::LoginExternal { user, from_loopback: true },
+            Command::OpenVhost { vhost },
+            Command::OpenChannel { number: 1 },
+        ];
+        for command in commands {
+            match self.apply(cx, connection, None, command).0 {
+                Outcome::ChannelOpened(channel) => return Ok((connection, channel)),
+                Outcome::Fault(fault) => {
+                    self.release(cx, connection);
+                    return Err(fault);
+                }
+                _ => {}
+            }
+        }
+        unreachable!("opening a channel is answered with a channel or a fault")
+    }
+
+    /// Moves a delivery that was sent to another queue, with other properties. `None`: there is no room for
+    /// it now, and it is as it was.
+    ///
+    /// # Errors
+    /// There is no such queue, or it takes no more.
+    #[cold]
+    pub fn set_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        queue: &str,
+        properties: &[u8],
+    ) -> Result<Option<Batch>, Fault> {
+        let queue = self.queue_for(channel, queue)?;
+        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(None) };
+        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        cx.journal.begin_group();
+        let is_moved = self.push_aside(cx, channel, copy, queue);
+        if is_moved == Ok(true) {
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.settle_one(cx, index, Settlement::Ack);
+        }
+        let batch = cx.journal.end_group(cx.messages, Urgency::Awaited);
+        is_moved.map(|is_moved| is_moved.then_some(batch))
+    }
+
+    /// Publishes a delivery that was sent once more, with other properties, and settles it, both or neither.
+    /// `false`: there is no room for it now, and it is as it was.
+    ///
+    /// # Errors
+    /// It reaches no queue, or is refused.
+    #[cold]
+    pub fn publish_again(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        tag: u64,
+        properties: &[u8],
+    ) -> Result<bool, Fault> {
+        let Some((index, message)) = self.sent_in_memory(channel, tag) else { return Ok(false) };
+        let Some(copy) = copied(cx, message, properties) else { return Ok(false) };
+        let connection = self.consumers.connection_of(channel);
+        cx.journal.begin_group();
+        let mut outcome = self.publish(cx, channel, copy, true);
+        let is_returned = self.has_returned(connection);
+        if outcome == Ok(Outcome::Published) && !is_returned {
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.settle_one(cx, index, Settlement::Ack);
+        }
+        cx.journal.end_group(cx.messages, Urgency::Awaited);
+        if is_returned {
+            self.sent(cx, connection, 1);
+            let why = format_args!("it reaches no queue here");
+            outcome = Err(Fault::new(ReplyCode::NoRoute, why));
+        }
+        taken(cx, copy, outcome?, "a queue refuses it by its own arguments")
+    }
+
+    /// Puts a copy of a message that is in no queue into one, with other properties. `None`: there is no room
+    /// for it now.
+    ///
+    /// # Errors
+    /// There is no such queue, or it takes no more.
+    #[cold]
+    pub fn put_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        message: MessageId,
+        queue: &str,
+        properties: &[u8],
+    ) -> Result<Option<Batch>, Fault> {
+        let queue = self.queue_for(channel, queue)?;
+        let Some(copy) = copied(cx, message, properties) else { return Ok(None) };
+        cx.awaited = Batch::NONE;
+        let is_taken = self.push_aside(cx, channel, copy, queue)?;
+        Ok(is_taken.then_some(cx.awaited))
+    }
+
+    pub(super) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
+        let vhost = self.consumers.channel(channel).vhost;
+        self.queues.find_queue(vhost, name).ok_or_else(|| {
+            let vhost = self.access.vhost_name(vhost);
+            Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
+        })
+    }
+
+    fn sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
+        let record = self.consumers.find_channel(channel).filter(|record| !record.closing)?;
+        let head = record.unacknowledged.front()?;
+        let is_head = self.queues.deliveries()[head].tag == tag;
+        let index = if is_head { head } else { self.queues.deliveries().find(channel, tag)? };
+        let delivery = &self.queues.deliveries()[index];
+        delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
+    }
+
+    /// Takes the copy over, whatever comes of it; says whether it is in the queue.
+    #[cold]
+    fn push_aside(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        copy: MessageId,
+        queue: QueueId,
+    ) -> Result<bool, Fault> {
+        let publish = Publish {
+            channel,
+            mandatory: false,
+            share: Share::Reserve,
+            may_wait: true,
+            urgency: Urgency::Awaited,
+        };
+        let mut targets = core::mem::take(&mut self.publishing.targets);
+        targets.clear();
+        targets.push(queue);
+        let outcome = self.deliver_to_targets(cx, copy, &mut targets, &publish);
+        self.publishing.targets = targets;
+        taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
+    }
+
+    /// A message of the connection's own that reached no queue and stands first in its outbox.
+    pub fn has_returned(&self, connection: ConnectionId) -> bool {
+        let front = self.consumers.connection(connection).outbox.front();
+        front.is_some_and(|index| self.queues.deliveries()[index].queue.is_none())
+    }
+
+    /// Looks at messages of a queue from the one in this place on, counted from 0, as a user who might read
+    /// them over AMQP.
+    ///
+    /// # Errors
+    /// He may not, there is no such queue, or the place is too far behind.
+    pub fn look(
+        &mut self,
+        cx: &mut Context<'_>,
+        (user, vhost, queue): (&str, &str, &str),
+        from: u32,
+        count: u32,
+    ) -> Result<Looked, Fault> {
+        let (connection, channel) = self.connect_user(cx, user, vhost)?;
+        let vhost = self.consumers.channel(channel).vhost;
+        let found = self
+            .check(cx.work, connection, vhost, Right::Read, Thing::Queue(queue))
+            .and_then(|()| self.require_queue(connection, vhost, queue));
+        self.release(cx, connection);
+        let queue = found?;
+        let seen = self.queues.look_from(queue, from, count.min(LOOKED_MAX))?;
+        Ok(Looked { ready: self.queues.ready_in(queue), seen })
+    }
+
+    /// A delivery that was sent goes to a queue for what a bridge's other side does not take, with the cause:
+    /// at once, or as soon as it is read back and there is room.
+    ///
+    /// # Errors
+    /// There is no such delivery or queue, or the queue takes no more: the delivery is as it was.
+    #[cold]
+    pub fn park_delivery(
+        &mut self,
+        cx: &mut Context<'_>,
+        (channel, tag): (ChannelId, u64),
+        (bridge, queue): (&str, &str),
+        why: Refusal,
+    ) -> Result<(), Fault> {
+        let target = self.queue_for(channel, queue)?;
+        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("unknown delivery tag {tag}"),
+            ));
+        };
+        let body_len = self.queues.deliveries()[index].body_len;
+        if self.queues.refuses_body(target, body_len) {
+            let why = format_args!("{queue} takes no more, by its own arguments");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, why));
+        }
+        let parking = Parking { bridge: bridge.into(), queue: queue.into(), why };
+        let Some(place) = self.post().parking_place(parking) else {
+            let why = format_args!("too many bridges set messages aside, for too many causes");
+            return Err(Fault::new(ReplyCode::ResourceError, why));
+        };
+        let source = self.queues.deliveries()[index].queue;
+        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        match source {
+            Some(source) => self.leave_for_good(cx, source, index, Reason::Parked(place)),
+            None => self.settle_sent(cx, index),
+        }
+        Ok(())
+    }
+
+    /// What a connection is called in the copies; a longer name is cut.
+    pub fn name_traced(&mut self, connection: ConnectionId, name: &str) {
+        let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
+        place.clear();
+        for letter in name.chars() {
+            if place.push(letter).is_err() {
+                break;
+            }
+        }
+    }
+
+    pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+        let mode = &mut self.consumers.channel_mut(channel).mode;
+        match mode {
+            Mode::Plain | Mode::Confirm => *mode = Mode::Confirm,
+            Mode::Transaction(_) => return Err(cannot_switch("tx", "confirm")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn select_transactions(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+        let mode = &mut self.consumers.channel_mut(channel).mode;
+        match mode {
+            Mode::Plain => *mode = Mode::Transaction(Transaction::default()),
+            Mode::Transaction(_) => {}
+            Mode::Confirm => return Err(cannot_switch("confirm", "tx")),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// SASL credentials of a user and its password.
+    pub(super) fn login(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        user: &str,
+        password: &[u8],
+        from_loopback: bool,
+    ) -> Result<Outcome, Fault> {
+        match self.access.login(journal, user, password, from_loopback)? {
+            Login::Admitted(identity) => Ok(self.admit(connection, identity)),
+            Login::Check(check) => Ok(Outcome::Check(check)),
+        }
+    }
+
+    /// What came of the check that a login was answered with.
+    pub fn checked(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        check: &PasswordCheck,
+        is_right: bool,
+    ) -> Outcome {
+        let admitted = self.access.admit_checked(journal, check, is_right);
+        admitted.map_or_else(Outcome::Fault, |identity| self.admit(connection, identity))
+    }
+
+    /// A user whom something else than a password vouches for: a client certificate.
+    pub(super) fn login_external(
+        &mut self,
+        journal: &Journal,
+        connection: ConnectionId,
+        user: &str,
+        from_loopback: bool,
+    ) -> Result<Outcome, Fault> {
+        let identity = self.access.login_external(journal, user, from_loopback)?;
+        Ok(self.admit(connection, identity))
+    }
+
+    fn admit(&mut self, connection: ConnectionId, identity: Identity) -> Outcome {
+        self.quota.logged_in(connection, identity.user());
+        self.consumers.connection_mut(connection).identity = identity;
+        Outcome::Done
+    }
+
+    /// connection.open.
+    pub(super) fn open_vhost(&mut self, connection: ConnectionId, name: &str) -> Result<Outcome, Fault> {
+        let who = &self.consumers.connection(connection).identity;
+        let connections_in = |vhost| self.quota.connections_in(vhost);
+        let vhost = self.access.check_open(who, name, connections_in, self.load_of(who))?;
+        self.quota.open_vhost(connection, vhost, self.consumers.connections_fill().room())?;
+        self.access.hold_vhost(vhost);
+        self.consumers.connection_mut(connection).vhost = Some(vhost);
+        Ok(Outcome::Done)
+    }
 }

@@ -1,86 +1,79 @@
 //! OWNS MEANING. What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
 //!
-//! | file | what it holds |
-//! |------|---------------|
-//! | `state`, `apply` | all that there is, and how it begins; a command comes in |
-//! | `access`, `tenants` | users, virtual hosts, permissions; how they come and go with all that hangs on them |
-//! | `topology` | exchanges, bindings, and which queues a message goes to by them |
-//! | `exchanges` | commands about exchanges and bindings, and routes of channels: who may, in which order |
-//! | `queues` | what waits in queues, in memory and out of it, in which order it goes, and what of it is delivered |
-//! | `queue_declare`, `arguments` | declaring, purging, deleting queues; queue arguments |
-//! | `parameters` | what components are told, by their names |
-//! | `policy` | what arguments, policies and operator policies say together |
-//! | `operator_settings` | what operators tell the running broker: policies at work, and parameters |
-//! | `context` | what is lent for one call: journal, messages, work; what came of it besides its answer |
-//! | `work` | what finding the targets of a message may cost |
-//! | `publish` | a message comes in, all or nothing |
-//! | `deliver`, `get` | from queues to outboxes; from a queue to who asks |
-//! | `recovery` | what a start found that it could not put back as it was |
-//! | `stored`, `restored` | what outlives the broker, and a start |
-//! | `adopt` | messages whose queue no definition is left of: rebuilt, adopted, deleted |
-//! | `settle`, `transaction`, `promised` | acknowledgements; tx; what a commit under way may still need |
-//! | `consumers` | who gets the next message of a queue: connections, channels, consumers, credit, turns |
-//! | `consume` | consumers, channels and connections begin and end |
-//! | `waiters` | who waits for what many can bring about |
-//! | `own` | connections of this broker's own: the local end of a bridge |
-//! | `letters` | what the broker itself sends on: dead letters, parked and delayed messages, copies for operators |
-//! | `overdue`, `watch` | who settles nothing for too long; when to look |
-//! | `jobs`, `job` | what would take too long in one go; as a value |
-//! | `views`, `changes` | what there is, for those who run the broker; what they change |
-//! | `shortage` | why publishers wait |
-//! | `quota` | what one connection, one user and one virtual host may take of what all share |
-//! | `counters` | what has happened since the start |
-//! | `names`, `sizes` | name tables; what records take in memory |
-//! | `faults`, `properties`, `words` | what is told when there is no room; properties that are answered for; things as reply texts show them |
+//! The parts, each a folder that owns what it holds, has tests of its own and knows nothing of [`Broker`]:
+//!
+//! | part | owns | is asked |
+//! |---|---|---|
+//! | `quota` | every share of every pool, by connection, user and virtual host | may he have it |
+//! | `access` | users, virtual hosts, permissions | may that user do that |
+//! | `policy` | policies, and what they and arguments say together | the terms of this queue |
+//! | `parameters` | runtime parameters | what a component is told |
+//! | `topology` | exchanges, bindings, alternate exchanges | which queues a message goes to |
+//! | `queues` | what waits in queues, and what of it is delivered | what goes next, what is given up, is there room |
+//! | `consumers` | connections, channels, consumers; credit, turns, outboxes | who gets the next message |
+//! | `letters` | next to nothing | send on what a queue gives up |
+//! | `recovery` | what a start could not put back | may this name be declared |
+//! | `views` | nothing | rows for operators |
+//!
+//! [`Broker`] holds one of each and sequences them, in eight files of which each calls only those above it in this table
+//! (`settle` and `deliver` call each other: what goes out may have to come back first):
+//!
+//! | file | what |
+//! |---|---|
+//! | `state` | all that there is, how it begins, and the few steps that every file below takes |
+//! | `definitions` | exchanges, queues and bindings begin and end; what policies say of them |
+//! | `settle`, `deliver` | what was given is settled, what ended is cleared away; messages go out |
+//! | `publish` | messages come in, one by one or with a commit |
+//! | `apply` | a command comes in: what it changes, and what it answers |
+//! | `operator` | what an operator changes |
+//! | `restore` | a start: everything back from the log |
+//!
+//! And the values that go from one to the other:
+//!
+//! | file | what |
+//! |---|---|
+//! | `context`, `work` | what is lent for one call; what it costs beyond its size |
+//! | `arguments`, `properties` | arguments of queues; properties of messages that are answered for |
+//! | `job`, `promised`, `restored`, `shortage` | work in steps; what a commit may still need; what a start is told; why publishers wait |
+//! | `waiters`, `watch` | who waits for what many can bring about; when to look at who holds something for too long |
+//! | `counters`, `names`, `sizes` | what has happened since the start; name tables; what records take in memory |
+//! | `faults`, `words` | what is told when there is no room; things as reply texts show them |
 //!
 //! The life of a command: [`Broker::apply`] changes the state and answers at once. What happens later, in
 //! the turn's order: [`Broker::run_jobs`], [`Broker::deliver`], then per connection [`Broker::outbox`] and
 //! [`Broker::sent`].
 //!
-//! No file needs types or functions of one that needs its own: records and values stand below `state`, and
-//! what is done with them above, command by command. Methods of [`Broker`] call each other across files.
-//!
 //! Always true: the same commands in the same order give the same state; nothing here knows a socket or a
 //! clock; everything lives in pools that were sized at start, and what does not fit is refused by name.
 
 mod access;
-mod adopt;
 mod apply;
 mod arguments;
-mod changes;
-mod consume;
 mod consumers;
 mod context;
 mod counters;
+mod definitions;
 mod deliver;
-mod exchanges;
 mod faults;
-mod get;
 mod job;
-mod jobs;
 mod letters;
 mod names;
-mod operator_settings;
-mod overdue;
-mod own;
+mod operator;
 mod parameters;
 mod policy;
 mod promised;
 mod properties;
 mod publish;
-mod queue_declare;
 mod queues;
 mod quota;
 mod recovery;
+mod restore;
 mod restored;
 mod settle;
 mod shortage;
 mod sizes;
 mod state;
-mod stored;
-mod tenants;
 mod topology;
-mod transaction;
 mod views;
 mod waiters;
 mod watch;
@@ -91,14 +84,13 @@ pub use access::{
     Access, OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView,
     VhostLimits, VhostView,
 };
-pub use changes::Declared;
+pub use apply::DeliverySource;
 pub use context::Context;
 pub use counters::Counters;
 pub use deliver::OutboxView;
 pub use letters::{came_from, parked, unparked};
 pub use names::Entropy;
-pub use overdue::Overdue;
-pub use own::DeliverySource;
+pub use operator::Declared;
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
 pub use queues::{
@@ -106,6 +98,7 @@ pub use queues::{
 };
 pub use recovery::{Orphan, Recovery};
 pub use restored::{Contents, Restored};
+pub use settle::Overdue;
 pub use shortage::{Pool, Shortage, Waiters};
 pub use sizes::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,

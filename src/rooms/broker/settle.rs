@@ -1,16 +1,50 @@
-//! Acknowledgements, rejections, requeues: what becomes of delivered messages.
+//! What was given is settled, and what ended is cleared away.
 //!
-//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled,
-//! so "everything so far" never swallows a message that the client has not seen; a message that comes back
-//! is marked redelivered and waits before all that have not been delivered yet.
+//! Acknowledgements, rejections and requeues; channels and connections that end; deliveries and transactions that are held
+//! for too long; and the jobs: what one command or one death can cause without bound is done a few hundred records at a
+//! time, in the order in which it was begun, while everybody else carries on in between.
+//!
+//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled, so "everything
+//! so far" never swallows a message that the client has not seen; a message that comes back is marked redelivered and
+//! waits before all that have not been delivered yet; names vanish at once, and a connection whose own command began a
+//! job is not read until the job is done. A channel is overdue by its oldest delivery alone, as in RabbitMQ; nobody is
+//! closed early, and late by a minute at most.
 
-use crate::command::{ChannelId, Outcome, QueueId, Settlement};
+use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
+use crate::mem::Messages;
+use crate::time::{Deadline, Now};
 
-use super::consumers::{Channel, Mode};
-use super::job::Job;
+use super::consumers::{Channel, Mode, Transaction};
+use super::job::{Job, spend};
 use super::letters::Reason;
+use super::queues::{Carrier, Purged};
 use super::{Broker, Context};
+
+/// Records cleared away in one go.
+const STEP: u32 = 512;
+
+/// Channels looked at in one turn.
+const LOOK_STEP: u32 = 512;
+
+/// A channel to be closed, and why.
+#[derive(Debug)]
+pub struct Overdue {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Its number there.
+    pub channel: u16,
+    /// What its client is told.
+    pub fault: Fault,
+}
+
+/// Since when nothing was added to the channel's open transaction.
+const fn open_since_s(channel: &Channel) -> Option<u32> {
+    match &channel.mode {
+        Mode::Transaction(transaction) if !transaction.is_empty() => Some(transaction.touched_s),
+        _ => None,
+    }
+}
 
 impl Broker {
     /// basic.ack, basic.nack and basic.reject.
@@ -182,8 +216,12 @@ impl Broker {
 
     /// The messages of a channel's consumers are back in their queues.
     pub(super) fn end_returning_of(&mut self, channel: ChannelId) {
-        for queue in self.consumers.unmark_returning(channel) {
-            self.end_returning(queue);
+        let mut at = self.consumers.next_of_channel(channel, None);
+        while let Some(index) = at {
+            at = self.consumers.next_of_channel(channel, Some(index));
+            if let Some(queue) = self.consumers.take_returning(index) {
+                self.end_returning(queue);
+            }
         }
     }
 
@@ -207,5 +245,436 @@ impl Broker {
         if let Some(queue) = queue {
             self.free_queue_if_done(queue);
         }
+    }
+
+    /// Does a bounded part of the work that waits; says whether there is more.
+    pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
+        let fan_out_max = self.queues.fan_out_max();
+        self.quota.tell(cx.messages, &mut self.queues.pool, fan_out_max);
+        let mut left = STEP;
+        while left > 0 {
+            let Some(mut begun) = self.jobs.pop() else { return false };
+            let done = self.run(cx, &mut begun.job, &mut left);
+            if !done {
+                self.jobs.put_back(begun);
+                return true;
+            }
+            if let Some(connection) = begun.waiting {
+                self.consumers.connection_mut(connection).jobs -= 1;
+            }
+        }
+        !self.jobs.is_empty()
+    }
+
+    fn run(&mut self, cx: &mut Context<'_>, job: &mut Job, left: &mut u32) -> bool {
+        match job {
+            Job::Settle { channel, through, settlement } => {
+                self.run_settle(cx, *channel, *through, *settlement, left)
+            }
+            Job::Purge { queue, parts } => self.run_purge(cx, *queue, parts, left),
+            Job::Queue(queue) => self.run_queue(cx, *queue, left),
+            Job::Exchange(exchange) => self.run_exchange(cx, *exchange, left),
+            Job::Channel(channel) => self.run_channel(cx, *channel, left),
+            Job::Connection(connection) => self.run_connection(cx, *connection, left),
+            Job::Vhost(sweep) => self.run_vhost(cx, sweep, left),
+            Job::Policies => self.run_policies(cx, left),
+        }
+    }
+
+    fn run_settle(
+        &mut self,
+        cx: &mut Context<'_>,
+        channel: ChannelId,
+        through: u64,
+        settlement: Settlement,
+        left: &mut u32,
+    ) -> bool {
+        while let Some(index) = self.consumers.first_sent(&self.queues, channel, through) {
+            if !spend(left) {
+                return false;
+            }
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.settle_one(cx, index, settlement);
+        }
+        self.end_returning_of(channel);
+        let connection = self.consumers.connection_of(channel);
+        self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
+        true
+    }
+
+    fn run_purge(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        parts: &mut Purged,
+        left: &mut u32,
+    ) -> bool {
+        while !parts.is_empty() {
+            if !spend(left) {
+                return false;
+            }
+            assert!(self.queues.drop_purged(cx, queue, parts), "what is not empty has something");
+        }
+        self.end_returning(queue);
+        true
+    }
+
+    fn run_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+        while self.queues.drop_first(cx, queue) || self.queues.drop_rejected(cx, queue) {
+            if !spend(left) {
+                return false;
+            }
+        }
+        while let Some(consumer) = self.queues.audience(queue).first() {
+            self.cancel_by_broker(cx, consumer);
+            if !spend(left) {
+                return false;
+            }
+        }
+        while let Some(binding) = self.queues.at(queue).bindings.front() {
+            if cx.journal.is_crowded() {
+                return false;
+            }
+            self.remove_binding(cx, BindingId::from_index(binding));
+            if !spend(left) {
+                return false;
+            }
+        }
+        self.queues.at_mut(queue).cleared = true;
+        self.free_queue_if_done(queue);
+        true
+    }
+
+    fn run_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, left: &mut u32) -> bool {
+        while let Some(binding) = self.topology.any_binding(exchange) {
+            if cx.journal.is_crowded() {
+                return false;
+            }
+            self.remove_binding(cx, binding);
+            if !spend(left) {
+                return false;
+            }
+        }
+        self.free_exchange(exchange);
+        true
+    }
+
+    fn run_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId, left: &mut u32) -> bool {
+        if matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
+            self.abandon_transaction(cx.messages, channel);
+        }
+        while let Some(index) = self.consumers.channel(channel).unacknowledged.front() {
+            if !spend(left) {
+                return false;
+            }
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.give_back(cx, index);
+        }
+        self.end_returning_of(channel);
+        self.consumers.channel_mut(channel).cleared = true;
+        self.consumers.free_channel_if_done(&mut self.quota, channel);
+        true
+    }
+
+    fn run_connection(&mut self, cx: &mut Context<'_>, connection: ConnectionId, left: &mut u32) -> bool {
+        while let Some(index) = self.consumers.connection(connection).outbox.front() {
+            if !spend(left) {
+                return false;
+            }
+            self.consumers.leave_outbox(&mut self.queues, connection, index);
+            self.abandon_unsent(cx, index);
+        }
+        while let Some(channel) = self.consumers.next_channel(connection, None) {
+            if !self.run_channel(cx, channel, left) {
+                return false;
+            }
+            assert!(
+                self.consumers.find_channel(channel).is_none(),
+                "nothing refers to a lost channel any more"
+            );
+        }
+        self.consumers.connection_mut(connection).cleared = true;
+        self.free_connection_if_done(connection);
+        true
+    }
+
+    /// A delivery that will not be written: what is acknowledged stays on its channel's list, which is being
+    /// given back; what is not goes back now, for nobody has seen it.
+    pub(super) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
+        let delivery = &self.queues.deliveries()[index];
+        match delivery.carrier {
+            Carrier::Return => self.settle_sent(cx, index),
+            _ if delivery.no_ack || delivery.orphaned => self.give_back(cx, index),
+            _ => self.queues.deliveries_mut()[index].sent = true,
+        }
+    }
+
+    /// The time of this turn. Says whether a new second began, so that [`Self::set_unix_time`] is due.
+    pub const fn set_time(&mut self, now: Now) -> bool {
+        let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
+        self.watch.left = LOOK_STEP;
+        self.queues.minute = self.watch.now_s / 60;
+        before != self.watch.now_s || self.letters.unix_s() == 0
+    }
+
+    /// The date, in seconds since 1970: what is written into headers, and nothing follows from it.
+    pub const fn set_unix_time(&mut self, unix_s: u64) {
+        self.letters.set_unix_s(unix_s);
+    }
+
+    /// When somebody may be overdue.
+    pub fn overdue_deadline(&self) -> Deadline {
+        let holds_nothing = self.queues.deliveries().is_empty() && self.quota.pinned().open_messages == 0;
+        match self.watch.look_s {
+            Some(look_s) if !holds_nothing => Now::from_ms(u64::from(look_s) * 1000).after_ms(0),
+            _ => Deadline::NEVER,
+        }
+    }
+
+    /// The next channel of which something is overdue; a bounded number of them are looked at in a turn. One
+    /// that is not closed is named again with the next look.
+    pub fn next_overdue(&mut self) -> Option<Overdue> {
+        if self.watch.look_s.is_none_or(|look_s| self.watch.now_s < look_s) {
+            return None;
+        }
+        while self.watch.hand < self.consumers.channel_places() {
+            if !spend(&mut self.watch.left) {
+                return None;
+            }
+            let index = self.watch.hand;
+            self.watch.hand += 1;
+            let overdue = self.look_at(ChannelId::from_index(index));
+            if overdue.is_some() {
+                return overdue;
+            }
+        }
+        self.watch.end();
+        None
+    }
+
+    fn look_at(&mut self, id: ChannelId) -> Option<Overdue> {
+        let channel = self.consumers.find_channel(id)?;
+        if channel.closing || self.consumers.connection(channel.connection).dying {
+            return None;
+        }
+        let (delivered, touched) = (self.oldest_delivery(channel), open_since_s(channel));
+        let (connection, number, code) = (channel.connection, channel.number, ReplyCode::PreconditionFailed);
+        let own_ms = self.watch.timeout_ms;
+        // Both are looked at, for the next look goes by both.
+        let is_left_open = touched.is_some_and(|since_s| self.watch.is_overdue(since_s, own_ms));
+        let unsettled = delivered.filter(|(since_s, ms)| self.watch.is_overdue(*since_s, *ms));
+        let fault = if let Some((_, ms)) = unsettled {
+            // RabbitMQ's words.
+            Fault::new(
+                code,
+                format_args!(
+                    "delivery acknowledgement on channel {number} timed out. Timeout value used: {ms} ms. \
+                     This timeout value can be configured, see consumers doc guide to learn more"
+                ),
+            )
+        } else if is_left_open {
+            Fault::new(
+                code,
+                format_args!(
+                    "the transaction on channel {number} was left open for {own_ms} ms: commit it in time, \
+                     or raise consumer_timeout in the configuration"
+                ),
+            )
+        } else {
+            return None;
+        };
+        Some(Overdue { connection, channel: number, fault })
+    }
+
+    /// Since when the oldest delivery of a channel is not settled, in seconds, and for how many milliseconds
+    /// it may be.
+    fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
+        let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
+        let queue = delivery.queue.and_then(|queue| self.queues.get(queue.index()));
+        let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
+        let timeout_ms = if own_ms == u32::MAX { self.watch.timeout_ms } else { own_ms };
+        Some((delivery.delivered_s, timeout_ms))
+    }
+
+    /// Remembers what commit will do with a delivery.
+    pub(super) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
+        self.touch(channel);
+        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
+            panic!("the channel is in a transaction");
+        };
+        self.queues.deliveries_mut().decide(&mut transaction.settlements, index, settlement);
+    }
+
+    /// Drops the messages; decided deliveries are unacknowledged again, in the order of their tags.
+    pub(super) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
+        let transaction = self.take_transaction(channel);
+        let mut next = transaction.first;
+        while let Some(message) = next {
+            next = messages.link(message);
+            messages.release(message);
+            self.queues.note_release();
+        }
+        let list = &mut self.consumers.channel_mut(channel).unacknowledged;
+        self.queues.deliveries_mut().undecide(list, transaction.settlements);
+    }
+
+    pub(super) fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
+        let record = self.consumers.channel_mut(channel);
+        let Mode::Transaction(transaction) = &mut record.mode else {
+            panic!("only a transaction is ended");
+        };
+        let taken = core::mem::take(transaction);
+        let connection = record.connection;
+        if !taken.is_empty() {
+            self.consumers.connection_mut(connection).open_transactions -= 1;
+        }
+        self.quota.give_open_back(connection, taken.held, taken.bytes);
+        taken
+    }
+
+    /// The transaction is about to hold something: its connection must not wait for itself.
+    pub(super) fn touch(&mut self, channel: ChannelId) {
+        let record = self.consumers.channel_mut(channel);
+        let Mode::Transaction(transaction) = &mut record.mode else { return };
+        transaction.touched_s = self.watch.begin();
+        let (was_empty, connection) = (transaction.is_empty(), record.connection);
+        if was_empty {
+            self.consumers.connection_mut(connection).open_transactions += 1;
+        }
+    }
+
+    /// The queue goes: the consumer ends, and its client is told.
+    pub(super) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
+        self.end_consumer(cx, index);
+        self.consumers.note_cancelled(index);
+        self.free_consumer_if_done(index);
+    }
+
+    /// A consumer takes no more messages; its queue may go with it.
+    pub(super) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
+        let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
+        let record = self.queues.at(queue);
+        if record.auto_delete && record.audience.is_empty() && !record.dying {
+            self.retire_queue(cx, queue);
+            self.jobs.begin(Job::Queue(queue));
+        } else if record.audience.is_empty() {
+            self.queues.touch_queue(cx.journal, queue);
+        }
+    }
+
+    /// Frees the record of an ended consumer once nothing refers to it.
+    pub(super) fn free_consumer_if_done(&mut self, index: usize) {
+        if let Some(queue) = self.consumers.free_if_done(&mut self.quota, index) {
+            self.end_returning(queue);
+        }
+    }
+
+    /// Closes a channel: nothing new starts, unwritten deliveries go no further, the rest goes back.
+    pub(super) fn close_channel(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        channel: ChannelId,
+    ) {
+        self.stop_channel(cx, channel);
+        self.withdraw_unwritten(cx, connection, channel);
+        self.begin_job(connection, Job::Channel(channel));
+    }
+
+    fn stop_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
+        self.consumers.channel_mut(channel).closing = true;
+        self.consumers.mark_returning(&mut self.queues, channel);
+        let mut at = self.consumers.next_of_channel(channel, None);
+        while let Some(index) = at {
+            at = self.consumers.next_of_channel(channel, Some(index));
+            self.end_consumer(cx, index);
+            self.consumers.leave_cancelled(index);
+            self.free_consumer_if_done(index);
+        }
+    }
+
+    /// Takes the channel's deliveries out of the outbox, but for the first of all, which may be half written.
+    /// What could not be routed is still told, before the close.
+    fn withdraw_unwritten(&mut self, cx: &mut Context<'_>, connection: ConnectionId, channel: ChannelId) {
+        let front = self.consumers.connection(connection).outbox.front();
+        let mut at = front;
+        while let Some(index) = at {
+            at = self.queues.deliveries().next_in_outbox(index);
+            let delivery = &self.queues.deliveries()[index];
+            if delivery.channel != channel || delivery.carrier == Carrier::Return {
+                continue;
+            }
+            if Some(index) != front {
+                self.consumers.leave_outbox(&mut self.queues, connection, index);
+                self.abandon_unsent(cx, index);
+            } else {
+                self.orphan(channel, index);
+                self.consumers.note_output(connection);
+            }
+        }
+    }
+
+    fn orphan(&mut self, channel: ChannelId, index: usize) {
+        if !self.queues.deliveries()[index].no_ack {
+            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        }
+        self.queues.deliveries_mut()[index].orphaned = true;
+    }
+
+    pub(super) fn free_connection_if_done(&mut self, connection: ConnectionId) {
+        let gone = self.consumers.free_connection_if_done(&mut self.quota, connection);
+        if let Some(vhost) = gone.and_then(|record| record.vhost) {
+            self.release_vhost(vhost);
+        }
+    }
+
+    /// The peer will ask for nothing more. Its names vanish now; what it held goes back in bounded steps.
+    /// Once is enough, but more does no harm.
+    pub fn disconnect(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        if core::mem::replace(&mut self.consumers.connection_mut(connection).dying, true) {
+            return;
+        }
+        self.forget_gets(connection);
+        self.quota.leave_vhost(connection);
+        let mut at = self.consumers.next_channel(connection, None);
+        while let Some(channel) = at {
+            at = self.consumers.next_channel(connection, Some(channel));
+            if !self.consumers.channel(channel).closing {
+                self.stop_channel(cx, channel);
+            }
+        }
+        while let Some(queue) = self.consumers.connection(connection).exclusive_queues.front() {
+            let queue = QueueId::from_index(queue);
+            self.retire_queue(cx, queue);
+            self.jobs.begin(Job::Queue(queue));
+        }
+        self.jobs.begin(Job::Connection(connection));
+    }
+
+    /// The socket is closed: the id may be used again as soon as everything went back.
+    pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+        self.disconnect(cx, connection);
+        self.consumers.connection_mut(connection).released = true;
+        self.free_connection_if_done(connection);
+    }
+
+    /// The client was told about the consumer that [`Self::next_cancelled`] named.
+    pub fn told_cancelled(&mut self, connection: ConnectionId) {
+        if let Some(index) = self.consumers.first_cancelled(connection) {
+            self.consumers.leave_cancelled(index);
+            self.free_consumer_if_done(index);
+        }
+    }
+
+    /// Nobody waits for this connection's gets any more.
+    pub(super) fn forget_gets(&mut self, connection: ConnectionId) {
+        let before = self.queues.gets.len();
+        let open =
+            self.queues.gets.iter().filter(|get| get.connection == connection && get.outcome.is_none());
+        let open = open.count() as u32;
+        self.queues.gets.retain(|get| get.connection != connection);
+        assert!(self.queues.gets.len() + 1 >= before, "a connection asks for one thing at a time");
+        self.consumers.connection_mut(connection).jobs -= open;
     }
 }

@@ -3,15 +3,20 @@
 //! What is done with it stands in the files above; each part that has rules of its own keeps them itself
 //! (`topology`, `access`, `deliveries`, `queue`).
 
-use crate::command::ConnectionId;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::mem::{Messages, Owner, PoolFull, Scarce};
 
 use super::Context;
-use super::access::{Access, PREDECLARED_EXCHANGES};
-use super::consumers::Consumers;
+use super::access::{
+    Access, FIRST_VHOST, Identity, Load, OperatorFault, PREDECLARED, PREDECLARED_EXCHANGES, Right, Thing,
+};
+use super::consumers::{ConsumerState, Consumers};
 use super::counters::Counters;
 use super::job::{Job, Jobs};
 use super::letters::{Firehose, Letters, Post};
@@ -20,12 +25,14 @@ use super::parameters::Parameters;
 use super::policy::Policies;
 use super::promised::Publishing;
 use super::queues::Queues;
-use super::quota::Quota;
+use super::quota::{Declared, Declarer, Quota, Room};
 use super::recovery::Recovery;
 use super::shortage::Shortage;
-use super::topology::Topology;
+use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
 use super::watch::Watch;
+use super::words::QueueInWords;
+use super::work::Work;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -91,6 +98,12 @@ impl core::fmt::Debug for Broker {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Broker").field("gauges", &self.gauges()).finish_non_exhaustive()
     }
+}
+
+fn draw_seed(entropy: &mut Entropy) -> u64 {
+    let mut seed = [0; 8];
+    entropy(&mut seed);
+    u64::from_ne_bytes(seed)
 }
 
 impl Broker {
@@ -286,10 +299,151 @@ impl Broker {
     pub(super) const fn revision(&self) -> u64 {
         self.topology.revision() + self.access.revision()
     }
-}
 
-fn draw_seed(entropy: &mut Entropy) -> u64 {
-    let mut seed = [0; 8];
-    entropy(&mut seed);
-    u64::from_ne_bytes(seed)
+    /// Users, virtual hosts and permissions.
+    pub const fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// What an operator changes about them on which nothing else hangs.
+    pub const fn access_mut(&mut self) -> &mut Access {
+        &mut self.access
+    }
+
+    /// What a new store begins with: `/`, and guest, who may do everything there.
+    pub(super) fn begin_access(&mut self) -> Result<(), Fault> {
+        self.add_vhost(FIRST_VHOST)?;
+        self.access.begin_guest().map_err(|fault| match fault {
+            OperatorFault::NoRoom(key) => super::faults::out_of(key),
+            other => unreachable!("guest can be: {other}"),
+        })?;
+        self.note_tenants();
+        Ok(())
+    }
+
+    /// A virtual host or a user has come or gone: the pools are shared anew, and whoever waits for a share asks again.
+    pub(super) fn note_tenants(&mut self) {
+        self.quota.share_among(self.access.vhost_ids(), self.access.lives());
+        self.consumers.note_settled();
+    }
+
+    /// What the user of a connection has.
+    pub(super) fn load_of(&self, who: &Identity) -> Load {
+        let (connections, channels) = who.user().map_or((0, 0), |user| self.quota.of_user(user));
+        Load { connections, channels }
+    }
+
+    /// Whether the user of a connection may do this.
+    pub(super) fn check(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        vhost: VhostId,
+        right: Right,
+        thing: Thing<'_>,
+    ) -> Result<(), Fault> {
+        self.access.check(work, &self.consumers.connection(connection).identity, vhost, right, thing)
+    }
+
+    /// Makes a virtual host with the exchanges that each begins with.
+    pub(super) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
+        let vhost = self.access.add_vhost(name)?;
+        self.note_tenants();
+        for (exchange, kind, internal) in PREDECLARED {
+            let declaration = ExchangeDeclaration {
+                exchange,
+                kind: kind.name(),
+                durable: true,
+                auto_delete: false,
+                internal,
+                arguments: &[],
+            };
+            self.access.hold_vhost(vhost);
+            let new = NewExchange { vhost, declaration, version: 0, declarer: None, sleepers: None };
+            self.topology.insert_exchange(&new);
+        }
+        Ok(vhost)
+    }
+
+    /// Nothing names it any more.
+    pub(super) fn remove_vhost(&mut self, vhost: VhostId) {
+        self.access.remove_vhost(vhost);
+        self.note_tenants();
+    }
+
+    /// A record that named a virtual host is gone.
+    pub(super) fn release_vhost(&mut self, vhost: VhostId) {
+        self.access.release_vhost(vhost);
+        self.free_vhost_if_done(vhost);
+    }
+
+    pub(super) fn free_vhost_if_done(&mut self, vhost: VhostId) {
+        if self.access.is_vhost_done(vhost) {
+            self.remove_vhost(vhost);
+        }
+    }
+
+    /// Counts something that is about to be declared for a virtual host, with its names.
+    ///
+    /// # Errors
+    /// There is no more room, or who declares it has its share.
+    pub(super) fn declare_quota(
+        &mut self,
+        declared: Declared,
+        names_bytes: usize,
+        who: (VhostId, Option<Declarer>),
+    ) -> Result<(), Fault> {
+        self.quota.declare(declared, names_bytes, who, Room { queues: self.queues.room() })
+    }
+
+    /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.
+    pub(super) fn free_queue_if_done(&mut self, queue: QueueId) {
+        let mut next = Some(queue);
+        while let Some((record, whole)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
+            let bytes = record.name.len() + record.arguments.len();
+            self.quota.undeclare(Declared::Queue, bytes, (record.vhost, record.declarer));
+            if !record.is_level() {
+                self.release_vhost(record.vhost);
+            }
+            next = whole;
+        }
+    }
+
+    /// One job less whose messages a queue waits for: what stands first now stays so.
+    pub(super) fn end_returning(&mut self, queue: QueueId) {
+        self.queues.end_returning(queue);
+        self.free_queue_if_done(queue);
+    }
+
+    /// A name nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
+    pub(super) fn unique_name(&mut self, prefix: &str) -> Name {
+        let mut random = [0; 16];
+        (self.entropy)(&mut random);
+        let mut digits = [0; 22];
+        let written = URL_SAFE_NO_PAD.encode_slice(random, &mut digits);
+        assert_eq!(written, Ok(digits.len()), "16 bytes are 22 digits");
+        let digits = core::str::from_utf8(&digits).unwrap_or_default();
+        // Prefix and digits fit into any name.
+        let mut name = Name::try_from(prefix).unwrap_or_default();
+        let _ = name.push_str(digits);
+        name
+    }
+
+    pub(super) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
+        QueueInWords { name, vhost: self.access.vhost_name(vhost) }
+    }
+
+    /// The hidden queue behind amq.rabbitmq.reply-to of this channel.
+    pub(super) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
+        let mut at = self.consumers.next_of_channel(channel, None);
+        while let Some(index) = at {
+            let consumer = self.consumers.at(index);
+            let queue = consumer.queue;
+            if consumer.state == ConsumerState::Active && self.queues.at(queue).hidden {
+                return Some(queue);
+            }
+            at = self.consumers.next_of_channel(channel, Some(index));
+        }
+        None
+    }
 }

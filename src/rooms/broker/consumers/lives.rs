@@ -220,16 +220,10 @@ impl Consumers {
         }
     }
 
-    /// Messages of a channel's consumers are back; gives the queues that waited for that.
-    pub(in crate::broker) fn unmark_returning(&mut self, channel: ChannelId) -> Vec<QueueId> {
-        let (mut at, mut queues) = (self.channels[channel.index()].consumers.front(), Vec::new());
-        while let Some(index) = at {
-            at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
-            if core::mem::take(&mut self.slab[index].returning) {
-                queues.push(self.slab[index].queue);
-            }
-        }
-        queues
+    /// Messages of a consumer are back; gives the queue that waited for that, if it did.
+    pub(in crate::broker) fn take_returning(&mut self, index: usize) -> Option<QueueId> {
+        let consumer = &mut self.slab[index];
+        core::mem::take(&mut consumer.returning).then_some(consumer.queue)
     }
 
     // ---- channels

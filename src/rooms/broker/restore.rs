@@ -1,23 +1,30 @@
-//! What outlives the broker: definitions on their way to the log, and everything back from it at a start.
+//! A start: everything back from the log.
 //!
-//! Always true: only what is durable at both ends is written (a durable binding between durable things);
-//! what is declared is answered when it is durable; a start declares again exactly what was durable, and
-//! what there is no room for under today's limits, or of a type that only another version knows, stays
-//! untouched in the log, with its bindings.
+//! Always true: a start declares again exactly what was durable; what there is no room for under today's limits, or of a
+//! type that only another version knows, stays untouched in the log, with its bindings; what is known to have been deleted
+//! is not rebuilt; an adopted queue delivers nothing before what it adopted stands in it.
 
-use crate::command::QueueId;
+use crate::command::{QueueId, VhostId};
 use crate::journal::{Definition, DestinationName, Journal};
+use crate::password::PasswordHash;
 
+use super::access::{OperatorFault, VhostLimits};
 use super::arguments::QueueSettings;
 use super::parameters::ParameterView;
 use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
-use super::queues::Logged;
-use super::queues::Queue;
-use super::queues::Returns;
-use super::queues::first_rank;
-use super::restored::Restored;
+use super::queues::{Logged, Queue, Returns, first_rank};
+use super::recovery::Orphan;
+use super::restored::{Contents, Restored};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
+
+/// What became of a definition that a start has put back.
+fn restored(put: Result<(), OperatorFault>) -> Restored {
+    match put {
+        Ok(()) => Restored::Exists(None),
+        Err(_) => Restored::NoRoom,
+    }
+}
 
 impl Broker {
     // ---- at a start
@@ -152,5 +159,134 @@ impl Broker {
             journal.queue_gone(*incarnation);
         }
         journal.define(key.into(), None);
+    }
+
+    /// The store has messages for a queue that nothing defines; what it was called, if something says it, and
+    /// whether it may be rebuilt. The queue, if it is there again.
+    pub fn restore_lost(
+        &mut self,
+        cx: &mut Context<'_>,
+        incarnation: u64,
+        contents: Contents,
+        name: Option<(&str, &str)>,
+        may_rebuild: bool,
+    ) -> Option<QueueId> {
+        if let Some((vhost, queue)) = name.filter(|_| may_rebuild)
+            && let Some(rebuilt) = self.rebuild(cx, vhost, queue, incarnation)
+        {
+            return Some(rebuilt);
+        }
+        let name = name.map(|(vhost, queue)| (vhost.into(), queue.into()));
+        self.recovery.add_orphan(Orphan { incarnation, contents, name });
+        None
+    }
+
+    fn rebuild(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        name: &str,
+        incarnation: u64,
+    ) -> Option<QueueId> {
+        let vhost = self.access.find_vhost(vhost)?;
+        if self.queues.find_queue(vhost, name).is_some() {
+            return None;
+        }
+        let applied = self.policies_for(cx.work, vhost, name, &[]);
+        let settings = QueueSettings::of(&self.policies.terms(&[], applied));
+        let mut record = Queue::new(vhost, name, &[], settings);
+        record.applied = applied;
+        (record.durable, record.is_rebuilt) = (true, true);
+        record.logged = Logged::as_incarnation(incarnation);
+        let queue = self.add_queue(cx, record).ok()?;
+        self.queues.append_queue(cx, &self.access, queue.index(), true);
+        Some(queue)
+    }
+
+    /// What was adopted stands in the queue.
+    pub fn end_adoption(&mut self, queue: QueueId) {
+        self.end_returning(queue);
+        if self.queues.get(queue.index()).is_some() {
+            self.queues.look_at_stored(queue);
+        }
+    }
+
+    /// Virtual host and name of a queue that was rebuilt, for the simulator, whose clients know of none.
+    #[cfg(debug_assertions)]
+    pub fn next_rebuilt(&self) -> Option<(String, String)> {
+        let mut queues = self.queues.iter().map(|(_, queue)| queue);
+        let queue = queues.find(|queue| queue.is_rebuilt && !queue.dying)?;
+        Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
+    }
+
+    /// A new store begins with this user, who may do everything in `/`; or with none.
+    pub fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
+        self.access.begin_users(first);
+        self.note_tenants();
+    }
+
+    /// The store cannot vouch for who there is: nobody logs in until somebody confirms that. `unreadable` are
+    /// keys of definitions that it has and cannot read.
+    pub fn doubt_access(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
+        self.access.doubt_users(why, unreadable);
+        self.note_tenants();
+    }
+
+    /// Puts back what the log says of access; in the order of the keys.
+    pub(super) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+        match *definition {
+            Definition::AccessWritten => {
+                self.forget_first_tenants(cx);
+                Restored::Exists(None)
+            }
+            Definition::Vhost { name, queues_max, connections_max } => {
+                let found = self.access.find_vhost(name).or_else(|| self.add_vhost(name).ok());
+                let Some(vhost) = found else { return self.access.no_room_at_start() };
+                self.access.limit_vhost(vhost, VhostLimits { queues_max, connections_max });
+                Restored::Exists(None)
+            }
+            Definition::User { .. } => {
+                let restored = self.access.restore(definition);
+                self.note_tenants();
+                restored
+            }
+            _ => self.access.restore(definition),
+        }
+    }
+
+    /// The log says who there is: what a new store begins with is not assumed.
+    fn forget_first_tenants(&mut self, cx: &mut Context<'_>) {
+        if !self.access.forget_first_users() {
+            return;
+        }
+        let vhosts: Vec<VhostId> = self.access.vhost_ids().collect();
+        for vhost in vhosts {
+            self.drop_empty_vhost(cx, vhost);
+        }
+    }
+
+    pub(super) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {
+        let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
+        restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, said))
+    }
+
+    /// All definitions are there: everything goes by its policies, before the first message is looked at.
+    pub fn apply_policies(&mut self, cx: &mut Context<'_>) {
+        if !self.policies.is_empty() {
+            self.policies.begin_telling();
+            while !self.run_policies(cx, &mut { u32::MAX }) {}
+        }
+    }
+
+    /// At a start: the log may have parameters that nobody can read.
+    pub const fn doubt_parameters(&mut self) {
+        self.parameters.doubt();
+    }
+
+    pub(super) fn restore_parameter(&mut self, said: &ParameterView<'_>) -> Restored {
+        let Ok(vhost) = said.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
+            return self.access.orphaned();
+        };
+        restored(self.parameters.restore(vhost, said))
     }
 }

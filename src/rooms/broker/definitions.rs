@@ -1,0 +1,950 @@
+//! Exchanges, queues and bindings begin and end, and what policies say of them.
+//!
+//! ```text
+//! declare ──→ rights, arguments, room, policies ──→ the record ──→ the log
+//! delete  ──→ the name goes at once ──→ the log ──→ a job clears what hung on it
+//! policy set, cleared ──→ a job, in steps ──→ queues, exchanges: which apply, what follows
+//! ```
+//!
+//! Always true: the order of the checks is RabbitMQ's, because clients see which one fails first; an exclusive queue is
+//! touched by its own connection alone; an auto-delete queue goes with its last consumer, but not before it had one; a
+//! deleted queue's name is free at once; a queue's settings are what its arguments and its policies say together, as soon
+//! as it has heard of a change.
+
+use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{DestinationName, Journal};
+use crate::mem::{MessageId, Messages};
+use crate::wire::field::{Table, Value};
+
+use super::access::{PREDECLARED, Right, Thing, Topic};
+use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};
+use super::faults::{check_deletable, version_for};
+use super::job::{Job, Sweep, spend};
+use super::policy::{Applied, Listener, Subject, Terms};
+use super::queues::{Logged, Peeked, Queue, SLOTS, Targets, first_rank};
+use super::quota::Declared;
+use super::recovery::{Orphan, key_of};
+use super::state::REPLY_TO;
+use super::topology::{
+    BindingSpec, Destination, ExchangeDeclaration, FoundBinding, Kind, NewExchange, check_deletable_name,
+    exchange_in_words, refuse_default,
+};
+use super::work::Work;
+use super::{Broker, Context};
+
+/// queue.declare's fields.
+pub(super) struct QueueDeclaration<'a> {
+    pub(super) queue: &'a str,
+    pub(super) durable: bool,
+    pub(super) exclusive: bool,
+    pub(super) auto_delete: bool,
+    pub(super) arguments: &'a [u8],
+}
+
+impl QueueDeclaration<'_> {
+    /// An exclusive queue dies with its connection, so durable means nothing for it.
+    const fn outlives_broker(&self) -> bool {
+        self.durable && !self.exclusive
+    }
+
+    const fn flags(&self) -> QueueFlags {
+        QueueFlags { durable: self.durable, exclusive: self.exclusive, auto_delete: self.auto_delete }
+    }
+}
+
+/// Units of matching that are as much work as a record that is looked at in a job.
+const UNITS_PER_RECORD: u32 = 8;
+
+impl Broker {
+    /// exchange.declare with passive set: who is told that it is there may rely on it.
+    pub(super) fn check_exchange_exists(
+        &self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        refuse_default(name)?;
+        let exchange = self.topology.require_exchange(&self.access, vhost, name)?;
+        cx.await_defined(self.topology.exchange(exchange).defined);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn declare_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        let name = declaration.exchange;
+        declaration.check_askable()?;
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        if let Some(exchange) = self.topology.find_exchange(vhost, name) {
+            self.topology.compare_exchange(cx, &self.access, exchange, declaration)?;
+            return Ok(Outcome::Done);
+        }
+        declaration.check_name()?;
+        if let Some(alternate) = declaration.alternate(&self.access, vhost)? {
+            self.check(cx.work, connection, vhost, Right::Read, Thing::Exchange(name))?;
+            self.check(cx.work, connection, vhost, Right::Write, Thing::Exchange(alternate))?;
+        }
+        self.create_exchange(cx, vhost, declaration)
+    }
+
+    /// Makes an exchange whose name is free.
+    pub(super) fn create_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        declaration: &ExchangeDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        declaration.check_name()?;
+        declaration.new_kind()?;
+        declaration.alternate(&self.access, vhost)?;
+        let name = DestinationName::Exchange(declaration.exchange);
+        self.recovery.check_not_left_out(&self.access, vhost, name, declaration.durable)?;
+        let version = version_for(cx.journal, declaration.durable)?;
+        if version != 0 && declaration.is_delayed() {
+            // The log knows its slots by those behind its own.
+            cx.journal.next_versions(SLOTS.into());
+        }
+        let exchange = self.add_exchange(cx, vhost, declaration, version)?;
+        self.topology.append_exchange(cx, &self.access, exchange, true);
+        Ok(Outcome::Done)
+    }
+
+    /// Puts an exchange that was checked where it is found, with its hidden queue and its policies.
+    pub(super) fn add_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        declaration: &ExchangeDeclaration<'_>,
+        version: u64,
+    ) -> Result<ExchangeId, Fault> {
+        self.access.check_vhost_alive(vhost)?;
+        let (bytes, who) = (declaration.bytes(), (vhost, cx.declarer));
+        self.declare_quota(Declared::Exchange, bytes, who)?;
+        let is_delayed = declaration.is_delayed();
+        let sleepers = is_delayed.then(|| self.add_sleepers(cx, vhost, (version, declaration.durable)));
+        let sleepers =
+            sleepers.transpose().inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, who))?;
+        self.access.hold_vhost(vhost);
+        let new = NewExchange { vhost, declaration: *declaration, version, declarer: cx.declarer, sleepers };
+        let exchange = self.topology.insert_exchange(&new);
+        self.apply_to_new_exchange(cx.work, exchange);
+        if let Some(queue) = sleepers {
+            self.queues.give_sleepers(queue, exchange);
+        }
+        Ok(exchange)
+    }
+
+    pub(super) fn delete_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+        if_unused: bool,
+    ) -> Result<Outcome, Fault> {
+        check_deletable_name(&self.access, vhost, name)?;
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Exchange(name))?;
+        let Some(exchange) = self.topology.find_exchange(vhost, name) else {
+            if !self.delete_left_out(cx, vhost, DestinationName::Exchange(name), if_unused)? {
+                cx.await_others();
+            }
+            return Ok(Outcome::Done);
+        };
+        if if_unused && self.topology.is_source(exchange) {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{} in use", exchange_in_words(&self.access, vhost, name)),
+            ));
+        }
+        check_deletable(cx.journal, self.topology.exchange(exchange).version != 0)?;
+        self.retire_exchange(cx, exchange);
+        self.begin_job(connection, Job::Exchange(exchange));
+        Ok(Outcome::Done)
+    }
+
+    /// Takes the name of an exchange away; the record goes when its bindings are cleared.
+    pub(super) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
+        if let Some(queue) = self.topology.exchange(exchange).sleepers {
+            // First, so that nothing in the hidden queue outlives the exchange in the log.
+            self.retire_sleepers(cx, queue);
+        }
+        self.topology.retire_exchange(cx, &self.access, exchange);
+    }
+
+    /// Frees an exchange that is retired and has no bindings any more.
+    pub(super) fn free_exchange(&mut self, exchange: ExchangeId) {
+        let vhost = self.topology.free_exchange(&mut self.quota, exchange);
+        self.release_vhost(vhost);
+    }
+
+    /// Makes the hidden queue of an exchange of this version.
+    pub(super) fn add_sleepers(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        (version, durable): (u64, bool),
+    ) -> Result<QueueId, Fault> {
+        let settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
+        self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
+        let mut record = Queue::sleepers(cx.journal, vhost, settings, version, durable);
+        record.declarer = cx.declarer;
+        let queue = self.queues.insert_hidden(record)?;
+        self.access.hold_vhost(vhost);
+        Ok(queue)
+    }
+
+    /// The exchange is deleted: what sleeps goes with it.
+    #[cold]
+    pub(super) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        for level in self.queues.retire_levels(cx.journal, queue) {
+            self.jobs.begin(Job::Queue(level));
+        }
+        let gone = self.queues.retire_sleepers(cx.journal, queue);
+        self.jobs.begin(Job::Queue(queue));
+        for held in gone {
+            self.post().let_go_of_held(cx, held);
+        }
+        while let Some(queue) = self.letters.next_perhaps_done() {
+            self.free_queue_if_done(queue);
+        }
+    }
+
+    /// Whether a connection may bind, or unbind, a destination to a source.
+    pub(super) fn check_bind(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        vhost: VhostId,
+        destination: Thing<'_>,
+        spec: &BindingSpec<'_>,
+    ) -> Result<(), Fault> {
+        self.check(work, connection, vhost, Right::Write, destination)?;
+        if let Thing::Exchange(name) = destination {
+            refuse_default(name)?;
+        }
+        refuse_default(spec.source)?;
+        self.check(work, connection, vhost, Right::Read, Thing::Exchange(spec.source))?;
+        let Some(source) = self.topology.find_exchange(vhost, spec.source) else { return Ok(()) };
+        self.check_key(work, connection, source, Right::Read, spec.routing_key.as_bytes())
+    }
+
+    /// Whether keys have to be looked at where a connection's user writes to, or reads from, an exchange.
+    #[inline]
+    fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
+        self.access.limits_topics(&self.consumers.connection(connection).identity)
+            && self.topology.exchange(exchange).kind == Kind::Topic
+    }
+
+    /// Whether the user of a connection may write to, or read from, an exchange with this key.
+    pub(super) fn check_key(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        exchange: ExchangeId,
+        right: Right,
+        key: &[u8],
+    ) -> Result<(), Fault> {
+        if !self.limits_keys(connection, exchange) {
+            return Ok(());
+        }
+        let record = self.topology.exchange(exchange);
+        let topic = Topic { vhost: record.vhost, exchange: &record.name };
+        self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
+    }
+
+    /// exchange.bind and queue.bind, once both ends are known.
+    pub(super) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
+        self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
+        Ok(Outcome::Done)
+    }
+
+    /// exchange.unbind; what is not there may be unbound, whatever of it is missing.
+    pub(super) fn unbind_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        destination: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<(), Fault> {
+        let destination = self.topology.find_exchange(vhost, destination).map(Destination::Exchange);
+        match destination.and_then(|to| self.topology.find_binding(vhost, spec, to)) {
+            Some(binding) => self.unbind(cx, binding)?,
+            None => cx.await_others(),
+        }
+        Ok(())
+    }
+
+    /// Removes a binding that somebody wants to be gone.
+    ///
+    /// # Errors
+    /// The log takes nothing now.
+    pub(super) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
+        check_deletable(cx.journal, self.topology.binding(binding).stored)?;
+        self.remove_binding(cx, binding);
+        Ok(())
+    }
+
+    /// Removes a binding. An auto-delete source goes with its last binding.
+    pub(super) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
+        let unused =
+            self.topology.remove_binding(cx, &self.access, &mut self.quota, &mut self.queues, binding);
+        if let Some(exchange) = unused {
+            self.retire_exchange(cx, exchange);
+            self.jobs.begin(Job::Exchange(exchange));
+        }
+    }
+
+    // ---- routes of channels
+
+    /// Chooses the queues for a message of a channel into `targets`, and remembers the route if it may be taken again.
+    /// `headers` is empty unless they matter.
+    ///
+    /// # Errors
+    /// It takes more work than allowed.
+    pub(super) fn route(
+        &mut self,
+        (messages, work): (&Messages, &mut Work),
+        channel: ChannelId,
+        exchange: ExchangeId,
+        (message, headers): (MessageId, Table<'_>),
+        targets: &mut Vec<QueueId>,
+    ) -> Result<(), Fault> {
+        let mut chosen = Targets { queues: &mut self.queues, chosen: targets };
+        let key = messages.routing_key(message);
+        let by_key_alone = self.topology.route(work, exchange, key, headers, &mut chosen)?;
+        if by_key_alone && headers.is_empty() {
+            let connection = self.consumers.connection_of(channel);
+            let for_all_keys = (!self.limits_keys(connection, exchange)).then_some(exchange);
+            let revision = self.revision();
+            let cache = &mut self.consumers.channel_mut(channel).route_cache;
+            cache.set(revision, messages, message, for_all_keys, targets);
+        }
+        Ok(())
+    }
+
+    /// The queue, if this connection may use it.
+    pub(super) fn require_queue(
+        &self,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<QueueId, Fault> {
+        let queue = self.queues.find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
+        let queue = queue.ok_or_else(|| {
+            Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name)))
+        })?;
+        self.check_exclusive(connection, queue)?;
+        Ok(queue)
+    }
+
+    fn check_exclusive(&self, connection: ConnectionId, queue: QueueId) -> Result<(), Fault> {
+        let record = self.queues.at(queue);
+        match record.exclusive_owner {
+            Some(owner) if owner != connection => Err(self.locked(queue)),
+            _ => Ok(()),
+        }
+    }
+
+    fn locked(&self, queue: QueueId) -> Fault {
+        let record = self.queues.at(queue);
+        Fault::new(
+            ReplyCode::ResourceLocked,
+            format_args!(
+                "cannot obtain exclusive access to locked {}. It could be originally declared on another \
+                 connection or the exclusive property value does not match that of the original declaration.",
+                self.queue_in_words(record.vhost, &record.name)
+            ),
+        )
+    }
+
+    /// queue.declare with passive set: who is told that it is there may rely on it.
+    pub(super) fn check_queue_exists(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        if name.starts_with(REPLY_TO) {
+            return self.check_reply_queue(vhost, name);
+        }
+        let queue = self.require_queue(connection, vhost, name)?;
+        cx.await_defined(self.queues.at(queue).logged.defined());
+        self.queues.touch_queue(cx.journal, queue);
+        Ok(self.declared(queue))
+    }
+
+    /// Declaring a reply queue says whether somebody still waits for the reply.
+    fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
+        let exists = name == REPLY_TO || self.queues.find_queue(vhost, name).is_some();
+        if exists {
+            return Ok(Outcome::QueueDeclared { queue: name.into(), message_count: 0, consumer_count: 1 });
+        }
+        Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name))))
+    }
+
+    pub(super) fn declare_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        if declaration.queue.starts_with(REPLY_TO) {
+            return self.check_reply_queue(vhost, declaration.queue);
+        }
+        if declaration.queue.starts_with("amq.") {
+            return Err(Fault::new(
+                ReplyCode::AccessRefused,
+                format_args!("queue name '{}' contains reserved prefix 'amq.*'", declaration.queue),
+            ));
+        }
+        if declaration.queue.is_empty() {
+            let name = self.unique_name("amq.gen-");
+            let named = QueueDeclaration { queue: &name, ..*declaration };
+            self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(&name))?;
+            return self.create_declared(cx, connection, vhost, &named);
+        }
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
+        match self.queues.find_queue(vhost, declaration.queue) {
+            Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
+            None => self.create_declared(cx, connection, vhost, declaration),
+        }
+    }
+
+    fn create_declared(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        self.check_dead_letters(cx.work, connection, vhost, declaration)?;
+        let queue = self.create_checked(cx, Some(connection), vhost, declaration)?;
+        Ok(self.declared(queue))
+    }
+
+    /// Whether a connection may have the messages that this queue gives up go where it says.
+    fn check_dead_letters(
+        &self,
+        work: &mut Work,
+        connection: ConnectionId,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        let arguments = Table::trusted(declaration.arguments);
+        if let Some(Value::LongStr(exchange)) = arguments.get("x-dead-letter-exchange") {
+            let exchange = core::str::from_utf8(exchange).unwrap_or_default();
+            self.check(work, connection, vhost, Right::Read, Thing::Queue(declaration.queue))?;
+            self.check(work, connection, vhost, Right::Write, Thing::Exchange(exchange))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a queue whose name is free, if its arguments and the limits allow it.
+    pub(super) fn create_checked(
+        &mut self,
+        cx: &mut Context<'_>,
+        owner: Option<ConnectionId>,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<QueueId, Fault> {
+        let words = self.queue_in_words(vhost, declaration.queue);
+        arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
+        self.access.check_queue_limit(vhost, declaration.queue)?;
+        let queue = self.create_queue(cx, owner, vhost, declaration, false)?;
+        self.counters.queues_declared += 1;
+        self.counters.queues_created += 1;
+        Ok(queue)
+    }
+
+    fn compare_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<Outcome, Fault> {
+        let record = self.queues.at(queue);
+        let is_mine = record.exclusive_owner == Some(connection);
+        if record.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
+            return Err(self.locked(queue));
+        }
+        if record.is_rebuilt && declaration.durable {
+            self.check_dead_letters(cx.work, connection, vhost, declaration)?;
+        }
+        self.compare_properties(cx, vhost, queue, declaration)?;
+        self.counters.queues_declared += 1;
+        self.queues.touch_queue(cx.journal, queue);
+        Ok(self.declared(queue))
+    }
+
+    pub(super) fn compare_properties(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        let words = self.queue_in_words(vhost, declaration.queue);
+        let record = self.queues.at(queue);
+        if record.is_rebuilt && declaration.outlives_broker() {
+            arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
+            return self.redefine_rebuilt(cx, vhost, queue, declaration);
+        }
+        let flags = [
+            ("durable", declaration.outlives_broker(), record.durable),
+            ("auto_delete", declaration.auto_delete, record.auto_delete),
+        ];
+        if let Some((name, received, current)) = flags.into_iter().find(|(_, one, two)| one != two) {
+            return Err(inequivalent_flag(name, &words, &received, &current));
+        }
+        arguments::compare(words, Table::trusted(declaration.arguments), Table::trusted(&record.arguments))?;
+        cx.await_defined(record.logged.defined());
+        Ok(())
+    }
+
+    fn declared(&self, queue: QueueId) -> Outcome {
+        let record = self.queues.at(queue);
+        Outcome::QueueDeclared {
+            queue: record.name.clone(),
+            message_count: self.queues.ready_in(queue) + self.recovery.adopted_by(queue),
+            consumer_count: record.audience.len(),
+        }
+    }
+
+    pub(super) fn create_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        owner: Option<ConnectionId>,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+        hidden: bool,
+    ) -> Result<QueueId, Fault> {
+        let vhost_name = self.access.vhost_name(vhost);
+        let at =
+            self.recovery.orphan_of(vhost_name, declaration.queue).filter(|_| declaration.outlives_broker());
+        let orphan = at.map(|at| self.recovery.take_orphan(at));
+        let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
+        let created = self.create_as(cx, owner, vhost, declaration, (hidden, incarnation));
+        self.end_creation(created, orphan)
+    }
+
+    /// Makes a queue, perhaps one that the store has messages of.
+    pub(super) fn create_as(
+        &mut self,
+        cx: &mut Context<'_>,
+        owner: Option<ConnectionId>,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+        (hidden, incarnation): (bool, Option<u64>),
+    ) -> Result<QueueId, Fault> {
+        let durable = declaration.outlives_broker();
+        self.recovery.check_not_left_out(
+            &self.access,
+            vhost,
+            DestinationName::Queue(declaration.queue),
+            durable,
+        )?;
+        let applied = match hidden {
+            true => Applied::default(),
+            false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
+        };
+        let settings = QueueSettings::of(&self.policies.terms(declaration.arguments, applied));
+        let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
+        record.applied = applied;
+        record.durable = durable;
+        record.auto_delete = declaration.auto_delete;
+        record.exclusive_owner = owner.filter(|_| declaration.exclusive);
+        record.hidden = hidden;
+        let incarnation = incarnation.unwrap_or(version_for(cx.journal, record.durable)?);
+        record.logged = Logged::as_incarnation(incarnation);
+        record.rank = first_rank(cx.journal, &record, 0);
+        let queue = self.add_queue(cx, record)?;
+        self.queues.append_queue(cx, &self.access, queue.index(), true);
+        self.queues.touch_queue(cx.journal, queue);
+        Ok(queue)
+    }
+
+    /// Puts a queue where it is found.
+    pub(super) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
+        let bytes = record.name.len() + record.arguments.len();
+        let (vhost, owner) = (record.vhost, record.exclusive_owner);
+        let (hidden, is_rebuilt) = (record.hidden, record.is_rebuilt);
+        let consumer_timeout_ms = record.settings.consumer_timeout_ms;
+        self.access.check_vhost_alive(vhost)?;
+        self.declare_quota(Declared::Queue, bytes, (vhost, cx.declarer))?;
+        record.declarer = cx.declarer;
+        let queue = self.queues.insert(record)?;
+        self.access.hold_vhost(vhost);
+        if is_rebuilt {
+            self.recovery.rebuilt_came();
+        }
+        self.watch.note_timeout(consumer_timeout_ms);
+        if !hidden {
+            self.access.count_queue(vhost, true);
+        }
+        if let Some(owner) = owner {
+            let owned = &mut self.consumers.connection_mut(owner).exclusive_queues;
+            self.queues.enter_owned(owned, queue);
+        }
+        self.topology.revise();
+        Ok(queue)
+    }
+
+    pub(super) fn bind_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        queue: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<Outcome, Fault> {
+        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
+        let source = self.topology.require_exchange(&self.access, vhost, spec.source)?;
+        let queue = self.require_queue(connection, vhost, queue)?;
+        self.bind(cx, &spec.between(source, Destination::Queue(queue)))
+    }
+
+    /// Unbinding what is not there is fine, whatever of it is missing.
+    pub(super) fn unbind_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        queue: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<Outcome, Fault> {
+        self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
+        if let Some(queue) = self.queues.find_queue(vhost, queue)
+            && let Some(binding) = self.topology.find_binding(vhost, spec, Destination::Queue(queue))
+        {
+            self.check_exclusive(connection, queue)?;
+            self.unbind(cx, binding)?;
+        } else {
+            cx.await_others();
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn purge_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+    ) -> Result<Outcome, Fault> {
+        self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(name))?;
+        let queue = self.require_queue(connection, vhost, name)?;
+        let (count, taken) = self.queues.purge(queue);
+        for (queue, parts) in taken {
+            self.begin_job(connection, Job::Purge { queue, parts });
+        }
+        Ok(Outcome::MessageCount(count))
+    }
+
+    pub(super) fn delete_queue_by_name(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        name: &str,
+        (if_unused, if_empty): (bool, bool),
+    ) -> Result<Outcome, Fault> {
+        self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(name))?;
+        if self.queues.find_queue(vhost, name).is_none() {
+            if !self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)? {
+                cx.await_others();
+            }
+            return Ok(Outcome::MessageCount(0));
+        }
+        let queue = self.require_queue(connection, vhost, name)?;
+        let record = self.queues.at(queue);
+        let problem = match () {
+            () if if_unused && !record.audience.is_empty() => "in use",
+            () if if_empty && self.queues.ready_in(queue) > 0 => "not empty",
+            () => {
+                let count = self.queues.ready_in(queue);
+                check_deletable(cx.journal, record.logged.is_on())?;
+                self.retire_queue(cx, queue);
+                self.begin_job(connection, Job::Queue(queue));
+                return Ok(Outcome::MessageCount(count));
+            }
+        };
+        let words = self.queue_in_words(vhost, name);
+        Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
+    }
+
+    /// Takes the name away and stops deliveries; a job clears the rest.
+    pub(super) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        let index = queue.index();
+        // Before it, so that none of them outlives it in the log.
+        for level in self.queues.retire_levels(cx.journal, queue) {
+            self.jobs.begin(Job::Queue(level));
+        }
+        self.queues.append_queue(cx, &self.access, index, false);
+        self.queues.append_spilled_gone(cx.journal, index);
+        self.queues.retire(queue);
+        let record = self.queues.at_mut(queue);
+        let (vhost, hidden, owner) = (record.vhost, record.hidden, record.exclusive_owner.take());
+        if record.is_rebuilt {
+            self.recovery.rebuilt_gone();
+        }
+        if !hidden {
+            self.counters.queues_deleted += 1;
+            self.access.count_queue(vhost, false);
+        }
+        if let Some(owner) = owner {
+            self.queues.leave_owned(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
+        }
+        self.topology.revise();
+    }
+
+    /// The virtual host is deleted, and all its policies with it.
+    pub(super) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
+        self.policies.drop_of_vhost(journal, vhost, name);
+        self.tell_of_policies();
+    }
+
+    pub(super) fn tell_of_policies(&mut self) {
+        if self.policies.take_job() {
+            self.jobs.begin(Job::Policies);
+        }
+    }
+
+    /// Tells some more queues and exchanges which policies apply to them; says whether that is all.
+    pub(super) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
+        while let Some(listener) =
+            self.policies.next_to_tell(self.queues.places(), self.topology.exchange_places())
+        {
+            if *left == 0 {
+                return false;
+            }
+            self.policies.told(listener);
+            let before = cx.work.units();
+            match listener {
+                Listener::Queue(queue) => self.apply_to_queue(cx, queue),
+                Listener::Exchange(exchange) => self.apply_to_exchange(cx.work, exchange),
+            }
+            let units = cx.work.units().saturating_sub(before);
+            *left = left.saturating_sub(1 + units / UNITS_PER_RECORD);
+        }
+        self.policies.end_telling(self.access.pattern_bytes_mut());
+        true
+    }
+
+    /// Which policies apply to a queue of this name that is about to be.
+    pub(super) fn policies_for(
+        &self,
+        work: &mut Work,
+        vhost: VhostId,
+        name: &str,
+        arguments: &[u8],
+    ) -> Applied {
+        let subject = match is_quorum(Table::trusted(arguments)) {
+            true => Subject::QuorumQueue,
+            false => Subject::ClassicQueue,
+        };
+        self.policies.choose(work, vhost, name, subject)
+    }
+
+    /// What is said of a queue.
+    pub(super) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
+        let record = self.queues.whole_of(queue);
+        self.policies.terms(&record.arguments, record.applied)
+    }
+
+    /// Finds out which policies apply to a queue, and what follows.
+    pub(super) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        // A level goes by what its queue is told.
+        let Some(record) = self.queues.get(queue.index()).filter(|record| !record.is_level()) else {
+            return;
+        };
+        let applied = match record.hidden || record.dying {
+            true => Applied::default(),
+            false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
+        };
+        let record = self.queues.at_mut(queue);
+        record.applied = applied;
+        if !record.dying {
+            let settings = QueueSettings::of(&self.terms_of(queue));
+            self.queues.renew(cx.journal, queue, settings);
+            self.watch.note_timeout(settings.consumer_timeout_ms);
+        }
+    }
+
+    fn apply_to_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
+        let found = self.topology.exchange_at(exchange.index());
+        let Some(record) = found.filter(|record| record.kind != Kind::Default) else { return };
+        let applied = self.policies.choose(work, record.vhost, &record.name, Subject::Exchange);
+        self.topology.apply_policies(exchange, applied, self.policies.alternate(applied));
+    }
+
+    /// An exchange that has just been made.
+    pub(super) fn apply_to_new_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
+        if !self.policies.is_empty() {
+            self.apply_to_exchange(work, exchange);
+        }
+    }
+
+    /// Deletes what is left of a virtual host, as far as allowed; says whether that is all.
+    pub(super) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
+        while sweep.queue < self.queues.places() {
+            if cx.journal.is_crowded() || !spend(left) {
+                return false;
+            }
+            let queue = self.queues.get(sweep.queue);
+            // What is a part of something else goes with that.
+            let is_part = |queue: &Queue| queue.is_level() || queue.sleeps_for.is_some();
+            let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
+            if queue.is_some_and(is_swept) {
+                let queue = QueueId::from_index(sweep.queue);
+                self.retire_queue(cx, queue);
+                self.jobs.begin(Job::Queue(queue));
+            }
+            sweep.queue += 1;
+        }
+        while sweep.exchange < self.topology.exchange_places() {
+            if cx.journal.is_crowded() || !spend(left) {
+                return false;
+            }
+            let exchange = self.topology.exchange_at(sweep.exchange);
+            if exchange.is_some_and(|exchange| exchange.vhost == sweep.vhost) {
+                let exchange = ExchangeId::from_index(sweep.exchange);
+                self.retire_exchange(cx, exchange);
+                self.jobs.begin(Job::Exchange(exchange));
+            }
+            sweep.exchange += 1;
+        }
+        self.access.note_swept(sweep.vhost);
+        self.free_vhost_if_done(sweep.vhost);
+        true
+    }
+
+    /// At a start: a virtual host that has nothing but the predeclared exchanges goes at once.
+    pub(super) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
+        for (name, ..) in PREDECLARED {
+            if let Some(exchange) = self.topology.find_exchange(vhost, name) {
+                self.retire_exchange(cx, exchange);
+                self.free_exchange(exchange);
+            }
+        }
+        self.remove_vhost(vhost);
+    }
+
+    /// A queue that was just declared with the incarnation of an orphan has its messages. They stand in it
+    /// when the store has been asked where they lie; until then it waits. What could not be declared leaves
+    /// its orphan one.
+    pub(super) fn end_creation(
+        &mut self,
+        created: Result<QueueId, Fault>,
+        orphan: Option<Orphan>,
+    ) -> Result<QueueId, Fault> {
+        let Some(orphan) = orphan else { return created };
+        let Ok(queue) = created else {
+            self.recovery.add_orphan(orphan);
+            return created;
+        };
+        self.queues.restore_contents(queue, &orphan.contents);
+        self.queues.at_mut(queue).returning += 1;
+        self.recovery.adopted(&orphan, queue);
+        Ok(queue)
+    }
+
+    /// Somebody declares a queue that was rebuilt: what it is like is what they say.
+    ///
+    /// # Errors
+    /// There is no room for its arguments, or the store cannot be written.
+    pub(super) fn redefine_rebuilt(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        queue: QueueId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Result<(), Fault> {
+        version_for(cx.journal, true)?;
+        self.quota.take_names(vhost, declaration.arguments.len())?;
+        let record = self.queues.at_mut(queue);
+        assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
+        record.arguments = declaration.arguments.into();
+        record.peeked = Peeked::NOTHING;
+        (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
+        self.recovery.rebuilt_gone();
+        self.apply_to_queue(cx, queue);
+        let rank = first_rank(cx.journal, self.queues.at(queue), 0);
+        self.queues.at_mut(queue).rank = rank;
+        self.queues.look_at_stored(queue);
+        if self.queues.at(queue).settings.may_expire {
+            self.queues.note_shed(queue);
+        }
+        self.queues.append_queue(cx, &self.access, queue.index(), true);
+        Ok(())
+    }
+
+    /// Deletes what the start left out, a queue with its messages, and orphans of that name; `false` when
+    /// there is no such thing.
+    ///
+    /// # Errors
+    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
+    pub(super) fn delete_left_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        name: DestinationName<'_>,
+        is_conditional: bool,
+    ) -> Result<bool, Fault> {
+        if self.recovery.delete_left_out(cx, &self.access, vhost, name, is_conditional)? {
+            return Ok(true);
+        }
+        match name {
+            DestinationName::Queue(name) if !is_conditional => self.delete_orphan_of(cx, vhost, name),
+            DestinationName::Queue(_) | DestinationName::Exchange(_) => Ok(false),
+        }
+    }
+
+    /// The queue of that name is to be deleted; `false` when there is no orphan of it.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub(super) fn delete_orphan_of(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: VhostId,
+        queue: &str,
+    ) -> Result<bool, Fault> {
+        let Some(at) = self.recovery.orphan_of(self.access.vhost_name(vhost), queue) else {
+            return Ok(false);
+        };
+        check_deletable(cx.journal, true)?;
+        self.delete_orphan(cx, at);
+        Ok(true)
+    }
+
+    pub(super) fn delete_orphan(&mut self, cx: &mut Context<'_>, at: usize) -> u64 {
+        let orphan = self.recovery.take_orphan(at);
+        let batch = cx.journal.queue_gone(orphan.incarnation);
+        cx.await_batch(batch);
+        if let Some((vhost, name)) = &orphan.name {
+            self.forget_name(cx, vhost, name);
+        }
+        orphan.contents.count
+    }
+
+    /// What defined a queue of this name, if anything still does, is not to bring it back; unless there is
+    /// another one by now.
+    pub(super) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
+        let is_used =
+            self.access.find_vhost(vhost).is_some_and(|vhost| self.queues.find_queue(vhost, name).is_some());
+        if is_used {
+            return;
+        }
+        let batch = cx.journal.define(key_of(vhost, DestinationName::Queue(name)), None);
+        cx.await_batch(batch);
+    }
+}

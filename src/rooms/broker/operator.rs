@@ -1,0 +1,470 @@
+//! What an operator changes: queues, exchanges and bindings, users and virtual hosts, policies and parameters, orphans.
+//!
+//! ```text
+//! delete a virtual host: its name ─→ permissions, policies, parameters ─→ its connections close ─→ a job: queues, exchanges
+//! delete a user: its name ─→ permissions ─→ its connections close, and may do nothing meanwhile
+//! ```
+//!
+//! Always true: nobody's permissions are asked, and no connection waits for the work; what was changed is written down
+//! like any client's change; the batch to wait for is given, or is that of the context.
+
+use crate::command::{QueueId, VhostId};
+use crate::error::{Fault, ReplyCode};
+use crate::journal::{Batch, DestinationName, Journal};
+use crate::password::PasswordHash;
+
+use super::access::{OperatorFault, check_name};
+use super::definitions::QueueDeclaration;
+use super::faults::{check_changeable, check_deletable, check_room};
+use super::job::{Job, Sweep};
+use super::letters::{Firehose, TracedName};
+use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
+use super::policy::{NewPolicy, PolicyKind, PolicyView};
+use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
+use super::{Broker, Context};
+
+/// What became of something that was declared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Declared {
+    /// It is there as it was asked for.
+    Done,
+    /// One of that name is there with other properties, and stays.
+    Differs,
+}
+
+/// A declaration of what is there already: with these properties, or with others.
+fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
+    match outcome {
+        Ok(_) => Ok(Declared::Done),
+        Err(fault) if fault.code == ReplyCode::PreconditionFailed => Ok(Declared::Differs),
+        Err(fault) => Err(fault),
+    }
+}
+
+type Changed = Result<Batch, OperatorFault>;
+
+/// What comes into a queue and lies in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueFlow {
+    /// Messages that came in since it is here, what was found in the log counted in.
+    pub came: u64,
+    /// Messages ready.
+    pub ready: u32,
+    /// Bytes of their bodies.
+    pub body_bytes: u64,
+}
+
+impl Broker {
+    /// Empties a queue; returns how many messages were ready.
+    ///
+    /// # Errors
+    /// There is no such queue.
+    pub fn operator_purge(&mut self, cx: &mut Context<'_>, vhost: &str, queue: &str) -> Result<u32, Fault> {
+        let (queue, _) = self.operator_queue(vhost, queue)?;
+        let (count, taken) = self.queues.purge(queue);
+        for (queue, parts) in taken {
+            self.jobs.begin(Job::Purge { queue, parts });
+        }
+        self.run_jobs(cx);
+        let batch = cx.journal.await_settles();
+        cx.await_batch(batch);
+        Ok(count)
+    }
+
+    /// Deletes a queue, exclusive ones included; returns how many messages were ready.
+    ///
+    /// # Errors
+    /// There is no such queue, or it is used or not empty although it must not be.
+    pub fn operator_delete_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        name: &str,
+        (if_unused, if_empty): (bool, bool),
+    ) -> Result<u32, Fault> {
+        if let Some(vhost) = self.access.find_vhost(vhost)
+            && self.queues.find_queue(vhost, name).is_none()
+            && self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)?
+        {
+            return Ok(0);
+        }
+        let (queue, vhost) = self.operator_queue(vhost, name)?;
+        let record = self.queues.at(queue);
+        let count = self.queues.ready_in(queue);
+        let problem = match () {
+            () if if_unused && !record.audience.is_empty() => "in use",
+            () if if_empty && count > 0 => "not empty",
+            () => {
+                check_deletable(cx.journal, record.logged.is_on())?;
+                self.retire_queue(cx, queue);
+                self.jobs.begin(Job::Queue(queue));
+                self.run_jobs(cx);
+                return Ok(count);
+            }
+        };
+        let words = self.queue_in_words(vhost, name);
+        Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
+    }
+
+    fn operator_queue(&self, vhost: &str, name: &str) -> Result<(QueueId, VhostId), Fault> {
+        let not_found =
+            || Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"));
+        let vhost = self.access.find_vhost(vhost).ok_or_else(not_found)?;
+        let queue = self.queues.find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
+        Ok((queue.ok_or_else(not_found)?, vhost))
+    }
+
+    /// Declares an exchange by name and type: durable, auto-delete, internal.
+    ///
+    /// # Errors
+    /// It cannot be, or there is no room.
+    pub fn operator_declare_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (exchange, kind): (&str, &str),
+        (durable, auto_delete, internal): (bool, bool, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let declaration = ExchangeDeclaration { exchange, kind, durable, auto_delete, internal, arguments };
+        declaration.check_askable()?;
+        match self.topology.find_exchange(vhost, exchange) {
+            Some(found) => compared(self.topology.compare_exchange(cx, &self.access, found, &declaration)),
+            None => self.create_exchange(cx, vhost, &declaration).map(|_| Declared::Done),
+        }
+    }
+
+    /// Declares a queue: durable, auto-delete.
+    ///
+    /// # Errors
+    /// It cannot be, or there is no room.
+    pub fn operator_declare_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        queue: &str,
+        (durable, auto_delete): (bool, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
+        match self.queues.find_queue(vhost, queue) {
+            Some(found) if self.queues.at(found).exclusive_owner.is_some() => Ok(Declared::Differs),
+            Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
+            None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
+        }
+    }
+
+    /// Binds a queue, or an exchange, to an exchange with a key.
+    ///
+    /// # Errors
+    /// An end is missing, it cannot be, or there is no room.
+    pub fn operator_bind(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (source, routing_key): (&str, &str),
+        (destination, is_exchange): (&str, bool),
+        arguments: &[u8],
+    ) -> Result<Declared, Fault> {
+        let id = self.operator_vhost(vhost)?;
+        // Every queue is bound to it already, and nothing else can be.
+        refuse_default(source)?;
+        let from = self.topology.require_exchange(&self.access, id, source)?;
+        let to = if is_exchange {
+            refuse_default(destination)?;
+            Destination::Exchange(self.topology.require_exchange(&self.access, id, destination)?)
+        } else {
+            Destination::Queue(self.operator_queue(vhost, destination)?.0)
+        };
+        let spec = BindingSpec { source, routing_key, arguments };
+        self.bind(cx, &spec.between(from, to)).map(|_| Declared::Done)
+    }
+
+    /// Takes a binding of a queue without arguments away, if it is there.
+    ///
+    /// # Errors
+    /// The log takes nothing now.
+    pub fn operator_unbind(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        (source, routing_key): (&str, &str),
+        queue: &str,
+    ) -> Result<Declared, Fault> {
+        let vhost = self.operator_vhost(vhost)?;
+        let spec = BindingSpec { source, routing_key, arguments: &[] };
+        if let Some(queue) = self.queues.find_queue(vhost, queue)
+            && let Some(binding) = self.topology.find_binding(vhost, &spec, Destination::Queue(queue))
+        {
+            self.unbind(cx, binding)?;
+        }
+        Ok(Declared::Done)
+    }
+
+    fn operator_vhost(&self, name: &str) -> Result<VhostId, Fault> {
+        self.access
+            .find_vhost(name)
+            .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{name}'")))
+    }
+
+    /// Makes a virtual host, unless it is there. It begins with the predeclared exchanges and without limits.
+    ///
+    /// # Errors
+    /// The name cannot be, or there is no room.
+    pub fn put_vhost(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
+        check_name("virtual host", name)?;
+        if self.access.find_vhost(name).is_some() {
+            return Ok(journal.await_facts());
+        }
+        if self.access.is_being_deleted(name) {
+            return Err(OperatorFault::BeingDeleted(name.into()));
+        }
+        check_changeable(journal)?;
+        check_room(journal)?;
+        let vhost = self.add_vhost(name).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
+        Ok(self.access.append_vhost(journal, vhost, true))
+    }
+
+    /// Deletes a virtual host with everything in it. Its name is gone at once; the rest goes step by step.
+    ///
+    /// # Errors
+    /// There is none, or the store cannot be written.
+    pub fn delete_vhost(&mut self, cx: &mut Context<'_>, name: &str) -> Result<Batch, OperatorFault> {
+        let vhost = self.access.require_vhost(name)?;
+        check_changeable(cx.journal)?;
+        self.access.append_vhost(cx.journal, vhost, false);
+        self.access.drop_permissions_for(cx.journal, vhost);
+        self.drop_policies_of(cx.journal, vhost, name);
+        self.parameters.drop_of_vhost(cx.journal, vhost, name);
+        self.consumers
+            .force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
+        self.access.retire_vhost(vhost);
+        self.topology.revise();
+        self.jobs.begin(Job::Vhost(Sweep { vhost, queue: 0, exchange: 0 }));
+        self.delete_orphans_in(cx, name);
+        Ok(cx.journal.await_facts())
+    }
+
+    /// Makes a user, or gives one another password and other tags (words with commas between them).
+    ///
+    /// # Errors
+    /// The name or the tags cannot be, or there is no room.
+    pub fn put_user(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        hash: PasswordHash,
+        tags: &str,
+    ) -> Result<Batch, OperatorFault> {
+        let batch = self.access.put_user(journal, name, hash, tags)?;
+        self.note_tenants();
+        Ok(batch)
+    }
+
+    /// Deletes a user with its permissions, and closes its connections.
+    ///
+    /// # Errors
+    /// There is none, or the store cannot be written.
+    pub fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
+        let user = self.access.delete_user(journal, name)?;
+        let reason = format!("user '{name}' is deleted");
+        self.consumers.force_close_all(&reason, |record| record.identity.user() == Some(user));
+        self.consumers.forget_user(user);
+        self.note_tenants();
+        Ok(journal.await_facts())
+    }
+
+    /// Makes a policy, or changes the one of that name.
+    ///
+    /// # Errors
+    /// There is no such virtual host, the policy cannot be, or there is no room.
+    pub fn set_policy(&mut self, cx: &mut Context<'_>, vhost: &str, said: &NewPolicy<'_>) -> Changed {
+        let id = self.access.require_vhost(vhost)?;
+        let view = PolicyView { vhost, policy: *said };
+        let batch = self.policies.set(cx.journal, self.access.pattern_bytes_mut(), id, &view)?;
+        self.tell_of_policies();
+        self.run_jobs(cx);
+        Ok(batch)
+    }
+
+    /// Takes a policy away.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store cannot be written.
+    pub fn clear_policy(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhost: &str,
+        kind: PolicyKind,
+        name: &str,
+    ) -> Changed {
+        let id = self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter)?;
+        self.policies.clear(cx.journal, id, vhost, kind, name)?;
+        self.tell_of_policies();
+        self.run_jobs(cx);
+        Ok(cx.journal.await_facts())
+    }
+
+    /// Who says whether a component takes a value, from now on.
+    pub fn set_parameter_check(&mut self, check: ParameterCheck) {
+        self.parameters.set_check(check);
+    }
+
+    /// There may be so many shovels from now on; shovels that there are stay.
+    pub const fn set_shovel_places(&mut self, shovels_max: usize) {
+        self.parameters.set_shovel_places(shovels_max);
+    }
+
+    /// Another number whenever a parameter was set, changed or cleared.
+    pub const fn parameters_version(&self) -> u64 {
+        self.parameters.version()
+    }
+
+    /// Makes a parameter, or changes the one of that name. `user`: who says it, if it is not the operator of
+    /// this machine; he has to have permissions where the component would connect to.
+    ///
+    /// # Errors
+    /// There is no such virtual host or component, it does not take the value, or there is no room.
+    pub fn set_parameter(
+        &mut self,
+        journal: &mut Journal,
+        said: &ParameterView<'_>,
+        user: Option<&str>,
+    ) -> Changed {
+        // As in RabbitMQ, what is said is looked at before where it is said.
+        let needs = self.parameters.needs(said)?;
+        let vhost = said.vhost.map(|name| self.access.require_vhost(name)).transpose()?;
+        let may_connect = |needs: &ParameterNeeds| {
+            let may_enter = user.is_none_or(|user| self.access.has_permission(user, &needs.vhost));
+            may_enter && self.access.find_vhost(&needs.vhost).is_some()
+        };
+        let setter = Setter {
+            user,
+            is_administrator: user.is_none_or(|user| self.access.is_administrator(user)),
+            may_connect: needs.as_ref().is_none_or(may_connect),
+            vhosts: self.access.vhosts().count(),
+        };
+        self.parameters.set(journal, vhost, said, needs.as_ref(), &setter)
+    }
+
+    /// Takes a parameter away.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store cannot be written.
+    pub fn clear_parameter(
+        &mut self,
+        journal: &mut Journal,
+        vhost: Option<&str>,
+        component: &str,
+        name: &str,
+    ) -> Changed {
+        let found = vhost.map(|vhost| self.access.find_vhost(vhost).ok_or(OperatorFault::NoSuchParameter));
+        self.parameters.clear(journal, found.transpose()?, ParameterName { vhost, component, name })
+    }
+
+    /// Whether the log has such a parameter, with a place or without, or may have it.
+    pub fn may_have_parameter(&self, vhost: &str, component: &str, name: &str) -> bool {
+        let full_name = ParameterName { vhost: Some(vhost), component, name };
+        self.parameters.may_have(self.access.find_vhost(vhost), full_name)
+    }
+
+    /// Gives an orphan a new durable queue; returns how many messages that has.
+    ///
+    /// # Errors
+    /// There is no such orphan or virtual host, there is a queue of that name, or there is no room.
+    pub fn operator_adopt_orphan(
+        &mut self,
+        cx: &mut Context<'_>,
+        incarnation: u64,
+        vhost: &str,
+        queue: &str,
+    ) -> Result<u64, Fault> {
+        let id = self
+            .access
+            .find_vhost(vhost)
+            .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{vhost}'")))?;
+        let at = self.recovery.find_orphan(incarnation)?;
+        let words = self.queue_in_words(id, queue);
+        if queue.is_empty() || queue.len() > 255 || queue.starts_with("amq.") {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{words} cannot be declared: take another name"),
+            ));
+        }
+        if self.queues.find_queue(id, queue).is_some() {
+            return Err(Fault::new(
+                ReplyCode::PreconditionFailed,
+                format_args!("{words} exists already: an orphan gets a queue of its own, take another name"),
+            ));
+        }
+        self.access.check_queue_limit(id, queue)?;
+        let orphan = self.recovery.take_orphan(at);
+        let (durable, arguments) = (true, &[][..]);
+        let declaration =
+            QueueDeclaration { queue, durable, exclusive: false, auto_delete: false, arguments };
+        let count = orphan.contents.count;
+        let old = orphan.name.clone().filter(|(host, name)| (&**host, &**name) != (vhost, queue));
+        let created = self.create_as(cx, None, id, &declaration, (false, Some(incarnation)));
+        self.end_creation(created, Some(orphan))?;
+        if let Some((vhost, name)) = old {
+            self.forget_name(cx, &vhost, &name);
+        }
+        Ok(count)
+    }
+
+    /// Deletes an orphan; returns how many messages it had.
+    ///
+    /// # Errors
+    /// There is no such orphan, or the store cannot be written.
+    pub fn operator_delete_orphan(&mut self, cx: &mut Context<'_>, incarnation: u64) -> Result<u64, Fault> {
+        let at = self.recovery.find_orphan(incarnation)?;
+        check_deletable(cx.journal, true)?;
+        Ok(self.delete_orphan(cx, at))
+    }
+
+    /// The virtual host is deleted with all its queues, so these go, too.
+    pub(super) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
+        while let Some(at) = self.recovery.orphan_in(vhost) {
+            self.delete_orphan(cx, at);
+        }
+    }
+
+    /// Whether a virtual host is traced, so that connections have to have names.
+    pub const fn is_tracing(&self) -> bool {
+        self.firehose.is_on
+    }
+
+    /// The operator wants the firehose of a virtual host, or no more; says whether there is such a one. What
+    /// this broker calls itself stands in the copies.
+    pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
+        let Some(vhost) = self.access.find_vhost(vhost) else { return false };
+        self.access.set_traced(vhost, is_on);
+        self.firehose.is_on = self.access.is_any_traced();
+        if !self.firehose.is_on {
+            self.firehose = Firehose::default();
+        } else if self.firehose.names.is_empty() {
+            self.firehose.node = node.into();
+            self.firehose.names = vec![TracedName::new(); self.consumers.connections_fill().max];
+        }
+        true
+    }
+
+    /// How many messages are ready in a queue; `None`: there is no such queue.
+    pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
+        let vhost = self.access.find_vhost(vhost)?;
+        let queue = self.queues.find_queue(vhost, queue)?;
+        Some(self.queues.ready_in(queue))
+    }
+
+    /// What comes into a queue and lies in it.
+    pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
+        let queue = self.queues.find_queue(self.access.find_vhost(vhost)?, queue)?;
+        Some(QueueFlow {
+            came: self.queues.in_all(queue, |level| level.backlog.came()),
+            ready: self.queues.ready_in(queue),
+            body_bytes: self.queues.in_all(queue, |level| level.backlog.body_bytes()),
+        })
+    }
+}
