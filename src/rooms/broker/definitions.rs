@@ -192,7 +192,7 @@ impl Broker {
         let settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
         self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
         let mut record = Queue::sleepers(cx.journal, vhost, settings, version, durable);
-        record.declarer = cx.declarer;
+        record.declared.declarer = cx.declarer;
         let queue = self.queues.insert_hidden(record)?;
         self.access.hold_vhost(vhost);
         Ok(queue)
@@ -344,7 +344,7 @@ impl Broker {
 
     fn check_exclusive(&self, connection: ConnectionId, queue: QueueId) -> Result<(), Fault> {
         let record = self.queues.at(queue);
-        match record.exclusive_owner {
+        match record.declared.exclusive_owner {
             Some(owner) if owner != connection => Err(self.locked(queue)),
             _ => Ok(()),
         }
@@ -472,11 +472,11 @@ impl Broker {
         declaration: &QueueDeclaration<'_>,
     ) -> Result<Outcome, Fault> {
         let record = self.queues.at(queue);
-        let is_mine = record.exclusive_owner == Some(connection);
-        if record.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
+        let is_mine = record.declared.exclusive_owner == Some(connection);
+        if record.declared.exclusive_owner.is_some() && !is_mine || declaration.exclusive != is_mine {
             return Err(self.locked(queue));
         }
-        if record.is_rebuilt && declaration.durable {
+        if record.declared.is_rebuilt && declaration.durable {
             self.check_dead_letters(cx.work, connection, vhost, declaration)?;
         }
         self.compare_properties(cx, vhost, queue, declaration)?;
@@ -494,13 +494,13 @@ impl Broker {
     ) -> Result<(), Fault> {
         let words = self.queue_in_words(vhost, declaration.queue);
         let record = self.queues.at(queue);
-        if record.is_rebuilt && declaration.outlives_broker() {
+        if record.declared.is_rebuilt && declaration.outlives_broker() {
             arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
             return self.redefine_rebuilt(cx, vhost, queue, declaration);
         }
         let flags = [
-            ("durable", declaration.outlives_broker(), record.durable),
-            ("auto_delete", declaration.auto_delete, record.auto_delete),
+            ("durable", declaration.outlives_broker(), record.declared.durable),
+            ("auto_delete", declaration.auto_delete, record.declared.auto_delete),
         ];
         if let Some((name, received, current)) = flags.into_iter().find(|(_, one, two)| one != two) {
             return Err(inequivalent_flag(name, &words, &received, &current));
@@ -559,11 +559,11 @@ impl Broker {
         let settings = QueueSettings::of(&self.policies.terms(declaration.arguments, applied));
         let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
         record.applied = applied;
-        record.durable = durable;
-        record.auto_delete = declaration.auto_delete;
-        record.exclusive_owner = owner.filter(|_| declaration.exclusive);
+        record.declared.durable = durable;
+        record.declared.auto_delete = declaration.auto_delete;
+        record.declared.exclusive_owner = owner.filter(|_| declaration.exclusive);
         record.hidden = hidden;
-        let incarnation = incarnation.unwrap_or(version_for(cx.journal, record.durable)?);
+        let incarnation = incarnation.unwrap_or(version_for(cx.journal, record.declared.durable)?);
         record.logged = Logged::as_incarnation(incarnation);
         record.rank = first_rank(cx.journal, &record, 0);
         let queue = self.add_queue(cx, record)?;
@@ -575,12 +575,12 @@ impl Broker {
     /// Puts a queue where it is found.
     pub(super) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
         let bytes = record.name.len() + record.arguments.len();
-        let (vhost, owner) = (record.vhost, record.exclusive_owner);
-        let (hidden, is_rebuilt) = (record.hidden, record.is_rebuilt);
+        let (vhost, owner) = (record.vhost, record.declared.exclusive_owner);
+        let (hidden, is_rebuilt) = (record.hidden, record.declared.is_rebuilt);
         let consumer_timeout_ms = record.settings.consumer_timeout_ms;
         self.access.check_vhost_alive(vhost)?;
         self.declare_quota(Declared::Queue, bytes, (vhost, cx.declarer))?;
-        record.declarer = cx.declarer;
+        record.declared.declarer = cx.declarer;
         let queue = self.queues.insert(record)?;
         self.access.hold_vhost(vhost);
         if is_rebuilt {
@@ -692,8 +692,8 @@ impl Broker {
         self.queues.append_spilled_gone(cx.journal, index);
         self.queues.retire(queue);
         let record = self.queues.at_mut(queue);
-        let (vhost, hidden, owner) = (record.vhost, record.hidden, record.exclusive_owner.take());
-        if record.is_rebuilt {
+        let (vhost, hidden, owner) = (record.vhost, record.hidden, record.declared.exclusive_owner.take());
+        if record.declared.is_rebuilt {
             self.recovery.rebuilt_gone();
         }
         if !hidden {
@@ -873,8 +873,8 @@ impl Broker {
         let record = self.queues.at_mut(queue);
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();
-        record.peeked = Peeked::NOTHING;
-        (record.auto_delete, record.is_rebuilt) = (declaration.auto_delete, false);
+        record.times.peeked = Peeked::NOTHING;
+        (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
         self.recovery.rebuilt_gone();
         self.apply_to_queue(cx, queue);
         let rank = first_rank(cx.journal, self.queues.at(queue), 0);

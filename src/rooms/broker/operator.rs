@@ -150,7 +150,7 @@ impl Broker {
         let vhost = self.operator_vhost(vhost)?;
         let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
         match self.queues.find_queue(vhost, queue) {
-            Some(found) if self.queues.at(found).exclusive_owner.is_some() => Ok(Declared::Differs),
+            Some(found) if self.queues.at(found).declared.exclusive_owner.is_some() => Ok(Declared::Differs),
             Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
             None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
         }

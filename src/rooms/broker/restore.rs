@@ -71,7 +71,8 @@ impl Broker {
                 // What policies say comes with the policies, see `apply_policies`.
                 let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);
-                (record.durable, record.auto_delete, record.is_rebuilt) = (true, auto_delete, is_rebuilt);
+                (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
+                    (true, auto_delete, is_rebuilt);
                 record.logged = Logged::as_incarnation(incarnation);
                 record.returns = returns;
                 record.rank = first_rank(cx.journal, &record, levels_from);
@@ -196,7 +197,7 @@ impl Broker {
         let settings = QueueSettings::of(&self.policies.terms(&[], applied));
         let mut record = Queue::new(vhost, name, &[], settings);
         record.applied = applied;
-        (record.durable, record.is_rebuilt) = (true, true);
+        (record.declared.durable, record.declared.is_rebuilt) = (true, true);
         record.logged = Logged::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record).ok()?;
         self.queues.append_queue(cx, &self.access, queue.index(), true);
@@ -215,7 +216,7 @@ impl Broker {
     #[cfg(debug_assertions)]
     pub fn next_rebuilt(&self) -> Option<(String, String)> {
         let mut queues = self.queues.iter().map(|(_, queue)| queue);
-        let queue = queues.find(|queue| queue.is_rebuilt && !queue.dying)?;
+        let queue = queues.find(|queue| queue.declared.is_rebuilt && !queue.dying)?;
         Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
     }
 

@@ -555,7 +555,7 @@ impl Broker {
     pub(super) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
         let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
         let record = self.queues.at(queue);
-        if record.auto_delete && record.audience.is_empty() && !record.dying {
+        if record.declared.auto_delete && record.audience.is_empty() && !record.dying {
             self.retire_queue(cx, queue);
             self.jobs.begin(Job::Queue(queue));
         } else if record.audience.is_empty() {

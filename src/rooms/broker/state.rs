@@ -401,7 +401,7 @@ impl Broker {
         let mut next = Some(queue);
         while let Some((record, whole)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
             let bytes = record.name.len() + record.arguments.len();
-            self.quota.undeclare(Declared::Queue, bytes, (record.vhost, record.declarer));
+            self.quota.undeclare(Declared::Queue, bytes, (record.vhost, record.declared.declarer));
             if !record.is_level() {
                 self.release_vhost(record.vhost);
             }

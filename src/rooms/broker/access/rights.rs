@@ -105,20 +105,6 @@ impl Access {
         user.zip(vhost).is_some_and(|(user, vhost)| self.find_permission(user, vhost).is_some())
     }
 
-    pub(super) fn find_permission(&self, user: usize, vhost: VhostId) -> Option<usize> {
-        self.permission_table.find((user, vhost), |index| {
-            let permission = &self.permissions[index];
-            (permission.user, permission.vhost) == (user, vhost)
-        })
-    }
-
-    pub(super) fn find_topic(&self, user: usize, vhost: VhostId, exchange: &str) -> Option<usize> {
-        self.topic_table.find((user, vhost, exchange), |index| {
-            let topic = &self.topics[index];
-            (topic.user, topic.vhost, &*topic.exchange) == (user, vhost, exchange)
-        })
-    }
-
     // ---- what an operator changes
 
     /// Says what a user may configure, write to and read from in a virtual host, as patterns of names.
@@ -299,7 +285,8 @@ impl Access {
 
     /// Counts the patterns of a permission, in the place of those that it had before.
     fn take_room(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
-        if is_new && self.permissions.len() + self.topics.len() >= self.permissions_max {
+        let permissions_max = self.permissions.len() + self.permissions.room();
+        if is_new && self.permissions.len() + self.topics.len() >= permissions_max {
             return Err(OperatorFault::NoRoom("permissions_max"));
         }
         self.pattern_bytes.take(bytes, freed)

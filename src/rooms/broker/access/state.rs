@@ -8,6 +8,7 @@ use crate::command::VhostId;
 use crate::limits::Limits;
 use crate::mem::{FifoPool, Messages, Slab};
 
+use super::fault::OperatorFault;
 use super::pattern_bytes::PatternBytes;
 use super::records::{Permission, TopicPermission, User, Vhost};
 use crate::broker::names::{Entropy, IndexTable};
@@ -53,8 +54,6 @@ pub struct Access {
     pub(super) permission_table: IndexTable,
     pub(super) topics: Slab<TopicPermission>,
     pub(super) topic_table: IndexTable,
-    /// Both kinds of permissions together.
-    pub(super) permissions_max: usize,
     pub(super) pattern_bytes: PatternBytes,
     /// Users that come in from this machine only.
     pub(super) loopback_users: Vec<Box<str>>,
@@ -86,7 +85,6 @@ impl Access {
             permission_table: IndexTable::with_capacity(permissions, seed),
             topics: Slab::with_capacity(permissions),
             topic_table: IndexTable::with_capacity(permissions, seed),
-            permissions_max: permissions,
             pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize),
             loopback_users: vec![GUEST.into()],
             memory: hmac::Key::new(hmac::HMAC_SHA256, &key),
@@ -105,6 +103,59 @@ impl Access {
     #[inline]
     pub(in crate::broker) const fn revision(&self) -> u64 {
         self.revision
+    }
+}
+
+impl Access {
+    /// The name of a virtual host that exists.
+    pub(in crate::broker) fn vhost_name(&self, vhost: VhostId) -> &str {
+        &self.vhosts[vhost.index()].name
+    }
+
+    /// The name of a virtual host; empty for one that is gone.
+    pub(in crate::broker) fn vhost_name_if_there(&self, vhost: VhostId) -> &str {
+        self.vhosts.get(vhost.index()).map_or("", |vhost| &vhost.name)
+    }
+
+    /// The virtual host of this name that is not being deleted.
+    pub(in crate::broker) fn find_vhost(&self, name: &str) -> Option<VhostId> {
+        let mut vhosts = self.vhosts.iter();
+        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.dying).map(|(index, _)| vhost_at(index))
+    }
+
+    /// The virtual host of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(in crate::broker) fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
+        self.find_vhost(name).ok_or_else(|| OperatorFault::NoSuchVhost(name.into()))
+    }
+
+    pub(super) fn find_user(&self, name: &str) -> Option<usize> {
+        self.users.iter().find(|(_, user)| user.name() == name).map(|(index, _)| index)
+    }
+
+    pub(super) fn require_user(&self, name: &str) -> Result<usize, OperatorFault> {
+        self.find_user(name).ok_or_else(|| OperatorFault::NoSuchUser(name.into()))
+    }
+
+    /// The name of the user in a place.
+    pub(super) fn user_name(&self, user: usize) -> &str {
+        self.users[user].name()
+    }
+
+    pub(super) fn find_permission(&self, user: usize, vhost: VhostId) -> Option<usize> {
+        self.permission_table.find((user, vhost), |index| {
+            let permission = &self.permissions[index];
+            (permission.user, permission.vhost) == (user, vhost)
+        })
+    }
+
+    pub(super) fn find_topic(&self, user: usize, vhost: VhostId, exchange: &str) -> Option<usize> {
+        self.topic_table.find((user, vhost, exchange), |index| {
+            let topic = &self.topics[index];
+            (topic.user, topic.vhost, &*topic.exchange) == (user, vhost, exchange)
+        })
     }
 }
 

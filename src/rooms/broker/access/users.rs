@@ -49,14 +49,6 @@ impl Access {
         self.loopback_users.iter().any(|other| **other == *user)
     }
 
-    pub(super) fn find_user(&self, name: &str) -> Option<usize> {
-        self.users.iter().find(|(_, user)| user.name() == name).map(|(index, _)| index)
-    }
-
-    pub(super) fn require_user(&self, name: &str) -> Result<usize, OperatorFault> {
-        self.find_user(name).ok_or_else(|| OperatorFault::NoSuchUser(name.into()))
-    }
-
     /// All users: the place of each, and the number that no other has had.
     pub(in crate::broker) fn lives(&self) -> impl Iterator<Item = (usize, u32)> {
         self.users.iter().map(|(index, user)| (index, user.life))
@@ -67,11 +59,6 @@ impl Access {
         self.epoch += 1;
         user.life = self.epoch;
         self.users.insert(user).ok()
-    }
-
-    /// The name of the user in a place.
-    pub(super) fn user_name(&self, user: usize) -> &str {
-        self.users[user].name()
     }
 
     /// Whether a user may do whatever an administrator may.

@@ -16,30 +16,6 @@ use super::users::Load;
 use crate::broker::faults::{check_changeable, out_of};
 
 impl Access {
-    /// The name of a virtual host that exists.
-    pub(in crate::broker) fn vhost_name(&self, vhost: VhostId) -> &str {
-        &self.vhosts[vhost.index()].name
-    }
-
-    /// The name of a virtual host; empty for one that is gone.
-    pub(in crate::broker) fn vhost_name_if_there(&self, vhost: VhostId) -> &str {
-        self.vhosts.get(vhost.index()).map_or("", |vhost| &vhost.name)
-    }
-
-    /// The virtual host of this name that is not being deleted.
-    pub(in crate::broker) fn find_vhost(&self, name: &str) -> Option<VhostId> {
-        let mut vhosts = self.vhosts.iter();
-        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.dying).map(|(index, _)| vhost_at(index))
-    }
-
-    /// The virtual host of this name.
-    ///
-    /// # Errors
-    /// There is none.
-    pub(in crate::broker) fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
-        self.find_vhost(name).ok_or_else(|| OperatorFault::NoSuchVhost(name.into()))
-    }
-
     /// All virtual hosts, those that are being deleted included.
     pub(in crate::broker) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> {
         self.vhosts.iter().map(|(index, _)| vhost_at(index))

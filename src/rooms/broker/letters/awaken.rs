@@ -77,13 +77,13 @@ impl Post<'_> {
     fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> Step {
         let record = self.queues.get_mut(level.index());
         let is_it =
-            |record: &&mut Queue| record.due_ms == key && record.sleeps_for.is_some() && !record.dying;
+            |record: &&mut Queue| record.times.due_ms == key && record.sleeps_for.is_some() && !record.dying;
         let Some(record) = record.filter(is_it) else {
             self.queues.sleepers.pop_slot();
             return Step::Done;
         };
         if record.backlog.ready() == 0 {
-            record.due_ms = u64::MAX;
+            record.times.due_ms = u64::MAX;
             self.queues.sleepers.pop_slot();
             return Step::Done;
         }
@@ -98,7 +98,7 @@ impl Post<'_> {
             self.queues.sleepers.holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
         if self.queues.sleepers.has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS) {
             let taken = self.queues.take_first(cx, level, first);
-            self.queues.at_mut(level).unsettled += 1;
+            self.queues.at_mut(level).unsettled.count += 1;
             self.queues.sleepers.hold(due_ms, (level, taken.message, taken.logged));
             return Step::Done;
         }
@@ -116,7 +116,7 @@ impl Post<'_> {
                 // The narrowest, or there is no room for one: then it waits here, and what is behind it.
                 self.log_no_slot(level, slot);
                 self.queues.sleepers.pop_slot();
-                self.queues.at_mut(level).due_ms = u64::MAX;
+                self.queues.at_mut(level).times.due_ms = u64::MAX;
                 self.queues.register_slot(level, Slot { start_ms: due_ms, ..slot });
                 Step::Done
             }
@@ -197,7 +197,7 @@ impl Post<'_> {
             held.queue,
             &Taken { message, offset: 0, logged, redelivered: false, returns: 0 },
         );
-        self.queues.at_mut(held.queue).unsettled -= 1;
+        self.queues.at_mut(held.queue).unsettled.count -= 1;
         self.letters.perhaps_done.push(held.queue);
     }
 

@@ -71,14 +71,14 @@ impl Post<'_> {
             turn.queues -= 1;
             let Some(queue) = self.queues.shedding.pop() else { break };
             let before = turn.left;
-            self.queues.at_mut(queue).is_shedding = false;
+            self.queues.at_mut(queue).listed.is_shedding = false;
             let is_unused = self.queues.is_unused_for_too_long(cx.journal, queue);
             if is_unused && !self.queues.at(queue).dying && !cx.journal.is_crowded() {
                 self.queues.shedding.note_step(true);
                 return Some(queue);
             }
             let is_done = self.shed_from(cx, queue, is_unused, &mut turn.left);
-            if !is_done && !core::mem::replace(&mut self.queues.at_mut(queue).is_shedding, true) {
+            if !is_done && !core::mem::replace(&mut self.queues.at_mut(queue).listed.is_shedding, true) {
                 self.queues.shedding.push(queue);
             }
             self.queues.shedding.note_step(is_done || turn.left < before);
@@ -231,7 +231,7 @@ impl Post<'_> {
     ) {
         self.queues.reject(cx.messages, queue, index, reason);
         let mut left = COMMAND_STEP;
-        if self.queues.at(queue).is_shedding || !self.bury_all(cx, queue, &mut left) {
+        if self.queues.at(queue).listed.is_shedding || !self.bury_all(cx, queue, &mut left) {
             self.queues.note_shed(queue);
         }
     }

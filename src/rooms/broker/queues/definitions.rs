@@ -46,8 +46,8 @@ impl Queues {
             vhost: access.vhost_name(record.vhost),
             name: &record.name,
             incarnation: record.logged.incarnation(),
-            auto_delete: record.auto_delete,
-            is_rebuilt: record.is_rebuilt,
+            auto_delete: record.declared.auto_delete,
+            is_rebuilt: record.declared.is_rebuilt,
             levels_from: record.levels_from(),
             arguments: &record.returns.join(&record.arguments),
         };
@@ -135,5 +135,22 @@ impl Queues {
                 journal.settle_stored(crate::journal::Settled { queue, start, end: start + count });
             }
         }
+    }
+
+    /// The last thing before a clean stop, when all else is written: watermarks that ran ahead of the
+    /// deliveries are set right, so that what nobody was sent is not called redelivered; and how often messages
+    /// came back. Says whether there was anything to write.
+    pub(in crate::broker) fn reset_watermarks(&mut self, journal: &mut Journal, access: &Access) -> bool {
+        if journal.mode() != Mode::On {
+            return false;
+        }
+        for (_, queue) in self.slab.iter() {
+            let reset = queue.logged.watermark_reset().filter(|_| !queue.dying && !journal.is_crowded());
+            if let Some((taken_below, watermark)) = reset {
+                journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
+            }
+        }
+        self.write_returns_now(journal, access);
+        !journal.is_empty()
     }
 }

@@ -15,7 +15,7 @@
 //! it is not; a message that waits takes no memory for that.
 
 use crate::command::QueueId;
-use crate::journal::{Journal, Mode};
+use crate::journal::Journal;
 use crate::mem::{MessageFlags, MessageId};
 use crate::wire::props::Properties;
 
@@ -53,11 +53,6 @@ enum Head {
 }
 
 impl Queues {
-    /// When something may expire or wake up, in milliseconds of broker time.
-    pub fn next_expiry_ms(&self) -> Option<u64> {
-        [self.expiry.next_ms(), self.sleepers.next_ms()].into_iter().flatten().min()
-    }
-
     /// Whether something in the log waits for its time, first or behind others, so that this has to be told
     /// to the next life.
     pub fn has_stored_deadline(&self) -> bool {
@@ -70,38 +65,17 @@ impl Queues {
         self.has_deadlines
     }
 
-    /// Messages of the queue may expire from now on.
-    pub(in crate::broker) fn note_may_expire(&mut self, queue: QueueId) {
-        // What sleeps expires when it is awake.
-        let record = &mut self.slab[queue.index()];
-        record.settings.may_expire = record.sleeps_for.is_none();
-        self.has_deadlines = true;
-    }
-
     /// Takes up the queues whose time has come.
     pub(in crate::broker) fn take_due(&mut self, journal: &Journal) {
         for _ in 0..DUE_STEP {
             let Some((at, queue)) = self.expiry.pop(journal.time_ms()) else { return };
             let record = self.slab.get_mut(queue.index());
-            if let Some(record) = record.filter(|record| record.due_ms == at && record.sleeps_for.is_none()) {
-                record.due_ms = u64::MAX;
+            if let Some(record) =
+                record.filter(|record| record.times.due_ms == at && record.sleeps_for.is_none())
+            {
+                record.times.due_ms = u64::MAX;
                 self.note_shed_anew(queue);
             }
-        }
-    }
-
-    /// The queue is to be looked at then, if not before.
-    #[cold]
-    fn note_due(&mut self, queue: QueueId, at_ms: u64) {
-        let record = &mut self.slab[queue.index()];
-        if at_ms < record.due_ms {
-            record.due_ms = at_ms;
-            let queues = &self.slab;
-            self.expiry.add(at_ms, queue, || {
-                let all = queues.iter().filter(|(_, record)| record.sleeps_for.is_none());
-                let all = all.map(|(index, record)| (record.due_ms, QueueId::from_index(index)));
-                all.filter(|(at, _)| *at != u64::MAX)
-            });
         }
     }
 
@@ -183,7 +157,7 @@ impl Queues {
                 Place::Plain(message) | Place::Spilled(message, _) | Place::Logged(message, _),
             )) => message,
         };
-        let (queue_ttl_ms, since_ms) = (record.settings.message_ttl_ms, record.ttl_since_ms);
+        let (queue_ttl_ms, since_ms) = (record.settings.message_ttl_ms, record.times.ttl_since_ms);
         let ttl_ms = queue_ttl_ms.min(self.own_ttl_ms(cx, message));
         if ttl_ms == u64::MAX {
             return Head::At(u64::MAX);
@@ -197,7 +171,7 @@ impl Queues {
     }
 
     fn absent_head(&self, journal: &Journal, queue: QueueId, (lane, offset): (Lane, u64)) -> Head {
-        let peeked = self.slab[queue.index()].peeked;
+        let peeked = self.slab[queue.index()].times.peeked;
         match () {
             () if !peeked.is_of(lane, offset) => Head::Unknown,
             () if peeked.due_ms <= journal.time_ms() => Head::DueAbsent,
@@ -218,15 +192,6 @@ impl Queues {
 
     // ---- what only the log has
 
-    /// Asks until when the first message may wait, which only the log has.
-    #[cold]
-    pub(in crate::broker) fn want_peek(&mut self, queue: QueueId) {
-        if !self.slab[queue.index()].is_fetching {
-            self.want_pages(queue);
-            self.slab[queue.index()].peeked = Peeked::WANTED;
-        }
-    }
-
     /// At a start, or when messages in the log got a queue: they may have to expire without anybody coming
     /// for them, and until then they fill the log. What the queue's arguments say is not all: a message may
     /// have a time of its own.
@@ -242,7 +207,7 @@ impl Queues {
     #[cold]
     pub(in crate::broker) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
         if self.slab[fetch.queue.index()].sleeps_for.is_some() {
-            self.slab[fetch.queue.index()].peeked = Peeked::of(lane, page.offset, u64::MAX);
+            self.slab[fetch.queue.index()].times.peeked = Peeked::of(lane, page.offset, u64::MAX);
             return self.slot_peeked(fetch.queue, page);
         }
         let own_ttl_ms = expiration_ms(&Properties::trusted(page.properties)).ok().flatten();
@@ -251,32 +216,8 @@ impl Queues {
         }
         let record = &mut self.slab[fetch.queue.index()];
         let ttl_ms = own_ttl_ms.unwrap_or(u64::MAX).min(record.settings.message_ttl_ms);
-        record.peeked = Peeked::of(lane, page.offset, page.enqueued_ms.saturating_add(ttl_ms));
+        record.times.peeked = Peeked::of(lane, page.offset, page.enqueued_ms.saturating_add(ttl_ms));
     }
 
     // ---- queues that nobody uses
-
-    /// Somebody has a use for the queue, or had until now.
-    #[cold]
-    pub(in crate::broker) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
-        let record = &mut self.slab[queue.index()];
-        if record.settings.expires() && !record.dying {
-            record.unused_until_ms = journal.time_ms().saturating_add(record.settings.expires_ms);
-            let due_ms = self.unused_until_ms(journal, queue);
-            self.note_due(queue, due_ms);
-        }
-    }
-
-    /// Until when the queue stays if nobody has a use for it.
-    fn unused_until_ms(&self, journal: &Journal, queue: QueueId) -> u64 {
-        let record = &self.slab[queue.index()];
-        // What cannot be written down stays.
-        let may_go =
-            record.audience.is_empty() && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
-        if may_go { record.unused_until_ms } else { u64::MAX }
-    }
-
-    pub(in crate::broker) fn is_unused_for_too_long(&self, journal: &Journal, queue: QueueId) -> bool {
-        self.unused_until_ms(journal, queue) <= journal.time_ms()
-    }
 }

@@ -162,7 +162,7 @@ impl Taken {
         Self {
             resident: resident.into(),
             messages: record.resident_messages(),
-            bytes: record.backlog.bytes() + record.unsettled_bytes,
+            bytes: record.backlog.bytes() + record.unsettled.bytes,
         }
     }
 

@@ -15,7 +15,6 @@ use super::place::{Lane, Place};
 use super::queue::Front;
 use super::state::Queues;
 use crate::broker::Context;
-use crate::broker::access::Access;
 use crate::broker::quota::owner_of;
 
 /// Memory that must be there for reading ahead, in bytes.
@@ -130,23 +129,6 @@ impl Queues {
                 self.wake(queue);
             }
         }
-    }
-
-    /// The last thing before a clean stop, when all else is written: watermarks that ran ahead of the
-    /// deliveries are set right, so that what nobody was sent is not called redelivered; and how often messages
-    /// came back. Says whether there was anything to write.
-    pub(in crate::broker) fn reset_watermarks(&mut self, journal: &mut Journal, access: &Access) -> bool {
-        if journal.mode() != Mode::On {
-            return false;
-        }
-        for (_, queue) in self.slab.iter() {
-            let reset = queue.logged.watermark_reset().filter(|_| !queue.dying && !journal.is_crowded());
-            if let Some((taken_below, watermark)) = reset {
-                journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
-            }
-        }
-        self.write_returns_now(journal, access);
-        !journal.is_empty()
     }
 
     /// Takes what stands first in a queue, and is in memory.
@@ -284,6 +266,32 @@ impl Queues {
         if !record.dying {
             let end = start + u64::from(count);
             journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });
+        }
+    }
+
+    /// A message that was leaving stays in memory: the log need not have it.
+    pub(in crate::broker) fn cancel_spill(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        message: MessageId,
+        offset: u64,
+    ) {
+        let record = &mut self.slab[queue.index()];
+        record.spilled.stays(log_bytes(cx.messages, message));
+        let target = Target { queue: record.spilled.incarnation(), offset };
+        if record.dying {
+            cx.journal.forsake(cx.messages, target.queue, message);
+        } else {
+            cx.journal.cancel_spill(cx.messages, target, message);
+        }
+    }
+
+    /// A queue is gone: so is what the log has of its transient messages.
+    pub(in crate::broker) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
+        let incarnation = self.slab[index].spilled.incarnation();
+        if incarnation != 0 {
+            journal.queue_gone(incarnation);
         }
     }
 }

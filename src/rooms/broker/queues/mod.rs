@@ -7,12 +7,13 @@
 //! |---|---|
 //! | `state` | all of it |
 //! | `queue` | the record of one queue |
-//! | `levels` | queues with priorities: a level for each |
+//! | `levels`, `ranks` | queues with priorities: a level for each; how levels are made and chosen |
+//! | `schedules` | when to look at which queue, and what for |
 //! | `reserve`, `push`, `routes` | whether there is room for one more; a message comes in; the queues of one that waits for its commit |
-//! | `head`, `ready`, `gets` | what stands first, and whether it may go; queues with something to deliver; gets that wait |
+//! | `head`, `ready`, `gets` | what stands first, and whether it may go; queues begin, end and take back; gets that wait |
 //! | `fullness`, `shed`, `shedding` | how full a queue is; what it gives up; when to ask it again |
 //! | `expire`, `expiry` | when what stands first expires, and unused queues go; when to look |
-//! | `delayed`, `sleepers` | what delayed exchanges keep until its time; when that is |
+//! | `delayed`, `slots`, `sleepers` | what delayed exchanges keep until its time; which level has which time; when that is |
 //! | `backlog`, `lanes`, `place` | what waits in a queue; what the log has of it; what stands at one place of it |
 //! | `deliveries` | messages between queue and acknowledgement |
 //! | `paging`, `read_back_room`, `page_in`, `spill` | queues deeper than memory: who waits for what, the way in, the way out |
@@ -40,14 +41,17 @@ mod paging;
 mod place;
 mod push;
 mod queue;
+mod ranks;
 mod read_back_room;
 mod ready;
 mod reserve;
 mod returns;
 mod routes;
+mod schedules;
 mod shed;
 mod shedding;
 mod sleepers;
+mod slots;
 mod spill;
 mod state;
 
@@ -57,8 +61,8 @@ pub(super) use expire::Patience;
 pub(super) use expiry::Expiry;
 pub(super) use gets::Getting;
 pub(super) use lanes::Logged;
-pub(super) use levels::{LevelChoice, first_rank};
 pub(super) use queue::{Front, Peeked, Queue, Rank};
+pub(super) use ranks::{LevelChoice, first_rank};
 pub(super) use reserve::{Claim, Hindrance};
 pub(super) use returns::Returns;
 pub(super) use routes::Targets;
@@ -66,9 +70,9 @@ pub(super) use shedding::take_step;
 pub(super) use sleepers::{Held, Next, PLAIN, SLOTS, Sleepers, Slot, delay_ms};
 pub(super) use state::Scratch;
 
-pub use levels::levels_of;
 pub use look::{LOOKED_MAX, Looked, Seen};
 pub use looks::LogRun;
 pub use page_in::{Fetch, FetchFrom, Page, PageIn};
+pub use ranks::levels_of;
 pub use reserve::disk_shortage;
 pub use state::Queues;

@@ -13,7 +13,7 @@ use crate::wire::props::Properties;
 
 use super::backlog::{First, Size};
 use super::place::{Lane, Place};
-use super::queue::{Front, Peeked};
+use super::queue::Front;
 use super::state::Queues;
 use crate::broker::Context;
 use crate::broker::quota::owner_of;
@@ -94,17 +94,6 @@ pub enum PageIn {
 }
 
 impl Queues {
-    /// Asks that the front of the middle be read back.
-    pub(in crate::broker) fn want_pages(&mut self, queue: QueueId) {
-        let record = &mut self.slab[queue.index()];
-        if record.peeked.is_wanted() {
-            record.peeked = Peeked::NOTHING;
-        }
-        if !core::mem::replace(&mut record.is_fetching, true) {
-            self.paging.want(queue);
-        }
-    }
-
     /// Whether some queue waits to be read from, and there may be memory for it.
     pub fn wants_pages(&self, messages: &Messages) -> bool {
         self.looks.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
@@ -127,7 +116,7 @@ impl Queues {
             if let Some(fetch) = self.fetch_for(queue) {
                 return Some(fetch);
             }
-            self.slab[queue.index()].is_fetching = false;
+            self.slab[queue.index()].listed.is_fetching = false;
             self.unstall(queue);
         }
         None
@@ -141,7 +130,7 @@ impl Queues {
             (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (Lane::Durable, offset, 1)),
             (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.pool)?),
         };
-        let is_peek = record.peeked.is_wanted() && from != FetchFrom::Rejected;
+        let is_peek = record.times.peeked.is_wanted() && from != FetchFrom::Rejected;
         let count = if is_peek { 1 } else { count };
         Some(Fetch {
             queue,
@@ -199,7 +188,7 @@ impl Queues {
         if record.backlog.is_head_empty() || fetch.is_single() {
             self.paging.await_memory(fetch.queue, room_made);
         } else {
-            record.is_fetching = false;
+            record.listed.is_fetching = false;
         }
         self.unstall(fetch.queue);
     }
@@ -289,7 +278,9 @@ impl Queues {
         let record = self.slab.get(fetch.queue.index());
         let was_seen = fetch.is_peek
             && record.is_some_and(|record| {
-                [Lane::Durable, Lane::Transient].iter().any(|lane| record.peeked.is_of(*lane, fetch.start))
+                [Lane::Durable, Lane::Transient]
+                    .iter()
+                    .any(|lane| record.times.peeked.is_of(*lane, fetch.start))
             });
         if !was_seen {
             self.skip_lost(fetch, through);
@@ -298,7 +289,7 @@ impl Queues {
             return;
         }
         let record = &mut self.slab[fetch.queue.index()];
-        record.is_fetching = false;
+        record.listed.is_fetching = false;
         // The deliver pass and gets look again; if the first message is still not there, they ask for it
         // again.
         self.unstall(fetch.queue);

@@ -25,13 +25,7 @@ pub(in crate::broker) struct Queue {
     pub(in crate::broker) serial: u64,
     pub(in crate::broker) vhost: VhostId,
     pub(in crate::broker) name: Box<str>,
-    pub(in crate::broker) durable: bool,
-    pub(in crate::broker) auto_delete: bool,
-    /// What it was declared with is lost: it is so until somebody declares it again.
-    pub(in crate::broker) is_rebuilt: bool,
-    pub(in crate::broker) exclusive_owner: Option<ConnectionId>,
-    /// In whose share it is.
-    pub(in crate::broker) declarer: Option<Declarer>,
+    pub(in crate::broker) declared: Declared,
     pub(in crate::broker) arguments: Box<[u8]>,
     /// The policies that apply to it.
     pub(in crate::broker) applied: Applied,
@@ -49,16 +43,9 @@ pub(in crate::broker) struct Queue {
     pub(in crate::broker) spilled: Spilled,
     /// Messages that wait for delivery.
     pub(in crate::broker) backlog: Backlog,
-    /// On the list of queues to be read from, or being read.
-    pub(in crate::broker) is_fetching: bool,
-    /// Deliveries not settled, gets included.
-    pub(in crate::broker) unsettled: u32,
-    /// Bytes of blocks that their messages occupy.
-    pub(in crate::broker) unsettled_bytes: u64,
-    /// Bytes of their bodies, in memory or not.
-    pub(in crate::broker) unsettled_body_bytes: u64,
-    /// Those of them that only the log has.
-    pub(in crate::broker) unsettled_absent: u32,
+    pub(in crate::broker) unsettled: Unsettled,
+    pub(in crate::broker) times: Times,
+    pub(in crate::broker) listed: Listed,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
     pub(in crate::broker) returning: u32,
     /// A bridge consumes it, or has: its messages are known by their places beyond this broker.
@@ -73,22 +60,59 @@ pub(in crate::broker) struct Queue {
     pub(in crate::broker) dying: bool,
     /// Cleared away: the record goes with the last delivery that refers to it.
     pub(in crate::broker) cleared: bool,
+}
+
+/// How a queue was declared.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::broker) struct Declared {
+    pub(in crate::broker) durable: bool,
+    pub(in crate::broker) auto_delete: bool,
+    /// What the queue was declared with is lost: it is so until somebody declares it again.
+    pub(in crate::broker) is_rebuilt: bool,
+    pub(in crate::broker) exclusive_owner: Option<ConnectionId>,
+    /// In whose share the queue is.
+    pub(in crate::broker) declarer: Option<Declarer>,
+}
+
+/// Deliveries of a queue that are not settled, gets included.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::broker) struct Unsettled {
+    pub(in crate::broker) count: u32,
+    /// Messages of theirs that only the log has.
+    pub(in crate::broker) absent: u32,
+    /// Bytes of blocks that their messages occupy.
+    pub(in crate::broker) bytes: u64,
+    /// Bytes of their bodies, in memory or not.
+    pub(in crate::broker) body_bytes: u64,
+}
+
+/// What time brings about in a queue; all in milliseconds of broker time.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::broker) struct Times {
     /// The queue is looked at then for what has expired; of a slot of a delayed exchange it is the slot's key
     /// (`sleepers`). The largest number means never.
     pub(in crate::broker) due_ms: u64,
     /// The queue stays until then if nobody uses it, and for good while it has a consumer; the largest number
     /// means for ever.
     pub(in crate::broker) unused_until_ms: u64,
-    /// Messages that came before their queue had a time for them count from here, in milliseconds of broker
-    /// time; 0 where it always had.
+    /// Messages that came before their queue had a time for them count from here; 0 where it always had.
     pub(in crate::broker) ttl_since_ms: u64,
     /// What is known of a message that stood first and that only the log has.
     pub(in crate::broker) peeked: Peeked,
-    /// On the list of queues that have something to give up.
+}
+
+/// The lists that a queue is on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::broker) struct Listed {
+    /// Queues to be read from, or being read.
+    pub(super) is_fetching: bool,
+    /// Queues that have something to give up.
     pub(in crate::broker) is_shedding: bool,
-    pub(in crate::broker) on_ready_list: bool,
-    pub(in crate::broker) ready_links: Links,
-    pub(in crate::broker) owner_links: Links,
+    /// Queues with something to deliver now.
+    pub(super) is_ready: bool,
+    pub(super) ready_links: Links,
+    /// Exclusive queues of a connection.
+    pub(super) owner_links: Links,
 }
 
 /// What a record stands for; what becomes of that, see `levels`.
@@ -165,11 +189,7 @@ impl Queue {
             serial: 0,
             vhost,
             name: name.into(),
-            durable: false,
-            auto_delete: false,
-            is_rebuilt: false,
-            exclusive_owner: None,
-            declarer: None,
+            declared: Declared::default(),
             arguments: arguments.into(),
             applied: Applied::default(),
             settings,
@@ -180,11 +200,14 @@ impl Queue {
             returns: Returns::default(),
             spilled: Spilled::default(),
             backlog: Backlog::owned_by(owner_of(vhost)),
-            is_fetching: false,
-            unsettled: 0,
-            unsettled_bytes: 0,
-            unsettled_body_bytes: 0,
-            unsettled_absent: 0,
+            unsettled: Unsettled::default(),
+            times: Times {
+                due_ms: u64::MAX,
+                unused_until_ms: u64::MAX,
+                ttl_since_ms: 0,
+                peeked: Peeked::NOTHING,
+            },
+            listed: Listed::default(),
             returning: 0,
             is_named: false,
             front: Front::Free,
@@ -193,14 +216,6 @@ impl Queue {
             routed_at: 0,
             dying: false,
             cleared: false,
-            due_ms: u64::MAX,
-            unused_until_ms: u64::MAX,
-            ttl_since_ms: 0,
-            peeked: Peeked::NOTHING,
-            is_shedding: false,
-            on_ready_list: false,
-            ready_links: Links::default(),
-            owner_links: Links::default(),
         }
     }
 
@@ -216,7 +231,7 @@ impl Queue {
 
     /// Whether only the log has some of its messages, delivered ones included.
     pub(in crate::broker) const fn has_absent(&self) -> bool {
-        self.backlog.has_absent() || self.unsettled_absent > 0
+        self.backlog.has_absent() || self.unsettled.absent > 0
     }
 
     /// Messages leave the log that are not in memory.
@@ -248,7 +263,7 @@ impl Queue {
 
     /// Its messages that are in memory.
     pub(in crate::broker) const fn resident_messages(&self) -> u64 {
-        (self.backlog.resident() + self.unsettled - self.unsettled_absent) as u64
+        (self.backlog.resident() + self.unsettled.count - self.unsettled.absent) as u64
     }
 
     /// Whether what it has in the log goes on when it gives that up.

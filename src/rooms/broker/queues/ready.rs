@@ -6,7 +6,7 @@
 use super::backlog::{Purged, PurgedItem, block_bytes};
 use super::deliveries::{Carrier, Delivered, NewDelivery};
 use super::place::{Lane, Place};
-use super::queue::{Front, Queue, Rank};
+use super::queue::{Front, Queue};
 use super::state::Queues;
 use crate::broker::Context;
 use crate::broker::faults::out_of;
@@ -16,69 +16,6 @@ use crate::error::Fault;
 use crate::mem::{List, Messages};
 
 impl Queues {
-    /// A job begins to give messages back to a queue: until it is done nothing is delivered from it.
-    pub(in crate::broker) fn begin_returning(&mut self, queue: QueueId) {
-        self.slab[queue.index()].returning += 1;
-    }
-
-    /// Takes the next queue that has something to deliver off the ready list.
-    #[inline]
-    pub(in crate::broker) fn pop_ready(&mut self) -> Option<QueueId> {
-        let queue = self.ready.pop_front(&mut self.slab, |queue| &mut queue.ready_links)?;
-        self.slab[queue].on_ready_list = false;
-        Some(QueueId::from_index(queue))
-    }
-
-    /// Takes a queue off the ready list, if it is there.
-    pub(in crate::broker) fn leave_ready(&mut self, queue: QueueId) -> bool {
-        let was_ready = core::mem::take(&mut self.slab[queue.index()].on_ready_list);
-        if was_ready {
-            self.ready.remove(&mut self.slab, queue.index(), |queue| &mut queue.ready_links);
-        }
-        was_ready
-    }
-
-    /// Whether some queue has something to deliver.
-    #[inline]
-    pub(in crate::broker) const fn is_any_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
-    /// Puts the queue on the ready list if it has something to do there.
-    pub(in crate::broker) fn wake(&mut self, queue: QueueId) {
-        let record = &mut self.slab[queue.index()];
-        if record.on_ready_list {
-            return;
-        }
-        if record.wants_delivery() {
-            record.on_ready_list = true;
-            self.ready.push_back(&mut self.slab, queue.index(), |queue| &mut queue.ready_links);
-        } else if record.rank != Rank::Plain {
-            self.wake_whole(queue);
-        }
-    }
-
-    /// The queue itself if it is to deliver now, or the level of it that is.
-    #[inline(always)]
-    pub(in crate::broker) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
-        let record = &self.slab[queue.index()];
-        match record.wants_delivery() {
-            true => Some(queue),
-            false if record.rank == Rank::Plain => None,
-            false => self.level_to_deliver(queue),
-        }
-    }
-
-    /// A queue that has something to deliver and to whom, and is not on the ready list: nobody would look at
-    /// it.
-    #[cfg(debug_assertions)]
-    pub fn forgotten_queue(&self) -> Option<usize> {
-        let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
-        let is_forgotten =
-            |index: usize, queue: &Queue| !queue.on_ready_list && !queue.is_level() && wants(index);
-        self.slab.iter().find(|(index, queue)| is_forgotten(*index, queue)).map(|(index, _)| index)
-    }
-
     /// How often the message came back, in a queue that tells: on a first delivery a get alone hears of it,
     /// as in RabbitMQ. After a restart it is known that it was delivered, and not how often.
     #[inline]
@@ -88,17 +25,6 @@ impl Queues {
         }
         let tells = self.slab[delivery.queue?.index()].settings.tells_returns;
         tells.then(|| delivery.returns.max(delivery.redelivered.into()))
-    }
-
-    /// One job less whose messages the queue waits for: what stands first now stays so.
-    pub(in crate::broker) fn end_returning(&mut self, queue: QueueId) {
-        let record = &mut self.slab[queue.index()];
-        record.returning -= 1;
-        if record.settings.may_expire {
-            self.note_shed_anew(queue);
-        }
-        self.gets.note_change();
-        self.wake(queue);
     }
 
     /// What was delivered is done with.
@@ -134,15 +60,6 @@ impl Queues {
         }
     }
 
-    /// Takes all ready messages out of a queue or a level, for a job to drop.
-    pub(in crate::broker) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
-        let record = &mut self.slab[queue.index()];
-        let (count, parts) = record.backlog.detach();
-        // The queue stays until all of it is dropped.
-        record.returning += 1;
-        (count, Box::new(parts))
-    }
-
     /// Puts a queue where its name is found. The caller counted it.
     ///
     /// # Errors
@@ -172,12 +89,12 @@ impl Queues {
 
     /// Behind the other queues that go with a connection.
     pub(in crate::broker) fn enter_owned(&mut self, owned: &mut List, queue: QueueId) {
-        owned.push_back(&mut self.slab, queue.index(), |queue| &mut queue.owner_links);
+        owned.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
     /// It does not go with that connection any more.
     pub(in crate::broker) fn leave_owned(&mut self, owned: &mut List, queue: QueueId) {
-        owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.owner_links);
+        owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
     /// Bindings that lead to a queue.
@@ -200,12 +117,12 @@ impl Queues {
     pub(in crate::broker) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
         // What refers to it last may ask once more than needed.
         let record = self.slab.get(queue.index())?;
-        if !record.cleared || record.unsettled > 0 || record.returning > 0 || record.has_levels() {
+        if !record.cleared || record.unsettled.count > 0 || record.returning > 0 || record.has_levels() {
             return None;
         }
         let whole = self.take_off(queue);
         let record = self.slab.remove(queue.index());
-        if record.is_shedding {
+        if record.listed.is_shedding {
             self.shedding.forget(queue);
         }
         Some((record, whole))
@@ -229,9 +146,9 @@ impl Queues {
     pub(in crate::broker) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
         let Some(queue) = new.queue else { return };
         let record = &mut self.slab[queue.index()];
-        record.unsettled += 1;
-        record.unsettled_body_bytes += u64::from(messages.body_len(new.message));
-        record.unsettled_bytes += block_bytes(messages, new.message);
+        record.unsettled.count += 1;
+        record.unsettled.body_bytes += u64::from(messages.body_len(new.message));
+        record.unsettled.bytes += block_bytes(messages, new.message);
     }
 
     /// A delivery is settled, one way or the other: its queue counts it no more; gives the bytes of blocks that its
@@ -241,13 +158,13 @@ impl Queues {
         let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
         if let Some(queue) = delivery.queue {
             let record = &mut self.slab[queue.index()];
-            record.unsettled -= 1;
-            record.unsettled_body_bytes -= u64::from(delivery.body_len);
+            record.unsettled.count -= 1;
+            record.unsettled.body_bytes -= u64::from(delivery.body_len);
             match delivery.message {
-                Some(_) => record.unsettled_bytes -= bytes,
-                None => record.unsettled_absent -= 1,
+                Some(_) => record.unsettled.bytes -= bytes,
+                None => record.unsettled.absent -= 1,
             }
-            debug_assert!(record.unsettled > 0 || record.unsettled_body_bytes == 0, "counted alike");
+            debug_assert!(record.unsettled.count > 0 || record.unsettled.body_bytes == 0, "counted alike");
         }
         bytes
     }

@@ -85,21 +85,6 @@ impl Queues {
         }
     }
 
-    /// The queue has something to give up that it cannot give up now, or not all of it at once.
-    pub(in crate::broker) fn note_shed(&mut self, queue: QueueId) {
-        if !core::mem::replace(&mut self.slab[queue.index()].is_shedding, true) {
-            self.shedding.push(queue);
-            self.shedding.note_change();
-        }
-    }
-
-    /// The queue has something else to give up: on the list already it may be for what was rejected and has
-    /// no room, which says nothing of this.
-    pub(in crate::broker) fn note_shed_anew(&mut self, queue: QueueId) {
-        self.note_shed(queue);
-        self.shedding.note_change();
-    }
-
     /// The first message of a level is gone: with its last one another level is the first.
     pub(in crate::broker) fn note_taken_off(&mut self, queue: QueueId, level: QueueId) {
         if self.first_level(queue) != level {
@@ -142,15 +127,6 @@ impl Queues {
     pub(in crate::broker) fn has_dead_letters(&self, queue: QueueId) -> bool {
         let record = &self.slab[queue.index()];
         record.settings.dead_letters && !record.dying
-    }
-
-    /// Bytes of the log that publishers leave to dead letters. A letter takes room before the message that it
-    /// comes of gives any, and a log that is full of what has to go on would be full for ever.
-    pub(in crate::broker) fn kept_for_letters(&self, journal: &Journal) -> u64 {
-        match self.dead_lettering {
-            0 => 0,
-            _ => journal.kept_for_letters(self.settings.letters_log_bytes),
-        }
     }
 
     /// Leaves out the queues that are full. Says how many take the letter, in front of those that have dead

@@ -14,7 +14,7 @@
 //! cannot leave, whatever is published meanwhile.
 
 use crate::command::{ChannelId, ConnectionId, QueueId};
-use crate::journal::{Journal, Mode, NoRoom, Target};
+use crate::journal::{Journal, Mode, NoRoom};
 use crate::mem::{MessageFlags, MessageId, Messages};
 
 use super::backlog::block_bytes;
@@ -142,8 +142,8 @@ impl Queues {
         if returned {
             record.backlog.give_up_returned(Size::of(messages, message));
         } else {
-            record.unsettled_absent += 1;
-            record.unsettled_bytes -= block_bytes(messages, message);
+            record.unsettled.absent += 1;
+            record.unsettled.bytes -= block_bytes(messages, message);
         }
         self.paging.gave_up(messages.stream_len(message) as u64);
         messages.release(message);
@@ -309,32 +309,6 @@ impl Queues {
             Place::Plain(_) | Place::Stored(..) => record.backlog.stay(&mut self.pool, from, place),
         }
         true
-    }
-
-    /// A message that was leaving stays in memory: the log need not have it.
-    pub(in crate::broker) fn cancel_spill(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        message: MessageId,
-        offset: u64,
-    ) {
-        let record = &mut self.slab[queue.index()];
-        record.spilled.stays(log_bytes(cx.messages, message));
-        let target = Target { queue: record.spilled.incarnation(), offset };
-        if record.dying {
-            cx.journal.forsake(cx.messages, target.queue, message);
-        } else {
-            cx.journal.cancel_spill(cx.messages, target, message);
-        }
-    }
-
-    /// A queue is gone: so is what the log has of its transient messages.
-    pub(in crate::broker) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
-        let incarnation = self.slab[index].spilled.incarnation();
-        if incarnation != 0 {
-            journal.queue_gone(incarnation);
-        }
     }
 
     /// At a start: what another life had taken out of memory is void.

@@ -228,7 +228,7 @@ impl Queues {
 
     /// Messages delivered, or back in their queues, that only the log has.
     pub(in crate::broker) fn absent(&self) -> u32 {
-        self.slab.iter().map(|(_, queue)| queue.unsettled_absent + queue.backlog.returned_absent()).sum()
+        self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.returned_absent()).sum()
     }
 
     /// Transient messages that the log has, or will have.

@@ -169,9 +169,9 @@ impl Explained<'_> {
     ) -> Result<Option<()>, fmt::Error> {
         let much = |queue: &Queue| match pool {
             Pool::Messages => queue.resident_messages(),
-            Pool::Bodies => queue.backlog.bytes() + queue.unsettled_bytes,
+            Pool::Bodies => queue.backlog.bytes() + queue.unsettled.bytes,
             Pool::Entries => queue.backlog.ready().into(),
-            Pool::Unacknowledged => queue.unsettled.into(),
+            Pool::Unacknowledged => queue.unsettled.count.into(),
             Pool::Assembly => 0,
         };
         let Some((queue, much)) = self.views.queues.fullest(of, much) else { return Ok(None) };

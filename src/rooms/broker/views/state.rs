@@ -62,21 +62,21 @@ impl<'b> Views<'b> {
             serial: record.serial,
             vhost: self.access.vhost_name(record.vhost),
             name: &record.name,
-            durable: record.durable,
-            auto_delete: record.auto_delete,
-            owner: record.exclusive_owner,
+            durable: record.declared.durable,
+            auto_delete: record.declared.auto_delete,
+            owner: record.declared.exclusive_owner,
             arguments: Table::trusted(&record.arguments),
             applied: self.policies.applied_view(record.applied),
             messages_ready: self.queues.ready_in(id),
             messages_ready_ram: self.queues.in_all(id, |level| level.backlog.resident().into()) as u32,
-            messages_unacknowledged: self.queues.in_all(id, |level| level.unsettled.into()) as u32,
+            messages_unacknowledged: self.queues.in_all(id, |level| level.unsettled.count.into()) as u32,
             messages_unacknowledged_ram: self
                 .queues
-                .in_all(id, |level| (level.unsettled - level.unsettled_absent).into())
+                .in_all(id, |level| (level.unsettled.count - level.unsettled.absent).into())
                 as u32,
             messages_persistent: self.queues.in_all(id, |level| level.logged.count()),
             message_bytes_ready: self.queues.in_all(id, |level| level.backlog.body_bytes()),
-            message_bytes_unacknowledged: self.queues.in_all(id, |level| level.unsettled_body_bytes),
+            message_bytes_unacknowledged: self.queues.in_all(id, |level| level.unsettled.body_bytes),
             consumers: record.audience.len(),
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.audience.single_active().map(named),
@@ -94,7 +94,7 @@ impl<'b> Views<'b> {
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
-            let unsettled = self.queues.in_all(id, |level| level.unsettled.into());
+            let unsettled = self.queues.in_all(id, |level| level.unsettled.count.into());
             (ready + u64::from(self.queues.ready_in(id)), unacknowledged + unsettled)
         })
     }
@@ -132,7 +132,7 @@ impl<'b> Views<'b> {
         let (destination, exclusive) = match record.destination {
             Destination::Queue(queue) => {
                 let queue = self.queues.get(queue.index()).filter(|queue| !queue.dying)?;
-                (&queue.name, queue.exclusive_owner.is_some())
+                (&queue.name, queue.declared.exclusive_owner.is_some())
             }
             Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
         };
