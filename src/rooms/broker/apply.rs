@@ -41,12 +41,12 @@ fn out_of_place() -> Fault {
 }
 
 /// basic.consume's fields.
-pub(super) struct ConsumeRequest<'a> {
-    pub(super) queue: &'a str,
-    pub(super) tag: &'a str,
-    pub(super) no_ack: bool,
-    pub(super) exclusive: bool,
-    pub(super) arguments: &'a [u8],
+pub(crate) struct ConsumeRequest<'a> {
+    pub(crate) queue: &'a str,
+    pub(crate) tag: &'a str,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) arguments: &'a [u8],
 }
 
 fn priority_of(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<i32, Fault> {
@@ -301,7 +301,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn consume(
+    pub(crate) fn consume(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -388,7 +388,7 @@ impl Broker {
     }
 
     /// basic.cancel by the client; an unknown tag is fine.
-    pub(super) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
+    pub(crate) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
         if let Some(index) = self.consumers.find(channel, tag) {
             self.catch_up(cx, self.consumers.at(index).queue);
             self.end_consumer(cx, index);
@@ -406,7 +406,7 @@ impl Broker {
         self.consumers.next_cancelled(connection)
     }
 
-    pub(super) fn set_prefetch(
+    pub(crate) fn set_prefetch(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -422,7 +422,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn open_channel(&mut self, connection: ConnectionId, number: u16) -> Result<Outcome, Fault> {
+    pub(crate) fn open_channel(&mut self, connection: ConnectionId, number: u16) -> Result<Outcome, Fault> {
         let record = self.consumers.connection(connection);
         let vhost = record.vhost.ok_or_else(|| {
             Fault::connection(ReplyCode::ChannelError, format_args!("no virtual host is open"))
@@ -602,7 +602,7 @@ impl Broker {
         Ok(is_taken.then_some(cx.awaited))
     }
 
-    pub(super) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
+    pub(crate) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
         let vhost = self.consumers.channel(channel).vhost;
         self.queues.find_queue(vhost, name).ok_or_else(|| {
             let vhost = self.access.vhost_name(vhost);
@@ -722,7 +722,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+    pub(crate) fn select_confirms(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
         let mode = &mut self.consumers.channel_mut(channel).mode;
         match mode {
             Mode::Plain | Mode::Confirm => *mode = Mode::Confirm,
@@ -731,7 +731,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn select_transactions(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
+    pub(crate) fn select_transactions(&mut self, channel: ChannelId) -> Result<Outcome, Fault> {
         let mode = &mut self.consumers.channel_mut(channel).mode;
         match mode {
             Mode::Plain => *mode = Mode::Transaction(Transaction::default()),
@@ -742,7 +742,7 @@ impl Broker {
     }
 
     /// SASL credentials of a user and its password.
-    pub(super) fn login(
+    pub(crate) fn login(
         &mut self,
         journal: &Journal,
         connection: ConnectionId,
@@ -769,7 +769,7 @@ impl Broker {
     }
 
     /// A user whom something else than a password vouches for: a client certificate.
-    pub(super) fn login_external(
+    pub(crate) fn login_external(
         &mut self,
         journal: &Journal,
         connection: ConnectionId,
@@ -787,7 +787,7 @@ impl Broker {
     }
 
     /// connection.open.
-    pub(super) fn open_vhost(&mut self, connection: ConnectionId, name: &str) -> Result<Outcome, Fault> {
+    pub(crate) fn open_vhost(&mut self, connection: ConnectionId, name: &str) -> Result<Outcome, Fault> {
         let who = &self.consumers.connection(connection).identity;
         let connections_in = |vhost| self.quota.connections_in(vhost);
         let vhost = self.access.check_open(who, name, connections_in, self.load_of(who))?;

@@ -13,7 +13,7 @@ use super::words::{Lossy, QueueInWords, Shown};
 
 /// What to do with a message that a full queue has no place for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) enum Overflow {
+pub(crate) enum Overflow {
     /// The oldest goes.
     #[default]
     DropHead,
@@ -25,35 +25,35 @@ pub(super) enum Overflow {
 
 /// What a queue acts on; a limit that is not there is the largest number, which nothing reaches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct QueueSettings {
-    pub(super) max_length: u64,
-    pub(super) max_length_bytes: u64,
+pub(crate) struct QueueSettings {
+    pub(crate) max_length: u64,
+    pub(crate) max_length_bytes: u64,
     /// One of those is there.
-    pub(super) limits_length: bool,
-    pub(super) overflow: Overflow,
+    pub(crate) limits_length: bool,
+    pub(crate) overflow: Overflow,
     /// What it gives up goes on to an exchange.
-    pub(super) dead_letters: bool,
+    pub(crate) dead_letters: bool,
     /// How long a message may wait, in milliseconds.
-    pub(super) message_ttl_ms: u64,
+    pub(crate) message_ttl_ms: u64,
     /// Its messages may expire, by that or, since one came that says so, by themselves.
-    pub(super) may_expire: bool,
+    pub(crate) may_expire: bool,
     /// It goes when nobody had a use for it for so long, in milliseconds.
-    pub(super) expires_ms: u64,
+    pub(crate) expires_ms: u64,
     /// A message that came back more often is given up.
-    pub(super) delivery_limit: u32,
+    pub(crate) delivery_limit: u32,
     /// Deliveries say how often it came back.
-    pub(super) tells_returns: bool,
+    pub(crate) tells_returns: bool,
     /// One consumer takes everything, the others wait until it has gone.
-    pub(super) single_active: bool,
+    pub(crate) single_active: bool,
     /// The highest priority that makes a difference among its messages.
-    pub(super) max_priority: u8,
+    pub(crate) max_priority: u8,
     /// How long a delivery may wait to be settled, in milliseconds; 0 is for ever, and the largest number is
     /// what the configuration says.
-    pub(super) consumer_timeout_ms: u32,
+    pub(crate) consumer_timeout_ms: u32,
 }
 
 impl QueueSettings {
-    pub(super) fn of(terms: &Terms<'_>) -> Self {
+    pub(crate) fn of(terms: &Terms<'_>) -> Self {
         let overflow = terms.value("x-overflow").and_then(|value| value.as_bytes());
         let is_quorum = is_quorum(terms.arguments());
         let delivery_limit = if is_quorum { terms.limit("x-delivery-limit") } else { u64::MAX };
@@ -81,12 +81,12 @@ impl QueueSettings {
     }
 
     /// For a level of such a queue, which nobody uses for itself.
-    pub(super) const fn of_level(self) -> Self {
+    pub(crate) const fn of_level(self) -> Self {
         Self { expires_ms: u64::MAX, ..self }
     }
 
     /// Whether it goes when nobody has a use for it.
-    pub(super) const fn expires(&self) -> bool {
+    pub(crate) const fn expires(&self) -> bool {
         self.expires_ms != u64::MAX
     }
 }
@@ -101,10 +101,10 @@ fn consumer_timeout_ms(terms: &Terms<'_>) -> u32 {
 
 /// The flags of a declaration that arguments can forbid.
 #[derive(Clone, Copy)]
-pub(super) struct QueueFlags {
-    pub(super) durable: bool,
-    pub(super) exclusive: bool,
-    pub(super) auto_delete: bool,
+pub(crate) struct QueueFlags {
+    pub(crate) durable: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) auto_delete: bool,
 }
 
 enum Check {
@@ -172,13 +172,13 @@ const KNOWN: [(&str, Takes, Check); 19] = [
 ];
 
 /// The longest time RabbitMQ lets anything wait for its end: a hundred years.
-pub(super) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
+pub(crate) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 /// Checks the arguments of a new queue.
 ///
 /// # Errors
 /// The first argument that cannot be, as RabbitMQ says it.
-pub(super) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
+pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let quorum = is_quorum(arguments);
     check_type(queue, arguments, flags)?;
     for (name, takes, check) in &KNOWN {
@@ -200,7 +200,7 @@ pub(super) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueF
 ///
 /// # Errors
 /// 406 with both values, or with "none" where one has the argument and the other has not.
-pub(super) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
+pub(crate) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
     let quorum = is_quorum(current);
     // What belongs to another type of queue is ignored by this one.
     for (name, ..) in KNOWN.iter().filter(|(_, takes, _)| takes.is_taken(quorum)) {
@@ -213,7 +213,7 @@ pub(super) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Tab
 }
 
 /// Whether two values mean the same: all widths of a number are one.
-pub(super) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool {
+pub(crate) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool {
     match (one, two) {
         (None, None) => true,
         (Some(one), Some(two)) => match (one.as_integer(), two.as_integer()) {
@@ -226,7 +226,7 @@ pub(super) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool
 }
 
 /// 406 for an argument that differs.
-pub(super) fn inequivalent(
+pub(crate) fn inequivalent(
     name: &str,
     thing: &dyn fmt::Display,
     received: Option<Value<'_>>,
@@ -241,7 +241,7 @@ pub(super) fn inequivalent(
 }
 
 /// 406 for a flag that differs.
-pub(super) fn inequivalent_flag(
+pub(crate) fn inequivalent_flag(
     name: &str,
     thing: &dyn fmt::Display,
     received: &dyn fmt::Display,
@@ -263,12 +263,12 @@ fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
 }
 
 /// The priorities that a queue tells apart go up to this.
-pub(super) fn max_priority(arguments: Table<'_>) -> u8 {
+pub(crate) fn max_priority(arguments: Table<'_>) -> u8 {
     let value = arguments.get("x-max-priority").and_then(|value| value.as_integer());
     value.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
 }
 
-pub(super) fn is_quorum(arguments: Table<'_>) -> bool {
+pub(crate) fn is_quorum(arguments: Table<'_>) -> bool {
     arguments.get("x-queue-type").and_then(|value| value.as_bytes()) == Some(b"quorum")
 }
 

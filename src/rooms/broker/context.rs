@@ -14,13 +14,13 @@ use super::work::Work;
 /// What a call to the broker works with, and what has come of it besides its answer.
 #[derive(Debug)]
 pub struct Context<'a> {
-    pub(super) journal: &'a mut Journal,
-    pub(super) messages: &'a mut Messages,
-    pub(super) work: &'a mut Work,
+    pub(crate) journal: &'a mut Journal,
+    pub(crate) messages: &'a mut Messages,
+    pub(crate) work: &'a mut Work,
     /// What the answer to the command must wait for.
-    pub(super) awaited: Batch,
+    pub(crate) awaited: Batch,
     /// For whom the command declares things; nobody at a start.
-    pub(super) declarer: Option<Declarer>,
+    pub(crate) declarer: Option<Declarer>,
 }
 
 impl<'a> Context<'a> {
@@ -47,20 +47,20 @@ impl<'a> Context<'a> {
     }
 
     /// The answer waits for this too.
-    pub(super) fn await_batch(&mut self, batch: Batch) {
+    pub(crate) fn await_batch(&mut self, batch: Batch) {
         self.awaited = self.awaited.max(batch);
     }
 
     /// What was asked for is so already, because of somebody else; who is told so may rely on it, so the
     /// answer waits until what the other said is durable.
-    pub(super) fn await_others(&mut self) {
+    pub(crate) fn await_others(&mut self) {
         let batch = self.journal.await_facts();
         self.await_batch(batch);
     }
 
     /// Whoever is told that something durable is there may rely on it: the answer waits until what says so is
     /// durable. Not for everything said: on a full disk that waits for room, and who only asks must not.
-    pub(super) fn await_defined(&mut self, defined: Batch) {
+    pub(crate) fn await_defined(&mut self, defined: Batch) {
         if defined > self.journal.durable() {
             self.await_batch(defined);
         }

@@ -34,12 +34,12 @@ use super::work::Work;
 use super::{Broker, Context};
 
 /// queue.declare's fields.
-pub(super) struct QueueDeclaration<'a> {
-    pub(super) queue: &'a str,
-    pub(super) durable: bool,
-    pub(super) exclusive: bool,
-    pub(super) auto_delete: bool,
-    pub(super) arguments: &'a [u8],
+pub(crate) struct QueueDeclaration<'a> {
+    pub(crate) queue: &'a str,
+    pub(crate) durable: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) auto_delete: bool,
+    pub(crate) arguments: &'a [u8],
 }
 
 impl QueueDeclaration<'_> {
@@ -58,7 +58,7 @@ const UNITS_PER_RECORD: u32 = 8;
 
 impl Broker {
     /// exchange.declare with passive set: who is told that it is there may rely on it.
-    pub(super) fn check_exchange_exists(
+    pub(crate) fn check_exchange_exists(
         &self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -70,7 +70,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn declare_exchange(
+    pub(crate) fn declare_exchange(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -93,7 +93,7 @@ impl Broker {
     }
 
     /// Makes an exchange whose name is free.
-    pub(super) fn create_exchange(
+    pub(crate) fn create_exchange(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -115,7 +115,7 @@ impl Broker {
     }
 
     /// Puts an exchange that was checked where it is found, with its hidden queue and its policies.
-    pub(super) fn add_exchange(
+    pub(crate) fn add_exchange(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -139,7 +139,7 @@ impl Broker {
         Ok(exchange)
     }
 
-    pub(super) fn delete_exchange(
+    pub(crate) fn delete_exchange(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -168,7 +168,7 @@ impl Broker {
     }
 
     /// Takes the name of an exchange away; the record goes when its bindings are cleared.
-    pub(super) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
+    pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
         if let Some(queue) = self.topology.exchange(exchange).sleepers {
             // First, so that nothing in the hidden queue outlives the exchange in the log.
             self.retire_sleepers(cx, queue);
@@ -177,13 +177,13 @@ impl Broker {
     }
 
     /// Frees an exchange that is retired and has no bindings any more.
-    pub(super) fn free_exchange(&mut self, exchange: ExchangeId) {
+    pub(crate) fn free_exchange(&mut self, exchange: ExchangeId) {
         let vhost = self.topology.free_exchange(&mut self.quota, exchange);
         self.release_vhost(vhost);
     }
 
     /// Makes the hidden queue of an exchange of this version.
-    pub(super) fn add_sleepers(
+    pub(crate) fn add_sleepers(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -200,7 +200,7 @@ impl Broker {
 
     /// The exchange is deleted: what sleeps goes with it.
     #[cold]
-    pub(super) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         for level in self.queues.retire_levels(cx.journal, queue) {
             self.jobs.begin(Job::Queue(level));
         }
@@ -215,7 +215,7 @@ impl Broker {
     }
 
     /// Whether a connection may bind, or unbind, a destination to a source.
-    pub(super) fn check_bind(
+    pub(crate) fn check_bind(
         &self,
         work: &mut Work,
         connection: ConnectionId,
@@ -241,7 +241,7 @@ impl Broker {
     }
 
     /// Whether the user of a connection may write to, or read from, an exchange with this key.
-    pub(super) fn check_key(
+    pub(crate) fn check_key(
         &self,
         work: &mut Work,
         connection: ConnectionId,
@@ -258,13 +258,13 @@ impl Broker {
     }
 
     /// exchange.bind and queue.bind, once both ends are known.
-    pub(super) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
+    pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &FoundBinding<'_>) -> Result<Outcome, Fault> {
         self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
         Ok(Outcome::Done)
     }
 
     /// exchange.unbind; what is not there may be unbound, whatever of it is missing.
-    pub(super) fn unbind_exchange(
+    pub(crate) fn unbind_exchange(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -283,14 +283,14 @@ impl Broker {
     ///
     /// # Errors
     /// The log takes nothing now.
-    pub(super) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
+    pub(crate) fn unbind(&mut self, cx: &mut Context<'_>, binding: BindingId) -> Result<(), Fault> {
         check_deletable(cx.journal, self.topology.binding(binding).stored)?;
         self.remove_binding(cx, binding);
         Ok(())
     }
 
     /// Removes a binding. An auto-delete source goes with its last binding.
-    pub(super) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
+    pub(crate) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
         let unused =
             self.topology.remove_binding(cx, &self.access, &mut self.quota, &mut self.queues, binding);
         if let Some(exchange) = unused {
@@ -306,7 +306,7 @@ impl Broker {
     ///
     /// # Errors
     /// It takes more work than allowed.
-    pub(super) fn route(
+    pub(crate) fn route(
         &mut self,
         (messages, work): (&Messages, &mut Work),
         channel: ChannelId,
@@ -328,7 +328,7 @@ impl Broker {
     }
 
     /// The queue, if this connection may use it.
-    pub(super) fn require_queue(
+    pub(crate) fn require_queue(
         &self,
         connection: ConnectionId,
         vhost: VhostId,
@@ -363,7 +363,7 @@ impl Broker {
     }
 
     /// queue.declare with passive set: who is told that it is there may rely on it.
-    pub(super) fn check_queue_exists(
+    pub(crate) fn check_queue_exists(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -388,7 +388,7 @@ impl Broker {
         Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name))))
     }
 
-    pub(super) fn declare_queue(
+    pub(crate) fn declare_queue(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -447,7 +447,7 @@ impl Broker {
     }
 
     /// Makes a queue whose name is free, if its arguments and the limits allow it.
-    pub(super) fn create_checked(
+    pub(crate) fn create_checked(
         &mut self,
         cx: &mut Context<'_>,
         owner: Option<ConnectionId>,
@@ -485,7 +485,7 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    pub(super) fn compare_properties(
+    pub(crate) fn compare_properties(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -519,7 +519,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn create_queue(
+    pub(crate) fn create_queue(
         &mut self,
         cx: &mut Context<'_>,
         owner: Option<ConnectionId>,
@@ -537,7 +537,7 @@ impl Broker {
     }
 
     /// Makes a queue, perhaps one that the store has messages of.
-    pub(super) fn create_as(
+    pub(crate) fn create_as(
         &mut self,
         cx: &mut Context<'_>,
         owner: Option<ConnectionId>,
@@ -573,7 +573,7 @@ impl Broker {
     }
 
     /// Puts a queue where it is found.
-    pub(super) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
+    pub(crate) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, owner) = (record.vhost, record.declared.exclusive_owner);
         let (hidden, is_rebuilt) = (record.hidden, record.declared.is_rebuilt);
@@ -598,7 +598,7 @@ impl Broker {
         Ok(queue)
     }
 
-    pub(super) fn bind_queue(
+    pub(crate) fn bind_queue(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -613,7 +613,7 @@ impl Broker {
     }
 
     /// Unbinding what is not there is fine, whatever of it is missing.
-    pub(super) fn unbind_queue(
+    pub(crate) fn unbind_queue(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -633,7 +633,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn purge_queue(
+    pub(crate) fn purge_queue(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -649,7 +649,7 @@ impl Broker {
         Ok(Outcome::MessageCount(count))
     }
 
-    pub(super) fn delete_queue_by_name(
+    pub(crate) fn delete_queue_by_name(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -682,7 +682,7 @@ impl Broker {
     }
 
     /// Takes the name away and stops deliveries; a job clears the rest.
-    pub(super) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
         // Before it, so that none of them outlives it in the log.
         for level in self.queues.retire_levels(cx.journal, queue) {
@@ -707,19 +707,19 @@ impl Broker {
     }
 
     /// The virtual host is deleted, and all its policies with it.
-    pub(super) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
+    pub(crate) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
         self.policies.drop_of_vhost(journal, vhost, name);
         self.tell_of_policies();
     }
 
-    pub(super) fn tell_of_policies(&mut self) {
+    pub(crate) fn tell_of_policies(&mut self) {
         if self.policies.take_job() {
             self.jobs.begin(Job::Policies);
         }
     }
 
     /// Tells some more queues and exchanges which policies apply to them; says whether that is all.
-    pub(super) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
+    pub(crate) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
         while let Some(listener) =
             self.policies.next_to_tell(self.queues.places(), self.topology.exchange_places())
         {
@@ -740,7 +740,7 @@ impl Broker {
     }
 
     /// Which policies apply to a queue of this name that is about to be.
-    pub(super) fn policies_for(
+    pub(crate) fn policies_for(
         &self,
         work: &mut Work,
         vhost: VhostId,
@@ -755,13 +755,13 @@ impl Broker {
     }
 
     /// What is said of a queue.
-    pub(super) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
+    pub(crate) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
         let record = self.queues.whole_of(queue);
         self.policies.terms(&record.arguments, record.applied)
     }
 
     /// Finds out which policies apply to a queue, and what follows.
-    pub(super) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         // A level goes by what its queue is told.
         let Some(record) = self.queues.get(queue.index()).filter(|record| !record.is_level()) else {
             return;
@@ -787,14 +787,14 @@ impl Broker {
     }
 
     /// An exchange that has just been made.
-    pub(super) fn apply_to_new_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
+    pub(crate) fn apply_to_new_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
         if !self.policies.is_empty() {
             self.apply_to_exchange(work, exchange);
         }
     }
 
     /// Deletes what is left of a virtual host, as far as allowed; says whether that is all.
-    pub(super) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
+    pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.places() {
             if cx.journal.is_crowded() || !spend(left) {
                 return false;
@@ -828,7 +828,7 @@ impl Broker {
     }
 
     /// At a start: a virtual host that has nothing but the predeclared exchanges goes at once.
-    pub(super) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
+    pub(crate) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
         for (name, ..) in PREDECLARED {
             if let Some(exchange) = self.topology.find_exchange(vhost, name) {
                 self.retire_exchange(cx, exchange);
@@ -841,7 +841,7 @@ impl Broker {
     /// A queue that was just declared with the incarnation of an orphan has its messages. They stand in it
     /// when the store has been asked where they lie; until then it waits. What could not be declared leaves
     /// its orphan one.
-    pub(super) fn end_creation(
+    pub(crate) fn end_creation(
         &mut self,
         created: Result<QueueId, Fault>,
         orphan: Option<Orphan>,
@@ -861,7 +861,7 @@ impl Broker {
     ///
     /// # Errors
     /// There is no room for its arguments, or the store cannot be written.
-    pub(super) fn redefine_rebuilt(
+    pub(crate) fn redefine_rebuilt(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -892,7 +892,7 @@ impl Broker {
     ///
     /// # Errors
     /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
-    pub(super) fn delete_left_out(
+    pub(crate) fn delete_left_out(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -912,7 +912,7 @@ impl Broker {
     ///
     /// # Errors
     /// The store cannot be written.
-    pub(super) fn delete_orphan_of(
+    pub(crate) fn delete_orphan_of(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -926,7 +926,7 @@ impl Broker {
         Ok(true)
     }
 
-    pub(super) fn delete_orphan(&mut self, cx: &mut Context<'_>, at: usize) -> u64 {
+    pub(crate) fn delete_orphan(&mut self, cx: &mut Context<'_>, at: usize) -> u64 {
         let orphan = self.recovery.take_orphan(at);
         let batch = cx.journal.queue_gone(orphan.incarnation);
         cx.await_batch(batch);
@@ -938,7 +938,7 @@ impl Broker {
 
     /// What defined a queue of this name, if anything still does, is not to bring it back; unless there is
     /// another one by now.
-    pub(super) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
+    pub(crate) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used =
             self.access.find_vhost(vhost).is_some_and(|vhost| self.queues.find_queue(vhost, name).is_some());
         if is_used {

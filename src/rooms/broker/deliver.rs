@@ -33,8 +33,8 @@ const STEPS_PER_DELIVERY: u32 = 8;
 
 /// A connection's outbox, read from the front.
 pub struct OutboxView<'b> {
-    pub(super) broker: &'b Broker,
-    pub(super) at: Option<usize>,
+    pub(crate) broker: &'b Broker,
+    pub(crate) at: Option<usize>,
 }
 
 impl Outbox for OutboxView<'_> {
@@ -135,7 +135,7 @@ impl Broker {
     /// ready for it is his, as in RabbitMQ: those deliveries are made now, which else are made at the end of
     /// the turn. A commit is one thing, and comes behind them as a whole.
     #[inline]
-    pub(super) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.is_any_ready() && !cx.journal.is_grouping() {
             self.deliver_before_command(cx, queue);
         }
@@ -152,7 +152,7 @@ impl Broker {
     }
 
     /// The same for the queues of all consumers of a channel.
-    pub(super) fn catch_up_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
+    pub(crate) fn catch_up_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
         // Whoever has a message of it goes behind the others, and is not looked at again.
         let mut at = self.consumers.next_of_channel(channel, None);
         let mut left = self.consumers.channel(channel).consumers.len();
@@ -217,7 +217,7 @@ impl Broker {
 
     /// Puts a message that was taken out of a queue into the outbox of a consumer, or of the stand-in of a get; gives the
     /// channel.
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
         cx: &mut Context<'_>,
         index: usize,
@@ -245,14 +245,14 @@ impl Broker {
 
     /// Puts a delivery at the end of its connection's outbox. The caller made sure of room in the pool.
     #[inline]
-    pub(super) fn put_into_outbox(&mut self, messages: &Messages, new: NewDelivery) {
+    pub(crate) fn put_into_outbox(&mut self, messages: &Messages, new: NewDelivery) {
         let (queues, quota, watch) = (&mut self.queues, &mut self.quota, &mut self.watch);
         self.consumers.put_into_outbox(messages, queues, quota, new, || watch.begin());
     }
 
     /// Whether a connection may have one delivery more.
     #[inline]
-    pub(super) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
+    pub(crate) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
         self.quota.may_take_delivery(connection, self.queues.deliveries_room())
     }
 
@@ -337,7 +337,7 @@ impl Broker {
     }
 
     /// basic.get.
-    pub(super) fn get(
+    pub(crate) fn get(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -429,7 +429,7 @@ impl Broker {
     }
 
     /// Lets the gets try again whose queue has something for them now.
-    pub(super) fn serve_gets(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn serve_gets(&mut self, cx: &mut Context<'_>) {
         self.queues.gets.take_due();
         for at in 0..self.queues.gets.len() {
             let Getting { connection, channel, queue, serial, no_ack, ref outcome } =

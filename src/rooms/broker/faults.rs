@@ -8,7 +8,7 @@ use crate::journal::{Journal, Mode};
 use super::access::OperatorFault;
 
 /// 506: nobody gets more of what this key of the configuration sizes.
-pub(super) fn out_of(key: &str) -> Fault {
+pub(crate) fn out_of(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!("this broker has no more room for that: raise {key} in its configuration"),
@@ -16,7 +16,7 @@ pub(super) fn out_of(key: &str) -> Fault {
 }
 
 /// 506: the log has no room.
-pub(super) fn out_of_disk(journal: &Journal) -> Fault {
+pub(crate) fn out_of_disk(journal: &Journal) -> Fault {
     if journal.is_file_system_full() {
         return Fault::new(
             ReplyCode::ResourceError,
@@ -27,7 +27,7 @@ pub(super) fn out_of_disk(journal: &Journal) -> Fault {
 }
 
 /// 506: the store cannot be written.
-pub(super) fn unwritable() -> Fault {
+pub(crate) fn unwritable() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!("the store cannot be written, so nothing durable can be declared or deleted now"),
@@ -38,7 +38,7 @@ pub(super) fn unwritable() -> Fault {
 ///
 /// # Errors
 /// The store cannot be written, or has no room, so nothing durable can begin to exist.
-pub(super) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
+pub(crate) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
     match journal.mode() {
         Mode::On if durable && !journal.has_room_to_define() => Err(out_of_disk(journal)),
         Mode::On if durable => Ok(journal.next_version()),
@@ -51,14 +51,14 @@ pub(super) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, F
 ///
 /// # Errors
 /// It cannot be written.
-pub(super) fn check_deletable(journal: &Journal, is_stored: bool) -> Result<(), Fault> {
+pub(crate) fn check_deletable(journal: &Journal, is_stored: bool) -> Result<(), Fault> {
     if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
 }
 
 /// Whether the store takes what an operator changes. On a full disk it does: somebody has filled it, and
 /// whoever is to keep him out must be able to say so; that takes a block, of the room that settlements
 /// have for themselves.
-pub(super) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
+pub(crate) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
     match journal.mode() {
         Mode::Unwritable => Err(OperatorFault::Store(unwritable().text.into())),
         Mode::On | Mode::Off => Ok(()),
@@ -66,7 +66,7 @@ pub(super) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
 }
 
 /// Whether the store has room for something more that is to exist.
-pub(super) fn check_room(journal: &Journal) -> Result<(), OperatorFault> {
+pub(crate) fn check_room(journal: &Journal) -> Result<(), OperatorFault> {
     match journal.mode() == Mode::On && !journal.has_room_to_define() {
         false => Ok(()),
         true if journal.is_file_system_full() => Err(OperatorFault::FileSystemFull),

@@ -8,7 +8,7 @@ use super::queues::Purged;
 
 /// One piece of work.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(crate) enum Job {
     /// Settle a channel's deliveries in order, as long as they are written and not beyond a tag.
     Settle { channel: ChannelId, through: u64, settlement: Settlement },
     /// Drop messages that were taken out of a queue.
@@ -29,75 +29,75 @@ pub(super) enum Job {
 
 /// A job and the connection that waits for it.
 #[derive(Debug)]
-pub(super) struct Begun {
-    pub(super) job: Job,
-    pub(super) waiting: Option<ConnectionId>,
+pub(crate) struct Begun {
+    pub(crate) job: Job,
+    pub(crate) waiting: Option<ConnectionId>,
 }
 
 /// Jobs that were begun and are not done, in the order in which they were begun.
 #[derive(Debug)]
-pub(super) struct Jobs {
+pub(crate) struct Jobs {
     begun: VecDeque<Begun>,
     /// The command under way has begun one, whose first step is due when the command is done.
     is_due: bool,
 }
 
 impl Jobs {
-    pub(super) fn with_capacity(most: usize) -> Self {
+    pub(crate) fn with_capacity(most: usize) -> Self {
         Self { begun: VecDeque::with_capacity(most), is_due: false }
     }
 
     /// Begins a job that nobody waits for.
-    pub(super) fn begin(&mut self, job: Job) {
+    pub(crate) fn begin(&mut self, job: Job) {
         self.begun.push_back(Begun { job, waiting: None });
     }
 
     /// Begins a job that a connection waits for, whose command is under way.
-    pub(super) fn begin_for(&mut self, connection: ConnectionId, job: Job) {
+    pub(crate) fn begin_for(&mut self, connection: ConnectionId, job: Job) {
         self.begun.push_back(Begun { job, waiting: Some(connection) });
         self.is_due = true;
     }
 
     /// The command under way changes something of which its connection may see the end at once.
-    pub(super) const fn note_due(&mut self) {
+    pub(crate) const fn note_due(&mut self) {
         self.is_due = true;
     }
 
     /// Whether the first steps of what a command has begun are due; who asks takes them.
     #[inline]
-    pub(super) const fn take_due(&mut self) -> bool {
+    pub(crate) const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
     }
 
     /// Takes the job that was begun first.
-    pub(super) fn pop(&mut self) -> Option<Begun> {
+    pub(crate) fn pop(&mut self) -> Option<Begun> {
         self.begun.pop_front()
     }
 
     /// A job is not done yet, and stays the first.
-    pub(super) fn put_back(&mut self, begun: Begun) {
+    pub(crate) fn put_back(&mut self, begun: Begun) {
         self.begun.push_front(begun);
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.begun.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.begun.is_empty()
     }
 }
 
 /// How far the clearing of a virtual host has come.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sweep {
-    pub(super) vhost: VhostId,
-    pub(super) queue: usize,
-    pub(super) exchange: usize,
+pub(crate) struct Sweep {
+    pub(crate) vhost: VhostId,
+    pub(crate) queue: usize,
+    pub(crate) exchange: usize,
 }
 
 /// Takes one from the allowance; `false` when it is used up.
-pub(super) fn spend(left: &mut u32) -> bool {
+pub(crate) fn spend(left: &mut u32) -> bool {
     if *left == 0 {
         return false;
     }

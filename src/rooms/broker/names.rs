@@ -13,34 +13,34 @@ pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
 /// One table from a key to the index of a record.
 #[derive(Debug)]
-pub(super) struct IndexTable {
+pub(crate) struct IndexTable {
     table: HashTable<(u64, u32)>,
     hasher: FixedState,
 }
 
 impl IndexTable {
     /// Bytes per record: an entry and its control byte at the table's usual filling.
-    pub(super) const ENTRY_BYTES: usize = (size_of::<(u64, u32)>() + 1) * 16 / 7;
+    pub(crate) const ENTRY_BYTES: usize = (size_of::<(u64, u32)>() + 1) * 16 / 7;
 
-    pub(super) fn with_capacity(capacity: usize, seed: u64) -> Self {
+    pub(crate) fn with_capacity(capacity: usize, seed: u64) -> Self {
         Self { table: HashTable::with_capacity(capacity), hasher: FixedState::with_seed(seed) }
     }
 
     /// The record with this key; `is_it` compares the key of a candidate.
-    pub(super) fn find(&self, key: impl Hash, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(crate) fn find(&self, key: impl Hash, is_it: impl Fn(usize) -> bool) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
         let found = self.table.find(hash, |&(other, index)| other == hash && is_it(index as usize))?;
         Some(found.1 as usize)
     }
 
     /// Adds a record; its key must not be there yet.
-    pub(super) fn insert(&mut self, key: impl Hash, index: usize) {
+    pub(crate) fn insert(&mut self, key: impl Hash, index: usize) {
         let hash = self.hasher.hash_one(key);
         self.table.insert_unique(hash, (hash, index as u32), |&(hash, _)| hash);
     }
 
     /// Takes a record out.
-    pub(super) fn remove(&mut self, key: impl Hash, index: usize) {
+    pub(crate) fn remove(&mut self, key: impl Hash, index: usize) {
         let hash = self.hasher.hash_one(key);
         if let Ok(entry) = self.table.find_entry(hash, |&(_, other)| other as usize == index) {
             entry.remove();

@@ -425,7 +425,7 @@ impl Broker {
     }
 
     /// The virtual host is deleted with all its queues, so these go, too.
-    pub(super) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
+    pub(crate) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
         while let Some(at) = self.recovery.orphan_in(vhost) {
             self.delete_orphan(cx, at);
         }

@@ -10,25 +10,25 @@ use super::shortage::Shortage;
 /// What a commit that goes on has been found to need at most: what is given up meanwhile leaves that much, or
 /// the commit would end half-way.
 #[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Promised {
+pub(crate) struct Promised {
     /// Chunks for entries.
-    pub(super) chunks: usize,
+    pub(crate) chunks: usize,
     /// Messages for the log.
-    pub(super) logged: usize,
+    pub(crate) logged: usize,
 }
 
 /// What is kept from one publish to the next.
 #[derive(Debug)]
-pub(super) struct Publishing {
+pub(crate) struct Publishing {
     /// Room for the queues of a message; it is taken out while one is routed and pushed.
-    pub(super) targets: Vec<QueueId>,
+    pub(crate) targets: Vec<QueueId>,
     /// What the publish waits for that was answered last with a wait.
-    pub(super) shortage: Shortage,
+    pub(crate) shortage: Shortage,
 }
 
 impl Publishing {
     /// Room for the targets of a message to as many queues as there can be.
-    pub(super) fn with_capacity(queues: usize) -> Self {
+    pub(crate) fn with_capacity(queues: usize) -> Self {
         Self { targets: Vec::with_capacity(queues), shortage: Shortage::Commit }
     }
 }

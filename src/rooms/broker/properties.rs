@@ -10,7 +10,7 @@ use super::words::Lossy;
 
 /// The expiration property: a decimal number of milliseconds in a string.
 #[inline(never)]
-pub(super) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
+pub(crate) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
     let Some(text) = properties.expiration() else { return Ok(None) };
     let fault = |why: core::fmt::Arguments<'_>| {
         let explanation = format_args!("invalid expiration '{}': {why}", Lossy(text));

@@ -33,15 +33,15 @@ use super::work::Work;
 use super::{Broker, Context};
 
 /// How a message is published.
-pub(super) struct Publish {
-    pub(super) channel: ChannelId,
-    pub(super) mandatory: bool,
+pub(crate) struct Publish {
+    pub(crate) channel: ChannelId,
+    pub(crate) mandatory: bool,
     /// What of the pools it may use.
-    pub(super) share: Share,
+    pub(crate) share: Share,
     /// Whether the publisher can be made to wait; not in the middle of a commit.
-    pub(super) may_wait: bool,
+    pub(crate) may_wait: bool,
     /// How long it may wait for its commit, if it has one.
-    pub(super) urgency: Urgency,
+    pub(crate) urgency: Urgency,
 }
 
 /// CC and BCC are arrays, or RabbitMQ refuses the message; what is not a string in them is passed over.
@@ -103,7 +103,7 @@ fn not_transactional() -> Fault {
 
 impl Broker {
     /// basic.publish with its content. Takes the message over unless it answers [`Outcome::Wait`].
-    pub(super) fn publish(
+    pub(crate) fn publish(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -175,7 +175,7 @@ impl Broker {
     }
 
     /// Pushes to the queues that routing chose, but for those that take no more.
-    pub(super) fn deliver_to_targets(
+    pub(crate) fn deliver_to_targets(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
@@ -231,7 +231,7 @@ impl Broker {
     /// The part of the pools a connection's publishes may come from: who holds what others wait for must
     /// not be made to wait.
     #[inline]
-    pub(super) fn publish_share(&self, connection: ConnectionId) -> Share {
+    pub(crate) fn publish_share(&self, connection: ConnectionId) -> Share {
         let record = self.consumers.connection(connection);
         if self.quota.has_deliveries(connection) || record.open_transactions > 0 {
             Share::Reserve
@@ -253,7 +253,7 @@ impl Broker {
     /// goes nowhere. Says how many stay, in front of those that refuse it and dead-letter that, and whether a
     /// policy refused it.
     #[inline]
-    pub(super) fn leave_out_unwilling(
+    pub(crate) fn leave_out_unwilling(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
@@ -276,7 +276,7 @@ impl Broker {
     /// Leaves out the queues that take no more by their own policy, and those where a message that is due at once would
     /// expire for nothing. Says how many stay, in front of those that refuse it and dead-letter that, and whether a
     /// policy refused it.
-    pub(super) fn keep_willing(
+    pub(crate) fn keep_willing(
         &self,
         messages: &Messages,
         message: MessageId,
@@ -287,7 +287,7 @@ impl Broker {
     }
 
     /// Remembers for which queue the channel's connection waits, if it is one that has its share.
-    pub(super) fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
+    pub(crate) fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
         let full = targets.iter().copied().find(|&queue| !self.queues.within_share(messages, queue));
         let connection = self.consumers.connection_of(channel);
         self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
@@ -518,7 +518,7 @@ impl Broker {
     }
 
     /// Counts what the messages of each virtual host take in the log, if that matters now.
-    pub(super) fn weigh_log(&mut self, journal: &mut Journal) {
+    pub(crate) fn weigh_log(&mut self, journal: &mut Journal) {
         let queues = self.queues.iter().filter(|(_, queue)| !queue.dying);
         let taken = queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()));
         self.quota.weigh_disk(journal, taken);
@@ -526,7 +526,7 @@ impl Broker {
 
     /// Keeps a message until commit, and with it where it goes: whatever is bound or unbound until then, it was
     /// routed when it was published, as in RabbitMQ. `route`: its queues; `None`: its keys are their names.
-    pub(super) fn publish_in_transaction(
+    pub(crate) fn publish_in_transaction(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -574,7 +574,7 @@ impl Broker {
         Ok(())
     }
 
-    pub(super) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
+    pub(crate) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
         if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
@@ -644,7 +644,7 @@ impl Broker {
         if is_refused { Err(partly_completed()) } else { Ok(Outcome::Done) }
     }
 
-    pub(super) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
+    pub(crate) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
         if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }

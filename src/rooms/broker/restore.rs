@@ -234,7 +234,7 @@ impl Broker {
     }
 
     /// Puts back what the log says of access; in the order of the keys.
-    pub(super) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
+    pub(crate) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::AccessWritten => {
                 self.forget_first_tenants(cx);
@@ -266,7 +266,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {
+    pub(crate) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {
         let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
         restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, said))
     }
@@ -284,7 +284,7 @@ impl Broker {
         self.parameters.doubt();
     }
 
-    pub(super) fn restore_parameter(&mut self, said: &ParameterView<'_>) -> Restored {
+    pub(crate) fn restore_parameter(&mut self, said: &ParameterView<'_>) -> Restored {
         let Ok(vhost) = said.vhost.map(|name| self.access.require_vhost(name)).transpose() else {
             return self.access.orphaned();
         };

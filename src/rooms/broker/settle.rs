@@ -48,7 +48,7 @@ const fn open_since_s(channel: &Channel) -> Option<u32> {
 
 impl Broker {
     /// basic.ack, basic.nack and basic.reject.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -103,7 +103,7 @@ impl Broker {
     }
 
     /// basic.recover: not part of a transaction, whatever the channel's mode.
-    pub(super) fn recover(&mut self, channel: ChannelId) {
+    pub(crate) fn recover(&mut self, channel: ChannelId) {
         self.settle_now(channel, u64::MAX, Settlement::Requeue);
     }
 
@@ -119,7 +119,7 @@ impl Broker {
     }
 
     /// Settles a delivery that is on no list any more and whose tag is forgotten.
-    pub(super) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
+    pub(crate) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
         match settlement {
             Settlement::Requeue => self.give_back(cx, index),
             Settlement::Reject => self.reject(cx, index),
@@ -131,7 +131,7 @@ impl Broker {
     }
 
     /// The delivery is over and its message is not wanted any more.
-    pub(super) fn settle_sent(&mut self, cx: &mut Context<'_>, index: usize) {
+    pub(crate) fn settle_sent(&mut self, cx: &mut Context<'_>, index: usize) {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = self.queues.deliveries_mut().remove(index);
         match (delivery.queue, delivery.message) {
@@ -151,7 +151,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn leave_for_good(
+    pub(crate) fn leave_for_good(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -175,7 +175,7 @@ impl Broker {
     }
 
     /// The message goes back to its old place in its queue.
-    pub(super) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
+    pub(crate) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
         if self.is_beyond_limit(index) {
             return match self.queues.deliveries()[index]
                 .queue
@@ -215,7 +215,7 @@ impl Broker {
     }
 
     /// The messages of a channel's consumers are back in their queues.
-    pub(super) fn end_returning_of(&mut self, channel: ChannelId) {
+    pub(crate) fn end_returning_of(&mut self, channel: ChannelId) {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
             at = self.consumers.next_of_channel(channel, Some(index));
@@ -400,7 +400,7 @@ impl Broker {
 
     /// A delivery that will not be written: what is acknowledged stays on its channel's list, which is being
     /// given back; what is not goes back now, for nobody has seen it.
-    pub(super) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
+    pub(crate) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
         let delivery = &self.queues.deliveries()[index];
         match delivery.carrier {
             Carrier::Return => self.settle_sent(cx, index),
@@ -497,7 +497,7 @@ impl Broker {
     }
 
     /// Remembers what commit will do with a delivery.
-    pub(super) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
+    pub(crate) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
         self.touch(channel);
         self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
         let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
@@ -507,7 +507,7 @@ impl Broker {
     }
 
     /// Drops the messages; decided deliveries are unacknowledged again, in the order of their tags.
-    pub(super) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
+    pub(crate) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
         let transaction = self.take_transaction(channel);
         let mut next = transaction.first;
         while let Some(message) = next {
@@ -519,7 +519,7 @@ impl Broker {
         self.queues.deliveries_mut().undecide(list, transaction.settlements);
     }
 
-    pub(super) fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
+    pub(crate) fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else {
             panic!("only a transaction is ended");
@@ -534,7 +534,7 @@ impl Broker {
     }
 
     /// The transaction is about to hold something: its connection must not wait for itself.
-    pub(super) fn touch(&mut self, channel: ChannelId) {
+    pub(crate) fn touch(&mut self, channel: ChannelId) {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else { return };
         transaction.touched_s = self.watch.begin();
@@ -545,14 +545,14 @@ impl Broker {
     }
 
     /// The queue goes: the consumer ends, and its client is told.
-    pub(super) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
+    pub(crate) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
         self.end_consumer(cx, index);
         self.consumers.note_cancelled(index);
         self.free_consumer_if_done(index);
     }
 
     /// A consumer takes no more messages; its queue may go with it.
-    pub(super) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
+    pub(crate) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
         let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
         let record = self.queues.at(queue);
         if record.declared.auto_delete && record.audience.is_empty() && !record.dying {
@@ -564,14 +564,14 @@ impl Broker {
     }
 
     /// Frees the record of an ended consumer once nothing refers to it.
-    pub(super) fn free_consumer_if_done(&mut self, index: usize) {
+    pub(crate) fn free_consumer_if_done(&mut self, index: usize) {
         if let Some(queue) = self.consumers.free_if_done(&mut self.quota, index) {
             self.end_returning(queue);
         }
     }
 
     /// Closes a channel: nothing new starts, unwritten deliveries go no further, the rest goes back.
-    pub(super) fn close_channel(
+    pub(crate) fn close_channel(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
@@ -622,7 +622,7 @@ impl Broker {
         self.queues.deliveries_mut()[index].orphaned = true;
     }
 
-    pub(super) fn free_connection_if_done(&mut self, connection: ConnectionId) {
+    pub(crate) fn free_connection_if_done(&mut self, connection: ConnectionId) {
         let gone = self.consumers.free_connection_if_done(&mut self.quota, connection);
         if let Some(vhost) = gone.and_then(|record| record.vhost) {
             self.release_vhost(vhost);
@@ -668,7 +668,7 @@ impl Broker {
     }
 
     /// Nobody waits for this connection's gets any more.
-    pub(super) fn forget_gets(&mut self, connection: ConnectionId) {
+    pub(crate) fn forget_gets(&mut self, connection: ConnectionId) {
         let before = self.queues.gets.len();
         let open =
             self.queues.gets.iter().filter(|get| get.connection == connection && get.outcome.is_none());

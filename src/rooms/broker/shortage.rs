@@ -98,7 +98,7 @@ impl Shortage {
     }
 
     /// The word that its text begins with.
-    pub(super) const fn kind(self) -> &'static str {
+    pub(crate) const fn kind(self) -> &'static str {
         match self {
             Self::Pool(_) | Self::VhostMemory(..) | Self::UserMemory(..) | Self::QueueMemory(_) => "memory",
             Self::Returns | Self::Commit => "room",

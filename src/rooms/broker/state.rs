@@ -35,7 +35,7 @@ use super::words::QueueInWords;
 use super::work::Work;
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
-pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 /// What is in the pools at the moment: everything is 0 when everything was drained and closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -76,22 +76,22 @@ pub struct Gauges {
 
 /// The broker.
 pub struct Broker {
-    pub(super) entropy: Entropy,
-    pub(super) access: Access,
-    pub(super) policies: Policies,
-    pub(super) parameters: Parameters,
-    pub(super) topology: Topology,
-    pub(super) queues: Queues,
-    pub(super) consumers: Consumers,
-    pub(super) recovery: Recovery,
-    pub(super) jobs: Jobs,
-    pub(super) publishing: Publishing,
-    pub(super) watch: Watch,
+    pub(crate) entropy: Entropy,
+    pub(crate) access: Access,
+    pub(crate) policies: Policies,
+    pub(crate) parameters: Parameters,
+    pub(crate) topology: Topology,
+    pub(crate) queues: Queues,
+    pub(crate) consumers: Consumers,
+    pub(crate) recovery: Recovery,
+    pub(crate) jobs: Jobs,
+    pub(crate) publishing: Publishing,
+    pub(crate) watch: Watch,
     /// What connections, users and virtual hosts take of what all share, and what they may.
-    pub(super) quota: Quota,
-    pub(super) counters: Counters,
-    pub(super) firehose: Firehose,
-    pub(super) letters: Letters,
+    pub(crate) quota: Quota,
+    pub(crate) counters: Counters,
+    pub(crate) firehose: Firehose,
+    pub(crate) letters: Letters,
 }
 
 impl core::fmt::Debug for Broker {
@@ -190,7 +190,7 @@ impl Broker {
     }
 
     /// All that it takes to send something on.
-    pub(super) const fn post(&mut self) -> Post<'_> {
+    pub(crate) const fn post(&mut self) -> Post<'_> {
         Post {
             letters: &mut self.letters,
             firehose: &mut self.firehose,
@@ -206,7 +206,7 @@ impl Broker {
 
     /// Begins a job for a connection, which is not read until it is done; its first step, which is nearly always all of
     /// it, is done behind the command.
-    pub(super) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
+    pub(crate) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
         self.consumers.connection_mut(connection).jobs += 1;
         self.jobs.begin_for(connection, job);
     }
@@ -296,7 +296,7 @@ impl Broker {
 
     /// Rises with whatever may change where a message goes, or who may do what.
     #[inline]
-    pub(super) const fn revision(&self) -> u64 {
+    pub(crate) const fn revision(&self) -> u64 {
         self.topology.revision() + self.access.revision()
     }
 
@@ -311,7 +311,7 @@ impl Broker {
     }
 
     /// What a new store begins with: `/`, and guest, who may do everything there.
-    pub(super) fn begin_access(&mut self) -> Result<(), Fault> {
+    pub(crate) fn begin_access(&mut self) -> Result<(), Fault> {
         self.add_vhost(FIRST_VHOST)?;
         self.access.begin_guest().map_err(|fault| match fault {
             OperatorFault::NoRoom(key) => super::faults::out_of(key),
@@ -322,19 +322,19 @@ impl Broker {
     }
 
     /// A virtual host or a user has come or gone: the pools are shared anew, and whoever waits for a share asks again.
-    pub(super) fn note_tenants(&mut self) {
+    pub(crate) fn note_tenants(&mut self) {
         self.quota.share_among(self.access.vhost_ids(), self.access.lives());
         self.consumers.note_settled();
     }
 
     /// What the user of a connection has.
-    pub(super) fn load_of(&self, who: &Identity) -> Load {
+    pub(crate) fn load_of(&self, who: &Identity) -> Load {
         let (connections, channels) = who.user().map_or((0, 0), |user| self.quota.of_user(user));
         Load { connections, channels }
     }
 
     /// Whether the user of a connection may do this.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         work: &mut Work,
         connection: ConnectionId,
@@ -346,7 +346,7 @@ impl Broker {
     }
 
     /// Makes a virtual host with the exchanges that each begins with.
-    pub(super) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
+    pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
         let vhost = self.access.add_vhost(name)?;
         self.note_tenants();
         for (exchange, kind, internal) in PREDECLARED {
@@ -366,18 +366,18 @@ impl Broker {
     }
 
     /// Nothing names it any more.
-    pub(super) fn remove_vhost(&mut self, vhost: VhostId) {
+    pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         self.access.remove_vhost(vhost);
         self.note_tenants();
     }
 
     /// A record that named a virtual host is gone.
-    pub(super) fn release_vhost(&mut self, vhost: VhostId) {
+    pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
         self.access.release_vhost(vhost);
         self.free_vhost_if_done(vhost);
     }
 
-    pub(super) fn free_vhost_if_done(&mut self, vhost: VhostId) {
+    pub(crate) fn free_vhost_if_done(&mut self, vhost: VhostId) {
         if self.access.is_vhost_done(vhost) {
             self.remove_vhost(vhost);
         }
@@ -387,7 +387,7 @@ impl Broker {
     ///
     /// # Errors
     /// There is no more room, or who declares it has its share.
-    pub(super) fn declare_quota(
+    pub(crate) fn declare_quota(
         &mut self,
         declared: Declared,
         names_bytes: usize,
@@ -397,7 +397,7 @@ impl Broker {
     }
 
     /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.
-    pub(super) fn free_queue_if_done(&mut self, queue: QueueId) {
+    pub(crate) fn free_queue_if_done(&mut self, queue: QueueId) {
         let mut next = Some(queue);
         while let Some((record, whole)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
             let bytes = record.name.len() + record.arguments.len();
@@ -410,13 +410,13 @@ impl Broker {
     }
 
     /// One job less whose messages a queue waits for: what stands first now stays so.
-    pub(super) fn end_returning(&mut self, queue: QueueId) {
+    pub(crate) fn end_returning(&mut self, queue: QueueId) {
         self.queues.end_returning(queue);
         self.free_queue_if_done(queue);
     }
 
     /// A name nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
-    pub(super) fn unique_name(&mut self, prefix: &str) -> Name {
+    pub(crate) fn unique_name(&mut self, prefix: &str) -> Name {
         let mut random = [0; 16];
         (self.entropy)(&mut random);
         let mut digits = [0; 22];
@@ -429,12 +429,12 @@ impl Broker {
         name
     }
 
-    pub(super) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
+    pub(crate) fn queue_in_words<'a>(&'a self, vhost: VhostId, name: &'a str) -> QueueInWords<'a> {
         QueueInWords { name, vhost: self.access.vhost_name(vhost) }
     }
 
     /// The hidden queue behind amq.rabbitmq.reply-to of this channel.
-    pub(super) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
+    pub(crate) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
             let consumer = self.consumers.at(index);

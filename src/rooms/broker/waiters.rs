@@ -6,65 +6,65 @@ use std::collections::VecDeque;
 
 /// A list of those who wait, and whether it is to be gone through.
 #[derive(Debug)]
-pub(super) struct Waiters<T> {
+pub(crate) struct Waiters<T> {
     list: VecDeque<T>,
     is_due: bool,
 }
 
 impl<T> Waiters<T> {
     /// Nobody yet, with room for so many.
-    pub(super) fn with_capacity(most: usize) -> Self {
+    pub(crate) fn with_capacity(most: usize) -> Self {
         Self { list: VecDeque::with_capacity(most), is_due: false }
     }
 
     /// One more waits.
-    pub(super) fn push(&mut self, one: T) {
+    pub(crate) fn push(&mut self, one: T) {
         self.list.push_back(one);
     }
 
     /// Something happened that they may wait for.
     #[inline]
-    pub(super) fn note_change(&mut self) {
+    pub(crate) fn note_change(&mut self) {
         self.is_due |= !self.list.is_empty();
     }
 
     /// Whether they are to be asked again.
     #[inline]
-    pub(super) const fn is_due(&self) -> bool {
+    pub(crate) const fn is_due(&self) -> bool {
         self.is_due
     }
 
     /// Whether they are to be asked again, which is done now.
     #[inline]
-    pub(super) const fn take_due(&mut self) -> bool {
+    pub(crate) const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.list.len()
     }
 
     /// Who has waited longest, who waits no more with that.
-    pub(super) fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         self.list.pop_front()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.list.iter()
     }
 
-    pub(super) fn at(&mut self, at: usize) -> &mut T {
+    pub(crate) fn at(&mut self, at: usize) -> &mut T {
         &mut self.list[at]
     }
 
     /// Takes out the first of whom this is true.
-    pub(super) fn remove(&mut self, is_it: impl FnMut(&T) -> bool) -> Option<T> {
+    pub(crate) fn remove(&mut self, is_it: impl FnMut(&T) -> bool) -> Option<T> {
         let found = self.list.iter().position(is_it)?;
         self.list.remove(found)
     }
 
     /// Keeps those of whom this is true.
-    pub(super) fn retain(&mut self, stays: impl FnMut(&T) -> bool) {
+    pub(crate) fn retain(&mut self, stays: impl FnMut(&T) -> bool) {
         self.list.retain(stays);
     }
 }

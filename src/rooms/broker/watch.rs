@@ -11,30 +11,30 @@ const LOOK_EVERY_S: u32 = 60;
 
 /// When to look at whom.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     /// How long a delivery may wait to be settled, unless its queue says it; 0 is for ever.
-    pub(super) timeout_ms: u32,
+    pub(crate) timeout_ms: u32,
     /// The shortest of all timeouts that there were; 0 when all is for ever.
     shortest_ms: u32,
     /// The second of this turn, since the start of the process.
-    pub(super) now_s: u32,
+    pub(crate) now_s: u32,
     /// When to look for overdue deliveries next, in seconds of broker time.
-    pub(super) look_s: Option<u32>,
+    pub(crate) look_s: Option<u32>,
     /// Where the look under way goes on, and when the first that it has seen will be overdue.
-    pub(super) hand: usize,
+    pub(crate) hand: usize,
     first_s: Option<u32>,
     /// So many channels may still be looked at in this turn.
-    pub(super) left: u32,
+    pub(crate) left: u32,
 }
 
 impl Watch {
-    pub(super) const fn new(timeout_ms: u32) -> Self {
+    pub(crate) const fn new(timeout_ms: u32) -> Self {
         let shortest_ms = timeout_ms;
         Self { timeout_ms, shortest_ms, now_s: 0, look_s: None, hand: 0, first_s: None, left: 0 }
     }
 
     /// A queue has this timeout of its own from now on; the largest number is none.
-    pub(super) fn note_timeout(&mut self, timeout_ms: u32) {
+    pub(crate) fn note_timeout(&mut self, timeout_ms: u32) {
         if timeout_ms == 0 || timeout_ms == u32::MAX || self.shortest_ms > 0 && timeout_ms >= self.shortest_ms
         {
             return;
@@ -45,7 +45,7 @@ impl Watch {
     }
 
     /// Something is held from now on; says since when, in seconds.
-    pub(super) const fn begin(&mut self) -> u32 {
+    pub(crate) const fn begin(&mut self) -> u32 {
         if self.look_s.is_none() && self.shortest_ms > 0 {
             self.look_s = Some(overdue_s(self.now_s, self.shortest_ms));
         }
@@ -53,7 +53,7 @@ impl Watch {
     }
 
     /// The look has seen what is held since then and may be for so long; says whether it is overdue.
-    pub(super) fn is_overdue(&mut self, since_s: u32, timeout_ms: u32) -> bool {
+    pub(crate) fn is_overdue(&mut self, since_s: u32, timeout_ms: u32) -> bool {
         let at_s = overdue_s(since_s, timeout_ms);
         let is_for_ever = timeout_ms == 0;
         if !is_for_ever {
@@ -63,7 +63,7 @@ impl Watch {
     }
 
     /// The look is over: when the next one is.
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let pause_s = LOOK_EVERY_S.min(self.shortest_ms.div_ceil(1000));
         // What comes from now on was not seen.
         let next_s = |first_s: u32| first_s.min(overdue_s(self.now_s, self.shortest_ms));

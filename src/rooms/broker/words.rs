@@ -9,9 +9,9 @@ use crate::wire::field::Value;
 
 /// The queue's name and host as reply texts show them.
 #[derive(Clone, Copy)]
-pub(super) struct QueueInWords<'a> {
-    pub(super) name: &'a str,
-    pub(super) vhost: &'a str,
+pub(crate) struct QueueInWords<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) vhost: &'a str,
 }
 
 impl fmt::Display for QueueInWords<'_> {
@@ -21,9 +21,9 @@ impl fmt::Display for QueueInWords<'_> {
 }
 
 /// An exchange's name and host as reply texts show them.
-pub(super) struct ExchangeInWords<'a> {
-    pub(super) name: &'a str,
-    pub(super) vhost: &'a str,
+pub(crate) struct ExchangeInWords<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) vhost: &'a str,
 }
 
 impl fmt::Display for ExchangeInWords<'_> {
@@ -33,9 +33,9 @@ impl fmt::Display for ExchangeInWords<'_> {
 }
 
 /// A value in a reply text: bare when both sides have one, with its type when only one has.
-pub(super) struct Shown<'a> {
-    pub(super) value: Option<Value<'a>>,
-    pub(super) bare: bool,
+pub(crate) struct Shown<'a> {
+    pub(crate) value: Option<Value<'a>>,
+    pub(crate) bare: bool,
 }
 
 impl fmt::Display for Shown<'_> {
@@ -66,7 +66,7 @@ impl fmt::Display for Plain<'_> {
 }
 
 /// Text as RabbitMQ's `~p` prints a binary.
-pub(super) struct ErlangBinary<'a>(pub(super) &'a [u8]);
+pub(crate) struct ErlangBinary<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for ErlangBinary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,7 +78,7 @@ impl fmt::Display for ErlangBinary<'_> {
 }
 
 /// A value as RabbitMQ's `~p` prints it.
-pub(super) struct ErlangTerm<'a>(pub(super) Value<'a>);
+pub(crate) struct ErlangTerm<'a>(pub(crate) Value<'a>);
 
 impl fmt::Display for ErlangTerm<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,7 +91,7 @@ impl fmt::Display for ErlangTerm<'_> {
 }
 
 /// Bytes of a peer's text, shown as far as they are text.
-pub(super) struct Lossy<'a>(pub(super) &'a [u8]);
+pub(crate) struct Lossy<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for Lossy<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -29,7 +29,7 @@ impl Default for Work {
 impl Work {
     /// Counts so many units.
     #[inline]
-    pub(super) const fn charge(&mut self, units: usize) {
+    pub(crate) const fn charge(&mut self, units: usize) {
         let units = if units > CHARGE_MAX { CHARGE_MAX } else { units };
         self.units = self.units.saturating_add(units as u32);
     }
@@ -40,22 +40,22 @@ impl Work {
     }
 
     /// Units since they were last taken, so far.
-    pub(super) const fn units(&self) -> u32 {
+    pub(crate) const fn units(&self) -> u32 {
         self.units
     }
 
     /// From here on there may be so many units more.
-    pub(super) const fn limit(&mut self, units: u32) {
+    pub(crate) const fn limit(&mut self, units: u32) {
         self.units_max = self.units.saturating_add(units);
     }
 
     /// From here on there may be any number.
-    pub(super) const fn lift_limit(&mut self) {
+    pub(crate) const fn lift_limit(&mut self) {
         self.units_max = u32::MAX;
     }
 
     /// Units that are left under the limit.
-    pub(super) const fn left(&self) -> usize {
+    pub(crate) const fn left(&self) -> usize {
         self.units_max.saturating_sub(self.units) as usize
     }
 
@@ -63,7 +63,7 @@ impl Work {
     ///
     /// # Errors
     /// It is not: 406, for it is the message that asks for so much.
-    pub(super) fn check(&self) -> Result<(), Fault> {
+    pub(crate) fn check(&self) -> Result<(), Fault> {
         if self.units <= self.units_max {
             return Ok(());
         }

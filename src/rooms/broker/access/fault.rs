@@ -66,7 +66,7 @@ impl core::error::Error for OperatorFault {}
 ///
 /// # Errors
 /// It is empty, or too long.
-pub(in crate::broker) fn check_name(what: &'static str, name: &str) -> Result<(), OperatorFault> {
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), OperatorFault> {
     match name {
         "" => Err(OperatorFault::BadName(what, "not be empty")),
         _ if name.len() > NAME_BYTES_MAX => Err(OperatorFault::BadName(what, "have at most 255 bytes")),

@@ -37,7 +37,7 @@ impl Access {
     ///
     /// # Errors
     /// There is no room for one user and one permission.
-    pub(in crate::broker) fn begin_guest(&mut self) -> Result<(), OperatorFault> {
+    pub(crate) fn begin_guest(&mut self) -> Result<(), OperatorFault> {
         let guest = User::new(GUEST, ADMINISTRATOR, password::GUEST);
         let user = self.add_user(guest).ok_or(OperatorFault::NoRoom("users_max"))?;
         let vhost = self.require_vhost(FIRST_VHOST)?;
@@ -45,7 +45,7 @@ impl Access {
     }
 
     /// A new store begins with this user, who may do everything in `/`; or with none.
-    pub(in crate::broker) fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
+    pub(crate) fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
         self.forget_users();
         let Some((name, hash)) = first else { return };
         let Some(user) = self.add_user(User::new(name, ADMINISTRATOR, hash)) else {
@@ -58,7 +58,7 @@ impl Access {
 
     /// The store cannot vouch for who there is: nobody logs in until somebody confirms that. `unreadable` are
     /// keys of definitions that it has and cannot read.
-    pub(in crate::broker) fn doubt_users(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
+    pub(crate) fn doubt_users(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.forget_users();
         self.is_written = true;
         self.doubt = Some(why);
@@ -92,7 +92,7 @@ impl Access {
 
     /// Whether the log says who there is, so that what a new store begins with is not assumed: then there are no
     /// users. When the store is in doubt, what lies in the first virtual hosts is to be found again.
-    pub(in crate::broker) fn forget_first_users(&mut self) -> bool {
+    pub(crate) fn forget_first_users(&mut self) -> bool {
         if self.doubt.is_some() {
             return false;
         }
@@ -102,7 +102,7 @@ impl Access {
     }
 
     /// Puts back what the log says of users and permissions; in the order of the keys.
-    pub(in crate::broker) fn restore(&mut self, definition: &Definition<'_>) -> Restored {
+    pub(crate) fn restore(&mut self, definition: &Definition<'_>) -> Restored {
         let result = match *definition {
             Definition::User { name, tags, hash } => self.restore_user(name, tags, hash),
             Definition::UserLimits { user, connections_max, channels_max } => {
@@ -149,13 +149,13 @@ impl Access {
     }
 
     /// Something has no room at a start, so what seems to be missing for others may be that.
-    pub(in crate::broker) fn no_room_at_start(&mut self) -> Restored {
+    pub(crate) fn no_room_at_start(&mut self) -> Restored {
         self.lacks_room = true;
         Restored::NoRoom
     }
 
     /// What a definition is whose virtual host or user is not there.
-    pub(in crate::broker) const fn orphaned(&self) -> Restored {
+    pub(crate) const fn orphaned(&self) -> Restored {
         if self.lacks_room { Restored::NoRoom } else { Restored::Orphaned }
     }
 

@@ -9,7 +9,7 @@ use crate::command::Name;
 
 /// As whom a connection acts; nobody before it has logged in.
 #[derive(Clone, Debug, Default)]
-pub(in crate::broker) struct Identity {
+pub(crate) struct Identity {
     pub(super) name: Name,
     /// The user's place, while it exists.
     pub(super) user: Option<usize>,
@@ -19,7 +19,7 @@ pub(in crate::broker) struct Identity {
 impl Identity {
     /// One of this broker's own connections, which may do what its configuration says; its name is shown, and nothing
     /// follows from it.
-    pub(in crate::broker) fn own(name: &str) -> Self {
+    pub(crate) fn own(name: &str) -> Self {
         let mut shown = Name::new();
         for letter in name.chars() {
             if shown.push(letter).is_err() {
@@ -30,23 +30,23 @@ impl Identity {
     }
 
     /// The name that was logged in with, also when that user is deleted.
-    pub(in crate::broker) const fn name(&self) -> &Name {
+    pub(crate) const fn name(&self) -> &Name {
         &self.name
     }
 
     /// The user's place, while it exists.
-    pub(in crate::broker) const fn user(&self) -> Option<usize> {
+    pub(crate) const fn user(&self) -> Option<usize> {
         self.user
     }
 
     /// Whether it is one of this broker's own connections.
     #[inline]
-    pub(in crate::broker) const fn is_own(&self) -> bool {
+    pub(crate) const fn is_own(&self) -> bool {
         self.is_own
     }
 
     /// The user in this place is deleted.
-    pub(in crate::broker) fn forget_user(&mut self, user: usize) {
+    pub(crate) fn forget_user(&mut self, user: usize) {
         self.user = self.user.filter(|own| *own != user);
     }
 }

@@ -20,7 +20,7 @@ const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; make 
                              machines, or let it in from anywhere with loopback_users = []";
 
 /// What a login comes to.
-pub(in crate::broker) enum Login {
+pub(crate) enum Login {
     /// He is in.
     Admitted(Identity),
     /// His password is to be compared first.
@@ -32,7 +32,7 @@ impl Access {
     ///
     /// # Errors
     /// The password was found right before, and its user may not come in.
-    pub(in crate::broker) fn login(
+    pub(crate) fn login(
         &self,
         journal: &Journal,
         user: &str,
@@ -80,7 +80,7 @@ impl Access {
     ///
     /// # Errors
     /// The password was wrong, or its user may not come in.
-    pub(in crate::broker) fn admit_checked(
+    pub(crate) fn admit_checked(
         &mut self,
         journal: &Journal,
         check: &PasswordCheck,
@@ -114,7 +114,7 @@ impl Access {
     ///
     /// # Errors
     /// There is no such user, or he may not come in.
-    pub(in crate::broker) fn login_external(
+    pub(crate) fn login_external(
         &self,
         journal: &Journal,
         user: &str,

@@ -29,7 +29,7 @@ const TEXT_PER_UNIT: usize = 1024;
 const TOO_LARGE: &str = "compiled regex exceeded size limit";
 
 /// A pattern of names.
-pub(in crate::broker) struct Pattern {
+pub(crate) struct Pattern {
     text: Box<str>,
     matcher: Matcher,
     program_bytes: usize,
@@ -44,7 +44,7 @@ enum Matcher {
 
 /// Why a pattern cannot be.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::broker) struct BadPattern(pub(super) String);
+pub(crate) struct BadPattern(pub(super) String);
 
 impl fmt::Display for BadPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,7 +54,7 @@ impl fmt::Display for BadPattern {
 
 impl Pattern {
     /// A pattern as somebody wrote it, that takes so many bytes at most.
-    pub(in crate::broker) fn new(text: &str, bytes_max: usize) -> Result<Self, BadPattern> {
+    pub(crate) fn new(text: &str, bytes_max: usize) -> Result<Self, BadPattern> {
         Self::expanded(text, text, bytes_max)
     }
 
@@ -76,18 +76,18 @@ impl Pattern {
     }
 
     /// The pattern as the operator wrote it.
-    pub(in crate::broker) const fn text(&self) -> &str {
+    pub(crate) const fn text(&self) -> &str {
         &self.text
     }
 
     /// What it takes in memory, at most.
-    pub(in crate::broker) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let plain = if let Matcher::Plain(text) = &self.matcher { text.len() } else { 0 };
         self.text.len() + plain + self.program_bytes * (1 + SPACE_TIMES)
     }
 
     /// Whether the pattern matches somewhere in this name; what that takes is charged.
-    pub(in crate::broker) fn matches(&self, work: &mut Work, name: &str) -> bool {
+    pub(crate) fn matches(&self, work: &mut Work, name: &str) -> bool {
         let places = name.len() + 1;
         match &self.matcher {
             Matcher::Everything => true,

@@ -7,19 +7,19 @@
 use super::fault::OperatorFault;
 
 /// What all patterns take, and may take.
-pub(in crate::broker) struct PatternBytes {
+pub(crate) struct PatternBytes {
     used: usize,
     max: usize,
 }
 
 impl PatternBytes {
     /// No pattern yet.
-    pub(in crate::broker) const fn with_max(max: usize) -> Self {
+    pub(crate) const fn with_max(max: usize) -> Self {
         Self { used: 0, max }
     }
 
     /// Bytes that all patterns may take.
-    pub(in crate::broker) const fn most(&self) -> usize {
+    pub(crate) const fn most(&self) -> usize {
         self.max
     }
 
@@ -27,7 +27,7 @@ impl PatternBytes {
     ///
     /// # Errors
     /// There is no room for more bytes than go.
-    pub(in crate::broker) fn take(&mut self, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
+    pub(crate) fn take(&mut self, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         assert!(freed <= self.used, "patterns that go were taken");
         let sum = self.used - freed + bytes;
         if sum > self.max && bytes > freed {
@@ -38,7 +38,7 @@ impl PatternBytes {
     }
 
     /// Patterns are gone.
-    pub(in crate::broker) fn give_back(&mut self, bytes: usize) {
+    pub(crate) fn give_back(&mut self, bytes: usize) {
         assert!(bytes <= self.used, "patterns that go were taken");
         self.used -= bytes;
     }

@@ -29,7 +29,7 @@ pub struct UserLimits {
 
 /// What one can be allowed to do with an exchange or a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) enum Right {
+pub(crate) enum Right {
     /// Declare and delete.
     Configure,
     /// Publish to an exchange; bind a queue to something.
@@ -40,7 +40,7 @@ pub(in super::super) enum Right {
 
 /// The kind of object that an operation needs a right to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in super::super) enum Thing<'a> {
+pub(crate) enum Thing<'a> {
     Exchange(&'a str),
     Queue(&'a str),
 }

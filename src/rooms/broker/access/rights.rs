@@ -19,9 +19,9 @@ use crate::broker::work::Work;
 
 /// A topic exchange whose keys somebody wants to use.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Topic<'a> {
-    pub(in crate::broker) vhost: VhostId,
-    pub(in crate::broker) exchange: &'a str,
+pub(crate) struct Topic<'a> {
+    pub(crate) vhost: VhostId,
+    pub(crate) exchange: &'a str,
 }
 
 impl Access {
@@ -29,7 +29,7 @@ impl Access {
     ///
     /// # Errors
     /// He may not.
-    pub(in crate::broker) fn check(
+    pub(crate) fn check(
         &self,
         work: &mut Work,
         who: &Identity,
@@ -63,7 +63,7 @@ impl Access {
 
     /// Whether keys have to be looked at where somebody writes to, or reads from, a topic exchange.
     #[inline]
-    pub(in crate::broker) fn limits_topics(&self, who: &Identity) -> bool {
+    pub(crate) fn limits_topics(&self, who: &Identity) -> bool {
         who.user.is_some_and(|user| self.users[user].topics > 0)
     }
 
@@ -71,7 +71,7 @@ impl Access {
     ///
     /// # Errors
     /// He may not.
-    pub(in crate::broker) fn check_topic(
+    pub(crate) fn check_topic(
         &self,
         work: &mut Work,
         who: &Identity,
@@ -188,7 +188,7 @@ impl Access {
     }
 
     /// A virtual host is deleted, and all permissions for it with it.
-    pub(in crate::broker) fn drop_permissions_for(&mut self, journal: &mut Journal, vhost: VhostId) {
+    pub(crate) fn drop_permissions_for(&mut self, journal: &mut Journal, vhost: VhostId) {
         self.remove_permissions(journal, |_, other| other == vhost);
     }
 

@@ -16,11 +16,11 @@ use crate::broker::topology::Kind;
 
 /// The user and the virtual host of a new store.
 pub(super) const GUEST: &str = "guest";
-pub(in crate::broker) const FIRST_VHOST: &str = "/";
+pub(crate) const FIRST_VHOST: &str = "/";
 /// The tag of a new store's user.
 pub(super) const ADMINISTRATOR: &str = "administrator";
 /// What exists in every virtual host before anybody declares anything: name, type, internal.
-pub(in crate::broker) const PREDECLARED: [(&str, Kind, bool); 8] = [
+pub(crate) const PREDECLARED: [(&str, Kind, bool); 8] = [
     ("", Kind::Default, false),
     ("amq.direct", Kind::Direct, false),
     ("amq.fanout", Kind::Fanout, false),
@@ -32,18 +32,16 @@ pub(in crate::broker) const PREDECLARED: [(&str, Kind, bool); 8] = [
 ];
 
 /// Exchanges that a virtual host starts with.
-pub(in crate::broker) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
+pub(crate) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
 /// A virtual host without its exchanges, a user, and a permission, each with the longest names.
-pub(in crate::broker) const VHOST_BYTES: usize =
+pub(crate) const VHOST_BYTES: usize =
     Slab::<Vhost>::record_bytes() + 256 + Messages::OWNER_BYTES + FifoPool::OWNER_BYTES;
-pub(in crate::broker) const USER_BYTES: usize =
-    Slab::<User>::record_bytes() + 2 * 256 + Messages::OWNER_BYTES;
-pub(in crate::broker) const PERMISSION_BYTES: usize =
-    if size_of::<Permission>() > size_of::<TopicPermission>() {
-        Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
-    } else {
-        Slab::<TopicPermission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
-    };
+pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256 + Messages::OWNER_BYTES;
+pub(crate) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of::<TopicPermission>() {
+    Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+} else {
+    Slab::<TopicPermission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+};
 
 /// Users, virtual hosts, and who may do what where.
 #[expect(missing_debug_implementations, reason = "it holds passwords")]
@@ -74,7 +72,7 @@ pub struct Access {
 }
 
 impl Access {
-    pub(in crate::broker) fn new(limits: &Limits, entropy: &mut Entropy, seed: u64) -> Self {
+    pub(crate) fn new(limits: &Limits, entropy: &mut Entropy, seed: u64) -> Self {
         let mut key = [0; 32];
         entropy(&mut key);
         let permissions = limits.permissions_max as usize;
@@ -101,24 +99,24 @@ impl Access {
 impl Access {
     /// Rises with every change of a permission: what was found out before may not hold any more.
     #[inline]
-    pub(in crate::broker) const fn revision(&self) -> u64 {
+    pub(crate) const fn revision(&self) -> u64 {
         self.revision
     }
 }
 
 impl Access {
     /// The name of a virtual host that exists.
-    pub(in crate::broker) fn vhost_name(&self, vhost: VhostId) -> &str {
+    pub(crate) fn vhost_name(&self, vhost: VhostId) -> &str {
         &self.vhosts[vhost.index()].name
     }
 
     /// The name of a virtual host; empty for one that is gone.
-    pub(in crate::broker) fn vhost_name_if_there(&self, vhost: VhostId) -> &str {
+    pub(crate) fn vhost_name_if_there(&self, vhost: VhostId) -> &str {
         self.vhosts.get(vhost.index()).map_or("", |vhost| &vhost.name)
     }
 
     /// The virtual host of this name that is not being deleted.
-    pub(in crate::broker) fn find_vhost(&self, name: &str) -> Option<VhostId> {
+    pub(crate) fn find_vhost(&self, name: &str) -> Option<VhostId> {
         let mut vhosts = self.vhosts.iter();
         vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.dying).map(|(index, _)| vhost_at(index))
     }
@@ -127,7 +125,7 @@ impl Access {
     ///
     /// # Errors
     /// There is none.
-    pub(in crate::broker) fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
+    pub(crate) fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
         self.find_vhost(name).ok_or_else(|| OperatorFault::NoSuchVhost(name.into()))
     }
 
@@ -165,7 +163,7 @@ pub(super) fn vhost_at(index: usize) -> VhostId {
 
 impl Access {
     /// What patterns take, those of policies included.
-    pub(in crate::broker) const fn pattern_bytes_mut(&mut self) -> &mut PatternBytes {
+    pub(crate) const fn pattern_bytes_mut(&mut self) -> &mut PatternBytes {
         &mut self.pattern_bytes
     }
 }

@@ -14,12 +14,7 @@ use super::state::{Access, vhost_at};
 
 impl Access {
     /// Writes down that a virtual host exists, or exists no more.
-    pub(in crate::broker) fn append_vhost(
-        &mut self,
-        journal: &mut Journal,
-        vhost: VhostId,
-        exists: bool,
-    ) -> Batch {
+    pub(crate) fn append_vhost(&mut self, journal: &mut Journal, vhost: VhostId, exists: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
         }

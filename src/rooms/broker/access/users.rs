@@ -18,9 +18,9 @@ const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
 
 /// What a user has at the moment, in all virtual hosts together.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Load {
-    pub(in crate::broker) connections: u32,
-    pub(in crate::broker) channels: u32,
+pub(crate) struct Load {
+    pub(crate) connections: u32,
+    pub(crate) channels: u32,
 }
 
 impl Access {
@@ -50,7 +50,7 @@ impl Access {
     }
 
     /// All users: the place of each, and the number that no other has had.
-    pub(in crate::broker) fn lives(&self) -> impl Iterator<Item = (usize, u32)> {
+    pub(crate) fn lives(&self) -> impl Iterator<Item = (usize, u32)> {
         self.users.iter().map(|(index, user)| (index, user.life))
     }
 
@@ -67,7 +67,7 @@ impl Access {
     }
 
     /// Whether the messages of a connection may say that they are another user's.
-    pub(in crate::broker) fn may_impersonate(&self, who: &Identity) -> bool {
+    pub(crate) fn may_impersonate(&self, who: &Identity) -> bool {
         // What a bridge hands on says whose it was.
         who.is_own || who.user.is_some_and(|user| self.users[user].has_tag("impersonator"))
     }
@@ -95,7 +95,7 @@ impl Access {
     ///
     /// # Errors
     /// Its limit is reached.
-    pub(in crate::broker) fn check_user_channels(&self, who: &Identity, load: Load) -> Result<(), Fault> {
+    pub(crate) fn check_user_channels(&self, who: &Identity, load: Load) -> Result<(), Fault> {
         let Some(index) = who.user else { return Ok(()) };
         let user = &self.users[index];
         match user.limits.channels_max.filter(|limit| load.channels >= *limit) {
@@ -117,7 +117,7 @@ impl Access {
     ///
     /// # Errors
     /// The name or the tags cannot be, or there is no room.
-    pub(in crate::broker) fn put_user(
+    pub(crate) fn put_user(
         &mut self,
         journal: &mut Journal,
         name: &str,
@@ -145,11 +145,7 @@ impl Access {
     ///
     /// # Errors
     /// There is none, or the store cannot be written.
-    pub(in crate::broker) fn delete_user(
-        &mut self,
-        journal: &mut Journal,
-        name: &str,
-    ) -> Result<usize, OperatorFault> {
+    pub(crate) fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<usize, OperatorFault> {
         let user = self.require_user(name)?;
         check_changeable(journal)?;
         self.append_user(journal, user, false);

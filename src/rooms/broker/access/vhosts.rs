@@ -17,27 +17,27 @@ use crate::broker::faults::{check_changeable, out_of};
 
 impl Access {
     /// All virtual hosts, those that are being deleted included.
-    pub(in crate::broker) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> {
+    pub(crate) fn vhost_ids(&self) -> impl Iterator<Item = VhostId> {
         self.vhosts.iter().map(|(index, _)| vhost_at(index))
     }
 
     /// Whether copies are made of what is published and delivered in a virtual host.
-    pub(in crate::broker) fn is_traced(&self, vhost: VhostId) -> bool {
+    pub(crate) fn is_traced(&self, vhost: VhostId) -> bool {
         self.vhosts[vhost.index()].is_traced
     }
 
     /// Copies are made of what is published and delivered in a virtual host from now on, or no more.
-    pub(in crate::broker) fn set_traced(&mut self, vhost: VhostId, is_traced: bool) {
+    pub(crate) fn set_traced(&mut self, vhost: VhostId, is_traced: bool) {
         self.vhosts[vhost.index()].is_traced = is_traced;
     }
 
     /// Whether copies are made in any virtual host.
-    pub(in crate::broker) fn is_any_traced(&self) -> bool {
+    pub(crate) fn is_any_traced(&self) -> bool {
         self.vhosts.iter().any(|(_, vhost)| vhost.is_traced)
     }
 
     /// Whether a virtual host of this name is being cleared away.
-    pub(in crate::broker) fn is_being_deleted(&self, name: &str) -> bool {
+    pub(crate) fn is_being_deleted(&self, name: &str) -> bool {
         self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.dying)
     }
 
@@ -45,7 +45,7 @@ impl Access {
     ///
     /// # Errors
     /// There is no room for one more.
-    pub(in crate::broker) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
+    pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
         assert!(self.find_vhost(name).is_none(), "a virtual host has its name for itself");
         let record = Vhost {
             name: name.into(),
@@ -60,7 +60,7 @@ impl Access {
     }
 
     /// Forgets a virtual host that nothing names any more.
-    pub(in crate::broker) fn remove_vhost(&mut self, vhost: VhostId) {
+    pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         let record = self.vhosts.remove(vhost.index());
         assert!(record.held == 0 && record.queues == 0, "nothing names a virtual host that goes");
     }
@@ -82,7 +82,7 @@ impl Access {
     }
 
     /// A virtual host has these limits from now on.
-    pub(in crate::broker) fn limit_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
+    pub(crate) fn limit_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
         self.vhosts[vhost.index()].limits = limits;
     }
 
@@ -90,7 +90,7 @@ impl Access {
     ///
     /// # Errors
     /// There is none, he has no permission for it, or a limit of it or of his is reached.
-    pub(in crate::broker) fn check_open(
+    pub(crate) fn check_open(
         &self,
         who: &Identity,
         name: &str,
@@ -118,7 +118,7 @@ impl Access {
     ///
     /// # Errors
     /// Its limit is reached.
-    pub(in crate::broker) fn check_queue_limit(&self, vhost: VhostId, queue: &str) -> Result<(), Fault> {
+    pub(crate) fn check_queue_limit(&self, vhost: VhostId, queue: &str) -> Result<(), Fault> {
         let host = &self.vhosts[vhost.index()];
         match host.limits.queues_max.filter(|limit| host.queues >= *limit) {
             None => Ok(()),
@@ -136,7 +136,7 @@ impl Access {
     ///
     /// # Errors
     /// It is being deleted.
-    pub(in crate::broker) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
+    pub(crate) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
         let host = &self.vhosts[vhost.index()];
         if host.dying {
             let text = format_args!("vhost {} not found", host.name);
@@ -146,38 +146,38 @@ impl Access {
     }
 
     /// A queue can be found in a virtual host from now on, or no more.
-    pub(in crate::broker) fn count_queue(&mut self, vhost: VhostId, exists: bool) {
+    pub(crate) fn count_queue(&mut self, vhost: VhostId, exists: bool) {
         let queues = &mut self.vhosts[vhost.index()].queues;
         assert!(exists || *queues > 0, "a queue that goes was counted when it came");
         *queues = if exists { *queues + 1 } else { *queues - 1 };
     }
 
     /// A record names a virtual host.
-    pub(in crate::broker) fn hold_vhost(&mut self, vhost: VhostId) {
+    pub(crate) fn hold_vhost(&mut self, vhost: VhostId) {
         self.vhosts[vhost.index()].held += 1;
     }
 
     /// A record that named a virtual host is gone.
-    pub(in crate::broker) fn release_vhost(&mut self, vhost: VhostId) {
+    pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
         let held = &mut self.vhosts[vhost.index()].held;
         assert!(*held > 0, "a record that goes named its virtual host");
         *held -= 1;
     }
 
     /// Takes the name of a virtual host away.
-    pub(in crate::broker) fn retire_vhost(&mut self, vhost: VhostId) {
+    pub(crate) fn retire_vhost(&mut self, vhost: VhostId) {
         self.vhosts[vhost.index()].dying = true;
     }
 
     /// Nothing of a retired virtual host can be found any more.
-    pub(in crate::broker) fn note_swept(&mut self, vhost: VhostId) {
+    pub(crate) fn note_swept(&mut self, vhost: VhostId) {
         let host = &mut self.vhosts[vhost.index()];
         assert!(host.dying, "a virtual host is retired before it is cleared away");
         host.swept = true;
     }
 
     /// Whether nothing names a deleted virtual host any more.
-    pub(in crate::broker) fn is_vhost_done(&self, vhost: VhostId) -> bool {
+    pub(crate) fn is_vhost_done(&self, vhost: VhostId) -> bool {
         let host = &self.vhosts[vhost.index()];
         host.swept && host.held == 0
     }

@@ -7,7 +7,7 @@ use crate::mem::List;
 
 /// The consumers of one queue.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Audience {
+pub(crate) struct Audience {
     pub(super) all: List,
     pub(super) eligible: List,
     /// One of them is exclusive.
@@ -18,59 +18,59 @@ pub(in crate::broker) struct Audience {
 
 impl Audience {
     /// Nobody yet; `is_single_active`: there is to be one at a time who takes messages.
-    pub(in crate::broker) fn new(is_single_active: bool) -> Self {
+    pub(crate) fn new(is_single_active: bool) -> Self {
         Self { is_single_active, ..Self::default() }
     }
 
     /// Whether there is to be one at a time who takes messages, from now on.
-    pub(in crate::broker) const fn set_single_active(&mut self, is_single_active: bool) {
+    pub(crate) const fn set_single_active(&mut self, is_single_active: bool) {
         self.is_single_active = is_single_active;
     }
 
     /// How many there are.
-    pub(in crate::broker) const fn len(&self) -> u32 {
+    pub(crate) const fn len(&self) -> u32 {
         self.all.len()
     }
 
     /// Whether there are none.
-    pub(in crate::broker) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
     /// One of them.
-    pub(in crate::broker) const fn first(&self) -> Option<usize> {
+    pub(crate) const fn first(&self) -> Option<usize> {
         self.all.front()
     }
 
     /// Whether one of them has the queue for itself.
-    pub(in crate::broker) const fn has_exclusive(&self) -> bool {
+    pub(crate) const fn has_exclusive(&self) -> bool {
         self.has_exclusive
     }
 
     /// Whether a consumer that wants the queue for itself cannot have it.
-    pub(in crate::broker) const fn is_taken(&self) -> bool {
+    pub(crate) const fn is_taken(&self) -> bool {
         !self.all.is_empty() || self.is_single_active
     }
 
     /// Whether one of them can take a message now.
     #[inline]
-    pub(in crate::broker) const fn is_ready(&self) -> bool {
+    pub(crate) const fn is_ready(&self) -> bool {
         !self.eligible.is_empty()
     }
 
     /// Who is to have the next message.
     #[inline]
-    pub(in crate::broker) const fn next(&self) -> Option<usize> {
+    pub(crate) const fn next(&self) -> Option<usize> {
         self.eligible.front()
     }
 
     /// The one consumer that may take messages, where there is to be one at a time.
-    pub(in crate::broker) const fn single_active(&self) -> Option<usize> {
+    pub(crate) const fn single_active(&self) -> Option<usize> {
         if self.is_single_active { self.all.front() } else { None }
     }
 
     /// Whether a consumer has to wait until the active one has gone.
-    pub(in crate::broker) fn keeps_waiting(&self, consumer: usize) -> bool {
+    pub(crate) fn keeps_waiting(&self, consumer: usize) -> bool {
         self.is_single_active && self.all.front() != Some(consumer)
     }
 }

@@ -25,7 +25,7 @@ impl Consumers {
 
     /// Whether its prefetch limits allow a consumer another message.
     #[inline(always)]
-    pub(in crate::broker) fn has_credit(&self, index: usize) -> bool {
+    pub(crate) fn has_credit(&self, index: usize) -> bool {
         let consumer = &self.slab[index];
         if consumer.state != ConsumerState::Active {
             return false;
@@ -41,7 +41,7 @@ impl Consumers {
     }
 
     /// How many more messages its prefetch limits allow a consumer.
-    pub(in crate::broker) fn credit(&self, index: usize) -> u32 {
+    pub(crate) fn credit(&self, index: usize) -> u32 {
         let consumer = &self.slab[index];
         let channel = &self.channels[consumer.channel.index()];
         let left = |used: u32, most: u16| match most {
@@ -58,7 +58,7 @@ impl Consumers {
 
     /// Whether the consumers of a channel have a credit together.
     #[inline(always)]
-    pub(in crate::broker) fn shares_credit(&self, channel: ChannelId) -> bool {
+    pub(crate) fn shares_credit(&self, channel: ChannelId) -> bool {
         self.channels[channel.index()].global_prefetch_count > 0
     }
 
@@ -72,12 +72,7 @@ impl Consumers {
 
     /// Whether there is room in the output of the consumer's connection, and in its share of the deliveries.
     #[inline(always)]
-    pub(in crate::broker) fn connection_can_take(
-        &self,
-        queues: &Queues,
-        quota: &Quota,
-        index: usize,
-    ) -> bool {
+    pub(crate) fn connection_can_take(&self, queues: &Queues, quota: &Quota, index: usize) -> bool {
         let connection = self.connection_of(self.slab[index].channel);
         let record = &self.connections[connection.index()];
         record.writable
@@ -87,7 +82,7 @@ impl Consumers {
 
     /// Whether a message that enters a queue now leaves it in this turn: whether those who wait there can have more than
     /// are before it.
-    pub(in crate::broker) fn take_at_once(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> bool {
+    pub(crate) fn take_at_once(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> bool {
         let whole = queues.whole_of(queue);
         let (mut before, mut at) = (queues.ready_before(queue), whole.audience.eligible.front());
         for _ in 0..WAITING_LOOKED_AT {
@@ -106,7 +101,7 @@ impl Consumers {
     // ---- on the list of a queue
 
     /// Puts a consumer on its queue's list of eligible ones, behind those of its priority, if it may take a message.
-    pub(in crate::broker) fn make_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+    pub(crate) fn make_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let consumer = &self.slab[index];
         // Credit first: one that has ended has none, and its queue may be gone.
         if consumer.eligible || consumer.parked || !self.has_credit(index) {
@@ -121,12 +116,7 @@ impl Consumers {
     }
 
     /// The credit of a channel has changed: all its consumers that may take a message now are eligible.
-    pub(in crate::broker) fn make_all_eligible(
-        &mut self,
-        work: &mut Work,
-        queues: &mut Queues,
-        channel: ChannelId,
-    ) {
+    pub(crate) fn make_all_eligible(&mut self, work: &mut Work, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
             at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
@@ -152,7 +142,7 @@ impl Consumers {
     }
 
     /// Takes a consumer off its queue's list of eligible ones.
-    pub(in crate::broker) fn leave_eligible(&mut self, queues: &mut Queues, index: usize) {
+    pub(crate) fn leave_eligible(&mut self, queues: &mut Queues, index: usize) {
         if !core::mem::take(&mut self.slab[index].eligible) {
             return;
         }
@@ -171,7 +161,7 @@ impl Consumers {
     // ---- on the list of a connection
 
     /// The connection of a consumer takes no more now: it is eligible again when that changes.
-    pub(in crate::broker) fn park(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
+    pub(crate) fn park(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
         self.leave_eligible(queues, index);
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
@@ -181,7 +171,7 @@ impl Consumers {
     }
 
     /// Lets the parked consumers of a connection try again.
-    pub(in crate::broker) fn unpark(
+    pub(crate) fn unpark(
         &mut self,
         work: &mut Work,
         queues: &mut Queues,
@@ -218,7 +208,7 @@ impl Consumers {
     // ---- the share of deliveries
 
     /// Whether the socket takes more. While it does not, none of the connection's consumers gets messages.
-    pub(in crate::broker) fn set_writable(
+    pub(crate) fn set_writable(
         &mut self,
         work: &mut Work,
         queues: &mut Queues,
@@ -243,23 +233,18 @@ impl Consumers {
 
     /// Something was settled, or the pools are shared anew: whoever was refused for its share may try again.
     #[inline]
-    pub(in crate::broker) fn note_settled(&mut self) {
+    pub(crate) fn note_settled(&mut self) {
         self.over_share.note_change();
     }
 
     /// Whether somebody who was refused for its share may try again.
     #[inline]
-    pub(in crate::broker) const fn has_share_news(&self) -> bool {
+    pub(crate) const fn has_share_news(&self) -> bool {
         self.over_share.is_due()
     }
 
     /// Lets those try again who were refused for their share, if something was settled since.
-    pub(in crate::broker) fn recheck_over_share(
-        &mut self,
-        work: &mut Work,
-        queues: &mut Queues,
-        quota: &Quota,
-    ) {
+    pub(crate) fn recheck_over_share(&mut self, work: &mut Work, queues: &mut Queues, quota: &Quota) {
         if !self.over_share.take_due() {
             return;
         }
@@ -279,7 +264,7 @@ impl Consumers {
 
     /// A consumer that could take a message, and is on no list on which anybody would look for one.
     #[cfg(debug_assertions)]
-    pub(in crate::broker) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
+    pub(crate) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
         let is_forgotten = |index: usize| {
             let consumer = &self.slab[index];
             let is_listed = consumer.eligible || consumer.parked;

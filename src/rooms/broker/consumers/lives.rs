@@ -15,18 +15,18 @@ use crate::error::{Fault, ReplyCode, Scope};
 use crate::mem::List;
 
 /// What a consumer is started with.
-pub(in crate::broker) struct NewConsumer {
-    pub(in crate::broker) tag: Name,
-    pub(in crate::broker) priority: i32,
-    pub(in crate::broker) no_ack: bool,
-    pub(in crate::broker) exclusive: bool,
+pub(crate) struct NewConsumer {
+    pub(crate) tag: Name,
+    pub(crate) priority: i32,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
 }
 
 impl Consumers {
     // ---- consumers
 
     /// The consumer of a channel that has this tag.
-    pub(in crate::broker) fn find(&self, channel: ChannelId, tag: &str) -> Option<usize> {
+    pub(crate) fn find(&self, channel: ChannelId, tag: &str) -> Option<usize> {
         let is_it = |index: usize| self.slab[index].channel == channel && self.slab[index].tag == tag;
         self.table.find((channel, tag), is_it)
     }
@@ -35,7 +35,7 @@ impl Consumers {
     ///
     /// # Errors
     /// There is no room, or the connection has its share.
-    pub(in crate::broker) fn add(
+    pub(crate) fn add(
         &mut self,
         quota: &mut Quota,
         channel: ChannelId,
@@ -53,13 +53,7 @@ impl Consumers {
     }
 
     /// A consumer that was added takes messages from now on.
-    pub(in crate::broker) fn start(
-        &mut self,
-        work: &mut Work,
-        queues: &mut Queues,
-        index: usize,
-        new: NewConsumer,
-    ) {
+    pub(crate) fn start(&mut self, work: &mut Work, queues: &mut Queues, index: usize, new: NewConsumer) {
         let (channel, queue) = (self.slab[index].channel, self.slab[index].queue);
         self.table.insert((channel, new.tag.as_str()), index);
         let record = &mut self.slab[index];
@@ -90,12 +84,7 @@ impl Consumers {
     }
 
     /// A consumer takes no more messages; gives its queue if it was active so far.
-    pub(in crate::broker) fn end(
-        &mut self,
-        work: &mut Work,
-        queues: &mut Queues,
-        index: usize,
-    ) -> Option<QueueId> {
+    pub(crate) fn end(&mut self, work: &mut Work, queues: &mut Queues, index: usize) -> Option<QueueId> {
         if self.slab[index].state != ConsumerState::Active {
             return None;
         }
@@ -116,7 +105,7 @@ impl Consumers {
 
     /// Frees the record of an ended consumer once nothing refers to it; gives the queue that waited for its messages to
     /// come back, if it did.
-    pub(in crate::broker) fn free_if_done(&mut self, quota: &mut Quota, index: usize) -> Option<QueueId> {
+    pub(crate) fn free_if_done(&mut self, quota: &mut Quota, index: usize) -> Option<QueueId> {
         // What refers to it last may ask once more than needed.
         let consumer = self.slab.get(index)?;
         if consumer.unsettled > 0 || consumer.state == ConsumerState::Active || consumer.to_tell {
@@ -132,11 +121,7 @@ impl Consumers {
 
     /// The consumers of a channel, cancelled ones with unsettled messages and the stand-ins of gets included: the first,
     /// or that behind another.
-    pub(in crate::broker) fn next_of_channel(
-        &self,
-        channel: ChannelId,
-        after: Option<usize>,
-    ) -> Option<usize> {
+    pub(crate) fn next_of_channel(&self, channel: ChannelId, after: Option<usize>) -> Option<usize> {
         match after {
             None => self.channels[channel.index()].consumers.front(),
             Some(index) => List::after(&self.slab, index, |consumer| &consumer.channel_links),
@@ -144,7 +129,7 @@ impl Consumers {
     }
 
     /// Active consumers of a channel.
-    pub(in crate::broker) fn active_on(&self, channel: ChannelId) -> u32 {
+    pub(crate) fn active_on(&self, channel: ChannelId) -> u32 {
         let (mut count, mut at) = (0, self.next_of_channel(channel, None));
         while let Some(index) = at {
             count += u32::from(self.slab[index].state == ConsumerState::Active);
@@ -156,7 +141,7 @@ impl Consumers {
     // ---- whose end is told
 
     /// The queue of a consumer is gone: its client is to be told.
-    pub(in crate::broker) fn note_cancelled(&mut self, index: usize) {
+    pub(crate) fn note_cancelled(&mut self, index: usize) {
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
         if !record.dying {
@@ -167,7 +152,7 @@ impl Consumers {
     }
 
     /// A consumer that the broker has ended and whose client was not told.
-    pub(in crate::broker) fn find_cancelled(&self, channel: ChannelId, tag: &str) -> Option<usize> {
+    pub(crate) fn find_cancelled(&self, channel: ChannelId, tag: &str) -> Option<usize> {
         let connection = self.connection_of(channel);
         let mut at = self.connections[connection.index()].cancelled.front();
         while let Some(index) = at {
@@ -180,23 +165,20 @@ impl Consumers {
     }
 
     /// The first consumer whose end the connection's client must hear of.
-    pub(in crate::broker) fn first_cancelled(&self, connection: ConnectionId) -> Option<usize> {
+    pub(crate) fn first_cancelled(&self, connection: ConnectionId) -> Option<usize> {
         self.connections.get(connection.index())?.cancelled.front()
     }
 
     /// The next consumer whose end the connection's client must hear of: channel number, tag, and where the
     /// news stands among the connection's deliveries.
-    pub(in crate::broker) fn next_cancelled(
-        &self,
-        connection: ConnectionId,
-    ) -> Option<(u16, &str, ReplyOrder)> {
+    pub(crate) fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
         let consumer = &self.slab[self.first_cancelled(connection)?];
         let order = self.reply_order(connection, Some(consumer.channel));
         Some((self.channels[consumer.channel.index()].number, &consumer.tag, order))
     }
 
     /// The client of a consumer has heard of its end, or need not.
-    pub(in crate::broker) fn leave_cancelled(&mut self, index: usize) {
+    pub(crate) fn leave_cancelled(&mut self, index: usize) {
         if core::mem::take(&mut self.slab[index].to_tell) {
             let connection = self.connection_of(self.slab[index].channel);
             let list = &mut self.connections[connection.index()].cancelled;
@@ -208,7 +190,7 @@ impl Consumers {
 
     /// While messages of these consumers are on their way back, their queues deliver nothing: the first to
     /// come back need not be the oldest.
-    pub(in crate::broker) fn mark_returning(&mut self, queues: &mut Queues, channel: ChannelId) {
+    pub(crate) fn mark_returning(&mut self, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
             let consumer = &mut self.slab[index];
@@ -221,7 +203,7 @@ impl Consumers {
     }
 
     /// Messages of a consumer are back; gives the queue that waited for that, if it did.
-    pub(in crate::broker) fn take_returning(&mut self, index: usize) -> Option<QueueId> {
+    pub(crate) fn take_returning(&mut self, index: usize) -> Option<QueueId> {
         let consumer = &mut self.slab[index];
         core::mem::take(&mut consumer.returning).then_some(consumer.queue)
     }
@@ -232,7 +214,7 @@ impl Consumers {
     ///
     /// # Errors
     /// There is no room, or the connection has its share.
-    pub(in crate::broker) fn open_channel(
+    pub(crate) fn open_channel(
         &mut self,
         quota: &mut Quota,
         connection: ConnectionId,
@@ -255,7 +237,7 @@ impl Consumers {
     }
 
     /// Frees the record of a channel that is closed, once nothing refers to it.
-    pub(in crate::broker) fn free_channel_if_done(&mut self, quota: &mut Quota, channel: ChannelId) {
+    pub(crate) fn free_channel_if_done(&mut self, quota: &mut Quota, channel: ChannelId) {
         let record = &self.channels[channel.index()];
         if record.cleared && record.outbox_len == 0 && record.consumers.is_empty() {
             let connection = record.connection;
@@ -267,7 +249,7 @@ impl Consumers {
     }
 
     /// The channels of a connection, closed ones included: the first, or that behind another.
-    pub(in crate::broker) fn next_channel(
+    pub(crate) fn next_channel(
         &self,
         connection: ConnectionId,
         after: Option<ChannelId>,
@@ -282,14 +264,14 @@ impl Consumers {
     // ---- connections
 
     /// A new connection, before its handshake; `None`: no record is free.
-    pub(in crate::broker) fn connect(&mut self, quota: &mut Quota) -> Option<ConnectionId> {
+    pub(crate) fn connect(&mut self, quota: &mut Quota) -> Option<ConnectionId> {
         let connection = ConnectionId::from_index(self.connections.insert(Connection::new()).ok()?);
         quota.connection_came(connection);
         Some(connection)
     }
 
     /// Frees the record of a connection that is closed, once everything went back; gives the record.
-    pub(in crate::broker) fn free_connection_if_done(
+    pub(crate) fn free_connection_if_done(
         &mut self,
         quota: &mut Quota,
         connection: ConnectionId,
@@ -303,19 +285,19 @@ impl Consumers {
     }
 
     /// Whether the connection's last command is still being carried out; until then it is not read.
-    pub(in crate::broker) fn is_busy(&self, connection: ConnectionId) -> bool {
+    pub(crate) fn is_busy(&self, connection: ConnectionId) -> bool {
         self.connections.get(connection.index()).is_some_and(|record| record.jobs > 0)
     }
 
     /// A user is deleted: no connection acts as him any more.
-    pub(in crate::broker) fn forget_user(&mut self, user: usize) {
+    pub(crate) fn forget_user(&mut self, user: usize) {
         for connection in self.connection_ids() {
             self.connections[connection.index()].identity.forget_user(user);
         }
     }
 
     /// Asks the loop to close a connection with connection.close 320 and this reason.
-    pub(in crate::broker) fn force_close(&mut self, connection: ConnectionId, reason: &str) {
+    pub(crate) fn force_close(&mut self, connection: ConnectionId, reason: &str) {
         let Some(record) = self.connections.get_mut(connection.index()) else { return };
         if record.forced.is_none() && !record.dying {
             record.forced = Some(reason.into());
@@ -324,11 +306,7 @@ impl Consumers {
     }
 
     /// Asks the loop to close all connections of which `is_meant` says so.
-    pub(in crate::broker) fn force_close_all(
-        &mut self,
-        reason: &str,
-        is_meant: impl Fn(&Connection) -> bool,
-    ) {
+    pub(crate) fn force_close_all(&mut self, reason: &str, is_meant: impl Fn(&Connection) -> bool) {
         for connection in self.connection_ids() {
             if is_meant(self.connection(connection)) {
                 self.force_close(connection, reason);
@@ -337,7 +315,7 @@ impl Consumers {
     }
 
     /// The next connection that is to be closed by force, and what to tell it.
-    pub(in crate::broker) fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
+    pub(crate) fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
         loop {
             let connection = self.forced.pop_front()?;
             let record = self.connections.get_mut(connection.index());
@@ -349,7 +327,7 @@ impl Consumers {
     }
 
     /// Whether a connection is to be closed by force.
-    pub(in crate::broker) fn has_forced(&self) -> bool {
+    pub(crate) fn has_forced(&self) -> bool {
         !self.forced.is_empty()
     }
 }

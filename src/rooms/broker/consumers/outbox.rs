@@ -19,7 +19,7 @@ impl Consumers {
 
     /// The tag of the next delivery on a channel.
     #[inline]
-    pub(in crate::broker) fn next_tag(&mut self, channel: ChannelId) -> u64 {
+    pub(crate) fn next_tag(&mut self, channel: ChannelId) -> u64 {
         let record = &mut self.channels[channel.index()];
         record.last_tag += 1;
         record.last_tag
@@ -27,7 +27,7 @@ impl Consumers {
 
     /// A consumer is to have a message: it counts for its credit, and it is behind the others of its priority.
     #[inline]
-    pub(in crate::broker) fn count_delivery(&mut self, index: usize) -> (ChannelId, bool) {
+    pub(crate) fn count_delivery(&mut self, index: usize) -> (ChannelId, bool) {
         let consumer = &mut self.slab[index];
         consumer.unsettled += 1;
         let (channel, no_ack) = (consumer.channel, consumer.no_ack);
@@ -40,7 +40,7 @@ impl Consumers {
     /// A consumer has had a message: the others of its queue, and of its channel if they have a credit together, have
     /// their turn before it.
     #[inline]
-    pub(in crate::broker) fn end_turn(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
+    pub(crate) fn end_turn(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         if self.has_credit(index) {
             self.rotate(work, queues, index);
         } else {
@@ -55,7 +55,7 @@ impl Consumers {
     /// Puts a delivery at the end of its connection's outbox, and on its channel's list if it will be
     /// acknowledged; its queue, if it has one, counts it. The caller made sure of room in the pool. `now_s`: since when
     /// it is held, in seconds since the start of the process.
-    pub(in crate::broker) fn put_into_outbox(
+    pub(crate) fn put_into_outbox(
         &mut self,
         messages: &Messages,
         queues: &mut Queues,
@@ -92,12 +92,7 @@ impl Consumers {
     // ---- out
 
     /// Takes a delivery out of the outbox, written or not.
-    pub(in crate::broker) fn leave_outbox(
-        &mut self,
-        queues: &mut Queues,
-        connection: ConnectionId,
-        index: usize,
-    ) {
+    pub(crate) fn leave_outbox(&mut self, queues: &mut Queues, connection: ConnectionId, index: usize) {
         let deliveries = queues.deliveries_mut();
         let (channel, bytes) = (deliveries[index].channel, deliveries[index].wire_bytes);
         let record = &mut self.connections[connection.index()];
@@ -108,23 +103,13 @@ impl Consumers {
 
     /// A delivery is on the list of its channel no more, and its tag is known no more.
     #[inline]
-    pub(in crate::broker) fn leave_unacknowledged(
-        &mut self,
-        queues: &mut Queues,
-        channel: ChannelId,
-        index: usize,
-    ) {
+    pub(crate) fn leave_unacknowledged(&mut self, queues: &mut Queues, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].unacknowledged;
         queues.deliveries_mut().leave_unacknowledged(list, index);
     }
 
     /// The delivery with this tag that was written and is not settled.
-    pub(in crate::broker) fn find_sent(
-        &self,
-        queues: &Queues,
-        channel: ChannelId,
-        tag: u64,
-    ) -> Option<usize> {
+    pub(crate) fn find_sent(&self, queues: &Queues, channel: ChannelId, tag: u64) -> Option<usize> {
         let head = self.channels[channel.index()].unacknowledged.front()?;
         let deliveries = queues.deliveries();
         let index = if deliveries[head].tag == tag { head } else { deliveries.find(channel, tag)? };
@@ -132,19 +117,14 @@ impl Consumers {
     }
 
     /// The channel's oldest unacknowledged delivery, if it was written and its tag is not beyond `through`.
-    pub(in crate::broker) fn first_sent(
-        &self,
-        queues: &Queues,
-        channel: ChannelId,
-        through: u64,
-    ) -> Option<usize> {
+    pub(crate) fn first_sent(&self, queues: &Queues, channel: ChannelId, through: u64) -> Option<usize> {
         let index = self.channels[channel.index()].unacknowledged.front()?;
         let delivery = &queues.deliveries()[index];
         (delivery.sent && delivery.tag <= through).then_some(index)
     }
 
     /// A delivery is settled: its connection and its consumer count it no more.
-    pub(in crate::broker) fn uncount_delivery(
+    pub(crate) fn uncount_delivery(
         &mut self,
         messages: &Messages,
         queues: &mut Queues,
@@ -168,7 +148,7 @@ impl Consumers {
     // ---- what the loop is told
 
     /// The turn should look at this connection's output.
-    pub(in crate::broker) fn note_output(&mut self, connection: ConnectionId) {
+    pub(crate) fn note_output(&mut self, connection: ConnectionId) {
         let record = &mut self.connections[connection.index()];
         if !core::mem::replace(&mut record.noted, true) {
             self.output.push_back(connection);
@@ -176,7 +156,7 @@ impl Consumers {
     }
 
     /// The next connection whose outbox got something since this was last asked.
-    pub(in crate::broker) fn next_noted(&mut self) -> Option<ConnectionId> {
+    pub(crate) fn next_noted(&mut self) -> Option<ConnectionId> {
         let connection = self.output.pop_front()?;
         if let Some(record) = self.connections.get_mut(connection.index()) {
             record.noted = false;
@@ -186,23 +166,19 @@ impl Consumers {
 
     /// Whether the turn should look at some connection's output.
     #[inline]
-    pub(in crate::broker) fn has_noted(&self) -> bool {
+    pub(crate) fn has_noted(&self) -> bool {
         !self.output.is_empty()
     }
 
     /// Whether a connection has deliveries to send, or ends of consumers to tell.
-    pub(in crate::broker) fn has_output(&self, connection: ConnectionId) -> bool {
+    pub(crate) fn has_output(&self, connection: ConnectionId) -> bool {
         let record = &self.connections[connection.index()];
         !record.outbox.is_empty() || !record.cancelled.is_empty()
     }
 
     /// Where a reply on a channel stands among the deliveries of its connection: behind those that were put into the
     /// outbox for the channel before.
-    pub(in crate::broker) fn reply_order(
-        &self,
-        connection: ConnectionId,
-        channel: Option<ChannelId>,
-    ) -> ReplyOrder {
+    pub(crate) fn reply_order(&self, connection: ConnectionId, channel: Option<ChannelId>) -> ReplyOrder {
         let Some(channel) = channel else { return 0 };
         match self.channels.get(channel.index()) {
             Some(record) if record.connection == connection && record.outbox_len > 0 => record.outbox_last,

@@ -12,45 +12,45 @@ use crate::broker::topology::RouteCache;
 
 /// What the broker knows of a connection.
 #[derive(Debug)]
-pub(in crate::broker) struct Connection {
-    pub(in crate::broker) identity: Identity,
-    pub(in crate::broker) vhost: Option<VhostId>,
+pub(crate) struct Connection {
+    pub(crate) identity: Identity,
+    pub(crate) vhost: Option<VhostId>,
     /// Why it is to be closed by force.
     pub(super) forced: Option<Box<str>>,
     pub(super) channels: List,
-    pub(in crate::broker) exclusive_queues: List,
+    pub(crate) exclusive_queues: List,
     /// Deliveries assigned and not completely written, in the order they will be written.
-    pub(in crate::broker) outbox: List,
-    pub(in crate::broker) outbox_bytes: u64,
+    pub(crate) outbox: List,
+    pub(crate) outbox_bytes: u64,
     /// The sequence of the last delivery put into the outbox.
-    pub(in crate::broker) sequence: u64,
+    pub(crate) sequence: u64,
     /// The socket takes more: no remainder stands before it.
-    pub(in crate::broker) writable: bool,
+    pub(crate) writable: bool,
     /// Consumers that would be eligible if this connection could take more.
     pub(super) parked: List,
     /// Consumers that the client must be told are gone (basic.cancel).
     pub(super) cancelled: List,
     /// The queue that had its share when it was last made to wait.
-    pub(in crate::broker) waits_for: Option<FullQueue>,
+    pub(crate) waits_for: Option<FullQueue>,
     /// Transactions open with something in them.
-    pub(in crate::broker) open_transactions: u32,
+    pub(crate) open_transactions: u32,
     /// Jobs begun by its last command; its input stands until they are done.
-    pub(in crate::broker) jobs: u32,
+    pub(crate) jobs: u32,
     /// On the list of connections whose output the turn should look at.
     pub(super) noted: bool,
     /// On the list of connections with a consumer that waits for their share of deliveries.
     pub(super) waits_for_share: bool,
     /// The peer is gone; what it held is being given back.
-    pub(in crate::broker) dying: bool,
+    pub(crate) dying: bool,
     /// Everything was given back.
-    pub(in crate::broker) cleared: bool,
+    pub(crate) cleared: bool,
     /// The socket is closed: the id may be given to another.
-    pub(in crate::broker) released: bool,
+    pub(crate) released: bool,
 }
 
 impl Connection {
     /// Channels, closed ones included.
-    pub(in crate::broker) const fn channels_len(&self) -> u32 {
+    pub(crate) const fn channels_len(&self) -> u32 {
         self.channels.len()
     }
 
@@ -81,47 +81,47 @@ impl Connection {
 
 /// A queue that has its share, as a publisher to it found it.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct FullQueue {
-    pub(in crate::broker) queue: QueueId,
+pub(crate) struct FullQueue {
+    pub(crate) queue: QueueId,
     /// What tells it from those that had its id before.
-    pub(in crate::broker) serial: u64,
+    pub(crate) serial: u64,
     /// Of the routes at that time: by others a message may not come to it.
-    pub(in crate::broker) revision: u64,
+    pub(crate) revision: u64,
 }
 
 /// What the broker knows of a channel.
 #[derive(Debug)]
-pub(in crate::broker) struct Channel {
-    pub(in crate::broker) number: u16,
-    pub(in crate::broker) connection: ConnectionId,
-    pub(in crate::broker) vhost: VhostId,
+pub(crate) struct Channel {
+    pub(crate) number: u16,
+    pub(crate) connection: ConnectionId,
+    pub(crate) vhost: VhostId,
     /// Deliveries waiting for acknowledgement in the order of their tags; those not yet written are last.
-    pub(in crate::broker) unacknowledged: List,
-    pub(in crate::broker) last_tag: u64,
+    pub(crate) unacknowledged: List,
+    pub(crate) last_tag: u64,
     /// The tag of the last delivery that was written: where "everything so far" ends.
-    pub(in crate::broker) last_sent: u64,
+    pub(crate) last_sent: u64,
     /// Consumers, cancelled ones with unsettled messages and the stand-ins of gets included.
-    pub(in crate::broker) consumers: List,
+    pub(crate) consumers: List,
     /// basic.qos for consumers started from now on; 0 is unlimited.
-    pub(in crate::broker) prefetch_count: u16,
+    pub(crate) prefetch_count: u16,
     /// basic.qos global=true: for all consumers of the channel together; 0 is unlimited.
-    pub(in crate::broker) global_prefetch_count: u16,
+    pub(crate) global_prefetch_count: u16,
     /// Unsettled deliveries to consumers that acknowledge.
-    pub(in crate::broker) consumer_unsettled: u32,
-    pub(in crate::broker) mode: Mode,
-    pub(in crate::broker) route_cache: RouteCache,
+    pub(crate) consumer_unsettled: u32,
+    pub(crate) mode: Mode,
+    pub(crate) route_cache: RouteCache,
     /// The exchange that this channel may publish to, until the topology changes.
-    pub(in crate::broker) may_write: Option<ExchangeId>,
-    pub(in crate::broker) may_write_until: u64,
+    pub(crate) may_write: Option<ExchangeId>,
+    pub(crate) may_write_until: u64,
     /// Something was published on it.
-    pub(in crate::broker) has_published: bool,
+    pub(crate) has_published: bool,
     /// Deliveries of this channel still in the outbox, and the sequence of the last one.
-    pub(in crate::broker) outbox_len: u32,
-    pub(in crate::broker) outbox_last: u64,
+    pub(crate) outbox_len: u32,
+    pub(crate) outbox_last: u64,
     /// Closed: nothing new starts, and what it held is going back.
-    pub(in crate::broker) closing: bool,
+    pub(crate) closing: bool,
     /// Everything went back: the record goes when the outbox no longer refers to it.
-    pub(in crate::broker) cleared: bool,
+    pub(crate) cleared: bool,
     pub(super) links: Links,
 }
 
@@ -154,7 +154,7 @@ impl Channel {
 
 /// Confirms and transactions exclude each other.
 #[derive(Debug)]
-pub(in crate::broker) enum Mode {
+pub(crate) enum Mode {
     Plain,
     Confirm,
     Transaction(Transaction),
@@ -162,31 +162,31 @@ pub(in crate::broker) enum Mode {
 
 /// What tx.commit will do.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Transaction {
+pub(crate) struct Transaction {
     /// Messages in order, each with its route behind it if it has one, linked through their slots.
-    pub(in crate::broker) first: Option<MessageId>,
-    pub(in crate::broker) last: Option<MessageId>,
+    pub(crate) first: Option<MessageId>,
+    pub(crate) last: Option<MessageId>,
     /// Messages that were published.
-    pub(in crate::broker) messages: u32,
+    pub(crate) messages: u32,
     /// Slots of messages and routes together.
-    pub(in crate::broker) held: u32,
+    pub(crate) held: u32,
     /// Bytes of blocks that they occupy.
-    pub(in crate::broker) bytes: u64,
+    pub(crate) bytes: u64,
     /// When something was added last, in seconds since the start of the process.
-    pub(in crate::broker) touched_s: u32,
+    pub(crate) touched_s: u32,
     /// Deliveries whose settlement is decided.
-    pub(in crate::broker) settlements: List,
+    pub(crate) settlements: List,
 }
 
 impl Transaction {
-    pub(in crate::broker) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.messages == 0 && self.settlements.is_empty()
     }
 }
 
 /// A consumer's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum ConsumerState {
+pub(crate) enum ConsumerState {
     /// It takes messages.
     Active,
     /// It takes no more, but still has unsettled ones.
@@ -197,26 +197,26 @@ pub(in crate::broker) enum ConsumerState {
 
 /// What the broker knows of a consumer.
 #[derive(Debug)]
-pub(in crate::broker) struct Consumer {
-    pub(in crate::broker) tag: Name,
-    pub(in crate::broker) channel: ChannelId,
-    pub(in crate::broker) queue: QueueId,
-    pub(in crate::broker) state: ConsumerState,
-    pub(in crate::broker) no_ack: bool,
-    pub(in crate::broker) exclusive: bool,
-    pub(in crate::broker) priority: i32,
+pub(crate) struct Consumer {
+    pub(crate) tag: Name,
+    pub(crate) channel: ChannelId,
+    pub(crate) queue: QueueId,
+    pub(crate) state: ConsumerState,
+    pub(crate) no_ack: bool,
+    pub(crate) exclusive: bool,
+    pub(crate) priority: i32,
     /// 0 is unlimited.
-    pub(in crate::broker) prefetch_count: u16,
+    pub(crate) prefetch_count: u16,
     /// Deliveries not settled; for a consumer without acknowledgements, not yet written.
-    pub(in crate::broker) unsettled: u32,
+    pub(crate) unsettled: u32,
     /// On its queue's list of consumers that can take a message now.
     pub(super) eligible: bool,
     /// On its connection's list of consumers waiting for room in the output.
     pub(super) parked: bool,
     /// On its connection's list of cancellations to tell.
-    pub(in crate::broker) to_tell: bool,
+    pub(crate) to_tell: bool,
     /// Counted in its queue's `returning`: its messages are on their way back.
-    pub(in crate::broker) returning: bool,
+    pub(crate) returning: bool,
     pub(super) channel_links: Links,
     pub(super) queue_links: Links,
     pub(super) eligible_links: Links,

@@ -13,7 +13,7 @@ use crate::mem::Slab;
 
 /// Connections, channels and consumers.
 #[derive(Debug)]
-pub(in crate::broker) struct Consumers {
+pub(crate) struct Consumers {
     pub(super) connections: Slab<Connection>,
     pub(super) channels: Slab<Channel>,
     pub(super) slab: Slab<Consumer>,
@@ -31,9 +31,9 @@ pub(in crate::broker) struct Consumers {
 
 /// How many records there are of a kind, and how many there can be.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Fill {
-    pub(in crate::broker) used: usize,
-    pub(in crate::broker) max: usize,
+pub(crate) struct Fill {
+    pub(crate) used: usize,
+    pub(crate) max: usize,
 }
 
 impl Fill {
@@ -42,13 +42,13 @@ impl Fill {
     }
 
     /// How many more there can be.
-    pub(in crate::broker) const fn room(self) -> usize {
+    pub(crate) const fn room(self) -> usize {
         self.max - self.used
     }
 }
 
 impl Consumers {
-    pub(in crate::broker) fn new(limits: &Limits, seed: u64) -> Self {
+    pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
         let (connections, consumers) = (limits.connection_records(), limits.consumers_max as usize);
         let channels = limits.channels_max as usize + limits.bridge_links() + limits.bridges_max as usize;
         Self {
@@ -67,92 +67,92 @@ impl Consumers {
 
     /// A connection that is there.
     #[inline]
-    pub(in crate::broker) fn connection(&self, connection: ConnectionId) -> &Connection {
+    pub(crate) fn connection(&self, connection: ConnectionId) -> &Connection {
         &self.connections[connection.index()]
     }
 
     /// A connection that is there, to be changed.
     #[inline]
-    pub(in crate::broker) fn connection_mut(&mut self, connection: ConnectionId) -> &mut Connection {
+    pub(crate) fn connection_mut(&mut self, connection: ConnectionId) -> &mut Connection {
         &mut self.connections[connection.index()]
     }
 
     /// A connection, if it is there.
-    pub(in crate::broker) fn find_connection(&self, connection: ConnectionId) -> Option<&Connection> {
+    pub(crate) fn find_connection(&self, connection: ConnectionId) -> Option<&Connection> {
         self.connections.get(connection.index())
     }
 
     /// A channel that is there.
     #[inline]
-    pub(in crate::broker) fn channel(&self, channel: ChannelId) -> &Channel {
+    pub(crate) fn channel(&self, channel: ChannelId) -> &Channel {
         &self.channels[channel.index()]
     }
 
     /// A channel that is there, to be changed.
     #[inline]
-    pub(in crate::broker) fn channel_mut(&mut self, channel: ChannelId) -> &mut Channel {
+    pub(crate) fn channel_mut(&mut self, channel: ChannelId) -> &mut Channel {
         &mut self.channels[channel.index()]
     }
 
     /// A channel, if it is there.
-    pub(in crate::broker) fn find_channel(&self, channel: ChannelId) -> Option<&Channel> {
+    pub(crate) fn find_channel(&self, channel: ChannelId) -> Option<&Channel> {
         self.channels.get(channel.index())
     }
 
     /// The connection of a channel that is there.
     #[inline]
-    pub(in crate::broker) fn connection_of(&self, channel: ChannelId) -> ConnectionId {
+    pub(crate) fn connection_of(&self, channel: ChannelId) -> ConnectionId {
         self.channels[channel.index()].connection
     }
 
     /// A consumer that is there.
     #[inline]
-    pub(in crate::broker) fn at(&self, consumer: usize) -> &Consumer {
+    pub(crate) fn at(&self, consumer: usize) -> &Consumer {
         &self.slab[consumer]
     }
 
     /// A consumer that is there, to be changed.
     #[inline]
-    pub(in crate::broker) fn at_mut(&mut self, consumer: usize) -> &mut Consumer {
+    pub(crate) fn at_mut(&mut self, consumer: usize) -> &mut Consumer {
         &mut self.slab[consumer]
     }
 
     /// A consumer, if it is there.
-    pub(in crate::broker) fn get(&self, consumer: usize) -> Option<&Consumer> {
+    pub(crate) fn get(&self, consumer: usize) -> Option<&Consumer> {
         self.slab.get(consumer)
     }
 
     // ---- how many there are
 
-    pub(in crate::broker) const fn connections_fill(&self) -> Fill {
+    pub(crate) const fn connections_fill(&self) -> Fill {
         Fill::of(&self.connections)
     }
 
-    pub(in crate::broker) const fn channels_fill(&self) -> Fill {
+    pub(crate) const fn channels_fill(&self) -> Fill {
         Fill::of(&self.channels)
     }
 
-    pub(in crate::broker) const fn consumers_fill(&self) -> Fill {
+    pub(crate) const fn consumers_fill(&self) -> Fill {
         Fill::of(&self.slab)
     }
 
     /// Places of channels that were ever used.
-    pub(in crate::broker) const fn channel_places(&self) -> usize {
+    pub(crate) const fn channel_places(&self) -> usize {
         self.channels.places()
     }
 
     /// Places of consumers that were ever used.
-    pub(in crate::broker) const fn consumer_places(&self) -> usize {
+    pub(crate) const fn consumer_places(&self) -> usize {
         self.slab.places()
     }
 
     /// Channels on which something was published.
-    pub(in crate::broker) fn publishers(&self) -> usize {
+    pub(crate) fn publishers(&self) -> usize {
         self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.closing).count()
     }
 
     /// All connections that are there.
-    pub(in crate::broker) fn connection_ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
+    pub(crate) fn connection_ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
         let there: Vec<ConnectionId> =
             self.connections.iter().map(|(index, _)| ConnectionId::from_index(index)).collect();
         there.into_iter()
@@ -161,12 +161,12 @@ impl Consumers {
     // ---- memory
 
     /// Bytes of the pools that nobody uses and the system holds memory for, about.
-    pub(in crate::broker) const fn idle_bytes(&self) -> usize {
+    pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes() + self.channels.idle_bytes() + self.connections.idle_bytes()
     }
 
     /// Gives idle memory back.
-    pub(in crate::broker) fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         self.slab.trim();
         self.channels.trim();
         self.connections.trim();

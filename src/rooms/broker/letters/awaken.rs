@@ -54,7 +54,7 @@ impl Post<'_> {
     // ---- out
 
     /// Wakes what is due, as much as a turn has time for.
-    pub(in crate::broker) fn rouse(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn rouse(&mut self, cx: &mut Context<'_>) {
         self.queues.sleepers.note_change();
         let mut left = ROUSE_STEP;
         while left > 0 {
@@ -190,7 +190,7 @@ impl Post<'_> {
     }
 
     /// A message that was held is done with.
-    pub(in crate::broker) fn let_go_of_held(&mut self, cx: &mut Context<'_>, held: Held) {
+    pub(crate) fn let_go_of_held(&mut self, cx: &mut Context<'_>, held: Held) {
         let (message, logged) = (held.message, held.logged());
         self.queues.forget_taken(
             cx,

@@ -47,7 +47,7 @@ enum Event<'a> {
 impl Post<'_> {
     /// The copy that tells of a message that is being published; it is to be given to [`Self::post_trace`].
     #[cold]
-    pub(in crate::broker) fn trace_published(
+    pub(crate) fn trace_published(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -59,7 +59,7 @@ impl Post<'_> {
 
     /// Tells that a message is delivered from a queue.
     #[cold]
-    pub(in crate::broker) fn trace_delivered(
+    pub(crate) fn trace_delivered(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -154,12 +154,7 @@ impl Post<'_> {
     }
 
     /// Publishes a copy to those who are bound to its exchange and have room for it.
-    pub(in crate::broker) fn post_trace(
-        &mut self,
-        cx: &mut Context<'_>,
-        channel: ChannelId,
-        copy: MessageId,
-    ) {
+    pub(crate) fn post_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
         let vhost = self.consumers.channel(channel).vhost;
         let mut targets = core::mem::take(&mut self.letters.targets);
         let key: heapless::Vec<u8, 255> =

@@ -22,7 +22,7 @@ const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queu
 
 /// Why a queue gives a message up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Reason {
+pub(crate) enum Reason {
     /// A consumer does not want it, or nobody does by now.
     Rejected,
     /// It waited too long.
@@ -38,14 +38,14 @@ pub(in crate::broker) enum Reason {
 
 /// Why messages are set aside, by whom, and where they go.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(in crate::broker) struct Parking {
-    pub(in crate::broker) bridge: Box<str>,
-    pub(in crate::broker) queue: Box<str>,
-    pub(in crate::broker) why: Refusal,
+pub(crate) struct Parking {
+    pub(crate) bridge: Box<str>,
+    pub(crate) queue: Box<str>,
+    pub(crate) why: Refusal,
 }
 
 impl Reason {
-    pub(in crate::broker) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
             Self::Expired => "expired",
@@ -58,20 +58,20 @@ impl Reason {
 }
 
 /// One death, and what the message carried before it.
-pub(in crate::broker) struct Death<'a> {
-    pub(in crate::broker) reason: Reason,
-    pub(in crate::broker) queue: &'a str,
+pub(crate) struct Death<'a> {
+    pub(crate) reason: Reason,
+    pub(crate) queue: &'a str,
     /// Seconds since 1970.
-    pub(in crate::broker) unix_s: u64,
-    pub(in crate::broker) exchange: &'a str,
-    pub(in crate::broker) routing_key: &'a [u8],
+    pub(crate) unix_s: u64,
+    pub(crate) exchange: &'a str,
+    pub(crate) routing_key: &'a [u8],
     /// The expiration it had of its own.
-    pub(in crate::broker) expiration: Option<&'a [u8]>,
-    pub(in crate::broker) headers: Table<'a>,
+    pub(crate) expiration: Option<&'a [u8]>,
+    pub(crate) headers: Table<'a>,
     /// It goes on with another key, so its further keys go.
-    pub(in crate::broker) drops_copies: bool,
+    pub(crate) drops_copies: bool,
     /// With its death it may be too long for keys that nobody is told.
-    pub(in crate::broker) drops_blind: bool,
+    pub(crate) drops_blind: bool,
 }
 
 impl<'a> Death<'a> {
@@ -90,7 +90,7 @@ impl<'a> Death<'a> {
     }
 
     /// Writes the headers as they are after this death; of what is no list of deaths nothing stays.
-    pub(in crate::broker) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
+    pub(crate) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
         let own = match self.headers.get("x-death") {
             None => &OWN[..],
             Some(_) => &OWN[..1],
@@ -172,7 +172,7 @@ impl<'a> Death<'a> {
 
     /// Calls `each` with the queues that it passed since somebody rejected it: to which it would go round in
     /// circles by itself. Says how many deaths that took.
-    pub(in crate::broker) fn each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
+    pub(crate) fn each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
         if self.reason == Reason::Rejected {
             return 0;
         }

@@ -26,7 +26,7 @@ const QUEUES_STEP: usize = 64;
 
 /// How far the giving up of one turn has come.
 #[derive(Debug)]
-pub(in crate::broker) struct Turn {
+pub(crate) struct Turn {
     has_begun: bool,
     /// Queues that are still to be asked.
     queues: usize,
@@ -35,14 +35,14 @@ pub(in crate::broker) struct Turn {
 }
 
 impl Turn {
-    pub(in crate::broker) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { has_begun: false, queues: 0, left: SHED_STEP }
     }
 }
 
 /// Whether what stands first has not expired.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Cleared {
+pub(crate) enum Cleared {
     Yes,
     /// There was more than a step takes.
     NotYet,
@@ -53,7 +53,7 @@ pub(in crate::broker) enum Cleared {
 impl Post<'_> {
     /// Lets queues give up what they have to, as much as a turn has time for, or up to one that nobody has had a use for
     /// for too long: whoever asked deletes that, and asks again.
-    pub(in crate::broker) fn shed(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Option<QueueId> {
+    pub(crate) fn shed(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Option<QueueId> {
         if !turn.has_begun {
             turn.has_begun = true;
             self.queues.take_due(cx.journal);
@@ -118,7 +118,7 @@ impl Post<'_> {
 
     /// The length rules: the oldest make room for the newest. In the middle of a transaction dead letters
     /// wait for its end: what it publishes has been promised room.
-    pub(in crate::broker) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let (queue, mut left) = (self.queues.whole(queue), COMMAND_STEP);
         if !self.queues.has_dead_letters(queue) {
             self.queues.drop_excess(cx, queue);
@@ -129,7 +129,7 @@ impl Post<'_> {
 
     /// A message went, or came back: there may be too many, and another may stand first.
     #[cold]
-    pub(in crate::broker) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.at(queue).settings.limits_length {
             self.trim_length(cx, queue);
         }
@@ -140,12 +140,7 @@ impl Post<'_> {
 
     /// A message came in, and stands in all of these queues: what is too much for one goes, or has expired already.
     #[cold]
-    pub(in crate::broker) fn look_after_push(
-        &mut self,
-        cx: &mut Context<'_>,
-        message: MessageId,
-        queues: &[QueueId],
-    ) {
+    pub(crate) fn look_after_push(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
         for &queue in queues {
             self.queues.note_arrival(cx, queue, message);
         }
@@ -162,12 +157,7 @@ impl Post<'_> {
     }
 
     /// These queues refused a message. Who sent it is told, so what there is no room for is dropped.
-    pub(in crate::broker) fn bury_refused(
-        &mut self,
-        cx: &mut Context<'_>,
-        message: MessageId,
-        queues: &[QueueId],
-    ) {
+    pub(crate) fn bury_refused(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
         for &queue in queues {
             if let Some(letter) = self.write_letter(cx, queue, message, Reason::MaxLength) {
                 self.post_letter(cx, letter);
@@ -195,12 +185,7 @@ impl Post<'_> {
     }
 
     /// Gives up the first message; `false`: not now.
-    pub(in crate::broker) fn bury_first(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        reason: Reason,
-    ) -> bool {
+    pub(crate) fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
         if self.queues.first(queue).is_none() {
             return true;
         }
@@ -222,7 +207,7 @@ impl Post<'_> {
 
     /// A delivery that its consumer does not want, or that came back too often: off every list, and counted
     /// for nobody any more.
-    pub(in crate::broker) fn bury_delivery(
+    pub(crate) fn bury_delivery(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -266,7 +251,7 @@ impl Post<'_> {
 
     /// A message that is due at once came to a queue, and nobody waits there: it has expired if it stands
     /// first. Says whether that was looked at.
-    pub(in crate::broker) fn expire_arrival(
+    pub(crate) fn expire_arrival(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -289,7 +274,7 @@ impl Post<'_> {
 
     /// Gives up what has expired at the front; `false`: not all of it now.
     #[inline(never)]
-    pub(in crate::broker) fn expire_by(
+    pub(crate) fn expire_by(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -317,7 +302,7 @@ impl Post<'_> {
     }
 
     /// The same before a message goes to somebody.
-    pub(in crate::broker) fn expire_before_delivery(
+    pub(crate) fn expire_before_delivery(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -334,7 +319,7 @@ impl Post<'_> {
 
     /// A message was taken: what stood behind it may have expired, and does not count any more.
     #[cold]
-    pub(in crate::broker) fn expire_behind(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn expire_behind(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         self.expire_by(cx, queue, &mut { DELIVER_STEP }, Patience::No);
         self.queues.schedule(cx, queue);
     }

@@ -43,7 +43,7 @@ const BYTES_PER_UNIT: u32 = 512;
 
 impl Post<'_> {
     /// The place of this cause among the known ones; `None` when all are in use for others.
-    pub(in crate::broker) fn parking_place(&mut self, parking: Parking) -> Option<u8> {
+    pub(crate) fn parking_place(&mut self, parking: Parking) -> Option<u8> {
         let known = self.letters.parkings.iter().position(|known| *known == parking);
         let is_unused = |place: &usize| !self.queues.deliveries().has_death(Reason::Parked(*place as u8));
         let place = match known {
@@ -62,7 +62,7 @@ impl Post<'_> {
     }
 
     /// The letter of a message that is parked; `None`: there is no room for it now, or no queue.
-    pub(in crate::broker) fn write_parked(
+    pub(crate) fn write_parked(
         &mut self,
         cx: &mut Context<'_>,
         source: QueueId,

@@ -18,7 +18,7 @@ use crate::mem::Messages;
 
 /// What is kept from one letter to the next.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Letters {
+pub(crate) struct Letters {
     /// Why bridges set messages aside, and where those go.
     pub(super) parkings: Vec<Parking>,
     /// Room for the queues of a letter, while the room for those of a publish may be in use.
@@ -35,42 +35,42 @@ pub(in crate::broker) struct Letters {
 
 impl Letters {
     /// Room for the targets of letters to as many queues as there can be.
-    pub(in crate::broker) fn with_capacity(queues: usize) -> Self {
+    pub(crate) fn with_capacity(queues: usize) -> Self {
         Self { targets: Vec::with_capacity(queues), ..Self::default() }
     }
 
     /// A commit begins that was found to need this at most, or none is under way any more.
-    pub(in crate::broker) const fn promise(&mut self, promised: Promised) {
+    pub(crate) const fn promise(&mut self, promised: Promised) {
         self.promised = promised;
     }
 
     /// The date, in seconds since 1970; 0 as long as nobody has said it.
-    pub(in crate::broker) const fn unix_s(&self) -> u64 {
+    pub(crate) const fn unix_s(&self) -> u64 {
         self.unix_s
     }
 
     /// The date, in seconds since 1970: what is written into headers, and nothing follows from it.
-    pub(in crate::broker) const fn set_unix_s(&mut self, unix_s: u64) {
+    pub(crate) const fn set_unix_s(&mut self, unix_s: u64) {
         self.unix_s = unix_s;
     }
 
     /// The next level that something was taken out of, and that may be done with now.
-    pub(in crate::broker) fn next_perhaps_done(&mut self) -> Option<QueueId> {
+    pub(crate) fn next_perhaps_done(&mut self) -> Option<QueueId> {
         self.perhaps_done.pop()
     }
 }
 
 /// All that it takes to send something on, borrowed for one call.
-pub(in crate::broker) struct Post<'b> {
-    pub(in crate::broker) letters: &'b mut Letters,
-    pub(in crate::broker) firehose: &'b mut Firehose,
-    pub(in crate::broker) queues: &'b mut Queues,
-    pub(in crate::broker) topology: &'b mut Topology,
-    pub(in crate::broker) quota: &'b mut Quota,
-    pub(in crate::broker) counters: &'b mut Counters,
-    pub(in crate::broker) policies: &'b Policies,
-    pub(in crate::broker) access: &'b Access,
-    pub(in crate::broker) consumers: &'b Consumers,
+pub(crate) struct Post<'b> {
+    pub(crate) letters: &'b mut Letters,
+    pub(crate) firehose: &'b mut Firehose,
+    pub(crate) queues: &'b mut Queues,
+    pub(crate) topology: &'b mut Topology,
+    pub(crate) quota: &'b mut Quota,
+    pub(crate) counters: &'b mut Counters,
+    pub(crate) policies: &'b Policies,
+    pub(crate) access: &'b Access,
+    pub(crate) consumers: &'b Consumers,
 }
 
 impl Post<'_> {

@@ -39,7 +39,7 @@ const HEADER_BYTES: usize = 22;
 
 /// What is to go on when a message is given up.
 #[must_use = "the message goes with it"]
-pub(in crate::broker) enum Letter {
+pub(crate) enum Letter {
     /// Nothing: no queue is to have it.
     Nowhere,
     /// A copy, to the first so many of the queues in `Broker::letter_targets`; the others refuse it, and have
@@ -58,7 +58,7 @@ impl Post<'_> {
     /// What is to go on when the queue gives up this message; `None`: there is no room for it now. Changes
     /// no queue.
     #[cold]
-    pub(in crate::broker) fn write_letter(
+    pub(crate) fn write_letter(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -156,7 +156,7 @@ impl Post<'_> {
     }
 
     /// Where the properties of a letter are written, in so many bytes as fit into a frame.
-    pub(in crate::broker) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
+    pub(crate) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
         Writer::new(&mut rewritten[..self.queues.settings.frame_max.saturating_sub(HEADER_BYTES)])
     }
 
@@ -188,19 +188,19 @@ impl Post<'_> {
     }
 
     /// Whether it was not said in this minute that something was dropped; from now on it was.
-    pub(in crate::broker) fn is_minute_to_say(&mut self) -> bool {
+    pub(crate) fn is_minute_to_say(&mut self) -> bool {
         let minute = self.queues.minute;
         self.letters.dropped_logged_minute.replace(minute) != Some(minute)
     }
 
     #[cold]
-    pub(in crate::broker) fn log_refused(&mut self, queue: QueueId, why: &str) {
+    pub(crate) fn log_refused(&mut self, queue: QueueId, why: &str) {
         let name = Name::try_from(&*self.queues.whole_of(queue).name).unwrap_or_default();
         self.log_dropped(&name, why);
     }
 
     /// Whether all targets take a letter of so many bytes now.
-    pub(in crate::broker) fn takes_letter(
+    pub(crate) fn takes_letter(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -228,12 +228,7 @@ impl Post<'_> {
     }
 
     /// What is posted and settled from now on is one thing to the log; says whether that is to be ended.
-    pub(in crate::broker) fn begin_burial(
-        &self,
-        cx: &mut Context<'_>,
-        letter: &Letter,
-        is_logged: bool,
-    ) -> bool {
+    pub(crate) fn begin_burial(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
         let Letter::Copy(copy, _) = *letter else { return false };
         let begins = is_logged
             && !cx.journal.is_grouping()
@@ -245,7 +240,7 @@ impl Post<'_> {
     }
 
     /// Puts a letter into its queues. What is too much for those is seen to later: letters may cause letters.
-    pub(in crate::broker) fn post_letter(&mut self, cx: &mut Context<'_>, letter: Letter) {
+    pub(crate) fn post_letter(&mut self, cx: &mut Context<'_>, letter: Letter) {
         self.post(cx, letter, &mut { LETTERS_AT_ONCE });
     }
 
@@ -275,7 +270,7 @@ impl Post<'_> {
     }
 
     /// The end of what [`Self::begin_burial`] began.
-    pub(in crate::broker) fn end_burial(&self, cx: &mut Context<'_>, has_begun: bool) {
+    pub(crate) fn end_burial(&self, cx: &mut Context<'_>, has_begun: bool) {
         if has_begun {
             // Nobody waits for it.
             let _ = cx.journal.end_group(cx.messages, Urgency::Window);

@@ -16,7 +16,7 @@ use crate::mem::Slab;
 type Changed = Result<Batch, OperatorFault>;
 
 /// All parameters.
-pub(in crate::broker) struct Parameters {
+pub(crate) struct Parameters {
     records: Slab<Parameter>,
     /// Grows with each change.
     version: u64,
@@ -44,10 +44,10 @@ fn check_none(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
 
 impl Parameters {
     /// What a parameter takes with the longest names and value, each a piece of its own.
-    pub(in crate::broker) const PARAMETER_BYTES: usize =
+    pub(crate) const PARAMETER_BYTES: usize =
         Slab::<Parameter>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
 
-    pub(in crate::broker) fn with_capacity(parameters: usize, seed: u64) -> Self {
+    pub(crate) fn with_capacity(parameters: usize, seed: u64) -> Self {
         Self {
             records: Slab::with_capacity(parameters),
             version: 0,
@@ -58,12 +58,12 @@ impl Parameters {
     }
 
     /// Who says whether a component takes a value, from now on.
-    pub(in crate::broker) fn set_check(&mut self, check: ParameterCheck) {
+    pub(crate) fn set_check(&mut self, check: ParameterCheck) {
         self.check = check;
     }
 
     /// There may be so many shovels from now on; shovels that there are stay.
-    pub(in crate::broker) const fn set_shovel_places(&mut self, shovels_max: usize) {
+    pub(crate) const fn set_shovel_places(&mut self, shovels_max: usize) {
         self.shovels_max = shovels_max;
     }
 
@@ -73,10 +73,7 @@ impl Parameters {
     ///
     /// # Errors
     /// The component does not take the value.
-    pub(in crate::broker) fn needs(
-        &self,
-        said: &ParameterView<'_>,
-    ) -> Result<Option<ParameterNeeds>, OperatorFault> {
+    pub(crate) fn needs(&self, said: &ParameterView<'_>) -> Result<Option<ParameterNeeds>, OperatorFault> {
         let needs = said.vhost.map(|_| (self.check)(said)).transpose();
         needs.map_err(OperatorFault::Invalid)
     }
@@ -85,7 +82,7 @@ impl Parameters {
     ///
     /// # Errors
     /// Who sets it may not, or there is no room.
-    pub(in crate::broker) fn set(
+    pub(crate) fn set(
         &mut self,
         journal: &mut Journal,
         vhost: Option<VhostId>,
@@ -156,7 +153,7 @@ impl Parameters {
     ///
     /// # Errors
     /// There is no place for the parameter; it can be cleared nonetheless.
-    pub(in crate::broker) fn restore(
+    pub(crate) fn restore(
         &mut self,
         vhost: Option<VhostId>,
         said: &ParameterView<'_>,
@@ -182,7 +179,7 @@ impl Parameters {
     ///
     /// # Errors
     /// There is none of that name, or the store cannot be written.
-    pub(in crate::broker) fn clear(
+    pub(crate) fn clear(
         &mut self,
         journal: &mut Journal,
         vhost: Option<VhostId>,
@@ -206,12 +203,7 @@ impl Parameters {
     }
 
     /// The virtual host is deleted, and all its parameters with it.
-    pub(in crate::broker) fn drop_of_vhost(
-        &mut self,
-        journal: &mut Journal,
-        vhost: VhostId,
-        vhost_name: &str,
-    ) {
+    pub(crate) fn drop_of_vhost(&mut self, journal: &mut Journal, vhost: VhostId, vhost_name: &str) {
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|it| it.vhost == Some(vhost)) {
                 self.drop_at(journal, index, Some(vhost_name));
@@ -225,7 +217,7 @@ impl Parameters {
     }
 
     /// The log may have parameters that nobody can read.
-    pub(in crate::broker) const fn doubt(&mut self) {
+    pub(crate) const fn doubt(&mut self) {
         self.unplaced.doubt();
     }
 
@@ -241,32 +233,32 @@ impl Parameters {
 
     /// Whether the log has a parameter of a virtual host, with a place or without, or may have it. `vhost` is
     /// the virtual host of that name, if there is one.
-    pub(in crate::broker) fn may_have(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
+    pub(crate) fn may_have(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
         vhost.is_some_and(|vhost| self.find(Some(vhost), name).is_some()) || self.unplaced.may_have(name)
     }
 
     /// Another number whenever a parameter was set, changed or cleared.
-    pub(in crate::broker) const fn version(&self) -> u64 {
+    pub(crate) const fn version(&self) -> u64 {
         self.version
     }
 
     /// Parameters that have a place.
-    pub(in crate::broker) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.records.len()
     }
 
     /// Parameters that there may be.
-    pub(in crate::broker) const fn most(&self) -> usize {
+    pub(crate) const fn most(&self) -> usize {
         self.records.len() + self.records.room()
     }
 
     /// Places that were ever used.
-    pub(in crate::broker) const fn places(&self) -> usize {
+    pub(crate) const fn places(&self) -> usize {
         self.records.places()
     }
 
     /// The parameter in a place; `name_of` says the name of its virtual host.
-    pub(in crate::broker) fn at<'a>(
+    pub(crate) fn at<'a>(
         &'a self,
         place: usize,
         name_of: impl Fn(VhostId) -> &'a str,

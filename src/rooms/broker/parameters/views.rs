@@ -46,22 +46,22 @@ impl<'a> ParameterView<'a> {
 
 /// By what a parameter is found.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(in crate::broker) struct ParameterName<'a> {
+pub(crate) struct ParameterName<'a> {
     /// The virtual host; `None`: the parameter is global.
-    pub(in crate::broker) vhost: Option<&'a str>,
-    pub(in crate::broker) component: &'a str,
-    pub(in crate::broker) name: &'a str,
+    pub(crate) vhost: Option<&'a str>,
+    pub(crate) component: &'a str,
+    pub(crate) name: &'a str,
 }
 
 /// Who sets a parameter, and among whom.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Setter<'a> {
+pub(crate) struct Setter<'a> {
     /// The name of the user; `None`: the operator of this machine sets the parameter.
-    pub(in crate::broker) user: Option<&'a str>,
+    pub(crate) user: Option<&'a str>,
     /// The user has the tag `administrator`, or is the operator of this machine.
-    pub(in crate::broker) is_administrator: bool,
+    pub(crate) is_administrator: bool,
     /// The virtual host that the component would connect to exists, and the user has permissions there.
-    pub(in crate::broker) may_connect: bool,
+    pub(crate) may_connect: bool,
     /// Virtual hosts that share all places.
-    pub(in crate::broker) vhosts: usize,
+    pub(crate) vhosts: usize,
 }

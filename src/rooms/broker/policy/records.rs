@@ -12,7 +12,7 @@ use crate::command::{PolicyId, VhostId};
 
 /// What a policy may apply to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Subject {
+pub(crate) enum Subject {
     Exchange,
     ClassicQueue,
     QuorumQueue,
@@ -20,7 +20,7 @@ pub(in crate::broker) enum Subject {
 
 /// The policies that apply to something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(in crate::broker) struct Applied {
+pub(crate) struct Applied {
     pub(super) policy: Option<PolicyId>,
     pub(super) operator: Option<PolicyId>,
 }

@@ -19,7 +19,7 @@ use crate::mem::Slab;
 use crate::wire::field::Table;
 
 /// All policies.
-pub(in crate::broker) struct Policies {
+pub(crate) struct Policies {
     records: Slab<Policy>,
     telling: Telling,
 }
@@ -27,10 +27,10 @@ pub(in crate::broker) struct Policies {
 impl Policies {
     /// What a policy takes without its pattern, with the longest name and definition, each a piece of its own,
     /// and the name of an alternate exchange.
-    pub(in crate::broker) const POLICY_BYTES: usize =
+    pub(crate) const POLICY_BYTES: usize =
         Slab::<Policy>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
-    pub(in crate::broker) fn with_capacity(policies: usize) -> Self {
+    pub(crate) fn with_capacity(policies: usize) -> Self {
         Self { records: Slab::with_capacity(policies), telling: Telling::default() }
     }
 
@@ -41,7 +41,7 @@ impl Policies {
     ///
     /// # Errors
     /// The policy cannot be, or there is no room.
-    pub(in crate::broker) fn set(
+    pub(crate) fn set(
         &mut self,
         journal: &mut Journal,
         patterns: &mut PatternBytes,
@@ -66,7 +66,7 @@ impl Policies {
     ///
     /// # Errors
     /// Its pattern cannot be, or there is no room.
-    pub(in crate::broker) fn put(
+    pub(crate) fn put(
         &mut self,
         patterns: &mut PatternBytes,
         vhost: VhostId,
@@ -108,7 +108,7 @@ impl Policies {
     ///
     /// # Errors
     /// There is none of that name, or the store cannot be written.
-    pub(in crate::broker) fn clear(
+    pub(crate) fn clear(
         &mut self,
         journal: &mut Journal,
         vhost: VhostId,
@@ -123,12 +123,7 @@ impl Policies {
     }
 
     /// The virtual host is deleted, and all its policies with it.
-    pub(in crate::broker) fn drop_of_vhost(
-        &mut self,
-        journal: &mut Journal,
-        vhost: VhostId,
-        vhost_name: &str,
-    ) {
+    pub(crate) fn drop_of_vhost(&mut self, journal: &mut Journal, vhost: VhostId, vhost_name: &str) {
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|it| it.vhost == vhost && !it.is_gone) {
                 self.drop_at(journal, index, vhost_name);
@@ -154,13 +149,7 @@ impl Policies {
     }
 
     /// Which policies apply to something of this name; what it takes to find out is charged.
-    pub(in crate::broker) fn choose(
-        &self,
-        work: &mut Work,
-        vhost: VhostId,
-        name: &str,
-        subject: Subject,
-    ) -> Applied {
+    pub(crate) fn choose(&self, work: &mut Work, vhost: VhostId, name: &str, subject: Subject) -> Applied {
         let mut applied = Applied::default();
         for (index, policy) in self.records.iter().filter(|(_, policy)| policy.is_for(vhost, subject)) {
             let chosen = applied.of_kind_mut(policy.kind);
@@ -176,7 +165,7 @@ impl Policies {
     }
 
     /// What is said of something with these arguments.
-    pub(in crate::broker) fn terms<'a>(&'a self, arguments: &'a [u8], applied: Applied) -> Terms<'a> {
+    pub(crate) fn terms<'a>(&'a self, arguments: &'a [u8], applied: Applied) -> Terms<'a> {
         let definition = |policy| self.get(policy).map_or(Table::EMPTY, |it| Table::trusted(&it.definition));
         Terms {
             arguments: Table::trusted(arguments),
@@ -186,12 +175,12 @@ impl Policies {
     }
 
     /// The alternate exchange of an exchange to which these policies apply.
-    pub(in crate::broker) fn alternate(&self, applied: Applied) -> Option<Arc<str>> {
+    pub(crate) fn alternate(&self, applied: Applied) -> Option<Arc<str>> {
         self.get(applied.policy)?.alternate.clone()
     }
 
     /// The policies that apply to something, as an operator sees them.
-    pub(in crate::broker) fn applied_view(&self, applied: Applied) -> AppliedView<'_> {
+    pub(crate) fn applied_view(&self, applied: Applied) -> AppliedView<'_> {
         let terms = self.terms(&[], applied);
         let name = |policy| self.get(policy).map(|policy| &*policy.name);
         AppliedView {
@@ -205,27 +194,27 @@ impl Policies {
     // ---- who hears of a change
 
     /// All queues and exchanges are to hear which policies apply to them.
-    pub(in crate::broker) fn begin_telling(&mut self) {
+    pub(crate) fn begin_telling(&mut self) {
         self.telling.begin();
     }
 
     /// Whether the job that tells is to be begun; who asks begins it.
-    pub(in crate::broker) const fn take_job(&mut self) -> bool {
+    pub(crate) const fn take_job(&mut self) -> bool {
         self.telling.take_job()
     }
 
     /// Who is next to hear of a change, of queues and exchanges in so many places; `None` when all have.
-    pub(in crate::broker) fn next_to_tell(&self, queues: usize, exchanges: usize) -> Option<Listener> {
+    pub(crate) fn next_to_tell(&self, queues: usize, exchanges: usize) -> Option<Listener> {
         self.telling.next(queues, exchanges)
     }
 
     /// Who was next hears of the change now.
-    pub(in crate::broker) fn told(&mut self, listener: Listener) {
+    pub(crate) fn told(&mut self, listener: Listener) {
         self.telling.note(listener);
     }
 
     /// All have heard: nothing refers any more to what was taken away.
-    pub(in crate::broker) fn end_telling(&mut self, patterns: &mut PatternBytes) {
+    pub(crate) fn end_telling(&mut self, patterns: &mut PatternBytes) {
         self.telling.end();
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|policy| policy.is_gone) {
@@ -237,27 +226,27 @@ impl Policies {
     // ---- what there is
 
     /// Policies, those included that were taken away and that somebody may still go by.
-    pub(in crate::broker) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.records.len()
     }
 
     /// Whether there is no policy at all.
-    pub(in crate::broker) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
     /// Policies that there may be.
-    pub(in crate::broker) const fn most(&self) -> usize {
+    pub(crate) const fn most(&self) -> usize {
         self.records.len() + self.records.room()
     }
 
     /// Places that were ever used.
-    pub(in crate::broker) const fn places(&self) -> usize {
+    pub(crate) const fn places(&self) -> usize {
         self.records.places()
     }
 
     /// The policy in a place, of a virtual host of which `name_of` says the name.
-    pub(in crate::broker) fn at<'a>(
+    pub(crate) fn at<'a>(
         &'a self,
         place: usize,
         name_of: impl Fn(VhostId) -> &'a str,

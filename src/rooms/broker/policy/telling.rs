@@ -9,7 +9,7 @@ use crate::command::{ExchangeId, QueueId};
 
 /// Who hears of a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Listener {
+pub(crate) enum Listener {
     Queue(QueueId),
     Exchange(ExchangeId),
 }

@@ -12,7 +12,7 @@ use crate::wire::field::{Table, Value};
 
 /// Three tables; those that there are not are empty.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Terms<'a> {
+pub(crate) struct Terms<'a> {
     pub(super) arguments: Table<'a>,
     pub(super) policy: Table<'a>,
     pub(super) operator: Table<'a>,
@@ -20,20 +20,20 @@ pub(in crate::broker) struct Terms<'a> {
 
 impl<'a> Terms<'a> {
     /// What the arguments alone say, for what no policy can say.
-    pub(in crate::broker) const fn arguments(&self) -> Table<'a> {
+    pub(crate) const fn arguments(&self) -> Table<'a> {
         self.arguments
     }
 
     /// The smallest that is said of a limit, by the name that arguments have for it; the largest number when
     /// nothing is said.
     #[inline(never)]
-    pub(in crate::broker) fn limit(&self, argument: &str) -> u64 {
+    pub(crate) fn limit(&self, argument: &str) -> u64 {
         self.numbers(argument).into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     /// The shortest that is said of a time of which 0 is for ever; `None` when nothing is said.
     #[inline(never)]
-    pub(in crate::broker) fn time(&self, argument: &str) -> Option<u64> {
+    pub(crate) fn time(&self, argument: &str) -> Option<u64> {
         // One less than 0 is the largest number.
         self.numbers(argument).into_iter().flatten().min_by_key(|ms| ms.wrapping_sub(1))
     }
@@ -48,7 +48,7 @@ impl<'a> Terms<'a> {
 
     /// What counts of all that is no limit.
     #[inline(never)]
-    pub(in crate::broker) fn value(&self, argument: &str) -> Option<Value<'a>> {
+    pub(crate) fn value(&self, argument: &str) -> Option<Value<'a>> {
         self.arguments.get(argument).or_else(|| self.policy.get(key_of(argument)))
     }
 }

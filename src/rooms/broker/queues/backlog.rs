@@ -27,26 +27,26 @@ const ABSENT_MAX: u32 = u32::MAX / 2;
 const HEAD_LOW: u32 = 32;
 
 /// Bytes of the slot that each message takes.
-pub(in crate::broker) const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
+pub(crate) const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
 
 /// Bytes of blocks that a message takes: what it takes beyond its slot.
 #[inline]
-pub(in crate::broker) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
+pub(crate) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
     u64::from(messages.footprint_bytes(message)) - SLOT_BYTES
 }
 
 /// What a message takes.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Size {
+pub(crate) struct Size {
     /// Bytes of pool memory.
-    pub(in crate::broker) footprint: u64,
+    pub(crate) footprint: u64,
     /// Bytes of its body.
-    pub(in crate::broker) body_len: u64,
+    pub(crate) body_len: u64,
 }
 
 impl Size {
     #[inline]
-    pub(in crate::broker) fn of(messages: &Messages, message: MessageId) -> Self {
+    pub(crate) fn of(messages: &Messages, message: MessageId) -> Self {
         let (footprint, body_len) = (messages.footprint_bytes(message), messages.body_len(message));
         Self { footprint: footprint.into(), body_len: body_len.into() }
     }
@@ -54,7 +54,7 @@ impl Size {
 
 /// What stands first in a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum First {
+pub(crate) enum First {
     /// It was delivered before.
     CameBack,
     /// It was, and only the log has it.
@@ -65,7 +65,7 @@ pub(in crate::broker) enum First {
 
 /// Where messages wait that have not been delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum QueuePart {
+pub(crate) enum QueuePart {
     Head,
     Middle,
     Leaving,
@@ -73,26 +73,26 @@ pub(in crate::broker) enum QueuePart {
 }
 
 /// A message taken out of its queue.
-pub(in crate::broker) struct Taken {
-    pub(in crate::broker) message: MessageId,
+pub(crate) struct Taken {
+    pub(crate) message: MessageId,
     /// Its place among those that came back.
-    pub(in crate::broker) offset: u64,
+    pub(crate) offset: u64,
     /// Its place in the log.
-    pub(in crate::broker) logged: Option<u64>,
-    pub(in crate::broker) redelivered: bool,
+    pub(crate) logged: Option<u64>,
+    pub(crate) redelivered: bool,
     /// How often it came back.
-    pub(in crate::broker) returns: u16,
+    pub(crate) returns: u16,
 }
 
 /// What was taken out of a queue to be dropped.
 #[derive(Debug)]
-pub(in crate::broker) struct Purged {
+pub(crate) struct Purged {
     fifos: [Fifo; 5],
     returned: ReturnedHeap,
 }
 
 /// One thing of it.
-pub(in crate::broker) enum PurgedItem {
+pub(crate) enum PurgedItem {
     /// What was delivered before; its record is free.
     Delivered(Delivered),
     /// What stood at a place.
@@ -101,7 +101,7 @@ pub(in crate::broker) enum PurgedItem {
 
 /// The messages of a queue.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Backlog {
+pub(crate) struct Backlog {
     /// Messages that came back, by their records.
     returned: ReturnedHeap,
     /// Messages that came back when half of all deliveries had: as entries, in the order of their coming.
@@ -141,7 +141,7 @@ pub(in crate::broker) struct Backlog {
 
 impl Backlog {
     /// Nothing; what comes counts for this owner.
-    pub(in crate::broker) fn owned_by(owner: Owner) -> Self {
+    pub(crate) fn owned_by(owner: Owner) -> Self {
         Self {
             returned_entries: Fifo::owned_by(owner),
             head: Fifo::owned_by(owner),
@@ -156,13 +156,13 @@ impl Backlog {
 
     /// Messages ready for delivery.
     #[inline]
-    pub(in crate::broker) const fn ready(&self) -> u32 {
+    pub(crate) const fn ready(&self) -> u32 {
         self.resident() + self.stored + self.returned_absent
     }
 
     /// Those of them that are in memory.
     #[inline]
-    pub(in crate::broker) const fn resident(&self) -> u32 {
+    pub(crate) const fn resident(&self) -> u32 {
         let deep = self.head.len() + self.middle_messages - self.stored + self.leaving.len();
         let returned = self.returned.len() + self.returned_entries.len() - self.returned_absent;
         self.fifo.len() + returned + deep
@@ -174,49 +174,49 @@ impl Backlog {
     }
 
     /// Messages that came in since it is here, what was found in the log counted in.
-    pub(in crate::broker) const fn came(&self) -> u64 {
+    pub(crate) const fn came(&self) -> u64 {
         self.taken + self.fresh() as u64
     }
 
     /// Messages taken to be delivered, each as often as it was.
-    pub(in crate::broker) const fn went(&self) -> u64 {
+    pub(crate) const fn went(&self) -> u64 {
         (self.taken + self.retaken).saturating_sub(self.dropped)
     }
 
     /// One was taken that goes nowhere.
-    pub(in crate::broker) const fn note_dropped(&mut self) {
+    pub(crate) const fn note_dropped(&mut self) {
         self.dropped += 1;
     }
 
     /// Whether only the log has some of them.
-    pub(in crate::broker) const fn has_absent(&self) -> bool {
+    pub(crate) const fn has_absent(&self) -> bool {
         self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0
     }
 
     /// Messages that came back and that only the log has.
-    pub(in crate::broker) const fn returned_absent(&self) -> u32 {
+    pub(crate) const fn returned_absent(&self) -> u32 {
         self.returned_absent
     }
 
     /// Bytes of pool memory that they occupy.
     #[inline]
-    pub(in crate::broker) const fn bytes(&self) -> u64 {
+    pub(crate) const fn bytes(&self) -> u64 {
         self.bytes + self.rejected_bytes
     }
 
     /// Bytes of all bodies, in memory or not, which is what x-max-length-bytes counts.
-    pub(in crate::broker) const fn body_bytes(&self) -> u64 {
+    pub(crate) const fn body_bytes(&self) -> u64 {
         self.body_bytes + self.stored_bytes + self.returned_absent_bytes
     }
 
     /// Whether the next message that comes in needs a fresh chunk.
     #[inline]
-    pub(in crate::broker) const fn needs_chunk(&self) -> bool {
+    pub(crate) const fn needs_chunk(&self) -> bool {
         self.fifo.needs_chunk()
     }
 
     /// Whether messages can be given up, or stay where given up ones are: it can be counted.
-    pub(in crate::broker) const fn may_give_up(&self) -> bool {
+    pub(crate) const fn may_give_up(&self) -> bool {
         self.middle_messages < ABSENT_MAX
     }
 
@@ -236,7 +236,7 @@ impl Backlog {
 
     /// Takes a new message. The caller made sure of room.
     #[inline]
-    pub(in crate::broker) fn push(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
+    pub(crate) fn push(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
         let pushed = self.fifo.push(pool, place.entry());
         assert!(pushed, "a chunk was reserved for every target");
         self.count_in(size);
@@ -244,7 +244,7 @@ impl Backlog {
 
     /// What stands first.
     #[inline]
-    pub(in crate::broker) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
+    pub(crate) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
         if let Some(index) = self.returned.first() {
             let delivery = &deliveries[index];
             let absent = delivery.logged.filter(|_| delivery.message.is_none());
@@ -266,7 +266,7 @@ impl Backlog {
     /// Shows every place in its order, those that came back with whether they were delivered, until `each`
     /// says that it is enough.
     #[cold]
-    pub(in crate::broker) fn look(
+    pub(crate) fn look(
         &self,
         pool: &FifoPool,
         deliveries: &Deliveries,
@@ -294,7 +294,7 @@ impl Backlog {
 
     /// Takes the first of a part, which is in memory; its number in the order in which messages left.
     #[inline]
-    pub(in crate::broker) fn take_from(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
+    pub(crate) fn take_from(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
         self.pop(pool, part);
         self.count_out(size);
         let number = self.taken;
@@ -303,7 +303,7 @@ impl Backlog {
     }
 
     /// Takes the first of those that came back, which is in memory.
-    pub(in crate::broker) fn take_returned(
+    pub(crate) fn take_returned(
         &mut self,
         pool: &mut FifoPool,
         deliveries: &mut Deliveries,
@@ -344,7 +344,7 @@ impl Backlog {
     }
 
     /// Takes everything out, for somebody to drop; says how many messages those are.
-    pub(in crate::broker) fn detach(&mut self) -> (u32, Purged) {
+    pub(crate) fn detach(&mut self) -> (u32, Purged) {
         let count = self.ready();
         // Their numbers are gone with them.
         let fresh = u64::from(self.fresh());
@@ -361,7 +361,7 @@ impl Backlog {
 
     /// A delivery comes back to its old place: as its record or, when there are too many of those, as an
     /// entry.
-    pub(in crate::broker) fn put_back(
+    pub(crate) fn put_back(
         &mut self,
         pool: &mut FifoPool,
         deliveries: &mut Deliveries,
@@ -393,14 +393,14 @@ impl Backlog {
     }
 
     /// From now on only the log has one of those that came back.
-    pub(in crate::broker) fn give_up_returned(&mut self, size: Size) {
+    pub(crate) fn give_up_returned(&mut self, size: Size) {
         self.count_out(size);
         self.returned_absent += 1;
         self.returned_absent_bytes += size.body_len;
     }
 
     /// The first of those that came back is in memory again.
-    pub(in crate::broker) fn returned_paged_in(
+    pub(crate) fn returned_paged_in(
         &mut self,
         pool: &mut FifoPool,
         deliveries: &mut Deliveries,
@@ -416,7 +416,7 @@ impl Backlog {
     }
 
     /// The first of those that came back, which only the log has, leaves the queue unread.
-    pub(in crate::broker) fn drop_absent(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) {
+    pub(crate) fn drop_absent(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) {
         self.uncount_absent();
         if let Some(index) = self.returned.pop(deliveries) {
             deliveries.remove(index);
@@ -427,7 +427,7 @@ impl Backlog {
     }
 
     /// The first of those that came back, which is in memory, and its offset if the log has it.
-    pub(in crate::broker) fn first_returned(
+    pub(crate) fn first_returned(
         &self,
         pool: &FifoPool,
         deliveries: &Deliveries,
@@ -446,12 +446,7 @@ impl Backlog {
     // ---- what was rejected
 
     /// Takes a delivery that nobody is given any more.
-    pub(in crate::broker) fn reject(
-        &mut self,
-        deliveries: &mut Deliveries,
-        messages: &Messages,
-        index: usize,
-    ) {
+    pub(crate) fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
         match deliveries[index].message {
             Some(message) => self.rejected_bytes += Size::of(messages, message).footprint,
             None => self.rejected_absent += 1,
@@ -460,12 +455,12 @@ impl Backlog {
     }
 
     /// The first of those.
-    pub(in crate::broker) fn first_rejected(&self) -> Option<usize> {
+    pub(crate) fn first_rejected(&self) -> Option<usize> {
         self.rejected.first()
     }
 
     /// Takes the first of those; its record is free.
-    pub(in crate::broker) fn take_rejected(
+    pub(crate) fn take_rejected(
         &mut self,
         deliveries: &mut Deliveries,
         messages: &Messages,
@@ -479,19 +474,14 @@ impl Backlog {
     }
 
     /// The first of those cannot be read back; its record is free.
-    pub(in crate::broker) fn lose_rejected(&mut self, deliveries: &mut Deliveries) {
+    pub(crate) fn lose_rejected(&mut self, deliveries: &mut Deliveries) {
         let index = self.rejected.pop(deliveries).expect("what is read back for it is there");
         self.rejected_absent -= 1;
         deliveries.remove(index);
     }
 
     /// The first of those is in memory again.
-    pub(in crate::broker) fn rejected_paged_in(
-        &mut self,
-        deliveries: &mut Deliveries,
-        message: MessageId,
-        size: Size,
-    ) {
+    pub(crate) fn rejected_paged_in(&mut self, deliveries: &mut Deliveries, message: MessageId, size: Size) {
         let index = self.rejected.first().expect("what is read back for it is there");
         deliveries[index].message = Some(message);
         self.rejected_bytes += size.footprint;
@@ -508,23 +498,23 @@ impl Backlog {
     // ---- out of memory
 
     /// The first of those that wait for their commit to leave memory.
-    pub(in crate::broker) fn first_leaving(&self, pool: &FifoPool) -> Option<Place> {
+    pub(crate) fn first_leaving(&self, pool: &FifoPool) -> Option<Place> {
         self.leaving.front(pool).map(Place::of)
     }
 
     /// The first of the fifo.
-    pub(in crate::broker) fn first_in_fifo(&self, pool: &FifoPool) -> Option<Place> {
+    pub(crate) fn first_in_fifo(&self, pool: &FifoPool) -> Option<Place> {
         self.fifo.front(pool).map(Place::of)
     }
 
     /// Whether messages wait for their commit to leave memory.
-    pub(in crate::broker) const fn has_leaving(&self) -> bool {
+    pub(crate) const fn has_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
     /// The first message of the fifo stays in memory, if fewer than `window` do that stand before all that is
     /// out of it.
-    pub(in crate::broker) fn keep_in_window(&mut self, pool: &mut FifoPool, window: u32) -> bool {
+    pub(crate) fn keep_in_window(&mut self, pool: &mut FifoPool, window: u32) -> bool {
         if !self.middle.is_empty() || self.head.len() >= window {
             return false;
         }
@@ -535,14 +525,14 @@ impl Backlog {
     }
 
     /// The first message of the fifo is to be given up, or to stay before those that leave memory.
-    pub(in crate::broker) fn begin_leaving(&mut self, pool: &mut FifoPool, place: Place) {
+    pub(crate) fn begin_leaving(&mut self, pool: &mut FifoPool, place: Place) {
         self.pop(pool, QueuePart::Fifo);
         let kept = self.leaving.push(pool, place.entry());
         assert!(kept, "chunks are kept for what leaves memory");
     }
 
     /// The first message of a part stays in memory, among those that are not.
-    pub(in crate::broker) fn stay(&mut self, pool: &mut FifoPool, from: QueuePart, place: Place) {
+    pub(crate) fn stay(&mut self, pool: &mut FifoPool, from: QueuePart, place: Place) {
         self.pop(pool, from);
         self.middle_messages += 1;
         let kept = self.middle.push(pool, place.entry());
@@ -550,7 +540,7 @@ impl Backlog {
     }
 
     /// From now on only the log has the first message of a part.
-    pub(in crate::broker) fn give_up(
+    pub(crate) fn give_up(
         &mut self,
         pool: &mut FifoPool,
         from: QueuePart,
@@ -566,13 +556,7 @@ impl Backlog {
 
     /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them, or
     /// they are too many to be counted.
-    pub(in crate::broker) fn push_stored(
-        &mut self,
-        pool: &mut FifoPool,
-        lane: Lane,
-        start: u64,
-        count: u32,
-    ) -> bool {
+    pub(crate) fn push_stored(&mut self, pool: &mut FifoPool, lane: Lane, start: u64, count: u32) -> bool {
         if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
             return false;
         }
@@ -601,7 +585,7 @@ impl Backlog {
     }
 
     /// Whether the first message of the fifo can be given up without a place of its own.
-    pub(in crate::broker) fn joins_middle(&self, pool: &FifoPool) -> bool {
+    pub(crate) fn joins_middle(&self, pool: &FifoPool) -> bool {
         match self.first_in_fifo(pool) {
             Some(Place::Logged(_, offset)) => self.joined(pool, Lane::Durable, offset, 1).is_some(),
             _ => false,
@@ -609,14 +593,14 @@ impl Backlog {
     }
 
     /// At a start: what is going to be put into the middle has so many bytes of bodies.
-    pub(in crate::broker) const fn set_stored_bytes(&mut self, body_bytes: u64) {
+    pub(crate) const fn set_stored_bytes(&mut self, body_bytes: u64) {
         self.stored_bytes = body_bytes;
     }
 
     // ---- into memory
 
     /// The run that stands first in the middle, if only the log has it: its lane, first offset and length.
-    pub(in crate::broker) fn first_stored(&self, pool: &FifoPool) -> Option<(Lane, u64, u32)> {
+    pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(Lane, u64, u32)> {
         match Place::of(self.middle.front(pool)?) {
             Place::Stored(lane, start, count) => Some((lane, start, count)),
             Place::Plain(_) | Place::Logged(..) | Place::Spilled(..) => None,
@@ -624,19 +608,19 @@ impl Backlog {
     }
 
     /// Whether nothing was read back that waits still.
-    pub(in crate::broker) const fn is_head_empty(&self) -> bool {
+    pub(crate) const fn is_head_empty(&self) -> bool {
         self.head.is_empty()
     }
 
     /// Whether more is to be read back, ahead of need when there is memory to spare.
-    pub(in crate::broker) fn is_head_low(&self, is_memory_to_spare: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn is_head_low(&self, is_memory_to_spare: impl FnOnce() -> bool) -> bool {
         self.head.len() < HEAD_LOW
             && !self.middle.is_empty()
             && (self.head.is_empty() || is_memory_to_spare())
     }
 
     /// The first message of the middle is in memory again, and stands behind those that are so already.
-    pub(in crate::broker) fn paged_in(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
+    pub(crate) fn paged_in(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
         self.leave_stored(pool, 1);
         self.count_in(size);
         let pushed = self.head.push_read_back(pool, place.entry());
@@ -644,7 +628,7 @@ impl Backlog {
     }
 
     /// The first `count` messages leave the run at the front of the middle.
-    pub(in crate::broker) fn leave_stored(&mut self, pool: &mut FifoPool, count: u32) {
+    pub(crate) fn leave_stored(&mut self, pool: &mut FifoPool, count: u32) {
         let Some((lane, start, all)) = self.first_stored(pool) else { panic!("no run is at the front") };
         self.stored_bytes -= self.stored_share(count);
         self.middle_messages -= count;
@@ -668,11 +652,7 @@ impl Backlog {
 
 impl Purged {
     /// The next thing to drop.
-    pub(in crate::broker) fn pop(
-        &mut self,
-        pool: &mut FifoPool,
-        deliveries: &mut Deliveries,
-    ) -> Option<PurgedItem> {
+    pub(crate) fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
         if let Some(index) = self.returned.pop(deliveries) {
             return Some(PurgedItem::Delivered(deliveries.remove(index)));
         }
@@ -681,7 +661,7 @@ impl Purged {
     }
 
     /// Whether everything is dropped.
-    pub(in crate::broker) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.returned.is_empty() && self.fifos.iter().all(Fifo::is_empty)
     }
 }

@@ -13,13 +13,7 @@ use crate::journal::{Definition, Journal, Mode};
 
 impl Queues {
     /// Writes down that a queue exists, or exists no more with all its messages.
-    pub(in crate::broker) fn append_queue(
-        &mut self,
-        cx: &mut Context<'_>,
-        access: &Access,
-        index: usize,
-        exists: bool,
-    ) {
+    pub(crate) fn append_queue(&mut self, cx: &mut Context<'_>, access: &Access, index: usize, exists: bool) {
         let record = &self.slab[index];
         let incarnation = record.logged.incarnation();
         if incarnation == 0 {
@@ -35,7 +29,7 @@ impl Queues {
     }
 
     /// The key that a durable queue is written down under, and what is said of it if it `exists`.
-    pub(in crate::broker) fn definition_of_queue(
+    pub(crate) fn definition_of_queue(
         &self,
         access: &Access,
         index: usize,
@@ -56,7 +50,7 @@ impl Queues {
 
     /// A message of a queue that counts it has come back so often.
     #[cold]
-    pub(in crate::broker) fn note_return(
+    pub(crate) fn note_return(
         &mut self,
         journal: &mut Journal,
         access: &Access,
@@ -72,7 +66,7 @@ impl Queues {
 
     /// Writes down how often messages came back, unless what was written before is not durable yet.
     #[inline]
-    pub(in crate::broker) fn write_returns(&mut self, journal: &mut Journal, access: &Access) {
+    pub(crate) fn write_returns(&mut self, journal: &mut Journal, access: &Access) {
         if self.returns_due.may_be_written(journal.durable()) && !journal.is_grouping() {
             self.write_returns_now(journal, access);
         }
@@ -80,7 +74,7 @@ impl Queues {
 
     /// Writes down how often messages came back, whether what was written before is durable or not.
     #[cold]
-    pub(in crate::broker) fn write_returns_now(&mut self, journal: &mut Journal, access: &Access) {
+    pub(crate) fn write_returns_now(&mut self, journal: &mut Journal, access: &Access) {
         if journal.mode() == Mode::On && (!journal.has_room_to_define() || journal.is_crowded()) {
             return;
         }
@@ -140,7 +134,7 @@ impl Queues {
     /// The last thing before a clean stop, when all else is written: watermarks that ran ahead of the
     /// deliveries are set right, so that what nobody was sent is not called redelivered; and how often messages
     /// came back. Says whether there was anything to write.
-    pub(in crate::broker) fn reset_watermarks(&mut self, journal: &mut Journal, access: &Access) -> bool {
+    pub(crate) fn reset_watermarks(&mut self, journal: &mut Journal, access: &Access) -> bool {
         if journal.mode() != Mode::On {
             return false;
         }

@@ -15,7 +15,7 @@ impl Queues {
     /// The hidden queue of an exchange is retired with its levels: what of it was held is to be forgotten, and its slots
     /// have no time any more.
     #[cold]
-    pub(in crate::broker) fn retire_sleepers(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
+    pub(crate) fn retire_sleepers(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
         let record = &mut self.slab[queue.index()];
         record.dying = true;
         if record.logged.is_on() {
@@ -36,18 +36,18 @@ impl Queues {
     }
 
     /// The exchange has its hidden queue.
-    pub(in crate::broker) fn give_sleepers(&mut self, queue: QueueId, exchange: ExchangeId) {
+    pub(crate) fn give_sleepers(&mut self, queue: QueueId, exchange: ExchangeId) {
         self.slab[queue.index()].sleeps_for = Some(exchange);
     }
 
     /// Messages that sleep in a hidden queue.
-    pub(in crate::broker) fn asleep_in(&self, queue: QueueId) -> u64 {
+    pub(crate) fn asleep_in(&self, queue: QueueId) -> u64 {
         self.in_all(queue, |record| u64::from(record.backlog.ready()) + u64::from(record.unsettled.count))
     }
 
     /// The level for a message that says this: the slot of its time, or the hidden queue itself as long as
     /// the slots are not known, and when there is no room for that one (`Sleepers::lacks_slot`).
-    pub(in crate::broker) fn slot_for(
+    pub(crate) fn slot_for(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
@@ -68,17 +68,12 @@ impl Queues {
     }
 
     /// Whether there was no room for a slot, as of the message that is under way: it cannot come in.
-    pub(in crate::broker) const fn lacks_slot(&mut self) -> bool {
+    pub(crate) const fn lacks_slot(&mut self) -> bool {
         core::mem::replace(&mut self.sleepers.lacks_slot, false)
     }
 
     /// The level of a slot, which has its time from now on; `None`: there is no room for it.
-    pub(in crate::broker) fn level_of_slot(
-        &mut self,
-        quota: &mut Quota,
-        queue: QueueId,
-        slot: Slot,
-    ) -> Option<QueueId> {
+    pub(crate) fn level_of_slot(&mut self, quota: &mut Quota, queue: QueueId, slot: Slot) -> Option<QueueId> {
         let declarer = self.slab[queue.index()].declared.declarer.unwrap_or_else(Declarer::nobody);
         let level = self.level_at(quota, queue, slot.number, Some(declarer)).ok()?;
         self.register_slot(level, slot);

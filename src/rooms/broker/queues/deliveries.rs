@@ -23,7 +23,7 @@ use crate::broker::letters::Reason;
 
 /// Which method carries the message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Carrier {
+pub(crate) enum Carrier {
     /// basic.deliver.
     Deliver,
     /// basic.get-ok with the number of messages left.
@@ -34,42 +34,42 @@ pub(in crate::broker) enum Carrier {
 
 /// One delivery.
 #[derive(Debug)]
-pub(in crate::broker) struct Delivered {
-    pub(in crate::broker) tag: u64,
+pub(crate) struct Delivered {
+    pub(crate) tag: u64,
     /// Its place in the order in which messages left the queue.
-    pub(in crate::broker) offset: u64,
+    pub(crate) offset: u64,
     /// Its place in the log, if the log has it.
-    pub(in crate::broker) logged: Option<u64>,
+    pub(crate) logged: Option<u64>,
     /// Its place in the outbox of the connection.
-    pub(in crate::broker) sequence: u64,
+    pub(crate) sequence: u64,
     /// None when it is written and only the log has the message.
-    pub(in crate::broker) message: Option<MessageId>,
+    pub(crate) message: Option<MessageId>,
     /// Bytes of its body.
-    pub(in crate::broker) body_len: u32,
-    pub(in crate::broker) channel: ChannelId,
+    pub(crate) body_len: u32,
+    pub(crate) channel: ChannelId,
     /// The consumer, or the stand-in of a get; none for returns.
-    pub(in crate::broker) consumer: Option<ConsumerId>,
-    pub(in crate::broker) queue: Option<QueueId>,
+    pub(crate) consumer: Option<ConsumerId>,
+    pub(crate) queue: Option<QueueId>,
     /// Bytes it counts for in the outbox.
-    pub(in crate::broker) wire_bytes: u32,
+    pub(crate) wire_bytes: u32,
     /// When it was delivered, in seconds since the start of the process.
-    pub(in crate::broker) delivered_s: u32,
-    pub(in crate::broker) carrier: Carrier,
-    pub(in crate::broker) redelivered: bool,
+    pub(crate) delivered_s: u32,
+    pub(crate) carrier: Carrier,
+    pub(crate) redelivered: bool,
     /// How often it came back; beyond the largest number that is not told any more.
-    pub(in crate::broker) returns: u16,
+    pub(crate) returns: u16,
     /// Its queue gives it up.
-    pub(in crate::broker) death: Option<Reason>,
+    pub(crate) death: Option<Reason>,
     /// It is settled by being written.
-    pub(in crate::broker) no_ack: bool,
+    pub(crate) no_ack: bool,
     /// It has been written to the socket.
-    pub(in crate::broker) sent: bool,
+    pub(crate) sent: bool,
     /// It is back in its queue.
     returned: bool,
     /// It is on the list of those that may leave memory.
     may_leave: bool,
     /// Its channel went while it was being written: it goes back to its queue afterwards.
-    pub(in crate::broker) orphaned: bool,
+    pub(crate) orphaned: bool,
     /// In an open transaction: what commit will do with it.
     decided: Option<Settlement>,
     links: Links,
@@ -87,23 +87,23 @@ struct HeapLinks {
 }
 
 /// Everything a new delivery is made of.
-pub(in crate::broker) struct NewDelivery {
-    pub(in crate::broker) tag: u64,
-    pub(in crate::broker) offset: u64,
-    pub(in crate::broker) logged: Option<u64>,
-    pub(in crate::broker) message: MessageId,
-    pub(in crate::broker) channel: ChannelId,
-    pub(in crate::broker) consumer: Option<ConsumerId>,
-    pub(in crate::broker) queue: Option<QueueId>,
-    pub(in crate::broker) carrier: Carrier,
-    pub(in crate::broker) redelivered: bool,
-    pub(in crate::broker) returns: u16,
-    pub(in crate::broker) no_ack: bool,
+pub(crate) struct NewDelivery {
+    pub(crate) tag: u64,
+    pub(crate) offset: u64,
+    pub(crate) logged: Option<u64>,
+    pub(crate) message: MessageId,
+    pub(crate) channel: ChannelId,
+    pub(crate) consumer: Option<ConsumerId>,
+    pub(crate) queue: Option<QueueId>,
+    pub(crate) carrier: Carrier,
+    pub(crate) redelivered: bool,
+    pub(crate) returns: u16,
+    pub(crate) no_ack: bool,
 }
 
 /// The pool of deliveries.
 #[derive(Debug)]
-pub(in crate::broker) struct Deliveries {
+pub(crate) struct Deliveries {
     slab: Slab<Delivered>,
     buckets: Box<[u32]>,
     /// Records in the returned heaps of all queues.
@@ -114,10 +114,9 @@ pub(in crate::broker) struct Deliveries {
 
 impl Deliveries {
     /// Bytes per delivery, its bucket included (there are up to two buckets for one).
-    pub(in crate::broker) const RECORD_BYTES: usize =
-        Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
+    pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
 
-    pub(in crate::broker) fn with_capacity(capacity: usize) -> Self {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
         let buckets = capacity.next_power_of_two();
         Self {
             slab: Slab::with_capacity(capacity),
@@ -129,7 +128,7 @@ impl Deliveries {
 
     /// Makes the record, with its place in the outbox and what it counts for there; `None` when the pool is
     /// full.
-    pub(in crate::broker) fn insert(
+    pub(crate) fn insert(
         &mut self,
         new: NewDelivery,
         sequence: u64,
@@ -174,7 +173,7 @@ impl Deliveries {
     }
 
     /// The unsettled delivery with this tag.
-    pub(in crate::broker) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
+    pub(crate) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let mut at = self.buckets[self.bucket(channel, tag)];
         while at != 0 {
             let record = &self.slab[at as usize - 1];
@@ -216,7 +215,7 @@ impl Deliveries {
 
     /// Frees the record; its tag must have been forgotten.
     #[inline]
-    pub(in crate::broker) fn remove(&mut self, index: usize) -> Delivered {
+    pub(crate) fn remove(&mut self, index: usize) -> Delivered {
         self.keep(index);
         self.slab.remove(index)
     }
@@ -225,19 +224,19 @@ impl Deliveries {
 
     /// Behind all that is in the outbox.
     #[inline]
-    pub(in crate::broker) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
+    pub(crate) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
     /// Out of the outbox, wherever it stands.
     #[inline]
-    pub(in crate::broker) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
+    pub(crate) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
     /// The one behind it in the outbox.
     #[inline]
-    pub(in crate::broker) fn next_in_outbox(&self, index: usize) -> Option<usize> {
+    pub(crate) fn next_in_outbox(&self, index: usize) -> Option<usize> {
         List::after(&self.slab, index, |delivery| &delivery.outbox_links)
     }
 
@@ -245,25 +244,25 @@ impl Deliveries {
 
     /// Behind all that the channel has not acknowledged.
     #[inline]
-    pub(in crate::broker) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
+    pub(crate) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
     /// It is acknowledged, or decided otherwise: its tag is known no more.
     #[inline]
-    pub(in crate::broker) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
+    pub(crate) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.remove(&mut self.slab, index, |delivery| &mut delivery.links);
         self.forget_tag(index);
     }
 
     /// A transaction is to do this with it; it must have left the unacknowledged ones.
-    pub(in crate::broker) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
+    pub(crate) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
         self.slab[index].decided = Some(settlement);
         decided.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
     /// Takes the next that a transaction decided about.
-    pub(in crate::broker) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
+    pub(crate) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
         let index = decided.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
         let settlement = self.slab[index].decided.take();
         Some((index, settlement.expect("what is on this list is decided")))
@@ -272,7 +271,7 @@ impl Deliveries {
     /// A transaction decides nothing after all: its deliveries are unacknowledged again, in their old places.
     /// In one pass over the list from its end: a client decides in any order, and looking for each place anew
     /// would take time without bound.
-    pub(in crate::broker) fn undecide(&mut self, list: &mut List, mut decided: List) {
+    pub(crate) fn undecide(&mut self, list: &mut List, mut decided: List) {
         decided.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
         let mut after = list.back();
         while let Some(index) = decided.back() {
@@ -290,7 +289,7 @@ impl Deliveries {
     // ---- what may leave memory
 
     /// From now on its message may leave memory, if the log has it; the record must be in no outbox.
-    pub(in crate::broker) fn let_leave(&mut self, index: usize) {
+    pub(crate) fn let_leave(&mut self, index: usize) {
         let record = &mut self.slab[index];
         if record.logged.is_some() && record.message.is_some() && !record.may_leave {
             record.may_leave = true;
@@ -299,53 +298,53 @@ impl Deliveries {
     }
 
     /// Its message stays in memory, or has left it.
-    pub(in crate::broker) fn keep(&mut self, index: usize) {
+    pub(crate) fn keep(&mut self, index: usize) {
         if core::mem::take(&mut self.slab[index].may_leave) {
             self.leavable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
     }
 
     /// The first whose message may leave memory.
-    pub(in crate::broker) const fn first_to_leave(&self) -> Option<usize> {
+    pub(crate) const fn first_to_leave(&self) -> Option<usize> {
         self.leavable.front()
     }
 
     // ---- how many there are
 
     /// Deliveries that are not settled, and returns that are not written.
-    pub(in crate::broker) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.slab.len()
     }
 
     /// Whether there are none.
-    pub(in crate::broker) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
     /// Records that are free.
     #[inline]
-    pub(in crate::broker) const fn room(&self) -> usize {
+    pub(crate) const fn room(&self) -> usize {
         self.slab.room()
     }
 
     /// Rises with every record that becomes free.
-    pub(in crate::broker) const fn given(&self) -> u64 {
+    pub(crate) const fn given(&self) -> u64 {
         self.slab.given()
     }
 
     /// Bytes that nobody uses and the system holds memory for, about.
-    pub(in crate::broker) const fn idle_bytes(&self) -> usize {
+    pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
 
     /// Gives idle memory back.
-    pub(in crate::broker) fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         self.slab.trim();
     }
 
     /// Whether half of all records serve messages that came back to their queues and that nobody may ever
     /// ask for again: no more of them shall, or there would be none left for anybody else.
-    pub(in crate::broker) const fn are_half_returned(&self) -> bool {
+    pub(crate) const fn are_half_returned(&self) -> bool {
         2 * self.returned >= self.slab.len() + self.slab.room()
     }
 
@@ -358,7 +357,7 @@ impl Deliveries {
 
 impl Deliveries {
     /// Whether a queue gives up something for this reason, and has not done so yet.
-    pub(in crate::broker) fn has_death(&self, reason: Reason) -> bool {
+    pub(crate) fn has_death(&self, reason: Reason) -> bool {
         self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))
     }
 }
@@ -381,7 +380,7 @@ impl IndexMut<usize> for Deliveries {
 
 impl Delivered {
     /// Whether it is back in its queue.
-    pub(in crate::broker) const fn is_returned(&self) -> bool {
+    pub(crate) const fn is_returned(&self) -> bool {
         self.returned
     }
 }
@@ -389,26 +388,26 @@ impl Delivered {
 /// Messages that came back to their queue, lowest offset first: a leftist heap through the records, so that
 /// giving one back and taking the first are both logarithmic whatever the order.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct ReturnedHeap {
+pub(crate) struct ReturnedHeap {
     root: u32,
     len: u32,
 }
 
 impl ReturnedHeap {
-    pub(in crate::broker) const fn len(&self) -> u32 {
+    pub(crate) const fn len(&self) -> u32 {
         self.len
     }
 
-    pub(in crate::broker) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// The returned delivery with the lowest offset.
-    pub(in crate::broker) fn first(&self) -> Option<usize> {
+    pub(crate) fn first(&self) -> Option<usize> {
         (self.root != 0).then(|| self.root as usize - 1)
     }
 
-    pub(in crate::broker) fn insert(&mut self, pool: &mut Deliveries, index: usize) {
+    pub(crate) fn insert(&mut self, pool: &mut Deliveries, index: usize) {
         pool.slab[index].returned = true;
         pool.slab[index].heap = HeapLinks { left: 0, right: 0, rank: 1 };
         self.root = merge(&mut pool.slab, self.root, index as u32 + 1);
@@ -417,7 +416,7 @@ impl ReturnedHeap {
     }
 
     /// All of them, lowest offset first.
-    pub(in crate::broker) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
+    pub(crate) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
         let (mut found, mut open) = (Vec::with_capacity(self.len as usize), vec![self.root]);
         while let Some(place) = open.pop() {
             if place > 0 {
@@ -432,7 +431,7 @@ impl ReturnedHeap {
     }
 
     /// Takes the delivery with the lowest offset.
-    pub(in crate::broker) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
+    pub(crate) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
         let first = self.first()?;
         let HeapLinks { left, right, .. } = core::mem::take(&mut pool.slab[first].heap);
         self.root = merge(&mut pool.slab, left, right);

@@ -34,7 +34,7 @@ const BYTES_PER_UNIT: usize = 512;
 
 /// How long a message that is due at once may still go to somebody, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Patience {
+pub(crate) enum Patience {
     /// Nobody waits for it.
     No = 0,
     /// A consumer that waits has this turn.
@@ -66,7 +66,7 @@ impl Queues {
     }
 
     /// Takes up the queues whose time has come.
-    pub(in crate::broker) fn take_due(&mut self, journal: &Journal) {
+    pub(crate) fn take_due(&mut self, journal: &Journal) {
         for _ in 0..DUE_STEP {
             let Some((at, queue)) = self.expiry.pop(journal.time_ms()) else { return };
             let record = self.slab.get_mut(queue.index());
@@ -80,12 +80,7 @@ impl Queues {
     }
 
     /// A message came to a queue, one of those in which messages may expire or one that may itself.
-    pub(in crate::broker) fn note_arrival(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        message: MessageId,
-    ) {
+    pub(crate) fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let record = &self.slab[queue.index()];
         if record.sleeps_for.is_some() {
@@ -109,7 +104,7 @@ impl Queues {
 
     /// Sees to it that the queue is looked at when what stands first expires, or nobody has a use for it.
     #[cold]
-    pub(in crate::broker) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut due_ms = self.unused_until_ms(cx.journal, queue);
         if self.slab[queue.index()].settings.may_expire {
             match self.head(cx, queue, Patience::OneTurn) {
@@ -123,12 +118,7 @@ impl Queues {
     }
 
     /// Whether what stands first has expired, and is in memory.
-    pub(in crate::broker) fn has_expired(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        patience: Patience,
-    ) -> bool {
+    pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>, queue: QueueId, patience: Patience) -> bool {
         matches!(self.head(cx, queue, patience), Head::At(at) if at <= cx.journal.time_ms())
     }
 
@@ -196,7 +186,7 @@ impl Queues {
     /// for them, and until then they fill the log. What the queue's arguments say is not all: a message may
     /// have a time of its own.
     #[cold]
-    pub(in crate::broker) fn look_at_stored(&mut self, queue: QueueId) {
+    pub(crate) fn look_at_stored(&mut self, queue: QueueId) {
         match self.slab[queue.index()].sleeps_for {
             Some(_) => self.note_slot_restored(queue),
             None => self.want_peek(queue),
@@ -205,7 +195,7 @@ impl Queues {
 
     /// The record of the first message was read.
     #[cold]
-    pub(in crate::broker) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
+    pub(crate) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
         if self.slab[fetch.queue.index()].sleeps_for.is_some() {
             self.slab[fetch.queue.index()].times.peeked = Peeked::of(lane, page.offset, u64::MAX);
             return self.slot_peeked(fetch.queue, page);

@@ -14,7 +14,7 @@ type Time = (u32, u32, QueueId);
 
 /// The times, the earliest first.
 #[derive(Debug)]
-pub(in crate::broker) struct Expiry {
+pub(crate) struct Expiry {
     times: BinaryHeap<Reverse<Time>>,
     most: usize,
 }
@@ -25,21 +25,21 @@ fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
 
 impl Expiry {
     /// Bytes for each queue there can be.
-    pub(in crate::broker) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
+    pub(crate) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
 
-    pub(in crate::broker) fn with_capacity(queues: usize) -> Self {
+    pub(crate) fn with_capacity(queues: usize) -> Self {
         let most = queues * 3 / 2;
         Self { times: BinaryHeap::with_capacity(most), most }
     }
 
     /// The earliest time, in milliseconds of broker time; its queue may have another by now.
-    pub(in crate::broker) fn next_ms(&self) -> Option<u64> {
+    pub(crate) fn next_ms(&self) -> Option<u64> {
         self.times.peek().map(|Reverse((high, low, _))| u64::from(*high) << 32 | u64::from(*low))
     }
 
     /// Adds a time; when there is no room beside those that count no more, `all` are those that count, the
     /// new one among them.
-    pub(in crate::broker) fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
+    pub(crate) fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,
     {
@@ -52,12 +52,12 @@ impl Expiry {
     }
 
     /// The earliest time with its queue.
-    pub(in crate::broker) fn first(&self) -> Option<(u64, QueueId)> {
+    pub(crate) fn first(&self) -> Option<(u64, QueueId)> {
         self.next_ms().zip(self.times.peek().map(|Reverse((.., queue))| *queue))
     }
 
     /// The next whose time has come.
-    pub(in crate::broker) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
+    pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
         let at_ms = self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
         self.times.pop().map(|Reverse((.., queue))| (at_ms, queue))
     }

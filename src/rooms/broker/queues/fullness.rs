@@ -19,12 +19,12 @@ const BURST_MESSAGES: u64 = 2_048;
 
 impl Queues {
     /// Whether a policy of the queue refuses the message.
-    pub(in crate::broker) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
+    pub(crate) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
         self.refuses_body(queue, messages.body_len(message))
     }
 
     /// Whether a policy of the queue refuses a message with a body of so many bytes.
-    pub(in crate::broker) fn refuses_body(&self, queue: QueueId, body_len: u32) -> bool {
+    pub(crate) fn refuses_body(&self, queue: QueueId, body_len: u32) -> bool {
         let settings = &self.slab[queue.index()].settings;
         if settings.overflow == Overflow::DropHead {
             return false;
@@ -35,13 +35,13 @@ impl Queues {
     }
 
     /// Whether the queue has more than its policy lets it keep.
-    pub(in crate::broker) fn is_over_length(&self, queue: QueueId) -> bool {
+    pub(crate) fn is_over_length(&self, queue: QueueId) -> bool {
         self.is_over_length_by(queue, 0, 0)
     }
 
     /// Whether it is so far over its length that it cannot wait for its consumer to take what is too much: by more
     /// than he is given in a turn or two, or a quarter of the memory.
-    pub(in crate::broker) fn is_far_over_length(&self, queue: QueueId) -> bool {
+    pub(crate) fn is_far_over_length(&self, queue: QueueId) -> bool {
         let settings = &self.settings;
         let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
         self.is_over_length_by(queue, messages, settings.output_budget_bytes.min(settings.body_bytes / 4))
@@ -60,12 +60,12 @@ impl Queues {
     }
 
     /// No single queue may take the whole pool; what is delivered from it counts too.
-    pub(in crate::broker) fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
+    pub(crate) fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
         self.is_below(messages, queue, SHARE)
     }
 
     /// Whether a queue has fallen well below its share of the memory for messages.
-    pub(in crate::broker) fn is_well_within_share(&self, messages: &Messages, queue: QueueId) -> bool {
+    pub(crate) fn is_well_within_share(&self, messages: &Messages, queue: QueueId) -> bool {
         self.is_below(messages, queue, LOW_SHARE)
     }
 
@@ -92,7 +92,7 @@ impl Queues {
     }
 
     /// What a queue takes of its share of the memory, of messages or of bytes, of which it has more.
-    pub(in crate::broker) fn share_of_memory(&self, messages: &Messages, queue: QueueId) -> MemoryShare {
+    pub(crate) fn share_of_memory(&self, messages: &Messages, queue: QueueId) -> MemoryShare {
         let part = |max: usize| (max / 5 * 4) as u64;
         let taken = self.taken_by(queue);
         let bytes_share = part(messages.body_bytes_max()) + taken.resident * SLOT_BYTES;
@@ -116,7 +116,7 @@ impl Queues {
     }
 
     /// The queue, of one virtual host or of all, that has most of something, as that is counted in a queue and all its levels.
-    pub(in crate::broker) fn fullest(
+    pub(crate) fn fullest(
         &self,
         of: Option<VhostId>,
         much: impl Fn(&Queue) -> u64,
@@ -131,17 +131,17 @@ impl Queues {
     }
 
     /// What the messages of each queue take in the log, with its virtual host.
-    pub(in crate::broker) fn log_bytes_by_vhost(&self) -> impl Iterator<Item = (VhostId, u64)> {
+    pub(crate) fn log_bytes_by_vhost(&self) -> impl Iterator<Item = (VhostId, u64)> {
         let queues = self.slab.iter().filter(|(_, queue)| !queue.dying);
         queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()))
     }
 }
 
 /// What a queue has of what it may have of the memory for messages.
-pub(in crate::broker) struct MemoryShare {
-    pub(in crate::broker) is_of_bytes: bool,
-    pub(in crate::broker) used: u64,
-    pub(in crate::broker) most: u64,
+pub(crate) struct MemoryShare {
+    pub(crate) is_of_bytes: bool,
+    pub(crate) used: u64,
+    pub(crate) most: u64,
 }
 
 /// What a queue takes of the memory for messages.

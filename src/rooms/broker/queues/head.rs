@@ -22,12 +22,12 @@ const HEAD_BYTES: usize = 16 << 10;
 
 impl Queues {
     #[inline]
-    pub(in crate::broker) fn first(&self, queue: QueueId) -> Option<First> {
+    pub(crate) fn first(&self, queue: QueueId) -> Option<First> {
         self.slab[queue.index()].backlog.first(&self.pool, &self.deliveries)
     }
 
     /// The first message, if it can go now. If not, what it waits for has been asked for.
-    pub(in crate::broker) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
+    pub(crate) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
@@ -132,12 +132,7 @@ impl Queues {
     }
 
     /// Takes what stands first in a queue, and is in memory.
-    pub(in crate::broker) fn take_first(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        first: First,
-    ) -> Taken {
+    pub(crate) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
         let taken = match first {
             First::CameBack => {
                 let record = &mut self.slab[queue.index()];
@@ -185,7 +180,7 @@ impl Queues {
     }
 
     /// A message on its way to a consumer before its commit was made: the commit says so.
-    pub(in crate::broker) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+    pub(crate) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         if let Some(offset) = taken.logged
             && cx.journal.is_gathering(cx.messages, taken.message)
         {
@@ -194,7 +189,7 @@ impl Queues {
     }
 
     /// Drops a message that was taken and goes nowhere.
-    pub(in crate::broker) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+    pub(crate) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         self.slab[queue.index()].backlog.note_dropped();
         self.settle_logged(cx, queue, taken.logged, taken.message);
         cx.messages.release(taken.message);
@@ -202,7 +197,7 @@ impl Queues {
     }
 
     /// A message of a queue is done with: so it is in the log.
-    pub(in crate::broker) fn settle_logged(
+    pub(crate) fn settle_logged(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -221,7 +216,7 @@ impl Queues {
     }
 
     /// Drops the first message, in memory or not; `false` when there is none.
-    pub(in crate::broker) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+    pub(crate) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
             Some(First::Absent(offset)) => {
@@ -245,12 +240,12 @@ impl Queues {
     }
 
     /// The first of those that came back leaves the queue, unread.
-    pub(in crate::broker) fn leave_absent(&mut self, queue: QueueId) {
+    pub(crate) fn leave_absent(&mut self, queue: QueueId) {
         self.slab[queue.index()].backlog.drop_absent(&mut self.pool, &mut self.deliveries);
     }
 
     /// The first `count` messages of a run that only the log has are done with, unread.
-    pub(in crate::broker) fn settle_run(
+    pub(crate) fn settle_run(
         &mut self,
         journal: &mut Journal,
         queue: QueueId,
@@ -270,7 +265,7 @@ impl Queues {
     }
 
     /// A message that was leaving stays in memory: the log need not have it.
-    pub(in crate::broker) fn cancel_spill(
+    pub(crate) fn cancel_spill(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -288,7 +283,7 @@ impl Queues {
     }
 
     /// A queue is gone: so is what the log has of its transient messages.
-    pub(in crate::broker) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
+    pub(crate) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
         let incarnation = self.slab[index].spilled.incarnation();
         if incarnation != 0 {
             journal.queue_gone(incarnation);
@@ -298,7 +293,7 @@ impl Queues {
 
 /// What a message takes in the log, roughly: the same number whenever it is asked.
 #[inline]
-pub(in crate::broker) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
+pub(crate) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
     const RECORD_BYTES: u64 = 40;
     messages.stream_len(message) as u64 + RECORD_BYTES
 }

@@ -17,7 +17,7 @@ const WATERMARK_STEP_NAMED: u64 = 1024;
 
 /// What the log knows the queue by; all 0 for one that does not outlive the broker.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Logged {
+pub(crate) struct Logged {
     /// Never used again for another queue; 0 when nothing of this one is logged.
     incarnation: u64,
     /// What says that it exists is durable with this.
@@ -41,44 +41,44 @@ pub(in crate::broker) struct Logged {
 
 impl Logged {
     /// What the log is to know a queue by; 0 for one that does not outlive the broker.
-    pub(in crate::broker) fn as_incarnation(incarnation: u64) -> Self {
+    pub(crate) fn as_incarnation(incarnation: u64) -> Self {
         Self { incarnation, ..Self::default() }
     }
 
     /// What the log knows the queue by; 0 when nothing of it is logged.
-    pub(in crate::broker) const fn incarnation(&self) -> u64 {
+    pub(crate) const fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
     /// Whether the log has the queue.
     #[inline]
-    pub(in crate::broker) const fn is_on(&self) -> bool {
+    pub(crate) const fn is_on(&self) -> bool {
         self.incarnation != 0
     }
 
     /// With this batch the queue's definition is durable.
-    pub(in crate::broker) const fn defined(&self) -> Batch {
+    pub(crate) const fn defined(&self) -> Batch {
         self.defined
     }
 
     /// Its definition is written anew.
-    pub(in crate::broker) const fn set_defined(&mut self, batch: Batch) {
+    pub(crate) const fn set_defined(&mut self, batch: Batch) {
         self.defined = batch;
     }
 
     /// Messages in the log and not settled.
-    pub(in crate::broker) const fn count(&self) -> u64 {
+    pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
     /// Bytes that they take there.
     #[inline]
-    pub(in crate::broker) const fn bytes(&self) -> u64 {
+    pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// At a start: what the log has.
-    pub(in crate::broker) fn restore(&mut self, contents: &Contents) {
+    pub(crate) fn restore(&mut self, contents: &Contents) {
         self.count = contents.count;
         self.bytes = contents.bytes;
         self.next_offset = contents.next_offset;
@@ -93,7 +93,7 @@ impl Logged {
     /// The place of the next message, which takes so many bytes there; none for a queue that is not in the
     /// log.
     #[inline]
-    pub(in crate::broker) fn next_target(&mut self, bytes: u64) -> Option<Target> {
+    pub(crate) fn next_target(&mut self, bytes: u64) -> Option<Target> {
         if !self.is_on() {
             return None;
         }
@@ -106,13 +106,13 @@ impl Logged {
 
     /// The offset that [`Self::next_target`] gave last.
     #[inline]
-    pub(in crate::broker) const fn last_offset(&self) -> u64 {
+    pub(crate) const fn last_offset(&self) -> u64 {
         self.next_offset - 1
     }
 
     /// So many offsets are used up without a message; the first of them.
     #[cfg(debug_assertions)]
-    pub(in crate::broker) const fn pass_offsets(&mut self, count: u64) -> u64 {
+    pub(crate) const fn pass_offsets(&mut self, count: u64) -> u64 {
         let start = self.next_offset;
         self.next_offset += count;
         start
@@ -120,13 +120,13 @@ impl Logged {
 
     /// A message that takes so many bytes is done with.
     #[inline]
-    pub(in crate::broker) const fn settled(&mut self, bytes: u64) {
+    pub(crate) const fn settled(&mut self, bytes: u64) {
         self.count -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     /// So many messages are done with that are not in memory.
-    pub(in crate::broker) fn settled_unread(&mut self, count: u64) {
+    pub(crate) fn settled_unread(&mut self, count: u64) {
         uncount(&mut self.count, &mut self.bytes, count);
     }
 
@@ -134,25 +134,25 @@ impl Logged {
 
     /// A message leaves the queue for the first time; says whether it was perhaps delivered in another life.
     #[inline]
-    pub(in crate::broker) fn taken(&mut self, offset: u64) -> bool {
+    pub(crate) fn taken(&mut self, offset: u64) -> bool {
         self.taken_below = self.taken_below.max(offset + 1);
         offset < self.redelivered_below
     }
 
     /// Messages with offsets below this were perhaps delivered in another life.
-    pub(in crate::broker) const fn delivered_below(&self) -> u64 {
+    pub(crate) const fn delivered_below(&self) -> u64 {
         self.redelivered_below
     }
 
     /// Whether it is written down that a message may have been delivered.
     #[inline]
-    pub(in crate::broker) const fn is_below_watermark(&self, offset: u64) -> bool {
+    pub(crate) const fn is_below_watermark(&self, offset: u64) -> bool {
         offset < self.watermark
     }
 
     /// The watermark to be asked for, if that of the message will soon be near; asks ahead of need.
     #[inline]
-    pub(in crate::broker) fn ask_watermark(&mut self, offset: u64, is_named: bool) -> Option<u64> {
+    pub(crate) fn ask_watermark(&mut self, offset: u64, is_named: bool) -> Option<u64> {
         let step = if is_named { WATERMARK_STEP_NAMED } else { WATERMARK_STEP };
         if offset + step / 2 < self.watermark_asked {
             return None;
@@ -163,12 +163,12 @@ impl Logged {
     }
 
     /// What was asked for is durable.
-    pub(in crate::broker) fn raise_watermark(&mut self, through: u64) {
+    pub(crate) fn raise_watermark(&mut self, through: u64) {
         self.watermark = self.watermark.max(through);
     }
 
     /// Where the watermark belongs and where it is, if it ran ahead of the deliveries.
-    pub(in crate::broker) fn watermark_reset(&self) -> Option<(u64, u64)> {
+    pub(crate) fn watermark_reset(&self) -> Option<(u64, u64)> {
         let watermark = self.watermark_asked.max(self.watermark_before);
         (self.count > 0 && watermark > self.taken_below).then_some((self.taken_below, watermark))
     }
@@ -176,7 +176,7 @@ impl Logged {
 
 /// What the log has of the queue's transient messages; all 0 until the first of them had to leave memory.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Spilled {
+pub(crate) struct Spilled {
     /// Never used again for another queue, and of this life only.
     incarnation: u64,
     /// The offset of the next message that leaves.
@@ -190,24 +190,24 @@ pub(in crate::broker) struct Spilled {
 
 impl Spilled {
     /// What the log knows them by; 0 when there never were any.
-    pub(in crate::broker) const fn incarnation(&self) -> u64 {
+    pub(crate) const fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
     /// Messages in the log or on their way there.
-    pub(in crate::broker) const fn count(&self) -> u64 {
+    pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
     /// Bytes that they take there.
     #[inline]
-    pub(in crate::broker) const fn bytes(&self) -> u64 {
+    pub(crate) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// The place of the next message, which takes so many bytes there; `new` says what the log is to know
     /// the first by.
-    pub(in crate::broker) fn next_target(&mut self, bytes: u64, new: impl FnOnce() -> u64) -> Target {
+    pub(crate) fn next_target(&mut self, bytes: u64, new: impl FnOnce() -> u64) -> Target {
         if self.incarnation == 0 {
             self.incarnation = new();
         }
@@ -219,22 +219,22 @@ impl Spilled {
     }
 
     /// With this batch the last of them is in the log.
-    pub(in crate::broker) const fn set_awaits(&mut self, batch: Batch) {
+    pub(crate) const fn set_awaits(&mut self, batch: Batch) {
         self.awaits = batch;
     }
 
     /// With this batch the last of them is in the log.
-    pub(in crate::broker) const fn awaits(&self) -> Batch {
+    pub(crate) const fn awaits(&self) -> Batch {
         self.awaits
     }
 
     /// So many messages are done with that are not in memory.
-    pub(in crate::broker) fn settled_unread(&mut self, count: u64) {
+    pub(crate) fn settled_unread(&mut self, count: u64) {
         uncount(&mut self.count, &mut self.bytes, count);
     }
 
     /// A message that takes so many bytes stays in memory.
-    pub(in crate::broker) const fn stays(&mut self, bytes: u64) {
+    pub(crate) const fn stays(&mut self, bytes: u64) {
         self.count -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
     }

@@ -25,7 +25,7 @@ const LEVELS_PER_UNIT: u32 = 16;
 impl Queues {
     /// The queue that this is a level of; one that is none is itself.
     #[inline]
-    pub(in crate::broker) fn whole(&self, queue: QueueId) -> QueueId {
+    pub(crate) fn whole(&self, queue: QueueId) -> QueueId {
         match self.slab[queue.index()].rank {
             Rank::Level { queue, .. } => queue,
             Rank::Plain | Rank::Lowest { .. } => queue,
@@ -34,12 +34,12 @@ impl Queues {
 
     /// The record of the queue that this is a level of; of one that is none it is its own.
     #[inline]
-    pub(in crate::broker) fn whole_of(&self, queue: QueueId) -> &Queue {
+    pub(crate) fn whole_of(&self, queue: QueueId) -> &Queue {
         self.at(self.whole(queue))
     }
 
     /// The levels of a whole queue, from the highest on; without priorities it is its only one.
-    pub(in crate::broker) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
+    pub(crate) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
         core::iter::successors(Some(self.highest_level(queue)), |level| {
             self.levels_walked.set(self.levels_walked.get().saturating_add(1));
             self.below(*level)
@@ -62,7 +62,7 @@ impl Queues {
 
     /// Places of the queue, on all its levels, are named to another broker from now on.
     #[cold]
-    pub(in crate::broker) fn note_named(&mut self, queue: QueueId) {
+    pub(crate) fn note_named(&mut self, queue: QueueId) {
         let mut at = Some(self.highest_level(queue));
         while let Some(level) = at {
             self.slab[level.index()].is_named = true;
@@ -72,7 +72,7 @@ impl Queues {
 
     /// The sum over all levels of the queue that this is, or is one of.
     #[inline]
-    pub(in crate::broker) fn in_all(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
+    pub(crate) fn in_all(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
         let record = &self.slab[queue.index()];
         if record.rank == Rank::Plain {
             return of(record);
@@ -82,12 +82,12 @@ impl Queues {
 
     /// Messages of a queue that are ready, those of all its levels.
     #[inline]
-    pub(in crate::broker) fn ready_in(&self, queue: QueueId) -> u32 {
+    pub(crate) fn ready_in(&self, queue: QueueId) -> u32 {
         self.in_all(queue, |record| record.backlog.ready().into()) as u32
     }
 
     /// Messages ready in those levels of a queue from which one that comes into this level would wait.
-    pub(in crate::broker) fn ready_before(&self, level: QueueId) -> u32 {
+    pub(crate) fn ready_before(&self, level: QueueId) -> u32 {
         let mut before = 0;
         for higher in self.levels(self.whole(level)) {
             before += self.slab[higher.index()].backlog.ready();
@@ -100,13 +100,13 @@ impl Queues {
 
     /// Charges the levels that were walked through since this was last called.
     #[inline]
-    pub(in crate::broker) fn charge_levels(&self, work: &mut Work) {
+    pub(crate) fn charge_levels(&self, work: &mut Work) {
         work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
     }
 
     /// The highest level of a whole queue that has a message; itself if none has.
     #[inline]
-    pub(in crate::broker) fn first_level(&self, queue: QueueId) -> QueueId {
+    pub(crate) fn first_level(&self, queue: QueueId) -> QueueId {
         if self.slab[queue.index()].rank == Rank::Plain {
             return queue;
         }
@@ -116,7 +116,7 @@ impl Queues {
 
     /// The level of a whole queue with priorities whose first message is to go now, if one is.
     #[cold]
-    pub(in crate::broker) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
+    pub(crate) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
         let whole = &self.slab[queue.index()];
         let level = self.first_level(queue);
         let first = &self.slab[level.index()];
@@ -126,7 +126,7 @@ impl Queues {
     }
 
     /// Whether what stands first in this level stands first in its queue.
-    pub(in crate::broker) fn is_first_level(&self, level: QueueId) -> bool {
+    pub(crate) fn is_first_level(&self, level: QueueId) -> bool {
         self.slab[level.index()].rank == Rank::Plain || self.first_level(self.whole(level)) == level
     }
 

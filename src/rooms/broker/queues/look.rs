@@ -58,12 +58,7 @@ impl Queues {
     ///
     /// # Errors
     /// The place is too far behind.
-    pub(in crate::broker) fn look_from(
-        &self,
-        queue: QueueId,
-        from: u32,
-        count: u32,
-    ) -> Result<Vec<Seen>, Fault> {
+    pub(crate) fn look_from(&self, queue: QueueId, from: u32, count: u32) -> Result<Vec<Seen>, Fault> {
         let mut look = Glance { seen: Vec::new(), skip: from, entries: 0 };
         let mut levels = self.levels(queue);
         while levels.next().is_some_and(|level| self.look_into(level, count, &mut look)) {}
@@ -142,7 +137,7 @@ impl Queues {
         place.map(|place| self.looks.list.swap_remove(place).found).unwrap_or_default()
     }
 
-    pub(in crate::broker) fn next_look(&mut self) -> Option<Fetch> {
+    pub(crate) fn next_look(&mut self) -> Option<Fetch> {
         let look = self.looks.list.iter_mut().find(|look| look.state == LookState::Wanted)?;
         look.state = LookState::Reading;
         let LogRun { queue, incarnation, start, count, .. } = look.run;
@@ -151,12 +146,7 @@ impl Queues {
     }
 
     /// A message that was read for a look, its body still to come.
-    pub(in crate::broker) fn look_in(
-        &mut self,
-        messages: &mut Messages,
-        fetch: &Fetch,
-        page: &Page<'_>,
-    ) -> PageIn {
+    pub(crate) fn look_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
         let Some(queue) = self.slab.get(fetch.queue.index()) else { return PageIn::NotWanted };
         if self.looks.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
             return PageIn::NotWanted;
@@ -171,7 +161,7 @@ impl Queues {
     }
 
     /// Its body is whole.
-    pub(in crate::broker) fn looked_in(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
+    pub(crate) fn looked_in(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
         messages.finish(message);
         match self.looks.reading() {
             Some(look) => look.found.push((message, offset < look.run.redelivered_below)),
@@ -180,7 +170,7 @@ impl Queues {
     }
 
     /// It is over, or is to be done once more.
-    pub(in crate::broker) fn end_look(&mut self, is_again: bool) {
+    pub(crate) fn end_look(&mut self, is_again: bool) {
         if let Some(look) = self.looks.reading() {
             look.state = if is_again { LookState::Wanted } else { LookState::Done };
         }

@@ -77,7 +77,7 @@ impl Fetch {
 }
 
 impl Page<'_> {
-    pub(in crate::broker) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body_len as usize
     }
 }
@@ -295,7 +295,7 @@ impl Queues {
         self.unstall(fetch.queue);
     }
 
-    pub(in crate::broker) fn unstall(&mut self, queue: QueueId) {
+    pub(crate) fn unstall(&mut self, queue: QueueId) {
         self.slab[queue.index()].front = Front::Free;
         self.shedding.note_change();
         if self.slab[queue.index()].sleeps_for.is_some() {
@@ -355,7 +355,7 @@ impl Queues {
     }
 }
 
-pub(in crate::broker) fn begin_page(
+pub(crate) fn begin_page(
     messages: &mut Messages,
     owner: Owner,
     lane: Lane,

@@ -14,7 +14,7 @@ use super::read_back_room::ReadBackRoom;
 
 /// What is on its way out of memory, and into it.
 #[derive(Debug)]
-pub(in crate::broker) struct Paging {
+pub(crate) struct Paging {
     /// Queues whose front is to be read back.
     wanted: VecDeque<QueueId>,
     /// Those for which there was no memory, and what the count of frees (`Broker::page_room_made`) was when
@@ -30,7 +30,7 @@ pub(in crate::broker) struct Paging {
 }
 
 impl Paging {
-    pub(in crate::broker) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             wanted: VecDeque::with_capacity(64),
             awaiting_memory: VecDeque::new(),
@@ -44,17 +44,17 @@ impl Paging {
     // ---- in
 
     /// The front of this queue is to be read back.
-    pub(in crate::broker) fn want(&mut self, queue: QueueId) {
+    pub(crate) fn want(&mut self, queue: QueueId) {
         self.wanted.push_back(queue);
     }
 
     /// Whether some queue waits to be read from, and there may be memory for it.
-    pub(in crate::broker) fn is_wanted(&self, room_made: u64) -> bool {
+    pub(crate) fn is_wanted(&self, room_made: u64) -> bool {
         !self.wanted.is_empty() || self.may_find_memory(room_made)
     }
 
     /// The queue that is to be read from next, if any.
-    pub(in crate::broker) fn next_wanted(&mut self, room_made: u64) -> Option<QueueId> {
+    pub(crate) fn next_wanted(&mut self, room_made: u64) -> Option<QueueId> {
         if self.may_find_memory(room_made) {
             self.wanted.append(&mut self.awaiting_memory);
         }
@@ -62,7 +62,7 @@ impl Paging {
     }
 
     /// There was no memory for what was read of this queue: again when some has been freed.
-    pub(in crate::broker) fn await_memory(&mut self, queue: QueueId, room_made: u64) {
+    pub(crate) fn await_memory(&mut self, queue: QueueId, room_made: u64) {
         if self.awaiting_memory.is_empty() {
             self.awaiting_since = room_made;
         }
@@ -70,7 +70,7 @@ impl Paging {
     }
 
     /// Whether the first message of some queue finds no memory.
-    pub(in crate::broker) fn is_short_of_memory(&self) -> bool {
+    pub(crate) fn is_short_of_memory(&self) -> bool {
         !self.awaiting_memory.is_empty()
     }
 
@@ -81,17 +81,17 @@ impl Paging {
     // ---- out
 
     /// Whether transient messages may go to the log when memory is short.
-    pub(in crate::broker) const fn set_spills_transient(&mut self, spills_transient: bool) {
+    pub(crate) const fn set_spills_transient(&mut self, spills_transient: bool) {
         self.spills_transient = spills_transient;
     }
 
     /// Whether transient messages may go to the log.
-    pub(in crate::broker) const fn spills_transient(&self) -> bool {
+    pub(crate) const fn spills_transient(&self) -> bool {
         self.spills_transient
     }
 
     /// The place among so many at which the search for what may leave memory goes on.
-    pub(in crate::broker) const fn hand(&mut self, places: usize) -> usize {
+    pub(crate) const fn hand(&mut self, places: usize) -> usize {
         if self.hand >= places {
             self.hand = 0;
         }
@@ -99,25 +99,25 @@ impl Paging {
     }
 
     /// There is nothing more at that place now.
-    pub(in crate::broker) const fn pass_on(&mut self) {
+    pub(crate) const fn pass_on(&mut self) {
         self.hand += 1;
     }
 
     // ---- the room to come back
 
     /// At a start: the largest body in the log has so many bytes.
-    pub(in crate::broker) fn recovered_largest(&mut self, body_bytes: u64) {
+    pub(crate) fn recovered_largest(&mut self, body_bytes: u64) {
         self.read_back.need_for_body(body_bytes);
     }
 
     /// From now on only the log has a message of so many bytes.
-    pub(in crate::broker) fn gave_up(&mut self, bytes: u64) {
+    pub(crate) fn gave_up(&mut self, bytes: u64) {
         self.read_back.need(bytes);
     }
 
     /// Keeps room for what is to be read back, as long as some of so many queues `has_absent` messages; says
     /// whether that is still being looked for. A step looks at a bounded number of queues.
-    pub(in crate::broker) fn keep_read_back_room(
+    pub(crate) fn keep_read_back_room(
         &mut self,
         messages: &mut Messages,
         places: usize,

@@ -18,7 +18,7 @@ const KIND_BITS: u32 = 3;
 
 /// Which of a queue's two sequences in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Lane {
+pub(crate) enum Lane {
     /// What outlives the broker.
     Durable,
     /// Transient messages that had to leave memory.
@@ -27,7 +27,7 @@ pub(in crate::broker) enum Lane {
 
 /// What stands at one place of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Place {
+pub(crate) enum Place {
     /// A message that is in memory only.
     Plain(MessageId),
     /// A message in memory that the log has too, or will have.
@@ -40,7 +40,7 @@ pub(in crate::broker) enum Place {
 
 impl Place {
     /// What an entry stands for.
-    pub(in crate::broker) const fn of(entry: Entry) -> Self {
+    pub(crate) const fn of(entry: Entry) -> Self {
         let Entry { message, flags } = entry;
         if flags & KIND == 0 {
             return Self::Plain(message);
@@ -56,7 +56,7 @@ impl Place {
     }
 
     /// As an entry.
-    pub(in crate::broker) fn entry(self) -> Entry {
+    pub(crate) fn entry(self) -> Entry {
         let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
         match self {
             Self::Plain(message) => Entry { message, flags: 0 },

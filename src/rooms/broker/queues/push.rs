@@ -18,7 +18,7 @@ use super::head::log_bytes;
 impl Queues {
     /// Pushes a message that the broker itself sends on: a dead letter, or a copy for the firehose. What is too much for
     /// its queues then is seen to later where it goes on from them, for letters may cause letters.
-    pub(in crate::broker) fn push_letter(
+    pub(crate) fn push_letter(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
@@ -31,7 +31,7 @@ impl Queues {
     }
 
     /// Pushes a message to queues; says whether one of them has rules to be looked after then.
-    pub(in crate::broker) fn push(
+    pub(crate) fn push(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
@@ -89,12 +89,7 @@ impl Queues {
     }
 
     /// How many of the targets write this message down.
-    pub(in crate::broker) fn logged_targets(
-        &self,
-        cx: &Context<'_>,
-        message: MessageId,
-        targets: &[QueueId],
-    ) -> usize {
+    pub(crate) fn logged_targets(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
         if !self.is_for_log(cx, message) {
             return 0;
         }
@@ -102,26 +97,26 @@ impl Queues {
     }
 
     /// Whether the next message that comes to a queue needs a fresh chunk.
-    pub(in crate::broker) fn needs_chunk(&self, queue: QueueId) -> bool {
+    pub(crate) fn needs_chunk(&self, queue: QueueId) -> bool {
         self.slab[queue.index()].backlog.needs_chunk()
     }
 
     /// The queue that has its share of the memory.
     #[cold]
-    pub(in crate::broker) fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
+    pub(crate) fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
         let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
         Shortage::QueueMemory(self.whole(full.unwrap_or(targets[0])))
     }
 
     /// The queue that has its share of the log.
     #[cold]
-    pub(in crate::broker) fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
+    pub(crate) fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
         let longest = targets.iter().copied().max_by_key(|queue| self.in_all(*queue, Queue::log_bytes));
         Shortage::QueueDisk(self.whole(longest.unwrap_or(targets[0])))
     }
 
     /// Fresh chunks that one message may ever take.
-    pub(in crate::broker) const fn fan_out_max(&self) -> usize {
+    pub(crate) const fn fan_out_max(&self) -> usize {
         self.pool.chunks_max() - self.settings.chunks_reserve
     }
 }

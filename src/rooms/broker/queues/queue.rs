@@ -20,94 +20,94 @@ use crate::broker::quota::owner_of;
 
 /// One queue.
 #[derive(Debug)]
-pub(in crate::broker) struct Queue {
+pub(crate) struct Queue {
     /// When it was declared, as a number that no other queue has.
-    pub(in crate::broker) serial: u64,
-    pub(in crate::broker) vhost: VhostId,
-    pub(in crate::broker) name: Box<str>,
-    pub(in crate::broker) declared: Declared,
-    pub(in crate::broker) arguments: Box<[u8]>,
+    pub(crate) serial: u64,
+    pub(crate) vhost: VhostId,
+    pub(crate) name: Box<str>,
+    pub(crate) declared: Declared,
+    pub(crate) arguments: Box<[u8]>,
     /// The policies that apply to it.
-    pub(in crate::broker) applied: Applied,
-    pub(in crate::broker) settings: QueueSettings,
+    pub(crate) applied: Applied,
+    pub(crate) settings: QueueSettings,
     /// Seen by nobody: a level of another queue, what a delayed exchange keeps, or the reply queue behind
     /// amq.rabbitmq.reply-to, which is reached by its name.
-    pub(in crate::broker) hidden: bool,
+    pub(crate) hidden: bool,
     /// What is in it sleeps until this delayed exchange is to route it.
-    pub(in crate::broker) sleeps_for: Option<ExchangeId>,
+    pub(crate) sleeps_for: Option<ExchangeId>,
     /// What it is among queues with priorities.
-    pub(in crate::broker) rank: Rank,
-    pub(in crate::broker) logged: Logged,
+    pub(crate) rank: Rank,
+    pub(crate) logged: Logged,
     /// How often its messages came back, if it is a queue that counts that.
-    pub(in crate::broker) returns: Returns,
-    pub(in crate::broker) spilled: Spilled,
+    pub(crate) returns: Returns,
+    pub(crate) spilled: Spilled,
     /// Messages that wait for delivery.
-    pub(in crate::broker) backlog: Backlog,
-    pub(in crate::broker) unsettled: Unsettled,
-    pub(in crate::broker) times: Times,
-    pub(in crate::broker) listed: Listed,
+    pub(crate) backlog: Backlog,
+    pub(crate) unsettled: Unsettled,
+    pub(crate) times: Times,
+    pub(crate) listed: Listed,
     /// Jobs that are still giving messages back: until they are done the order would not be kept.
-    pub(in crate::broker) returning: u32,
+    pub(crate) returning: u32,
     /// A bridge consumes it, or has: its messages are known by their places beyond this broker.
-    pub(in crate::broker) is_named: bool,
-    pub(in crate::broker) front: Front,
-    pub(in crate::broker) audience: Audience,
+    pub(crate) is_named: bool,
+    pub(crate) front: Front,
+    pub(crate) audience: Audience,
     /// Bindings that lead here.
-    pub(in crate::broker) bindings: List,
+    pub(crate) bindings: List,
     /// Route number that last chose this queue: a message enters a queue once.
-    pub(in crate::broker) routed_at: u64,
+    pub(crate) routed_at: u64,
     /// Its name is gone, and what hangs on it is being cleared away.
-    pub(in crate::broker) dying: bool,
+    pub(crate) dying: bool,
     /// Cleared away: the record goes with the last delivery that refers to it.
-    pub(in crate::broker) cleared: bool,
+    pub(crate) cleared: bool,
 }
 
 /// How a queue was declared.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::broker) struct Declared {
-    pub(in crate::broker) durable: bool,
-    pub(in crate::broker) auto_delete: bool,
+pub(crate) struct Declared {
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
     /// What the queue was declared with is lost: it is so until somebody declares it again.
-    pub(in crate::broker) is_rebuilt: bool,
-    pub(in crate::broker) exclusive_owner: Option<ConnectionId>,
+    pub(crate) is_rebuilt: bool,
+    pub(crate) exclusive_owner: Option<ConnectionId>,
     /// In whose share the queue is.
-    pub(in crate::broker) declarer: Option<Declarer>,
+    pub(crate) declarer: Option<Declarer>,
 }
 
 /// Deliveries of a queue that are not settled, gets included.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::broker) struct Unsettled {
-    pub(in crate::broker) count: u32,
+pub(crate) struct Unsettled {
+    pub(crate) count: u32,
     /// Messages of theirs that only the log has.
-    pub(in crate::broker) absent: u32,
+    pub(crate) absent: u32,
     /// Bytes of blocks that their messages occupy.
-    pub(in crate::broker) bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes of their bodies, in memory or not.
-    pub(in crate::broker) body_bytes: u64,
+    pub(crate) body_bytes: u64,
 }
 
 /// What time brings about in a queue; all in milliseconds of broker time.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Times {
+pub(crate) struct Times {
     /// The queue is looked at then for what has expired; of a slot of a delayed exchange it is the slot's key
     /// (`sleepers`). The largest number means never.
-    pub(in crate::broker) due_ms: u64,
+    pub(crate) due_ms: u64,
     /// The queue stays until then if nobody uses it, and for good while it has a consumer; the largest number
     /// means for ever.
-    pub(in crate::broker) unused_until_ms: u64,
+    pub(crate) unused_until_ms: u64,
     /// Messages that came before their queue had a time for them count from here; 0 where it always had.
-    pub(in crate::broker) ttl_since_ms: u64,
+    pub(crate) ttl_since_ms: u64,
     /// What is known of a message that stood first and that only the log has.
-    pub(in crate::broker) peeked: Peeked,
+    pub(crate) peeked: Peeked,
 }
 
 /// The lists that a queue is on.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::broker) struct Listed {
+pub(crate) struct Listed {
     /// Queues to be read from, or being read.
     pub(super) is_fetching: bool,
     /// Queues that have something to give up.
-    pub(in crate::broker) is_shedding: bool,
+    pub(crate) is_shedding: bool,
     /// Queues with something to deliver now.
     pub(super) is_ready: bool,
     pub(super) ready_links: Links,
@@ -117,7 +117,7 @@ pub(in crate::broker) struct Listed {
 
 /// What a record stands for; what becomes of that, see `levels`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Rank {
+pub(crate) enum Rank {
     /// A queue without priorities.
     Plain,
     /// A queue with priorities, and the lowest of its levels.
@@ -141,7 +141,7 @@ pub(in crate::broker) enum Rank {
 
 /// Whether the first message can go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Front {
+pub(crate) enum Front {
     Free,
     /// The first message must be read back, or the watermark raised above it, before it can go.
     Blocked,
@@ -151,40 +151,35 @@ pub(in crate::broker) enum Front {
 
 /// Where a message stood first, and when that expires.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Peeked {
+pub(crate) struct Peeked {
     place: u64,
     /// In milliseconds of broker time; the largest number for never.
-    pub(in crate::broker) due_ms: u64,
+    pub(crate) due_ms: u64,
 }
 
 impl Peeked {
     /// Of no message.
-    pub(in crate::broker) const NOTHING: Self = Self { place: u64::MAX, due_ms: u64::MAX };
+    pub(crate) const NOTHING: Self = Self { place: u64::MAX, due_ms: u64::MAX };
     /// What is read next is only to tell that.
-    pub(in crate::broker) const WANTED: Self = Self { place: u64::MAX - 1, due_ms: u64::MAX };
+    pub(crate) const WANTED: Self = Self { place: u64::MAX - 1, due_ms: u64::MAX };
 
-    pub(in crate::broker) const fn is_wanted(self) -> bool {
+    pub(crate) const fn is_wanted(self) -> bool {
         self.place == Self::WANTED.place
     }
 
-    pub(in crate::broker) const fn of(lane: Lane, offset: u64, due_ms: u64) -> Self {
+    pub(crate) const fn of(lane: Lane, offset: u64, due_ms: u64) -> Self {
         Self { place: offset << 1 | lane as u64, due_ms }
     }
 
     /// Whether it is that of the message at this place.
-    pub(in crate::broker) const fn is_of(self, lane: Lane, offset: u64) -> bool {
+    pub(crate) const fn is_of(self, lane: Lane, offset: u64) -> bool {
         self.place == offset << 1 | lane as u64
     }
 }
 
 impl Queue {
     /// A queue with nothing in it and nobody at it.
-    pub(in crate::broker) fn new(
-        vhost: VhostId,
-        name: &str,
-        arguments: &[u8],
-        settings: QueueSettings,
-    ) -> Self {
+    pub(crate) fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
         Self {
             serial: 0,
             vhost,
@@ -221,7 +216,7 @@ impl Queue {
 
     /// Takes a new message of this size. The caller made sure of room.
     #[inline]
-    pub(in crate::broker) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
+    pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
         let place = match appended.targets() > 0 && self.logged.is_on() {
             true => Place::Logged(appended.message(), self.logged.last_offset()),
             false => Place::Plain(appended.message()),
@@ -230,12 +225,12 @@ impl Queue {
     }
 
     /// Whether only the log has some of its messages, delivered ones included.
-    pub(in crate::broker) const fn has_absent(&self) -> bool {
+    pub(crate) const fn has_absent(&self) -> bool {
         self.backlog.has_absent() || self.unsettled.absent > 0
     }
 
     /// Messages leave the log that are not in memory.
-    pub(in crate::broker) fn uncount_stored(&mut self, lane: Lane, count: u64) {
+    pub(crate) fn uncount_stored(&mut self, lane: Lane, count: u64) {
         match lane {
             Lane::Durable => self.logged.settled_unread(count),
             Lane::Transient => self.spilled.settled_unread(count),
@@ -243,7 +238,7 @@ impl Queue {
     }
 
     /// What the log knows a lane by.
-    pub(in crate::broker) const fn incarnation(&self, lane: Lane) -> u64 {
+    pub(crate) const fn incarnation(&self, lane: Lane) -> u64 {
         match lane {
             Lane::Durable => self.logged.incarnation(),
             Lane::Transient => self.spilled.incarnation(),
@@ -251,44 +246,44 @@ impl Queue {
     }
 
     /// Whether the log knows one of its lanes by this.
-    pub(in crate::broker) const fn is_known_as(&self, incarnation: u64) -> bool {
+    pub(crate) const fn is_known_as(&self, incarnation: u64) -> bool {
         incarnation != 0
             && (self.logged.incarnation() == incarnation || self.spilled.incarnation() == incarnation)
     }
 
     /// Bytes that its messages take in the log.
-    pub(in crate::broker) const fn log_bytes(&self) -> u64 {
+    pub(crate) const fn log_bytes(&self) -> u64 {
         self.logged.bytes() + self.spilled.bytes()
     }
 
     /// Its messages that are in memory.
-    pub(in crate::broker) const fn resident_messages(&self) -> u64 {
+    pub(crate) const fn resident_messages(&self) -> u64 {
         (self.backlog.resident() + self.unsettled.count - self.unsettled.absent) as u64
     }
 
     /// Whether what it has in the log goes on when it gives that up.
-    pub(in crate::broker) const fn buries_logged(&self) -> bool {
+    pub(crate) const fn buries_logged(&self) -> bool {
         self.settings.dead_letters && self.logged.is_on()
     }
 
     /// Whether more is to be asked when a message comes, goes or comes back than of other queues.
     #[inline]
-    pub(in crate::broker) const fn is_picky(&self) -> bool {
+    pub(crate) const fn is_picky(&self) -> bool {
         self.settings.may_expire || self.settings.limits_length || self.sleeps_for.is_some()
     }
 
     /// Whether it is a level of another queue.
-    pub(in crate::broker) const fn is_level(&self) -> bool {
+    pub(crate) const fn is_level(&self) -> bool {
         matches!(self.rank, Rank::Level { .. })
     }
 
     /// Whether it has levels above itself.
-    pub(in crate::broker) const fn has_levels(&self) -> bool {
+    pub(crate) const fn has_levels(&self) -> bool {
         matches!(self.rank, Rank::Lowest { highest: Some(_), .. })
     }
 
     /// What the log knows its levels by; 0 if it knows of none.
-    pub(in crate::broker) const fn levels_from(&self) -> u64 {
+    pub(crate) const fn levels_from(&self) -> u64 {
         match self.rank {
             Rank::Lowest { levels_from, .. } => levels_from,
             Rank::Plain | Rank::Level { .. } => 0,
@@ -297,18 +292,18 @@ impl Queue {
 
     /// Whether more is to be asked when a message comes.
     #[inline]
-    pub(in crate::broker) fn is_picky_or_ranked(&self) -> bool {
+    pub(crate) fn is_picky_or_ranked(&self) -> bool {
         self.is_picky() || self.rank != Rank::Plain
     }
 
     /// Whether time alone brings something about here.
-    pub(in crate::broker) const fn is_picky_by_time(&self) -> bool {
+    pub(crate) const fn is_picky_by_time(&self) -> bool {
         self.settings.may_expire || self.settings.expires()
     }
 
     /// Whether a deliver pass has anything to do here; `levels` answers for a queue with priorities.
     #[inline]
-    pub(in crate::broker) fn wants_delivery(&self) -> bool {
+    pub(crate) fn wants_delivery(&self) -> bool {
         self.backlog.ready() > 0
             && self.audience.is_ready()
             && self.returning == 0

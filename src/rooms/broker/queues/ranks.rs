@@ -39,7 +39,7 @@ pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
 }
 
 /// What a queue is before the first message came; what the log knows its levels by, unless it is new.
-pub(in crate::broker) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64) -> Rank {
+pub(crate) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64) -> Rank {
     let max_priority = record.settings.max_priority;
     let levels_from = match levels_from {
         _ if max_priority == 0 => return Rank::Plain,
@@ -53,7 +53,7 @@ pub(in crate::broker) fn first_rank(journal: &mut Journal, record: &Queue, level
 impl Queue {
     /// The hidden queue of a delayed exchange, which the log knows by the exchange's version: 0 for one that is not
     /// there.
-    pub(in crate::broker) fn sleepers(
+    pub(crate) fn sleepers(
         journal: &mut Journal,
         vhost: VhostId,
         settings: QueueSettings,
@@ -71,16 +71,16 @@ impl Queue {
 
 /// What of a message says to which level it goes.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct LevelChoice {
-    pub(in crate::broker) priority: u8,
+pub(crate) struct LevelChoice {
+    pub(crate) priority: u8,
     /// See [`delay_ms`].
-    pub(in crate::broker) delay_ms: u64,
+    pub(crate) delay_ms: u64,
     /// When it came, in milliseconds of broker time; 0 for now.
-    pub(in crate::broker) came_ms: u64,
+    pub(crate) came_ms: u64,
 }
 
 impl LevelChoice {
-    pub(in crate::broker) fn of(properties: &Properties<'_>, came_ms: u64) -> Self {
+    pub(crate) fn of(properties: &Properties<'_>, came_ms: u64) -> Self {
         let priority = properties.priority().unwrap_or(0);
         Self { priority, delay_ms: delay_ms(properties.headers().unwrap_or(Table::EMPTY)), came_ms }
     }
@@ -91,7 +91,7 @@ impl Queues {
 
     /// Puts into the place of each queue with priorities its level for this message.
     #[cold]
-    pub(in crate::broker) fn choose_levels(
+    pub(crate) fn choose_levels(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
@@ -109,7 +109,7 @@ impl Queues {
 
     /// Puts into the place of each queue with priorities its level for a message that says this.
     #[cold]
-    pub(in crate::broker) fn choose_levels_for(
+    pub(crate) fn choose_levels_for(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
@@ -147,7 +147,7 @@ impl Queues {
     ///
     /// # Errors
     /// There is no room for another; this is the next lower one.
-    pub(in crate::broker) fn level_at(
+    pub(crate) fn level_at(
         &mut self,
         quota: &mut Quota,
         queue: QueueId,
@@ -224,7 +224,7 @@ impl Queues {
     // ---- with the whole
 
     /// A queue and its levels go by what is said of it now.
-    pub(in crate::broker) fn renew(&mut self, journal: &Journal, queue: QueueId, settings: QueueSettings) {
+    pub(crate) fn renew(&mut self, journal: &Journal, queue: QueueId, settings: QueueSettings) {
         self.renew_one(journal, queue, settings);
         let mut level = self.highest_level(queue);
         while level != queue {
@@ -263,7 +263,7 @@ impl Queues {
     }
 
     /// Takes all ready messages out of a queue and its levels, each part for somebody to drop; says how many.
-    pub(in crate::broker) fn purge(&mut self, queue: QueueId) -> (u32, Vec<(QueueId, Box<Purged>)>) {
+    pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<(QueueId, Box<Purged>)>) {
         let (mut level, mut count, mut parts) = (self.highest_level(queue), 0, Vec::new());
         loop {
             let (messages, taken) = self.detach_messages(level);
@@ -279,7 +279,7 @@ impl Queues {
     }
 
     /// Takes all ready messages out of a queue or a level, for a job to drop.
-    pub(in crate::broker) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
+    pub(crate) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
         let record = &mut self.slab[queue.index()];
         let (count, parts) = record.backlog.detach();
         // The queue stays until all of it is dropped.
@@ -289,7 +289,7 @@ impl Queues {
 
     /// A queue is retired, and its levels go with it; gives them, for somebody to clear away.
     #[cold]
-    pub(in crate::broker) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<QueueId> {
+    pub(crate) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<QueueId> {
         let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
         while level != queue {
             let record = &mut self.slab[level.index()];
@@ -307,7 +307,7 @@ impl Queues {
 
     /// The record of a level is about to be freed; of which queue it was, for that may be done with, too.
     #[cold]
-    pub(in crate::broker) fn take_off(&mut self, level: QueueId) -> Option<QueueId> {
+    pub(crate) fn take_off(&mut self, level: QueueId) -> Option<QueueId> {
         let Rank::Level { queue, below, .. } = self.slab[level.index()].rank else { return None };
         let above = self.levels(queue).find(|above| self.below(*above) == Some(level));
         match &mut self.slab[above.unwrap_or(queue).index()].rank {
@@ -321,7 +321,7 @@ impl Queues {
     // ---- at a start
 
     /// The level of a queue that was just declared again, for this priority, of which the log has something.
-    pub(in crate::broker) fn restore_level(
+    pub(crate) fn restore_level(
         &mut self,
         quota: &mut Quota,
         queue: QueueId,

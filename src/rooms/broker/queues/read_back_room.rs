@@ -12,7 +12,7 @@ const QUEUES_STEP: usize = 64;
 /// The memory that is kept to read back the largest message that only the log has: it may stand before
 /// transient ones that fill all the rest.
 #[derive(Debug)]
-pub(in crate::broker) struct ReadBackRoom {
+pub(crate) struct ReadBackRoom {
     /// Bytes of that message, or of one that has left since; 0 when the log alone has none.
     bytes: u64,
     /// Bytes of the largest message there can be.
@@ -26,7 +26,7 @@ pub(in crate::broker) struct ReadBackRoom {
 }
 
 impl ReadBackRoom {
-    pub(in crate::broker) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         // Exchange and routing key are short strings.
         let frame_bytes = u64::from(limits.frame_max) + 512;
         let message_bytes_max = u64::from(limits.message_size_max) + frame_bytes;
@@ -34,13 +34,13 @@ impl ReadBackRoom {
     }
 
     /// From now on only the log has a message of so many bytes.
-    pub(in crate::broker) fn need(&mut self, bytes: u64) {
+    pub(crate) fn need(&mut self, bytes: u64) {
         self.bytes = self.bytes.max(bytes);
         self.clear = 0;
     }
 
     /// The same for one whose body alone is known; 0 when there is none.
-    pub(in crate::broker) fn need_for_body(&mut self, body_bytes: u64) {
+    pub(crate) fn need_for_body(&mut self, body_bytes: u64) {
         if body_bytes > 0 {
             self.need(body_bytes + self.frame_bytes);
         }
@@ -48,7 +48,7 @@ impl ReadBackRoom {
 
     /// Keeps the room, as long as one of so many queues `has_absent` messages; says whether that is still
     /// being looked for.
-    pub(in crate::broker) fn keep(
+    pub(crate) fn keep(
         &mut self,
         messages: &mut Messages,
         places: usize,

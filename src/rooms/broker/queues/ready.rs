@@ -19,7 +19,7 @@ impl Queues {
     /// How often the message came back, in a queue that tells: on a first delivery a get alone hears of it,
     /// as in RabbitMQ. After a restart it is known that it was delivered, and not how often.
     #[inline]
-    pub(in crate::broker) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
+    pub(crate) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
         if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
             return None;
         }
@@ -29,12 +29,7 @@ impl Queues {
 
     /// What was delivered is done with.
     #[inline]
-    pub(in crate::broker) fn settle_delivered(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        delivery: &Delivered,
-    ) {
+    pub(crate) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
         match (delivery.message, delivery.logged) {
             (Some(message), logged) => {
                 self.settle_logged(cx, queue, logged, message);
@@ -64,7 +59,7 @@ impl Queues {
     ///
     /// # Errors
     /// There is no room for one more.
-    pub(in crate::broker) fn insert(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
+    pub(crate) fn insert(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
         record.serial = self.next_serial();
         let (vhost, name) = (record.vhost, record.name.clone());
         self.dead_lettering += u32::from(record.buries_logged());
@@ -78,7 +73,7 @@ impl Queues {
     ///
     /// # Errors
     /// There is no room for one more.
-    pub(in crate::broker) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
+    pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
         assert!(record.name.is_empty() && record.hidden, "nobody can name it");
         record.serial = self.next_serial();
         // The time that passes matters from now on.
@@ -88,22 +83,22 @@ impl Queues {
     }
 
     /// Behind the other queues that go with a connection.
-    pub(in crate::broker) fn enter_owned(&mut self, owned: &mut List, queue: QueueId) {
+    pub(crate) fn enter_owned(&mut self, owned: &mut List, queue: QueueId) {
         owned.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
     /// It does not go with that connection any more.
-    pub(in crate::broker) fn leave_owned(&mut self, owned: &mut List, queue: QueueId) {
+    pub(crate) fn leave_owned(&mut self, owned: &mut List, queue: QueueId) {
         owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
     /// Bindings that lead to a queue.
-    pub(in crate::broker) fn bindings_mut(&mut self, queue: QueueId) -> &mut List {
+    pub(crate) fn bindings_mut(&mut self, queue: QueueId) -> &mut List {
         &mut self.slab[queue.index()].bindings
     }
 
     /// Takes the name of a queue away, and the queue off the ready list: nothing is delivered from it any more.
-    pub(in crate::broker) fn retire(&mut self, queue: QueueId) {
+    pub(crate) fn retire(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         assert!(!record.dying, "a queue is retired once");
         record.dying = true;
@@ -114,7 +109,7 @@ impl Queues {
 
     /// Frees the record of a cleared queue, or of a level, once neither a delivery nor a level refers to it; gives it,
     /// with the queue that it was a level of, for that may be done with now.
-    pub(in crate::broker) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
+    pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
         // What refers to it last may ask once more than needed.
         let record = self.slab.get(queue.index())?;
         if !record.cleared || record.unsettled.count > 0 || record.returning > 0 || record.has_levels() {
@@ -129,13 +124,13 @@ impl Queues {
     }
 
     /// The queue of this name.
-    pub(in crate::broker) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
+    pub(crate) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
         let is_it = |index: usize| self.slab[index].vhost == vhost && &*self.slab[index].name == name;
         self.table.find((vhost, name), is_it).map(QueueId::from_index)
     }
 
     /// Whether there can be nothing for a get yet. What has expired is looked at anew, for nobody else may.
-    pub(in crate::broker) fn is_kept_from_get(&self, queue: QueueId) -> bool {
+    pub(crate) fn is_kept_from_get(&self, queue: QueueId) -> bool {
         let record = &self.slab[self.first_level(queue).index()];
         record.front == Front::Blocked && !record.dying
     }
@@ -143,7 +138,7 @@ impl Queues {
     // ---- what was delivered
 
     /// A delivery is on its way: its queue counts it as unsettled. The caller made sure of room in the pool.
-    pub(in crate::broker) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
+    pub(crate) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
         let Some(queue) = new.queue else { return };
         let record = &mut self.slab[queue.index()];
         record.unsettled.count += 1;
@@ -153,7 +148,7 @@ impl Queues {
 
     /// A delivery is settled, one way or the other: its queue counts it no more; gives the bytes of blocks that its
     /// message occupies.
-    pub(in crate::broker) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
+    pub(crate) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
         let delivery = &self.deliveries[index];
         let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
         if let Some(queue) = delivery.queue {
@@ -170,7 +165,7 @@ impl Queues {
     }
 
     /// A delivery comes back once more; says whether that is too often for its queue.
-    pub(in crate::broker) fn comes_back_too_often(&mut self, index: usize) -> bool {
+    pub(crate) fn comes_back_too_often(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
         delivery.returns = delivery.returns.saturating_add(1);
         let queue = delivery.queue.map(|queue| &self.slab[queue.index()]);
@@ -180,7 +175,7 @@ impl Queues {
     }
 
     /// A delivery that is counted for nobody any more goes back to its old place in its queue.
-    pub(in crate::broker) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
+    pub(crate) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
         let backlog = &mut self.slab[queue.index()].backlog;
         backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
         // It goes before what the queue waits for, which may be the very memory that it takes.
@@ -188,25 +183,14 @@ impl Queues {
     }
 
     /// A delivery that is counted for nobody any more is given up for this reason, and waits apart until it goes on.
-    pub(in crate::broker) fn reject(
-        &mut self,
-        messages: &Messages,
-        queue: QueueId,
-        index: usize,
-        reason: Reason,
-    ) {
+    pub(crate) fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
         self.deliveries.keep(index);
         self.deliveries[index].death = Some(reason);
         self.slab[queue.index()].backlog.reject(&mut self.deliveries, messages, index);
     }
 
     /// The next piece of what was taken out of a queue to be dropped is dropped; `false`: there was none.
-    pub(in crate::broker) fn drop_purged(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        parts: &mut Purged,
-    ) -> bool {
+    pub(crate) fn drop_purged(&mut self, cx: &mut Context<'_>, queue: QueueId, parts: &mut Purged) -> bool {
         let item = parts.pop(&mut self.pool, &mut self.deliveries);
         match item {
             Some(PurgedItem::Delivered(delivery)) => self.settle_delivered(cx, queue, &delivery),

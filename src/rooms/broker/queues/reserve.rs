@@ -14,7 +14,7 @@ use crate::journal::{Journal, Mode, NoRoom};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
 
 /// What stops a publish that is otherwise right.
-pub(in crate::broker) enum Hindrance {
+pub(crate) enum Hindrance {
     /// Others will free what is missing.
     Wait(Shortage),
     Fault(Fault),
@@ -22,18 +22,18 @@ pub(in crate::broker) enum Hindrance {
 
 /// Who wants room.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Claim {
+pub(crate) struct Claim {
     /// The virtual host of the queues.
-    pub(in crate::broker) vhost: VhostId,
+    pub(crate) vhost: VhostId,
     /// What of the pools he may use.
-    pub(in crate::broker) share: Share,
+    pub(crate) share: Share,
     /// Whether he can be made to wait; not in the middle of a commit.
-    pub(in crate::broker) may_wait: bool,
+    pub(crate) may_wait: bool,
 }
 
 impl Queues {
     /// Whether every target takes the message now; changes nothing.
-    pub(in crate::broker) fn reserve(
+    pub(crate) fn reserve(
         &self,
         cx: &Context<'_>,
         quota: &Quota,
@@ -127,7 +127,7 @@ impl Queues {
     /// Leaves out the queues that take no more by their own policy, and for a message that is due at once those where
     /// nobody waits for it (`is_taken_at_once`) and from which it goes nowhere. Says how many stay, in front of those that
     /// refuse it and dead-letter that, and whether a policy refused it.
-    pub(in crate::broker) fn keep_willing(
+    pub(crate) fn keep_willing(
         &self,
         messages: &Messages,
         message: MessageId,

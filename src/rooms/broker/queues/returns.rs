@@ -26,7 +26,7 @@ const NAME: &str = "leveret-returns";
 
 /// What is known of one queue; most queues know nothing.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Returns {
+pub(crate) struct Returns {
     /// Places in the log, and how often the message of each came back; not in their order.
     counts: Vec<(u64, u16)>,
     /// It waits to be written.
@@ -35,7 +35,7 @@ pub(in crate::broker) struct Returns {
 
 /// Queues whose returns are to be written.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct ReturnsDue {
+pub(crate) struct ReturnsDue {
     queues: Vec<QueueId>,
     /// What was written last is durable with this.
     written: Batch,
@@ -44,29 +44,29 @@ pub(in crate::broker) struct ReturnsDue {
 impl ReturnsDue {
     /// Whether something is due, and what was written before is durable.
     #[inline]
-    pub(in crate::broker) fn may_be_written(&self, durable: Batch) -> bool {
+    pub(crate) fn may_be_written(&self, durable: Batch) -> bool {
         !self.queues.is_empty() && self.written <= durable
     }
 
     /// The queue is to be written.
-    pub(in crate::broker) fn push(&mut self, queue: QueueId) {
+    pub(crate) fn push(&mut self, queue: QueueId) {
         self.queues.push(queue);
     }
 
     /// The queues that are to be written, which are written now.
-    pub(in crate::broker) fn take(&mut self) -> Vec<QueueId> {
+    pub(crate) fn take(&mut self) -> Vec<QueueId> {
         core::mem::take(&mut self.queues)
     }
 
     /// One of them is durable with this.
-    pub(in crate::broker) fn note_written(&mut self, batch: Batch) {
+    pub(crate) fn note_written(&mut self, batch: Batch) {
         self.written = batch;
     }
 }
 
 impl Returns {
     /// What the arguments of a queue's definition say, and the arguments without that.
-    pub(in crate::broker) fn split(arguments: &[u8]) -> (&[u8], Self) {
+    pub(crate) fn split(arguments: &[u8]) -> (&[u8], Self) {
         let Some(said) = last_list(arguments) else { return (arguments, Self::default()) };
         let rest = arguments.len() - ARGUMENT.len() - 4 - said.len();
         let (entries, _) = said.as_chunks::<ENTRY_BYTES>();
@@ -79,7 +79,7 @@ impl Returns {
     }
 
     /// The arguments of a queue's definition, with what is known of its messages.
-    pub(in crate::broker) fn join(&self, arguments: &[u8]) -> Vec<u8> {
+    pub(crate) fn join(&self, arguments: &[u8]) -> Vec<u8> {
         let mut joined = arguments.to_vec();
         // A client may have such an argument, which is not to be taken for ours.
         if !self.counts.is_empty() || last_list(arguments).is_some() {
@@ -95,7 +95,7 @@ impl Returns {
 
     /// At a start: places from this one on are given to new messages, whatever was written of others that a power
     /// cut took. Says whether that is to be written.
-    pub(in crate::broker) fn forget_from(&mut self, next_offset: u64) -> bool {
+    pub(crate) fn forget_from(&mut self, next_offset: u64) -> bool {
         let known = self.counts.len();
         self.counts.retain(|(offset, _)| *offset < next_offset);
         self.is_due |= self.counts.len() < known;
@@ -104,13 +104,13 @@ impl Returns {
 
     /// How often the message of this place came back, as far as that is known.
     #[inline]
-    pub(in crate::broker) fn count_of(&self, offset: u64) -> u16 {
+    pub(crate) fn count_of(&self, offset: u64) -> u16 {
         self.counts.iter().find(|(known, _)| *known == offset).map_or(0, |(_, count)| *count)
     }
 
     /// The message of this place has come back so often; says whether the queue is to be put on the list of those
     /// that are to be written.
-    pub(in crate::broker) fn note(&mut self, offset: u64, count: u16) -> bool {
+    pub(crate) fn note(&mut self, offset: u64, count: u16) -> bool {
         let known = self.counts.iter().position(|(known, _)| *known == offset);
         if let Some(at) = known.or((self.counts.len() == KEPT_MAX).then_some(0)) {
             self.counts.remove(at);
@@ -120,7 +120,7 @@ impl Returns {
     }
 
     /// Whether it waits to be written, which it does no more.
-    pub(in crate::broker) fn take_due(&mut self) -> bool {
+    pub(crate) fn take_due(&mut self) -> bool {
         core::mem::take(&mut self.is_due)
     }
 }

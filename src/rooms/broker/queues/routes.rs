@@ -11,19 +11,19 @@ use crate::mem::{Draw, MessageFlags, MessageId, Messages, Share};
 const HIDDEN_LEN: usize = 1 + 4 + 8;
 
 /// The queues as routing sees them, and those that it has chosen for a message.
-pub(in crate::broker) struct Targets<'a> {
-    pub(in crate::broker) queues: &'a mut Queues,
-    pub(in crate::broker) chosen: &'a mut Vec<QueueId>,
+pub(crate) struct Targets<'a> {
+    pub(crate) queues: &'a mut Queues,
+    pub(crate) chosen: &'a mut Vec<QueueId>,
 }
 
 impl Targets<'_> {
     /// The queue of this name.
-    pub(in crate::broker) fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
+    pub(crate) fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
         self.queues.find_queue(vhost, name)
     }
 
     /// The route of this number leads to this queue, perhaps once more.
-    pub(in crate::broker) fn choose(&mut self, queue: QueueId, route: u64) {
+    pub(crate) fn choose(&mut self, queue: QueueId, route: u64) {
         let record = &mut self.queues.slab[queue.index()];
         if record.routed_at != route && !record.dying {
             record.routed_at = route;
@@ -42,7 +42,7 @@ impl Queues {
     ///
     /// # Errors
     /// There is no room for it.
-    pub(in crate::broker) fn write_route(
+    pub(crate) fn write_route(
         &mut self,
         messages: &mut Messages,
         message: MessageId,
@@ -75,7 +75,7 @@ impl Queues {
     }
 
     /// The queues of a route that are there by now.
-    pub(in crate::broker) fn read_route(
+    pub(crate) fn read_route(
         &self,
         (messages, work): (&Messages, &mut Work),
         vhost: VhostId,

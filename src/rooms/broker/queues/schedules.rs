@@ -13,14 +13,14 @@ impl Queues {
 
     /// Takes the next queue that has something to deliver off the ready list.
     #[inline]
-    pub(in crate::broker) fn pop_ready(&mut self) -> Option<QueueId> {
+    pub(crate) fn pop_ready(&mut self) -> Option<QueueId> {
         let queue = self.ready.pop_front(&mut self.slab, |queue| &mut queue.listed.ready_links)?;
         self.slab[queue].listed.is_ready = false;
         Some(QueueId::from_index(queue))
     }
 
     /// Takes a queue off the ready list, if it is there.
-    pub(in crate::broker) fn leave_ready(&mut self, queue: QueueId) -> bool {
+    pub(crate) fn leave_ready(&mut self, queue: QueueId) -> bool {
         let was_ready = core::mem::take(&mut self.slab[queue.index()].listed.is_ready);
         if was_ready {
             self.ready.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.ready_links);
@@ -30,12 +30,12 @@ impl Queues {
 
     /// Whether some queue has something to deliver.
     #[inline]
-    pub(in crate::broker) const fn is_any_ready(&self) -> bool {
+    pub(crate) const fn is_any_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// Puts the queue on the ready list if it has something to do there.
-    pub(in crate::broker) fn wake(&mut self, queue: QueueId) {
+    pub(crate) fn wake(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         if record.listed.is_ready {
             return;
@@ -50,7 +50,7 @@ impl Queues {
 
     /// The queue itself if it is to deliver now, or the level of it that is.
     #[inline(always)]
-    pub(in crate::broker) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
+    pub(crate) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
         let record = &self.slab[queue.index()];
         match record.wants_delivery() {
             true => Some(queue),
@@ -70,12 +70,12 @@ impl Queues {
     }
 
     /// A job begins to give messages back to a queue: until it is done nothing is delivered from it.
-    pub(in crate::broker) fn begin_returning(&mut self, queue: QueueId) {
+    pub(crate) fn begin_returning(&mut self, queue: QueueId) {
         self.slab[queue.index()].returning += 1;
     }
 
     /// One job less whose messages the queue waits for: what stands first now stays so.
-    pub(in crate::broker) fn end_returning(&mut self, queue: QueueId) {
+    pub(crate) fn end_returning(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         record.returning -= 1;
         if record.settings.may_expire {
@@ -87,7 +87,7 @@ impl Queues {
 
     /// A message came, or may go: puts the whole queue on the ready list if it has something to do there.
     #[cold]
-    pub(in crate::broker) fn wake_whole(&mut self, queue: QueueId) {
+    pub(crate) fn wake_whole(&mut self, queue: QueueId) {
         let queue = self.whole(queue);
         if !self.slab[queue.index()].listed.is_ready && self.level_to_deliver(queue).is_some() {
             self.slab[queue.index()].listed.is_ready = true;
@@ -98,7 +98,7 @@ impl Queues {
     /// Messages of a queue with priorities went: what stands first now may have to expire, or may go where
     /// what stood first before had to wait.
     #[cold]
-    pub(in crate::broker) fn look_at_first_level(&mut self, queue: QueueId) {
+    pub(crate) fn look_at_first_level(&mut self, queue: QueueId) {
         let whole = self.whole(queue);
         let first = self.first_level(whole);
         if self.slab[first.index()].settings.may_expire {
@@ -110,7 +110,7 @@ impl Queues {
     // ---- what is given up
 
     /// The queue has something to give up that it cannot give up now, or not all of it at once.
-    pub(in crate::broker) fn note_shed(&mut self, queue: QueueId) {
+    pub(crate) fn note_shed(&mut self, queue: QueueId) {
         if !core::mem::replace(&mut self.slab[queue.index()].listed.is_shedding, true) {
             self.shedding.push(queue);
             self.shedding.note_change();
@@ -119,14 +119,14 @@ impl Queues {
 
     /// The queue has something else to give up: on the list already it may be for what was rejected and has
     /// no room, which says nothing of this.
-    pub(in crate::broker) fn note_shed_anew(&mut self, queue: QueueId) {
+    pub(crate) fn note_shed_anew(&mut self, queue: QueueId) {
         self.note_shed(queue);
         self.shedding.note_change();
     }
 
     /// Bytes of the log that publishers leave to dead letters. A letter takes room before the message that it
     /// comes of gives any, and a log that is full of what has to go on would be full for ever.
-    pub(in crate::broker) fn kept_for_letters(&self, journal: &Journal) -> u64 {
+    pub(crate) fn kept_for_letters(&self, journal: &Journal) -> u64 {
         match self.dead_lettering {
             0 => 0,
             _ => journal.kept_for_letters(self.settings.letters_log_bytes),
@@ -136,7 +136,7 @@ impl Queues {
     // ---- what is read back
 
     /// Asks that the front of the middle be read back.
-    pub(in crate::broker) fn want_pages(&mut self, queue: QueueId) {
+    pub(crate) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         if record.times.peeked.is_wanted() {
             record.times.peeked = Peeked::NOTHING;
@@ -148,7 +148,7 @@ impl Queues {
 
     /// Asks until when the first message may wait, which only the log has.
     #[cold]
-    pub(in crate::broker) fn want_peek(&mut self, queue: QueueId) {
+    pub(crate) fn want_peek(&mut self, queue: QueueId) {
         if !self.slab[queue.index()].listed.is_fetching {
             self.want_pages(queue);
             self.slab[queue.index()].times.peeked = Peeked::WANTED;
@@ -163,7 +163,7 @@ impl Queues {
     }
 
     /// Messages of the queue may expire from now on.
-    pub(in crate::broker) fn note_may_expire(&mut self, queue: QueueId) {
+    pub(crate) fn note_may_expire(&mut self, queue: QueueId) {
         // What sleeps expires when it is awake.
         let record = &mut self.slab[queue.index()];
         record.settings.may_expire = record.sleeps_for.is_none();
@@ -187,7 +187,7 @@ impl Queues {
 
     /// Somebody has a use for the queue, or had until now.
     #[cold]
-    pub(in crate::broker) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
+    pub(crate) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         if record.settings.expires() && !record.dying {
             record.times.unused_until_ms = journal.time_ms().saturating_add(record.settings.expires_ms);
@@ -205,7 +205,7 @@ impl Queues {
         if may_go { record.times.unused_until_ms } else { u64::MAX }
     }
 
-    pub(in crate::broker) fn is_unused_for_too_long(&self, journal: &Journal, queue: QueueId) -> bool {
+    pub(crate) fn is_unused_for_too_long(&self, journal: &Journal, queue: QueueId) -> bool {
         self.unused_until_ms(journal, queue) <= journal.time_ms()
     }
 }

@@ -21,19 +21,19 @@ const NEVER_ROUTED: u64 = u64::MAX;
 
 impl Queues {
     /// Whether some queue has to give up something, and may be able to, when so much room was made.
-    pub(in crate::broker) fn may_give_up(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
+    pub(crate) fn may_give_up(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
         self.next_expiry_ms().is_some_and(|at| at <= journal.time_ms())
             || self.shedding.is_due(&room_made)
             || self.may_wake(journal, room_made)
     }
 
     /// Whether something that was delayed wakes up, or may by now, when so much room was made.
-    pub(in crate::broker) fn may_wake(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
+    pub(crate) fn may_wake(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
         self.sleepers.is_due(journal.time_ms(), room_made)
     }
 
     /// The length rules of a queue that gives up for good: the oldest make room for the newest.
-    pub(in crate::broker) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let queue = self.whole(queue);
         assert!(!self.has_dead_letters(queue), "what goes on is not dropped");
         // More than that is too much only when the limit has become smaller.
@@ -50,12 +50,7 @@ impl Queues {
     /// A dead letter came in, and stands in all of these queues: each is looked at for its rules, and what of it goes on
     /// from here is seen to later, for one letter at a time is being written.
     #[cold]
-    pub(in crate::broker) fn look_after_letter(
-        &mut self,
-        cx: &mut Context<'_>,
-        message: MessageId,
-        queues: &[QueueId],
-    ) {
+    pub(crate) fn look_after_letter(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
         for &queue in queues {
             self.note_arrival(cx, queue, message);
         }
@@ -73,7 +68,7 @@ impl Queues {
     }
 
     /// Whether a queue has more than its length rules allow, behind a message that came in.
-    pub(in crate::broker) fn is_over_after_push(&self, queue: QueueId) -> bool {
+    pub(crate) fn is_over_after_push(&self, queue: QueueId) -> bool {
         let whole = &self.slab[self.whole(queue).index()];
         if !whole.settings.limits_length {
             return false;
@@ -86,14 +81,14 @@ impl Queues {
     }
 
     /// The first message of a level is gone: with its last one another level is the first.
-    pub(in crate::broker) fn note_taken_off(&mut self, queue: QueueId, level: QueueId) {
+    pub(crate) fn note_taken_off(&mut self, queue: QueueId, level: QueueId) {
         if self.first_level(queue) != level {
             self.look_at_first_level(queue);
         }
     }
 
     /// The first message if it is in memory, and whether the log has it too.
-    pub(in crate::broker) fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
+    pub(crate) fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
         let first = self.first(queue)?;
         let (message, is_logged) = match first {
             First::Absent(_) | First::At(_, Place::Stored(..)) => return None,
@@ -109,13 +104,13 @@ impl Queues {
     }
 
     /// Whether a message that the queue refuses for its length goes where its dead letters go.
-    pub(in crate::broker) fn buries_refused(&self, queue: QueueId) -> bool {
+    pub(crate) fn buries_refused(&self, queue: QueueId) -> bool {
         let overflow = self.slab[queue.index()].settings.overflow;
         overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
     }
 
     /// The first of those that were rejected is done with; `false` when there is none.
-    pub(in crate::broker) fn drop_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+    pub(crate) fn drop_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &mut self.slab[queue.index()].backlog;
         let Some(delivery) = backlog.take_rejected(&mut self.deliveries, cx.messages) else { return false };
         self.settle_delivered(cx, queue, &delivery);
@@ -124,14 +119,14 @@ impl Queues {
     }
 
     /// Whether what this queue gives up goes anywhere.
-    pub(in crate::broker) fn has_dead_letters(&self, queue: QueueId) -> bool {
+    pub(crate) fn has_dead_letters(&self, queue: QueueId) -> bool {
         let record = &self.slab[queue.index()];
         record.settings.dead_letters && !record.dying
     }
 
     /// Leaves out the queues that are full. Says how many take the letter, in front of those that have dead
     /// letters for it.
-    pub(in crate::broker) fn leave_out_full(
+    pub(crate) fn leave_out_full(
         &self,
         messages: &Messages,
         message: MessageId,
@@ -151,7 +146,7 @@ impl Queues {
 
     /// Leaves out the queues that the letter has passed by itself. Its sender may have made up any number of
     /// deaths, so each is looked at once, whatever the number of queues.
-    pub(in crate::broker) fn leave_out_passed(
+    pub(crate) fn leave_out_passed(
         &mut self,
         work: &mut Work,
         vhost: VhostId,

@@ -15,7 +15,7 @@ const UNITS_PER_STEP: u32 = 16;
 
 /// The list, and how far it was gone through in vain.
 #[derive(Debug)]
-pub(in crate::broker) struct Shedding {
+pub(crate) struct Shedding {
     queues: VecDeque<QueueId>,
     /// How many in a row could give up nothing, since something changed that they may wait for.
     stuck: usize,
@@ -26,47 +26,47 @@ pub(in crate::broker) struct Shedding {
 }
 
 impl Shedding {
-    pub(in crate::broker) fn with_capacity(queues: usize) -> Self {
+    pub(crate) fn with_capacity(queues: usize) -> Self {
         Self { queues: VecDeque::with_capacity(queues), stuck: 0, room_seen: 0, stuck_at: None }
     }
 
-    pub(in crate::broker) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.queues.len()
     }
 
     /// Whether some of them are to be asked, when so much room was made.
-    pub(in crate::broker) fn is_due(&self, room_made: impl FnOnce() -> u64) -> bool {
+    pub(crate) fn is_due(&self, room_made: impl FnOnce() -> u64) -> bool {
         !self.queues.is_empty() && self.stuck_at.is_none_or(|stuck_at| stuck_at != room_made())
     }
 
-    pub(in crate::broker) fn push(&mut self, queue: QueueId) {
+    pub(crate) fn push(&mut self, queue: QueueId) {
         self.queues.push_back(queue);
     }
 
-    pub(in crate::broker) fn pop(&mut self) -> Option<QueueId> {
+    pub(crate) fn pop(&mut self) -> Option<QueueId> {
         self.queues.pop_front()
     }
 
     /// Something happened that they may wait for: who was asked before is to be asked again.
-    pub(in crate::broker) const fn note_change(&mut self) {
+    pub(crate) const fn note_change(&mut self) {
         self.stuck_at = None;
         self.stuck = 0;
     }
 
     /// Some are asked, and so much room was made by now.
-    pub(in crate::broker) const fn begin(&mut self, room_made: u64) {
+    pub(crate) const fn begin(&mut self, room_made: u64) {
         if room_made != self.room_seen {
             self.stuck = 0;
         }
     }
 
     /// One of them was asked; says whether something came of it.
-    pub(in crate::broker) const fn note_step(&mut self, has_shed: bool) {
+    pub(crate) const fn note_step(&mut self, has_shed: bool) {
         self.stuck = if has_shed { 0 } else { self.stuck + 1 };
     }
 
     /// So many were asked as there is time for, and so much room was made by now.
-    pub(in crate::broker) fn end(&mut self, room_made: u64) {
+    pub(crate) fn end(&mut self, room_made: u64) {
         self.room_seen = room_made;
         self.stuck_at = (self.stuck >= self.queues.len()).then_some(room_made);
         if self.stuck_at.is_some() {
@@ -75,14 +75,14 @@ impl Shedding {
     }
 
     /// The queue is no more.
-    pub(in crate::broker) fn forget(&mut self, queue: QueueId) {
+    pub(crate) fn forget(&mut self, queue: QueueId) {
         self.queues.retain(|other| *other != queue);
     }
 }
 
 /// A step was taken, which was more than one if it was more work than a message usually is: large bodies are
 /// copied, and letters routed.
-pub(in crate::broker) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
+pub(crate) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
     let units = work.units().saturating_sub(units_before);
     *left = left.saturating_sub(1 + units / UNITS_PER_STEP);
 }

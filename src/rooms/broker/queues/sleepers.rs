@@ -27,9 +27,9 @@ use crate::wire::field::{Table, Value};
 use super::expiry::Expiry;
 
 /// Slots of a wheel.
-pub(in crate::broker) const SLOTS: u8 = 88;
+pub(crate) const SLOTS: u8 = 88;
 /// The narrowest width that a publisher's message comes to, as the number of its tier.
-pub(in crate::broker) const PLAIN: u32 = 4;
+pub(crate) const PLAIN: u32 = 4;
 /// The widest.
 const WIDEST: u32 = SLOTS as u32 / DIGITS - 1;
 const DIGIT_BITS: u32 = 3;
@@ -40,7 +40,7 @@ const FINEST_BITS: u32 = 2;
 const DELAY_MAX_MS: i64 = u32::MAX as i64;
 /// A queue's record that has no time, and a slot of which it is not known yet.
 const NEVER: u64 = u64::MAX;
-pub(in crate::broker) const UNKNOWN: u64 = u64::MAX - 1;
+pub(crate) const UNKNOWN: u64 = u64::MAX - 1;
 /// Of so many messages that there may be, one may be held.
 const HELD_PART: usize = 64;
 const HELD_MAX: usize = 1024;
@@ -48,7 +48,7 @@ const HELD_MAX: usize = 1024;
 /// How long a message with these headers is to wait, in milliseconds; 0 not at all. As in RabbitMQ's plug-in
 /// text is read as a number and a fraction cut off; what is no number there ends the channel, and is no delay
 /// here.
-pub(in crate::broker) fn delay_ms(headers: Table<'_>) -> u64 {
+pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
     let said = match headers.get("x-delay") {
         None => return 0,
         Some(Value::LongStr(text)) => core::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
@@ -64,15 +64,15 @@ pub(in crate::broker) fn delay_ms(headers: Table<'_>) -> u64 {
 
 /// A slot, and when it begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) struct Slot {
+pub(crate) struct Slot {
     /// From 1 on; 0 for what came before the slots were known.
-    pub(in crate::broker) number: u8,
-    pub(in crate::broker) start_ms: u64,
+    pub(crate) number: u8,
+    pub(crate) start_ms: u64,
 }
 
 impl Slot {
     /// The slot of a message that is due then, when the wheel stands at `at_ms`, of one of these tiers.
-    pub(in crate::broker) fn of(due_ms: u64, at_ms: u64, narrowest: u32, widest: u32) -> Self {
+    pub(crate) fn of(due_ms: u64, at_ms: u64, narrowest: u32, widest: u32) -> Self {
         let due_ms = due_ms.max(at_ms);
         let bit = 63_u32.saturating_sub((due_ms ^ at_ms).leading_zeros());
         let widest = widest.min(WIDEST);
@@ -83,16 +83,16 @@ impl Slot {
     }
 
     /// What it is sorted by: of those that begin at one time the widest goes first.
-    pub(in crate::broker) const fn key(self) -> u64 {
+    pub(crate) const fn key(self) -> u64 {
         self.start_ms << 8 | (u8::MAX - self.number) as u64
     }
 
-    pub(in crate::broker) const fn of_key(key: u64) -> Self {
+    pub(crate) const fn of_key(key: u64) -> Self {
         Self { number: u8::MAX - key as u8, start_ms: key >> 8 }
     }
 
     /// The tier of its width; `None` for what came before the slots were known.
-    pub(in crate::broker) const fn tier(self) -> Option<u32> {
+    pub(crate) const fn tier(self) -> Option<u32> {
         match self.number {
             0 => None,
             number => Some((number as u32 - 1) / DIGITS),
@@ -100,7 +100,7 @@ impl Slot {
     }
 
     /// The widest tier that its messages may go to.
-    pub(in crate::broker) const fn widest_below(self) -> Option<u32> {
+    pub(crate) const fn widest_below(self) -> Option<u32> {
         match self.tier() {
             None => Some(WIDEST),
             Some(tier) => tier.checked_sub(1),
@@ -109,7 +109,7 @@ impl Slot {
 }
 
 /// When a slot of this number begins that has a message which is due then.
-pub(in crate::broker) const fn start_ms(number: u8, due_ms: u64) -> u64 {
+pub(crate) const fn start_ms(number: u8, due_ms: u64) -> u64 {
     let bits = bits((number.saturating_sub(1) as u32) / DIGITS);
     due_ms >> bits << bits
 }
@@ -120,19 +120,19 @@ const fn bits(tier: u32) -> u32 {
 
 /// A message that left its slot and waits for its time in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) struct Held {
-    pub(in crate::broker) due_ms: u64,
+pub(crate) struct Held {
+    pub(crate) due_ms: u64,
     /// In the order of their coming.
     serial: u64,
-    pub(in crate::broker) queue: QueueId,
-    pub(in crate::broker) message: MessageId,
+    pub(crate) queue: QueueId,
+    pub(crate) message: MessageId,
     /// Its place in the log; the largest number for none.
     logged: u64,
 }
 
 impl Held {
     /// Its place in the log.
-    pub(in crate::broker) fn logged(&self) -> Option<u64> {
+    pub(crate) fn logged(&self) -> Option<u64> {
         Some(self.logged).filter(|offset| *offset != u64::MAX)
     }
 }
@@ -151,7 +151,7 @@ impl PartialOrd for Held {
 
 /// What is to be done next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Next {
+pub(crate) enum Next {
     /// This slot is open, by its key.
     Slot(u64, QueueId),
     /// This message is due.
@@ -160,25 +160,25 @@ pub(in crate::broker) enum Next {
 
 /// All slots that have a time, and what is held.
 #[derive(Debug)]
-pub(in crate::broker) struct Sleepers {
+pub(crate) struct Sleepers {
     slots: Expiry,
     held: BinaryHeap<Reverse<Held>>,
     held_max: usize,
     serial: u64,
     /// Slots of which it is not known yet when they begin: nothing is done before it is.
-    pub(in crate::broker) unknown: u32,
+    pub(crate) unknown: u32,
     /// There was no room for the slot of the message that is under way.
-    pub(in crate::broker) lacks_slot: bool,
+    pub(crate) lacks_slot: bool,
     /// What the count of room made was when nothing could be done.
     stuck_at: Option<u64>,
 }
 
 impl Sleepers {
     /// Bytes for each queue there can be.
-    pub(in crate::broker) const QUEUE_BYTES: usize = Expiry::QUEUE_BYTES;
+    pub(crate) const QUEUE_BYTES: usize = Expiry::QUEUE_BYTES;
 
     /// For so many queues and messages.
-    pub(in crate::broker) fn new(queues: usize, messages: usize) -> Self {
+    pub(crate) fn new(queues: usize, messages: usize) -> Self {
         let held_max = Self::held_max(messages);
         Self {
             slots: Expiry::with_capacity(queues),
@@ -198,12 +198,12 @@ impl Sleepers {
     }
 
     /// Bytes that what is held takes at most, when there may be so many messages.
-    pub(in crate::broker) const fn held_bytes(messages: usize) -> usize {
+    pub(crate) const fn held_bytes(messages: usize) -> usize {
         Self::held_max(messages) * size_of::<Reverse<Held>>()
     }
 
     /// When there is something to do next, in milliseconds of broker time.
-    pub(in crate::broker) fn next_ms(&self) -> Option<u64> {
+    pub(crate) fn next_ms(&self) -> Option<u64> {
         if self.unknown > 0 || self.stuck_at.is_some() {
             return None;
         }
@@ -213,7 +213,7 @@ impl Sleepers {
     }
 
     /// Whether there is something to do at this time, when so much room was made.
-    pub(in crate::broker) fn is_due(&self, now_ms: u64, room_made: impl FnOnce() -> u64) -> bool {
+    pub(crate) fn is_due(&self, now_ms: u64, room_made: impl FnOnce() -> u64) -> bool {
         match self.stuck_at {
             Some(stuck_at) => stuck_at != room_made(),
             None => self.next_ms().is_some_and(|at_ms| at_ms <= now_ms),
@@ -221,7 +221,7 @@ impl Sleepers {
     }
 
     /// What is to be done at this time.
-    pub(in crate::broker) fn next(&self, now_ms: u64) -> Option<Next> {
+    pub(crate) fn next(&self, now_ms: u64) -> Option<Next> {
         let held = self.held.peek().map(|Reverse(held)| *held);
         let slot = self.slots.first().filter(|(key, _)| Slot::of_key(*key).start_ms <= now_ms);
         match (slot, held) {
@@ -239,7 +239,7 @@ impl Sleepers {
     }
 
     /// Where the wheel stands: in front of whatever has not been opened.
-    pub(in crate::broker) fn stands_at_ms(&self, now_ms: u64) -> u64 {
+    pub(crate) fn stands_at_ms(&self, now_ms: u64) -> u64 {
         match self.first_slot() {
             None => now_ms,
             Some(slot) if slot.tier().is_some_and(|tier| tier > PLAIN) => {
@@ -250,7 +250,7 @@ impl Sleepers {
     }
 
     /// The slot of this queue begins then; `all` are those that count, as of [`Expiry::add`].
-    pub(in crate::broker) fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
+    pub(crate) fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,
     {
@@ -258,38 +258,34 @@ impl Sleepers {
     }
 
     /// Takes the first slot off.
-    pub(in crate::broker) fn pop_slot(&mut self) {
+    pub(crate) fn pop_slot(&mut self) {
         self.slots.pop(NEVER);
     }
 
     /// Whether one more message may be held.
-    pub(in crate::broker) fn has_place(&self) -> bool {
+    pub(crate) fn has_place(&self) -> bool {
         self.held.len() < self.held_max
     }
 
     /// Whether nothing is held.
-    pub(in crate::broker) fn holds_none(&self) -> bool {
+    pub(crate) fn holds_none(&self) -> bool {
         self.held.is_empty()
     }
 
     /// Holds a message of a slot.
-    pub(in crate::broker) fn hold(
-        &mut self,
-        due_ms: u64,
-        (queue, message, logged): (QueueId, MessageId, Option<u64>),
-    ) {
+    pub(crate) fn hold(&mut self, due_ms: u64, (queue, message, logged): (QueueId, MessageId, Option<u64>)) {
         self.serial += 1;
         let (serial, logged) = (self.serial, logged.unwrap_or(u64::MAX));
         self.held.push(Reverse(Held { due_ms, serial, queue, message, logged }));
     }
 
     /// Takes the first of those that are held.
-    pub(in crate::broker) fn pop_held(&mut self) {
+    pub(crate) fn pop_held(&mut self) {
         self.held.pop();
     }
 
     /// Takes out what is held of some queues.
-    pub(in crate::broker) fn take_held_of(&mut self, is_of: impl Fn(QueueId) -> bool) -> Vec<Held> {
+    pub(crate) fn take_held_of(&mut self, is_of: impl Fn(QueueId) -> bool) -> Vec<Held> {
         let mut taken = Vec::new();
         self.held.retain(|Reverse(held)| {
             let goes = is_of(held.queue);
@@ -302,12 +298,12 @@ impl Sleepers {
     }
 
     /// Nothing could be done, when so much room was made.
-    pub(in crate::broker) const fn note_stuck(&mut self, room_made: u64) {
+    pub(crate) const fn note_stuck(&mut self, room_made: u64) {
         self.stuck_at = Some(room_made);
     }
 
     /// Something happened that may be waited for.
-    pub(in crate::broker) const fn note_change(&mut self) {
+    pub(crate) const fn note_change(&mut self) {
         self.stuck_at = None;
     }
 }

@@ -17,7 +17,7 @@ use crate::wire::props::Properties;
 const BYTES_PER_UNIT: usize = 512;
 
 impl Queues {
-    pub(in crate::broker) fn register_slot(&mut self, level: QueueId, slot: Slot) {
+    pub(crate) fn register_slot(&mut self, level: QueueId, slot: Slot) {
         let record = &mut self.slab[level.index()];
         let key = slot.key();
         if record.times.due_ms == UNKNOWN || record.times.due_ms <= key {
@@ -34,7 +34,7 @@ impl Queues {
     }
 
     /// A message came to a slot: it is noted when.
-    pub(in crate::broker) fn note_sleeper(&self, cx: &mut Context<'_>, message: MessageId) {
+    pub(crate) fn note_sleeper(&self, cx: &mut Context<'_>, message: MessageId) {
         if cx.messages.arrived_ms(message) == 0 {
             cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
         }
@@ -42,7 +42,7 @@ impl Queues {
 
     /// The log has something of a slot: its first message says when that begins.
     #[cold]
-    pub(in crate::broker) fn note_slot_restored(&mut self, level: QueueId) {
+    pub(crate) fn note_slot_restored(&mut self, level: QueueId) {
         self.slab[level.index()].times.due_ms = UNKNOWN;
         self.sleepers.unknown += 1;
         self.want_peek(level);
@@ -50,7 +50,7 @@ impl Queues {
 
     /// The first message of a slot was read.
     #[cold]
-    pub(in crate::broker) fn slot_peeked(&mut self, level: QueueId, page: &Page<'_>) {
+    pub(crate) fn slot_peeked(&mut self, level: QueueId, page: &Page<'_>) {
         let headers = Properties::trusted(page.properties).headers().unwrap_or(Table::EMPTY);
         let due_ms = page.enqueued_ms.saturating_add(delay_ms(headers));
         let slot = match self.slab[level.index()].rank {
@@ -71,7 +71,7 @@ impl Queues {
 
     /// A read for a slot is over, whatever came of it.
     #[cold]
-    pub(in crate::broker) fn slot_fetched(&mut self, level: QueueId) {
+    pub(crate) fn slot_fetched(&mut self, level: QueueId) {
         self.sleepers.note_change();
         let record = &self.slab[level.index()];
         match record.times.due_ms == UNKNOWN && !record.dying {
@@ -82,7 +82,7 @@ impl Queues {
     }
 
     /// When a message that came to a slot is due, in milliseconds of broker time.
-    pub(in crate::broker) fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
+    pub(crate) fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
         let properties = cx.messages.properties(message, &mut self.scratch.properties);
         cx.work.charge(properties.len() / BYTES_PER_UNIT);
         let headers = Properties::trusted(properties).headers().unwrap_or(Table::EMPTY);

@@ -59,7 +59,7 @@ impl Queues {
 
     /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
     /// it is worth while to go on.
-    pub(in crate::broker) fn spill(
+    pub(crate) fn spill(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,

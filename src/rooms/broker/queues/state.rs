@@ -24,50 +24,50 @@ use crate::mem::{FifoPool, List, Slab};
 
 /// Space for looking into properties; it is taken out while in use.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Scratch {
-    pub(in crate::broker) properties: Box<[u8]>,
-    pub(in crate::broker) rewritten: Box<[u8]>,
+pub(crate) struct Scratch {
+    pub(crate) properties: Box<[u8]>,
+    pub(crate) rewritten: Box<[u8]>,
 }
 
 /// The numbers that queues go by at run time.
 #[derive(Debug)]
-pub(in crate::broker) struct Settings {
-    pub(in crate::broker) output_budget_bytes: u64,
+pub(crate) struct Settings {
+    pub(crate) output_budget_bytes: u64,
     /// Bytes of a frame.
-    pub(in crate::broker) frame_max: usize,
+    pub(crate) frame_max: usize,
     /// Chunks of queue entries that ordinary publishers leave.
-    pub(in crate::broker) chunks_reserve: usize,
+    pub(crate) chunks_reserve: usize,
     /// Bytes of the log that publishers leave to dead letters, of those that there are at most.
-    pub(in crate::broker) letters_log_bytes: u64,
+    pub(crate) letters_log_bytes: u64,
     /// Every message to a durable queue is persistent, whatever it says.
-    pub(in crate::broker) persist_all: bool,
+    pub(crate) persist_all: bool,
     /// Slots and bytes of blocks that ordinary publishers may use.
-    pub(in crate::broker) messages: u32,
-    pub(in crate::broker) body_bytes: u64,
+    pub(crate) messages: u32,
+    pub(crate) body_bytes: u64,
 }
 
 /// All queues.
 #[derive(Debug)]
 pub struct Queues {
-    pub(in crate::broker) settings: Settings,
+    pub(crate) settings: Settings,
     pub(super) slab: Slab<Queue>,
     pub(super) table: IndexTable,
     /// Entries of all queues.
-    pub(in crate::broker) pool: FifoPool,
+    pub(crate) pool: FifoPool,
     pub(super) deliveries: Deliveries,
     /// Queues with something to deliver now.
     pub(super) ready: List,
     /// When to look at which queue for what has expired.
     pub(super) expiry: Expiry,
     /// What delayed exchanges keep.
-    pub(in crate::broker) sleepers: Sleepers,
+    pub(crate) sleepers: Sleepers,
     /// Queues that have to give up something.
-    pub(in crate::broker) shedding: Shedding,
+    pub(crate) shedding: Shedding,
     pub(super) paging: Paging,
     /// What somebody waits to look at.
     pub(super) looks: Looks,
     /// Gets that wait for their message.
-    pub(in crate::broker) gets: Waiters<Getting>,
+    pub(crate) gets: Waiters<Getting>,
     /// Quorum queues of which it is to be written how often their messages came back.
     pub(super) returns_due: ReturnsDue,
     /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
@@ -78,7 +78,7 @@ pub struct Queues {
     pub(super) dead_lettering: u32,
     /// There was something that may expire.
     pub(super) has_deadlines: bool,
-    pub(in crate::broker) scratch: Scratch,
+    pub(crate) scratch: Scratch,
     /// Queues there have been.
     serial: u64,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
@@ -86,13 +86,13 @@ pub struct Queues {
     /// Levels of queues with priorities that were walked through and are not charged yet.
     pub(super) levels_walked: Cell<u32>,
     /// The minute of this turn, since the start of the process.
-    pub(in crate::broker) minute: u32,
+    pub(crate) minute: u32,
     /// In which minute it was last said that there was no room for a priority of a queue.
-    pub(in crate::broker) no_level_logged_minute: Option<u32>,
+    pub(crate) no_level_logged_minute: Option<u32>,
 }
 
 impl Queues {
-    pub(in crate::broker) fn new(limits: &Limits, seed: u64) -> Self {
+    pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
         let (queues, frame) = (limits.queues_max as usize, limits.frame_max as usize);
         let pool = FifoPool::with_entries(limits.queue_entries_max as usize, limits.vhosts_max as usize);
         Self {
@@ -147,7 +147,7 @@ impl Queues {
     // ---- how much there is
 
     /// Queues, levels and hidden ones included.
-    pub(in crate::broker) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.slab.len()
     }
 
@@ -157,92 +157,92 @@ impl Queues {
     }
 
     /// Places of queues that were ever used.
-    pub(in crate::broker) const fn places(&self) -> usize {
+    pub(crate) const fn places(&self) -> usize {
         self.slab.places()
     }
 
     /// A queue that is there, or a level of one.
     #[inline]
-    pub(in crate::broker) fn at(&self, queue: QueueId) -> &Queue {
+    pub(crate) fn at(&self, queue: QueueId) -> &Queue {
         &self.slab[queue.index()]
     }
 
     /// A queue that is there, or a level of one, to be changed.
     #[inline]
-    pub(in crate::broker) fn at_mut(&mut self, queue: QueueId) -> &mut Queue {
+    pub(crate) fn at_mut(&mut self, queue: QueueId) -> &mut Queue {
         &mut self.slab[queue.index()]
     }
 
     /// The consumers of a queue.
     #[inline]
-    pub(in crate::broker) fn audience(&self, queue: QueueId) -> &Audience {
+    pub(crate) fn audience(&self, queue: QueueId) -> &Audience {
         &self.slab[queue.index()].audience
     }
 
     /// The consumers of a queue, to be changed.
     #[inline]
-    pub(in crate::broker) fn audience_mut(&mut self, queue: QueueId) -> &mut Audience {
+    pub(crate) fn audience_mut(&mut self, queue: QueueId) -> &mut Audience {
         &mut self.slab[queue.index()].audience
     }
 
     /// What is delivered and not settled.
     #[inline]
-    pub(in crate::broker) const fn deliveries(&self) -> &Deliveries {
+    pub(crate) const fn deliveries(&self) -> &Deliveries {
         &self.deliveries
     }
 
     /// What is delivered and not settled, to be changed.
     #[inline]
-    pub(in crate::broker) const fn deliveries_mut(&mut self) -> &mut Deliveries {
+    pub(crate) const fn deliveries_mut(&mut self) -> &mut Deliveries {
         &mut self.deliveries
     }
 
     /// How many more deliveries there is room for.
     #[inline]
-    pub(in crate::broker) const fn deliveries_room(&self) -> usize {
+    pub(crate) const fn deliveries_room(&self) -> usize {
         self.deliveries.room()
     }
 
-    pub(in crate::broker) fn get(&self, place: usize) -> Option<&Queue> {
+    pub(crate) fn get(&self, place: usize) -> Option<&Queue> {
         self.slab.get(place)
     }
 
-    pub(in crate::broker) fn get_mut(&mut self, place: usize) -> Option<&mut Queue> {
+    pub(crate) fn get_mut(&mut self, place: usize) -> Option<&mut Queue> {
         self.slab.get_mut(place)
     }
 
-    pub(in crate::broker) fn iter(&self) -> impl Iterator<Item = (usize, &Queue)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Queue)> {
         self.slab.iter()
     }
 
     /// Rises with everything here that a publisher may wait for: places for entries and deliveries, which
     /// their pools count themselves, what a queue has of its share, and what waits in an outbox.
-    pub(in crate::broker) const fn room_made(&self) -> u64 {
+    pub(crate) const fn room_made(&self) -> u64 {
         self.pool.given() + self.deliveries.given() + self.releases
     }
 
     /// A message left memory, an outbox or a transaction.
-    pub(in crate::broker) const fn note_release(&mut self) {
+    pub(crate) const fn note_release(&mut self) {
         self.releases += 1;
     }
 
     /// Messages delivered, or back in their queues, that only the log has.
-    pub(in crate::broker) fn absent(&self) -> u32 {
+    pub(crate) fn absent(&self) -> u32 {
         self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.returned_absent()).sum()
     }
 
     /// Transient messages that the log has, or will have.
-    pub(in crate::broker) fn spilled_messages(&self) -> u64 {
+    pub(crate) fn spilled_messages(&self) -> u64 {
         self.slab.iter().map(|(_, queue)| queue.spilled.count()).sum()
     }
 
     /// Bytes of the pools that nobody uses and the system holds memory for, about.
-    pub(in crate::broker) const fn idle_bytes(&self) -> usize {
+    pub(crate) const fn idle_bytes(&self) -> usize {
         self.pool.idle_bytes() + self.deliveries.idle_bytes() + self.slab.idle_bytes()
     }
 
     /// Gives idle memory back, a bounded part at a time; says whether that was the last part.
-    pub(in crate::broker) fn trim(&mut self) -> bool {
+    pub(crate) fn trim(&mut self) -> bool {
         self.deliveries.trim();
         self.slab.trim();
         self.pool.trim()

@@ -28,12 +28,12 @@ impl Pool {
 
 impl Quota {
     /// There is a new connection, before its handshake.
-    pub(in crate::broker) fn connection_came(&mut self, connection: ConnectionId) {
+    pub(crate) fn connection_came(&mut self, connection: ConnectionId) {
         self.connections.begin(connection);
     }
 
     /// A connection is gone, and everything that it held was given back.
-    pub(in crate::broker) fn connection_gone(&mut self, connection: ConnectionId) {
+    pub(crate) fn connection_gone(&mut self, connection: ConnectionId) {
         let share = core::mem::take(self.connections.of_mut(connection));
         assert!(!share.is_counted, "a connection leaves its virtual host before it goes");
         assert_eq!(
@@ -44,7 +44,7 @@ impl Quota {
     }
 
     /// A connection has logged in.
-    pub(in crate::broker) fn logged_in(&mut self, connection: ConnectionId, user: Option<usize>) {
+    pub(crate) fn logged_in(&mut self, connection: ConnectionId, user: Option<usize>) {
         self.connections.of_mut(connection).holder.user = user;
     }
 
@@ -52,7 +52,7 @@ impl Quota {
     ///
     /// # Errors
     /// The virtual host or the user has its share of connections.
-    pub(in crate::broker) fn open_vhost(
+    pub(crate) fn open_vhost(
         &mut self,
         connection: ConnectionId,
         vhost: VhostId,
@@ -66,7 +66,7 @@ impl Quota {
     }
 
     /// One of the broker's own connections is in a virtual host, whatever its share is.
-    pub(in crate::broker) fn enter_vhost(&mut self, connection: ConnectionId, vhost: VhostId) {
+    pub(crate) fn enter_vhost(&mut self, connection: ConnectionId, vhost: VhostId) {
         let share = self.connections.of_mut(connection);
         share.holder.vhost = Some(vhost);
         share.is_counted = true;
@@ -75,7 +75,7 @@ impl Quota {
     }
 
     /// The connection does not count any more among those of its virtual host and its user.
-    pub(in crate::broker) fn leave_vhost(&mut self, connection: ConnectionId) {
+    pub(crate) fn leave_vhost(&mut self, connection: ConnectionId) {
         let share = self.connections.of_mut(connection);
         if core::mem::take(&mut share.is_counted) {
             let holder = share.holder;
@@ -84,12 +84,12 @@ impl Quota {
     }
 
     /// Connections in a virtual host.
-    pub(in crate::broker) fn connections_in(&self, vhost: VhostId) -> u32 {
+    pub(crate) fn connections_in(&self, vhost: VhostId) -> u32 {
         self.tenants.of_vhost(vhost).connections
     }
 
     /// Connections of a user, and their channels.
-    pub(in crate::broker) fn of_user(&self, user: usize) -> (u32, u32) {
+    pub(crate) fn of_user(&self, user: usize) -> (u32, u32) {
         let held = self.tenants.of_user(user);
         (held.connections, held.channels)
     }
@@ -99,12 +99,7 @@ impl Quota {
     ///
     /// # Errors
     /// The connection, its virtual host or its user has its share.
-    pub(in crate::broker) fn may_take(
-        &self,
-        connection: ConnectionId,
-        pool: Pool,
-        room: usize,
-    ) -> Result<(), Fault> {
+    pub(crate) fn may_take(&self, connection: ConnectionId, pool: Pool, room: usize) -> Result<(), Fault> {
         if room == 0 {
             return Ok(());
         }
@@ -116,7 +111,7 @@ impl Quota {
     }
 
     /// A connection has one record more of a pool.
-    pub(in crate::broker) fn take(&mut self, connection: ConnectionId, pool: Pool) {
+    pub(crate) fn take(&mut self, connection: ConnectionId, pool: Pool) {
         let share = self.connections.of_mut(connection);
         *share.of_mut(pool) += 1;
         let holder = share.holder;
@@ -124,7 +119,7 @@ impl Quota {
     }
 
     /// A connection has one record less of a pool.
-    pub(in crate::broker) fn give_back(&mut self, connection: ConnectionId, pool: Pool) {
+    pub(crate) fn give_back(&mut self, connection: ConnectionId, pool: Pool) {
         let share = self.connections.of_mut(connection);
         *share.of_mut(pool) -= 1;
         let holder = share.holder;
@@ -132,7 +127,7 @@ impl Quota {
     }
 
     /// Who declares what this connection asks for.
-    pub(in crate::broker) fn declarer(&self, connection: ConnectionId) -> Declarer {
+    pub(crate) fn declarer(&self, connection: ConnectionId) -> Declarer {
         let share = self.connections.of(connection);
         let user = share.holder.user.map_or(0, |user| self.tenants.life_of(user));
         Declarer::new(connection, share.life, user)

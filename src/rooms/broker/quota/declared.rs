@@ -18,9 +18,9 @@ const DECLARED_TIMES: usize = 15;
 
 /// How much room there is for what is declared, of what is not counted here.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct Room {
+pub(crate) struct Room {
     /// Queues that still fit.
-    pub(in crate::broker) queues: usize,
+    pub(crate) queues: usize,
 }
 
 impl Quota {
@@ -28,7 +28,7 @@ impl Quota {
     ///
     /// # Errors
     /// There is no more room, or the connection, its virtual host or its user has its share.
-    pub(in crate::broker) fn declare(
+    pub(crate) fn declare(
         &mut self,
         declared: Declared,
         names_bytes: usize,
@@ -82,7 +82,7 @@ impl Quota {
     }
 
     /// What was declared exists no more.
-    pub(in crate::broker) fn undeclare(
+    pub(crate) fn undeclare(
         &mut self,
         declared: Declared,
         names_bytes: usize,
@@ -105,7 +105,7 @@ impl Quota {
     ///
     /// # Errors
     /// There is no room for them.
-    pub(in crate::broker) fn take_names(&mut self, vhost: VhostId, names_bytes: usize) -> Result<(), Fault> {
+    pub(crate) fn take_names(&mut self, vhost: VhostId, names_bytes: usize) -> Result<(), Fault> {
         if names_bytes > self.names_room() {
             return Err(out_of("names_bytes_max"));
         }
@@ -119,7 +119,7 @@ impl Quota {
     ///
     /// # Errors
     /// There is no more room, or the virtual host or the user has its share.
-    pub(in crate::broker) fn take_nodes(
+    pub(crate) fn take_nodes(
         &mut self,
         count: usize,
         (vhost, declarer): (VhostId, Option<Declarer>),
@@ -140,7 +140,7 @@ impl Quota {
     }
 
     /// A node is gone that was made for the user of this number.
-    pub(in crate::broker) fn give_node_back(&mut self, vhost: VhostId, user: u32) {
+    pub(crate) fn give_node_back(&mut self, vhost: VhostId, user: u32) {
         let holder = Holder { vhost: Some(vhost), user: self.tenants.user_with_life(user) };
         self.tenants.count(holder, |held| held.declared.nodes -= 1);
     }

@@ -19,7 +19,7 @@ use super::refused::has_its_share;
 
 /// What the log may hold, divided among virtual hosts.
 #[derive(Debug)]
-pub(in crate::broker) struct LogShares {
+pub(crate) struct LogShares {
     division: Division,
     /// Bytes that the messages of each virtual host take; only while that matters.
     held: Vec<u64>,
@@ -32,7 +32,7 @@ pub(in crate::broker) struct LogShares {
 }
 
 impl LogShares {
-    pub(in crate::broker) fn with_capacity(vhosts: usize) -> Self {
+    pub(crate) fn with_capacity(vhosts: usize) -> Self {
         Self {
             division: Division::default(),
             held: vec![0; vhosts],
@@ -44,7 +44,7 @@ impl LogShares {
 
     /// Counts what the messages of each virtual host take in the log, if that matters now: `vhosts` are all of them,
     /// `queues` the virtual host of each queue with what it has in the log.
-    pub(in crate::broker) fn weigh(
+    pub(crate) fn weigh(
         &mut self,
         journal: &mut Journal,
         is_divided: bool,
@@ -74,14 +74,14 @@ impl LogShares {
     }
 
     /// A virtual host has come or gone, or somebody is about to wait: it is counted anew.
-    pub(in crate::broker) const fn forget(&mut self) {
+    pub(crate) const fn forget(&mut self) {
         self.weighed = None;
     }
 
     /// Whether a virtual host may add messages that take so many bytes of the log, and leaves the others
     /// what is kept for them.
     #[inline]
-    pub(in crate::broker) fn leaves_room(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> bool {
+    pub(crate) fn leaves_room(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> bool {
         let held = self.held[vhost.index()];
         self.weighed.is_none()
             || self.division.is_own_part(held, bytes)
@@ -89,7 +89,7 @@ impl LogShares {
     }
 
     /// Messages of a virtual host that take so many bytes are to be written.
-    pub(in crate::broker) fn count(&mut self, vhost: VhostId, bytes: u64) {
+    pub(crate) fn count(&mut self, vhost: VhostId, bytes: u64) {
         if self.weighed.is_some() {
             let held = &mut self.held[vhost.index()];
             let keeps_less = self.division.take(*held, bytes);
@@ -101,7 +101,7 @@ impl LogShares {
     /// A publisher of a virtual host that has its share waits: the cleaner is to make room behind what is
     /// kept for others. Of several virtual hosts it is the one for which most is kept, until the next commit:
     /// each asking for its own would count as room made for the other, in turn and for ever.
-    pub(in crate::broker) fn want_room(&mut self, journal: &mut Journal, vhost: VhostId) {
+    pub(crate) fn want_room(&mut self, journal: &mut Journal, vhost: VhostId) {
         let kept = self.division.kept_for_others(self.held[vhost.index()]);
         let durable = journal.durable();
         let is_first = self.kept_at.replace(durable) != Some(durable);
@@ -109,12 +109,12 @@ impl LogShares {
     }
 
     /// Rises with what somebody may wait for who was not left any room.
-    pub(in crate::broker) const fn room_made(&self) -> u64 {
+    pub(crate) const fn room_made(&self) -> u64 {
         self.room_made
     }
 
     /// 506 for who must not wait: the rest of the disk is for others.
-    pub(in crate::broker) fn is_used_up() -> Fault {
+    pub(crate) fn is_used_up() -> Fault {
         has_its_share("virtual host", "disk_limit")
     }
 }

@@ -5,7 +5,7 @@ use crate::mem::Owner;
 
 /// Who declared something: a connection, by the number that no other has had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) struct Declarer {
+pub(crate) struct Declarer {
     connection: ConnectionId,
     /// The number of the connection.
     life: u32,
@@ -15,7 +15,7 @@ pub(in crate::broker) struct Declarer {
 
 impl Declarer {
     /// Who was there at the start, or is gone: its virtual host alone answers for what comes of it now.
-    pub(in crate::broker) fn nobody() -> Self {
+    pub(crate) fn nobody() -> Self {
         Self { connection: ConnectionId::from_index(0), life: 0, user: 0 }
     }
 
@@ -28,14 +28,14 @@ impl Declarer {
     }
 
     /// The number of the user, which a node of the topology keeps.
-    pub(in crate::broker) const fn user(self) -> u32 {
+    pub(crate) const fn user(self) -> u32 {
         self.user
     }
 }
 
 /// What can be declared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Declared {
+pub(crate) enum Declared {
     Queue,
     Exchange,
     /// A binding that takes so many places.
@@ -100,18 +100,18 @@ impl Holdings {
 
 /// What is kept of the memory for messages by those who may settle or commit at any time, or never.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(in crate::broker) struct Pinned {
+pub(crate) struct Pinned {
     /// Bytes of blocks of messages that are delivered and not settled.
-    pub(in crate::broker) unsettled_bytes: u64,
+    pub(crate) unsettled_bytes: u64,
     /// Messages in open transactions.
-    pub(in crate::broker) open_messages: u32,
+    pub(crate) open_messages: u32,
     /// Bytes of blocks of messages in open transactions.
-    pub(in crate::broker) open_bytes: u64,
+    pub(crate) open_bytes: u64,
 }
 
 /// Pools whose records come and go with connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Pool {
+pub(crate) enum Pool {
     Channels,
     Consumers,
 }
@@ -154,6 +154,6 @@ pub(super) struct Holder {
 
 /// The owner of memory that messages of a virtual host take which no connection sends, such as dead letters.
 #[inline]
-pub(in crate::broker) const fn owner_of(vhost: VhostId) -> Owner {
+pub(crate) const fn owner_of(vhost: VhostId) -> Owner {
     Owner::of_vhost(vhost.index())
 }

@@ -13,7 +13,7 @@ impl Quota {
     /// Whether a connection may have one delivery more of a pool with so much room: a newcomer always finds some, and what
     /// nobody settles does not keep everybody from publishing.
     #[inline]
-    pub(in crate::broker) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
+    pub(crate) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
         let share = self.connections.of(connection);
         (share.unsettled as usize) < room
             && self.leaves_bytes(share.pinned.unsettled_bytes)
@@ -21,12 +21,12 @@ impl Quota {
     }
 
     /// Whether a connection has deliveries that are not settled.
-    pub(in crate::broker) fn has_deliveries(&self, connection: ConnectionId) -> bool {
+    pub(crate) fn has_deliveries(&self, connection: ConnectionId) -> bool {
         self.connections.of(connection).unsettled > 0
     }
 
     /// The key of the pool of which a connection has its share that may have no delivery more.
-    pub(in crate::broker) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
+    pub(crate) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
         let held = self.connections.of(connection).pinned.unsettled_bytes;
         if self.leaves_bytes(held) { "unacknowledged_max" } else { "body_bytes_max" }
     }
@@ -44,7 +44,7 @@ impl Quota {
 
     /// A connection has one delivery more, whose message has so many bytes of blocks.
     #[inline]
-    pub(in crate::broker) fn take_delivery(&mut self, connection: ConnectionId, bytes: u64) {
+    pub(crate) fn take_delivery(&mut self, connection: ConnectionId, bytes: u64) {
         let share = self.connections.of_mut(connection);
         share.unsettled += 1;
         share.pinned.unsettled_bytes += bytes;
@@ -61,7 +61,7 @@ impl Quota {
 
     /// A connection has one delivery less, whose message still counted with so many bytes.
     #[inline]
-    pub(in crate::broker) fn give_delivery_back(&mut self, connection: ConnectionId, bytes: u64) {
+    pub(crate) fn give_delivery_back(&mut self, connection: ConnectionId, bytes: u64) {
         let share = self.connections.of_mut(connection);
         share.unsettled -= 1;
         share.pinned.unsettled_bytes -= bytes;
@@ -78,7 +78,7 @@ impl Quota {
 
     /// Only the log has the message of a delivery from now on; the delivery still counts.
     #[inline]
-    pub(in crate::broker) fn give_delivered_bytes_back(&mut self, connection: ConnectionId, bytes: u64) {
+    pub(crate) fn give_delivered_bytes_back(&mut self, connection: ConnectionId, bytes: u64) {
         self.connections.of_mut(connection).pinned.unsettled_bytes -= bytes;
         self.pinned.unsettled_bytes -= bytes;
     }
@@ -88,7 +88,7 @@ impl Quota {
     /// # Errors
     /// Its transactions would hold more than they leave to those of others, and not only this; or all of them more than
     /// half of what there is.
-    pub(in crate::broker) fn take_open(
+    pub(crate) fn take_open(
         &mut self,
         connection: ConnectionId,
         slots: u32,
@@ -120,7 +120,7 @@ impl Quota {
     }
 
     /// A transaction of a connection is over, which held so many slots and bytes.
-    pub(in crate::broker) fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
+    pub(crate) fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
         if self.tenants.is_divided() {
             self.tenants.give_open_back(self.connections.holder(connection), slots.into(), bytes);
         }

@@ -24,7 +24,7 @@ pub(super) struct Sizes {
 
 /// What is taken of the pools, and by whom.
 #[derive(Debug)]
-pub(in crate::broker) struct Quota {
+pub(crate) struct Quota {
     pub(super) sizes: Sizes,
     /// Bytes of the names and arguments of all that is declared.
     pub(super) names_bytes: usize,
@@ -44,13 +44,13 @@ pub(in crate::broker) struct Quota {
 
 impl Quota {
     /// What the record of a connection takes here.
-    pub(in crate::broker) const CONNECTION_BYTES: usize = size_of::<Share>();
+    pub(crate) const CONNECTION_BYTES: usize = size_of::<Share>();
     /// What the record of a virtual host takes here, and what it has in the log.
-    pub(in crate::broker) const VHOST_BYTES: usize = Tenants::VHOST_BYTES + size_of::<u64>();
+    pub(crate) const VHOST_BYTES: usize = Tenants::VHOST_BYTES + size_of::<u64>();
     /// What the record of a user takes here.
-    pub(in crate::broker) const USER_BYTES: usize = Tenants::USER_BYTES;
+    pub(crate) const USER_BYTES: usize = Tenants::USER_BYTES;
 
-    pub(in crate::broker) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             sizes: Sizes {
                 names_bytes: limits.names_bytes_max as usize,
@@ -76,7 +76,7 @@ impl Quota {
     /// These virtual hosts and users there are now, each user with the number that no other has had. What was declared
     /// in a virtual host that is gone is gone; what a user declared who is gone, and what his connections still hold,
     /// is no user's any more.
-    pub(in crate::broker) fn share_among(
+    pub(crate) fn share_among(
         &mut self,
         vhosts: impl Iterator<Item = VhostId>,
         users: impl Iterator<Item = (usize, u32)>,
@@ -97,17 +97,12 @@ impl Quota {
     }
 
     /// Whether the pools of messages and of entries are to hear who shares them now.
-    pub(in crate::broker) const fn has_to_tell(&self) -> bool {
+    pub(crate) const fn has_to_tell(&self) -> bool {
         self.is_to_tell
     }
 
     /// Tells them, if that has changed.
-    pub(in crate::broker) fn tell(
-        &mut self,
-        messages: &mut Messages,
-        entries: &mut FifoPool,
-        fan_out_max: usize,
-    ) {
+    pub(crate) fn tell(&mut self, messages: &mut Messages, entries: &mut FifoPool, fan_out_max: usize) {
         if core::mem::take(&mut self.is_to_tell) {
             messages.divide_among(self.tenants.vhosts().map(owner_of), self.tenants.senders());
             entries.divide_among(fan_out_max, self.tenants.vhosts().map(owner_of));
@@ -116,7 +111,7 @@ impl Quota {
 
     /// The owner of the memory that messages of a connection take: its virtual host and its user.
     #[inline]
-    pub(in crate::broker) fn owner(&self, connection: ConnectionId) -> Owner {
+    pub(crate) fn owner(&self, connection: ConnectionId) -> Owner {
         let Some(holder) = self.connections.holder_of(connection) else { return Owner::default() };
         let owner = holder.vhost.map_or_else(Owner::default, owner_of);
         holder.user.map_or(owner, |user| owner.with_user(user))
@@ -125,7 +120,7 @@ impl Quota {
     // ---- what is held
 
     /// How much is taken and how much there is of places of bindings, of exchanges and of bytes of names.
-    pub(in crate::broker) const fn fills(&self) -> [(usize, usize); 3] {
+    pub(crate) const fn fills(&self) -> [(usize, usize); 3] {
         let sizes = self.sizes;
         [
             (self.binding_places, sizes.binding_places),
@@ -135,60 +130,56 @@ impl Quota {
     }
 
     /// Bytes of names and arguments.
-    pub(in crate::broker) const fn names_bytes(&self) -> usize {
+    pub(crate) const fn names_bytes(&self) -> usize {
         self.names_bytes
     }
 
     /// Exchanges that somebody declared.
-    pub(in crate::broker) const fn exchanges(&self) -> usize {
+    pub(crate) const fn exchanges(&self) -> usize {
         self.exchanges
     }
 
     /// What all connections keep of the memory for messages.
-    pub(in crate::broker) const fn pinned(&self) -> Pinned {
+    pub(crate) const fn pinned(&self) -> Pinned {
         self.pinned
     }
 
     /// What the messages of each virtual host take of the disk.
     #[inline]
-    pub(in crate::broker) const fn disk(&self) -> &LogShares {
+    pub(crate) const fn disk(&self) -> &LogShares {
         &self.disk
     }
 
     /// Counts what the messages of each virtual host take in the log, if that matters now; `queues`: the virtual host of
     /// each queue with what it has there.
-    pub(in crate::broker) fn weigh_disk(
-        &mut self,
-        journal: &mut Journal,
-        queues: impl Iterator<Item = (VhostId, u64)>,
-    ) {
+    pub(crate) fn weigh_disk(&mut self, journal: &mut Journal, queues: impl Iterator<Item = (VhostId, u64)>) {
         let is_divided = self.tenants.is_divided();
         self.disk.weigh(journal, is_divided, self.tenants.vhosts(), queues);
     }
 
     /// Somebody is about to wait for room on the disk: what was counted is counted anew.
-    pub(in crate::broker) const fn forget_disk(&mut self) {
+    pub(crate) const fn forget_disk(&mut self) {
         self.disk.forget();
     }
 
     /// Messages of a virtual host that take so many bytes of the disk are to be written.
     #[inline]
-    pub(in crate::broker) fn take_disk(&mut self, vhost: VhostId, bytes: u64) {
+    pub(crate) fn take_disk(&mut self, vhost: VhostId, bytes: u64) {
         self.disk.count(vhost, bytes);
     }
 
     /// A publisher of a virtual host that has its share of the disk waits.
-    pub(in crate::broker) fn want_disk(&mut self, journal: &mut Journal, vhost: VhostId) {
+    pub(crate) fn want_disk(&mut self, journal: &mut Journal, vhost: VhostId) {
         self.disk.want_room(journal, vhost);
     }
 
     /// Rises with what somebody may wait for who was not left any room on the disk.
-    pub(in crate::broker) const fn room_made(&self) -> u64 {
+    pub(crate) const fn room_made(&self) -> u64 {
         self.disk.room_made()
     }
 
     /// Virtual hosts and users that hold something.
-    pub(in crate::broker) fn holders(&self) -> usize {
+    pub(crate) fn holders(&self) -> usize {
         self.tenants.holders()
     }
 }

@@ -18,7 +18,7 @@ use crate::journal::DestinationName;
 
 /// What was left out, by kind and name.
 #[derive(Debug)]
-pub(in crate::broker) struct LeftOut {
+pub(crate) struct LeftOut {
     /// Hashes of their virtual hosts, kinds and names, in order, each with its version or incarnation.
     pub(super) entries: Vec<(u64, u64)>,
     /// Incarnations of queues with priorities among them, each with that of a level that the log has.
@@ -32,7 +32,7 @@ pub(in crate::broker) struct LeftOut {
 
 impl LeftOut {
     /// Bytes of one.
-    pub(in crate::broker) const ENTRY_BYTES: usize = size_of::<(u64, u64)>();
+    pub(crate) const ENTRY_BYTES: usize = size_of::<(u64, u64)>();
 
     /// None yet; memory for them is taken when there are some.
     pub(super) const fn new(entries_max: usize, seed: u64) -> Self {

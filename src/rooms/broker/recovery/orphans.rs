@@ -18,7 +18,7 @@ const ORPHANS_MAX: usize = 256;
 /// Bytes that their names take at most; further ones are known by their number alone.
 const NAMES_BYTES_MAX: usize = 16 << 10;
 /// What orphans take in memory, for the memory table.
-pub(in crate::broker) const ORPHANS_BYTES: usize = ORPHANS_MAX * (size_of::<Orphan>() + 32) + NAMES_BYTES_MAX;
+pub(crate) const ORPHANS_BYTES: usize = ORPHANS_MAX * (size_of::<Orphan>() + 32) + NAMES_BYTES_MAX;
 
 /// Messages without a queue.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ pub struct Recovery {
 
 impl Recovery {
     /// Nothing yet; at most as many definitions are known that were left out.
-    pub(in crate::broker) fn new(left_out_max: usize, seed: u64) -> Self {
+    pub(crate) fn new(left_out_max: usize, seed: u64) -> Self {
         Self { left_out: LeftOut::new(left_out_max, seed), orphans: Orphans::default() }
     }
 
@@ -49,18 +49,18 @@ impl Recovery {
     }
 
     /// There is one rebuilt queue more that nobody has declared since.
-    pub(in crate::broker) const fn rebuilt_came(&mut self) {
+    pub(crate) const fn rebuilt_came(&mut self) {
         self.orphans.rebuilt += 1;
     }
 
     /// A rebuilt queue was declared, or is gone.
-    pub(in crate::broker) fn rebuilt_gone(&mut self) {
+    pub(crate) fn rebuilt_gone(&mut self) {
         assert!(self.orphans.rebuilt > 0, "a rebuilt queue that goes was counted when it came");
         self.orphans.rebuilt -= 1;
     }
 
     /// There are messages without a queue.
-    pub(in crate::broker) fn add_orphan(&mut self, orphan: Orphan) {
+    pub(crate) fn add_orphan(&mut self, orphan: Orphan) {
         self.orphans.add(orphan);
     }
 
@@ -68,7 +68,7 @@ impl Recovery {
     ///
     /// # Errors
     /// There is none.
-    pub(in crate::broker) fn find_orphan(&self, incarnation: u64) -> Result<usize, Fault> {
+    pub(crate) fn find_orphan(&self, incarnation: u64) -> Result<usize, Fault> {
         let found = self.orphans.entries.iter().position(|orphan| orphan.incarnation == incarnation);
         found.ok_or_else(|| {
             Fault::new(ReplyCode::NotFound, format_args!("no orphan {incarnation}: see list_orphans"))
@@ -76,28 +76,28 @@ impl Recovery {
     }
 
     /// The place of the orphan that a queue of this name is for.
-    pub(in crate::broker) fn orphan_of(&self, vhost: &str, queue: &str) -> Option<usize> {
+    pub(crate) fn orphan_of(&self, vhost: &str, queue: &str) -> Option<usize> {
         self.orphans.entries.iter().position(|orphan| orphan.is_of(vhost, queue))
     }
 
     /// The place of an orphan whose queue was in this virtual host.
-    pub(in crate::broker) fn orphan_in(&self, vhost: &str) -> Option<usize> {
+    pub(crate) fn orphan_in(&self, vhost: &str) -> Option<usize> {
         let is_in = |orphan: &Orphan| orphan.name.as_ref().is_some_and(|(host, _)| **host == *vhost);
         self.orphans.entries.iter().position(is_in)
     }
 
     /// Takes the orphan in a place.
-    pub(in crate::broker) fn take_orphan(&mut self, at: usize) -> Orphan {
+    pub(crate) fn take_orphan(&mut self, at: usize) -> Orphan {
         self.orphans.take(at)
     }
 
     /// A queue has adopted an orphan, whose messages do not stand in it yet.
-    pub(in crate::broker) fn adopted(&mut self, orphan: &Orphan, queue: QueueId) {
+    pub(crate) fn adopted(&mut self, orphan: &Orphan, queue: QueueId) {
         self.orphans.adopted.push((orphan.incarnation, queue, orphan.contents.count));
     }
 
     /// Messages that a queue has adopted and that do not stand in it yet.
-    pub(in crate::broker) fn adopted_by(&self, queue: QueueId) -> u32 {
+    pub(crate) fn adopted_by(&self, queue: QueueId) -> u32 {
         self.orphans.adopted_by(queue)
     }
 
@@ -127,7 +127,7 @@ impl Recovery {
     }
 
     /// Whether what has this name and version may only be missing because it was left out.
-    pub(in crate::broker) fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
+    pub(crate) fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
         self.left_out.may_have(vhost, name, version)
     }
 
@@ -135,7 +135,7 @@ impl Recovery {
     ///
     /// # Errors
     /// The store has one, or may have one, and what is to be declared is durable, too.
-    pub(in crate::broker) fn check_not_left_out(
+    pub(crate) fn check_not_left_out(
         &self,
         access: &Access,
         vhost: VhostId,
@@ -154,7 +154,7 @@ impl Recovery {
     ///
     /// # Errors
     /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
-    pub(in crate::broker) fn delete_left_out(
+    pub(crate) fn delete_left_out(
         &mut self,
         cx: &mut Context<'_>,
         access: &Access,
@@ -183,7 +183,7 @@ impl Recovery {
 }
 
 /// The key that the log has an exchange or a queue of this name under.
-pub(in crate::broker) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
+pub(crate) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
     let (auto_delete, arguments) = (false, &[][..]);
     match name {
         DestinationName::Exchange(name) => {

@@ -21,32 +21,32 @@ use crate::wire::field::Table;
 
 impl Topology {
     /// A binding from this exchange, or else one that leads to it.
-    pub(in crate::broker) fn any_binding(&self, exchange: ExchangeId) -> Option<BindingId> {
+    pub(crate) fn any_binding(&self, exchange: ExchangeId) -> Option<BindingId> {
         let record = self.exchange(exchange);
         record.bindings.front().or(record.incoming.front()).map(BindingId::from_index)
     }
 
-    pub(in crate::broker) fn binding(&self, binding: BindingId) -> &Binding {
+    pub(crate) fn binding(&self, binding: BindingId) -> &Binding {
         &self.bindings[binding.index()]
     }
 
     /// How many bindings there are.
-    pub(in crate::broker) const fn bindings_len(&self) -> usize {
+    pub(crate) const fn bindings_len(&self) -> usize {
         self.bindings.len()
     }
 
     /// Places of bindings that were ever used.
-    pub(in crate::broker) const fn binding_places(&self) -> usize {
+    pub(crate) const fn binding_places(&self) -> usize {
         self.bindings.places()
     }
 
     /// The binding in a place.
-    pub(in crate::broker) fn binding_at(&self, place: usize) -> Option<&Binding> {
+    pub(crate) fn binding_at(&self, place: usize) -> Option<&Binding> {
         self.bindings.get(place)
     }
 
     /// The binding from the exchange that is named, in this virtual host.
-    pub(in crate::broker) fn find_binding(
+    pub(crate) fn find_binding(
         &self,
         vhost: VhostId,
         spec: &BindingSpec<'_>,
@@ -64,7 +64,7 @@ impl Topology {
     ///
     /// # Errors
     /// The arguments are no headers exchange's, there is no room, or the store cannot be written.
-    pub(in crate::broker) fn bind(
+    pub(crate) fn bind(
         &mut self,
         cx: &mut Context<'_>,
         access: &Access,
@@ -93,7 +93,7 @@ impl Topology {
     ///
     /// # Errors
     /// There is no room, or who declares it has its share.
-    pub(in crate::broker) fn add_binding(
+    pub(crate) fn add_binding(
         &mut self,
         cx: &Context<'_>,
         quota: &mut Quota,
@@ -143,7 +143,7 @@ impl Topology {
 
     /// Removes a binding from every list, and writes that down. Says which exchange it leaves unused that is to be
     /// deleted with its last binding.
-    pub(in crate::broker) fn remove_binding(
+    pub(crate) fn remove_binding(
         &mut self,
         cx: &mut Context<'_>,
         access: &Access,

@@ -12,7 +12,7 @@ const CACHED_TARGETS_MAX: usize = 4;
 
 /// The last route of a channel.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct RouteCache {
+pub(crate) struct RouteCache {
     /// The revision that the route holds for; 0 is none.
     revision: u64,
     exchange_len: u8,
@@ -27,7 +27,7 @@ impl RouteCache {
     /// Sets the targets of a message to those of the last one, if that had the same exchange and key and nothing
     /// changed since; says whether it did.
     #[inline]
-    pub(in crate::broker) fn leads(
+    pub(crate) fn leads(
         &self,
         revision: u64,
         messages: &Messages,
@@ -46,7 +46,7 @@ impl RouteCache {
 
     /// The exchange of a message, if the last one had the same, whatever its key, and nothing changed since:
     /// who takes turns on many queues is asked only for the key what is asked of each message.
-    pub(in crate::broker) fn exchange(
+    pub(crate) fn exchange(
         &self,
         revision: u64,
         messages: &Messages,
@@ -60,7 +60,7 @@ impl RouteCache {
     }
 
     /// Remembers the route of a message, if it is short enough; `exchange` too, if every key may be sent to it.
-    pub(in crate::broker) fn set(
+    pub(crate) fn set(
         &mut self,
         revision: u64,
         messages: &Messages,

@@ -29,29 +29,29 @@ const PLUG_INS: [(&str, &str); 8] = [
 
 /// exchange.declare's fields.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::broker) struct ExchangeDeclaration<'a> {
-    pub(in crate::broker) exchange: &'a str,
-    pub(in crate::broker) kind: &'a str,
-    pub(in crate::broker) durable: bool,
-    pub(in crate::broker) auto_delete: bool,
-    pub(in crate::broker) internal: bool,
-    pub(in crate::broker) arguments: &'a [u8],
+pub(crate) struct ExchangeDeclaration<'a> {
+    pub(crate) exchange: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    pub(crate) internal: bool,
+    pub(crate) arguments: &'a [u8],
 }
 
 impl<'a> ExchangeDeclaration<'a> {
     /// Whether the exchange is to keep messages for as long as they say.
-    pub(in crate::broker) fn is_delayed(&self) -> bool {
+    pub(crate) fn is_delayed(&self) -> bool {
         self.kind == DELAYED
     }
 
     /// Bytes that the names of the exchange count for.
-    pub(in crate::broker) const fn bytes(&self) -> usize {
+    pub(crate) const fn bytes(&self) -> usize {
         self.exchange.len() + self.arguments.len()
     }
 
     /// What is checked first, whether the exchange is there or not: its type is known, and it is not the default one.
     /// How a delayed one is to choose is asked only when it is new.
-    pub(in crate::broker) fn check_askable(&self) -> Result<(), Fault> {
+    pub(crate) fn check_askable(&self) -> Result<(), Fault> {
         if !self.is_delayed() {
             kind_named(self.kind)?;
         }
@@ -62,7 +62,7 @@ impl<'a> ExchangeDeclaration<'a> {
     ///
     /// # Errors
     /// No exchange chooses so.
-    pub(in crate::broker) fn new_kind(&self) -> Result<Kind, Fault> {
+    pub(crate) fn new_kind(&self) -> Result<Kind, Fault> {
         if !self.is_delayed() {
             return kind_named(self.kind);
         }
@@ -78,7 +78,7 @@ impl<'a> ExchangeDeclaration<'a> {
     }
 
     /// Whether clients may give an exchange this name: what begins with `amq.` is the broker's own.
-    pub(in crate::broker) fn check_name(&self) -> Result<(), Fault> {
+    pub(crate) fn check_name(&self) -> Result<(), Fault> {
         let name = self.exchange;
         let words = format_args!("exchange name '{name}' contains reserved prefix 'amq.*'");
         refuse_if(name.starts_with("amq."), words)
@@ -88,11 +88,7 @@ impl<'a> ExchangeDeclaration<'a> {
     ///
     /// # Errors
     /// They name none, but have something else there.
-    pub(in crate::broker) fn alternate(
-        &self,
-        access: &Access,
-        vhost: VhostId,
-    ) -> Result<Option<&'a str>, Fault> {
+    pub(crate) fn alternate(&self, access: &Access, vhost: VhostId) -> Result<Option<&'a str>, Fault> {
         match Table::trusted(self.arguments).get("alternate-exchange") {
             None => Ok(None),
             Some(value @ Value::LongStr(_)) => Ok(Some(value.as_str().unwrap_or_default())),
@@ -123,7 +119,7 @@ fn kind_named(kind: &str) -> Result<Kind, Fault> {
 }
 
 /// An exchange's name and virtual host as reply texts show them.
-pub(in crate::broker) fn exchange_in_words<'a>(
+pub(crate) fn exchange_in_words<'a>(
     access: &'a Access,
     vhost: VhostId,
     name: &'a str,
@@ -132,16 +128,12 @@ pub(in crate::broker) fn exchange_in_words<'a>(
 }
 
 /// The nameless exchange cannot be declared, bound or deleted.
-pub(in crate::broker) fn refuse_default(name: &str) -> Result<(), Fault> {
+pub(crate) fn refuse_default(name: &str) -> Result<(), Fault> {
     refuse_if(name.is_empty(), format_args!("operation not permitted on the default exchange"))
 }
 
 /// Whether an exchange of this name may ever be deleted: those that each virtual host begins with stay.
-pub(in crate::broker) fn check_deletable_name(
-    access: &Access,
-    vhost: VhostId,
-    name: &str,
-) -> Result<(), Fault> {
+pub(crate) fn check_deletable_name(access: &Access, vhost: VhostId, name: &str) -> Result<(), Fault> {
     refuse_default(name)?;
     let words = exchange_in_words(access, vhost, name);
     refuse_if(is_system_name(name), format_args!("deletion of system {words} not allowed"))

@@ -22,18 +22,18 @@ use crate::mem::List;
 use crate::wire::field::Table;
 
 /// What a new exchange is made with.
-pub(in crate::broker) struct NewExchange<'a> {
-    pub(in crate::broker) vhost: VhostId,
-    pub(in crate::broker) declaration: ExchangeDeclaration<'a>,
+pub(crate) struct NewExchange<'a> {
+    pub(crate) vhost: VhostId,
+    pub(crate) declaration: ExchangeDeclaration<'a>,
     /// A number that no other exchange ever has; 0 when it is not in the log.
-    pub(in crate::broker) version: u64,
-    pub(in crate::broker) declarer: Option<Declarer>,
+    pub(crate) version: u64,
+    pub(crate) declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, where messages wait for as long as they say.
-    pub(in crate::broker) sleepers: Option<QueueId>,
+    pub(crate) sleepers: Option<QueueId>,
 }
 
 impl Topology {
-    pub(in crate::broker) fn find_exchange(&self, vhost: VhostId, name: &str) -> Option<ExchangeId> {
+    pub(crate) fn find_exchange(&self, vhost: VhostId, name: &str) -> Option<ExchangeId> {
         find_exchange(&self.exchanges, &self.exchange_table, vhost, name)
     }
 
@@ -41,7 +41,7 @@ impl Topology {
     ///
     /// # Errors
     /// There is none.
-    pub(in crate::broker) fn require_exchange(
+    pub(crate) fn require_exchange(
         &self,
         access: &Access,
         vhost: VhostId,
@@ -52,17 +52,17 @@ impl Topology {
         })
     }
 
-    pub(in crate::broker) fn exchange(&self, exchange: ExchangeId) -> &Exchange {
+    pub(crate) fn exchange(&self, exchange: ExchangeId) -> &Exchange {
         &self.exchanges[exchange.index()]
     }
 
     /// Places of exchanges that were ever used.
-    pub(in crate::broker) const fn exchange_places(&self) -> usize {
+    pub(crate) const fn exchange_places(&self) -> usize {
         self.exchanges.places()
     }
 
     /// The exchange in a place, if it is not retired.
-    pub(in crate::broker) fn exchange_at(&self, place: usize) -> Option<&Exchange> {
+    pub(crate) fn exchange_at(&self, place: usize) -> Option<&Exchange> {
         self.exchanges.get(place).filter(|record| !record.dying)
     }
 
@@ -70,7 +70,7 @@ impl Topology {
     ///
     /// # Errors
     /// It was declared otherwise.
-    pub(in crate::broker) fn compare_exchange(
+    pub(crate) fn compare_exchange(
         &self,
         cx: &mut Context<'_>,
         access: &Access,
@@ -102,7 +102,7 @@ impl Topology {
 
     /// Puts an exchange where it is found. The caller checked its declaration, made sure of room, and counted it
     /// unless every virtual host begins with it.
-    pub(in crate::broker) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
+    pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
         let said = &new.declaration;
         assert!(said.is_delayed() == new.sleepers.is_some(), "a delayed exchange has its hidden queue");
         assert!(said.durable || new.version == 0, "only what is durable is in the log");
@@ -140,7 +140,7 @@ impl Topology {
 
     /// Notes which policies apply to an exchange, and the alternate exchange that they name, unless it was declared with
     /// one.
-    pub(in crate::broker) fn apply_policies(
+    pub(crate) fn apply_policies(
         &mut self,
         exchange: ExchangeId,
         applied: Applied,
@@ -156,7 +156,7 @@ impl Topology {
     }
 
     /// Writes down that an exchange exists, or exists no more.
-    pub(in crate::broker) fn append_exchange(
+    pub(crate) fn append_exchange(
         &mut self,
         cx: &mut Context<'_>,
         access: &Access,
@@ -181,12 +181,7 @@ impl Topology {
     }
 
     /// Takes the name of an exchange away, in the journal too; the record stays until its bindings are gone.
-    pub(in crate::broker) fn retire_exchange(
-        &mut self,
-        cx: &mut Context<'_>,
-        access: &Access,
-        exchange: ExchangeId,
-    ) {
+    pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
         self.append_exchange(cx, access, exchange, false);
         let record = &mut self.exchanges[exchange.index()];
         assert!(!record.dying, "an exchange is retired once");
@@ -196,7 +191,7 @@ impl Topology {
     }
 
     /// Frees the record of an exchange that is retired and has no bindings; says which virtual host it was in.
-    pub(in crate::broker) fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
+    pub(crate) fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
         let record = self.exchanges.remove(exchange.index());
         assert!(record.dying && record.bindings.is_empty() && record.incoming.is_empty());
         self.trie.remove_root(record.root);
@@ -209,7 +204,7 @@ impl Topology {
     }
 
     /// Whether something is bound to this exchange.
-    pub(in crate::broker) fn is_source(&self, exchange: ExchangeId) -> bool {
+    pub(crate) fn is_source(&self, exchange: ExchangeId) -> bool {
         !self.exchanges[exchange.index()].bindings.is_empty()
     }
 }

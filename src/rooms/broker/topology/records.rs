@@ -14,11 +14,11 @@ use crate::journal::Batch;
 use crate::mem::{Links, List};
 
 /// The type of exchanges that keep a message for as long as it says, and choose then.
-pub(in crate::broker) const DELAYED: &str = "x-delayed-message";
+pub(crate) const DELAYED: &str = "x-delayed-message";
 
 /// How an exchange chooses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::broker) enum Kind {
+pub(crate) enum Kind {
     /// The nameless exchange: the routing key is a queue's name.
     Default,
     /// Routing key equals binding key.
@@ -33,7 +33,7 @@ pub(in crate::broker) enum Kind {
 
 impl Kind {
     /// The type's name on the wire.
-    pub(in crate::broker) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Default | Self::Direct => "direct",
             Self::Fanout => "fanout",
@@ -50,26 +50,26 @@ impl Kind {
 
 /// One exchange.
 #[derive(Debug)]
-pub(in crate::broker) struct Exchange {
-    pub(in crate::broker) vhost: VhostId,
-    pub(in crate::broker) name: Box<str>,
-    pub(in crate::broker) kind: Kind,
+pub(crate) struct Exchange {
+    pub(crate) vhost: VhostId,
+    pub(crate) name: Box<str>,
+    pub(crate) kind: Kind,
     /// A number that no other exchange ever has; 0 when it is not in the log.
-    pub(in crate::broker) version: u64,
+    pub(crate) version: u64,
     /// The batch with which it is durable that the exchange exists.
-    pub(in crate::broker) defined: Batch,
-    pub(in crate::broker) durable: bool,
-    pub(in crate::broker) auto_delete: bool,
-    pub(in crate::broker) internal: bool,
-    pub(in crate::broker) arguments: Box<[u8]>,
+    pub(crate) defined: Batch,
+    pub(crate) durable: bool,
+    pub(crate) auto_delete: bool,
+    pub(crate) internal: bool,
+    pub(crate) arguments: Box<[u8]>,
     /// In whose share the exchange is.
     pub(super) declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, where messages wait for as long as they say.
-    pub(in crate::broker) sleepers: Option<QueueId>,
+    pub(crate) sleepers: Option<QueueId>,
     /// Where messages go that match nothing.
     pub(super) alternate: Option<Arc<str>>,
     /// The policies that apply to the exchange.
-    pub(in crate::broker) applied: Applied,
+    pub(crate) applied: Applied,
     /// The root of its trie.
     pub(super) root: usize,
     /// Bindings whose source is the exchange.
@@ -81,32 +81,32 @@ pub(in crate::broker) struct Exchange {
     /// The number of the route that came to the exchange last.
     pub(super) routed_at: u64,
     /// Its name is gone; the record goes with its last binding.
-    pub(in crate::broker) dying: bool,
+    pub(crate) dying: bool,
 }
 
 impl Exchange {
     /// The type's name on the wire.
-    pub(in crate::broker) const fn type_name(&self) -> &'static str {
+    pub(crate) const fn type_name(&self) -> &'static str {
         if self.sleepers.is_some() { DELAYED } else { self.kind.name() }
     }
 }
 
 /// Where a binding leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub(in crate::broker) enum Destination {
+pub(crate) enum Destination {
     Queue(QueueId),
     Exchange(ExchangeId),
 }
 
 /// One binding.
 #[derive(Debug)]
-pub(in crate::broker) struct Binding {
-    pub(in crate::broker) source: ExchangeId,
-    pub(in crate::broker) destination: Destination,
-    pub(in crate::broker) key: Box<str>,
-    pub(in crate::broker) arguments: Box<[u8]>,
+pub(crate) struct Binding {
+    pub(crate) source: ExchangeId,
+    pub(crate) destination: Destination,
+    pub(crate) key: Box<str>,
+    pub(crate) arguments: Box<[u8]>,
     /// Whether the log has it.
-    pub(in crate::broker) stored: bool,
+    pub(crate) stored: bool,
     /// In whose share the binding is.
     pub(super) declarer: Option<Declarer>,
     /// The node of the trie for its routing key.
@@ -130,26 +130,22 @@ impl Binding {
 }
 
 /// A binding's fields, whichever method they came with.
-pub(in crate::broker) struct BindingSpec<'a> {
-    pub(in crate::broker) source: &'a str,
-    pub(in crate::broker) routing_key: &'a str,
-    pub(in crate::broker) arguments: &'a [u8],
+pub(crate) struct BindingSpec<'a> {
+    pub(crate) source: &'a str,
+    pub(crate) routing_key: &'a str,
+    pub(crate) arguments: &'a [u8],
 }
 
 impl<'a> BindingSpec<'a> {
     /// The binding that is meant, once its source and its destination are found.
-    pub(in crate::broker) const fn between(
-        &self,
-        source: ExchangeId,
-        destination: Destination,
-    ) -> FoundBinding<'a> {
+    pub(crate) const fn between(&self, source: ExchangeId, destination: Destination) -> FoundBinding<'a> {
         FoundBinding { source, destination, routing_key: self.routing_key, arguments: self.arguments }
     }
 }
 
 /// What makes a binding one and the same, with its ends found.
 #[derive(PartialEq, Eq, Hash)]
-pub(in crate::broker) struct FoundBinding<'a> {
+pub(crate) struct FoundBinding<'a> {
     pub(super) source: ExchangeId,
     pub(super) destination: Destination,
     pub(super) routing_key: &'a str,

@@ -54,7 +54,7 @@ impl Topology {
     ///
     /// # Errors
     /// It takes more work than [`Self::limit_routing`] allowed.
-    pub(in crate::broker) fn route(
+    pub(crate) fn route(
         &mut self,
         work: &mut Work,
         exchange: ExchangeId,
@@ -265,7 +265,7 @@ impl Selection<'_, '_> {
 }
 
 /// The lists of further routing keys in the CC and BCC headers. What is not text in them is no key.
-pub(in crate::broker) fn copies(headers: Table<'_>) -> [Array<'_>; 2] {
+pub(crate) fn copies(headers: Table<'_>) -> [Array<'_>; 2] {
     ["CC", "BCC"].map(|name| match headers.get(name) {
         Some(Value::Array(array)) => array,
         _ => Array::EMPTY,

@@ -25,7 +25,7 @@ const UNITS_MIN: u32 = 1 << 16;
 
 /// Exchanges, bindings, and how to get from exchanges along bindings to queues.
 #[derive(Debug)]
-pub(in crate::broker) struct Topology {
+pub(crate) struct Topology {
     pub(super) exchanges: Slab<Exchange>,
     pub(super) exchange_table: IndexTable,
     pub(super) bindings: Slab<Binding>,
@@ -44,29 +44,24 @@ pub(in crate::broker) struct Topology {
 
 impl Topology {
     /// An exchange in memory, with its root node.
-    pub(in crate::broker) const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
+    pub(crate) const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
         + IndexTable::ENTRY_BYTES
         + size_of::<ExchangeId>()
         + Trie::NODE_BYTES;
     /// A binding, with its nodes, or its pairs.
-    pub(in crate::broker) const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
+    pub(crate) const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
         + Pairs::BYTES_EACH
         + IndexTable::ENTRY_BYTES
         + NODES_PER_BINDING * Trie::NODE_BYTES;
     /// Nodes of the tries per binding, each of which the allocator adds something to.
-    pub(in crate::broker) const NODES_PER_BINDING: usize = NODES_PER_BINDING;
+    pub(crate) const NODES_PER_BINDING: usize = NODES_PER_BINDING;
 
     /// What looking into the headers of a message takes in memory.
-    pub(in crate::broker) const fn header_names_bytes(frame_max: usize) -> usize {
+    pub(crate) const fn header_names_bytes(frame_max: usize) -> usize {
         headers::Names::bytes(frame_max)
     }
 
-    pub(in crate::broker) fn with_capacity(
-        exchanges: usize,
-        bindings: usize,
-        frame_max: usize,
-        seed: u64,
-    ) -> Self {
+    pub(crate) fn with_capacity(exchanges: usize, bindings: usize, frame_max: usize, seed: u64) -> Self {
         let nodes = exchanges + bindings * NODES_PER_BINDING;
         Self {
             exchanges: Slab::with_capacity(exchanges),
@@ -84,28 +79,28 @@ impl Topology {
     }
 
     /// From here on, routing may take as much work as that of so many messages may.
-    pub(in crate::broker) const fn limit_routing(&self, work: &mut Work, messages: u32) {
+    pub(crate) const fn limit_routing(&self, work: &mut Work, messages: u32) {
         work.limit(self.units_max.saturating_mul(messages));
     }
 
     /// The number that rises whenever a route may have become another: what was remembered under it holds while it stays.
     #[inline]
-    pub(in crate::broker) const fn revision(&self) -> u64 {
+    pub(crate) const fn revision(&self) -> u64 {
         self.revision
     }
 
     /// Routes and rights may be others from now on.
-    pub(in crate::broker) const fn revise(&mut self) {
+    pub(crate) const fn revise(&mut self) {
         self.revision += 1;
     }
 
     /// Bytes that nobody uses and the system holds memory for, about.
-    pub(in crate::broker) const fn idle_bytes(&self) -> usize {
+    pub(crate) const fn idle_bytes(&self) -> usize {
         self.bindings.idle_bytes() + self.pairs.idle_bytes() + self.trie.idle_bytes()
     }
 
     /// Gives idle memory back.
-    pub(in crate::broker) fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         self.bindings.trim();
         self.pairs.trim();
         self.trie.trim();

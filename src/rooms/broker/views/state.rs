@@ -24,13 +24,13 @@ use crate::wire::field::Table;
 /// Everything that operators may see, borrowed.
 #[derive(Clone, Copy)]
 pub struct Views<'b> {
-    pub(in crate::broker) access: &'b Access,
-    pub(in crate::broker) policies: &'b Policies,
-    pub(in crate::broker) parameters: &'b Parameters,
-    pub(in crate::broker) topology: &'b Topology,
-    pub(in crate::broker) queues: &'b Queues,
-    pub(in crate::broker) consumers: &'b Consumers,
-    pub(in crate::broker) quota: &'b Quota,
+    pub(crate) access: &'b Access,
+    pub(crate) policies: &'b Policies,
+    pub(crate) parameters: &'b Parameters,
+    pub(crate) topology: &'b Topology,
+    pub(crate) queues: &'b Queues,
+    pub(crate) consumers: &'b Consumers,
+    pub(crate) quota: &'b Quota,
 }
 
 impl core::fmt::Debug for Views<'_> {
