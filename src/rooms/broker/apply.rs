@@ -138,7 +138,7 @@ impl Broker {
     /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
     /// that became possible, connections with something new to send.
     pub fn has_work(&self, journal: &Journal) -> bool {
-        self.queues.gets.is_due()
+        self.queues.gets().is_due()
             || !self.jobs.is_empty() && !journal.is_crowded()
             || self.queues.is_any_ready()
             || self.consumers.has_noted()

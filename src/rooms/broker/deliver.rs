@@ -309,7 +309,7 @@ impl Broker {
         }
         if count > 0 {
             self.queues.note_release();
-            self.queues.gets.note_change();
+            self.queues.gets_mut().note_change();
             self.consumers.unpark(cx.work, &mut self.queues, &self.quota, connection);
         }
     }
@@ -352,7 +352,7 @@ impl Broker {
                 self.consumers.connection_mut(connection).jobs += 1;
                 let serial = self.queues.at(queue).serial;
                 let outcome = None;
-                self.queues.gets.push(Getting { connection, channel, queue, serial, no_ack, outcome });
+                self.queues.gets_mut().push(Getting { connection, channel, queue, serial, no_ack, outcome });
                 Ok(Outcome::Later)
             }
         }
@@ -382,7 +382,7 @@ impl Broker {
             return Ok(Some(false));
         }
         let owner = self.consumers.connection(connection);
-        let is_crowded = owner.outbox_bytes >= self.queues.settings.output_budget_bytes;
+        let is_crowded = self.consumers.is_output_full(connection, 1);
         if is_crowded || !self.may_take_delivery(connection) {
             // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
             return if owner.outbox.is_empty() {
@@ -430,10 +430,10 @@ impl Broker {
 
     /// Lets the gets try again whose queue has something for them now.
     pub(crate) fn serve_gets(&mut self, cx: &mut Context<'_>) {
-        self.queues.gets.take_due();
-        for at in 0..self.queues.gets.len() {
+        self.queues.gets_mut().take_due();
+        for at in 0..self.queues.gets().len() {
             let Getting { connection, channel, queue, serial, no_ack, ref outcome } =
-                *self.queues.gets.at(at);
+                *self.queues.gets_mut().at(at);
             if outcome.is_some() {
                 continue;
             }
@@ -445,7 +445,7 @@ impl Broker {
                 () => self.get_now(cx, channel, queue, no_ack),
             };
             if let Some(outcome) = result.transpose() {
-                self.queues.gets.at(at).outcome = Some(outcome);
+                self.queues.gets_mut().at(at).outcome = Some(outcome);
                 self.consumers.connection_mut(connection).jobs -= 1;
             }
         }
@@ -453,7 +453,8 @@ impl Broker {
 
     /// What became of the connection's [`Outcome::Later`], once it is not busy any more.
     pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
-        let getting = self.queues.gets.remove(|get| get.connection == connection && get.outcome.is_some())?;
+        let getting =
+            self.queues.gets_mut().remove(|get| get.connection == connection && get.outcome.is_some())?;
         let outcome = match getting.outcome? {
             Ok(true) => Outcome::GetQueued,
             Ok(false) => Outcome::GetEmpty,

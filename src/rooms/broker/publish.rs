@@ -335,9 +335,9 @@ impl Broker {
             self.route((cx.messages, cx.work), channel, exchange, (message, Table::EMPTY), targets)?;
             return Ok(message);
         }
-        let mut scratch = core::mem::take(&mut self.queues.scratch);
+        let mut scratch = self.queues.lend_scratch();
         let result = self.look_inside(cx, channel, exchange, (message, targets), &mut scratch);
-        self.queues.scratch = scratch;
+        self.queues.return_scratch(scratch);
         result
     }
 
@@ -482,8 +482,7 @@ impl Broker {
         }
         let channel = publish.channel;
         let connection = self.consumers.connection_of(channel);
-        let crowded =
-            self.consumers.connection(connection).outbox_bytes > 2 * self.queues.settings.output_budget_bytes;
+        let crowded = self.consumers.is_output_full(connection, 2);
         if crowded && publish.may_wait {
             // A client that does not read its returns waits for itself alone.
             self.publishing.shortage = Shortage::Returns;
@@ -667,11 +666,11 @@ impl Broker {
             return Ok(());
         }
         let Some(exchange) = self.topology.find_exchange(vhost, "") else { return Ok(()) };
-        let mut scratch = core::mem::take(&mut self.queues.scratch);
+        let mut scratch = self.queues.lend_scratch();
         let bytes = cx.messages.properties(message, &mut scratch.properties);
         let headers = crate::wire::props::Properties::trusted(bytes).headers().unwrap_or(Table::EMPTY);
         let routed = self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets);
-        self.queues.scratch = scratch;
+        self.queues.return_scratch(scratch);
         routed
     }
 
@@ -713,7 +712,9 @@ impl Broker {
             }
             // Asked each time, so that what is far too much is not routed to its end first.
             chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
-            if !self.queues.pool.may_take(|| owner, chunks, 0) || targets.len() > self.queues.fan_out_max() {
+            if !self.queues.entries().may_take(|| owner, chunks, 0)
+                || targets.len() > self.queues.fan_out_max()
+            {
                 return Err(out_of("queue_entries_max"));
             }
         }

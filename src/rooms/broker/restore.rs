@@ -264,6 +264,7 @@ impl Broker {
         for vhost in vhosts {
             self.drop_empty_vhost(cx, vhost);
         }
+        self.note_tenants();
     }
 
     pub(crate) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {

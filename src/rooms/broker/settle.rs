@@ -250,7 +250,7 @@ impl Broker {
     /// Does a bounded part of the work that waits; says whether there is more.
     pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
         let fan_out_max = self.queues.fan_out_max();
-        self.quota.tell(cx.messages, &mut self.queues.pool, fan_out_max);
+        self.quota.tell(cx.messages, self.queues.entries_mut(), fan_out_max);
         let mut left = STEP;
         while left > 0 {
             let Some(mut begun) = self.jobs.pop() else { return false };
@@ -413,7 +413,7 @@ impl Broker {
     pub const fn set_time(&mut self, now: Now) -> bool {
         let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
         self.watch.left = LOOK_STEP;
-        self.queues.minute = self.watch.now_s / 60;
+        self.queues.set_minute(self.watch.now_s / 60);
         before != self.watch.now_s || self.letters.unix_s() == 0
     }
 
@@ -669,12 +669,12 @@ impl Broker {
 
     /// Nobody waits for this connection's gets any more.
     pub(crate) fn forget_gets(&mut self, connection: ConnectionId) {
-        let before = self.queues.gets.len();
+        let before = self.queues.gets().len();
         let open =
-            self.queues.gets.iter().filter(|get| get.connection == connection && get.outcome.is_none());
+            self.queues.gets().iter().filter(|get| get.connection == connection && get.outcome.is_none());
         let open = open.count() as u32;
-        self.queues.gets.retain(|get| get.connection != connection);
-        assert!(self.queues.gets.len() + 1 >= before, "a connection asks for one thing at a time");
+        self.queues.gets_mut().retain(|get| get.connection != connection);
+        assert!(self.queues.gets().len() + 1 >= before, "a connection asks for one thing at a time");
         self.consumers.connection_mut(connection).jobs -= open;
     }
 }

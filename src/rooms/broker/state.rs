@@ -282,7 +282,7 @@ impl Broker {
             exchanges: self.quota.exchanges(),
             bindings: self.topology.bindings_len(),
             deliveries: self.queues.deliveries().len(),
-            chunks: self.queues.pool.chunks_used(),
+            chunks: self.queues.entries().chunks_used(),
             names_bytes: self.quota.names_bytes(),
             jobs: self.jobs.len(),
             unsettled_bytes: pinned.unsettled_bytes,

@@ -98,6 +98,11 @@ impl Consumers {
         false
     }
 
+    /// Whether the outbox of a connection holds `times` the bytes it is meant to, or more.
+    pub(crate) fn is_output_full(&self, connection: ConnectionId, times: u64) -> bool {
+        self.connections[connection.index()].outbox_bytes >= times * self.output_budget_bytes
+    }
+
     // ---- on the list of a queue
 
     /// Puts a consumer on its queue's list of eligible ones, behind those of its priority, if it may take a message.

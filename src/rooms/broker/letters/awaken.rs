@@ -126,9 +126,8 @@ impl Post<'_> {
     /// Somebody has to know why messages are late; once a minute is enough.
     #[cold]
     fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
-        let minute = self.queues.minute;
         let is_room = slot.widest_below().is_none();
-        if !is_room && self.queues.no_level_logged_minute.replace(minute) != Some(minute) {
+        if !is_room && self.queues.is_minute_to_say() {
             let exchange = self.queues.at(level).sleeps_for;
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
@@ -152,7 +151,7 @@ impl Post<'_> {
         if !self.takes_letter(cx, vhost, (message, bytes), &[target]) {
             return Step::Blocked;
         }
-        let Scratch { properties, rewritten } = &mut self.queues.scratch;
+        let Scratch { properties, rewritten } = self.queues.scratch_mut();
         let properties = cx.messages.properties(message, properties);
         let rewritten = &mut rewritten[..properties.len()];
         rewritten.copy_from_slice(properties);
@@ -203,10 +202,10 @@ impl Post<'_> {
 
     /// What goes on when a message wakes up; `None`: there is no room for it now. Changes no queue.
     fn write_awakened(&mut self, cx: &mut Context<'_>, level: QueueId, message: MessageId) -> Option<Letter> {
-        let mut scratch = core::mem::take(&mut self.queues.scratch);
+        let mut scratch = self.queues.lend_scratch();
         let mut targets = core::mem::take(&mut self.letters.targets);
         let letter = self.address_awakened(cx, (level, message), &mut scratch, &mut targets);
-        self.queues.scratch = scratch;
+        self.queues.return_scratch(scratch);
         self.letters.targets = targets;
         letter
     }

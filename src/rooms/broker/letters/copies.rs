@@ -91,9 +91,9 @@ impl Post<'_> {
             self.log_left_out(vhost);
             return None;
         }
-        let mut scratch = core::mem::take(&mut self.queues.scratch);
+        let mut scratch = self.queues.lend_scratch();
         let copy = self.write_copy(cx, (vhost, channel), message, event, &mut scratch);
-        self.queues.scratch = scratch;
+        self.queues.return_scratch(scratch);
         if copy.is_none() {
             self.log_left_out(vhost);
         }
@@ -110,7 +110,7 @@ impl Post<'_> {
     ) -> Option<MessageId> {
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let names = (cx.messages.exchange(message), cx.messages.routing_key(message));
-        let room = self.queues.settings.frame_max.saturating_sub(HEADER_BYTES);
+        let room = self.queues.frame_max().saturating_sub(HEADER_BYTES);
         let mut writer = Writer::new(&mut scratch.rewritten[..room]);
         let mut fill = |headers: &mut TableWriter<'_, '_>| {
             write_message(headers, names, properties)?;
@@ -185,7 +185,7 @@ impl Post<'_> {
 
     /// Somebody has to know that it is not all; once a minute is enough.
     fn log_left_out(&mut self, vhost: VhostId) {
-        let minute = self.queues.minute;
+        let minute = self.queues.minute();
         if self.firehose.left_out_logged_minute.replace(minute) != Some(minute) {
             let vhost = self.access.vhost_name(vhost).escape_debug();
             log::warn!("virtual host '{vhost}' is traced, and there is no room for some of the copies");

@@ -81,7 +81,7 @@ impl Post<'_> {
             return None;
         };
         cx.work.charge(8 + (cx.messages.body_len(message) / BYTES_PER_UNIT) as usize);
-        let mut scratch = core::mem::take(&mut self.queues.scratch);
+        let mut scratch = self.queues.lend_scratch();
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let mut writer = self.writer_of_letter(&mut scratch.rewritten);
         let cause = format!("{why}");
@@ -108,7 +108,7 @@ impl Post<'_> {
         let copy = is_taken
             .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
             .flatten();
-        self.queues.scratch = scratch;
+        self.queues.return_scratch(scratch);
         copy.map(|copy| Letter::Copy(copy, 1))
     }
 }

@@ -69,10 +69,10 @@ impl Post<'_> {
             return self.write_parked(cx, queue, message, place);
         }
         let Some(address) = self.dead_letter_address(queue) else { return Some(Letter::Nowhere) };
-        let mut scratch = core::mem::take(&mut self.queues.scratch);
+        let mut scratch = self.queues.lend_scratch();
         let mut targets = core::mem::take(&mut self.letters.targets);
         let letter = self.address_letter(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
-        self.queues.scratch = scratch;
+        self.queues.return_scratch(scratch);
         self.letters.targets = targets;
         letter
     }
@@ -157,7 +157,7 @@ impl Post<'_> {
 
     /// Where the properties of a letter are written, in so many bytes as fit into a frame.
     pub(crate) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
-        Writer::new(&mut rewritten[..self.queues.settings.frame_max.saturating_sub(HEADER_BYTES)])
+        Writer::new(&mut rewritten[..self.queues.frame_max().saturating_sub(HEADER_BYTES)])
     }
 
     /// Routes a letter with this key and these headers, which may take as long as some messages may.
@@ -189,7 +189,7 @@ impl Post<'_> {
 
     /// Whether it was not said in this minute that something was dropped; from now on it was.
     pub(crate) fn is_minute_to_say(&mut self) -> bool {
-        let minute = self.queues.minute;
+        let minute = self.queues.minute();
         self.letters.dropped_logged_minute.replace(minute) != Some(minute)
     }
 
@@ -210,7 +210,7 @@ impl Post<'_> {
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
         let lacks_slot = self.queues.lacks_slot();
         if lacks_slot
-            || !self.queues.pool.may_take(|| owner_of(vhost), needed + self.letters.promised.chunks, 0)
+            || !self.queues.entries().may_take(|| owner_of(vhost), needed + self.letters.promised.chunks, 0)
         {
             return false;
         }

@@ -211,8 +211,7 @@ impl Queues {
 
     /// Somebody has to know why the order is not kept; once a minute is enough.
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
-        let minute = self.minute;
-        if self.no_level_logged_minute.replace(minute) != Some(minute) {
+        if self.is_minute_to_say() {
             log::warn!(
                 "queue '{}': queues_max has no room for its priority {priority}, which takes a place like a \
                  queue: these messages wait among those of the next lower one",

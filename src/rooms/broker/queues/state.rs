@@ -49,11 +49,11 @@ pub(crate) struct Settings {
 /// All queues.
 #[derive(Debug)]
 pub struct Queues {
-    pub(crate) settings: Settings,
+    pub(super) settings: Settings,
     pub(super) slab: Slab<Queue>,
     pub(super) table: IndexTable,
     /// Entries of all queues.
-    pub(crate) pool: FifoPool,
+    pub(super) pool: FifoPool,
     pub(super) deliveries: Deliveries,
     /// Queues with something to deliver now.
     pub(super) ready: List,
@@ -67,7 +67,7 @@ pub struct Queues {
     /// What somebody waits to look at.
     pub(super) looks: Looks,
     /// Gets that wait for their message.
-    pub(crate) gets: Waiters<Getting>,
+    pub(super) gets: Waiters<Getting>,
     /// Quorum queues of which it is to be written how often their messages came back.
     pub(super) returns_due: ReturnsDue,
     /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
@@ -78,7 +78,7 @@ pub struct Queues {
     pub(super) dead_lettering: u32,
     /// There was something that may expire.
     pub(super) has_deadlines: bool,
-    pub(crate) scratch: Scratch,
+    pub(super) scratch: Scratch,
     /// Queues there have been.
     serial: u64,
     /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
@@ -86,9 +86,9 @@ pub struct Queues {
     /// Levels of queues with priorities that were walked through and are not charged yet.
     pub(super) levels_walked: Cell<u32>,
     /// The minute of this turn, since the start of the process.
-    pub(crate) minute: u32,
+    pub(super) minute: u32,
     /// In which minute it was last said that there was no room for a priority of a queue.
-    pub(crate) no_level_logged_minute: Option<u32>,
+    pub(super) no_level_logged_minute: Option<u32>,
 }
 
 impl Queues {
@@ -142,6 +142,63 @@ impl Queues {
     /// Whether messages to durable queues count as persistent whatever they say.
     pub const fn set_persist_all(&mut self, persist_all: bool) {
         self.settings.persist_all = persist_all;
+    }
+
+    /// Bytes that a frame has at most.
+    pub(crate) const fn frame_max(&self) -> usize {
+        self.settings.frame_max
+    }
+
+    /// Space for looking into properties, to be returned.
+    pub(crate) fn lend_scratch(&mut self) -> Scratch {
+        core::mem::take(&mut self.scratch)
+    }
+
+    /// The space for looking into properties is not needed any more.
+    pub(crate) fn return_scratch(&mut self, scratch: Scratch) {
+        self.scratch = scratch;
+    }
+
+    /// Space for looking into properties, for who needs nothing else of queues meanwhile.
+    pub(crate) const fn scratch_mut(&mut self) -> &mut Scratch {
+        &mut self.scratch
+    }
+
+    /// Gets that wait for their message.
+    #[inline]
+    pub(crate) const fn gets(&self) -> &Waiters<Getting> {
+        &self.gets
+    }
+
+    /// Gets that wait for their message, to be answered.
+    pub(crate) const fn gets_mut(&mut self) -> &mut Waiters<Getting> {
+        &mut self.gets
+    }
+
+    /// The pool of entries of all queues.
+    #[inline]
+    pub(crate) const fn entries(&self) -> &FifoPool {
+        &self.pool
+    }
+
+    /// The pool of entries of all queues, which is to hear who shares it.
+    pub(crate) const fn entries_mut(&mut self) -> &mut FifoPool {
+        &mut self.pool
+    }
+
+    /// The minute of this turn, since the start of the process.
+    pub(crate) const fn minute(&self) -> u32 {
+        self.minute
+    }
+
+    /// A turn begins in this minute since the start of the process.
+    pub(crate) const fn set_minute(&mut self, minute: u32) {
+        self.minute = minute;
+    }
+
+    /// Whether it was not said in this minute that there is no room for a priority or a span of time; from now on it was.
+    pub(crate) fn is_minute_to_say(&mut self) -> bool {
+        self.no_level_logged_minute.replace(self.minute) != Some(self.minute)
     }
 
     // ---- how much there is

@@ -199,7 +199,7 @@ impl Explained<'_> {
             }
             Pool::Messages => (messages.messages_used(), messages.messages_max()),
             Pool::Entries => {
-                let chunks = &views.queues.pool;
+                let chunks = views.queues.entries();
                 (chunks.chunks_used() * ENTRIES_PER_CHUNK, chunks.chunks_max() * ENTRIES_PER_CHUNK)
             }
             Pool::Unacknowledged => (

@@ -164,7 +164,7 @@ impl<'b> Views<'b> {
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
         let declared = |key, (used, max)| pool(key, used, max);
         let [bindings, exchanges, names_bytes] = self.quota.fills();
-        let chunks = &self.queues.pool;
+        let chunks = self.queues.entries();
         [
             pool("messages_max", messages.messages_used(), messages.messages_max()),
             pool("body_bytes_max", messages.body_bytes_used(), messages.body_bytes_max()),
