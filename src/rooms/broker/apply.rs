@@ -1,12 +1,12 @@
 //! A command comes in: what it changes, and what it answers.
 //!
 //! Always true: the state is changed and the answer given at once; an error answers without waiting for
-//! anything; a command that depends on who has what of a queue comes behind the deliveries that were possible
-//! before it, so that commands mean the same whether they come one by one or many in one read.
+//! anything; a command that depends on which consumer has which messages comes behind the deliveries that
+//! were possible before it, so that commands mean the same whether they come one by one or many in one read.
 //!
-//! Connections of this broker's own (the local end of a bridge, a request of the management API) do here what any client
-//! might, and what no client can do in one step: set a message aside, or publish it once more, and settle it, both or
-//! neither.
+//! The broker's own connections (the local end of a bridge, a request of the management API) do here what any
+//! client might, and what no client can do in one step: set a message aside, or publish it once more, and
+//! settle it, both or neither.
 
 use crate::command::{
     ChannelId, Command, ConnectionId, Name, Outcome, QueueId, Refusal, ReplyOrder, Settlement, VhostId,
@@ -35,7 +35,7 @@ fn cannot_switch(from: &str, to: &str) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
 }
 
-/// A command in a place where the session never sends it.
+/// The fault of a command in a place where the session never sends it.
 fn out_of_place() -> Fault {
     Fault::connection(ReplyCode::CommandInvalid, format_args!("unexpected method"))
 }
@@ -63,19 +63,20 @@ fn priority_of(queue: QueueInWords<'_>, arguments: Table<'_>) -> Result<i32, Fau
     }
 }
 
-/// What a delivery on its way is known by.
+/// What identifies a delivery to another broker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeliverySource {
-    /// Its queue, as a number that no other ever has: for all lives where it is durable, else for this one.
+    /// The number of the queue, which no other ever has: for all lives of the broker where the queue is
+    /// durable, else for this one.
     pub queue: u64,
-    /// Its place in it.
+    /// The place of the message in its queue.
     pub offset: u64,
-    /// It lives no longer than the broker.
+    /// The message does not outlive the broker.
     pub is_transient: bool,
 }
 
 impl OutboxView<'_> {
-    /// What the delivery at the cursor is known by; `None` for one that comes from no queue.
+    /// What identifies the delivery at the cursor; `None` for a message that comes from no queue.
     pub fn source(&self) -> Option<DeliverySource> {
         let delivery = &self.broker.queues.deliveries()[self.at?];
         let queue = self.broker.queues.at(delivery.queue?);
@@ -86,7 +87,8 @@ impl OutboxView<'_> {
     }
 }
 
-/// Whether a copy found its place; without room for it now it is gone. Refused says why it can never.
+/// Whether a copy is in its queue; without room for it now it is dropped. `refused` says why the queue takes
+/// no such message.
 fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str) -> Result<bool, Fault> {
     match outcome {
         Outcome::Published => Ok(true),
@@ -98,7 +100,7 @@ fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str)
     }
 }
 
-/// A copy with other properties, that nothing holds yet.
+/// A copy of a message with other properties, which nothing holds yet.
 #[cold]
 fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
     let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
@@ -135,8 +137,8 @@ impl Broker {
         (outcome, self.consumers.reply_order(connection, channel))
     }
 
-    /// Whether a turn would find something to do here without anything new from outside: jobs, deliveries
-    /// that became possible, connections with something new to send.
+    /// Whether a turn has something to do without new input: jobs, deliveries that became possible,
+    /// connections with something new to send.
     pub fn has_work(&self, journal: &Journal) -> bool {
         self.queues.gets().is_due()
             || !self.jobs.is_empty() && !journal.is_crowded()
@@ -211,7 +213,7 @@ impl Broker {
         }
     }
 
-    /// Lets the queue that a command names deliver what it could before.
+    /// Makes the deliveries of a queue that a command names that were possible before the command.
     fn catch_up_for(&mut self, cx: &mut Context<'_>, vhost: VhostId, command: &Command<'_>) {
         if let Command::QueueDeclare { queue, .. }
         | Command::QueuePurge { queue }
@@ -225,7 +227,7 @@ impl Broker {
         }
     }
 
-    /// What names queues or exchanges.
+    /// Applies a command that names queues or exchanges.
     fn apply_definition(
         &mut self,
         cx: &mut Context<'_>,
@@ -330,7 +332,7 @@ impl Broker {
         self.start_consumer(cx, channel, queue, tag, priority, request)
     }
 
-    /// Consuming from amq.rabbitmq.reply-to makes a queue of its own that only its token reaches.
+    /// Makes the consumer of amq.rabbitmq.reply-to a queue of its own, which only its token reaches.
     fn consume_replies(
         &mut self,
         cx: &mut Context<'_>,
@@ -387,21 +389,22 @@ impl Broker {
         Ok(outcome)
     }
 
-    /// basic.cancel by the client; an unknown tag is fine.
+    /// basic.cancel by the client; with an unknown tag it does nothing.
     pub(crate) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
         if let Some(index) = self.consumers.find(channel, tag) {
             self.catch_up(cx, self.consumers.at(index).queue);
             self.end_consumer(cx, index);
             self.free_consumer_if_done(index);
         } else if let Some(index) = self.consumers.find_cancelled(channel, tag) {
-            // Its queue went just before, and the answer says that it has ended: it ends once.
+            // The consumer's queue went just before, and basic.cancel-ok says that the consumer has ended: it
+            // is told once.
             self.consumers.leave_cancelled(index);
             self.free_consumer_if_done(index);
         }
     }
 
-    /// The next consumer whose end the connection's client must hear of: channel number, tag, and where the
-    /// news stands among the connection's deliveries.
+    /// The next cancelled consumer whose client must be told: channel number, tag, and where basic.cancel
+    /// stands among the connection's deliveries.
     pub fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
         self.consumers.next_cancelled(connection)
     }
@@ -436,12 +439,12 @@ impl Broker {
     /// A new connection, before its handshake.
     ///
     /// # Errors
-    /// No record is free: some lost connection is still being cleared away.
+    /// No connection record is free: a lost connection is still being cleared away.
     pub fn connect(&mut self) -> Option<ConnectionId> {
         self.consumers.connect(&mut self.quota)
     }
 
-    /// How many more may connect: what the last ones held is still being cleared away.
+    /// How many more connections may be opened: those lost last may still be being cleared away.
     pub const fn connections_room(&self) -> usize {
         self.consumers.connections_fill().room()
     }
@@ -461,7 +464,7 @@ impl Broker {
         self.consumers.has_forced()
     }
 
-    /// Whether the connection's last command is still being carried out; until then it is not read.
+    /// Whether jobs of the connection's last command are still running; until they are done it is not read.
     pub fn is_busy(&self, connection: ConnectionId) -> bool {
         self.consumers.is_busy(connection)
     }
@@ -471,17 +474,17 @@ impl Broker {
         self.consumers.next_noted()
     }
 
-    /// A connection of this broker's own, in a virtual host.
+    /// Opens a connection of the broker itself, in a virtual host.
     ///
     /// # Errors
-    /// There is no such virtual host, or no record is free.
+    /// There is no such virtual host, or no connection record is free.
     #[cold]
     pub fn connect_own(&mut self, name: &str, vhost: &str) -> Result<ConnectionId, Fault> {
         let Some(id) = self.access.find_vhost(vhost) else {
             return Err(Fault::connection(ReplyCode::NotAllowed, format_args!("vhost {vhost} not found")));
         };
         let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
-        // Whoever had the place before may have had a name in the firehose.
+        // The connection that had the place before may have had a name in the firehose.
         self.name_traced(connection, name);
         let record = self.consumers.connection_mut(connection);
         (record.identity, record.vhost) = (Identity::own(name), Some(id));
@@ -490,11 +493,11 @@ impl Broker {
         Ok(connection)
     }
 
-    /// A connection of a user of the management API, and its channel, by which it does what it might do over
-    /// AMQP. Nobody hears of it, and whoever asked for it releases it.
+    /// Opens a connection for a user of the management API, and its channel, by which the user does what he
+    /// might do over AMQP. The connection is shown nowhere, and the caller releases it.
     ///
     /// # Errors
-    /// The user may not come in, or no record is free.
+    /// The user may not come in, or no connection record is free.
     #[cold]
     pub fn connect_user(
         &mut self,
@@ -503,7 +506,7 @@ impl Broker {
         vhost: &str,
     ) -> Result<(ConnectionId, ChannelId), Fault> {
         let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
-        // Whether it may come from where it is was looked at with its password.
+        // The address that the user connects from was checked with the password.
         let commands = [
             Command::LoginExternal { user, from_loopback: true },
             Command::OpenVhost { vhost },
@@ -522,11 +525,11 @@ impl Broker {
         unreachable!("opening a channel is answered with a channel or a fault")
     }
 
-    /// Moves a delivery that was sent to another queue, with other properties. `None`: there is no room for
-    /// it now, and it is as it was.
+    /// Moves a written delivery to another queue, with other properties. `None`: there is no room for the
+    /// copy now, and the delivery is as it was.
     ///
     /// # Errors
-    /// There is no such queue, or it takes no more.
+    /// There is no such queue, or the queue takes no more.
     #[cold]
     pub fn set_aside(
         &mut self,
@@ -549,11 +552,11 @@ impl Broker {
         is_moved.map(|is_moved| is_moved.then_some(batch))
     }
 
-    /// Publishes a delivery that was sent once more, with other properties, and settles it, both or neither.
-    /// `false`: there is no room for it now, and it is as it was.
+    /// Publishes the message of a written delivery once more, with other properties, and settles the
+    /// delivery, both or neither. `false`: there is no room for the copy now, and the delivery is as it was.
     ///
     /// # Errors
-    /// It reaches no queue, or is refused.
+    /// The message reaches no queue, or is refused.
     #[cold]
     pub fn publish_again(
         &mut self,
@@ -582,10 +585,10 @@ impl Broker {
     }
 
     /// Puts a copy of a message that is in no queue into one, with other properties. `None`: there is no room
-    /// for it now.
+    /// for the copy now.
     ///
     /// # Errors
-    /// There is no such queue, or it takes no more.
+    /// There is no such queue, or the queue takes no more.
     #[cold]
     pub fn put_aside(
         &mut self,
@@ -619,7 +622,7 @@ impl Broker {
         delivery.message.filter(|_| delivery.sent).map(|message| (index, message))
     }
 
-    /// Takes the copy over, whatever comes of it; says whether it is in the queue.
+    /// Pushes a copy to a queue and takes it over, pushed or not; says whether it is in the queue.
     #[cold]
     fn push_aside(
         &mut self,
@@ -643,17 +646,18 @@ impl Broker {
         taken(cx, copy, outcome?, "the queue for what is set aside takes no more, by its own arguments")
     }
 
-    /// A message of the connection's own that reached no queue and stands first in its outbox.
+    /// Whether a message that the connection published reached no queue and stands first in its outbox
+    /// (basic.return).
     pub fn has_returned(&self, connection: ConnectionId) -> bool {
         let front = self.consumers.connection(connection).outbox.front();
         front.is_some_and(|index| self.queues.deliveries()[index].queue.is_none())
     }
 
-    /// Looks at messages of a queue from the one in this place on, counted from 0, as a user who might read
-    /// them over AMQP.
+    /// Looks at messages of a queue, from the one in this place on, counted from 0, with the permissions of a
+    /// user.
     ///
     /// # Errors
-    /// He may not, there is no such queue, or the place is too far behind.
+    /// The user may not read the queue, there is no such queue, or the place is too far behind.
     pub fn look(
         &mut self,
         cx: &mut Context<'_>,
@@ -672,8 +676,8 @@ impl Broker {
         Ok(Looked { ready: self.queues.ready_in(queue), seen })
     }
 
-    /// A delivery that was sent goes to a queue for what a bridge's other side does not take, with the cause:
-    /// at once, or as soon as it is read back and there is room.
+    /// Moves a written delivery, with the cause, to the queue for messages that a bridge's other side does
+    /// not take: at once, or as soon as it is read back and there is room.
     ///
     /// # Errors
     /// There is no such delivery or queue, or the queue takes no more: the delivery is as it was.
@@ -711,7 +715,7 @@ impl Broker {
         Ok(())
     }
 
-    /// What a connection is called in the copies; a longer name is cut.
+    /// Sets the name of a connection in the firehose's copies; a longer name is cut.
     pub fn name_traced(&mut self, connection: ConnectionId, name: &str) {
         let Some(place) = self.firehose.names.get_mut(connection.index()) else { return };
         place.clear();
@@ -741,7 +745,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// SASL credentials of a user and its password.
+    /// Logs a connection in with a user's name and password (SASL).
     pub(crate) fn login(
         &mut self,
         journal: &Journal,
@@ -756,7 +760,7 @@ impl Broker {
         }
     }
 
-    /// What came of the check that a login was answered with.
+    /// Ends a login whose password was checked.
     pub fn checked(
         &mut self,
         journal: &Journal,
@@ -768,7 +772,7 @@ impl Broker {
         admitted.map_or_else(Outcome::Fault, |identity| self.admit(connection, identity))
     }
 
-    /// A user whom something else than a password vouches for: a client certificate.
+    /// Logs a connection in as a user for whom a client certificate vouches.
     pub(crate) fn login_external(
         &mut self,
         journal: &Journal,

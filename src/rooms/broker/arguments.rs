@@ -1,7 +1,7 @@
 //! Arguments of queue.declare: which are known, what they may be, and when two declarations are the same.
 //!
 //! The checks and their texts are RabbitMQ 3.10's, recorded from it. Arguments it does not know are kept,
-//! ignored and not compared. What an argument *does* is the business of the room that does it.
+//! ignored and not compared. What an argument *does* is decided by the code that acts on it.
 
 use core::fmt;
 
@@ -11,44 +11,46 @@ use crate::wire::field::{Table, Value};
 use super::policy::Terms;
 use super::words::{Lossy, QueueInWords, Shown};
 
-/// What to do with a message that a full queue has no place for.
+/// What happens to a message that is too much for a full queue (`x-overflow`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum Overflow {
-    /// The oldest goes.
+    /// `drop-head`: the oldest message goes.
     #[default]
     DropHead,
-    /// The publisher is told no.
+    /// `reject-publish`: the publisher gets basic.nack.
     RejectPublish,
-    /// The same, and what was refused goes where dead letters go.
+    /// `reject-publish-dlx`: the publisher gets basic.nack, and the refused message is dead-lettered.
     RejectPublishDlx,
 }
 
-/// What a queue acts on; a limit that is not there is the largest number, which nothing reaches.
+/// The settings of a queue, from its arguments and policies; a missing limit is the largest number, which
+/// nothing reaches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct QueueSettings {
     pub(crate) max_length: u64,
     pub(crate) max_length_bytes: u64,
-    /// One of those is there.
+    /// The queue has a limit of messages or of bytes.
     pub(crate) limits_length: bool,
     pub(crate) overflow: Overflow,
-    /// What it gives up goes on to an exchange.
+    /// The queue has a dead letter exchange.
     pub(crate) dead_letters: bool,
-    /// How long a message may wait, in milliseconds.
+    /// The time to live of messages in the queue, in milliseconds.
     pub(crate) message_ttl_ms: u64,
-    /// Its messages may expire, by that or, since one came that says so, by themselves.
+    /// Messages of the queue may expire, by its time to live or, since one with an expiration came, by their
+    /// own.
     pub(crate) may_expire: bool,
-    /// It goes when nobody had a use for it for so long, in milliseconds.
+    /// The queue is deleted when it was unused for this long, in milliseconds.
     pub(crate) expires_ms: u64,
-    /// A message that came back more often is given up.
+    /// A message requeued more often than this is given up.
     pub(crate) delivery_limit: u32,
-    /// Deliveries say how often it came back.
+    /// Deliveries have the header x-delivery-count (quorum queues).
     pub(crate) tells_returns: bool,
-    /// One consumer takes everything, the others wait until it has gone.
+    /// The queue has a single active consumer.
     pub(crate) single_active: bool,
-    /// The highest priority that makes a difference among its messages.
+    /// The highest priority that the queue tells apart.
     pub(crate) max_priority: u8,
-    /// How long a delivery may wait to be settled, in milliseconds; 0 is for ever, and the largest number is
-    /// what the configuration says.
+    /// The consumer timeout, in milliseconds; 0 is for ever, and the largest number stands for the one of the
+    /// configuration.
     pub(crate) consumer_timeout_ms: u32,
 }
 
@@ -80,26 +82,26 @@ impl QueueSettings {
         }
     }
 
-    /// For a level of such a queue, which nobody uses for itself.
+    /// The settings of a level of such a queue, which clients do not use directly.
     pub(crate) const fn of_level(self) -> Self {
         Self { expires_ms: u64::MAX, ..self }
     }
 
-    /// Whether it goes when nobody has a use for it.
+    /// Whether the queue is deleted when it is unused.
     pub(crate) const fn expires(&self) -> bool {
         self.expires_ms != u64::MAX
     }
 }
 
-/// What a queue's own argument says or its policy, the shorter of both, so that who may declare a queue takes
-/// no limit from its holders that a policy gave them. RabbitMQ 3.10 knows no such argument and takes
-/// whatever it is, so what is no time is none here, either.
+/// The consumer timeout of argument and policy, the shorter of both, so that a client that may declare a
+/// queue cannot lift a policy's limit. RabbitMQ 3.10 has no such argument and takes any value, so a value
+/// that is no time counts as none here, too.
 fn consumer_timeout_ms(terms: &Terms<'_>) -> u32 {
     let said = terms.time("x-consumer-timeout");
     said.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
 }
 
-/// The flags of a declaration that arguments can forbid.
+/// The flags of a declaration that some arguments forbid.
 #[derive(Clone, Copy)]
 pub(crate) struct QueueFlags {
     pub(crate) durable: bool,
@@ -118,22 +120,22 @@ enum Check {
     Overflow,
     Mode,
     Bool,
-    /// Any text.
+    /// Any text is allowed.
     Text,
     /// The name of an exchange.
     ExchangeName,
     DeadLetterKey,
-    /// Whatever it is.
+    /// Any value is allowed.
     Anything,
 }
 
-/// Which types of queues take an argument.
+/// Which types of queues have an argument.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Takes {
     Both,
     Classic,
     Quorum,
-    /// A stream alone, which is no queue here.
+    /// Only streams have the argument; there are none here.
     Neither,
 }
 
@@ -148,7 +150,7 @@ impl Takes {
     }
 }
 
-/// Every argument that is compared, in RabbitMQ's order.
+/// All arguments that are compared, in RabbitMQ's order.
 const KNOWN: [(&str, Takes, Check); 19] = [
     ("x-expires", Takes::Both, Check::Milliseconds { zero: false }),
     ("x-message-ttl", Takes::Both, Check::Milliseconds { zero: true }),
@@ -171,13 +173,13 @@ const KNOWN: [(&str, Takes, Check); 19] = [
     ("x-max-age", Takes::Neither, Check::Anything),
 ];
 
-/// The longest time RabbitMQ lets anything wait for its end: a hundred years.
+/// The longest time that RabbitMQ allows in an argument, in milliseconds: a hundred years.
 pub(crate) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
 /// Checks the arguments of a new queue.
 ///
 /// # Errors
-/// The first argument that cannot be, as RabbitMQ says it.
+/// The first argument that is not valid, in RabbitMQ's words.
 pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let quorum = is_quorum(arguments);
     check_type(queue, arguments, flags)?;
@@ -186,7 +188,7 @@ pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueF
             check_one(queue, name, check, value, arguments)?;
         }
     }
-    // Of those that are another type's the first that was said is named.
+    // The fault names the first argument, as declared, that belongs to another type of queue.
     for (said, _) in arguments.iter() {
         let known = KNOWN.iter().find(|(name, ..)| name.as_bytes() == said);
         if let Some((name, ..)) = known.filter(|(_, takes, _)| !takes.is_taken(quorum)) {
@@ -196,13 +198,13 @@ pub(crate) fn check(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueF
     if quorum { check_quorum_flags(queue, flags) } else { Ok(()) }
 }
 
-/// Compares a declaration with the queue that is there.
+/// Compares a declaration with the existing queue.
 ///
 /// # Errors
 /// 406 with both values, or with "none" where one has the argument and the other has not.
 pub(crate) fn compare(queue: QueueInWords<'_>, received: Table<'_>, current: Table<'_>) -> Result<(), Fault> {
     let quorum = is_quorum(current);
-    // What belongs to another type of queue is ignored by this one.
+    // Arguments of another type of queue are ignored.
     for (name, ..) in KNOWN.iter().filter(|(_, takes, _)| takes.is_taken(quorum)) {
         let (one, two) = (with_default(name, received), with_default(name, current));
         if !equivalent(one, two) {
@@ -262,7 +264,7 @@ fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
     }
 }
 
-/// The priorities that a queue tells apart go up to this.
+/// The priorities of a queue with these arguments go up to this number.
 pub(crate) fn max_priority(arguments: Table<'_>) -> u8 {
     let value = arguments.get("x-max-priority").and_then(|value| value.as_integer());
     value.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
@@ -331,7 +333,7 @@ fn check_one(
 fn check_type(queue: QueueInWords<'_>, arguments: Table<'_>, flags: QueueFlags) -> Result<(), Fault> {
     let Some(value) = arguments.get("x-queue-type") else { return Ok(()) };
     match text(queue, "x-queue-type", value)? {
-        // A quorum queue on one node is a durable queue, and that is what it gets.
+        // A quorum queue on one node is a durable queue.
         b"classic" | b"quorum" => Ok(()),
         b"stream" => {
             check_quorum_flags(queue, flags)?;

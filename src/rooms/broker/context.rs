@@ -1,9 +1,9 @@
-//! What the broker works with that is not its own, lent for one call.
+//! The things lent to the broker for one call: journal, messages, work.
 //!
 //! Why it exists: the journal and the messages belong to whoever runs the broker, who hands them on to the
-//! store; and what is true of one command alone is no state of the broker.
+//! store; and facts about one command alone are no state of the broker.
 //!
-//! Always true: a new context waits for nothing and declares for nobody.
+//! Always true: a new context awaits no batch and declares for nobody.
 
 use crate::journal::{Batch, Journal};
 use crate::mem::Messages;
@@ -11,20 +11,20 @@ use crate::mem::Messages;
 use super::quota::Declarer;
 use super::work::Work;
 
-/// What a call to the broker works with, and what has come of it besides its answer.
+/// The things lent to a call of the broker, and the batch that its answer must wait for.
 #[derive(Debug)]
 pub struct Context<'a> {
     pub(crate) journal: &'a mut Journal,
     pub(crate) messages: &'a mut Messages,
     pub(crate) work: &'a mut Work,
-    /// What the answer to the command must wait for.
+    /// The batch that the answer to the command must wait for.
     pub(crate) awaited: Batch,
     /// For whom the command declares things; nobody at a start.
     pub(crate) declarer: Option<Declarer>,
 }
 
 impl<'a> Context<'a> {
-    /// A context for one call. What it costs beyond its size is charged to `work`.
+    /// A context for one call, whose work is charged to `work`.
     #[inline]
     pub const fn new(journal: &'a mut Journal, messages: &'a mut Messages, work: &'a mut Work) -> Self {
         Self { journal, messages, work, awaited: Batch::NONE, declarer: None }
@@ -36,7 +36,7 @@ impl<'a> Context<'a> {
         self.awaited
     }
 
-    /// What was said, and is to be written.
+    /// The journal: changes to be written.
     pub const fn journal_mut(&mut self) -> &mut Journal {
         self.journal
     }
@@ -46,20 +46,20 @@ impl<'a> Context<'a> {
         self.messages
     }
 
-    /// The answer waits for this too.
+    /// Has the answer wait for this batch, too.
     pub(crate) fn await_batch(&mut self, batch: Batch) {
         self.awaited = self.awaited.max(batch);
     }
 
-    /// What was asked for is so already, because of somebody else; who is told so may rely on it, so the
-    /// answer waits until what the other said is durable.
+    /// Has the answer wait for all changes so far: what the client asked for is so already, because of
+    /// another's change, which must be durable before the client relies on it.
     pub(crate) fn await_others(&mut self) {
         let batch = self.journal.await_facts();
         self.await_batch(batch);
     }
 
-    /// Whoever is told that something durable is there may rely on it: the answer waits until what says so is
-    /// durable. Not for everything said: on a full disk that waits for room, and who only asks must not.
+    /// Has the answer wait until a definition is durable, on which a client that is told of it may rely. Not
+    /// for all changes: on a full disk these wait for room, and a mere query must not.
     pub(crate) fn await_defined(&mut self, defined: Batch) {
         if defined > self.journal.durable() {
             self.await_batch(defined);

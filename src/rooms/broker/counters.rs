@@ -1,7 +1,7 @@
-//! What has happened since the start, counted once, where it happens.
+//! Counters of events since the start, each counted once, where it happens.
 //!
-//! Why it exists: whoever watches a broker reads rates from counters; metrics and the management API say
-//! them both, so there is one of each.
+//! Why it exists: whoever watches a broker reads rates from counters; metrics and the management API both
+//! show them, so there is one counter for each event.
 //!
 //! Always true: counts only rise; a message that has to be published again, because there was no room for it,
 //! counts once; what the broker moves by itself (dead letters, messages read back) is neither received nor
@@ -10,42 +10,42 @@
 /// Counters since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
-    /// Messages that publishers gave us.
+    /// Messages published by clients.
     pub received: u64,
-    /// Those of them for which something is told back: in confirm mode, in a transaction, or mandatory.
+    /// Messages published in confirm mode, in a transaction, or mandatory.
     pub received_confirm: u64,
-    /// Queues that those messages were for, one after the other.
+    /// Queues that published messages were routed to; a message counts once for each.
     pub routed: u64,
-    /// Messages that no queue was for, and nobody was to be told.
+    /// Messages that reached no queue and were dropped.
     pub unroutable_dropped: u64,
-    /// Messages that no queue was for, and that were returned.
+    /// Messages that reached no queue and were returned (mandatory).
     pub unroutable_returned: u64,
-    /// Messages written to who consumes and acknowledges.
+    /// Messages written to consumers that acknowledge.
     pub delivered_manual: u64,
-    /// Messages written to who consumes and does not acknowledge.
+    /// Messages written to consumers with automatic acknowledgement.
     pub delivered_auto: u64,
-    /// Messages written to who asked for one and acknowledges.
+    /// Messages written for basic.get, to be acknowledged.
     pub get_manual: u64,
-    /// Messages written to who asked for one and does not acknowledge.
+    /// Messages written for basic.get with automatic acknowledgement.
     pub get_auto: u64,
-    /// How often there was none to be had.
+    /// Times that basic.get found no message.
     pub get_empty: u64,
-    /// Messages written that had been delivered before.
+    /// Messages written that were marked as redelivered.
     pub redelivered: u64,
-    /// Messages acknowledged, and not rejected.
+    /// Messages acknowledged by clients.
     pub acknowledged: u64,
     /// Channels opened.
     pub channels_opened: u64,
-    /// Declarations of queues, of those that were there already too.
+    /// Declarations of queues, existing ones included.
     pub queues_declared: u64,
-    /// Queues that were made by them.
+    /// Queues made by declarations.
     pub queues_created: u64,
-    /// Queues that are gone.
+    /// Queues deleted.
     pub queues_deleted: u64,
 }
 
 impl Counters {
-    /// Messages written in answer to a request for one, and to consumers.
+    /// Messages written for basic.get and to consumers.
     pub const fn delivered(&self) -> u64 {
         self.delivered_manual + self.delivered_auto + self.get_manual + self.get_auto
     }

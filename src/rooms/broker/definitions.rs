@@ -43,7 +43,8 @@ pub(crate) struct QueueDeclaration<'a> {
 }
 
 impl QueueDeclaration<'_> {
-    /// An exclusive queue dies with its connection, so durable means nothing for it.
+    /// Whether the queue outlives the broker: an exclusive queue dies with its connection, so durable means
+    /// nothing for it.
     const fn outlives_broker(&self) -> bool {
         self.durable && !self.exclusive
     }
@@ -53,11 +54,11 @@ impl QueueDeclaration<'_> {
     }
 }
 
-/// Units of matching that are as much work as a record that is looked at in a job.
+/// Units of matching that are as much work as looking at one record in a job.
 const UNITS_PER_RECORD: u32 = 8;
 
 impl Broker {
-    /// exchange.declare with passive set: who is told that it is there may rely on it.
+    /// exchange.declare with passive set: a client who is told that the exchange is there may rely on it.
     pub(crate) fn check_exchange_exists(
         &self,
         cx: &mut Context<'_>,
@@ -106,7 +107,7 @@ impl Broker {
         self.recovery.check_not_left_out(&self.access, vhost, name, declaration.durable)?;
         let version = version_for(cx.journal, declaration.durable)?;
         if version != 0 && declaration.is_delayed() {
-            // The log knows its slots by those behind its own.
+            // The log knows the slots of a delayed exchange by the versions behind the exchange's own.
             cx.journal.next_versions(SLOTS.into());
         }
         let exchange = self.add_exchange(cx, vhost, declaration, version)?;
@@ -114,7 +115,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Puts an exchange that was checked where it is found, with its hidden queue and its policies.
+    /// Adds an exchange that was checked under its name, with its hidden queue and its policies.
     pub(crate) fn add_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -167,10 +168,10 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Takes the name of an exchange away; the record goes when its bindings are cleared.
+    /// Takes the name of a deleted exchange away; the record goes when its bindings are cleared.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
         if let Some(queue) = self.topology.exchange(exchange).sleepers {
-            // First, so that nothing in the hidden queue outlives the exchange in the log.
+            // The hidden queue goes first, so that no message in it outlives the exchange in the log.
             self.retire_sleepers(cx, queue);
         }
         self.topology.retire_exchange(cx, &self.access, exchange);
@@ -182,7 +183,7 @@ impl Broker {
         self.release_vhost(vhost);
     }
 
-    /// Makes the hidden queue of an exchange of this version.
+    /// Makes the hidden queue of a delayed exchange with this version.
     pub(crate) fn add_sleepers(
         &mut self,
         cx: &mut Context<'_>,
@@ -198,7 +199,7 @@ impl Broker {
         Ok(queue)
     }
 
-    /// The exchange is deleted: what sleeps goes with it.
+    /// Retires the hidden queue of a deleted exchange with its delayed messages.
     #[cold]
     pub(crate) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         for level in self.queues.retire_levels(cx.journal, queue) {
@@ -233,14 +234,14 @@ impl Broker {
         self.check_key(work, connection, source, Right::Read, spec.routing_key.as_bytes())
     }
 
-    /// Whether keys have to be looked at where a connection's user writes to, or reads from, an exchange.
+    /// Whether routing keys are to be checked when a connection's user writes to, or reads from, an exchange.
     #[inline]
     fn limits_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
         self.access.limits_topics(&self.consumers.connection(connection).identity)
             && self.topology.exchange(exchange).kind == Kind::Topic
     }
 
-    /// Whether the user of a connection may write to, or read from, an exchange with this key.
+    /// Whether the user of a connection may write to, or read from, an exchange with this routing key.
     pub(crate) fn check_key(
         &self,
         work: &mut Work,
@@ -263,7 +264,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// exchange.unbind; what is not there may be unbound, whatever of it is missing.
+    /// exchange.unbind; a missing binding, exchange or queue is no error.
     pub(crate) fn unbind_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -279,7 +280,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Removes a binding that somebody wants to be gone.
+    /// Removes a binding for a client or an operator.
     ///
     /// # Errors
     /// The log takes nothing now.
@@ -301,11 +302,11 @@ impl Broker {
 
     // ---- routes of channels
 
-    /// Chooses the queues for a message of a channel into `targets`, and remembers the route if it may be taken again.
-    /// `headers` is empty unless they matter.
+    /// Chooses the queues for a message of a channel into `targets`, and remembers the route if it can be
+    /// used again. `headers` is empty unless routing needs them.
     ///
     /// # Errors
-    /// It takes more work than allowed.
+    /// Routing takes more work than allowed.
     pub(crate) fn route(
         &mut self,
         (messages, work): (&Messages, &mut Work),
@@ -327,7 +328,7 @@ impl Broker {
         Ok(())
     }
 
-    /// The queue, if this connection may use it.
+    /// The queue of this name, if this connection may use it.
     pub(crate) fn require_queue(
         &self,
         connection: ConnectionId,
@@ -362,7 +363,7 @@ impl Broker {
         )
     }
 
-    /// queue.declare with passive set: who is told that it is there may rely on it.
+    /// queue.declare with passive set: a client who is told that the queue is there may rely on it.
     pub(crate) fn check_queue_exists(
         &mut self,
         cx: &mut Context<'_>,
@@ -379,7 +380,7 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    /// Declaring a reply queue says whether somebody still waits for the reply.
+    /// queue.declare of a reply queue: says whether somebody still waits for the reply.
     fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
         let exists = name == REPLY_TO || self.queues.find_queue(vhost, name).is_some();
         if exists {
@@ -429,7 +430,7 @@ impl Broker {
         Ok(self.declared(queue))
     }
 
-    /// Whether a connection may have the messages that this queue gives up go where it says.
+    /// Whether a connection may declare a queue with these dead letter arguments.
     fn check_dead_letters(
         &self,
         work: &mut Work,
@@ -536,7 +537,7 @@ impl Broker {
         self.end_creation(created, orphan)
     }
 
-    /// Makes a queue, perhaps one that the store has messages of.
+    /// Makes a queue, perhaps one whose messages the store has.
     pub(crate) fn create_as(
         &mut self,
         cx: &mut Context<'_>,
@@ -572,7 +573,7 @@ impl Broker {
         Ok(queue)
     }
 
-    /// Puts a queue where it is found.
+    /// Adds a queue under its name.
     pub(crate) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, owner) = (record.vhost, record.declared.exclusive_owner);
@@ -612,7 +613,7 @@ impl Broker {
         self.bind(cx, &spec.between(source, Destination::Queue(queue)))
     }
 
-    /// Unbinding what is not there is fine, whatever of it is missing.
+    /// queue.unbind; a missing binding, exchange or queue is no error.
     pub(crate) fn unbind_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -681,10 +682,10 @@ impl Broker {
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
     }
 
-    /// Takes the name away and stops deliveries; a job clears the rest.
+    /// Takes the name of a deleted queue away and stops its deliveries; a job clears the rest.
     pub(crate) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
-        // Before it, so that none of them outlives it in the log.
+        // The levels go before their queue, so that none outlives it in the log.
         for level in self.queues.retire_levels(cx.journal, queue) {
             self.jobs.begin(Job::Queue(level));
         }
@@ -706,7 +707,7 @@ impl Broker {
         self.topology.revise();
     }
 
-    /// The virtual host is deleted, and all its policies with it.
+    /// Drops the policies of a virtual host that is deleted.
     pub(crate) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
         self.policies.drop_of_vhost(journal, vhost, name);
         self.tell_of_policies();
@@ -739,7 +740,7 @@ impl Broker {
         true
     }
 
-    /// Which policies apply to a queue of this name that is about to be.
+    /// The policies that apply to a queue of this name that is about to be made.
     pub(crate) fn policies_for(
         &self,
         work: &mut Work,
@@ -754,15 +755,15 @@ impl Broker {
         self.policies.choose(work, vhost, name, subject)
     }
 
-    /// What is said of a queue.
+    /// What the arguments and policies of a queue say together.
     pub(crate) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
         let record = self.queues.whole_of(queue);
         self.policies.terms(&record.arguments, record.applied)
     }
 
-    /// Finds out which policies apply to a queue, and what follows.
+    /// Finds out which policies apply to a queue, and gives the queue its new settings.
     pub(crate) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        // A level goes by what its queue is told.
+        // A level takes the settings of its queue.
         let Some(record) = self.queues.get(queue.index()).filter(|record| !record.is_level()) else {
             return;
         };
@@ -786,21 +787,21 @@ impl Broker {
         self.topology.apply_policies(exchange, applied, self.policies.alternate(applied));
     }
 
-    /// An exchange that has just been made.
+    /// Finds out which policies apply to an exchange that has just been made.
     pub(crate) fn apply_to_new_exchange(&mut self, work: &mut Work, exchange: ExchangeId) {
         if !self.policies.is_empty() {
             self.apply_to_exchange(work, exchange);
         }
     }
 
-    /// Deletes what is left of a virtual host, as far as allowed; says whether that is all.
+    /// Deletes what is left of a virtual host, as much as `left` allows; says whether that is all.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.places() {
             if cx.journal.is_crowded() || !spend(left) {
                 return false;
             }
             let queue = self.queues.get(sweep.queue);
-            // What is a part of something else goes with that.
+            // Levels go with their queue, and hidden queues with their exchange.
             let is_part = |queue: &Queue| queue.is_level() || queue.sleeps_for.is_some();
             let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
             if queue.is_some_and(is_swept) {
@@ -827,7 +828,7 @@ impl Broker {
         true
     }
 
-    /// At a start: a virtual host that has nothing but the predeclared exchanges goes at once.
+    /// At a start: deletes a virtual host that has nothing but the predeclared exchanges at once.
     pub(crate) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
         for (name, ..) in PREDECLARED {
             if let Some(exchange) = self.topology.find_exchange(vhost, name) {
@@ -838,9 +839,9 @@ impl Broker {
         self.remove_vhost(vhost);
     }
 
-    /// A queue that was just declared with the incarnation of an orphan has its messages. They stand in it
-    /// when the store has been asked where they lie; until then it waits. What could not be declared leaves
-    /// its orphan one.
+    /// Gives a queue that was just declared the messages of the orphan with its incarnation. They stand in
+    /// the queue when the store has been asked where they lie; until then the queue waits. If the queue could
+    /// not be declared the orphan stays one.
     pub(crate) fn end_creation(
         &mut self,
         created: Result<QueueId, Fault>,
@@ -857,10 +858,10 @@ impl Broker {
         Ok(queue)
     }
 
-    /// Somebody declares a queue that was rebuilt: what it is like is what they say.
+    /// Gives a rebuilt queue the flags and arguments that a client declares it with.
     ///
     /// # Errors
-    /// There is no room for its arguments, or the store cannot be written.
+    /// There is no room for the arguments, or the store cannot be written.
     pub(crate) fn redefine_rebuilt(
         &mut self,
         cx: &mut Context<'_>,
@@ -887,11 +888,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes what the start left out, a queue with its messages, and orphans of that name; `false` when
-    /// there is no such thing.
+    /// Deletes an exchange or queue that the start left out, a queue with its messages, and orphans of that
+    /// name; `false` when there is no such thing.
     ///
     /// # Errors
-    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
+    /// The store cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
+    /// checked.
     pub(crate) fn delete_left_out(
         &mut self,
         cx: &mut Context<'_>,
@@ -908,7 +910,7 @@ impl Broker {
         }
     }
 
-    /// The queue of that name is to be deleted; `false` when there is no orphan of it.
+    /// Deletes the orphan of a queue of this name; `false` when there is none.
     ///
     /// # Errors
     /// The store cannot be written.
@@ -936,8 +938,8 @@ impl Broker {
         orphan.contents.count
     }
 
-    /// What defined a queue of this name, if anything still does, is not to bring it back; unless there is
-    /// another one by now.
+    /// Writes down that the definition of a queue of this name is void, if there is one and no queue has the
+    /// name by now.
     pub(crate) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
         let is_used =
             self.access.find_vhost(vhost).is_some_and(|vhost| self.queues.find_queue(vhost, name).is_some());

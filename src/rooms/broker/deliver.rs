@@ -1,14 +1,15 @@
 //! Messages go out: from queues to the outboxes of connections, and from there to the socket.
 //!
 //! A deliver pass is bounded. Each queue hands its messages round its eligible consumers, one each, highest
-//! priority first; a consumer whose connection or credit is used up leaves the eligible list and costs
-//! nothing until that changes.
+//! priority first; a consumer whose credit is used up, or whose connection takes no more, leaves the eligible
+//! list and costs nothing until that changes.
 //!
 //! Always true: a message that left its queue is in exactly one delivery record; an outbox never holds much
 //! more than the output budget, so a peer that does not read pins a bounded number of messages.
 //!
-//! A get is answered at once, but what is first may be on its way into memory, or back; then the connection waits for its
-//! answer, and every turn looks whether there is one. What has expired is given to nobody.
+//! A get is answered at once, but the first message may be on its way into memory, or back to its queue; then
+//! the connection waits for its answer, and every turn looks whether there is one. An expired message is
+//! given to nobody.
 
 use crate::command::{
     ChannelId, ConnectionId, ConsumerId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
@@ -26,9 +27,9 @@ use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.
 const QUEUE_BURST: u32 = 64;
-/// Deliveries that a command may have to wait for: about as many as there are messages in one read.
+/// Deliveries that a command may have to wait for: about as many as one read has messages.
 const CATCH_UP_MAX: u32 = 1024;
-/// So many steps beside a delivery are as much work as one.
+/// Steps beside a delivery that are as much work as one.
 const STEPS_PER_DELIVERY: u32 = 8;
 
 /// A connection's outbox, read from the front.
@@ -68,7 +69,7 @@ impl Outbox for OutboxView<'_> {
 }
 
 impl Broker {
-    /// Hands out at most `most` messages, and lets queues give up what they have to.
+    /// Delivers `most` messages at most, and lets queues give up expired and surplus messages.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
         self.queues.write_returns(cx.journal, &self.access);
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
@@ -83,7 +84,7 @@ impl Broker {
         }
     }
 
-    /// Lets queues give up what they have to, and deletes those that nobody has had a use for for too long.
+    /// Lets queues give up expired, rejected and surplus messages, and deletes expired queues.
     fn give_up(&mut self, cx: &mut Context<'_>) {
         let mut turn = Turn::new();
         while let Some(unused) = self.post().shed(cx, &mut turn) {
@@ -95,14 +96,14 @@ impl Broker {
         }
     }
 
-    /// Whether some queue has to give up something, and may be able to.
+    /// Whether some queue has messages to give up, and may be able to.
     pub fn may_shed(&self, journal: &Journal, messages: &Messages) -> bool {
         let room_made = || self.room_made() + journal.room_made() + messages.room_made();
         self.queues.may_give_up(journal, room_made)
     }
 
-    /// Deliveries that a queue makes before the next queue's turn: one, when the credit is that of a whole channel, whose other
-    /// consumers are to have theirs of it.
+    /// Deliveries that a queue makes before the next queue's turn: one, when the prefetch is that of a whole
+    /// channel, whose other consumers are to have their part of it.
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {
         let next = self.queues.audience(queue).next();
@@ -112,13 +113,14 @@ impl Broker {
         }
     }
 
-    /// A queue that is off the ready list delivers at most so many.
+    /// Delivers `most` messages at most from a queue that is off the ready list.
     #[inline]
     fn take_its_turn(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
         if record.is_picky() {
-            // What is too much for a queue whose consumer is ready for more goes to him in its next turn.
+            // Messages over the length limit of a queue whose consumer is ready for more go to him in the
+            // next turn.
             let is_over = delivered < most || !record.audience.is_ready();
             if is_over || self.queues.is_far_over_length(queue) {
                 self.post().look_after(cx, queue);
@@ -131,9 +133,9 @@ impl Broker {
         delivered
     }
 
-    /// A command is about to see, or to change, who has what of a queue. What came before while somebody was
-    /// ready for it is his, as in RabbitMQ: those deliveries are made now, which else are made at the end of
-    /// the turn. A commit is one thing, and comes behind them as a whole.
+    /// Makes the deliveries of a queue that were possible before a command that sees or changes them. As in
+    /// RabbitMQ a message belongs to the consumer who was ready when it came; else these deliveries would be
+    /// made at the end of the turn. A commit comes behind them as a whole.
     #[inline]
     pub(crate) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.is_any_ready() && !cx.journal.is_grouping() {
@@ -151,16 +153,17 @@ impl Broker {
         cx.work.charge((delivered * STEPS_PER_DELIVERY) as usize);
     }
 
-    /// The same for the queues of all consumers of a channel.
+    /// Makes the deliveries that were possible before a command, for the queues of all consumers of a
+    /// channel.
     pub(crate) fn catch_up_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        // Whoever has a message of it goes behind the others, and is not looked at again.
+        // A consumer that had a message goes behind the others of the channel, and is not looked at again.
         let mut at = self.consumers.next_of_channel(channel, None);
         let mut left = self.consumers.channel(channel).consumers.len();
         while let Some(index) = at.filter(|_| left > 0 && self.queues.is_any_ready()) {
             left -= 1;
             at = self.consumers.next_of_channel(channel, Some(index));
             cx.work.charge(1);
-            // The queue of one whose client is only to be told of its end may be gone.
+            // The queue of a cancelled consumer, whose client is still to be told, may be gone.
             let consumer = self.consumers.at(index);
             if !consumer.to_tell || consumer.unsettled > 0 {
                 self.catch_up(cx, consumer.queue);
@@ -176,7 +179,7 @@ impl Broker {
                 panic!("a queue that wants a delivery has a consumer for it");
             };
             if !self.consumers.has_credit(consumer) {
-                // Others of its channel used up the credit they share.
+                // Other consumers of the channel used up the prefetch they share.
                 cx.work.charge(1);
                 self.consumers.leave_eligible(&mut self.queues, consumer);
                 continue;
@@ -188,12 +191,12 @@ impl Broker {
             if self.queues.at(level).settings.may_expire {
                 let is_clear =
                     self.post().expire_before_delivery(cx, level, Patience::OneTurn) == Cleared::Yes;
-                // What expires before others is work, too, and those behind have to wait for their turn.
+                // Expiring messages is work, too: messages behind them may have to wait for the next turn.
                 let units = cx.work.units() - units_before;
                 if !is_clear || delivered + units / STEPS_PER_DELIVERY >= most {
                     break;
                 }
-                // All of a level may have expired.
+                // All messages of a level may have expired.
                 if self.queues.wanted_level(queue) != Some(level) {
                     continue;
                 }
@@ -250,20 +253,20 @@ impl Broker {
         self.consumers.put_into_outbox(messages, queues, quota, new, || watch.begin());
     }
 
-    /// Whether a connection may have one delivery more.
+    /// Whether a connection may have one more delivery.
     #[inline]
     pub(crate) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
         self.quota.may_take_delivery(connection, self.queues.deliveries_room())
     }
 
-    /// What a connection has to send, from the front.
+    /// The outbox of a connection, from the front.
     pub fn outbox(&self, connection: ConnectionId) -> OutboxView<'_> {
         let at = self.consumers.connection(connection).outbox.front();
         OutboxView { broker: self, at }
     }
 
-    /// The first delivery of the outbox has left it without being written, for its channel is closed: nobody
-    /// has seen the message, so it goes back, acknowledgements or not.
+    /// The first delivery of the outbox has left it without being written, for its channel is closed: the
+    /// client has not seen the message, so it is requeued, even with automatic acknowledgement.
     pub fn unseen(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let Some(index) = self.consumers.connection(connection).outbox.front() else {
             panic!("what leaves an outbox unseen was in it");
@@ -314,7 +317,7 @@ impl Broker {
         }
     }
 
-    /// Whether the connection has deliveries to send, or ends of consumers to tell.
+    /// Whether the connection has deliveries to send, or cancelled consumers to tell its client.
     pub fn has_output(&self, connection: ConnectionId) -> bool {
         self.consumers.has_output(connection)
     }
@@ -325,13 +328,14 @@ impl Broker {
         self.consumers.connection(connection).sequence
     }
 
-    /// A consumer that could take a message, and is on no list on which anybody would look for one.
+    /// A consumer that could take a message and is on no list, so that nobody would look at it.
     #[cfg(debug_assertions)]
     pub fn forgotten_consumer(&self) -> Option<usize> {
         self.consumers.forgotten_consumer(&self.queues)
     }
 
-    /// Whether the socket takes more. While it does not, none of the connection's consumers gets messages.
+    /// Notes whether the socket takes more. While it does not, none of the connection's consumers gets
+    /// messages.
     pub fn set_writable(&mut self, cx: &mut Context<'_>, connection: ConnectionId, writable: bool) {
         self.consumers.set_writable(cx.work, &mut self.queues, &self.quota, connection, writable);
     }
@@ -358,7 +362,8 @@ impl Broker {
         }
     }
 
-    /// Gets the first message if there is one; `None` while it is on its way into memory or back.
+    /// Gets the first message if there is one; `None` while it is on its way into memory or back to its
+    /// queue.
     fn get_now(
         &mut self,
         cx: &mut Context<'_>,
@@ -370,7 +375,8 @@ impl Broker {
         let level = match self.expire_before_get(cx, queue) {
             (Cleared::Yes, level) => level,
             (Cleared::NotYet, _) => return Ok(None),
-            // It is given to nobody, and who asks must not wait for room that may be its own to make.
+            // An expired message is given to nobody, and the client must not wait for room that only he may
+            // make.
             (Cleared::No, _) => return Ok(Some(false)),
         };
         let (whole, record) = (self.queues.at(queue), self.queues.at(level));
@@ -384,7 +390,8 @@ impl Broker {
         let owner = self.consumers.connection(connection);
         let is_crowded = self.consumers.is_output_full(connection, 1);
         if is_crowded || !self.may_take_delivery(connection) {
-            // What is on its way out may be settled by that; for its own acknowledgements nobody waits.
+            // Deliveries in the outbox may be settled by being written; nobody waits for his own
+            // acknowledgements.
             return if owner.outbox.is_empty() {
                 Err(out_of(self.quota.key_of_deliveries(connection)))
             } else {
@@ -410,7 +417,7 @@ impl Broker {
         Ok(Some(true))
     }
 
-    /// What has expired is given to nobody; then the level whose first message is the queue's.
+    /// Expires messages at the front before a get; then gives the level whose first message is the queue's.
     fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (Cleared, QueueId) {
         if self.queues.at(queue).is_picky_by_time() {
             self.queues.touch_queue(cx.journal, queue);
@@ -428,7 +435,7 @@ impl Broker {
         }
     }
 
-    /// Lets the gets try again whose queue has something for them now.
+    /// Retries the gets that wait, where their queue has a message for them now.
     pub(crate) fn serve_gets(&mut self, cx: &mut Context<'_>) {
         self.queues.gets_mut().take_due();
         for at in 0..self.queues.gets().len() {
@@ -451,7 +458,7 @@ impl Broker {
         }
     }
 
-    /// What became of the connection's [`Outcome::Later`], once it is not busy any more.
+    /// The answer to the connection's [`Outcome::Later`], once the connection is not busy any more.
     pub fn take_later(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
         let getting =
             self.queues.gets_mut().remove(|get| get.connection == connection && get.outcome.is_some())?;
@@ -463,7 +470,7 @@ impl Broker {
         Some((outcome, self.consumers.reply_order(connection, Some(getting.channel))))
     }
 
-    /// The record that stands for this channel's gets from this queue, acknowledged or not.
+    /// The consumer record that stands for this channel's gets from this queue, acknowledged or not.
     fn get_stand_in(&mut self, channel: ChannelId, queue: QueueId, no_ack: bool) -> Result<usize, Fault> {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {

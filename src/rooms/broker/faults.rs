@@ -1,4 +1,5 @@
-//! What is told when there is no room, or when the store cannot be written: in the same words wherever it happens.
+//! The faults for missing room, and for a store that cannot be written: in the same words wherever they
+//! occur.
 //!
 //! Always true: the text names the one thing to do, by the key of the configuration where there is one.
 
@@ -7,7 +8,7 @@ use crate::journal::{Journal, Mode};
 
 use super::access::OperatorFault;
 
-/// 506: nobody gets more of what this key of the configuration sizes.
+/// 506: the pool that this configuration key sizes is full.
 pub(crate) fn out_of(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -34,10 +35,10 @@ pub(crate) fn unwritable() -> Fault {
     )
 }
 
-/// The version for something durable that is about to exist; 0 for what is not durable, or not stored.
+/// The version for something that is about to be declared; 0 if it is not durable, or not stored.
 ///
 /// # Errors
-/// The store cannot be written, or has no room, so nothing durable can begin to exist.
+/// The store cannot be written, or has no room, so nothing durable can be declared.
 pub(crate) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, Fault> {
     match journal.mode() {
         Mode::On if durable && !journal.has_room_to_define() => Err(out_of_disk(journal)),
@@ -50,14 +51,13 @@ pub(crate) fn version_for(journal: &mut Journal, durable: bool) -> Result<u64, F
 /// Whether something durable can be deleted: that needs no room, but a store that can be written.
 ///
 /// # Errors
-/// It cannot be written.
+/// The store cannot be written.
 pub(crate) fn check_deletable(journal: &Journal, is_stored: bool) -> Result<(), Fault> {
     if is_stored && journal.mode() == Mode::Unwritable { Err(unwritable()) } else { Ok(()) }
 }
 
-/// Whether the store takes what an operator changes. On a full disk it does: somebody has filled it, and
-/// whoever is to keep him out must be able to say so; that takes a block, of the room that settlements
-/// have for themselves.
+/// Whether the store takes an operator's change. On a full disk it does: an operator must be able to keep out
+/// whoever filled it; the change takes a block of the room kept for settlements.
 pub(crate) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
     match journal.mode() {
         Mode::Unwritable => Err(OperatorFault::Store(unwritable().text.into())),
@@ -65,7 +65,7 @@ pub(crate) fn check_changeable(journal: &Journal) -> Result<(), OperatorFault> {
     }
 }
 
-/// Whether the store has room for something more that is to exist.
+/// Whether the store has room for something more to be declared.
 pub(crate) fn check_room(journal: &Journal) -> Result<(), OperatorFault> {
     match journal.mode() == Mode::On && !journal.has_room_to_define() {
         false => Ok(()),

@@ -1,4 +1,4 @@
-//! Pieces of work that take more than one step, as values; what is done for them stands in `jobs`.
+//! Pieces of work that take more than one step, as values; `Broker::run_jobs` does them.
 
 use std::collections::VecDeque;
 
@@ -11,15 +11,15 @@ use super::queues::Purged;
 pub(crate) enum Job {
     /// Settle a channel's deliveries in order, as long as they are written and not beyond a tag.
     Settle { channel: ChannelId, through: u64, settlement: Settlement },
-    /// Drop messages that were taken out of a queue.
+    /// Drop messages that were purged from a queue.
     Purge { queue: QueueId, parts: Box<Purged> },
     /// Clear a deleted queue: messages, consumers, bindings.
     Queue(QueueId),
     /// Clear a deleted exchange: bindings.
     Exchange(ExchangeId),
-    /// Give back what a closed channel held.
+    /// Requeue the deliveries of a closed channel.
     Channel(ChannelId),
-    /// Give back what a lost connection held.
+    /// Requeue the deliveries of a lost connection, and clear it away.
     Connection(ConnectionId),
     /// Clear a deleted virtual host: queues, exchanges.
     Vhost(Sweep),
@@ -34,11 +34,11 @@ pub(crate) struct Begun {
     pub(crate) waiting: Option<ConnectionId>,
 }
 
-/// Jobs that were begun and are not done, in the order in which they were begun.
+/// Jobs that are not done, in the order in which they were begun.
 #[derive(Debug)]
 pub(crate) struct Jobs {
     begun: VecDeque<Begun>,
-    /// The command under way has begun one, whose first step is due when the command is done.
+    /// The command under way has begun a job, whose first step is due when the command is done.
     is_due: bool,
 }
 
@@ -52,18 +52,19 @@ impl Jobs {
         self.begun.push_back(Begun { job, waiting: None });
     }
 
-    /// Begins a job that a connection waits for, whose command is under way.
+    /// Begins a job that a connection waits for, for its command under way.
     pub(crate) fn begin_for(&mut self, connection: ConnectionId, job: Job) {
         self.begun.push_back(Begun { job, waiting: Some(connection) });
         self.is_due = true;
     }
 
-    /// The command under way changes something of which its connection may see the end at once.
+    /// Notes that the first steps of the command's jobs are due, for its connection may see their end at
+    /// once.
     pub(crate) const fn note_due(&mut self) {
         self.is_due = true;
     }
 
-    /// Whether the first steps of what a command has begun are due; who asks takes them.
+    /// Whether the first steps of a command's jobs are due; the caller takes them.
     #[inline]
     pub(crate) const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
@@ -74,7 +75,7 @@ impl Jobs {
         self.begun.pop_front()
     }
 
-    /// A job is not done yet, and stays the first.
+    /// Puts a job back that is not done yet; it stays the first.
     pub(crate) fn put_back(&mut self, begun: Begun) {
         self.begun.push_front(begun);
     }
@@ -96,7 +97,7 @@ pub(crate) struct Sweep {
     pub(crate) exchange: usize,
 }
 
-/// Takes one from the allowance; `false` when it is used up.
+/// Takes one from the steps left; `false` when there are none.
 pub(crate) fn spend(left: &mut u32) -> bool {
     if *left == 0 {
         return false;

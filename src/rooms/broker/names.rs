@@ -33,13 +33,13 @@ impl IndexTable {
         Some(found.1 as usize)
     }
 
-    /// Adds a record; its key must not be there yet.
+    /// Adds a record; its key must not be in the table yet.
     pub(crate) fn insert(&mut self, key: impl Hash, index: usize) {
         let hash = self.hasher.hash_one(key);
         self.table.insert_unique(hash, (hash, index as u32), |&(hash, _)| hash);
     }
 
-    /// Takes a record out.
+    /// Takes a record out of the table.
     pub(crate) fn remove(&mut self, key: impl Hash, index: usize) {
         let hash = self.hasher.hash_one(key);
         if let Ok(entry) = self.table.find_entry(hash, |&(_, other)| other as usize == index) {

@@ -23,16 +23,16 @@ use super::policy::{NewPolicy, PolicyKind, PolicyView};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use super::{Broker, Context};
 
-/// What became of something that was declared.
+/// The result of a declaration by an operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Declared {
-    /// It is there as it was asked for.
+    /// The thing exists with the properties asked for.
     Done,
-    /// One of that name is there with other properties, and stays.
+    /// A thing of that name exists with other properties, and stays as it is.
     Differs,
 }
 
-/// A declaration of what is there already: with these properties, or with others.
+/// The result of declaring a thing that exists already: with the same properties, or with others.
 fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
     match outcome {
         Ok(_) => Ok(Declared::Done),
@@ -43,14 +43,14 @@ fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
 
 type Changed = Result<Batch, OperatorFault>;
 
-/// What comes into a queue and lies in it.
+/// Messages that came into a queue, and its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueFlow {
-    /// Messages that came in since it is here, what was found in the log counted in.
+    /// Messages that came in since the queue is here, those found in the log at a start included.
     pub came: u64,
-    /// Messages ready.
+    /// Ready messages.
     pub ready: u32,
-    /// Bytes of their bodies.
+    /// Bytes of the bodies of ready messages.
     pub body_bytes: u64,
 }
 
@@ -74,7 +74,7 @@ impl Broker {
     /// Deletes a queue, exclusive ones included; returns how many messages were ready.
     ///
     /// # Errors
-    /// There is no such queue, or it is used or not empty although it must not be.
+    /// There is no such queue, or it has consumers or messages although it must not.
     pub fn operator_delete_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,7 +117,7 @@ impl Broker {
     /// Declares an exchange by name and type: durable, auto-delete, internal.
     ///
     /// # Errors
-    /// It cannot be, or there is no room.
+    /// The exchange cannot be declared so, or there is no room.
     pub fn operator_declare_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -138,7 +138,7 @@ impl Broker {
     /// Declares a queue: durable, auto-delete.
     ///
     /// # Errors
-    /// It cannot be, or there is no room.
+    /// The queue cannot be declared so, or there is no room.
     pub fn operator_declare_queue(
         &mut self,
         cx: &mut Context<'_>,
@@ -159,7 +159,7 @@ impl Broker {
     /// Binds a queue, or an exchange, to an exchange with a key.
     ///
     /// # Errors
-    /// An end is missing, it cannot be, or there is no room.
+    /// An end is missing, the binding is refused, or there is no room.
     pub fn operator_bind(
         &mut self,
         cx: &mut Context<'_>,
@@ -169,7 +169,7 @@ impl Broker {
         arguments: &[u8],
     ) -> Result<Declared, Fault> {
         let id = self.operator_vhost(vhost)?;
-        // Every queue is bound to it already, and nothing else can be.
+        // Every queue is bound to the default exchange already, and nothing else can be.
         refuse_default(source)?;
         let from = self.topology.require_exchange(&self.access, id, source)?;
         let to = if is_exchange {
@@ -182,7 +182,7 @@ impl Broker {
         self.bind(cx, &spec.between(from, to)).map(|_| Declared::Done)
     }
 
-    /// Takes a binding of a queue without arguments away, if it is there.
+    /// Removes a binding of a queue that has no arguments, if it exists.
     ///
     /// # Errors
     /// The log takes nothing now.
@@ -209,10 +209,10 @@ impl Broker {
             .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no virtual host '{name}'")))
     }
 
-    /// Makes a virtual host, unless it is there. It begins with the predeclared exchanges and without limits.
+    /// Makes a virtual host, unless it exists, with the predeclared exchanges and without limits.
     ///
     /// # Errors
-    /// The name cannot be, or there is no room.
+    /// The name is not valid, or there is no room.
     pub fn put_vhost(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
         check_name("virtual host", name)?;
         if self.access.find_vhost(name).is_some() {
@@ -227,10 +227,10 @@ impl Broker {
         Ok(self.access.append_vhost(journal, vhost, true))
     }
 
-    /// Deletes a virtual host with everything in it. Its name is gone at once; the rest goes step by step.
+    /// Deletes a virtual host with everything in it: the name at once, the rest step by step.
     ///
     /// # Errors
-    /// There is none, or the store cannot be written.
+    /// There is no such virtual host, or the store cannot be written.
     pub fn delete_vhost(&mut self, cx: &mut Context<'_>, name: &str) -> Result<Batch, OperatorFault> {
         let vhost = self.access.require_vhost(name)?;
         check_changeable(cx.journal)?;
@@ -247,10 +247,10 @@ impl Broker {
         Ok(cx.journal.await_facts())
     }
 
-    /// Makes a user, or gives one another password and other tags (words with commas between them).
+    /// Makes a user, or gives an existing one this password and these tags (words with commas between them).
     ///
     /// # Errors
-    /// The name or the tags cannot be, or there is no room.
+    /// The name or the tags are not valid, or there is no room.
     pub fn put_user(
         &mut self,
         journal: &mut Journal,
@@ -266,7 +266,7 @@ impl Broker {
     /// Deletes a user with its permissions, and closes its connections.
     ///
     /// # Errors
-    /// There is none, or the store cannot be written.
+    /// There is no such user, or the store cannot be written.
     pub fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
         let user = self.access.delete_user(journal, name)?;
         let reason = format!("user '{name}' is deleted");
@@ -279,7 +279,7 @@ impl Broker {
     /// Makes a policy, or changes the one of that name.
     ///
     /// # Errors
-    /// There is no such virtual host, the policy cannot be, or there is no room.
+    /// There is no such virtual host, the policy is not valid, or there is no room.
     pub fn set_policy(&mut self, cx: &mut Context<'_>, vhost: &str, said: &NewPolicy<'_>) -> Changed {
         let id = self.access.require_vhost(vhost)?;
         let view = PolicyView { vhost, policy: *said };
@@ -292,7 +292,7 @@ impl Broker {
     /// Takes a policy away.
     ///
     /// # Errors
-    /// There is none of that name, or the store cannot be written.
+    /// There is no policy of that name, or the store cannot be written.
     pub fn clear_policy(
         &mut self,
         cx: &mut Context<'_>,
@@ -307,23 +307,23 @@ impl Broker {
         Ok(cx.journal.await_facts())
     }
 
-    /// Who says whether a component takes a value, from now on.
+    /// Sets the check of whether a component takes a parameter's value.
     pub fn set_parameter_check(&mut self, check: ParameterCheck) {
         self.parameters.set_check(check);
     }
 
-    /// There may be so many shovels from now on; shovels that there are stay.
+    /// Sets how many shovels there may be; shovels that exist stay.
     pub const fn set_shovel_places(&mut self, shovels_max: usize) {
         self.parameters.set_shovel_places(shovels_max);
     }
 
-    /// Another number whenever a parameter was set, changed or cleared.
+    /// A number that changes whenever a parameter is set, changed or cleared.
     pub const fn parameters_version(&self) -> u64 {
         self.parameters.version()
     }
 
-    /// Makes a parameter, or changes the one of that name. `user`: who says it, if it is not the operator of
-    /// this machine; he has to have permissions where the component would connect to.
+    /// Makes a parameter, or changes the one of that name. `user`: who sets it, if it is not the operator of
+    /// this machine; he needs permissions in the virtual host that the component would connect to.
     ///
     /// # Errors
     /// There is no such virtual host or component, it does not take the value, or there is no room.
@@ -333,7 +333,7 @@ impl Broker {
         said: &ParameterView<'_>,
         user: Option<&str>,
     ) -> Changed {
-        // As in RabbitMQ, what is said is looked at before where it is said.
+        // As in RabbitMQ the value is checked before the virtual host.
         let needs = self.parameters.needs(said)?;
         let vhost = said.vhost.map(|name| self.access.require_vhost(name)).transpose()?;
         let may_connect = |needs: &ParameterNeeds| {
@@ -352,7 +352,7 @@ impl Broker {
     /// Takes a parameter away.
     ///
     /// # Errors
-    /// There is none of that name, or the store cannot be written.
+    /// There is no parameter of that name, or the store cannot be written.
     pub fn clear_parameter(
         &mut self,
         journal: &mut Journal,
@@ -364,13 +364,13 @@ impl Broker {
         self.parameters.clear(journal, found.transpose()?, ParameterName { vhost, component, name })
     }
 
-    /// Whether the log has such a parameter, with a place or without, or may have it.
+    /// Whether the log has this parameter, or may have it, even without a place in memory.
     pub fn may_have_parameter(&self, vhost: &str, component: &str, name: &str) -> bool {
         let full_name = ParameterName { vhost: Some(vhost), component, name };
         self.parameters.may_have(self.access.find_vhost(vhost), full_name)
     }
 
-    /// Gives an orphan a new durable queue; returns how many messages that has.
+    /// Gives the messages of an orphan a new durable queue; returns how many they are.
     ///
     /// # Errors
     /// There is no such orphan or virtual host, there is a queue of that name, or there is no room.
@@ -424,20 +424,20 @@ impl Broker {
         Ok(self.delete_orphan(cx, at))
     }
 
-    /// The virtual host is deleted with all its queues, so these go, too.
+    /// Deletes the orphans of a virtual host that is deleted.
     pub(crate) fn delete_orphans_in(&mut self, cx: &mut Context<'_>, vhost: &str) {
         while let Some(at) = self.recovery.orphan_in(vhost) {
             self.delete_orphan(cx, at);
         }
     }
 
-    /// Whether a virtual host is traced, so that connections have to have names.
+    /// Whether any virtual host is traced, so that connections have to have names.
     pub const fn is_tracing(&self) -> bool {
         self.firehose.is_on
     }
 
-    /// The operator wants the firehose of a virtual host, or no more; says whether there is such a one. What
-    /// this broker calls itself stands in the copies.
+    /// Turns the firehose of a virtual host on or off; says whether there is such a virtual host. `node`: the
+    /// name of this broker in the copies.
     pub fn trace(&mut self, vhost: &str, node: &str, is_on: bool) -> bool {
         let Some(vhost) = self.access.find_vhost(vhost) else { return false };
         self.access.set_traced(vhost, is_on);
@@ -458,7 +458,7 @@ impl Broker {
         Some(self.queues.ready_in(queue))
     }
 
-    /// What comes into a queue and lies in it.
+    /// Messages that came into a queue, and its size.
     pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
         let queue = self.queues.find_queue(self.access.find_vhost(vhost)?, queue)?;
         Some(QueueFlow {

@@ -1,4 +1,4 @@
-//! A message comes in: look inside if need be, route, reserve, push; all or nothing.
+//! Publishing: look inside the message if need be, route, reserve room, push; all or nothing.
 //!
 //! Always true: when any target has no room nothing is pushed anywhere, and a message that must wait is the
 //! one that came, not a copy with other properties; the message is held once, whatever the fan-out; a
@@ -36,15 +36,16 @@ use super::{Broker, Context};
 pub(crate) struct Publish {
     pub(crate) channel: ChannelId,
     pub(crate) mandatory: bool,
-    /// What of the pools it may use.
+    /// The part of the pools that the message may use.
     pub(crate) share: Share,
     /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(crate) may_wait: bool,
-    /// How long it may wait for its commit, if it has one.
+    /// How long the message may wait for its commit, if it has one.
     pub(crate) urgency: Urgency,
 }
 
-/// CC and BCC are arrays, or RabbitMQ refuses the message; what is not a string in them is passed over.
+/// Checks CC and BCC: RabbitMQ refuses a message where they are no arrays; entries that are no strings are
+/// passed over.
 fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
     match headers.get(name) {
         None | Some(Value::Array(_)) => Ok(()),
@@ -55,7 +56,7 @@ fn check_copies(headers: Table<'_>, name: &str) -> Result<(), Fault> {
     }
 }
 
-/// 1 is transient and 2 persistent; nothing else exists.
+/// Checks the delivery mode: 1 is transient and 2 persistent; nothing else exists.
 fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
     match properties.delivery_mode() {
         None | Some(1 | 2) => Ok(()),
@@ -66,10 +67,10 @@ fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
     }
 }
 
-/// Routing all of its messages may take as long as routing so many of the worst.
+/// How many times the routing work of one message a commit may take.
 const COMMIT_TIMES: u32 = 8;
 
-/// The next message of a transaction, and the route that stands behind it if it has one.
+/// The next message of a transaction, and its kept route if it has one.
 fn take_published(
     messages: &Messages,
     next: &mut Option<MessageId>,
@@ -81,7 +82,7 @@ fn take_published(
     Some((message, route))
 }
 
-/// 506: what waits to be written has places of its own.
+/// 506: too many messages at once wait to be written by one commit.
 fn too_much_to_write() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -92,7 +93,7 @@ fn too_much_to_write() -> Fault {
     )
 }
 
-/// 406, in RabbitMQ's words: a full queue refused a message, and all else has happened.
+/// 406, in RabbitMQ's words: a full queue refused a message of the commit, and the rest was carried out.
 fn partly_completed() -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("partial tx completion"))
 }
@@ -144,7 +145,8 @@ impl Broker {
             Mode::Transaction(_) => (true, true),
         };
         let result = if in_transaction {
-            // The default exchange takes its keys for names of queues; a copy may have lost some of them.
+            // The default exchange takes routing keys for names of queues; a copy may have lost some of its
+            // keys.
             let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
             let route = (!is_by_name).then_some(&**targets);
             self.publish_in_transaction(cx, channel, (routed, mandatory), route)
@@ -166,7 +168,7 @@ impl Broker {
         }
         if routed != message {
             match result {
-                // The session keeps the original message and publishes that again later.
+                // The session keeps the original message and publishes it again later.
                 Ok(Outcome::Wait) => cx.messages.discard(routed),
                 _ => cx.messages.release(message),
             }
@@ -174,7 +176,7 @@ impl Broker {
         result
     }
 
-    /// Pushes to the queues that routing chose, but for those that take no more.
+    /// Pushes a message to the queues that routing chose, but for those that refuse it.
     pub(crate) fn deliver_to_targets(
         &mut self,
         cx: &mut Context<'_>,
@@ -196,7 +198,8 @@ impl Broker {
         let claim = Claim { vhost, share: publish.share, may_wait: publish.may_wait };
         let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
         if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_)))) {
-            // The count may be old: some messages of the virtual host may have been taken since.
+            // The count of bytes in the log may be old: some messages of the virtual host may have been taken
+            // since.
             self.quota.forget_disk();
             self.weigh_log(cx.journal);
             reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
@@ -217,7 +220,7 @@ impl Broker {
                 }
                 self.publishing.shortage = shortage;
                 self.note_wait(cx.messages, targets, publish.channel);
-                // What gathers may be what it waits for.
+                // The publisher may wait for the commit that is being gathered.
                 cx.journal.hurry();
                 Ok(Outcome::Wait)
             }
@@ -228,8 +231,8 @@ impl Broker {
         }
     }
 
-    /// The part of the pools a connection's publishes may come from: who holds what others wait for must
-    /// not be made to wait.
+    /// The part of the pools that a connection's publishes may come from: a publisher who holds deliveries
+    /// that others wait for must not be made to wait.
     #[inline]
     pub(crate) fn publish_share(&self, connection: ConnectionId) -> Share {
         let record = self.consumers.connection(connection);
@@ -240,18 +243,18 @@ impl Broker {
         }
     }
 
-    /// The part of the pools that the content of its next publish may come from: transactions can be
-    /// forgotten, so they leave some of the reserve to others.
+    /// The part of the pools that the content of the connection's next publish may come from: transactions
+    /// can be forgotten, so they leave some of the reserve to others.
     #[inline]
     pub fn content_share(&self, connection: ConnectionId) -> Share {
         let record = self.consumers.connection(connection);
         if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
     }
 
-    /// Puts levels in the places of queues with priorities, and leaves out queues that take no more by their
-    /// own policy, and for a message that is due at once those where nobody waits for it and from which it
-    /// goes nowhere. Says how many stay, in front of those that refuse it and dead-letter that, and whether a
-    /// policy refused it.
+    /// Replaces queues with priorities by their levels, and leaves out queues that refuse the message for
+    /// their length limit, and, for a message that expires at once, those where no consumer waits and which
+    /// have no dead letters. Says how many stay, in front of those that refuse and dead-letter it, and
+    /// whether a length limit refused it.
     #[inline]
     pub(crate) fn leave_out_unwilling(
         &mut self,
@@ -273,9 +276,9 @@ impl Broker {
         self.keep_willing(cx.messages, message, targets)
     }
 
-    /// Leaves out the queues that take no more by their own policy, and those where a message that is due at once would
-    /// expire for nothing. Says how many stay, in front of those that refuse it and dead-letter that, and whether a
-    /// policy refused it.
+    /// Leaves out the queues that refuse the message for their length limit, and those where a message that
+    /// expires at once would expire for nothing. Says how many stay, in front of those that refuse and
+    /// dead-letter it, and whether a length limit refused it.
     pub(crate) fn keep_willing(
         &self,
         messages: &Messages,
@@ -286,7 +289,7 @@ impl Broker {
         self.queues.keep_willing(messages, message, targets, is_taken_at_once)
     }
 
-    /// Remembers for which queue the channel's connection waits, if it is one that has its share.
+    /// Remembers the target queue that the channel's connection waits for, if one has used up its share.
     pub(crate) fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
         let full = targets.iter().copied().find(|&queue| !self.queues.within_share(messages, queue));
         let connection = self.consumers.connection_of(channel);
@@ -298,14 +301,14 @@ impl Broker {
     }
 
     /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying
-    /// again is in vain: on and off are apart here too.
+    /// again is in vain: going on has a lower mark than waiting.
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
         let Some(full) = self.consumers.connection(connection).waits_for else { return false };
         let record = self.queues.get(full.queue.index());
         let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
             && self.revision() == full.revision;
         let is_full = is_there && !self.queues.is_well_within_share(messages, full.queue);
-        // Who holds what others wait for meanwhile does not wait for them.
+        // A publisher who by now holds deliveries that others wait for is not made to wait.
         let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
         if !is_kept {
             self.consumers.connection_mut(connection).waits_for = None;
@@ -313,7 +316,7 @@ impl Broker {
         is_kept
     }
 
-    /// Finds the targets. What goes to them is the message itself, or a copy where its properties change.
+    /// Finds the target queues. They get the message itself, or a copy where its properties change.
     fn look_and_route(
         &mut self,
         cx: &mut Context<'_>,
@@ -341,7 +344,7 @@ impl Broker {
         result
     }
 
-    /// Finds the exchange that this channel may publish this message to.
+    /// Finds the exchange, if this channel may publish this message to it.
     fn allowed_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -356,7 +359,8 @@ impl Broker {
         Ok(exchange)
     }
 
-    /// Whether a channel may publish to this exchange, found or not; asked once until a right or a route changes.
+    /// Whether a channel may publish to this exchange, which need not exist; remembered until a right or a
+    /// route changes.
     fn check_publish(&mut self, work: &mut Work, channel: ChannelId, exchange: &str) -> Result<(), Fault> {
         let record = self.consumers.channel(channel);
         let (connection, vhost) = (record.connection, record.vhost);
@@ -383,8 +387,8 @@ impl Broker {
         Ok(exchange)
     }
 
-    /// Checks the properties a broker answers for, routes with all keys, and rewrites what must not travel
-    /// on.
+    /// Checks the properties that a broker answers for, routes with all keys, and rewrites headers that must
+    /// not be passed on (BCC).
     fn look_inside(
         &mut self,
         cx: &mut Context<'_>,
@@ -406,10 +410,10 @@ impl Broker {
             self.check_key(cx.work, connection, exchange, Right::Write, key)?;
         }
         let reply_to = self.reply_queue_for(channel, &properties)?;
-        // A token takes the place of the name that asked for it, which is shorter.
+        // The reply token replaces amq.rabbitmq.reply-to, which is shorter.
         let len = bytes.len() + reply_to.as_ref().map_or(0, |token| token.len());
         let (is_blind, is_long) = (headers.get("BCC").is_some(), len > BLIND_BYTES_MAX);
-        // Nobody could be kept from seeing them later.
+        // BCC could not be taken out of such long headers later.
         let drops_blind = is_blind && is_long;
         self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
         let due = match expiration_ms {
@@ -454,7 +458,7 @@ impl Broker {
         }
     }
 
-    /// The token that replaces amq.rabbitmq.reply-to, if the publisher asked for it.
+    /// The token that replaces amq.rabbitmq.reply-to, if the publisher put that into reply-to.
     fn reply_queue_for(
         &self,
         channel: ChannelId,
@@ -484,7 +488,7 @@ impl Broker {
         let connection = self.consumers.connection_of(channel);
         let crowded = self.consumers.is_output_full(connection, 2);
         if crowded && publish.may_wait {
-            // A client that does not read its returns waits for itself alone.
+            // A client that does not read basic.return waits only for itself.
             self.publishing.shortage = Shortage::Returns;
             return Ok(Outcome::Wait);
         }
@@ -516,15 +520,15 @@ impl Broker {
         Ok(Outcome::Published)
     }
 
-    /// Counts what the messages of each virtual host take in the log, if that matters now.
+    /// Counts the bytes in the log of each virtual host's messages, if that matters now.
     pub(crate) fn weigh_log(&mut self, journal: &mut Journal) {
         let queues = self.queues.iter().filter(|(_, queue)| !queue.dying);
         let taken = queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()));
         self.quota.weigh_disk(journal, taken);
     }
 
-    /// Keeps a message until commit, and with it where it goes: whatever is bound or unbound until then, it was
-    /// routed when it was published, as in RabbitMQ. `route`: its queues; `None`: its keys are their names.
+    /// Keeps a message until tx.commit, with its route: whatever is bound or unbound until then, a message is
+    /// routed when it is published, as in RabbitMQ. `route`: its queues; `None`: its keys are their names.
     pub(crate) fn publish_in_transaction(
         &mut self,
         cx: &mut Context<'_>,
@@ -591,7 +595,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let promised = self.check_commit_fits(cx, channel, targets)?;
         self.letters.promise(promised);
-        // It took no longer than it may when it was checked, and must not end half-way.
+        // The commit was within its work limit when it was checked, and must not end half-way.
         cx.work.lift_limit();
         let said = cx.journal.said();
         cx.journal.begin_group();
@@ -604,7 +608,7 @@ impl Broker {
         outcome
     }
 
-    /// Does what the transaction holds.
+    /// Carries out a transaction that was checked.
     fn carry_out(
         &mut self,
         cx: &mut Context<'_>,
@@ -619,7 +623,7 @@ impl Broker {
             if let Some(route) = route {
                 cx.messages.release(route);
             }
-            // That everything fits was made sure of, but for what a queue's own policy refuses.
+            // Room for everything was made sure of; only a queue's length limit can refuse a message.
             let publish = Publish {
                 channel,
                 mandatory,
@@ -634,7 +638,7 @@ impl Broker {
         self.letters.promise(Promised::default());
         let mut settlements = transaction.settlements;
         if !settlements.is_empty() {
-            // For a queue that is being deleted the deletion is what settles.
+            // The deletion of a queue settles its messages.
             cx.await_others();
         }
         while let Some((index, settlement)) = self.queues.deliveries_mut().next_decided(&mut settlements) {
@@ -651,7 +655,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// The queues that a message of the transaction goes to, as far as they are still there.
+    /// The queues of a message of the transaction, as far as they still exist.
     fn find_route(
         &mut self,
         cx: &mut Context<'_>,
@@ -710,7 +714,7 @@ impl Broker {
                 }
                 self.check_log(cx.journal, self.consumers.channel(channel).vhost, log_bytes)?;
             }
-            // Asked each time, so that what is far too much is not routed to its end first.
+            // Asked for each message, so that a transaction far too large is not routed to its end first.
             chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
             if !self.queues.entries().may_take(|| owner, chunks, 0)
                 || targets.len() > self.queues.fan_out_max()
@@ -724,7 +728,7 @@ impl Broker {
         Ok(Promised { chunks, logged })
     }
 
-    /// Whether the log takes so many bytes together; what is more than one commit holds is written twice.
+    /// Whether the log takes this many bytes together; a transaction larger than one commit is written twice.
     fn check_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
         let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         match journal.admit(times * bytes + self.queues.kept_for_letters(journal), 1) {

@@ -1,8 +1,9 @@
 //! A start: everything back from the log.
 //!
-//! Always true: a start declares again exactly what was durable; what there is no room for under today's limits, or of a
-//! type that only another version knows, stays untouched in the log, with its bindings; what is known to have been deleted
-//! is not rebuilt; an adopted queue delivers nothing before what it adopted stands in it.
+//! Always true: a start declares again exactly what was durable; a definition without room under today's
+//! limits, or of a type that only another version knows, stays untouched in the log, with its bindings; a
+//! thing known to have been deleted is not rebuilt; a queue that adopts messages delivers nothing before they
+//! stand in it.
 
 use crate::command::{QueueId, VhostId};
 use crate::journal::{Definition, DestinationName, Journal};
@@ -18,7 +19,7 @@ use super::restored::{Contents, Restored};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
 
-/// What became of a definition that a start has put back.
+/// The result of putting back a definition at a start.
 fn restored(put: Result<(), OperatorFault>) -> Restored {
     match put {
         Ok(()) => Restored::Exists(None),
@@ -29,8 +30,8 @@ fn restored(put: Result<(), OperatorFault>) -> Restored {
 impl Broker {
     // ---- at a start
 
-    /// Declares again what was durable; definitions come in the order of their keys, so what belongs to
-    /// something comes behind it.
+    /// Declares a durable thing again; definitions come in the order of their keys, so a thing comes before
+    /// its parts.
     pub fn restore(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         let restored = self.declare_again(cx, definition);
         if let Restored::NoRoom | Restored::Unknown = restored {
@@ -68,7 +69,7 @@ impl Broker {
             } => {
                 let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
                 let (arguments, returns) = Returns::split(arguments);
-                // What policies say comes with the policies, see `apply_policies`.
+                // Policies are applied to the queue later, in `Broker::apply_policies`.
                 let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
@@ -80,7 +81,7 @@ impl Broker {
                 match self.add_queue(cx, record) {
                     Ok(queue) => {
                         if is_news {
-                            // A version wrote it that knew no levels.
+                            // The definition was written by a version without levels.
                             self.queues.append_queue(cx, &self.access, queue.index(), true);
                         }
                         self.queues.touch_queue(cx.journal, queue);
@@ -148,13 +149,13 @@ impl Broker {
         }
     }
 
-    /// The level of a queue that was just declared again, for this priority, of which the log has something.
+    /// The level for this priority, of which the log has messages, of a queue that was just declared again.
     pub fn restore_level(&mut self, queue: QueueId, priority: u8) -> Option<QueueId> {
         self.queues.restore_level(&mut self.quota, queue, priority)
     }
 
-    /// A definition that a deletion left behind when it was interrupted is deleted for good; a queue with its
-    /// messages, which the log has under these incarnations.
+    /// Forgets a definition that an interrupted deletion left behind; a queue with its messages, which the
+    /// log has under these incarnations.
     pub fn forget(&mut self, journal: &mut Journal, key: &[u8], incarnations: &[u64]) {
         for incarnation in incarnations {
             journal.queue_gone(*incarnation);
@@ -162,8 +163,8 @@ impl Broker {
         journal.define(key.into(), None);
     }
 
-    /// The store has messages for a queue that nothing defines; what it was called, if something says it, and
-    /// whether it may be rebuilt. The queue, if it is there again.
+    /// Takes in messages of the store whose queue nothing defines, with the queue's name, if something says
+    /// it, and whether it may be rebuilt. Gives the queue, if it exists again.
     pub fn restore_lost(
         &mut self,
         cx: &mut Context<'_>,
@@ -204,7 +205,7 @@ impl Broker {
         Some(queue)
     }
 
-    /// What was adopted stands in the queue.
+    /// Notes that all adopted messages stand in their queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
         self.end_returning(queue);
         if self.queues.get(queue.index()).is_some() {
@@ -212,7 +213,7 @@ impl Broker {
         }
     }
 
-    /// Virtual host and name of a queue that was rebuilt, for the simulator, whose clients know of none.
+    /// Virtual host and name of a rebuilt queue, for the simulator, whose clients know of none.
     #[cfg(debug_assertions)]
     pub fn next_rebuilt(&self) -> Option<(String, String)> {
         let mut queues = self.queues.iter().map(|(_, queue)| queue);
@@ -220,20 +221,20 @@ impl Broker {
         Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
     }
 
-    /// A new store begins with this user, who may do everything in `/`; or with none.
+    /// Sets the user of a new store, who may do everything in `/`; or none.
     pub fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
         self.access.begin_users(first);
         self.note_tenants();
     }
 
-    /// The store cannot vouch for who there is: nobody logs in until somebody confirms that. `unreadable` are
-    /// keys of definitions that it has and cannot read.
+    /// Notes that the store cannot vouch for its users: nobody logs in until somebody confirms them.
+    /// `unreadable` are keys of definitions that the store cannot read.
     pub fn doubt_access(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.access.doubt_users(why, unreadable);
         self.note_tenants();
     }
 
-    /// Puts back what the log says of access; in the order of the keys.
+    /// Puts back a user, permission or limit from the log; definitions come in the order of their keys.
     pub(crate) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::AccessWritten => {
@@ -255,7 +256,7 @@ impl Broker {
         }
     }
 
-    /// The log says who there is: what a new store begins with is not assumed.
+    /// Forgets the user and virtual host assumed for a new store, for the log says who there is.
     fn forget_first_tenants(&mut self, cx: &mut Context<'_>) {
         if !self.access.forget_first_users() {
             return;
@@ -272,7 +273,8 @@ impl Broker {
         restored(self.policies.put(self.access.pattern_bytes_mut(), vhost, said))
     }
 
-    /// All definitions are there: everything goes by its policies, before the first message is looked at.
+    /// At a start, when all definitions are restored: applies policies to everything, before the first
+    /// message is looked at.
     pub fn apply_policies(&mut self, cx: &mut Context<'_>) {
         if !self.policies.is_empty() {
             self.policies.begin_telling();
@@ -280,7 +282,7 @@ impl Broker {
         }
     }
 
-    /// At a start: the log may have parameters that nobody can read.
+    /// At a start: notes that the log may have parameters that nobody can read.
     pub const fn doubt_parameters(&mut self) {
         self.parameters.doubt();
     }

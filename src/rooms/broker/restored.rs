@@ -1,31 +1,31 @@
-//! What a start is told of a queue, and what it says of a definition.
+//! What the log has of a queue at a start, and the result of putting back a definition.
 
 use crate::command::QueueId;
 
-/// What the log knows of a queue's messages.
+/// The messages that the log has of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Contents {
-    /// Messages not settled.
+    /// Unsettled messages.
     pub count: u64,
-    /// Their bytes in the log.
+    /// Bytes that unsettled messages take in the log.
     pub bytes: u64,
     /// The offset of the next message.
     pub next_offset: u64,
-    /// Offsets below may have been delivered.
+    /// Messages with offsets below may have been delivered.
     pub delivered_through: u64,
-    /// What the marks in the log say, which ran ahead.
+    /// The watermark in the log, which ran ahead of the deliveries.
     pub marked_through: u64,
 }
 
-/// What became of a definition at a start.
+/// The result of putting back a definition at a start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Restored {
-    /// It exists again; a queue can take its messages now.
+    /// The thing exists again; a queue can take its messages now.
     Exists(Option<QueueId>),
-    /// What it needs does not exist: a deletion was interrupted.
+    /// The things that the definition needs do not exist: a deletion was interrupted.
     Orphaned,
-    /// Today's limits have no room for it, or for what it belongs to.
+    /// Today's limits have no room for the thing, or for one that it needs.
     NoRoom,
-    /// This version does not know its type.
+    /// This version does not know the type of the thing.
     Unknown,
 }

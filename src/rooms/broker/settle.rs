@@ -1,14 +1,14 @@
-//! What was given is settled, and what ended is cleared away.
+//! Deliveries are settled, and closed channels, connections and deleted things are cleared away.
 //!
 //! Acknowledgements, rejections and requeues; channels and connections that end; deliveries and transactions that are held
 //! for too long; and the jobs: what one command or one death can cause without bound is done a few hundred records at a
 //! time, in the order in which it was begun, while everybody else carries on in between.
 //!
-//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled, so "everything
-//! so far" never swallows a message that the client has not seen; a message that comes back is marked redelivered and
-//! waits before all that have not been delivered yet; names vanish at once, and a connection whose own command began a
-//! job is not read until the job is done. A channel is overdue by its oldest delivery alone, as in RabbitMQ; nobody is
-//! closed early, and late by a minute at most.
+//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled,
+//! so "everything so far" never swallows a message that the client has not seen; a requeued message is marked
+//! redelivered and waits before all that have not been delivered yet; names vanish at once, and a connection
+//! whose own command began a job is not read until the job is done. A channel is overdue by its oldest
+//! delivery alone, as in RabbitMQ; nobody is closed early, and late by a minute at most.
 
 use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
@@ -21,7 +21,7 @@ use super::letters::Reason;
 use super::queues::{Carrier, Purged};
 use super::{Broker, Context};
 
-/// Records cleared away in one go.
+/// Records cleared away in one step of a job.
 const STEP: u32 = 512;
 
 /// Channels looked at in one turn.
@@ -30,15 +30,15 @@ const LOOK_STEP: u32 = 512;
 /// A channel to be closed, and why.
 #[derive(Debug)]
 pub struct Overdue {
-    /// Its connection.
+    /// The connection of the channel.
     pub connection: ConnectionId,
-    /// Its number there.
+    /// The number of the channel on the wire.
     pub channel: u16,
-    /// What its client is told.
+    /// The fault that the client is told.
     pub fault: Fault,
 }
 
-/// Since when nothing was added to the channel's open transaction.
+/// When something was last added to the channel's open transaction, in seconds; `None` without one.
 const fn open_since_s(channel: &Channel) -> Option<u32> {
     match &channel.mode {
         Mode::Transaction(transaction) if !transaction.is_empty() => Some(transaction.touched_s),
@@ -102,18 +102,18 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// basic.recover: not part of a transaction, whatever the channel's mode.
+    /// basic.recover: never part of a transaction, whatever the channel's mode.
     pub(crate) fn recover(&mut self, channel: ChannelId) {
         self.settle_now(channel, u64::MAX, Settlement::Requeue);
     }
 
-    /// Everything written so far up to `through` goes back to its queue or is forgotten, in bounded steps.
+    /// Settles all written deliveries with tags up to `through`, in bounded steps.
     fn settle_now(&mut self, channel: ChannelId, through: u64, settlement: Settlement) {
         if settlement == Settlement::Requeue {
             self.consumers.mark_returning(&mut self.queues, channel);
         }
         let &Channel { connection, last_sent, .. } = self.consumers.channel(channel);
-        // The job may take several turns, and what is written in those was not meant.
+        // The job may take several turns, and deliveries written meanwhile are not meant.
         let through = through.min(last_sent);
         self.begin_job(connection, Job::Settle { channel, through, settlement });
     }
@@ -130,7 +130,7 @@ impl Broker {
         }
     }
 
-    /// The delivery is over and its message is not wanted any more.
+    /// Settles a delivery whose message is not wanted any more, and frees its record.
     pub(crate) fn settle_sent(&mut self, cx: &mut Context<'_>, index: usize) {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = self.queues.deliveries_mut().remove(index);
@@ -143,7 +143,7 @@ impl Broker {
         self.after_uncount(cx, delivery.queue, delivery.consumer, delivery.channel);
     }
 
-    /// The message is not wanted by who had it; it may have somewhere to go.
+    /// Rejects a delivery: its message may be dead-lettered.
     fn reject(&mut self, cx: &mut Context<'_>, index: usize) {
         match self.queues.deliveries()[index].queue.filter(|queue| self.queues.has_dead_letters(*queue)) {
             Some(queue) => self.leave_for_good(cx, queue, index, Reason::Rejected),
@@ -166,7 +166,7 @@ impl Broker {
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
-    /// Whether a message that comes back has come back too often by now. What a bridge gives back it could
+    /// Whether a message that is requeued is over the delivery limit by now. A bridge requeues what it could
     /// not send, however often its link broke: that is no reason to give up a message.
     fn is_beyond_limit(&mut self, index: usize) -> bool {
         let channel = self.queues.deliveries()[index].channel;
@@ -174,7 +174,7 @@ impl Broker {
         !self.consumers.connection(connection).identity.is_own() && self.queues.comes_back_too_often(index)
     }
 
-    /// The message goes back to its old place in its queue.
+    /// Requeues a delivery at its old place.
     pub(crate) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
         if self.is_beyond_limit(index) {
             return match self.queues.deliveries()[index]
@@ -214,7 +214,7 @@ impl Broker {
         self.after_uncount(cx, queue, consumer, channel);
     }
 
-    /// The messages of a channel's consumers are back in their queues.
+    /// Notes that the messages of a channel's consumers are back in their queues.
     pub(crate) fn end_returning_of(&mut self, channel: ChannelId) {
         let mut at = self.consumers.next_of_channel(channel, None);
         while let Some(index) = at {
@@ -225,7 +225,7 @@ impl Broker {
         }
     }
 
-    /// What the room that was made allows now.
+    /// Wakes the queue and the consumer that a settled delivery makes room for.
     fn after_uncount(
         &mut self,
         cx: &mut Context<'_>,
@@ -247,7 +247,7 @@ impl Broker {
         }
     }
 
-    /// Does a bounded part of the work that waits; says whether there is more.
+    /// Does a bounded part of the jobs; says whether there is more.
     pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
         let fan_out_max = self.queues.fan_out_max();
         self.quota.tell(cx.messages, self.queues.entries_mut(), fan_out_max);
@@ -398,8 +398,8 @@ impl Broker {
         true
     }
 
-    /// A delivery that will not be written: what is acknowledged stays on its channel's list, which is being
-    /// given back; what is not goes back now, for nobody has seen it.
+    /// Takes back a delivery that will not be written: one to be acknowledged stays on its channel's list,
+    /// which is being given back; another is requeued now, for the client has not seen it.
     pub(crate) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
         let delivery = &self.queues.deliveries()[index];
         match delivery.carrier {
@@ -409,7 +409,7 @@ impl Broker {
         }
     }
 
-    /// The time of this turn. Says whether a new second began, so that [`Self::set_unix_time`] is due.
+    /// Sets the time of this turn. Says whether a new second began, so that [`Self::set_unix_time`] is due.
     pub const fn set_time(&mut self, now: Now) -> bool {
         let before = core::mem::replace(&mut self.watch.now_s, (now.as_ms() / 1000) as u32);
         self.watch.left = LOOK_STEP;
@@ -417,12 +417,12 @@ impl Broker {
         before != self.watch.now_s || self.letters.unix_s() == 0
     }
 
-    /// The date, in seconds since 1970: what is written into headers, and nothing follows from it.
+    /// Sets the date, in seconds since 1970: it is written into headers, and nothing depends on it.
     pub const fn set_unix_time(&mut self, unix_s: u64) {
         self.letters.set_unix_s(unix_s);
     }
 
-    /// When somebody may be overdue.
+    /// When a channel may be overdue next.
     pub fn overdue_deadline(&self) -> Deadline {
         let holds_nothing = self.queues.deliveries().is_empty() && self.quota.pinned().open_messages == 0;
         match self.watch.look_s {
@@ -431,8 +431,8 @@ impl Broker {
         }
     }
 
-    /// The next channel of which something is overdue; a bounded number of them are looked at in a turn. One
-    /// that is not closed is named again with the next look.
+    /// The next channel with an overdue delivery or transaction; a bounded number of channels are looked at
+    /// in a turn. A channel that is not closed is named again with the next look.
     pub fn next_overdue(&mut self) -> Option<Overdue> {
         if self.watch.look_s.is_none_or(|look_s| self.watch.now_s < look_s) {
             return None;
@@ -460,11 +460,11 @@ impl Broker {
         let (delivered, touched) = (self.oldest_delivery(channel), open_since_s(channel));
         let (connection, number, code) = (channel.connection, channel.number, ReplyCode::PreconditionFailed);
         let own_ms = self.watch.timeout_ms;
-        // Both are looked at, for the next look goes by both.
+        // Transaction and oldest delivery are both looked at, for the next look goes by both.
         let is_left_open = touched.is_some_and(|since_s| self.watch.is_overdue(since_s, own_ms));
         let unsettled = delivered.filter(|(since_s, ms)| self.watch.is_overdue(*since_s, *ms));
         let fault = if let Some((_, ms)) = unsettled {
-            // RabbitMQ's words.
+            // The text is RabbitMQ's.
             Fault::new(
                 code,
                 format_args!(
@@ -486,8 +486,8 @@ impl Broker {
         Some(Overdue { connection, channel: number, fault })
     }
 
-    /// Since when the oldest delivery of a channel is not settled, in seconds, and for how many milliseconds
-    /// it may be.
+    /// When the oldest unsettled delivery of a channel was made, in seconds, and its consumer timeout in
+    /// milliseconds.
     fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
         let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
         let queue = delivery.queue.and_then(|queue| self.queues.get(queue.index()));
@@ -496,7 +496,7 @@ impl Broker {
         Some((delivery.delivered_s, timeout_ms))
     }
 
-    /// Remembers what commit will do with a delivery.
+    /// Remembers how tx.commit is to settle a delivery.
     pub(crate) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
         self.touch(channel);
         self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
@@ -506,7 +506,8 @@ impl Broker {
         self.queues.deliveries_mut().decide(&mut transaction.settlements, index, settlement);
     }
 
-    /// Drops the messages; decided deliveries are unacknowledged again, in the order of their tags.
+    /// Drops the messages of a transaction; its deliveries are unacknowledged again, in the order of their
+    /// tags.
     pub(crate) fn abandon_transaction(&mut self, messages: &mut Messages, channel: ChannelId) {
         let transaction = self.take_transaction(channel);
         let mut next = transaction.first;
@@ -533,7 +534,7 @@ impl Broker {
         taken
     }
 
-    /// The transaction is about to hold something: its connection must not wait for itself.
+    /// Notes that the transaction is about to hold something: its connection must not wait for itself.
     pub(crate) fn touch(&mut self, channel: ChannelId) {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else { return };
@@ -544,14 +545,14 @@ impl Broker {
         }
     }
 
-    /// The queue goes: the consumer ends, and its client is told.
+    /// Ends a consumer whose queue is deleted, and has its client told.
     pub(crate) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
         self.end_consumer(cx, index);
         self.consumers.note_cancelled(index);
         self.free_consumer_if_done(index);
     }
 
-    /// A consumer takes no more messages; its queue may go with it.
+    /// Ends a consumer; an auto-delete queue may go with it.
     pub(crate) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
         let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
         let record = self.queues.at(queue);
@@ -570,7 +571,7 @@ impl Broker {
         }
     }
 
-    /// Closes a channel: nothing new starts, unwritten deliveries go no further, the rest goes back.
+    /// Closes a channel: nothing new starts, unwritten deliveries go no further, the rest is requeued.
     pub(crate) fn close_channel(
         &mut self,
         cx: &mut Context<'_>,
@@ -594,8 +595,8 @@ impl Broker {
         }
     }
 
-    /// Takes the channel's deliveries out of the outbox, but for the first of all, which may be half written.
-    /// What could not be routed is still told, before the close.
+    /// Takes the channel's deliveries out of the outbox, but for the very first, which may be half written.
+    /// basic.return is still sent before the close.
     fn withdraw_unwritten(&mut self, cx: &mut Context<'_>, connection: ConnectionId, channel: ChannelId) {
         let front = self.consumers.connection(connection).outbox.front();
         let mut at = front;
@@ -629,8 +630,8 @@ impl Broker {
         }
     }
 
-    /// The peer will ask for nothing more. Its names vanish now; what it held goes back in bounded steps.
-    /// Once is enough, but more does no harm.
+    /// Ends a connection that will ask for nothing more. Its names vanish now; its deliveries are requeued in
+    /// bounded steps. May be called again.
     pub fn disconnect(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         if core::mem::replace(&mut self.consumers.connection_mut(connection).dying, true) {
             return;
@@ -652,14 +653,15 @@ impl Broker {
         self.jobs.begin(Job::Connection(connection));
     }
 
-    /// The socket is closed: the id may be used again as soon as everything went back.
+    /// Notes that the socket is closed: the connection's id may be used again as soon as everything was
+    /// requeued.
     pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         self.disconnect(cx, connection);
         self.consumers.connection_mut(connection).released = true;
         self.free_connection_if_done(connection);
     }
 
-    /// The client was told about the consumer that [`Self::next_cancelled`] named.
+    /// Notes that the client was told of the cancelled consumer that [`Self::next_cancelled`] named.
     pub fn told_cancelled(&mut self, connection: ConnectionId) {
         if let Some(index) = self.consumers.first_cancelled(connection) {
             self.consumers.leave_cancelled(index);
@@ -667,7 +669,7 @@ impl Broker {
         }
     }
 
-    /// Nobody waits for this connection's gets any more.
+    /// Forgets the gets of a connection, whose answers nobody waits for.
     pub(crate) fn forget_gets(&mut self, connection: ConnectionId) {
         let before = self.queues.gets().len();
         let open =

@@ -1,6 +1,6 @@
 //! Why a publisher waits.
 //!
-//! Why it exists: what lacks room is known where a message is not taken, and nowhere else; who guesses it
+//! Why it exists: which pool lacks room is known where a message is refused, and nowhere else; guessing it
 //! later from how full the pools are names the wrong one. So it is noted there.
 //!
 //! Always true: each cause that can make a publisher wait is here.
@@ -13,60 +13,60 @@ use crate::mem::PoolFull;
 pub enum Pool {
     /// Messages in memory.
     Messages,
-    /// What they hold.
+    /// The bodies and properties of messages in memory.
     Bodies,
-    /// Messages that are still coming in.
+    /// Messages whose content is still coming in.
     Assembly,
-    /// Places in queues.
+    /// Entries of queues.
     Entries,
-    /// Deliveries that are not settled.
+    /// Unsettled deliveries.
     Unacknowledged,
 }
 
 /// Why a publisher waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Shortage {
-    /// A pool is used up.
+    /// A pool is full.
     Pool(Pool),
-    /// A virtual host has its share of a pool.
+    /// A virtual host has used up its share of a pool.
     VhostMemory(Pool, VhostId),
-    /// The user in this place has its share of a pool.
+    /// The user in this place has used up its share of a pool.
     UserMemory(Pool, u32),
-    /// A queue has its share of the memory for messages.
+    /// A queue has used up its share of the memory for messages.
     QueueMemory(QueueId),
-    /// It does not read what is returned to it.
+    /// The client does not read messages that are returned to it.
     Returns,
-    /// As much waits to be written as may.
+    /// As many messages wait to be written as may.
     Commit,
     /// The store cannot be written.
     Unwritable,
-    /// The log is as large as it may be.
+    /// The log has reached `disk_limit`.
     DiskLimit,
-    /// What memory knows of the log is as large as it may be.
+    /// The index of the log in memory is as large as it may be.
     Index,
-    /// The file system has no room, though `disk_limit` has.
+    /// The file system has no room, although the log is within `disk_limit`.
     FileSystem,
-    /// A queue has its share of the log.
+    /// A queue has used up its share of the log.
     QueueDisk(QueueId),
-    /// A virtual host has its share of the log.
+    /// A virtual host has used up its share of the log.
     VhostDisk(VhostId),
 }
 
-/// Those who wait for one thing.
+/// Publishers that wait for one thing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiters {
-    /// What for.
+    /// The thing that they wait for.
     pub shortage: Shortage,
-    /// How many; nobody yet is 0.
+    /// How many publishers wait; 0 for none yet.
     pub count: u32,
-    /// How long the first of them has.
+    /// How long the first of them has waited, in ms.
     pub for_ms: u64,
-    /// How many more wait for something else.
+    /// How many other publishers wait for something else.
     pub others: u32,
 }
 
 impl Pool {
-    /// The configuration's key that makes it larger.
+    /// The configuration key that makes the pool larger.
     pub const fn key(self) -> &'static str {
         match self {
             Self::Messages => "messages_max",
@@ -89,7 +89,7 @@ impl From<PoolFull> for Pool {
 }
 
 impl Shortage {
-    /// Room for the log is missing, and nothing comes in before somebody makes some.
+    /// Whether the log is what lacks room, so that nothing comes in before somebody makes some.
     pub const fn is_of_disk(self) -> bool {
         matches!(
             self,
@@ -97,7 +97,7 @@ impl Shortage {
         )
     }
 
-    /// The word that its text begins with.
+    /// The word that the text for this shortage begins with.
     pub(crate) const fn kind(self) -> &'static str {
         match self {
             Self::Pool(_) | Self::VhostMemory(..) | Self::UserMemory(..) | Self::QueueMemory(_) => "memory",
@@ -109,7 +109,7 @@ impl Shortage {
 }
 
 impl Waiters {
-    /// Nobody waits for it yet, and whoever comes will.
+    /// A shortage for which no publisher waits yet.
     pub const fn expected(shortage: Shortage) -> Self {
         Self { shortage, count: 0, for_ms: 0, others: 0 }
     }

@@ -1,4 +1,4 @@
-//! What the broker's records take in memory, for the memory table.
+//! Bytes of memory that the broker's records take, for the memory table.
 
 use crate::command::{ConnectionId, QueueId};
 use crate::mem::Slab;
@@ -20,19 +20,19 @@ use super::recovery;
 use super::recovery::LeftOut;
 use super::topology::Topology;
 
-/// Sizes of the broker's records with their places in tables and on lists, for the memory table.
+/// Bytes of a connection's record, with its places in tables and on lists.
 pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
     + Quota::CONNECTION_BYTES
     + 3 * size_of::<ConnectionId>()
     + 2 * size_of::<Begun>()
     + size_of::<TracedName>();
-/// A channel.
+/// Bytes of a channel's record.
 pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
-/// A consumer.
+/// Bytes of a consumer's record.
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
-/// A queue, with its place among the targets of a message and of a dead letter, on the lists of what is given
-/// up, of times (twice), jobs, marks and reads (which grow by doubling), and what the allocator adds to its
-/// names.
+/// Bytes of a queue's record, with its place among the targets of a message and of a dead letter, on the
+/// lists of queues that give messages up, of times (twice), jobs, watermarks and reads (which grow by
+/// doubling), and the allocator's overhead for its names.
 pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + IndexTable::ENTRY_BYTES
     + 3 * size_of::<QueueId>()
@@ -42,31 +42,31 @@ pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + Sleepers::QUEUE_BYTES
     + LeftOut::ENTRY_BYTES
     + 2 * ALLOCATION_BYTES;
-/// An exchange with its root node.
+/// Bytes of an exchange's record with its root node.
 pub const EXCHANGE_BYTES: usize =
     Topology::EXCHANGE_BYTES + size_of::<Begun>() + LeftOut::ENTRY_BYTES + 4 * ALLOCATION_BYTES;
-/// A binding with its nodes, or its pairs.
+/// Bytes of a binding's record with its nodes, or its pairs.
 pub const BINDING_BYTES: usize =
     Topology::BINDING_BYTES + (2 + Topology::NODES_PER_BINDING) * ALLOCATION_BYTES;
-/// A virtual host with the exchanges it begins with, and its place among the jobs.
+/// Bytes of a virtual host's record with its predeclared exchanges, and its place among the jobs.
 pub const VHOST_BYTES: usize = access::VHOST_BYTES
     + Quota::VHOST_BYTES
     + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES
     + size_of::<Begun>();
-/// A user.
+/// Bytes of a user's record.
 pub const USER_BYTES: usize = access::USER_BYTES + Quota::USER_BYTES;
-/// A permission without its patterns.
+/// Bytes of a permission's record without its patterns.
 pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
-/// A parameter.
+/// Bytes of a parameter's record.
 pub const PARAMETER_BYTES: usize = Parameters::PARAMETER_BYTES;
-/// A policy without its pattern.
+/// Bytes of a policy's record without its pattern.
 pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
-/// A delivery.
+/// Bytes of a delivery's record.
 pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
-/// What the allocator adds to each piece it hands out, about.
+/// Bytes that the allocator adds to each piece, about.
 const ALLOCATION_BYTES: usize = 16;
 
-/// Buffers that are there once, for frames of so many bytes and so many messages.
+/// Bytes of the buffers that exist once, for frames and numbers of messages of this size.
 pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
     let once = recovery::ORPHANS_BYTES + Sleepers::held_bytes(messages_max);
     2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once

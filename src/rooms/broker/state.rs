@@ -1,7 +1,7 @@
 //! All that the broker holds, and how it begins.
 //!
-//! What is done with it stands in the files above; each part that has rules of its own keeps them itself
-//! (`topology`, `access`, `deliveries`, `queue`).
+//! What is done with it stands in the other files of [`Broker`]; each part that has rules of its own keeps
+//! them itself (`topology`, `access`, `queues` and the other folders).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -37,10 +37,10 @@ use super::work::Work;
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// What is in the pools at the moment: everything is 0 when everything was drained and closed.
+/// How much of the pools is in use: everything is 0 when everything was drained and closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Gauges {
-    /// Connections, lost ones included that are still being cleared away.
+    /// Connections, lost ones that are still being cleared away included.
     pub connections: usize,
     /// Channels.
     pub channels: usize,
@@ -48,29 +48,29 @@ pub struct Gauges {
     pub consumers: usize,
     /// Queues.
     pub queues: usize,
-    /// Exchanges that somebody declared.
+    /// Exchanges that clients declared.
     pub exchanges: usize,
     /// Bindings.
     pub bindings: usize,
-    /// Deliveries not settled.
+    /// Unsettled deliveries.
     pub deliveries: usize,
-    /// Chunks of queue entries.
+    /// Chunks of queue entries in use.
     pub chunks: usize,
     /// Bytes of names and arguments.
     pub names_bytes: usize,
-    /// Jobs not done.
+    /// Jobs that are not done.
     pub jobs: usize,
-    /// Bytes of blocks of messages that are delivered and not settled.
+    /// Bytes of blocks of the messages of unsettled deliveries.
     pub unsettled_bytes: u64,
-    /// Messages in open transactions, and their bytes of blocks.
+    /// Messages in open transactions.
     pub open_messages: u32,
-    /// See above.
+    /// Bytes of blocks of messages in open transactions.
     pub open_bytes: u64,
     /// Transient messages that the log has, or will have, because memory was short.
     pub spilled_messages: u64,
-    /// Messages delivered, or back in their queues, that only the log has.
+    /// Unsettled or requeued messages that only the log has.
     pub absent: u32,
-    /// Virtual hosts and users that hold some of what their connections share with others, or declared it.
+    /// Virtual hosts and users that hold, or declared, something counted in a quota.
     pub holders: usize,
 }
 
@@ -87,7 +87,7 @@ pub struct Broker {
     pub(crate) jobs: Jobs,
     pub(crate) publishing: Publishing,
     pub(crate) watch: Watch,
-    /// What connections, users and virtual hosts take of what all share, and what they may.
+    /// What connections, users and virtual hosts take of the shared pools, and their limits.
     pub(crate) quota: Quota,
     pub(crate) counters: Counters,
     pub(crate) firehose: Firehose,
@@ -107,22 +107,22 @@ fn draw_seed(entropy: &mut Entropy) -> u64 {
 }
 
 impl Broker {
-    /// Queues, what waits in them and what is delivered.
+    /// Queues with their messages and unsettled deliveries.
     pub const fn queues(&self) -> &Queues {
         &self.queues
     }
 
-    /// What a start found that it could not put back as it was.
+    /// Definitions and messages that a start could not put back as they were.
     pub const fn recovery(&self) -> &Recovery {
         &self.recovery
     }
 
-    /// What the store does with what a start found that it could not put back as it was.
+    /// Definitions and messages that a start could not put back, for the store to change.
     pub const fn recovery_mut(&mut self) -> &mut Recovery {
         &mut self.recovery
     }
 
-    /// What the store and operators do with queues on which nothing else hangs.
+    /// Queues, for the store and operators to change where nothing else depends on it.
     pub const fn queues_mut(&mut self) -> &mut Queues {
         &mut self.queues
     }
@@ -159,8 +159,8 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
-    /// it is worth while to go on.
+    /// Takes a bounded number of messages that the log has out of memory, if memory is short; says whether it
+    /// is worth while to go on.
     pub fn spill(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.quota.pinned().unsettled_bytes;
         let connection_of = |channel| self.consumers.connection_of(channel);
@@ -171,8 +171,8 @@ impl Broker {
         goes_on
     }
 
-    /// The last thing before a clean stop, when all else is written: what the log says of queues ahead of time is set
-    /// right. Says whether there was anything to write.
+    /// Before a clean stop, when all else is written: resets watermarks that ran ahead of the deliveries.
+    /// Says whether there was anything to write.
     pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
         self.queues.reset_watermarks(journal, &self.access)
     }
@@ -182,14 +182,14 @@ impl Broker {
         self.queues.idle_bytes() + self.topology.idle_bytes() + self.consumers.idle_bytes()
     }
 
-    /// Gives idle memory back, a bounded part at a time; says whether that was the last part.
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
     pub fn trim(&mut self) -> bool {
         self.topology.trim();
         self.consumers.trim();
         self.queues.trim()
     }
 
-    /// All that it takes to send something on.
+    /// The parts of the broker that sending a letter takes.
     pub(crate) const fn post(&mut self) -> Post<'_> {
         Post {
             letters: &mut self.letters,
@@ -204,24 +204,24 @@ impl Broker {
         }
     }
 
-    /// Begins a job for a connection, which is not read until it is done; its first step, which is nearly always all of
-    /// it, is done behind the command.
+    /// Begins a job for a connection, which is not read until the job is done; the job's first step, nearly
+    /// always all of it, is done behind the command.
     pub(crate) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
         self.consumers.connection_mut(connection).jobs += 1;
         self.jobs.begin_for(connection, job);
     }
 
-    /// What has happened since the start.
+    /// The counters since the start.
     pub const fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// What the publish waits for that was answered last with a wait.
+    /// What the publish waits for that was last answered with a wait.
     pub const fn last_shortage(&self) -> Shortage {
         self.publishing.shortage
     }
 
-    /// What a connection waits for whose content this pool did not take.
+    /// What a connection waits for, if this pool did not take the content of its message.
     #[cold]
     pub fn shortage_of(&self, messages: &Messages, connection: ConnectionId, full: PoolFull) -> Shortage {
         let record = self.consumers.find_connection(connection);
@@ -234,7 +234,7 @@ impl Broker {
         }
     }
 
-    /// What there is, for those who run the broker.
+    /// The read-only views of the broker, for operators.
     #[inline]
     pub const fn views(&self) -> Views<'_> {
         Views {
@@ -248,12 +248,12 @@ impl Broker {
         }
     }
 
-    /// Any number.
+    /// A random number.
     pub fn chance(&mut self) -> u64 {
         draw_seed(&mut self.entropy)
     }
 
-    /// Whose memory the messages of a connection take.
+    /// The owner of the memory that a connection's messages take.
     #[inline]
     pub fn owner(&self, connection: ConnectionId) -> Owner {
         self.quota.owner(connection)
@@ -264,14 +264,14 @@ impl Broker {
         !self.consumers.connection(connection).exclusive_queues.is_empty()
     }
 
-    /// Rises with everything here that a publisher may wait for: places for entries and deliveries, which
-    /// their pools count themselves, what a queue has of its share, what waits in an outbox, what is kept of
-    /// the log for others, and where a message goes: in other queues there may be room.
+    /// Rises when room is made that a publisher may wait for: places for entries and deliveries (their pools
+    /// count these), room in the share of a queue, in an outbox, or in the log; and when routes change, for
+    /// other queues may have room.
     pub const fn room_made(&self) -> u64 {
         self.queues.room_made() + self.quota.room_made() + self.revision()
     }
 
-    /// What the pools hold.
+    /// How much of the pools is in use.
     pub fn gauges(&self) -> Gauges {
         let pinned = self.quota.pinned();
         Gauges {
@@ -294,7 +294,7 @@ impl Broker {
         }
     }
 
-    /// Rises with whatever may change where a message goes, or who may do what.
+    /// Rises with every change of routes or rights.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.topology.revision() + self.access.revision()
@@ -305,12 +305,12 @@ impl Broker {
         &self.access
     }
 
-    /// What an operator changes about them on which nothing else hangs.
+    /// Users, virtual hosts and permissions, for an operator to change where nothing else depends on it.
     pub const fn access_mut(&mut self) -> &mut Access {
         &mut self.access
     }
 
-    /// What a new store begins with: `/`, and guest, who may do everything there.
+    /// Sets what a new store begins with: `/`, and guest, who may do everything there.
     pub(crate) fn begin_access(&mut self) -> Result<(), Fault> {
         self.add_vhost(FIRST_VHOST)?;
         self.access.begin_guest().map_err(|fault| match fault {
@@ -321,19 +321,20 @@ impl Broker {
         Ok(())
     }
 
-    /// A virtual host or a user has come or gone: the pools are shared anew, and whoever waits for a share asks again.
+    /// Divides the pools anew when a virtual host or a user has come or gone; whoever waits for a share asks
+    /// again.
     pub(crate) fn note_tenants(&mut self) {
         self.quota.share_among(self.access.vhost_ids(), self.access.lives());
         self.consumers.note_settled();
     }
 
-    /// What the user of a connection has.
+    /// Connections and channels of a connection's user.
     pub(crate) fn load_of(&self, who: &Identity) -> Load {
         let (connections, channels) = who.user().map_or((0, 0), |user| self.quota.of_user(user));
         Load { connections, channels }
     }
 
-    /// Whether the user of a connection may do this.
+    /// Whether the user of a connection has this right.
     pub(crate) fn check(
         &self,
         work: &mut Work,
@@ -365,13 +366,13 @@ impl Broker {
         Ok(vhost)
     }
 
-    /// Nothing names it any more.
+    /// Frees the record of a virtual host that nothing names any more.
     pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         self.access.remove_vhost(vhost);
         self.note_tenants();
     }
 
-    /// A record that named a virtual host is gone.
+    /// Notes that a record which named a virtual host is gone.
     pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
         self.access.release_vhost(vhost);
         self.free_vhost_if_done(vhost);
@@ -386,7 +387,7 @@ impl Broker {
     /// Counts something that is about to be declared for a virtual host, with its names.
     ///
     /// # Errors
-    /// There is no more room, or who declares it has its share.
+    /// There is no more room, or whoever declares it has used up his share.
     pub(crate) fn declare_quota(
         &mut self,
         declared: Declared,
@@ -409,13 +410,13 @@ impl Broker {
         }
     }
 
-    /// One job less whose messages a queue waits for: what stands first now stays so.
+    /// Notes that a job has requeued all its messages of a queue: the first message is the right one again.
     pub(crate) fn end_returning(&mut self, queue: QueueId) {
         self.queues.end_returning(queue);
         self.free_queue_if_done(queue);
     }
 
-    /// A name nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
+    /// A name that nobody has and nobody can guess, of RabbitMQ's shape: 128 random bits in base64.
     pub(crate) fn unique_name(&mut self, prefix: &str) -> Name {
         let mut random = [0; 16];
         (self.entropy)(&mut random);

@@ -1,10 +1,10 @@
-//! Those who wait for what many can bring about, and whether they are to be asked again.
+//! Lists of connections or gets that wait for a change, and whether they are to be asked again.
 //!
-//! Always true: nobody is asked again without a reason, and nobody who waits misses one.
+//! Always true: nobody is asked again without a reason, and no waiter misses a reason.
 
 use std::collections::VecDeque;
 
-/// A list of those who wait, and whether it is to be gone through.
+/// A list of waiters, and whether it is to be gone through.
 #[derive(Debug)]
 pub(crate) struct Waiters<T> {
     list: VecDeque<T>,
@@ -12,29 +12,29 @@ pub(crate) struct Waiters<T> {
 }
 
 impl<T> Waiters<T> {
-    /// Nobody yet, with room for so many.
+    /// An empty list, with room for this many waiters.
     pub(crate) fn with_capacity(most: usize) -> Self {
         Self { list: VecDeque::with_capacity(most), is_due: false }
     }
 
-    /// One more waits.
+    /// Adds a waiter.
     pub(crate) fn push(&mut self, one: T) {
         self.list.push_back(one);
     }
 
-    /// Something happened that they may wait for.
+    /// Notes a change that the waiters may wait for.
     #[inline]
     pub(crate) fn note_change(&mut self) {
         self.is_due |= !self.list.is_empty();
     }
 
-    /// Whether they are to be asked again.
+    /// Whether the waiters are to be asked again.
     #[inline]
     pub(crate) const fn is_due(&self) -> bool {
         self.is_due
     }
 
-    /// Whether they are to be asked again, which is done now.
+    /// Whether the waiters are to be asked again; the caller asks them now.
     #[inline]
     pub(crate) const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
@@ -44,7 +44,7 @@ impl<T> Waiters<T> {
         self.list.len()
     }
 
-    /// Who has waited longest, who waits no more with that.
+    /// Takes out the waiter that has waited longest.
     pub(crate) fn pop(&mut self) -> Option<T> {
         self.list.pop_front()
     }
@@ -57,13 +57,13 @@ impl<T> Waiters<T> {
         &mut self.list[at]
     }
 
-    /// Takes out the first of whom this is true.
+    /// Takes out the first waiter for which this holds.
     pub(crate) fn remove(&mut self, is_it: impl FnMut(&T) -> bool) -> Option<T> {
         let found = self.list.iter().position(is_it)?;
         self.list.remove(found)
     }
 
-    /// Keeps those of whom this is true.
+    /// Keeps the waiters for which this holds.
     pub(crate) fn retain(&mut self, stays: impl FnMut(&T) -> bool) {
         self.list.retain(stays);
     }

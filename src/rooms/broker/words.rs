@@ -7,7 +7,7 @@ use core::fmt;
 
 use crate::wire::field::Value;
 
-/// The queue's name and host as reply texts show them.
+/// A queue's name and virtual host as reply texts show them.
 #[derive(Clone, Copy)]
 pub(crate) struct QueueInWords<'a> {
     pub(crate) name: &'a str,
@@ -20,7 +20,7 @@ impl fmt::Display for QueueInWords<'_> {
     }
 }
 
-/// An exchange's name and host as reply texts show them.
+/// An exchange's name and virtual host as reply texts show them.
 pub(crate) struct ExchangeInWords<'a> {
     pub(crate) name: &'a str,
     pub(crate) vhost: &'a str,

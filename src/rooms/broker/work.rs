@@ -1,22 +1,22 @@
-//! How much work a command was, beyond what its size tells: bindings looked at, consumers passed over.
+//! The work of a command beyond what its size tells: bindings looked at, consumers passed over.
 //!
-//! The engine takes the units ([`Work::take`]) and ends a peer's turn when they are many; within
-//! one command there is a limit, so that no message can hold up all others by its routing.
+//! The engine takes the units ([`Work::take`]) and ends a connection's turn when they are many; within one
+//! command there is a limit, so that no message can hold up all others by its routing.
 //!
-//! Always true: what grows with several things at once (keys, their words, exchanges) is charged while it
-//! is done, not afterwards.
+//! Always true: work that grows with several things at once (keys, their words, exchanges) is charged while
+//! it is done, not afterwards.
 
 use crate::error::{Fault, ReplyCode};
 
-/// Charges beyond this are as good as any number.
+/// Charges beyond this count as this many.
 const CHARGE_MAX: usize = 1 << 24;
 
-/// Units of work since they were last taken: steps that the size of what was asked does not tell, such as
-/// bindings looked at, consumers passed over, targets. Most messages take one or none.
+/// Units of work since they were last taken: steps that the size of a command does not tell, such as bindings
+/// looked at, consumers passed over, targets. Most messages take one or none.
 #[derive(Debug)]
 pub struct Work {
     units: u32,
-    /// Beyond these the routing under way is refused.
+    /// The number of units beyond which the routing under way is refused.
     units_max: u32,
 }
 
@@ -27,29 +27,29 @@ impl Default for Work {
 }
 
 impl Work {
-    /// Counts so many units.
+    /// Charges units of work.
     #[inline]
     pub(crate) const fn charge(&mut self, units: usize) {
         let units = if units > CHARGE_MAX { CHARGE_MAX } else { units };
         self.units = self.units.saturating_add(units as u32);
     }
 
-    /// What was charged since the last call.
+    /// Takes the units charged since the last call.
     pub const fn take(&mut self) -> u32 {
         core::mem::replace(&mut self.units, 0)
     }
 
-    /// Units since they were last taken, so far.
+    /// Units charged since they were last taken.
     pub(crate) const fn units(&self) -> u32 {
         self.units
     }
 
-    /// From here on there may be so many units more.
+    /// Limits the work from here on to this many more units.
     pub(crate) const fn limit(&mut self, units: u32) {
         self.units_max = self.units.saturating_add(units);
     }
 
-    /// From here on there may be any number.
+    /// Lifts the limit of the work from here on.
     pub(crate) const fn lift_limit(&mut self) {
         self.units_max = u32::MAX;
     }
@@ -59,10 +59,10 @@ impl Work {
         self.units_max.saturating_sub(self.units) as usize
     }
 
-    /// Whether what is under way is still within its limit.
+    /// Whether the work is still within its limit.
     ///
     /// # Errors
-    /// It is not: 406, for it is the message that asks for so much.
+    /// 406 beyond the limit, for the message asks for too much work.
     pub(crate) fn check(&self) -> Result<(), Fault> {
         if self.units <= self.units_max {
             return Ok(());

@@ -4,7 +4,7 @@ use core::fmt;
 
 use crate::command::NAME_BYTES_MAX;
 
-/// Why a change is not made.
+/// Why an operator's change is not made.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OperatorFault {
     /// There is no such virtual host.
@@ -13,22 +13,22 @@ pub enum OperatorFault {
     NoSuchUser(String),
     /// A virtual host of this name is still being deleted.
     BeingDeleted(String),
-    /// A name that cannot be: what it names, and why.
+    /// A name is not valid: what it names, and why.
     BadName(&'static str, &'static str),
-    /// A pattern that cannot be.
+    /// A pattern of a permission is not valid.
     BadPattern {
-        /// To do what it was for.
+        /// The right that the pattern is for.
         right: &'static str,
-        /// What is wrong with it.
+        /// Why the pattern is not valid.
         why: String,
     },
-    /// A policy or a parameter that cannot be, in RabbitMQ's words.
+    /// A policy or a parameter is not valid, in RabbitMQ's words.
     Invalid(String),
     /// There is no policy or parameter of that name.
     NoSuchParameter,
-    /// A cap was reached: the configuration key to raise.
+    /// A limit is reached: the configuration key to raise.
     NoRoom(&'static str),
-    /// The file system has no room, although `disk_limit` has.
+    /// The file system has no room, although the log is within `disk_limit`.
     FileSystemFull,
     /// The store has no room, or cannot be written.
     Store(String),
@@ -62,10 +62,10 @@ impl fmt::Display for OperatorFault {
 
 impl core::error::Error for OperatorFault {}
 
-/// Whether something of this kind may have this name.
+/// Checks the name of a thing of this kind.
 ///
 /// # Errors
-/// It is empty, or too long.
+/// The name is empty, or too long.
 pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), OperatorFault> {
     match name {
         "" => Err(OperatorFault::BadName(what, "not be empty")),

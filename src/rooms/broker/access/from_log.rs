@@ -1,8 +1,10 @@
-//! Users, virtual hosts and permissions at a start, and when the store cannot vouch for them.
+//! Users, virtual hosts and permissions are restored at a start, and confirmed when the store cannot vouch
+//! for them.
 //!
-//! Always true: when the log cannot vouch for what it says (`store::access`), nobody comes in until somebody has
-//! looked and confirmed what there is; what lost its user or virtual host is forgotten at the next start, after a
-//! doubt when somebody confirms, and never while something may only be missing for lack of room.
+//! Always true: when the log cannot vouch for what it says (`store::access`), nobody logs in until somebody
+//! has looked and confirmed what there is; a definition without its user or virtual host is forgotten at the
+//! next start, after a doubt when somebody confirms, and never while its user may only be missing for lack of
+//! room.
 
 use crate::journal::definition::ACCESS_WRITTEN_KEY;
 use crate::journal::{Batch, Definition, Journal, Mode};
@@ -15,8 +17,8 @@ use crate::broker::faults::check_changeable;
 use crate::broker::restored::Restored;
 
 impl Access {
-    /// Somebody has looked at all users and permissions and says that they are right as they are now: what
-    /// the store has of others is forgotten, and logins are possible again.
+    /// Confirms all users and permissions as they are now, for somebody who has looked at them: the store
+    /// forgets others, and logins are possible again.
     ///
     /// # Errors
     /// The store cannot be written, or has no room.
@@ -33,7 +35,7 @@ impl Access {
 
     // ---- at a start
 
-    /// What a new store begins with besides its virtual host: guest, who may do everything there.
+    /// Adds guest, who may do everything in the virtual host of a new store.
     ///
     /// # Errors
     /// There is no room for one user and one permission.
@@ -44,7 +46,7 @@ impl Access {
         self.put_permission(user, vhost, [".*"; 3])
     }
 
-    /// A new store begins with this user, who may do everything in `/`; or with none.
+    /// Sets the user of a new store, who may do everything in `/`; or none.
     pub(crate) fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
         self.forget_users();
         let Some((name, hash)) = first else { return };
@@ -56,8 +58,8 @@ impl Access {
         }
     }
 
-    /// The store cannot vouch for who there is: nobody logs in until somebody confirms that. `unreadable` are
-    /// keys of definitions that it has and cannot read.
+    /// Notes that the store cannot vouch for its users: nobody logs in until somebody confirms them.
+    /// `unreadable` are keys of definitions that the store cannot read.
     pub(crate) fn doubt_users(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.forget_users();
         self.is_written = true;
@@ -65,8 +67,8 @@ impl Access {
         self.unreadable = unreadable;
     }
 
-    /// Definitions that belong to nobody who can be read: when nobody is let in, they are forgotten with what
-    /// cannot be read; else everybody can be read, and they are forgotten at once.
+    /// Notes definitions whose user cannot be read: while the store is in doubt they wait to be forgotten on
+    /// confirmation; else they are forgotten at once.
     pub fn hide_access(&mut self, journal: &mut Journal, keys: Vec<Box<[u8]>>) {
         if self.doubt.is_some() {
             self.unreadable.extend(keys);
@@ -77,12 +79,12 @@ impl Access {
         }
     }
 
-    /// Why nobody is let in, if that is so.
+    /// Why nobody may log in, if that is so.
     pub const fn access_doubt(&self) -> Option<&'static str> {
         self.doubt
     }
 
-    /// What to do when nobody is let in: only what can be written down can be confirmed.
+    /// What to do when nobody may log in: only a store that can be written can be confirmed.
     pub fn doubt_remedy(&self, journal: &Journal) -> &'static str {
         match journal.mode() {
             Mode::On => "mend them, then confirm_users (see `leveret ctl help confirm_users`)",
@@ -90,8 +92,8 @@ impl Access {
         }
     }
 
-    /// Whether the log says who there is, so that what a new store begins with is not assumed: then there are no
-    /// users. When the store is in doubt, what lies in the first virtual hosts is to be found again.
+    /// Whether the log says who there is: then the user assumed for a new store is dropped. When the store is
+    /// in doubt, the first virtual host stays, so that its queues can be found again.
     pub(crate) fn forget_first_users(&mut self) -> bool {
         if self.doubt.is_some() {
             return false;
@@ -101,7 +103,7 @@ impl Access {
         true
     }
 
-    /// Puts back what the log says of users and permissions; in the order of the keys.
+    /// Puts back a user or permission from the log; definitions come in the order of their keys.
     pub(crate) fn restore(&mut self, definition: &Definition<'_>) -> Restored {
         let result = match *definition {
             Definition::User { name, tags, hash } => self.restore_user(name, tags, hash),
@@ -137,7 +139,7 @@ impl Access {
     }
 
     fn restore_user(&mut self, name: &str, tags: &str, hash: &[u8]) -> Result<(), OperatorFault> {
-        // A hash of a kind that only a later version knows fits nobody here, and stays in the log.
+        // A hash of a kind that only a later version knows fits no password here, and stays in the log.
         let hash = PasswordHash::from_bytes(hash).unwrap_or(PasswordHash::Nobodys);
         if let Some(user) = self.find_user(name) {
             self.users[user].set_tags(tags);
@@ -148,13 +150,14 @@ impl Access {
         added.map(|_| ()).ok_or(OperatorFault::NoRoom("users_max"))
     }
 
-    /// Something has no room at a start, so what seems to be missing for others may be that.
+    /// Notes that a definition has no room at a start, so that others may seem to lack their user or virtual
+    /// host.
     pub(crate) fn no_room_at_start(&mut self) -> Restored {
         self.lacks_room = true;
         Restored::NoRoom
     }
 
-    /// What a definition is whose virtual host or user is not there.
+    /// The result for a definition whose virtual host or user does not exist.
     pub(crate) const fn orphaned(&self) -> Restored {
         if self.lacks_room { Restored::NoRoom } else { Restored::Orphaned }
     }

@@ -1,9 +1,9 @@
 //! From credentials to a user.
 //!
 //! Why it exists: comparing a password takes long on purpose, so the broker never does it. It answers a login
-//! with [`Login::Check`], somebody takes the time elsewhere and comes back with the result. What always
-//! holds: a peer is told the same whatever was wrong; a password that was right is recognised at once until
-//! its user changes, by a digest under a key that this process alone has.
+//! with [`Login::Check`], somebody takes the time elsewhere and comes back with the result. Always true: a
+//! peer is told the same whatever was wrong; a password that was right is recognised at once until its user
+//! changes, by a digest under a key that this process alone has.
 
 use ring::hmac;
 
@@ -19,19 +19,19 @@ use super::state::Access;
 const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; make a user of your own for other \
                              machines, or let it in from anywhere with loopback_users = []";
 
-/// What a login comes to.
+/// The result of a login.
 pub(crate) enum Login {
-    /// He is in.
+    /// The user is logged in.
     Admitted(Identity),
-    /// His password is to be compared first.
+    /// The password is to be compared first.
     Check(Box<PasswordCheck>),
 }
 
 impl Access {
-    /// SASL credentials of a user and its password.
+    /// Logs a user in with name and password (SASL).
     ///
     /// # Errors
-    /// The password was found right before, and its user may not come in.
+    /// The password was found right before, and its user may not log in.
     pub(crate) fn login(
         &self,
         journal: &Journal,
@@ -46,19 +46,19 @@ impl Access {
         Ok(Login::Check(Box::new(check)))
     }
 
-    /// What is to be checked before these credentials are believed.
+    /// The check that these credentials need.
     pub fn password_check(&self, user: &str, password: &[u8], from_loopback: bool) -> PasswordCheck {
         let known = self.find_user(user);
-        // A name that is too long is nobody's.
+        // No user has a name that is too long.
         let name = Name::try_from(user).unwrap_or_default();
-        // Whoever cannot come in from there is told, and delayed, like one with a wrong password: its real
-        // password would otherwise be found out from afar.
+        // A user who may not log in from there is answered, and delayed, as with a wrong password: otherwise
+        // the real password could be found out from afar.
         let known = known.filter(|_| from_loopback || !self.is_loopback_user(user));
         let hash = known.map_or(PasswordHash::Nobodys, |user| self.users[user].hash);
         PasswordCheck::new(name, password, hash, from_loopback)
     }
 
-    /// Whether this password was found right before: then nobody need take the time again.
+    /// Whether this password was found right before, so that the comparison can be left out.
     pub fn is_remembered(&self, check: &PasswordCheck) -> bool {
         let Some(user) = self.find_user(check.user()) else { return false };
         let user = &self.users[user];
@@ -76,10 +76,10 @@ impl Access {
         context.sign()
     }
 
-    /// What came of the check that a login was answered with.
+    /// Ends a login whose password was checked.
     ///
     /// # Errors
-    /// The password was wrong, or its user may not come in.
+    /// The password was wrong, or the user may not log in.
     pub(crate) fn admit_checked(
         &mut self,
         journal: &Journal,
@@ -90,13 +90,13 @@ impl Access {
         self.admit(journal, check.user(), check.from_loopback())
     }
 
-    /// A password that was right is remembered, whether a connection came with it or a request of an operator.
+    /// Remembers a password that was right, whether a connection came with it or a request of an operator.
     ///
     /// # Errors
-    /// It was wrong, or became so since the check began.
+    /// The password was wrong, or was changed since the check began.
     pub fn note_checked(&mut self, check: &PasswordCheck, is_right: bool) -> Result<(), Fault> {
         let user = self.find_user(check.user()).filter(|_| is_right);
-        // Another password since the check began: what was found out means nothing.
+        // If the password was changed since the check began, the result means nothing.
         match user.filter(|user| self.users[*user].hash == *check.hash()) {
             Some(user) => {
                 let digest = self.digest(check.user(), check.password());
@@ -110,10 +110,10 @@ impl Access {
         }
     }
 
-    /// A user whom something else than a password vouches for: a client certificate.
+    /// Logs in a user for whom a client certificate vouches.
     ///
     /// # Errors
-    /// There is no such user, or he may not come in.
+    /// There is no such user, or the user may not log in.
     pub(crate) fn login_external(
         &self,
         journal: &Journal,
@@ -128,10 +128,10 @@ impl Access {
         self.admit(journal, user, from_loopback)
     }
 
-    /// Whether a user whose password was right may come in as things stand.
+    /// Whether a user whose password was right may log in now.
     ///
     /// # Errors
-    /// Nobody may, or not from there.
+    /// Nobody may log in, or this user not from there.
     pub fn check_admission(&self, journal: &Journal, name: &str, from_loopback: bool) -> Result<(), Fault> {
         if let Some(why) = self.doubt {
             let remedy = self.doubt_remedy(journal);
@@ -156,7 +156,7 @@ impl Access {
     }
 }
 
-/// The peer hears nothing of the reason; the log does.
+/// The refusal of a login: the log gets the reason, the peer does not.
 fn refused(user: &str, why: &str) -> Fault {
     let mut end = user.len().min(64);
     while !user.is_char_boundary(end) {

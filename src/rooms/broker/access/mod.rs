@@ -1,4 +1,4 @@
-//! Access: who may come in, and who may do what.
+//! Access: who may log in, and who may do what.
 //!
 //! Why it exists: one broker serves several tenants, and each is to see, fill and change only what is his.
 //!
@@ -13,11 +13,12 @@
 //! | `state`, `records` | what is known of all of it; the records |
 //! | `fault` | why a change cannot be made |
 //!
-//! Always true: who has no permission for a virtual host never gets into it, and may do nothing there when
-//! it is taken away; a change is made wholly or not at all, and gives the [`Batch`](crate::journal::Batch) that must
-//! be durable before anybody is told that it is done; whatever is changed raises the revision, so nothing that a
-//! channel remembers outlives the permission it was given by. What hangs on a user or a virtual host (connections,
-//! shares, queues) is not known here: whoever deletes one sees to that.
+//! Always true: a user without a permission for a virtual host never gets into it, and may do nothing there
+//! once it is taken away; a change is made wholly or not at all, and gives the
+//! [`Batch`](crate::journal::Batch) that must be durable before anybody is told that it is done; whatever is
+//! changed raises the revision, so nothing that a channel remembers outlives the permission it was given by.
+//! Connections, shares and queues of a user or a virtual host are not known here: whoever deletes one sees to
+//! them.
 
 mod fault;
 mod from_log;

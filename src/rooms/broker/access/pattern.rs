@@ -1,8 +1,8 @@
 //! Patterns of names, as permissions have them.
 //!
-//! Why it exists: RabbitMQ matches with `re:run`, unanchored, and takes an empty pattern for `^$`. What
-//! always holds: matching takes time in the length of the name, whatever the pattern; a pattern's memory is
-//! bounded and known; what most people write (`.*`, names and lists of names) takes its text and no more.
+//! Why it exists: RabbitMQ matches with `re:run`, unanchored, and takes an empty pattern for `^$`. Always
+//! true: matching takes time in the length of the name, whatever the pattern; a pattern's memory is bounded
+//! and known; what most people write (`.*`, names and lists of names) takes its text and no more.
 
 use core::fmt;
 
@@ -14,18 +14,18 @@ use crate::broker::work::Work;
 /// The longest pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
-/// Bytes a compiled pattern may have, tried in this order: what it fits into is what it is taken for. The
-/// last is enough for any that has no counted repetitions.
+/// Sizes, in bytes, that a compiled pattern may have; the smallest that suffices is what the pattern counts
+/// for. The last is enough for any pattern without counted repetitions.
 const PROGRAM_BYTES: [usize; 8] = [512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10, 64 << 10];
-/// Matching needs space of its own, in proportion: two sets of states and two tables of slots, which are few
-/// as long as nothing is captured; and a program that grew has room that it does not use.
+/// Bytes of a compiled pattern and its matching space, as a multiple of the program: two sets of states and
+/// two tables of slots, few as long as nothing is captured, and room that a grown program does not use.
 const SPACE_TIMES: usize = 3;
 /// Bytes of a name times bytes of a program that are as much work as one step: each byte is looked at with all
 /// states that the program may be in.
 const PROGRAM_PER_UNIT: usize = 256;
-/// Bytes of a name times bytes of a text that is matched as it is written, for one step.
+/// Bytes of a name times bytes of a plain pattern that are as much work as one step.
 const TEXT_PER_UNIT: usize = 1024;
-/// What the compiler says of a program that has no room.
+/// The compiler's error for a program that is too large.
 const TOO_LARGE: &str = "compiled regex exceeded size limit";
 
 /// A pattern of names.
@@ -37,12 +37,12 @@ pub(crate) struct Pattern {
 
 enum Matcher {
     Everything,
-    /// As it is written, with its variables filled in.
+    /// A plain pattern: its text, with variables filled in.
     Plain(Box<str>),
     Compiled(Regex),
 }
 
-/// Why a pattern cannot be.
+/// Why a pattern is not valid.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct BadPattern(pub(super) String);
 
@@ -53,12 +53,12 @@ impl fmt::Display for BadPattern {
 }
 
 impl Pattern {
-    /// A pattern as somebody wrote it, that takes so many bytes at most.
+    /// A pattern as somebody wrote it, of at most `bytes_max` bytes.
     pub(crate) fn new(text: &str, bytes_max: usize) -> Result<Self, BadPattern> {
         Self::expanded(text, text, bytes_max)
     }
 
-    /// One that stands for another, with its variables filled in.
+    /// A pattern written as `text` that means `meant`, with its variables filled in.
     pub(super) fn expanded(text: &str, meant: &str, bytes_max: usize) -> Result<Self, BadPattern> {
         if text.len() > PATTERN_BYTES_MAX {
             return Err(BadPattern(format!("it is longer than {PATTERN_BYTES_MAX} bytes")));
@@ -80,13 +80,13 @@ impl Pattern {
         &self.text
     }
 
-    /// What it takes in memory, at most.
+    /// Bytes of memory that the pattern takes at most.
     pub(crate) fn bytes(&self) -> usize {
         let plain = if let Matcher::Plain(text) = &self.matcher { text.len() } else { 0 };
         self.text.len() + plain + self.program_bytes * (1 + SPACE_TIMES)
     }
 
-    /// Whether the pattern matches somewhere in this name; what that takes is charged.
+    /// Whether the pattern matches somewhere in this name; the work is charged.
     pub(crate) fn matches(&self, work: &mut Work, name: &str) -> bool {
         let places = name.len() + 1;
         match &self.matcher {
@@ -126,7 +126,7 @@ fn compile(text: &str, bytes_max: usize) -> Result<(Regex, usize), BadPattern> {
 fn prepared(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     let mut rest = text.char_indices();
-    // Where the brackets' content began.
+    // Where the content of a bracketed class began.
     let mut class: Option<usize> = None;
     while let Some((at, letter)) = rest.next() {
         let behind = &text[at + letter.len_utf8()..];
@@ -135,7 +135,7 @@ fn prepared(text: &str) -> String {
                 out.push(letter);
                 let Some((at, escaped)) = rest.next() else { break };
                 out.push(escaped);
-                // \\x{...} and the like.
+                // An escape with braces, like \\x{...}.
                 if "xuU".contains(escaped) && text[at + escaped.len_utf8()..].starts_with('{') {
                     out.extend(rest.next().map(|(_, brace)| brace));
                 }
@@ -144,14 +144,14 @@ fn prepared(text: &str) -> String {
             '{' if !is_repetition(behind) => out.push('\\'),
             '[' if class.is_none() => class = Some(at + 1 + usize::from(behind.starts_with('^'))),
             '[' if behind.starts_with(':') => {
-                // The name of a class, which ends with a bracket of its own.
+                // The name of a class like [:alpha:] ends with a bracket of its own.
                 let length = behind.find(":]").map_or(0, |end| end + 2);
                 out.push(letter);
                 out.push_str(&behind[..length]);
                 rest.by_ref().take(behind[..length].chars().count()).for_each(drop);
                 continue;
             }
-            // The first one is a member.
+            // A bracket that comes first in a class is a member of it.
             ']' if class.is_some_and(|from| at > from) => class = None,
             '(' if class.is_none() => {
                 let name = ["?P<", "?<"].into_iter().find(|start| behind.starts_with(start));
@@ -171,7 +171,7 @@ fn prepared(text: &str) -> String {
     out
 }
 
-/// Whether this goes on as `3}`, `3,}` or `3,5}`.
+/// Whether this begins with the rest of a repetition: `3}`, `3,}` or `3,5}`.
 fn is_repetition(text: &str) -> bool {
     let Some((inside, _)) = text.split_once('}') else { return false };
     let (least, most) = inside.split_once(',').unwrap_or((inside, ""));
@@ -179,7 +179,7 @@ fn is_repetition(text: &str) -> bool {
     !least.is_empty() && is_number(least) && is_number(most)
 }
 
-/// Text as a pattern that matches it alone.
+/// Text as a pattern that matches only that text.
 pub(super) fn escaped(text: &str) -> String {
     regex_lite::escape(text)
 }
@@ -198,7 +198,7 @@ mod tests {
         pattern.matches(&mut Work::default(), name)
     }
 
-    /// Units of work that it takes to match this name.
+    /// Units of work that it takes to match this pattern with this name.
     fn units(text: &str, name: &str) -> u32 {
         let mut work = Work::default();
         pattern(text).matches(&mut work, name);
@@ -237,7 +237,7 @@ mod tests {
         assert!(Pattern::new(&"a".repeat(PATTERN_BYTES_MAX + 1), PLENTY).is_err());
     }
 
-    /// What is written by hand, or by a program that has a list of devices.
+    /// Patterns as written by hand, or by a program from a list of devices.
     #[test]
     fn patterns_may_be_as_long_as_is_promised() {
         let devices: Vec<_> = (0..100).map(|at| format!("meter-{at:02}")).collect();
@@ -270,7 +270,8 @@ mod tests {
         assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
     }
 
-    /// By what a pattern is compiled to, for a short text may have a large program; and by the name.
+    /// Matching is charged by the size of the program, for a short text may have a large one, and of the
+    /// name.
     #[test]
     fn matching_is_charged_by_the_program_and_the_name() {
         let long = "a".repeat(255);
@@ -278,7 +279,7 @@ mod tests {
         assert!(units("^meter", "meter-1") <= 1);
         assert!(units("^meter-[0-9]+$", "meter-1") <= 20);
         assert!((100..400).contains(&units(&"a|".repeat(500), &long)));
-        // Some millions of instructions each, of which a turn has a hundred.
+        // Each match takes some millions of instructions.
         let hostile = units("^(a|aa|a*)*(a?){100}[0-9]*$", &long);
         assert!(hostile >= 4_000, "{hostile}");
         assert!(units("^(a|aa|a*)*(a?){100}[0-9]*$", "a") < hostile / 100);

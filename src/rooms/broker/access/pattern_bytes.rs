@@ -6,14 +6,14 @@
 
 use super::fault::OperatorFault;
 
-/// What all patterns take, and may take.
+/// Bytes that all patterns take, and may take.
 pub(crate) struct PatternBytes {
     used: usize,
     max: usize,
 }
 
 impl PatternBytes {
-    /// No pattern yet.
+    /// A count without patterns, for at most `max` bytes.
     pub(crate) const fn with_max(max: usize) -> Self {
         Self { used: 0, max }
     }
@@ -23,10 +23,10 @@ impl PatternBytes {
         self.max
     }
 
-    /// Counts patterns in for others that go.
+    /// Counts the bytes of new patterns, in place of `freed` ones.
     ///
     /// # Errors
-    /// There is no room for more bytes than go.
+    /// There is no room for the bytes beyond those freed.
     pub(crate) fn take(&mut self, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         assert!(freed <= self.used, "patterns that go were taken");
         let sum = self.used - freed + bytes;
@@ -37,7 +37,7 @@ impl PatternBytes {
         Ok(())
     }
 
-    /// Patterns are gone.
+    /// Counts out the bytes of patterns that are gone.
     pub(crate) fn give_back(&mut self, bytes: usize) {
         assert!(bytes <= self.used, "patterns that go were taken");
         self.used -= bytes;

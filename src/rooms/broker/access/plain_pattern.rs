@@ -8,23 +8,23 @@
 //! ```
 //!
 //! Why it exists: long patterns are lists of devices, and a compiled one of 1,024 bytes takes 128 KiB, which
-//! is more than a small board has for all of them. These take the bytes of their text.
+//! is more than a small board has for all of them. Plain patterns take the bytes of their text.
 //!
-//! Always true: it matches what the compiled pattern would (a test compares them); a match allocates nothing
-//! and goes through the text once, whatever the name.
+//! Always true: a plain pattern matches what the compiled pattern would (a test compares them); a match
+//! allocates nothing and goes through the text once, whatever the name.
 
 use crate::mem::NAME_BYTES_MAX;
 
-/// What a backslash makes stand for itself.
+/// Characters that stand for themselves behind a backslash.
 const MARKS: &str = r"\.+*?()|[]{}^$#&-~/";
 
-/// A piece of the text.
+/// A token of a pattern's text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
     Char(char),
-    /// `.`
+    /// `.`: any one character.
     AnyChar,
-    /// `.*`
+    /// `.*`: any characters, or none.
     AnyText,
     Open,
     Or,
@@ -33,7 +33,7 @@ enum Token {
     End,
 }
 
-/// The tokens of a text; `None` for what only a compiled pattern can have.
+/// The tokens of a text; `None` for one that only a compiled pattern can have.
 fn tokens(text: &str) -> impl Iterator<Item = Option<Token>> {
     let mut rest = text;
     core::iter::from_fn(move || {
@@ -52,7 +52,7 @@ fn tokens(text: &str) -> impl Iterator<Item = Option<Token>> {
                 letters.nth(1);
                 Some(Token::Open)
             }
-            // "(?" is a sign of something else: its question mark says so.
+            // "(?" begins something else, whose question mark is refused later.
             '(' => Some(Token::Open),
             '\\' => letters.next().filter(|mark| MARKS.contains(*mark)).map(Token::Char),
             '*' | '+' | '?' | '{' | '}' | '[' | ']' => None,
@@ -63,7 +63,7 @@ fn tokens(text: &str) -> impl Iterator<Item = Option<Token>> {
     })
 }
 
-/// Whether a pattern is one of these.
+/// Whether a pattern is a plain one.
 pub(super) fn is_plain(text: &str) -> bool {
     let (mut is_in_group, mut before) = (false, Some(Token::Or));
     for token in tokens(text) {
@@ -71,7 +71,7 @@ pub(super) fn is_plain(text: &str) -> bool {
             None => false,
             Some(Token::Start) => !is_in_group && before == Some(Token::Or),
             Some(Token::Or) => true,
-            // Behind the end of a branch comes another or nothing.
+            // Behind `$` only another branch or the end may come.
             Some(_) if before == Some(Token::End) => false,
             Some(Token::Open) => !core::mem::replace(&mut is_in_group, true),
             Some(Token::Close) => core::mem::replace(&mut is_in_group, false),
@@ -129,7 +129,7 @@ impl Positions {
         })
     }
 
-    /// Those behind one character that is as it should be.
+    /// The positions behind one character that is right.
     fn behind(self, name: &str, is_right: impl Fn(char) -> bool) -> Self {
         let mut all = Self::default();
         for at in self.iter() {
@@ -139,7 +139,7 @@ impl Positions {
         all
     }
 
-    /// Those behind any characters, or none.
+    /// The positions behind any characters, or none.
     fn behind_any(self, name: &str) -> Self {
         let (mut all, mut is_open) = (self, false);
         for (at, letter) in name.char_indices() {
@@ -153,7 +153,7 @@ impl Positions {
     }
 }
 
-/// Whether a name is meant by a pattern that is one of these.
+/// Whether a plain pattern matches a name.
 pub(super) fn matches(text: &str, name: &str) -> bool {
     if name.len() > NAME_BYTES_MAX {
         return false;
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    /// Patterns and names by chance, of few characters so that many match.
+    /// Compares random patterns and names, of few characters so that many match.
     #[test]
     fn it_matches_what_the_compiled_pattern_matches() {
         let mut state = 7_u64;

@@ -1,4 +1,4 @@
-//! The records of users, virtual hosts and permissions, and what one can be allowed to do.
+//! The records of users, virtual hosts and permissions, and the rights there are.
 
 use core::fmt;
 
@@ -9,32 +9,32 @@ use crate::password::PasswordHash;
 
 use super::pattern::Pattern;
 
-/// What one virtual host may have at most; `None` is without limit.
+/// The limits of a virtual host; `None` is without limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct VhostLimits {
-    /// Queues (`max-queues`).
+    /// The most queues (`max-queues`).
     pub queues_max: Option<u32>,
-    /// Connections (`max-connections`).
+    /// The most connections (`max-connections`).
     pub connections_max: Option<u32>,
 }
 
-/// What one user may have at most, in all virtual hosts together; `None` is without limit.
+/// The limits of a user, in all virtual hosts together; `None` is without limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct UserLimits {
-    /// Connections (`max-connections`).
+    /// The most connections (`max-connections`).
     pub connections_max: Option<u32>,
-    /// Channels (`max-channels`).
+    /// The most channels (`max-channels`).
     pub channels_max: Option<u32>,
 }
 
-/// What one can be allowed to do with an exchange or a queue.
+/// A right to an exchange or a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Right {
-    /// Declare and delete.
+    /// To declare and delete.
     Configure,
-    /// Publish to an exchange; bind a queue to something.
+    /// To publish to an exchange; to bind a queue to something.
     Write,
-    /// Get, consume, purge; bind something to an exchange.
+    /// To get, consume, purge; to bind something to an exchange.
     Read,
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum Thing<'a> {
 }
 
 impl<'a> Thing<'a> {
-    /// The nameless exchange has a name here.
+    /// The name that is matched: the default exchange is `amq.default` here.
     pub(super) fn name(self) -> &'a str {
         match self {
             Self::Exchange("") => "amq.default",
@@ -65,34 +65,34 @@ impl fmt::Display for Thing<'_> {
     }
 }
 
-/// What a user may do in a virtual host.
+/// The permission of a user in a virtual host.
 pub(super) struct Permission {
     pub(super) user: usize,
     pub(super) vhost: VhostId,
-    /// To configure, write and read.
+    /// The patterns to configure, write and read.
     pub(super) patterns: [Pattern; 3],
 }
 
-/// With which keys a user may write to and read from a topic exchange.
+/// The routing keys with which a user may write to and read from a topic exchange.
 pub(super) struct TopicPermission {
     pub(super) user: usize,
     pub(super) vhost: VhostId,
     pub(super) exchange: Box<str>,
-    /// To write and read.
+    /// The patterns to write and read.
     pub(super) patterns: [Pattern; 2],
 }
 
 /// One user.
 pub(super) struct User {
     pub(super) name: Box<str>,
-    /// With commas between them.
+    /// The tags, with commas between them.
     pub(super) tags: Box<str>,
     pub(super) hash: PasswordHash,
     /// The digest of the password, once it was found right.
     pub(super) remembered: Option<hmac::Tag>,
-    /// Topic permissions it has, in all virtual hosts.
+    /// Topic permissions that the user has, in all virtual hosts.
     pub(super) topics: u32,
-    /// What tells it from all that had its place or its name before.
+    /// The number of the user, which tells it from others that had its place or its name before.
     pub(super) life: u32,
     pub(super) limits: UserLimits,
 }
@@ -139,14 +139,14 @@ impl User {
 pub(super) struct Vhost {
     pub(super) name: Box<str>,
     pub(super) limits: VhostLimits,
-    /// Queues that can be found.
+    /// Queues of the virtual host that can be found.
     pub(super) queues: u32,
-    /// Records of queues, exchanges and connections that still name it.
+    /// Records of queues, exchanges and connections that still name the virtual host.
     pub(super) held: u32,
-    /// Copies are made of what is published and delivered in it.
+    /// The firehose copies the messages of the virtual host.
     pub(super) is_traced: bool,
-    /// It is deleted, and being cleared away.
+    /// The virtual host is deleted, and being cleared away.
     pub(super) dying: bool,
-    /// Nothing of it can be found any more.
+    /// Everything in the deleted virtual host is deleted, too.
     pub(super) swept: bool,
 }

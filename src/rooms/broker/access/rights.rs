@@ -1,8 +1,8 @@
 //! What a user may do in a virtual host, and the checks.
 //!
-//! Always true: without a permission nothing is allowed; the texts of refusals are RabbitMQ's; patterns are
-//! compiled when they are set, with their variables filled in, for each belongs to one user and one virtual
-//! host; whatever is changed raises the revision. A check neither allocates nor asks twice.
+//! Always true: without a permission a user may do nothing; the texts of refusals are RabbitMQ's; patterns
+//! are compiled when they are set, with their variables filled in, for each belongs to one user and one
+//! virtual host; whatever is changed raises the revision. A check neither allocates nor asks twice.
 
 use crate::command::{NAME_BYTES_MAX, VhostId};
 use crate::error::{Advice, Fault, ReplyCode};
@@ -17,7 +17,7 @@ use crate::broker::faults::check_changeable;
 use crate::broker::words::ExchangeInWords;
 use crate::broker::work::Work;
 
-/// A topic exchange whose keys somebody wants to use.
+/// A topic exchange whose routing keys are to be checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Topic<'a> {
     pub(crate) vhost: VhostId,
@@ -25,10 +25,10 @@ pub(crate) struct Topic<'a> {
 }
 
 impl Access {
-    /// Whether somebody may do this with a thing of this name, whether it exists or not.
+    /// Whether a user has this right to a thing of this name, which need not exist.
     ///
     /// # Errors
-    /// He may not.
+    /// The user may not.
     pub(crate) fn check(
         &self,
         work: &mut Work,
@@ -61,16 +61,16 @@ impl Access {
         Err(if is_default { fault.advising(Advice::MatchDefaultExchange) } else { fault })
     }
 
-    /// Whether keys have to be looked at where somebody writes to, or reads from, a topic exchange.
+    /// Whether routing keys are to be checked when a user writes to, or reads from, a topic exchange.
     #[inline]
     pub(crate) fn limits_topics(&self, who: &Identity) -> bool {
         who.user.is_some_and(|user| self.users[user].topics > 0)
     }
 
-    /// Whether somebody may write to, or read from, a topic exchange with this key.
+    /// Whether a user may write to, or read from, a topic exchange with this routing key.
     ///
     /// # Errors
-    /// He may not.
+    /// The user may not.
     pub(crate) fn check_topic(
         &self,
         work: &mut Work,
@@ -107,10 +107,10 @@ impl Access {
 
     // ---- what an operator changes
 
-    /// Says what a user may configure, write to and read from in a virtual host, as patterns of names.
+    /// Sets what a user may configure, write to and read from in a virtual host, as patterns of names.
     ///
     /// # Errors
-    /// There is no such user or virtual host, a pattern cannot be, or there is no room.
+    /// There is no such user or virtual host, a pattern is not valid, or there is no room.
     pub fn set_permissions(
         &mut self,
         journal: &mut Journal,
@@ -126,7 +126,7 @@ impl Access {
         Ok(self.append_permission(journal, user, vhost, true))
     }
 
-    /// Takes a user's permission for a virtual host away; fine when there is none.
+    /// Clears a user's permission for a virtual host; without one nothing is done.
     ///
     /// # Errors
     /// There is no such user or virtual host, or the store cannot be written.
@@ -145,10 +145,11 @@ impl Access {
         Ok(journal.await_facts())
     }
 
-    /// Says with which keys a user may publish to, and bind to, a topic exchange, which need not exist.
+    /// Sets with which routing keys a user may publish to, and bind to, a topic exchange, which need not
+    /// exist.
     ///
     /// # Errors
-    /// There is no such user or virtual host, a pattern cannot be, or there is no room.
+    /// There is no such user or virtual host, a pattern is not valid, or there is no room.
     pub fn set_topic_permissions(
         &mut self,
         journal: &mut Journal,
@@ -167,7 +168,7 @@ impl Access {
         Ok(self.append_topic_permission(journal, user, vhost, exchange, true))
     }
 
-    /// Takes a user's topic permissions in a virtual host away: that for one exchange, or all.
+    /// Clears a user's topic permissions in a virtual host: that for one exchange, or all.
     ///
     /// # Errors
     /// There is no such user or virtual host, or the store cannot be written.
@@ -187,12 +188,12 @@ impl Access {
         Ok(journal.await_facts())
     }
 
-    /// A virtual host is deleted, and all permissions for it with it.
+    /// Drops all permissions for a virtual host that is deleted.
     pub(crate) fn drop_permissions_for(&mut self, journal: &mut Journal, vhost: VhostId) {
         self.remove_permissions(journal, |_, other| other == vhost);
     }
 
-    /// Takes away every permission for which `is_meant` says so of its user and its virtual host.
+    /// Removes every permission for which `is_meant` holds, given its user and its virtual host.
     pub(super) fn remove_permissions(
         &mut self,
         journal: &mut Journal,
@@ -283,7 +284,7 @@ impl Access {
         Ok(())
     }
 
-    /// Counts the patterns of a permission, in the place of those that it had before.
+    /// Counts the patterns of a permission, in the place of its former patterns.
     fn take_room(&mut self, is_new: bool, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         let permissions_max = self.permissions.len() + self.permissions.room();
         if is_new && self.permissions.len() + self.topics.len() >= permissions_max {

@@ -1,6 +1,6 @@
-//! All that is known of users, virtual hosts and permissions.
+//! All users, virtual hosts and permissions.
 //!
-//! Always true: what is counted for a virtual host or a user goes with it.
+//! Always true: counts of a virtual host or a user go with it.
 
 use ring::hmac;
 
@@ -14,8 +14,9 @@ use super::records::{Permission, TopicPermission, User, Vhost};
 use crate::broker::names::{Entropy, IndexTable};
 use crate::broker::topology::Kind;
 
-/// The user and the virtual host of a new store.
+/// The name of the user of a new store.
 pub(super) const GUEST: &str = "guest";
+/// The virtual host of a new store.
 pub(crate) const FIRST_VHOST: &str = "/";
 /// The tag of a new store's user.
 pub(super) const ADMINISTRATOR: &str = "administrator";
@@ -31,12 +32,14 @@ pub(crate) const PREDECLARED: [(&str, Kind, bool); 8] = [
     ("amq.rabbitmq.log", Kind::Topic, true),
 ];
 
-/// Exchanges that a virtual host starts with.
+/// How many exchanges a virtual host starts with.
 pub(crate) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
-/// A virtual host without its exchanges, a user, and a permission, each with the longest names.
+/// Bytes of memory that a virtual host takes without its exchanges, with the longest name.
 pub(crate) const VHOST_BYTES: usize =
     Slab::<Vhost>::record_bytes() + 256 + Messages::OWNER_BYTES + FifoPool::OWNER_BYTES;
+/// Bytes of memory that a user takes, with the longest name.
 pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256 + Messages::OWNER_BYTES;
+/// Bytes of memory that a permission or a topic permission takes, without its patterns.
 pub(crate) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of::<TopicPermission>() {
     Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
 } else {
@@ -53,21 +56,21 @@ pub struct Access {
     pub(super) topics: Slab<TopicPermission>,
     pub(super) topic_table: IndexTable,
     pub(super) pattern_bytes: PatternBytes,
-    /// Users that come in from this machine only.
+    /// Users that may log in from this machine only.
     pub(super) loopback_users: Vec<Box<str>>,
-    /// What passwords are remembered by.
+    /// The key of the digests by which right passwords are remembered.
     pub(super) memory: hmac::Key,
-    /// The log says who there is, so what a new store begins with is not to be assumed.
+    /// The log says who there is, so the user of a new store is not assumed.
     pub(super) is_written: bool,
-    /// Why the store cannot vouch for who there is; then nobody logs in.
+    /// Why the store cannot vouch for its users; then nobody logs in.
     pub(super) doubt: Option<&'static str>,
-    /// Keys of definitions that the store has and cannot read, or that belong to nobody who can be read.
+    /// Keys of definitions that the store cannot read, or whose user cannot be read.
     pub(super) unreadable: Vec<Box<[u8]>>,
-    /// At a start: something did not fit, so what seems to be missing may be that.
+    /// At a start: some definition had no room, so that others may seem to lack their user or virtual host.
     pub(super) lacks_room: bool,
-    /// Users there have been.
+    /// Users ever made, which numbers them.
     pub(super) epoch: u32,
-    /// Changes of permissions there have been.
+    /// Changes of permissions ever made.
     pub(super) revision: u64,
 }
 
@@ -97,7 +100,7 @@ impl Access {
 }
 
 impl Access {
-    /// Rises with every change of a permission: what was found out before may not hold any more.
+    /// Rises with every change of a permission: remembered rights may not hold any more.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
@@ -105,7 +108,7 @@ impl Access {
 }
 
 impl Access {
-    /// The name of a virtual host that exists.
+    /// The name of an existing virtual host.
     pub(crate) fn vhost_name(&self, vhost: VhostId) -> &str {
         &self.vhosts[vhost.index()].name
     }
@@ -124,7 +127,7 @@ impl Access {
     /// The virtual host of this name.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such virtual host.
     pub(crate) fn require_vhost(&self, name: &str) -> Result<VhostId, OperatorFault> {
         self.find_vhost(name).ok_or_else(|| OperatorFault::NoSuchVhost(name.into()))
     }
@@ -162,7 +165,7 @@ pub(super) fn vhost_at(index: usize) -> VhostId {
 }
 
 impl Access {
-    /// What patterns take, those of policies included.
+    /// The count of bytes that patterns take, those of policies included.
     pub(crate) const fn pattern_bytes_mut(&mut self) -> &mut PatternBytes {
         &mut self.pattern_bytes
     }

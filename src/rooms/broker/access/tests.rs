@@ -1,4 +1,4 @@
-//! Access by itself: users and virtual hosts that come and go, what they may do, and what of it is written down.
+//! Access by itself: users and virtual hosts that come and go, their rights, and what is written down.
 
 use super::*;
 use crate::broker::work::Work;
@@ -6,7 +6,7 @@ use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::password::PasswordHash;
 
-/// A new store's users and virtual hosts, and a journal that nothing comes out of.
+/// The users and virtual hosts of a new store, with a journal that nobody reads.
 fn access() -> (Access, Journal) {
     let limits = Limits::default();
     let mut entropy: crate::broker::Entropy = Box::new(|bytes| bytes.fill(7));

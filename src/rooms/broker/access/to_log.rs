@@ -1,6 +1,6 @@
 //! How users, virtual hosts and permissions are written down.
 //!
-//! Why it exists: who may come in is for the log alone to say. What a new store begins with is written at its
+//! Why it exists: who may come in is for the log alone to say. The user of a new store is written at the
 //! first change, so a guest that was deleted stays deleted.
 //!
 //! Always true: what is written is true at every point of the log, so a power cut in the middle of a change
@@ -13,7 +13,7 @@ use super::records::{UserLimits, VhostLimits};
 use super::state::{Access, vhost_at};
 
 impl Access {
-    /// Writes down that a virtual host exists, or exists no more.
+    /// Writes down that a virtual host exists, or is gone.
     pub(crate) fn append_vhost(&mut self, journal: &mut Journal, vhost: VhostId, exists: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
@@ -25,7 +25,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Writes down that a user exists, or exists no more.
+    /// Writes down that a user exists, or is gone.
     pub(super) fn append_user(&mut self, journal: &mut Journal, user: usize, exists: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
@@ -37,7 +37,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Writes down what a user may have, or that it has no limits.
+    /// Writes down the limits of a user, or that there are none.
     pub(super) fn append_user_limits(&mut self, journal: &mut Journal, user: usize, exist: bool) -> Batch {
         if !self.begin_to_write(journal) {
             return Batch::NONE;
@@ -49,7 +49,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Writes down what a user may do in a virtual host, or that it may do nothing there.
+    /// Writes down the permission of a user in a virtual host, or that there is none.
     pub(super) fn append_permission(
         &mut self,
         journal: &mut Journal,
@@ -68,7 +68,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Writes down which keys of an exchange a user may use, or that it may use all.
+    /// Writes down the topic permission of a user for an exchange, or that there is none.
     pub(super) fn append_topic_permission(
         &mut self,
         journal: &mut Journal,
@@ -88,7 +88,7 @@ impl Access {
         journal.define(key, value)
     }
 
-    /// Before the first change: everything there is goes into the log. `false`: nothing is written at all.
+    /// Before the first change: writes down everything there is. `false`: nothing is written at all.
     fn begin_to_write(&mut self, journal: &mut Journal) -> bool {
         if journal.mode() != Mode::On {
             return false;
@@ -99,7 +99,7 @@ impl Access {
         true
     }
 
-    /// Writes down everything there is, and last that this is all.
+    /// Writes down everything there is, and last that it is complete.
     pub fn write_access(&mut self, journal: &mut Journal) -> Batch {
         if journal.mode() != Mode::On {
             return Batch::NONE;

@@ -16,7 +16,7 @@ use crate::broker::faults::check_changeable;
 /// The most bytes of a user's tags, with the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
 
-/// What a user has at the moment, in all virtual hosts together.
+/// Connections and channels that a user has, in all virtual hosts together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) connections: u32,
@@ -24,13 +24,13 @@ pub(crate) struct Load {
 }
 
 impl Access {
-    /// Users that may come in from this machine only.
+    /// Sets the users that may log in from this machine only.
     pub fn set_loopback_users(&mut self, users: &[String]) {
         self.loopback_users = users.iter().map(|user| user.as_str().into()).collect();
     }
 
-    /// Says so if guest still has the password that everybody knows, and may come in from anywhere; and if
-    /// there is nobody else, and other machines are listened to in vain.
+    /// Warns if guest still has the default password and may log in from anywhere; and if there is no other
+    /// user although other machines are listened to.
     pub fn warn_of_guest(&self, listens_to_others: bool) {
         let is_known = |user: &User| user.name() == GUEST && *user.hash() == password::GUEST;
         let mut users = self.users.iter();
@@ -49,33 +49,33 @@ impl Access {
         self.loopback_users.iter().any(|other| **other == *user)
     }
 
-    /// All users: the place of each, and the number that no other has had.
+    /// All users: the place of each, and its number, which no other has had.
     pub(crate) fn lives(&self) -> impl Iterator<Item = (usize, u32)> {
         self.users.iter().map(|(index, user)| (index, user.life))
     }
 
-    /// `None`: there is no room for one more.
+    /// Adds a user; `None`: there is no room for one more.
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
         self.epoch += 1;
         user.life = self.epoch;
         self.users.insert(user).ok()
     }
 
-    /// Whether a user may do whatever an administrator may.
+    /// Whether a user has the tag `administrator`.
     pub fn is_administrator(&self, user: &str) -> bool {
         self.find_user(user).is_some_and(|user| self.users[user].has_tag(ADMINISTRATOR))
     }
 
-    /// Whether the messages of a connection may say that they are another user's.
+    /// Whether messages of a connection may have another user's name in user-id.
     pub(crate) fn may_impersonate(&self, who: &Identity) -> bool {
-        // What a bridge hands on says whose it was.
+        // Messages that a bridge forwards keep the user-id of their publisher.
         who.is_own || who.user.is_some_and(|user| self.users[user].has_tag("impersonator"))
     }
 
-    /// Whether a user may have one connection more.
+    /// Whether a user may have one more connection.
     ///
     /// # Errors
-    /// Its limit is reached.
+    /// The limit of the user is reached.
     pub(super) fn check_user_connections(&self, who: &Identity, load: Load) -> Result<(), Fault> {
         let Some(index) = who.user else { return Ok(()) };
         let user = &self.users[index];
@@ -91,10 +91,10 @@ impl Access {
         }
     }
 
-    /// Whether a user may have one channel more.
+    /// Whether a user may have one more channel.
     ///
     /// # Errors
-    /// Its limit is reached.
+    /// The limit of the user is reached.
     pub(crate) fn check_user_channels(&self, who: &Identity, load: Load) -> Result<(), Fault> {
         let Some(index) = who.user else { return Ok(()) };
         let user = &self.users[index];
@@ -113,10 +113,10 @@ impl Access {
 
     // ---- what an operator changes
 
-    /// Makes a user, or gives one another password and other tags (words with commas between them).
+    /// Makes a user, or gives an existing one this password and these tags (words with commas between them).
     ///
     /// # Errors
-    /// The name or the tags cannot be, or there is no room.
+    /// The name or the tags are not valid, or there is no room.
     pub(crate) fn put_user(
         &mut self,
         journal: &mut Journal,
@@ -141,10 +141,10 @@ impl Access {
         Ok(self.append_user(journal, index, true))
     }
 
-    /// Deletes a user with its permissions; gives its place, which no connection may have any more.
+    /// Deletes a user with its permissions; gives its place, which connections must forget.
     ///
     /// # Errors
-    /// There is none, or the store cannot be written.
+    /// There is no such user, or the store cannot be written.
     pub(crate) fn delete_user(&mut self, journal: &mut Journal, name: &str) -> Result<usize, OperatorFault> {
         let user = self.require_user(name)?;
         check_changeable(journal)?;
@@ -157,7 +157,7 @@ impl Access {
         Ok(user)
     }
 
-    /// Limits what a user may have from now on; what is there stays.
+    /// Sets the limits of a user; connections and channels that exist stay.
     ///
     /// # Errors
     /// There is no such user, or the store has no room.
@@ -173,10 +173,10 @@ impl Access {
         Ok(self.append_user_limits(journal, user, limits != UserLimits::default()))
     }
 
-    /// Gives a user other tags: words with commas between them.
+    /// Sets the tags of a user: words with commas between them.
     ///
     /// # Errors
-    /// There is no such user, the tags cannot be, or the store has no room.
+    /// There is no such user, the tags are not valid, or the store has no room.
     pub fn set_tags(
         &mut self,
         journal: &mut Journal,
@@ -190,7 +190,7 @@ impl Access {
         Ok(self.append_user(journal, user, true))
     }
 
-    /// Gives a user another password, known by its hash. Its connections stay.
+    /// Sets the password hash of a user, whose connections stay.
     ///
     /// # Errors
     /// There is no such user, or the store has no room.
@@ -207,7 +207,7 @@ impl Access {
     }
 }
 
-/// Tags without blanks around them, and none that is empty.
+/// The tags without blanks around them, and without empty ones.
 fn checked_tags(tags: &str) -> Result<String, OperatorFault> {
     let words: Vec<&str> = tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
     let tags = words.join(",");

@@ -1,8 +1,8 @@
 //! Virtual hosts: made, limited, deleted.
 //!
-//! Always true: the id of a virtual host stays with it until the last queue, exchange and connection of it is gone; a
-//! deleted one is found by nobody from the first moment on, and its name can be given again only when all of that is
-//! cleared away, so the log never takes the new for the old.
+//! Always true: the id of a virtual host stays with it until the last queue, exchange and connection of it is
+//! gone; a deleted virtual host is found by nobody from the first moment on, and its name can be given again
+//! only when all of that is cleared away, so the log never takes the new for the old.
 
 use crate::command::VhostId;
 use crate::error::{Fault, ReplyCode};
@@ -21,17 +21,17 @@ impl Access {
         self.vhosts.iter().map(|(index, _)| vhost_at(index))
     }
 
-    /// Whether copies are made of what is published and delivered in a virtual host.
+    /// Whether a virtual host is traced by the firehose.
     pub(crate) fn is_traced(&self, vhost: VhostId) -> bool {
         self.vhosts[vhost.index()].is_traced
     }
 
-    /// Copies are made of what is published and delivered in a virtual host from now on, or no more.
+    /// Sets whether a virtual host is traced by the firehose.
     pub(crate) fn set_traced(&mut self, vhost: VhostId, is_traced: bool) {
         self.vhosts[vhost.index()].is_traced = is_traced;
     }
 
-    /// Whether copies are made in any virtual host.
+    /// Whether any virtual host is traced by the firehose.
     pub(crate) fn is_any_traced(&self) -> bool {
         self.vhosts.iter().any(|(_, vhost)| vhost.is_traced)
     }
@@ -44,7 +44,7 @@ impl Access {
     /// Makes a virtual host without limits; its name must be free.
     ///
     /// # Errors
-    /// There is no room for one more.
+    /// There is no room for one more virtual host.
     pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
         assert!(self.find_vhost(name).is_none(), "a virtual host has its name for itself");
         let record = Vhost {
@@ -65,7 +65,7 @@ impl Access {
         assert!(record.held == 0 && record.queues == 0, "nothing names a virtual host that goes");
     }
 
-    /// Limits what a virtual host may have from now on; what is there stays.
+    /// Sets the limits of a virtual host; queues and connections that exist stay.
     ///
     /// # Errors
     /// There is no such virtual host, or the store has no room.
@@ -81,15 +81,15 @@ impl Access {
         Ok(self.append_vhost(journal, vhost, true))
     }
 
-    /// A virtual host has these limits from now on.
+    /// Sets the limits of a virtual host, without writing them down.
     pub(crate) fn limit_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
         self.vhosts[vhost.index()].limits = limits;
     }
 
-    /// The virtual host of this name, if one more connection of somebody may open it.
+    /// The virtual host of this name, if one more connection of a user may open it.
     ///
     /// # Errors
-    /// There is none, he has no permission for it, or a limit of it or of his is reached.
+    /// There is no such virtual host, the user has no permission for it, or a limit of either is reached.
     pub(crate) fn check_open(
         &self,
         who: &Identity,
@@ -117,7 +117,7 @@ impl Access {
     /// Whether one more queue may be declared in a virtual host.
     ///
     /// # Errors
-    /// Its limit is reached.
+    /// The limit of the virtual host is reached.
     pub(crate) fn check_queue_limit(&self, vhost: VhostId, queue: &str) -> Result<(), Fault> {
         let host = &self.vhosts[vhost.index()];
         match host.limits.queues_max.filter(|limit| host.queues >= *limit) {
@@ -132,10 +132,10 @@ impl Access {
         }
     }
 
-    /// Nothing new begins to exist in a virtual host that is being deleted.
+    /// Checks that something new may be declared in a virtual host.
     ///
     /// # Errors
-    /// It is being deleted.
+    /// The virtual host is being deleted.
     pub(crate) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
         let host = &self.vhosts[vhost.index()];
         if host.dying {
@@ -145,19 +145,19 @@ impl Access {
         Ok(())
     }
 
-    /// A queue can be found in a virtual host from now on, or no more.
+    /// Counts a queue that can be found in a virtual host from now on, or no longer.
     pub(crate) fn count_queue(&mut self, vhost: VhostId, exists: bool) {
         let queues = &mut self.vhosts[vhost.index()].queues;
         assert!(exists || *queues > 0, "a queue that goes was counted when it came");
         *queues = if exists { *queues + 1 } else { *queues - 1 };
     }
 
-    /// A record names a virtual host.
+    /// Counts a record that names a virtual host.
     pub(crate) fn hold_vhost(&mut self, vhost: VhostId) {
         self.vhosts[vhost.index()].held += 1;
     }
 
-    /// A record that named a virtual host is gone.
+    /// Counts out a record that named a virtual host.
     pub(crate) fn release_vhost(&mut self, vhost: VhostId) {
         let held = &mut self.vhosts[vhost.index()].held;
         assert!(*held > 0, "a record that goes named its virtual host");
@@ -169,7 +169,7 @@ impl Access {
         self.vhosts[vhost.index()].dying = true;
     }
 
-    /// Nothing of a retired virtual host can be found any more.
+    /// Notes that everything in a retired virtual host is deleted.
     pub(crate) fn note_swept(&mut self, vhost: VhostId) {
         let host = &mut self.vhosts[vhost.index()];
         assert!(host.dying, "a virtual host is retired before it is cleared away");

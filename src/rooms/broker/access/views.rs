@@ -1,7 +1,7 @@
 //! Users, virtual hosts and permissions as an operator sees them, one record at a time.
 //!
-//! Always true: nothing is changed here; who lists goes through the places in rising order and may stop between any
-//! two for as long as he likes.
+//! Always true: nothing is changed here; a listing goes through the places in rising order and may stop
+//! between any two for any time.
 
 use crate::password::PasswordHash;
 
@@ -12,24 +12,24 @@ use super::state::Access;
 /// A virtual host as an operator sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct VhostView<'a> {
-    /// Its name.
+    /// The name of the virtual host.
     pub name: &'a str,
-    /// Its limits.
+    /// The limits of the virtual host.
     pub limits: VhostLimits,
-    /// Copies are made of what is published and delivered in it.
+    /// The firehose copies the messages of the virtual host.
     pub is_traced: bool,
 }
 
 /// A user as an operator sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct UserView<'a> {
-    /// Its name.
+    /// The name of the user.
     pub name: &'a str,
-    /// Its tags, with commas between them.
+    /// The tags of the user, with commas between them.
     pub tags: &'a str,
-    /// What its password is kept as.
+    /// The hash of the user's password.
     pub hash: &'a PasswordHash,
-    /// Its limits.
+    /// The limits of the user.
     pub limits: UserLimits,
 }
 
@@ -40,11 +40,11 @@ pub struct PermissionView<'a> {
     pub user: &'a str,
     /// The virtual host.
     pub vhost: &'a str,
-    /// What may be declared and deleted.
+    /// The pattern of names that may be declared and deleted.
     pub configure: &'a str,
-    /// What may be written to.
+    /// The pattern of names that may be written to.
     pub write: &'a str,
-    /// What may be read from.
+    /// The pattern of names that may be read from.
     pub read: &'a str,
 }
 
@@ -57,19 +57,19 @@ pub struct TopicPermissionView<'a> {
     pub vhost: &'a str,
     /// The topic exchange.
     pub exchange: &'a str,
-    /// Keys that may be published with.
+    /// The pattern of routing keys that may be published with.
     pub write: &'a str,
-    /// Keys that may be bound.
+    /// The pattern of routing keys that may be bound.
     pub read: &'a str,
 }
 
 impl Access {
-    /// The virtual hosts.
+    /// All virtual hosts.
     pub fn vhosts(&self) -> impl Iterator<Item = VhostView<'_>> {
         (0..self.vhost_places()).filter_map(|place| self.vhost_at(place))
     }
 
-    /// Places of virtual hosts that were ever used, for who lists them one by one.
+    /// Places of virtual hosts ever used, for listing them one by one.
     pub const fn vhost_places(&self) -> usize {
         self.vhosts.places()
     }
@@ -80,12 +80,12 @@ impl Access {
         Some(VhostView { name: &vhost.name, limits: vhost.limits, is_traced: vhost.is_traced })
     }
 
-    /// The users.
+    /// All users.
     pub fn users(&self) -> impl Iterator<Item = UserView<'_>> {
         (0..self.user_places()).filter_map(|place| self.user_at(place))
     }
 
-    /// Places of users that were ever used.
+    /// Places of users ever used, for listing them one by one.
     pub const fn user_places(&self) -> usize {
         self.users.places()
     }
@@ -96,12 +96,12 @@ impl Access {
         Some(UserView { name: user.name(), tags: user.tags(), hash: user.hash(), limits: user.limits })
     }
 
-    /// What users may do.
+    /// All permissions.
     pub fn permissions(&self) -> impl Iterator<Item = PermissionView<'_>> {
         (0..self.permission_places()).filter_map(|place| self.permission_at(place))
     }
 
-    /// Places of permissions that were ever used.
+    /// Places of permissions ever used, for listing them one by one.
     pub const fn permission_places(&self) -> usize {
         self.permissions.places()
     }
@@ -114,12 +114,12 @@ impl Access {
         Some(PermissionView { user, vhost, configure, write, read })
     }
 
-    /// What users may do with the keys of topic exchanges.
+    /// All topic permissions.
     pub fn topic_permissions(&self) -> impl Iterator<Item = TopicPermissionView<'_>> {
         (0..self.topic_permission_places()).filter_map(|place| self.topic_permission_at(place))
     }
 
-    /// Places of topic permissions that were ever used.
+    /// Places of topic permissions ever used, for listing them one by one.
     pub const fn topic_permission_places(&self) -> usize {
         self.topics.places()
     }

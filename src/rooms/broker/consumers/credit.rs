@@ -6,8 +6,8 @@
 //!     └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Always true: a consumer whose connection or credit is used up is on no queue's list and costs nothing until that
-//! changes; of one priority each is served in turn.
+//! Always true: a consumer whose credit is used up, or whose connection takes no more, is on no queue's list
+//! and costs nothing until that changes; consumers of one priority are served in turn.
 
 use super::records::ConsumerState;
 use super::state::Consumers;
@@ -17,13 +17,13 @@ use crate::broker::work::Work;
 use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::mem::List;
 
-/// Consumers that are asked whether one of them takes a message that is due at once.
+/// Consumers that are looked at for one that takes a message which expires at once.
 const WAITING_LOOKED_AT: u32 = 64;
 
 impl Consumers {
     // ---- credit
 
-    /// Whether its prefetch limits allow a consumer another message.
+    /// Whether the prefetch limits allow a consumer another message.
     #[inline(always)]
     pub(crate) fn has_credit(&self, index: usize) -> bool {
         let consumer = &self.slab[index];
@@ -34,13 +34,14 @@ impl Consumers {
         let own = consumer.no_ack
             || consumer.prefetch_count == 0
             || consumer.unsettled < u32::from(consumer.prefetch_count);
-        // As in RabbitMQ, one that acknowledges nothing waits while the others have used it up.
+        // As in RabbitMQ, a consumer with automatic acknowledgement waits while others have used up the
+        // channel's prefetch.
         let shared = channel.global_prefetch_count == 0
             || channel.consumer_unsettled < u32::from(channel.global_prefetch_count);
         own && shared
     }
 
-    /// How many more messages its prefetch limits allow a consumer.
+    /// How many more messages the prefetch limits allow a consumer.
     pub(crate) fn credit(&self, index: usize) -> u32 {
         let consumer = &self.slab[index];
         let channel = &self.channels[consumer.channel.index()];
@@ -56,13 +57,14 @@ impl Consumers {
         }
     }
 
-    /// Whether the consumers of a channel have a credit together.
+    /// Whether the consumers of a channel share a prefetch (basic.qos global=true).
     #[inline(always)]
     pub(crate) fn shares_credit(&self, channel: ChannelId) -> bool {
         self.channels[channel.index()].global_prefetch_count > 0
     }
 
-    /// A consumer has had a message: the next credit of its channel goes to whoever waits longest.
+    /// Notes that a consumer has had a message: the next credit of its channel goes to the consumer that
+    /// waits longest.
     #[cold]
     pub(super) fn let_others_of_channel_first(&mut self, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].consumers;
@@ -80,8 +82,8 @@ impl Consumers {
             && quota.may_take_delivery(connection, queues.deliveries_room())
     }
 
-    /// Whether a message that enters a queue now leaves it in this turn: whether those who wait there can have more than
-    /// are before it.
+    /// Whether a message that enters a queue now leaves it in this turn: whether the waiting consumers can
+    /// have more messages than are before it.
     pub(crate) fn take_at_once(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> bool {
         let whole = queues.whole_of(queue);
         let (mut before, mut at) = (queues.ready_before(queue), whole.audience.eligible.front());
@@ -108,7 +110,7 @@ impl Consumers {
     /// Puts a consumer on its queue's list of eligible ones, behind those of its priority, if it may take a message.
     pub(crate) fn make_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let consumer = &self.slab[index];
-        // Credit first: one that has ended has none, and its queue may be gone.
+        // Credit is asked first: an ended consumer has none, and its queue may be gone.
         if consumer.eligible || consumer.parked || !self.has_credit(index) {
             return;
         }
@@ -120,7 +122,7 @@ impl Consumers {
         queues.wake(queue);
     }
 
-    /// The credit of a channel has changed: all its consumers that may take a message now are eligible.
+    /// Makes all consumers of a channel that may take a message now eligible, for its credit has changed.
     pub(crate) fn make_all_eligible(&mut self, work: &mut Work, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
@@ -155,7 +157,7 @@ impl Consumers {
         eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
     }
 
-    /// A consumer was served: behind the others of its priority.
+    /// Puts a consumer that was served behind the others of its priority.
     pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         if queues.audience(self.slab[index].queue).eligible.len() > 1 {
             self.leave_eligible(queues, index);
@@ -165,7 +167,7 @@ impl Consumers {
 
     // ---- on the list of a connection
 
-    /// The connection of a consumer takes no more now: it is eligible again when that changes.
+    /// Parks a consumer whose connection takes no more now: it is eligible again when that changes.
     pub(crate) fn park(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
         self.leave_eligible(queues, index);
         let connection = self.connection_of(self.slab[index].channel);
@@ -212,7 +214,8 @@ impl Consumers {
 
     // ---- the share of deliveries
 
-    /// Whether the socket takes more. While it does not, none of the connection's consumers gets messages.
+    /// Notes whether the socket takes more. While it does not, none of the connection's consumers gets
+    /// messages.
     pub(crate) fn set_writable(
         &mut self,
         work: &mut Work,
@@ -227,7 +230,8 @@ impl Consumers {
         }
     }
 
-    /// A consumer of a connection is parked: if that is for its share, others' settlements concern it.
+    /// Notes that a consumer of a connection is parked: if its share of deliveries is why, others'
+    /// settlements concern it.
     fn note_share(&mut self, queues: &Queues, quota: &Quota, connection: ConnectionId) {
         let is_beyond = !quota.may_take_delivery(connection, queues.deliveries_room());
         let record = &mut self.connections[connection.index()];
@@ -236,26 +240,27 @@ impl Consumers {
         }
     }
 
-    /// Something was settled, or the pools are shared anew: whoever was refused for its share may try again.
+    /// Notes that a delivery was settled, or the pools are shared anew: connections refused for their share
+    /// may try again.
     #[inline]
     pub(crate) fn note_settled(&mut self) {
         self.over_share.note_change();
     }
 
-    /// Whether somebody who was refused for its share may try again.
+    /// Whether a connection that was refused for its share may try again.
     #[inline]
     pub(crate) const fn has_share_news(&self) -> bool {
         self.over_share.is_due()
     }
 
-    /// Lets those try again who were refused for their share, if something was settled since.
+    /// Lets connections that were refused for their share try again, if something was settled since.
     pub(crate) fn recheck_over_share(&mut self, work: &mut Work, queues: &mut Queues, quota: &Quota) {
         if !self.over_share.take_due() {
             return;
         }
         for _ in 0..self.over_share.len() {
             let Some(connection) = self.over_share.pop() else { break };
-            // Its peer may have gone since.
+            // The connection may have been lost since.
             let Some(record) = self.connections.get_mut(connection.index()) else { continue };
             if !core::mem::take(&mut record.waits_for_share) {
                 continue;
@@ -267,7 +272,7 @@ impl Consumers {
         }
     }
 
-    /// A consumer that could take a message, and is on no list on which anybody would look for one.
+    /// A consumer that could take a message and is on no list, so that nobody would look at it.
     #[cfg(debug_assertions)]
     pub(crate) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
         let is_forgotten = |index: usize| {

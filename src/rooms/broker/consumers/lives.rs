@@ -1,8 +1,8 @@
 //! Consumers, channels and connections come and go.
 //!
-//! Always true: a consumer is on its channel's list until its record goes, and on its queue's list only while it is
-//! active; one that has ended keeps its record until its last message is settled, for it remembers which queue that
-//! came from; the client is told about every consumer that ends without its doing.
+//! Always true: a consumer is on its channel's list until its record goes, and on its queue's list only while
+//! it is active; an ended consumer keeps its record until its last delivery is settled, for it remembers
+//! which queue that came from; the client is told about every consumer that ends without its doing.
 
 use super::records::{Channel, Connection, Consumer, ConsumerState};
 use super::state::Consumers;
@@ -31,10 +31,11 @@ impl Consumers {
         self.table.find((channel, tag), is_it)
     }
 
-    /// A record on its channel's list, for a consumer that is to be started, or for the gets of a channel from a queue.
+    /// Adds a record to its channel's list, for a consumer that is to be started, or for the gets of a
+    /// channel from a queue.
     ///
     /// # Errors
-    /// There is no room, or the connection has its share.
+    /// There is no room, or the connection has used up its share.
     pub(crate) fn add(
         &mut self,
         quota: &mut Quota,
@@ -52,7 +53,7 @@ impl Consumers {
         Ok(index)
     }
 
-    /// A consumer that was added takes messages from now on.
+    /// Starts a consumer that was added: it takes messages from now on.
     pub(crate) fn start(&mut self, work: &mut Work, queues: &mut Queues, index: usize, new: NewConsumer) {
         let (channel, queue) = (self.slab[index].channel, self.slab[index].queue);
         self.table.insert((channel, new.tag.as_str()), index);
@@ -65,8 +66,8 @@ impl Consumers {
         self.make_eligible(work, queues, index);
     }
 
-    /// Puts a consumer on its queue's list. Where one is active, it stays the first whatever priority the
-    /// others have, and those stand in the order in which their turn comes.
+    /// Puts a consumer on its queue's list. A single active consumer stays the first, whatever priority the
+    /// others have, and those stand in the order in which they become active.
     fn enter_queue(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let audience = queues.audience_mut(self.slab[index].queue);
         let mut after = audience.all.back();
@@ -83,7 +84,7 @@ impl Consumers {
         audience.all.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.queue_links);
     }
 
-    /// A consumer takes no more messages; gives its queue if it was active so far.
+    /// Ends a consumer; gives its queue if it was active so far.
     pub(crate) fn end(&mut self, work: &mut Work, queues: &mut Queues, index: usize) -> Option<QueueId> {
         if self.slab[index].state != ConsumerState::Active {
             return None;
@@ -103,10 +104,10 @@ impl Consumers {
         Some(queue)
     }
 
-    /// Frees the record of an ended consumer once nothing refers to it; gives the queue that waited for its messages to
-    /// come back, if it did.
+    /// Frees the record of an ended consumer once nothing refers to it; gives the queue that waited for its
+    /// messages to be requeued, if any.
     pub(crate) fn free_if_done(&mut self, quota: &mut Quota, index: usize) -> Option<QueueId> {
-        // What refers to it last may ask once more than needed.
+        // The last reference to a consumer may ask once more than needed.
         let consumer = self.slab.get(index)?;
         if consumer.unsettled > 0 || consumer.state == ConsumerState::Active || consumer.to_tell {
             return None;
@@ -119,8 +120,8 @@ impl Consumers {
         consumer.returning.then_some(consumer.queue)
     }
 
-    /// The consumers of a channel, cancelled ones with unsettled messages and the stand-ins of gets included: the first,
-    /// or that behind another.
+    /// The first consumer of a channel, or the one behind `after`, cancelled ones with unsettled deliveries
+    /// and the stand-ins of gets included.
     pub(crate) fn next_of_channel(&self, channel: ChannelId, after: Option<usize>) -> Option<usize> {
         match after {
             None => self.channels[channel.index()].consumers.front(),
@@ -138,9 +139,9 @@ impl Consumers {
         count
     }
 
-    // ---- whose end is told
+    // ---- consumers cancelled by the broker
 
-    /// The queue of a consumer is gone: its client is to be told.
+    /// Notes that a consumer's queue is gone: its client is to be told (basic.cancel).
     pub(crate) fn note_cancelled(&mut self, index: usize) {
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
@@ -151,7 +152,7 @@ impl Consumers {
         }
     }
 
-    /// A consumer that the broker has ended and whose client was not told.
+    /// A consumer that the broker has ended and whose client was not told yet.
     pub(crate) fn find_cancelled(&self, channel: ChannelId, tag: &str) -> Option<usize> {
         let connection = self.connection_of(channel);
         let mut at = self.connections[connection.index()].cancelled.front();
@@ -164,20 +165,20 @@ impl Consumers {
         None
     }
 
-    /// The first consumer whose end the connection's client must hear of.
+    /// The first cancelled consumer whose end the connection's client must be told.
     pub(crate) fn first_cancelled(&self, connection: ConnectionId) -> Option<usize> {
         self.connections.get(connection.index())?.cancelled.front()
     }
 
-    /// The next consumer whose end the connection's client must hear of: channel number, tag, and where the
-    /// news stands among the connection's deliveries.
+    /// The next cancelled consumer whose client must be told: channel number, tag, and where basic.cancel
+    /// stands among the connection's deliveries.
     pub(crate) fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
         let consumer = &self.slab[self.first_cancelled(connection)?];
         let order = self.reply_order(connection, Some(consumer.channel));
         Some((self.channels[consumer.channel.index()].number, &consumer.tag, order))
     }
 
-    /// The client of a consumer has heard of its end, or need not.
+    /// Notes that the client of a consumer was told of its end, or need not be.
     pub(crate) fn leave_cancelled(&mut self, index: usize) {
         if core::mem::take(&mut self.slab[index].to_tell) {
             let connection = self.connection_of(self.slab[index].channel);
@@ -186,10 +187,10 @@ impl Consumers {
         }
     }
 
-    // ---- messages on their way back
+    // ---- messages being requeued
 
-    /// While messages of these consumers are on their way back, their queues deliver nothing: the first to
-    /// come back need not be the oldest.
+    /// Marks the consumers of a channel whose messages are being requeued: their queues deliver nothing
+    /// meanwhile, for the first message requeued need not be the oldest.
     pub(crate) fn mark_returning(&mut self, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
@@ -202,7 +203,7 @@ impl Consumers {
         }
     }
 
-    /// Messages of a consumer are back; gives the queue that waited for that, if it did.
+    /// Notes that the messages of a consumer are requeued; gives the queue that waited for that, if any.
     pub(crate) fn take_returning(&mut self, index: usize) -> Option<QueueId> {
         let consumer = &mut self.slab[index];
         core::mem::take(&mut consumer.returning).then_some(consumer.queue)
@@ -213,7 +214,7 @@ impl Consumers {
     /// Opens a channel.
     ///
     /// # Errors
-    /// There is no room, or the connection has its share.
+    /// There is no room, or the connection has used up its share.
     pub(crate) fn open_channel(
         &mut self,
         quota: &mut Quota,
@@ -222,7 +223,7 @@ impl Consumers {
         number: u16,
     ) -> Result<ChannelId, Fault> {
         let may_take = quota.may_take(connection, Pool::Channels, self.channels.room());
-        // There is no channel yet that could be closed.
+        // No channel is open yet that could be closed.
         may_take.map_err(|fault| Fault { scope: Scope::Connection, ..fault })?;
         let Ok(index) = self.channels.insert(Channel::new(number, connection, vhost)) else {
             return Err(Fault::connection(
@@ -236,7 +237,7 @@ impl Consumers {
         Ok(ChannelId::from_index(index))
     }
 
-    /// Frees the record of a channel that is closed, once nothing refers to it.
+    /// Frees the record of a closed channel, once nothing refers to it.
     pub(crate) fn free_channel_if_done(&mut self, quota: &mut Quota, channel: ChannelId) {
         let record = &self.channels[channel.index()];
         if record.cleared && record.outbox_len == 0 && record.consumers.is_empty() {
@@ -248,7 +249,7 @@ impl Consumers {
         }
     }
 
-    /// The channels of a connection, closed ones included: the first, or that behind another.
+    /// The first channel of a connection, or the one behind `after`, closed ones included.
     pub(crate) fn next_channel(
         &self,
         connection: ConnectionId,
@@ -270,7 +271,7 @@ impl Consumers {
         Some(connection)
     }
 
-    /// Frees the record of a connection that is closed, once everything went back; gives the record.
+    /// Frees the record of a closed connection, once everything was requeued; gives the record.
     pub(crate) fn free_connection_if_done(
         &mut self,
         quota: &mut Quota,
@@ -284,12 +285,12 @@ impl Consumers {
         Some(self.connections.remove(connection.index()))
     }
 
-    /// Whether the connection's last command is still being carried out; until then it is not read.
+    /// Whether jobs of the connection's last command are still running; until they are done it is not read.
     pub(crate) fn is_busy(&self, connection: ConnectionId) -> bool {
         self.connections.get(connection.index()).is_some_and(|record| record.jobs > 0)
     }
 
-    /// A user is deleted: no connection acts as him any more.
+    /// Notes that a user is deleted: no connection acts as that user any more.
     pub(crate) fn forget_user(&mut self, user: usize) {
         for connection in self.connection_ids() {
             self.connections[connection.index()].identity.forget_user(user);
@@ -305,7 +306,7 @@ impl Consumers {
         }
     }
 
-    /// Asks the loop to close all connections of which `is_meant` says so.
+    /// Asks the loop to close all connections for which `is_meant` holds.
     pub(crate) fn force_close_all(&mut self, reason: &str, is_meant: impl Fn(&Connection) -> bool) {
         for connection in self.connection_ids() {
             if is_meant(self.connection(connection)) {

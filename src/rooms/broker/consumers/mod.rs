@@ -1,7 +1,7 @@
-//! Consumers: who gets the next message of a queue, and all that comes and goes with peers.
+//! Consumers: who gets the next message of a queue; connections and channels.
 //!
-//! Why it exists: a message that may go is his whose turn it is, if his prefetch, his socket and the share of his
-//! connection allow it; nobody else's turn depends on what a message is.
+//! Why it exists: a message goes to the consumer whose turn it is, if its prefetch, its socket and the share
+//! of its connection allow it; turns do not depend on the messages.
 //!
 //! | file | what |
 //! |---|---|
@@ -11,9 +11,9 @@
 //! | `outbox` | deliveries on their way to a socket, and those that their channel has not settled |
 //! | `lives` | consumers, channels and connections come and go |
 //!
-//! Always true: a consumer that can take a message is on its queue's list of eligible ones, one that could if its
-//! connection took more is on the connection's list, and all others are on neither; a record is freed only when nothing
-//! refers to it any more.
+//! Always true: a consumer that can take a message is on its queue's list of eligible ones, a consumer that
+//! could if its connection took more is on the connection's list, and all others are on neither; a record is
+//! freed only when nothing refers to it any more.
 
 mod audience;
 mod credit;

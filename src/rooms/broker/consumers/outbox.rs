@@ -1,4 +1,4 @@
-//! Deliveries on their way to a socket, and those that their channel has not settled.
+//! Deliveries in the outbox of a connection, and unacknowledged deliveries of a channel.
 //!
 //! Always true: an outbox never holds much more than the output budget, so a peer that does not read pins a bounded
 //! number of messages; a tag is settled at most once, and only when its delivery was completely written.
@@ -11,11 +11,11 @@ use crate::broker::work::Work;
 use crate::command::{ChannelId, ConnectionId, ReplyOrder};
 use crate::mem::Messages;
 
-/// What the frames around a small body cost on the wire, roughly.
+/// Bytes of the frames around a small body, roughly.
 const FRAMES_BYTES: u32 = 48;
 
 impl Consumers {
-    // ---- in
+    // ---- into the outbox
 
     /// The tag of the next delivery on a channel.
     #[inline]
@@ -25,7 +25,7 @@ impl Consumers {
         record.last_tag
     }
 
-    /// A consumer is to have a message: it counts for its credit, and it is behind the others of its priority.
+    /// Counts a delivery for a consumer's prefetch, and puts the consumer behind the others of its priority.
     #[inline]
     pub(crate) fn count_delivery(&mut self, index: usize) -> (ChannelId, bool) {
         let consumer = &mut self.slab[index];
@@ -37,8 +37,8 @@ impl Consumers {
         (channel, no_ack)
     }
 
-    /// A consumer has had a message: the others of its queue, and of its channel if they have a credit together, have
-    /// their turn before it.
+    /// Ends the turn of a consumer that was served: the others of its queue, and of its channel if they share
+    /// a prefetch, come before it.
     #[inline]
     pub(crate) fn end_turn(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         if self.has_credit(index) {
@@ -53,8 +53,8 @@ impl Consumers {
     }
 
     /// Puts a delivery at the end of its connection's outbox, and on its channel's list if it will be
-    /// acknowledged; its queue, if it has one, counts it. The caller made sure of room in the pool. `now_s`: since when
-    /// it is held, in seconds since the start of the process.
+    /// acknowledged; its queue, if any, counts it. The caller made sure of room in the pool. `now_s`: the
+    /// time of the delivery, in seconds since the start of the process.
     pub(crate) fn put_into_outbox(
         &mut self,
         messages: &Messages,
@@ -89,7 +89,7 @@ impl Consumers {
         }
     }
 
-    // ---- out
+    // ---- out of the outbox
 
     /// Takes a delivery out of the outbox, written or not.
     pub(crate) fn leave_outbox(&mut self, queues: &mut Queues, connection: ConnectionId, index: usize) {
@@ -101,14 +101,14 @@ impl Consumers {
         self.channels[channel.index()].outbox_len -= 1;
     }
 
-    /// A delivery is on the list of its channel no more, and its tag is known no more.
+    /// Takes a delivery off the unacknowledged list of its channel, and forgets its tag.
     #[inline]
     pub(crate) fn leave_unacknowledged(&mut self, queues: &mut Queues, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].unacknowledged;
         queues.deliveries_mut().leave_unacknowledged(list, index);
     }
 
-    /// The delivery with this tag that was written and is not settled.
+    /// The written, unsettled delivery with this tag.
     pub(crate) fn find_sent(&self, queues: &Queues, channel: ChannelId, tag: u64) -> Option<usize> {
         let head = self.channels[channel.index()].unacknowledged.front()?;
         let deliveries = queues.deliveries();
@@ -123,7 +123,7 @@ impl Consumers {
         (delivery.sent && delivery.tag <= through).then_some(index)
     }
 
-    /// A delivery is settled: its connection and its consumer count it no more.
+    /// Counts a settled delivery out of its connection and its consumer.
     pub(crate) fn uncount_delivery(
         &mut self,
         messages: &Messages,
@@ -147,7 +147,7 @@ impl Consumers {
 
     // ---- what the loop is told
 
-    /// The turn should look at this connection's output.
+    /// Has the turn look at this connection's output.
     pub(crate) fn note_output(&mut self, connection: ConnectionId) {
         let record = &mut self.connections[connection.index()];
         if !core::mem::replace(&mut record.noted, true) {
@@ -170,13 +170,13 @@ impl Consumers {
         !self.output.is_empty()
     }
 
-    /// Whether a connection has deliveries to send, or ends of consumers to tell.
+    /// Whether a connection has deliveries to send, or cancelled consumers to tell its client.
     pub(crate) fn has_output(&self, connection: ConnectionId) -> bool {
         let record = &self.connections[connection.index()];
         !record.outbox.is_empty() || !record.cancelled.is_empty()
     }
 
-    /// Where a reply on a channel stands among the deliveries of its connection: behind those that were put into the
+    /// Where a reply on a channel stands among the deliveries of its connection: behind those put into the
     /// outbox for the channel before.
     pub(crate) fn reply_order(&self, connection: ConnectionId, channel: Option<ChannelId>) -> ReplyOrder {
         let Some(channel) = channel else { return 0 };

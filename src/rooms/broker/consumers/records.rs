@@ -2,7 +2,7 @@
 //!
 //! Always true: a record is freed only when nothing refers to it any more. A consumer that was cancelled
 //! stays until its last unacknowledged message is settled, for it remembers which queue the message came
-//! from; a channel that was closed stays until everything it held has gone back.
+//! from; a closed channel stays until all its deliveries are requeued.
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, VhostId};
 use crate::mem::{Links, List, MessageId};
@@ -10,46 +10,46 @@ use crate::mem::{Links, List, MessageId};
 use crate::broker::access::Identity;
 use crate::broker::topology::RouteCache;
 
-/// What the broker knows of a connection.
+/// One connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) identity: Identity,
     pub(crate) vhost: Option<VhostId>,
-    /// Why it is to be closed by force.
+    /// Why the connection is to be closed by force, if it is.
     pub(super) forced: Option<Box<str>>,
     pub(super) channels: List,
     pub(crate) exclusive_queues: List,
-    /// Deliveries assigned and not completely written, in the order they will be written.
+    /// Deliveries that are not completely written, in the order in which they will be.
     pub(crate) outbox: List,
     pub(crate) outbox_bytes: u64,
     /// The sequence of the last delivery put into the outbox.
     pub(crate) sequence: u64,
-    /// The socket takes more: no remainder stands before it.
+    /// The socket takes more: no unwritten rest waits for it.
     pub(crate) writable: bool,
-    /// Consumers that would be eligible if this connection could take more.
+    /// Consumers that would be eligible if the connection could take more.
     pub(super) parked: List,
-    /// Consumers that the client must be told are gone (basic.cancel).
+    /// Cancelled consumers whose end the client must be told (basic.cancel).
     pub(super) cancelled: List,
-    /// The queue that had its share when it was last made to wait.
+    /// The queue that had used up its share when the connection was last made to wait.
     pub(crate) waits_for: Option<FullQueue>,
-    /// Transactions open with something in them.
+    /// Open transactions with something in them.
     pub(crate) open_transactions: u32,
-    /// Jobs begun by its last command; its input stands until they are done.
+    /// Jobs begun by the connection's last command; it is not read until they are done.
     pub(crate) jobs: u32,
-    /// On the list of connections whose output the turn should look at.
+    /// The connection is on the list of those whose output the turn should look at.
     pub(super) noted: bool,
-    /// On the list of connections with a consumer that waits for their share of deliveries.
+    /// The connection is on the list of those with a consumer that waits for their share of deliveries.
     pub(super) waits_for_share: bool,
-    /// The peer is gone; what it held is being given back.
+    /// The connection is lost; its deliveries are being requeued.
     pub(crate) dying: bool,
-    /// Everything was given back.
+    /// The connection's deliveries are all requeued.
     pub(crate) cleared: bool,
-    /// The socket is closed: the id may be given to another.
+    /// The socket is closed: the connection's id may be given to another.
     pub(crate) released: bool,
 }
 
 impl Connection {
-    /// Channels, closed ones included.
+    /// Channels of the connection, closed ones included.
     pub(crate) const fn channels_len(&self) -> u32 {
         self.channels.len()
     }
@@ -79,28 +79,28 @@ impl Connection {
     }
 }
 
-/// A queue that has its share, as a publisher to it found it.
+/// A queue that had used up its share when a publisher wanted to publish to it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FullQueue {
     pub(crate) queue: QueueId,
-    /// What tells it from those that had its id before.
+    /// The queue's serial number, which tells it from others that had its id.
     pub(crate) serial: u64,
-    /// Of the routes at that time: by others a message may not come to it.
+    /// The revision of the routes at that time: by others the message may not come to this queue.
     pub(crate) revision: u64,
 }
 
-/// What the broker knows of a channel.
+/// One channel.
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) number: u16,
     pub(crate) connection: ConnectionId,
     pub(crate) vhost: VhostId,
-    /// Deliveries waiting for acknowledgement in the order of their tags; those not yet written are last.
+    /// Deliveries waiting for acknowledgement, in the order of their tags; those not yet written are last.
     pub(crate) unacknowledged: List,
     pub(crate) last_tag: u64,
     /// The tag of the last delivery that was written: where "everything so far" ends.
     pub(crate) last_sent: u64,
-    /// Consumers, cancelled ones with unsettled messages and the stand-ins of gets included.
+    /// Consumers of the channel, cancelled ones with unsettled deliveries and the stand-ins of gets included.
     pub(crate) consumers: List,
     /// basic.qos for consumers started from now on; 0 is unlimited.
     pub(crate) prefetch_count: u16,
@@ -112,15 +112,17 @@ pub(crate) struct Channel {
     pub(crate) route_cache: RouteCache,
     /// The exchange that this channel may publish to, until the topology changes.
     pub(crate) may_write: Option<ExchangeId>,
+    /// The revision until which `may_write` holds.
     pub(crate) may_write_until: u64,
-    /// Something was published on it.
+    /// A message was published on the channel.
     pub(crate) has_published: bool,
-    /// Deliveries of this channel still in the outbox, and the sequence of the last one.
+    /// Deliveries of the channel still in the outbox.
     pub(crate) outbox_len: u32,
+    /// The sequence of the channel's last delivery in the outbox.
     pub(crate) outbox_last: u64,
-    /// Closed: nothing new starts, and what it held is going back.
+    /// The channel is closed: nothing new starts, and its deliveries are being requeued.
     pub(crate) closing: bool,
-    /// Everything went back: the record goes when the outbox no longer refers to it.
+    /// The channel's deliveries are all requeued: the record goes when the outbox no longer refers to it.
     pub(crate) cleared: bool,
     pub(super) links: Links,
 }
@@ -152,7 +154,7 @@ impl Channel {
     }
 }
 
-/// Confirms and transactions exclude each other.
+/// The mode of a channel: confirms and transactions exclude each other.
 #[derive(Debug)]
 pub(crate) enum Mode {
     Plain,
@@ -160,19 +162,20 @@ pub(crate) enum Mode {
     Transaction(Transaction),
 }
 
-/// What tx.commit will do.
+/// An open transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Transaction {
-    /// Messages in order, each with its route behind it if it has one, linked through their slots.
+    /// The first published message; each is linked to the next through its slot, behind its route if it has
+    /// one.
     pub(crate) first: Option<MessageId>,
     pub(crate) last: Option<MessageId>,
     /// Messages that were published.
     pub(crate) messages: u32,
-    /// Slots of messages and routes together.
+    /// Slots that messages and their routes occupy.
     pub(crate) held: u32,
-    /// Bytes of blocks that they occupy.
+    /// Bytes of blocks that messages and their routes occupy.
     pub(crate) bytes: u64,
-    /// When something was added last, in seconds since the start of the process.
+    /// When something was last added to the transaction, in seconds since the start of the process.
     pub(crate) touched_s: u32,
     /// Deliveries whose settlement is decided.
     pub(crate) settlements: List,
@@ -184,18 +187,18 @@ impl Transaction {
     }
 }
 
-/// A consumer's life.
+/// The state of a consumer record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ConsumerState {
-    /// It takes messages.
+    /// The consumer takes messages.
     Active,
-    /// It takes no more, but still has unsettled ones.
+    /// The consumer takes no more messages, but still has unsettled deliveries.
     Cancelled,
     /// Not a consumer: stands for the gets of a channel from one queue.
     Get,
 }
 
-/// What the broker knows of a consumer.
+/// One consumer.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) tag: Name,
@@ -205,22 +208,22 @@ pub(crate) struct Consumer {
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
     pub(crate) priority: i32,
-    /// 0 is unlimited.
+    /// The consumer's prefetch; 0 is unlimited.
     pub(crate) prefetch_count: u16,
-    /// Deliveries not settled; for a consumer without acknowledgements, not yet written.
+    /// Unsettled deliveries; for a consumer with automatic acknowledgement, those not yet written.
     pub(crate) unsettled: u32,
-    /// On its queue's list of consumers that can take a message now.
+    /// The consumer is on its queue's list of those that can take a message now.
     pub(super) eligible: bool,
-    /// On its connection's list of consumers waiting for room in the output.
+    /// The consumer is on its connection's list of those waiting for room in the output.
     pub(super) parked: bool,
-    /// On its connection's list of cancellations to tell.
+    /// The consumer is on its connection's list of cancellations to tell.
     pub(crate) to_tell: bool,
-    /// Counted in its queue's `returning`: its messages are on their way back.
+    /// The consumer counts in its queue's `returning`: its messages are being requeued.
     pub(crate) returning: bool,
     pub(super) channel_links: Links,
     pub(super) queue_links: Links,
     pub(super) eligible_links: Links,
-    /// The connection's list of parked or of cancelled consumers; it is never on both.
+    /// Links in the connection's list of parked, or of cancelled consumers; never on both.
     pub(super) connection_links: Links,
 }
 

@@ -19,17 +19,18 @@ pub(crate) struct Consumers {
     pub(super) slab: Slab<Consumer>,
     /// Consumers by their channel and tag.
     pub(super) table: IndexTable,
-    /// Connections whose outbox was empty and is not any more.
+    /// Connections whose outbox was empty and is no longer.
     pub(super) output: VecDeque<ConnectionId>,
     /// Connections that are to be closed by force.
     pub(super) forced: VecDeque<ConnectionId>,
-    /// Connections with a consumer that was refused because they have their share of deliveries.
+    /// Connections with a consumer that was refused because the connection has used up its share of
+    /// deliveries.
     pub(super) over_share: Waiters<ConnectionId>,
-    /// Bytes that the outbox of a connection is to hold at most.
+    /// Bytes that the outbox of a connection holds at most, about.
     pub(super) output_budget_bytes: u64,
 }
 
-/// How many records there are of a kind, and how many there can be.
+/// How many records of a kind there are, and how many there can be.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fill {
     pub(crate) used: usize,
@@ -41,7 +42,7 @@ impl Fill {
         Self { used: slab.len(), max: slab.len() + slab.room() }
     }
 
-    /// How many more there can be.
+    /// How many more records there can be.
     pub(crate) const fn room(self) -> usize {
         self.max - self.used
     }
@@ -65,59 +66,59 @@ impl Consumers {
 
     // ---- records
 
-    /// A connection that is there.
+    /// An existing connection.
     #[inline]
     pub(crate) fn connection(&self, connection: ConnectionId) -> &Connection {
         &self.connections[connection.index()]
     }
 
-    /// A connection that is there, to be changed.
+    /// An existing connection, to be changed.
     #[inline]
     pub(crate) fn connection_mut(&mut self, connection: ConnectionId) -> &mut Connection {
         &mut self.connections[connection.index()]
     }
 
-    /// A connection, if it is there.
+    /// A connection, if it exists.
     pub(crate) fn find_connection(&self, connection: ConnectionId) -> Option<&Connection> {
         self.connections.get(connection.index())
     }
 
-    /// A channel that is there.
+    /// An existing channel.
     #[inline]
     pub(crate) fn channel(&self, channel: ChannelId) -> &Channel {
         &self.channels[channel.index()]
     }
 
-    /// A channel that is there, to be changed.
+    /// An existing channel, to be changed.
     #[inline]
     pub(crate) fn channel_mut(&mut self, channel: ChannelId) -> &mut Channel {
         &mut self.channels[channel.index()]
     }
 
-    /// A channel, if it is there.
+    /// A channel, if it exists.
     pub(crate) fn find_channel(&self, channel: ChannelId) -> Option<&Channel> {
         self.channels.get(channel.index())
     }
 
-    /// The connection of a channel that is there.
+    /// The connection of an existing channel.
     #[inline]
     pub(crate) fn connection_of(&self, channel: ChannelId) -> ConnectionId {
         self.channels[channel.index()].connection
     }
 
-    /// A consumer that is there.
+    /// An existing consumer.
     #[inline]
     pub(crate) fn at(&self, consumer: usize) -> &Consumer {
         &self.slab[consumer]
     }
 
-    /// A consumer that is there, to be changed.
+    /// An existing consumer, to be changed.
     #[inline]
     pub(crate) fn at_mut(&mut self, consumer: usize) -> &mut Consumer {
         &mut self.slab[consumer]
     }
 
-    /// A consumer, if it is there.
+    /// A consumer, if it exists.
     pub(crate) fn get(&self, consumer: usize) -> Option<&Consumer> {
         self.slab.get(consumer)
     }
@@ -151,7 +152,7 @@ impl Consumers {
         self.channels.iter().filter(|(_, channel)| channel.has_published && !channel.closing).count()
     }
 
-    /// All connections that are there.
+    /// All existing connections.
     pub(crate) fn connection_ids(&self) -> impl Iterator<Item = ConnectionId> + use<> {
         let there: Vec<ConnectionId> =
             self.connections.iter().map(|(index, _)| ConnectionId::from_index(index)).collect();

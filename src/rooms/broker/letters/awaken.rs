@@ -1,4 +1,4 @@
-//! Delayed exchanges: a message that says `x-delay` waits before it is routed, as RabbitMQ's plug-in has it.
+//! Delayed exchanges: a message with an `x-delay` header waits before it is routed, as in RabbitMQ's plug-in.
 //!
 //! ```text
 //! publish, x-delay 5000 ──→ delayed exchange ──→ its hidden queue ──→ the slot of its time: a level of that
@@ -6,9 +6,9 @@
 //!                                       queues ◄── routed by x-delayed-type ┴── x-delay -5000
 //! ```
 //!
-//! A hidden queue is one with priorities (`levels`) that nobody can name, and what waits in it waits as in
-//! any queue: confirmed when it is durable, out of memory when that is short, restored at a start, gone with
-//! its exchange. Which slot opens when is told by `sleepers`.
+//! The hidden queue is one with priorities (`queues::levels`) that nobody can name; a message waits in it as
+//! in any queue: confirmed when it is durable, out of memory when that is short, restored at a start, gone
+//! with its exchange. When a slot opens is decided in `queues::sleepers`.
 //!
 //! Always true: a message goes from slot to slot, and from there to the queues, published and settled in one
 //! group, so that a power cut leaves it in one place; it is routed no earlier than its time, of the broker's,
@@ -31,29 +31,30 @@ use crate::broker::queues::take_step;
 use crate::broker::queues::{Held, Next, PLAIN, Slot, delay_ms};
 use crate::broker::quota::owner_of;
 
-/// Messages that a turn wakes or moves; some are more work than one ([`take_step`]).
+/// Steps that a turn takes to route or move delayed messages; some messages take several ([`take_step`]).
 const ROUSE_STEP: u32 = 512;
-/// What is due so long after its slot began is not held but moved to a narrower one, in milliseconds.
+/// A message due at least this many milliseconds after its slot began is not held but moved to a narrower
+/// slot.
 const NEAR_MS: u64 = 1 << 14;
-/// Memory that must be left when a message is held, in bytes.
+/// Bytes of memory that must be left when a message is held.
 const HELD_ROOM_BYTES: usize = 16 << 10;
 /// Bytes of a body, or of properties, that are as much work as one step.
 const BYTES_PER_UNIT: usize = 512;
 
-/// What came of a step.
+/// The result of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
     Done,
-    /// Something has to happen first.
+    /// The step has to wait for something else.
     Blocked,
 }
 
 impl Post<'_> {
     // ---- the hidden queue
 
-    // ---- out
+    // ---- out of the hidden queue
 
-    /// Wakes what is due, as much as a turn has time for.
+    /// Routes or moves the delayed messages that are due, as many as a turn has time for.
     pub(crate) fn rouse(&mut self, cx: &mut Context<'_>) {
         self.queues.sleepers.note_change();
         let mut left = ROUSE_STEP;
@@ -73,7 +74,7 @@ impl Post<'_> {
         }
     }
 
-    /// Sees to the first message of a slot that has begun.
+    /// Routes, holds or moves the first message of a slot that has begun.
     fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> Step {
         let record = self.queues.get_mut(level.index());
         let is_it =
@@ -113,7 +114,8 @@ impl Post<'_> {
                 Step::Done
             }
             None => {
-                // The narrowest, or there is no room for one: then it waits here, and what is behind it.
+                // The slot is the narrowest, or there is no room for a narrower one: the message waits here,
+                // with those behind it.
                 self.log_no_slot(level, slot);
                 self.queues.sleepers.pop_slot();
                 self.queues.at_mut(level).times.due_ms = u64::MAX;
@@ -123,7 +125,7 @@ impl Post<'_> {
         }
     }
 
-    /// Somebody has to know why messages are late; once a minute is enough.
+    /// Logs, once a minute at most, why delayed messages are late.
     #[cold]
     fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
         let is_room = slot.widest_below().is_none();
@@ -167,7 +169,7 @@ impl Post<'_> {
         Step::Done
     }
 
-    /// The first message of a slot goes on as this letter.
+    /// Routes the first message of a slot as this letter.
     fn send_first(&mut self, cx: &mut Context<'_>, level: QueueId, letter: Letter, is_logged: bool) {
         let has_begun = self.begin_burial(cx, &letter, is_logged);
         self.post_letter(cx, letter);
@@ -177,7 +179,7 @@ impl Post<'_> {
         self.end_burial(cx, has_begun);
     }
 
-    /// Routes a message that is held.
+    /// Routes a held message that is due.
     fn wake_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
         let Some(letter) = self.write_awakened(cx, held.queue, held.message) else { return Step::Blocked };
         let has_begun = self.begin_burial(cx, &letter, held.logged().is_some());
@@ -188,7 +190,7 @@ impl Post<'_> {
         Step::Done
     }
 
-    /// A message that was held is done with.
+    /// Settles a held message that was routed.
     pub(crate) fn let_go_of_held(&mut self, cx: &mut Context<'_>, held: Held) {
         let (message, logged) = (held.message, held.logged());
         self.queues.forget_taken(
@@ -200,7 +202,7 @@ impl Post<'_> {
         self.letters.perhaps_done.push(held.queue);
     }
 
-    /// What goes on when a message wakes up; `None`: there is no room for it now. Changes no queue.
+    /// The letter for a delayed message that is due; `None`: there is no room for it now. Changes no queue.
     fn write_awakened(&mut self, cx: &mut Context<'_>, level: QueueId, message: MessageId) -> Option<Letter> {
         let mut scratch = self.queues.lend_scratch();
         let mut targets = core::mem::take(&mut self.letters.targets);
@@ -263,7 +265,7 @@ impl Post<'_> {
         copy.ok().map(|copy| Letter::Copy(copy, kept))
     }
 
-    /// Somebody has to know what became of it; once a minute is enough.
+    /// Drops a delayed message that cannot be routed, and logs why, once a minute at most.
     #[cold]
     fn drop_awakened(&mut self, exchange: ExchangeId, why: &str) -> Letter {
         let name = self.topology.exchange(exchange).name.clone();
@@ -274,7 +276,7 @@ impl Post<'_> {
     }
 }
 
-/// What a copy of a message is, going by its properties.
+/// The flags of a message's copy with these properties.
 fn flags_of(messages: &Messages, message: MessageId, properties: &Properties<'_>) -> MessageFlags {
     let flags = match messages.flags(message).has(MessageFlags::PERSISTENT) {
         true => MessageFlags::PERSISTENT,

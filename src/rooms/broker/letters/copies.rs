@@ -1,5 +1,5 @@
-//! The firehose: a copy of all that is published and delivered in a virtual host, for whoever binds a queue
-//! to its exchange `amq.rabbitmq.trace`, while an operator wants it.
+//! The firehose: a copy of every message published or delivered in a virtual host, for queues bound to its
+//! exchange `amq.rabbitmq.trace`, while an operator has it on.
 //!
 //! ```text
 //! published to X    key publish.X   headers exchange_name routing_keys properties node
@@ -8,9 +8,10 @@
 //!                                           redelivered vhost connection channel user
 //! ```
 //!
-//! Always true: while it is off nothing is looked at but one flag; it tells nothing of its own copies; they
-//! take what ordinary publishers may take, hold up nobody, and without room they are left out; BCC keys are
-//! told here and nowhere else, as in RabbitMQ, for an operator asked. It ends with the process.
+//! Always true: while the firehose is off nothing is looked at but one flag; its own copies are not traced;
+//! copies take only room of ordinary publishers, hold up nobody, and without room they are left out; as in
+//! RabbitMQ BCC keys are shown here and nowhere else, for an operator asked. The firehose ends with the
+//! process.
 
 use crate::command::{ChannelId, QueueId, VhostId};
 use crate::mem::{MessageFlags, MessageId, Share};
@@ -26,26 +27,26 @@ use crate::broker::queues::Scratch;
 use crate::broker::quota::owner_of;
 use crate::broker::topology::copies;
 
-/// Where the copies are published.
+/// The exchange that the copies are published to.
 const EXCHANGE: &str = "amq.rabbitmq.trace";
-/// A copy takes memory for its properties and its names besides the body, in bytes.
+/// Bytes of memory that a copy takes for properties and names besides the body.
 const COPY_BYTES: usize = 1024;
-/// What a header frame has around the properties.
+/// Bytes of a header frame around the properties.
 const HEADER_BYTES: usize = 22;
 /// Bytes of a body that are as much work as one step.
 const BYTES_PER_UNIT: u32 = 512;
 
-/// What happened to a message.
+/// The event that a copy tells of.
 #[derive(Clone, Copy)]
 enum Event<'a> {
-    /// It was published, and goes to these queues.
+    /// The message was published to these queues.
     Published(&'a [QueueId]),
-    /// It is delivered from a queue, maybe once more.
+    /// The message is delivered from a queue; `true`: once more.
     Delivered(QueueId, bool),
 }
 
 impl Post<'_> {
-    /// The copy that tells of a message that is being published; it is to be given to [`Self::post_trace`].
+    /// The copy of a message that is being published; it is to be given to [`Self::post_trace`].
     #[cold]
     pub(crate) fn trace_published(
         &mut self,
@@ -57,7 +58,7 @@ impl Post<'_> {
         self.trace_event(cx, channel, message, Event::Published(targets))
     }
 
-    /// Tells that a message is delivered from a queue.
+    /// Publishes a copy of a message that is delivered from a queue.
     #[cold]
     pub(crate) fn trace_delivered(
         &mut self,
@@ -153,7 +154,7 @@ impl Post<'_> {
         })
     }
 
-    /// Publishes a copy to those who are bound to its exchange and have room for it.
+    /// Publishes a copy to the queues that are bound to the trace exchange and have room for it.
     pub(crate) fn post_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
         let vhost = self.consumers.channel(channel).vhost;
         let mut targets = core::mem::take(&mut self.letters.targets);
@@ -183,7 +184,7 @@ impl Post<'_> {
         cx.messages.release(copy);
     }
 
-    /// Somebody has to know that it is not all; once a minute is enough.
+    /// Logs, once a minute at most, that copies were left out.
     fn log_left_out(&mut self, vhost: VhostId) {
         let minute = self.queues.minute();
         if self.firehose.left_out_logged_minute.replace(minute) != Some(minute) {
@@ -193,7 +194,7 @@ impl Post<'_> {
     }
 }
 
-/// What is told of the message itself, in RabbitMQ's order.
+/// Writes the headers about the message itself, in RabbitMQ's order.
 fn write_message(
     headers: &mut TableWriter<'_, '_>,
     (exchange, key): (&str, &[u8]),
@@ -211,7 +212,7 @@ fn write_message(
             match properties.by_flag(*flag, *kind) {
                 None => {}
                 Some(Value::UnsignedByte(number)) => table.int(name, number.into())?,
-                // RabbitMQ knows numbers of 32 bits alone here.
+                // RabbitMQ writes only numbers of 32 bits here.
                 Some(Value::Timestamp(number)) => table.int(name, number as i32)?,
                 Some(Value::Table(headers)) => {
                     table.table(name, |table| table.entries_without(headers, "BCC"))?

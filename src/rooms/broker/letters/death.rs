@@ -5,9 +5,9 @@
 //! x-first-death-reason, x-first-death-queue, x-first-death-exchange       of the first of all
 //! ```
 //!
-//! They stand among the other headers in the order of all names.
+//! These headers stand among the others in the order of all names.
 //!
-//! Always true: of each queue and reason there is one entry, which counts; a letter that comes to a queue
+//! Always true: x-death has one entry for each queue and reason, with a count; a letter that comes to a queue
 //! once more without anybody having rejected it in between is going round in circles by itself.
 
 use crate::command::Refusal;
@@ -15,28 +15,29 @@ use crate::mem::sort_by_key;
 use crate::wire::Full;
 use crate::wire::field::{Array, ArrayWriter, Table, TableWriter, Value};
 
-/// Entries of a list of deaths that are looked at for others of their kind: a client may have made up any number.
+/// Entries of x-death that are looked at for others of their queue and reason: a client may have made up any
+/// number.
 const GROUPED_MAX: usize = 32;
-/// What a first death writes; a further one the first of these alone.
+/// The headers that a first death writes; a further death writes x-death alone.
 const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"];
 
 /// Why a queue gives a message up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Reason {
-    /// A consumer does not want it, or nobody does by now.
+    /// A consumer rejected the message, or nobody wants it any more.
     Rejected,
-    /// It waited too long.
+    /// The message's time to live is over.
     Expired,
-    /// The queue is full.
+    /// The queue is over its length limit.
     MaxLength,
-    /// It came back too often.
+    /// The message is over the delivery limit.
     DeliveryLimit,
-    /// The other side of a bridge does not take it: the place of what is known of that among the broker's
+    /// The other side of a bridge does not take the message; the number is the cause's place among the
     /// parkings.
     Parked(u8),
 }
 
-/// Why messages are set aside, by whom, and where they go.
+/// Why a bridge sets messages aside, which bridge, and to which queue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Parking {
     pub(crate) bridge: Box<str>,
@@ -51,31 +52,31 @@ impl Reason {
             Self::Expired => "expired",
             Self::MaxLength => "maxlen",
             Self::DeliveryLimit => "delivery_limit",
-            // A bridge has words of its own for it, see `parking`.
+            // A parked message has headers of its own, see `parked`.
             Self::Parked(_) => "parked",
         }
     }
 }
 
-/// One death, and what the message carried before it.
+/// One death, and the headers of the message before it.
 pub(crate) struct Death<'a> {
     pub(crate) reason: Reason,
     pub(crate) queue: &'a str,
-    /// Seconds since 1970.
+    /// The time of the death, in seconds since 1970.
     pub(crate) unix_s: u64,
     pub(crate) exchange: &'a str,
     pub(crate) routing_key: &'a [u8],
-    /// The expiration it had of its own.
+    /// The expiration property that the message had.
     pub(crate) expiration: Option<&'a [u8]>,
     pub(crate) headers: Table<'a>,
-    /// It goes on with another key, so its further keys go.
+    /// The letter has another routing key, so the CC header goes.
     pub(crate) drops_copies: bool,
-    /// With its death it may be too long for keys that nobody is told.
+    /// The headers may be too long with this death to keep BCC out of them later, so the BCC header goes.
     pub(crate) drops_blind: bool,
 }
 
 impl<'a> Death<'a> {
-    /// The deaths before this one.
+    /// The x-death entries before this death.
     fn before(&self) -> Option<Array<'a>> {
         self.headers.get("x-death").and_then(|value| value.as_array())
     }
@@ -89,7 +90,7 @@ impl<'a> Death<'a> {
         death.is_some_and(|death| is(death, "queue", self.queue) && is(death, "reason", self.reason.name()))
     }
 
-    /// Writes the headers as they are after this death; of what is no list of deaths nothing stays.
+    /// Writes the headers with this death; an x-death that is no list of deaths is dropped.
     pub(crate) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
         let own = match self.headers.get("x-death") {
             None => &OWN[..],
@@ -108,11 +109,11 @@ impl<'a> Death<'a> {
         })
     }
 
-    /// This death, then those before it: of one queue and reason the first alone, which counts for all of them.
+    /// Writes this death and those before it: one entry for each queue and reason, which counts for all.
     fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, before: Array<'_>) -> Result<(), Full> {
         let mut known = heapless::Vec::<_, GROUPED_MAX>::new();
         let is_grouped = before.iter().try_for_each(|value| known.push(kind_of(value))).is_ok();
-        // An entry without a count stands for itself, and beside others for all of its kind.
+        // An entry without a count stands for itself, and beside others for all of its queue and reason.
         let uncounted = |kind| match known.len() {
             1 => 0,
             _ => known.iter().filter(|other| **other == kind).count() as i64,
@@ -138,7 +139,8 @@ impl<'a> Death<'a> {
         Ok(())
     }
 
-    /// In RabbitMQ's order, which sorts all but the very first.
+    /// Writes an x-death entry in RabbitMQ's order of fields, which is sorted for all but the very first
+    /// entry.
     fn write_entry(&self, death: &mut TableWriter<'_, '_>, is_first: bool) -> Result<(), Full> {
         death.long("count", 1)?;
         if is_first {
@@ -170,8 +172,8 @@ impl<'a> Death<'a> {
         self.expiration.map_or(Ok(()), |text| death.long_str("original-expiration", text))
     }
 
-    /// Calls `each` with the queues that it passed since somebody rejected it: to which it would go round in
-    /// circles by itself. Says how many deaths that took.
+    /// Calls `each` with the queues that the message passed since it was last rejected: to these it would go
+    /// round in circles by itself. Says how many deaths were looked at.
     pub(crate) fn each_passed(&self, each: &mut dyn FnMut(&str)) -> usize {
         if self.reason == Reason::Rejected {
             return 0;
@@ -184,7 +186,7 @@ impl<'a> Death<'a> {
             if text("reason") == Some(Reason::Rejected.name().as_bytes()) {
                 break;
             }
-            // Bytes that are no text are no queue's name.
+            // Bytes that are no UTF-8 are no queue's name.
             if let Some(queue) = text("queue").and_then(|queue| core::str::from_utf8(queue).ok()) {
                 each(queue);
             }
@@ -193,19 +195,19 @@ impl<'a> Death<'a> {
     }
 }
 
-/// The queue and the reason of an entry among the deaths, if it is one.
+/// The queue and the reason of an x-death entry, if it is one.
 fn kind_of(value: Value<'_>) -> Option<(&[u8], &[u8])> {
     let death = value.as_table()?;
     let text = |name| death.get(name).and_then(|value| value.as_bytes());
     text("queue").zip(text("reason"))
 }
 
-/// An older death of the same kind: it stays as it was, sorted, and counts one more; `uncounted`: what it counts
-/// if it does not say so itself.
+/// Writes an older death of the same queue and reason with its count one higher, else as it was, sorted;
+/// `uncounted`: the count if it has none.
 fn count_once_more(death: &mut TableWriter<'_, '_>, same: Table<'_>, uncounted: i64) -> Result<(), Full> {
     let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(uncounted);
     death.long("count", count.saturating_add(1))?;
-    // A client may have made it up; what has more fields than any of ours keeps their order.
+    // A client may have made the entry up; one with more fields than the broker writes keeps their order.
     let mut fields = heapless::Vec::<_, 16>::new();
     let others = || same.iter().filter(|(name, _)| *name != b"count");
     if others().try_for_each(|field| fields.push(field)).is_err() {

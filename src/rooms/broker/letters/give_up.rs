@@ -1,11 +1,11 @@
-//! What queues give up, in bounded steps: what was rejected, and what is too much for them.
+//! Queues give messages up, in bounded steps: rejected, expired, and over the length limit.
 //!
-//! Without dead letters it is dropped at once. With them it goes on (`dead_letter`), and that may need room,
-//! or the message may have to be read back first; then its queue is on a list, which is gone through in
-//! every turn as long as something comes of it, and then again when room was made.
+//! Without dead letters such a message is dropped at once. With them it goes on (`write`), which may need
+//! room, or the message may have to be read back first; then its queue is on a list, which is gone through in
+//! every turn as long as messages are given up, and then again when room was made.
 //!
-//! Always true: a message that has nowhere to go yet is in its queue, as it was, or among those that are
-//! rejected, which nobody is given any more; what is dropped by the length rules is dropped from the front.
+//! Always true: a message that has nowhere to go yet is in its queue, as it was, or among the rejected
+//! messages, which nobody is given any more; a length limit drops messages from the front.
 
 use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId};
@@ -15,22 +15,22 @@ use super::state::Post;
 use crate::broker::Context;
 use crate::broker::queues::{Front, Patience, take_step};
 
-/// Messages that a consumer's turn may find expired.
+/// Expired messages that one delivery turn of a queue takes up.
 const DELIVER_STEP: u32 = 64;
-/// Messages that a turn gives up; some are more work than one ([`take_step`]).
+/// Steps that a turn takes to give messages up; some messages take several ([`take_step`]).
 const SHED_STEP: u32 = 512;
 /// Messages that a command gives up at once.
 const COMMAND_STEP: u32 = 8;
-/// Queues that a turn looks at.
+/// Queues that one turn asks to give messages up.
 const QUEUES_STEP: usize = 64;
 
-/// How far the giving up of one turn has come.
+/// What one turn may still do to give messages up.
 #[derive(Debug)]
 pub(crate) struct Turn {
     has_begun: bool,
-    /// Queues that are still to be asked.
+    /// Queues still to be asked.
     queues: usize,
-    /// Messages that may still be given up.
+    /// Steps still to be taken.
     left: u32,
 }
 
@@ -40,19 +40,19 @@ impl Turn {
     }
 }
 
-/// Whether what stands first has not expired.
+/// Whether the expired messages at the front of a queue are gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cleared {
     Yes,
-    /// There was more than a step takes.
+    /// Some expired messages are left for the next step.
     NotYet,
-    /// What has expired has nowhere to go now.
+    /// An expired message is left whose dead letter has nowhere to go now.
     No,
 }
 
 impl Post<'_> {
-    /// Lets queues give up what they have to, as much as a turn has time for, or up to one that nobody has had a use for
-    /// for too long: whoever asked deletes that, and asks again.
+    /// Lets queues give messages up, as many as a turn has time for, or up to an unused queue that has
+    /// expired: the caller deletes it and asks again.
     pub(crate) fn shed(&mut self, cx: &mut Context<'_>, turn: &mut Turn) -> Option<QueueId> {
         if !turn.has_begun {
             turn.has_begun = true;
@@ -88,20 +88,21 @@ impl Post<'_> {
         None
     }
 
-    /// `false`: there is more to be given up.
+    /// Lets one queue give messages up; `false`: there are more.
     fn shed_from(&mut self, cx: &mut Context<'_>, queue: QueueId, is_unused: bool, left: &mut u32) -> bool {
         if self.queues.at(queue).dying {
             return true;
         }
         if is_unused {
-            // Too much is to be written now for it to be deleted.
+            // Too much is to be written now for the queue to be deleted.
             return false;
         }
-        // Each has an end of its own: a letter without room may stand before others that need none.
+        // Each kind stops by itself: a letter without room may stand before messages that need none.
         let is_buried = self.bury_all(cx, queue, left);
         let has_expired = self.expire_by(cx, queue, left, Patience::OneTurn);
         let is_trimmed = self.trim_by(cx, queue, left);
-        // Whoever is rejected waits apart: what stands first may go, whether there is room for those or not.
+        // Rejected messages wait apart: the first message may go, whether there is room for their letters or
+        // not.
         if has_expired && self.queues.at(queue).is_picky_by_time() {
             self.queues.schedule(cx, queue);
             if self.queues.at(queue).front == Front::Expired {
@@ -114,10 +115,10 @@ impl Post<'_> {
         is_buried && has_expired && is_trimmed
     }
 
-    // ---- what is too much
+    // ---- messages over the length limit
 
-    /// The length rules: the oldest make room for the newest. In the middle of a transaction dead letters
-    /// wait for its end: what it publishes has been promised room.
+    /// Drops or dead-letters the oldest messages of a queue over its length limit. During a commit dead
+    /// letters wait for its end: the messages that it publishes have been promised room.
     pub(crate) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let (queue, mut left) = (self.queues.whole(queue), COMMAND_STEP);
         if !self.queues.has_dead_letters(queue) {
@@ -127,7 +128,8 @@ impl Post<'_> {
         }
     }
 
-    /// A message went, or came back: there may be too many, and another may stand first.
+    /// Checks a queue after a message went or was requeued: it may be over its length limit, and another
+    /// message may be first.
     #[cold]
     pub(crate) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.at(queue).settings.limits_length {
@@ -138,7 +140,8 @@ impl Post<'_> {
         }
     }
 
-    /// A message came in, and stands in all of these queues: what is too much for one goes, or has expired already.
+    /// Checks the queues that a message was pushed to: they may be over their length limit, and the message
+    /// may have expired already.
     #[cold]
     pub(crate) fn look_after_push(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
         for &queue in queues {
@@ -156,7 +159,8 @@ impl Post<'_> {
         }
     }
 
-    /// These queues refused a message. Who sent it is told, so what there is no room for is dropped.
+    /// Dead-letters a message that these queues refused. The publisher is told of the refusal, so a letter
+    /// without room is dropped.
     pub(crate) fn bury_refused(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
         for &queue in queues {
             if let Some(letter) = self.write_letter(cx, queue, message, Reason::MaxLength) {
@@ -184,7 +188,7 @@ impl Post<'_> {
         true
     }
 
-    /// Gives up the first message; `false`: not now.
+    /// Gives up the first message of a queue; `false`: not now.
     pub(crate) fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
         if self.queues.first(queue).is_none() {
             return true;
@@ -203,10 +207,10 @@ impl Post<'_> {
         true
     }
 
-    // ---- what is rejected
+    // ---- rejected messages
 
-    /// A delivery that its consumer does not want, or that came back too often: off every list, and counted
-    /// for nobody any more.
+    /// Gives up a delivery that its consumer rejects, or that is over the delivery limit: it is on no list,
+    /// and counts for no consumer any more.
     pub(crate) fn bury_delivery(
         &mut self,
         cx: &mut Context<'_>,
@@ -247,10 +251,10 @@ impl Post<'_> {
         true
     }
 
-    // ---- what has expired
+    // ---- expired messages
 
-    /// A message that is due at once came to a queue, and nobody waits there: it has expired if it stands
-    /// first. Says whether that was looked at.
+    /// Expires a message with a time to live of 0 that came to a queue where no consumer waits, if it stands
+    /// first. Says whether the queue was looked at.
     pub(crate) fn expire_arrival(
         &mut self,
         cx: &mut Context<'_>,
@@ -260,8 +264,8 @@ impl Post<'_> {
         let record = self.queues.at(queue);
         let is_due =
             cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE) || record.settings.message_ttl_ms == 0;
-        // In the middle of a transaction its letter waits for the end: what that publishes has been promised
-        // room.
+        // During a commit the dead letter waits for its end: the messages that the commit publishes have been
+        // promised room.
         let waits = cx.journal.is_grouping() && record.settings.dead_letters;
         let looks = is_due && !self.queues.whole_of(queue).audience.is_ready();
         if looks && waits {
@@ -272,7 +276,7 @@ impl Post<'_> {
         looks
     }
 
-    /// Gives up what has expired at the front; `false`: not all of it now.
+    /// Gives up the expired messages at the front of a queue; `false`: not all of them now.
     #[inline(never)]
     pub(crate) fn expire_by(
         &mut self,
@@ -295,13 +299,13 @@ impl Post<'_> {
             if !is_gone {
                 return false;
             }
-            // What came to nothing is no step, or the queue would be asked again at once.
+            // A failed attempt is no step, or the queue would be asked again at once.
             take_step(left, before, cx.work);
         }
         true
     }
 
-    /// The same before a message goes to somebody.
+    /// Gives up the expired messages at the front of a queue before a delivery.
     pub(crate) fn expire_before_delivery(
         &mut self,
         cx: &mut Context<'_>,
@@ -317,7 +321,7 @@ impl Post<'_> {
         if left < DELIVER_STEP { Cleared::NotYet } else { Cleared::No }
     }
 
-    /// A message was taken: what stood behind it may have expired, and does not count any more.
+    /// Schedules the look at a queue's first message anew, for one was taken from before it.
     #[cold]
     pub(crate) fn expire_behind(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         self.expire_by(cx, queue, &mut { DELIVER_STEP }, Patience::No);

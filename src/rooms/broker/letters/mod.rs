@@ -1,7 +1,8 @@
-//! Letters: what the broker itself sends on.
+//! Letters: messages that the broker itself sends on.
 //!
-//! Why it exists: a queue says what it gives up and why; where that goes is a matter of routing, like a publish. So what
-//! is rejected, expired, too much, set aside by a bridge, awake after a delay or copied for an operator goes one way:
+//! Why it exists: a queue decides which message it gives up and why; where that goes is a matter of routing,
+//! like a publish. So messages rejected, expired, over a limit, parked by a bridge, due after a delay or
+//! copied for an operator go one way:
 //!
 //! ```text
 //! queue: what stands first, reason ──→ letter written, routed, room found ──→ pushed to its queues ──→ taken out of its own
@@ -16,8 +17,8 @@
 //! | `awaken` | what delayed exchanges keep wakes up |
 //! | `copies`, `traced` | copies of what is published and delivered, for an operator; what they name |
 //!
-//! Always true: nothing leaves its queue before there is room for it where it goes, and both are one thing to the log;
-//! without room it stays, late but never lost.
+//! Always true: nothing leaves its queue before there is room for it where it goes, and both are one thing to
+//! the log; without room a message stays, late but never lost.
 
 mod awaken;
 mod copies;

@@ -1,5 +1,5 @@
-//! What a bridge's other side does not take is dead-lettered: by the way of everything that is rejected, into
-//! the queue that its bridge has for that, and with its cause instead of a death.
+//! A message that a bridge's other side does not take is dead-lettered like a rejected one, into the queue
+//! that its bridge has for that, and with its cause instead of x-death.
 //!
 //! ```text
 //! Broker::park_delivery ──→ rejected, with Reason::Parked ── read back, room ──→ letter ──→ parked queue
@@ -13,8 +13,8 @@
 //! | `x-parked-time` | when, as far as the board knew |
 //! | `x-parked-count` | how often so far; it outlives the others |
 //!
-//! Always true: a parked message keeps its exchange, key and body; it is in the queue that it was in, though
-//! nobody is given it any more, or in the other one, and never in neither.
+//! Always true: a parked message keeps its exchange, key and body; it is in its old queue, though nobody is
+//! given it any more, or in the bridge's, and never in neither.
 
 use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId};
@@ -33,16 +33,16 @@ const BRIDGE: &str = "x-parked-bridge";
 const QUEUE: &str = "x-parked-queue";
 const TIME: &str = "x-parked-time";
 const COUNT: &str = "x-parked-count";
-/// What a message has anew whenever it is parked; how often it was stands last.
+/// The headers that a parked message gets anew each time; the last one counts.
 const OWN: [&str; 5] = [CAUSE, BRIDGE, QUEUE, TIME, COUNT];
 
-/// Causes that are known at once, of all bridges together.
+/// Parking causes kept at once, of all bridges together.
 const PARKINGS_MAX: usize = 256;
 /// Bytes of a body that are as much work as one step.
 const BYTES_PER_UNIT: u32 = 512;
 
 impl Post<'_> {
-    /// The place of this cause among the known ones; `None` when all are in use for others.
+    /// The place of this cause among those kept; `None` when all places are in use for others.
     pub(crate) fn parking_place(&mut self, parking: Parking) -> Option<u8> {
         let known = self.letters.parkings.iter().position(|known| *known == parking);
         let is_unused = |place: &usize| !self.queues.deliveries().has_death(Reason::Parked(*place as u8));
@@ -61,7 +61,7 @@ impl Post<'_> {
         u8::try_from(place).ok()
     }
 
-    /// The letter of a message that is parked; `None`: there is no room for it now, or no queue.
+    /// The letter for a message that is parked; `None`: there is no room for it now, or no queue.
     pub(crate) fn write_parked(
         &mut self,
         cx: &mut Context<'_>,
@@ -86,7 +86,7 @@ impl Post<'_> {
         let mut writer = self.writer_of_letter(&mut scratch.rewritten);
         let cause = format!("{why}");
         let words = (&*bridge, Some(&*from), &*cause);
-        // Headers that fill a frame get none besides: it must be delivered one day.
+        // Headers that fill a frame get none of the parking headers: the message must be deliverable.
         let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PropertyEdit::default() };
         let is_written = parked(properties, words, self.letters.unix_s, &mut writer).is_ok()
             || properties.write_with(bare, &mut writer).is_ok();
@@ -113,11 +113,11 @@ impl Post<'_> {
     }
 }
 
-/// Writes the properties of a message that is set aside: by which bridge, from which queue here if it was in
-/// one, and why; and when, in seconds since 1970.
+/// Writes the properties of a parked message: the bridge, the queue here that it was in, if any, the cause,
+/// and the time in seconds since 1970.
 ///
 /// # Errors
-/// They do not fit.
+/// The properties do not fit.
 pub fn parked(
     properties: Properties<'_>,
     (bridge, queue, cause): (&str, Option<&str>, &str),
@@ -141,17 +141,17 @@ pub fn parked(
     )
 }
 
-/// Whether a bridge has set a message aside, and from which queue here, if it was in one.
+/// Whether a bridge has parked the message, and from which queue here, if it was in one.
 pub fn came_from(properties: Properties<'_>) -> Option<Option<&str>> {
     let headers = properties.headers()?;
     headers.get(CAUSE)?;
     Some(headers.get(QUEUE).and_then(|queue| queue.as_str()))
 }
 
-/// Writes the properties of a message that is set aside no more; how often it was stays.
+/// Writes the properties of a message that is parked no longer; only `x-parked-count` stays.
 ///
 /// # Errors
-/// They do not fit.
+/// The properties do not fit.
 pub fn unparked(properties: Properties<'_>, writer: &mut Writer<'_>) -> Result<(), Full> {
     properties.write_with_other_headers(PropertyEdit::default(), &OWN[..4], &mut |_| Ok(()), writer)
 }

@@ -1,6 +1,6 @@
-//! What is borrowed to send something on, and the little that is kept for it.
+//! The parts of the broker borrowed to send a letter, and the little that is kept between letters.
 //!
-//! Always true: a letter is written and put into its queues before what it comes of is taken out of its own.
+//! Always true: a letter is written and put into its queues before its message is taken out of its own.
 
 use super::death::Parking;
 use super::traced::Firehose;
@@ -16,51 +16,51 @@ use crate::command::QueueId;
 use crate::journal::Journal;
 use crate::mem::Messages;
 
-/// What is kept from one letter to the next.
+/// State kept from one letter to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Letters {
-    /// Why bridges set messages aside, and where those go.
+    /// Why bridges parked messages, and where those go.
     pub(super) parkings: Vec<Parking>,
-    /// Room for the queues of a letter, while the room for those of a publish may be in use.
+    /// Buffer for the target queues of a letter; that of a publish may be in use.
     pub(super) targets: Vec<QueueId>,
-    /// What the commit that is being carried out may still need.
+    /// The room that the commit being carried out may still need.
     pub(super) promised: Promised,
-    /// Seconds since 1970 when this second began: what dead letters say about when.
+    /// The second of this turn since 1970: the time in dead letters.
     pub(super) unix_s: u64,
-    /// In which minute it was last said that a dead letter was dropped.
+    /// The minute in which a dropped dead letter was logged last.
     pub(super) dropped_logged_minute: Option<u32>,
-    /// Levels that something was taken out of, and that may be done with now.
+    /// Levels that messages were taken out of, whose records may be free to go.
     pub(super) perhaps_done: Vec<QueueId>,
 }
 
 impl Letters {
-    /// Room for the targets of letters to as many queues as there can be.
+    /// Buffers for letters to as many queues as there can be.
     pub(crate) fn with_capacity(queues: usize) -> Self {
         Self { targets: Vec::with_capacity(queues), ..Self::default() }
     }
 
-    /// A commit begins that was found to need this at most, or none is under way any more.
+    /// Notes the room that a commit was found to need at most, when one begins, or none when it is over.
     pub(crate) const fn promise(&mut self, promised: Promised) {
         self.promised = promised;
     }
 
-    /// The date, in seconds since 1970; 0 as long as nobody has said it.
+    /// The date, in seconds since 1970; 0 until it was set.
     pub(crate) const fn unix_s(&self) -> u64 {
         self.unix_s
     }
 
-    /// The date, in seconds since 1970: what is written into headers, and nothing follows from it.
+    /// Sets the date, in seconds since 1970: it is written into headers, and nothing depends on it.
     pub(crate) const fn set_unix_s(&mut self, unix_s: u64) {
         self.unix_s = unix_s;
     }
 
-    /// The next level that something was taken out of, and that may be done with now.
+    /// The next level that messages were taken out of, whose record may be free to go.
     pub(crate) fn next_perhaps_done(&mut self) -> Option<QueueId> {
         self.perhaps_done.pop()
     }
 }
 
-/// All that it takes to send something on, borrowed for one call.
+/// The parts of the broker that sending a letter takes, borrowed for one call.
 pub(crate) struct Post<'b> {
     pub(crate) letters: &'b mut Letters,
     pub(crate) firehose: &'b mut Firehose,
@@ -74,7 +74,7 @@ pub(crate) struct Post<'b> {
 }
 
 impl Post<'_> {
-    /// Rises with whatever may make room for what has nowhere to go now.
+    /// Rises when room is made that a letter may wait for.
     pub(super) fn room_count(&self, journal: &Journal, messages: &Messages) -> u64 {
         let revision = self.topology.revision() + self.access.revision();
         self.queues.room_made()

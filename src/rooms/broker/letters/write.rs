@@ -1,15 +1,15 @@
-//! Dead letters: what a queue gives up goes on to where its arguments, or its policy, say.
+//! Dead letters: a message that a queue gives up is published where its arguments, or its policy, say.
 //!
 //! ```text
-//! queue ── rejected, expired, too many, came back too often ──→ letter: the message with its death
+//! queue ── rejected, expired, maxlen, delivery limit ──→ letter: the message with its death
 //!   └── x-dead-letter-exchange, -routing-key ──→ route ──→ queues, but for circles
 //! ```
 //!
-//! Always true: a message that the log has is settled in its queue and published to the others in one group,
-//! so that a power cut leaves it in one place; nothing is settled before there is room for the letter, which
+//! Always true: a message in the log is settled in its queue and published to the others in one group, so
+//! that a power cut leaves it in one place; nothing is settled before there is room for the letter, which
 //! comes from a reserve, of memory and of the log: without room the message stays where it is, late but never
-//! lost. What no queue is to have is dropped, as is what a full target refuses, as in RabbitMQ, unless that
-//! has dead letters of its own for it: then it goes on at once, a few times at most.
+//! lost. As in RabbitMQ a letter is dropped that reaches no queue, or that a full target refuses, unless the
+//! target dead-letters what it refuses: then the letter goes on at once, a few times at most.
 
 use crate::command::{ExchangeId, Name, QueueId, VhostId};
 use crate::error::Fault;
@@ -30,24 +30,24 @@ use crate::broker::work::Work;
 
 /// Bytes of a body that are as much work as one step.
 const BYTES_PER_UNIT: u32 = 512;
-/// A letter may take as long to route as so many messages.
+/// How many times the routing work of one message a letter may take.
 const ROUTING_TIMES: u32 = 8;
 /// Letters that one letter may cause at once, by being refused.
 const LETTERS_AT_ONCE: u32 = 8;
-/// What a header frame has around the properties.
+/// Bytes of a header frame around the properties.
 const HEADER_BYTES: usize = 22;
 
-/// What is to go on when a message is given up.
+/// What is sent on when a message is given up.
 #[must_use = "the message goes with it"]
 pub(crate) enum Letter {
-    /// Nothing: no queue is to have it.
+    /// Nothing: the letter reaches no queue.
     Nowhere,
-    /// A copy, to the first so many of the queues in `Broker::letter_targets`; the others refuse it, and have
-    /// dead letters for that.
+    /// A copy, for the first so many of the queues in `Letters::targets`; the others refuse it, and
+    /// dead-letter that.
     Copy(MessageId, usize),
 }
 
-/// Where letters go.
+/// The exchange and routing key that letters are sent to.
 struct Address {
     exchange: ExchangeId,
     name: heapless::String<255>,
@@ -55,8 +55,8 @@ struct Address {
 }
 
 impl Post<'_> {
-    /// What is to go on when the queue gives up this message; `None`: there is no room for it now. Changes
-    /// no queue.
+    /// The letter for a message that the queue gives up; `None`: there is no room for it now. Changes no
+    /// queue.
     #[cold]
     pub(crate) fn write_letter(
         &mut self,
@@ -86,7 +86,7 @@ impl Post<'_> {
         Some(Address {
             exchange: self.topology.find_exchange(record.vhost, name)?,
             name: heapless::String::try_from(name).ok()?,
-            // What is longer than any key leads where no key does.
+            // A key that is too long leads where an empty key does.
             key: key.map(|key| heapless::Vec::from_slice(key).unwrap_or_default()),
         })
     }
@@ -119,8 +119,8 @@ impl Post<'_> {
         let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
         let written = properties.write_with_headers(edit, &mut |headers| death.write(headers), &mut writer);
         let edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..edit };
-        // Headers that fill a frame without that stay as they are. Only what somebody rejects may go on so:
-        // of all else the death is what ends a circle.
+        // Headers that fill a frame stay without x-death. Only rejected messages may go on so: for all others
+        // x-death is what ends a circle.
         let is_written =
             written.is_ok() || reason == Reason::Rejected && properties.write_with(edit, &mut writer).is_ok();
         if !is_written {
@@ -155,15 +155,15 @@ impl Post<'_> {
         copy.ok().map(|copy| Letter::Copy(copy, kept))
     }
 
-    /// Where the properties of a letter are written, in so many bytes as fit into a frame.
+    /// A writer for the properties of a letter, as large as a frame allows.
     pub(crate) fn writer_of_letter<'a>(&self, rewritten: &'a mut [u8]) -> Writer<'a> {
         Writer::new(&mut rewritten[..self.queues.frame_max().saturating_sub(HEADER_BYTES)])
     }
 
-    /// Routes a letter with this key and these headers, which may take as long as some messages may.
+    /// Routes a letter with this key and these headers.
     ///
     /// # Errors
-    /// It takes longer.
+    /// Routing takes more work than a few messages may take.
     pub(super) fn route(
         &mut self,
         work: &mut Work,
@@ -175,19 +175,19 @@ impl Post<'_> {
         self.topology.limit_routing(work, ROUTING_TIMES);
         let mut chosen = Targets { queues: self.queues, chosen: targets };
         let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
-        // In a transaction nothing may end half-way.
+        // A commit must not end half-way.
         work.lift_limit();
         routed.map(|_| ())
     }
 
-    /// Somebody has to know what became of it; once a minute is enough.
+    /// Logs, once a minute at most, why a dead letter was dropped.
     fn log_dropped(&mut self, queue: &str, why: &str) {
         if self.is_minute_to_say() {
             log::error!("queue '{}': a message cannot be dead-lettered: {why}", queue.escape_debug());
         }
     }
 
-    /// Whether it was not said in this minute that something was dropped; from now on it was.
+    /// Whether nothing was logged in this minute about dropped letters; notes that it is now.
     pub(crate) fn is_minute_to_say(&mut self) -> bool {
         let minute = self.queues.minute();
         self.letters.dropped_logged_minute.replace(minute) != Some(minute)
@@ -199,7 +199,7 @@ impl Post<'_> {
         self.log_dropped(&name, why);
     }
 
-    /// Whether all targets take a letter of so many bytes now.
+    /// Whether all target queues take a letter of this many bytes now.
     pub(crate) fn takes_letter(
         &mut self,
         cx: &mut Context<'_>,
@@ -221,13 +221,14 @@ impl Post<'_> {
                 && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
                 && cx.journal.admit(bytes, logged).is_ok();
         if !takes {
-            // What gathers may be what it waits for.
+            // The letter may wait for the commit that is being gathered.
             cx.journal.hurry();
         }
         takes
     }
 
-    /// What is posted and settled from now on is one thing to the log; says whether that is to be ended.
+    /// Begins a group of the log for a letter and the settlement of its message, if needed; says whether it
+    /// has to be ended.
     pub(crate) fn begin_burial(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
         let Letter::Copy(copy, _) = *letter else { return false };
         let begins = is_logged
@@ -239,7 +240,7 @@ impl Post<'_> {
         begins
     }
 
-    /// Puts a letter into its queues. What is too much for those is seen to later: letters may cause letters.
+    /// Pushes a letter to its queues. Their length limits are checked later: letters may cause letters.
     pub(crate) fn post_letter(&mut self, cx: &mut Context<'_>, letter: Letter) {
         self.post(cx, letter, &mut { LETTERS_AT_ONCE });
     }
@@ -269,10 +270,10 @@ impl Post<'_> {
         cx.messages.release(copy);
     }
 
-    /// The end of what [`Self::begin_burial`] began.
+    /// Ends the group of the log that [`Self::begin_burial`] began.
     pub(crate) fn end_burial(&self, cx: &mut Context<'_>, has_begun: bool) {
         if has_begun {
-            // Nobody waits for it.
+            // Nobody waits for this group to be durable.
             let _ = cx.journal.end_group(cx.messages, Urgency::Window);
         }
     }

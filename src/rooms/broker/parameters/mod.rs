@@ -1,9 +1,8 @@
-//! Runtime parameters: what components are told while the broker runs, by their names, and what the whole
-//! broker is told.
+//! Runtime parameters: settings of components, by their names, and of the whole broker, made while it runs.
 //!
 //! ```text
 //! set, clear ──→ Parameters ──→ the log
-//!                    └─ version ──→ whoever goes by them looks again when it has changed
+//!                    └─ version ──→ components look again when it has changed
 //! ```
 //!
 //! Why it exists: a component, a shovel say, is configured from outside of it; what is kept for it here is
@@ -17,8 +16,8 @@
 //! | `state` | all parameters: set, cleared, restored |
 //!
 //! Always true: a value is JSON that its component has found right (whoever owns the component hands in the
-//! check) and has a bounded size; nothing here says a value in an error, for it may hold a password; parameters
-//! of a virtual host go with it.
+//! check) and has a bounded size; no error here shows a value, for it may hold a password; parameters of a
+//! virtual host go with it.
 
 mod records;
 mod state;

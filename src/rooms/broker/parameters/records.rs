@@ -1,6 +1,6 @@
-//! Runtime parameters as records: whose they are, and what they say.
+//! Runtime parameters as records.
 //!
-//! Always true: a value has a bounded size, and is in no text for people.
+//! Always true: a value has a bounded size, and is shown in no text for people.
 
 use super::views::{ParameterName, ParameterView, SHOVEL};
 use crate::command::VhostId;
@@ -15,7 +15,7 @@ pub(super) struct Parameter {
 }
 
 impl Parameter {
-    /// Whether the parameter has this name, in a virtual host of this id.
+    /// Whether the parameter has this name, in the virtual host of this id.
     pub(super) fn is(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
         self.vhost == vhost && (&*self.component, &*self.name) == (name.component, name.name)
     }

@@ -1,6 +1,6 @@
-//! All parameters: set, cleared and restored, and how many of them a virtual host may have.
+//! All parameters: set, cleared and restored, and how many a virtual host may have.
 //!
-//! Always true: what is set is written down before anybody is told so; whatever changes raises the version.
+//! Always true: a change is written down before anybody is told of it; whatever changes raises the version.
 
 use super::records::Parameter;
 use super::unplaced::Unplaced;
@@ -18,32 +18,32 @@ type Changed = Result<Batch, OperatorFault>;
 /// All parameters.
 pub(crate) struct Parameters {
     records: Slab<Parameter>,
-    /// Grows with each change.
+    /// Rises with each change of a parameter.
     version: u64,
     check: ParameterCheck,
-    /// Places for shovels.
+    /// How many shovels there may be.
     shovels_max: usize,
     unplaced: Unplaced,
 }
 
-/// What all virtual hosts share, and how much of that one virtual host holds.
+/// A pool that all virtual hosts share, and how much of it one virtual host holds.
 struct Shared {
     /// The key in the configuration that sets `max`.
     key: &'static str,
     max: usize,
-    /// What all virtual hosts hold.
+    /// Places that all virtual hosts hold.
     used: usize,
-    /// What the virtual host holds.
+    /// Places that the one virtual host holds.
     held: usize,
 }
 
-/// What a broker says whose loop knows no components.
+/// The check of a broker whose loop knows no components: it refuses every value.
 fn check_none(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     Err(format!("component {} not found", said.component))
 }
 
 impl Parameters {
-    /// What a parameter takes with the longest names and value, each a piece of its own.
+    /// Bytes of memory that a parameter takes with the longest names and value, each a piece of its own.
     pub(crate) const PARAMETER_BYTES: usize =
         Slab::<Parameter>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
 
@@ -57,19 +57,19 @@ impl Parameters {
         }
     }
 
-    /// Who says whether a component takes a value, from now on.
+    /// Sets the check of whether a component takes a value.
     pub(crate) fn set_check(&mut self, check: ParameterCheck) {
         self.check = check;
     }
 
-    /// There may be so many shovels from now on; shovels that there are stay.
+    /// Sets how many shovels there may be; shovels that exist stay.
     pub(crate) const fn set_shovel_places(&mut self, shovels_max: usize) {
         self.shovels_max = shovels_max;
     }
 
     // ---- what changes
 
-    /// What a value asks for, if it is for a component.
+    /// What a value of a component needs; `None` for a global parameter.
     ///
     /// # Errors
     /// The component does not take the value.
@@ -78,10 +78,11 @@ impl Parameters {
         needs.map_err(OperatorFault::Invalid)
     }
 
-    /// Makes a parameter, or changes the one of that name; [`Self::needs`] has said what the value asks for.
+    /// Makes a parameter, or changes the one of that name; `setter` is who sets it, [`Self::needs`] has told
+    /// what the value needs.
     ///
     /// # Errors
-    /// Who sets it may not, or there is no room.
+    /// The setter may not set it, or there is no room.
     pub(crate) fn set(
         &mut self,
         journal: &mut Journal,
@@ -114,8 +115,8 @@ impl Parameters {
         Ok(append(journal, said, true))
     }
 
-    /// Whether there may be one parameter more. By users who are no administrators a virtual host gets as much
-    /// of what all virtual hosts share as it leaves to others, and one place in any case.
+    /// Whether there may be one more parameter. By users who are no administrators a virtual host gets as
+    /// many of the shared places as it leaves to others, and one in any case.
     fn check_share(
         &self,
         vhost: Option<VhostId>,
@@ -149,7 +150,7 @@ impl Parameters {
         }
     }
 
-    /// Puts a parameter back that was written down.
+    /// At a start: puts a parameter back from the log.
     ///
     /// # Errors
     /// There is no place for the parameter; it can be cleared nonetheless.
@@ -175,10 +176,10 @@ impl Parameters {
         Ok(())
     }
 
-    /// Takes a parameter away, or out of the log if it has no place.
+    /// Clears a parameter, also one that only the log has.
     ///
     /// # Errors
-    /// There is none of that name, or the store cannot be written.
+    /// There is no parameter of that name, or the store cannot be written.
     pub(crate) fn clear(
         &mut self,
         journal: &mut Journal,
@@ -202,7 +203,7 @@ impl Parameters {
         Ok(journal.await_facts())
     }
 
-    /// The virtual host is deleted, and all its parameters with it.
+    /// Clears all parameters of a virtual host that is deleted.
     pub(crate) fn drop_of_vhost(&mut self, journal: &mut Journal, vhost: VhostId, vhost_name: &str) {
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|it| it.vhost == Some(vhost)) {
@@ -216,12 +217,12 @@ impl Parameters {
         self.version += 1;
     }
 
-    /// The log may have parameters that nobody can read.
+    /// Notes that the log may have parameters that cannot be read.
     pub(crate) const fn doubt(&mut self) {
         self.unplaced.doubt();
     }
 
-    // ---- what there is
+    // ---- all parameters
 
     fn find(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> Option<usize> {
         self.records.iter().find(|(_, parameter)| parameter.is(vhost, name)).map(|(index, _)| index)
@@ -231,13 +232,13 @@ impl Parameters {
         self.records.iter().filter(|(_, parameter)| is_counted(parameter)).count()
     }
 
-    /// Whether the log has a parameter of a virtual host, with a place or without, or may have it. `vhost` is
-    /// the virtual host of that name, if there is one.
+    /// Whether the log has a parameter of a virtual host, or may have it, even without a place in memory.
+    /// `vhost` is the virtual host of that name, if there is one.
     pub(crate) fn may_have(&self, vhost: Option<VhostId>, name: ParameterName<'_>) -> bool {
         vhost.is_some_and(|vhost| self.find(Some(vhost), name).is_some()) || self.unplaced.may_have(name)
     }
 
-    /// Another number whenever a parameter was set, changed or cleared.
+    /// A number that changes whenever a parameter is set, changed or cleared.
     pub(crate) const fn version(&self) -> u64 {
         self.version
     }
@@ -247,17 +248,17 @@ impl Parameters {
         self.records.len()
     }
 
-    /// Parameters that there may be.
+    /// The most parameters there may be.
     pub(crate) const fn most(&self) -> usize {
         self.records.len() + self.records.room()
     }
 
-    /// Places that were ever used.
+    /// Places of parameters ever used.
     pub(crate) const fn places(&self) -> usize {
         self.records.places()
     }
 
-    /// The parameter in a place; `name_of` says the name of its virtual host.
+    /// The parameter in a place; `name_of` tells the name of its virtual host.
     pub(crate) fn at<'a>(
         &'a self,
         place: usize,
@@ -269,7 +270,7 @@ impl Parameters {
 }
 
 impl Setter<'_> {
-    /// Whether who sets a parameter may have what that asks for.
+    /// Whether the setter of a parameter may have what its value needs.
     fn check(&self, needs: &ParameterNeeds) -> Result<(), OperatorFault> {
         if let Some(what) = needs.of_administrator.filter(|_| !self.is_administrator) {
             return Err(OperatorFault::Invalid(format!("only an administrator may have it {what}")));
@@ -277,7 +278,7 @@ impl Setter<'_> {
         if self.may_connect {
             return Ok(());
         }
-        // Who may not know whether it is there is told the same of both.
+        // A user without permissions is told the same whether the virtual host exists or not.
         let vhost = &needs.vhost;
         Err(OperatorFault::Invalid(match self.user {
             Some(user) => format!("user \"{user}\" may not connect to vhost \"{vhost}\""),
@@ -287,13 +288,13 @@ impl Setter<'_> {
 }
 
 impl Shared {
-    /// Whether the virtual host holds something, and with one more would hold more than is left to others.
+    /// Whether the virtual host holds something, and with one more would hold more than it leaves to others.
     const fn is_share_taken(&self) -> bool {
         self.held > 0 && self.held + 1 > self.max.saturating_sub(self.used + 1)
     }
 }
 
-/// Writes down that a parameter exists, or exists no more.
+/// Writes down that a parameter exists, or is gone.
 fn append(journal: &mut Journal, view: &ParameterView<'_>, exists: bool) -> Batch {
     if journal.mode() != Mode::On {
         return Batch::NONE;

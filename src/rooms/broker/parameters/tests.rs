@@ -5,7 +5,7 @@ use crate::broker::access::OperatorFault;
 use crate::command::VhostId;
 use crate::journal::{Batch, Fact, Journal};
 
-/// A component that takes every value but one, and has one that is for administrators.
+/// A component that takes every value but one, and reserves another for administrators.
 fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     let vhost = said.vhost.unwrap_or_default().to_string();
     match said.value {
@@ -15,7 +15,7 @@ fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     }
 }
 
-/// Who owns the machine, and shares it among two virtual hosts.
+/// The operator, on a machine that two virtual hosts share.
 const OPERATOR: Setter<'_> = Setter { user: None, is_administrator: true, may_connect: true, vhosts: 2 };
 /// A user without tags.
 const ANN: Setter<'_> = Setter { user: Some("ann"), is_administrator: false, ..OPERATOR };
@@ -38,7 +38,7 @@ struct World {
 }
 
 impl World {
-    /// Room for four parameters, and for so many shovels.
+    /// Parameters with room for four, and for this many shovels.
     fn new(shovels_max: usize) -> Self {
         let mut journal = Journal::new(16);
         journal.start(1, true, u64::MAX);
@@ -59,13 +59,14 @@ impl World {
         self.parameters.clear(&mut self.journal, id, said.full_name()).map(drop)
     }
 
-    /// Names and values of all.
+    /// Names and values of all parameters.
     fn all(&self) -> Vec<String> {
         let places = (0..self.parameters.places()).filter_map(|place| self.parameters.at(place, |_| "v"));
         places.map(|view| format!("{}={}", view.name, String::from_utf8_lossy(view.value))).collect()
     }
 
-    /// How many were written down, and how many of these as gone, since somebody asked.
+    /// How many definitions were written since the last call, and how many of these say that a parameter is
+    /// gone.
     fn written(&mut self) -> [usize; 2] {
         let mut counts = [0; 2];
         while let Some(fact) = self.journal.fact() {

@@ -1,10 +1,10 @@
 //! Parameters that the log has, and for which there was no place at the start.
 //!
-//! Why it exists: a start under a lower `parameters_max` leaves some of them where they are; they can still be
-//! cleared, and whoever goes by parameters is not to take them for cleared.
+//! Why it exists: a start under a lower `parameters_max` leaves some parameters in the log only; they can
+//! still be cleared, and components must not take them for cleared.
 //!
-//! Always true: what is known is bounded, and takes memory only if there is some; what is beyond that, or could
-//! not be read, may be anything.
+//! Always true: the list of such parameters is bounded, and takes memory only if there are some; those beyond
+//! it, or not readable, may be anything.
 
 use core::hash::BuildHasher;
 
@@ -15,12 +15,12 @@ use super::views::ParameterName;
 /// Parameters without a place that can still be cleared.
 const UNPLACED_MAX: usize = 64;
 
-/// What is known of parameters without a place.
+/// The parameters without a place.
 #[derive(Debug)]
 pub(super) struct Unplaced {
-    /// Hashes of their virtual hosts, components and names.
+    /// Hashes of the parameters' virtual hosts, components and names.
     hashes: Vec<u64>,
-    /// The log may have others.
+    /// The log may have further parameters without a place.
     is_in_doubt: bool,
     hasher: FixedState,
 }
@@ -30,12 +30,12 @@ impl Unplaced {
         Self { hashes: Vec::new(), is_in_doubt: false, hasher: FixedState::with_seed(seed) }
     }
 
-    /// The log may have parameters that nobody can read.
+    /// Notes that the log may have parameters that cannot be read.
     pub(super) const fn doubt(&mut self) {
         self.is_in_doubt = true;
     }
 
-    /// There was no place for a parameter.
+    /// Notes that there was no place for a parameter.
     pub(super) fn add(&mut self, name: ParameterName<'_>) {
         if self.hashes.len() < UNPLACED_MAX {
             self.hashes.push(self.hasher.hash_one(name));
@@ -44,7 +44,7 @@ impl Unplaced {
         }
     }
 
-    /// A parameter has a place now, or is gone.
+    /// Notes that a parameter has a place now, or is gone.
     pub(super) fn remove(&mut self, name: ParameterName<'_>) {
         let hash = self.hasher.hash_one(name);
         self.hashes.retain(|other| *other != hash);

@@ -1,8 +1,8 @@
-//! Parameters as somebody says them, and as an operator sees them.
+//! Parameters as they are set, and as an operator sees them.
 //!
-//! Why it exists: who sets a parameter, who lists parameters and who owns a component speak of the same.
+//! Why it exists: setting and listing parameters, and the components, use the same fields.
 //!
-//! Always true: what is seen is what was said, and can be said again.
+//! Always true: a parameter is shown as it was set, and can be set so again.
 
 /// The longest value, in bytes of JSON.
 pub const PARAMETER_BYTES_MAX: usize = 2048;
@@ -10,26 +10,26 @@ pub const PARAMETER_BYTES_MAX: usize = 2048;
 /// The component whose parameters are shovels: each takes a place of `bridges_max`.
 pub const SHOVEL: &str = "shovel";
 
-/// Says whether a component takes a value, and what the value asks for.
+/// Checks whether a component takes a value, and tells what the value needs.
 ///
 /// The error is in RabbitMQ's words, without what is secret in the value.
 pub type ParameterCheck = fn(&ParameterView<'_>) -> Result<ParameterNeeds, String>;
 
-/// What a parameter asks for.
+/// What the value of a parameter needs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ParameterNeeds {
-    /// The virtual host here that the component would connect to.
+    /// The virtual host here that the component would connect to; its setter needs permissions there.
     pub vhost: String,
-    /// What in the value is only for who has the tag `administrator`, if anything is.
+    /// The part of the value that only a user with the tag `administrator` may set, if any.
     pub of_administrator: Option<&'static str>,
 }
 
-/// A parameter as somebody says it, or sees it.
+/// A parameter as it is set and shown.
 #[derive(Clone, Copy, Debug)]
 pub struct ParameterView<'a> {
     /// The virtual host; `None`: the parameter is global, and has no component.
     pub vhost: Option<&'a str>,
-    /// The component that goes by the parameter.
+    /// The component that the parameter configures.
     pub component: &'a str,
     /// The name of the parameter.
     pub name: &'a str,
@@ -38,13 +38,13 @@ pub struct ParameterView<'a> {
 }
 
 impl<'a> ParameterView<'a> {
-    /// By what the parameter is found.
+    /// The name that the parameter is found by.
     pub(super) const fn full_name(&self) -> ParameterName<'a> {
         ParameterName { vhost: self.vhost, component: self.component, name: self.name }
     }
 }
 
-/// By what a parameter is found.
+/// The full name of a parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ParameterName<'a> {
     /// The virtual host; `None`: the parameter is global.
@@ -53,7 +53,7 @@ pub(crate) struct ParameterName<'a> {
     pub(crate) name: &'a str,
 }
 
-/// Who sets a parameter, and among whom.
+/// Who sets a parameter, and among how many virtual hosts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setter<'a> {
     /// The name of the user; `None`: the operator of this machine sets the parameter.
@@ -62,6 +62,6 @@ pub(crate) struct Setter<'a> {
     pub(crate) is_administrator: bool,
     /// The virtual host that the component would connect to exists, and the user has permissions there.
     pub(crate) may_connect: bool,
-    /// Virtual hosts that share all places.
+    /// How many virtual hosts share all places.
     pub(crate) vhosts: usize,
 }

@@ -1,10 +1,10 @@
 //! What may stand in the definition of a policy.
 //!
-//! Why it exists: the checks, their order and their texts are RabbitMQ 3.10's, recorded from it. Of its keys those for
-//! mirrored queues and for what is in memory mean nothing on one node, here as there; what belongs to a
-//! plug-in that is not there (`federation-upstream`) is as unknown as any other word.
+//! Why it exists: the checks, their order and their texts are RabbitMQ 3.10's, recorded from it. The keys for
+//! mirrored and lazy queues mean nothing on one node, here as there; a key of a missing plug-in
+//! (`federation-upstream`) is as unknown as any other word.
 //!
-//! Always true: a definition that passes is not empty, has a bounded size, and nothing in it that nobody knows.
+//! Always true: a definition that passes is not empty, has a bounded size, and no unknown key.
 
 use core::fmt;
 
@@ -15,19 +15,19 @@ use crate::wire::field::{Table, Value};
 /// The longest definition, in bytes of a field table.
 pub(super) const DEFINITION_BYTES_MAX: usize = 1024;
 
-/// What a value must be, with what it is called when it is not.
+/// The check of a key's value, with the words for a wrong one.
 enum Check {
-    /// A number from here on.
+    /// A number from this one on.
     Number(i64, &'static str),
     /// Any text.
     Text(&'static str),
     /// One of these texts.
     OneOf(&'static [&'static str], &'static str),
-    /// A version of queues.
+    /// A version of queues (`queue-version`).
     Version,
 }
 
-/// A key: its name, the check, and which queues have no use for it.
+/// A key: its name, the check, and which kinds of queues ignore it.
 struct Key(&'static str, Check, Not);
 
 /// Which kinds of queues a policy with a key does not apply to.
@@ -39,17 +39,17 @@ enum Not {
     Both,
 }
 
-/// Which kinds of queues a policy does not apply to at all, as in RabbitMQ, for what it says.
+/// Which kinds of queues a policy does not apply to at all, as in RabbitMQ, because of its keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct NotFor {
     pub(super) classic: bool,
     pub(super) quorum: bool,
 }
 
-/// The keys in the order in which they are looked at.
+/// The keys in the order in which they are checked.
 const KEYS: [Key; 21] = [
     Key("alternate-exchange", Check::Text("a valid alternate exchange name"), Not::None),
-    // Of versions after 3.10.
+    // This key is of RabbitMQ after 3.10.
     Key("consumer-timeout", Check::Number(0, "a valid consumer timeout"), Not::None),
     Key("dead-letter-exchange", Check::Text("a valid dead letter exchange name"), Not::None),
     Key("dead-letter-routing-key", Check::Text("a valid dead letter routing key"), Not::None),
@@ -83,7 +83,7 @@ const KEYS: [Key; 21] = [
     Key("queue-mode", Check::OneOf(&["default", "lazy"], "a valid queue-mode value"), Not::Quorum),
     Key("queue-version", Check::Version, Not::None),
     Key("stream-max-segment-size-bytes", Check::Number(0, "a valid segment size"), Not::Both),
-    // Behind those that RabbitMQ's core looks at.
+    // This key comes behind those that RabbitMQ's core checks.
     Key("queue-master-locator", Check::OneOf(&["min-masters", "client-local", "random"], ""), Not::Quorum),
     Key("ha-sync-batch-size", Check::Number(1, ""), Not::None),
 ];
@@ -92,7 +92,7 @@ const KEYS: [Key; 21] = [
 const MIRROR_KEYS: [&str; 5] =
     ["ha-mode", "ha-params", "ha-sync-mode", "ha-promote-on-shutdown", "ha-promote-on-failure"];
 
-/// The limits that an operator policy may set.
+/// The limits that an operator policy may have.
 const OPERATOR_KEYS: [&str; 7] = [
     "expires",
     "message-ttl",
@@ -106,7 +106,7 @@ const OPERATOR_KEYS: [&str; 7] = [
 /// Checks a definition.
 ///
 /// # Errors
-/// The first mistake, as RabbitMQ says it.
+/// The first mistake, in RabbitMQ's words.
 pub(super) fn check(definition: Table<'_>, kind: PolicyKind) -> Result<(), String> {
     if definition.is_empty() {
         return Err("no policy provided".to_string());
@@ -126,7 +126,7 @@ pub(super) fn check(definition: Table<'_>, kind: PolicyKind) -> Result<(), Strin
     if unknown.terms().next().is_some() { Err(unknown.to_string()) } else { Ok(()) }
 }
 
-/// Which queues a definition has a key for that they have no use for.
+/// Which kinds of queues a definition with these keys does not apply to.
 pub(super) fn not_for(definition: Table<'_>) -> NotFor {
     let has = |kinds: [Not; 2]| {
         KEYS.iter().any(|Key(name, _, not)| kinds.contains(not) && definition.get(name).is_some())
@@ -160,7 +160,7 @@ fn check_one(name: &str, check: &Check, value: Value<'_>) -> Result<(), String> 
     }
 }
 
-/// What is said of mirrors, of which one node has none.
+/// Checks the keys for mirrors, of which one node has none.
 fn check_mirrors(definition: Table<'_>) -> Result<(), String> {
     let text = |name| definition.get(name).map(|value| (value, value.as_str().unwrap_or_default()));
     let Some((mode, words)) = text("ha-mode") else {
@@ -199,7 +199,7 @@ fn check_mirrors(definition: Table<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The keys that nobody knows.
+/// The unknown keys of a definition.
 struct Unknown<'a>(Table<'a>, PolicyKind);
 
 impl<'a> Unknown<'a> {
@@ -222,7 +222,7 @@ impl fmt::Display for Unknown<'_> {
     }
 }
 
-/// What was JSON, as RabbitMQ's `~p` prints it.
+/// A value that was JSON, as RabbitMQ's `~p` prints it.
 struct Term<'a>(Value<'a>);
 
 impl fmt::Display for Term<'_> {

@@ -1,7 +1,7 @@
-//! Policy: what arguments, policies and operator policies say together.
+//! Policy: policies, and what they and arguments say together.
 //!
-//! Why it exists: whoever goes by a limit asks what is said of it in all, and need not know who said it; and
-//! who a policy applies to, and who has still to hear of a change, is known here alone.
+//! Why it exists: code that acts on a limit asks for the one that counts, and need not know where it came
+//! from; and which queues a policy applies to, and which have still to hear of a change, is known here alone.
 //!
 //! | file | what |
 //! |---|---|
@@ -12,9 +12,9 @@
 //! | `views` | a policy as somebody says it, or sees it |
 //! | `state` | all policies: set, cleared, chosen, told |
 //!
-//! Always true: of two policies of one kind that match, the one with the higher priority applies; one that was
-//! taken away applies to nothing new, and has its place until the last queue that it applied to has heard of
-//! that; what patterns take is counted where those of permissions are (`PatternBytes`).
+//! Always true: of two policies of one kind that match, the one with the higher priority applies; a cleared
+//! policy applies to nothing new, and has its place until the last queue that it applied to has heard of
+//! that; bytes of patterns are counted with those of permissions (`PatternBytes`).
 
 mod keys;
 mod records;

@@ -1,7 +1,7 @@
-//! Policies as records: of which names they say something, and what.
+//! Policies as records: which names they match, and their definitions.
 //!
-//! Always true: a definition was checked (`keys`) before it is here, and has a bounded size; a policy that was
-//! taken away applies to nothing.
+//! Always true: a definition was checked (`keys`) before it is here, and has a bounded size; a cleared policy
+//! applies to nothing.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::views::{ApplyTo, NewPolicy, PolicyKind};
 use crate::broker::access::Pattern;
 use crate::command::{PolicyId, VhostId};
 
-/// What a policy may apply to.
+/// A queue or an exchange that policies may apply to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Subject {
     Exchange,
@@ -18,7 +18,7 @@ pub(crate) enum Subject {
     QuorumQueue,
 }
 
-/// The policies that apply to something.
+/// The policies that apply to a queue or an exchange.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Applied {
     pub(super) policy: Option<PolicyId>,
@@ -26,7 +26,7 @@ pub(crate) struct Applied {
 }
 
 impl Applied {
-    /// The policy of a kind, if there is one.
+    /// The applied policy of a kind, if there is one.
     pub(super) const fn of_kind_mut(&mut self, kind: PolicyKind) -> &mut Option<PolicyId> {
         match kind {
             PolicyKind::User => &mut self.policy,
@@ -43,22 +43,22 @@ pub(super) struct Policy {
     pub(super) pattern: Pattern,
     pub(super) apply_to: ApplyTo,
     pub(super) priority: i32,
-    /// The bytes of a table.
+    /// The definition: the bytes of a table.
     pub(super) definition: Box<[u8]>,
-    /// Where messages go that an exchange routes nowhere; exchanges share the text.
+    /// The alternate exchange that the definition names; exchanges share the text.
     pub(super) alternate: Option<Arc<str>>,
     pub(super) not_for: NotFor,
-    /// The policy was taken away.
+    /// The policy was cleared.
     pub(super) is_gone: bool,
 }
 
 impl Policy {
-    /// Whether the policy is there, and has this name.
+    /// Whether the policy exists, and has this name.
     pub(super) fn is(&self, vhost: VhostId, kind: PolicyKind, name: &str) -> bool {
         (self.vhost, self.kind, &*self.name) == (vhost, kind, name) && !self.is_gone
     }
 
-    /// Whether the policy is there, and for such things.
+    /// Whether the policy exists, and is for such queues or exchanges.
     pub(super) fn is_for(&self, vhost: VhostId, subject: Subject) -> bool {
         let applies = match subject {
             Subject::Exchange => self.apply_to != ApplyTo::Queues,
@@ -74,7 +74,7 @@ impl Policy {
         (other.priority, &self.name) < (self.priority, &other.name)
     }
 
-    /// The policy as somebody would say it.
+    /// The policy as an operator would set it.
     pub(super) const fn said(&self) -> NewPolicy<'_> {
         NewPolicy {
             kind: self.kind,

@@ -1,7 +1,7 @@
-//! All policies: set and cleared, chosen for queues and exchanges, told.
+//! All policies: set and cleared, chosen for queues and exchanges, and told to these.
 //!
-//! Always true: whatever changes here is told, for the change itself begins the telling; nothing is forgotten
-//! that somebody may still go by.
+//! Always true: whatever changes here is told, for the change itself begins the telling; a cleared policy
+//! stays as long as a queue or an exchange may still go by it.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ pub(crate) struct Policies {
 }
 
 impl Policies {
-    /// What a policy takes without its pattern, with the longest name and definition, each a piece of its own,
-    /// and the name of an alternate exchange.
+    /// Bytes of memory that a policy takes without its pattern: the longest name and definition, each a piece
+    /// of its own, and the name of an alternate exchange.
     pub(crate) const POLICY_BYTES: usize =
         Slab::<Policy>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
@@ -40,7 +40,7 @@ impl Policies {
     /// durable.
     ///
     /// # Errors
-    /// The policy cannot be, or there is no room.
+    /// The policy is not valid, or there is no room.
     pub(crate) fn set(
         &mut self,
         journal: &mut Journal,
@@ -54,7 +54,7 @@ impl Policies {
         }
         keys::check(Table::trusted(said.definition), said.kind).map_err(OperatorFault::Invalid)?;
         check_changeable(journal)?;
-        // What the operator says is taken on a full disk, too: it may be what makes room.
+        // An operator policy is taken on a full disk, too: it may make room.
         if said.kind == PolicyKind::User {
             check_room(journal)?;
         }
@@ -62,10 +62,10 @@ impl Policies {
         Ok(append(journal, view, true))
     }
 
-    /// Puts a policy in its place, new or changed, without a word to the journal: a start finds it there.
+    /// Puts a policy in its place, new or changed, without writing it down: a start finds it in the log.
     ///
     /// # Errors
-    /// Its pattern cannot be, or there is no room.
+    /// The pattern is not valid, or there is no room.
     pub(crate) fn put(
         &mut self,
         patterns: &mut PatternBytes,
@@ -104,10 +104,10 @@ impl Policies {
         Ok(())
     }
 
-    /// Takes a policy away.
+    /// Clears a policy.
     ///
     /// # Errors
-    /// There is none of that name, or the store cannot be written.
+    /// There is no policy of that name, or the store cannot be written.
     pub(crate) fn clear(
         &mut self,
         journal: &mut Journal,
@@ -122,7 +122,7 @@ impl Policies {
         Ok(())
     }
 
-    /// The virtual host is deleted, and all its policies with it.
+    /// Clears all policies of a virtual host that is deleted.
     pub(crate) fn drop_of_vhost(&mut self, journal: &mut Journal, vhost: VhostId, vhost_name: &str) {
         for index in 0..self.records.places() {
             if self.records.get(index).is_some_and(|it| it.vhost == vhost && !it.is_gone) {
@@ -142,13 +142,13 @@ impl Policies {
         self.records.iter().find(|(_, policy)| policy.is(vhost, kind, name)).map(|(index, _)| index)
     }
 
-    // ---- what policies say
+    // ---- which policies apply
 
     fn get(&self, policy: Option<PolicyId>) -> Option<&Policy> {
         self.records.get(policy?.index())
     }
 
-    /// Which policies apply to something of this name; what it takes to find out is charged.
+    /// The policies that apply to a queue or an exchange of this name; the work is charged.
     pub(crate) fn choose(&self, work: &mut Work, vhost: VhostId, name: &str, subject: Subject) -> Applied {
         let mut applied = Applied::default();
         for (index, policy) in self.records.iter().filter(|(_, policy)| policy.is_for(vhost, subject)) {
@@ -164,7 +164,7 @@ impl Policies {
         applied
     }
 
-    /// What is said of something with these arguments.
+    /// What arguments and the policies that apply say together.
     pub(crate) fn terms<'a>(&'a self, arguments: &'a [u8], applied: Applied) -> Terms<'a> {
         let definition = |policy| self.get(policy).map_or(Table::EMPTY, |it| Table::trusted(&it.definition));
         Terms {
@@ -174,12 +174,12 @@ impl Policies {
         }
     }
 
-    /// The alternate exchange of an exchange to which these policies apply.
+    /// The alternate exchange that the policies name which apply to an exchange.
     pub(crate) fn alternate(&self, applied: Applied) -> Option<Arc<str>> {
         self.get(applied.policy)?.alternate.clone()
     }
 
-    /// The policies that apply to something, as an operator sees them.
+    /// The policies that apply to a queue or an exchange, as an operator sees them.
     pub(crate) fn applied_view(&self, applied: Applied) -> AppliedView<'_> {
         let terms = self.terms(&[], applied);
         let name = |policy| self.get(policy).map(|policy| &*policy.name);
@@ -193,27 +193,27 @@ impl Policies {
 
     // ---- who hears of a change
 
-    /// All queues and exchanges are to hear which policies apply to them.
+    /// Begins to tell all queues and exchanges which policies apply to them.
     pub(crate) fn begin_telling(&mut self) {
         self.telling.begin();
     }
 
-    /// Whether the job that tells is to be begun; who asks begins it.
+    /// Whether the job that tells queues and exchanges is to be begun; the caller begins it.
     pub(crate) const fn take_job(&mut self) -> bool {
         self.telling.take_job()
     }
 
-    /// Who is next to hear of a change, of queues and exchanges in so many places; `None` when all have.
+    /// The next queue or exchange to hear of a change, among so many places of each; `None` when all have.
     pub(crate) fn next_to_tell(&self, queues: usize, exchanges: usize) -> Option<Listener> {
         self.telling.next(queues, exchanges)
     }
 
-    /// Who was next hears of the change now.
+    /// Notes that a queue or an exchange has heard of the change.
     pub(crate) fn told(&mut self, listener: Listener) {
         self.telling.note(listener);
     }
 
-    /// All have heard: nothing refers any more to what was taken away.
+    /// Ends the telling when all have heard: nothing refers to cleared policies any more.
     pub(crate) fn end_telling(&mut self, patterns: &mut PatternBytes) {
         self.telling.end();
         for index in 0..self.records.places() {
@@ -223,9 +223,9 @@ impl Policies {
         }
     }
 
-    // ---- what there is
+    // ---- all policies
 
-    /// Policies, those included that were taken away and that somebody may still go by.
+    /// Policies, cleared ones included that a queue or an exchange may still go by.
     pub(crate) const fn len(&self) -> usize {
         self.records.len()
     }
@@ -235,17 +235,17 @@ impl Policies {
         self.records.is_empty()
     }
 
-    /// Policies that there may be.
+    /// The most policies there may be.
     pub(crate) const fn most(&self) -> usize {
         self.records.len() + self.records.room()
     }
 
-    /// Places that were ever used.
+    /// Places of policies ever used.
     pub(crate) const fn places(&self) -> usize {
         self.records.places()
     }
 
-    /// The policy in a place, of a virtual host of which `name_of` says the name.
+    /// The policy in a place; `name_of` tells the name of its virtual host.
     pub(crate) fn at<'a>(
         &'a self,
         place: usize,
@@ -256,7 +256,7 @@ impl Policies {
     }
 }
 
-/// Writes down that a policy exists, or exists no more.
+/// Writes down that a policy exists, or is gone.
 fn append(journal: &mut Journal, view: &PolicyView<'_>, exists: bool) -> Batch {
     if journal.mode() != Mode::On {
         return Batch::NONE;

@@ -1,16 +1,15 @@
-//! What is said of a queue: by its own arguments, by the policy that applies to it, and by its operator
-//! policy.
+//! The terms of a queue: its own arguments, its policy, and its operator policy, put together.
 //!
 //! Why it exists: the three are put together in one place, as RabbitMQ 3.10 does it (recorded from it), so
-//! that whoever acts on one of them need not know of the others. Arguments have `x-` before the names that
-//! policies have.
+//! that code which acts on a limit need not know where it came from. Arguments have `x-` before the names
+//! that policies have.
 //!
-//! Always true: of limits the smallest counts, whoever said it, and so of times to settle in; of all else
-//! what the arguments say, and only without that the policy; an operator policy has limits alone.
+//! Always true: the smallest of several limits counts, and the shortest consumer timeout; for all other keys
+//! the argument, and only without it the policy; an operator policy has only limits.
 
 use crate::wire::field::{Table, Value};
 
-/// Three tables; those that there are not are empty.
+/// The arguments, policy and operator policy of a queue; a missing one is empty.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms<'a> {
     pub(super) arguments: Table<'a>,
@@ -19,34 +18,32 @@ pub(crate) struct Terms<'a> {
 }
 
 impl<'a> Terms<'a> {
-    /// What the arguments alone say, for what no policy can say.
+    /// The arguments alone, for keys that no policy can have.
     pub(crate) const fn arguments(&self) -> Table<'a> {
         self.arguments
     }
 
-    /// The smallest that is said of a limit, by the name that arguments have for it; the largest number when
-    /// nothing is said.
+    /// The smallest value of a limit, by the name of its argument; the largest number without a limit.
     #[inline(never)]
     pub(crate) fn limit(&self, argument: &str) -> u64 {
         self.numbers(argument).into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
-    /// The shortest that is said of a time of which 0 is for ever; `None` when nothing is said.
+    /// The shortest value of a time of which 0 is for ever; `None` without one.
     #[inline(never)]
     pub(crate) fn time(&self, argument: &str) -> Option<u64> {
-        // One less than 0 is the largest number.
+        // Subtracting 1 makes 0 the largest number.
         self.numbers(argument).into_iter().flatten().min_by_key(|ms| ms.wrapping_sub(1))
     }
 
-    /// The numbers that arguments, policy and operator policy say; a value that is no number is as if it were
-    /// not said.
+    /// The numbers in arguments, policy and operator policy; a value that is no number counts as missing.
     fn numbers(&self, argument: &str) -> [Option<u64>; 3] {
         let key = key_of(argument);
         let said = [self.arguments.get(argument), self.policy.get(key), self.operator.get(key)];
         said.map(|value| value.and_then(limit_in))
     }
 
-    /// What counts of all that is no limit.
+    /// The value of a key that is no limit.
     #[inline(never)]
     pub(crate) fn value(&self, argument: &str) -> Option<Value<'a>> {
         self.arguments.get(argument).or_else(|| self.policy.get(key_of(argument)))
@@ -57,7 +54,7 @@ fn key_of(argument: &str) -> &str {
     argument.strip_prefix("x-").unwrap_or(argument)
 }
 
-/// A number that is a limit.
+/// A number that can be a limit.
 fn limit_in(value: Value<'_>) -> Option<u64> {
     value.as_integer().and_then(|number| u64::try_from(number).ok())
 }

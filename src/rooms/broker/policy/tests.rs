@@ -25,7 +25,7 @@ fn vhost(index: usize) -> VhostId {
     VhostId::from_index(index)
 }
 
-/// Policies with room for four, and what stands around them.
+/// Policies with room for four, with everything their methods borrow.
 struct World {
     policies: Policies,
     patterns: PatternBytes,
@@ -54,7 +54,7 @@ impl World {
         self.policies.applied_view(applied)
     }
 
-    /// Tells so many queues and exchanges of what has changed, and says how many heard of it.
+    /// Tells as many queues and exchanges of a change, and says how many heard of it.
     fn tell(&mut self, queues: usize, exchanges: usize) -> usize {
         let mut told = 0;
         while let Some(listener) = self.policies.next_to_tell(queues, exchanges) {
@@ -65,7 +65,7 @@ impl World {
         told
     }
 
-    /// Names of policies that were written down since somebody asked, those that are no more with a `-`.
+    /// Names of policies written down since the last call, cleared ones with a `-`.
     fn written(&mut self) -> Vec<String> {
         let mut names = Vec::new();
         while let Some(fact) = self.journal.fact() {
@@ -130,7 +130,7 @@ fn the_highest_priority_counts_and_then_the_name() {
     assert_eq!(world.policies.len(), 5);
 }
 
-/// As RabbitMQ 3.10.8 said it.
+/// The errors are those of RabbitMQ 3.10.8.
 #[test]
 fn mistakes_are_told_in_its_words() {
     let checked = |key, value| keys::check(Table::trusted(&table(key, value)), PolicyKind::User);

@@ -1,17 +1,17 @@
-//! Policies as somebody says them, and as an operator sees them.
+//! Policies as they are set, and as an operator sees them.
 //!
-//! Why it exists: who makes a policy and who lists policies speak of the same.
+//! Why it exists: setting and listing policies use the same fields.
 //!
-//! Always true: what is seen is what was said, and can be said again.
+//! Always true: a policy is shown as it was set, and can be set so again.
 
 use crate::wire::field::Table;
 
-/// Whose policy it is; a user's and the operator's may have the same name.
+/// Whether a policy is a user's or the operator's; one of each kind may have the same name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PolicyKind {
     /// A policy of a user with the tag `policymaker`.
     User,
-    /// An operator policy, which sets limits to what users say.
+    /// An operator policy, which limits what user policies and arguments set.
     Operator,
 }
 
@@ -28,7 +28,7 @@ pub enum ApplyTo {
 }
 
 impl ApplyTo {
-    /// The word that stands for it.
+    /// The word for it in the definition.
     pub const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -37,26 +37,26 @@ impl ApplyTo {
         }
     }
 
-    /// What is written under a name.
+    /// The value that a word stands for.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::All, Self::Queues, Self::Exchanges].into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// A policy as somebody says it.
+/// A policy to be set.
 #[derive(Clone, Copy, Debug)]
 pub struct NewPolicy<'a> {
     /// Whether the policy is a user's or the operator's.
     pub kind: PolicyKind,
     /// The name of the policy.
     pub name: &'a str,
-    /// Of which names it speaks.
+    /// The pattern of the names that the policy matches.
     pub pattern: &'a str,
-    /// Of what kind of things it speaks.
+    /// Whether the policy is for queues, exchanges or both.
     pub apply_to: ApplyTo,
-    /// Which of several counts: the one with the highest.
+    /// The priority: of several policies that match the highest applies.
     pub priority: i32,
-    /// What is said: the bytes of a table.
+    /// The definition: the bytes of a table.
     pub definition: &'a [u8],
 }
 
@@ -65,19 +65,19 @@ pub struct NewPolicy<'a> {
 pub struct PolicyView<'a> {
     /// The name of the policy's virtual host.
     pub vhost: &'a str,
-    /// The policy as it was said.
+    /// The policy as it was set.
     pub policy: NewPolicy<'a>,
 }
 
-/// What policies say of a queue or an exchange.
+/// The policies that apply to a queue or an exchange.
 #[derive(Clone, Copy, Debug)]
 pub struct AppliedView<'a> {
     /// The name of the policy.
     pub policy: Option<&'a str>,
     /// The name of the operator policy.
     pub operator: Option<&'a str>,
-    /// What the policy says.
+    /// The definition of the policy.
     pub definition: Table<'a>,
-    /// What the operator policy says, whose limits count where they are smaller.
+    /// The definition of the operator policy, whose limits count where they are smaller.
     pub limits: Table<'a>,
 }

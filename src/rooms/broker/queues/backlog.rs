@@ -1,46 +1,48 @@
 //! What waits in a queue, in order, in memory and out of it.
 //!
 //! ```text
-//! came back          │ head │ middle                     │ leaving      │ fifo
+//! requeued           │ head │ middle                     │ leaving      │ fifo
 //!   records, entries │ read │ what the log alone has,    │ waits for    │ what came in last
 //!                    │ back │ and transient ones between │ its commit   │
 //! ```
 //!
-//! A queue that fits into memory has nothing but its `fifo`. When memory is short, what the log has leaves
-//! it from the front of the fifo for the `middle`, where any number of neighbours are one entry; ahead of
+//! A queue that fits into memory has nothing but its `fifo`. When memory is short, messages that the log has
+//! leave the front of the `fifo` for the `middle`, where any number of neighbours are one entry; ahead of
 //! delivery they are read back into the `head`. Transient messages stay in memory, or, with
-//! `spill_transient`, are written to the log first and stand in `leaving` until they are there. They have a
-//! lane of their own in the log, with offsets of its own, which the next life of the broker throws away.
+//! `spill_transient`, are written to the log first and stand in `leaving` until that is done. Transient
+//! messages have a lane of their own in the log, with its own offsets, which the next life of the broker
+//! throws away.
 //!
-//! Always true: the parts are in the order of arrival, and what moves keeps its place in it; what came back
-//! goes before all others; the counts and bytes are those of the messages in the parts, in memory or not.
+//! Always true: the parts are in the order of arrival, and what moves keeps its place in it; requeued
+//! messages go before all others; the counts and bytes are those of the messages in the parts, in memory or
+//! not.
 
 use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner};
 
 use super::deliveries::{Delivered, Deliveries, ReturnedHeap};
 use super::place::{Lane, Place};
 
-/// Messages of a queue that may be out of memory: together with those that are in it they can be counted in
-/// 32 bits, as peers are told.
+/// Messages of one queue that may be out of memory: with those in memory their number fits the 32 bits of
+/// queue.declare-ok.
 const ABSENT_MAX: u32 = u32::MAX / 2;
-/// Messages in the head below which more are read back.
+/// Messages in the head below which more are read back from the log.
 const HEAD_LOW: u32 = 32;
 
-/// Bytes of the slot that each message takes.
+/// Bytes of the pool slot that each message takes.
 pub(crate) const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
 
-/// Bytes of blocks that a message takes: what it takes beyond its slot.
+/// Bytes of pool blocks that a message takes beyond its slot.
 #[inline]
 pub(crate) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
     u64::from(messages.footprint_bytes(message)) - SLOT_BYTES
 }
 
-/// What a message takes.
+/// How large a message is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     /// Bytes of pool memory.
     pub(crate) footprint: u64,
-    /// Bytes of its body.
+    /// Bytes of the message body.
     pub(crate) body_len: u64,
 }
 
@@ -52,18 +54,18 @@ impl Size {
     }
 }
 
-/// What stands first in a queue.
+/// The message that is next to leave a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum First {
-    /// It was delivered before.
+    /// A requeued message that is in memory.
     CameBack,
-    /// It was, and only the log has it.
+    /// A requeued message that only the log has, by its log offset.
     Absent(u64),
-    /// It waits in this part of the queue.
+    /// A message that was never delivered, in this part of the queue.
     At(QueuePart, Place),
 }
 
-/// Where messages wait that have not been delivered.
+/// A part of a queue in which messages wait for their first delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum QueuePart {
     Head,
@@ -75,72 +77,78 @@ pub(crate) enum QueuePart {
 /// A message taken out of its queue.
 pub(crate) struct Taken {
     pub(crate) message: MessageId,
-    /// Its place among those that came back.
+    /// The queue offset of the message, which orders requeued messages.
     pub(crate) offset: u64,
-    /// Its place in the log.
+    /// The log offset of the message, if the log has it.
     pub(crate) logged: Option<u64>,
+    /// The next delivery of the message is marked as redelivered.
     pub(crate) redelivered: bool,
-    /// How often it came back.
+    /// How often the message was requeued.
     pub(crate) returns: u16,
 }
 
-/// What was taken out of a queue to be dropped.
+/// Everything that a purge took out of a queue, to be dropped in steps.
 #[derive(Debug)]
 pub(crate) struct Purged {
     fifos: [Fifo; 5],
     returned: ReturnedHeap,
 }
 
-/// One thing of it.
+/// One piece of a purged queue.
 pub(crate) enum PurgedItem {
-    /// What was delivered before; its record is free.
+    /// A requeued message, whose delivery record is free by now.
     Delivered(Delivered),
-    /// What stood at a place.
+    /// The messages of one queue entry.
     Place(Place),
 }
 
 /// The messages of a queue.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    /// Messages that came back, by their records.
+    /// Requeued messages that have a delivery record.
     returned: ReturnedHeap,
-    /// Messages that came back when half of all deliveries had: as entries, in the order of their coming.
+    /// Requeued messages without a delivery record, as entries in the order of their return: used when half
+    /// of all delivery records serve requeued messages.
     returned_entries: Fifo,
-    /// Messages that came back and that only the log has, and bytes of their bodies.
+    /// Requeued messages that only the log has.
     returned_absent: u32,
+    /// Bytes of the bodies of requeued messages that only the log has.
     returned_absent_bytes: u64,
-    /// Messages that nobody is given any more, and that have nowhere to go yet; not counted as ready.
+    /// Rejected messages, which nobody is given any more and which have nowhere to go yet; not counted as
+    /// ready.
     rejected: ReturnedHeap,
-    /// Those of them that only the log has, and bytes of pool memory that the others occupy.
+    /// Rejected messages that only the log has.
     rejected_absent: u32,
+    /// Bytes of pool memory that rejected messages occupy.
     rejected_bytes: u64,
-    /// Read back.
+    /// Messages read back from the log.
     head: Fifo,
-    /// Still to be read back.
+    /// Messages still to be read back from the log, and transient ones between them.
     middle: Fifo,
-    /// On their way out of memory, some of them still being written.
+    /// Messages on their way out of memory, some of them still being written.
     leaving: Fifo,
-    /// What came in last.
+    /// The newest messages of the queue.
     fifo: Fifo,
     /// Messages in the middle, those in memory included.
     middle_messages: u32,
-    /// Messages in the middle that only the log has, and bytes of their bodies.
+    /// Messages in the middle that only the log has.
     stored: u32,
+    /// Bytes of the bodies of messages in the middle that only the log has.
     stored_bytes: u64,
-    /// Bytes of pool memory that the messages occupy.
+    /// Bytes of pool memory that the ready messages occupy.
     bytes: u64,
-    /// Bytes of the bodies of those.
+    /// Bytes of the bodies of the ready messages that are in memory.
     body_bytes: u64,
-    /// Messages taken from the front so far, which numbers them in the order of their coming.
+    /// Messages taken from the front for the first time, which numbers them in the order of arrival.
     taken: u64,
-    /// Messages taken of those that came back.
+    /// Requeued messages taken again.
     retaken: u64,
-    /// Messages that went by neither way: purged, expired, or too many.
+    /// Messages taken that were not delivered: purged, expired, or over the length limit.
     dropped: u64,
 }
 
 impl Backlog {
-    /// Nothing; what comes counts for this owner.
+    /// An empty backlog, whose messages count for this owner.
     pub(crate) fn owned_by(owner: Owner) -> Self {
         Self {
             returned_entries: Fifo::owned_by(owner),
@@ -160,7 +168,7 @@ impl Backlog {
         self.resident() + self.stored + self.returned_absent
     }
 
-    /// Those of them that are in memory.
+    /// Ready messages that are in memory.
     #[inline]
     pub(crate) const fn resident(&self) -> u32 {
         let deep = self.head.len() + self.middle_messages - self.stored + self.leaving.len();
@@ -168,37 +176,37 @@ impl Backlog {
         self.fifo.len() + returned + deep
     }
 
-    /// Messages that wait and have not been taken yet.
+    /// Ready messages that were never taken.
     const fn fresh(&self) -> u32 {
         self.fifo.len() + self.head.len() + self.middle_messages + self.leaving.len()
     }
 
-    /// Messages that came in since it is here, what was found in the log counted in.
+    /// Messages that arrived since the queue is here, those found in the log at a start included.
     pub(crate) const fn came(&self) -> u64 {
         self.taken + self.fresh() as u64
     }
 
-    /// Messages taken to be delivered, each as often as it was.
+    /// Messages taken to be delivered; a message counts once for each delivery.
     pub(crate) const fn went(&self) -> u64 {
         (self.taken + self.retaken).saturating_sub(self.dropped)
     }
 
-    /// One was taken that goes nowhere.
+    /// Notes that a message was taken and not delivered.
     pub(crate) const fn note_dropped(&mut self) {
         self.dropped += 1;
     }
 
-    /// Whether only the log has some of them.
+    /// Whether only the log has some messages of this queue.
     pub(crate) const fn has_absent(&self) -> bool {
         self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0
     }
 
-    /// Messages that came back and that only the log has.
+    /// Requeued messages that only the log has.
     pub(crate) const fn returned_absent(&self) -> u32 {
         self.returned_absent
     }
 
-    /// Bytes of pool memory that they occupy.
+    /// Bytes of pool memory that the ready messages occupy.
     #[inline]
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes + self.rejected_bytes
@@ -215,7 +223,7 @@ impl Backlog {
         self.fifo.needs_chunk()
     }
 
-    /// Whether messages can be given up, or stay where given up ones are: it can be counted.
+    /// Whether messages may still leave memory: the number of messages in the middle is limited.
     pub(crate) const fn may_give_up(&self) -> bool {
         self.middle_messages < ABSENT_MAX
     }
@@ -242,7 +250,7 @@ impl Backlog {
         self.count_in(size);
     }
 
-    /// What stands first.
+    /// The message that is next to leave the queue.
     #[inline]
     pub(crate) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
         if let Some(index) = self.returned.first() {
@@ -263,8 +271,8 @@ impl Backlog {
             .or_else(|| at(QueuePart::Fifo, &self.fifo))
     }
 
-    /// Shows every place in its order, those that came back with whether they were delivered, until `each`
-    /// says that it is enough.
+    /// Shows every place in queue order, until `each` says that it is enough; for a requeued message `each`
+    /// is told whether it was delivered.
     #[cold]
     pub(crate) fn look(
         &self,
@@ -292,7 +300,7 @@ impl Backlog {
         }
     }
 
-    /// Takes the first of a part, which is in memory; its number in the order in which messages left.
+    /// Takes the first message of a part, which is in memory; gives its number in the order of departure.
     #[inline]
     pub(crate) fn take_from(&mut self, pool: &mut FifoPool, part: QueuePart, size: Size) -> u64 {
         self.pop(pool, part);
@@ -302,7 +310,7 @@ impl Backlog {
         number
     }
 
-    /// Takes the first of those that came back, which is in memory.
+    /// Takes the first requeued message, which is in memory.
     pub(crate) fn take_returned(
         &mut self,
         pool: &mut FifoPool,
@@ -343,10 +351,10 @@ impl Backlog {
         assert!(popped.is_some(), "a part that has a first message is not empty");
     }
 
-    /// Takes everything out, for somebody to drop; says how many messages those are.
+    /// Takes all ready messages out, for the caller to drop; says how many.
     pub(crate) fn detach(&mut self) -> (u32, Purged) {
         let count = self.ready();
-        // Their numbers are gone with them.
+        // The messages taken out use up their numbers.
         let fresh = u64::from(self.fresh());
         (self.taken, self.dropped) = (self.taken + fresh, self.dropped + fresh);
         (self.bytes, self.body_bytes) = (0, 0);
@@ -359,8 +367,8 @@ impl Backlog {
 
     // ---- what came back
 
-    /// A delivery comes back to its old place: as its record or, when there are too many of those, as an
-    /// entry.
+    /// A delivery is requeued at its old place: as its record or, when requeued messages have too many
+    /// records, as an entry.
     pub(crate) fn put_back(
         &mut self,
         pool: &mut FifoPool,
@@ -387,19 +395,20 @@ impl Backlog {
             deliveries.remove(index);
         } else {
             self.returned.insert(deliveries, index);
-            // What was never sent comes back as well, and memory may be needed for what stands before it.
+            // A delivery that was never sent is requeued as well, and memory may be needed for what stands
+            // before it.
             deliveries.let_leave(index);
         }
     }
 
-    /// From now on only the log has one of those that came back.
+    /// A requeued message leaves memory: from now on only the log has it.
     pub(crate) fn give_up_returned(&mut self, size: Size) {
         self.count_out(size);
         self.returned_absent += 1;
         self.returned_absent_bytes += size.body_len;
     }
 
-    /// The first of those that came back is in memory again.
+    /// The first requeued message is in memory again.
     pub(crate) fn returned_paged_in(
         &mut self,
         pool: &mut FifoPool,
@@ -415,7 +424,7 @@ impl Backlog {
         }
     }
 
-    /// The first of those that came back, which only the log has, leaves the queue unread.
+    /// The first requeued message, which only the log has, leaves the queue unread.
     pub(crate) fn drop_absent(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) {
         self.uncount_absent();
         if let Some(index) = self.returned.pop(deliveries) {
@@ -426,7 +435,7 @@ impl Backlog {
         }
     }
 
-    /// The first of those that came back, which is in memory, and its offset if the log has it.
+    /// The first requeued message, which is in memory, and its log offset if the log has it.
     pub(crate) fn first_returned(
         &self,
         pool: &FifoPool,
@@ -443,9 +452,9 @@ impl Backlog {
         }
     }
 
-    // ---- what was rejected
+    // ---- rejected messages
 
-    /// Takes a delivery that nobody is given any more.
+    /// Keeps a rejected delivery, which nobody is given any more.
     pub(crate) fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
         match deliveries[index].message {
             Some(message) => self.rejected_bytes += Size::of(messages, message).footprint,
@@ -454,12 +463,12 @@ impl Backlog {
         self.rejected.insert(deliveries, index);
     }
 
-    /// The first of those.
+    /// The record of the first rejected message.
     pub(crate) fn first_rejected(&self) -> Option<usize> {
         self.rejected.first()
     }
 
-    /// Takes the first of those; its record is free.
+    /// Takes the first rejected message; its record is free.
     pub(crate) fn take_rejected(
         &mut self,
         deliveries: &mut Deliveries,
@@ -473,14 +482,14 @@ impl Backlog {
         Some(deliveries.remove(index))
     }
 
-    /// The first of those cannot be read back; its record is free.
+    /// Drops the first rejected message, which cannot be read back; its record is free.
     pub(crate) fn lose_rejected(&mut self, deliveries: &mut Deliveries) {
         let index = self.rejected.pop(deliveries).expect("what is read back for it is there");
         self.rejected_absent -= 1;
         deliveries.remove(index);
     }
 
-    /// The first of those is in memory again.
+    /// The first rejected message is in memory again.
     pub(crate) fn rejected_paged_in(&mut self, deliveries: &mut Deliveries, message: MessageId, size: Size) {
         let index = self.rejected.first().expect("what is read back for it is there");
         deliveries[index].message = Some(message);
@@ -489,7 +498,7 @@ impl Backlog {
     }
 
     const fn uncount_absent(&mut self) {
-        // What each of them has is not known.
+        // The size of a single body is not known.
         let share = self.returned_absent_bytes / self.returned_absent as u64;
         self.returned_absent_bytes -= share;
         self.returned_absent -= 1;
@@ -497,12 +506,12 @@ impl Backlog {
 
     // ---- out of memory
 
-    /// The first of those that wait for their commit to leave memory.
+    /// The first message that waits for its commit to leave memory.
     pub(crate) fn first_leaving(&self, pool: &FifoPool) -> Option<Place> {
         self.leaving.front(pool).map(Place::of)
     }
 
-    /// The first of the fifo.
+    /// The first message of the fifo.
     pub(crate) fn first_in_fifo(&self, pool: &FifoPool) -> Option<Place> {
         self.fifo.front(pool).map(Place::of)
     }
@@ -512,8 +521,8 @@ impl Backlog {
         !self.leaving.is_empty()
     }
 
-    /// The first message of the fifo stays in memory, if fewer than `window` do that stand before all that is
-    /// out of it.
+    /// Keeps the first message of the fifo in memory, if fewer than `window` messages stand in memory before
+    /// the first that is not.
     pub(crate) fn keep_in_window(&mut self, pool: &mut FifoPool, window: u32) -> bool {
         if !self.middle.is_empty() || self.head.len() >= window {
             return false;
@@ -524,14 +533,15 @@ impl Backlog {
         true
     }
 
-    /// The first message of the fifo is to be given up, or to stay before those that leave memory.
+    /// Moves the first message of the fifo to `leaving`, to be given up or to stay before those that leave
+    /// memory.
     pub(crate) fn begin_leaving(&mut self, pool: &mut FifoPool, place: Place) {
         self.pop(pool, QueuePart::Fifo);
         let kept = self.leaving.push(pool, place.entry());
         assert!(kept, "chunks are kept for what leaves memory");
     }
 
-    /// The first message of a part stays in memory, among those that are not.
+    /// Moves the first message of a part to the middle, where it stays in memory.
     pub(crate) fn stay(&mut self, pool: &mut FifoPool, from: QueuePart, place: Place) {
         self.pop(pool, from);
         self.middle_messages += 1;
@@ -539,7 +549,7 @@ impl Backlog {
         assert!(kept, "there are chunks");
     }
 
-    /// From now on only the log has the first message of a part.
+    /// The first message of a part leaves memory: from now on only the log has it.
     pub(crate) fn give_up(
         &mut self,
         pool: &mut FifoPool,
@@ -554,7 +564,7 @@ impl Backlog {
         assert!(pushed, "there are chunks, and it can be counted");
     }
 
-    /// Puts messages behind the middle that only the log has; `false` when there is no chunk for them, or
+    /// Puts messages that only the log has behind the middle; `false` when there is no chunk for them, or
     /// they are too many to be counted.
     pub(crate) fn push_stored(&mut self, pool: &mut FifoPool, lane: Lane, start: u64, count: u32) -> bool {
         if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
@@ -574,7 +584,7 @@ impl Backlog {
         pushed
     }
 
-    /// The run at the end of the middle with so many behind it, if they follow it.
+    /// The run at the end of the middle, made longer by `count` messages, if those follow it in the log.
     fn joined(&self, pool: &FifoPool, lane: Lane, start: u64, count: u32) -> Option<Place> {
         match Place::of(self.middle.back(pool)?) {
             Place::Stored(last, first, so_far) if last == lane && first + u64::from(so_far) == start => {
@@ -592,14 +602,14 @@ impl Backlog {
         }
     }
 
-    /// At a start: what is going to be put into the middle has so many bytes of bodies.
+    /// At a start: sets the bytes of bodies of the messages about to be put into the middle.
     pub(crate) const fn set_stored_bytes(&mut self, body_bytes: u64) {
         self.stored_bytes = body_bytes;
     }
 
     // ---- into memory
 
-    /// The run that stands first in the middle, if only the log has it: its lane, first offset and length.
+    /// The run at the front of the middle, if only the log has it: its lane, first offset and length.
     pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(Lane, u64, u32)> {
         match Place::of(self.middle.front(pool)?) {
             Place::Stored(lane, start, count) => Some((lane, start, count)),
@@ -607,19 +617,19 @@ impl Backlog {
         }
     }
 
-    /// Whether nothing was read back that waits still.
+    /// Whether the head has no message.
     pub(crate) const fn is_head_empty(&self) -> bool {
         self.head.is_empty()
     }
 
-    /// Whether more is to be read back, ahead of need when there is memory to spare.
+    /// Whether more messages are to be read back, ahead of need when there is memory to spare.
     pub(crate) fn is_head_low(&self, is_memory_to_spare: impl FnOnce() -> bool) -> bool {
         self.head.len() < HEAD_LOW
             && !self.middle.is_empty()
             && (self.head.is_empty() || is_memory_to_spare())
     }
 
-    /// The first message of the middle is in memory again, and stands behind those that are so already.
+    /// Moves the first message of the middle, which is in memory again, to the end of the head.
     pub(crate) fn paged_in(&mut self, pool: &mut FifoPool, place: Place, size: Size) {
         self.leave_stored(pool, 1);
         self.count_in(size);
@@ -627,7 +637,7 @@ impl Backlog {
         assert!(pushed, "there are chunks");
     }
 
-    /// The first `count` messages leave the run at the front of the middle.
+    /// Takes the first `count` messages off the run at the front of the middle.
     pub(crate) fn leave_stored(&mut self, pool: &mut FifoPool, count: u32) {
         let Some((lane, start, all)) = self.first_stored(pool) else { panic!("no run is at the front") };
         self.stored_bytes -= self.stored_share(count);
@@ -641,7 +651,8 @@ impl Backlog {
         }
     }
 
-    /// What so many of the messages that are not in memory count for, on average: what each has is not known.
+    /// Bytes of bodies that `count` messages out of memory count for, on average: the size of each is not
+    /// known.
     fn stored_share(&self, count: u32) -> u64 {
         if count >= self.stored {
             return self.stored_bytes;
@@ -651,7 +662,7 @@ impl Backlog {
 }
 
 impl Purged {
-    /// The next thing to drop.
+    /// Takes the next piece of a purged queue, to be dropped.
     pub(crate) fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
         if let Some(index) = self.returned.pop(deliveries) {
             return Some(PurgedItem::Delivered(deliveries.remove(index)));
@@ -660,7 +671,7 @@ impl Purged {
         entry.map(|(_, entry)| PurgedItem::Place(Place::of(entry)))
     }
 
-    /// Whether everything is dropped.
+    /// Whether all pieces of a purged queue are dropped.
     pub(crate) fn is_empty(&self) -> bool {
         self.returned.is_empty() && self.fifos.iter().all(Fifo::is_empty)
     }

@@ -1,7 +1,7 @@
 //! How queues are written down, and what the log has of them at a start.
 //!
-//! Always true: what is declared is answered when it is durable; how often messages came back is written by one write
-//! of a queue at a time.
+//! Always true: a declaration is answered when it is durable; requeue counts are written by one write of a
+//! queue at a time.
 
 use super::place::Lane;
 use super::state::Queues;
@@ -12,7 +12,7 @@ use crate::command::QueueId;
 use crate::journal::{Definition, Journal, Mode};
 
 impl Queues {
-    /// Writes down that a queue exists, or exists no more with all its messages.
+    /// Writes down that a queue exists, or that it is gone with all its messages.
     pub(crate) fn append_queue(&mut self, cx: &mut Context<'_>, access: &Access, index: usize, exists: bool) {
         let record = &self.slab[index];
         let incarnation = record.logged.incarnation();
@@ -28,7 +28,7 @@ impl Queues {
         cx.await_batch(batch);
     }
 
-    /// The key that a durable queue is written down under, and what is said of it if it `exists`.
+    /// The key of a durable queue's definition, and its value if it `exists`.
     pub(crate) fn definition_of_queue(
         &self,
         access: &Access,
@@ -48,7 +48,7 @@ impl Queues {
         (definition.key(), exists.then(|| definition.value()))
     }
 
-    /// A message of a queue that counts it has come back so often.
+    /// Notes how often a message was requeued, in a queue that counts it.
     #[cold]
     pub(crate) fn note_return(
         &mut self,
@@ -64,7 +64,7 @@ impl Queues {
         self.write_returns(journal, access);
     }
 
-    /// Writes down how often messages came back, unless what was written before is not durable yet.
+    /// Writes the requeue counts, unless the last write is not durable yet.
     #[inline]
     pub(crate) fn write_returns(&mut self, journal: &mut Journal, access: &Access) {
         if self.returns_due.may_be_written(journal.durable()) && !journal.is_grouping() {
@@ -72,14 +72,14 @@ impl Queues {
         }
     }
 
-    /// Writes down how often messages came back, whether what was written before is durable or not.
+    /// Writes the requeue counts, whether the last write is durable or not.
     #[cold]
     pub(crate) fn write_returns_now(&mut self, journal: &mut Journal, access: &Access) {
         if journal.mode() == Mode::On && (!journal.has_room_to_define() || journal.is_crowded()) {
             return;
         }
         for queue in self.returns_due.take() {
-            // It may have been deleted since, and another be in its place.
+            // The queue may have been deleted since, and another be in its place.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
             let is_due = record.returns.take_due();
             if is_due && journal.mode() == Mode::On && !record.dying && record.logged.is_on() {
@@ -89,21 +89,21 @@ impl Queues {
         }
     }
 
-    /// Says what the log has for a queue.
+    /// At a start: tells a queue what the log has for it.
     pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
         record.logged.restore(contents);
         if record.returns.forget_from(contents.next_offset) {
             self.returns_due.push(queue);
         }
-        // Names and properties are in there as well: the best guess there is.
+        // The bytes in the log include names and properties: this is the best guess there is.
         record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
         if contents.count > 0 {
             self.look_at_stored(queue);
         }
     }
 
-    /// Messages of a queue that the log has, in order; `false` when there is no room to remember them.
+    /// Adds messages of a queue that the log has, in order; `false` when there is no room to remember them.
     pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
         let mut start = start;
         while start < end {
@@ -117,8 +117,8 @@ impl Queues {
         true
     }
 
-    /// As if so many messages had come to every durable queue and gone before they were written: their
-    /// offsets are used up. For the simulator, which has no days to wait for that.
+    /// Uses up offsets, as if as many messages had come to every durable queue and gone before they were
+    /// written. For the simulator, which has no days to wait for that.
     #[cfg(debug_assertions)]
     pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
         for index in 0..self.slab.places() {
@@ -131,9 +131,9 @@ impl Queues {
         }
     }
 
-    /// The last thing before a clean stop, when all else is written: watermarks that ran ahead of the
-    /// deliveries are set right, so that what nobody was sent is not called redelivered; and how often messages
-    /// came back. Says whether there was anything to write.
+    /// Before a clean stop, when all else is written: resets watermarks that ran ahead of the deliveries, so
+    /// that messages nobody was sent are not called redelivered, and writes the requeue counts. Says whether
+    /// there was anything to write.
     pub(crate) fn reset_watermarks(&mut self, journal: &mut Journal, access: &Access) -> bool {
         if journal.mode() != Mode::On {
             return false;

@@ -1,7 +1,8 @@
-//! What delayed exchanges keep: a hidden queue for each, whose levels are the slots of a timing wheel (`sleepers`).
+//! Delayed messages: a hidden queue for each delayed exchange, whose levels are the slots of a timing wheel
+//! (`sleepers`).
 //!
-//! Always true: what waits in a slot waits as in any queue: confirmed when it is durable, out of memory when that is
-//! short, restored at a start, gone with its exchange.
+//! Always true: a message waits in a slot as in any queue: confirmed when it is durable, out of memory when
+//! that is short, restored at a start, gone with its exchange.
 
 use super::ranks::LevelChoice;
 use super::sleepers::{Held, PLAIN, SLOTS, Slot, UNKNOWN};
@@ -12,8 +13,8 @@ use crate::command::{ExchangeId, QueueId};
 use crate::journal::Journal;
 
 impl Queues {
-    /// The hidden queue of an exchange is retired with its levels: what of it was held is to be forgotten, and its slots
-    /// have no time any more.
+    /// Retires the hidden queue of an exchange with its levels, whose slots lose their times; gives the
+    /// messages held, to be forgotten.
     #[cold]
     pub(crate) fn retire_sleepers(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
         let record = &mut self.slab[queue.index()];
@@ -35,18 +36,18 @@ impl Queues {
         gone
     }
 
-    /// The exchange has its hidden queue.
+    /// Notes that this hidden queue holds the messages of this delayed exchange.
     pub(crate) fn give_sleepers(&mut self, queue: QueueId, exchange: ExchangeId) {
         self.slab[queue.index()].sleeps_for = Some(exchange);
     }
 
-    /// Messages that sleep in a hidden queue.
+    /// Delayed messages in a hidden queue.
     pub(crate) fn asleep_in(&self, queue: QueueId) -> u64 {
         self.in_all(queue, |record| u64::from(record.backlog.ready()) + u64::from(record.unsettled.count))
     }
 
-    /// The level for a message that says this: the slot of its time, or the hidden queue itself as long as
-    /// the slots are not known, and when there is no room for that one (`Sleepers::lacks_slot`).
+    /// The level for a message of this delay: the slot of its time, or the hidden queue itself as long as the
+    /// slots are not known, and when there is no room for that slot (`Sleepers::lacks_slot`).
     pub(crate) fn slot_for(
         &mut self,
         cx: &mut Context<'_>,
@@ -67,12 +68,12 @@ impl Queues {
         level.unwrap_or(queue)
     }
 
-    /// Whether there was no room for a slot, as of the message that is under way: it cannot come in.
+    /// Whether there was no room for the slot of the message being published, which cannot come in.
     pub(crate) const fn lacks_slot(&mut self) -> bool {
         core::mem::replace(&mut self.sleepers.lacks_slot, false)
     }
 
-    /// The level of a slot, which has its time from now on; `None`: there is no room for it.
+    /// The level of a slot, whose time is known from now on; `None`: there is no room for the level.
     pub(crate) fn level_of_slot(&mut self, quota: &mut Quota, queue: QueueId, slot: Slot) -> Option<QueueId> {
         let declarer = self.slab[queue.index()].declared.declarer.unwrap_or_else(Declarer::nobody);
         let level = self.level_at(quota, queue, slot.number, Some(declarer)).ok()?;

@@ -1,8 +1,8 @@
 //! Deliveries that are not settled: on their way to a socket, waiting for an acknowledgement, or returned.
 //!
-//! One record serves a message from the moment it leaves its queue until it is settled. What changes is the
-//! list it is on, so nothing on this path ever needs memory that might not be there (only when half of all
-//! records serve what came back does a message go back as an entry, if there is room for that):
+//! One record serves a message from the moment it leaves its queue until it is settled. Only the list that
+//! the record is on changes, so nothing on this path needs memory that might not be there (only when half of
+//! all records serve requeued messages is a message requeued as an entry, if there is room for that):
 //!
 //! ```text
 //! queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
@@ -21,59 +21,59 @@ use crate::mem::{Links, List, MessageId, Slab, sort_by_key};
 
 use crate::broker::letters::Reason;
 
-/// Which method carries the message.
+/// The method that carries the message to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Carrier {
     /// basic.deliver.
     Deliver,
     /// basic.get-ok with the number of messages left.
     Get(u32),
-    /// basic.return: no queue, no acknowledgement.
+    /// basic.return: without a queue, and never acknowledged.
     Return,
 }
 
-/// One delivery.
+/// One unsettled delivery.
 #[derive(Debug)]
 pub(crate) struct Delivered {
     pub(crate) tag: u64,
-    /// Its place in the order in which messages left the queue.
+    /// The place of the message in the order in which messages left the queue.
     pub(crate) offset: u64,
-    /// Its place in the log, if the log has it.
+    /// The log offset of the message, if the log has it.
     pub(crate) logged: Option<u64>,
-    /// Its place in the outbox of the connection.
+    /// The place of the delivery in the outbox of its connection.
     pub(crate) sequence: u64,
-    /// None when it is written and only the log has the message.
+    /// The message; none when it is written to the socket and only the log has it.
     pub(crate) message: Option<MessageId>,
-    /// Bytes of its body.
+    /// Bytes of the message body.
     pub(crate) body_len: u32,
     pub(crate) channel: ChannelId,
-    /// The consumer, or the stand-in of a get; none for returns.
+    /// The consumer, or the stand-in of a basic.get; none for returns.
     pub(crate) consumer: Option<ConsumerId>,
     pub(crate) queue: Option<QueueId>,
-    /// Bytes it counts for in the outbox.
+    /// Bytes that the delivery counts for in the outbox.
     pub(crate) wire_bytes: u32,
     /// When it was delivered, in seconds since the start of the process.
     pub(crate) delivered_s: u32,
     pub(crate) carrier: Carrier,
     pub(crate) redelivered: bool,
-    /// How often it came back; beyond the largest number that is not told any more.
+    /// How often the message was requeued; the count stops at the largest number.
     pub(crate) returns: u16,
-    /// Its queue gives it up.
+    /// Why the queue gives the message up, if it does.
     pub(crate) death: Option<Reason>,
-    /// It is settled by being written.
+    /// Automatic acknowledgement: the delivery is settled by being written.
     pub(crate) no_ack: bool,
-    /// It has been written to the socket.
+    /// The delivery has been written to the socket.
     pub(crate) sent: bool,
-    /// It is back in its queue.
+    /// The message is back in its queue.
     returned: bool,
-    /// It is on the list of those that may leave memory.
+    /// The delivery is on the list of those whose messages may leave memory.
     may_leave: bool,
-    /// Its channel went while it was being written: it goes back to its queue afterwards.
+    /// The channel closed while the delivery was being written: the message is requeued afterwards.
     pub(crate) orphaned: bool,
-    /// In an open transaction: what commit will do with it.
+    /// What tx.commit will do with the delivery, in an open transaction.
     decided: Option<Settlement>,
     links: Links,
-    /// The outbox, and afterwards the list of those that may leave memory.
+    /// Links in the outbox, and afterwards in the list of deliveries whose messages may leave memory.
     outbox_links: Links,
     bucket_next: u32,
     heap: HeapLinks,
@@ -106,14 +106,15 @@ pub(crate) struct NewDelivery {
 pub(crate) struct Deliveries {
     slab: Slab<Delivered>,
     buckets: Box<[u32]>,
-    /// Records in the returned heaps of all queues.
+    /// Delivery records in the returned heaps of all queues.
     returned: usize,
-    /// Written, or back in their queues, of messages that the log has too; the oldest first.
+    /// Deliveries, written or requeued, whose messages the log has too and that may leave memory; the oldest
+    /// first.
     leavable: List,
 }
 
 impl Deliveries {
-    /// Bytes per delivery, its bucket included (there are up to two buckets for one).
+    /// Bytes per delivery record, its buckets included (up to two for each record).
     pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
 
     pub(crate) fn with_capacity(capacity: usize) -> Self {
@@ -126,7 +127,7 @@ impl Deliveries {
         }
     }
 
-    /// Makes the record, with its place in the outbox and what it counts for there; `None` when the pool is
+    /// Makes a delivery record, with its place in the outbox and its bytes there; `None` when the pool is
     /// full.
     pub(crate) fn insert(
         &mut self,
@@ -185,7 +186,7 @@ impl Deliveries {
         None
     }
 
-    /// Its tag is no longer known to the peer; the record itself stays.
+    /// The client no longer knows the tag of a delivery; the record itself stays.
     fn forget_tag(&mut self, index: usize) {
         let (channel, tag) = (self.slab[index].channel, self.slab[index].tag);
         let bucket = self.bucket(channel, tag);
@@ -206,14 +207,14 @@ impl Deliveries {
         }
     }
 
-    /// The tag is known again (a transaction was rolled back).
+    /// The client knows the tag of a delivery again (a transaction was rolled back).
     fn remember_tag(&mut self, index: usize) {
         let bucket = self.bucket(self.slab[index].channel, self.slab[index].tag);
         self.slab[index].bucket_next = self.buckets[bucket];
         self.buckets[bucket] = index as u32 + 1;
     }
 
-    /// Frees the record; its tag must have been forgotten.
+    /// Frees a delivery record, whose tag must have been forgotten.
     #[inline]
     pub(crate) fn remove(&mut self, index: usize) -> Delivered {
         self.keep(index);
@@ -222,19 +223,19 @@ impl Deliveries {
 
     // ---- the outbox of a connection
 
-    /// Behind all that is in the outbox.
+    /// Puts a delivery at the end of an outbox.
     #[inline]
     pub(crate) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
-    /// Out of the outbox, wherever it stands.
+    /// Takes a delivery out of an outbox, wherever it stands there.
     #[inline]
     pub(crate) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
-    /// The one behind it in the outbox.
+    /// The delivery behind this one in the outbox.
     #[inline]
     pub(crate) fn next_in_outbox(&self, index: usize) -> Option<usize> {
         List::after(&self.slab, index, |delivery| &delivery.outbox_links)
@@ -242,35 +243,36 @@ impl Deliveries {
 
     // ---- unacknowledged deliveries of a channel
 
-    /// Behind all that the channel has not acknowledged.
+    /// Puts a delivery at the end of a channel's unacknowledged list.
     #[inline]
     pub(crate) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
-    /// It is acknowledged, or decided otherwise: its tag is known no more.
+    /// Takes an acknowledged, or otherwise decided, delivery off the unacknowledged list, and forgets its
+    /// tag.
     #[inline]
     pub(crate) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.remove(&mut self.slab, index, |delivery| &mut delivery.links);
         self.forget_tag(index);
     }
 
-    /// A transaction is to do this with it; it must have left the unacknowledged ones.
+    /// Notes how a transaction is to settle a delivery, which must have left the unacknowledged list.
     pub(crate) fn decide(&mut self, decided: &mut List, index: usize, settlement: Settlement) {
         self.slab[index].decided = Some(settlement);
         decided.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
-    /// Takes the next that a transaction decided about.
+    /// Takes the next delivery that a transaction decided about.
     pub(crate) fn next_decided(&mut self, decided: &mut List) -> Option<(usize, Settlement)> {
         let index = decided.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
         let settlement = self.slab[index].decided.take();
         Some((index, settlement.expect("what is on this list is decided")))
     }
 
-    /// A transaction decides nothing after all: its deliveries are unacknowledged again, in their old places.
-    /// In one pass over the list from its end: a client decides in any order, and looking for each place anew
-    /// would take time without bound.
+    /// Rolls a transaction back: its deliveries are unacknowledged again, in their old places. One pass over
+    /// the list from its end: a client decides in any order, and looking for each place anew would take time
+    /// without bound.
     pub(crate) fn undecide(&mut self, list: &mut List, mut decided: List) {
         decided.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
         let mut after = list.back();
@@ -288,7 +290,8 @@ impl Deliveries {
 
     // ---- what may leave memory
 
-    /// From now on its message may leave memory, if the log has it; the record must be in no outbox.
+    /// From now on the message of a delivery may leave memory, if the log has it; the record must be in no
+    /// outbox.
     pub(crate) fn let_leave(&mut self, index: usize) {
         let record = &mut self.slab[index];
         if record.logged.is_some() && record.message.is_some() && !record.may_leave {
@@ -297,14 +300,14 @@ impl Deliveries {
         }
     }
 
-    /// Its message stays in memory, or has left it.
+    /// Takes a delivery off the list of those whose messages may leave memory.
     pub(crate) fn keep(&mut self, index: usize) {
         if core::mem::take(&mut self.slab[index].may_leave) {
             self.leavable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
     }
 
-    /// The first whose message may leave memory.
+    /// The first delivery whose message may leave memory.
     pub(crate) const fn first_to_leave(&self) -> Option<usize> {
         self.leavable.front()
     }
@@ -316,34 +319,34 @@ impl Deliveries {
         self.slab.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no deliveries.
     pub(crate) const fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
-    /// Records that are free.
+    /// Free delivery records.
     #[inline]
     pub(crate) const fn room(&self) -> usize {
         self.slab.room()
     }
 
-    /// Rises with every record that becomes free.
+    /// Rises with every delivery record that becomes free.
     pub(crate) const fn given(&self) -> u64 {
         self.slab.given()
     }
 
-    /// Bytes that nobody uses and the system holds memory for, about.
+    /// Bytes of the pool that nobody uses and the system holds memory for, about.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
 
-    /// Gives idle memory back.
+    /// Gives idle memory back to the system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
     }
 
-    /// Whether half of all records serve messages that came back to their queues and that nobody may ever
-    /// ask for again: no more of them shall, or there would be none left for anybody else.
+    /// Whether half of all records serve requeued messages, which nobody may ever ask for again: with more of
+    /// them no record would be left for new deliveries.
     pub(crate) const fn are_half_returned(&self) -> bool {
         2 * self.returned >= self.slab.len() + self.slab.room()
     }
@@ -356,7 +359,7 @@ impl Deliveries {
 }
 
 impl Deliveries {
-    /// Whether a queue gives up something for this reason, and has not done so yet.
+    /// Whether the queue gives up this delivery for this reason, and has not done so yet.
     pub(crate) fn has_death(&self, reason: Reason) -> bool {
         self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))
     }
@@ -379,14 +382,14 @@ impl IndexMut<usize> for Deliveries {
 }
 
 impl Delivered {
-    /// Whether it is back in its queue.
+    /// Whether the message is back in its queue.
     pub(crate) const fn is_returned(&self) -> bool {
         self.returned
     }
 }
 
-/// Messages that came back to their queue, lowest offset first: a leftist heap through the records, so that
-/// giving one back and taking the first are both logarithmic whatever the order.
+/// Requeued messages of one queue, lowest offset first: a leftist heap through the records, so that
+/// requeueing and taking the first are both logarithmic whatever the order.
 #[derive(Debug, Default)]
 pub(crate) struct ReturnedHeap {
     root: u32,
@@ -415,7 +418,7 @@ impl ReturnedHeap {
         pool.returned += 1;
     }
 
-    /// All of them, lowest offset first.
+    /// All requeued deliveries of the heap, lowest offset first.
     pub(crate) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
         let (mut found, mut open) = (Vec::with_capacity(self.len as usize), vec![self.root]);
         while let Some(place) = open.pop() {

@@ -1,18 +1,18 @@
 //! Messages that waited too long, and queues that nobody had a use for.
 //!
 //! As in RabbitMQ's classic queues a message expires when it stands first, with priorities in all levels of
-//! its queue together; what is behind it has to wait.
-//! So a queue has one time at which it is looked at (`expiry`), that of its first message. Times are those of
-//! the broker, added up over its lives, so nothing here depends on a clock that a board may not have.
+//! its queue together; messages behind it have to wait. So a queue has one time at which it is looked at
+//! (`expiry`), that of its first message. Times are those of the broker, added up over its lives, so nothing
+//! here depends on a clock that a board may not have.
 //!
 //! ```text
 //! first message in memory:  arrival, own time, queue's time ──→ looked at then
 //! only the log has it:      peek (its record alone is read) ──→ looked at then ──→ read back when due
 //! ```
 //!
-//! Always true: what has expired is given to nobody, not even while there is no room for its dead letter; a
-//! queue is looked at no later than its first message expires, as far as that is known, and asks for it where
-//! it is not; a message that waits takes no memory for that.
+//! Always true: an expired message is given to nobody, not even while there is no room for its dead letter; a
+//! queue is looked at no later than its first message expires, and reads that time from the log where it is
+//! not known; a message that waits to expire takes no memory for that.
 
 use crate::command::QueueId;
 use crate::journal::Journal;
@@ -27,45 +27,45 @@ use super::state::Queues;
 use crate::broker::Context;
 use crate::broker::properties::expiration_ms;
 
-/// Queues whose time has come that a turn takes up.
+/// Queues with something expired that one turn takes up.
 const DUE_STEP: u32 = 512;
-/// Bytes of properties that are as much work as one step, when they are looked into.
+/// Bytes of properties whose reading is as much work as one step.
 const BYTES_PER_UNIT: usize = 512;
 
-/// How long a message that is due at once may still go to somebody, in milliseconds.
+/// How long an expired message may still be delivered, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Patience {
-    /// Nobody waits for it.
+    /// No consumer waits for the message.
     No = 0,
-    /// A consumer that waits has this turn.
+    /// A waiting consumer may have the message in the turn in which it came.
     OneTurn = 1,
 }
 
-/// What is known of a queue's first message.
+/// Whether, and when, a queue's first message expires.
 enum Head {
     Nothing,
-    /// Only the log has it, and nobody knows until when it may wait.
+    /// Only the log has the message, and its expiry is not known.
     Unknown,
-    /// Only the log has it, and it has expired.
+    /// Only the log has the message, and it has expired.
     DueAbsent,
-    /// It expires then, in milliseconds of broker time; never with the largest number.
+    /// The message expires then, in milliseconds of broker time; the largest number for never.
     At(u64),
 }
 
 impl Queues {
-    /// Whether something in the log waits for its time, first or behind others, so that this has to be told
-    /// to the next life.
+    /// Whether some message in the log may expire, first or behind others, so that the broker time has to be
+    /// told to the next life.
     pub fn has_stored_deadline(&self) -> bool {
         let waits = |queue: &Queue| queue.settings.may_expire || queue.sleeps_for.is_some();
         self.slab.iter().any(|(_, queue)| waits(queue) && queue.logged.count() > 0)
     }
 
-    /// Whether there was anything so far that may expire.
+    /// Whether the broker had any message or queue so far that may expire.
     pub const fn has_deadlines(&self) -> bool {
         self.has_deadlines
     }
 
-    /// Takes up the queues whose time has come.
+    /// Takes up the queues that have a message to expire, or expire themselves.
     pub(crate) fn take_due(&mut self, journal: &Journal) {
         for _ in 0..DUE_STEP {
             let Some((at, queue)) = self.expiry.pop(journal.time_ms()) else { return };
@@ -79,7 +79,8 @@ impl Queues {
         }
     }
 
-    /// A message came to a queue, one of those in which messages may expire or one that may itself.
+    /// Notes the time to live of a message that came to a queue, in which messages may expire or which may
+    /// itself.
     pub(crate) fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let record = &self.slab[queue.index()];
@@ -96,13 +97,13 @@ impl Queues {
         if cx.messages.arrived_ms(message) == 0 {
             cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
         }
-        // Behind others it has to wait, and its queue is looked at for those.
+        // Behind others the message has to wait, and its queue is looked at for those.
         if is_first_to || self.slab[queue.index()].backlog.ready() == 1 {
             self.schedule(cx, queue);
         }
     }
 
-    /// Sees to it that the queue is looked at when what stands first expires, or nobody has a use for it.
+    /// Schedules the next look at a queue: when its first message expires, or the unused queue itself.
     #[cold]
     pub(crate) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut due_ms = self.unused_until_ms(cx.journal, queue);
@@ -117,7 +118,7 @@ impl Queues {
         self.note_due(queue, due_ms);
     }
 
-    /// Whether what stands first has expired, and is in memory.
+    /// Whether the first message of a queue has expired, and is in memory.
     pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>, queue: QueueId, patience: Patience) -> bool {
         matches!(self.head(cx, queue, patience), Head::At(at) if at <= cx.journal.time_ms())
     }
@@ -137,7 +138,7 @@ impl Queues {
             Some(First::At(_, Place::Stored(lane, offset, _))) => {
                 return self.absent_head(cx.journal, queue, (lane, offset));
             }
-            // A consumer had it already, so that it has no turn more for one who waits.
+            // A consumer had the message already, so that no turn is left for a waiting one.
             Some(First::CameBack) => {
                 patience = Patience::No;
                 record.backlog.first_returned(&self.pool, &self.deliveries).0
@@ -153,7 +154,7 @@ impl Queues {
             return Head::At(u64::MAX);
         }
         if cx.messages.arrived_ms(message) == 0 {
-            // It came before that mattered.
+            // The message came before its queue had a time to live.
             let now_ms = cx.journal.time_ms().max(1);
             cx.messages.set_arrived_ms(message, if since_ms == 0 { now_ms } else { since_ms });
         }
@@ -169,22 +170,22 @@ impl Queues {
         }
     }
 
-    /// How long a message may wait by itself, in milliseconds; the largest number for ever.
+    /// The time to live that a message brings itself, in milliseconds; the largest number for ever.
     fn own_ttl_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
         if !cx.messages.flags(message).has(MessageFlags::EXPIRES) {
             return u64::MAX;
         }
         let properties = cx.messages.properties(message, &mut self.scratch.properties);
         cx.work.charge(properties.len() / BYTES_PER_UNIT);
-        // It was looked at when the message came.
+        // The expiration was checked when the message came.
         expiration_ms(&Properties::trusted(properties)).ok().flatten().unwrap_or(u64::MAX)
     }
 
-    // ---- what only the log has
+    // ---- messages that only the log has
 
-    /// At a start, or when messages in the log got a queue: they may have to expire without anybody coming
-    /// for them, and until then they fill the log. What the queue's arguments say is not all: a message may
-    /// have a time of its own.
+    /// At a start, or when messages in the log got a queue: looks at when they expire, for nobody may come
+    /// for them, and until then they fill the log. The queue's arguments do not suffice: a message may have a
+    /// time to live of its own.
     #[cold]
     pub(crate) fn look_at_stored(&mut self, queue: QueueId) {
         match self.slab[queue.index()].sleeps_for {
@@ -193,7 +194,7 @@ impl Queues {
         }
     }
 
-    /// The record of the first message was read.
+    /// Notes the expiry of the first message, whose record was read from the log.
     #[cold]
     pub(crate) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
         if self.slab[fetch.queue.index()].sleeps_for.is_some() {

@@ -1,18 +1,17 @@
-//! When to look at which queue for what has expired; what is found then stands in `expire`.
+//! When to look at which queue for expired messages; the look itself stands in `expire`.
 //!
-//! Always true: a queue has at most one time that counts, that of its record; what the list holds beyond
-//! those is passed over when its time comes; the list never grows beyond half as many again as there can be
-//! queues.
+//! Always true: a queue has at most one time that counts, that of its record; other times in the list are
+//! passed over when they come; the list never grows beyond half as many again as there can be queues.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::command::QueueId;
 
-/// A time in two halves, the high one first, which takes no more room than it needs; and its queue.
+/// A time in two halves, the high one first (a u64 would need padding), and the queue it is for.
 type Time = (u32, u32, QueueId);
 
-/// The times, the earliest first.
+/// The times at which queues are looked at, the earliest first.
 #[derive(Debug)]
 pub(crate) struct Expiry {
     times: BinaryHeap<Reverse<Time>>,
@@ -24,7 +23,7 @@ fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
 }
 
 impl Expiry {
-    /// Bytes for each queue there can be.
+    /// Bytes of the list for each queue that the broker may have.
     pub(crate) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
 
     pub(crate) fn with_capacity(queues: usize) -> Self {
@@ -32,13 +31,13 @@ impl Expiry {
         Self { times: BinaryHeap::with_capacity(most), most }
     }
 
-    /// The earliest time, in milliseconds of broker time; its queue may have another by now.
+    /// The earliest time in the list, in milliseconds of broker time; its queue may have another by now.
     pub(crate) fn next_ms(&self) -> Option<u64> {
         self.times.peek().map(|Reverse((high, low, _))| u64::from(*high) << 32 | u64::from(*low))
     }
 
-    /// Adds a time; when there is no room beside those that count no more, `all` are those that count, the
-    /// new one among them.
+    /// Adds a time for a queue; when the list is full, it is made anew of `all`, the times that count, the
+    /// new one included.
     pub(crate) fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,
@@ -56,7 +55,7 @@ impl Expiry {
         self.next_ms().zip(self.times.peek().map(|Reverse((.., queue))| *queue))
     }
 
-    /// The next whose time has come.
+    /// Takes off the next queue whose time has come.
     pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
         let at_ms = self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
         self.times.pop().map(|Reverse((.., queue))| (at_ms, queue))

@@ -1,6 +1,6 @@
 //! How full a queue is: by its own arguments, and by its share of the memory.
 //!
-//! Always true: what a queue with priorities may have, all its levels have together.
+//! Always true: the limits of a queue with priorities hold for all its levels together.
 
 use super::backlog::SLOT_BYTES;
 use super::queue::{Queue, Rank};
@@ -10,20 +10,21 @@ use crate::broker::shortage::Shortage;
 use crate::command::{QueueId, VhostId};
 use crate::mem::{MessageId, Messages};
 
-/// Eighths of its share that a queue may take, and to which it must have fallen before those go on who wait
-/// for it.
+/// Eighths of its share of the memory that a queue may take.
 const SHARE: u64 = 8;
+/// Eighths of its share to which a queue must have fallen before the publishers that wait for it go on.
 const LOW_SHARE: u64 = 7;
-/// Messages beyond its length that a queue keeps for a consumer who is ready for them.
+/// Messages beyond its length limit that a queue keeps for a consumer that is ready for them.
 const BURST_MESSAGES: u64 = 2_048;
 
 impl Queues {
-    /// Whether a policy of the queue refuses the message.
+    /// Whether the queue refuses the message for its length limit (reject-publish).
     pub(crate) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
         self.refuses_body(queue, messages.body_len(message))
     }
 
-    /// Whether a policy of the queue refuses a message with a body of so many bytes.
+    /// Whether the queue refuses a message with a body of this many bytes for its length limit
+    /// (reject-publish).
     pub(crate) fn refuses_body(&self, queue: QueueId, body_len: u32) -> bool {
         let settings = &self.slab[queue.index()].settings;
         if settings.overflow == Overflow::DropHead {
@@ -34,13 +35,13 @@ impl Queues {
         u64::from(self.ready_in(queue)) >= settings.max_length || bytes > settings.max_length_bytes
     }
 
-    /// Whether the queue has more than its policy lets it keep.
+    /// Whether the queue is over its length limit.
     pub(crate) fn is_over_length(&self, queue: QueueId) -> bool {
         self.is_over_length_by(queue, 0, 0)
     }
 
-    /// Whether it is so far over its length that it cannot wait for its consumer to take what is too much: by more
-    /// than he is given in a turn or two, or a quarter of the memory.
+    /// Whether the queue is so far over its length limit that it does not wait for its consumer: by more than
+    /// a consumer is given in a turn or two, or by a quarter of the memory.
     pub(crate) fn is_far_over_length(&self, queue: QueueId) -> bool {
         let settings = &self.settings;
         let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
@@ -50,7 +51,7 @@ impl Queues {
     fn is_over_length_by(&self, queue: QueueId, messages: u64, bytes: u64) -> bool {
         let settings = &self.slab[queue.index()].settings;
         let ready = self.ready_in(queue);
-        // A queue that refuses keeps what comes back to it, over its length as well.
+        // A queue with reject-publish keeps requeued messages even over its length limit.
         if settings.overflow != Overflow::DropHead || ready == 0 {
             return false;
         }
@@ -59,7 +60,8 @@ impl Queues {
             || body_bytes() > settings.max_length_bytes.saturating_add(bytes)
     }
 
-    /// No single queue may take the whole pool; what is delivered from it counts too.
+    /// Whether a queue is below its share of the memory for messages, unsettled deliveries included: no queue
+    /// may take the whole pool.
     pub(crate) fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
         self.is_below(messages, queue, SHARE)
     }
@@ -69,7 +71,7 @@ impl Queues {
         self.is_below(messages, queue, LOW_SHARE)
     }
 
-    /// Whether a queue takes less than so many eighths of its share: of four fifths of the memory for
+    /// Whether a queue takes less than this many eighths of its share, which is four fifths of the memory for
     /// messages.
     #[inline]
     fn is_below(&self, messages: &Messages, queue: QueueId, eighths: u64) -> bool {
@@ -91,7 +93,7 @@ impl Queues {
         }
     }
 
-    /// What a queue takes of its share of the memory, of messages or of bytes, of which it has more.
+    /// How much of its share a queue takes, in message slots or in bytes, whichever is more.
     pub(crate) fn share_of_memory(&self, messages: &Messages, queue: QueueId) -> MemoryShare {
         let part = |max: usize| (max / 5 * 4) as u64;
         let taken = self.taken_by(queue);
@@ -105,17 +107,17 @@ impl Queues {
         }
     }
 
-    /// Messages that have left the queue that somebody waits for, ever; `None`: he waits for something else. While it
-    /// rises he need not give up.
+    /// Counts the messages that left the queue which a publisher waits for; `None`: he waits for something
+    /// else. While the count rises he need not give up.
     pub fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
         let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
-        // It may have been deleted since.
+        // The queue may have been deleted since.
         self.slab.get(queue.index()).filter(|record| !record.dying)?;
         let came = self.in_all(queue, |level| level.backlog.came());
         Some(came.wrapping_sub(self.ready_in(queue).into()))
     }
 
-    /// The queue, of one virtual host or of all, that has most of something, as that is counted in a queue and all its levels.
+    /// The queue, of one virtual host or of all, with the largest sum of `much` over all its levels.
     pub(crate) fn fullest(
         &self,
         of: Option<VhostId>,
@@ -130,28 +132,28 @@ impl Queues {
         found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
     }
 
-    /// What the messages of each queue take in the log, with its virtual host.
+    /// Bytes that the messages of each queue take in the log, with its virtual host.
     pub(crate) fn log_bytes_by_vhost(&self) -> impl Iterator<Item = (VhostId, u64)> {
         let queues = self.slab.iter().filter(|(_, queue)| !queue.dying);
         queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()))
     }
 }
 
-/// What a queue has of what it may have of the memory for messages.
+/// How much of its share of the memory for messages a queue takes.
 pub(crate) struct MemoryShare {
     pub(crate) is_of_bytes: bool,
     pub(crate) used: u64,
     pub(crate) most: u64,
 }
 
-/// What a queue takes of the memory for messages.
+/// How much of the memory for messages a queue takes.
 #[derive(Clone, Copy, Default)]
 struct Taken {
-    /// Messages that wait and are in memory.
+    /// Ready messages that are in memory.
     resident: u64,
-    /// Those, and what is delivered.
+    /// Messages in memory, ready or delivered.
     messages: u64,
-    /// Their bytes of blocks.
+    /// Bytes of blocks of the messages in memory.
     bytes: u64,
 }
 

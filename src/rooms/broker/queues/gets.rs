@@ -11,9 +11,9 @@ pub(crate) struct Getting {
     pub(crate) connection: ConnectionId,
     pub(crate) channel: ChannelId,
     pub(crate) queue: QueueId,
-    /// When the queue was declared: another may get its id.
+    /// The serial number of the queue's declaration: its id may be given to another queue.
     pub(crate) serial: u64,
     pub(crate) no_ack: bool,
-    /// It is over: whether there was a message, or why not.
+    /// The result of the get, once it is over: whether there was a message, or why not.
     pub(crate) outcome: Option<Result<bool, Fault>>,
 }

@@ -2,8 +2,8 @@
 //!
 //! Always true: a message that the log has is delivered only when it is written down that it may have been
 //! (or when its own commit will say so, where nobody but this broker knows it by its place), so that after a
-//! power cut it is marked as redelivered, and its place is given to no other; what took
-//! the place of another message, as a dead letter does, only when the end of that is durable; what leaves a
+//! power cut it is marked as redelivered, and its place is given to no other; a message that took the place
+//! of another, as a dead letter does, only when the end of that other is durable; a message that leaves a
 //! queue is in memory.
 
 use crate::command::QueueId;
@@ -17,7 +17,7 @@ use super::state::Queues;
 use crate::broker::Context;
 use crate::broker::quota::owner_of;
 
-/// Memory that must be there for reading ahead, in bytes.
+/// Bytes of memory that must be free for reading ahead.
 const HEAD_BYTES: usize = 16 << 10;
 
 impl Queues {
@@ -26,7 +26,7 @@ impl Queues {
         self.slab[queue.index()].backlog.first(&self.pool, &self.deliveries)
     }
 
-    /// The first message, if it can go now. If not, what it waits for has been asked for.
+    /// The first message, if it can go now; otherwise whatever it waits for has been asked for.
     pub(crate) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
@@ -42,8 +42,8 @@ impl Queues {
                     self.await_move(cx.journal, queue, offset);
                     false
                 } else {
-                    // A place is named to another broker, so it is never to be given again: that the log has a
-                    // mark above it sees to that, whether it has the message or not.
+                    // The place of a message is told to another broker, so it must never be given again: a
+                    // watermark above it in the log sees to that, whether the log has the message or not.
                     let is_named = self.slab[queue.index()].is_named;
                     !is_named && cx.journal.is_gathering(cx.messages, message)
                         || self.is_below_watermark(cx.journal, queue, offset)
@@ -56,7 +56,8 @@ impl Queues {
         may_go.then_some(first)
     }
 
-    /// Whether what came back first may go to another broker: it was given to somebody here, who knows it by no place.
+    /// Whether a requeued first message may go to another broker: it was given to a client here, who knows it
+    /// by no place.
     #[cold]
     fn may_name_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &self.slab[queue.index()].backlog;
@@ -67,7 +68,8 @@ impl Queues {
         })
     }
 
-    /// Whether a message of the log may be delivered; if not, that is asked for. Asks ahead of need.
+    /// Whether a message of the log is below the watermark, so that it may be delivered; asks for a higher
+    /// one ahead of need.
     fn is_below_watermark(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) -> bool {
         if journal.mode() != Mode::On {
             return true;
@@ -82,16 +84,16 @@ impl Queues {
         self.slab[queue.index()].logged.is_below_watermark(offset)
     }
 
-    /// Somebody waits for a message that took the place of another: it goes when the log has both.
+    /// Notes that a queue waits for a message that took the place of another: it goes when the log has both.
     #[cold]
     fn await_move(&mut self, journal: &mut Journal, queue: QueueId, offset: u64) {
-        // Its mark goes along, so that it need not wait for that afterwards.
+        // The watermark is written along, so that the message need not wait for it afterwards.
         let _ = self.is_below_watermark(journal, queue, offset);
         journal.hurry();
         self.moves_awaited.push((journal.durable(), queue));
     }
 
-    /// Queues that waited for a move look again whether it is durable.
+    /// Wakes the queues whose first message took the place of another, if that is durable by now.
     #[cold]
     fn note_moved(&mut self, journal: &Journal) {
         let mut awaited = core::mem::take(&mut self.moves_awaited);
@@ -110,7 +112,7 @@ impl Queues {
         self.moves_awaited = awaited;
     }
 
-    /// Something may have become durable: queues that waited for a watermark, or for a move, go on.
+    /// Wakes the queues that waited for a watermark, or for a move, that may have become durable.
     pub fn note_durable(&mut self, journal: &Journal) {
         if !self.moves_awaited.is_empty() {
             self.note_moved(journal);
@@ -121,7 +123,7 @@ impl Queues {
                 return;
             }
             self.watermarks_pending.pop_front();
-            // It may have been deleted since.
+            // The queue may have been deleted since.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
             if record.logged.incarnation() == incarnation {
                 record.logged.raise_watermark(through);
@@ -131,7 +133,7 @@ impl Queues {
         }
     }
 
-    /// Takes what stands first in a queue, and is in memory.
+    /// Takes the first message of a queue, which is in memory.
     pub(crate) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
         let taken = match first {
             First::CameBack => {
@@ -179,7 +181,8 @@ impl Queues {
         Taken { message, offset, logged, redelivered, returns }
     }
 
-    /// A message on its way to a consumer before its commit was made: the commit says so.
+    /// Notes in the commit that is being gathered that one of its messages is already on its way to a
+    /// consumer.
     pub(crate) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         if let Some(offset) = taken.logged
             && cx.journal.is_gathering(cx.messages, taken.message)
@@ -188,7 +191,7 @@ impl Queues {
         }
     }
 
-    /// Drops a message that was taken and goes nowhere.
+    /// Drops a message that was taken and is not delivered.
     pub(crate) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         self.slab[queue.index()].backlog.note_dropped();
         self.settle_logged(cx, queue, taken.logged, taken.message);
@@ -196,7 +199,7 @@ impl Queues {
         self.releases += 1;
     }
 
-    /// A message of a queue is done with: so it is in the log.
+    /// Settles a message of a queue in the log, if the log has it.
     pub(crate) fn settle_logged(
         &mut self,
         cx: &mut Context<'_>,
@@ -239,12 +242,12 @@ impl Queues {
         }
     }
 
-    /// The first of those that came back leaves the queue, unread.
+    /// The first requeued message leaves the queue, unread.
     pub(crate) fn leave_absent(&mut self, queue: QueueId) {
         self.slab[queue.index()].backlog.drop_absent(&mut self.pool, &mut self.deliveries);
     }
 
-    /// The first `count` messages of a run that only the log has are done with, unread.
+    /// Settles the first `count` messages of a run that only the log has, unread.
     pub(crate) fn settle_run(
         &mut self,
         journal: &mut Journal,
@@ -255,7 +258,7 @@ impl Queues {
     ) {
         let record = &mut self.slab[queue.index()];
         record.uncount_stored(lane, count.into());
-        // Its virtual host has less in the log by now.
+        // The virtual host of the queue has less in the log by now.
         self.releases += 1;
         let record = &self.slab[queue.index()];
         if !record.dying {
@@ -264,7 +267,7 @@ impl Queues {
         }
     }
 
-    /// A message that was leaving stays in memory: the log need not have it.
+    /// Keeps a message in memory that was leaving: the log need not have it.
     pub(crate) fn cancel_spill(
         &mut self,
         cx: &mut Context<'_>,
@@ -282,7 +285,7 @@ impl Queues {
         }
     }
 
-    /// A queue is gone: so is what the log has of its transient messages.
+    /// Writes down that the transient messages of a deleted queue are gone from the log.
     pub(crate) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
         let incarnation = self.slab[index].spilled.incarnation();
         if incarnation != 0 {
@@ -291,7 +294,7 @@ impl Queues {
     }
 }
 
-/// What a message takes in the log, roughly: the same number whenever it is asked.
+/// Bytes that a message takes in the log, roughly: always the same number for the same message.
 #[inline]
 pub(crate) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
     const RECORD_BYTES: u64 = 40;

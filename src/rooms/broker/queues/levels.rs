@@ -4,9 +4,9 @@
 //! queue, x-max-priority 9 ── highest ──→ level 9 ── below ──→ level 4 ── below ──→ the queue itself: 0
 //! ```
 //!
-//! Why it exists: a level is a record of its own among the queues, so that nothing which is done with the
-//! messages of one (their order, the log, memory, what comes back, what expires) knows of priorities. What
-//! concerns the queue as a whole asks here: which message goes first, how many there are in all.
+//! Why it exists: a level is a queue record of its own, so that nothing done with its messages (order, log,
+//! memory, requeueing, expiry) knows of priorities. Questions about the whole queue are answered here: which
+//! message goes first, how many there are in all.
 //!
 //! Always true: a level has no name, no consumer and no binding, is shown nowhere, and goes with its queue;
 //! the levels of a queue stand on its chain, from the highest down to the queue itself, which is the lowest.
@@ -23,7 +23,7 @@ use crate::command::QueueId;
 const LEVELS_PER_UNIT: u32 = 16;
 
 impl Queues {
-    /// The queue that this is a level of; one that is none is itself.
+    /// The queue that this is a level of; a queue without priorities is its own.
     #[inline]
     pub(crate) fn whole(&self, queue: QueueId) -> QueueId {
         match self.slab[queue.index()].rank {
@@ -32,13 +32,13 @@ impl Queues {
         }
     }
 
-    /// The record of the queue that this is a level of; of one that is none it is its own.
+    /// The record of the queue that this is a level of; a queue without priorities is its own.
     #[inline]
     pub(crate) fn whole_of(&self, queue: QueueId) -> &Queue {
         self.at(self.whole(queue))
     }
 
-    /// The levels of a whole queue, from the highest on; without priorities it is its only one.
+    /// The levels of a whole queue, from the highest on; a queue without priorities is its only level.
     pub(crate) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
         core::iter::successors(Some(self.highest_level(queue)), |level| {
             self.levels_walked.set(self.levels_walked.get().saturating_add(1));
@@ -60,7 +60,7 @@ impl Queues {
         }
     }
 
-    /// Places of the queue, on all its levels, are named to another broker from now on.
+    /// Notes that the places of the queue's messages, on all levels, are told to another broker from now on.
     #[cold]
     pub(crate) fn note_named(&mut self, queue: QueueId) {
         let mut at = Some(self.highest_level(queue));
@@ -70,7 +70,7 @@ impl Queues {
         }
     }
 
-    /// The sum over all levels of the queue that this is, or is one of.
+    /// The sum over all levels of the queue that this is, or is a level of.
     #[inline]
     pub(crate) fn in_all(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
         let record = &self.slab[queue.index()];
@@ -80,13 +80,13 @@ impl Queues {
         self.levels(self.whole(queue)).map(|level| of(&self.slab[level.index()])).sum()
     }
 
-    /// Messages of a queue that are ready, those of all its levels.
+    /// Ready messages of a queue, on all its levels.
     #[inline]
     pub(crate) fn ready_in(&self, queue: QueueId) -> u32 {
         self.in_all(queue, |record| record.backlog.ready().into()) as u32
     }
 
-    /// Messages ready in those levels of a queue from which one that comes into this level would wait.
+    /// Ready messages, on all levels, that go before a new message of this level.
     pub(crate) fn ready_before(&self, level: QueueId) -> u32 {
         let mut before = 0;
         for higher in self.levels(self.whole(level)) {
@@ -104,7 +104,7 @@ impl Queues {
         work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
     }
 
-    /// The highest level of a whole queue that has a message; itself if none has.
+    /// The highest level of a whole queue that has a message; the queue itself if none has.
     #[inline]
     pub(crate) fn first_level(&self, queue: QueueId) -> QueueId {
         if self.slab[queue.index()].rank == Rank::Plain {
@@ -114,7 +114,7 @@ impl Queues {
         levels.find(|level| self.slab[level.index()].backlog.ready() > 0).unwrap_or(queue)
     }
 
-    /// The level of a whole queue with priorities whose first message is to go now, if one is.
+    /// The level of a whole queue with priorities whose first message can be delivered now, if any.
     #[cold]
     pub(crate) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
         let whole = &self.slab[queue.index()];
@@ -125,7 +125,7 @@ impl Queues {
         (may_go && is_wanted).then_some(level)
     }
 
-    /// Whether what stands first in this level stands first in its queue.
+    /// Whether the first message of this level is the first of its queue.
     pub(crate) fn is_first_level(&self, level: QueueId) -> bool {
         self.slab[level.index()].rank == Rank::Plain || self.first_level(self.whole(level)) == level
     }

@@ -1,12 +1,12 @@
-//! Looking into a queue: its messages in their order, and nothing becomes of them.
+//! Looking into a queue: its messages in their order, without taking or changing them.
 //!
 //! ```text
 //! look ─→ what is in memory, or where in the log the first of them is
 //!              want_look ─→ next_fetch ~ disk ~ page_in, paged_in ─→ fetched ─→ take_look
 //! ```
 //!
-//! Always true: no count, mark, order or place of the queue is changed; what is read for somebody to look at
-//! takes only memory that publishers could have had, and is gone when he has seen it.
+//! Always true: no count, mark, order or place of the queue is changed; a message read for a look takes only
+//! memory that publishers could have had, and is released when it was seen.
 
 use crate::command::QueueId;
 use crate::error::{Fault, ReplyCode};
@@ -18,38 +18,38 @@ use super::place::{Lane, Place};
 use super::state::Queues;
 use crate::broker::quota::owner_of;
 
-/// Entries that a look goes through.
+/// Queue entries that one look goes through.
 const ENTRIES_MAX: u32 = 20_000;
-/// Messages that come back from one look.
+/// Messages that one look returns at most.
 pub const LOOKED_MAX: u32 = 100;
-/// Bytes of records read for one.
+/// Bytes of records read from the log for one look.
 const LOOK_BYTES: u32 = 128 << 10;
 
-/// One message of a queue.
+/// One message of a queue, or a run in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Seen {
-    /// It is in memory, and may have been delivered before.
+    /// A message in memory, and whether it may have been delivered before.
     InMemory(MessageId, bool),
-    /// So many messages that only the log has, from this offset of this incarnation on.
+    /// A run of messages that only the log has.
     InLog(LogRun),
 }
 
-/// A queue that was looked into.
+/// The result of a look into a queue.
 #[derive(Debug)]
 pub struct Looked {
-    /// Messages that are ready.
+    /// Ready messages of the queue.
     pub ready: u32,
-    /// Those that were asked for, in their order, as far as they lie alike: in memory, or in one run in the
+    /// The messages asked for, in their order, as far as they are all in memory, or all in one run in the
     /// log.
     pub seen: Vec<Seen>,
 }
 
-/// How far somebody who looks has come.
+/// How far a look has come.
 struct Glance {
     seen: Vec<Seen>,
-    /// So many messages are still to be passed over.
+    /// Messages that the look still passes over.
     skip: u32,
-    /// So many places were gone through.
+    /// Entries that the look went through.
     entries: u32,
 }
 
@@ -69,7 +69,7 @@ impl Queues {
         Ok(look.seen)
     }
 
-    /// Looks at a queue, or at one level of it; says whether what stands behind is to be looked at, too.
+    /// Looks into a queue, or one level of it; says whether the next level is to be looked into, too.
     fn look_into(&self, queue: QueueId, count: u32, look: &mut Glance) -> bool {
         let record = &self.slab[queue.index()];
         let Glance { seen, skip, entries } = look;
@@ -117,7 +117,7 @@ impl Queues {
 
     // ---- from the log
 
-    /// Has messages read from the log for somebody to look at, who is to ask for them by this number.
+    /// Has messages read from the log for somebody to look at; gives the number to ask for them by.
     pub fn want_look(&mut self, run: LogRun) -> u64 {
         self.looks.last += 1;
         let number = self.looks.last;
@@ -125,13 +125,13 @@ impl Queues {
         number
     }
 
-    /// Whether it has been read.
+    /// Whether the messages of this look have been read.
     pub fn is_look_done(&self, number: u64) -> bool {
         let look = self.looks.list.iter().find(|look| look.number == number);
         look.is_none_or(|look| look.state == LookState::Done)
     }
 
-    /// What was read, each with whether it was delivered before; the caller releases them.
+    /// The messages read for a look, each with whether it was delivered before; the caller releases them.
     pub fn take_look(&mut self, number: u64) -> Vec<(MessageId, bool)> {
         let place = self.looks.list.iter().position(|look| look.number == number);
         place.map(|place| self.looks.list.swap_remove(place).found).unwrap_or_default()
@@ -160,7 +160,7 @@ impl Queues {
         begin_page(messages, owner, Lane::Durable, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
-    /// Its body is whole.
+    /// Adds a message whose body is whole to its look.
     pub(crate) fn looked_in(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
         messages.finish(message);
         match self.looks.reading() {
@@ -169,7 +169,7 @@ impl Queues {
         }
     }
 
-    /// It is over, or is to be done once more.
+    /// Ends the read for a look, or has it done once more.
     pub(crate) fn end_look(&mut self, is_again: bool) {
         if let Some(look) = self.looks.reading() {
             look.state = if is_again { LookState::Wanted } else { LookState::Done };

@@ -1,22 +1,22 @@
-//! What somebody waits to look at, and what was read of it.
+//! Reads from the log for somebody who looks at messages.
 //!
-//! Always true: one is being read at a time; what was found is held until whoever asked takes it.
+//! Always true: one look is read at a time; the messages found are held until the caller takes them.
 
 use crate::command::QueueId;
 use crate::mem::MessageId;
 
-/// Messages in the log.
+/// A run of messages in the log, to be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogRun {
     pub(crate) queue: QueueId,
     pub(crate) incarnation: u64,
     pub(crate) start: u64,
     pub(crate) count: u32,
-    /// Offsets below were delivered before.
+    /// Messages with offsets below were delivered before.
     pub(crate) redelivered_below: u64,
 }
 
-/// What somebody waits to look at.
+/// A read from the log for somebody who looks at messages.
 #[derive(Debug)]
 pub(crate) struct Look {
     pub(crate) number: u64,
@@ -32,7 +32,7 @@ pub(crate) enum LookState {
     Done,
 }
 
-/// The looks under way, of which one is being read at a time.
+/// The looks under way, of which one is read at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Looks {
     pub(crate) list: Vec<Look>,
@@ -40,13 +40,13 @@ pub(crate) struct Looks {
 }
 
 impl Looks {
-    /// Whether something is to be read.
+    /// Whether some look waits to be read.
     #[inline]
     pub(crate) fn is_wanted(&self) -> bool {
         !self.list.is_empty() && self.list.iter().any(|look| look.state == LookState::Wanted)
     }
 
-    /// The one that is being read.
+    /// The look that is being read.
     pub(crate) fn reading(&mut self) -> Option<&mut Look> {
         self.list.iter_mut().find(|look| look.state == LookState::Reading)
     }

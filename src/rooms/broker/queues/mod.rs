@@ -1,7 +1,7 @@
-//! Queues: what waits in them, in memory and out of it, in which order it goes, and what of it is delivered.
+//! Queues: their messages, in memory and out of it, the order of delivery, and the unsettled deliveries.
 //!
-//! Why it exists: whatever a message meets in a queue (priorities, limits, its time, short memory, the log) is decided
-//! here, where the message stands; who gets it, and where goes what a queue gives up, is decided around it.
+//! Why it exists: everything that happens to a message in a queue (priorities, limits, expiry, short memory,
+//! the log) is decided here; who gets it, and where its dead letter goes, is decided outside.
 //!
 //! | file | what |
 //! |---|---|
@@ -20,8 +20,9 @@
 //! | `look`, `looks` | messages looked at in their queue; what somebody waits to look at |
 //! | `definitions`, `returns` | how queues are written down, and how often messages of quorum queues came back |
 //!
-//! Always true: offsets rise with arrival and stay with a message for life, so what comes back goes before everything
-//! that has not been delivered yet, in its old order; a message is in one place of one queue, or in one delivery of it.
+//! Always true: offsets rise with arrival and stay with a message for life, so requeued messages go before
+//! everything that has not been delivered yet, in their old order; a message is in one place of one queue, or
+//! in one delivery of it.
 
 mod backlog;
 mod definitions;

@@ -1,11 +1,12 @@
 //! Into memory: what only the log has is read back ahead of delivery (`spill` is the way out).
 //!
 //! ```text
-//! page in: middle ──→ head; what came back and stands first, where it stands
+//! page in: middle ──→ head; a requeued first message, where it stands
 //! ```
 //!
-//! Always true: order is kept; what could not be read back is dropped with a word to the log, and stays on
-//! the disk for whoever wants to try; a transient message that is in memory again is gone from the log.
+//! Always true: order is kept; a message that could not be read back is dropped, the log is told so, and its
+//! bytes stay on the disk for whoever wants to try; a transient message that is in memory again is gone from
+//! the log.
 
 use crate::command::QueueId;
 use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
@@ -24,49 +25,49 @@ const FETCH_BYTES: u32 = 128 << 10;
 /// Messages to be read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fetch {
-    /// The queue.
+    /// The queue to read for.
     pub queue: QueueId,
-    /// Its incarnation.
+    /// The number that the log knows the queue by.
     pub incarnation: u64,
-    /// The first offset.
+    /// The first log offset to read.
     pub start: u64,
-    /// The one after the last.
+    /// The log offset after the last one to read.
     pub end: u64,
-    /// About so many bytes at once.
+    /// Bytes to read at once, about.
     pub bytes_max: u32,
-    /// Where they stand.
+    /// Where the messages stand in their queue.
     pub from: FetchFrom,
-    /// Only to see until when the first may wait: it stays where it is.
+    /// Only the expiry of the first message is wanted: the message stays in the log.
     pub is_peek: bool,
 }
 
-/// Where in its queue stands what is to be read back.
+/// Where in its queue a message stands that is to be read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FetchFrom {
-    /// Among what waits.
+    /// In the middle, among messages that wait.
     Middle,
-    /// It was delivered before and came back: one message, which stands first.
+    /// In front: one message that was delivered before and requeued.
     Returned,
-    /// It was rejected, and is to go where dead letters go: one message.
+    /// Among the rejected: one message that is to go on as a dead letter.
     Rejected,
-    /// Anywhere: somebody looks at it, and nothing becomes of it.
+    /// Anywhere: somebody looks at the queue, which stays as it is.
     Look,
 }
 
-/// A message that was read back, but for its body.
+/// A message that was read back, without its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Page<'a> {
-    /// Its offset.
+    /// The log offset of the message.
     pub offset: u64,
-    /// The exchange it was published to.
+    /// The exchange that the message was published to.
     pub exchange: &'a str,
-    /// Its routing key.
+    /// The routing key of the message.
     pub routing_key: &'a [u8],
-    /// Its properties.
+    /// The properties of the message.
     pub properties: &'a [u8],
-    /// Bytes of its body.
+    /// Bytes of the message body.
     pub body_len: u32,
-    /// When it came, in milliseconds of broker time.
+    /// When the message came, in milliseconds of broker time.
     pub enqueued_ms: u64,
 }
 
@@ -85,11 +86,11 @@ impl Page<'_> {
 /// What becomes of a message that was read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageIn {
-    /// Its body is to follow, and then [`Broker::paged_in`].
+    /// The body of the message is to follow, and then [`Broker::paged_in`].
     Begun(MessageId),
-    /// It left the queue meanwhile, or was only to be seen.
+    /// The message left the queue meanwhile, or was only to be seen.
     NotWanted,
-    /// There is no memory for it now.
+    /// There is no memory for the message now.
     NoRoom,
 }
 
@@ -99,12 +100,12 @@ impl Queues {
         self.looks.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
     }
 
-    /// Rises with everything that a message needs to come back: memory, and places among the queue entries.
+    /// Rises when memory or queue entries are freed, which reading a message back may wait for.
     const fn page_room_made(&self, messages: &Messages) -> u64 {
         messages.room_made() + self.pool.given()
     }
 
-    /// The next thing to read back; [`Self::fetched`] must follow.
+    /// The next messages to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
         if let Some(fetch) = self.next_look() {
             return Some(fetch);
@@ -174,8 +175,8 @@ impl Queues {
         begin_page(messages, owner, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
-    /// There was no memory for what was read: again when some has been freed, or when what is in the head
-    /// already has gone.
+    /// Notes that there was no memory for a message read: it is read again when some has been freed, or the
+    /// head is empty.
     pub fn page_later(&mut self, messages: &Messages, fetch: &Fetch) {
         if fetch.from == FetchFrom::Look {
             return self.end_look(false);
@@ -193,7 +194,7 @@ impl Queues {
         self.unstall(fetch.queue);
     }
 
-    /// It could not be read now: again in the next turn.
+    /// Notes that a message could not be read now: it is read again in the next turn.
     pub fn want_again(&mut self, fetch: &Fetch) {
         if fetch.from == FetchFrom::Look {
             return self.end_look(true);
@@ -203,8 +204,8 @@ impl Queues {
         }
     }
 
-    /// Whether there is a place for what is read back: what a queue stands still for may have the last chunk
-    /// there is; what came back has its place already.
+    /// Whether there is a place among the queue entries for a message read back: a message that the queue
+    /// stands still for may have the last chunk; a requeued one has its place already.
     fn has_place(&self, fetch: &Fetch) -> bool {
         let backlog = &self.slab[fetch.queue.index()].backlog;
         fetch.is_single()
@@ -221,7 +222,7 @@ impl Queues {
     }
 
     /// The body is whole: the message, which came at `enqueued_ms` of broker time, stands in its queue again,
-    /// if it is wanted still. `false`: it is, but there is no place for it now.
+    /// if it is still wanted. `false`: it is wanted, but there is no place for it now.
     pub fn paged_in(
         &mut self,
         cx: &mut Context<'_>,
@@ -270,7 +271,7 @@ impl Queues {
         true
     }
 
-    /// A read is over: offsets below `through` that did not come are lost.
+    /// A read is over: messages with offsets below `through` that did not come are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
         if fetch.from == FetchFrom::Look {
             return self.end_look(false);
@@ -290,7 +291,7 @@ impl Queues {
         }
         let record = &mut self.slab[fetch.queue.index()];
         record.listed.is_fetching = false;
-        // The deliver pass and gets look again; if the first message is still not there, they ask for it
+        // The deliver pass and gets look again; if the first message is still not in memory, they ask for it
         // again.
         self.unstall(fetch.queue);
     }
@@ -317,7 +318,8 @@ impl Queues {
         delivery.logged.filter(|_| delivery.message.is_none())
     }
 
-    /// What is being fetched, if it is still wanted: a run at the front of the middle, or what came back.
+    /// The run that is being fetched, if it is still wanted: at the front of the middle, or one requeued
+    /// message.
     fn front_run(&self, fetch: &Fetch) -> Option<(Lane, u64, u32)> {
         let record = self.slab.get(fetch.queue.index()).filter(|record| !record.dying)?;
         let is_first = match fetch.from {
@@ -365,7 +367,7 @@ pub(crate) fn begin_page(
     let message = messages.begin(page.exchange, page.routing_key, Draw { share, owner })?;
     let flags = match lane {
         Lane::Durable => MessageFlags::PERSISTENT.with(MessageFlags::STORED),
-        // Somebody may have meant it to be kept, in a queue that is not.
+        // A persistent message in a queue that is not durable.
         Lane::Transient if is_persistent(page) => MessageFlags::PERSISTENT,
         Lane::Transient => MessageFlags::NONE,
     };

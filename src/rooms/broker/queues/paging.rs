@@ -1,4 +1,4 @@
-//! Which queues are to be read from, whose turn it is to leave memory, and what is kept free to come back.
+//! Which queues read messages back from the log or move them out of memory, and the room kept to read back.
 //!
 //! Always true: a queue that found no memory to read into, or no place among the queue entries, is asked
 //! again only when some has been freed since; the room to read back is looked after for as long as the log
@@ -12,20 +12,20 @@ use crate::mem::Messages;
 
 use super::read_back_room::ReadBackRoom;
 
-/// What is on its way out of memory, and into it.
+/// Queues that read messages from the log, and the search for messages that may leave memory.
 #[derive(Debug)]
 pub(crate) struct Paging {
-    /// Queues whose front is to be read back.
+    /// Queues whose first messages are to be read back.
     wanted: VecDeque<QueueId>,
-    /// Those for which there was no memory, and what the count of frees (`Broker::page_room_made`) was when
-    /// the first of them came.
+    /// Queues for whose messages there was no memory.
     awaiting_memory: VecDeque<QueueId>,
+    /// The count of frees (`Queues::page_room_made`) when the first queue began to await memory.
     awaiting_since: u64,
-    /// Transient messages may go to the log.
+    /// Transient messages may go to the log when memory is short.
     spills_transient: bool,
-    /// Where the search for what may leave memory goes on.
+    /// Where the search for messages that may leave memory goes on.
     hand: usize,
-    /// What is kept free to read back what only the log has.
+    /// The memory kept free to read back messages that only the log has.
     read_back: ReadBackRoom,
 }
 
@@ -41,9 +41,9 @@ impl Paging {
         }
     }
 
-    // ---- in
+    // ---- into memory
 
-    /// The front of this queue is to be read back.
+    /// Notes that the first messages of this queue are to be read back.
     pub(crate) fn want(&mut self, queue: QueueId) {
         self.wanted.push_back(queue);
     }
@@ -61,7 +61,8 @@ impl Paging {
         self.wanted.pop_front()
     }
 
-    /// There was no memory for what was read of this queue: again when some has been freed.
+    /// Notes that there was no memory for a message read for this queue: it is read again when some has been
+    /// freed.
     pub(crate) fn await_memory(&mut self, queue: QueueId, room_made: u64) {
         if self.awaiting_memory.is_empty() {
             self.awaiting_since = room_made;
@@ -78,7 +79,7 @@ impl Paging {
         self.is_short_of_memory() && room_made != self.awaiting_since
     }
 
-    // ---- out
+    // ---- out of memory
 
     /// Whether transient messages may go to the log when memory is short.
     pub(crate) const fn set_spills_transient(&mut self, spills_transient: bool) {
@@ -90,7 +91,7 @@ impl Paging {
         self.spills_transient
     }
 
-    /// The place among so many at which the search for what may leave memory goes on.
+    /// The place, among `places`, at which the search for messages that may leave memory goes on.
     pub(crate) const fn hand(&mut self, places: usize) -> usize {
         if self.hand >= places {
             self.hand = 0;
@@ -98,25 +99,25 @@ impl Paging {
         self.hand
     }
 
-    /// There is nothing more at that place now.
+    /// Moves the search on: this place has nothing more to leave memory.
     pub(crate) const fn pass_on(&mut self) {
         self.hand += 1;
     }
 
-    // ---- the room to come back
+    // ---- room to read back
 
-    /// At a start: the largest body in the log has so many bytes.
+    /// At a start: notes the bytes of the largest body in the log.
     pub(crate) fn recovered_largest(&mut self, body_bytes: u64) {
         self.read_back.need_for_body(body_bytes);
     }
 
-    /// From now on only the log has a message of so many bytes.
+    /// Notes that from now on only the log has a message of this many bytes.
     pub(crate) fn gave_up(&mut self, bytes: u64) {
         self.read_back.need(bytes);
     }
 
-    /// Keeps room for what is to be read back, as long as some of so many queues `has_absent` messages; says
-    /// whether that is still being looked for. A step looks at a bounded number of queues.
+    /// Keeps room to read messages back, as long as one of the queues at these places `has_absent` messages;
+    /// says whether the search for one goes on. A step looks at a bounded number of queues.
     pub(crate) fn keep_read_back_room(
         &mut self,
         messages: &mut Messages,

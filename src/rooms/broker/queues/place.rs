@@ -1,4 +1,4 @@
-//! What stands at one place of a queue, and how that is kept in an entry.
+//! The messages at one place of a queue, and how a place is kept in an entry.
 //!
 //! ```text
 //! flags of an entry: │ 61 bits: offset in the log │ 3 bits: kind │
@@ -16,30 +16,30 @@ const SPILLED_STORED: u64 = 4;
 const KIND: u64 = 7;
 const KIND_BITS: u32 = 3;
 
-/// Which of a queue's two sequences in the log.
+/// Which of a queue's two message sequences in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lane {
-    /// What outlives the broker.
+    /// Messages that outlive the broker.
     Durable,
     /// Transient messages that had to leave memory.
     Transient,
 }
 
-/// What stands at one place of a queue.
+/// The messages at one place of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Place {
-    /// A message that is in memory only.
+    /// A message that only memory has.
     Plain(MessageId),
     /// A message in memory that the log has too, or will have.
     Logged(MessageId, u64),
     /// A transient message in memory that is being written, to leave it.
     Spilled(MessageId, u64),
-    /// So many messages from this offset on, which the log alone has.
+    /// A run of messages that only the log has: lane, first offset, count.
     Stored(Lane, u64, u32),
 }
 
 impl Place {
-    /// What an entry stands for.
+    /// The place that an entry stands for.
     pub(crate) const fn of(entry: Entry) -> Self {
         let Entry { message, flags } = entry;
         if flags & KIND == 0 {
@@ -55,7 +55,7 @@ impl Place {
         }
     }
 
-    /// As an entry.
+    /// The entry that keeps this place.
     pub(crate) fn entry(self) -> Entry {
         let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
         match self {

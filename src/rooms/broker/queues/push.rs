@@ -1,4 +1,4 @@
-//! A message comes in: into memory, and into the log if it is to be kept.
+//! Messages enter queues: in memory, and in the log if they are to be kept.
 //!
 //! Always true: the caller made sure of room everywhere before anything is pushed; the message is held once, whatever
 //! the fan-out.
@@ -16,8 +16,8 @@ use crate::mem::{MessageFlags, MessageId, Messages};
 use super::head::log_bytes;
 
 impl Queues {
-    /// Pushes a message that the broker itself sends on: a dead letter, or a copy for the firehose. What is too much for
-    /// its queues then is seen to later where it goes on from them, for letters may cause letters.
+    /// Pushes a message that the broker itself sends on: a dead letter, or a copy for the firehose. Length
+    /// limits are checked later where messages go on as dead letters, for letters may cause letters.
     pub(crate) fn push_letter(
         &mut self,
         cx: &mut Context<'_>,
@@ -30,7 +30,7 @@ impl Queues {
         }
     }
 
-    /// Pushes a message to queues; says whether one of them has rules to be looked after then.
+    /// Pushes a message to queues; says whether the rules of one of them are to be checked then.
     pub(crate) fn push(
         &mut self,
         cx: &mut Context<'_>,
@@ -80,7 +80,7 @@ impl Queues {
         appended
     }
 
-    /// Whether queues of the log write this message down.
+    /// Whether durable queues write this message down.
     #[inline]
     fn is_for_log(&self, cx: &Context<'_>, message: MessageId) -> bool {
         let is_persistent =
@@ -88,7 +88,7 @@ impl Queues {
         is_persistent && cx.journal.mode() != Mode::Off
     }
 
-    /// How many of the targets write this message down.
+    /// How many of the target queues write this message down.
     pub(crate) fn logged_targets(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
         if !self.is_for_log(cx, message) {
             return 0;
@@ -101,14 +101,14 @@ impl Queues {
         self.slab[queue.index()].backlog.needs_chunk()
     }
 
-    /// The queue that has its share of the memory.
+    /// The target queue that has used up its share of the memory.
     #[cold]
     pub(crate) fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
         let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
         Shortage::QueueMemory(self.whole(full.unwrap_or(targets[0])))
     }
 
-    /// The queue that has its share of the log.
+    /// The target queue with most messages in the log.
     #[cold]
     pub(crate) fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
         let longest = targets.iter().copied().max_by_key(|queue| self.in_all(*queue, Queue::log_bytes));

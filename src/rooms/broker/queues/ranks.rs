@@ -1,4 +1,4 @@
-//! Levels are made, go by what their queue is told, and go with it; which level a message goes to.
+//! Levels are made, follow the settings of their queue, and go with it; which level a message goes to.
 //!
 //! Always true: a level is made when the first message of its priority comes; where there is no room for one, its messages
 //! go to the next lower one.
@@ -23,11 +23,11 @@ use crate::broker::faults::out_of;
 use crate::broker::quota::{Declared, Declarer, Quota, Room};
 use crate::broker::topology::DELAYED;
 
-/// Bytes of properties that are as much work as one step, when they are looked into.
+/// Bytes of properties whose reading is as much work as one step.
 const BYTES_PER_UNIT: usize = 512;
 
-/// What the log knows the levels of a defined queue by, from that of priority 1 on, or the slots of a delayed
-/// exchange, the hidden queue of which it knows by the exchange's own version.
+/// The log numbers of a defined queue's levels, from that of priority 1 on, or of a delayed exchange's slots:
+/// the log knows the hidden queue of an exchange by the exchange's own version.
 pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
     match *definition {
         Definition::Queue { levels_from, arguments, .. } if levels_from != 0 => {
@@ -38,7 +38,8 @@ pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
     }
 }
 
-/// What a queue is before the first message came; what the log knows its levels by, unless it is new.
+/// The rank of a queue without a message; `levels_from` is what the log knows its levels by, unless it is
+/// new.
 pub(crate) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64) -> Rank {
     let max_priority = record.settings.max_priority;
     let levels_from = match levels_from {
@@ -51,8 +52,8 @@ pub(crate) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64
 }
 
 impl Queue {
-    /// The hidden queue of a delayed exchange, which the log knows by the exchange's version: 0 for one that is not
-    /// there.
+    /// The record of a delayed exchange's hidden queue, which the log knows by the exchange's version: 0 for
+    /// an exchange that is not in the log.
     pub(crate) fn sleepers(
         journal: &mut Journal,
         vhost: VhostId,
@@ -69,13 +70,13 @@ impl Queue {
     }
 }
 
-/// What of a message says to which level it goes.
+/// What in a message decides to which level it goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LevelChoice {
     pub(crate) priority: u8,
-    /// See [`delay_ms`].
+    /// The delay of the message in milliseconds: see [`delay_ms`].
     pub(crate) delay_ms: u64,
-    /// When it came, in milliseconds of broker time; 0 for now.
+    /// When the message came, in milliseconds of broker time; 0 for now.
     pub(crate) came_ms: u64,
 }
 
@@ -89,7 +90,7 @@ impl LevelChoice {
 impl Queues {
     // ---- in
 
-    /// Puts into the place of each queue with priorities its level for this message.
+    /// Replaces each target queue that has priorities by its level for this message.
     #[cold]
     pub(crate) fn choose_levels(
         &mut self,
@@ -107,7 +108,7 @@ impl Queues {
         self.choose_levels_for(cx, quota, said, targets);
     }
 
-    /// Puts into the place of each queue with priorities its level for a message that says this.
+    /// Replaces each target queue that has priorities by its level for a message of this priority and delay.
     #[cold]
     pub(crate) fn choose_levels_for(
         &mut self,
@@ -129,7 +130,8 @@ impl Queues {
         }
     }
 
-    /// The level of a whole queue for this priority, or the next lower one if there is no room for another.
+    /// The level of a whole queue for this priority, or the next lower one if there is no room for another
+    /// level.
     fn level_for(
         &mut self,
         quota: &mut Quota,
@@ -146,7 +148,7 @@ impl Queues {
     /// The level of a whole queue for this priority.
     ///
     /// # Errors
-    /// There is no room for another; this is the next lower one.
+    /// There is no room for another level; this is the next lower one.
     pub(crate) fn level_at(
         &mut self,
         quota: &mut Quota,
@@ -209,7 +211,7 @@ impl Queues {
         }
     }
 
-    /// Somebody has to know why the order is not kept; once a minute is enough.
+    /// Logs, once a minute at most, why the order of priorities is not kept.
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
         if self.is_minute_to_say() {
             log::warn!(
@@ -222,7 +224,7 @@ impl Queues {
 
     // ---- with the whole
 
-    /// A queue and its levels go by what is said of it now.
+    /// Gives a queue and its levels new settings.
     pub(crate) fn renew(&mut self, journal: &Journal, queue: QueueId, settings: QueueSettings) {
         self.renew_one(journal, queue, settings);
         let mut level = self.highest_level(queue);
@@ -234,7 +236,7 @@ impl Queues {
 
     fn renew_one(&mut self, journal: &Journal, queue: QueueId, mut settings: QueueSettings) {
         let record = &mut self.slab[queue.index()];
-        // A message in it may have a time of its own.
+        // A message in the queue may have a time to live of its own.
         settings.may_expire |= record.settings.may_expire;
         if settings == record.settings {
             return;
@@ -261,7 +263,8 @@ impl Queues {
         }
     }
 
-    /// Takes all ready messages out of a queue and its levels, each part for somebody to drop; says how many.
+    /// Takes all ready messages out of a queue and its levels, each part for the caller to drop; says how
+    /// many.
     pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<(QueueId, Box<Purged>)>) {
         let (mut level, mut count, mut parts) = (self.highest_level(queue), 0, Vec::new());
         loop {
@@ -281,12 +284,12 @@ impl Queues {
     pub(crate) fn detach_messages(&mut self, queue: QueueId) -> (u32, Box<Purged>) {
         let record = &mut self.slab[queue.index()];
         let (count, parts) = record.backlog.detach();
-        // The queue stays until all of it is dropped.
+        // The queue stays until all its messages are dropped.
         record.returning += 1;
         (count, Box::new(parts))
     }
 
-    /// A queue is retired, and its levels go with it; gives them, for somebody to clear away.
+    /// Retires a queue with its levels; gives the levels, for the caller to clear away.
     #[cold]
     pub(crate) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<QueueId> {
         let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
@@ -304,7 +307,8 @@ impl Queues {
         retired
     }
 
-    /// The record of a level is about to be freed; of which queue it was, for that may be done with, too.
+    /// Takes a level, whose record is about to be freed, off the chain of its queue; gives the queue, whose
+    /// record may be free to go, too.
     #[cold]
     pub(crate) fn take_off(&mut self, level: QueueId) -> Option<QueueId> {
         let Rank::Level { queue, below, .. } = self.slab[level.index()].rank else { return None };
@@ -319,7 +323,8 @@ impl Queues {
 
     // ---- at a start
 
-    /// The level of a queue that was just declared again, for this priority, of which the log has something.
+    /// At a start: the level for this priority, of which the log has messages, of a queue that was just
+    /// declared again.
     pub(crate) fn restore_level(
         &mut self,
         quota: &mut Quota,

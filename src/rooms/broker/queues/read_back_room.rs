@@ -1,7 +1,6 @@
-//! The memory that is kept free for what has to come back into it.
+//! The memory that is kept free to read messages back from the log.
 //!
-//! Always true: as long as the log alone has a message, there is room to read back the largest that it may
-//! be.
+//! Always true: as long as a message is only in the log, there is room to read back the largest such message.
 
 use crate::limits::Limits;
 use crate::mem::Messages;
@@ -9,11 +8,12 @@ use crate::mem::Messages;
 /// Queues that one step looks at.
 const QUEUES_STEP: usize = 64;
 
-/// The memory that is kept to read back the largest message that only the log has: it may stand before
-/// transient ones that fill all the rest.
+/// The memory kept to read back the largest message that only the log has: that message may stand before
+/// transient ones that fill the rest.
 #[derive(Debug)]
 pub(crate) struct ReadBackRoom {
-    /// Bytes of that message, or of one that has left since; 0 when the log alone has none.
+    /// Bytes of the largest message that only the log has, or of one that has left since; 0 when there is
+    /// none.
     bytes: u64,
     /// Bytes of the largest message there can be.
     message_bytes_max: u64,
@@ -21,7 +21,7 @@ pub(crate) struct ReadBackRoom {
     frame_bytes: u64,
     /// Where the search for a queue with messages that only the log has goes on.
     hand: usize,
-    /// Places in a row without one.
+    /// Places in a row whose queues have no such message.
     clear: usize,
 }
 
@@ -33,21 +33,21 @@ impl ReadBackRoom {
         Self { bytes: 0, message_bytes_max, frame_bytes, hand: 0, clear: 0 }
     }
 
-    /// From now on only the log has a message of so many bytes.
+    /// Notes that from now on only the log has a message of this many bytes.
     pub(crate) fn need(&mut self, bytes: u64) {
         self.bytes = self.bytes.max(bytes);
         self.clear = 0;
     }
 
-    /// The same for one whose body alone is known; 0 when there is none.
+    /// Notes that only the log has a message of which just the body's size is known; 0 when there is none.
     pub(crate) fn need_for_body(&mut self, body_bytes: u64) {
         if body_bytes > 0 {
             self.need(body_bytes + self.frame_bytes);
         }
     }
 
-    /// Keeps the room, as long as one of so many queues `has_absent` messages; says whether that is still
-    /// being looked for.
+    /// Keeps the room, as long as one of the queues at these places `has_absent` messages; says whether the
+    /// search for one goes on.
     pub(crate) fn keep(
         &mut self,
         messages: &mut Messages,

@@ -1,4 +1,4 @@
-//! Which queues have something to deliver, and what is done with what was delivered.
+//! Queues and their deliveries: queues begin and end, deliveries are counted, settled, requeued and rejected.
 //!
 //! Always true: a queue is on the ready list exactly when it has a message, a consumer that can take it, and nothing
 //! that has to come first.
@@ -16,8 +16,8 @@ use crate::error::Fault;
 use crate::mem::{List, Messages};
 
 impl Queues {
-    /// How often the message came back, in a queue that tells: on a first delivery a get alone hears of it,
-    /// as in RabbitMQ. After a restart it is known that it was delivered, and not how often.
+    /// How often the message was requeued, in a queue that tells: on a first delivery only basic.get-ok tells
+    /// it, as in RabbitMQ. After a restart it is known that the message was delivered, and not how often.
     #[inline]
     pub(crate) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
         if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
@@ -27,7 +27,7 @@ impl Queues {
         tells.then(|| delivery.returns.max(delivery.redelivered.into()))
     }
 
-    /// What was delivered is done with.
+    /// Settles the message of a delivery, which leaves the queue for good.
     #[inline]
     pub(crate) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
         match (delivery.message, delivery.logged) {
@@ -55,10 +55,10 @@ impl Queues {
         }
     }
 
-    /// Puts a queue where its name is found. The caller counted it.
+    /// Adds a queue under its name. The caller counted it against the quotas.
     ///
     /// # Errors
-    /// There is no room for one more.
+    /// There is no room for another queue.
     pub(crate) fn insert(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
         record.serial = self.next_serial();
         let (vhost, name) = (record.vhost, record.name.clone());
@@ -69,30 +69,31 @@ impl Queues {
         Ok(QueueId::from_index(index))
     }
 
-    /// Puts the hidden queue of a delayed exchange, which has no name. The caller counted it.
+    /// Adds the hidden queue of a delayed exchange, which has no name. The caller counted it against the
+    /// quotas.
     ///
     /// # Errors
-    /// There is no room for one more.
+    /// There is no room for another queue.
     pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
         assert!(record.name.is_empty() && record.hidden, "nobody can name it");
         record.serial = self.next_serial();
-        // The time that passes matters from now on.
+        // Delayed messages need the clock from now on.
         self.has_deadlines = true;
         let index = self.slab.insert(record).map_err(|_| out_of("queues_max"))?;
         Ok(QueueId::from_index(index))
     }
 
-    /// Behind the other queues that go with a connection.
+    /// Puts a queue at the end of a connection's exclusive queues.
     pub(crate) fn enter_owned(&mut self, owned: &mut List, queue: QueueId) {
         owned.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
-    /// It does not go with that connection any more.
+    /// Takes a queue off the list of a connection's exclusive queues.
     pub(crate) fn leave_owned(&mut self, owned: &mut List, queue: QueueId) {
         owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
-    /// Bindings that lead to a queue.
+    /// The bindings whose destination is this queue.
     pub(crate) fn bindings_mut(&mut self, queue: QueueId) -> &mut List {
         &mut self.slab[queue.index()].bindings
     }
@@ -110,7 +111,7 @@ impl Queues {
     /// Frees the record of a cleared queue, or of a level, once neither a delivery nor a level refers to it; gives it,
     /// with the queue that it was a level of, for that may be done with now.
     pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
-        // What refers to it last may ask once more than needed.
+        // The last reference to a queue may ask once more than needed.
         let record = self.slab.get(queue.index())?;
         if !record.cleared || record.unsettled.count > 0 || record.returning > 0 || record.has_levels() {
             return None;
@@ -129,15 +130,16 @@ impl Queues {
         self.table.find((vhost, name), is_it).map(QueueId::from_index)
     }
 
-    /// Whether there can be nothing for a get yet. What has expired is looked at anew, for nobody else may.
+    /// Whether the queue can have no message for a get yet. An expired first message is looked at anew, for
+    /// nobody else may do so.
     pub(crate) fn is_kept_from_get(&self, queue: QueueId) -> bool {
         let record = &self.slab[self.first_level(queue).index()];
         record.front == Front::Blocked && !record.dying
     }
 
-    // ---- what was delivered
+    // ---- deliveries
 
-    /// A delivery is on its way: its queue counts it as unsettled. The caller made sure of room in the pool.
+    /// Counts a delivery as unsettled in its queue. The caller made sure of room in the pool.
     pub(crate) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
         let Some(queue) = new.queue else { return };
         let record = &mut self.slab[queue.index()];
@@ -146,8 +148,7 @@ impl Queues {
         record.unsettled.bytes += block_bytes(messages, new.message);
     }
 
-    /// A delivery is settled, one way or the other: its queue counts it no more; gives the bytes of blocks that its
-    /// message occupies.
+    /// Counts a settled delivery out of its queue; gives the bytes of blocks that its message occupies.
     pub(crate) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
         let delivery = &self.deliveries[index];
         let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
@@ -164,7 +165,8 @@ impl Queues {
         bytes
     }
 
-    /// A delivery comes back once more; says whether that is too often for its queue.
+    /// Counts that a delivery is requeued once more; says whether that is beyond the delivery limit of its
+    /// queue.
     pub(crate) fn comes_back_too_often(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
         delivery.returns = delivery.returns.saturating_add(1);
@@ -174,22 +176,24 @@ impl Queues {
         })
     }
 
-    /// A delivery that is counted for nobody any more goes back to its old place in its queue.
+    /// Requeues, at its old place, a delivery that no longer counts for any consumer.
     pub(crate) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
         let backlog = &mut self.slab[queue.index()].backlog;
         backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
-        // It goes before what the queue waits for, which may be the very memory that it takes.
+        // The requeued message goes before the one that the queue waits for, and may take the very memory
+        // that this needs.
         self.unstall(queue);
     }
 
-    /// A delivery that is counted for nobody any more is given up for this reason, and waits apart until it goes on.
+    /// Rejects, for this reason, a delivery that no longer counts for any consumer: it waits apart until its
+    /// dead letter goes on.
     pub(crate) fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
         self.deliveries.keep(index);
         self.deliveries[index].death = Some(reason);
         self.slab[queue.index()].backlog.reject(&mut self.deliveries, messages, index);
     }
 
-    /// The next piece of what was taken out of a queue to be dropped is dropped; `false`: there was none.
+    /// Drops the next piece of a purged queue; `false`: there was none.
     pub(crate) fn drop_purged(&mut self, cx: &mut Context<'_>, queue: QueueId, parts: &mut Purged) -> bool {
         let item = parts.pop(&mut self.pool, &mut self.deliveries);
         match item {

@@ -1,4 +1,4 @@
-//! Whether queues have room for one message more: entries, their share of the memory, the log.
+//! Whether queues have room for one more message: entries, their share of the memory, the log.
 //!
 //! Always true: nothing is changed here; a publisher waits only for what others can free.
 
@@ -13,26 +13,26 @@ use crate::error::Fault;
 use crate::journal::{Journal, Mode, NoRoom};
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
 
-/// What stops a publish that is otherwise right.
+/// What keeps a message, in itself valid, from being published.
 pub(crate) enum Hindrance {
-    /// Others will free what is missing.
+    /// The missing room will be freed by others: the publisher waits.
     Wait(Shortage),
     Fault(Fault),
 }
 
-/// Who wants room.
+/// The publisher who asks for room.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
-    /// The virtual host of the queues.
+    /// The virtual host of the target queues.
     pub(crate) vhost: VhostId,
-    /// What of the pools he may use.
+    /// The part of the pools that the publisher may use.
     pub(crate) share: Share,
-    /// Whether he can be made to wait; not in the middle of a commit.
+    /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(crate) may_wait: bool,
 }
 
 impl Queues {
-    /// Whether every target takes the message now; changes nothing.
+    /// Whether every target queue takes the message now; changes nothing.
     pub(crate) fn reserve(
         &self,
         cx: &Context<'_>,
@@ -50,7 +50,7 @@ impl Queues {
         if needed > self.fan_out_max() {
             return Err(Hindrance::Fault(out_of("queue_entries_max")));
         }
-        // All of them are in the virtual host of the channel.
+        // All target queues are in the virtual host of the channel.
         let owner = || owner_of(claim.vhost);
         let fits = self.pool.may_take(owner, needed, reserve);
         let within_share =
@@ -67,8 +67,8 @@ impl Queues {
         }
     }
 
-    /// Whether the log takes the message now, if it is one for the log. For its next commit everybody can
-    /// wait; for room on the disk only those who hold nothing that others wait for.
+    /// Whether the log takes the message now, if it is to be logged. Everybody can wait for the next commit;
+    /// for room on the disk only a publisher that holds nothing others wait for.
     fn reserve_log(
         &self,
         cx: &Context<'_>,
@@ -87,7 +87,7 @@ impl Queues {
         }
         let holds_up = claim.share == Share::Reserve && claim.may_wait;
         if holds_up && cx.journal.mode() == Mode::Unwritable {
-            // Others wait for what it holds, and the disk will not get well by itself.
+            // Others wait for what the publisher holds, and the disk will not recover by itself.
             return Err(Hindrance::Fault(unwritable()));
         }
         let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
@@ -97,7 +97,7 @@ impl Queues {
         let leaves_enough = quota.disk().leaves_room(cx.journal, vhost, bytes * logged as u64);
         match room {
             Ok(()) if within && leaves_enough => Ok(()),
-            // In a commit, everything was asked before.
+            // For a commit all room was made sure of before.
             _ if !claim.may_wait => Ok(()),
             Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
                 Err(Hindrance::Wait(Shortage::Unwritable))
@@ -115,7 +115,7 @@ impl Queues {
         }
     }
 
-    /// Whether all of them are used, or the rest is kept for other virtual hosts.
+    /// Why queue entries are missing: all are used, or the rest is kept for other virtual hosts.
     #[cold]
     fn lacks_entries(&self, vhost: VhostId, chunks: usize) -> Shortage {
         match chunks <= self.pool.chunks_free() {
@@ -124,9 +124,10 @@ impl Queues {
         }
     }
 
-    /// Leaves out the queues that take no more by their own policy, and for a message that is due at once those where
-    /// nobody waits for it (`is_taken_at_once`) and from which it goes nowhere. Says how many stay, in front of those that
-    /// refuse it and dead-letter that, and whether a policy refused it.
+    /// Leaves out the queues that refuse the message for their length limit, and, for a message that expires
+    /// at once, those where no consumer waits for it (`is_taken_at_once`) and which have no dead letters.
+    /// Says how many stay, in front of those that refuse and dead-letter it, and whether a length limit
+    /// refused it.
     pub(crate) fn keep_willing(
         &self,
         messages: &Messages,
@@ -156,13 +157,13 @@ impl Queues {
         (kept, refused)
     }
 
-    /// Whether a message that is due at once goes on from a queue, or sleeps first.
+    /// Whether a message that expires at once goes on from a queue as a dead letter, or is delayed first.
     fn goes_on_though_due(&self, queue: QueueId) -> bool {
         self.at(queue).sleeps_for.is_some() || self.has_dead_letters(queue)
     }
 }
 
-/// Why the log has no room at all, while it has none.
+/// Why the log has no room at all, when it has none.
 #[cold]
 pub fn disk_shortage(journal: &Journal) -> Shortage {
     match journal.room_key() {

@@ -1,16 +1,17 @@
-//! How often messages of quorum queues came back, so that a restart does not forget it: a message that brings its
-//! program down each time reaches its delivery limit, however often the power fails in between.
+//! How often messages of quorum queues were requeued, so that a restart does not forget it: a message that
+//! brings its consumer down each time reaches its delivery limit, however often the power fails in between.
 //!
 //! ```text
 //! a queue's definition: | arguments | 15 "leveret-returns" x | length u32 | length ÷ 10 × (offset u64, count u16) |
 //! ```
 //!
-//! It stands there as one argument more, the last, which means nothing to programs that do not know it. Big endian.
+//! The counts are one more argument, the last, which means nothing to programs that do not know it. Big
+//! endian.
 //!
-//! Always true: the messages that came back last are known, the very last one at the end; one write of a queue at
-//! most is under way, and what changes meanwhile goes with the next, so that whoever gives back thousands of
-//! messages in a second costs the disk one write for each commit; what is known of a message that a power cut took
-//! counts against none that is given its place.
+//! Always true: the messages requeued last are known, the very last one at the end; one write of a queue at
+//! most is under way, and changes meanwhile go with the next, so that a consumer who requeues thousands of
+//! messages in a second costs the disk one write for each commit; the count of a message that a power cut
+//! took is never given to another at its offset.
 
 use crate::command::QueueId;
 use crate::journal::Batch;
@@ -18,54 +19,55 @@ use crate::wire::field::{Table, Value};
 
 /// Messages of a queue whose counts are kept.
 const KEPT_MAX: usize = 32;
-/// Bytes of each of them.
+/// Bytes that one message takes in the argument.
 const ENTRY_BYTES: usize = 8 + 2;
 /// Name and type of the argument.
 const ARGUMENT: &[u8] = b"\x0fleveret-returnsx";
 const NAME: &str = "leveret-returns";
 
-/// What is known of one queue; most queues know nothing.
+/// The requeue counts of one queue; most queues have none.
 #[derive(Debug, Default)]
 pub(crate) struct Returns {
-    /// Places in the log, and how often the message of each came back; not in their order.
+    /// Log offsets, and how often the message of each was requeued; in the order in which they were requeued
+    /// last.
     counts: Vec<(u64, u16)>,
-    /// It waits to be written.
+    /// The counts changed and wait to be written.
     is_due: bool,
 }
 
-/// Queues whose returns are to be written.
+/// Queues whose requeue counts are to be written.
 #[derive(Debug, Default)]
 pub(crate) struct ReturnsDue {
     queues: Vec<QueueId>,
-    /// What was written last is durable with this.
+    /// The batch with which the last write is durable.
     written: Batch,
 }
 
 impl ReturnsDue {
-    /// Whether something is due, and what was written before is durable.
+    /// Whether counts are to be written, and the last write is durable.
     #[inline]
     pub(crate) fn may_be_written(&self, durable: Batch) -> bool {
         !self.queues.is_empty() && self.written <= durable
     }
 
-    /// The queue is to be written.
+    /// Adds a queue whose counts are to be written.
     pub(crate) fn push(&mut self, queue: QueueId) {
         self.queues.push(queue);
     }
 
-    /// The queues that are to be written, which are written now.
+    /// Takes the queues whose counts are to be written.
     pub(crate) fn take(&mut self) -> Vec<QueueId> {
         core::mem::take(&mut self.queues)
     }
 
-    /// One of them is durable with this.
+    /// Notes the batch of a write.
     pub(crate) fn note_written(&mut self, batch: Batch) {
         self.written = batch;
     }
 }
 
 impl Returns {
-    /// What the arguments of a queue's definition say, and the arguments without that.
+    /// The requeue counts in the arguments of a queue's definition, and the arguments without them.
     pub(crate) fn split(arguments: &[u8]) -> (&[u8], Self) {
         let Some(said) = last_list(arguments) else { return (arguments, Self::default()) };
         let rest = arguments.len() - ARGUMENT.len() - 4 - said.len();
@@ -78,10 +80,10 @@ impl Returns {
         (&arguments[..rest], Self { counts, is_due: false })
     }
 
-    /// The arguments of a queue's definition, with what is known of its messages.
+    /// The arguments of a queue's definition, with the requeue counts.
     pub(crate) fn join(&self, arguments: &[u8]) -> Vec<u8> {
         let mut joined = arguments.to_vec();
-        // A client may have such an argument, which is not to be taken for ours.
+        // A client may have declared such an argument, which must not be taken for the counts.
         if !self.counts.is_empty() || last_list(arguments).is_some() {
             joined.extend_from_slice(ARGUMENT);
             joined.extend_from_slice(&((self.counts.len() * ENTRY_BYTES) as u32).to_be_bytes());
@@ -93,8 +95,8 @@ impl Returns {
         joined
     }
 
-    /// At a start: places from this one on are given to new messages, whatever was written of others that a power
-    /// cut took. Says whether that is to be written.
+    /// At a start: forgets the counts of offsets from this one on, which belong to messages that a power cut
+    /// took and go to new messages. Says whether that is to be written.
     pub(crate) fn forget_from(&mut self, next_offset: u64) -> bool {
         let known = self.counts.len();
         self.counts.retain(|(offset, _)| *offset < next_offset);
@@ -102,14 +104,14 @@ impl Returns {
         self.is_due
     }
 
-    /// How often the message of this place came back, as far as that is known.
+    /// How often the message at this log offset was requeued, as far as that is known.
     #[inline]
     pub(crate) fn count_of(&self, offset: u64) -> u16 {
         self.counts.iter().find(|(known, _)| *known == offset).map_or(0, |(_, count)| *count)
     }
 
-    /// The message of this place has come back so often; says whether the queue is to be put on the list of those
-    /// that are to be written.
+    /// Notes how often the message at this log offset was requeued; says whether the queue is to be put on
+    /// the list of those to be written.
     pub(crate) fn note(&mut self, offset: u64, count: u16) -> bool {
         let known = self.counts.iter().position(|(known, _)| *known == offset);
         if let Some(at) = known.or((self.counts.len() == KEPT_MAX).then_some(0)) {
@@ -119,13 +121,13 @@ impl Returns {
         !core::mem::replace(&mut self.is_due, true)
     }
 
-    /// Whether it waits to be written, which it does no more.
+    /// Whether the counts wait to be written; takes the mark off.
     pub(crate) fn take_due(&mut self) -> bool {
         core::mem::take(&mut self.is_due)
     }
 }
 
-/// The list, if it is the last argument.
+/// The list of counts, if it is the last argument.
 fn last_list(arguments: &[u8]) -> Option<&[u8]> {
     match Table::trusted(arguments).iter().last()? {
         (name, Value::Binary(said)) if name == NAME.as_bytes() => Some(said),

@@ -10,7 +10,7 @@ use crate::mem::{Draw, MessageFlags, MessageId, Messages, Share};
 /// Octets of a hidden queue in a route that is kept.
 const HIDDEN_LEN: usize = 1 + 4 + 8;
 
-/// The queues as routing sees them, and those that it has chosen for a message.
+/// The queues as routing sees them, and those chosen for a message.
 pub(crate) struct Targets<'a> {
     pub(crate) queues: &'a mut Queues,
     pub(crate) chosen: &'a mut Vec<QueueId>,
@@ -22,7 +22,7 @@ impl Targets<'_> {
         self.queues.find_queue(vhost, name)
     }
 
-    /// The route of this number leads to this queue, perhaps once more.
+    /// Adds a queue to the route of this number, once at most.
     pub(crate) fn choose(&mut self, queue: QueueId, route: u64) {
         let record = &mut self.queues.slab[queue.index()];
         if record.routed_at != route && !record.dying {
@@ -41,7 +41,7 @@ impl Queues {
     /// ```
     ///
     /// # Errors
-    /// There is no room for it.
+    /// There is no room for the route.
     pub(crate) fn write_route(
         &mut self,
         messages: &mut Messages,
@@ -74,7 +74,7 @@ impl Queues {
         Ok(route)
     }
 
-    /// The queues of a route that are there by now.
+    /// The queues of a kept route that still exist.
     pub(crate) fn read_route(
         &self,
         (messages, work): (&Messages, &mut Work),
@@ -101,7 +101,7 @@ impl Queues {
         }
     }
 
-    /// The hidden queue of a place and a serial, if that is still there.
+    /// The hidden queue of this place and serial, if it still exists.
     fn hidden_queue(&self, octets: &[u8; 255]) -> Option<QueueId> {
         let (place, rest) = octets.split_first_chunk()?;
         let serial = u64::from_be_bytes(*rest.first_chunk()?);

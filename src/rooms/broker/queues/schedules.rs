@@ -1,4 +1,5 @@
-//! When to look at which queue: for a delivery, for what it has to give up, for what is to be read back, for its time.
+//! When to look at which queue: to deliver, to give messages up, to read messages back, or because something
+//! expires.
 //!
 //! Always true: a queue is on the ready list exactly when it has a message, a consumer that can take it, and nothing
 //! that has to come first; whoever changes what a queue waits for puts it on the list where somebody looks.
@@ -28,13 +29,13 @@ impl Queues {
         was_ready
     }
 
-    /// Whether some queue has something to deliver.
+    /// Whether some queue can deliver now.
     #[inline]
     pub(crate) const fn is_any_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Puts the queue on the ready list if it has something to do there.
+    /// Puts a queue on the ready list if it can deliver now.
     pub(crate) fn wake(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         if record.listed.is_ready {
@@ -48,7 +49,7 @@ impl Queues {
         }
     }
 
-    /// The queue itself if it is to deliver now, or the level of it that is.
+    /// The queue itself if it can deliver now, or the level of it that can.
     #[inline(always)]
     pub(crate) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
         let record = &self.slab[queue.index()];
@@ -59,8 +60,7 @@ impl Queues {
         }
     }
 
-    /// A queue that has something to deliver and to whom, and is not on the ready list: nobody would look at
-    /// it.
+    /// A queue that can deliver now and is not on the ready list, so that nobody would look at it.
     #[cfg(debug_assertions)]
     pub fn forgotten_queue(&self) -> Option<usize> {
         let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
@@ -69,12 +69,13 @@ impl Queues {
         self.slab.iter().find(|(index, queue)| is_forgotten(*index, queue)).map(|(index, _)| index)
     }
 
-    /// A job begins to give messages back to a queue: until it is done nothing is delivered from it.
+    /// Notes that a job begins to requeue messages of a queue: until the job is done nothing is delivered
+    /// from it.
     pub(crate) fn begin_returning(&mut self, queue: QueueId) {
         self.slab[queue.index()].returning += 1;
     }
 
-    /// One job less whose messages the queue waits for: what stands first now stays so.
+    /// Notes that a job has requeued all its messages of a queue: the first message is the right one again.
     pub(crate) fn end_returning(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         record.returning -= 1;
@@ -85,7 +86,7 @@ impl Queues {
         self.wake(queue);
     }
 
-    /// A message came, or may go: puts the whole queue on the ready list if it has something to do there.
+    /// Puts a whole queue on the ready list if it can deliver now, because a message came, or may go.
     #[cold]
     pub(crate) fn wake_whole(&mut self, queue: QueueId) {
         let queue = self.whole(queue);
@@ -95,8 +96,8 @@ impl Queues {
         }
     }
 
-    /// Messages of a queue with priorities went: what stands first now may have to expire, or may go where
-    /// what stood first before had to wait.
+    /// Looks at a queue with priorities of which messages went: its first message may have to expire, or may
+    /// go where the first before had to wait.
     #[cold]
     pub(crate) fn look_at_first_level(&mut self, queue: QueueId) {
         let whole = self.whole(queue);
@@ -107,9 +108,9 @@ impl Queues {
         self.wake(whole);
     }
 
-    // ---- what is given up
+    // ---- messages given up
 
-    /// The queue has something to give up that it cannot give up now, or not all of it at once.
+    /// Notes that a queue has messages to give up that it cannot give up now, or not all at once.
     pub(crate) fn note_shed(&mut self, queue: QueueId) {
         if !core::mem::replace(&mut self.slab[queue.index()].listed.is_shedding, true) {
             self.shedding.push(queue);
@@ -117,15 +118,15 @@ impl Queues {
         }
     }
 
-    /// The queue has something else to give up: on the list already it may be for what was rejected and has
-    /// no room, which says nothing of this.
+    /// Notes that a queue has further messages to give up: it may be on the list already, for rejected
+    /// messages without room, which says nothing of these.
     pub(crate) fn note_shed_anew(&mut self, queue: QueueId) {
         self.note_shed(queue);
         self.shedding.note_change();
     }
 
-    /// Bytes of the log that publishers leave to dead letters. A letter takes room before the message that it
-    /// comes of gives any, and a log that is full of what has to go on would be full for ever.
+    /// Bytes of the log that publishers leave free for dead letters. A letter takes room before its message
+    /// gives any, and a log full of messages that have to go on would be full for ever.
     pub(crate) fn kept_for_letters(&self, journal: &Journal) -> u64 {
         match self.dead_lettering {
             0 => 0,
@@ -133,9 +134,9 @@ impl Queues {
         }
     }
 
-    // ---- what is read back
+    // ---- messages read back
 
-    /// Asks that the front of the middle be read back.
+    /// Asks that messages at the front of the middle be read back.
     pub(crate) fn want_pages(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         if record.times.peeked.is_wanted() {
@@ -146,7 +147,7 @@ impl Queues {
         }
     }
 
-    /// Asks until when the first message may wait, which only the log has.
+    /// Asks for the expiry of the first message, which only the log has.
     #[cold]
     pub(crate) fn want_peek(&mut self, queue: QueueId) {
         if !self.slab[queue.index()].listed.is_fetching {
@@ -157,20 +158,21 @@ impl Queues {
 
     // ---- times
 
-    /// When something may expire or wake up, in milliseconds of broker time.
+    /// When the next message or queue may expire, or a delayed message is due, in milliseconds of broker
+    /// time.
     pub fn next_expiry_ms(&self) -> Option<u64> {
         [self.expiry.next_ms(), self.sleepers.next_ms()].into_iter().flatten().min()
     }
 
-    /// Messages of the queue may expire from now on.
+    /// Notes that messages of the queue may expire from now on.
     pub(crate) fn note_may_expire(&mut self, queue: QueueId) {
-        // What sleeps expires when it is awake.
+        // Delayed messages expire only after they are routed.
         let record = &mut self.slab[queue.index()];
         record.settings.may_expire = record.sleeps_for.is_none();
         self.has_deadlines = true;
     }
 
-    /// The queue is to be looked at then, if not before.
+    /// Schedules a look at the queue at this time, if none comes before.
     #[cold]
     pub(super) fn note_due(&mut self, queue: QueueId, at_ms: u64) {
         let record = &mut self.slab[queue.index()];
@@ -185,7 +187,7 @@ impl Queues {
         }
     }
 
-    /// Somebody has a use for the queue, or had until now.
+    /// Notes that a client used the queue, so that it expires later.
     #[cold]
     pub(crate) fn touch_queue(&mut self, journal: &Journal, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
@@ -196,10 +198,10 @@ impl Queues {
         }
     }
 
-    /// Until when the queue stays if nobody has a use for it.
+    /// When the queue expires if nobody uses it.
     pub(super) fn unused_until_ms(&self, journal: &Journal, queue: QueueId) -> u64 {
         let record = &self.slab[queue.index()];
-        // What cannot be written down stays.
+        // A queue whose deletion cannot be written down stays.
         let may_go =
             record.audience.is_empty() && !(record.logged.is_on() && journal.mode() == Mode::Unwritable);
         if may_go { record.times.unused_until_ms } else { u64::MAX }

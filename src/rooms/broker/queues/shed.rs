@@ -1,7 +1,7 @@
-//! What a queue gives up: which message, and whether it goes on as a dead letter.
+//! Which message a queue gives up, and whether it goes on as a dead letter.
 //!
-//! Always true: a queue says what it gives up, and whoever routes it takes it out then; so a message that has nowhere
-//! to go yet is in its queue, as it was, or among those that are rejected, which nobody is given any more.
+//! Always true: a message that is given up leaves its queue only when its dead letter is routed; until then
+//! it is in its queue, as it was, or among the rejected messages, which nobody is given any more.
 
 use super::backlog::First;
 use super::place::Place;
@@ -14,29 +14,29 @@ use crate::command::{QueueId, VhostId};
 use crate::journal::Journal;
 use crate::mem::{MessageId, Messages};
 
-/// Messages that one command makes a queue drop at most, when its limit has become smaller.
+/// Messages that one command makes a queue drop at most, when its length limit has become smaller.
 const DROP_STEP: u32 = 512;
-/// What no route has for its number.
+/// The number of no route.
 const NEVER_ROUTED: u64 = u64::MAX;
 
 impl Queues {
-    /// Whether some queue has to give up something, and may be able to, when so much room was made.
+    /// Whether some queue has messages to give up, and may be able to, with this count of room made.
     pub(crate) fn may_give_up(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
         self.next_expiry_ms().is_some_and(|at| at <= journal.time_ms())
             || self.shedding.is_due(&room_made)
             || self.may_wake(journal, room_made)
     }
 
-    /// Whether something that was delayed wakes up, or may by now, when so much room was made.
+    /// Whether a delayed message is due and may be moved, with this count of room made.
     pub(crate) fn may_wake(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
         self.sleepers.is_due(journal.time_ms(), room_made)
     }
 
-    /// The length rules of a queue that gives up for good: the oldest make room for the newest.
+    /// Drops the oldest messages of a queue without dead letters that is over its length limit.
     pub(crate) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let queue = self.whole(queue);
         assert!(!self.has_dead_letters(queue), "what goes on is not dropped");
-        // More than that is too much only when the limit has become smaller.
+        // More messages are too many only when the limit has become smaller.
         for _ in 0..DROP_STEP {
             let level = self.first_level(queue);
             if !self.is_over_length(queue) || !self.drop_first(cx, level) {
@@ -47,8 +47,8 @@ impl Queues {
         self.note_shed_anew(queue);
     }
 
-    /// A dead letter came in, and stands in all of these queues: each is looked at for its rules, and what of it goes on
-    /// from here is seen to later, for one letter at a time is being written.
+    /// Checks the length limit of each queue that a dead letter came into; dead letters that this causes are
+    /// seen to later, for one at a time is being written.
     #[cold]
     pub(crate) fn look_after_letter(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
         for &queue in queues {
@@ -67,7 +67,7 @@ impl Queues {
         }
     }
 
-    /// Whether a queue has more than its length rules allow, behind a message that came in.
+    /// Whether a queue is over its length limit after a message came in.
     pub(crate) fn is_over_after_push(&self, queue: QueueId) -> bool {
         let whole = &self.slab[self.whole(queue).index()];
         if !whole.settings.limits_length {
@@ -80,7 +80,8 @@ impl Queues {
         }
     }
 
-    /// The first message of a level is gone: with its last one another level is the first.
+    /// Notes that the first message of a level is gone: with the last one of a level another level is the
+    /// first.
     pub(crate) fn note_taken_off(&mut self, queue: QueueId, level: QueueId) {
         if self.first_level(queue) != level {
             self.look_at_first_level(queue);
@@ -103,13 +104,13 @@ impl Queues {
         Some((first, message, is_logged))
     }
 
-    /// Whether a message that the queue refuses for its length goes where its dead letters go.
+    /// Whether a message that the queue refuses for its length limit is dead-lettered.
     pub(crate) fn buries_refused(&self, queue: QueueId) -> bool {
         let overflow = self.slab[queue.index()].settings.overflow;
         overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
     }
 
-    /// The first of those that were rejected is done with; `false` when there is none.
+    /// Settles the first rejected message; `false` when there is none.
     pub(crate) fn drop_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &mut self.slab[queue.index()].backlog;
         let Some(delivery) = backlog.take_rejected(&mut self.deliveries, cx.messages) else { return false };
@@ -118,14 +119,13 @@ impl Queues {
         true
     }
 
-    /// Whether what this queue gives up goes anywhere.
+    /// Whether messages that this queue gives up are dead-lettered.
     pub(crate) fn has_dead_letters(&self, queue: QueueId) -> bool {
         let record = &self.slab[queue.index()];
         record.settings.dead_letters && !record.dying
     }
 
-    /// Leaves out the queues that are full. Says how many take the letter, in front of those that have dead
-    /// letters for it.
+    /// Leaves out the full queues. Says how many take the letter, in front of those that dead-letter it.
     pub(crate) fn leave_out_full(
         &self,
         messages: &Messages,
@@ -144,8 +144,8 @@ impl Queues {
         kept
     }
 
-    /// Leaves out the queues that the letter has passed by itself. Its sender may have made up any number of
-    /// deaths, so each is looked at once, whatever the number of queues.
+    /// Leaves out the queues that the dead letter has passed before without being rejected. Its publisher may
+    /// have made up any number of deaths, so each is looked at once, whatever the number of queues.
     pub(crate) fn leave_out_passed(
         &mut self,
         work: &mut Work,

@@ -1,8 +1,8 @@
-//! Queues that have to give up something, and whether it is worth while to ask them again; what they give up
+//! Queues that have messages to give up, and whether it is worth while to ask them again; which messages,
 //! stands in `shed`.
 //!
 //! Always true: a queue is on the list once; when none of them could give up anything, they are asked again
-//! only when room was made since, or something that they wait for was read back.
+//! only when room was made since, or a message that they wait for was read back.
 
 use std::collections::VecDeque;
 
@@ -10,18 +10,18 @@ use crate::command::QueueId;
 
 use crate::broker::work::Work;
 
-/// As many units of work are a step more.
+/// Units of work that make one more step.
 const UNITS_PER_STEP: u32 = 16;
 
-/// The list, and how far it was gone through in vain.
+/// Queues that have messages to give up, and how far they were asked in vain.
 #[derive(Debug)]
 pub(crate) struct Shedding {
     queues: VecDeque<QueueId>,
-    /// How many in a row could give up nothing, since something changed that they may wait for.
+    /// Queues asked in a row that could give up nothing, since the last change they may wait for.
     stuck: usize,
-    /// What the count of room made was when some were asked last.
+    /// The count of room made when a queue was asked last.
     room_seen: u64,
-    /// What the count of room made was when all of them could give up nothing.
+    /// The count of room made when no queue could give up anything.
     stuck_at: Option<u64>,
 }
 
@@ -34,7 +34,7 @@ impl Shedding {
         self.queues.len()
     }
 
-    /// Whether some of them are to be asked, when so much room was made.
+    /// Whether some queues are to be asked, with this count of room made.
     pub(crate) fn is_due(&self, room_made: impl FnOnce() -> u64) -> bool {
         !self.queues.is_empty() && self.stuck_at.is_none_or(|stuck_at| stuck_at != room_made())
     }
@@ -47,25 +47,25 @@ impl Shedding {
         self.queues.pop_front()
     }
 
-    /// Something happened that they may wait for: who was asked before is to be asked again.
+    /// Notes a change that queues may wait for: those asked before are asked again.
     pub(crate) const fn note_change(&mut self) {
         self.stuck_at = None;
         self.stuck = 0;
     }
 
-    /// Some are asked, and so much room was made by now.
+    /// Begins to ask queues, with this count of room made.
     pub(crate) const fn begin(&mut self, room_made: u64) {
         if room_made != self.room_seen {
             self.stuck = 0;
         }
     }
 
-    /// One of them was asked; says whether something came of it.
+    /// Notes that a queue was asked; says whether it gave up anything.
     pub(crate) const fn note_step(&mut self, has_shed: bool) {
         self.stuck = if has_shed { 0 } else { self.stuck + 1 };
     }
 
-    /// So many were asked as there is time for, and so much room was made by now.
+    /// Ends the asking of a turn, with this count of room made.
     pub(crate) fn end(&mut self, room_made: u64) {
         self.room_seen = room_made;
         self.stuck_at = (self.stuck >= self.queues.len()).then_some(room_made);
@@ -74,13 +74,13 @@ impl Shedding {
         }
     }
 
-    /// The queue is no more.
+    /// Takes a deleted queue off the list.
     pub(crate) fn forget(&mut self, queue: QueueId) {
         self.queues.retain(|other| *other != queue);
     }
 }
 
-/// A step was taken, which was more than one if it was more work than a message usually is: large bodies are
+/// Takes one step off those left, or several if the message was more work than usual: large bodies are
 /// copied, and letters routed.
 pub(crate) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
     let units = work.units().saturating_sub(units_before);
@@ -91,7 +91,7 @@ pub(crate) const fn take_step(left: &mut u32, units_before: u32, work: &Work) {
 mod tests {
     use super::*;
 
-    /// Asks as many as a turn has time for, in vain; whether more are to be asked.
+    /// Asks, in vain, as many queues as a turn has time for; says whether more are to be asked.
     fn turn(list: &mut Shedding, room_made: u64) -> bool {
         list.begin(room_made);
         for _ in 0..64 {
@@ -103,7 +103,7 @@ mod tests {
         list.is_due(|| room_made)
     }
 
-    /// A change between two turns of a round concerns those that were asked in the first.
+    /// A change between two turns of a round concerns the queues that were asked in the first.
     #[test]
     fn who_was_asked_before_a_change_is_asked_again() {
         let mut list = Shedding::with_capacity(100);

@@ -1,4 +1,4 @@
-//! When what delayed exchanges keep wakes up: slots of a timing wheel, and the few whose time is near.
+//! When delayed messages are due: slots of a timing wheel, and the few messages whose time is near.
 //!
 //! ```text
 //! slot    88…81        80…73      …   40…33       …   8…1        0
@@ -26,28 +26,28 @@ use crate::wire::field::{Table, Value};
 
 use super::expiry::Expiry;
 
-/// Slots of a wheel.
+/// Slots of the timing wheel.
 pub(crate) const SLOTS: u8 = 88;
-/// The narrowest width that a publisher's message comes to, as the number of its tier.
+/// The tier of the narrowest slots that a publisher's message comes to.
 pub(crate) const PLAIN: u32 = 4;
-/// The widest.
+/// The tier of the widest slots.
 const WIDEST: u32 = SLOTS as u32 / DIGITS - 1;
 const DIGIT_BITS: u32 = 3;
 const DIGITS: u32 = 1 << DIGIT_BITS;
 /// Bits of the narrowest width in milliseconds.
 const FINEST_BITS: u32 = 2;
-/// The longest delay, in milliseconds: a longer one is none.
+/// The longest delay, in milliseconds: a message with a longer one is not delayed.
 const DELAY_MAX_MS: i64 = u32::MAX as i64;
-/// A queue's record that has no time, and a slot of which it is not known yet.
+/// The time of a queue that has none, and of a slot whose time is not known yet.
 const NEVER: u64 = u64::MAX;
 pub(crate) const UNKNOWN: u64 = u64::MAX - 1;
-/// Of so many messages that there may be, one may be held.
+/// One message in this many of the pool may be held.
 const HELD_PART: usize = 64;
 const HELD_MAX: usize = 1024;
 
-/// How long a message with these headers is to wait, in milliseconds; 0 not at all. As in RabbitMQ's plug-in
-/// text is read as a number and a fraction cut off; what is no number there ends the channel, and is no delay
-/// here.
+/// How long a message with these headers is to be delayed, in milliseconds; 0 for not at all. As in
+/// RabbitMQ's delayed message exchange text is read as a number and a fraction cut off; text that is no
+/// number ends the channel there, and is no delay here.
 pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
     let said = match headers.get("x-delay") {
         None => return 0,
@@ -65,13 +65,13 @@ pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
 /// A slot, and when it begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Slot {
-    /// From 1 on; 0 for what came before the slots were known.
+    /// The number of the slot, from 1 on; 0 for messages that came before the slots were known.
     pub(crate) number: u8,
     pub(crate) start_ms: u64,
 }
 
 impl Slot {
-    /// The slot of a message that is due then, when the wheel stands at `at_ms`, of one of these tiers.
+    /// The slot of a message that is due at `due_ms`, when the wheel stands at `at_ms`, between two tiers.
     pub(crate) fn of(due_ms: u64, at_ms: u64, narrowest: u32, widest: u32) -> Self {
         let due_ms = due_ms.max(at_ms);
         let bit = 63_u32.saturating_sub((due_ms ^ at_ms).leading_zeros());
@@ -82,7 +82,7 @@ impl Slot {
         Self { number, start_ms: start_ms(number, due_ms) }
     }
 
-    /// What it is sorted by: of those that begin at one time the widest goes first.
+    /// The key that slots are sorted by: of those that begin at one time the widest goes first.
     pub(crate) const fn key(self) -> u64 {
         self.start_ms << 8 | (u8::MAX - self.number) as u64
     }
@@ -91,7 +91,7 @@ impl Slot {
         Self { number: u8::MAX - key as u8, start_ms: key >> 8 }
     }
 
-    /// The tier of its width; `None` for what came before the slots were known.
+    /// The tier of the slot's width; `None` for messages that came before the slots were known.
     pub(crate) const fn tier(self) -> Option<u32> {
         match self.number {
             0 => None,
@@ -99,7 +99,7 @@ impl Slot {
         }
     }
 
-    /// The widest tier that its messages may go to.
+    /// The widest tier that the messages of this slot may go to.
     pub(crate) const fn widest_below(self) -> Option<u32> {
         match self.tier() {
             None => Some(WIDEST),
@@ -108,7 +108,7 @@ impl Slot {
     }
 }
 
-/// When a slot of this number begins that has a message which is due then.
+/// When the slot of this number begins, if it has a message that is due at `due_ms`.
 pub(crate) const fn start_ms(number: u8, due_ms: u64) -> u64 {
     let bits = bits((number.saturating_sub(1) as u32) / DIGITS);
     due_ms >> bits << bits
@@ -122,16 +122,16 @@ const fn bits(tier: u32) -> u32 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Held {
     pub(crate) due_ms: u64,
-    /// In the order of their coming.
+    /// The order of arrival among held messages.
     serial: u64,
     pub(crate) queue: QueueId,
     pub(crate) message: MessageId,
-    /// Its place in the log; the largest number for none.
+    /// The log offset of the message; the largest number for none.
     logged: u64,
 }
 
 impl Held {
-    /// Its place in the log.
+    /// The log offset of the message, if the log has it.
     pub(crate) fn logged(&self) -> Option<u64> {
         Some(self.logged).filter(|offset| *offset != u64::MAX)
     }
@@ -149,35 +149,35 @@ impl PartialOrd for Held {
     }
 }
 
-/// What is to be done next.
+/// What the wheel has to do next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Next {
-    /// This slot is open, by its key.
+    /// The slot with this key opens; its level is this queue.
     Slot(u64, QueueId),
-    /// This message is due.
+    /// This held message is due.
     Held(Held),
 }
 
-/// All slots that have a time, and what is held.
+/// The slots of all delayed exchanges that have a time, and the messages held.
 #[derive(Debug)]
 pub(crate) struct Sleepers {
     slots: Expiry,
     held: BinaryHeap<Reverse<Held>>,
     held_max: usize,
     serial: u64,
-    /// Slots of which it is not known yet when they begin: nothing is done before it is.
+    /// Slots whose time is not known yet: none is opened before all times are known.
     pub(crate) unknown: u32,
-    /// There was no room for the slot of the message that is under way.
+    /// There was no room for the slot of the message that is being published.
     pub(crate) lacks_slot: bool,
-    /// What the count of room made was when nothing could be done.
+    /// The count of room made at the time when nothing could be done.
     stuck_at: Option<u64>,
 }
 
 impl Sleepers {
-    /// Bytes for each queue there can be.
+    /// Bytes of the timing wheel for each queue that the broker may have.
     pub(crate) const QUEUE_BYTES: usize = Expiry::QUEUE_BYTES;
 
-    /// For so many queues and messages.
+    /// A timing wheel for a broker of this many queues and messages.
     pub(crate) fn new(queues: usize, messages: usize) -> Self {
         let held_max = Self::held_max(messages);
         Self {
@@ -191,18 +191,18 @@ impl Sleepers {
         }
     }
 
-    /// At least one, and not too many.
+    /// How many messages may be held in memory: at least one.
     const fn held_max(messages: usize) -> usize {
         let part = messages / HELD_PART + 1;
         if part < HELD_MAX { part } else { HELD_MAX }
     }
 
-    /// Bytes that what is held takes at most, when there may be so many messages.
+    /// Bytes that the held messages take at most, in a broker of this many messages.
     pub(crate) const fn held_bytes(messages: usize) -> usize {
         Self::held_max(messages) * size_of::<Reverse<Held>>()
     }
 
-    /// When there is something to do next, in milliseconds of broker time.
+    /// When the next slot or held message is due, in milliseconds of broker time.
     pub(crate) fn next_ms(&self) -> Option<u64> {
         if self.unknown > 0 || self.stuck_at.is_some() {
             return None;
@@ -212,7 +212,7 @@ impl Sleepers {
         [slot, held].into_iter().flatten().min()
     }
 
-    /// Whether there is something to do at this time, when so much room was made.
+    /// Whether a slot or held message is due and may be moved, with this count of room made.
     pub(crate) fn is_due(&self, now_ms: u64, room_made: impl FnOnce() -> u64) -> bool {
         match self.stuck_at {
             Some(stuck_at) => stuck_at != room_made(),
@@ -220,7 +220,7 @@ impl Sleepers {
         }
     }
 
-    /// What is to be done at this time.
+    /// The slot or held message that is due now.
     pub(crate) fn next(&self, now_ms: u64) -> Option<Next> {
         let held = self.held.peek().map(|Reverse(held)| *held);
         let slot = self.slots.first().filter(|(key, _)| Slot::of_key(*key).start_ms <= now_ms);
@@ -238,7 +238,7 @@ impl Sleepers {
         self.slots.first().map(|(key, _)| Slot::of_key(key))
     }
 
-    /// Where the wheel stands: in front of whatever has not been opened.
+    /// The time at which the wheel stands: before everything that has not been opened.
     pub(crate) fn stands_at_ms(&self, now_ms: u64) -> u64 {
         match self.first_slot() {
             None => now_ms,
@@ -249,7 +249,8 @@ impl Sleepers {
         }
     }
 
-    /// The slot of this queue begins then; `all` are those that count, as of [`Expiry::add`].
+    /// Adds the time at which the slot of this queue begins; `all` are the times that count, as of
+    /// [`Expiry::add`].
     pub(crate) fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,
@@ -257,7 +258,7 @@ impl Sleepers {
         self.slots.add(key, queue, all);
     }
 
-    /// Takes the first slot off.
+    /// Takes off the first slot.
     pub(crate) fn pop_slot(&mut self) {
         self.slots.pop(NEVER);
     }
@@ -272,19 +273,19 @@ impl Sleepers {
         self.held.is_empty()
     }
 
-    /// Holds a message of a slot.
+    /// Holds a message of a slot that was opened.
     pub(crate) fn hold(&mut self, due_ms: u64, (queue, message, logged): (QueueId, MessageId, Option<u64>)) {
         self.serial += 1;
         let (serial, logged) = (self.serial, logged.unwrap_or(u64::MAX));
         self.held.push(Reverse(Held { due_ms, serial, queue, message, logged }));
     }
 
-    /// Takes the first of those that are held.
+    /// Takes off the first held message.
     pub(crate) fn pop_held(&mut self) {
         self.held.pop();
     }
 
-    /// Takes out what is held of some queues.
+    /// Takes out the held messages of some queues.
     pub(crate) fn take_held_of(&mut self, is_of: impl Fn(QueueId) -> bool) -> Vec<Held> {
         let mut taken = Vec::new();
         self.held.retain(|Reverse(held)| {
@@ -297,12 +298,12 @@ impl Sleepers {
         taken
     }
 
-    /// Nothing could be done, when so much room was made.
+    /// Notes that nothing could be done, with this count of room made.
     pub(crate) const fn note_stuck(&mut self, room_made: u64) {
         self.stuck_at = Some(room_made);
     }
 
-    /// Something happened that may be waited for.
+    /// Notes a change that the wheel may wait for.
     pub(crate) const fn note_change(&mut self) {
         self.stuck_at = None;
     }
@@ -312,8 +313,8 @@ impl Sleepers {
 mod tests {
     use super::*;
 
-    /// The wheel as a whole, without queues: messages come out in the order of their times, equal times in
-    /// the order of their coming, and none is moved more often than there are tiers.
+    /// The wheel alone, without queues: messages come out in the order of their times, equal times in the
+    /// order of arrival, and none is moved more often than there are tiers.
     #[test]
     fn whatever_is_put_into_slots_comes_out_in_the_order_of_its_time() {
         let mut random = 7_u64;
@@ -335,7 +336,7 @@ mod tests {
                 let full = slots.iter().zip(0_u8..).filter(|((_, messages), _)| !messages.is_empty());
                 full.map(|((start_ms, _), number)| Slot { number, start_ms: *start_ms }.key()).min()
             };
-            // Now and then some come while open slots still have to be emptied.
+            // Now and then messages come while open slots still have to be emptied.
             let is_late = came < 4_000 && next(3) > 0;
             while let Some(slot) =
                 first(&slots).map(Slot::of_key).filter(|slot| !is_late && slot.start_ms <= now)
@@ -372,7 +373,7 @@ mod tests {
         }
         assert_eq!(out.len(), came);
         assert!(moves < came * 11, "{moves} moves of {came} messages");
-        // Of 4 ms those that are due make one step, in the order of their coming.
+        // Messages due within the same 4 ms make one step, in the order of arrival.
         let in_order = out.windows(2).all(|two| two[0].0 >> FINEST_BITS <= two[1].0 >> FINEST_BITS);
         assert!(in_order, "out of order");
         let equal = out.windows(2).filter(|two| two[0].0 == two[1].0);

@@ -1,7 +1,7 @@
-//! The slots of delayed exchanges: which of their levels has which time.
+//! The slots of delayed exchanges: when the slot of each level begins.
 //!
-//! Always true: a slot of which the log has something has its time from its first message, and none is opened before all
-//! times are known.
+//! Always true: a slot with messages in the log has its time from the first of them, and none is opened
+//! before all times are known.
 
 use super::page_in::Page;
 use super::queue::Rank;
@@ -13,7 +13,7 @@ use crate::mem::MessageId;
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
 
-/// Bytes of properties that are as much work as one step, when they are looked into.
+/// Bytes of properties whose reading is as much work as one step.
 const BYTES_PER_UNIT: usize = 512;
 
 impl Queues {
@@ -33,14 +33,14 @@ impl Queues {
         self.sleepers.note_change();
     }
 
-    /// A message came to a slot: it is noted when.
+    /// Notes when a message came to a slot.
     pub(crate) fn note_sleeper(&self, cx: &mut Context<'_>, message: MessageId) {
         if cx.messages.arrived_ms(message) == 0 {
             cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
         }
     }
 
-    /// The log has something of a slot: its first message says when that begins.
+    /// At a start: notes a slot with messages in the log, whose first message is to be read for its time.
     #[cold]
     pub(crate) fn note_slot_restored(&mut self, level: QueueId) {
         self.slab[level.index()].times.due_ms = UNKNOWN;
@@ -48,7 +48,7 @@ impl Queues {
         self.want_peek(level);
     }
 
-    /// The first message of a slot was read.
+    /// Notes the time of a slot whose first message was read.
     #[cold]
     pub(crate) fn slot_peeked(&mut self, level: QueueId, page: &Page<'_>) {
         let headers = Properties::trusted(page.properties).headers().unwrap_or(Table::EMPTY);
@@ -69,7 +69,7 @@ impl Queues {
         }
     }
 
-    /// A read for a slot is over, whatever came of it.
+    /// Ends a read for a slot, with or without a message.
     #[cold]
     pub(crate) fn slot_fetched(&mut self, level: QueueId) {
         self.sleepers.note_change();
@@ -81,7 +81,7 @@ impl Queues {
         }
     }
 
-    /// When a message that came to a slot is due, in milliseconds of broker time.
+    /// When a message in a slot is due, in milliseconds of broker time.
     pub(crate) fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
         let properties = cx.messages.properties(message, &mut self.scratch.properties);
         cx.work.charge(properties.len() / BYTES_PER_UNIT);

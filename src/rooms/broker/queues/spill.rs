@@ -1,17 +1,17 @@
-//! Out of memory: when it is short, what the log has leaves it (`page_in` is the way back).
+//! Out of memory: when memory is short, messages that the log has leave it (`page_in` is the way back).
 //!
 //! ```text
 //! spill: fifo ──→ middle (neighbours become one entry); deliveries that are not settled
 //! spill:  fifo ──→ leaving ──→ middle, for transient messages with `spill_transient`
 //! ```
 //!
-//! A transient message has to be written before it can leave. It is written for this queue alone: one that
-//! waits in several queues is written for each, and its memory is free when the last has given it up.
+//! A transient message has to be written before it can leave. The message is written for one queue alone: if
+//! it waits in several queues it is written for each, and its memory is free when the last has given it up.
 //!
-//! Always true: order is kept; a message is given up only when its commit is durable; what cannot leave
-//! stays where it is in the order, and does not keep back what is behind it; what a consumer takes while it
-//! is leaving stays; as long as the log alone has a message, the memory to read it back is kept free of what
-//! cannot leave, whatever is published meanwhile.
+//! Always true: order is kept; a message is given up only when its commit is durable; a message that cannot
+//! leave keeps its place in the order, and does not keep back the messages behind it; a message that a
+//! consumer takes while it is leaving stays; as long as the log alone has a message, the memory to read it
+//! back is kept free of messages that cannot leave, whatever is published meanwhile.
 
 use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::journal::{Journal, Mode, NoRoom};
@@ -32,22 +32,22 @@ const SPILL_STEP: u32 = 512;
 const DELIVERED_STEP: u32 = 128;
 /// Queues that one step looks at.
 const SPILL_QUEUES: usize = 64;
-/// Messages of a queue with consumers that stay in memory in front of those that do not.
+/// Messages of a queue with consumers that stay in memory before the first that is not.
 const WINDOW: u32 = 64;
-/// Chunks for entries that others need more than spilling does.
+/// Free chunks of queue entries that spilling leaves to others.
 const CHUNKS_LEFT: usize = 4;
 
 /// Whether a transient message can be written to leave memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Spilling {
     Now,
-    /// After the commit that is being gathered.
+    /// The message can be written after the commit that is being gathered.
     Later,
     No,
 }
 
 impl Queues {
-    /// At a start: the largest body in the log has so many bytes; 0 when there is no message in it.
+    /// At a start: the bytes of the largest body in the log; 0 when the log has no message.
     pub fn recovered_largest(&mut self, body_bytes: u64) {
         self.paging.recovered_largest(body_bytes);
     }
@@ -57,8 +57,8 @@ impl Queues {
         self.paging.set_spills_transient(spill_transient);
     }
 
-    /// Takes a bounded number of messages out of memory that the log has, if memory is short; says whether
-    /// it is worth while to go on.
+    /// Takes a bounded number of messages that the log has out of memory, if memory is short; says whether it
+    /// is worth while to go on.
     pub(crate) fn spill(
         &mut self,
         cx: &mut Context<'_>,
@@ -71,7 +71,7 @@ impl Queues {
         if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
             return is_looking;
         }
-        // Only what is durable can leave memory.
+        // Only durable messages can leave memory.
         cx.journal.hurry();
         let mut left = SPILL_STEP;
         if self.spill_delivered(cx.messages, quota, connection_of) {
@@ -93,8 +93,8 @@ impl Queues {
         messages.is_above_spill_mark() || self.pool.chunks_free() < self.pool.chunks_max() / 2
     }
 
-    /// What was delivered needs its memory again only if it comes back, so it leaves first; says whether some
-    /// did.
+    /// Takes the messages of unsettled deliveries out of memory first: they are needed again only if they are
+    /// requeued. Says whether some left.
     fn spill_delivered(
         &mut self,
         messages: &mut Messages,
@@ -108,13 +108,13 @@ impl Queues {
             let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else {
                 panic!("what may leave memory is in it, and came from a queue");
             };
-            // What a consumer may ask for soon stays, unless the first message of some queue finds no memory:
-            // that queue stands still until it does.
+            // A requeued message that a consumer may soon ask for stays, unless the first message of some
+            // queue finds no memory: that queue stands still until it does.
             let is_wanted = delivery.is_returned()
                 && !self.paging.is_short_of_memory()
                 && !self.slab[self.whole(queue).index()].audience.is_empty();
             if is_wanted || messages.is_shared(message) {
-                // Its memory would not be free, or not for long: it goes behind the others.
+                // The memory of this message would not be free, or not for long: it goes behind the others.
                 self.deliveries.keep(index);
                 self.deliveries.let_leave(index);
                 continue;
@@ -132,7 +132,7 @@ impl Queues {
         has_left
     }
 
-    /// From now on only the log has what was delivered.
+    /// The message of a delivery leaves memory: from now on only the log has it.
     fn spill_delivery(&mut self, messages: &mut Messages, index: usize, queue: QueueId, message: MessageId) {
         self.deliveries.keep(index);
         let delivery = &mut self.deliveries[index];
@@ -159,12 +159,13 @@ impl Queues {
         self.paging.spills_transient() && (!queue.hidden || queue.is_level() || queue.sleeps_for.is_some())
     }
 
-    /// Says whether it ended because there is nothing `left` to be done in this step.
+    /// Takes messages of one queue out of memory; says whether it ended because nothing is `left` for this
+    /// step.
     fn spill_from(&mut self, cx: &mut Context<'_>, disk: &LogShares, queue: QueueId, left: &mut u32) -> bool {
-        // What leaves beyond need is read back at once where a consumer keeps up.
+        // A message that leaves without need is read back at once where a consumer keeps up.
         while *left > 0 && self.is_short(cx.messages) {
             let backlog = &self.slab[queue.index()].backlog;
-            // What joins a run needs no place, and gives up its own.
+            // A message that joins a run needs no entry, and gives up its own.
             let needs_none = !backlog.has_leaving() && backlog.joins_middle(&self.pool);
             if self.pool.chunks_free() < CHUNKS_LEFT && !needs_none {
                 return false;
@@ -181,14 +182,14 @@ impl Queues {
         true
     }
 
-    /// With consumers, the first messages stay in memory whatever they are.
+    /// Keeps the first messages of a queue with consumers in memory, whatever they are.
     fn keep_window(&mut self, queue: QueueId) -> bool {
         let record = &mut self.slab[queue.index()];
         let window = if record.audience.is_empty() { 0 } else { WINDOW };
         record.backlog.keep_in_window(&mut self.pool, window)
     }
 
-    /// The first message of the fifo leaves memory, or begins to, or stays in the middle.
+    /// The first message of the fifo leaves memory, begins to, or stays in the middle.
     fn spill_first(
         &mut self,
         cx: &mut Context<'_>,
@@ -215,7 +216,7 @@ impl Queues {
         }
     }
 
-    /// From now on only the log has the first message of a part of the queue.
+    /// The first message of a part of the queue leaves memory: from now on only the log has it.
     fn give_up(
         &mut self,
         messages: &mut Messages,
@@ -233,7 +234,7 @@ impl Queues {
     // ---- transient messages
 
     /// Begins to write transient messages from the front of the fifo on, as many as there is room for, and
-    /// what stands between them along with them; `false` when none can be taken now.
+    /// takes the messages between them along; `false` when none can be taken now.
     fn spill_transient(
         &mut self,
         cx: &mut Context<'_>,
@@ -269,7 +270,7 @@ impl Queues {
             && disk.leaves_room(cx.journal, record.vhost, bytes);
         let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
         match cx.journal.admit(bytes + self.kept_for_letters(cx.journal), 1) {
-            // For another of its queues it is being written already.
+            // The message is being written for another of its queues already.
             _ if cx.journal.is_waiting(cx.messages, message) => Spilling::Later,
             Ok(()) if has_share && fits => Spilling::Now,
             Err(NoRoom::Commit) => Spilling::Later,
@@ -277,7 +278,7 @@ impl Queues {
         }
     }
 
-    /// Hands a transient message to the journal; from now on it stands at the place that comes back.
+    /// Hands a transient message to the journal; gives the place where it stands from now on.
     fn begin_spilling(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Place {
         let lane = &mut self.slab[queue.index()].spilled;
         let target = lane.next_target(log_bytes(cx.messages, message), || cx.journal.next_transient());
@@ -286,7 +287,8 @@ impl Queues {
         Place::Spilled(appended.message(), target.offset)
     }
 
-    /// The first message of those that are leaving is gone, or stays for good; `false` while it has to wait.
+    /// The first message of `leaving` leaves memory, or stays for good; `false` while its commit is not
+    /// durable.
     fn leave(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) -> bool {
         let durable = cx.journal.durable();
         let record = &mut self.slab[queue.index()];
@@ -311,7 +313,7 @@ impl Queues {
         true
     }
 
-    /// At a start: what another life had taken out of memory is void.
+    /// At a start: drops the transient messages that another life of the broker had written.
     pub fn forget_transient(&mut self, journal: &mut Journal, incarnation: u64) {
         journal.queue_gone(incarnation);
     }

@@ -1,4 +1,4 @@
-//! All queues, what waits in them, what of it is delivered and not settled, and the schedules over them.
+//! All queues with their messages, the unsettled deliveries, and the schedules over them.
 //!
 //! Always true: a message is in one place of one queue, or in one delivery of it.
 
@@ -22,27 +22,28 @@ use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::mem::{FifoPool, List, Slab};
 
-/// Space for looking into properties; it is taken out while in use.
+/// Buffers for reading properties; taken out while in use.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) properties: Box<[u8]>,
     pub(crate) rewritten: Box<[u8]>,
 }
 
-/// The numbers that queues go by at run time.
+/// Settings of the broker that queues go by.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) output_budget_bytes: u64,
-    /// Bytes of a frame.
+    /// The largest size of a frame, in bytes.
     pub(crate) frame_max: usize,
-    /// Chunks of queue entries that ordinary publishers leave.
+    /// Chunks of queue entries that ordinary publishers leave free.
     pub(crate) chunks_reserve: usize,
-    /// Bytes of the log that publishers leave to dead letters, of those that there are at most.
+    /// The most bytes of the log that publishers leave free for dead letters.
     pub(crate) letters_log_bytes: u64,
-    /// Every message to a durable queue is persistent, whatever it says.
+    /// Every message to a durable queue counts as persistent, whatever its delivery mode.
     pub(crate) persist_all: bool,
-    /// Slots and bytes of blocks that ordinary publishers may use.
+    /// Message slots that ordinary publishers may use.
     pub(crate) messages: u32,
+    /// Bytes of message blocks that ordinary publishers may use.
     pub(crate) body_bytes: u64,
 }
 
@@ -52,42 +53,46 @@ pub struct Queues {
     pub(super) settings: Settings,
     pub(super) slab: Slab<Queue>,
     pub(super) table: IndexTable,
-    /// Entries of all queues.
+    /// The entries of all queues.
     pub(super) pool: FifoPool,
+    /// Unsettled deliveries.
     pub(super) deliveries: Deliveries,
-    /// Queues with something to deliver now.
+    /// The ready list: queues that can deliver now.
     pub(super) ready: List,
-    /// When to look at which queue for what has expired.
+    /// When to look at which queue for expired messages.
     pub(super) expiry: Expiry,
-    /// What delayed exchanges keep.
+    /// The timing wheel of the delayed exchanges.
     pub(crate) sleepers: Sleepers,
-    /// Queues that have to give up something.
+    /// Queues that have messages to give up.
     pub(crate) shedding: Shedding,
+    /// Queues that read messages from the log, or move them out of memory.
     pub(super) paging: Paging,
-    /// What somebody waits to look at.
+    /// Reads for operators who look at messages.
     pub(super) looks: Looks,
-    /// Gets that wait for their message.
+    /// Gets that wait for their message to be read.
     pub(super) gets: Waiters<Getting>,
-    /// Quorum queues of which it is to be written how often their messages came back.
+    /// Quorum queues whose delivery counts are to be written.
     pub(super) returns_due: ReturnsDue,
-    /// Watermarks that were asked for, in the order of their batches: queue, incarnation, through.
+    /// Watermarks being written, in the order of their batches: batch, queue, incarnation, watermark.
     pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
-    /// Queues whose first message is moving, and what was durable when somebody asked for it.
+    /// Queues that wait until the move of their first message is durable: the batch durable when they asked,
+    /// the queue.
     pub(super) moves_awaited: Vec<(Batch, QueueId)>,
-    /// Queues and levels of the log whose dead letters go on.
+    /// Durable queues and levels that have dead letters.
     pub(super) dead_lettering: u32,
-    /// There was something that may expire.
+    /// Whether there ever was a message or queue that may expire.
     pub(super) has_deadlines: bool,
     pub(super) scratch: Scratch,
-    /// Queues there have been.
+    /// Queues ever made, which numbers them.
     serial: u64,
-    /// Counts messages that left memory or an outbox; whoever waits for room asks again when it rises.
+    /// Counts messages that left memory or an outbox; a publisher that waits for room asks again when it
+    /// rises.
     pub(super) releases: u64,
-    /// Levels of queues with priorities that were walked through and are not charged yet.
+    /// Levels of queues with priorities that were walked through and not charged as work yet.
     pub(super) levels_walked: Cell<u32>,
     /// The minute of this turn, since the start of the process.
     pub(super) minute: u32,
-    /// In which minute it was last said that there was no room for a priority of a queue.
+    /// The minute in which a lack of room for a level was logged last.
     pub(super) no_level_logged_minute: Option<u32>,
 }
 
@@ -139,7 +144,7 @@ impl Queues {
         self.serial
     }
 
-    /// Whether messages to durable queues count as persistent whatever they say.
+    /// Sets whether messages to durable queues count as persistent whatever their delivery mode.
     pub const fn set_persist_all(&mut self, persist_all: bool) {
         self.settings.persist_all = persist_all;
     }
@@ -203,28 +208,28 @@ impl Queues {
 
     // ---- how much there is
 
-    /// Queues, levels and hidden ones included.
+    /// Queues, their levels and hidden queues included.
     pub(crate) const fn len(&self) -> usize {
         self.slab.len()
     }
 
-    /// How many more queues and levels there is room for.
+    /// How many more queues and levels fit.
     pub const fn room(&self) -> usize {
         self.slab.room()
     }
 
-    /// Places of queues that were ever used.
+    /// Places of queues ever used.
     pub(crate) const fn places(&self) -> usize {
         self.slab.places()
     }
 
-    /// A queue that is there, or a level of one.
+    /// The record of an existing queue or level.
     #[inline]
     pub(crate) fn at(&self, queue: QueueId) -> &Queue {
         &self.slab[queue.index()]
     }
 
-    /// A queue that is there, or a level of one, to be changed.
+    /// The record of an existing queue or level, to be changed.
     #[inline]
     pub(crate) fn at_mut(&mut self, queue: QueueId) -> &mut Queue {
         &mut self.slab[queue.index()]
@@ -242,19 +247,19 @@ impl Queues {
         &mut self.slab[queue.index()].audience
     }
 
-    /// What is delivered and not settled.
+    /// The unsettled deliveries.
     #[inline]
     pub(crate) const fn deliveries(&self) -> &Deliveries {
         &self.deliveries
     }
 
-    /// What is delivered and not settled, to be changed.
+    /// The unsettled deliveries, to be changed.
     #[inline]
     pub(crate) const fn deliveries_mut(&mut self) -> &mut Deliveries {
         &mut self.deliveries
     }
 
-    /// How many more deliveries there is room for.
+    /// Free delivery records.
     #[inline]
     pub(crate) const fn deliveries_room(&self) -> usize {
         self.deliveries.room()
@@ -272,33 +277,33 @@ impl Queues {
         self.slab.iter()
     }
 
-    /// Rises with everything here that a publisher may wait for: places for entries and deliveries, which
-    /// their pools count themselves, what a queue has of its share, and what waits in an outbox.
+    /// Rises when room is made that a publisher may wait for: places for entries and deliveries (their pools
+    /// count these), room in the share of a queue, or room in an outbox.
     pub(crate) const fn room_made(&self) -> u64 {
         self.pool.given() + self.deliveries.given() + self.releases
     }
 
-    /// A message left memory, an outbox or a transaction.
+    /// Notes that a message left memory, an outbox or a transaction.
     pub(crate) const fn note_release(&mut self) {
         self.releases += 1;
     }
 
-    /// Messages delivered, or back in their queues, that only the log has.
+    /// Unsettled or requeued messages that only the log has.
     pub(crate) fn absent(&self) -> u32 {
         self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.returned_absent()).sum()
     }
 
-    /// Transient messages that the log has, or will have.
+    /// Transient messages that the log has, or will have, because memory was short.
     pub(crate) fn spilled_messages(&self) -> u64 {
         self.slab.iter().map(|(_, queue)| queue.spilled.count()).sum()
     }
 
-    /// Bytes of the pools that nobody uses and the system holds memory for, about.
+    /// Bytes of the queue pools that nobody uses and the system holds memory for, about.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.pool.idle_bytes() + self.deliveries.idle_bytes() + self.slab.idle_bytes()
     }
 
-    /// Gives idle memory back, a bounded part at a time; says whether that was the last part.
+    /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
     pub(crate) fn trim(&mut self) -> bool {
         self.deliveries.trim();
         self.slab.trim();

@@ -1,7 +1,7 @@
-//! What each connection holds, for whom, and what it leaves to others.
+//! The holdings of each connection, for its virtual host and its user, and how much it leaves to others.
 //!
-//! Always true: a connection is known by its id and by a number that no other has had; what a lost connection declared
-//! is no connection's.
+//! Always true: a connection is known by its id and by a number that no other has had; things that a lost
+//! connection declared count for no connection.
 
 use crate::command::{ConnectionId, VhostId};
 use crate::error::Fault;
@@ -27,12 +27,12 @@ impl Pool {
 }
 
 impl Quota {
-    /// There is a new connection, before its handshake.
+    /// Notes a new connection, before its handshake.
     pub(crate) fn connection_came(&mut self, connection: ConnectionId) {
         self.connections.begin(connection);
     }
 
-    /// A connection is gone, and everything that it held was given back.
+    /// Notes that a connection is gone, and everything that it held was given back.
     pub(crate) fn connection_gone(&mut self, connection: ConnectionId) {
         let share = core::mem::take(self.connections.of_mut(connection));
         assert!(!share.is_counted, "a connection leaves its virtual host before it goes");
@@ -43,15 +43,15 @@ impl Quota {
         );
     }
 
-    /// A connection has logged in.
+    /// Notes the user that a connection has logged in as.
     pub(crate) fn logged_in(&mut self, connection: ConnectionId, user: Option<usize>) {
         self.connections.of_mut(connection).holder.user = user;
     }
 
-    /// A connection opens a virtual host, while so many more connections fit.
+    /// Counts a connection that opens a virtual host; `room`: how many more connections fit.
     ///
     /// # Errors
-    /// The virtual host or the user has its share of connections.
+    /// The virtual host or the user has used up its share of connections.
     pub(crate) fn open_vhost(
         &mut self,
         connection: ConnectionId,
@@ -65,7 +65,7 @@ impl Quota {
         Ok(())
     }
 
-    /// One of the broker's own connections is in a virtual host, whatever its share is.
+    /// Counts one of the broker's own connections in a virtual host, whatever its share is.
     pub(crate) fn enter_vhost(&mut self, connection: ConnectionId, vhost: VhostId) {
         let share = self.connections.of_mut(connection);
         share.holder.vhost = Some(vhost);
@@ -74,7 +74,7 @@ impl Quota {
         self.tenants.count(holder, |held| held.connections += 1);
     }
 
-    /// The connection does not count any more among those of its virtual host and its user.
+    /// Counts a connection out of its virtual host and its user.
     pub(crate) fn leave_vhost(&mut self, connection: ConnectionId) {
         let share = self.connections.of_mut(connection);
         if core::mem::take(&mut share.is_counted) {
@@ -88,17 +88,17 @@ impl Quota {
         self.tenants.of_vhost(vhost).connections
     }
 
-    /// Connections of a user, and their channels.
+    /// Connections of a user, and channels on these.
     pub(crate) fn of_user(&self, user: usize) -> (u32, u32) {
         let held = self.tenants.of_user(user);
         (held.connections, held.channels)
     }
 
-    /// Whether a connection may have one record more of a pool with so much room: it may hold as many as it leaves to
-    /// others. Of a pool without room nothing is said here.
+    /// Whether a connection may have one more record of a pool with this much room: it may hold as many as it
+    /// leaves to others. A pool without room is not refused here.
     ///
     /// # Errors
-    /// The connection, its virtual host or its user has its share.
+    /// The connection, its virtual host or its user has used up its share.
     pub(crate) fn may_take(&self, connection: ConnectionId, pool: Pool, room: usize) -> Result<(), Fault> {
         if room == 0 {
             return Ok(());
@@ -110,7 +110,7 @@ impl Quota {
         self.tenants.check(share.holder, (room, 1), pool.held(), pool.key())
     }
 
-    /// A connection has one record more of a pool.
+    /// Counts a record of a pool that a connection takes.
     pub(crate) fn take(&mut self, connection: ConnectionId, pool: Pool) {
         let share = self.connections.of_mut(connection);
         *share.of_mut(pool) += 1;
@@ -118,7 +118,7 @@ impl Quota {
         self.tenants.count(holder, |held| *held.of_mut(pool) += 1);
     }
 
-    /// A connection has one record less of a pool.
+    /// Counts out a record of a pool that a connection gives back.
     pub(crate) fn give_back(&mut self, connection: ConnectionId, pool: Pool) {
         let share = self.connections.of_mut(connection);
         *share.of_mut(pool) -= 1;
@@ -126,7 +126,7 @@ impl Quota {
         self.tenants.count(holder, |held| *held.of_mut(pool) -= 1);
     }
 
-    /// Who declares what this connection asks for.
+    /// The declarer of things that this connection declares.
     pub(crate) fn declarer(&self, connection: ConnectionId) -> Declarer {
         let share = self.connections.of(connection);
         let user = share.holder.user.map_or(0, |user| self.tenants.life_of(user));

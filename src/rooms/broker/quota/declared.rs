@@ -1,9 +1,11 @@
-//! What is declared: queues, exchanges, bindings, their names and arguments, and the nodes that bindings hang on.
+//! Quotas of declared things: queues, exchanges, bindings, their names and arguments, and the nodes of
+//! bindings in tries.
 //!
-//! Always true: of what it declares a connection may hold fifteen times what it leaves to others, for usually one program
-//! sets everything up. What is declared counts for its virtual host for as long as it exists, over restarts too, and
-//! for the user that declared it while the broker runs and the user exists; what was there at the start is no
-//! user's. The root of each exchange that may still come is no node that counts.
+//! Always true: a connection may hold fifteen times as many declared things as it leaves to others, for
+//! usually one program sets everything up. A declared thing counts for its virtual host for as long as it
+//! exists, over restarts too, and for the user that declared it while the broker runs and the user exists;
+//! things restored at a start count for no user. The root nodes of exchanges do not count, even of those that
+//! may still come.
 
 use crate::command::VhostId;
 use crate::error::Fault;
@@ -13,10 +15,10 @@ use super::refused::has_its_share;
 use super::state::Quota;
 use crate::broker::faults::out_of;
 
-/// Of what is declared, a connection may hold so many times what it leaves to others.
+/// A connection may hold this many times the declared things that it leaves to others.
 const DECLARED_TIMES: usize = 15;
 
-/// How much room there is for what is declared, of what is not counted here.
+/// The room left for declared things that the quota does not count itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Room {
     /// Queues that still fit.
@@ -27,7 +29,7 @@ impl Quota {
     /// Counts something that is about to be declared, with its names.
     ///
     /// # Errors
-    /// There is no more room, or the connection, its virtual host or its user has its share.
+    /// There is no more room, or the connection, its virtual host or its user has used up its share.
     pub(crate) fn declare(
         &mut self,
         declared: Declared,
@@ -49,7 +51,7 @@ impl Quota {
             return Err(out_of("names_bytes_max"));
         }
         let holder = self.holder_of(vhost, declarer);
-        // What was there before a start comes back whatever the shares are, and an operator knows best.
+        // Durable things come back at a start whatever the shares are, and an operator is not limited.
         if declarer.is_some() {
             let held: fn(&Held) -> u32 = match declared {
                 Declared::Queue => |held| held.declared.queues,
@@ -81,7 +83,7 @@ impl Quota {
         Ok(())
     }
 
-    /// What was declared exists no more.
+    /// Counts out something declared that exists no more, with its names.
     pub(crate) fn undeclare(
         &mut self,
         declared: Declared,
@@ -104,7 +106,7 @@ impl Quota {
     /// Counts more names of something that no connection answers for.
     ///
     /// # Errors
-    /// There is no room for them.
+    /// There is no room for the names.
     pub(crate) fn take_names(&mut self, vhost: VhostId, names_bytes: usize) -> Result<(), Fault> {
         if names_bytes > self.names_room() {
             return Err(out_of("names_bytes_max"));
@@ -115,10 +117,10 @@ impl Quota {
         Ok(())
     }
 
-    /// Counts nodes that are about to be made for a binding, while so many fit.
+    /// Counts nodes of a trie that are about to be made for a binding; `room`: how many fit.
     ///
     /// # Errors
-    /// There is no more room, or the virtual host or the user has its share.
+    /// There is no more room, or the virtual host or the user has used up its share.
     pub(crate) fn take_nodes(
         &mut self,
         count: usize,
@@ -139,7 +141,7 @@ impl Quota {
         Ok(())
     }
 
-    /// A node is gone that was made for the user of this number.
+    /// Counts out a node of a trie that was made for the user of this number.
     pub(crate) fn give_node_back(&mut self, vhost: VhostId, user: u32) {
         let holder = Holder { vhost: Some(vhost), user: self.tenants.user_with_life(user) };
         self.tenants.count(holder, |held| held.declared.nodes -= 1);
@@ -149,7 +151,7 @@ impl Quota {
         self.sizes.names_bytes.saturating_sub(self.names_bytes)
     }
 
-    /// For whom something was declared: its virtual host, and the user if that is still there.
+    /// The virtual host that something declared counts for, and the user if he still exists.
     fn holder_of(&self, vhost: VhostId, declarer: Option<Declarer>) -> Holder {
         let user = declarer.and_then(|declarer| self.tenants.user_with_life(declarer.user()));
         Holder { vhost: Some(vhost), user }

@@ -1,14 +1,15 @@
-//! What a virtual host may fill of `disk_limit` with its messages.
+//! How much of `disk_limit` a virtual host may fill with its messages.
 //!
 //! Why it exists: the log is one, and a tenant whose queues nobody empties would take all of it; then the
 //! confirms of everybody else's publishers stay away, too, and nobody can declare or be added any more.
 //!
 //! Always true: with one virtual host there are no shares; with more, a quarter of what the log may hold is
-//! kept in equal parts for those whose messages take less of it than that (`Division`), as of the memory for
-//! messages: by virtual host alone, for a message outlives whoever sent it. While less room is left than is
-//! kept for others, the publishers of a virtual host that has its part wait, or are refused where they must
-//! not wait, and meanwhile the cleaner makes room as if what is kept were in use. What each has is counted
-//! anew with every commit and before somebody waits, and only while at most half of the log is free.
+//! kept in equal parts for virtual hosts whose messages take less than their part (`Division`), as of the
+//! memory for messages: by virtual host alone, for a message outlives whoever sent it. While less room is
+//! left than is kept for others, the publishers of a virtual host that has used up its part wait, or are
+//! refused where they must not wait, and meanwhile the cleaner makes room as if what is kept were in use. The
+//! bytes of each virtual host are counted anew with every commit and before somebody waits, and only while at
+//! most half of the log is free.
 
 use crate::command::VhostId;
 use crate::error::Fault;
@@ -17,17 +18,17 @@ use crate::mem::Division;
 
 use super::refused::has_its_share;
 
-/// What the log may hold, divided among virtual hosts.
+/// The shares of the log, divided among virtual hosts.
 #[derive(Debug)]
 pub(crate) struct LogShares {
     division: Division,
-    /// Bytes that the messages of each virtual host take; only while that matters.
+    /// Bytes that the messages of each virtual host take in the log; kept only while shares matter.
     held: Vec<u64>,
-    /// What was durable when it was counted; `None` while there is plenty of room.
+    /// The batch that was durable when the bytes were counted; `None` while there is plenty of room.
     weighed: Option<Batch>,
-    /// What was durable when somebody waited for room behind what is kept for others.
+    /// The batch that was durable when somebody waited for room behind the parts kept for others.
     kept_at: Option<Batch>,
-    /// Rises when less may be kept from one of them, for which somebody may wait.
+    /// Rises when less may be kept for some virtual host, so that a waiting publisher may go on.
     room_made: u64,
 }
 
@@ -42,8 +43,8 @@ impl LogShares {
         }
     }
 
-    /// Counts what the messages of each virtual host take in the log, if that matters now: `vhosts` are all of them,
-    /// `queues` the virtual host of each queue with what it has in the log.
+    /// Counts the bytes that the messages of each virtual host take in the log, if that matters now: `vhosts`
+    /// are all virtual hosts, `queues` the virtual host of each queue with its bytes in the log.
     pub(crate) fn weigh(
         &mut self,
         journal: &mut Journal,
@@ -73,13 +74,13 @@ impl LogShares {
         (self.division, self.weighed) = (division, Some(durable));
     }
 
-    /// A virtual host has come or gone, or somebody is about to wait: it is counted anew.
+    /// Has the bytes counted anew, because a virtual host has come or gone, or a publisher is about to wait.
     pub(crate) const fn forget(&mut self) {
         self.weighed = None;
     }
 
-    /// Whether a virtual host may add messages that take so many bytes of the log, and leaves the others
-    /// what is kept for them.
+    /// Whether a virtual host may add messages of this many bytes to the log, and leaves the others the parts
+    /// kept for them.
     #[inline]
     pub(crate) fn leaves_room(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> bool {
         let held = self.held[vhost.index()];
@@ -88,7 +89,7 @@ impl LogShares {
             || journal.disk_room() >= bytes + self.division.kept_for_others(held)
     }
 
-    /// Messages of a virtual host that take so many bytes are to be written.
+    /// Counts messages of a virtual host that are to be written, of this many bytes.
     pub(crate) fn count(&mut self, vhost: VhostId, bytes: u64) {
         if self.weighed.is_some() {
             let held = &mut self.held[vhost.index()];
@@ -98,9 +99,10 @@ impl LogShares {
         }
     }
 
-    /// A publisher of a virtual host that has its share waits: the cleaner is to make room behind what is
-    /// kept for others. Of several virtual hosts it is the one for which most is kept, until the next commit:
-    /// each asking for its own would count as room made for the other, in turn and for ever.
+    /// Notes that a publisher waits whose virtual host has used up its share: the cleaner is to make room
+    /// behind the parts kept for others. Of several virtual hosts the one counts for which most is kept,
+    /// until the next commit: each asking for its own would count as room made for the other, in turn and for
+    /// ever.
     pub(crate) fn want_room(&mut self, journal: &mut Journal, vhost: VhostId) {
         let kept = self.division.kept_for_others(self.held[vhost.index()]);
         let durable = journal.durable();
@@ -108,12 +110,12 @@ impl LogShares {
         journal.keep_room(if is_first { kept } else { kept.max(journal.kept_room()) });
     }
 
-    /// Rises with what somebody may wait for who was not left any room.
+    /// Rises when room is made that a publisher refused for his share may wait for.
     pub(crate) const fn room_made(&self) -> u64 {
         self.room_made
     }
 
-    /// 506 for who must not wait: the rest of the disk is for others.
+    /// 506, for a publisher who must not wait: the rest of the disk is kept for others.
     pub(crate) fn is_used_up() -> Fault {
         has_its_share("virtual host", "disk_limit")
     }

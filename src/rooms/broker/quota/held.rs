@@ -1,20 +1,21 @@
-//! What a connection, a user or a virtual host holds, and what can be held.
+//! The holdings of a connection, a user or a virtual host, as values.
 
 use crate::command::{ConnectionId, VhostId};
 use crate::mem::Owner;
 
-/// Who declared something: a connection, by the number that no other has had.
+/// Who declared something: a connection, by its number, which no other has had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Declarer {
     connection: ConnectionId,
     /// The number of the connection.
     life: u32,
-    /// The number of its user; 0 for one that is gone.
+    /// The number of the connection's user; 0 for one that is gone.
     user: u32,
 }
 
 impl Declarer {
-    /// Who was there at the start, or is gone: its virtual host alone answers for what comes of it now.
+    /// The declarer of things that were restored at a start, or whose connection is gone: only their virtual
+    /// host answers for them.
     pub(crate) fn nobody() -> Self {
         Self { connection: ConnectionId::from_index(0), life: 0, user: 0 }
     }
@@ -33,12 +34,12 @@ impl Declarer {
     }
 }
 
-/// What can be declared.
+/// A kind of thing that can be declared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Declared {
     Queue,
     Exchange,
-    /// A binding that takes so many places.
+    /// A binding, with the places that it takes.
     Binding(u32),
 }
 
@@ -59,14 +60,14 @@ impl Declared {
     }
 }
 
-/// What was declared and still exists.
+/// The things that were declared and still exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Holdings {
     pub(super) queues: u32,
     pub(super) exchanges: u32,
     pub(super) bindings: u32,
     pub(super) names_bytes: u32,
-    /// Of virtual hosts and users: nodes made for keys and patterns.
+    /// Nodes made for routing keys and patterns; counted for virtual hosts and users only.
     pub(super) nodes: u32,
 }
 
@@ -98,10 +99,10 @@ impl Holdings {
     }
 }
 
-/// What is kept of the memory for messages by those who may settle or commit at any time, or never.
+/// Memory for messages that clients keep by unsettled deliveries and open transactions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Pinned {
-    /// Bytes of blocks of messages that are delivered and not settled.
+    /// Bytes of blocks of the messages of unsettled deliveries.
     pub(crate) unsettled_bytes: u64,
     /// Messages in open transactions.
     pub(crate) open_messages: u32,
@@ -116,14 +117,14 @@ pub(crate) enum Pool {
     Consumers,
 }
 
-/// What one virtual host, or one user, holds.
+/// The holdings of one virtual host, or one user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Held {
     pub(super) declared: Holdings,
     pub(super) connections: u32,
     pub(super) channels: u32,
     pub(super) consumers: u32,
-    /// Deliveries that are not settled; only while pools are divided.
+    /// Unsettled deliveries; only while pools are divided.
     pub(super) unsettled: u64,
     /// Messages in open transactions; only while pools are divided.
     pub(super) open_messages: u64,
@@ -139,20 +140,20 @@ impl Held {
         }
     }
 
-    /// What it has by connections is counted anew.
+    /// Sets the holdings by deliveries and open transactions to 0, to be counted anew.
     pub(super) const fn forget_pinned(&mut self) {
         (self.unsettled, self.open_messages, self.open_bytes) = (0, 0, 0);
     }
 }
 
-/// For whom something is held.
+/// The virtual host and the user for whom something is held.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Holder {
     pub(super) vhost: Option<VhostId>,
     pub(super) user: Option<usize>,
 }
 
-/// The owner of memory that messages of a virtual host take which no connection sends, such as dead letters.
+/// The owner of memory for messages of a virtual host that no connection sends, such as dead letters.
 #[inline]
 pub(crate) const fn owner_of(vhost: VhostId) -> Owner {
     Owner::of_vhost(vhost.index())

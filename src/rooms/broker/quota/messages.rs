@@ -1,8 +1,10 @@
-//! What is held of deliveries and of the memory for messages by those who may settle or commit at any time, or never.
+//! Quotas of unsettled deliveries and open transactions, whose clients may settle or commit at any time, or
+//! never.
 //!
-//! Always true: a connection may hold as many deliveries that are not settled, and as much memory of their messages, as
-//! it leaves to others, and one delivery always; all open transactions together hold at most half of the memory for
-//! messages, and those of one connection of that as much as they leave to those of others.
+//! Always true: a connection may hold as many deliveries that are not settled, and as much memory of their
+//! messages, as it leaves to others, and one delivery always; all open transactions together hold at most
+//! half of the memory for messages, and those of one connection at most half of what the others leave of
+//! that.
 
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
@@ -10,8 +12,8 @@ use crate::error::{Fault, ReplyCode};
 use super::state::Quota;
 
 impl Quota {
-    /// Whether a connection may have one delivery more of a pool with so much room: a newcomer always finds some, and what
-    /// nobody settles does not keep everybody from publishing.
+    /// Whether a connection may have one more delivery of a pool with this much room: a new connection always
+    /// finds some, and unsettled messages do not keep everybody from publishing.
     #[inline]
     pub(crate) fn may_take_delivery(&self, connection: ConnectionId, room: usize) -> bool {
         let share = self.connections.of(connection);
@@ -20,18 +22,19 @@ impl Quota {
             && (!self.tenants.is_divided() || self.is_delivery_left_for(connection, room))
     }
 
-    /// Whether a connection has deliveries that are not settled.
+    /// Whether a connection has unsettled deliveries.
     pub(crate) fn has_deliveries(&self, connection: ConnectionId) -> bool {
         self.connections.of(connection).unsettled > 0
     }
 
-    /// The key of the pool of which a connection has its share that may have no delivery more.
+    /// The configuration key of the pool of which a connection has used up its share, so that it may have no
+    /// more deliveries.
     pub(crate) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
         let held = self.connections.of(connection).pinned.unsettled_bytes;
         if self.leaves_bytes(held) { "unacknowledged_max" } else { "body_bytes_max" }
     }
 
-    /// Whether who holds so many bytes of messages leaves as many to others.
+    /// Whether a connection that holds this many bytes of messages leaves as many to others.
     #[inline]
     const fn leaves_bytes(&self, held: u64) -> bool {
         held == 0 || held < self.sizes.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
@@ -42,7 +45,7 @@ impl Quota {
         self.tenants.may_take_delivery(self.connections.holder(connection), room)
     }
 
-    /// A connection has one delivery more, whose message has so many bytes of blocks.
+    /// Counts a new delivery of a connection, whose message has this many bytes of blocks.
     #[inline]
     pub(crate) fn take_delivery(&mut self, connection: ConnectionId, bytes: u64) {
         let share = self.connections.of_mut(connection);
@@ -59,7 +62,7 @@ impl Quota {
         self.tenants.take_delivery(self.connections.holder(connection));
     }
 
-    /// A connection has one delivery less, whose message still counted with so many bytes.
+    /// Counts out a settled delivery of a connection, whose message counted with this many bytes.
     #[inline]
     pub(crate) fn give_delivery_back(&mut self, connection: ConnectionId, bytes: u64) {
         let share = self.connections.of_mut(connection);
@@ -76,18 +79,18 @@ impl Quota {
         self.tenants.give_delivery_back(self.connections.holder(connection));
     }
 
-    /// Only the log has the message of a delivery from now on; the delivery still counts.
+    /// Counts out the bytes of a delivery whose message left memory; the delivery still counts.
     #[inline]
     pub(crate) fn give_delivered_bytes_back(&mut self, connection: ConnectionId, bytes: u64) {
         self.connections.of_mut(connection).pinned.unsettled_bytes -= bytes;
         self.pinned.unsettled_bytes -= bytes;
     }
 
-    /// Counts so many slots and bytes for an open transaction of the connection.
+    /// Counts slots and bytes for an open transaction of the connection.
     ///
     /// # Errors
-    /// Its transactions would hold more than they leave to those of others, and not only this; or all of them more than
-    /// half of what there is.
+    /// The connection's transactions would hold more than they leave to others', and hold something already;
+    /// or all transactions would hold more than half of the pool.
     pub(crate) fn take_open(
         &mut self,
         connection: ConnectionId,
@@ -119,7 +122,7 @@ impl Quota {
         Ok(())
     }
 
-    /// A transaction of a connection is over, which held so many slots and bytes.
+    /// Counts out the slots and bytes of a transaction that is over.
     pub(crate) fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
         if self.tenants.is_divided() {
             self.tenants.give_open_back(self.connections.holder(connection), slots.into(), bytes);
@@ -131,7 +134,8 @@ impl Quota {
     }
 }
 
-/// 506: transactions may be forgotten, and what they hold nobody else can have.
+/// 506: open transactions have used up their share; they may be forgotten, and nobody else can have what they
+/// hold.
 fn open_share_is_used_up(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,

@@ -1,8 +1,9 @@
 //! Quota: what one connection, one user and one virtual host may take of what all of them share.
 //!
-//! Why it exists: a cap alone protects the board, not the neighbours. One peer that declares until it is refused would
-//! leave nothing for anybody else; a connection's share does not hold a program that opens four; and what it declared,
-//! or left in durable queues, is still there when its connections are gone.
+//! Why it exists: a cap alone protects the board, not the neighbours. A client that declares until it is
+//! refused would leave nothing for anybody else; a connection's share does not limit a program that opens
+//! four; and things that it declared, or left in durable queues, are still there when its connections are
+//! gone.
 //!
 //! | file | what |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! How it is told that there is no more, or no more for who asks.
+//! The faults for a pool that is full, or of which the client has used up his share.
 
 use crate::error::{Fault, ReplyCode, Scope};
 
@@ -7,7 +7,7 @@ pub(super) fn of_connection(fault: Fault) -> Fault {
     Fault { scope: Scope::Connection, ..fault }
 }
 
-/// 506: `who` ("connection", "virtual host", "user") has its share of what this key sizes.
+/// 506: `who` ("connection", "virtual host", "user") has used up its share of the pool that this key sizes.
 pub(super) fn has_its_share(who: &str, key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,

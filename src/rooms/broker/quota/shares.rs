@@ -1,25 +1,25 @@
-//! The records of what connections hold.
+//! The records of the holdings of connections.
 //!
-//! Always true: a connection is known by its id and by a number that no other has had.
+//! Always true: a connection is known by its id and by a number that no other connection has had.
 
 use crate::command::ConnectionId;
 
 use super::held::{Declarer, Holder, Holdings, Pinned, Pool};
 
-/// What one connection holds.
+/// The holdings of one connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Share {
-    /// What tells it from those that had its id before; 0 while there is none.
+    /// The number of the connection, which tells it from others that had its id before; 0 for no connection.
     pub(super) life: u32,
     pub(super) holder: Holder,
-    /// It counts among the connections of its virtual host and its user.
+    /// The connection counts among those of its virtual host and its user.
     pub(super) is_counted: bool,
     pub(super) holdings: Holdings,
     pub(super) pinned: Pinned,
-    /// Deliveries that are not settled, of all its channels.
+    /// Unsettled deliveries of all channels of the connection.
     pub(super) unsettled: u32,
     pub(super) channels: u32,
-    /// Records of consumers of all its channels; the stand-ins of gets count.
+    /// Consumer records of all channels of the connection, the stand-ins of gets included.
     pub(super) consumers: u32,
 }
 
@@ -42,9 +42,9 @@ impl Share {
 /// All connections, by their ids.
 #[derive(Debug)]
 pub(super) struct Connections {
-    /// As many as there were at once: what nobody used yet of the room for them is not touched.
+    /// As many shares as there were connections at once: room that was never used is not touched.
     shares: Vec<Share>,
-    /// Connections that there have been.
+    /// Connections ever made, which numbers them.
     serial: u32,
 }
 
@@ -53,9 +53,9 @@ impl Connections {
         Self { shares: Vec::with_capacity(count), serial: 0 }
     }
 
-    /// A new one, with a number of its own.
+    /// Begins the share of a new connection, with a new number.
     pub(super) fn begin(&mut self, connection: ConnectionId) {
-        // 0 is nobody's.
+        // No connection has the number 0.
         self.serial = self.serial.wrapping_add(1).max(1);
         let index = connection.index();
         assert!(index < self.shares.capacity(), "there is room for every connection from the start");
@@ -75,7 +75,7 @@ impl Connections {
         &mut self.shares[connection.index()]
     }
 
-    /// What whoever declared something holds, unless that connection is gone.
+    /// The holdings of the connection that declared something, unless it is gone.
     pub(super) fn of_declarer(&mut self, declarer: Declarer) -> Option<&mut Share> {
         let (connection, life) = declarer.connection();
         self.shares.get_mut(connection.index()).filter(|share| life != 0 && share.life == life)
@@ -86,18 +86,19 @@ impl Connections {
         self.of(connection).holder
     }
 
-    /// For whom a connection holds something; `None` for one that never came.
+    /// The virtual host and user that a connection holds something for; `None` for one that never came.
     #[inline]
     pub(super) fn holder_of(&self, connection: ConnectionId) -> Option<Holder> {
         self.shares.get(connection.index()).map(|share| share.holder)
     }
 
-    /// For whom each of them holds how many deliveries, and what of the memory for messages.
+    /// Each connection's virtual host and user, its unsettled deliveries, and the memory for messages that it
+    /// keeps.
     pub(super) fn holders(&self) -> impl Iterator<Item = (Holder, u32, Pinned)> {
         self.shares.iter().map(|share| (share.holder, share.unsettled, share.pinned))
     }
 
-    /// The user is gone.
+    /// Notes that a user is deleted.
     pub(super) fn forget_user(&mut self, user: usize) {
         for share in &mut self.shares {
             share.holder.user = share.holder.user.filter(|other| *other != user);

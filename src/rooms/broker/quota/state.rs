@@ -1,4 +1,4 @@
-//! All that is known of shares, who comes and goes, and how the pools hear of it.
+//! All shares, virtual hosts and users that come and go, and how the pools hear of them.
 
 use crate::command::{ConnectionId, VhostId};
 use crate::journal::Journal;
@@ -17,37 +17,39 @@ pub(super) struct Sizes {
     pub(super) exchanges: usize,
     pub(super) binding_places: usize,
     pub(super) deliveries: u64,
-    /// Message slots and bytes of blocks that ordinary publishers may use.
+    /// Message slots that ordinary publishers may use.
     pub(super) messages: u32,
+    /// Bytes of message blocks that ordinary publishers may use.
     pub(super) body_bytes: u64,
 }
 
-/// What is taken of the pools, and by whom.
+/// How much of the pools is taken, and by whom.
 #[derive(Debug)]
 pub(crate) struct Quota {
     pub(super) sizes: Sizes,
-    /// Bytes of the names and arguments of all that is declared.
+    /// Bytes of the names and arguments of everything declared.
     pub(super) names_bytes: usize,
     /// Places that bindings take; most take one.
     pub(super) binding_places: usize,
-    /// Exchanges that somebody declared.
+    /// Exchanges that clients declared.
     pub(super) exchanges: usize,
-    /// What all connections keep of the memory for messages.
+    /// Memory for messages that all connections keep by unsettled deliveries and open transactions.
     pub(super) pinned: Pinned,
     pub(super) connections: Connections,
     pub(super) tenants: Tenants,
-    /// What the messages of each virtual host take of the disk.
+    /// Bytes of disk that the messages of each virtual host take.
     pub(super) disk: LogShares,
-    /// The pools of messages and of entries are to hear of a virtual host or a user that came or went.
+    /// A virtual host or a user came or went, and the pools of messages and of entries are still to hear of
+    /// it.
     is_to_tell: bool,
 }
 
 impl Quota {
-    /// What the record of a connection takes here.
+    /// Bytes that a connection takes in the quota.
     pub(crate) const CONNECTION_BYTES: usize = size_of::<Share>();
-    /// What the record of a virtual host takes here, and what it has in the log.
+    /// Bytes that a virtual host takes in the quota, its count of bytes in the log included.
     pub(crate) const VHOST_BYTES: usize = Tenants::VHOST_BYTES + size_of::<u64>();
-    /// What the record of a user takes here.
+    /// Bytes that a user takes in the quota.
     pub(crate) const USER_BYTES: usize = Tenants::USER_BYTES;
 
     pub(crate) fn new(limits: &Limits) -> Self {
@@ -73,9 +75,9 @@ impl Quota {
 
     // ---- who comes and goes
 
-    /// These virtual hosts and users there are now, each user with the number that no other has had. What was declared
-    /// in a virtual host that is gone is gone; what a user declared who is gone, and what his connections still hold,
-    /// is no user's any more.
+    /// Sets which virtual hosts and users there are, each user with its number. Things declared in a deleted
+    /// virtual host are gone; things that a deleted user declared, and holdings of his connections, belong to
+    /// no user any more.
     pub(crate) fn share_among(
         &mut self,
         vhosts: impl Iterator<Item = VhostId>,
@@ -96,12 +98,12 @@ impl Quota {
         self.tenants.divide(pools, self.connections.holders());
     }
 
-    /// Whether the pools of messages and of entries are to hear who shares them now.
+    /// Whether the pools of messages and of entries are still to hear who shares them.
     pub(crate) const fn has_to_tell(&self) -> bool {
         self.is_to_tell
     }
 
-    /// Tells them, if that has changed.
+    /// Tells the pools of messages and of entries who shares them, if that has changed.
     pub(crate) fn tell(&mut self, messages: &mut Messages, entries: &mut FifoPool, fan_out_max: usize) {
         if core::mem::take(&mut self.is_to_tell) {
             messages.divide_among(self.tenants.vhosts().map(owner_of), self.tenants.senders());
@@ -117,9 +119,9 @@ impl Quota {
         holder.user.map_or(owner, |user| owner.with_user(user))
     }
 
-    // ---- what is held
+    // ---- holdings
 
-    /// How much is taken and how much there is of places of bindings, of exchanges and of bytes of names.
+    /// How many are taken, and how many there are, of places of bindings, of exchanges and of bytes of names.
     pub(crate) const fn fills(&self) -> [(usize, usize); 3] {
         let sizes = self.sizes;
         [
@@ -129,51 +131,51 @@ impl Quota {
         ]
     }
 
-    /// Bytes of names and arguments.
+    /// Bytes of the names and arguments of everything declared.
     pub(crate) const fn names_bytes(&self) -> usize {
         self.names_bytes
     }
 
-    /// Exchanges that somebody declared.
+    /// Exchanges that clients declared.
     pub(crate) const fn exchanges(&self) -> usize {
         self.exchanges
     }
 
-    /// What all connections keep of the memory for messages.
+    /// Memory for messages that all connections keep by unsettled deliveries and open transactions.
     pub(crate) const fn pinned(&self) -> Pinned {
         self.pinned
     }
 
-    /// What the messages of each virtual host take of the disk.
+    /// Bytes of disk that the messages of each virtual host take.
     #[inline]
     pub(crate) const fn disk(&self) -> &LogShares {
         &self.disk
     }
 
-    /// Counts what the messages of each virtual host take in the log, if that matters now; `queues`: the virtual host of
-    /// each queue with what it has there.
+    /// Counts the bytes that the messages of each virtual host take in the log, if that matters now;
+    /// `queues`: the virtual host of each queue with its bytes there.
     pub(crate) fn weigh_disk(&mut self, journal: &mut Journal, queues: impl Iterator<Item = (VhostId, u64)>) {
         let is_divided = self.tenants.is_divided();
         self.disk.weigh(journal, is_divided, self.tenants.vhosts(), queues);
     }
 
-    /// Somebody is about to wait for room on the disk: what was counted is counted anew.
+    /// Has the bytes in the log counted anew, because a publisher is about to wait for room on the disk.
     pub(crate) const fn forget_disk(&mut self) {
         self.disk.forget();
     }
 
-    /// Messages of a virtual host that take so many bytes of the disk are to be written.
+    /// Counts messages of a virtual host that are to be written, of this many bytes.
     #[inline]
     pub(crate) fn take_disk(&mut self, vhost: VhostId, bytes: u64) {
         self.disk.count(vhost, bytes);
     }
 
-    /// A publisher of a virtual host that has its share of the disk waits.
+    /// Notes that a publisher waits whose virtual host has used up its share of the disk.
     pub(crate) fn want_disk(&mut self, journal: &mut Journal, vhost: VhostId) {
         self.disk.want_room(journal, vhost);
     }
 
-    /// Rises with what somebody may wait for who was not left any room on the disk.
+    /// Rises when room on the disk is made that a publisher refused for his share may wait for.
     pub(crate) const fn room_made(&self) -> u64 {
         self.disk.room_made()
     }

@@ -1,9 +1,9 @@
-//! What each virtual host, and each user, holds with all of its connections together.
+//! The holdings of each virtual host, and each user, over all of its connections.
 //!
-//! Always true: with one virtual host there are no shares of virtual hosts, with one user none of users; with more, a
-//! quarter of each pool is kept in equal parts for those that have less than theirs (`Division`), for virtual hosts and
-//! for users besides, so that neither part comes out of the other. What a division is told that somebody took or gave
-//! back is what that one is known to hold.
+//! Always true: with one virtual host there are no shares of virtual hosts, with one user none of users; with
+//! more, a quarter of each pool is kept in equal parts for those that have less than theirs (`Division`), for
+//! virtual hosts and for users besides, so that neither part comes out of the other. A division is told
+//! exactly what the holdings of a virtual host or user gain or lose.
 
 use crate::command::VhostId;
 use crate::error::Fault;
@@ -12,15 +12,16 @@ use crate::mem::{Division, Sender};
 use super::held::{Held, Holder, Pinned};
 use super::refused::has_its_share;
 
-/// A user.
+/// The holdings of one user.
 #[derive(Clone, Copy, Debug)]
 struct User {
-    /// What tells it from all that had its place or its name before.
+    /// The number of the user, which tells it from others that had its place or its name before.
     life: u32,
     held: Held,
 }
 
-/// How the pools that are asked for with every message are divided; the others are worked out when asked for.
+/// The divisions of the pools that are asked for with every message; those of the others are worked out when
+/// asked for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Divided {
     unsettled: Division,
@@ -38,14 +39,14 @@ impl Divided {
     }
 }
 
-/// Virtual hosts and users, and the pools divided among them.
+/// The virtual hosts and users, and the pools divided among them.
 #[derive(Debug)]
 pub(super) struct Tenants {
     vhosts: Vec<Option<Held>>,
     users: Vec<Option<User>>,
     among_vhosts: Divided,
     among_users: Divided,
-    /// There are several of one of them.
+    /// There are several virtual hosts, or several users.
     is_divided: bool,
 }
 
@@ -63,7 +64,7 @@ impl Tenants {
         }
     }
 
-    /// These virtual hosts there are now.
+    /// Sets which virtual hosts there are.
     pub(super) fn vhosts_are(&mut self, there: impl Iterator<Item = VhostId>) {
         let mut before = core::mem::take(&mut self.vhosts);
         self.vhosts.resize(before.len(), None);
@@ -73,8 +74,7 @@ impl Tenants {
         }
     }
 
-    /// These users there are now, by their places and the numbers that no others have had; gives the places of those
-    /// that are gone.
+    /// Sets which users there are, by their places and numbers; gives the places of users that are gone.
     pub(super) fn users_are(&mut self, there: impl Iterator<Item = (usize, u32)>) -> Vec<usize> {
         let mut before = core::mem::take(&mut self.users);
         self.users.resize(before.len(), None);
@@ -101,7 +101,7 @@ impl Tenants {
         there.filter_map(|(index, user)| user.map(|user| Sender { index, life: user.life }))
     }
 
-    /// The user that has this number, if it is still there.
+    /// The user with this number, if it still exists.
     pub(super) fn user_with_life(&self, life: u32) -> Option<usize> {
         self.users.iter().position(|user| user.is_some_and(|user| user.life == life))
     }
@@ -111,7 +111,7 @@ impl Tenants {
         self.users[user].expect("a holder's user is there").life
     }
 
-    /// How many of them hold something.
+    /// How many virtual hosts and users hold something.
     pub(super) fn holders(&self) -> usize {
         self.all_vhosts().chain(self.all_users()).filter(|held| **held != Held::default()).count()
     }
@@ -124,17 +124,17 @@ impl Tenants {
         self.users.iter().flatten().map(|user| &user.held)
     }
 
-    /// What a virtual host holds.
+    /// The holdings of a virtual host.
     pub(super) fn of_vhost(&self, vhost: VhostId) -> &Held {
         self.vhosts[vhost.index()].as_ref().expect("a holder's virtual host is there")
     }
 
-    /// What a user holds.
+    /// The holdings of a user.
     pub(super) fn of_user(&self, user: usize) -> &Held {
         &self.users[user].as_ref().expect("a holder's user is there").held
     }
 
-    /// What the virtual host and the user of a holder hold, each with the division that it is part of.
+    /// The holdings of a virtual host and of a user, each with the division that it is part of.
     fn parts_mut(&mut self, holder: Holder) -> impl Iterator<Item = (&mut Divided, &mut Held)> {
         let vhost = holder.vhost.map(|vhost| {
             let held = self.vhosts[vhost.index()].as_mut().expect("a holder's virtual host is there");
@@ -153,16 +153,16 @@ impl Tenants {
         vhost.into_iter().chain(user)
     }
 
-    /// Changes what a virtual host and a user are known to hold of pools that are not asked for with every message.
+    /// Changes the holdings of a virtual host and a user, of pools that are not asked for with every message.
     pub(super) fn count(&mut self, holder: Holder, change: impl Fn(&mut Held)) {
         self.parts_mut(holder).for_each(|(_, held)| change(held));
     }
 
-    /// Whether a virtual host and a user may each have so many places more of a pool with so much room, of which
-    /// `held` says what somebody has.
+    /// Whether a virtual host and a user may each have `places` more of a pool with this much room; `held`
+    /// tells their holdings of it.
     ///
     /// # Errors
-    /// The rest is kept for others.
+    /// The rest of the pool is kept for others.
     pub(super) fn check(
         &self,
         holder: Holder,
@@ -188,11 +188,11 @@ impl Tenants {
         Ok(())
     }
 
-    // ---- with every message
+    // ---- pools asked for with every message
 
-    // Nearly always there is one virtual host and one user: then nobody asks any of these.
+    // Nearly always there is one virtual host and one user: then none of these methods is called.
 
-    /// Whether a virtual host and a user may have one delivery more of a pool with so much room.
+    /// Whether a virtual host and a user may have one more delivery of a pool with this much room.
     pub(super) fn may_take_delivery(&self, holder: Holder, room: usize) -> bool {
         let kept = self.parts(holder).map(|(divided, held)| divided.unsettled.kept_from(held.unsettled, 1));
         room as u64 > kept.sum()
@@ -212,8 +212,8 @@ impl Tenants {
         }
     }
 
-    /// Whether a virtual host and a user may have so many messages more, of so many bytes, in open transactions, of
-    /// pools with so much room; the key of the pool of which they may not.
+    /// Whether a virtual host and a user may have this many more messages, and bytes of them, in open
+    /// transactions, of pools with this much room; the key of the pool of which they may not.
     pub(super) fn check_open(
         &self,
         holder: Holder,
@@ -225,7 +225,7 @@ impl Tenants {
         };
         let of_bytes =
             |(divided, held): (&Divided, &Held)| divided.open_bytes.kept_from(held.open_bytes, bytes);
-        // Within its own parts it is not asked how much there is: that is kept for it.
+        // Within its own part the room does not matter: that part is kept for it.
         let fits = |room: u64, wanted: u64, kept: u64| kept == 0 || room >= wanted + kept;
         if !fits(messages_room, messages, self.parts(holder).map(of_messages).sum()) {
             return Err("messages_max");
@@ -254,8 +254,8 @@ impl Tenants {
 
     // ---- when virtual hosts or users come and go
 
-    /// Divides the pools of deliveries, and of messages and bytes in open transactions, among those that are there now;
-    /// `connections` says what each connection holds of them, and for whom.
+    /// Divides the pools of deliveries, and of messages and bytes in open transactions, among the current
+    /// virtual hosts and users; `connections` tells what each connection holds of them, and for whom.
     pub(super) fn divide(
         &mut self,
         pools: [u64; 3],

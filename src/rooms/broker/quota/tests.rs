@@ -20,7 +20,7 @@ fn quota() -> Quota {
     quota
 }
 
-/// So many virtual hosts there are now, and these users.
+/// Sets how many virtual hosts there are, and which users.
 fn tenants(quota: &mut Quota, count: usize, users: &[(usize, u32)]) {
     quota.share_among(vhosts().into_iter().take(count), users.iter().copied());
 }
@@ -68,7 +68,7 @@ fn four_connections_of_one_user_are_one_user() {
         let connection = connected(&mut quota, index, 0, vhosts()[0]);
         used += channels_of(&mut quota, connection, used);
     }
-    // An eighth, half of the quarter that is kept, is for the other user.
+    // An eighth of the pool, half of the quarter that is kept, is for the other user.
     assert_eq!(used, 88);
     let other = connected(&mut quota, 8, 1, vhosts()[0]);
     assert!(channels_of(&mut quota, other, used) > 0, "somebody else gets nothing");
@@ -88,7 +88,7 @@ fn what_is_declared_outlives_its_connection_and_counts_for_its_user_while_that_e
     assert_eq!(quota.fills()[0], (3, 100));
     quota.leave_vhost(connection);
     quota.connection_gone(connection);
-    // Another connection with the same id answers for none of it.
+    // Another connection with the same id does not answer for these declarations.
     let again = connected(&mut quota, 0, 0, vhosts()[0]);
     quota.undeclare(Declared::Queue, 10, (vhosts()[0], declarer));
     tenants(&mut quota, 1, &[]);
@@ -111,7 +111,7 @@ fn one_connection_declares_fifteen_times_what_it_leaves() {
         count += 1;
     }
     assert_eq!(count, 93);
-    // What was there at the start comes back whatever the shares are.
+    // Durable things come back at a start whatever the shares are.
     for _ in 93..100 {
         quota.declare(Declared::Exchange, 1, (vhosts()[0], None), Room { queues: 0 }).unwrap();
     }

@@ -1,12 +1,12 @@
 //! Exchanges and queues that the store has and the start did not declare again.
 //!
-//! Why it exists: a start under lower limits has no room for some of them, and an older version does not know
-//! the type of others. They stay in the store, and come back when they can: so what seems to belong to
-//! nothing (their bindings) must not be taken for what a deletion left behind. And nobody may declare another
-//! of the same name meanwhile: the log has one definition for a name, so the messages of the first would
-//! belong to nobody, and take room for ever. Whoever is told so may raise the limit or delete the first.
+//! Why it exists: a start under lower limits has no room for some exchanges and queues, and an older version
+//! does not know the type of others. They stay in the store, and come back when they can: so their bindings
+//! must not be taken for what a deletion left behind. And nobody may declare another of the same name
+//! meanwhile: the log has one definition for a name, so the messages of the first would belong to nobody, and
+//! take room for ever. A client that is refused so may have the limit raised or the first deleted.
 //!
-//! Always true: nothing comes in here but at a start; there are at most as many entries as limits allow
+//! Always true: nothing is added here but at a start; there are at most as many entries as limits allow
 //! queues and exchanges together, and when more is left out, anything may be. Levels for which there is no
 //! place become orphans when their queue is deleted: shown, and nobody's.
 
@@ -16,31 +16,31 @@ use foldhash::quality::FixedState;
 
 use crate::journal::DestinationName;
 
-/// What was left out, by kind and name.
+/// Exchanges and queues that were left out, by kind and name.
 #[derive(Debug)]
 pub(crate) struct LeftOut {
-    /// Hashes of their virtual hosts, kinds and names, in order, each with its version or incarnation.
+    /// Hashes of virtual host, kind and name, in order, each with the version or incarnation.
     pub(super) entries: Vec<(u64, u64)>,
-    /// Incarnations of queues with priorities among them, each with that of a level that the log has.
+    /// Incarnations of queues with priorities that were left out, each with that of a level in the log.
     levels: Vec<(u64, u64)>,
-    /// Of both together.
+    /// The most entries and levels together.
     pub(super) entries_max: usize,
-    /// There are more.
+    /// More were left out than are known here.
     pub(super) has_more: bool,
     hasher: FixedState,
 }
 
 impl LeftOut {
-    /// Bytes of one.
+    /// Bytes of one entry.
     pub(crate) const ENTRY_BYTES: usize = size_of::<(u64, u64)>();
 
-    /// None yet; memory for them is taken when there are some.
+    /// An empty list; memory is taken when there are entries.
     pub(super) const fn new(entries_max: usize, seed: u64) -> Self {
         let hasher = FixedState::with_seed(seed);
         Self { entries: Vec::new(), levels: Vec::new(), entries_max, has_more: false, hasher }
     }
 
-    /// It was not declared again.
+    /// Adds an exchange or queue that was not declared again.
     pub(super) fn add(&mut self, vhost: &str, name: DestinationName<'_>, version: u64) {
         if self.entries.len() == self.entries_max {
             self.has_more = true;
@@ -53,7 +53,7 @@ impl LeftOut {
         self.entries.insert(at, (hash, version));
     }
 
-    /// The queue of this incarnation has such levels.
+    /// Adds the levels of the queue with this incarnation.
     pub(super) fn add_levels(&mut self, incarnation: u64, levels: &[u64]) {
         let room = self.entries_max - self.entries.len() - self.levels.len();
         let levels = &levels[..levels.len().min(room)];
@@ -61,17 +61,17 @@ impl LeftOut {
         self.levels.extend(levels.iter().map(|level| (incarnation, *level)));
     }
 
-    /// The levels of the queue of this incarnation, which goes.
+    /// Takes out the levels of the queue with this incarnation, which is deleted.
     pub(super) fn take_levels(&mut self, incarnation: u64) -> impl Iterator<Item = u64> {
         self.levels.extract_if(.., move |(queue, _)| *queue == incarnation).map(|(_, level)| level)
     }
 
-    /// Whether what has this name and version may only be missing because it was left out.
+    /// Whether a thing of this name and version may only be missing because it was left out.
     pub(super) fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
         self.has_more || self.find(vhost, name).is_some_and(|at| self.entries[at].1 == version)
     }
 
-    /// The version of what was left out and has this name.
+    /// The version of the exchange or queue of this name that was left out.
     pub(super) fn version_of(&self, vhost: &str, name: DestinationName<'_>) -> Option<u64> {
         self.find(vhost, name).map(|at| self.entries[at].1)
     }

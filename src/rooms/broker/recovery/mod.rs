@@ -1,7 +1,7 @@
 //! Recovery: what a start found that it could not put back as it was.
 //!
-//! Why it exists: a start under lower limits, or after damage, leaves definitions without room and messages without a
-//! definition; nothing of that is to be lost, or taken for something else.
+//! Why it exists: a start under lower limits, or after damage, leaves definitions without room and messages
+//! without a definition; neither is to be lost, or taken for something else.
 //!
 //! | file | what |
 //! |---|---|
@@ -9,7 +9,8 @@
 //! | `orphans` | messages of whose queue no definition is left |
 //! | `state` | both, and who may declare, adopt or delete them |
 //!
-//! Always true: what was left out keeps its name in the store until it is deleted or comes back.
+//! Always true: an exchange or queue that was left out keeps its name in the store until it is deleted or
+//! restored.
 
 mod left_out;
 mod orphans;

@@ -1,33 +1,33 @@
 //! Orphans: messages that the store has for a queue of which no definition is left.
 //!
-//! Why it exists: definitions lie twice, and a card may lose both. What it leaves are messages with a number
-//! where their queue should be. Where something still says what that queue was called, it is there again
-//! after the start, as a plain durable one: better a queue without its arguments than messages that nobody
-//! can reach. Whoever declares it next says what it is. Messages of whose queue nobody knows a name, or one
-//! that cannot be had, are orphans, until an operator gives them a queue or deletes them, or somebody
-//! declares a queue of their name.
+//! Why it exists: definitions lie twice, and a card may lose both. Messages are left then, with a number for
+//! their queue. Where something still tells the name of that queue, it is rebuilt at the start, as a plain
+//! durable one: better a queue without its arguments than messages that nobody can reach. The next
+//! declaration gives the queue its arguments. Messages of whose queue nobody knows a name, or one that cannot
+//! be had, are orphans, until an operator gives them a queue or deletes them, or somebody declares a queue of
+//! their name.
 //!
-//! Always true: orphans come with a start and never later, and are as many as there is room for.
+//! Always true: orphans come with a start and never later, and only as many are listed as there is room for.
 
 use crate::command::QueueId;
 
 use crate::broker::restored::Contents;
 
-/// So many orphans are known at once; what is beyond them waits in the store.
+/// The most orphans listed; others wait in the store.
 const ORPHANS_MAX: usize = 256;
-/// Bytes that their names take at most; further ones are known by their number alone.
+/// The most bytes of orphans' names; further orphans are known by their number alone.
 const NAMES_BYTES_MAX: usize = 16 << 10;
-/// What orphans take in memory, for the memory table.
+/// Bytes of memory that orphans take, for the memory table.
 pub(crate) const ORPHANS_BYTES: usize = ORPHANS_MAX * (size_of::<Orphan>() + 32) + NAMES_BYTES_MAX;
 
-/// Messages without a queue.
+/// Messages whose queue has no definition.
 #[derive(Debug)]
 pub struct Orphan {
-    /// What the store knows their queue by.
+    /// The number that the store knows the queue by.
     pub incarnation: u64,
-    /// What the store has of it.
+    /// The messages that the store has of the queue.
     pub contents: Contents,
-    /// Virtual host and name, if something says them.
+    /// The virtual host and name of the queue, if something tells them.
     pub name: Option<(Box<str>, Box<str>)>,
 }
 
@@ -37,16 +37,16 @@ impl Orphan {
     }
 }
 
-/// All of them.
+/// All orphans, and queues made of orphans.
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
     pub(super) entries: Vec<Orphan>,
     pub(super) names_bytes: usize,
-    /// How many more there are.
+    /// Orphans that are not listed.
     pub(super) unlisted: u64,
-    /// Queues that were adopted, and whose messages do not stand in them yet.
+    /// Queues that adopted an orphan whose messages do not stand in them yet: incarnation, queue, messages.
     pub(super) adopted: Vec<(u64, QueueId, u64)>,
-    /// Queues that were rebuilt, and nobody has declared since.
+    /// Rebuilt queues that nobody has declared since.
     pub(super) rebuilt: u32,
 }
 

@@ -1,6 +1,6 @@
-//! What a start found that it could not put back as it was.
+//! Definitions that a start left out, and messages without a queue.
 //!
-//! Always true: nothing comes in here but at a start.
+//! Always true: nothing is added here but at a start.
 
 use super::left_out::LeftOut;
 use super::orphans::{Orphan, Orphans};
@@ -13,7 +13,7 @@ use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Definition, DestinationName};
 
-/// What was left out, and messages without a queue.
+/// Definitions that a start left out, and messages without a queue.
 #[derive(Debug)]
 pub struct Recovery {
     left_out: LeftOut,
@@ -21,14 +21,14 @@ pub struct Recovery {
 }
 
 impl Recovery {
-    /// Nothing yet; at most as many definitions are known that were left out.
+    /// An empty recovery; at most this many definitions that were left out are known.
     pub(crate) fn new(left_out_max: usize, seed: u64) -> Self {
         Self { left_out: LeftOut::new(left_out_max, seed), orphans: Orphans::default() }
     }
 
     // ---- messages without a queue
 
-    /// Orphans, in no order.
+    /// The orphans, in no order.
     pub fn orphans(&self) -> &[Orphan] {
         &self.orphans.entries
     }
@@ -43,31 +43,31 @@ impl Recovery {
         self.orphans.unlisted
     }
 
-    /// Whether there are queues that were rebuilt and nobody has declared since.
+    /// Whether there are rebuilt queues that nobody has declared since.
     pub const fn has_rebuilt(&self) -> bool {
         self.orphans.rebuilt > 0
     }
 
-    /// There is one rebuilt queue more that nobody has declared since.
+    /// Counts a rebuilt queue that nobody has declared since.
     pub(crate) const fn rebuilt_came(&mut self) {
         self.orphans.rebuilt += 1;
     }
 
-    /// A rebuilt queue was declared, or is gone.
+    /// Counts out a rebuilt queue that was declared, or is gone.
     pub(crate) fn rebuilt_gone(&mut self) {
         assert!(self.orphans.rebuilt > 0, "a rebuilt queue that goes was counted when it came");
         self.orphans.rebuilt -= 1;
     }
 
-    /// There are messages without a queue.
+    /// Adds an orphan: messages without a queue.
     pub(crate) fn add_orphan(&mut self, orphan: Orphan) {
         self.orphans.add(orphan);
     }
 
-    /// The place of the orphan that the log knows by this.
+    /// The place of the orphan with this incarnation.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such orphan.
     pub(crate) fn find_orphan(&self, incarnation: u64) -> Result<usize, Fault> {
         let found = self.orphans.entries.iter().position(|orphan| orphan.incarnation == incarnation);
         found.ok_or_else(|| {
@@ -75,7 +75,7 @@ impl Recovery {
         })
     }
 
-    /// The place of the orphan that a queue of this name is for.
+    /// The place of the orphan whose queue had this name.
     pub(crate) fn orphan_of(&self, vhost: &str, queue: &str) -> Option<usize> {
         self.orphans.entries.iter().position(|orphan| orphan.is_of(vhost, queue))
     }
@@ -86,12 +86,12 @@ impl Recovery {
         self.orphans.entries.iter().position(is_in)
     }
 
-    /// Takes the orphan in a place.
+    /// Takes out the orphan in a place.
     pub(crate) fn take_orphan(&mut self, at: usize) -> Orphan {
         self.orphans.take(at)
     }
 
-    /// A queue has adopted an orphan, whose messages do not stand in it yet.
+    /// Notes that a queue has adopted an orphan, whose messages do not stand in it yet.
     pub(crate) fn adopted(&mut self, orphan: &Orphan, queue: QueueId) {
         self.orphans.adopted.push((orphan.incarnation, queue, orphan.contents.count));
     }
@@ -106,9 +106,9 @@ impl Recovery {
         self.orphans.adopted.pop().map(|(incarnation, queue, _)| (incarnation, queue))
     }
 
-    // ---- what was not declared again
+    // ---- definitions left out
 
-    /// What is defined so stays in the log, and does not come back in this life.
+    /// Notes a definition that stays in the log and is not put back in this life of the broker.
     pub fn leave_out(&mut self, definition: &Definition<'_>) {
         match *definition {
             Definition::Exchange { vhost, name, version, .. } => {
@@ -121,20 +121,21 @@ impl Recovery {
         }
     }
 
-    /// A queue that was left out has these levels in the log.
+    /// Notes the levels that the log has of a queue that was left out.
     pub fn leave_out_levels(&mut self, incarnation: u64, levels: &[u64]) {
         self.left_out.add_levels(incarnation, levels);
     }
 
-    /// Whether what has this name and version may only be missing because it was left out.
+    /// Whether a thing of this name and version may only be missing because it was left out.
     pub(crate) fn may_have(&self, vhost: &str, name: DestinationName<'_>, version: u64) -> bool {
         self.left_out.may_have(vhost, name, version)
     }
 
-    /// Whether something of this name may be declared: not while the store has one that the start left out.
+    /// Whether an exchange or queue of this name may be declared: not while the store has one that the start
+    /// left out.
     ///
     /// # Errors
-    /// The store has one, or may have one, and what is to be declared is durable, too.
+    /// The store has one, or may have one, and the new one is durable, too.
     pub(crate) fn check_not_left_out(
         &self,
         access: &Access,
@@ -150,10 +151,12 @@ impl Recovery {
         }
     }
 
-    /// Deletes what the start left out, a queue with its messages; `false` when there is no such thing.
+    /// Deletes an exchange or queue that the start left out, a queue with its messages; `false` when there is
+    /// no such thing.
     ///
     /// # Errors
-    /// The store cannot be written; or it is to be deleted under a condition of which nothing is known.
+    /// The store cannot be written; or the deletion has a condition (if-unused, if-empty) that cannot be
+    /// checked.
     pub(crate) fn delete_left_out(
         &mut self,
         cx: &mut Context<'_>,
@@ -182,7 +185,7 @@ impl Recovery {
     }
 }
 
-/// The key that the log has an exchange or a queue of this name under.
+/// The key of the definition of an exchange or a queue of this name in the log.
 pub(crate) fn key_of(vhost: &str, name: DestinationName<'_>) -> Box<[u8]> {
     let (auto_delete, arguments) = (false, &[][..]);
     match name {

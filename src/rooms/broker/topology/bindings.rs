@@ -1,10 +1,10 @@
 //! Bindings as they come and go: found, counted, made, written to the journal, removed.
 //!
-//! Why it exists: a binding is on several lists at once, counts for somebody, and may be in the journal; what puts it
-//! there and what takes it away stand side by side.
+//! Why it exists: a binding is on several lists at once, counts in a quota, and may be in the journal; the
+//! code that adds it there and the code that removes it stand side by side.
 //!
-//! Always true: what a binding counts for follows from what makes it one and the same and from the type of its source,
-//! so that as much is given back as was taken; a binding is in the journal while both of its ends are.
+//! Always true: the places that a binding takes follow from its own fields and the type of its source, so
+//! that as many are given back as were taken; a binding is in the journal while both of its ends are.
 
 use super::headers;
 use super::records::{Binding, BindingSpec, Destination, Exchange, FoundBinding, Kind};
@@ -20,7 +20,7 @@ use crate::mem::{Links, List, Slab};
 use crate::wire::field::Table;
 
 impl Topology {
-    /// A binding from this exchange, or else one that leads to it.
+    /// A binding whose source is this exchange, or else one whose destination it is.
     pub(crate) fn any_binding(&self, exchange: ExchangeId) -> Option<BindingId> {
         let record = self.exchange(exchange);
         record.bindings.front().or(record.incoming.front()).map(BindingId::from_index)
@@ -35,7 +35,7 @@ impl Topology {
         self.bindings.len()
     }
 
-    /// Places of bindings that were ever used.
+    /// Places of bindings ever used.
     pub(crate) const fn binding_places(&self) -> usize {
         self.bindings.places()
     }
@@ -45,7 +45,7 @@ impl Topology {
         self.bindings.get(place)
     }
 
-    /// The binding from the exchange that is named, in this virtual host.
+    /// The binding with these fields, in this virtual host.
     pub(crate) fn find_binding(
         &self,
         vhost: VhostId,
@@ -60,10 +60,10 @@ impl Topology {
         self.binding_table.find(wanted, is_it).map(BindingId::from_index)
     }
 
-    /// Binds, unless it is bound already, and writes that down; the answer waits until it is durable.
+    /// Makes a binding, unless it exists, and writes it down; the answer waits until it is durable.
     ///
     /// # Errors
-    /// The arguments are no headers exchange's, there is no room, or the store cannot be written.
+    /// The arguments are not valid for a headers exchange, there is no room, or the store cannot be written.
     pub(crate) fn bind(
         &mut self,
         cx: &mut Context<'_>,
@@ -92,7 +92,7 @@ impl Topology {
     /// Counts a binding and puts it on every list, without writing that down.
     ///
     /// # Errors
-    /// There is no room, or who declares it has its share.
+    /// There is no room, or whoever declares it has used up his share.
     pub(crate) fn add_binding(
         &mut self,
         cx: &Context<'_>,
@@ -105,7 +105,7 @@ impl Topology {
         let (key, who) = (new.routing_key.as_bytes(), (vhost, cx.declarer));
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
         quota.declare(declared, bytes, who, Room { queues: queues.room() })?;
-        // Each exchange has a root, so room is left for those of all there can be.
+        // Each exchange needs a root node, so nodes are left for all exchanges there can be.
         let nodes_room = self.trie.room() - self.exchanges.room();
         let nodes = quota.take_nodes(self.trie.missing(root, kind, key), who, nodes_room);
         nodes.inspect_err(|_| quota.undeclare(declared, bytes, who))?;
@@ -141,8 +141,8 @@ impl Topology {
         Ok(BindingId::from_index(index))
     }
 
-    /// Removes a binding from every list, and writes that down. Says which exchange it leaves unused that is to be
-    /// deleted with its last binding.
+    /// Removes a binding from every list, and writes that down. Gives the auto-delete exchange that it was
+    /// the last binding of.
     pub(crate) fn remove_binding(
         &mut self,
         cx: &mut Context<'_>,
@@ -177,8 +177,8 @@ impl Topology {
         (record.auto_delete && !record.dying && record.bindings.is_empty()).then_some(source)
     }
 
-    /// Whether an end of a binding was deleted, and things of the same names are bound the same way by now: to the
-    /// log that is one binding, and it exists.
+    /// Whether an end of a binding was deleted, and things of the same names are bound the same way by now:
+    /// in the log both bindings are one, which exists.
     fn is_bound_anew(&self, queues: &Queues, binding: BindingId) -> bool {
         let record = self.binding(binding);
         let source = self.exchange(record.source);
@@ -193,7 +193,7 @@ impl Topology {
         let spec =
             BindingSpec { source: &source.name, routing_key: &record.key, arguments: &record.arguments };
         let found = destination.and_then(|destination| self.find_binding(source.vhost, &spec, destination));
-        // Whose ends are both still there finds itself.
+        // A binding whose ends both still exist finds itself.
         found.is_some_and(|found| found != binding && record.stored && self.binding(found).stored)
     }
 
@@ -234,7 +234,7 @@ impl Topology {
         cx.await_batch(batch);
     }
 
-    /// Whether a binding between these outlives the broker.
+    /// Whether a binding between these two outlives the broker.
     fn is_stored(&self, journal: &Journal, queues: &Queues, new: &FoundBinding<'_>) -> bool {
         let is_kept = match new.destination {
             Destination::Queue(queue) => queues.at(queue).logged.is_on(),
@@ -245,7 +245,7 @@ impl Topology {
 }
 
 impl FoundBinding<'_> {
-    /// What a binding counts for: where any of several pairs is enough, one place for each.
+    /// The places that a binding takes in the quota: one for each of several pairs, where any is enough.
     fn declared(&self, kind: Kind) -> Declared {
         Declared::Binding(match kind {
             Kind::Headers => headers::places(Table::trusted(self.arguments)),
@@ -253,14 +253,14 @@ impl FoundBinding<'_> {
         })
     }
 
-    /// Bytes of a binding's names: where keys make nodes, the words of its key may lie there once more.
+    /// Bytes of a binding's names: in the trie the words of its routing key may lie once more.
     const fn bytes(&self, kind: Kind) -> usize {
         let words = matches!(kind, Kind::Direct | Kind::Topic);
         self.routing_key.len() * (1 + words as usize) + self.arguments.len()
     }
 }
 
-/// The list of the bindings that lead to a destination.
+/// The list of the bindings of a destination.
 fn incoming<'a>(
     exchanges: &'a mut Slab<Exchange>,
     queues: &'a mut Queues,

@@ -13,19 +13,19 @@ const CACHED_TARGETS_MAX: usize = 4;
 /// The last route of a channel.
 #[derive(Debug, Default)]
 pub(crate) struct RouteCache {
-    /// The revision that the route holds for; 0 is none.
+    /// The revision that the remembered route holds for; 0 is none.
     revision: u64,
     exchange_len: u8,
     /// The exchange, if every key may be sent to it.
     exchange: Option<ExchangeId>,
-    /// Exchange and key, one behind the other.
+    /// The names of exchange and routing key, one behind the other.
     names: heapless::Vec<u8, CACHED_NAMES_BYTES_MAX>,
     targets: heapless::Vec<QueueId, CACHED_TARGETS_MAX>,
 }
 
 impl RouteCache {
-    /// Sets the targets of a message to those of the last one, if that had the same exchange and key and nothing
-    /// changed since; says whether it did.
+    /// Sets the targets of a message to the remembered ones, if it has the same exchange and routing key and
+    /// nothing changed since; says whether it did.
     #[inline]
     pub(crate) fn leads(
         &self,
@@ -45,7 +45,7 @@ impl RouteCache {
     }
 
     /// The exchange of a message, if the last one had the same, whatever its key, and nothing changed since:
-    /// who takes turns on many queues is asked only for the key what is asked of each message.
+    /// a publisher to many queues in turn has only the key checked for each message.
     pub(crate) fn exchange(
         &self,
         revision: u64,

@@ -1,7 +1,7 @@
 //! exchange.declare's fields, and whether an exchange can be made of them.
 //!
-//! Why it exists: whoever declares again what is there is told first what is wrong with the type, and of the rest only
-//! what differs; so each check stands by itself, in RabbitMQ's words.
+//! Why it exists: a client who declares an existing exchange is told first what is wrong with the type, and
+//! of the rest only what differs; so each check stands by itself, in RabbitMQ's words.
 //!
 //! Always true: a declaration is checked without being changed, and a check that succeeded once succeeds again.
 
@@ -14,8 +14,8 @@ use crate::command::VhostId;
 use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
 
-/// Types of exchanges that plug-ins of RabbitMQ or later versions of it add. Whoever asks for one is told
-/// what is missing; RabbitMQ without it says only that it does not know the type.
+/// Exchange types that plug-ins or later versions of RabbitMQ add. The client is told which plug-in is
+/// missing; RabbitMQ without it says only that the type is unknown.
 const PLUG_INS: [(&str, &str); 8] = [
     ("x-consistent-hash", "rabbitmq_consistent_hash_exchange"),
     ("x-event", "rabbitmq_event_exchange"),
@@ -39,7 +39,7 @@ pub(crate) struct ExchangeDeclaration<'a> {
 }
 
 impl<'a> ExchangeDeclaration<'a> {
-    /// Whether the exchange is to keep messages for as long as they say.
+    /// Whether the exchange is a delayed one.
     pub(crate) fn is_delayed(&self) -> bool {
         self.kind == DELAYED
     }
@@ -49,8 +49,8 @@ impl<'a> ExchangeDeclaration<'a> {
         self.exchange.len() + self.arguments.len()
     }
 
-    /// What is checked first, whether the exchange is there or not: its type is known, and it is not the default one.
-    /// How a delayed one is to choose is asked only when it is new.
+    /// The first check, whether the exchange exists or not: its type is known, and it is not the default one.
+    /// `x-delayed-type` is checked only for a new exchange.
     pub(crate) fn check_askable(&self) -> Result<(), Fault> {
         if !self.is_delayed() {
             kind_named(self.kind)?;
@@ -58,16 +58,16 @@ impl<'a> ExchangeDeclaration<'a> {
         refuse_default(self.exchange)
     }
 
-    /// How a new exchange chooses.
+    /// The kind of a new exchange, by which it routes.
     ///
     /// # Errors
-    /// No exchange chooses so.
+    /// There is no such type, or `x-delayed-type` is missing or wrong.
     pub(crate) fn new_kind(&self) -> Result<Kind, Fault> {
         if !self.is_delayed() {
             return kind_named(self.kind);
         }
         let said = Table::trusted(self.arguments).get("x-delayed-type").and_then(|value| value.as_str());
-        // Delayed twice it would never be routed.
+        // A message delayed by a delayed type would never be routed.
         let said = said.filter(|kind| *kind != DELAYED).ok_or_else(|| {
             Fault::new(
                 ReplyCode::PreconditionFailed,
@@ -77,7 +77,7 @@ impl<'a> ExchangeDeclaration<'a> {
         said.and_then(kind_named)
     }
 
-    /// Whether clients may give an exchange this name: what begins with `amq.` is the broker's own.
+    /// Checks whether clients may give an exchange this name: `amq.` is reserved.
     pub(crate) fn check_name(&self) -> Result<(), Fault> {
         let name = self.exchange;
         let words = format_args!("exchange name '{name}' contains reserved prefix 'amq.*'");
@@ -87,7 +87,7 @@ impl<'a> ExchangeDeclaration<'a> {
     /// The alternate exchange that the arguments name.
     ///
     /// # Errors
-    /// They name none, but have something else there.
+    /// The argument is there, but names no exchange.
     pub(crate) fn alternate(&self, access: &Access, vhost: VhostId) -> Result<Option<&'a str>, Fault> {
         match Table::trusted(self.arguments).get("alternate-exchange") {
             None => Ok(None),
@@ -104,7 +104,7 @@ impl<'a> ExchangeDeclaration<'a> {
     }
 }
 
-/// The type that a name stands for.
+/// The kind that a type's name stands for.
 fn kind_named(kind: &str) -> Result<Kind, Fault> {
     Kind::from_name(kind).ok_or_else(|| {
         let invalid = |words: fmt::Arguments<'_>| Fault::connection(ReplyCode::CommandInvalid, words);
@@ -127,19 +127,19 @@ pub(crate) fn exchange_in_words<'a>(
     ExchangeInWords { name, vhost: access.vhost_name(vhost) }
 }
 
-/// The nameless exchange cannot be declared, bound or deleted.
+/// Refuses to declare, bind or delete the default exchange.
 pub(crate) fn refuse_default(name: &str) -> Result<(), Fault> {
     refuse_if(name.is_empty(), format_args!("operation not permitted on the default exchange"))
 }
 
-/// Whether an exchange of this name may ever be deleted: those that each virtual host begins with stay.
+/// Checks whether an exchange of this name may be deleted: the predeclared ones stay.
 pub(crate) fn check_deletable_name(access: &Access, vhost: VhostId, name: &str) -> Result<(), Fault> {
     refuse_default(name)?;
     let words = exchange_in_words(access, vhost, name);
     refuse_if(is_system_name(name), format_args!("deletion of system {words} not allowed"))
 }
 
-/// Whether only the broker itself gives exchanges such a name.
+/// Whether the name is one that only predeclared exchanges have.
 pub(super) fn is_system_name(name: &str) -> bool {
     name.is_empty() || name.starts_with("amq.")
 }

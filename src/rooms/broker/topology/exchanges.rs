@@ -3,8 +3,9 @@
 //! Why it exists: an exchange is more than its record: a root in the trie, a place under its name, a definition in the
 //! journal and a number in the quota, and all of them end when it does.
 //!
-//! Always true: only an exchange with a version is in the journal; what is declared again is compared with what was
-//! declared, whatever policies say; of what ends, the name goes first, and the record when nothing is bound any more.
+//! Always true: only an exchange with a version is in the journal; a repeated declaration is compared with
+//! the first, whatever policies say; the name of a deleted exchange goes first, and the record when nothing
+//! is bound any more.
 
 use std::sync::Arc;
 
@@ -21,14 +22,14 @@ use crate::journal::{Batch, Definition};
 use crate::mem::List;
 use crate::wire::field::Table;
 
-/// What a new exchange is made with.
+/// The fields of a new exchange.
 pub(crate) struct NewExchange<'a> {
     pub(crate) vhost: VhostId,
     pub(crate) declaration: ExchangeDeclaration<'a>,
-    /// A number that no other exchange ever has; 0 when it is not in the log.
+    /// The version of the exchange, which no other ever has; 0 when it is not in the log.
     pub(crate) version: u64,
     pub(crate) declarer: Option<Declarer>,
-    /// The hidden queue of a delayed exchange, where messages wait for as long as they say.
+    /// The hidden queue of a delayed exchange, where messages wait for their delay.
     pub(crate) sleepers: Option<QueueId>,
 }
 
@@ -40,7 +41,7 @@ impl Topology {
     /// The exchange of this name.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such exchange.
     pub(crate) fn require_exchange(
         &self,
         access: &Access,
@@ -56,7 +57,7 @@ impl Topology {
         &self.exchanges[exchange.index()]
     }
 
-    /// Places of exchanges that were ever used.
+    /// Places of exchanges ever used.
     pub(crate) const fn exchange_places(&self) -> usize {
         self.exchanges.places()
     }
@@ -66,10 +67,11 @@ impl Topology {
         self.exchanges.get(place).filter(|record| !record.dying)
     }
 
-    /// Whether an exchange may be declared again so; the answer waits until what says that it exists is durable.
+    /// Compares an existing exchange with another declaration of it; the answer waits until its definition is
+    /// durable.
     ///
     /// # Errors
-    /// It was declared otherwise.
+    /// The exchange was declared with other properties.
     pub(crate) fn compare_exchange(
         &self,
         cx: &mut Context<'_>,
@@ -79,7 +81,7 @@ impl Topology {
     ) -> Result<(), Fault> {
         let record = self.exchange(exchange);
         let words = exchange_in_words(access, record.vhost, declaration.exchange);
-        // As in the plug-in nobody asks how a delayed one was to choose.
+        // As in RabbitMQ's plug-in, `x-delayed-type` is not compared.
         if declaration.kind != record.type_name() {
             return Err(inequivalent_flag("type", &words, &declaration.kind, &record.type_name()));
         }
@@ -100,8 +102,8 @@ impl Topology {
         Ok(())
     }
 
-    /// Puts an exchange where it is found. The caller checked its declaration, made sure of room, and counted it
-    /// unless every virtual host begins with it.
+    /// Adds an exchange under its name. The caller checked its declaration, made sure of room, and counted it
+    /// unless it is predeclared.
     pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
         let said = &new.declaration;
         assert!(said.is_delayed() == new.sleepers.is_some(), "a delayed exchange has its hidden queue");
@@ -138,8 +140,8 @@ impl Topology {
         ExchangeId::from_index(index)
     }
 
-    /// Notes which policies apply to an exchange, and the alternate exchange that they name, unless it was declared with
-    /// one.
+    /// Notes which policies apply to an exchange, and their alternate exchange, unless the exchange was
+    /// declared with one.
     pub(crate) fn apply_policies(
         &mut self,
         exchange: ExchangeId,
@@ -155,7 +157,7 @@ impl Topology {
         }
     }
 
-    /// Writes down that an exchange exists, or exists no more.
+    /// Writes down that an exchange exists, or is gone.
     pub(crate) fn append_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -180,7 +182,8 @@ impl Topology {
         cx.await_batch(record.defined);
     }
 
-    /// Takes the name of an exchange away, in the journal too; the record stays until its bindings are gone.
+    /// Takes the name of a deleted exchange away, in the journal too; the record stays until its bindings are
+    /// gone.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
         self.append_exchange(cx, access, exchange, false);
         let record = &mut self.exchanges[exchange.index()];
@@ -190,12 +193,12 @@ impl Topology {
         self.revise();
     }
 
-    /// Frees the record of an exchange that is retired and has no bindings; says which virtual host it was in.
+    /// Frees the record of a retired exchange without bindings; says which virtual host it was in.
     pub(crate) fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
         let record = self.exchanges.remove(exchange.index());
         assert!(record.dying && record.bindings.is_empty() && record.incoming.is_empty());
         self.trie.remove_root(record.root);
-        // Exchanges that every virtual host begins with are counted with it.
+        // Predeclared exchanges are counted with their virtual host.
         if !is_system_name(&record.name) {
             let bytes = record.name.len() + record.arguments.len();
             quota.undeclare(Declared::Exchange, bytes, (record.vhost, record.declarer));
@@ -203,7 +206,7 @@ impl Topology {
         record.vhost
     }
 
-    /// Whether something is bound to this exchange.
+    /// Whether the exchange is the source of a binding.
     pub(crate) fn is_source(&self, exchange: ExchangeId) -> bool {
         !self.exchanges[exchange.index()].bindings.is_empty()
     }

@@ -3,9 +3,8 @@
 //! `x-match` is `all` (the default), `any`, and with `-with-x` arguments that begin with `x-` count too. A
 //! void argument asks only for the header's presence; of headers with one name the first counts.
 //!
-//! Always true: what a header's name costs to find does not depend on how many headers there are
-//! ([`Names`]); values that are the same by the rule feed a hash the same way, so that `pairs` may look for
-//! them by it.
+//! Always true: finding a header by name costs the same however many headers there are ([`Names`]); values
+//! that are equal by the rule feed a hash the same way, so that `pairs` may look for them by hash.
 
 use core::fmt;
 use core::hash::{BuildHasher, Hash, Hasher};
@@ -16,10 +15,10 @@ use crate::broker::words::{ErlangBinary, ErlangTerm};
 use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
 
-/// So many bytes of headers are as much work as looking at one of them.
+/// Bytes of headers that are as much work as looking at one of them.
 const BYTES_PER_STEP: usize = 64;
 
-/// Whether a binding's `x-match` says something that there is, in RabbitMQ's words.
+/// Checks a binding's `x-match`, in RabbitMQ's words.
 pub(super) fn check_match(arguments: Table<'_>) -> Result<(), Fault> {
     let known: [&[u8]; 4] = [b"all", b"any", b"all-with-x", b"any-with-x"];
     let fault = |what: fmt::Arguments<'_>| {
@@ -37,11 +36,12 @@ pub(super) fn check_match(arguments: Table<'_>) -> Result<(), Fault> {
     }
 }
 
-/// How a binding's arguments are to be read.
+/// The rule of a binding, from its `x-match`.
 #[derive(Clone, Copy)]
 pub(super) struct Rule {
-    /// One pair is enough.
+    /// `any`: one matching pair is enough.
     pub(super) any: bool,
+    /// Arguments that begin with `x-` count too.
     with_x: bool,
 }
 
@@ -55,7 +55,7 @@ impl Rule {
         name != b"x-match" && (self.with_x || !name.starts_with(b"x-"))
     }
 
-    /// The arguments that count, and where each begins in the table.
+    /// The arguments that the rule compares, and where each begins in the table.
     pub(super) fn pairs<'a>(
         self,
         arguments: Table<'a>,
@@ -70,13 +70,13 @@ pub(super) fn takes_everything(arguments: Table<'_>) -> bool {
     !rule.any && rule.pairs(arguments).next().is_none()
 }
 
-/// How many of `bindings_max` a binding with these arguments takes: one for each pair that may be enough.
+/// How many places of `bindings_max` a binding with these arguments takes: with `any` one for each pair.
 pub(super) fn places(arguments: Table<'_>) -> u32 {
     let rule = Rule::of(arguments);
     if rule.any { rule.pairs(arguments).count().max(1) as u32 } else { 1 }
 }
 
-/// The entry that begins at `at`.
+/// The entry of a table that begins at `at`.
 pub(super) fn entry(table: Table<'_>, at: usize) -> Option<(&[u8], Value<'_>)> {
     Table::trusted(table.as_bytes().get(at..)?).iter().next()
 }
@@ -97,22 +97,23 @@ fn entries<'a>(table: Table<'a>) -> impl Iterator<Item = (usize, &'a [u8], Value
 #[derive(Debug)]
 pub(super) struct Names {
     slots: Box<[u32]>,
-    /// So many slots serve this message: twice its entries, as far as there are so many.
+    /// Slots in use for this message: twice its entries, if there are that many.
     in_use: usize,
-    /// What looking at every header takes, in steps.
+    /// Steps of work to look at every header.
     steps: usize,
-    /// Number of the route that the headers were taken in for.
+    /// The number of the route whose headers the slots hold.
     route: u64,
     hasher: FixedState,
 }
 
 impl Names {
-    /// More slots than a frame has room for names: 256 have one octet and take three, the others take four.
+    /// Slots for the headers of one frame: more than it has room for names, of which 256 take three bytes
+    /// (one octet of name) and the others four.
     const fn slots_for(frame_max: usize) -> usize {
         frame_max / 4 + frame_max / 16 + 128
     }
 
-    /// What the slots take in memory.
+    /// Bytes of memory that the slots take.
     pub(super) const fn bytes(frame_max: usize) -> usize {
         Self::slots_for(frame_max) * size_of::<u32>()
     }
@@ -127,7 +128,7 @@ impl Names {
         }
     }
 
-    /// Takes the headers in if it has not for this route; says how many steps that took.
+    /// Fills the slots from the headers, once per route; says how many steps that took.
     pub(super) fn take_in(&mut self, headers: Table<'_>, route: u64) -> usize {
         if self.route == route {
             return 0;
@@ -146,24 +147,24 @@ impl Names {
         self.steps
     }
 
-    /// What looking at every header takes, in steps.
+    /// Steps of work to look at every header.
     pub(super) const fn steps(&self) -> usize {
         self.steps
     }
 
-    /// Where the headers begin that count: the first of each name, in no order.
+    /// Where each header begins, the first of each name, in no order.
     pub(super) fn places(&self) -> impl Iterator<Item = usize> {
         self.slots[..self.in_use].iter().filter(|place| **place > 0).map(|place| *place as usize - 1)
     }
 
-    /// Whether these headers, which were taken in, are as a pair of a binding asks.
+    /// Whether the headers, which were taken in, match a pair of a binding.
     pub(super) fn agree(&self, headers: Table<'_>, name: &[u8], wanted: Value<'_>) -> bool {
         let place = self.slots[self.slot(headers, name)];
         let found = (place as usize).checked_sub(1).and_then(|at| entry(headers, at));
         found.is_some_and(|(_, found)| wanted == Value::Void || same(wanted, found))
     }
 
-    /// The slot that has the name, or would have it. One is always free.
+    /// The slot of this name, or a free one for it; one slot is always free.
     fn slot(&self, headers: Table<'_>, name: &[u8]) -> usize {
         let hash = self.hasher.hash_one(name);
         let mut slot = (((hash >> 32) * self.in_use as u64) >> 32) as usize;
@@ -180,7 +181,8 @@ impl Names {
     }
 }
 
-/// RabbitMQ compares values, not types: 1, 1.0 and the timestamp 1 are the same, text is text.
+/// Whether two values are equal: RabbitMQ compares values, not types, so 1, 1.0 and the timestamp 1 are the
+/// same.
 fn same(one: Value<'_>, two: Value<'_>) -> bool {
     match (whole(one), whole(two), real(one), real(two)) {
         (Some(one), Some(two), ..) => one == two,
@@ -192,7 +194,7 @@ fn same(one: Value<'_>, two: Value<'_>) -> bool {
     }
 }
 
-/// Feeds a hash with a value. A whole number is like a real one to [`same`], so it is fed as one.
+/// Feeds a hash with a value. A whole number equals a real one by [`same`], so it is fed as one.
 pub(super) fn feed(value: Value<'_>, state: &mut impl Hasher) {
     if let Some(number) = real(value) {
         // Adding 0 makes -0 the same as 0.

@@ -1,4 +1,4 @@
-//! Topology: what is bound to what, and which queues a message goes to by it.
+//! Topology: exchanges and bindings, and which queues a message goes to by them.
 //!
 //! Why it exists: publishers name an exchange and a routing key, never a queue; what lies between them is declared by
 //! clients at run time, may be large and crooked, and is asked for every message.
@@ -13,9 +13,10 @@
 //! | `select` | from an exchange, routing keys and headers to queues |
 //! | `cache` | the last route of a channel |
 //!
-//! Always true: whatever can change a route raises the revision; an exchange that is retired is found by nobody and
-//! chosen by nobody, and its record goes with its last binding; a binding counts in the quota for as long as it exists.
-//! Who may declare, which policies apply and what goes with an exchange is decided by whoever calls.
+//! Always true: whatever can change a route raises the revision; an exchange that is retired is found by
+//! nobody and chosen by nobody, and its record goes with its last binding; a binding counts in the quota for
+//! as long as it exists. Who may declare, which policies apply and what is deleted with an exchange is
+//! decided by the caller.
 
 mod bindings;
 mod cache;

@@ -30,14 +30,14 @@ pub(super) struct Hook {
     pub(super) hash: u32,
     /// Where the pair begins in the binding's arguments.
     pub(super) at: u32,
-    /// The pair is enough.
+    /// The binding's `x-match` is `any`: this pair is enough.
     pub(super) any: bool,
     /// The next hook of the same binding.
     pub(super) next: Option<u32>,
     links: Links,
 }
 
-/// All hooks.
+/// The hooks of all bindings.
 #[derive(Debug)]
 pub(super) struct Pairs {
     hooks: Slab<Hook>,
@@ -46,7 +46,7 @@ pub(super) struct Pairs {
 }
 
 impl Pairs {
-    /// What one binding takes in memory.
+    /// Bytes of memory that one hook takes.
     pub(super) const BYTES_EACH: usize = Slab::<Hook>::record_bytes() + size_of::<List>();
 
     pub(super) fn with_capacity(bindings_max: usize, seed: u64) -> Self {
@@ -57,7 +57,7 @@ impl Pairs {
         }
     }
 
-    /// Makes a binding's hooks; says which the first is, and how many there are.
+    /// Makes a binding's hooks; gives the first, and how many there are.
     pub(super) fn insert(
         &mut self,
         exchange: ExchangeId,
@@ -104,7 +104,7 @@ impl Pairs {
         count
     }
 
-    /// The hash that a pair is found by. A void value is the mere presence of the name.
+    /// The hash that a pair is found by. A void value stands for the mere presence of the name.
     pub(super) fn hash(&self, exchange: ExchangeId, name: &[u8], wanted: Value<'_>) -> u32 {
         let mut state = self.hasher.build_hasher();
         (exchange, name).hash(&mut state);
@@ -112,12 +112,12 @@ impl Pairs {
         state.finish() as u32
     }
 
-    /// The first hook that may be there for the hash.
+    /// The first hook in the bucket of this hash.
     pub(super) fn first(&self, hash: u32) -> Option<usize> {
         self.buckets[self.bucket(hash)].front()
     }
 
-    /// The hook behind another in its bucket.
+    /// The hook behind another one in its bucket.
     pub(super) fn after(&self, index: usize) -> Option<usize> {
         List::after(&self.hooks, index, |hook| &hook.links)
     }
@@ -130,12 +130,12 @@ impl Pairs {
         ((u64::from(hash) * self.buckets.len() as u64) >> 32) as usize
     }
 
-    /// Bytes that nobody uses and the system holds memory for, about.
+    /// Bytes that no hook uses and the system holds memory for, about.
     pub(super) const fn idle_bytes(&self) -> usize {
         self.hooks.idle_bytes()
     }
 
-    /// Gives idle memory back.
+    /// Gives idle memory back to the system.
     pub(super) fn trim(&mut self) {
         self.hooks.trim();
     }

@@ -13,26 +13,26 @@ use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::journal::Batch;
 use crate::mem::{Links, List};
 
-/// The type of exchanges that keep a message for as long as it says, and choose then.
+/// The type of delayed exchanges, which keep a message for its delay before they route it.
 pub(crate) const DELAYED: &str = "x-delayed-message";
 
-/// How an exchange chooses.
+/// How an exchange routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// The nameless exchange: the routing key is a queue's name.
+    /// The default exchange: the routing key is a queue's name.
     Default,
-    /// Routing key equals binding key.
+    /// The routing key equals the binding key.
     Direct,
-    /// Every message goes to everything that is bound.
+    /// Every message goes to every binding.
     Fanout,
-    /// Words with `*` and `#`.
+    /// Words of the routing key against patterns with `*` and `#`.
     Topic,
     /// Message headers against binding arguments.
     Headers,
 }
 
 impl Kind {
-    /// The type's name on the wire.
+    /// The name of the type on the wire.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Default | Self::Direct => "direct",
@@ -42,7 +42,7 @@ impl Kind {
         }
     }
 
-    /// The kind that clients ask for by this name.
+    /// The kind for a type's name as clients give it.
     pub(super) fn from_name(name: &str) -> Option<Self> {
         [Self::Direct, Self::Fanout, Self::Topic, Self::Headers].into_iter().find(|kind| kind.name() == name)
     }
@@ -54,44 +54,44 @@ pub(crate) struct Exchange {
     pub(crate) vhost: VhostId,
     pub(crate) name: Box<str>,
     pub(crate) kind: Kind,
-    /// A number that no other exchange ever has; 0 when it is not in the log.
+    /// The version of the exchange, which no other ever has; 0 when it is not in the log.
     pub(crate) version: u64,
-    /// The batch with which it is durable that the exchange exists.
+    /// The batch with which the definition of the exchange is durable.
     pub(crate) defined: Batch,
     pub(crate) durable: bool,
     pub(crate) auto_delete: bool,
     pub(crate) internal: bool,
     pub(crate) arguments: Box<[u8]>,
-    /// In whose share the exchange is.
+    /// In whose share of the quotas the exchange is.
     pub(super) declarer: Option<Declarer>,
-    /// The hidden queue of a delayed exchange, where messages wait for as long as they say.
+    /// The hidden queue of a delayed exchange, where messages wait for their delay.
     pub(crate) sleepers: Option<QueueId>,
-    /// Where messages go that match nothing.
+    /// The alternate exchange, for messages that match no binding.
     pub(super) alternate: Option<Arc<str>>,
     /// The policies that apply to the exchange.
     pub(crate) applied: Applied,
-    /// The root of its trie.
+    /// The root of the exchange's trie.
     pub(super) root: usize,
     /// Bindings whose source is the exchange.
     pub(super) bindings: List,
     /// Bindings whose destination is the exchange.
     pub(super) incoming: List,
-    /// How many pairs the bindings from the exchange are found by.
+    /// How many pairs bindings from the exchange are found by.
     pub(super) pairs: u32,
     /// The number of the route that came to the exchange last.
     pub(super) routed_at: u64,
-    /// Its name is gone; the record goes with its last binding.
+    /// The exchange is deleted: its record goes with its last binding.
     pub(crate) dying: bool,
 }
 
 impl Exchange {
-    /// The type's name on the wire.
+    /// The name of the exchange's type on the wire.
     pub(crate) const fn type_name(&self) -> &'static str {
         if self.sleepers.is_some() { DELAYED } else { self.kind.name() }
     }
 }
 
-/// Where a binding leads.
+/// The destination of a binding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub(crate) enum Destination {
     Queue(QueueId),
@@ -107,11 +107,11 @@ pub(crate) struct Binding {
     pub(crate) arguments: Box<[u8]>,
     /// Whether the log has it.
     pub(crate) stored: bool,
-    /// In whose share the binding is.
+    /// In whose share of the quotas the binding is.
     pub(super) declarer: Option<Declarer>,
-    /// The node of the trie for its routing key.
+    /// The node of the trie for the routing key.
     pub(super) node: usize,
-    /// The first of the pairs that the binding is found by.
+    /// The first of the pairs that the binding is found by, if any.
     pub(super) hook: Option<u32>,
     pub(super) source_links: Links,
     pub(super) destination_links: Links,
@@ -129,7 +129,7 @@ impl Binding {
     }
 }
 
-/// A binding's fields, whichever method they came with.
+/// The fields of a binding as a client names them.
 pub(crate) struct BindingSpec<'a> {
     pub(crate) source: &'a str,
     pub(crate) routing_key: &'a str,
@@ -137,13 +137,13 @@ pub(crate) struct BindingSpec<'a> {
 }
 
 impl<'a> BindingSpec<'a> {
-    /// The binding that is meant, once its source and its destination are found.
+    /// The binding with these fields, once source and destination are found.
     pub(crate) const fn between(&self, source: ExchangeId, destination: Destination) -> FoundBinding<'a> {
         FoundBinding { source, destination, routing_key: self.routing_key, arguments: self.arguments }
     }
 }
 
-/// What makes a binding one and the same, with its ends found.
+/// What identifies a binding, with its source and destination found.
 #[derive(PartialEq, Eq, Hash)]
 pub(crate) struct FoundBinding<'a> {
     pub(super) source: ExchangeId,

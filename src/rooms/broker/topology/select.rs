@@ -1,12 +1,12 @@
 //! From an exchange and the keys of a message to queues.
 //!
-//! Why it exists: a message has up to as many keys as a frame has room for, and may come to any exchange by several
-//! ways; whatever is bound, its targets must be found in bounded time and each of them once.
+//! Why it exists: a message has up to as many keys as a frame has room for, and may come to any exchange by
+//! several ways; whatever is bound, the target queues must be found in bounded time and each of them once.
 //!
-//! Always true: a queue is chosen at most once per message and an exchange visited at most once, so cycles
-//! of exchange-to-exchange bindings end; the choice is made into space that was sized at start; what it takes
-//! is charged, and what grows with several things at once (keys, their words, exchanges) is refused beyond a
-//! number of units that goes by what can be bound.
+//! Always true: a queue is chosen at most once per message and an exchange visited at most once, so cycles of
+//! exchange-to-exchange bindings end; the choice is made into space that was sized at start; the work is
+//! charged, and routing whose work grows with several things at once (keys, their words, exchanges) is
+//! refused beyond a number of units that depends on how much can be bound.
 
 use crate::broker::names::IndexTable;
 use crate::broker::queues::{Targets, delay_ms};
@@ -22,21 +22,21 @@ use super::records::{Binding, Destination, Exchange, Kind};
 use super::state::{Topology, find_exchange};
 use super::trie::Trie;
 
-/// So many bytes of a key or of arguments are as much work as a step.
+/// Bytes of a routing key or of arguments that are as much work as one step.
 const BYTES_PER_UNIT: usize = 64;
 
-/// What a message is routed by: its own key, those in its CC and BCC headers, and its headers.
+/// The routing keys and headers of a message: its own key, those in CC and BCC, and its headers.
 struct Keys<'a> {
     own: &'a [u8],
     copies: [Array<'a>; 2],
-    /// Empty unless they matter.
+    /// The headers of the message; empty unless routing needs them.
     headers: Table<'a>,
 }
 
 /// One message on its way through the exchanges.
 struct Selection<'a, 'q> {
     vhost: VhostId,
-    /// What marks exchanges and queues as reached.
+    /// The number of this route, which marks exchanges and queues as reached.
     route: u64,
     exchanges: &'a mut Slab<Exchange>,
     exchange_table: &'a IndexTable,
@@ -49,11 +49,11 @@ struct Selection<'a, 'q> {
 }
 
 impl Topology {
-    /// Chooses the queues for a message with this key; says whether exchange and key alone decided that. `headers` is
-    /// empty unless they matter.
+    /// Chooses the queues for a message with this routing key; says whether exchange and key alone decided
+    /// that. `headers` is empty unless routing needs them.
     ///
     /// # Errors
-    /// It takes more work than [`Self::limit_routing`] allowed.
+    /// Routing takes more work than [`Self::limit_routing`] allowed.
     pub(crate) fn route(
         &mut self,
         work: &mut Work,
@@ -189,7 +189,7 @@ impl Selection<'_, '_> {
         let mut any = false;
         for place in names.places() {
             let Some((name, value)) = headers::entry(headers, place) else { continue };
-            // Some ask for its value, and some for its presence.
+            // Some bindings ask for the header's value, some for its presence.
             for wanted in [value, Value::Void] {
                 let hash = pairs.hash(exchange, name, wanted);
                 let mut at = pairs.first(hash);
@@ -204,7 +204,7 @@ impl Selection<'_, '_> {
         any
     }
 
-    /// Takes a binding if its pair is among the headers, and with it whatever else it requires.
+    /// Takes a binding if the pair of this hook, and whatever else it requires, is among the headers.
     fn take_by_hook(&mut self, hook: Hook, headers: Table<'_>, names: &Names) -> bool {
         let record = &self.bindings[hook.binding as usize];
         let arguments = Table::trusted(&record.arguments);
@@ -264,7 +264,7 @@ impl Selection<'_, '_> {
     }
 }
 
-/// The lists of further routing keys in the CC and BCC headers. What is not text in them is no key.
+/// The lists of further routing keys in the CC and BCC headers. Entries that are no text are no keys.
 pub(crate) fn copies(headers: Table<'_>) -> [Array<'_>; 2] {
     ["CC", "BCC"].map(|name| match headers.get(name) {
         Some(Value::Array(array)) => array,

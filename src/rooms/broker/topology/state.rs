@@ -1,6 +1,7 @@
-//! All exchanges and bindings, with what they are found by, and the size of it all.
+//! All exchanges and bindings, with the tables to find them, and their sizes.
 //!
-//! Why it exists: what a message costs must not depend on what was declared before it, so the tables are sized once.
+//! Why it exists: the cost of a message must not depend on what was declared before it, so the tables are
+//! sized once.
 //!
 //! Always true: whatever can change a route raises the revision; there are as many nodes as all exchanges and bindings
 //! that fit may have on average, and the quota counts them.
@@ -19,8 +20,8 @@ const NODES_PER_BINDING: usize = 2;
 /// Units of work that routing one message may take for each binding there may be: a key of eight words gets
 /// to every node of a topic exchange, whatever is bound.
 const UNITS_PER_BINDING: u32 = 16;
-/// Units of work that routing one message may take at least, however few bindings there may be: room for thousands
-/// of keys.
+/// Units of work that routing one message may take at least, however few bindings there may be: room for
+/// thousands of routing keys.
 const UNITS_MIN: u32 = 1 << 16;
 
 /// Exchanges, bindings, and how to get from exchanges along bindings to queues.
@@ -33,30 +34,31 @@ pub(crate) struct Topology {
     pub(super) pairs: Pairs,
     pub(super) trie: Trie,
     pub(super) header_names: headers::Names,
-    /// Exchanges that the message under way comes to.
+    /// Exchanges still to be visited for the message that is being routed.
     pub(super) to_visit: Vec<ExchangeId>,
-    /// Routes there have been.
+    /// How many messages were routed, which numbers the routes.
     pub(super) routes: u64,
+    /// Rises whenever a route or a right may have changed.
     revision: u64,
     /// Units of work that routing one message may take.
     units_max: u32,
 }
 
 impl Topology {
-    /// An exchange in memory, with its root node.
+    /// Bytes of memory that an exchange takes, with its root node.
     pub(crate) const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
         + IndexTable::ENTRY_BYTES
         + size_of::<ExchangeId>()
         + Trie::NODE_BYTES;
-    /// A binding, with its nodes, or its pairs.
+    /// Bytes of memory that a binding takes, with its nodes, or its pairs.
     pub(crate) const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
         + Pairs::BYTES_EACH
         + IndexTable::ENTRY_BYTES
         + NODES_PER_BINDING * Trie::NODE_BYTES;
-    /// Nodes of the tries per binding, each of which the allocator adds something to.
+    /// Nodes of the tries per binding, to each of which the allocator adds something.
     pub(crate) const NODES_PER_BINDING: usize = NODES_PER_BINDING;
 
-    /// What looking into the headers of a message takes in memory.
+    /// Bytes of memory that looking into the headers of a message takes.
     pub(crate) const fn header_names_bytes(frame_max: usize) -> usize {
         headers::Names::bytes(frame_max)
     }
@@ -78,28 +80,28 @@ impl Topology {
         }
     }
 
-    /// From here on, routing may take as much work as that of so many messages may.
+    /// Limits the routing work from here on to that of this many messages.
     pub(crate) const fn limit_routing(&self, work: &mut Work, messages: u32) {
         work.limit(self.units_max.saturating_mul(messages));
     }
 
-    /// The number that rises whenever a route may have become another: what was remembered under it holds while it stays.
+    /// The number that rises whenever a route may have changed: a remembered route holds while it stays.
     #[inline]
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Routes and rights may be others from now on.
+    /// Notes that routes and rights may have changed.
     pub(crate) const fn revise(&mut self) {
         self.revision += 1;
     }
 
-    /// Bytes that nobody uses and the system holds memory for, about.
+    /// Bytes that the topology does not use and the system holds memory for, about.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.bindings.idle_bytes() + self.pairs.idle_bytes() + self.trie.idle_bytes()
     }
 
-    /// Gives idle memory back.
+    /// Gives idle memory back to the system.
     pub(crate) fn trim(&mut self) {
         self.bindings.trim();
         self.pairs.trim();

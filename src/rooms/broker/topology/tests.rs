@@ -1,4 +1,5 @@
-//! Topology by itself: exchanges and bindings that come and go, where messages go by them, and what is written down.
+//! Topology by itself: exchanges and bindings that come and go, how they route messages, and which
+//! definitions are written.
 
 use super::*;
 use crate::broker::access::FIRST_VHOST;
@@ -17,7 +18,7 @@ use crate::wire::Full;
 use crate::wire::Writer;
 use crate::wire::field::{Table, TableWriter};
 
-/// A topology, and what is lent to it.
+/// A topology with everything its methods borrow.
 struct World {
     topology: Topology,
     access: Access,
@@ -38,7 +39,7 @@ fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Full>) -> Vec
     bytes[4..end].to_vec()
 }
 
-/// The exchange that every virtual host has under the empty name.
+/// The default exchange, which every virtual host has under the empty name.
 const DEFAULT: ExchangeDeclaration<'_> = declaration("", "direct", &[]);
 
 const fn declaration<'a>(exchange: &'a str, kind: &'a str, arguments: &'a [u8]) -> ExchangeDeclaration<'a> {
@@ -103,7 +104,7 @@ impl World {
         self.queues.insert_hidden(record).unwrap()
     }
 
-    /// A queue that the log has under its incarnation, or not at all with 0.
+    /// A queue that the log has under this incarnation, or not at all with 0.
     fn queue(&mut self, name: &str, incarnation: u64) -> QueueId {
         let mut record = self.record(name);
         record.logged = Logged::as_incarnation(incarnation);
@@ -122,7 +123,7 @@ impl World {
         self.topology.bind(&mut cx, &self.access, &mut self.quota, &mut self.queues, &new)
     }
 
-    /// Declares a queue of no log, and binds it.
+    /// Declares a queue that is not in the log, and binds it.
     fn bound(&mut self, source: ExchangeId, queue: &str, routing_key: &str, arguments: &[u8]) {
         let found = self.queues.find_queue(self.vhost, queue);
         let queue = found.unwrap_or_else(|| self.queue(queue, 0));
@@ -140,7 +141,7 @@ impl World {
         self.topology.retire_exchange(&mut cx, &self.access, exchange);
     }
 
-    /// Whether an exchange that is there may be declared so.
+    /// Compares an existing exchange with another declaration of it.
     fn compare(&mut self, declaration: &ExchangeDeclaration<'_>) -> Result<(), Fault> {
         let exchange = self.topology.require_exchange(&self.access, self.vhost, declaration.exchange)?;
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
@@ -160,7 +161,7 @@ impl World {
         names.join(" ")
     }
 
-    /// What was written down since somebody asked: kind and source of each definition, with a `-` if it is gone.
+    /// The definitions written since the last call: kind and source of each, with a `-` if it is gone.
     fn written(&mut self) -> Vec<String> {
         let mut written = Vec::new();
         while let Some(fact) = self.journal.fact() {

@@ -1,4 +1,4 @@
-//! Keys and patterns as a trie: which nodes have the bindings, and which nodes a routing key reaches.
+//! Keys and patterns as a trie: which nodes hold the bindings, and which nodes a routing key reaches.
 //!
 //! ```text
 //! root ─ "kern" ─ "*"        direct: one node per routing key, below the root
@@ -22,34 +22,35 @@ use super::records::{Binding, Kind};
 /// A routing key or a word of one.
 #[derive(Debug)]
 struct Node {
-    /// The node above; none for a root.
+    /// The node above this one; none for a root.
     parent: Option<usize>,
     word: Box<[u8]>,
     bindings: List,
     children: u32,
-    /// The number of the user for whose binding the node was made; 0 for nobody's.
+    /// The number of the user for whose binding the node was made; 0 for none.
     user: u32,
-    /// The child `*`, if there is one.
+    /// The child with the word `*`, if there is one.
     star: Option<usize>,
-    /// The child `#`, if there is one.
+    /// The child with the word `#`, if there is one.
     hash: Option<usize>,
-    /// Step of a topic match that last reached this node.
+    /// The step of a topic match that last reached this node.
     reached_at: u64,
 }
 
-/// All tries, one below each exchange's root.
+/// The tries of all exchanges, one below each root.
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Slab<Node>,
     table: IndexTable,
-    /// The two sets of a match, sized once for all nodes there can be.
+    /// The set of nodes reached so far in a match; with `next`, sized once for all nodes there can be.
     reached: Vec<usize>,
+    /// The set of nodes reached with the next word of a match.
     next: Vec<usize>,
     step: u64,
 }
 
 impl Trie {
-    /// What a node takes in memory: itself, its place in the table and in both sets of a match.
+    /// Bytes of memory per node: its record, its place in the table and in both sets of a match.
     pub(super) const NODE_BYTES: usize =
         Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * size_of::<usize>();
 
@@ -68,17 +69,17 @@ impl Trie {
         self.nodes.room()
     }
 
-    /// The root of a new exchange; the caller made sure of room.
+    /// Makes the root of a new exchange; the caller made sure of room.
     pub(super) fn add_root(&mut self) -> usize {
         self.insert(None, b"", 0)
     }
 
-    /// An exchange without bindings is gone.
+    /// Removes the root of an exchange that has no bindings.
     pub(super) fn remove_root(&mut self, root: usize) {
         self.nodes.remove(root);
     }
 
-    /// How many nodes there are to be made for a binding with this key.
+    /// How many nodes have to be made for a binding with this routing key.
     pub(super) fn missing(&self, root: usize, kind: Kind, key: &[u8]) -> usize {
         let mut at = Some(root);
         let mut is_missing = |word: &[u8]| {
@@ -92,8 +93,8 @@ impl Trie {
         }
     }
 
-    /// The node for a binding with this key; the caller made sure of room for those that are
-    /// missing, which are made for the user of this number.
+    /// Finds or makes the node for a binding with this routing key; the caller made sure of room for new
+    /// nodes, which are made for the user of this number.
     pub(super) fn place(&mut self, root: usize, kind: Kind, key: &[u8], user: u32) -> usize {
         match kind {
             Kind::Fanout | Kind::Headers | Kind::Default => root,
@@ -117,7 +118,7 @@ impl Trie {
         self.nodes[node].bindings.front()
     }
 
-    /// Removes a node if it serves nothing any more: its parent, which is to be looked at next, and the
+    /// Removes a node without bindings and children: gives its parent, which is to be pruned next, and the
     /// number of the user it was made for.
     pub(super) fn prune(&mut self, node: usize) -> Option<(usize, u32)> {
         let record = &self.nodes[node];
@@ -147,8 +148,8 @@ impl Trie {
         })
     }
 
-    /// Finds the nodes whose pattern matches `key`, to be asked for by [`Self::matched`]; says how many
-    /// nodes it visited for that. Beyond `visits_max` it stops, and none matches.
+    /// Finds the nodes whose pattern matches `key`, to be asked for by [`Self::matched`]; says how many nodes
+    /// were visited. Beyond `visits_max` the walk stops, and none matches.
     pub(super) fn match_topic(&mut self, root: usize, key: &[u8], visits_max: usize) -> usize {
         self.step += 1;
         self.reached.clear();
@@ -179,7 +180,7 @@ impl Trie {
         visits
     }
 
-    /// The nodes that the last match found, one after the other.
+    /// The node at this place among those that the last match found.
     pub(super) fn matched(&self, place: usize) -> Option<usize> {
         self.reached.get(place).copied()
     }
@@ -214,24 +215,24 @@ impl Trie {
         self.nodes.insert(node).expect("the caller made sure of room")
     }
 
-    /// Bytes that nobody uses and the system holds memory for, about.
+    /// Bytes that no node uses and the system holds memory for, about.
     pub(super) const fn idle_bytes(&self) -> usize {
         self.nodes.idle_bytes()
     }
 
-    /// Gives idle memory back.
+    /// Gives idle memory back to the system.
     pub(super) fn trim(&mut self) {
         self.nodes.trim();
     }
 }
 
-/// The words of a key or pattern; an empty one has none.
+/// The words of a routing key or pattern; an empty one has none.
 fn words(key: &[u8]) -> impl Iterator<Item = &[u8]> {
     let count = if key.is_empty() { 0 } else { usize::MAX };
     key.split(|byte| *byte == b'.').take(count)
 }
 
-/// Reaches a node, and with it every `#` below it, which matches no word at all as well.
+/// Reaches a node, and every `#` below it, which matches no word at all as well.
 fn enter(nodes: &mut Slab<Node>, from: usize, step: u64, reached: &mut Vec<usize>) {
     let mut at = Some(from);
     while let Some(index) = at {

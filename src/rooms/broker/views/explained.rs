@@ -1,9 +1,9 @@
-//! How it is told why publishers wait.
+//! The text that tells why publishers wait.
 //!
 //! Why it exists: the log, the command line, the management API and the page print the same text.
 //!
-//! Always true: it names what it is about, the numbers, and the one thing to do; a key that is named is one of
-//! the configuration.
+//! Always true: the text names the pool or queue, the numbers, and the one thing to do; a key that it names
+//! is one of the configuration.
 
 use core::fmt;
 
@@ -17,7 +17,8 @@ use crate::broker::queues::Queue;
 use crate::broker::shortage::{Pool, Shortage, Waiters};
 
 impl<'b> Views<'b> {
-    /// What waits, since when, what for, and what to do about it. `disk_limit` is as the operator has it.
+    /// The text for publishers who wait: how many, since when, for what, and what to do. `disk_limit` is as
+    /// the operator set it.
     pub const fn explain(
         self,
         (journal, messages): (&'b Journal, &'b Messages),
@@ -28,7 +29,7 @@ impl<'b> Views<'b> {
     }
 }
 
-/// The text.
+/// The text that tells why publishers wait.
 #[derive(Debug)]
 pub struct Explained<'a> {
     pub(super) views: Views<'a>,
@@ -110,7 +111,7 @@ impl fmt::Display for Explained<'_> {
 }
 
 impl Explained<'_> {
-    /// Who waits, and what to do.
+    /// Writes who waits, and what to do.
     fn deed(&self, f: &mut fmt::Formatter<'_>, deed: fmt::Arguments<'_>) -> fmt::Result {
         let Waiters { count, for_ms, others, .. } = self.waiters;
         let seconds = for_ms / 1000;
@@ -127,8 +128,8 @@ impl Explained<'_> {
         write!(f, "; {deed}")
     }
 
-    /// What shares of the disk are shares of, and how there is more of it: a full file system leaves less than
-    /// `disk_limit`, and raising that would help nobody.
+    /// The total that shares of the disk are taken of, and how to enlarge it: a full file system leaves less
+    /// than `disk_limit`, and raising that would help nobody.
     const fn disk(&self) -> (&'static str, &'static str) {
         match self.journal.is_file_system_full() {
             true => ("what the full file system leaves", "make room there"),
@@ -160,7 +161,7 @@ impl Explained<'_> {
         }
     }
 
-    /// The queue that takes most of a pool, of one virtual host or of all; `None`: none does.
+    /// Writes the queue that takes most of a pool, of one virtual host or of all; `None`: none does.
     fn most_by(
         &self,
         f: &mut fmt::Formatter<'_>,
@@ -184,7 +185,7 @@ impl Explained<'_> {
         Ok(Some(()))
     }
 
-    /// What is taken of a pool, of all of it.
+    /// Writes how much of a pool is taken, and its size.
     fn used(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
         let (views, messages) = (self.views, self.messages);
         let bytes = |used: usize, most: usize| (Megabytes(used as u64), Megabytes(most as u64));
@@ -228,7 +229,7 @@ impl Explained<'_> {
         self.deed(f, format_args!("consume or purge that queue, or raise {key}"))
     }
 
-    /// What to do when the log has no room: the queue that takes most of it, and the key.
+    /// Writes what to do when the log has no room: the queue that takes most of it, and the key.
     fn free_log(&self, f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
         match self.most_in_log(f, None)? {
             None => self.deed(f, format_args!("raise {key}")),
@@ -236,7 +237,7 @@ impl Explained<'_> {
         }
     }
 
-    /// The queue that takes most of the log, of one virtual host or of all; `None`: none does.
+    /// Writes the queue that takes most of the log, of one virtual host or of all; `None`: none does.
     fn most_in_log(&self, f: &mut fmt::Formatter<'_>, of: Option<VhostId>) -> Result<Option<()>, fmt::Error> {
         let Some((queue, bytes)) = self.views.queues.fullest(of, Queue::log_bytes) else { return Ok(None) };
         f.write_str(", most by ")?;
@@ -245,7 +246,7 @@ impl Explained<'_> {
         Ok(Some(()))
     }
 
-    /// What the log takes, of what it can use of the limit.
+    /// Writes how much the log takes, and how much of the limit it can use.
     fn disk_used(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let usable = self.journal.disk_bytes_max();
         let used = usable.saturating_sub(self.journal.disk_room());
@@ -271,14 +272,14 @@ impl Explained<'_> {
         write!(f, "virtual host '{name}' has its share of {key}, the rest is kept for other virtual hosts")
     }
 
-    /// Names are what peers make them.
+    /// Writes the name of a queue, made safe to show: clients choose names.
     fn queue(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
         let Some(record) = self.views.queues.get(queue.index()) else { return f.write_str("a queue") };
         let vhost = self.views.access.vhost_name(record.vhost).escape_debug();
         write!(f, "queue '{}' (virtual host '{vhost}')", record.name.escape_debug())
     }
 
-    /// A sum over a queue and its levels; 0 for one that is gone.
+    /// The sum over a queue and its levels; 0 for a deleted queue.
     fn in_all(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
         let is_there = self.views.queues.get(queue.index()).is_some();
         if is_there { self.views.queues.in_all(queue, much) } else { 0 }

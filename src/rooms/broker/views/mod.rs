@@ -1,4 +1,4 @@
-//! Views: what there is, for those who run the broker.
+//! Views: the records of the broker, as operators see them.
 //!
 //! | file | what |
 //! |---|---|

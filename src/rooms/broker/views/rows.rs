@@ -6,68 +6,68 @@ use crate::broker::policy::AppliedView;
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
 
-/// A queue.
+/// A queue, as operators see it.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueView<'a> {
-    /// Its place.
+    /// The queue's place, for listing.
     pub place: usize,
-    /// When it was declared, as a number that no other queue has.
+    /// The number of the declaration, which no other queue has.
     pub serial: u64,
-    /// Its virtual host.
+    /// The queue's virtual host.
     pub vhost: &'a str,
-    /// Its name.
+    /// The queue's name.
     pub name: &'a str,
-    /// It outlives the broker.
+    /// The queue is durable.
     pub durable: bool,
-    /// It goes with its last consumer.
+    /// The queue goes with its last consumer.
     pub auto_delete: bool,
-    /// The connection it belongs to, and with which it goes.
+    /// The connection of an exclusive queue, with which it goes.
     pub owner: Option<ConnectionId>,
-    /// Its arguments.
+    /// The queue's arguments.
     pub arguments: Table<'a>,
-    /// What policies say of it.
+    /// The policies that apply to the queue.
     pub applied: AppliedView<'a>,
     /// Messages ready for delivery.
     pub messages_ready: u32,
-    /// Those of them that are in memory.
+    /// Ready messages that are in memory.
     pub messages_ready_ram: u32,
-    /// Deliveries not settled.
+    /// Unsettled deliveries.
     pub messages_unacknowledged: u32,
-    /// Those of them whose messages are in memory.
+    /// Unsettled deliveries whose messages are in memory.
     pub messages_unacknowledged_ram: u32,
     /// Messages that the log has.
     pub messages_persistent: u64,
     /// Bytes of the bodies of the ready messages.
     pub message_bytes_ready: u64,
-    /// Bytes of the bodies of messages delivered and not settled.
+    /// Bytes of the bodies of unsettled deliveries.
     pub message_bytes_unacknowledged: u64,
     /// Consumers.
     pub consumers: u32,
-    /// The tag of the consumer that has it for itself, and that consumer's channel.
+    /// The tag of the exclusive consumer, and its channel.
     pub exclusive_consumer: Option<(&'a str, ChannelId)>,
-    /// The same of the one that is active, where there is one at a time.
+    /// The tag of the single active consumer, and its channel.
     pub single_active_consumer: Option<(&'a str, ChannelId)>,
-    /// Bytes of memory that it and its ready messages take.
+    /// Bytes of memory that the queue and its ready messages take.
     pub memory_bytes: u64,
-    /// Messages that came in since this process has the queue, those that it found in the log counted in.
+    /// Messages that came in since this process has the queue, those found in the log at a start included.
     pub came: u64,
-    /// Messages delivered since then, each as often as it was.
+    /// Messages delivered since this process has the queue; a message counts once for each delivery.
     pub went: u64,
 }
 
 /// How full a pool is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PoolFill {
-    /// The configuration's key that makes it larger.
+    /// The configuration key that makes the pool larger.
     pub key: &'static str,
-    /// What is taken of it, in what the memory table counts it in.
+    /// How much of the pool is taken, in the unit of the memory table.
     pub used: u64,
-    /// All of it.
+    /// The size of the pool.
     pub max: u64,
 }
 
 impl PoolFill {
-    /// What of it is taken, of a hundred.
+    /// How much of the pool is taken, in per cent.
     pub const fn per_cent(&self) -> u64 {
         match self.max {
             0 => 0,
@@ -76,65 +76,65 @@ impl PoolFill {
     }
 }
 
-/// An exchange.
+/// An exchange, as operators see it.
 #[derive(Clone, Copy, Debug)]
 pub struct ExchangeView<'a> {
-    /// Its virtual host.
+    /// The exchange's virtual host.
     pub vhost: &'a str,
-    /// Its name; empty for the default exchange.
+    /// The exchange's name; empty for the default exchange.
     pub name: &'a str,
-    /// Its type.
+    /// The exchange's type.
     pub kind: &'static str,
-    /// It outlives the broker.
+    /// The exchange is durable.
     pub durable: bool,
-    /// It goes with its last binding.
+    /// The exchange goes with its last binding.
     pub auto_delete: bool,
-    /// Nobody publishes to it.
+    /// Clients may not publish to the exchange.
     pub internal: bool,
-    /// Its arguments.
+    /// The exchange's arguments.
     pub arguments: Table<'a>,
-    /// The name of the policy that applies to it.
+    /// The name of the policy that applies to the exchange.
     pub policy: Option<&'a str>,
-    /// Messages that wait for their time, when it is a delayed one.
+    /// Delayed messages that wait in the exchange, if it is a delayed one.
     pub messages_delayed: Option<u64>,
 }
 
-/// A binding.
+/// A binding, as operators see it.
 #[derive(Clone, Copy, Debug)]
 pub struct BindingView<'a> {
     /// The virtual host of both ends.
     pub vhost: &'a str,
-    /// The exchange it starts from.
+    /// The source exchange.
     pub source: &'a str,
-    /// The queue or exchange that gets the messages.
+    /// The destination: a queue or an exchange.
     pub destination: &'a str,
-    /// It leads to an exchange, not to a queue.
+    /// The destination is an exchange.
     pub to_exchange: bool,
-    /// An end of it belongs to one connection.
+    /// The destination is an exclusive queue.
     pub exclusive: bool,
-    /// The binding key.
+    /// The routing key of the binding.
     pub routing_key: &'a str,
-    /// Its arguments.
+    /// The binding's arguments.
     pub arguments: Table<'a>,
 }
 
-/// A connection that has opened its virtual host.
+/// A connection that has opened its virtual host, as operators see it.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionView<'a> {
     /// The user who is logged in.
     pub user: &'a str,
     /// The virtual host.
     pub vhost: &'a str,
-    /// Its channels.
+    /// How many channels the connection has.
     pub channels: u32,
 }
 
-/// A channel.
+/// A channel, as operators see it.
 #[derive(Clone, Copy, Debug)]
 pub struct ChannelView<'a> {
-    /// Its connection.
+    /// The channel's connection.
     pub connection: ConnectionId,
-    /// Its number on the wire.
+    /// The channel's number on the wire.
     pub number: u16,
     /// The user.
     pub user: &'a str,
@@ -144,9 +144,9 @@ pub struct ChannelView<'a> {
     pub confirm: bool,
     /// Publishes and acknowledgements are in transactions.
     pub transactional: bool,
-    /// Its consumers.
+    /// How many consumers the channel has.
     pub consumers: u32,
-    /// Deliveries not settled.
+    /// Unsettled deliveries.
     pub messages_unacknowledged: u32,
     /// Publishes of the open transaction.
     pub messages_uncommitted: u32,
@@ -154,42 +154,42 @@ pub struct ChannelView<'a> {
     pub acks_uncommitted: u32,
     /// Prefetch of consumers started from now on; 0 is unlimited.
     pub prefetch_count: u16,
-    /// Prefetch of all of them together; 0 is unlimited.
+    /// Prefetch of all consumers of the channel together; 0 is unlimited.
     pub global_prefetch_count: u16,
 }
 
-/// A consumer.
+/// A consumer, as operators see it.
 #[derive(Clone, Copy, Debug)]
 pub struct ConsumerView<'a> {
-    /// The virtual host of its queue.
+    /// The virtual host of the consumer's queue.
     pub vhost: &'a str,
-    /// Its queue.
+    /// The consumer's queue.
     pub queue: &'a str,
-    /// Its channel.
+    /// The consumer's channel.
     pub channel: ChannelId,
-    /// The user who is logged in there.
+    /// The user of the consumer's connection.
     pub user: &'a str,
-    /// Its tag.
+    /// The consumer tag.
     pub tag: &'a str,
-    /// It acknowledges.
+    /// The consumer acknowledges.
     pub ack_required: bool,
-    /// Nobody else may take from the queue.
+    /// The consumer is exclusive.
     pub exclusive: bool,
-    /// 0 is unlimited.
+    /// The consumer's prefetch; 0 is unlimited.
     pub prefetch_count: u16,
-    /// Those with a higher one go first.
+    /// The consumer's priority: higher ones go first.
     pub priority: i32,
-    /// Whether it may take messages.
+    /// Whether the consumer may take messages.
     pub activity: ConsumerActivity,
 }
 
 /// Whether a consumer may take messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConsumerActivity {
-    /// Like all others of its queue.
+    /// The consumer takes messages, like all others of its queue.
     Up,
-    /// It alone: the queue has one active consumer at a time.
+    /// The consumer is the single active one of its queue.
     SingleActive,
-    /// Not until the active one has gone.
+    /// The consumer waits until the single active one has gone.
     Waiting,
 }

@@ -1,7 +1,7 @@
-//! What there is, as an operator sees it: one record at a time, by its place in its pool.
+//! The records of the broker as an operator sees them: one at a time, by its place in its pool.
 //!
-//! Whoever lists goes through the places in rising order and may stop between any two for as long as he
-//! likes: what stays is shown exactly once, what comes or goes meanwhile may be shown or not.
+//! A listing goes through the places in rising order and may stop between any two for any time: a record that
+//! stays is shown exactly once, one that comes or goes meanwhile may be shown or not.
 //!
 //! Always true: nothing is changed here, and nothing is collected; a view borrows from the record.
 
@@ -21,7 +21,7 @@ use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::mem::Messages;
 use crate::wire::field::Table;
 
-/// Everything that operators may see, borrowed.
+/// The parts of the broker that operators may see, borrowed.
 #[derive(Clone, Copy)]
 pub struct Views<'b> {
     pub(crate) access: &'b Access,
@@ -45,12 +45,12 @@ impl<'b> Views<'b> {
         self.consumers.publishers() as u64
     }
 
-    /// Places of queues that were ever used.
+    /// Places of queues ever used.
     pub const fn queue_places(self) -> usize {
         self.queues.places()
     }
 
-    /// The queue in a place, if there is one that anybody may see.
+    /// The queue in a place, unless it is a hidden one.
     pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
         let record = self.queues.get(place).filter(|record| !record.hidden && !record.dying)?;
         let exclusive = record.audience.first().filter(|_| record.audience.has_exclusive());
@@ -87,8 +87,7 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Messages ready in all queues of a virtual host that anybody may see, and those delivered there and not
-    /// settled.
+    /// Ready messages and unsettled deliveries in all queues of a virtual host but hidden ones.
     pub fn depth_of(self, vhost: &str) -> (u64, u64) {
         let queues = self.queues.iter().filter(|(_, record)| !record.hidden && !record.dying);
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
@@ -99,7 +98,7 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of exchanges that were ever used.
+    /// Places of exchanges ever used.
     pub const fn exchange_places(self) -> usize {
         self.topology.exchange_places()
     }
@@ -120,7 +119,7 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of bindings that were ever used.
+    /// Places of bindings ever used.
     pub const fn binding_places(self) -> usize {
         self.topology.binding_places()
     }
@@ -147,18 +146,19 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Who has logged in on a connection; nobody is empty.
+    /// The name of the user of a connection; empty before the login.
     pub fn user_of(self, connection: ConnectionId) -> &'b str {
         self.consumers.find_connection(connection).map_or("", |record| record.identity.name())
     }
 
-    /// The name of the virtual host that a connection has opened; empty for one that has not.
+    /// The name of the virtual host that a connection has opened; empty before that.
     pub fn vhost_of(self, connection: ConnectionId) -> &'b str {
         let vhost = self.consumers.find_connection(connection).and_then(|record| record.vhost);
         vhost.map_or("", |vhost| self.access.vhost_name(vhost))
     }
 
-    /// How full the pools are that publishers and programs can fill, by the keys that make them larger.
+    /// How full the pools are that publishers and other clients can fill, by the configuration keys that make
+    /// them larger.
     pub fn pools(self, messages: &Messages) -> [PoolFill; 13] {
         let fill = |key, fill: Fill| PoolFill { key, used: fill.used as u64, max: fill.max as u64 };
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
@@ -186,7 +186,7 @@ impl<'b> Views<'b> {
         ]
     }
 
-    /// What the broker knows of a connection that is in use.
+    /// A connection that is in use.
     pub fn connection_view(self, connection: ConnectionId) -> Option<ConnectionView<'b>> {
         let record = self.consumers.find_connection(connection).filter(|record| !record.dying)?;
         Some(ConnectionView {
@@ -196,7 +196,7 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of channels that were ever used.
+    /// Places of channels ever used.
     pub const fn channel_places(self) -> usize {
         self.consumers.channel_places()
     }
@@ -226,7 +226,7 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of consumers that were ever used.
+    /// Places of consumers ever used.
     pub const fn consumer_places(self) -> usize {
         self.consumers.consumer_places()
     }
@@ -253,7 +253,7 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Places of policies that were ever used, for who lists them one by one.
+    /// Places of policies ever used, for listing them one by one.
     pub const fn policy_places(self) -> usize {
         self.policies.places()
     }
@@ -263,12 +263,12 @@ impl<'b> Views<'b> {
         self.policies.at(place, |vhost| self.access.vhost_name(vhost))
     }
 
-    /// The policies.
+    /// All policies.
     pub fn policies(self) -> impl Iterator<Item = PolicyView<'b>> {
         (0..self.policy_places()).filter_map(move |place| self.policy_at(place))
     }
 
-    /// Places of parameters that were ever used, for who lists them one by one.
+    /// Places of parameters ever used, for listing them one by one.
     pub const fn parameter_places(self) -> usize {
         self.parameters.places()
     }
@@ -278,7 +278,7 @@ impl<'b> Views<'b> {
         self.parameters.at(place, |vhost| self.access.vhost_name(vhost))
     }
 
-    /// The parameters.
+    /// All parameters.
     pub fn parameters(self) -> impl Iterator<Item = ParameterView<'b>> {
         (0..self.parameter_places()).filter_map(move |place| self.parameter_at(place))
     }
