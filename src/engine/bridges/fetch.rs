@@ -166,7 +166,7 @@ impl<P: Platform> Task<'_, '_, P> {
         let message = messages.begin(exchange, key, draw)?;
         let flags = message_flags(properties);
         let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, draw.share);
-        kept.inspect_err(|_| messages.release(message))?;
+        kept.inspect_err(|_| messages.discard(message))?;
         incoming.content = Received::Part(message, len.into());
         if len == 0 {
             messages.finish(message);

@@ -323,10 +323,15 @@ impl Messages {
         MESSAGE_SLOT_BYTES as u32 + slot.block_bytes()
     }
 
-    /// Frees a copy that was made in vain. No message left by that, so nobody is told of room.
-    pub fn discard(&mut self, copy: MessageId) {
-        self.release(copy);
+    /// Frees a message that was begun or copied in vain, before anything else came or went. No room is made by
+    /// that and by its beginning together, so nobody is told of any: whoever waits for room would try again
+    /// for ever.
+    pub fn discard(&mut self, id: MessageId) {
+        assert!(!self.is_shared(id), "nobody else holds what was made in vain");
+        let pages_freed = self.pages_freed;
+        self.releases -= self.free(id);
         self.frees -= 1;
+        self.pages_freed = pages_freed;
     }
 
     /// Whether it must be returned if it reaches no queue; remembered while a transaction is open.
@@ -458,11 +463,10 @@ impl Messages {
         Err(self.refuse(share, full, owner))
     }
 
-    fn free(&mut self, id: MessageId) {
+    /// Says how many of the releases that were counted when it came are undone by that.
+    fn free(&mut self, id: MessageId) -> u64 {
         self.leave_assembly(id);
-        if self.owners.is_divided() {
-            self.count_freed(id);
-        }
+        let undone = if self.owners.is_divided() { self.count_freed(id) } else { 0 };
         let chain = core::mem::take(&mut self.slots[id.index()].first_block);
         self.slots.give(id.index());
         self.frees += 1;
@@ -472,6 +476,7 @@ impl Messages {
             self.blocks.free_chain(chain);
             self.pages_freed += (before - self.blocks.pages_used()) as u64;
         }
+        undone
     }
 
     /// Says how many pages of the assembly share that made free.

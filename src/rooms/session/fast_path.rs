@@ -98,7 +98,7 @@ impl Connection {
         let message = context.messages.begin(exchange, whole.routing_key, context.draw()).ok()?;
         let len = whole.body.len() as u32;
         if context.messages.reserve_content(message, whole.properties, flags, len, context.share).is_err() {
-            context.messages.release(message);
+            context.messages.discard(message);
             return None;
         }
         context.messages.append_body(message, whole.body);

@@ -64,11 +64,15 @@ impl Messages {
         self.releases += u64::from(is_less_kept);
     }
 
-    /// It goes.
+    /// It goes; says how many of the releases that were counted when it came are undone by that. It gives back
+    /// in the steps in which it took, the last one first.
     #[inline(never)]
-    pub(super) fn count_freed(&mut self, id: MessageId) {
+    pub(super) fn count_freed(&mut self, id: MessageId) -> u64 {
         let slot = &self.slots[id.index()];
-        self.owners.give_back(slot.owner(), 1, slot.block_bytes().into());
+        let (owner, names_bytes) = (slot.owner(), slot.names_block_bytes());
+        let content = self.owners.give_back(owner, 0, (slot.block_bytes() - names_bytes).into());
+        let begun = self.owners.give_back(owner, 1, names_bytes.into());
+        u64::from(content) + u64::from(begun)
     }
 
     /// Whose memory a message takes.

@@ -121,7 +121,7 @@ impl Messages {
         let copy = self.begin(exchange, routing_key, draw)?;
         let body_len = self.body_len(id);
         if let Err(full) = self.reserve_whole(copy, properties, flags, body_len, Share::Reserve) {
-            self.release(copy);
+            self.discard(copy);
             return Err(full);
         }
         self.copy_body(id, copy);

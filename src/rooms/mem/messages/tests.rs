@@ -268,3 +268,25 @@ fn long_names_of_one_virtual_host_leave_another_its_part() {
         assert_eq!(heard, 20, "names of {} bytes", key_len + 9);
     }
 }
+
+#[test]
+fn a_message_begun_in_vain_makes_no_room() {
+    // Seed 1033176 of the simulator: two users, and a publisher that was told of room by its own attempt.
+    let mut pool = pool(64, 1 << 20, 1 << 20);
+    let (first, second) = (Owner::of_vhost(0), Owner::of_vhost(1));
+    pool.divide_among([first, second].into_iter(), core::iter::empty());
+    let draw = Draw { share: Share::Ordinary, owner: first };
+    let key = [b'k'; 200];
+    let kept = make(&mut pool, "key", b"", &[7; 5000]);
+    let before = pool.room_made();
+    let begun = pool.begin("amq.topic", &key, draw).unwrap();
+    pool.reserve_content(begun, b"", MessageFlags::NONE, 2 << 20, Share::Ordinary).unwrap_err();
+    assert!(pool.room_made() > before, "what it took of its part is not kept for it any more");
+    pool.discard(begun);
+    assert_eq!(pool.room_made(), before, "begun");
+    let copy = pool.copy_as(kept, ("amq.topic", &key), b"", MessageFlags::NONE).unwrap();
+    pool.discard(copy);
+    assert_eq!(pool.room_made(), before, "copied");
+    pool.release(kept);
+    assert!(pool.room_made() > before, "a message that leaves makes room");
+}
