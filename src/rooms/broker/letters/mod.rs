@@ -25,6 +25,8 @@ mod death;
 mod give_up;
 mod parked;
 mod state;
+#[cfg(test)]
+mod tests;
 mod traced;
 mod write;
 
