@@ -241,6 +241,27 @@ fn what_comes_back_goes_before_all_others_in_its_old_order() {
 }
 
 #[test]
+fn what_comes_back_takes_half_of_all_delivery_records_at_most() {
+    let mut world = World::new();
+    let queue = world.queue("q", &[]);
+    let bodies: Vec<String> = (0..41).map(|number| number.to_string()).collect();
+    bodies.iter().for_each(|body| world.put(queue, &[body]));
+    let taken: Vec<_> = (0..40).map(|_| world.take(queue)).collect();
+    taken.into_iter().for_each(|taken| world.give_back(taken));
+    assert_eq!((world.queues.deliveries().len(), world.queues.ready_in(queue)), (25, 41));
+    let mut redelivered = Vec::new();
+    for _ in 0..41 {
+        let taken = world.take(queue);
+        redelivered.push(world.queues.deliveries()[taken.1].redelivered);
+        let message = world.queues.deliveries()[taken.1].message.unwrap();
+        assert_eq!(world.body(message), bodies[redelivered.len() - 1]);
+        world.settle(taken);
+    }
+    assert_eq!(redelivered, [&[true; 40][..], &[false]].concat());
+    world.assert_empty();
+}
+
+#[test]
 fn a_message_in_several_queues_is_held_once_until_all_are_done_with_it() {
     let mut world = World::new();
     let queues = ["one", "two", "three"].map(|name| world.queue(name, &[]));
