@@ -21,6 +21,8 @@ mod lives;
 mod outbox;
 mod records;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(super) use audience::Audience;
 pub(super) use lives::NewConsumer;

@@ -26,6 +26,8 @@ mod death;
 mod give_up;
 mod parked;
 mod state;
+#[cfg(test)]
+mod tests;
 mod traced;
 mod write;
 

@@ -55,6 +55,8 @@ mod sleepers;
 mod slots;
 mod spill;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(super) use backlog::{Purged, SLOT_BYTES, Taken, block_bytes};
 pub(super) use deliveries::{Carrier, Deliveries, NewDelivery};

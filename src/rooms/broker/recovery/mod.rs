@@ -15,6 +15,8 @@
 mod left_out;
 mod orphans;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub(super) use left_out::LeftOut;
 pub(super) use orphans::ORPHANS_BYTES;
