@@ -21,8 +21,8 @@
 //! | `definitions`, `returns` | how queues are written down, and how often messages of quorum queues came back |
 //!
 //! Always true: offsets rise with arrival and stay with a message for life, so requeued messages go before
-//! everything that has not been delivered yet, in their old order; a message is in one place of one queue, or
-//! in one delivery of it.
+//! everything that has not been delivered yet, in their old order (in that of their return once half of all
+//! delivery records serve such messages); a message is in one place of one queue, or in one delivery of it.
 
 mod backlog;
 mod definitions;

@@ -1,8 +1,9 @@
 //! A queue: its settings, its consumers, and when it is deleted; its messages are in its `backlog`.
 //!
 //! Always true: offsets rise with arrival and stay with a message for life, so requeued messages go before
-//! everything that has not been delivered yet, in their old order; a queue is on the ready list exactly when
-//! it has a message, a consumer that can take it, and nothing that has to come first.
+//! everything that has not been delivered yet, in their old order (in that of their return once half of all
+//! delivery records serve such messages); a queue is on the ready list exactly when it has a message, a
+//! consumer that can take it, and nothing that has to come first.
 
 use crate::command::{ConnectionId, ExchangeId, QueueId, VhostId};
 use crate::journal::Appended;
