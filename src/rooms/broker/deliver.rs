@@ -11,9 +11,7 @@
 //! the connection waits for its answer, and every turn looks whether there is one. An expired message is
 //! given to nobody.
 
-use crate::command::{
-    ChannelId, ConnectionId, ConsumerId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder,
-};
+use crate::command::{ChannelId, ConnectionId, Delivery, DeliveryKind, Outbox, Outcome, QueueId, ReplyOrder};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Journal;
 use crate::mem::Messages;
@@ -228,20 +226,8 @@ impl Broker {
         taken: &Taken,
         carrier: Carrier,
     ) -> ChannelId {
-        let (channel, no_ack) = self.consumers.count_delivery(index);
-        let new = NewDelivery {
-            tag: self.consumers.next_tag(channel),
-            offset: taken.offset,
-            logged: taken.logged,
-            message: taken.message,
-            channel,
-            consumer: Some(ConsumerId::from_index(index)),
-            queue: Some(queue),
-            carrier,
-            redelivered: taken.redelivered,
-            returns: taken.returns,
-            no_ack,
-        };
+        let new = self.consumers.next_delivery(index, queue, taken, carrier);
+        let channel = new.channel;
         self.put_into_outbox(cx.messages, new);
         channel
     }

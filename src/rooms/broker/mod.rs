@@ -1,6 +1,7 @@
 //! OWNS MEANING. What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
 //!
-//! The parts, each a folder that owns what it holds, has tests of its own and knows nothing of [`Broker`]:
+//! The parts, each a folder that owns what it holds and knows nothing of [`Broker`]; all but `views` have tests of
+//! their own:
 //!
 //! | part | owns | is asked |
 //! |---|---|---|

@@ -5,10 +5,10 @@
 
 use super::records::ConsumerState;
 use super::state::Consumers;
-use crate::broker::queues::{NewDelivery, Queues, block_bytes};
+use crate::broker::queues::{Carrier, NewDelivery, Queues, Taken, block_bytes};
 use crate::broker::quota::Quota;
 use crate::broker::work::Work;
-use crate::command::{ChannelId, ConnectionId, ReplyOrder};
+use crate::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
 use crate::mem::Messages;
 
 /// Bytes of the frames around a small body, roughly.
@@ -17,24 +17,37 @@ const FRAMES_BYTES: u32 = 48;
 impl Consumers {
     // ---- into the outbox
 
-    /// The tag of the next delivery on a channel.
+    /// A delivery of what was taken out of a queue, with the next delivery tag of the consumer's channel; it counts for the
+    /// consumer's prefetch from here on.
     #[inline]
-    pub(crate) fn next_tag(&mut self, channel: ChannelId) -> u64 {
-        let record = &mut self.channels[channel.index()];
-        record.last_tag += 1;
-        record.last_tag
-    }
-
-    /// Counts a delivery for a consumer's prefetch, and puts the consumer behind the others of its priority.
-    #[inline]
-    pub(crate) fn count_delivery(&mut self, index: usize) -> (ChannelId, bool) {
+    pub(crate) fn next_delivery(
+        &mut self,
+        index: usize,
+        queue: QueueId,
+        taken: &Taken,
+        carrier: Carrier,
+    ) -> NewDelivery {
         let consumer = &mut self.slab[index];
         consumer.unsettled += 1;
         let (channel, no_ack) = (consumer.channel, consumer.no_ack);
+        let record = &mut self.channels[channel.index()];
         if !no_ack && consumer.state != ConsumerState::Get {
-            self.channels[channel.index()].consumer_unsettled += 1;
+            record.consumer_unsettled += 1;
         }
-        (channel, no_ack)
+        record.last_tag += 1;
+        NewDelivery {
+            tag: record.last_tag,
+            offset: taken.offset,
+            logged: taken.logged,
+            message: taken.message,
+            channel,
+            consumer: Some(ConsumerId::from_index(index)),
+            queue: Some(queue),
+            carrier,
+            redelivered: taken.redelivered,
+            returns: taken.returns,
+            no_ack,
+        }
     }
 
     /// Ends the turn of a consumer that was served: the others of its queue, and of its channel if they share

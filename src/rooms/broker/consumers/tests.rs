@@ -4,10 +4,10 @@ use super::*;
 use crate::broker::Context;
 use crate::broker::arguments::QueueSettings;
 use crate::broker::policy::{Applied, Policies};
-use crate::broker::queues::{Carrier, NewDelivery, Queue, Queues, Taken};
+use crate::broker::queues::{Carrier, Queue, Queues, Taken};
 use crate::broker::quota::Quota;
 use crate::broker::work::Work;
-use crate::command::{ChannelId, ConnectionId, ConsumerId, Name, QueueId, VhostId};
+use crate::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::{Journal, Urgency};
 use crate::limits::Limits;
@@ -124,20 +124,7 @@ impl World {
     }
 
     fn send(&mut self, index: usize, queue: QueueId, taken: &Taken) {
-        let (channel, no_ack) = self.consumers.count_delivery(index);
-        let new = NewDelivery {
-            tag: self.consumers.next_tag(channel),
-            offset: taken.offset,
-            logged: taken.logged,
-            message: taken.message,
-            channel,
-            consumer: Some(ConsumerId::from_index(index)),
-            queue: Some(queue),
-            carrier: Carrier::Deliver,
-            redelivered: taken.redelivered,
-            returns: taken.returns,
-            no_ack,
-        };
+        let new = self.consumers.next_delivery(index, queue, taken, Carrier::Deliver);
         let (queues, quota) = (&mut self.queues, &mut self.quota);
         self.consumers.put_into_outbox(&self.messages, queues, quota, new, || 0);
     }

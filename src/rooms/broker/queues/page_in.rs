@@ -86,7 +86,7 @@ impl Page<'_> {
 /// What becomes of a message that was read back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PageIn {
-    /// The body of the message is to follow, and then [`Broker::paged_in`].
+    /// The body of the message is to follow, and then [`Queues::paged_in`].
     Begun(MessageId),
     /// The message left the queue meanwhile, or was only to be seen.
     NotWanted,

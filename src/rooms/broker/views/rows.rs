@@ -66,16 +66,6 @@ pub struct PoolFill {
     pub max: u64,
 }
 
-impl PoolFill {
-    /// How much of the pool is taken, in per cent.
-    pub const fn per_cent(&self) -> u64 {
-        match self.max {
-            0 => 0,
-            max => self.used * 100 / max,
-        }
-    }
-}
-
 /// An exchange, as operators see it.
 #[derive(Clone, Copy, Debug)]
 pub struct ExchangeView<'a> {
