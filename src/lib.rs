@@ -106,7 +106,7 @@
 //!   cuts too. In steady traffic this costs nothing, for a message's own commit says it; a backlog costs a
 //!   mark for each 256 messages, ahead of need.
 //! - A delivery record serves a message from the queue until its settlement, moving between lists; so
-//!   requeueing never needs memory (`rooms/broker/queues/deliveries.rs`). Half of all records may serve what came
+//!   requeueing never needs memory (`rooms/broker/deliveries/records.rs`). Half of all records may serve what came
 //!   back; beyond, it goes back as a mere entry, in the order of its coming, so that records are left for
 //!   others.
 //! - Direct reply-to is a hidden exclusive queue per consumer, named by an unguessable token, so replies obey

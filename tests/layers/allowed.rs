@@ -7,7 +7,7 @@ pub(super) const BARE_LOG_CALLS: &[(&str, &str)] = &[
     ("rooms/broker/letters/write.rs", "once a minute by its own clock"),
     ("rooms/broker/letters/awaken.rs", "once a minute by its own clock"),
     ("rooms/broker/letters/copies.rs", "once a minute by its own clock"),
-    ("rooms/broker/queues/ranks.rs", "once a minute by its own clock"),
+    ("rooms/broker/queues/push.rs", "once a minute by its own clock"),
     ("rooms/broker/queues/page_in.rs", "damage, or a limit that was lowered"),
     ("engine/restore.rs", "once at a start"),
     ("engine/stop.rs", "once at the end"),

@@ -32,13 +32,15 @@ struct Size {
 const GOAL: Size = Size { fields: 15, files: 8, circle: 2 };
 
 /// Types that have come down to that, and stay there.
-const KEPT: [(&str, &str); 10] = [
+const KEPT: [(&str, &str); 12] = [
     ("Broker", "rooms/broker/"),
     ("Quota", "rooms/broker/quota/"),
     ("Access", "rooms/broker/access/"),
     ("Policies", "rooms/broker/policy/"),
     ("Parameters", "rooms/broker/parameters/"),
     ("Topology", "rooms/broker/topology/"),
+    ("Records", "rooms/broker/queue/"),
+    ("Queues", "rooms/broker/queues/"),
     ("Consumers", "rooms/broker/consumers/"),
     ("Post", "rooms/broker/letters/"),
     ("Recovery", "rooms/broker/recovery/"),
@@ -46,8 +48,7 @@ const KEPT: [(&str, &str); 10] = [
 ];
 
 /// What is larger, and how large: whoever makes one smaller writes it here.
-const LUMPS: [Lump; 3] = [
-    Lump { name: "Queues", folder: "rooms/broker/queues/", most: Size { fields: 23, files: 18, circle: 2 } },
+const LUMPS: [Lump; 2] = [
     Lump { name: "Engine", folder: "engine/", most: Size { fields: 43, files: 11, circle: 9 } },
     Lump { name: "Log", folder: "rooms/store/", most: Size { fields: 35, files: 12, circle: 10 } },
 ];

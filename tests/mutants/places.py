@@ -46,7 +46,7 @@ PLACES = [
         "        let since = if is_moved { self.active.sequence() } else { since };\n",
     ),
     (
-        "src/rooms/broker/queues/lanes.rs",
+        "src/rooms/broker/queue/lanes.rs",
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
         "        let step = if PLANTED(\"marks-a-million-ahead\") { 1_048_576 } else { step };\n"
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
@@ -75,8 +75,8 @@ PLACES = [
     # The upstream hears the place of a message that a power cut may take, and then of another at that place.
     (
         "src/rooms/broker/queues/head.rs",
-        "                    let is_named = self.slab[queue.index()].is_named;\n",
-        "                    let is_named = self.slab[queue.index()].is_named && !PLANTED(\"named-before-its-mark\");\n",
+        "                    let is_named = self.records[queue].is_named;\n",
+        "                    let is_named = self.records[queue].is_named && !PLANTED(\"named-before-its-mark\");\n",
     ),
     # Confirmed when its commit is handed out, not when it is synced.
     (
@@ -131,11 +131,11 @@ PLACES = [
     ),
     # A queue to which a message went back is not looked at for its consumers.
     (
-        "src/rooms/broker/queues/page_in.rs",
-        "        self.gets.note_change();\n        self.wake(queue);\n",
+        "src/rooms/broker/queues/head.rs",
+        "        self.gets.note_change();\n        self.records.wake(queue);\n",
         "        self.gets.note_change();\n"
         "        if !PLANTED(\"wake-up-of-a-queue-forgotten\") {\n"
-        "            self.wake(queue);\n"
+        "            self.records.wake(queue);\n"
         "        }\n",
     ),
     # Those who wait for room are not asked again when the disk has room.

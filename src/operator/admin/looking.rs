@@ -65,7 +65,7 @@ pub(super) fn look(
     let count = count.clamp(1, LOOKED_MAX);
     let Looked { ready, seen } = broker.look(&mut broker_context, who, position, count)?;
     if let Some(Seen::InLog(run)) = seen.first() {
-        let number = broker.queues_mut().want_look(*run);
+        let number = broker.queues_mut().looks_mut().want(*run);
         return Ok(Sight::Later(Looking { number, position, ready, payloads }));
     }
     let found = seen.iter().filter_map(|seen| match seen {
@@ -79,7 +79,7 @@ pub(super) fn look(
 impl Looking {
     /// Whether what it waits for has been read.
     pub(super) fn is_done(&self, broker: &Broker) -> bool {
-        broker.queues().is_look_done(self.number)
+        broker.queues().looks().is_done(self.number)
     }
 
     /// What was read.
@@ -88,7 +88,7 @@ impl Looking {
     /// Nothing was.
     pub(super) fn take(&self, context: &mut RequestContext<'_>) -> Result<Vec<u8>, Fault> {
         let (broker, mut context) = context.broker();
-        let found = broker.queues_mut().take_look(self.number);
+        let found = broker.queues_mut().looks_mut().take(self.number);
         let messages = context.messages_mut();
         let answer = match found.is_empty() {
             true => {
@@ -103,7 +103,7 @@ impl Looking {
 
     /// Nobody waits for it any more.
     pub(super) fn abandon(&self, broker: &mut Broker, context: &mut broker::Context<'_>) {
-        let found = broker.queues_mut().take_look(self.number);
+        let found = broker.queues_mut().looks_mut().take(self.number);
         found.into_iter().for_each(|(message, _)| context.messages_mut().release(message));
     }
 }

@@ -25,7 +25,7 @@ use super::deliver::OutboxView;
 use super::faults::out_of;
 use super::letters::{Parking, Reason};
 use super::publish::Publish;
-use super::queues::{LOOKED_MAX, Looked};
+use super::queue::{LOOKED_MAX, Looked};
 use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::words::QueueInWords;
@@ -129,7 +129,7 @@ impl Broker {
         if self.jobs.take_due() {
             self.run_jobs(cx);
         }
-        self.queues.charge_levels(cx.work);
+        self.queues.records().charge_levels(cx.work);
         if answers_at_once || result.is_err() {
             cx.awaited = Batch::NONE;
         }
@@ -142,7 +142,7 @@ impl Broker {
     pub fn has_work(&self, journal: &Journal) -> bool {
         self.queues.gets().is_due()
             || !self.jobs.is_empty() && !journal.is_crowded()
-            || self.queues.is_any_ready()
+            || self.queues.records().is_any_ready()
             || self.consumers.has_noted()
             || self.consumers.has_share_news()
             || self.quota.has_to_tell()
@@ -220,8 +220,8 @@ impl Broker {
         | Command::QueueDelete { queue, .. }
         | Command::Consume { queue, .. }
         | Command::Get { queue, .. } = command
-            && self.queues.is_any_ready()
-            && let Some(queue) = self.queues.find_queue(vhost, queue)
+            && self.queues.records().is_any_ready()
+            && let Some(queue) = self.queues.records().find_queue(vhost, queue)
         {
             self.catch_up(cx, queue);
         }
@@ -381,7 +381,7 @@ impl Broker {
         let index = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active)?;
         let connection = self.consumers.connection_of(channel);
         if self.consumers.connection(connection).identity.is_own() {
-            self.queues.note_named(queue);
+            self.queues.records_mut().note_named(queue);
         }
         let outcome = Outcome::Consuming { tag: tag.as_str().into() };
         let new = NewConsumer { tag, priority, no_ack: request.no_ack, exclusive: request.exclusive };
@@ -607,7 +607,7 @@ impl Broker {
 
     pub(crate) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
         let vhost = self.consumers.channel(channel).vhost;
-        self.queues.find_queue(vhost, name).ok_or_else(|| {
+        self.queues.records().find_queue(vhost, name).ok_or_else(|| {
             let vhost = self.access.vhost_name(vhost);
             Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
         })
@@ -673,7 +673,7 @@ impl Broker {
         self.release(cx, connection);
         let queue = found?;
         let seen = self.queues.look_from(queue, from, count.min(LOOKED_MAX))?;
-        Ok(Looked { ready: self.queues.ready_in(queue), seen })
+        Ok(Looked { ready: self.queues.records().ready_in(queue), seen })
     }
 
     /// Moves a written delivery, with the cause, to the queue for messages that a bridge's other side does
@@ -697,7 +697,7 @@ impl Broker {
             ));
         };
         let body_len = self.queues.deliveries()[index].body_len;
-        if self.queues.refuses_body(target, body_len) {
+        if self.queues.records().refuses_body(target, body_len) {
             let why = format_args!("{queue} takes no more, by its own arguments");
             return Err(Fault::new(ReplyCode::PreconditionFailed, why));
         }

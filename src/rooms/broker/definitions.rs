@@ -22,7 +22,8 @@ use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_qu
 use super::faults::{check_deletable, version_for};
 use super::job::{Job, Sweep, spend};
 use super::policy::{Applied, Listener, Subject, Terms};
-use super::queues::{Logged, Peeked, Queue, SLOTS, Targets, first_rank};
+use super::queue::{Logged, Peeked, Queue, Targets, first_rank};
+use super::queues::SLOTS;
 use super::quota::Declared;
 use super::recovery::{Orphan, key_of};
 use super::state::REPLY_TO;
@@ -135,7 +136,7 @@ impl Broker {
         let exchange = self.topology.insert_exchange(&new);
         self.apply_to_new_exchange(cx.work, exchange);
         if let Some(queue) = sleepers {
-            self.queues.give_sleepers(queue, exchange);
+            self.queues.records_mut().give_sleepers(queue, exchange);
         }
         Ok(exchange)
     }
@@ -194,7 +195,7 @@ impl Broker {
         self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
         let mut record = Queue::sleepers(cx.journal, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
-        let queue = self.queues.insert_hidden(record)?;
+        let queue = self.queues.records_mut().insert_hidden(record)?;
         self.access.hold_vhost(vhost);
         Ok(queue)
     }
@@ -202,7 +203,7 @@ impl Broker {
     /// Retires the hidden queue of a deleted exchange with its delayed messages.
     #[cold]
     pub(crate) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        for level in self.queues.retire_levels(cx.journal, queue) {
+        for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
             self.jobs.begin(Job::Queue(level));
         }
         let gone = self.queues.retire_sleepers(cx.journal, queue);
@@ -315,7 +316,7 @@ impl Broker {
         (message, headers): (MessageId, Table<'_>),
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
-        let mut chosen = Targets { queues: &mut self.queues, chosen: targets };
+        let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
         let key = messages.routing_key(message);
         let by_key_alone = self.topology.route(work, exchange, key, headers, &mut chosen)?;
         if by_key_alone && headers.is_empty() {
@@ -335,7 +336,8 @@ impl Broker {
         vhost: VhostId,
         name: &str,
     ) -> Result<QueueId, Fault> {
-        let queue = self.queues.find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
+        let queue =
+            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
         let queue = queue.ok_or_else(|| {
             Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_in_words(vhost, name)))
         })?;
@@ -382,7 +384,7 @@ impl Broker {
 
     /// queue.declare of a reply queue: says whether somebody still waits for the reply.
     fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
-        let exists = name == REPLY_TO || self.queues.find_queue(vhost, name).is_some();
+        let exists = name == REPLY_TO || self.queues.records().find_queue(vhost, name).is_some();
         if exists {
             return Ok(Outcome::QueueDeclared { queue: name.into(), message_count: 0, consumer_count: 1 });
         }
@@ -412,7 +414,7 @@ impl Broker {
             return self.create_declared(cx, connection, vhost, &named);
         }
         self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(declaration.queue))?;
-        match self.queues.find_queue(vhost, declaration.queue) {
+        match self.queues.records().find_queue(vhost, declaration.queue) {
             Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
             None => self.create_declared(cx, connection, vhost, declaration),
         }
@@ -515,7 +517,7 @@ impl Broker {
         let record = self.queues.at(queue);
         Outcome::QueueDeclared {
             queue: record.name.clone(),
-            message_count: self.queues.ready_in(queue) + self.recovery.adopted_by(queue),
+            message_count: self.queues.records().ready_in(queue) + self.recovery.adopted_by(queue),
             consumer_count: record.audience.len(),
         }
     }
@@ -568,7 +570,7 @@ impl Broker {
         record.logged = Logged::as_incarnation(incarnation);
         record.rank = first_rank(cx.journal, &record, 0);
         let queue = self.add_queue(cx, record)?;
-        self.queues.append_queue(cx, &self.access, queue.index(), true);
+        self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         self.queues.touch_queue(cx.journal, queue);
         Ok(queue)
     }
@@ -582,7 +584,7 @@ impl Broker {
         self.access.check_vhost_alive(vhost)?;
         self.declare_quota(Declared::Queue, bytes, (vhost, cx.declarer))?;
         record.declared.declarer = cx.declarer;
-        let queue = self.queues.insert(record)?;
+        let queue = self.queues.records_mut().insert(record)?;
         self.access.hold_vhost(vhost);
         if is_rebuilt {
             self.recovery.rebuilt_came();
@@ -593,7 +595,7 @@ impl Broker {
         }
         if let Some(owner) = owner {
             let owned = &mut self.consumers.connection_mut(owner).exclusive_queues;
-            self.queues.enter_owned(owned, queue);
+            self.queues.records_mut().enter_owned(owned, queue);
         }
         self.topology.revise();
         Ok(queue)
@@ -623,7 +625,7 @@ impl Broker {
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
         self.check_bind(cx.work, connection, vhost, Thing::Queue(queue), spec)?;
-        if let Some(queue) = self.queues.find_queue(vhost, queue)
+        if let Some(queue) = self.queues.records().find_queue(vhost, queue)
             && let Some(binding) = self.topology.find_binding(vhost, spec, Destination::Queue(queue))
         {
             self.check_exclusive(connection, queue)?;
@@ -659,7 +661,7 @@ impl Broker {
         (if_unused, if_empty): (bool, bool),
     ) -> Result<Outcome, Fault> {
         self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(name))?;
-        if self.queues.find_queue(vhost, name).is_none() {
+        if self.queues.records().find_queue(vhost, name).is_none() {
             if !self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)? {
                 cx.await_others();
             }
@@ -669,9 +671,9 @@ impl Broker {
         let record = self.queues.at(queue);
         let problem = match () {
             () if if_unused && !record.audience.is_empty() => "in use",
-            () if if_empty && self.queues.ready_in(queue) > 0 => "not empty",
+            () if if_empty && self.queues.records().ready_in(queue) > 0 => "not empty",
             () => {
-                let count = self.queues.ready_in(queue);
+                let count = self.queues.records().ready_in(queue);
                 check_deletable(cx.journal, record.logged.is_on())?;
                 self.retire_queue(cx, queue);
                 self.begin_job(connection, Job::Queue(queue));
@@ -686,12 +688,12 @@ impl Broker {
     pub(crate) fn retire_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let index = queue.index();
         // The levels go before their queue, so that none outlives it in the log.
-        for level in self.queues.retire_levels(cx.journal, queue) {
+        for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
             self.jobs.begin(Job::Queue(level));
         }
-        self.queues.append_queue(cx, &self.access, index, false);
-        self.queues.append_spilled_gone(cx.journal, index);
-        self.queues.retire(queue);
+        self.queues.records_mut().append_queue(cx, &self.access, index, false);
+        self.queues.records_mut().append_spilled_gone(cx.journal, index);
+        self.queues.records_mut().retire(queue);
         let record = self.queues.at_mut(queue);
         let (vhost, hidden, owner) = (record.vhost, record.hidden, record.declared.exclusive_owner.take());
         if record.declared.is_rebuilt {
@@ -702,7 +704,9 @@ impl Broker {
             self.access.count_queue(vhost, false);
         }
         if let Some(owner) = owner {
-            self.queues.leave_owned(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
+            self.queues
+                .records_mut()
+                .leave_owned(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
         }
         self.topology.revise();
     }
@@ -722,7 +726,7 @@ impl Broker {
     /// Tells some more queues and exchanges which policies apply to them; says whether that is all.
     pub(crate) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
         while let Some(listener) =
-            self.policies.next_to_tell(self.queues.places(), self.topology.exchange_places())
+            self.policies.next_to_tell(self.queues.records().places(), self.topology.exchange_places())
         {
             if *left == 0 {
                 return false;
@@ -757,14 +761,15 @@ impl Broker {
 
     /// What the arguments and policies of a queue say together.
     pub(crate) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
-        let record = self.queues.whole_of(queue);
+        let record = self.queues.records().whole_of(queue);
         self.policies.terms(&record.arguments, record.applied)
     }
 
     /// Finds out which policies apply to a queue, and gives the queue its new settings.
     pub(crate) fn apply_to_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         // A level takes the settings of its queue.
-        let Some(record) = self.queues.get(queue.index()).filter(|record| !record.is_level()) else {
+        let Some(record) = self.queues.records().get(queue.index()).filter(|record| !record.is_level())
+        else {
             return;
         };
         let applied = match record.hidden || record.dying {
@@ -796,11 +801,11 @@ impl Broker {
 
     /// Deletes what is left of a virtual host, as much as `left` allows; says whether that is all.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
-        while sweep.queue < self.queues.places() {
+        while sweep.queue < self.queues.records().places() {
             if cx.journal.is_crowded() || !spend(left) {
                 return false;
             }
-            let queue = self.queues.get(sweep.queue);
+            let queue = self.queues.records().get(sweep.queue);
             // Levels go with their queue, and hidden queues with their exchange.
             let is_part = |queue: &Queue| queue.is_level() || queue.sleeps_for.is_some();
             let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
@@ -884,7 +889,7 @@ impl Broker {
         if self.queues.at(queue).settings.may_expire {
             self.queues.note_shed(queue);
         }
-        self.queues.append_queue(cx, &self.access, queue.index(), true);
+        self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         Ok(())
     }
 
@@ -941,8 +946,10 @@ impl Broker {
     /// Writes down that the definition of a queue of this name is void, if there is one and no queue has the
     /// name by now.
     pub(crate) fn forget_name(&mut self, cx: &mut Context<'_>, vhost: &str, name: &str) {
-        let is_used =
-            self.access.find_vhost(vhost).is_some_and(|vhost| self.queues.find_queue(vhost, name).is_some());
+        let is_used = self
+            .access
+            .find_vhost(vhost)
+            .is_some_and(|vhost| self.queues.records().find_queue(vhost, name).is_some());
         if is_used {
             return;
         }

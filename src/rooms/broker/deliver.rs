@@ -17,10 +17,12 @@ use crate::journal::Journal;
 use crate::mem::Messages;
 
 use super::consumers::ConsumerState;
+use super::deliveries::{Carrier, NewDelivery};
 use super::faults::out_of;
 use super::job::Job;
 use super::letters::{Cleared, Turn};
-use super::queues::{Carrier, Getting, NewDelivery, Patience, Rank, Taken};
+use super::queue::{Rank, Taken};
+use super::queues::{Getting, Patience};
 use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.
@@ -69,15 +71,15 @@ impl Outbox for OutboxView<'_> {
 impl Broker {
     /// Delivers `most` messages at most, and lets queues give up expired and surplus messages.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
-        self.queues.write_returns(cx.journal, &self.access);
+        self.queues.records_mut().write_returns(cx.journal, &self.access);
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
         self.give_up(cx);
         self.serve_gets(cx);
         let mut left = most;
         while left > 0 {
-            let Some(queue) = self.queues.pop_ready() else { return };
+            let Some(queue) = self.queues.records_mut().pop_ready() else { return };
             left -= self.take_its_turn(cx, queue, left.min(self.burst(queue)));
-            self.queues.charge_levels(cx.work);
+            self.queues.records().charge_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
         }
     }
@@ -104,7 +106,7 @@ impl Broker {
     /// channel, whose other consumers are to have their part of it.
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {
-        let next = self.queues.audience(queue).next();
+        let next = self.queues.records().audience(queue).next();
         match next.is_some_and(|index| self.consumers.shares_credit(self.consumers.at(index).channel)) {
             true => 1,
             false => QUEUE_BURST,
@@ -127,7 +129,7 @@ impl Broker {
         if self.queues.at(queue).rank != Rank::Plain {
             self.queues.look_at_first_level(queue);
         }
-        self.queues.wake(queue);
+        self.queues.records_mut().wake(queue);
         delivered
     }
 
@@ -136,15 +138,15 @@ impl Broker {
     /// made at the end of the turn. A commit comes behind them as a whole.
     #[inline]
     pub(crate) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        if self.queues.is_any_ready() && !cx.journal.is_grouping() {
+        if self.queues.records().is_any_ready() && !cx.journal.is_grouping() {
             self.deliver_before_command(cx, queue);
         }
     }
 
     #[cold]
     fn deliver_before_command(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        let queue = self.queues.whole(queue);
-        if !self.queues.leave_ready(queue) {
+        let queue = self.queues.records().whole(queue);
+        if !self.queues.records_mut().leave_ready(queue) {
             return;
         }
         let delivered = self.take_its_turn(cx, queue, CATCH_UP_MAX);
@@ -157,7 +159,7 @@ impl Broker {
         // A consumer that had a message goes behind the others of the channel, and is not looked at again.
         let mut at = self.consumers.next_of_channel(channel, None);
         let mut left = self.consumers.channel(channel).consumers.len();
-        while let Some(index) = at.filter(|_| left > 0 && self.queues.is_any_ready()) {
+        while let Some(index) = at.filter(|_| left > 0 && self.queues.records().is_any_ready()) {
             left -= 1;
             at = self.consumers.next_of_channel(channel, Some(index));
             cx.work.charge(1);
@@ -172,8 +174,8 @@ impl Broker {
     fn deliver_from(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let (mut delivered, units_before) = (0, cx.work.units());
         while delivered < most {
-            let Some(level) = self.queues.wanted_level(queue) else { break };
-            let Some(consumer) = self.queues.audience(queue).next() else {
+            let Some(level) = self.queues.records().wanted_level(queue) else { break };
+            let Some(consumer) = self.queues.records().audience(queue).next() else {
                 panic!("a queue that wants a delivery has a consumer for it");
             };
             if !self.consumers.has_credit(consumer) {
@@ -195,7 +197,7 @@ impl Broker {
                     break;
                 }
                 // All messages of a level may have expired.
-                if self.queues.wanted_level(queue) != Some(level) {
+                if self.queues.records().wanted_level(queue) != Some(level) {
                     continue;
                 }
             }
@@ -388,14 +390,14 @@ impl Broker {
         let stand_in = self.get_stand_in(channel, queue, no_ack)?;
         let taken = self.queues.take_first(cx, level, first);
         self.queues.note_delivery(cx, level, &taken);
-        let behind = self.queues.first_level(queue);
+        let behind = self.queues.records().first_level(queue);
         if self.queues.at(behind).settings.may_expire {
             self.post().expire_behind(cx, behind);
         }
         if behind != level {
-            self.queues.wake(queue);
+            self.queues.records_mut().wake(queue);
         }
-        let left = self.queues.ready_in(queue);
+        let left = self.queues.records().ready_in(queue);
         let channel = self.send(cx, stand_in, level, &taken, Carrier::Get(left));
         if self.firehose.is_on {
             self.post().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
@@ -409,15 +411,15 @@ impl Broker {
             self.queues.touch_queue(cx.journal, queue);
         }
         loop {
-            let level = self.queues.first_level(queue);
+            let level = self.queues.records().first_level(queue);
             if !self.queues.at(level).settings.may_expire {
                 return (Cleared::Yes, level);
             }
             let cleared = self.post().expire_before_delivery(cx, level, Patience::No);
-            if cleared != Cleared::Yes || self.queues.first_level(queue) == level {
+            if cleared != Cleared::Yes || self.queues.records().first_level(queue) == level {
                 return (cleared, level);
             }
-            self.queues.wake(queue);
+            self.queues.records_mut().wake(queue);
         }
     }
 
@@ -431,7 +433,8 @@ impl Broker {
                 continue;
             }
             let is_over = self.consumers.find_channel(channel).is_none_or(|record| record.closing);
-            let is_gone = self.queues.get(queue.index()).is_none_or(|record| record.serial != serial);
+            let is_gone =
+                self.queues.records().get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
                 () if is_over || is_gone => Ok(Some(false)),
                 () if self.queues.is_kept_from_get(queue) => Ok(None),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement, VhostId};
 
-use super::queues::Purged;
+use super::queue::Purged;
 
 /// One piece of work.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! OWNS MEANING. What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
 //!
-//! The parts, each a folder that owns what it holds and knows nothing of [`Broker`]; all but `views` have tests of
+//! The parts, each a folder that owns what it holds and knows nothing of [`Broker`]; they have tests of
 //! their own:
 //!
 //! | part | owns | is asked |
@@ -10,8 +10,10 @@
 //! | `policy` | policies, and what they and arguments say together | the terms of this queue |
 //! | `parameters` | runtime parameters | what a component is told |
 //! | `topology` | exchanges, bindings, alternate exchanges | which queues a message goes to |
-//! | `queues` | what waits in queues, and what of it is delivered | what goes next, what is given up, is there room |
-//! | `consumers` | connections, channels, consumers; credit, turns, outboxes | who gets the next message |
+//! | `queue` | the records of all queues: what waits in each; names, levels, limits | which queue is that, is it full, is it ready |
+//! | `queues` | the way of messages through queues, out of memory and back | what goes next, what is given up, is there room |
+//! | `deliveries` | what is delivered and not settled | which delivery is that |
+//! | `consumers` | connections, channels, consumers; their credit, prefetch and outboxes | who gets the next message |
 //! | `letters` | next to nothing | send on what a queue gives up |
 //! | `recovery` | what a start could not put back | may this name be declared |
 //! | `views` | nothing | rows for operators |
@@ -55,6 +57,7 @@ mod context;
 mod counters;
 mod definitions;
 mod deliver;
+mod deliveries;
 mod faults;
 mod job;
 mod letters;
@@ -65,6 +68,7 @@ mod policy;
 mod promised;
 mod properties;
 mod publish;
+mod queue;
 mod queues;
 mod quota;
 mod recovery;
@@ -94,9 +98,8 @@ pub use names::Entropy;
 pub use operator::Declared;
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
-pub use queues::{
-    Fetch, FetchFrom, LOOKED_MAX, LogRun, Looked, Page, PageIn, Queues, Seen, disk_shortage, levels_of,
-};
+pub use queue::{LOOKED_MAX, LogRun, Looked, Seen, levels_of};
+pub use queues::{Fetch, FetchFrom, Looks, Page, PageIn, Queues, disk_shortage};
 pub use recovery::{Orphan, Recovery};
 pub use restored::{Contents, Restored};
 pub use settle::Overdue;

@@ -83,14 +83,14 @@ impl Broker {
         (if_unused, if_empty): (bool, bool),
     ) -> Result<u32, Fault> {
         if let Some(vhost) = self.access.find_vhost(vhost)
-            && self.queues.find_queue(vhost, name).is_none()
+            && self.queues.records().find_queue(vhost, name).is_none()
             && self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)?
         {
             return Ok(0);
         }
         let (queue, vhost) = self.operator_queue(vhost, name)?;
         let record = self.queues.at(queue);
-        let count = self.queues.ready_in(queue);
+        let count = self.queues.records().ready_in(queue);
         let problem = match () {
             () if if_unused && !record.audience.is_empty() => "in use",
             () if if_empty && count > 0 => "not empty",
@@ -110,7 +110,8 @@ impl Broker {
         let not_found =
             || Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"));
         let vhost = self.access.find_vhost(vhost).ok_or_else(not_found)?;
-        let queue = self.queues.find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
+        let queue =
+            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).hidden);
         Ok((queue.ok_or_else(not_found)?, vhost))
     }
 
@@ -149,7 +150,7 @@ impl Broker {
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
         let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
-        match self.queues.find_queue(vhost, queue) {
+        match self.queues.records().find_queue(vhost, queue) {
             Some(found) if self.queues.at(found).declared.exclusive_owner.is_some() => Ok(Declared::Differs),
             Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
             None => self.create_checked(cx, None, vhost, &declaration).map(|_| Declared::Done),
@@ -195,7 +196,7 @@ impl Broker {
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
         let spec = BindingSpec { source, routing_key, arguments: &[] };
-        if let Some(queue) = self.queues.find_queue(vhost, queue)
+        if let Some(queue) = self.queues.records().find_queue(vhost, queue)
             && let Some(binding) = self.topology.find_binding(vhost, &spec, Destination::Queue(queue))
         {
             self.unbind(cx, binding)?;
@@ -393,7 +394,7 @@ impl Broker {
                 format_args!("{words} cannot be declared: take another name"),
             ));
         }
-        if self.queues.find_queue(id, queue).is_some() {
+        if self.queues.records().find_queue(id, queue).is_some() {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!("{words} exists already: an orphan gets a queue of its own, take another name"),
@@ -454,17 +455,17 @@ impl Broker {
     /// How many messages are ready in a queue; `None`: there is no such queue.
     pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<u32> {
         let vhost = self.access.find_vhost(vhost)?;
-        let queue = self.queues.find_queue(vhost, queue)?;
-        Some(self.queues.ready_in(queue))
+        let queue = self.queues.records().find_queue(vhost, queue)?;
+        Some(self.queues.records().ready_in(queue))
     }
 
     /// Messages that came into a queue, and its size.
     pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
-        let queue = self.queues.find_queue(self.access.find_vhost(vhost)?, queue)?;
+        let queue = self.queues.records().find_queue(self.access.find_vhost(vhost)?, queue)?;
         Some(QueueFlow {
-            came: self.queues.in_all(queue, |level| level.backlog.came()),
-            ready: self.queues.ready_in(queue),
-            body_bytes: self.queues.in_all(queue, |level| level.backlog.body_bytes()),
+            came: self.queues.records().in_all(queue, |level| level.backlog.came()),
+            ready: self.queues.records().ready_in(queue),
+            body_bytes: self.queues.records().in_all(queue, |level| level.backlog.body_bytes()),
         })
     }
 }

@@ -20,10 +20,12 @@ use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, Propert
 use super::access::{Right, Thing};
 use super::arguments::Overflow;
 use super::consumers::{FullQueue, Mode};
+use super::deliveries::{Carrier, NewDelivery};
 use super::faults::{out_of, out_of_disk};
 use super::promised::Promised;
 use super::properties::expiration_ms;
-use super::queues::{Carrier, Claim, Hindrance, NewDelivery, SLOT_BYTES, Scratch};
+use super::queue::SLOT_BYTES;
+use super::queues::{Claim, Hindrance, Scratch};
 use super::quota::{LogShares, owner_of};
 use super::shortage::{Pool, Shortage};
 use super::state::REPLY_TO;
@@ -286,12 +288,13 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> (usize, bool) {
         let is_taken_at_once = |queue| self.consumers.take_at_once(&self.queues, &self.quota, queue);
-        self.queues.keep_willing(messages, message, targets, is_taken_at_once)
+        self.queues.records().keep_willing(messages, message, targets, is_taken_at_once)
     }
 
     /// Remembers the target queue that the channel's connection waits for, if one has used up its share.
     pub(crate) fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
-        let full = targets.iter().copied().find(|&queue| !self.queues.within_share(messages, queue));
+        let full =
+            targets.iter().copied().find(|&queue| !self.queues.records().within_share(messages, queue));
         let connection = self.consumers.connection_of(channel);
         self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
             queue,
@@ -304,10 +307,10 @@ impl Broker {
     /// again is in vain: going on has a lower mark than waiting.
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
         let Some(full) = self.consumers.connection(connection).waits_for else { return false };
-        let record = self.queues.get(full.queue.index());
+        let record = self.queues.records().get(full.queue.index());
         let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
             && self.revision() == full.revision;
-        let is_full = is_there && !self.queues.is_well_within_share(messages, full.queue);
+        let is_full = is_there && !self.queues.records().is_well_within_share(messages, full.queue);
         // A publisher who by now holds deliveries that others wait for is not made to wait.
         let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
         if !is_kept {
@@ -522,7 +525,7 @@ impl Broker {
 
     /// Counts the bytes in the log of each virtual host's messages, if that matters now.
     pub(crate) fn weigh_log(&mut self, journal: &mut Journal) {
-        let queues = self.queues.iter().filter(|(_, queue)| !queue.dying);
+        let queues = self.queues.records().iter().filter(|(_, queue)| !queue.dying);
         let taken = queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()));
         self.quota.weigh_disk(journal, taken);
     }
@@ -551,7 +554,9 @@ impl Broker {
         message: MessageId,
         route: Option<&[QueueId]>,
     ) -> Result<(), Fault> {
-        let route = route.map(|targets| self.queues.write_route(messages, message, targets)).transpose()?;
+        let route = route
+            .map(|targets| self.queues.records_mut().write_route(messages, message, targets))
+            .transpose()?;
         let held = || core::iter::once(message).chain(route);
         let bytes = held().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
         let connection = self.consumers.connection_of(channel);
@@ -666,7 +671,7 @@ impl Broker {
         targets.clear();
         let vhost = self.consumers.channel(channel).vhost;
         if let Some(route) = route {
-            self.queues.read_route((cx.messages, cx.work), vhost, route, targets);
+            self.queues.records().read_route((cx.messages, cx.work), vhost, route, targets);
             return Ok(());
         }
         let Some(exchange) = self.topology.find_exchange(vhost, "") else { return Ok(()) };
@@ -715,7 +720,7 @@ impl Broker {
                 self.check_log(cx.journal, self.consumers.channel(channel).vhost, log_bytes)?;
             }
             // Asked for each message, so that a transaction far too large is not routed to its end first.
-            chunks = entries.min(self.queues.len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
+            chunks = entries.min(self.queues.records().len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
             if !self.queues.entries().may_take(|| owner, chunks, 0)
                 || targets.len() > self.queues.fan_out_max()
             {

@@ -13,7 +13,7 @@ use super::access::{OperatorFault, VhostLimits};
 use super::arguments::QueueSettings;
 use super::parameters::ParameterView;
 use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
-use super::queues::{Logged, Queue, Returns, first_rank};
+use super::queue::{Logged, Queue, Returns, first_rank};
 use super::recovery::Orphan;
 use super::restored::{Contents, Restored};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
@@ -82,7 +82,7 @@ impl Broker {
                     Ok(queue) => {
                         if is_news {
                             // The definition was written by a version without levels.
-                            self.queues.append_queue(cx, &self.access, queue.index(), true);
+                            self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
                         }
                         self.queues.touch_queue(cx.journal, queue);
                         Restored::Exists(Some(queue))
@@ -131,6 +131,7 @@ impl Broker {
         let to = match destination {
             DestinationName::Queue(name) => self
                 .queues
+                .records()
                 .find_queue(vhost_id, name)
                 .filter(|queue| self.queues.at(*queue).logged.incarnation() == destination_version)
                 .map(Destination::Queue),
@@ -191,7 +192,7 @@ impl Broker {
         incarnation: u64,
     ) -> Option<QueueId> {
         let vhost = self.access.find_vhost(vhost)?;
-        if self.queues.find_queue(vhost, name).is_some() {
+        if self.queues.records().find_queue(vhost, name).is_some() {
             return None;
         }
         let applied = self.policies_for(cx.work, vhost, name, &[]);
@@ -201,14 +202,14 @@ impl Broker {
         (record.declared.durable, record.declared.is_rebuilt) = (true, true);
         record.logged = Logged::as_incarnation(incarnation);
         let queue = self.add_queue(cx, record).ok()?;
-        self.queues.append_queue(cx, &self.access, queue.index(), true);
+        self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
         Some(queue)
     }
 
     /// Notes that all adopted messages stand in their queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
         self.end_returning(queue);
-        if self.queues.get(queue.index()).is_some() {
+        if self.queues.records().get(queue.index()).is_some() {
             self.queues.look_at_stored(queue);
         }
     }
@@ -216,7 +217,7 @@ impl Broker {
     /// Virtual host and name of a rebuilt queue, for the simulator, whose clients know of none.
     #[cfg(debug_assertions)]
     pub fn next_rebuilt(&self) -> Option<(String, String)> {
-        let mut queues = self.queues.iter().map(|(_, queue)| queue);
+        let mut queues = self.queues.records().iter().map(|(_, queue)| queue);
         let queue = queues.find(|queue| queue.declared.is_rebuilt && !queue.dying)?;
         Some((self.access.vhost_name(queue.vhost).into(), queue.name.to_string()))
     }

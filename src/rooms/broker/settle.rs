@@ -16,9 +16,10 @@ use crate::mem::Messages;
 use crate::time::{Deadline, Now};
 
 use super::consumers::{Channel, Mode, Transaction};
+use super::deliveries::Carrier;
 use super::job::{Job, spend};
 use super::letters::Reason;
-use super::queues::{Carrier, Purged};
+use super::queue::Purged;
 use super::{Broker, Context};
 
 /// Records cleared away in one step of a job.
@@ -145,7 +146,10 @@ impl Broker {
 
     /// Rejects a delivery: its message may be dead-lettered.
     fn reject(&mut self, cx: &mut Context<'_>, index: usize) {
-        match self.queues.deliveries()[index].queue.filter(|queue| self.queues.has_dead_letters(*queue)) {
+        match self.queues.deliveries()[index]
+            .queue
+            .filter(|queue| self.queues.records().has_dead_letters(*queue))
+        {
             Some(queue) => self.leave_for_good(cx, queue, index, Reason::Rejected),
             None => self.settle_sent(cx, index),
         }
@@ -179,7 +183,7 @@ impl Broker {
         if self.is_beyond_limit(index) {
             return match self.queues.deliveries()[index]
                 .queue
-                .filter(|queue| self.queues.has_dead_letters(*queue))
+                .filter(|queue| self.queues.records().has_dead_letters(*queue))
             {
                 Some(queue) => self.leave_for_good(cx, queue, index, Reason::DeliveryLimit),
                 None => self.settle_sent(cx, index),
@@ -193,7 +197,7 @@ impl Broker {
         match queue {
             Some(queue) if !self.queues.at(queue).dying => {
                 if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_returns) {
-                    self.queues.note_return(cx.journal, &self.access, queue, offset, returns);
+                    self.queues.records_mut().note_return(cx.journal, &self.access, queue, offset, returns);
                 }
                 self.queues.put_back(cx.messages, queue, index);
                 let record = self.queues.at(queue);
@@ -325,7 +329,7 @@ impl Broker {
                 return false;
             }
         }
-        while let Some(consumer) = self.queues.audience(queue).first() {
+        while let Some(consumer) = self.queues.records().audience(queue).first() {
             self.cancel_by_broker(cx, consumer);
             if !spend(left) {
                 return false;
@@ -490,7 +494,7 @@ impl Broker {
     /// milliseconds.
     fn oldest_delivery(&self, channel: &Channel) -> Option<(u32, u32)> {
         let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
-        let queue = delivery.queue.and_then(|queue| self.queues.get(queue.index()));
+        let queue = delivery.queue.and_then(|queue| self.queues.records().get(queue.index()));
         let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);
         let timeout_ms = if own_ms == u32::MAX { self.watch.timeout_ms } else { own_ms };
         Some((delivery.delivered_s, timeout_ms))

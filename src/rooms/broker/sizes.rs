@@ -5,15 +5,15 @@ use crate::mem::Slab;
 
 use super::access;
 use super::consumers::{Channel, Connection, Consumer};
+use super::deliveries::Deliveries;
 use super::job::Begun;
 use super::letters::TracedName;
 use super::names::IndexTable;
 use super::parameters::Parameters;
 use super::policy::Policies;
-use super::queues::Deliveries;
+use super::queue::Queue;
 use super::queues::Expiry;
 use super::queues::Getting;
-use super::queues::Queue;
 use super::queues::Sleepers;
 use super::quota::Quota;
 use super::recovery;

@@ -174,7 +174,7 @@ impl Broker {
     /// Before a clean stop, when all else is written: resets watermarks that ran ahead of the deliveries.
     /// Says whether there was anything to write.
     pub fn reset_watermarks(&mut self, journal: &mut Journal) -> bool {
-        self.queues.reset_watermarks(journal, &self.access)
+        self.queues.records_mut().reset_watermarks(journal, &self.access)
     }
 
     /// Bytes of the pools that nobody uses and the system holds memory for, about.
@@ -278,7 +278,7 @@ impl Broker {
             connections: self.consumers.connections_fill().used,
             channels: self.consumers.channels_fill().used,
             consumers: self.consumers.consumers_fill().used,
-            queues: self.queues.len(),
+            queues: self.queues.records().len(),
             exchanges: self.quota.exchanges(),
             bindings: self.topology.bindings_len(),
             deliveries: self.queues.deliveries().len(),
@@ -288,8 +288,8 @@ impl Broker {
             unsettled_bytes: pinned.unsettled_bytes,
             open_messages: pinned.open_messages,
             open_bytes: pinned.open_bytes,
-            absent: self.queues.absent(),
-            spilled_messages: self.queues.spilled_messages(),
+            absent: self.queues.records().absent(),
+            spilled_messages: self.queues.records().spilled_messages(),
             holders: self.quota.holders(),
         }
     }
@@ -394,7 +394,7 @@ impl Broker {
         names_bytes: usize,
         who: (VhostId, Option<Declarer>),
     ) -> Result<(), Fault> {
-        self.quota.declare(declared, names_bytes, who, Room { queues: self.queues.room() })
+        self.quota.declare(declared, names_bytes, who, Room { queues: self.queues.records().room() })
     }
 
     /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.

@@ -8,6 +8,8 @@
 
 use crate::error::{Fault, ReplyCode};
 
+/// Octets whose reading, or copying, is as much work as one step.
+const OCTETS_PER_UNIT: usize = 512;
 /// Charges beyond this count as this many.
 const CHARGE_MAX: usize = 1 << 24;
 
@@ -32,6 +34,12 @@ impl Work {
     pub(crate) const fn charge(&mut self, units: usize) {
         let units = if units > CHARGE_MAX { CHARGE_MAX } else { units };
         self.units = self.units.saturating_add(units as u32);
+    }
+
+    /// Charges what it takes to read or copy this many octets.
+    #[inline]
+    pub(crate) const fn charge_octets(&mut self, octets: usize) {
+        self.charge(octets / OCTETS_PER_UNIT);
     }
 
     /// Takes the units charged since the last call.

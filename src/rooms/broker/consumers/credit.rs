@@ -85,8 +85,8 @@ impl Consumers {
     /// Whether a message that enters a queue now leaves it in this turn: whether the waiting consumers can
     /// have more messages than are before it.
     pub(crate) fn take_at_once(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> bool {
-        let whole = queues.whole_of(queue);
-        let (mut before, mut at) = (queues.ready_before(queue), whole.audience.eligible.front());
+        let whole = queues.records().whole_of(queue);
+        let (mut before, mut at) = (queues.records().ready_before(queue), whole.audience.eligible.front());
         for _ in 0..WAITING_LOOKED_AT {
             let Some(consumer) = at.filter(|_| whole.returning == 0) else { return false };
             let can_take = self.connection_can_take(queues, quota, consumer);
@@ -115,11 +115,11 @@ impl Consumers {
             return;
         }
         let queue = consumer.queue;
-        if queues.audience(queue).keeps_waiting(index) {
+        if queues.records().audience(queue).keeps_waiting(index) {
             return;
         }
         self.enter_eligible(work, queues, index);
-        queues.wake(queue);
+        queues.records_mut().wake(queue);
     }
 
     /// Makes all consumers of a channel that may take a message now eligible, for its credit has changed.
@@ -134,7 +134,7 @@ impl Consumers {
 
     fn enter_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         let (queue, priority) = (self.slab[index].queue, self.slab[index].priority);
-        let eligible = &mut queues.audience_mut(queue).eligible;
+        let eligible = &mut queues.records_mut().audience_mut(queue).eligible;
         let (mut after, mut steps) = (eligible.back(), 0);
         while let Some(other) = after {
             if self.slab[other].priority >= priority {
@@ -153,13 +153,13 @@ impl Consumers {
         if !core::mem::take(&mut self.slab[index].eligible) {
             return;
         }
-        let eligible = &mut queues.audience_mut(self.slab[index].queue).eligible;
+        let eligible = &mut queues.records_mut().audience_mut(self.slab[index].queue).eligible;
         eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
     }
 
     /// Puts a consumer that was served behind the others of its priority.
     pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
-        if queues.audience(self.slab[index].queue).eligible.len() > 1 {
+        if queues.records().audience(self.slab[index].queue).eligible.len() > 1 {
             self.leave_eligible(queues, index);
             self.enter_eligible(work, queues, index);
         }
@@ -278,7 +278,9 @@ impl Consumers {
         let is_forgotten = |index: usize| {
             let consumer = &self.slab[index];
             let is_listed = consumer.eligible || consumer.parked;
-            !is_listed && self.has_credit(index) && !queues.audience(consumer.queue).keeps_waiting(index)
+            !is_listed
+                && self.has_credit(index)
+                && !queues.records().audience(consumer.queue).keeps_waiting(index)
         };
         self.slab.iter().map(|(index, _)| index).find(|index| is_forgotten(*index))
     }

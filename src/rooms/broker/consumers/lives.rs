@@ -61,7 +61,7 @@ impl Consumers {
         record.prefetch_count = self.channels[channel.index()].prefetch_count;
         (record.tag, record.priority) = (new.tag, new.priority);
         (record.no_ack, record.exclusive) = (new.no_ack, new.exclusive);
-        queues.audience_mut(queue).has_exclusive |= new.exclusive;
+        queues.records_mut().audience_mut(queue).has_exclusive |= new.exclusive;
         self.enter_queue(work, queues, index);
         self.make_eligible(work, queues, index);
     }
@@ -69,7 +69,7 @@ impl Consumers {
     /// Puts a consumer on its queue's list. A single active consumer stays the first, whatever priority the
     /// others have, and those stand in the order in which they become active.
     fn enter_queue(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
-        let audience = queues.audience_mut(self.slab[index].queue);
+        let audience = queues.records_mut().audience_mut(self.slab[index].queue);
         let mut after = audience.all.back();
         if let Some(active) = audience.single_active() {
             let priority = self.slab[index].priority;
@@ -95,7 +95,7 @@ impl Consumers {
         consumer.state = ConsumerState::Cancelled;
         let (queue, channel, exclusive) = (consumer.queue, consumer.channel, consumer.exclusive);
         self.table.remove((channel, self.slab[index].tag.as_str()), index);
-        let audience = queues.audience_mut(queue);
+        let audience = queues.records_mut().audience_mut(queue);
         audience.all.remove(&mut self.slab, index, |consumer| &mut consumer.queue_links);
         audience.has_exclusive &= !exclusive;
         if let Some(next) = audience.single_active() {
@@ -197,7 +197,7 @@ impl Consumers {
             let consumer = &mut self.slab[index];
             if consumer.unsettled > 0 && !consumer.returning {
                 consumer.returning = true;
-                queues.begin_returning(consumer.queue);
+                queues.records_mut().begin_returning(consumer.queue);
             }
             at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
         }

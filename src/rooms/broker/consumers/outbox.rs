@@ -5,7 +5,9 @@
 
 use super::records::ConsumerState;
 use super::state::Consumers;
-use crate::broker::queues::{Carrier, NewDelivery, Queues, Taken, block_bytes};
+use crate::broker::deliveries::{Carrier, NewDelivery};
+use crate::broker::queue::{Taken, block_bytes};
+use crate::broker::queues::Queues;
 use crate::broker::quota::Quota;
 use crate::broker::work::Work;
 use crate::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};

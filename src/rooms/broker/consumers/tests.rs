@@ -3,8 +3,10 @@
 use super::*;
 use crate::broker::Context;
 use crate::broker::arguments::QueueSettings;
+use crate::broker::deliveries::Carrier;
 use crate::broker::policy::{Applied, Policies};
-use crate::broker::queues::{Carrier, Queue, Queues, Taken};
+use crate::broker::queue::{Queue, Taken};
+use crate::broker::queues::Queues;
 use crate::broker::quota::Quota;
 use crate::broker::work::Work;
 use crate::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
@@ -68,7 +70,7 @@ impl World {
     fn queue(&mut self, single_active: bool, messages: usize) -> QueueId {
         let settings = QueueSettings::of(&Policies::with_capacity(0).terms(&[], Applied::default()));
         let settings = QueueSettings { single_active, ..settings };
-        let queue = self.queues.insert(Queue::new(self.vhost, "q", &[], settings)).unwrap();
+        let queue = self.queues.records_mut().insert(Queue::new(self.vhost, "q", &[], settings)).unwrap();
         (0..messages).for_each(|_| self.put(queue));
         queue
     }
@@ -104,8 +106,8 @@ impl World {
     /// Gives the next message of a queue to whose turn it is; his tag, or nothing if nobody may have one.
     fn deliver(&mut self, queue: QueueId) -> Option<String> {
         loop {
-            let level = self.queues.wanted_level(queue)?;
-            let index = self.queues.audience(queue).next()?;
+            let level = self.queues.records().wanted_level(queue)?;
+            let index = self.queues.records().audience(queue).next()?;
             if !self.consumers.has_credit(index) {
                 self.consumers.leave_eligible(&mut self.queues, index);
                 continue;
@@ -261,12 +263,12 @@ fn a_consumer_whose_socket_takes_no_more_is_passed_over_and_comes_back_with_it()
     world.start(slow, queue, plain("slow"));
     world.set_writable(slow, false);
     assert_eq!(world.deliver(queue), None);
-    assert!(!world.queues.audience(queue).is_ready(), "it costs nothing");
+    assert!(!world.queues.records().audience(queue).is_ready(), "it costs nothing");
     world.start(fast, queue, plain("fast"));
     assert_eq!(world.deliver(queue).as_deref(), Some("fast"));
-    world.queues.leave_ready(queue);
+    world.queues.records_mut().leave_ready(queue);
     world.set_writable(slow, true);
-    assert_eq!(world.queues.pop_ready(), Some(queue));
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
     assert_eq!(world.deliver_all(queue), "fast slow");
 }
 
@@ -316,9 +318,9 @@ fn a_single_active_consumer_has_all_until_it_ends_and_then_the_highest_of_the_ot
     let low = world.start(channel, queue, NewConsumer { priority: -1, ..plain("low") });
     let high = world.start(channel, queue, NewConsumer { priority: 1, ..plain("high") });
     assert_eq!(world.deliver_all(queue), "active active");
-    assert_eq!(world.queues.audience(queue).single_active(), Some(active));
+    assert_eq!(world.queues.records().audience(queue).single_active(), Some(active));
     world.end(low);
-    assert_eq!(world.queues.audience(queue).single_active(), Some(active));
+    assert_eq!(world.queues.records().audience(queue).single_active(), Some(active));
     world.start(channel, queue, plain("plain"));
     world.end(active);
     world.put(queue);
@@ -332,13 +334,19 @@ fn a_single_active_consumer_has_all_until_it_ends_and_then_the_highest_of_the_ot
 fn a_queue_is_taken_while_somebody_has_it_for_himself() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
-    assert!(!world.queues.audience(queue).is_taken());
+    assert!(!world.queues.records().audience(queue).is_taken());
     let consumer = world.start(channel, queue, NewConsumer { exclusive: true, ..plain("a") });
-    assert!(world.queues.audience(queue).has_exclusive() && world.queues.audience(queue).is_taken());
+    assert!(
+        world.queues.records().audience(queue).has_exclusive()
+            && world.queues.records().audience(queue).is_taken()
+    );
     world.end(consumer);
-    assert!(!world.queues.audience(queue).has_exclusive() && !world.queues.audience(queue).is_taken());
+    assert!(
+        !world.queues.records().audience(queue).has_exclusive()
+            && !world.queues.records().audience(queue).is_taken()
+    );
     world.start(channel, queue, plain("b"));
-    let audience = world.queues.audience(queue);
+    let audience = world.queues.records().audience(queue);
     assert!(!audience.has_exclusive() && audience.is_taken(), "nobody can have it for himself now");
 }
 
@@ -392,7 +400,7 @@ fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
     assert_eq!((world.end(consumers[0]), world.end(consumers[0])), (Some(queue), None));
     assert_eq!(world.consumers.find(one, "same"), None);
     assert_eq!((world.consumers.active_on(one), world.consumers.active_on(two)), (0, 1));
-    assert_eq!(world.queues.audience(queue).len(), 1);
+    assert_eq!(world.queues.records().audience(queue).len(), 1);
 }
 
 #[test]

@@ -23,10 +23,10 @@ use super::state::Post;
 use super::write::Letter;
 use crate::broker::Context;
 use crate::broker::properties::expiration_ms;
+use crate::broker::queue::Queue;
+use crate::broker::queue::Taken;
 use crate::broker::queues::LevelChoice;
-use crate::broker::queues::Queue;
 use crate::broker::queues::Scratch;
-use crate::broker::queues::Taken;
 use crate::broker::queues::take_step;
 use crate::broker::queues::{Held, Next, PLAIN, Slot, delay_ms};
 use crate::broker::quota::owner_of;
@@ -38,8 +38,6 @@ const ROUSE_STEP: u32 = 512;
 const NEAR_MS: u64 = 1 << 14;
 /// Bytes of memory that must be left when a message is held.
 const HELD_ROOM_BYTES: usize = 16 << 10;
-/// Bytes of a body, or of properties, that are as much work as one step.
-const BYTES_PER_UNIT: usize = 512;
 
 /// The result of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,18 +54,19 @@ impl Post<'_> {
 
     /// Routes or moves the delayed messages that are due, as many as a turn has time for.
     pub(crate) fn rouse(&mut self, cx: &mut Context<'_>) {
-        self.queues.sleepers.note_change();
+        self.queues.sleepers_mut().note_change();
         let mut left = ROUSE_STEP;
         while left > 0 {
             let before = cx.work.units();
             cx.work.charge(1);
-            let step = match self.queues.sleepers.next(cx.journal.time_ms()) {
+            let step = match self.queues.sleepers().next(cx.journal.time_ms()) {
                 None => return,
                 Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
                 Some(Next::Held(held)) => self.wake_held(cx, held),
             };
             if step == Step::Blocked {
-                self.queues.sleepers.note_stuck(self.room_count(cx.journal, cx.messages));
+                let room = self.room_count(cx.journal, cx.messages);
+                self.queues.sleepers_mut().note_stuck(room);
                 return;
             }
             take_step(&mut left, before, cx.work);
@@ -76,16 +75,16 @@ impl Post<'_> {
 
     /// Routes, holds or moves the first message of a slot that has begun.
     fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> Step {
-        let record = self.queues.get_mut(level.index());
+        let record = self.queues.records_mut().get_mut(level.index());
         let is_it =
             |record: &&mut Queue| record.times.due_ms == key && record.sleeps_for.is_some() && !record.dying;
         let Some(record) = record.filter(is_it) else {
-            self.queues.sleepers.pop_slot();
+            self.queues.sleepers_mut().pop_slot();
             return Step::Done;
         };
         if record.backlog.ready() == 0 {
             record.times.due_ms = u64::MAX;
-            self.queues.sleepers.pop_slot();
+            self.queues.sleepers_mut().pop_slot();
             return Step::Done;
         }
         let Some((first, message, is_logged)) = self.queues.first_in_memory(level) else {
@@ -96,15 +95,15 @@ impl Post<'_> {
             (Slot::of_key(key), cx.journal.time_ms(), self.queues.due_ms(cx, message));
         let owner = owner_of(self.queues.at(level).vhost);
         let is_room =
-            self.queues.sleepers.holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
-        if self.queues.sleepers.has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS) {
+            self.queues.sleepers().holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
+        if self.queues.sleepers().has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS) {
             let taken = self.queues.take_first(cx, level, first);
             self.queues.at_mut(level).unsettled.count += 1;
-            self.queues.sleepers.hold(due_ms, (level, taken.message, taken.logged));
+            self.queues.sleepers_mut().hold(due_ms, (level, taken.message, taken.logged));
             return Step::Done;
         }
         let narrowest = if slot.tier().is_some_and(|tier| tier <= PLAIN) { 0 } else { PLAIN };
-        let whole = self.queues.whole(level);
+        let whole = self.queues.records().whole(level);
         let moved = slot.widest_below().map(|widest| Slot::of(due_ms, slot.start_ms, narrowest, widest));
         match moved.and_then(|slot| self.queues.level_of_slot(self.quota, whole, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
@@ -117,7 +116,7 @@ impl Post<'_> {
                 // The slot is the narrowest, or there is no room for a narrower one: the message waits here,
                 // with those behind it.
                 self.log_no_slot(level, slot);
-                self.queues.sleepers.pop_slot();
+                self.queues.sleepers_mut().pop_slot();
                 self.queues.at_mut(level).times.due_ms = u64::MAX;
                 self.queues.register_slot(level, Slot { start_ms: due_ms, ..slot });
                 Step::Done
@@ -149,7 +148,7 @@ impl Post<'_> {
     ) -> Step {
         let vhost = self.queues.at(level).vhost;
         let bytes = cx.messages.stream_len(message) as u64;
-        cx.work.charge(cx.messages.body_len(message) as usize / BYTES_PER_UNIT);
+        cx.work.charge_octets(cx.messages.body_len(message) as usize);
         if !self.takes_letter(cx, vhost, (message, bytes), &[target]) {
             return Step::Blocked;
         }
@@ -184,7 +183,7 @@ impl Post<'_> {
         let Some(letter) = self.write_awakened(cx, held.queue, held.message) else { return Step::Blocked };
         let has_begun = self.begin_burial(cx, &letter, held.logged().is_some());
         self.post_letter(cx, letter);
-        self.queues.sleepers.pop_held();
+        self.queues.sleepers_mut().pop_held();
         self.let_go_of_held(cx, held);
         self.end_burial(cx, has_begun);
         Step::Done
@@ -221,7 +220,8 @@ impl Post<'_> {
     ) -> Option<Letter> {
         let record = self.queues.at(level);
         let (vhost, Some(exchange)) = (record.vhost, record.sleeps_for) else { return Some(Letter::Nowhere) };
-        cx.work.charge(8 + cx.messages.body_len(message) as usize / BYTES_PER_UNIT);
+        cx.work.charge(8);
+        cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let headers = properties.headers().unwrap_or(Table::EMPTY);
         let mut writer = self.writer_of_letter(&mut scratch.rewritten);
@@ -243,7 +243,7 @@ impl Post<'_> {
         if let Err(fault) = self.route(cx.work, exchange, &key, headers, targets) {
             return Some(self.drop_awakened(exchange, &fault.text));
         }
-        let kept = self.queues.leave_out_full(cx.messages, message, targets);
+        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, |_| true);
         if targets.is_empty() {
             self.counters.unroutable_dropped += 1;
             return Some(Letter::Nowhere);

@@ -33,8 +33,6 @@ const EXCHANGE: &str = "amq.rabbitmq.trace";
 const COPY_BYTES: usize = 1024;
 /// Bytes of a header frame around the properties.
 const HEADER_BYTES: usize = 22;
-/// Bytes of a body that are as much work as one step.
-const BYTES_PER_UNIT: u32 = 512;
 
 /// The event that a copy tells of.
 #[derive(Clone, Copy)]
@@ -87,7 +85,8 @@ impl Post<'_> {
             return None;
         }
         let body_len = cx.messages.body_len(message);
-        cx.work.charge(8 + (body_len / BYTES_PER_UNIT) as usize);
+        cx.work.charge(8);
+        cx.work.charge_octets(body_len as usize);
         if !cx.messages.has_ordinary_room(owner_of(vhost), body_len as usize + COPY_BYTES) {
             self.log_left_out(vhost);
             return None;
@@ -121,7 +120,9 @@ impl Post<'_> {
         Properties::EMPTY.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).ok()?;
         let key: heapless::Vec<u8, 255> = match event {
             Event::Published(_) => [b"publish.", names.0.as_bytes()],
-            Event::Delivered(queue, _) => [b"deliver.", self.queues.whole_of(queue).name.as_bytes()],
+            Event::Delivered(queue, _) => {
+                [b"deliver.", self.queues.records().whole_of(queue).name.as_bytes()]
+            }
         }
         .into_iter()
         .flatten()
@@ -150,7 +151,7 @@ impl Post<'_> {
         headers.array("routed_queues", |queues| {
             let seen = |queue: &&QueueId| self.queues.at(**queue).sleeps_for.is_none();
             let mut seen = targets.iter().filter(seen);
-            seen.try_for_each(|queue| queues.text(&self.queues.whole_of(*queue).name))
+            seen.try_for_each(|queue| queues.text(&self.queues.records().whole_of(*queue).name))
         })
     }
 
@@ -170,9 +171,9 @@ impl Post<'_> {
         self.queues.choose_levels(cx, self.quota, copy, &mut targets);
         let (consumers, quota, queues) = (self.consumers, &*self.quota, &*self.queues);
         let is_taken_at_once = |queue| consumers.take_at_once(queues, quota, queue);
-        let (kept, _) = queues.keep_willing(cx.messages, copy, &mut targets, is_taken_at_once);
+        let (kept, _) = queues.records().keep_willing(cx.messages, copy, &mut targets, is_taken_at_once);
         targets.truncate(kept);
-        self.quota.weigh_disk(cx.journal, self.queues.log_bytes_by_vhost());
+        self.quota.weigh_disk(cx.journal, self.queues.records().log_bytes_by_vhost());
         let claim = Claim { vhost, share: Share::Ordinary, may_wait: true };
         if !targets.is_empty() {
             match self.queues.reserve(cx, self.quota, copy, &targets, claim) {

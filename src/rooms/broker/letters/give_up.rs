@@ -13,7 +13,8 @@ use crate::mem::{MessageFlags, MessageId};
 use super::death::Reason;
 use super::state::Post;
 use crate::broker::Context;
-use crate::broker::queues::{Front, Patience, take_step};
+use crate::broker::queue::Front;
+use crate::broker::queues::{Patience, take_step};
 
 /// Expired messages that one delivery turn of a queue takes up.
 const DELIVER_STEP: u32 = 64;
@@ -64,27 +65,27 @@ impl Post<'_> {
                 self.rouse(cx);
             }
             let room = self.room_count(cx.journal, cx.messages);
-            self.queues.shedding.begin(room);
-            turn.queues = self.queues.shedding.len().min(QUEUES_STEP);
+            self.queues.shedding_mut().begin(room);
+            turn.queues = self.queues.shedding_mut().len().min(QUEUES_STEP);
         }
         while turn.queues > 0 && turn.left > 0 {
             turn.queues -= 1;
-            let Some(queue) = self.queues.shedding.pop() else { break };
+            let Some(queue) = self.queues.shedding_mut().pop() else { break };
             let before = turn.left;
             self.queues.at_mut(queue).listed.is_shedding = false;
-            let is_unused = self.queues.is_unused_for_too_long(cx.journal, queue);
+            let is_unused = self.queues.records().is_unused_for_too_long(cx.journal, queue);
             if is_unused && !self.queues.at(queue).dying && !cx.journal.is_crowded() {
-                self.queues.shedding.note_step(true);
+                self.queues.shedding_mut().note_step(true);
                 return Some(queue);
             }
             let is_done = self.shed_from(cx, queue, is_unused, &mut turn.left);
             if !is_done && !core::mem::replace(&mut self.queues.at_mut(queue).listed.is_shedding, true) {
-                self.queues.shedding.push(queue);
+                self.queues.shedding_mut().push(queue);
             }
-            self.queues.shedding.note_step(is_done || turn.left < before);
+            self.queues.shedding_mut().note_step(is_done || turn.left < before);
         }
         let room = self.room_count(cx.journal, cx.messages);
-        self.queues.shedding.end(room);
+        self.queues.shedding_mut().end(room);
         None
     }
 
@@ -109,7 +110,7 @@ impl Post<'_> {
                 self.queues.unstall(queue);
             }
         }
-        if !self.queues.is_first_level(queue) {
+        if !self.queues.records().is_first_level(queue) {
             self.queues.look_at_first_level(queue);
         }
         is_buried && has_expired && is_trimmed
@@ -120,8 +121,8 @@ impl Post<'_> {
     /// Drops or dead-letters the oldest messages of a queue over its length limit. During a commit dead
     /// letters wait for its end: the messages that it publishes have been promised room.
     pub(crate) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        let (queue, mut left) = (self.queues.whole(queue), COMMAND_STEP);
-        if !self.queues.has_dead_letters(queue) {
+        let (queue, mut left) = (self.queues.records().whole(queue), COMMAND_STEP);
+        if !self.queues.records().has_dead_letters(queue) {
             self.queues.drop_excess(cx, queue);
         } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
             self.queues.note_shed_anew(queue);
@@ -170,11 +171,11 @@ impl Post<'_> {
     }
 
     fn trim_by(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        let queue = self.queues.whole(queue);
-        while self.queues.is_over_length(queue) {
-            let (before, level) = (cx.work.units(), self.queues.first_level(queue));
+        let queue = self.queues.records().whole(queue);
+        while self.queues.records().is_over_length(queue) {
+            let (before, level) = (cx.work.units(), self.queues.records().first_level(queue));
             let is_gone = *left > 0
-                && match self.queues.has_dead_letters(queue) {
+                && match self.queues.records().has_dead_letters(queue) {
                     true => self.bury_first(cx, level, Reason::MaxLength),
                     false => self.queues.drop_first(cx, level),
                 };
@@ -182,7 +183,7 @@ impl Post<'_> {
                 return false;
             }
             self.queues.note_taken_off(queue, level);
-            self.queues.charge_levels(cx.work);
+            self.queues.records().charge_levels(cx.work);
             take_step(left, before, cx.work);
         }
         true
@@ -267,7 +268,7 @@ impl Post<'_> {
         // During a commit the dead letter waits for its end: the messages that the commit publishes have been
         // promised room.
         let waits = cx.journal.is_grouping() && record.settings.dead_letters;
-        let looks = is_due && !self.queues.whole_of(queue).audience.is_ready();
+        let looks = is_due && !self.queues.records().whole_of(queue).audience.is_ready();
         if looks && waits {
             self.queues.note_shed_anew(queue);
         } else if looks {
@@ -292,7 +293,7 @@ impl Post<'_> {
             let before = cx.work.units();
             cx.work.charge(1);
             let is_gone = *left > 0
-                && match self.queues.has_dead_letters(queue) {
+                && match self.queues.records().has_dead_letters(queue) {
                     true => self.bury_first(cx, queue, Reason::Expired),
                     false => self.queues.drop_first(cx, queue),
                 };

@@ -38,8 +38,6 @@ const OWN: [&str; 5] = [CAUSE, BRIDGE, QUEUE, TIME, COUNT];
 
 /// Parking causes kept at once, of all bridges together.
 const PARKINGS_MAX: usize = 256;
-/// Bytes of a body that are as much work as one step.
-const BYTES_PER_UNIT: u32 = 512;
 
 impl Post<'_> {
     /// The place of this cause among those kept; `None` when all places are in use for others.
@@ -70,17 +68,19 @@ impl Post<'_> {
         place: u8,
     ) -> Option<Letter> {
         let Parking { bridge, queue, why } = self.letters.parkings[usize::from(place)].clone();
-        let whole = self.queues.whole_of(source);
+        let whole = self.queues.records().whole_of(source);
         let (vhost, from) = (whole.vhost, whole.name.to_string());
         let target = self
             .queues
+            .records()
             .find_queue(vhost, &queue)
-            .filter(|target| !self.queues.refuses(cx.messages, *target, message));
+            .filter(|target| !self.queues.records().refuses(cx.messages, *target, message));
         let Some(target) = target else {
             self.log_refused(source, &format!("it was refused by an upstream, and {queue} takes no more"));
             return None;
         };
-        cx.work.charge(8 + (cx.messages.body_len(message) / BYTES_PER_UNIT) as usize);
+        cx.work.charge(8);
+        cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let mut scratch = self.queues.lend_scratch();
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let mut writer = self.writer_of_letter(&mut scratch.rewritten);

@@ -5,8 +5,10 @@ use crate::broker::access::FIRST_VHOST;
 use crate::broker::arguments::QueueSettings;
 use crate::broker::consumers::Consumers;
 use crate::broker::counters::Counters;
+use crate::broker::deliveries::{Carrier, NewDelivery};
 use crate::broker::policy::{Applied, Policies};
-use crate::broker::queues::{Carrier, NewDelivery, Queue, Queues, Taken};
+use crate::broker::queue::{Queue, Taken};
+use crate::broker::queues::Queues;
 use crate::broker::quota::Quota;
 use crate::broker::topology::{ExchangeDeclaration, NewExchange, Topology};
 use crate::broker::work::Work;
@@ -123,7 +125,7 @@ impl World {
     fn queue(&mut self, name: &str, arguments: &[(&str, &str)]) -> QueueId {
         let arguments = table(arguments);
         let settings = QueueSettings::of(&self.policies.terms(&arguments, Applied::default()));
-        self.queues.insert(Queue::new(self.vhost, name, &arguments, settings)).unwrap()
+        self.queues.records_mut().insert(Queue::new(self.vhost, name, &arguments, settings)).unwrap()
     }
 
     fn message(&mut self, key: &str, body: &str) -> MessageId {
@@ -180,7 +182,7 @@ impl World {
     }
 
     fn ready(&self, queue: QueueId) -> u32 {
-        self.queues.ready_in(queue)
+        self.queues.records().ready_in(queue)
     }
 
     fn body(&self, message: MessageId) -> String {
@@ -227,7 +229,7 @@ fn what_has_nowhere_to_go_is_dropped() {
         world.reject(queue);
         assert_eq!((world.ready(queue), world.messages.messages_used()), (0, 0), "{arguments:?}");
         assert_eq!(world.queues.at(queue).backlog.first_rejected(), None);
-        world.queues.retire(queue);
+        world.queues.records_mut().retire(queue);
     }
 }
 

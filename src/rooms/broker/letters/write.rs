@@ -22,14 +22,12 @@ use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, Propert
 use super::death::{Death, Reason};
 use super::state::Post;
 use crate::broker::Context;
+use crate::broker::queue::Targets;
 use crate::broker::queues::LevelChoice;
 use crate::broker::queues::Scratch;
-use crate::broker::queues::Targets;
 use crate::broker::quota::owner_of;
 use crate::broker::work::Work;
 
-/// Bytes of a body that are as much work as one step.
-const BYTES_PER_UNIT: u32 = 512;
 /// How many times the routing work of one message a letter may take.
 const ROUTING_TIMES: u32 = 8;
 /// Letters that one letter may cause at once, by being refused.
@@ -79,8 +77,10 @@ impl Post<'_> {
 
     fn dead_letter_address(&self, queue: QueueId) -> Option<Address> {
         let record = self.queues.at(queue);
-        let terms =
-            self.policies.terms(&self.queues.whole_of(queue).arguments, self.queues.whole_of(queue).applied);
+        let terms = self.policies.terms(
+            &self.queues.records().whole_of(queue).arguments,
+            self.queues.records().whole_of(queue).applied,
+        );
         let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
         let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
         Some(Address {
@@ -99,10 +99,10 @@ impl Post<'_> {
         scratch: &mut Scratch,
         targets: &mut Vec<QueueId>,
     ) -> Option<Letter> {
-        let body_units = cx.messages.body_len(message) / BYTES_PER_UNIT;
-        cx.work.charge(8 + body_units as usize);
+        cx.work.charge(8);
+        cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
-        let record = self.queues.whole_of(queue);
+        let record = self.queues.records().whole_of(queue);
         let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
         let death = Death {
             reason,
@@ -135,8 +135,8 @@ impl Post<'_> {
             self.log_dropped(&name, &fault.text);
             return Some(Letter::Nowhere);
         }
-        self.queues.leave_out_passed(cx.work, vhost, &death, targets);
-        let kept = self.queues.leave_out_full(cx.messages, message, targets);
+        self.queues.records_mut().leave_out_passed(cx.work, vhost, &death, targets);
+        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, |_| true);
         if targets.is_empty() {
             return Some(Letter::Nowhere);
         }
@@ -173,7 +173,7 @@ impl Post<'_> {
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
         self.topology.limit_routing(work, ROUTING_TIMES);
-        let mut chosen = Targets { queues: self.queues, chosen: targets };
+        let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
         let routed = self.topology.route(work, exchange, key, headers, &mut chosen);
         // A commit must not end half-way.
         work.lift_limit();
@@ -195,7 +195,7 @@ impl Post<'_> {
 
     #[cold]
     pub(crate) fn log_refused(&mut self, queue: QueueId, why: &str) {
-        let name = Name::try_from(&*self.queues.whole_of(queue).name).unwrap_or_default();
+        let name = Name::try_from(&*self.queues.records().whole_of(queue).name).unwrap_or_default();
         self.log_dropped(&name, why);
     }
 

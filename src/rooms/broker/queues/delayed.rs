@@ -2,48 +2,44 @@
 //! (`sleepers`).
 //!
 //! Always true: a message waits in a slot as in any queue: confirmed when it is durable, out of memory when
-//! that is short, restored at a start, gone with its exchange.
+//! that is short, restored at a start, gone with its exchange; a slot with messages in the log has its time from the
+//! first of them, and none is opened before all times are known.
 
-use super::ranks::LevelChoice;
-use super::sleepers::{Held, PLAIN, SLOTS, Slot, UNKNOWN};
+use super::fetch::Page;
+use super::push::LevelChoice;
+use super::sleepers::{Held, PLAIN, SLOTS, Slot, UNKNOWN, delay_ms, start_ms};
 use super::state::Queues;
 use crate::broker::Context;
+use crate::broker::queue::Rank;
 use crate::broker::quota::{Declarer, Quota};
-use crate::command::{ExchangeId, QueueId};
+use crate::command::QueueId;
 use crate::journal::Journal;
+use crate::mem::MessageId;
+use crate::wire::field::Table;
+use crate::wire::props::Properties;
 
 impl Queues {
     /// Retires the hidden queue of an exchange with its levels, whose slots lose their times; gives the
     /// messages held, to be forgotten.
     #[cold]
     pub(crate) fn retire_sleepers(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         record.dying = true;
         if record.logged.is_on() {
             journal.queue_gone(record.logged.incarnation());
         }
-        self.append_spilled_gone(journal, queue.index());
-        let slab = &self.slab;
-        let gone = self.sleepers.take_held_of(|queue| slab[queue.index()].dying);
+        self.records.append_spilled_gone(journal, queue.index());
+        let records = &self.records;
+        let gone = self.sleepers.take_held_of(|queue| records[queue].dying);
         let mut unknown = 0;
-        let all: heapless::Vec<QueueId, { SLOTS as usize + 1 }> = self.levels(queue).collect();
+        let all: heapless::Vec<QueueId, { SLOTS as usize + 1 }> = self.records.levels(queue).collect();
         for level in all {
-            let due_ms = core::mem::replace(&mut self.slab[level.index()].times.due_ms, u64::MAX);
+            let due_ms = core::mem::replace(&mut self.records[level].times.due_ms, u64::MAX);
             unknown += u32::from(due_ms == UNKNOWN);
         }
         self.sleepers.unknown -= unknown;
         self.sleepers.note_change();
         gone
-    }
-
-    /// Notes that this hidden queue holds the messages of this delayed exchange.
-    pub(crate) fn give_sleepers(&mut self, queue: QueueId, exchange: ExchangeId) {
-        self.slab[queue.index()].sleeps_for = Some(exchange);
-    }
-
-    /// Delayed messages in a hidden queue.
-    pub(crate) fn asleep_in(&self, queue: QueueId) -> u64 {
-        self.in_all(queue, |record| u64::from(record.backlog.ready()) + u64::from(record.unsettled.count))
     }
 
     /// The level for a message of this delay: the slot of its time, or the hidden queue itself as long as the
@@ -75,9 +71,81 @@ impl Queues {
 
     /// The level of a slot, whose time is known from now on; `None`: there is no room for the level.
     pub(crate) fn level_of_slot(&mut self, quota: &mut Quota, queue: QueueId, slot: Slot) -> Option<QueueId> {
-        let declarer = self.slab[queue.index()].declared.declarer.unwrap_or_else(Declarer::nobody);
-        let level = self.level_at(quota, queue, slot.number, Some(declarer)).ok()?;
+        let declarer = self.records[queue].declared.declarer.unwrap_or_else(Declarer::nobody);
+        let level = self.records.level_at(quota, queue, slot.number, Some(declarer)).ok()?;
         self.register_slot(level, slot);
         Some(level)
+    }
+
+    pub(crate) fn register_slot(&mut self, level: QueueId, slot: Slot) {
+        let record = &mut self.records[level];
+        let key = slot.key();
+        if record.times.due_ms == UNKNOWN || record.times.due_ms <= key {
+            return;
+        }
+        record.times.due_ms = key;
+        let queues = &self.records;
+        self.sleepers.add(key, level, || {
+            let all = queues.iter().filter(|(_, record)| record.sleeps_for.is_some());
+            let all = all.map(|(index, record)| (record.times.due_ms, QueueId::from_index(index)));
+            all.filter(|(key, _)| *key < UNKNOWN)
+        });
+        self.sleepers.note_change();
+    }
+
+    /// Notes when a message came to a slot.
+    pub(crate) fn note_sleeper(&self, cx: &mut Context<'_>, message: MessageId) {
+        if cx.messages.arrived_ms(message) == 0 {
+            cx.messages.set_arrived_ms(message, cx.journal.time_ms().max(1));
+        }
+    }
+
+    /// At a start: notes a slot with messages in the log, whose first message is to be read for its time.
+    #[cold]
+    pub(crate) fn note_slot_restored(&mut self, level: QueueId) {
+        self.records[level].times.due_ms = UNKNOWN;
+        self.sleepers.unknown += 1;
+        self.want_peek(level);
+    }
+
+    /// Notes the time of a slot whose first message was read.
+    #[cold]
+    pub(crate) fn slot_peeked(&mut self, level: QueueId, page: &Page<'_>) {
+        let headers = Properties::trusted(page.properties).headers().unwrap_or(Table::EMPTY);
+        let due_ms = page.enqueued_ms.saturating_add(delay_ms(headers));
+        let slot = match self.records[level].rank {
+            Rank::Level { priority: number, .. } => Slot { number, start_ms: start_ms(number, due_ms) },
+            Rank::Plain | Rank::Lowest { .. } => Slot { number: 0, start_ms: page.enqueued_ms },
+        };
+        self.know_slot(level);
+        self.register_slot(level, slot);
+    }
+
+    fn know_slot(&mut self, level: QueueId) {
+        let record = &mut self.records[level];
+        if record.times.due_ms == UNKNOWN {
+            record.times.due_ms = u64::MAX;
+            self.sleepers.unknown -= 1;
+        }
+    }
+
+    /// Ends a read for a slot, with or without a message.
+    #[cold]
+    pub(crate) fn slot_fetched(&mut self, level: QueueId) {
+        self.sleepers.note_change();
+        let record = &self.records[level];
+        match record.times.due_ms == UNKNOWN && !record.dying {
+            true if record.backlog.ready() > 0 => self.want_peek(level),
+            true => self.know_slot(level),
+            false => {}
+        }
+    }
+
+    /// When a message in a slot is due, in milliseconds of broker time.
+    pub(crate) fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
+        let properties = cx.messages.properties(message, &mut self.scratch.properties);
+        cx.work.charge_octets(properties.len());
+        let headers = Properties::trusted(properties).headers().unwrap_or(Table::EMPTY);
+        cx.messages.arrived_ms(message).saturating_add(delay_ms(headers))
     }
 }

@@ -1,4 +1,5 @@
-//! The front of a queue: which message goes next, whether it may go now, and what becomes of the one taken.
+//! The front of a queue: which message goes next, whether it may go now, and what becomes of the one taken: delivered,
+//! settled, requeued, rejected.
 //!
 //! Always true: a message that the log has is delivered only when it is written down that it may have been
 //! (or when its own commit will say so, where nobody but this broker knows it by its place), so that after a
@@ -6,16 +7,15 @@
 //! of another, as a dead letter does, only when the end of that other is durable; a message that leaves a
 //! queue is in memory.
 
+use super::state::{PendingWatermark, Queues};
+use crate::broker::Context;
+use crate::broker::deliveries::{Carrier, Delivered, NewDelivery};
+use crate::broker::letters::Reason;
+use crate::broker::queue::{First, Front, Lane, Place, QueuePart, Size, Taken, block_bytes};
+use crate::broker::quota::owner_of;
 use crate::command::QueueId;
 use crate::journal::{Journal, Mode, Settled, Target};
 use crate::mem::{MessageFlags, MessageId, Messages};
-
-use super::backlog::{First, QueuePart, Size, Taken};
-use super::place::{Lane, Place};
-use super::queue::Front;
-use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::quota::owner_of;
 
 /// Bytes of memory that must be free for reading ahead.
 const HEAD_BYTES: usize = 16 << 10;
@@ -23,7 +23,7 @@ const HEAD_BYTES: usize = 16 << 10;
 impl Queues {
     #[inline]
     pub(crate) fn first(&self, queue: QueueId) -> Option<First> {
-        self.slab[queue.index()].backlog.first(&self.pool, &self.deliveries)
+        self.records[queue].backlog.first(&self.pool, &self.deliveries)
     }
 
     /// The first message, if it can go now; otherwise whatever it waits for has been asked for.
@@ -31,7 +31,7 @@ impl Queues {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
-            First::CameBack if self.slab[queue.index()].is_named => self.may_name_returned(cx, queue),
+            First::CameBack if self.records[queue].is_named => self.may_name_returned(cx, queue),
             First::CameBack => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 self.want_pages(queue);
@@ -44,14 +44,14 @@ impl Queues {
                 } else {
                     // The place of a message is told to another broker, so it must never be given again: a
                     // watermark above it in the log sees to that, whether the log has the message or not.
-                    let is_named = self.slab[queue.index()].is_named;
+                    let is_named = self.records[queue].is_named;
                     !is_named && cx.journal.is_gathering(cx.messages, message)
                         || self.is_below_watermark(cx.journal, queue, offset)
                 }
             }
         };
         if !may_go {
-            self.slab[queue.index()].front = Front::Blocked;
+            self.records[queue].front = Front::Blocked;
         }
         may_go.then_some(first)
     }
@@ -60,7 +60,7 @@ impl Queues {
     /// by no place.
     #[cold]
     fn may_name_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let backlog = &self.slab[queue.index()].backlog;
+        let backlog = &self.records[queue].backlog;
         let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
         logged.is_none_or(|offset| {
             !cx.journal.is_gathering(cx.messages, message)
@@ -74,14 +74,14 @@ impl Queues {
         if journal.mode() != Mode::On {
             return true;
         }
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         let (is_named, logged) = (record.is_named, &mut record.logged);
         if let Some(through) = logged.ask_watermark(offset, is_named) {
             let incarnation = logged.incarnation();
             let fact = journal.set_delivered_watermark(incarnation, through);
-            self.watermarks_pending.push_back((fact, queue, incarnation, through));
+            self.awaited.watermarks.push_back(PendingWatermark { fact, queue, incarnation, through });
         }
-        self.slab[queue.index()].logged.is_below_watermark(offset)
+        self.records[queue].logged.is_below_watermark(offset)
     }
 
     /// Notes that a queue waits for a message that took the place of another: it goes when the log has both.
@@ -90,45 +90,47 @@ impl Queues {
         // The watermark is written along, so that the message need not wait for it afterwards.
         let _ = self.is_below_watermark(journal, queue, offset);
         journal.hurry();
-        self.moves_awaited.push((journal.durable(), queue));
+        self.awaited.moves.push((journal.durable(), queue));
     }
 
     /// Wakes the queues whose first message took the place of another, if that is durable by now.
     #[cold]
     fn note_moved(&mut self, journal: &Journal) {
-        let mut awaited = core::mem::take(&mut self.moves_awaited);
+        let mut awaited = core::mem::take(&mut self.awaited.moves);
         awaited.retain(|&(before, queue)| {
             let is_new = before < journal.durable();
             // The queue may have been deleted since.
             if is_new
-                && let Some(record) = self.slab.get_mut(queue.index())
+                && let Some(record) = self.records.get_mut(queue.index())
                 && record.front == Front::Blocked
             {
                 record.front = Front::Free;
-                self.wake(queue);
+                self.records.wake(queue);
             }
             !is_new
         });
-        self.moves_awaited = awaited;
+        self.awaited.moves = awaited;
     }
 
     /// Wakes the queues that waited for a watermark, or for a move, that may have become durable.
     pub fn note_durable(&mut self, journal: &Journal) {
-        if !self.moves_awaited.is_empty() {
+        if !self.awaited.moves.is_empty() {
             self.note_moved(journal);
         }
         let durable = journal.facts_stored();
-        while let Some(&(fact, queue, incarnation, through)) = self.watermarks_pending.front() {
+        while let Some(&PendingWatermark { fact, queue, incarnation, through }) =
+            self.awaited.watermarks.front()
+        {
             if fact > durable {
                 return;
             }
-            self.watermarks_pending.pop_front();
+            self.awaited.watermarks.pop_front();
             // The queue may have been deleted since.
-            let Some(record) = self.slab.get_mut(queue.index()) else { continue };
+            let Some(record) = self.records.get_mut(queue.index()) else { continue };
             if record.logged.incarnation() == incarnation {
                 record.logged.raise_watermark(through);
                 record.front = Front::Free;
-                self.wake(queue);
+                self.records.wake(queue);
             }
         }
     }
@@ -137,7 +139,7 @@ impl Queues {
     pub(crate) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
         let taken = match first {
             First::CameBack => {
-                let record = &mut self.slab[queue.index()];
+                let record = &mut self.records[queue];
                 let mut taken =
                     record.backlog.take_returned(&mut self.pool, &mut self.deliveries, cx.messages);
                 if let Some(offset) = taken.logged {
@@ -170,7 +172,7 @@ impl Queues {
         message: MessageId,
         logged: Option<u64>,
     ) -> Taken {
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         let offset = record.backlog.take_from(&mut self.pool, part, Size::of(cx.messages, message));
         let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
         let returns = logged.map_or(0, |offset| record.returns.count_of(offset));
@@ -187,13 +189,13 @@ impl Queues {
         if let Some(offset) = taken.logged
             && cx.journal.is_gathering(cx.messages, taken.message)
         {
-            cx.journal.piggyback(self.slab[queue.index()].logged.incarnation(), offset + 1);
+            cx.journal.piggyback(self.records[queue].logged.incarnation(), offset + 1);
         }
     }
 
     /// Drops a message that was taken and is not delivered.
     pub(crate) fn forget_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
-        self.slab[queue.index()].backlog.note_dropped();
+        self.records[queue].backlog.note_dropped();
         self.settle_logged(cx, queue, taken.logged, taken.message);
         cx.messages.release(taken.message);
         self.releases += 1;
@@ -208,7 +210,7 @@ impl Queues {
         message: MessageId,
     ) {
         let Some(offset) = logged else { return };
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         record.logged.settled(log_bytes(cx.messages, message));
         if record.dying {
             cx.journal.forsake(cx.messages, record.logged.incarnation(), message);
@@ -229,9 +231,9 @@ impl Queues {
             }
             Some(First::At(part, Place::Stored(lane, start, count))) => {
                 assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
-                let count = if self.slab[queue.index()].dying { count } else { 1 };
+                let count = if self.records[queue].dying { count } else { 1 };
                 self.settle_run(cx.journal, queue, lane, start, count);
-                self.slab[queue.index()].backlog.leave_stored(&mut self.pool, count);
+                self.records[queue].backlog.leave_stored(&mut self.pool, count);
                 true
             }
             Some(first) => {
@@ -244,7 +246,7 @@ impl Queues {
 
     /// The first requeued message leaves the queue, unread.
     pub(crate) fn leave_absent(&mut self, queue: QueueId) {
-        self.slab[queue.index()].backlog.drop_absent(&mut self.pool, &mut self.deliveries);
+        self.records[queue].backlog.drop_absent(&mut self.pool, &mut self.deliveries);
     }
 
     /// Settles the first `count` messages of a run that only the log has, unread.
@@ -256,11 +258,11 @@ impl Queues {
         start: u64,
         count: u32,
     ) {
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         record.uncount_stored(lane, count.into());
         // The virtual host of the queue has less in the log by now.
         self.releases += 1;
-        let record = &self.slab[queue.index()];
+        let record = &self.records[queue];
         if !record.dying {
             let end = start + u64::from(count);
             journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });
@@ -275,7 +277,7 @@ impl Queues {
         message: MessageId,
         offset: u64,
     ) {
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         record.spilled.stays(log_bytes(cx.messages, message));
         let target = Target { queue: record.spilled.incarnation(), offset };
         if record.dying {
@@ -285,12 +287,108 @@ impl Queues {
         }
     }
 
-    /// Writes down that the transient messages of a deleted queue are gone from the log.
-    pub(crate) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
-        let incarnation = self.slab[index].spilled.incarnation();
-        if incarnation != 0 {
-            journal.queue_gone(incarnation);
+    // ---- what becomes of the one taken
+
+    /// How often the message was requeued, in a queue that tells: on a first delivery only basic.get-ok tells
+    /// it, as in RabbitMQ. After a restart it is known that the message was delivered, and not how often.
+    #[inline]
+    pub(crate) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
+        if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
+            return None;
         }
+        let tells = self.records[delivery.queue?].settings.tells_returns;
+        tells.then(|| delivery.returns.max(delivery.redelivered.into()))
+    }
+
+    /// Settles the message of a delivery, which leaves the queue for good.
+    #[inline]
+    pub(crate) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
+        match (delivery.message, delivery.logged) {
+            (Some(message), logged) => {
+                self.settle_logged(cx, queue, logged, message);
+                cx.messages.release(message);
+            }
+            (None, Some(offset)) => self.settle_run(cx.journal, queue, Lane::Durable, offset, 1),
+            (None, None) => {}
+        }
+    }
+
+    /// Whether the queue can have no message for a get yet. An expired first message is looked at anew, for
+    /// nobody else may do so.
+    pub(crate) fn is_kept_from_get(&self, queue: QueueId) -> bool {
+        let record = &self.records[self.records.first_level(queue)];
+        record.front == Front::Blocked && !record.dying
+    }
+
+    /// Counts a delivery as unsettled in its queue. The caller made sure of room in the pool.
+    pub(crate) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
+        let Some(queue) = new.queue else { return };
+        let record = &mut self.records[queue];
+        record.unsettled.count += 1;
+        record.unsettled.body_bytes += u64::from(messages.body_len(new.message));
+        record.unsettled.bytes += block_bytes(messages, new.message);
+    }
+
+    /// Counts a settled delivery out of its queue; gives the bytes of blocks that its message occupies.
+    pub(crate) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
+        let delivery = &self.deliveries[index];
+        let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
+        if let Some(queue) = delivery.queue {
+            let record = &mut self.records[queue];
+            record.unsettled.count -= 1;
+            record.unsettled.body_bytes -= u64::from(delivery.body_len);
+            match delivery.message {
+                Some(_) => record.unsettled.bytes -= bytes,
+                None => record.unsettled.absent -= 1,
+            }
+            debug_assert!(record.unsettled.count > 0 || record.unsettled.body_bytes == 0, "counted alike");
+        }
+        bytes
+    }
+
+    /// Counts that a delivery is requeued once more; says whether that is beyond the delivery limit of its
+    /// queue.
+    pub(crate) fn comes_back_too_often(&mut self, index: usize) -> bool {
+        let delivery = &mut self.deliveries[index];
+        delivery.returns = delivery.returns.saturating_add(1);
+        let queue = delivery.queue.map(|queue| &self.records[queue]);
+        queue.is_some_and(|record| {
+            !record.dying && u32::from(delivery.returns) > record.settings.delivery_limit
+        })
+    }
+
+    /// Requeues, at its old place, a delivery that no longer counts for any consumer.
+    pub(crate) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
+        let backlog = &mut self.records[queue].backlog;
+        backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
+        // The requeued message goes before the one that the queue waits for, and may take the very memory
+        // that this needs.
+        self.unstall(queue);
+    }
+
+    /// Rejects, for this reason, a delivery that no longer counts for any consumer: it waits apart until its
+    /// dead letter goes on.
+    pub(crate) fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
+        self.deliveries.keep(index);
+        self.deliveries[index].death = Some(reason);
+        self.records[queue].backlog.reject(&mut self.deliveries, messages, index);
+    }
+
+    /// Notes that what the first message of a queue waited for may have come: everybody who may take it looks again.
+    pub(crate) fn unstall(&mut self, queue: QueueId) {
+        self.records[queue].front = Front::Free;
+        self.shedding.note_change();
+        if self.records[queue].sleeps_for.is_some() {
+            return self.slot_fetched(queue);
+        }
+        if self.records[queue].settings.may_expire {
+            self.note_shed_anew(queue);
+        }
+        if !self.records.is_first_level(queue) {
+            self.look_at_first_level(queue);
+        }
+        self.gets.note_change();
+        self.records.wake(queue);
     }
 }
 

@@ -8,91 +8,16 @@
 //! bytes stay on the disk for whoever wants to try; a transient message that is in memory again is gone from
 //! the log.
 
-use crate::command::QueueId;
-use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
-use crate::wire::props::Properties;
-
-use super::backlog::{First, Size};
-use super::place::{Lane, Place};
-use super::queue::Front;
+use super::fetch::{Fetch, FetchFrom, Page, PageIn, begin_page};
 use super::state::Queues;
 use crate::broker::Context;
+use crate::broker::queue::{First, Lane, Place, Size};
 use crate::broker::quota::owner_of;
+use crate::command::QueueId;
+use crate::mem::{MessageFlags, MessageId, Messages};
 
 /// Bytes of records read back at once.
 const FETCH_BYTES: u32 = 128 << 10;
-
-/// Messages to be read back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fetch {
-    /// The queue to read for.
-    pub queue: QueueId,
-    /// The number that the log knows the queue by.
-    pub incarnation: u64,
-    /// The first log offset to read.
-    pub start: u64,
-    /// The log offset after the last one to read.
-    pub end: u64,
-    /// Bytes to read at once, about.
-    pub bytes_max: u32,
-    /// Where the messages stand in their queue.
-    pub from: FetchFrom,
-    /// Only the expiry of the first message is wanted: the message stays in the log.
-    pub is_peek: bool,
-}
-
-/// Where in its queue a message stands that is to be read back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FetchFrom {
-    /// In the middle, among messages that wait.
-    Middle,
-    /// In front: one message that was delivered before and requeued.
-    Returned,
-    /// Among the rejected: one message that is to go on as a dead letter.
-    Rejected,
-    /// Anywhere: somebody looks at the queue, which stays as it is.
-    Look,
-}
-
-/// A message that was read back, without its body.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Page<'a> {
-    /// The log offset of the message.
-    pub offset: u64,
-    /// The exchange that the message was published to.
-    pub exchange: &'a str,
-    /// The routing key of the message.
-    pub routing_key: &'a [u8],
-    /// The properties of the message.
-    pub properties: &'a [u8],
-    /// Bytes of the message body.
-    pub body_len: u32,
-    /// When the message came, in milliseconds of broker time.
-    pub enqueued_ms: u64,
-}
-
-impl Fetch {
-    const fn is_single(&self) -> bool {
-        !matches!(self.from, FetchFrom::Middle)
-    }
-}
-
-impl Page<'_> {
-    pub(crate) fn bytes(&self) -> usize {
-        self.exchange.len() + self.routing_key.len() + self.properties.len() + self.body_len as usize
-    }
-}
-
-/// What becomes of a message that was read back.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PageIn {
-    /// The body of the message is to follow, and then [`Queues::paged_in`].
-    Begun(MessageId),
-    /// The message left the queue meanwhile, or was only to be seen.
-    NotWanted,
-    /// There is no memory for the message now.
-    NoRoom,
-}
 
 impl Queues {
     /// Whether some queue waits to be read from, and there may be memory for it.
@@ -107,24 +32,24 @@ impl Queues {
 
     /// The next messages to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
-        if let Some(fetch) = self.next_look() {
+        if let Some(fetch) = self.looks.next_fetch() {
             return Some(fetch);
         }
         while let Some(queue) = self.paging.next_wanted(self.page_room_made(messages)) {
-            if self.slab.get(queue.index()).is_none() {
+            if self.records.get(queue.index()).is_none() {
                 continue;
             }
             if let Some(fetch) = self.fetch_for(queue) {
                 return Some(fetch);
             }
-            self.slab[queue.index()].listed.is_fetching = false;
+            self.records[queue].listed.is_fetching = false;
             self.unstall(queue);
         }
         None
     }
 
     fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
-        let record = &self.slab[queue.index()];
+        let record = &self.records[queue];
         let (from, (lane, start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
             _ if record.dying => return None,
             (Some(offset), _) => (FetchFrom::Rejected, (Lane::Durable, offset, 1)),
@@ -147,7 +72,8 @@ impl Queues {
     /// Takes a message that was read back, its body still to come.
     pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
         if fetch.from == FetchFrom::Look {
-            return self.look_in(messages, fetch, page);
+            let Some(record) = self.records.get(fetch.queue.index()) else { return PageIn::NotWanted };
+            return self.looks.begin(messages, record.vhost, fetch, page);
         }
         self.skip_lost(fetch, page.offset);
         let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
@@ -165,10 +91,10 @@ impl Queues {
         if !self.has_place(fetch) {
             return PageIn::NoRoom;
         }
-        let owner = owner_of(self.slab[fetch.queue.index()].vhost);
+        let owner = owner_of(self.records[fetch.queue].vhost);
         // A message that a queue stands still for may have the last memory there is; what is read ahead may
         // not.
-        let is_first = fetch.is_single() || self.slab[fetch.queue.index()].backlog.is_head_empty();
+        let is_first = fetch.is_single() || self.records[fetch.queue].backlog.is_head_empty();
         if !is_first && !messages.has_ordinary_room(owner, page.bytes()) {
             return PageIn::NoRoom;
         }
@@ -179,13 +105,13 @@ impl Queues {
     /// head is empty.
     pub fn page_later(&mut self, messages: &Messages, fetch: &Fetch) {
         if fetch.from == FetchFrom::Look {
-            return self.end_look(false);
+            return self.looks.end(false);
         }
         if !self.is_same_queue(fetch) {
             return;
         }
         let room_made = self.page_room_made(messages);
-        let record = &mut self.slab[fetch.queue.index()];
+        let record = &mut self.records[fetch.queue];
         if record.backlog.is_head_empty() || fetch.is_single() {
             self.paging.await_memory(fetch.queue, room_made);
         } else {
@@ -197,7 +123,7 @@ impl Queues {
     /// Notes that a message could not be read now: it is read again in the next turn.
     pub fn want_again(&mut self, fetch: &Fetch) {
         if fetch.from == FetchFrom::Look {
-            return self.end_look(true);
+            return self.looks.end(true);
         }
         if self.is_same_queue(fetch) {
             self.paging.want(fetch.queue);
@@ -207,7 +133,7 @@ impl Queues {
     /// Whether there is a place among the queue entries for a message read back: a message that the queue
     /// stands still for may have the last chunk; a requeued one has its place already.
     fn has_place(&self, fetch: &Fetch) -> bool {
-        let backlog = &self.slab[fetch.queue.index()].backlog;
+        let backlog = &self.records[fetch.queue].backlog;
         fetch.is_single()
             || if backlog.is_head_empty() {
                 self.pool.has_read_back_chunk()
@@ -217,7 +143,7 @@ impl Queues {
     }
 
     fn is_same_queue(&self, fetch: &Fetch) -> bool {
-        let record = self.slab.get(fetch.queue.index());
+        let record = self.records.get(fetch.queue.index());
         record.is_some_and(|record| record.is_known_as(fetch.incarnation))
     }
 
@@ -231,15 +157,15 @@ impl Queues {
         message: MessageId,
     ) -> bool {
         if fetch.from == FetchFrom::Look {
-            self.looked_in(cx.messages, offset, message);
+            self.looks.add(cx.messages, offset, message);
             return true;
         }
         cx.messages.finish(message);
         cx.messages.set_arrived_ms(message, enqueued_ms.max(1));
-        if self.slab.get(fetch.queue.index()).is_some()
+        if self.records.get(fetch.queue.index()).is_some()
             && cx.messages.flags(message).has(MessageFlags::EXPIRES)
         {
-            self.note_may_expire(fetch.queue);
+            self.records.note_may_expire(fetch.queue);
         }
         let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
         let Some((lane, ..)) = next.filter(|_| self.has_place(fetch)) else {
@@ -247,7 +173,7 @@ impl Queues {
             return next.is_none();
         };
         let size = Size::of(cx.messages, message);
-        let backlog = &mut self.slab[fetch.queue.index()].backlog;
+        let backlog = &mut self.records[fetch.queue].backlog;
         match fetch.from {
             FetchFrom::Returned => {
                 let place = (message, offset);
@@ -274,9 +200,9 @@ impl Queues {
     /// A read is over: messages with offsets below `through` that did not come are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
         if fetch.from == FetchFrom::Look {
-            return self.end_look(false);
+            return self.looks.end(false);
         }
-        let record = self.slab.get(fetch.queue.index());
+        let record = self.records.get(fetch.queue.index());
         let was_seen = fetch.is_peek
             && record.is_some_and(|record| {
                 [Lane::Durable, Lane::Transient]
@@ -289,39 +215,23 @@ impl Queues {
         if !self.is_same_queue(fetch) {
             return;
         }
-        let record = &mut self.slab[fetch.queue.index()];
+        let record = &mut self.records[fetch.queue];
         record.listed.is_fetching = false;
         // The deliver pass and gets look again; if the first message is still not in memory, they ask for it
         // again.
         self.unstall(fetch.queue);
     }
 
-    pub(crate) fn unstall(&mut self, queue: QueueId) {
-        self.slab[queue.index()].front = Front::Free;
-        self.shedding.note_change();
-        if self.slab[queue.index()].sleeps_for.is_some() {
-            return self.slot_fetched(queue);
-        }
-        if self.slab[queue.index()].settings.may_expire {
-            self.note_shed_anew(queue);
-        }
-        if !self.is_first_level(queue) {
-            self.look_at_first_level(queue);
-        }
-        self.gets.note_change();
-        self.wake(queue);
-    }
-
     /// The offset of the first rejected message, if only the log has it.
     fn absent_rejected(&self, queue: QueueId) -> Option<u64> {
-        let delivery = &self.deliveries[self.slab[queue.index()].backlog.first_rejected()?];
+        let delivery = &self.deliveries[self.records[queue].backlog.first_rejected()?];
         delivery.logged.filter(|_| delivery.message.is_none())
     }
 
     /// The run that is being fetched, if it is still wanted: at the front of the middle, or one requeued
     /// message.
     fn front_run(&self, fetch: &Fetch) -> Option<(Lane, u64, u32)> {
-        let record = self.slab.get(fetch.queue.index()).filter(|record| !record.dying)?;
+        let record = self.records.get(fetch.queue.index()).filter(|record| !record.dying)?;
         let is_first = match fetch.from {
             FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
             FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
@@ -340,49 +250,19 @@ impl Queues {
         let Some((lane, start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
-            let name = &self.slab[self.whole(fetch.queue).index()].name;
+            let name = &self.records[self.records.whole(fetch.queue)].name;
             log::error!(
                 "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
                 name.escape_debug()
             );
-            let backlog = &mut self.slab[fetch.queue.index()].backlog;
+            let backlog = &mut self.records[fetch.queue].backlog;
             match fetch.from {
                 FetchFrom::Returned => self.leave_absent(fetch.queue),
                 FetchFrom::Rejected => backlog.lose_rejected(&mut self.deliveries),
                 FetchFrom::Middle | FetchFrom::Look => backlog.leave_stored(&mut self.pool, lost),
             }
-            self.slab[fetch.queue.index()].uncount_stored(lane, lost.into());
+            self.records[fetch.queue].uncount_stored(lane, lost.into());
             self.releases += 1;
         }
     }
-}
-
-pub(crate) fn begin_page(
-    messages: &mut Messages,
-    owner: Owner,
-    lane: Lane,
-    page: &Page<'_>,
-) -> Result<MessageId, PoolFull> {
-    let share = Share::ReadBack;
-    let message = messages.begin(page.exchange, page.routing_key, Draw { share, owner })?;
-    let flags = match lane {
-        Lane::Durable => MessageFlags::PERSISTENT.with(MessageFlags::STORED),
-        // A persistent message in a queue that is not durable.
-        Lane::Transient if is_persistent(page) => MessageFlags::PERSISTENT,
-        Lane::Transient => MessageFlags::NONE,
-    };
-    let properties = Properties::trusted(page.properties);
-    let flags = if properties.expiration().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags };
-    let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
-    match messages.reserve_content(message, page.properties, flags, page.body_len, share) {
-        Ok(()) => Ok(message),
-        Err(full) => {
-            messages.release(message);
-            Err(full)
-        }
-    }
-}
-
-fn is_persistent(page: &Page<'_>) -> bool {
-    Properties::parse(page.properties).is_ok_and(|properties| properties.is_persistent())
 }

@@ -6,11 +6,10 @@
 
 use std::collections::VecDeque;
 
+use super::read_back_room::ReadBackRoom;
 use crate::command::QueueId;
 use crate::limits::Limits;
 use crate::mem::Messages;
-
-use super::read_back_room::ReadBackRoom;
 
 /// Queues that read messages from the log, and the search for messages that may leave memory.
 #[derive(Debug)]

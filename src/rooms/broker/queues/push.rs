@@ -1,19 +1,58 @@
-//! Messages enter queues: in memory, and in the log if they are to be kept.
+//! Messages enter queues: on which level, whether there is room (entries, a share of the memory, the log), and then in
+//! memory, and in the log if they are to be kept.
 //!
-//! Always true: the caller made sure of room everywhere before anything is pushed; the message is held once, whatever
-//! the fan-out.
-
-use super::backlog::Size;
-use super::queue::Queue;
-use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::quota::Quota;
-use crate::broker::shortage::Shortage;
-use crate::command::QueueId;
-use crate::journal::{Appended, Journal, Mode, Urgency};
-use crate::mem::{MessageFlags, MessageId, Messages};
+//! Always true: asking for room changes nothing, and room everywhere was made sure of before anything is pushed; a
+//! publisher waits only for what others can free; the message is held once, whatever the fan-out.
 
 use super::head::log_bytes;
+use super::sleepers::delay_ms;
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::faults::{out_of, out_of_disk, unwritable};
+use crate::broker::queue::{Queue, Rank, Size};
+use crate::broker::quota::{Declarer, LogShares, Quota, owner_of};
+use crate::broker::shortage::{Pool, Shortage};
+use crate::command::{QueueId, VhostId};
+use crate::error::Fault;
+use crate::journal::{Appended, Journal, Mode, NoRoom, Urgency};
+use crate::mem::{MessageFlags, MessageId, Share};
+use crate::wire::field::Table;
+use crate::wire::props::Properties;
+
+/// What keeps a message, in itself valid, from being published.
+pub(crate) enum Hindrance {
+    /// The missing room will be freed by others: the publisher waits.
+    Wait(Shortage),
+    Fault(Fault),
+}
+
+/// The publisher who asks for room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claim {
+    /// The virtual host of the target queues.
+    pub(crate) vhost: VhostId,
+    /// The part of the pools that the publisher may use.
+    pub(crate) share: Share,
+    /// Whether the publisher can be made to wait; not in the middle of a commit.
+    pub(crate) may_wait: bool,
+}
+
+/// What in a message decides to which level it goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LevelChoice {
+    pub(crate) priority: u8,
+    /// The delay of the message in milliseconds: see [`delay_ms`].
+    pub(crate) delay_ms: u64,
+    /// When the message came, in milliseconds of broker time; 0 for now.
+    pub(crate) came_ms: u64,
+}
+
+impl LevelChoice {
+    pub(crate) fn of(properties: &Properties<'_>, came_ms: u64) -> Self {
+        let priority = properties.priority().unwrap_or(0);
+        Self { priority, delay_ms: delay_ms(properties.headers().unwrap_or(Table::EMPTY)), came_ms }
+    }
+}
 
 impl Queues {
     /// Pushes a message that the broker itself sends on: a dead letter, or a copy for the firehose. Length
@@ -45,10 +84,10 @@ impl Queues {
         let appended = self.append_to_journal(cx, quota, message, targets, urgency);
         for &queue in targets {
             cx.messages.retain(message);
-            let record = &mut self.slab[queue.index()];
+            let record = &mut self.records[queue];
             record.push(&mut self.pool, &appended, size);
             has_rules |= record.is_picky();
-            self.wake(queue);
+            self.records.wake(queue);
         }
         has_rules
     }
@@ -67,11 +106,11 @@ impl Queues {
             return Journal::transient(message);
         }
         let bytes = log_bytes(cx.messages, message);
-        let slab = &mut self.slab;
-        let places = targets.iter().filter_map(|queue| slab[queue.index()].logged.next_target(bytes));
+        let records = &mut self.records;
+        let places = targets.iter().filter_map(|queue| records[*queue].logged.next_target(bytes));
         let appended = cx.journal.append(cx.messages, message, places, urgency);
         if appended.targets() > 0 {
-            let vhost = self.slab[targets[0].index()].vhost;
+            let vhost = self.records[targets[0]].vhost;
             quota.take_disk(vhost, bytes * u64::from(appended.targets()));
             if urgency == Urgency::Awaited {
                 cx.await_batch(appended.batch());
@@ -93,30 +132,199 @@ impl Queues {
         if !self.is_for_log(cx, message) {
             return 0;
         }
-        targets.iter().filter(|queue| self.slab[queue.index()].logged.is_on()).count()
-    }
-
-    /// Whether the next message that comes to a queue needs a fresh chunk.
-    pub(crate) fn needs_chunk(&self, queue: QueueId) -> bool {
-        self.slab[queue.index()].backlog.needs_chunk()
-    }
-
-    /// The target queue that has used up its share of the memory.
-    #[cold]
-    pub(crate) fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
-        let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
-        Shortage::QueueMemory(self.whole(full.unwrap_or(targets[0])))
-    }
-
-    /// The target queue with most messages in the log.
-    #[cold]
-    pub(crate) fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
-        let longest = targets.iter().copied().max_by_key(|queue| self.in_all(*queue, Queue::log_bytes));
-        Shortage::QueueDisk(self.whole(longest.unwrap_or(targets[0])))
+        targets.iter().filter(|queue| self.records[**queue].logged.is_on()).count()
     }
 
     /// Fresh chunks that one message may ever take.
     pub(crate) const fn fan_out_max(&self) -> usize {
         self.pool.chunks_max() - self.settings.chunks_reserve
+    }
+
+    // ---- the level that it goes to
+
+    /// Replaces each target queue that has priorities by its level for this message.
+    #[cold]
+    pub(crate) fn choose_levels(
+        &mut self,
+        cx: &mut Context<'_>,
+        quota: &mut Quota,
+        message: MessageId,
+        targets: &mut [QueueId],
+    ) {
+        if targets.iter().all(|target| self.records[*target].rank == Rank::Plain) {
+            return;
+        }
+        let properties = cx.messages.properties(message, &mut self.scratch.properties);
+        cx.work.charge_octets(properties.len());
+        let said = LevelChoice::of(&Properties::trusted(properties), cx.messages.arrived_ms(message));
+        self.choose_levels_for(cx, quota, said, targets);
+    }
+
+    /// Replaces each target queue that has priorities by its level for a message of this priority and delay.
+    #[cold]
+    pub(crate) fn choose_levels_for(
+        &mut self,
+        cx: &mut Context<'_>,
+        quota: &mut Quota,
+        said: LevelChoice,
+        targets: &mut [QueueId],
+    ) {
+        for target in targets {
+            let record = &self.records[*target];
+            if record.sleeps_for.is_some() {
+                *target = self.slot_for(cx, quota, *target, said);
+            } else if let Rank::Lowest { .. } = record.rank {
+                let priority = said.priority.min(record.settings.max_priority);
+                // Whoever declared the queue answers for its levels.
+                let declarer = record.declared.declarer.unwrap_or_else(Declarer::nobody);
+                *target = self.level_for(quota, *target, priority, Some(declarer));
+            }
+        }
+    }
+
+    /// The level of a whole queue for this priority, or the next lower one if there is no room for another
+    /// level.
+    fn level_for(
+        &mut self,
+        quota: &mut Quota,
+        queue: QueueId,
+        priority: u8,
+        declarer: Option<Declarer>,
+    ) -> QueueId {
+        self.records.level_at(quota, queue, priority, declarer).unwrap_or_else(|at| {
+            self.log_no_level(queue, priority);
+            at
+        })
+    }
+
+    /// Logs, once a minute at most, why the order of priorities is not kept.
+    fn log_no_level(&mut self, queue: QueueId, priority: u8) {
+        if self.is_minute_to_say() {
+            log::warn!(
+                "queue '{}': queues_max has no room for its priority {priority}, which takes a place like a \
+                 queue: these messages wait among those of the next lower one",
+                self.records[queue].name.escape_debug()
+            );
+        }
+    }
+
+    /// At a start: the level for this priority, of which the log has messages, of a queue that was just
+    /// declared again.
+    pub(crate) fn restore_level(
+        &mut self,
+        quota: &mut Quota,
+        queue: QueueId,
+        priority: u8,
+    ) -> Option<QueueId> {
+        let level = self.level_for(quota, queue, priority, None);
+        (self.records.priority_of(level) == priority).then_some(level)
+    }
+
+    // ---- room for it
+
+    /// Whether every target queue takes the message now; changes nothing.
+    pub(crate) fn reserve(
+        &self,
+        cx: &Context<'_>,
+        quota: &Quota,
+        message: MessageId,
+        targets: &[QueueId],
+        claim: Claim,
+    ) -> Result<(), Hindrance> {
+        let share = claim.share;
+        let needed = targets.iter().filter(|&&queue| self.records.needs_chunk(queue)).count();
+        let reserve = match share {
+            Share::Ordinary => self.settings.chunks_reserve,
+            Share::Transaction | Share::Reserve | Share::ReadBack => 0,
+        };
+        if needed > self.fan_out_max() {
+            return Err(Hindrance::Fault(out_of("queue_entries_max")));
+        }
+        // All target queues are in the virtual host of the channel.
+        let owner = || owner_of(claim.vhost);
+        let fits = self.pool.may_take(owner, needed, reserve);
+        let within_share = share == Share::Reserve
+            || targets.iter().all(|&queue| self.records.within_share(cx.messages, queue));
+        match (fits && within_share, share) {
+            (true, _) => self.reserve_log(cx, quota, message, targets, claim),
+            (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
+                true => self.records.crowded_queue(cx.messages, targets),
+                false => self.lacks_entries(claim.vhost, needed + reserve),
+            })),
+            (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
+                Err(Hindrance::Fault(out_of("queue_entries_max")))
+            }
+        }
+    }
+
+    /// Whether the log takes the message now, if it is to be logged. Everybody can wait for the next commit;
+    /// for room on the disk only a publisher that holds nothing others wait for.
+    fn reserve_log(
+        &self,
+        cx: &Context<'_>,
+        quota: &Quota,
+        message: MessageId,
+        targets: &[QueueId],
+        claim: Claim,
+    ) -> Result<(), Hindrance> {
+        let logged = self.logged_targets(cx, message, targets);
+        if logged == 0 {
+            return Ok(());
+        }
+        let bytes = cx.messages.stream_len(message) as u64;
+        if !cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
+            return Err(Hindrance::Fault(out_of("commit_bytes_max")));
+        }
+        let holds_up = claim.share == Share::Reserve && claim.may_wait;
+        if holds_up && cx.journal.mode() == Mode::Unwritable {
+            // Others wait for what the publisher holds, and the disk will not recover by itself.
+            return Err(Hindrance::Fault(unwritable()));
+        }
+        let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
+        let most = cx.journal.queue_bytes_max();
+        let within =
+            targets.iter().all(|&queue| self.records.in_all(queue, Queue::log_bytes) + bytes <= most);
+        let vhost = claim.vhost;
+        let leaves_enough = quota.disk().leaves_room(cx.journal, vhost, bytes * logged as u64);
+        match room {
+            Ok(()) if within && leaves_enough => Ok(()),
+            // For a commit all room was made sure of before.
+            _ if !claim.may_wait => Ok(()),
+            Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
+                Err(Hindrance::Wait(Shortage::Unwritable))
+            }
+            Err(NoRoom::Commit) => Err(Hindrance::Wait(Shortage::Commit)),
+            Ok(()) if within && claim.share == Share::Ordinary => {
+                Err(Hindrance::Wait(Shortage::VhostDisk(vhost)))
+            }
+            Ok(()) if within => Err(Hindrance::Fault(LogShares::is_used_up())),
+            Ok(()) if claim.share == Share::Ordinary => {
+                Err(Hindrance::Wait(self.records.longest_in_log(targets)))
+            }
+            Err(NoRoom::Disk) if claim.share == Share::Ordinary => {
+                Err(Hindrance::Wait(disk_shortage(cx.journal)))
+            }
+            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(out_of_disk(cx.journal))),
+        }
+    }
+
+    /// Why queue entries are missing: all are used, or the rest is kept for other virtual hosts.
+    #[cold]
+    fn lacks_entries(&self, vhost: VhostId, chunks: usize) -> Shortage {
+        match chunks <= self.pool.chunks_free() {
+            true => Shortage::VhostMemory(Pool::Entries, vhost),
+            false => Shortage::Pool(Pool::Entries),
+        }
+    }
+}
+
+/// Why the log has no room at all, when it has none.
+#[cold]
+pub fn disk_shortage(journal: &Journal) -> Shortage {
+    match journal.room_key() {
+        _ if journal.mode() != Mode::On => Shortage::Unwritable,
+        _ if journal.is_file_system_full() => Shortage::FileSystem,
+        "disk_limit" => Shortage::DiskLimit,
+        _ => Shortage::Index,
     }
 }

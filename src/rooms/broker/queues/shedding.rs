@@ -6,9 +6,8 @@
 
 use std::collections::VecDeque;
 
-use crate::command::QueueId;
-
 use crate::broker::work::Work;
+use crate::command::QueueId;
 
 /// Units of work that make one more step.
 const UNITS_PER_STEP: u32 = 16;

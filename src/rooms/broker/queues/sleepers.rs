@@ -20,11 +20,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::expiry::Expiry;
 use crate::command::QueueId;
 use crate::mem::MessageId;
 use crate::wire::field::{Table, Value};
-
-use super::expiry::Expiry;
 
 /// Slots of the timing wheel.
 pub(crate) const SLOTS: u8 = 88;

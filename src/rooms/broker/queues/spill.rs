@@ -13,18 +13,14 @@
 //! consumer takes while it is leaving stays; as long as the log alone has a message, the memory to read it
 //! back is kept free of messages that cannot leave, whatever is published meanwhile.
 
+use super::head::log_bytes;
+use super::state::Queues;
+use crate::broker::Context;
+use crate::broker::queue::{Lane, Place, Queue, QueuePart, Size, block_bytes};
+use crate::broker::quota::{LogShares, Quota};
 use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::journal::{Journal, Mode, NoRoom};
 use crate::mem::{MessageFlags, MessageId, Messages};
-
-use super::backlog::block_bytes;
-use super::backlog::{QueuePart, Size};
-use super::head::log_bytes;
-use super::place::{Lane, Place};
-use super::queue::Queue;
-use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::quota::{LogShares, Quota};
 
 /// Messages that one step takes out of memory.
 const SPILL_STEP: u32 = 512;
@@ -65,7 +61,7 @@ impl Queues {
         quota: &mut Quota,
         connection_of: impl Fn(ChannelId) -> ConnectionId,
     ) -> bool {
-        let (slab, places) = (&self.slab, self.slab.places());
+        let (slab, places) = (&self.records, self.records.places());
         let has_absent = |index: usize| slab.get(index).is_some_and(Queue::has_absent);
         let is_looking = self.paging.keep_read_back_room(cx.messages, places, has_absent);
         if cx.journal.mode() != Mode::On || !self.is_short(cx.messages) {
@@ -79,7 +75,7 @@ impl Queues {
         }
         for _ in 0..SPILL_QUEUES.min(places) {
             let index = self.paging.hand(places);
-            let may_spill = self.slab.get(index).is_some_and(|queue| self.may_spill(queue));
+            let may_spill = self.records.get(index).is_some_and(|queue| self.may_spill(queue));
             if may_spill && self.spill_from(cx, quota.disk(), QueueId::from_index(index), &mut left) {
                 // The queue has more to give up.
                 return true;
@@ -112,7 +108,7 @@ impl Queues {
             // queue finds no memory: that queue stands still until it does.
             let is_wanted = delivery.is_returned()
                 && !self.paging.is_short_of_memory()
-                && !self.slab[self.whole(queue).index()].audience.is_empty();
+                && !self.records[self.records.whole(queue)].audience.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // The memory of this message would not be free, or not for long: it goes behind the others.
                 self.deliveries.keep(index);
@@ -138,7 +134,7 @@ impl Queues {
         let delivery = &mut self.deliveries[index];
         delivery.message = None;
         let returned = delivery.is_returned();
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         if returned {
             record.backlog.give_up_returned(Size::of(messages, message));
         } else {
@@ -164,7 +160,7 @@ impl Queues {
     fn spill_from(&mut self, cx: &mut Context<'_>, disk: &LogShares, queue: QueueId, left: &mut u32) -> bool {
         // A message that leaves without need is read back at once where a consumer keeps up.
         while *left > 0 && self.is_short(cx.messages) {
-            let backlog = &self.slab[queue.index()].backlog;
+            let backlog = &self.records[queue].backlog;
             // A message that joins a run needs no entry, and gives up its own.
             let needs_none = !backlog.has_leaving() && backlog.joins_middle(&self.pool);
             if self.pool.chunks_free() < CHUNKS_LEFT && !needs_none {
@@ -184,7 +180,7 @@ impl Queues {
 
     /// Keeps the first messages of a queue with consumers in memory, whatever they are.
     fn keep_window(&mut self, queue: QueueId) -> bool {
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         let window = if record.audience.is_empty() { 0 } else { WINDOW };
         record.backlog.keep_in_window(&mut self.pool, window)
     }
@@ -197,7 +193,7 @@ impl Queues {
         queue: QueueId,
         left: &mut u32,
     ) -> bool {
-        let record = &self.slab[queue.index()];
+        let record = &self.records[queue];
         let may_spill_transient = self.may_spill_transient(record);
         let Some(place) = record.backlog.first_in_fifo(&self.pool) else { return false };
         match place {
@@ -210,7 +206,7 @@ impl Queues {
             }
             Place::Plain(_) if may_spill_transient => self.spill_transient(cx, disk, queue, left),
             Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => {
-                self.slab[queue.index()].backlog.stay(&mut self.pool, QueuePart::Fifo, place);
+                self.records[queue].backlog.stay(&mut self.pool, QueuePart::Fifo, place);
                 true
             }
         }
@@ -225,7 +221,7 @@ impl Queues {
         at: (Lane, u64),
     ) {
         let size = Size::of(messages, message);
-        self.slab[queue.index()].backlog.give_up(&mut self.pool, from, at, size);
+        self.records[queue].backlog.give_up(&mut self.pool, from, at, size);
         self.paging.gave_up(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
@@ -244,7 +240,7 @@ impl Queues {
     ) -> bool {
         let mut taken = false;
         while *left > 0 && self.pool.chunks_free() >= CHUNKS_LEFT {
-            let record = &self.slab[queue.index()];
+            let record = &self.records[queue];
             let Some(place) = record.backlog.first_in_fifo(&self.pool) else { break };
             let spilling = match place {
                 Place::Plain(message) => self.spilling(cx, disk, queue, message),
@@ -255,7 +251,7 @@ impl Queues {
                 (Spilling::Now, Place::Plain(message)) => self.begin_spilling(cx, queue, message),
                 _ => place,
             };
-            self.slab[queue.index()].backlog.begin_leaving(&mut self.pool, place);
+            self.records[queue].backlog.begin_leaving(&mut self.pool, place);
             taken = true;
             *left -= 1;
         }
@@ -265,7 +261,7 @@ impl Queues {
 
     fn spilling(&self, cx: &Context<'_>, disk: &LogShares, queue: QueueId, message: MessageId) -> Spilling {
         let bytes = cx.messages.stream_len(message) as u64;
-        let record = &self.slab[queue.index()];
+        let record = &self.records[queue];
         let has_share = record.log_bytes() + bytes <= cx.journal.queue_bytes_max()
             && disk.leaves_room(cx.journal, record.vhost, bytes);
         let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
@@ -280,7 +276,7 @@ impl Queues {
 
     /// Hands a transient message to the journal; gives the place where it stands from now on.
     fn begin_spilling(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Place {
-        let lane = &mut self.slab[queue.index()].spilled;
+        let lane = &mut self.records[queue].spilled;
         let target = lane.next_target(log_bytes(cx.messages, message), || cx.journal.next_transient());
         let appended = cx.journal.spill(cx.messages, message, target);
         lane.set_awaits(appended.batch());
@@ -291,7 +287,7 @@ impl Queues {
     /// durable.
     fn leave(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) -> bool {
         let durable = cx.journal.durable();
-        let record = &mut self.slab[queue.index()];
+        let record = &mut self.records[queue];
         let is_there = match place {
             Place::Spilled(..) => record.spilled.awaits() <= durable && record.backlog.may_give_up(),
             Place::Logged(message, _) => is_stored(cx.messages, record, message),

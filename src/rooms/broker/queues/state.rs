@@ -1,26 +1,26 @@
-//! All queues with their messages, the unsettled deliveries, and the schedules over them.
+//! All that messages on their way through queues need: the records, the pool of entries, the deliveries, the schedules.
 //!
 //! Always true: a message is in one place of one queue, or in one delivery of it.
 
-use core::cell::Cell;
 use std::collections::VecDeque;
 
-use super::deliveries::Deliveries;
 use super::expiry::Expiry;
 use super::gets::Getting;
 use super::looks::Looks;
 use super::paging::Paging;
-use super::queue::Queue;
-use super::returns::ReturnsDue;
 use super::shedding::Shedding;
 use super::sleepers::Sleepers;
-use crate::broker::consumers::Audience;
-use crate::broker::names::IndexTable;
+use crate::broker::arguments::QueueSettings;
+use crate::broker::deliveries::Deliveries;
+use crate::broker::queue::{Lane, Queue, Records, Seen};
+use crate::broker::restored::Contents;
+use crate::broker::shortage::Shortage;
 use crate::broker::waiters::Waiters;
 use crate::command::QueueId;
-use crate::journal::Batch;
+use crate::error::Fault;
+use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
-use crate::mem::{FifoPool, List, Slab};
+use crate::mem::FifoPool;
 
 /// Buffers for reading properties; taken out while in use.
 #[derive(Debug, Default)]
@@ -47,53 +47,64 @@ pub(crate) struct Settings {
     pub(crate) body_bytes: u64,
 }
 
+/// The minute of a turn, for what is logged once in a minute at most.
+#[derive(Debug, Default)]
+struct Minutes {
+    /// The minute of this turn, since the start of the process.
+    now: u32,
+    /// The minute in which a lack of room for a level was logged last.
+    no_level_logged: Option<u32>,
+}
+
+/// Queues whose first message waits for a commit.
+#[derive(Debug, Default)]
+pub(super) struct AwaitedCommits {
+    /// Watermarks that are being written, in the order of their batches.
+    pub(super) watermarks: VecDeque<PendingWatermark>,
+    /// Queues whose first message took the place of another: the batch durable when they asked, the queue.
+    pub(super) moves: Vec<(Batch, QueueId)>,
+}
+
+/// A watermark that is being written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PendingWatermark {
+    /// The number of the write.
+    pub(super) fact: u64,
+    pub(super) queue: QueueId,
+    /// The number that the log knew the queue by.
+    pub(super) incarnation: u64,
+    /// Messages with offsets below may be delivered then.
+    pub(super) through: u64,
+}
+
 /// All queues.
 #[derive(Debug)]
 pub struct Queues {
     pub(super) settings: Settings,
-    pub(super) slab: Slab<Queue>,
-    pub(super) table: IndexTable,
+    pub(super) records: Records,
     /// The entries of all queues.
     pub(super) pool: FifoPool,
     /// Unsettled deliveries.
     pub(super) deliveries: Deliveries,
-    /// The ready list: queues that can deliver now.
-    pub(super) ready: List,
     /// When to look at which queue for expired messages.
     pub(super) expiry: Expiry,
     /// The timing wheel of the delayed exchanges.
-    pub(crate) sleepers: Sleepers,
+    pub(super) sleepers: Sleepers,
     /// Queues that have messages to give up.
-    pub(crate) shedding: Shedding,
+    pub(super) shedding: Shedding,
     /// Queues that read messages from the log, or move them out of memory.
     pub(super) paging: Paging,
     /// Reads for operators who look at messages.
     pub(super) looks: Looks,
     /// Gets that wait for their message to be read.
     pub(super) gets: Waiters<Getting>,
-    /// Quorum queues whose delivery counts are to be written.
-    pub(super) returns_due: ReturnsDue,
-    /// Watermarks being written, in the order of their batches: batch, queue, incarnation, watermark.
-    pub(super) watermarks_pending: VecDeque<(u64, QueueId, u64, u64)>,
-    /// Queues that wait until the move of their first message is durable: the batch durable when they asked,
-    /// the queue.
-    pub(super) moves_awaited: Vec<(Batch, QueueId)>,
-    /// Durable queues and levels that have dead letters.
-    pub(super) dead_lettering: u32,
-    /// Whether there ever was a message or queue that may expire.
-    pub(super) has_deadlines: bool,
+    /// Queues whose first message waits for a commit.
+    pub(super) awaited: AwaitedCommits,
     pub(super) scratch: Scratch,
-    /// Queues ever made, which numbers them.
-    serial: u64,
     /// Counts messages that left memory or an outbox; a publisher that waits for room asks again when it
     /// rises.
     pub(super) releases: u64,
-    /// Levels of queues with priorities that were walked through and not charged as work yet.
-    pub(super) levels_walked: Cell<u32>,
-    /// The minute of this turn, since the start of the process.
-    pub(super) minute: u32,
-    /// The minute in which a lack of room for a level was logged last.
-    pub(super) no_level_logged_minute: Option<u32>,
+    minutes: Minutes,
 }
 
 impl Queues {
@@ -110,38 +121,23 @@ impl Queues {
                 messages: limits.messages_max - limits.messages_max / 16,
                 body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
             },
-            slab: Slab::with_capacity(queues),
-            table: IndexTable::with_capacity(queues, seed),
+            records: Records::with_capacity(queues, seed),
             pool,
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
-            ready: List::default(),
             expiry: Expiry::with_capacity(queues),
             sleepers: Sleepers::new(queues, limits.messages_max as usize),
             shedding: Shedding::with_capacity(queues),
             paging: Paging::new(limits),
             looks: Looks::default(),
             gets: Waiters::with_capacity(0),
-            returns_due: ReturnsDue::default(),
-            watermarks_pending: VecDeque::with_capacity(64),
-            moves_awaited: Vec::with_capacity(64),
-            dead_lettering: 0,
-            has_deadlines: false,
+            awaited: AwaitedCommits::default(),
             scratch: Scratch {
                 properties: vec![0; frame].into_boxed_slice(),
                 rewritten: vec![0; frame + 256].into_boxed_slice(),
             },
-            serial: 0,
             releases: 0,
-            levels_walked: Cell::new(0),
-            minute: 0,
-            no_level_logged_minute: None,
+            minutes: Minutes::default(),
         }
-    }
-
-    /// A number that no other queue has.
-    pub(super) const fn next_serial(&mut self) -> u64 {
-        self.serial += 1;
-        self.serial
     }
 
     /// Sets whether messages to durable queues count as persistent whatever their delivery mode.
@@ -169,6 +165,77 @@ impl Queues {
         &mut self.scratch
     }
 
+    /// The records of all queues.
+    #[inline]
+    pub(crate) const fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// The records of all queues, to be changed.
+    #[inline]
+    pub(crate) const fn records_mut(&mut self) -> &mut Records {
+        &mut self.records
+    }
+
+    /// How many more queues and levels fit.
+    pub const fn room(&self) -> usize {
+        self.records.room()
+    }
+
+    /// Whether the broker had any message or queue so far that may expire.
+    pub const fn has_deadlines(&self) -> bool {
+        self.records.has_deadlines()
+    }
+
+    /// Whether some message in the log may expire, so that the broker time has to be told to the next life.
+    pub fn has_stored_deadline(&self) -> bool {
+        self.records.has_stored_deadline()
+    }
+
+    /// Counts the messages that left the queue which a publisher waits for; `None`: he waits for something else.
+    /// While the count rises he need not give up.
+    pub fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
+        self.records.left_queue_of(shortage)
+    }
+
+    /// A queue that can deliver now and is not on the ready list, so that nobody would look at it.
+    #[cfg(debug_assertions)]
+    pub fn forgotten_queue(&self) -> Option<usize> {
+        self.records.forgotten_queue()
+    }
+
+    /// Uses up offsets, as if as many messages had come to every durable queue and gone before they were written. For
+    /// the simulator, which has no days to wait for that.
+    #[cfg(debug_assertions)]
+    pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
+        self.records.pass_offsets(journal, count);
+    }
+
+    /// The timing wheel of the delayed exchanges.
+    pub(crate) const fn sleepers(&self) -> &Sleepers {
+        &self.sleepers
+    }
+
+    /// The timing wheel of the delayed exchanges, to be moved on.
+    pub(crate) const fn sleepers_mut(&mut self) -> &mut Sleepers {
+        &mut self.sleepers
+    }
+
+    /// Queues that have messages to give up, to be asked.
+    pub(crate) const fn shedding_mut(&mut self) -> &mut Shedding {
+        &mut self.shedding
+    }
+
+    /// Reads for operators who look at messages.
+    pub const fn looks(&self) -> &Looks {
+        &self.looks
+    }
+
+    /// Reads for operators who look at messages, to be asked for.
+    pub const fn looks_mut(&mut self) -> &mut Looks {
+        &mut self.looks
+    }
+
     /// Gets that wait for their message.
     #[inline]
     pub(crate) const fn gets(&self) -> &Waiters<Getting> {
@@ -193,58 +260,31 @@ impl Queues {
 
     /// The minute of this turn, since the start of the process.
     pub(crate) const fn minute(&self) -> u32 {
-        self.minute
+        self.minutes.now
     }
 
     /// A turn begins in this minute since the start of the process.
     pub(crate) const fn set_minute(&mut self, minute: u32) {
-        self.minute = minute;
+        self.minutes.now = minute;
     }
 
     /// Whether it was not said in this minute that there is no room for a priority or a span of time; from now on it was.
     pub(crate) fn is_minute_to_say(&mut self) -> bool {
-        self.no_level_logged_minute.replace(self.minute) != Some(self.minute)
+        self.minutes.no_level_logged.replace(self.minutes.now) != Some(self.minutes.now)
     }
 
     // ---- how much there is
 
-    /// Queues, their levels and hidden queues included.
-    pub(crate) const fn len(&self) -> usize {
-        self.slab.len()
-    }
-
-    /// How many more queues and levels fit.
-    pub const fn room(&self) -> usize {
-        self.slab.room()
-    }
-
-    /// Places of queues ever used.
-    pub(crate) const fn places(&self) -> usize {
-        self.slab.places()
-    }
-
     /// The record of an existing queue or level.
     #[inline]
     pub(crate) fn at(&self, queue: QueueId) -> &Queue {
-        &self.slab[queue.index()]
+        &self.records[queue]
     }
 
     /// The record of an existing queue or level, to be changed.
     #[inline]
     pub(crate) fn at_mut(&mut self, queue: QueueId) -> &mut Queue {
-        &mut self.slab[queue.index()]
-    }
-
-    /// The consumers of a queue.
-    #[inline]
-    pub(crate) fn audience(&self, queue: QueueId) -> &Audience {
-        &self.slab[queue.index()].audience
-    }
-
-    /// The consumers of a queue, to be changed.
-    #[inline]
-    pub(crate) fn audience_mut(&mut self, queue: QueueId) -> &mut Audience {
-        &mut self.slab[queue.index()].audience
+        &mut self.records[queue]
     }
 
     /// The unsettled deliveries.
@@ -265,18 +305,6 @@ impl Queues {
         self.deliveries.room()
     }
 
-    pub(crate) fn get(&self, place: usize) -> Option<&Queue> {
-        self.slab.get(place)
-    }
-
-    pub(crate) fn get_mut(&mut self, place: usize) -> Option<&mut Queue> {
-        self.slab.get_mut(place)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Queue)> {
-        self.slab.iter()
-    }
-
     /// Rises when room is made that a publisher may wait for: places for entries and deliveries (their pools
     /// count these), room in the share of a queue, or room in an outbox.
     pub(crate) const fn room_made(&self) -> u64 {
@@ -288,25 +316,82 @@ impl Queues {
         self.releases += 1;
     }
 
-    /// Unsettled or requeued messages that only the log has.
-    pub(crate) fn absent(&self) -> u32 {
-        self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.returned_absent()).sum()
-    }
-
-    /// Transient messages that the log has, or will have, because memory was short.
-    pub(crate) fn spilled_messages(&self) -> u64 {
-        self.slab.iter().map(|(_, queue)| queue.spilled.count()).sum()
-    }
-
     /// Bytes of the queue pools that nobody uses and the system holds memory for, about.
     pub(crate) const fn idle_bytes(&self) -> usize {
-        self.pool.idle_bytes() + self.deliveries.idle_bytes() + self.slab.idle_bytes()
+        self.pool.idle_bytes() + self.deliveries.idle_bytes() + self.records.idle_bytes()
     }
 
     /// Gives idle memory back to the system, a bounded part at a time; says whether that was the last part.
     pub(crate) fn trim(&mut self) -> bool {
         self.deliveries.trim();
-        self.slab.trim();
+        self.records.trim();
         self.pool.trim()
+    }
+
+    /// Messages of a queue from the one in this place on, counted from 0.
+    ///
+    /// # Errors
+    /// The place is too far behind.
+    pub(crate) fn look_from(&self, queue: QueueId, from: u32, count: u32) -> Result<Vec<Seen>, Fault> {
+        self.records.look_from(&self.pool, &self.deliveries, queue, from, count)
+    }
+
+    // ---- settings
+
+    /// Gives a queue and its levels new settings.
+    pub(crate) fn renew(&mut self, journal: &Journal, queue: QueueId, settings: QueueSettings) {
+        self.renew_one(journal, queue, settings);
+        let mut level = self.records.highest_level(queue);
+        while level != queue {
+            self.renew_one(journal, level, settings.of_level());
+            level = self.records.below(level).unwrap_or(queue);
+        }
+    }
+
+    fn renew_one(&mut self, journal: &Journal, queue: QueueId, settings: QueueSettings) {
+        let expired_ms = self.records[queue].settings.expires_ms;
+        if !self.records.set_settings(journal.time_ms(), queue, settings) {
+            return;
+        }
+        if settings.expires_ms != expired_ms {
+            self.touch_queue(journal, queue);
+        }
+        if self.records[queue].is_picky() {
+            self.note_shed_anew(queue);
+        }
+    }
+
+    // ---- at a start
+
+    /// At a start: tells a queue what the log has for it.
+    pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
+        self.records.restore_contents(queue, contents);
+        if contents.count > 0 {
+            self.look_at_stored(queue);
+        }
+    }
+
+    /// Adds messages of a queue that the log has, in order; `false` when there is no room to remember them.
+    pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
+        let mut start = start;
+        while start < end {
+            let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
+            let backlog = &mut self.records[queue].backlog;
+            if !backlog.push_stored(&mut self.pool, Lane::Durable, start, count) {
+                return false;
+            }
+            start += u64::from(count);
+        }
+        true
+    }
+
+    /// Frees the record of a cleared queue, or of a level, once nothing refers to it; gives it, with the queue that it
+    /// was a level of, for that may be done with now.
+    pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
+        let (record, whole) = self.records.take_if_done(queue)?;
+        if record.listed.is_shedding {
+            self.shedding.forget(queue);
+        }
+        Some((record, whole))
     }
 }

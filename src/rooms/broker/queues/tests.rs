@@ -4,8 +4,10 @@ use super::*;
 use crate::broker::Context;
 use crate::broker::arguments::QueueSettings;
 use crate::broker::consumers::{ConsumerState, Consumers, NewConsumer};
+use crate::broker::deliveries::{Carrier, NewDelivery};
 use crate::broker::letters::Reason;
 use crate::broker::policy::{Applied, Policies};
+use crate::broker::queue::{Queue, Taken, first_rank};
 use crate::broker::quota::Quota;
 use crate::broker::shortage::Shortage;
 use crate::broker::work::Work;
@@ -77,7 +79,7 @@ impl World {
 
     fn queue(&mut self, name: &str, arguments: &[u8]) -> QueueId {
         let record = self.record(name, arguments);
-        self.queues.insert(record).unwrap()
+        self.queues.records_mut().insert(record).unwrap()
     }
 
     fn message(&mut self, body: &str, properties: &[u8], flags: MessageFlags) -> MessageId {
@@ -118,7 +120,7 @@ impl World {
 
     /// Delivers what stands first in a queue; its level and its delivery.
     fn take(&mut self, queue: QueueId) -> (QueueId, usize) {
-        let level = self.queues.first_level(queue);
+        let level = self.queues.records().first_level(queue);
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
         let first = self.queues.first_to_go(&mut cx, level).unwrap();
         let Taken { message, offset, logged, redelivered, returns } =
@@ -173,7 +175,7 @@ impl World {
     fn drain(&mut self, queue: QueueId) -> String {
         let mut bodies = Vec::new();
         loop {
-            let level = self.queues.first_level(queue);
+            let level = self.queues.records().first_level(queue);
             let Some((_, message, _)) = self.queues.first_in_memory(level) else { break };
             bodies.push(self.body(message));
             self.drop_first(level);
@@ -217,7 +219,7 @@ fn messages_go_in_the_order_of_their_coming() {
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a", "b", "c", "d"]);
-    assert_eq!((world.queues.ready_in(queue), world.queues.at(queue).backlog.body_bytes()), (4, 4));
+    assert_eq!((world.queues.records().ready_in(queue), world.queues.at(queue).backlog.body_bytes()), (4, 4));
     assert_eq!(world.drain(queue), "a b c d");
     world.assert_empty();
 }
@@ -248,7 +250,7 @@ fn what_comes_back_takes_half_of_all_delivery_records_at_most() {
     bodies.iter().for_each(|body| world.put(queue, &[body]));
     let taken: Vec<_> = (0..40).map(|_| world.take(queue)).collect();
     taken.into_iter().for_each(|taken| world.give_back(taken));
-    assert_eq!((world.queues.deliveries().len(), world.queues.ready_in(queue)), (25, 41));
+    assert_eq!((world.queues.deliveries().len(), world.queues.records().ready_in(queue)), (25, 41));
     let mut redelivered = Vec::new();
     for _ in 0..41 {
         let taken = world.take(queue);
@@ -278,44 +280,47 @@ fn a_queue_is_ready_exactly_when_it_has_a_message_and_somebody_for_it_and_nothin
     let mut world = World::new();
     let queue = world.queue("q", &[]);
     world.put(queue, &["a"]);
-    assert!(!world.queues.is_any_ready(), "nobody is there");
+    assert!(!world.queues.records().is_any_ready(), "nobody is there");
     let consumer = world.consumer(queue);
-    assert_eq!(world.queues.pop_ready(), Some(queue));
-    world.queues.begin_returning(queue);
-    world.queues.wake(queue);
-    assert!(!world.queues.is_any_ready(), "something older may come");
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
+    world.queues.records_mut().begin_returning(queue);
+    world.queues.records_mut().wake(queue);
+    assert!(!world.queues.records().is_any_ready(), "something older may come");
     world.queues.end_returning(queue);
-    assert_eq!((world.queues.pop_ready(), world.queues.pop_ready()), (Some(queue), None));
+    assert_eq!(
+        (world.queues.records_mut().pop_ready(), world.queues.records_mut().pop_ready()),
+        (Some(queue), None)
+    );
     let taken = world.take(queue);
-    world.queues.wake(queue);
-    assert!(!world.queues.is_any_ready(), "it is empty");
+    world.queues.records_mut().wake(queue);
+    assert!(!world.queues.records().is_any_ready(), "it is empty");
     world.give_back(taken);
-    world.queues.wake(queue);
-    assert_eq!(world.queues.pop_ready(), Some(queue));
+    world.queues.records_mut().wake(queue);
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
     world.consumers.end(&mut world.work, &mut world.queues, consumer);
-    world.queues.wake(queue);
-    assert!(!world.queues.is_any_ready(), "nobody is there any more");
+    world.queues.records_mut().wake(queue);
+    assert!(!world.queues.records().is_any_ready(), "nobody is there any more");
     world.consumer(queue);
-    world.queues.retire(queue);
-    assert!(!world.queues.is_any_ready(), "nothing is delivered from what is gone");
+    world.queues.records_mut().retire(queue);
+    assert!(!world.queues.records().is_any_ready(), "nothing is delivered from what is gone");
 }
 
 #[test]
 fn a_name_leads_to_its_queue_until_that_is_retired() {
     let mut world = World::new();
     let old = world.queue("q", &[]);
-    assert_eq!(world.queues.find_queue(world.vhost, "q"), Some(old));
-    assert_eq!(world.queues.find_queue(VhostId::from_index(1), "q"), None);
-    world.queues.retire(old);
-    assert_eq!(world.queues.find_queue(world.vhost, "q"), None);
+    assert_eq!(world.queues.records().find_queue(world.vhost, "q"), Some(old));
+    assert_eq!(world.queues.records().find_queue(VhostId::from_index(1), "q"), None);
+    world.queues.records_mut().retire(old);
+    assert_eq!(world.queues.records().find_queue(world.vhost, "q"), None);
     let new = world.queue("q", &[]);
     assert_ne!(world.queues.at(new).serial, world.queues.at(old).serial);
-    assert_eq!(world.queues.find_queue(world.vhost, "q"), Some(new));
+    assert_eq!(world.queues.records().find_queue(world.vhost, "q"), Some(new));
     for _ in 2..8 {
         world.queue("another", &[]);
     }
     let record = world.record("too many", &[]);
-    assert!(world.queues.insert(record).unwrap_err().text.contains("queues_max"));
+    assert!(world.queues.records_mut().insert(record).unwrap_err().text.contains("queues_max"));
 }
 
 #[test]
@@ -324,16 +329,16 @@ fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
     let queue = world.queue("q", &[]);
     world.put(queue, &["a"]);
     let taken = world.take(queue);
-    world.queues.retire(queue);
+    world.queues.records_mut().retire(queue);
     assert!(world.queues.take_if_done(queue).is_none(), "it is not cleared away");
     world.queues.at_mut(queue).cleared = true;
     assert!(world.queues.take_if_done(queue).is_none(), "a message of it is delivered");
-    world.queues.begin_returning(queue);
+    world.queues.records_mut().begin_returning(queue);
     world.settle(taken);
     assert!(world.queues.take_if_done(queue).is_none(), "a job works for it");
     world.queues.end_returning(queue);
     let (record, whole) = world.queues.take_if_done(queue).unwrap();
-    assert_eq!((&*record.name, whole, world.queues.len()), ("q", None, 0));
+    assert_eq!((&*record.name, whole, world.queues.records().len()), ("q", None, 0));
     assert!(world.queues.take_if_done(queue).is_none());
     world.assert_empty();
 }
@@ -348,13 +353,13 @@ fn ranked(world: &mut World) -> QueueId {
 fn a_level_is_made_when_its_first_message_comes_and_the_highest_goes_first() {
     let mut world = World::new();
     let queue = ranked(&mut world);
-    assert_eq!(world.queues.len(), 1);
+    assert_eq!(world.queues.records().len(), 1);
     world.put_ranked(queue, &[(3, "three"), (0, "none"), (5, "five"), (3, "three-too"), (9, "nine")]);
     world.put(queue, &["nothing"]);
-    assert_eq!(world.queues.len(), 3, "beyond the highest there is the highest");
-    assert_eq!((world.queues.ready_in(queue), world.queues.at(queue).backlog.ready()), (6, 2));
-    for level in world.queues.levels(queue).collect::<Vec<_>>() {
-        assert_eq!((world.queues.whole(level), world.queues.ready_in(level)), (queue, 6));
+    assert_eq!(world.queues.records().len(), 3, "beyond the highest there is the highest");
+    assert_eq!((world.queues.records().ready_in(queue), world.queues.at(queue).backlog.ready()), (6, 2));
+    for level in world.queues.records().levels(queue).collect::<Vec<_>>() {
+        assert_eq!((world.queues.records().whole(level), world.queues.records().ready_in(level)), (queue, 6));
     }
     assert_eq!(world.drain(queue), "five nine three three-too none nothing");
     world.assert_empty();
@@ -376,16 +381,16 @@ fn a_queue_with_priorities_is_ready_for_a_message_of_any_of_them() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(4, "four")]);
-    assert!(!world.queues.is_any_ready());
+    assert!(!world.queues.records().is_any_ready());
     world.consumer(queue);
-    assert_eq!(world.queues.pop_ready(), Some(queue));
-    let level = world.queues.wanted_level(queue).unwrap();
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
+    let level = world.queues.records().wanted_level(queue).unwrap();
     assert_ne!(level, queue);
-    world.queues.begin_returning(level);
+    world.queues.records_mut().begin_returning(level);
     world.put_ranked(queue, &[(0, "none")]);
-    assert!(!world.queues.is_any_ready(), "a lower one does not go before what may come back");
+    assert!(!world.queues.records().is_any_ready(), "a lower one does not go before what may come back");
     world.queues.end_returning(level);
-    assert_eq!(world.queues.pop_ready(), Some(queue));
+    assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
 }
 
 #[test]
@@ -397,7 +402,7 @@ fn where_there_is_no_room_for_a_level_its_messages_go_to_the_next_lower_one() {
         world.queue("another", &[]);
     }
     world.put_ranked(queue, &[(4, "four"), (1, "one"), (0, "none")]);
-    assert_eq!((world.queues.room(), world.queues.ready_in(queue)), (0, 4));
+    assert_eq!((world.queues.records().room(), world.queues.records().ready_in(queue)), (0, 4));
     assert_eq!(world.drain(queue), "two four one none");
 }
 
@@ -410,7 +415,7 @@ fn a_purge_takes_what_is_ready_in_all_levels_and_nothing_that_is_delivered() {
     let taken = world.take(queue);
     world.give_back(taken);
     let (count, parts) = world.queues.purge(queue);
-    assert_eq!((count, world.queues.ready_in(queue)), (4, 0));
+    assert_eq!((count, world.queues.records().ready_in(queue)), (4, 0));
     for (level, mut purged) in parts {
         let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
         while world.queues.drop_purged(&mut cx, level, &mut purged) {}
@@ -428,8 +433,8 @@ fn levels_go_with_their_queue_which_goes_last() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     world.put_ranked(queue, &[(1, "one"), (3, "three"), (0, "none")]);
-    world.queues.retire(queue);
-    let levels = world.queues.retire_levels(&mut world.journal, queue);
+    world.queues.records_mut().retire(queue);
+    let levels = world.queues.records_mut().retire_levels(&mut world.journal, queue);
     assert_eq!(levels.len(), 2);
     while world.drop_first(queue) {}
     world.queues.at_mut(queue).cleared = true;
@@ -441,7 +446,7 @@ fn levels_go_with_their_queue_which_goes_last() {
         assert_eq!(whole, Some(queue));
     }
     assert!(world.queues.take_if_done(queue).is_some());
-    assert_eq!(world.queues.len(), 0);
+    assert_eq!(world.queues.records().len(), 0);
     world.assert_empty();
 }
 
@@ -452,11 +457,11 @@ fn of_what_is_too_much_the_oldest_goes() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-max-length", 2)));
     world.put(queue, &["a", "b"]);
-    assert!(!world.queues.is_over_length(queue));
+    assert!(!world.queues.records().is_over_length(queue));
     world.put(queue, &["c", "d"]);
-    assert!(world.queues.is_over_length(queue));
+    assert!(world.queues.records().is_over_length(queue));
     world.drop_excess(queue);
-    assert!(!world.queues.is_over_length(queue));
+    assert!(!world.queues.records().is_over_length(queue));
     assert_eq!(world.drain(queue), "c d");
 }
 
@@ -465,12 +470,12 @@ fn bytes_of_bodies_count_and_what_is_delivered_does_not() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-max-length-bytes", 5)));
     world.put(queue, &["aaa", "bb"]);
-    assert!(!world.queues.is_over_length(queue));
+    assert!(!world.queues.records().is_over_length(queue));
     let taken = world.take(queue);
     world.put(queue, &["ccc"]);
-    assert!(!world.queues.is_over_length(queue));
+    assert!(!world.queues.records().is_over_length(queue));
     world.give_back(taken);
-    assert!(world.queues.is_over_length(queue));
+    assert!(world.queues.records().is_over_length(queue));
     world.drop_excess(queue);
     assert_eq!(world.drain(queue), "bb ccc", "what came back is the oldest");
 }
@@ -482,7 +487,7 @@ fn the_levels_of_a_queue_have_one_length_together() {
         table(|table| table.long("x-max-priority", 5).and_then(|()| table.long("x-max-length", 2)));
     let queue = world.queue("q", &arguments);
     world.put_ranked(queue, &[(1, "one"), (5, "five"), (0, "none")]);
-    assert!(world.queues.is_over_length(queue));
+    assert!(world.queues.records().is_over_length(queue));
     world.drop_excess(queue);
     assert_eq!(world.drain(queue), "one none", "the first of all goes");
 }
@@ -495,14 +500,14 @@ fn a_queue_that_refuses_is_full_at_its_length_and_drops_nothing() {
     });
     let queue = world.queue("q", &arguments);
     world.put(queue, &["a"]);
-    assert!(!world.queues.refuses_body(queue, 1));
+    assert!(!world.queues.records().refuses_body(queue, 1));
     world.put(queue, &["b"]);
-    assert!(world.queues.refuses_body(queue, 1));
+    assert!(world.queues.records().refuses_body(queue, 1));
     let taken = world.take(queue);
-    assert!(!world.queues.refuses_body(queue, 1));
+    assert!(!world.queues.records().refuses_body(queue, 1));
     world.put(queue, &["c"]);
     world.give_back(taken);
-    assert!(!world.queues.is_over_length(queue), "what comes back is kept");
+    assert!(!world.queues.records().is_over_length(queue), "what comes back is kept");
     world.drop_excess(queue);
     assert_eq!(world.drain(queue), "a b c");
 }
@@ -539,9 +544,9 @@ fn a_message_with_a_time_of_its_own_expires_in_a_queue_without_one() {
     let queue = world.queue("q", &[]);
     world.journal.set_time(1_000);
     world.put(queue, &["stays"]);
-    assert!(!world.queues.has_deadlines());
+    assert!(!world.queues.records().has_deadlines());
     world.put_with(&[queue], "goes", b"\x01\x00\x0250", MessageFlags::EXPIRES);
-    assert!(world.queues.has_deadlines());
+    assert!(world.queues.records().has_deadlines());
     world.journal.set_time(9_000);
     assert!(!world.has_expired(queue), "what stands first has no time");
     world.drop_first(queue);
@@ -557,7 +562,7 @@ fn what_expires_in_a_queue_with_priorities_is_the_first_of_all_levels() {
     world.put_ranked(queue, &[(0, "old")]);
     world.journal.set_time(500);
     world.put_ranked(queue, &[(1, "new")]);
-    let level = world.queues.first_level(queue);
+    let level = world.queues.records().first_level(queue);
     assert!(!world.has_expired(queue) && !world.has_expired(level), "the old one does not stand first");
     world.journal.set_time(600);
     assert!(!world.has_expired(queue) && world.has_expired(level));
@@ -573,11 +578,11 @@ fn a_queue_that_nobody_uses_has_its_time_and_a_consumer_ends_that() {
     world.queues.touch_queue(&world.journal, queue);
     assert_eq!(world.queues.next_expiry_ms(), Some(1_100));
     world.journal.set_time(1_099);
-    assert!(!world.queues.is_unused_for_too_long(&world.journal, queue));
+    assert!(!world.queues.records().is_unused_for_too_long(&world.journal, queue));
     world.journal.set_time(1_100);
-    assert!(world.queues.is_unused_for_too_long(&world.journal, queue));
+    assert!(world.queues.records().is_unused_for_too_long(&world.journal, queue));
     world.consumer(queue);
-    assert!(!world.queues.is_unused_for_too_long(&world.journal, queue));
+    assert!(!world.queues.records().is_unused_for_too_long(&world.journal, queue));
 }
 
 // ---- what is given up
@@ -586,18 +591,18 @@ fn a_queue_that_nobody_uses_has_its_time_and_a_consumer_ends_that() {
 fn what_is_given_up_waits_apart_and_is_given_to_nobody() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
-    assert!(world.queues.has_dead_letters(queue));
+    assert!(world.queues.records().has_dead_letters(queue));
     world.consumer(queue);
     world.put(queue, &["a"]);
     let (_, delivery) = world.take(queue);
-    world.queues.pop_ready();
+    world.queues.records_mut().pop_ready();
     world.queues.uncount_delivery(&world.messages, delivery);
     world.queues.reject(&world.messages, queue, delivery, Reason::Rejected);
-    world.queues.wake(queue);
+    world.queues.records_mut().wake(queue);
     let backlog = &world.queues.at(queue).backlog;
     assert_eq!((backlog.ready(), backlog.first_rejected()), (0, Some(delivery)));
     assert!(backlog.bytes() > 0, "it counts for the memory of its queue");
-    assert!(world.queues.first(queue).is_none() && !world.queues.is_any_ready());
+    assert!(world.queues.first(queue).is_none() && !world.queues.records().is_any_ready());
     assert_eq!(world.queues.deliveries()[delivery].death, Some(Reason::Rejected));
     let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
     assert!(world.queues.drop_rejected(&mut cx, queue) && !world.queues.drop_rejected(&mut cx, queue));
@@ -609,8 +614,8 @@ fn what_is_given_up_waits_apart_and_is_given_to_nobody() {
 fn a_queue_that_is_gone_has_no_dead_letters() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
-    world.queues.retire(queue);
-    assert!(!world.queues.has_dead_letters(queue));
+    world.queues.records_mut().retire(queue);
+    assert!(!world.queues.records().has_dead_letters(queue));
 }
 
 #[test]
@@ -647,11 +652,11 @@ fn whoever_publishes_to_a_queue_with_its_share_waits_until_it_has_less() {
     assert!(refused.contains("queue_entries_max"), "{refused}");
     let taken = world.take(full);
     assert_eq!(world.reserve(full, Share::Ordinary), Err(Ok(full)), "what is delivered counts");
-    let left = world.queues.left_queue_of(Shortage::QueueMemory(full));
+    let left = world.queues.records().left_queue_of(Shortage::QueueMemory(full));
     world.settle(taken);
     assert_eq!(world.reserve(full, Share::Ordinary), Ok(()));
     world.drop_first(full);
-    assert!(world.queues.left_queue_of(Shortage::QueueMemory(full)) > left);
+    assert!(world.queues.records().left_queue_of(Shortage::QueueMemory(full)) > left);
 }
 
 #[test]
@@ -659,7 +664,7 @@ fn the_levels_of_a_queue_have_one_share_together() {
     let mut world = World::new();
     let queue = ranked(&mut world);
     (0..40).for_each(|_| world.put_ranked(queue, &[(1, "m"), (2, "m")]));
-    let level = world.queues.first_level(queue);
+    let level = world.queues.records().first_level(queue);
     for queue_or_level in [queue, level] {
         assert_eq!(world.reserve(queue_or_level, Share::Ordinary), Err(Ok(queue)));
     }

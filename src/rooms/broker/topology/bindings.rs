@@ -104,7 +104,7 @@ impl Topology {
         assert!(!dying, "nothing is bound to an exchange that is gone");
         let (key, who) = (new.routing_key.as_bytes(), (vhost, cx.declarer));
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
-        quota.declare(declared, bytes, who, Room { queues: queues.room() })?;
+        quota.declare(declared, bytes, who, Room { queues: queues.records().room() })?;
         // Each exchange needs a root node, so nodes are left for all exchanges there can be.
         let nodes_room = self.trie.room() - self.exchanges.room();
         let nodes = quota.take_nodes(self.trie.missing(root, kind, key), who, nodes_room);
@@ -184,7 +184,7 @@ impl Topology {
         let source = self.exchange(record.source);
         let destination = match record.destination {
             Destination::Queue(queue) => {
-                queues.find_queue(source.vhost, &queues.at(queue).name).map(Destination::Queue)
+                queues.records().find_queue(source.vhost, &queues.at(queue).name).map(Destination::Queue)
             }
             Destination::Exchange(exchange) => {
                 self.find_exchange(source.vhost, &self.exchange(exchange).name).map(Destination::Exchange)
@@ -267,7 +267,7 @@ fn incoming<'a>(
     destination: Destination,
 ) -> &'a mut List {
     match destination {
-        Destination::Queue(queue) => queues.bindings_mut(queue),
+        Destination::Queue(queue) => queues.records_mut().bindings_mut(queue),
         Destination::Exchange(exchange) => &mut exchanges[exchange.index()].incoming,
     }
 }

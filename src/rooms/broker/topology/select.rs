@@ -9,7 +9,8 @@
 //! refused beyond a number of units that depends on how much can be bound.
 
 use crate::broker::names::IndexTable;
-use crate::broker::queues::{Targets, delay_ms};
+use crate::broker::queue::Targets;
+use crate::broker::queues::delay_ms;
 use crate::broker::work::Work;
 use crate::command::{ExchangeId, VhostId};
 use crate::error::Fault;

@@ -5,7 +5,8 @@ use super::*;
 use crate::broker::access::FIRST_VHOST;
 use crate::broker::arguments::QueueSettings;
 use crate::broker::policy::{Applied, Policies};
-use crate::broker::queues::{Logged, Queue, Queues, Targets};
+use crate::broker::queue::{Logged, Queue, Targets};
+use crate::broker::queues::Queues;
 use crate::broker::quota::{Declared, Quota, Room};
 use crate::broker::work::Work;
 use crate::broker::{Access, Context};
@@ -101,14 +102,14 @@ impl World {
     fn hidden_queue(&mut self) -> QueueId {
         let mut record = self.record("");
         record.hidden = true;
-        self.queues.insert_hidden(record).unwrap()
+        self.queues.records_mut().insert_hidden(record).unwrap()
     }
 
     /// A queue that the log has under this incarnation, or not at all with 0.
     fn queue(&mut self, name: &str, incarnation: u64) -> QueueId {
         let mut record = self.record(name);
         record.logged = Logged::as_incarnation(incarnation);
-        self.queues.insert(record).unwrap()
+        self.queues.records_mut().insert(record).unwrap()
     }
 
     fn bind(
@@ -125,7 +126,7 @@ impl World {
 
     /// Declares a queue that is not in the log, and binds it.
     fn bound(&mut self, source: ExchangeId, queue: &str, routing_key: &str, arguments: &[u8]) {
-        let found = self.queues.find_queue(self.vhost, queue);
+        let found = self.queues.records().find_queue(self.vhost, queue);
         let queue = found.unwrap_or_else(|| self.queue(queue, 0));
         self.bind(source, Destination::Queue(queue), routing_key, arguments).unwrap();
     }
@@ -151,7 +152,7 @@ impl World {
     /// Names of the queues that a message goes to, with a space between them.
     fn targets(&mut self, exchange: ExchangeId, key: &str, headers: &[u8]) -> String {
         let mut chosen = Vec::new();
-        let mut targets = Targets { queues: &mut self.queues, chosen: &mut chosen };
+        let mut targets = Targets { queues: self.queues.records_mut(), chosen: &mut chosen };
         self.topology.limit_routing(&mut self.work, 1);
         let headers = Table::trusted(headers);
         self.topology.route(&mut self.work, exchange, key.as_bytes(), headers, &mut targets).unwrap();
@@ -269,7 +270,7 @@ fn a_delayed_exchange_keeps_what_says_so_and_routes_the_rest() {
     world.bound(delayed, "a", "", &[]);
     assert_eq!(world.targets(delayed, "", &[]), "a");
     let (delay, mut chosen) = (table(|table| table.long("x-delay", 5)), Vec::new());
-    let mut targets = Targets { queues: &mut world.queues, chosen: &mut chosen };
+    let mut targets = Targets { queues: world.queues.records_mut(), chosen: &mut chosen };
     let (work, headers) = (&mut world.work, Table::trusted(&delay));
     assert!(world.topology.route(work, delayed, b"", headers, &mut targets).unwrap());
     assert_eq!(chosen, Vec::from_iter(world.topology.exchange(delayed).sleepers));
@@ -377,14 +378,14 @@ fn a_binding_that_exists_anew_is_not_written_off() {
     let old = world.queue("kept", 7);
     world.bind(source, Destination::Queue(old), "", &[]).unwrap();
     let binding = world.topology.any_binding(source).unwrap();
-    world.queues.retire(old);
+    world.queues.records_mut().retire(old);
     let new = world.queue("kept", 8);
     world.bind(source, Destination::Queue(new), "", &[]).unwrap();
     assert_eq!(world.written().len(), 3);
     world.remove(binding);
     assert_eq!(world.written(), [""; 0]);
     assert_eq!(world.targets(source, "", &[]), "kept");
-    world.queues.retire(new);
+    world.queues.records_mut().retire(new);
     let binding = world.topology.any_binding(source).unwrap();
     world.remove(binding);
     assert_eq!(world.written().len(), 1, "nothing of that name is bound now");

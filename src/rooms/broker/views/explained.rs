@@ -13,7 +13,7 @@ use crate::limits::Megabytes;
 use crate::mem::{ENTRIES_PER_CHUNK, Messages};
 
 use super::state::Views;
-use crate::broker::queues::Queue;
+use crate::broker::queue::Queue;
 use crate::broker::shortage::{Pool, Shortage, Waiters};
 
 impl<'b> Views<'b> {
@@ -175,7 +175,7 @@ impl Explained<'_> {
             Pool::Unacknowledged => queue.unsettled.count.into(),
             Pool::Assembly => 0,
         };
-        let Some((queue, much)) = self.views.queues.fullest(of, much) else { return Ok(None) };
+        let Some((queue, much)) = self.views.queues.records().fullest(of, much) else { return Ok(None) };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         match pool {
@@ -213,10 +213,10 @@ impl Explained<'_> {
 
     fn queue_memory(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
         self.queue(f, queue)?;
-        if self.views.queues.get(queue.index()).is_none() {
+        if self.views.queues.records().get(queue.index()).is_none() {
             return self.deed(f, format_args!("wait, it goes on by itself"));
         }
-        let share = self.views.queues.share_of_memory(self.messages, queue);
+        let share = self.views.queues.records().share_of_memory(self.messages, queue);
         let key = if share.is_of_bytes { Pool::Bodies.key() } else { Pool::Messages.key() };
         write!(f, " has its share of {key}, ")?;
         match share.is_of_bytes {
@@ -239,7 +239,9 @@ impl Explained<'_> {
 
     /// Writes the queue that takes most of the log, of one virtual host or of all; `None`: none does.
     fn most_in_log(&self, f: &mut fmt::Formatter<'_>, of: Option<VhostId>) -> Result<Option<()>, fmt::Error> {
-        let Some((queue, bytes)) = self.views.queues.fullest(of, Queue::log_bytes) else { return Ok(None) };
+        let Some((queue, bytes)) = self.views.queues.records().fullest(of, Queue::log_bytes) else {
+            return Ok(None);
+        };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         write!(f, ", {}", Megabytes(bytes))?;
@@ -274,14 +276,16 @@ impl Explained<'_> {
 
     /// Writes the name of a queue, made safe to show: clients choose names.
     fn queue(&self, f: &mut fmt::Formatter<'_>, queue: QueueId) -> fmt::Result {
-        let Some(record) = self.views.queues.get(queue.index()) else { return f.write_str("a queue") };
+        let Some(record) = self.views.queues.records().get(queue.index()) else {
+            return f.write_str("a queue");
+        };
         let vhost = self.views.access.vhost_name(record.vhost).escape_debug();
         write!(f, "queue '{}' (virtual host '{vhost}')", record.name.escape_debug())
     }
 
     /// The sum over a queue and its levels; 0 for a deleted queue.
     fn in_all(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
-        let is_there = self.views.queues.get(queue.index()).is_some();
-        if is_there { self.views.queues.in_all(queue, much) } else { 0 }
+        let is_there = self.views.queues.records().get(queue.index()).is_some();
+        if is_there { self.views.queues.records().in_all(queue, much) } else { 0 }
     }
 }

@@ -47,12 +47,12 @@ impl<'b> Views<'b> {
 
     /// Places of queues ever used.
     pub const fn queue_places(self) -> usize {
-        self.queues.places()
+        self.queues.records().places()
     }
 
     /// The queue in a place, unless it is a hidden one.
     pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
-        let record = self.queues.get(place).filter(|record| !record.hidden && !record.dying)?;
+        let record = self.queues.records().get(place).filter(|record| !record.hidden && !record.dying)?;
         let exclusive = record.audience.first().filter(|_| record.audience.has_exclusive());
         let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
         let id = QueueId::from_index(place);
@@ -67,34 +67,40 @@ impl<'b> Views<'b> {
             owner: record.declared.exclusive_owner,
             arguments: Table::trusted(&record.arguments),
             applied: self.policies.applied_view(record.applied),
-            messages_ready: self.queues.ready_in(id),
-            messages_ready_ram: self.queues.in_all(id, |level| level.backlog.resident().into()) as u32,
-            messages_unacknowledged: self.queues.in_all(id, |level| level.unsettled.count.into()) as u32,
+            messages_ready: self.queues.records().ready_in(id),
+            messages_ready_ram: self.queues.records().in_all(id, |level| level.backlog.resident().into())
+                as u32,
+            messages_unacknowledged: self.queues.records().in_all(id, |level| level.unsettled.count.into())
+                as u32,
             messages_unacknowledged_ram: self
                 .queues
+                .records()
                 .in_all(id, |level| (level.unsettled.count - level.unsettled.absent).into())
                 as u32,
-            messages_persistent: self.queues.in_all(id, |level| level.logged.count()),
-            message_bytes_ready: self.queues.in_all(id, |level| level.backlog.body_bytes()),
-            message_bytes_unacknowledged: self.queues.in_all(id, |level| level.unsettled.body_bytes),
+            messages_persistent: self.queues.records().in_all(id, |level| level.logged.count()),
+            message_bytes_ready: self.queues.records().in_all(id, |level| level.backlog.body_bytes()),
+            message_bytes_unacknowledged: self
+                .queues
+                .records()
+                .in_all(id, |level| level.unsettled.body_bytes),
             consumers: record.audience.len(),
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.audience.single_active().map(named),
             memory_bytes: names_bytes
-                + self.queues.in_all(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
-            came: self.queues.in_all(id, |level| level.backlog.came()),
-            went: self.queues.in_all(id, |level| level.backlog.went()),
+                + self.queues.records().in_all(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
+            came: self.queues.records().in_all(id, |level| level.backlog.came()),
+            went: self.queues.records().in_all(id, |level| level.backlog.went()),
         })
     }
 
     /// Ready messages and unsettled deliveries in all queues of a virtual host but hidden ones.
     pub fn depth_of(self, vhost: &str) -> (u64, u64) {
-        let queues = self.queues.iter().filter(|(_, record)| !record.hidden && !record.dying);
+        let queues = self.queues.records().iter().filter(|(_, record)| !record.hidden && !record.dying);
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
-            let unsettled = self.queues.in_all(id, |level| level.unsettled.count.into());
-            (ready + u64::from(self.queues.ready_in(id)), unacknowledged + unsettled)
+            let unsettled = self.queues.records().in_all(id, |level| level.unsettled.count.into());
+            (ready + u64::from(self.queues.records().ready_in(id)), unacknowledged + unsettled)
         })
     }
 
@@ -115,7 +121,7 @@ impl<'b> Views<'b> {
             internal: record.internal,
             arguments: Table::trusted(&record.arguments),
             policy: self.policies.applied_view(record.applied).policy,
-            messages_delayed: record.sleepers.map(|queue| self.queues.asleep_in(queue)),
+            messages_delayed: record.sleepers.map(|queue| self.queues.records().asleep_in(queue)),
         })
     }
 
@@ -130,7 +136,7 @@ impl<'b> Views<'b> {
         let source = self.topology.exchange_at(record.source.index())?;
         let (destination, exclusive) = match record.destination {
             Destination::Queue(queue) => {
-                let queue = self.queues.get(queue.index()).filter(|queue| !queue.dying)?;
+                let queue = self.queues.records().get(queue.index()).filter(|queue| !queue.dying)?;
                 (&queue.name, queue.declared.exclusive_owner.is_some())
             }
             Destination::Exchange(exchange) => (&self.topology.exchange_at(exchange.index())?.name, false),
@@ -180,7 +186,11 @@ impl<'b> Views<'b> {
             fill("connections_max", self.consumers.connections_fill()),
             fill("channels_max", self.consumers.channels_fill()),
             fill("consumers_max", self.consumers.consumers_fill()),
-            pool("queues_max", self.queues.len(), self.queues.len() + self.queues.room()),
+            pool(
+                "queues_max",
+                self.queues.records().len(),
+                self.queues.records().len() + self.queues.records().room(),
+            ),
             pool("policies_max", self.policies.len(), self.policies.most()),
             pool("parameters_max", self.parameters.len(), self.parameters.most()),
         ]
@@ -234,7 +244,8 @@ impl<'b> Views<'b> {
     /// The consumer in a place.
     pub fn consumer_at(self, place: usize) -> Option<ConsumerView<'b>> {
         let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
-        let queue = self.queues.get(record.queue.index()).filter(|queue| !queue.hidden && !queue.dying)?;
+        let queue =
+            self.queues.records().get(record.queue.index()).filter(|queue| !queue.hidden && !queue.dying)?;
         Some(ConsumerView {
             vhost: self.access.vhost_name(queue.vhost),
             queue: &queue.name,

@@ -1,6 +1,6 @@
 //! The queues that a message of a transaction goes to, kept as a message of its own until the commit.
 
-use super::state::Queues;
+use super::records::Records;
 use crate::broker::faults::out_of;
 use crate::broker::work::Work;
 use crate::command::{QueueId, VhostId};
@@ -12,7 +12,7 @@ const HIDDEN_LEN: usize = 1 + 4 + 8;
 
 /// The queues as routing sees them, and those chosen for a message.
 pub(crate) struct Targets<'a> {
-    pub(crate) queues: &'a mut Queues,
+    pub(crate) queues: &'a mut Records,
     pub(crate) chosen: &'a mut Vec<QueueId>,
 }
 
@@ -32,7 +32,7 @@ impl Targets<'_> {
     }
 }
 
-impl Queues {
+impl Records {
     /// A route as a message of its own, whose body is its queues; the caller holds it.
     ///
     /// ```text

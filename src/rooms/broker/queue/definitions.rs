@@ -3,15 +3,13 @@
 //! Always true: a declaration is answered when it is durable; requeue counts are written by one write of a
 //! queue at a time.
 
-use super::place::Lane;
-use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::access::Access;
+use super::records::Records;
 use crate::broker::restored::Contents;
+use crate::broker::{Access, Context};
 use crate::command::QueueId;
 use crate::journal::{Definition, Journal, Mode};
 
-impl Queues {
+impl Records {
     /// Writes down that a queue exists, or that it is gone with all its messages.
     pub(crate) fn append_queue(&mut self, cx: &mut Context<'_>, access: &Access, index: usize, exists: bool) {
         let record = &self.slab[index];
@@ -89,38 +87,10 @@ impl Queues {
         }
     }
 
-    /// At a start: tells a queue what the log has for it.
-    pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
-        let record = &mut self.slab[queue.index()];
-        record.logged.restore(contents);
-        if record.returns.forget_from(contents.next_offset) {
-            self.returns_due.push(queue);
-        }
-        // The bytes in the log include names and properties: this is the best guess there is.
-        record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
-        if contents.count > 0 {
-            self.look_at_stored(queue);
-        }
-    }
-
-    /// Adds messages of a queue that the log has, in order; `false` when there is no room to remember them.
-    pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
-        let mut start = start;
-        while start < end {
-            let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
-            let backlog = &mut self.slab[queue.index()].backlog;
-            if !backlog.push_stored(&mut self.pool, Lane::Durable, start, count) {
-                return false;
-            }
-            start += u64::from(count);
-        }
-        true
-    }
-
     /// Uses up offsets, as if as many messages had come to every durable queue and gone before they were
     /// written. For the simulator, which has no days to wait for that.
     #[cfg(debug_assertions)]
-    pub fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
+    pub(crate) fn pass_offsets(&mut self, journal: &mut Journal, count: u64) {
         for index in 0..self.slab.places() {
             let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.dying) else { continue };
             if queue.logged.is_on() {
@@ -146,5 +116,24 @@ impl Queues {
         }
         self.write_returns_now(journal, access);
         !journal.is_empty()
+    }
+
+    /// Writes down that the transient messages of a deleted queue are gone from the log.
+    pub(crate) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
+        let incarnation = self.slab[index].spilled.incarnation();
+        if incarnation != 0 {
+            journal.queue_gone(incarnation);
+        }
+    }
+
+    /// At a start: tells a queue what the log has for it.
+    pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
+        let record = &mut self.slab[queue.index()];
+        record.logged.restore(contents);
+        if record.returns.forget_from(contents.next_offset) {
+            self.returns_due.push(queue);
+        }
+        // The bytes in the log include names and properties: this is the best guess there is.
+        record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));
     }
 }

@@ -5,10 +5,6 @@
 //! delivery records serve such messages); a queue is on the ready list exactly when it has a message, a
 //! consumer that can take it, and nothing that has to come first.
 
-use crate::command::{ConnectionId, ExchangeId, QueueId, VhostId};
-use crate::journal::Appended;
-use crate::mem::{FifoPool, Links, List};
-
 use super::backlog::{Backlog, Size};
 use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
@@ -16,8 +12,10 @@ use super::returns::Returns;
 use crate::broker::arguments::QueueSettings;
 use crate::broker::consumers::Audience;
 use crate::broker::policy::Applied;
-use crate::broker::quota::Declarer;
-use crate::broker::quota::owner_of;
+use crate::broker::quota::{Declarer, owner_of};
+use crate::command::{ConnectionId, ExchangeId, QueueId, VhostId};
+use crate::journal::Appended;
+use crate::mem::{FifoPool, Links, List};
 
 /// One queue.
 #[derive(Debug)]
@@ -109,7 +107,7 @@ pub(crate) struct Times {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Listed {
     /// The list of queues to be read from the log, or being read.
-    pub(super) is_fetching: bool,
+    pub(crate) is_fetching: bool,
     /// The list of queues that have messages to give up.
     pub(crate) is_shedding: bool,
     /// The ready list: queues that can deliver now.

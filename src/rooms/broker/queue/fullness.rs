@@ -3,21 +3,23 @@
 //! Always true: the limits of a queue with priorities hold for all its levels together.
 
 use super::backlog::SLOT_BYTES;
-use super::queue::{Queue, Rank};
-use super::state::Queues;
+use super::record::{Queue, Rank};
+use super::records::Records;
 use crate::broker::arguments::Overflow;
+use crate::broker::letters::Death;
 use crate::broker::shortage::Shortage;
+use crate::broker::work::Work;
 use crate::command::{QueueId, VhostId};
-use crate::mem::{MessageId, Messages};
+use crate::mem::{MessageFlags, MessageId, Messages};
 
 /// Eighths of its share of the memory that a queue may take.
 const SHARE: u64 = 8;
 /// Eighths of its share to which a queue must have fallen before the publishers that wait for it go on.
 const LOW_SHARE: u64 = 7;
-/// Messages beyond its length limit that a queue keeps for a consumer that is ready for them.
-const BURST_MESSAGES: u64 = 2_048;
+/// The number of no route.
+const NEVER_ROUTED: u64 = u64::MAX;
 
-impl Queues {
+impl Records {
     /// Whether the queue refuses the message for its length limit (reject-publish).
     pub(crate) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
         self.refuses_body(queue, messages.body_len(message))
@@ -40,15 +42,8 @@ impl Queues {
         self.is_over_length_by(queue, 0, 0)
     }
 
-    /// Whether the queue is so far over its length limit that it does not wait for its consumer: by more than
-    /// a consumer is given in a turn or two, or by a quarter of the memory.
-    pub(crate) fn is_far_over_length(&self, queue: QueueId) -> bool {
-        let settings = &self.settings;
-        let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
-        self.is_over_length_by(queue, messages, settings.output_budget_bytes.min(settings.body_bytes / 4))
-    }
-
-    fn is_over_length_by(&self, queue: QueueId, messages: u64, bytes: u64) -> bool {
+    /// Whether the queue is over its length limit by more than this many messages, or bytes of bodies.
+    pub(crate) fn is_over_length_by(&self, queue: QueueId, messages: u64, bytes: u64) -> bool {
         let settings = &self.slab[queue.index()].settings;
         let ready = self.ready_in(queue);
         // A queue with reject-publish keeps requeued messages even over its length limit.
@@ -77,18 +72,18 @@ impl Queues {
     fn is_below(&self, messages: &Messages, queue: QueueId, eighths: u64) -> bool {
         let part = |max: usize| (max / 5 * 4) as u64 * eighths / 8;
         let (messages_share, bytes_share) = (part(messages.messages_max()), part(messages.body_bytes_max()));
-        let Taken { resident, messages, bytes } = self.taken_by(queue);
+        let Used { resident, messages, bytes } = self.taken_by(queue);
         messages < messages_share && bytes < bytes_share + resident * SLOT_BYTES
     }
 
     #[inline]
-    fn taken_by(&self, queue: QueueId) -> Taken {
+    fn taken_by(&self, queue: QueueId) -> Used {
         let record = &self.slab[queue.index()];
         match record.rank {
-            Rank::Plain => Taken::by(record),
+            Rank::Plain => Used::by(record),
             Rank::Lowest { .. } | Rank::Level { .. } => {
                 let levels = self.levels(self.whole(queue));
-                levels.fold(Taken::default(), |taken, level| taken.with(&self.slab[level.index()]))
+                levels.fold(Used::default(), |taken, level| taken.with(&self.slab[level.index()]))
             }
         }
     }
@@ -109,7 +104,7 @@ impl Queues {
 
     /// Counts the messages that left the queue which a publisher waits for; `None`: he waits for something
     /// else. While the count rises he need not give up.
-    pub fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
+    pub(crate) fn left_queue_of(&self, shortage: Shortage) -> Option<u64> {
         let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
         // The queue may have been deleted since.
         self.slab.get(queue.index()).filter(|record| !record.dying)?;
@@ -137,6 +132,95 @@ impl Queues {
         let queues = self.slab.iter().filter(|(_, queue)| !queue.dying);
         queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()))
     }
+
+    /// Whether the next message that comes to a queue needs a fresh chunk.
+    pub(crate) fn needs_chunk(&self, queue: QueueId) -> bool {
+        self.slab[queue.index()].backlog.needs_chunk()
+    }
+
+    /// The target queue that has used up its share of the memory.
+    #[cold]
+    pub(crate) fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
+        let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
+        Shortage::QueueMemory(self.whole(full.unwrap_or(targets[0])))
+    }
+
+    /// The target queue with most messages in the log.
+    #[cold]
+    pub(crate) fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
+        let longest = targets.iter().copied().max_by_key(|queue| self.in_all(*queue, Queue::log_bytes));
+        Shortage::QueueDisk(self.whole(longest.unwrap_or(targets[0])))
+    }
+
+    // ---- which queues take a message
+
+    /// Whether messages that this queue gives up are dead-lettered.
+    pub(crate) fn has_dead_letters(&self, queue: QueueId) -> bool {
+        let record = &self.slab[queue.index()];
+        record.settings.dead_letters && !record.dying
+    }
+
+    /// Whether a message that the queue refuses for its length limit is dead-lettered.
+    pub(crate) fn buries_refused(&self, queue: QueueId) -> bool {
+        let overflow = self.slab[queue.index()].settings.overflow;
+        overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
+    }
+
+    /// Leaves out the queues that the dead letter has passed before without being rejected. Its publisher may
+    /// have made up any number of deaths, so each is looked at once, whatever the number of queues.
+    pub(crate) fn leave_out_passed(
+        &mut self,
+        work: &mut Work,
+        vhost: VhostId,
+        death: &Death<'_>,
+        targets: &mut Vec<QueueId>,
+    ) {
+        let deaths = death.each_passed(&mut |queue| {
+            if let Some(queue) = self.find_queue(vhost, queue) {
+                self.slab[queue.index()].routed_at = NEVER_ROUTED;
+            }
+        });
+        work.charge(deaths);
+        targets.retain(|queue| self.slab[queue.index()].routed_at != NEVER_ROUTED);
+    }
+
+    /// Leaves out the queues that refuse the message for their length limit, and, for a message that expires
+    /// at once, those where no consumer waits for it (`is_taken_at_once`) and which have no dead letters.
+    /// Says how many stay, in front of those that refuse and dead-letter it, and whether a length limit
+    /// refused it.
+    pub(crate) fn keep_willing(
+        &self,
+        messages: &Messages,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+        is_taken_at_once: impl Fn(QueueId) -> bool,
+    ) -> (usize, bool) {
+        let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
+        let (mut kept, mut end, mut refused) = (0, 0, false);
+        for at in 0..targets.len() {
+            let queue = targets[at];
+            let refuses = self.refuses(messages, queue, message);
+            refused |= refuses;
+            let due = due || self[queue].settings.message_ttl_ms == 0;
+            let stays = !refuses && (!due || self.goes_on_though_due(queue) || is_taken_at_once(queue));
+            let is_buried = refuses && self.buries_refused(queue);
+            if stays || is_buried {
+                targets.swap(end, at);
+                end += 1;
+            }
+            if stays {
+                targets.swap(kept, end - 1);
+                kept += 1;
+            }
+        }
+        targets.truncate(end);
+        (kept, refused)
+    }
+
+    /// Whether a message that expires at once goes on from a queue as a dead letter, or is delayed first.
+    fn goes_on_though_due(&self, queue: QueueId) -> bool {
+        self[queue].sleeps_for.is_some() || self.has_dead_letters(queue)
+    }
 }
 
 /// How much of its share of the memory for messages a queue takes.
@@ -148,7 +232,7 @@ pub(crate) struct MemoryShare {
 
 /// How much of the memory for messages a queue takes.
 #[derive(Clone, Copy, Default)]
-struct Taken {
+struct Used {
     /// Ready messages that are in memory.
     resident: u64,
     /// Messages in memory, ready or delivered.
@@ -157,7 +241,7 @@ struct Taken {
     bytes: u64,
 }
 
-impl Taken {
+impl Used {
     #[inline]
     fn by(record: &Queue) -> Self {
         let resident = record.backlog.resident();

@@ -17,10 +17,9 @@
 //! messages go before all others; the counts and bytes are those of the messages in the parts, in memory or
 //! not.
 
-use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner};
-
-use super::deliveries::{Delivered, Deliveries, ReturnedHeap};
 use super::place::{Lane, Place};
+use crate::broker::deliveries::{Delivered, Deliveries, ReturnedHeap};
+use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner};
 
 /// Messages of one queue that may be out of memory: with those in memory their number fits the 32 bits of
 /// queue.declare-ok.

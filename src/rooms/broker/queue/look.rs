@@ -1,0 +1,133 @@
+//! Looking into a queue: its messages in their order, without taking or changing them.
+//!
+//! What only the log has is named by its run there, for the caller to have it read.
+//!
+//! Always true: no count, mark, order or place of the queue is changed.
+
+use super::place::{Lane, Place};
+use super::records::Records;
+use crate::broker::deliveries::Deliveries;
+use crate::command::QueueId;
+use crate::error::{Fault, ReplyCode};
+use crate::mem::{FifoPool, MessageId};
+
+/// Queue entries that one look goes through.
+const ENTRIES_MAX: u32 = 20_000;
+/// Messages that one look returns at most.
+pub const LOOKED_MAX: u32 = 100;
+
+/// A run of messages in the log, to be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogRun {
+    pub(crate) queue: QueueId,
+    pub(crate) incarnation: u64,
+    pub(crate) start: u64,
+    pub(crate) count: u32,
+    /// Messages with offsets below were delivered before.
+    pub(crate) redelivered_below: u64,
+}
+
+/// One message of a queue, or a run in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// A message in memory, and whether it may have been delivered before.
+    InMemory(MessageId, bool),
+    /// A run of messages that only the log has.
+    InLog(LogRun),
+}
+
+/// The result of a look into a queue.
+#[derive(Debug)]
+pub struct Looked {
+    /// Ready messages of the queue.
+    pub ready: u32,
+    /// The messages asked for, in their order, as far as they are all in memory, or all in one run in the
+    /// log.
+    pub seen: Vec<Seen>,
+}
+
+/// How far a look has come.
+struct Glance {
+    seen: Vec<Seen>,
+    /// Messages that the look still passes over.
+    skip: u32,
+    /// Entries that the look went through.
+    entries: u32,
+}
+
+impl Records {
+    /// Messages of a queue from the one in this place on, counted from 0.
+    ///
+    /// # Errors
+    /// The place is too far behind.
+    pub(crate) fn look_from(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+        queue: QueueId,
+        from: u32,
+        count: u32,
+    ) -> Result<Vec<Seen>, Fault> {
+        let mut look = Glance { seen: Vec::new(), skip: from, entries: 0 };
+        let mut levels = self.levels(queue);
+        while levels.next().is_some_and(|level| self.look_into(pool, deliveries, level, count, &mut look)) {}
+        if look.seen.is_empty() && look.entries >= ENTRIES_MAX {
+            let text = format_args!("that far from the front a queue cannot be looked into");
+            return Err(Fault::new(ReplyCode::PreconditionFailed, text));
+        }
+        Ok(look.seen)
+    }
+
+    /// Looks into a queue, or one level of it; says whether the next level is to be looked into, too.
+    fn look_into(
+        &self,
+        pool: &FifoPool,
+        deliveries: &Deliveries,
+        queue: QueueId,
+        count: u32,
+        look: &mut Glance,
+    ) -> bool {
+        let record = &self.slab[queue.index()];
+        let Glance { seen, skip, entries } = look;
+        let mut goes_on = true;
+        let mut each = |place: Place, came_back: Option<bool>| {
+            *entries += 1;
+            let here = if let Place::Stored(_, _, run) = place { run } else { 1 };
+            if *skip >= here {
+                *skip -= here;
+                goes_on = *entries < ENTRIES_MAX;
+                return goes_on;
+            }
+            let past = core::mem::take(skip);
+            let was_delivered =
+                |offset| came_back.unwrap_or_else(|| offset < record.logged.delivered_below());
+            let one = match place {
+                Place::Plain(message) | Place::Spilled(message, _) => {
+                    Seen::InMemory(message, came_back.unwrap_or(false))
+                }
+                Place::Logged(message, offset) => Seen::InMemory(message, was_delivered(offset)),
+                Place::Stored(lane, start, run) => {
+                    let start = start + u64::from(past);
+                    let redelivered_below = match (came_back, lane) {
+                        (Some(true), _) => u64::MAX,
+                        (_, Lane::Durable) => record.logged.delivered_below(),
+                        (_, Lane::Transient) => 0,
+                    };
+                    let incarnation = record.incarnation(lane);
+                    let count = (run - past).min(count);
+                    Seen::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
+                }
+            };
+            let is_in_log = matches!(one, Seen::InLog(_));
+            goes_on = false;
+            if is_in_log && !seen.is_empty() {
+                return false;
+            }
+            seen.push(one);
+            goes_on = !is_in_log && (seen.len() as u32) < count;
+            goes_on
+        };
+        record.backlog.look(pool, deliveries, &mut each);
+        goes_on
+    }
+}
