@@ -31,13 +31,13 @@ fn a_link_that_breaks_again_and_again_counts_against_no_message() {
     }
 }
 
-/// Headers with a key that nobody is told, and one of so many octets.
+/// Headers with a key that nobody is told and one of so many octets, and an expiration of a minute.
 fn secret_headers(filler_len: u32) -> Vec<u8> {
     let mut table = b"\x03BCCA\0\0\0\x06S\0\0\0\x01x\x01aS".to_vec();
     table.extend(filler_len.to_be_bytes());
     table.extend(vec![b'a'; filler_len as usize]);
     let len = u32::try_from(table.len()).expect("it is short");
-    [b"\x20\0", &len.to_be_bytes()[..], &table].concat()
+    [b"\x21\0", &len.to_be_bytes()[..], &table, b"\x0560000"].concat()
 }
 
 /// Who was named in `BCC` is told to nobody, also where the headers have no room for the cause.
@@ -73,5 +73,6 @@ fn what_is_parked_keeps_its_secret() {
         let headers = properties.headers().expect("there are headers");
         let has = |name| headers.get(name).is_some();
         assert_eq!((has("BCC"), has("a"), has("x-parked-cause")), (false, true, has_cause));
+        assert_eq!(properties.expiration(), None, "it waits for somebody to look at it");
     }
 }

@@ -110,3 +110,35 @@ fn nobody_has_it_for_himself_and_a_queue_goes_with_its_last_consumer() {
     house.turns(at);
     assert_eq!(house.broker.gauges().queues, 0);
 }
+
+/// A rebuilt queue has no arguments until somebody declares it: whoever consumed it before waits from then on, but for
+/// one.
+#[test]
+fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
+    use leveret::broker::Restored;
+    use leveret::journal::Definition;
+    let mut house = house();
+    house.journal.start(2, true, 1 << 20);
+    let definition = Definition::Queue {
+        vhost: "/",
+        name: "q",
+        incarnation: 7,
+        auto_delete: false,
+        is_rebuilt: true,
+        levels_from: 0,
+        arguments: &[],
+    };
+    assert!(matches!(house.broker.restore(&mut context!(house), &definition), Restored::Exists(Some(_))));
+    let (one, two) = (house.connect(), house.connect());
+    consume(&mut house, one, "a", 0);
+    consume(&mut house, two, "b", 0);
+    house.publish(one, "q", 4);
+    assert_eq!(served(&mut house, one, two), (2, 2), "nobody knows that it has one active consumer");
+    let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
+    let arguments = SINGLE_ACTIVE;
+    let declare = Command::QueueDeclare { queue: "q", passive, durable, exclusive, auto_delete, arguments };
+    house.done(one, declare);
+    house.publish(one, "q", 4);
+    assert_eq!(served(&mut house, one, two), (4, 0));
+    assert_eq!(active(&house).as_deref(), Some("a"));
+}

@@ -24,6 +24,7 @@ use super::definitions::QueueDeclaration;
 use super::deliver::OutboxView;
 use super::faults::out_of;
 use super::letters::{Parking, Reason};
+use super::properties::copy_flags;
 use super::publish::Publish;
 use super::queue::{LOOKED_MAX, Looked};
 use super::state::REPLY_TO;
@@ -103,10 +104,7 @@ fn taken(cx: &mut Context<'_>, copy: MessageId, outcome: Outcome, refused: &str)
 /// A copy of a message with other properties, which nothing holds yet.
 #[cold]
 fn copied(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
-    let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
-    let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
-    let is_blind = Properties::trusted(properties).is_blind();
-    let flags = if is_blind { flags.with(MessageFlags::BLIND) } else { flags };
+    let flags = copy_flags(cx.messages, message, &Properties::trusted(properties));
     cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::LOOK_INSIDE)).ok()
 }
 

@@ -781,6 +781,7 @@ impl Broker {
         if !record.dying {
             let settings = QueueSettings::of(&self.terms_of(queue));
             self.queues.renew(cx.journal, queue, settings);
+            self.consumers.keep_one_active(&mut self.queues, queue);
             self.watch.note_timeout(settings.consumer_timeout_ms);
         }
     }

@@ -1,8 +1,9 @@
 //! Properties of messages that the broker answers for.
 //!
-//! Always true: the texts are RabbitMQ's.
+//! Always true: the texts are RabbitMQ's; what a copy is known for follows from its own properties.
 
 use crate::error::{Fault, ReplyCode};
+use crate::mem::{MessageFlags, MessageId, Messages};
 use crate::wire::props::Properties;
 
 use super::arguments::MILLISECONDS_MAX;
@@ -32,5 +33,23 @@ pub(crate) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, 
         () if negative && number > 0 => fault(format_args!("{{value_negative,{}}}", Lossy(text))),
         () if number > MILLISECONDS_MAX as u64 => fault(format_args!("{{value_too_large,{}}}", Lossy(text))),
         () => Ok(Some(number)),
+    }
+}
+
+/// The flags of a message's copy with these properties.
+pub(crate) fn copy_flags(
+    messages: &Messages,
+    message: MessageId,
+    properties: &Properties<'_>,
+) -> MessageFlags {
+    let flags = match messages.flags(message).has(MessageFlags::PERSISTENT) {
+        true => MessageFlags::PERSISTENT,
+        false => MessageFlags::NONE,
+    };
+    let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
+    match expiration_ms(properties) {
+        Ok(Some(0)) => flags.with(MessageFlags::EXPIRES).with(MessageFlags::DUE_AT_ONCE),
+        Ok(Some(_)) => flags.with(MessageFlags::EXPIRES),
+        Ok(None) | Err(_) => flags,
     }
 }

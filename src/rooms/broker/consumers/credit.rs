@@ -157,6 +157,17 @@ impl Consumers {
         eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
     }
 
+    /// Leaves a queue that has a single active consumer from now on no other that can take a message.
+    pub(crate) fn keep_one_active(&mut self, queues: &mut Queues, queue: QueueId) {
+        let mut at = queues.records().audience(queue).eligible.front();
+        while let Some(index) = at {
+            at = List::after(&self.slab, index, |consumer| &consumer.eligible_links);
+            if queues.records().audience(queue).keeps_waiting(index) {
+                self.leave_eligible(queues, index);
+            }
+        }
+    }
+
     /// Puts a consumer that was served behind the others of its priority.
     pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
         if queues.records().audience(self.slab[index].queue).eligible.len() > 1 {

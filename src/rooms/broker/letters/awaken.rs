@@ -15,14 +15,14 @@
 //! and in the order of these times; without room it stays, late but never lost.
 
 use crate::command::{ExchangeId, QueueId};
-use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::mem::MessageId;
 use crate::wire::field::{Table, TableWriter};
 use crate::wire::props::{Properties, PropertyEdit};
 
 use super::state::Post;
 use super::write::Letter;
 use crate::broker::Context;
-use crate::broker::properties::expiration_ms;
+use crate::broker::properties::copy_flags;
 use crate::broker::queue::Queue;
 use crate::broker::queue::Taken;
 use crate::broker::queues::LevelChoice;
@@ -156,7 +156,7 @@ impl Post<'_> {
         let properties = cx.messages.properties(message, properties);
         let rewritten = &mut rewritten[..properties.len()];
         rewritten.copy_from_slice(properties);
-        let flags = flags_of(cx.messages, message, &Properties::trusted(rewritten));
+        let flags = copy_flags(cx.messages, message, &Properties::trusted(rewritten));
         let Ok(copy) = cx.messages.copy_with_properties(message, rewritten, flags) else {
             return Step::Blocked;
         };
@@ -260,7 +260,7 @@ impl Post<'_> {
         if !self.takes_letter(cx, vhost, (message, bytes), targets) {
             return None;
         }
-        let flags = flags_of(cx.messages, message, &written);
+        let flags = copy_flags(cx.messages, message, &written);
         let copy = cx.messages.copy_with_properties(message, written.as_bytes(), flags);
         copy.ok().map(|copy| Letter::Copy(copy, kept))
     }
@@ -273,19 +273,5 @@ impl Post<'_> {
             log::error!("exchange '{}': a delayed message is dropped: {why}", name.escape_debug());
         }
         Letter::Nowhere
-    }
-}
-
-/// The flags of a message's copy with these properties.
-fn flags_of(messages: &Messages, message: MessageId, properties: &Properties<'_>) -> MessageFlags {
-    let flags = match messages.flags(message).has(MessageFlags::PERSISTENT) {
-        true => MessageFlags::PERSISTENT,
-        false => MessageFlags::NONE,
-    };
-    let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
-    match expiration_ms(properties) {
-        Ok(Some(0)) => flags.with(MessageFlags::EXPIRES).with(MessageFlags::DUE_AT_ONCE),
-        Ok(Some(_)) => flags.with(MessageFlags::EXPIRES),
-        Ok(None) | Err(_) => flags,
     }
 }

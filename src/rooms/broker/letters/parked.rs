@@ -13,13 +13,14 @@
 //! | `x-parked-time` | when, as far as the board knew |
 //! | `x-parked-count` | how often so far; it outlives the others |
 //!
-//! Always true: a parked message keeps its exchange, key and body; it is in its old queue, though nobody is
+//! Always true: a parked message keeps its exchange, key and body, and does not expire; it is in its old queue, though nobody is
 //! given it any more, or in the bridge's, and never in neither.
 
+use crate::broker::properties::copy_flags;
 use crate::command::QueueId;
-use crate::mem::{MessageFlags, MessageId};
+use crate::mem::MessageId;
 use crate::wire::field::Table;
-use crate::wire::props::{HeadersEdit, Properties, PropertyEdit};
+use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
 
 use super::death::{Parking, Reason};
@@ -35,6 +36,14 @@ const TIME: &str = "x-parked-time";
 const COUNT: &str = "x-parked-count";
 /// The headers that a parked message gets anew each time; the last one counts.
 const OWN: [&str; 5] = [CAUSE, BRIDGE, QUEUE, TIME, COUNT];
+
+/// A parked message does not expire, as a dead letter does not: it waits for somebody to look at it.
+const PARKED: PropertyEdit<'static> = PropertyEdit {
+    headers: HeadersEdit::Keep,
+    reply_to: Edit::Keep,
+    expiration: Edit::Remove,
+    user_id: Edit::Keep,
+};
 
 /// Parking causes kept at once, of all bridges together.
 const PARKINGS_MAX: usize = 256;
@@ -87,7 +96,7 @@ impl Post<'_> {
         let cause = format!("{why}");
         let words = (&*bridge, Some(&*from), &*cause);
         // Headers that fill a frame get none of the parking headers: the message must be deliverable.
-        let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PropertyEdit::default() };
+        let bare = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
         let is_written = parked(properties, words, self.letters.unix_s, &mut writer).is_ok()
             || properties.write_with(bare, &mut writer).is_ok();
         assert!(is_written, "properties that came in a frame fit into one");
@@ -103,8 +112,7 @@ impl Post<'_> {
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
         let is_taken = self.takes_letter(cx, vhost, (message, bytes as u64), &targets);
         self.letters.targets = targets;
-        let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
-        let flags = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };
+        let flags = copy_flags(cx.messages, message, &written);
         let copy = is_taken
             .then(|| cx.messages.copy_as(message, (&exchange, &key), written.as_bytes(), flags).ok())
             .flatten();
@@ -128,7 +136,7 @@ pub fn parked(
     let count = headers.get(COUNT).and_then(|value| value.as_integer()).unwrap_or(0);
     let count = count.max(0).saturating_add(1);
     properties.write_with_other_headers(
-        PropertyEdit::default(),
+        PARKED,
         &OWN,
         &mut |table| {
             table.text(CAUSE, cause)?;

@@ -11,10 +11,11 @@
 //! lost. As in RabbitMQ a letter is dropped that reaches no queue, or that a full target refuses, unless the
 //! target dead-letters what it refuses: then the letter goes on at once, a few times at most.
 
+use crate::broker::properties::copy_flags;
 use crate::command::{ExchangeId, Name, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::Urgency;
-use crate::mem::{MessageFlags, MessageId};
+use crate::mem::MessageId;
 use crate::wire::Writer;
 use crate::wire::field::Table;
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
@@ -146,11 +147,7 @@ impl Post<'_> {
         if !self.takes_letter(cx, vhost, (message, bytes as u64), targets) {
             return None;
         }
-        let flags = match cx.messages.flags(message).has(MessageFlags::PERSISTENT) {
-            true => MessageFlags::PERSISTENT,
-            false => MessageFlags::NONE,
-        };
-        let flags = if written.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
+        let flags = copy_flags(cx.messages, message, &written);
         let copy = cx.messages.copy_as(message, (&address.name, &own_key), writer.written(), flags);
         copy.ok().map(|copy| Letter::Copy(copy, kept))
     }

@@ -446,8 +446,9 @@ impl Backlog {
         }
         let entry = self.returned_entries.front(pool).expect("one came back");
         match Place::of(entry) {
-            Place::Logged(_, offset) => (entry.message, Some(offset)),
-            Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => (entry.message, None),
+            Place::Logged(message, offset) => (message, Some(offset)),
+            Place::Plain(message) => (message, None),
+            Place::Spilled(..) | Place::Stored(..) => panic!("the first is in memory"),
         }
     }
 
