@@ -8,7 +8,7 @@
 //! Always true: an answer is bounded, however long messages are, and says where to go on; whoever waits for
 //! the disk holds nothing but what is read for him.
 
-use crate::broker::{self, Broker, LOOKED_MAX, Looked, Seen};
+use crate::broker::{self, BROWSED_MAX, Broker, BrowseResult, Browsed};
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{MessageId, Messages};
 
@@ -34,7 +34,7 @@ pub struct Looking {
 
 /// How a look begins.
 #[derive(Debug)]
-pub(super) enum Sight {
+pub(super) enum BrowseAnswer {
     /// With what there is to be seen.
     Now(Vec<u8>),
     /// It waits for the disk.
@@ -49,7 +49,7 @@ pub(super) fn look(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
     who: (&str, &str, &str),
-) -> Result<Sight, Fault> {
+) -> Result<BrowseAnswer, Fault> {
     let number = |key, default: u32| match request.asked(key) {
         None | Some("") => Ok(default),
         Some(text) => text.parse().map_err(|_| {
@@ -62,24 +62,24 @@ pub(super) fn look(
     let is_base64 = request.asked("encoding") == Some("base64");
     let payloads = Payloads { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
     let (broker, mut broker_context) = context.broker();
-    let count = count.clamp(1, LOOKED_MAX);
-    let Looked { ready, seen } = broker.look(&mut broker_context, who, position, count)?;
-    if let Some(Seen::InLog(run)) = seen.first() {
-        let number = broker.queues_mut().looks_mut().want(*run);
-        return Ok(Sight::Later(Looking { number, position, ready, payloads }));
+    let count = count.clamp(1, BROWSED_MAX);
+    let BrowseResult { ready, seen } = broker.look(&mut broker_context, who, position, count)?;
+    if let Some(Browsed::InLog(run)) = seen.first() {
+        let number = broker.queues_mut().browses_mut().want(*run);
+        return Ok(BrowseAnswer::Later(Looking { number, position, ready, payloads }));
     }
     let found = seen.iter().filter_map(|seen| match seen {
-        Seen::InMemory(message, redelivered) => Some((*message, *redelivered)),
-        Seen::InLog(_) => None,
+        Browsed::InMemory(message, redelivered) => Some((*message, *redelivered)),
+        Browsed::InLog(_) => None,
     });
     let found: Vec<_> = found.collect();
-    Ok(Sight::Now(shown(context.messages, (ready, position), &found, payloads)))
+    Ok(BrowseAnswer::Now(shown(context.messages, (ready, position), &found, payloads)))
 }
 
 impl Looking {
     /// Whether what it waits for has been read.
     pub(super) fn is_done(&self, broker: &Broker) -> bool {
-        broker.queues().looks().is_done(self.number)
+        broker.queues().browses().is_done(self.number)
     }
 
     /// What was read.
@@ -88,7 +88,7 @@ impl Looking {
     /// Nothing was.
     pub(super) fn take(&self, context: &mut RequestContext<'_>) -> Result<Vec<u8>, Fault> {
         let (broker, mut context) = context.broker();
-        let found = broker.queues_mut().looks_mut().take(self.number);
+        let found = broker.queues_mut().browses_mut().take(self.number);
         let messages = context.messages_mut();
         let answer = match found.is_empty() {
             true => {
@@ -103,7 +103,7 @@ impl Looking {
 
     /// Nobody waits for it any more.
     pub(super) fn abandon(&self, broker: &mut Broker, context: &mut broker::Context<'_>) {
-        let found = broker.queues_mut().looks_mut().take(self.number);
+        let found = broker.queues_mut().browses_mut().take(self.number);
         found.into_iter().for_each(|(message, _)| context.messages_mut().release(message));
     }
 }

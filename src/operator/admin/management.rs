@@ -27,7 +27,7 @@ use super::http::{Request, Status, Verb};
 use super::import;
 use super::json::Json;
 use super::listing::is_wanted;
-use super::looking::{self, Sight};
+use super::looking::{self, BrowseAnswer};
 use super::management_node::{churn, exchange_types, feature_flags, memory, node, node_memory};
 use super::management_parts::{limits, nested, numbers, texts};
 use super::parameters;
@@ -185,8 +185,8 @@ pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, wh
     match (request.verb, path) {
         (Verb::Get, ["leveret", "queues", vhost, queue, "messages"]) => {
             match looking::look(request, context, (&who.name, vhost, queue)) {
-                Ok(Sight::Now(body)) => Answer::Now(Status::Ok, body),
-                Ok(Sight::Later(looking)) => Answer::Look(Box::new(looking)),
+                Ok(BrowseAnswer::Now(body)) => Answer::Now(Status::Ok, body),
+                Ok(BrowseAnswer::Later(looking)) => Answer::Look(Box::new(looking)),
                 Err(fault) => refusal(&fault),
             }
         }

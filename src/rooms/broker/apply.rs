@@ -20,13 +20,13 @@ use crate::wire::props::Properties;
 
 use super::access::{Identity, Login, Right, Thing};
 use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction};
-use super::definitions::QueueDeclaration;
+use super::definitions::{DeleteIf, QueueDeclaration};
 use super::deliver::OutboxView;
 use super::faults::out_of;
 use super::letters::{Parking, Reason};
 use super::properties::copy_flags;
 use super::publish::Publish;
-use super::queue::{LOOKED_MAX, Looked};
+use super::queue::{BROWSED_MAX, BrowseResult};
 use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::words::QueueInWords;
@@ -285,9 +285,13 @@ impl Broker {
                 outcome
             }
             Command::QueuePurge { queue } => self.purge_queue(cx, connection, vhost, queue),
-            Command::QueueDelete { queue, if_unused, if_empty } => {
-                self.delete_queue_by_name(cx, connection, vhost, queue, (if_unused, if_empty))
-            }
+            Command::QueueDelete { queue, if_unused, if_empty } => self.delete_queue_by_name(
+                cx,
+                connection,
+                vhost,
+                queue,
+                DeleteIf { unused: if_unused, empty: if_empty },
+            ),
             Command::Consume { queue, tag, no_ack, exclusive, arguments } => {
                 let request = ConsumeRequest { queue, tag, no_ack, exclusive, arguments };
                 self.consume(cx, connection, channel, &request)
@@ -379,7 +383,7 @@ impl Broker {
         let index = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active)?;
         let connection = self.consumers.connection_of(channel);
         if self.consumers.connection(connection).identity.is_own() {
-            self.queues.records_mut().note_named(queue);
+            self.queues.records_mut().note_forwarded(queue);
         }
         let outcome = Outcome::Consuming { tag: tag.as_str().into() };
         let new = NewConsumer { tag, priority, no_ack: request.no_ack, exclusive: request.exclusive };
@@ -568,13 +572,13 @@ impl Broker {
         let connection = self.consumers.connection_of(channel);
         cx.journal.begin_group();
         let mut outcome = self.publish(cx, channel, copy, true);
-        let is_returned = self.has_returned(connection);
-        if outcome == Ok(Outcome::Published) && !is_returned {
+        let is_requeued = self.has_returned(connection);
+        if outcome == Ok(Outcome::Published) && !is_requeued {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
         cx.journal.end_group(cx.messages, Urgency::Awaited);
-        if is_returned {
+        if is_requeued {
             self.sent(cx, connection, 1);
             let why = format_args!("it reaches no queue here");
             outcome = Err(Fault::new(ReplyCode::NoRoute, why));
@@ -662,7 +666,7 @@ impl Broker {
         (user, vhost, queue): (&str, &str, &str),
         from: u32,
         count: u32,
-    ) -> Result<Looked, Fault> {
+    ) -> Result<BrowseResult, Fault> {
         let (connection, channel) = self.connect_user(cx, user, vhost)?;
         let vhost = self.consumers.channel(channel).vhost;
         let found = self
@@ -670,8 +674,8 @@ impl Broker {
             .and_then(|()| self.require_queue(connection, vhost, queue));
         self.release(cx, connection);
         let queue = found?;
-        let seen = self.queues.look_from(queue, from, count.min(LOOKED_MAX))?;
-        Ok(Looked { ready: self.queues.records().ready_in(queue), seen })
+        let seen = self.queues.browse(queue, from, count.min(BROWSED_MAX))?;
+        Ok(BrowseResult { ready: self.queues.records().ready_in(queue), seen })
     }
 
     /// Moves a written delivery, with the cause, to the queue for messages that a bridge's other side does
@@ -707,8 +711,8 @@ impl Broker {
         let source = self.queues.deliveries()[index].queue;
         self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
         match source {
-            Some(source) => self.leave_for_good(cx, source, index, Reason::Parked(place)),
-            None => self.settle_sent(cx, index),
+            Some(source) => self.give_up_delivery(cx, source, index, Reason::Parked(place)),
+            None => self.finish_delivery(cx, index),
         }
         Ok(())
     }

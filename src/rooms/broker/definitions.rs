@@ -55,10 +55,21 @@ impl QueueDeclaration<'_> {
     }
 }
 
+/// What must be true of a queue that is to be deleted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeleteIf {
+    /// It has no consumers.
+    pub(crate) unused: bool,
+    /// It has no messages ready.
+    pub(crate) empty: bool,
+}
+
 /// Units of matching that are as much work as looking at one record in a job.
 const UNITS_PER_RECORD: u32 = 8;
 
 impl Broker {
+    // ---- exchanges and bindings
+
     /// exchange.declare with passive set: a client who is told that the exchange is there may rely on it.
     pub(crate) fn check_exchange_exists(
         &self,
@@ -116,7 +127,7 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Adds an exchange that was checked under its name, with its hidden queue and its policies.
+    /// Adds a checked exchange under its name, with its hidden queue and its policies.
     pub(crate) fn add_exchange(
         &mut self,
         cx: &mut Context<'_>,
@@ -128,7 +139,7 @@ impl Broker {
         let (bytes, who) = (declaration.bytes(), (vhost, cx.declarer));
         self.declare_quota(Declared::Exchange, bytes, who)?;
         let is_delayed = declaration.is_delayed();
-        let sleepers = is_delayed.then(|| self.add_sleepers(cx, vhost, (version, declaration.durable)));
+        let sleepers = is_delayed.then(|| self.add_delayed_queue(cx, vhost, (version, declaration.durable)));
         let sleepers =
             sleepers.transpose().inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, who))?;
         self.access.hold_vhost(vhost);
@@ -136,7 +147,7 @@ impl Broker {
         let exchange = self.topology.insert_exchange(&new);
         self.apply_to_new_exchange(cx.work, exchange);
         if let Some(queue) = sleepers {
-            self.queues.records_mut().give_sleepers(queue, exchange);
+            self.queues.records_mut().set_delayed_exchange(queue, exchange);
         }
         Ok(exchange)
     }
@@ -173,7 +184,7 @@ impl Broker {
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
         if let Some(queue) = self.topology.exchange(exchange).sleepers {
             // The hidden queue goes first, so that no message in it outlives the exchange in the log.
-            self.retire_sleepers(cx, queue);
+            self.retire_delayed_queue(cx, queue);
         }
         self.topology.retire_exchange(cx, &self.access, exchange);
     }
@@ -185,7 +196,7 @@ impl Broker {
     }
 
     /// Makes the hidden queue of a delayed exchange with this version.
-    pub(crate) fn add_sleepers(
+    pub(crate) fn add_delayed_queue(
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
@@ -202,11 +213,11 @@ impl Broker {
 
     /// Retires the hidden queue of a deleted exchange with its delayed messages.
     #[cold]
-    pub(crate) fn retire_sleepers(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn retire_delayed_queue(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         for level in self.queues.records_mut().retire_levels(cx.journal, queue) {
             self.jobs.begin(Job::Queue(level));
         }
-        let gone = self.queues.retire_sleepers(cx.journal, queue);
+        let gone = self.queues.retire_delayed_queue(cx.journal, queue);
         self.jobs.begin(Job::Queue(queue));
         for held in gone {
             self.post().let_go_of_held(cx, held);
@@ -301,7 +312,7 @@ impl Broker {
         }
     }
 
-    // ---- routes of channels
+    // ---- routes of messages
 
     /// Chooses the queues for a message of a channel into `targets`, and remembers the route if it can be
     /// used again. `headers` is empty unless routing needs them.
@@ -328,6 +339,8 @@ impl Broker {
         }
         Ok(())
     }
+
+    // ---- queues
 
     /// The queue of this name, if this connection may use it.
     pub(crate) fn require_queue(
@@ -539,7 +552,7 @@ impl Broker {
         self.end_creation(created, orphan)
     }
 
-    /// Makes a queue, perhaps one whose messages the store has.
+    /// Makes a queue; with the incarnation of an orphan, the one whose messages the store has.
     pub(crate) fn create_as(
         &mut self,
         cx: &mut Context<'_>,
@@ -658,11 +671,16 @@ impl Broker {
         connection: ConnectionId,
         vhost: VhostId,
         name: &str,
-        (if_unused, if_empty): (bool, bool),
+        only_if: DeleteIf,
     ) -> Result<Outcome, Fault> {
         self.check(cx.work, connection, vhost, Right::Configure, Thing::Queue(name))?;
         if self.queues.records().find_queue(vhost, name).is_none() {
-            if !self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)? {
+            if !self.delete_left_out(
+                cx,
+                vhost,
+                DestinationName::Queue(name),
+                only_if.unused || only_if.empty,
+            )? {
                 cx.await_others();
             }
             return Ok(Outcome::MessageCount(0));
@@ -670,8 +688,8 @@ impl Broker {
         let queue = self.require_queue(connection, vhost, name)?;
         let record = self.queues.at(queue);
         let problem = match () {
-            () if if_unused && !record.audience.is_empty() => "in use",
-            () if if_empty && self.queues.records().ready_in(queue) > 0 => "not empty",
+            () if only_if.unused && !record.audience.is_empty() => "in use",
+            () if only_if.empty && self.queues.records().ready_in(queue) > 0 => "not empty",
             () => {
                 let count = self.queues.records().ready_in(queue);
                 check_deletable(cx.journal, record.logged.is_on())?;
@@ -711,6 +729,8 @@ impl Broker {
         self.topology.revise();
     }
 
+    // ---- policies
+
     /// Drops the policies of a virtual host that is deleted.
     pub(crate) fn drop_policies_of(&mut self, journal: &mut Journal, vhost: VhostId, name: &str) {
         self.policies.drop_of_vhost(journal, vhost, name);
@@ -723,7 +743,7 @@ impl Broker {
         }
     }
 
-    /// Tells some more queues and exchanges which policies apply to them; says whether that is all.
+    /// Applies changed policies to some more queues and exchanges; says whether that is all.
     pub(crate) fn run_policies(&mut self, cx: &mut Context<'_>, left: &mut u32) -> bool {
         while let Some(listener) =
             self.policies.next_to_tell(self.queues.records().places(), self.topology.exchange_places())
@@ -761,7 +781,7 @@ impl Broker {
 
     /// What the arguments and policies of a queue say together.
     pub(crate) fn terms_of(&self, queue: QueueId) -> Terms<'_> {
-        let record = self.queues.records().whole_of(queue);
+        let record = self.queues.records().record_of_queue(queue);
         self.policies.terms(&record.arguments, record.applied)
     }
 
@@ -800,6 +820,8 @@ impl Broker {
         }
     }
 
+    // ---- virtual hosts
+
     /// Deletes what is left of a virtual host, as much as `left` allows; says whether that is all.
     pub(crate) fn run_vhost(&mut self, cx: &mut Context<'_>, sweep: &mut Sweep, left: &mut u32) -> bool {
         while sweep.queue < self.queues.records().places() {
@@ -808,7 +830,7 @@ impl Broker {
             }
             let queue = self.queues.records().get(sweep.queue);
             // Levels go with their queue, and hidden queues with their exchange.
-            let is_part = |queue: &Queue| queue.is_level() || queue.sleeps_for.is_some();
+            let is_part = |queue: &Queue| queue.is_level() || queue.delayed_exchange.is_some();
             let is_swept = |queue: &Queue| queue.vhost == sweep.vhost && !queue.dying && !is_part(queue);
             if queue.is_some_and(is_swept) {
                 let queue = QueueId::from_index(sweep.queue);
@@ -834,7 +856,7 @@ impl Broker {
         true
     }
 
-    /// At a start: deletes a virtual host that has nothing but the predeclared exchanges at once.
+    /// At a start: deletes at once a virtual host that has nothing but the predeclared exchanges.
     pub(crate) fn drop_empty_vhost(&mut self, cx: &mut Context<'_>, vhost: VhostId) {
         for (name, ..) in PREDECLARED {
             if let Some(exchange) = self.topology.find_exchange(vhost, name) {
@@ -844,6 +866,8 @@ impl Broker {
         }
         self.remove_vhost(vhost);
     }
+
+    // ---- what a start could not put back
 
     /// Gives a queue that was just declared the messages of the orphan with its incarnation. They stand in
     /// the queue when the store has been asked where they lie; until then the queue waits. If the queue could

@@ -27,10 +27,10 @@ use super::{Broker, Context};
 
 /// Deliveries a queue makes before the next queue has its turn.
 const QUEUE_BURST: u32 = 64;
-/// Deliveries that a command may have to wait for: about as many as one read has messages.
+/// Most deliveries that are made ahead of a command: about as many as one read of a socket has publishes.
 const CATCH_UP_MAX: u32 = 1024;
-/// Steps beside a delivery that are as much work as one.
-const STEPS_PER_DELIVERY: u32 = 8;
+/// Units of work that weigh as much as one delivery.
+const UNITS_PER_DELIVERY: u32 = 8;
 
 /// A connection's outbox, read from the front.
 pub struct OutboxView<'b> {
@@ -80,7 +80,7 @@ impl Broker {
             let Some(queue) = self.queues.records_mut().pop_ready() else { return };
             left -= self.take_its_turn(cx, queue, left.min(self.burst(queue)));
             self.queues.records().charge_levels(cx.work);
-            left = left.saturating_sub(cx.work.take() / STEPS_PER_DELIVERY);
+            left = left.saturating_sub(cx.work.take() / UNITS_PER_DELIVERY);
         }
     }
 
@@ -118,12 +118,12 @@ impl Broker {
     fn take_its_turn(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
-        if record.is_picky() {
+        if record.has_rules() {
             // Messages over the length limit of a queue whose consumer is ready for more go to him in the
             // next turn.
             let is_over = delivered < most || !record.audience.is_ready();
             if is_over || self.queues.is_far_over_length(queue) {
-                self.post().look_after(cx, queue);
+                self.post().enforce_limits(cx, queue);
             }
         }
         if self.queues.at(queue).rank != Rank::Plain {
@@ -133,9 +133,10 @@ impl Broker {
         delivered
     }
 
-    /// Makes the deliveries of a queue that were possible before a command that sees or changes them. As in
-    /// RabbitMQ a message belongs to the consumer who was ready when it came; else these deliveries would be
-    /// made at the end of the turn. A commit comes behind them as a whole.
+    /// Makes the deliveries of a queue that were possible before a command that sees or changes its messages, for
+    /// deliveries are otherwise made at the end of a turn. As in RabbitMQ a message belongs to the consumer who was
+    /// ready when it came; else these deliveries would be made at the end of the turn. A commit comes behind them as
+    /// a whole.
     #[inline]
     pub(crate) fn catch_up(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.records().is_any_ready() && !cx.journal.is_grouping() {
@@ -145,12 +146,12 @@ impl Broker {
 
     #[cold]
     fn deliver_before_command(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        let queue = self.queues.records().whole(queue);
+        let queue = self.queues.records().queue_of_level(queue);
         if !self.queues.records_mut().leave_ready(queue) {
             return;
         }
         let delivered = self.take_its_turn(cx, queue, CATCH_UP_MAX);
-        cx.work.charge((delivered * STEPS_PER_DELIVERY) as usize);
+        cx.work.charge((delivered * UNITS_PER_DELIVERY) as usize);
     }
 
     /// Makes the deliveries that were possible before a command, for the queues of all consumers of a
@@ -193,7 +194,7 @@ impl Broker {
                     self.post().expire_before_delivery(cx, level, Patience::OneTurn) == Cleared::Yes;
                 // Expiring messages is work, too: messages behind them may have to wait for the next turn.
                 let units = cx.work.units() - units_before;
-                if !is_clear || delivered + units / STEPS_PER_DELIVERY >= most {
+                if !is_clear || delivered + units / UNITS_PER_DELIVERY >= most {
                     break;
                 }
                 // All messages of a level may have expired.
@@ -253,8 +254,8 @@ impl Broker {
         OutboxView { broker: self, at }
     }
 
-    /// The first delivery of the outbox has left it without being written, for its channel is closed: the
-    /// client has not seen the message, so it is requeued, even with automatic acknowledgement.
+    /// Takes out the first delivery of the outbox, which was passed over because its channel is closed: the client
+    /// has not seen the message, so it is requeued, even with automatic acknowledgement.
     pub fn unseen(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let Some(index) = self.consumers.connection(connection).outbox.front() else {
             panic!("what leaves an outbox unseen was in it");
@@ -292,9 +293,9 @@ impl Broker {
             if delivery.orphaned && !delivery.no_ack {
                 self.give_back(cx, index);
             } else if delivery.no_ack {
-                self.settle_sent(cx, index);
+                self.finish_delivery(cx, index);
             } else {
-                self.queues.deliveries_mut().let_leave(index);
+                self.queues.deliveries_mut().allow_page_out(index);
             }
             self.consumers.free_channel_if_done(&mut self.quota, channel);
         }
@@ -407,7 +408,7 @@ impl Broker {
 
     /// Expires messages at the front before a get; then gives the level whose first message is the queue's.
     fn expire_before_get(&mut self, cx: &mut Context<'_>, queue: QueueId) -> (Cleared, QueueId) {
-        if self.queues.at(queue).is_picky_by_time() {
+        if self.queues.at(queue).has_expiry() {
             self.queues.touch_queue(cx.journal, queue);
         }
         loop {

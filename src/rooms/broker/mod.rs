@@ -1,4 +1,4 @@
-//! OWNS MEANING. What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
+//! What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
 //!
 //! The parts, each a folder that owns what it holds and knows nothing of [`Broker`]; they have tests of
 //! their own:
@@ -14,7 +14,7 @@
 //! | `queues` | the way of messages through queues, out of memory and back | what goes next, what is given up, is there room |
 //! | `deliveries` | what is delivered and not settled | which delivery is that |
 //! | `consumers` | connections, channels, consumers; their credit, prefetch and outboxes | who gets the next message |
-//! | `letters` | next to nothing | send on what a queue gives up |
+//! | `letters` | next to nothing | send on dead letters, delayed messages that are due, copies for the firehose |
 //! | `recovery` | what a start could not put back | may this name be declared |
 //! | `views` | nothing | rows for operators |
 //!
@@ -25,7 +25,7 @@
 //! |---|---|
 //! | `state` | all that there is, how it begins, and the few steps that every file below takes |
 //! | `definitions` | exchanges, queues and bindings begin and end; what policies say of them |
-//! | `settle`, `deliver` | what was given is settled, what ended is cleared away; messages go out |
+//! | `settle`, `deliver` | what was given is settled; connections, channels, exclusive queues and all that ended are cleared away; messages go out |
 //! | `publish` | messages come in, one by one or with a commit |
 //! | `apply` | a command comes in: what it changes, and what it answers |
 //! | `operator` | what an operator changes |
@@ -35,8 +35,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `context`, `work` | what is lent for one call; what it costs beyond its size |
-//! | `arguments`, `properties` | arguments of queues; properties of messages that are answered for |
+//! | `context`, `work` | the journal, messages and counters lent for one call; what the call costs beyond its size |
+//! | `arguments`, `properties` | the settings that arguments and policies give a queue; properties of messages that are answered for |
 //! | `job`, `promised`, `restored`, `shortage` | work in steps; what a commit may still need; what a start is told; why publishers wait |
 //! | `waiters`, `watch` | who waits for what many can bring about; when to look at who holds something for too long |
 //! | `counters`, `names`, `sizes` | what has happened since the start; name tables; what records take in memory |
@@ -98,8 +98,8 @@ pub use names::Entropy;
 pub use operator::Declared;
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
-pub use queue::{LOOKED_MAX, LogRun, Looked, Seen, levels_of};
-pub use queues::{Fetch, FetchFrom, Looks, Page, PageIn, Queues, disk_shortage};
+pub use queue::{BROWSED_MAX, BrowseResult, Browsed, LogRun, levels_of};
+pub use queues::{Browses, Fetch, FetchFrom, Page, PageIn, Queues, disk_shortage};
 pub use recovery::{Orphan, Recovery};
 pub use restored::{Contents, Restored};
 pub use settle::Overdue;

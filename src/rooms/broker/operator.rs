@@ -463,9 +463,9 @@ impl Broker {
     pub fn queue_flow(&self, vhost: &str, queue: &str) -> Option<QueueFlow> {
         let queue = self.queues.records().find_queue(self.access.find_vhost(vhost)?, queue)?;
         Some(QueueFlow {
-            came: self.queues.records().in_all(queue, |level| level.backlog.came()),
+            came: self.queues.records().sum_over_levels(queue, |level| level.backlog.came()),
             ready: self.queues.records().ready_in(queue),
-            body_bytes: self.queues.records().in_all(queue, |level| level.backlog.body_bytes()),
+            body_bytes: self.queues.records().sum_over_levels(queue, |level| level.backlog.body_bytes()),
         })
     }
 }

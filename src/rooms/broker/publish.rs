@@ -69,7 +69,7 @@ fn check_delivery_mode(properties: &Properties<'_>) -> Result<(), Fault> {
     }
 }
 
-/// How many times the routing work of one message a commit may take.
+/// A commit may take this many times the routing work that one message may.
 const COMMIT_TIMES: u32 = 8;
 
 /// The next message of a transaction, and its kept route if it has one.
@@ -127,7 +127,7 @@ impl Broker {
         (message, mandatory): (MessageId, bool),
         targets: &mut Vec<QueueId>,
     ) -> Result<Outcome, Fault> {
-        let routed = match self.look_and_route(cx, channel, message, targets) {
+        let routed = match self.parse_and_route(cx, channel, message, targets) {
             Ok(routed) => routed,
             Err(fault) => {
                 cx.messages.release(message);
@@ -147,8 +147,8 @@ impl Broker {
             Mode::Transaction(_) => (true, true),
         };
         let result = if in_transaction {
-            // The default exchange takes routing keys for names of queues; a copy may have lost some of its
-            // keys.
+            // On the default exchange the keys are the names of the queues, so a commit finds them without a kept
+            // route; a rewritten copy needs one, for its BCC keys may be gone.
             let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
             let route = (!is_by_name).then_some(&**targets);
             self.publish_in_transaction(cx, channel, (routed, mandatory), route)
@@ -191,7 +191,7 @@ impl Broker {
         }
         let routed = targets.len() as u64;
         let (kept, refused) = self.leave_out_unwilling(cx, message, targets);
-        if self.queues.lacks_slot() {
+        if self.queues.take_lacks_slot() {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
         }
@@ -210,9 +210,9 @@ impl Broker {
             Ok(()) => {
                 self.counters.routed += routed;
                 if self.queues.push(cx, &mut self.quota, message, &targets[..kept], publish.urgency) {
-                    self.post().look_after_push(cx, message, &targets[..kept]);
+                    self.post().enforce_limits_after_push(cx, message, &targets[..kept]);
                 }
-                self.post().bury_refused(cx, message, &targets[kept..]);
+                self.post().dead_letter_refused(cx, message, &targets[kept..]);
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
@@ -265,7 +265,7 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> (usize, bool) {
         let due = cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
-        let picky = |&queue: &QueueId| self.queues.at(queue).is_picky_or_ranked();
+        let picky = |&queue: &QueueId| self.queues.at(queue).has_rules_or_levels();
         if !due && !targets.iter().any(picky) {
             return (targets.len(), false);
         }
@@ -303,8 +303,8 @@ impl Broker {
         });
     }
 
-    /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying
-    /// again is in vain: going on has a lower mark than waiting.
+    /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying again is
+    /// in vain: a publisher waits from a full share on, and goes on at seven eighths of it.
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
         let Some(full) = self.consumers.connection(connection).waits_for else { return false };
         let record = self.queues.records().get(full.queue.index());
@@ -320,7 +320,7 @@ impl Broker {
     }
 
     /// Finds the target queues. They get the message itself, or a copy where its properties change.
-    fn look_and_route(
+    fn parse_and_route(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -342,7 +342,7 @@ impl Broker {
             return Ok(message);
         }
         let mut scratch = self.queues.lend_scratch();
-        let result = self.look_inside(cx, channel, exchange, (message, targets), &mut scratch);
+        let result = self.parse_and_check(cx, channel, exchange, (message, targets), &mut scratch);
         self.queues.return_scratch(scratch);
         result
     }
@@ -392,7 +392,7 @@ impl Broker {
 
     /// Checks the properties that a broker answers for, routes with all keys, and rewrites headers that must
     /// not be passed on (BCC).
-    fn look_inside(
+    fn parse_and_check(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
@@ -530,8 +530,9 @@ impl Broker {
         self.quota.weigh_disk(journal, taken);
     }
 
-    /// Keeps a message until tx.commit, with its route: whatever is bound or unbound until then, a message is
-    /// routed when it is published, as in RabbitMQ. `route`: its queues; `None`: its keys are their names.
+    /// Keeps a message until tx.commit, with its route: whatever is bound or unbound until then, a message is routed
+    /// when it is published, as in RabbitMQ. `route`: the queues chosen now; `None`: on the default exchange, whose
+    /// keys are names of queues.
     pub(crate) fn publish_in_transaction(
         &mut self,
         cx: &mut Context<'_>,
@@ -702,7 +703,7 @@ impl Broker {
             self.find_route(cx, channel, (message, route), targets)?;
             cx.work.check()?;
             self.queues.choose_levels(cx, &mut self.quota, message, targets);
-            if self.queues.lacks_slot() {
+            if self.queues.take_lacks_slot() {
                 return Err(out_of("queues_max"));
             }
             entries += targets.len();

@@ -13,7 +13,7 @@ use super::access::{OperatorFault, VhostLimits};
 use super::arguments::QueueSettings;
 use super::parameters::ParameterView;
 use super::policy::{Applied, ApplyTo, NewPolicy, PolicyKind};
-use super::queue::{Logged, Queue, Returns, first_rank};
+use super::queue::{Logged, Queue, RequeueCounts, first_rank};
 use super::recovery::Orphan;
 use super::restored::{Contents, Restored};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
@@ -68,7 +68,7 @@ impl Broker {
                 arguments,
             } => {
                 let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
-                let (arguments, returns) = Returns::split(arguments);
+                let (arguments, returns) = RequeueCounts::split(arguments);
                 // Policies are applied to the queue later, in `Broker::apply_policies`.
                 let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);

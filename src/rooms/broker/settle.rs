@@ -4,11 +4,11 @@
 //! for too long; and the jobs: what one command or one death can cause without bound is done a few hundred records at a
 //! time, in the order in which it was begun, while everybody else carries on in between.
 //!
-//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled,
-//! so "everything so far" never swallows a message that the client has not seen; a requeued message is marked
-//! redelivered and waits before all that have not been delivered yet; names vanish at once, and a connection
-//! whose own command began a job is not read until the job is done. A channel is overdue by its oldest
-//! delivery alone, as in RabbitMQ; nobody is closed early, and late by a minute at most.
+//! Always true: a tag is settled at most once; only deliveries that were completely written can be settled, so
+//! "everything so far" never swallows a message that the client has not seen; a requeued message is marked
+//! redelivered and waits before all that have not been delivered yet; names vanish at once, and a connection whose
+//! own command began a job is not read until the job is done. A channel is overdue by its oldest delivery, as in
+//! RabbitMQ, or by a transaction that is left open; nobody is closed early, and late by a minute at most.
 
 use crate::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, Settlement};
 use crate::error::{Fault, ReplyCode};
@@ -126,13 +126,13 @@ impl Broker {
             Settlement::Reject => self.reject(cx, index),
             Settlement::Ack => {
                 self.counters.acknowledged += 1;
-                self.settle_sent(cx, index);
+                self.finish_delivery(cx, index);
             }
         }
     }
 
     /// Settles a delivery whose message is not wanted any more, and frees its record.
-    pub(crate) fn settle_sent(&mut self, cx: &mut Context<'_>, index: usize) {
+    pub(crate) fn finish_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = self.queues.deliveries_mut().remove(index);
         match (delivery.queue, delivery.message) {
@@ -150,12 +150,12 @@ impl Broker {
             .queue
             .filter(|queue| self.queues.records().has_dead_letters(*queue))
         {
-            Some(queue) => self.leave_for_good(cx, queue, index, Reason::Rejected),
-            None => self.settle_sent(cx, index),
+            Some(queue) => self.give_up_delivery(cx, queue, index, Reason::Rejected),
+            None => self.finish_delivery(cx, index),
         }
     }
 
-    pub(crate) fn leave_for_good(
+    pub(crate) fn give_up_delivery(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -165,14 +165,14 @@ impl Broker {
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = &self.queues.deliveries()[index];
         let (consumer, channel) = (delivery.consumer, delivery.channel);
-        self.post().bury_delivery(cx, queue, index, reason);
+        self.post().dead_letter_delivery(cx, queue, index, reason);
         self.queues.note_release();
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
     /// Whether a message that is requeued is over the delivery limit by now. A bridge requeues what it could
     /// not send, however often its link broke: that is no reason to give up a message.
-    fn is_beyond_limit(&mut self, index: usize) -> bool {
+    fn count_requeue(&mut self, index: usize) -> bool {
         let channel = self.queues.deliveries()[index].channel;
         let connection = self.consumers.connection_of(channel);
         !self.consumers.connection(connection).identity.is_own() && self.queues.comes_back_too_often(index)
@@ -180,13 +180,13 @@ impl Broker {
 
     /// Requeues a delivery at its old place.
     pub(crate) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
-        if self.is_beyond_limit(index) {
+        if self.count_requeue(index) {
             return match self.queues.deliveries()[index]
                 .queue
                 .filter(|queue| self.queues.records().has_dead_letters(*queue))
             {
-                Some(queue) => self.leave_for_good(cx, queue, index, Reason::DeliveryLimit),
-                None => self.settle_sent(cx, index),
+                Some(queue) => self.give_up_delivery(cx, queue, index, Reason::DeliveryLimit),
+                None => self.finish_delivery(cx, index),
             };
         }
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
@@ -201,8 +201,8 @@ impl Broker {
                 }
                 self.queues.put_back(cx.messages, queue, index);
                 let record = self.queues.at(queue);
-                if record.is_picky() {
-                    self.post().look_after(cx, queue);
+                if record.has_rules() {
+                    self.post().enforce_limits(cx, queue);
                 }
             }
             _ => {
@@ -407,7 +407,7 @@ impl Broker {
     pub(crate) fn abandon_unsent(&mut self, cx: &mut Context<'_>, index: usize) {
         let delivery = &self.queues.deliveries()[index];
         match delivery.carrier {
-            Carrier::Return => self.settle_sent(cx, index),
+            Carrier::Return => self.finish_delivery(cx, index),
             _ if delivery.no_ack || delivery.orphaned => self.give_back(cx, index),
             _ => self.queues.deliveries_mut()[index].sent = true,
         }
@@ -447,7 +447,7 @@ impl Broker {
             }
             let index = self.watch.hand;
             self.watch.hand += 1;
-            let overdue = self.look_at(ChannelId::from_index(index));
+            let overdue = self.check_overdue(ChannelId::from_index(index));
             if overdue.is_some() {
                 return overdue;
             }
@@ -456,7 +456,7 @@ impl Broker {
         None
     }
 
-    fn look_at(&mut self, id: ChannelId) -> Option<Overdue> {
+    fn check_overdue(&mut self, id: ChannelId) -> Option<Overdue> {
         let channel = self.consumers.find_channel(id)?;
         if channel.closing || self.consumers.connection(channel.connection).dying {
             return None;

@@ -12,9 +12,9 @@ use super::names::IndexTable;
 use super::parameters::Parameters;
 use super::policy::Policies;
 use super::queue::Queue;
+use super::queues::DelayWheel;
 use super::queues::Expiry;
 use super::queues::Getting;
-use super::queues::Sleepers;
 use super::quota::Quota;
 use super::recovery;
 use super::recovery::LeftOut;
@@ -39,7 +39,7 @@ pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
     + size_of::<Begun>()
     + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
     + Expiry::QUEUE_BYTES
-    + Sleepers::QUEUE_BYTES
+    + DelayWheel::QUEUE_BYTES
     + LeftOut::ENTRY_BYTES
     + 2 * ALLOCATION_BYTES;
 /// Bytes of an exchange's record with its root node.
@@ -68,6 +68,6 @@ const ALLOCATION_BYTES: usize = 16;
 
 /// Bytes of the buffers that exist once, for frames and numbers of messages of this size.
 pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
-    let once = recovery::ORPHANS_BYTES + Sleepers::held_bytes(messages_max);
+    let once = recovery::ORPHANS_BYTES + DelayWheel::held_bytes(messages_max);
     2 * frame_max + 256 + Topology::header_names_bytes(frame_max) + once
 }

@@ -189,7 +189,7 @@ impl Broker {
         self.queues.trim()
     }
 
-    /// The parts of the broker that sending a letter takes.
+    /// Borrows what `letters` needs to send a dead letter, a due delayed message or a copy for the firehose.
     pub(crate) const fn post(&mut self) -> Post<'_> {
         Post {
             letters: &mut self.letters,
@@ -216,7 +216,7 @@ impl Broker {
         self.counters
     }
 
-    /// What the publish waits for that was last answered with a wait.
+    /// What the last publish that was answered with [`Outcome::Wait`] waits for.
     pub const fn last_shortage(&self) -> Shortage {
         self.publishing.shortage
     }
@@ -410,7 +410,8 @@ impl Broker {
         }
     }
 
-    /// Notes that a job has requeued all its messages of a queue: the first message is the right one again.
+    /// Notes that a job has requeued all its messages of a queue: once no other job does, its first message is the
+    /// right one again.
     pub(crate) fn end_returning(&mut self, queue: QueueId) {
         self.queues.end_returning(queue);
         self.free_queue_if_done(queue);

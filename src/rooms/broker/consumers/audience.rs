@@ -7,7 +7,7 @@ use crate::mem::List;
 
 /// The consumers of one queue.
 #[derive(Debug, Default)]
-pub(crate) struct Audience {
+pub(crate) struct QueueConsumers {
     pub(super) all: List,
     pub(super) eligible: List,
     /// One consumer is exclusive.
@@ -16,7 +16,7 @@ pub(crate) struct Audience {
     pub(super) is_single_active: bool,
 }
 
-impl Audience {
+impl QueueConsumers {
     /// An audience without consumers; `is_single_active`: the queue has a single active consumer.
     pub(crate) fn new(is_single_active: bool) -> Self {
         Self { is_single_active, ..Self::default() }

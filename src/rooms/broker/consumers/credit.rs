@@ -85,7 +85,7 @@ impl Consumers {
     /// Whether a message that enters a queue now leaves it in this turn: whether the waiting consumers can
     /// have more messages than are before it.
     pub(crate) fn take_at_once(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> bool {
-        let whole = queues.records().whole_of(queue);
+        let whole = queues.records().record_of_queue(queue);
         let (mut before, mut at) = (queues.records().ready_before(queue), whole.audience.eligible.front());
         for _ in 0..WAITING_LOOKED_AT {
             let Some(consumer) = at.filter(|_| whole.returning == 0) else { return false };

@@ -8,8 +8,8 @@
 //! | `state`, `records` | all connections, channels and consumers; the records |
 //! | `audience` | the consumers of one queue, in the order of their turns |
 //! | `credit` | who may have another message: prefetch, room in the output, the share of deliveries |
-//! | `outbox` | deliveries on their way to a socket, and those that their channel has not settled |
-//! | `lives` | consumers, channels and connections come and go |
+//! | `outbox` | deliveries on their way to a socket, and those that their channel has not settled; each takes its consumer's credit and gives it back |
+//! | `lives` | consumers, channels and connections come and go; the next single active consumer takes over |
 //!
 //! Always true: a consumer that can take a message is on its queue's list of eligible ones, a consumer that
 //! could if its connection took more is on the connection's list, and all others are on neither; a record is
@@ -24,7 +24,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(super) use audience::Audience;
+pub(super) use audience::QueueConsumers;
 pub(super) use lives::NewConsumer;
 pub(super) use records::{Channel, Connection, Consumer, ConsumerState, FullQueue, Mode, Transaction};
 pub(super) use state::{Consumers, Fill};

@@ -9,12 +9,12 @@ use crate::mem::{Slab, sort_by_key};
 /// Requeued messages of one queue, lowest offset first: a leftist heap through the records, so that
 /// requeueing and taking the first are both logarithmic whatever the order.
 #[derive(Debug, Default)]
-pub(crate) struct ReturnedHeap {
+pub(crate) struct RequeuedHeap {
     root: u32,
     len: u32,
 }
 
-impl ReturnedHeap {
+impl RequeuedHeap {
     pub(crate) const fn len(&self) -> u32 {
         self.len
     }

@@ -8,5 +8,5 @@
 mod heap;
 mod records;
 
-pub(super) use heap::ReturnedHeap;
+pub(super) use heap::RequeuedHeap;
 pub(super) use records::{Carrier, Delivered, Deliveries, NewDelivery};

@@ -41,7 +41,7 @@ pub(crate) struct Delivered {
     pub(crate) logged: Option<u64>,
     /// The place of the delivery in the outbox of its connection.
     pub(crate) sequence: u64,
-    /// The message; none when it is written to the socket and only the log has it.
+    /// The message; none once it was paged out, which it is only after it was written to the socket.
     pub(crate) message: Option<MessageId>,
     /// Bytes of the message body.
     pub(crate) body_len: u32,
@@ -66,7 +66,7 @@ pub(crate) struct Delivered {
     /// The message is back in its queue.
     pub(super) returned: bool,
     /// The delivery is on the list of those whose messages may leave memory.
-    may_leave: bool,
+    is_pageable: bool,
     /// The channel closed while the delivery was being written: the message is requeued afterwards.
     pub(crate) orphaned: bool,
     /// What tx.commit will do with the delivery, in an open transaction.
@@ -110,7 +110,7 @@ pub(crate) struct Deliveries {
     pub(super) returned: usize,
     /// Deliveries, written or requeued, whose messages the log has too and that may leave memory; the oldest
     /// first.
-    leavable: List,
+    pageable: List,
 }
 
 impl Deliveries {
@@ -123,7 +123,7 @@ impl Deliveries {
             slab: Slab::with_capacity(capacity),
             buckets: vec![0; buckets].into_boxed_slice(),
             returned: 0,
-            leavable: List::default(),
+            pageable: List::default(),
         }
     }
 
@@ -156,7 +156,7 @@ impl Deliveries {
             no_ack: new.no_ack,
             sent: false,
             returned: false,
-            may_leave: false,
+            is_pageable: false,
             orphaned: false,
             decided: None,
             links: Links::default(),
@@ -214,7 +214,7 @@ impl Deliveries {
         self.buckets[bucket] = index as u32 + 1;
     }
 
-    /// Frees a delivery record, whose tag must have been forgotten.
+    /// Frees a delivery record, whose tag, if a client had it, must have been forgotten.
     #[inline]
     pub(crate) fn remove(&mut self, index: usize) -> Delivered {
         self.keep(index);
@@ -292,24 +292,24 @@ impl Deliveries {
 
     /// From now on the message of a delivery may leave memory, if the log has it; the record must be in no
     /// outbox.
-    pub(crate) fn let_leave(&mut self, index: usize) {
+    pub(crate) fn allow_page_out(&mut self, index: usize) {
         let record = &mut self.slab[index];
-        if record.logged.is_some() && record.message.is_some() && !record.may_leave {
-            record.may_leave = true;
-            self.leavable.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        if record.logged.is_some() && record.message.is_some() && !record.is_pageable {
+            record.is_pageable = true;
+            self.pageable.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
     }
 
     /// Takes a delivery off the list of those whose messages may leave memory.
     pub(crate) fn keep(&mut self, index: usize) {
-        if core::mem::take(&mut self.slab[index].may_leave) {
-            self.leavable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
+        if core::mem::take(&mut self.slab[index].is_pageable) {
+            self.pageable.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
         }
     }
 
     /// The first delivery whose message may leave memory.
-    pub(crate) const fn first_to_leave(&self) -> Option<usize> {
-        self.leavable.front()
+    pub(crate) const fn first_pageable(&self) -> Option<usize> {
+        self.pageable.front()
     }
 
     // ---- how many there are
@@ -359,7 +359,7 @@ impl Deliveries {
 }
 
 impl Deliveries {
-    /// Whether the queue gives up this delivery for this reason, and has not done so yet.
+    /// Whether any delivery waits to be given up for this reason.
     pub(crate) fn has_death(&self, reason: Reason) -> bool {
         self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))
     }
@@ -383,14 +383,14 @@ impl IndexMut<usize> for Deliveries {
 
 impl Delivered {
     /// Whether the message is back in its queue.
-    pub(crate) const fn is_returned(&self) -> bool {
+    pub(crate) const fn is_requeued(&self) -> bool {
         self.returned
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::heap::ReturnedHeap;
+    use super::super::heap::RequeuedHeap;
     use super::*;
 
     fn new(channel: usize, tag: u64, offset: u64) -> NewDelivery {
@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn returned_messages_come_out_by_offset_whatever_the_order_they_came_back_in() {
         let mut pool = Deliveries::with_capacity(5000);
-        let mut heap = ReturnedHeap::default();
+        let mut heap = RequeuedHeap::default();
         let mut state = 7_u64;
         for tag in 0..5000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

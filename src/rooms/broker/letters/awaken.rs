@@ -8,7 +8,7 @@
 //!
 //! The hidden queue is one with priorities (`queues::levels`) that nobody can name; a message waits in it as
 //! in any queue: confirmed when it is durable, out of memory when that is short, restored at a start, gone
-//! with its exchange. When a slot opens is decided in `queues::sleepers`.
+//! with its exchange. When a slot opens is decided in `queues::delay_wheel`.
 //!
 //! Always true: a message goes from slot to slot, and from there to the queues, published and settled in one
 //! group, so that a power cut leaves it in one place; it is routed no earlier than its time, of the broker's,
@@ -28,13 +28,12 @@ use crate::broker::queue::Taken;
 use crate::broker::queues::LevelChoice;
 use crate::broker::queues::Scratch;
 use crate::broker::queues::take_step;
-use crate::broker::queues::{Held, Next, PLAIN, Slot, delay_ms};
+use crate::broker::queues::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
 use crate::broker::quota::owner_of;
 
 /// Steps that a turn takes to route or move delayed messages; some messages take several ([`take_step`]).
 const ROUSE_STEP: u32 = 512;
-/// A message due at least this many milliseconds after its slot began is not held but moved to a narrower
-/// slot.
+/// A message due more than this many milliseconds after its slot began is not held but moved to a narrower slot.
 const NEAR_MS: u64 = 1 << 14;
 /// Bytes of memory that must be left when a message is held.
 const HELD_ROOM_BYTES: usize = 16 << 10;
@@ -53,7 +52,7 @@ impl Post<'_> {
     // ---- out of the hidden queue
 
     /// Routes or moves the delayed messages that are due, as many as a turn has time for.
-    pub(crate) fn rouse(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn route_due_delayed(&mut self, cx: &mut Context<'_>) {
         self.queues.sleepers_mut().note_change();
         let mut left = ROUSE_STEP;
         while left > 0 {
@@ -76,8 +75,9 @@ impl Post<'_> {
     /// Routes, holds or moves the first message of a slot that has begun.
     fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> Step {
         let record = self.queues.records_mut().get_mut(level.index());
-        let is_it =
-            |record: &&mut Queue| record.times.due_ms == key && record.sleeps_for.is_some() && !record.dying;
+        let is_it = |record: &&mut Queue| {
+            record.times.due_ms == key && record.delayed_exchange.is_some() && !record.dying
+        };
         let Some(record) = record.filter(is_it) else {
             self.queues.sleepers_mut().pop_slot();
             return Step::Done;
@@ -102,8 +102,9 @@ impl Post<'_> {
             self.queues.sleepers_mut().hold(due_ms, (level, taken.message, taken.logged));
             return Step::Done;
         }
-        let narrowest = if slot.tier().is_some_and(|tier| tier <= PLAIN) { 0 } else { PLAIN };
-        let whole = self.queues.records().whole(level);
+        let narrowest =
+            if slot.tier().is_some_and(|tier| tier <= NARROWEST_PUBLISHED) { 0 } else { NARROWEST_PUBLISHED };
+        let whole = self.queues.records().queue_of_level(level);
         let moved = slot.widest_below().map(|widest| Slot::of(due_ms, slot.start_ms, narrowest, widest));
         match moved.and_then(|slot| self.queues.level_of_slot(self.quota, whole, slot)) {
             Some(target) => self.move_first(cx, (level, message, is_logged), target),
@@ -129,7 +130,7 @@ impl Post<'_> {
     fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
         let is_room = slot.widest_below().is_none();
         if !is_room && self.queues.is_minute_to_say() {
-            let exchange = self.queues.at(level).sleeps_for;
+            let exchange = self.queues.at(level).delayed_exchange;
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
                 "exchange '{}': queues_max has no room for another span of time, which takes a place like a \
@@ -170,22 +171,22 @@ impl Post<'_> {
 
     /// Routes the first message of a slot as this letter.
     fn send_first(&mut self, cx: &mut Context<'_>, level: QueueId, letter: Letter, is_logged: bool) {
-        let has_begun = self.begin_burial(cx, &letter, is_logged);
+        let has_begun = self.begin_letter_group(cx, &letter, is_logged);
         self.post_letter(cx, letter);
         let Some(first) = self.queues.first(level) else { panic!("a letter takes nothing from its queue") };
         let taken = self.queues.take_first(cx, level, first);
         self.queues.forget_taken(cx, level, &taken);
-        self.end_burial(cx, has_begun);
+        self.end_letter_group(cx, has_begun);
     }
 
     /// Routes a held message that is due.
     fn wake_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
         let Some(letter) = self.write_awakened(cx, held.queue, held.message) else { return Step::Blocked };
-        let has_begun = self.begin_burial(cx, &letter, held.logged().is_some());
+        let has_begun = self.begin_letter_group(cx, &letter, held.logged().is_some());
         self.post_letter(cx, letter);
         self.queues.sleepers_mut().pop_held();
         self.let_go_of_held(cx, held);
-        self.end_burial(cx, has_begun);
+        self.end_letter_group(cx, has_begun);
         Step::Done
     }
 
@@ -219,7 +220,9 @@ impl Post<'_> {
         targets: &mut Vec<QueueId>,
     ) -> Option<Letter> {
         let record = self.queues.at(level);
-        let (vhost, Some(exchange)) = (record.vhost, record.sleeps_for) else { return Some(Letter::Nowhere) };
+        let (vhost, Some(exchange)) = (record.vhost, record.delayed_exchange) else {
+            return Some(Letter::Nowhere);
+        };
         cx.work.charge(8);
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));

@@ -121,7 +121,7 @@ impl Post<'_> {
         let key: heapless::Vec<u8, 255> = match event {
             Event::Published(_) => [b"publish.", names.0.as_bytes()],
             Event::Delivered(queue, _) => {
-                [b"deliver.", self.queues.records().whole_of(queue).name.as_bytes()]
+                [b"deliver.", self.queues.records().record_of_queue(queue).name.as_bytes()]
             }
         }
         .into_iter()
@@ -149,9 +149,9 @@ impl Post<'_> {
         headers.text("user", self.consumers.connection(record.connection).identity.name())?;
         let Event::Published(targets) = event else { return Ok(()) };
         headers.array("routed_queues", |queues| {
-            let seen = |queue: &&QueueId| self.queues.at(**queue).sleeps_for.is_none();
+            let seen = |queue: &&QueueId| self.queues.at(**queue).delayed_exchange.is_none();
             let mut seen = targets.iter().filter(seen);
-            seen.try_for_each(|queue| queues.text(&self.queues.records().whole_of(*queue).name))
+            seen.try_for_each(|queue| queues.text(&self.queues.records().record_of_queue(*queue).name))
         })
     }
 

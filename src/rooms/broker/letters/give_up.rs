@@ -62,7 +62,7 @@ impl Post<'_> {
                 return None;
             }
             if self.queues.may_wake(cx.journal, || self.room_count(cx.journal, cx.messages)) {
-                self.rouse(cx);
+                self.route_due_delayed(cx);
             }
             let room = self.room_count(cx.journal, cx.messages);
             self.queues.shedding_mut().begin(room);
@@ -104,10 +104,10 @@ impl Post<'_> {
         let is_trimmed = self.trim_by(cx, queue, left);
         // Rejected messages wait apart: the first message may go, whether there is room for their letters or
         // not.
-        if has_expired && self.queues.at(queue).is_picky_by_time() {
+        if has_expired && self.queues.at(queue).has_expiry() {
             self.queues.schedule(cx, queue);
             if self.queues.at(queue).front == Front::Expired {
-                self.queues.unstall(queue);
+                self.queues.unblock_front(queue);
             }
         }
         if !self.queues.records().is_first_level(queue) {
@@ -121,7 +121,7 @@ impl Post<'_> {
     /// Drops or dead-letters the oldest messages of a queue over its length limit. During a commit dead
     /// letters wait for its end: the messages that it publishes have been promised room.
     pub(crate) fn trim_length(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        let (queue, mut left) = (self.queues.records().whole(queue), COMMAND_STEP);
+        let (queue, mut left) = (self.queues.records().queue_of_level(queue), COMMAND_STEP);
         if !self.queues.records().has_dead_letters(queue) {
             self.queues.drop_excess(cx, queue);
         } else if cx.journal.is_grouping() || !self.trim_by(cx, queue, &mut left) {
@@ -132,7 +132,7 @@ impl Post<'_> {
     /// Checks a queue after a message went or was requeued: it may be over its length limit, and another
     /// message may be first.
     #[cold]
-    pub(crate) fn look_after(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub(crate) fn enforce_limits(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         if self.queues.at(queue).settings.limits_length {
             self.trim_length(cx, queue);
         }
@@ -144,7 +144,12 @@ impl Post<'_> {
     /// Checks the queues that a message was pushed to: they may be over their length limit, and the message
     /// may have expired already.
     #[cold]
-    pub(crate) fn look_after_push(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
+    pub(crate) fn enforce_limits_after_push(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        queues: &[QueueId],
+    ) {
         for &queue in queues {
             self.queues.note_arrival(cx, queue, message);
         }
@@ -162,7 +167,12 @@ impl Post<'_> {
 
     /// Dead-letters a message that these queues refused. The publisher is told of the refusal, so a letter
     /// without room is dropped.
-    pub(crate) fn bury_refused(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
+    pub(crate) fn dead_letter_refused(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        queues: &[QueueId],
+    ) {
         for &queue in queues {
             if let Some(letter) = self.write_letter(cx, queue, message, Reason::MaxLength) {
                 self.post_letter(cx, letter);
@@ -171,12 +181,12 @@ impl Post<'_> {
     }
 
     fn trim_by(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        let queue = self.queues.records().whole(queue);
+        let queue = self.queues.records().queue_of_level(queue);
         while self.queues.records().is_over_length(queue) {
             let (before, level) = (cx.work.units(), self.queues.records().first_level(queue));
             let is_gone = *left > 0
                 && match self.queues.records().has_dead_letters(queue) {
-                    true => self.bury_first(cx, level, Reason::MaxLength),
+                    true => self.dead_letter_first(cx, level, Reason::MaxLength),
                     false => self.queues.drop_first(cx, level),
                 };
             if !is_gone {
@@ -190,7 +200,7 @@ impl Post<'_> {
     }
 
     /// Gives up the first message of a queue; `false`: not now.
-    pub(crate) fn bury_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
+    pub(crate) fn dead_letter_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
         if self.queues.first(queue).is_none() {
             return true;
         }
@@ -199,12 +209,12 @@ impl Post<'_> {
             return false;
         };
         let Some(letter) = self.write_letter(cx, queue, message, reason) else { return false };
-        let has_begun = self.begin_burial(cx, &letter, is_logged);
+        let has_begun = self.begin_letter_group(cx, &letter, is_logged);
         self.post_letter(cx, letter);
         let Some(first) = self.queues.first(queue) else { panic!("a letter takes nothing from its queue") };
         let taken = self.queues.take_first(cx, queue, first);
         self.queues.forget_taken(cx, queue, &taken);
-        self.end_burial(cx, has_begun);
+        self.end_letter_group(cx, has_begun);
         true
     }
 
@@ -212,7 +222,7 @@ impl Post<'_> {
 
     /// Gives up a delivery that its consumer rejects, or that is over the delivery limit: it is on no list,
     /// and counts for no consumer any more.
-    pub(crate) fn bury_delivery(
+    pub(crate) fn dead_letter_delivery(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -229,7 +239,7 @@ impl Post<'_> {
     fn bury_all(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         while let Some(index) = self.queues.at(queue).backlog.first_rejected() {
             let before = cx.work.units();
-            if *left == 0 || !self.bury_rejected(cx, queue, index) {
+            if *left == 0 || !self.dead_letter_rejected(cx, queue, index) {
                 return false;
             }
             take_step(left, before, cx.work);
@@ -237,7 +247,7 @@ impl Post<'_> {
         true
     }
 
-    fn bury_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) -> bool {
+    fn dead_letter_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) -> bool {
         let delivery = &self.queues.deliveries()[index];
         let (is_logged, reason) = (delivery.logged.is_some(), delivery.death.unwrap_or(Reason::Rejected));
         let Some(message) = delivery.message else {
@@ -245,10 +255,10 @@ impl Post<'_> {
             return false;
         };
         let Some(letter) = self.write_letter(cx, queue, message, reason) else { return false };
-        let has_begun = self.begin_burial(cx, &letter, is_logged);
+        let has_begun = self.begin_letter_group(cx, &letter, is_logged);
         self.post_letter(cx, letter);
         self.queues.drop_rejected(cx, queue);
-        self.end_burial(cx, has_begun);
+        self.end_letter_group(cx, has_begun);
         true
     }
 
@@ -268,7 +278,7 @@ impl Post<'_> {
         // During a commit the dead letter waits for its end: the messages that the commit publishes have been
         // promised room.
         let waits = cx.journal.is_grouping() && record.settings.dead_letters;
-        let looks = is_due && !self.queues.records().whole_of(queue).audience.is_ready();
+        let looks = is_due && !self.queues.records().record_of_queue(queue).audience.is_ready();
         if looks && waits {
             self.queues.note_shed_anew(queue);
         } else if looks {
@@ -294,7 +304,7 @@ impl Post<'_> {
             cx.work.charge(1);
             let is_gone = *left > 0
                 && match self.queues.records().has_dead_letters(queue) {
-                    true => self.bury_first(cx, queue, Reason::Expired),
+                    true => self.dead_letter_first(cx, queue, Reason::Expired),
                     false => self.queues.drop_first(cx, queue),
                 };
             if !is_gone {

@@ -77,7 +77,7 @@ impl Post<'_> {
         place: u8,
     ) -> Option<Letter> {
         let Parking { bridge, queue, why } = self.letters.parkings[usize::from(place)].clone();
-        let whole = self.queues.records().whole_of(source);
+        let whole = self.queues.records().record_of_queue(source);
         let (vhost, from) = (whole.vhost, whole.name.to_string());
         let target = self
             .queues

@@ -143,7 +143,7 @@ impl World {
         let message = self.message(&name, body);
         self.with(|post, cx| {
             post.queues.push(cx, post.quota, message, &[queue], Urgency::Window);
-            post.look_after_push(cx, message, &[queue]);
+            post.enforce_limits_after_push(cx, message, &[queue]);
         });
         self.messages.release(message);
     }
@@ -171,7 +171,7 @@ impl World {
             let body_len = cx.messages.body_len(message);
             let delivery = post.queues.deliveries_mut().insert(new, 1, (0, body_len)).unwrap();
             post.queues.uncount_delivery(cx.messages, delivery);
-            post.bury_delivery(cx, queue, delivery, Reason::Rejected);
+            post.dead_letter_delivery(cx, queue, delivery, Reason::Rejected);
         });
     }
 

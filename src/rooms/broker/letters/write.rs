@@ -79,8 +79,8 @@ impl Post<'_> {
     fn dead_letter_address(&self, queue: QueueId) -> Option<Address> {
         let record = self.queues.at(queue);
         let terms = self.policies.terms(
-            &self.queues.records().whole_of(queue).arguments,
-            self.queues.records().whole_of(queue).applied,
+            &self.queues.records().record_of_queue(queue).arguments,
+            self.queues.records().record_of_queue(queue).applied,
         );
         let name = terms.value("x-dead-letter-exchange").and_then(|value| value.as_str())?;
         let key = terms.value("x-dead-letter-routing-key").and_then(|value| value.as_bytes());
@@ -103,7 +103,7 @@ impl Post<'_> {
         cx.work.charge(8);
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
-        let record = self.queues.records().whole_of(queue);
+        let record = self.queues.records().record_of_queue(queue);
         let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
         let death = Death {
             reason,
@@ -192,7 +192,7 @@ impl Post<'_> {
 
     #[cold]
     pub(crate) fn log_refused(&mut self, queue: QueueId, why: &str) {
-        let name = Name::try_from(&*self.queues.records().whole_of(queue).name).unwrap_or_default();
+        let name = Name::try_from(&*self.queues.records().record_of_queue(queue).name).unwrap_or_default();
         self.log_dropped(&name, why);
     }
 
@@ -205,7 +205,7 @@ impl Post<'_> {
         targets: &[QueueId],
     ) -> bool {
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
-        let lacks_slot = self.queues.lacks_slot();
+        let lacks_slot = self.queues.take_lacks_slot();
         if lacks_slot
             || !self.queues.entries().may_take(|| owner_of(vhost), needed + self.letters.promised.chunks, 0)
         {
@@ -226,7 +226,7 @@ impl Post<'_> {
 
     /// Begins a group of the log for a letter and the settlement of its message, if needed; says whether it
     /// has to be ended.
-    pub(crate) fn begin_burial(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
+    pub(crate) fn begin_letter_group(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
         let Letter::Copy(copy, _) = *letter else { return false };
         let begins = is_logged
             && !cx.journal.is_grouping()
@@ -267,8 +267,8 @@ impl Post<'_> {
         cx.messages.release(copy);
     }
 
-    /// Ends the group of the log that [`Self::begin_burial`] began.
-    pub(crate) fn end_burial(&self, cx: &mut Context<'_>, has_begun: bool) {
+    /// Ends the group of the log that [`Self::begin_letter_group`] began.
+    pub(crate) fn end_letter_group(&self, cx: &mut Context<'_>, has_begun: bool) {
         if has_begun {
             // Nobody waits for this group to be durable.
             let _ = cx.journal.end_group(cx.messages, Urgency::Window);

@@ -18,10 +18,10 @@
 //! not.
 
 use super::place::{Lane, Place};
-use crate::broker::deliveries::{Delivered, Deliveries, ReturnedHeap};
+use crate::broker::deliveries::{Delivered, Deliveries, RequeuedHeap};
 use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner};
 
-/// Messages of one queue that may be out of memory: with those in memory their number fits the 32 bits of
+/// Messages in the middle of one queue, in memory or not: with those outside of it their number fits the 32 bits of
 /// queue.declare-ok.
 const ABSENT_MAX: u32 = u32::MAX / 2;
 /// Messages in the head below which more are read back from the log.
@@ -90,7 +90,7 @@ pub(crate) struct Taken {
 #[derive(Debug)]
 pub(crate) struct Purged {
     fifos: [Fifo; 5],
-    returned: ReturnedHeap,
+    returned: RequeuedHeap,
 }
 
 /// One piece of a purged queue.
@@ -105,7 +105,7 @@ pub(crate) enum PurgedItem {
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     /// Requeued messages that have a delivery record.
-    returned: ReturnedHeap,
+    returned: RequeuedHeap,
     /// Requeued messages without a delivery record, as entries in the order of their return: used when half
     /// of all delivery records serve requeued messages.
     returned_entries: Fifo,
@@ -115,7 +115,7 @@ pub(crate) struct Backlog {
     returned_absent_bytes: u64,
     /// Rejected messages, which nobody is given any more and which have nowhere to go yet; not counted as
     /// ready.
-    rejected: ReturnedHeap,
+    rejected: RequeuedHeap,
     /// Rejected messages that only the log has.
     rejected_absent: u32,
     /// Bytes of pool memory that rejected messages occupy.
@@ -205,7 +205,7 @@ impl Backlog {
         self.returned_absent
     }
 
-    /// Bytes of pool memory that the ready messages occupy.
+    /// Bytes of pool memory that the ready and the rejected messages occupy.
     #[inline]
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes + self.rejected_bytes
@@ -222,7 +222,7 @@ impl Backlog {
         self.fifo.needs_chunk()
     }
 
-    /// Whether messages may still leave memory: the number of messages in the middle is limited.
+    /// Whether messages may still go to the middle, whose number of messages is limited.
     pub(crate) const fn may_give_up(&self) -> bool {
         self.middle_messages < ABSENT_MAX
     }
@@ -394,9 +394,9 @@ impl Backlog {
             deliveries.remove(index);
         } else {
             self.returned.insert(deliveries, index);
-            // A delivery that was never sent is requeued as well, and memory may be needed for what stands
-            // before it.
-            deliveries.let_leave(index);
+            // A delivery that was never sent may not be paged out yet: from here on it may, for memory may be needed
+            // for what stands before it.
+            deliveries.allow_page_out(index);
         }
     }
 
@@ -506,7 +506,7 @@ impl Backlog {
 
     // ---- out of memory
 
-    /// The first message that waits for its commit to leave memory.
+    /// The first message in `leaving`.
     pub(crate) fn first_leaving(&self, pool: &FifoPool) -> Option<Place> {
         self.leaving.front(pool).map(Place::of)
     }

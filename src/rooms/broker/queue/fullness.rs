@@ -32,7 +32,7 @@ impl Records {
         if settings.overflow == Overflow::DropHead {
             return false;
         }
-        let body_bytes = self.in_all(queue, |record| record.backlog.body_bytes());
+        let body_bytes = self.sum_over_levels(queue, |record| record.backlog.body_bytes());
         let bytes = body_bytes + u64::from(body_len);
         u64::from(self.ready_in(queue)) >= settings.max_length || bytes > settings.max_length_bytes
     }
@@ -50,7 +50,7 @@ impl Records {
         if settings.overflow != Overflow::DropHead || ready == 0 {
             return false;
         }
-        let body_bytes = || self.in_all(queue, |record| record.backlog.body_bytes());
+        let body_bytes = || self.sum_over_levels(queue, |record| record.backlog.body_bytes());
         u64::from(ready) > settings.max_length.saturating_add(messages)
             || body_bytes() > settings.max_length_bytes.saturating_add(bytes)
     }
@@ -82,7 +82,7 @@ impl Records {
         match record.rank {
             Rank::Plain => Used::by(record),
             Rank::Lowest { .. } | Rank::Level { .. } => {
-                let levels = self.levels(self.whole(queue));
+                let levels = self.levels(self.queue_of_level(queue));
                 levels.fold(Used::default(), |taken, level| taken.with(&self.slab[level.index()]))
             }
         }
@@ -108,7 +108,7 @@ impl Records {
         let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
         // The queue may have been deleted since.
         self.slab.get(queue.index()).filter(|record| !record.dying)?;
-        let came = self.in_all(queue, |level| level.backlog.came());
+        let came = self.sum_over_levels(queue, |level| level.backlog.came());
         Some(came.wrapping_sub(self.ready_in(queue).into()))
     }
 
@@ -123,7 +123,7 @@ impl Records {
             let record = &self.slab[queue.index()];
             !record.dying && !record.hidden && of.is_none_or(|vhost| vhost == record.vhost)
         });
-        let found = shown.map(|queue| (queue, self.in_all(queue, &much)));
+        let found = shown.map(|queue| (queue, self.sum_over_levels(queue, &much)));
         found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
     }
 
@@ -142,14 +142,15 @@ impl Records {
     #[cold]
     pub(crate) fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
         let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
-        Shortage::QueueMemory(self.whole(full.unwrap_or(targets[0])))
+        Shortage::QueueMemory(self.queue_of_level(full.unwrap_or(targets[0])))
     }
 
     /// The target queue with most messages in the log.
     #[cold]
     pub(crate) fn longest_in_log(&self, targets: &[QueueId]) -> Shortage {
-        let longest = targets.iter().copied().max_by_key(|queue| self.in_all(*queue, Queue::log_bytes));
-        Shortage::QueueDisk(self.whole(longest.unwrap_or(targets[0])))
+        let longest =
+            targets.iter().copied().max_by_key(|queue| self.sum_over_levels(*queue, Queue::log_bytes));
+        Shortage::QueueDisk(self.queue_of_level(longest.unwrap_or(targets[0])))
     }
 
     // ---- which queues take a message
@@ -161,7 +162,7 @@ impl Records {
     }
 
     /// Whether a message that the queue refuses for its length limit is dead-lettered.
-    pub(crate) fn buries_refused(&self, queue: QueueId) -> bool {
+    pub(crate) fn dead_letters_refused(&self, queue: QueueId) -> bool {
         let overflow = self.slab[queue.index()].settings.overflow;
         overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
     }
@@ -203,7 +204,7 @@ impl Records {
             refused |= refuses;
             let due = due || self[queue].settings.message_ttl_ms == 0;
             let stays = !refuses && (!due || self.goes_on_though_due(queue) || is_taken_at_once(queue));
-            let is_buried = refuses && self.buries_refused(queue);
+            let is_buried = refuses && self.dead_letters_refused(queue);
             if stays || is_buried {
                 targets.swap(end, at);
                 end += 1;
@@ -219,7 +220,7 @@ impl Records {
 
     /// Whether a message that expires at once goes on from a queue as a dead letter, or is delayed first.
     fn goes_on_though_due(&self, queue: QueueId) -> bool {
-        self[queue].sleeps_for.is_some() || self.has_dead_letters(queue)
+        self[queue].delayed_exchange.is_some() || self.has_dead_letters(queue)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::journal::{Batch, Target};
 const WATERMARK_STEP: u64 = 256;
 /// The step of the watermark in a queue that is forwarded: most of its messages leave without ever being
 /// written, and each watermark is a write.
-const WATERMARK_STEP_NAMED: u64 = 1024;
+const WATERMARK_STEP_FORWARDED: u64 = 1024;
 
 /// The durable lane of a queue; all 0 for a queue that does not outlive the broker.
 #[derive(Debug, Default)]
@@ -36,8 +36,8 @@ pub(crate) struct Logged {
     watermark_asked: u64,
     /// The highest watermark of other lives of the broker.
     watermark_before: u64,
-    /// Messages with offsets below, and no others, were really delivered, in this life of the broker or
-    /// another.
+    /// No message at or above this offset has left the front of the queue, as far as is known, in this life of the
+    /// broker or another.
     taken_below: u64,
 }
 
@@ -136,8 +136,8 @@ impl Logged {
 
     // ---- the watermark
 
-    /// Notes that a message is delivered for the first time; says whether it was perhaps delivered in another
-    /// life of the broker.
+    /// Notes that a message leaves the front for the first time, delivered, expired or dropped; says whether it was
+    /// perhaps delivered in another life of the broker.
     #[inline]
     pub(crate) fn taken(&mut self, offset: u64) -> bool {
         self.taken_below = self.taken_below.max(offset + 1);
@@ -157,8 +157,8 @@ impl Logged {
 
     /// The watermark to write, if the message is near the one being written; asks ahead of need.
     #[inline]
-    pub(crate) fn ask_watermark(&mut self, offset: u64, is_named: bool) -> Option<u64> {
-        let step = if is_named { WATERMARK_STEP_NAMED } else { WATERMARK_STEP };
+    pub(crate) fn ask_watermark(&mut self, offset: u64, is_forwarded: bool) -> Option<u64> {
+        let step = if is_forwarded { WATERMARK_STEP_FORWARDED } else { WATERMARK_STEP };
         if offset + step / 2 < self.watermark_asked {
             return None;
         }

@@ -80,7 +80,7 @@ impl Queue {
 impl Records {
     /// The queue that this is a level of; a queue without priorities is its own.
     #[inline]
-    pub(crate) fn whole(&self, queue: QueueId) -> QueueId {
+    pub(crate) fn queue_of_level(&self, queue: QueueId) -> QueueId {
         match self.slab[queue.index()].rank {
             Rank::Level { queue, .. } => queue,
             Rank::Plain | Rank::Lowest { .. } => queue,
@@ -89,8 +89,8 @@ impl Records {
 
     /// The record of the queue that this is a level of; a queue without priorities is its own.
     #[inline]
-    pub(crate) fn whole_of(&self, queue: QueueId) -> &Queue {
-        &self[self.whole(queue)]
+    pub(crate) fn record_of_queue(&self, queue: QueueId) -> &Queue {
+        &self[self.queue_of_level(queue)]
     }
 
     /// The levels of a whole queue, from the highest on; a queue without priorities is its only level.
@@ -117,34 +117,34 @@ impl Records {
 
     /// Notes that the places of the queue's messages, on all levels, are told to another broker from now on.
     #[cold]
-    pub(crate) fn note_named(&mut self, queue: QueueId) {
+    pub(crate) fn note_forwarded(&mut self, queue: QueueId) {
         let mut at = Some(self.highest_level(queue));
         while let Some(level) = at {
-            self.slab[level.index()].is_named = true;
+            self.slab[level.index()].is_forwarded = true;
             at = self.below(level);
         }
     }
 
     /// The sum over all levels of the queue that this is, or is a level of.
     #[inline]
-    pub(crate) fn in_all(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
+    pub(crate) fn sum_over_levels(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
         let record = &self.slab[queue.index()];
         if record.rank == Rank::Plain {
             return of(record);
         }
-        self.levels(self.whole(queue)).map(|level| of(&self.slab[level.index()])).sum()
+        self.levels(self.queue_of_level(queue)).map(|level| of(&self.slab[level.index()])).sum()
     }
 
     /// Ready messages of a queue, on all its levels.
     #[inline]
     pub(crate) fn ready_in(&self, queue: QueueId) -> u32 {
-        self.in_all(queue, |record| record.backlog.ready().into()) as u32
+        self.sum_over_levels(queue, |record| record.backlog.ready().into()) as u32
     }
 
     /// Ready messages, on all levels, that go before a new message of this level.
     pub(crate) fn ready_before(&self, level: QueueId) -> u32 {
         let mut before = 0;
-        for higher in self.levels(self.whole(level)) {
+        for higher in self.levels(self.queue_of_level(level)) {
             before += self.slab[higher.index()].backlog.ready();
             if higher == level {
                 break;
@@ -171,7 +171,7 @@ impl Records {
 
     /// Whether the first message of this level is the first of its queue.
     pub(crate) fn is_first_level(&self, level: QueueId) -> bool {
-        self.slab[level.index()].rank == Rank::Plain || self.first_level(self.whole(level)) == level
+        self.slab[level.index()].rank == Rank::Plain || self.first_level(self.queue_of_level(level)) == level
     }
 
     pub(crate) fn priority_of(&self, level: QueueId) -> u8 {
@@ -182,8 +182,10 @@ impl Records {
     }
 
     /// Delayed messages in a hidden queue.
-    pub(crate) fn asleep_in(&self, queue: QueueId) -> u64 {
-        self.in_all(queue, |record| u64::from(record.backlog.ready()) + u64::from(record.unsettled.count))
+    pub(crate) fn delayed_in(&self, queue: QueueId) -> u64 {
+        self.sum_over_levels(queue, |record| {
+            u64::from(record.backlog.ready()) + u64::from(record.unsettled.count)
+        })
     }
 
     // ---- levels begin and end
@@ -212,7 +214,7 @@ impl Records {
         }
         match self.add_level(quota, queue, priority, at, declarer) {
             Ok(level) => {
-                self.hang(queue, above, level);
+                self.link_level(queue, above, level);
                 Ok(level)
             }
             Err(_) => Err(at),
@@ -235,18 +237,19 @@ impl Records {
         if let Rank::Lowest { levels_from: from @ 1.., .. } = whole.rank {
             record.logged = Logged::as_incarnation(from + u64::from(priority) - 1);
         }
-        (record.rank, record.sleeps_for) = (Rank::Level { queue, priority, below }, whole.sleeps_for);
-        record.is_named = whole.is_named;
+        (record.rank, record.delayed_exchange) =
+            (Rank::Level { queue, priority, below }, whole.delayed_exchange);
+        record.is_forwarded = whole.is_forwarded;
         quota.declare(Declared::Queue, 0, (vhost, declarer), Room { queues: self.slab.room() })?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
-        let buries = record.buries_logged();
+        let buries = record.dead_letters_logged();
         let Ok(index) = self.slab.insert(record) else { return Err(out_of("queues_max")) };
         self.dead_lettering += u32::from(buries);
         Ok(QueueId::from_index(index))
     }
 
-    fn hang(&mut self, queue: QueueId, above: Option<QueueId>, level: QueueId) {
+    fn link_level(&mut self, queue: QueueId, above: Option<QueueId>, level: QueueId) {
         match &mut self.slab[above.unwrap_or(queue).index()].rank {
             Rank::Lowest { highest, .. } => *highest = Some(level),
             Rank::Level { below, .. } => *below = level,
@@ -257,7 +260,7 @@ impl Records {
     /// Takes a level, whose record is about to be freed, off the chain of its queue; gives the queue, whose
     /// record may be free to go, too.
     #[cold]
-    pub(crate) fn take_off(&mut self, level: QueueId) -> Option<QueueId> {
+    pub(crate) fn unlink_level(&mut self, level: QueueId) -> Option<QueueId> {
         let Rank::Level { queue, below, .. } = self.slab[level.index()].rank else { return None };
         let above = self.levels(queue).find(|above| self.below(*above) == Some(level));
         match &mut self.slab[above.unwrap_or(queue).index()].rank {
@@ -268,14 +271,14 @@ impl Records {
         Some(queue)
     }
 
-    /// Retires a queue with its levels; gives the levels, for the caller to clear away.
+    /// Retires the levels of a queue, not the queue itself; gives them, for the caller to clear away.
     #[cold]
     pub(crate) fn retire_levels(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<QueueId> {
         let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
         while level != queue {
             let record = &mut self.slab[level.index()];
             record.dying = true;
-            self.dead_lettering -= u32::from(record.buries_logged());
+            self.dead_lettering -= u32::from(record.dead_letters_logged());
             if record.logged.is_on() {
                 journal.queue_gone(record.logged.incarnation());
             }
@@ -294,7 +297,7 @@ impl Records {
         if !record.cleared || record.unsettled.count > 0 || record.returning > 0 || record.has_levels() {
             return None;
         }
-        let whole = self.take_off(queue);
+        let whole = self.unlink_level(queue);
         Some((self.slab.remove(queue.index()), whole))
     }
 }

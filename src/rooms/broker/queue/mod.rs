@@ -14,18 +14,18 @@
 //! | `fullness` | limits of length and shares of memory: which queues take a message |
 //! | `definitions` | how queues are written down |
 //! | `routes` | the queues of a message that waits for its commit |
-//! | `look` | a queue is looked into, and nothing of it changes |
+//! | `browse` | a queue is looked into, and nothing of it changes |
 //!
 //! Always true: offsets rise with arrival and stay with a message for life, so requeued messages go before
 //! everything that has not been delivered yet, in their old order (in that of their return once half of all
 //! delivery records serve such messages); a message is in one place of one queue, or in one delivery of it.
 
 mod backlog;
+mod browse;
 mod definitions;
 mod fullness;
 mod lanes;
 mod levels;
-mod look;
 mod place;
 mod ready;
 mod record;
@@ -39,8 +39,8 @@ pub(super) use levels::first_rank;
 pub(super) use place::{Lane, Place};
 pub(super) use record::{Front, Peeked, Queue, Rank};
 pub(super) use records::Records;
-pub(super) use returns::Returns;
+pub(super) use returns::RequeueCounts;
 pub(super) use routes::Targets;
 
+pub use browse::{BROWSED_MAX, BrowseResult, Browsed, LogRun};
 pub use levels::levels_of;
-pub use look::{LOOKED_MAX, LogRun, Looked, Seen};

@@ -39,7 +39,7 @@ impl Records {
     /// Puts a whole queue on the ready list if it can deliver now, because a message came, or may go.
     #[cold]
     pub(crate) fn wake_whole(&mut self, queue: QueueId) {
-        let queue = self.whole(queue);
+        let queue = self.queue_of_level(queue);
         if !self.slab[queue.index()].listed.is_ready && self.level_to_deliver(queue).is_some() {
             self.slab[queue.index()].listed.is_ready = true;
             self.ready.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.ready_links);

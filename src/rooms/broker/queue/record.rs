@@ -8,9 +8,9 @@
 use super::backlog::{Backlog, Size};
 use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
-use super::returns::Returns;
+use super::returns::RequeueCounts;
 use crate::broker::arguments::QueueSettings;
-use crate::broker::consumers::Audience;
+use crate::broker::consumers::QueueConsumers;
 use crate::broker::policy::Applied;
 use crate::broker::quota::{Declarer, owner_of};
 use crate::command::{ConnectionId, ExchangeId, QueueId, VhostId};
@@ -33,12 +33,12 @@ pub(crate) struct Queue {
     /// behind amq.rabbitmq.reply-to, which is reached by its name.
     pub(crate) hidden: bool,
     /// The delayed exchange that is to route the messages of this queue when they are due.
-    pub(crate) sleeps_for: Option<ExchangeId>,
+    pub(crate) delayed_exchange: Option<ExchangeId>,
     /// The place of the record among the levels of a queue with priorities.
     pub(crate) rank: Rank,
     pub(crate) logged: Logged,
     /// How often messages were requeued, if the queue counts that.
-    pub(crate) returns: Returns,
+    pub(crate) returns: RequeueCounts,
     pub(crate) spilled: Spilled,
     /// Messages that are ready for delivery.
     pub(crate) backlog: Backlog,
@@ -49,9 +49,9 @@ pub(crate) struct Queue {
     /// not be kept.
     pub(crate) returning: u32,
     /// A bridge consumes the queue, or has: other brokers know its messages by their places.
-    pub(crate) is_named: bool,
+    pub(crate) is_forwarded: bool,
     pub(crate) front: Front,
-    pub(crate) audience: Audience,
+    pub(crate) audience: QueueConsumers,
     /// Bindings whose destination is this queue.
     pub(crate) bindings: List,
     /// Route number that last chose this queue: a message enters a queue once.
@@ -91,7 +91,7 @@ pub(crate) struct Unsettled {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     /// When the queue is looked at for expired messages; for a slot of a delayed exchange the slot's key
-    /// (`sleepers`). The largest number means never.
+    /// (`delay_wheel`). The largest number means never.
     pub(crate) due_ms: u64,
     /// When the queue expires unless it is used; while it has a consumer it stays. The largest number means
     /// never.
@@ -191,10 +191,10 @@ impl Queue {
             applied: Applied::default(),
             settings,
             hidden: false,
-            sleeps_for: None,
+            delayed_exchange: None,
             rank: Rank::Plain,
             logged: Logged::default(),
-            returns: Returns::default(),
+            returns: RequeueCounts::default(),
             spilled: Spilled::default(),
             backlog: Backlog::owned_by(owner_of(vhost)),
             unsettled: Unsettled::default(),
@@ -206,9 +206,9 @@ impl Queue {
             },
             listed: Listed::default(),
             returning: 0,
-            is_named: false,
+            is_forwarded: false,
             front: Front::Free,
-            audience: Audience::new(settings.single_active),
+            audience: QueueConsumers::new(settings.single_active),
             bindings: List::default(),
             routed_at: 0,
             dying: false,
@@ -264,14 +264,14 @@ impl Queue {
     }
 
     /// Whether messages of the log that the queue gives up go on as dead letters.
-    pub(crate) const fn buries_logged(&self) -> bool {
+    pub(crate) const fn dead_letters_logged(&self) -> bool {
         self.settings.dead_letters && self.logged.is_on()
     }
 
     /// Whether the queue has rules to check when a message comes, goes or is requeued.
     #[inline]
-    pub(crate) const fn is_picky(&self) -> bool {
-        self.settings.may_expire || self.settings.limits_length || self.sleeps_for.is_some()
+    pub(crate) const fn has_rules(&self) -> bool {
+        self.settings.may_expire || self.settings.limits_length || self.delayed_exchange.is_some()
     }
 
     /// Whether this is a level of another queue.
@@ -294,12 +294,12 @@ impl Queue {
 
     /// Whether the queue has rules to check, or a level to choose, when a message comes.
     #[inline]
-    pub(crate) fn is_picky_or_ranked(&self) -> bool {
-        self.is_picky() || self.rank != Rank::Plain
+    pub(crate) fn has_rules_or_levels(&self) -> bool {
+        self.has_rules() || self.rank != Rank::Plain
     }
 
     /// Whether messages of the queue, or the queue itself, may expire.
-    pub(crate) const fn is_picky_by_time(&self) -> bool {
+    pub(crate) const fn has_expiry(&self) -> bool {
         self.settings.may_expire || self.settings.expires()
     }
 

@@ -6,9 +6,9 @@ use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
 use super::record::{Peeked, Queue};
-use super::returns::ReturnsDue;
+use super::returns::RequeueCountsDue;
 use crate::broker::arguments::QueueSettings;
-use crate::broker::consumers::Audience;
+use crate::broker::consumers::QueueConsumers;
 use crate::broker::faults::out_of;
 use crate::broker::names::IndexTable;
 use crate::command::{ExchangeId, QueueId, VhostId};
@@ -24,7 +24,7 @@ pub(crate) struct Records {
     /// The ready list: queues that can deliver now.
     pub(super) ready: List,
     /// Quorum queues whose delivery counts are to be written.
-    pub(super) returns_due: ReturnsDue,
+    pub(super) returns_due: RequeueCountsDue,
     /// Durable queues and levels that have dead letters.
     pub(super) dead_lettering: u32,
     /// Whether there ever was a message or queue that may expire.
@@ -58,7 +58,7 @@ impl Records {
             slab: Slab::with_capacity(queues),
             table: IndexTable::with_capacity(queues, seed),
             ready: List::default(),
-            returns_due: ReturnsDue::default(),
+            returns_due: RequeueCountsDue::default(),
             dead_lettering: 0,
             has_deadlines: false,
             serial: 0,
@@ -111,13 +111,13 @@ impl Records {
 
     /// The consumers of a queue.
     #[inline]
-    pub(crate) fn audience(&self, queue: QueueId) -> &Audience {
+    pub(crate) fn audience(&self, queue: QueueId) -> &QueueConsumers {
         &self.slab[queue.index()].audience
     }
 
     /// The consumers of a queue, to be changed.
     #[inline]
-    pub(crate) fn audience_mut(&mut self, queue: QueueId) -> &mut Audience {
+    pub(crate) fn audience_mut(&mut self, queue: QueueId) -> &mut QueueConsumers {
         &mut self.slab[queue.index()].audience
     }
 
@@ -149,7 +149,7 @@ impl Records {
     pub(crate) fn insert(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
         record.serial = self.next_serial();
         let (vhost, name) = (record.vhost, record.name.clone());
-        self.dead_lettering += u32::from(record.buries_logged());
+        self.dead_lettering += u32::from(record.dead_letters_logged());
         self.has_deadlines |= record.settings.may_expire;
         let index = self.slab.insert(record).map_err(|_| out_of("queues_max"))?;
         self.table.insert((vhost, &*name), index);
@@ -173,7 +173,7 @@ impl Records {
     /// Whether some message in the log may expire, first or behind others, so that the broker time has to be
     /// told to the next life.
     pub(crate) fn has_stored_deadline(&self) -> bool {
-        let waits = |queue: &Queue| queue.settings.may_expire || queue.sleeps_for.is_some();
+        let waits = |queue: &Queue| queue.settings.may_expire || queue.delayed_exchange.is_some();
         self.slab.iter().any(|(_, queue)| waits(queue) && queue.logged.count() > 0)
     }
 
@@ -186,7 +186,7 @@ impl Records {
     pub(crate) fn note_may_expire(&mut self, queue: QueueId) {
         // Delayed messages expire only after they are routed.
         let record = &mut self.slab[queue.index()];
-        record.settings.may_expire = record.sleeps_for.is_none();
+        record.settings.may_expire = record.delayed_exchange.is_none();
         self.has_deadlines = true;
     }
 
@@ -204,8 +204,8 @@ impl Records {
     }
 
     /// Notes that this hidden queue holds the messages of this delayed exchange.
-    pub(crate) fn give_sleepers(&mut self, queue: QueueId, exchange: ExchangeId) {
-        self.slab[queue.index()].sleeps_for = Some(exchange);
+    pub(crate) fn set_delayed_exchange(&mut self, queue: QueueId, exchange: ExchangeId) {
+        self.slab[queue.index()].delayed_exchange = Some(exchange);
     }
 
     /// Takes the name of a queue away, and the queue off the ready list: nothing is delivered from it any more.
@@ -213,7 +213,7 @@ impl Records {
         let record = &mut self.slab[queue.index()];
         assert!(!record.dying, "a queue is retired once");
         record.dying = true;
-        self.dead_lettering -= u32::from(record.buries_logged());
+        self.dead_lettering -= u32::from(record.dead_letters_logged());
         self.table.remove((record.vhost, &*record.name), queue.index());
         self.leave_ready(queue);
     }
@@ -235,11 +235,11 @@ impl Records {
         if !record.times.peeked.is_wanted() {
             record.times.peeked = Peeked::NOTHING;
         }
-        let had_letters = record.buries_logged();
+        let had_letters = record.dead_letters_logged();
         record.settings = settings;
         record.audience.set_single_active(settings.single_active);
         self.dead_lettering =
-            self.dead_lettering - u32::from(had_letters) + u32::from(record.buries_logged());
+            self.dead_lettering - u32::from(had_letters) + u32::from(record.dead_letters_logged());
         self.has_deadlines |= settings.may_expire;
         true
     }

@@ -27,7 +27,7 @@ const NAME: &str = "leveret-returns";
 
 /// The requeue counts of one queue; most queues have none.
 #[derive(Debug, Default)]
-pub(crate) struct Returns {
+pub(crate) struct RequeueCounts {
     /// Log offsets, and how often the message of each was requeued; in the order in which they were requeued
     /// last.
     counts: Vec<(u64, u16)>,
@@ -37,13 +37,13 @@ pub(crate) struct Returns {
 
 /// Queues whose requeue counts are to be written.
 #[derive(Debug, Default)]
-pub(crate) struct ReturnsDue {
+pub(crate) struct RequeueCountsDue {
     queues: Vec<QueueId>,
     /// The batch with which the last write is durable.
     written: Batch,
 }
 
-impl ReturnsDue {
+impl RequeueCountsDue {
     /// Whether counts are to be written, and the last write is durable.
     #[inline]
     pub(crate) fn may_be_written(&self, durable: Batch) -> bool {
@@ -66,7 +66,7 @@ impl ReturnsDue {
     }
 }
 
-impl Returns {
+impl RequeueCounts {
     /// The requeue counts in the arguments of a queue's definition, and the arguments without them.
     pub(crate) fn split(arguments: &[u8]) -> (&[u8], Self) {
         let Some(said) = last_list(arguments) else { return (arguments, Self::default()) };
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn what_is_joined_is_split_again() {
         let own = arguments();
-        let mut returns = Returns::default();
+        let mut returns = RequeueCounts::default();
         assert_eq!(returns.join(&own), own, "nothing is known, and nothing is said");
         for offset in 0..40 {
             returns.note(offset, 1);
@@ -158,7 +158,7 @@ mod tests {
         returns.note(9, u16::MAX);
         returns.note(8, 7);
         let joined = returns.join(&own);
-        let (rest, read) = Returns::split(&joined);
+        let (rest, read) = RequeueCounts::split(&joined);
         assert_eq!((rest, &read.counts), (&own[..], &returns.counts));
         assert_eq!(read.counts.len(), KEPT_MAX);
         let known = [7, 8, 9, 10, 39, 40].map(|offset| read.count_of(offset));
@@ -173,10 +173,10 @@ mod tests {
         let written = writer.table(|table| table.value(NAME.as_bytes(), Value::Binary(&[0; 25])));
         assert!(written.is_ok());
         let own = writer.written()[4..].to_vec();
-        let mut returns = Returns::default();
+        let mut returns = RequeueCounts::default();
         for count in 0..2 {
             let joined = returns.join(&own);
-            let (rest, read) = Returns::split(&joined);
+            let (rest, read) = RequeueCounts::split(&joined);
             assert_eq!((rest, read.count_of(3)), (&own[..], count));
             returns.note(3, 1);
         }

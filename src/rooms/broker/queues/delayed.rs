@@ -1,13 +1,13 @@
 //! Delayed messages: a hidden queue for each delayed exchange, whose levels are the slots of a timing wheel
-//! (`sleepers`).
+//! (`delay_wheel`).
 //!
 //! Always true: a message waits in a slot as in any queue: confirmed when it is durable, out of memory when
 //! that is short, restored at a start, gone with its exchange; a slot with messages in the log has its time from the
 //! first of them, and none is opened before all times are known.
 
+use super::delay_wheel::{Held, NARROWEST_PUBLISHED, SLOTS, Slot, UNKNOWN, delay_ms, start_ms};
 use super::fetch::Page;
 use super::push::LevelChoice;
-use super::sleepers::{Held, PLAIN, SLOTS, Slot, UNKNOWN, delay_ms, start_ms};
 use super::state::Queues;
 use crate::broker::Context;
 use crate::broker::queue::Rank;
@@ -22,7 +22,7 @@ impl Queues {
     /// Retires the hidden queue of an exchange with its levels, whose slots lose their times; gives the
     /// messages held, to be forgotten.
     #[cold]
-    pub(crate) fn retire_sleepers(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
+    pub(crate) fn retire_delayed_queue(&mut self, journal: &mut Journal, queue: QueueId) -> Vec<Held> {
         let record = &mut self.records[queue];
         record.dying = true;
         if record.logged.is_on() {
@@ -43,7 +43,7 @@ impl Queues {
     }
 
     /// The level for a message of this delay: the slot of its time, or the hidden queue itself as long as the
-    /// slots are not known, and when there is no room for that slot (`Sleepers::lacks_slot`).
+    /// slots are not known, and when there is no room for that slot (`DelayWheel::take_lacks_slot`).
     pub(crate) fn slot_for(
         &mut self,
         cx: &mut Context<'_>,
@@ -58,14 +58,14 @@ impl Queues {
         }
         let at_ms = self.sleepers.stands_at_ms(now_ms);
         let since_ms = if said.came_ms == 0 { now_ms } else { said.came_ms };
-        let slot = Slot::of(since_ms.saturating_add(said.delay_ms), at_ms, PLAIN, u32::MAX);
+        let slot = Slot::of(since_ms.saturating_add(said.delay_ms), at_ms, NARROWEST_PUBLISHED, u32::MAX);
         let level = self.level_of_slot(quota, queue, slot);
         self.sleepers.lacks_slot |= level.is_none();
         level.unwrap_or(queue)
     }
 
     /// Whether there was no room for the slot of the message being published, which cannot come in.
-    pub(crate) const fn lacks_slot(&mut self) -> bool {
+    pub(crate) const fn take_lacks_slot(&mut self) -> bool {
         core::mem::replace(&mut self.sleepers.lacks_slot, false)
     }
 
@@ -86,7 +86,7 @@ impl Queues {
         record.times.due_ms = key;
         let queues = &self.records;
         self.sleepers.add(key, level, || {
-            let all = queues.iter().filter(|(_, record)| record.sleeps_for.is_some());
+            let all = queues.iter().filter(|(_, record)| record.delayed_exchange.is_some());
             let all = all.map(|(index, record)| (record.times.due_ms, QueueId::from_index(index)));
             all.filter(|(key, _)| *key < UNKNOWN)
         });

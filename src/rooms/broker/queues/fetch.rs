@@ -36,7 +36,7 @@ pub enum FetchFrom {
     /// Among the rejected: one message that is to go on as a dead letter.
     Rejected,
     /// Anywhere: somebody looks at the queue, which stays as it is.
-    Look,
+    Browse,
 }
 
 /// A message that was read back, without its body.

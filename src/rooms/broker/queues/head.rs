@@ -31,7 +31,7 @@ impl Queues {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
-            First::CameBack if self.records[queue].is_named => self.may_name_returned(cx, queue),
+            First::CameBack if self.records[queue].is_forwarded => self.may_forward_returned(cx, queue),
             First::CameBack => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 self.want_pages(queue);
@@ -44,8 +44,8 @@ impl Queues {
                 } else {
                     // The place of a message is told to another broker, so it must never be given again: a
                     // watermark above it in the log sees to that, whether the log has the message or not.
-                    let is_named = self.records[queue].is_named;
-                    !is_named && cx.journal.is_gathering(cx.messages, message)
+                    let is_forwarded = self.records[queue].is_forwarded;
+                    !is_forwarded && cx.journal.is_gathering(cx.messages, message)
                         || self.is_below_watermark(cx.journal, queue, offset)
                 }
             }
@@ -59,7 +59,7 @@ impl Queues {
     /// Whether a requeued first message may go to another broker: it was given to a client here, who knows it
     /// by no place.
     #[cold]
-    fn may_name_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+    fn may_forward_returned(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &self.records[queue].backlog;
         let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
         logged.is_none_or(|offset| {
@@ -75,8 +75,8 @@ impl Queues {
             return true;
         }
         let record = &mut self.records[queue];
-        let (is_named, logged) = (record.is_named, &mut record.logged);
-        if let Some(through) = logged.ask_watermark(offset, is_named) {
+        let (is_forwarded, logged) = (record.is_forwarded, &mut record.logged);
+        if let Some(through) = logged.ask_watermark(offset, is_forwarded) {
             let incarnation = logged.incarnation();
             let fact = journal.set_delivered_watermark(incarnation, through);
             self.awaited.watermarks.push_back(PendingWatermark { fact, queue, incarnation, through });
@@ -363,7 +363,7 @@ impl Queues {
         backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
         // The requeued message goes before the one that the queue waits for, and may take the very memory
         // that this needs.
-        self.unstall(queue);
+        self.unblock_front(queue);
     }
 
     /// Rejects, for this reason, a delivery that no longer counts for any consumer: it waits apart until its
@@ -375,10 +375,10 @@ impl Queues {
     }
 
     /// Notes that what the first message of a queue waited for may have come: everybody who may take it looks again.
-    pub(crate) fn unstall(&mut self, queue: QueueId) {
+    pub(crate) fn unblock_front(&mut self, queue: QueueId) {
         self.records[queue].front = Front::Free;
         self.shedding.note_change();
-        if self.records[queue].sleeps_for.is_some() {
+        if self.records[queue].delayed_exchange.is_some() {
             return self.slot_fetched(queue);
         }
         if self.records[queue].settings.may_expire {

@@ -10,18 +10,19 @@
 //! | `head`, `gets` | what stands first, whether it may go, what becomes of it; gets that wait |
 //! | `shed`, `shedding` | what a queue gives up: what is too much, expired, rejected or purged; when to ask it again |
 //! | `schedules`, `expiry` | when to look at which queue, and what for |
-//! | `delayed`, `sleepers` | what delayed exchanges keep until its time; when that is |
+//! | `delayed`, `delay_wheel` | what delayed exchanges keep until its time; when that is |
 //! | `spill`, `page_in`, `fetch`, `paging`, `read_back_room` | queues deeper than memory: the way out, the way in, what is read for it, who waits, the room for it |
-//! | `looks` | messages read for somebody who looks at them |
+//! | `browses` | messages read for somebody who looks at them |
 //!
 //! Always true: what is counted is what is there; nothing that is kept waits where nobody looks.
 
+mod browses;
+mod delay_wheel;
 mod delayed;
 mod expiry;
 mod fetch;
 mod gets;
 mod head;
-mod looks;
 mod page_in;
 mod paging;
 mod push;
@@ -29,21 +30,20 @@ mod read_back_room;
 mod schedules;
 mod shed;
 mod shedding;
-mod sleepers;
 mod spill;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub(super) use delay_wheel::{DelayWheel, Held, NARROWEST_PUBLISHED, Next, SLOTS, Slot, delay_ms};
 pub(super) use expiry::Expiry;
 pub(super) use gets::Getting;
 pub(super) use push::{Claim, Hindrance, LevelChoice};
 pub(super) use shed::Patience;
 pub(super) use shedding::take_step;
-pub(super) use sleepers::{Held, Next, PLAIN, SLOTS, Sleepers, Slot, delay_ms};
 pub(super) use state::Scratch;
 
+pub use browses::Browses;
 pub use fetch::{Fetch, FetchFrom, Page, PageIn};
-pub use looks::Looks;
 pub use push::disk_shortage;
 pub use state::Queues;

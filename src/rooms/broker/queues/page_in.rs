@@ -22,7 +22,7 @@ const FETCH_BYTES: u32 = 128 << 10;
 impl Queues {
     /// Whether some queue waits to be read from, and there may be memory for it.
     pub fn wants_pages(&self, messages: &Messages) -> bool {
-        self.looks.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
+        self.browses.is_wanted() || self.paging.is_wanted(self.page_room_made(messages))
     }
 
     /// Rises when memory or queue entries are freed, which reading a message back may wait for.
@@ -32,7 +32,7 @@ impl Queues {
 
     /// The next messages to read back; [`Self::fetched`] must follow.
     pub fn next_fetch(&mut self, messages: &Messages) -> Option<Fetch> {
-        if let Some(fetch) = self.looks.next_fetch() {
+        if let Some(fetch) = self.browses.next_fetch() {
             return Some(fetch);
         }
         while let Some(queue) = self.paging.next_wanted(self.page_room_made(messages)) {
@@ -43,7 +43,7 @@ impl Queues {
                 return Some(fetch);
             }
             self.records[queue].listed.is_fetching = false;
-            self.unstall(queue);
+            self.unblock_front(queue);
         }
         None
     }
@@ -71,9 +71,9 @@ impl Queues {
 
     /// Takes a message that was read back, its body still to come.
     pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
-        if fetch.from == FetchFrom::Look {
+        if fetch.from == FetchFrom::Browse {
             let Some(record) = self.records.get(fetch.queue.index()) else { return PageIn::NotWanted };
-            return self.looks.begin(messages, record.vhost, fetch, page);
+            return self.browses.begin(messages, record.vhost, fetch, page);
         }
         self.skip_lost(fetch, page.offset);
         let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
@@ -101,11 +101,11 @@ impl Queues {
         begin_page(messages, owner, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
-    /// Notes that there was no memory for a message read: it is read again when some has been freed, or the
-    /// head is empty.
+    /// Notes that there was no memory for a message read. If the queue stands still for it, it is read again when
+    /// some was freed; what was read ahead is asked for again as the head runs low.
     pub fn page_later(&mut self, messages: &Messages, fetch: &Fetch) {
-        if fetch.from == FetchFrom::Look {
-            return self.looks.end(false);
+        if fetch.from == FetchFrom::Browse {
+            return self.browses.end(false);
         }
         if !self.is_same_queue(fetch) {
             return;
@@ -117,13 +117,13 @@ impl Queues {
         } else {
             record.listed.is_fetching = false;
         }
-        self.unstall(fetch.queue);
+        self.unblock_front(fetch.queue);
     }
 
     /// Notes that a message could not be read now: it is read again in the next turn.
     pub fn want_again(&mut self, fetch: &Fetch) {
-        if fetch.from == FetchFrom::Look {
-            return self.looks.end(true);
+        if fetch.from == FetchFrom::Browse {
+            return self.browses.end(true);
         }
         if self.is_same_queue(fetch) {
             self.paging.want(fetch.queue);
@@ -156,8 +156,8 @@ impl Queues {
         (offset, enqueued_ms): (u64, u64),
         message: MessageId,
     ) -> bool {
-        if fetch.from == FetchFrom::Look {
-            self.looks.add(cx.messages, offset, message);
+        if fetch.from == FetchFrom::Browse {
+            self.browses.add(cx.messages, offset, message);
             return true;
         }
         cx.messages.finish(message);
@@ -184,7 +184,7 @@ impl Queues {
                 backlog.rejected_paged_in(&mut self.deliveries, message, size);
                 return true;
             }
-            FetchFrom::Middle | FetchFrom::Look => {}
+            FetchFrom::Middle | FetchFrom::Browse => {}
         }
         let place = match lane {
             Lane::Durable => Place::Logged(message, offset),
@@ -199,8 +199,8 @@ impl Queues {
 
     /// A read is over: messages with offsets below `through` that did not come are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
-        if fetch.from == FetchFrom::Look {
-            return self.looks.end(false);
+        if fetch.from == FetchFrom::Browse {
+            return self.browses.end(false);
         }
         let record = self.records.get(fetch.queue.index());
         let was_seen = fetch.is_peek
@@ -219,7 +219,7 @@ impl Queues {
         record.listed.is_fetching = false;
         // The deliver pass and gets look again; if the first message is still not in memory, they ask for it
         // again.
-        self.unstall(fetch.queue);
+        self.unblock_front(fetch.queue);
     }
 
     /// The offset of the first rejected message, if only the log has it.
@@ -235,7 +235,7 @@ impl Queues {
         let is_first = match fetch.from {
             FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
             FetchFrom::Rejected => self.absent_rejected(fetch.queue) == Some(fetch.start),
-            FetchFrom::Middle | FetchFrom::Look => false,
+            FetchFrom::Middle | FetchFrom::Browse => false,
         };
         if fetch.is_single() {
             let is_first = is_first && self.is_same_queue(fetch);
@@ -250,7 +250,7 @@ impl Queues {
         let Some((lane, start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
-            let name = &self.records[self.records.whole(fetch.queue)].name;
+            let name = &self.records[self.records.queue_of_level(fetch.queue)].name;
             log::error!(
                 "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
                 name.escape_debug()
@@ -259,7 +259,7 @@ impl Queues {
             match fetch.from {
                 FetchFrom::Returned => self.leave_absent(fetch.queue),
                 FetchFrom::Rejected => backlog.lose_rejected(&mut self.deliveries),
-                FetchFrom::Middle | FetchFrom::Look => backlog.leave_stored(&mut self.pool, lost),
+                FetchFrom::Middle | FetchFrom::Browse => backlog.leave_stored(&mut self.pool, lost),
             }
             self.records[fetch.queue].uncount_stored(lane, lost.into());
             self.releases += 1;

@@ -111,7 +111,7 @@ impl Paging {
     }
 
     /// Notes that from now on only the log has a message of this many bytes.
-    pub(crate) fn gave_up(&mut self, bytes: u64) {
+    pub(crate) fn paged_out(&mut self, bytes: u64) {
         self.read_back.need(bytes);
     }
 

@@ -4,8 +4,8 @@
 //! Always true: asking for room changes nothing, and room everywhere was made sure of before anything is pushed; a
 //! publisher waits only for what others can free; the message is held once, whatever the fan-out.
 
+use super::delay_wheel::delay_ms;
 use super::head::log_bytes;
-use super::sleepers::delay_ms;
 use super::state::Queues;
 use crate::broker::Context;
 use crate::broker::faults::{out_of, out_of_disk, unwritable};
@@ -65,7 +65,7 @@ impl Queues {
         targets: &[QueueId],
     ) {
         if self.push(cx, quota, message, targets, Urgency::Window) {
-            self.look_after_letter(cx, message, targets);
+            self.enforce_limits_after_letter(cx, message, targets);
         }
     }
 
@@ -86,7 +86,7 @@ impl Queues {
             cx.messages.retain(message);
             let record = &mut self.records[queue];
             record.push(&mut self.pool, &appended, size);
-            has_rules |= record.is_picky();
+            has_rules |= record.has_rules();
             self.records.wake(queue);
         }
         has_rules
@@ -171,7 +171,7 @@ impl Queues {
     ) {
         for target in targets {
             let record = &self.records[*target];
-            if record.sleeps_for.is_some() {
+            if record.delayed_exchange.is_some() {
                 *target = self.slot_for(cx, quota, *target, said);
             } else if let Rank::Lowest { .. } = record.rank {
                 let priority = said.priority.min(record.settings.max_priority);
@@ -282,8 +282,9 @@ impl Queues {
         }
         let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
         let most = cx.journal.queue_bytes_max();
-        let within =
-            targets.iter().all(|&queue| self.records.in_all(queue, Queue::log_bytes) + bytes <= most);
+        let within = targets
+            .iter()
+            .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= most);
         let vhost = claim.vhost;
         let leaves_enough = quota.disk().leaves_room(cx.journal, vhost, bytes * logged as u64);
         match room {

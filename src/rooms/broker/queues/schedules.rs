@@ -10,7 +10,8 @@ use crate::journal::Journal;
 impl Queues {
     // ---- deliveries
 
-    /// Notes that a job has requeued all its messages of a queue: the first message is the right one again.
+    /// Notes that a job has requeued all its messages of a queue: once no other job does, its first message is the
+    /// right one again.
     pub(crate) fn end_returning(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         record.returning -= 1;
@@ -25,7 +26,7 @@ impl Queues {
     /// go where the first before had to wait.
     #[cold]
     pub(crate) fn look_at_first_level(&mut self, queue: QueueId) {
-        let whole = self.records.whole(queue);
+        let whole = self.records.queue_of_level(queue);
         let first = self.records.first_level(whole);
         if self.records[first].settings.may_expire {
             self.note_shed_anew(first);
@@ -97,7 +98,7 @@ impl Queues {
             record.times.due_ms = at_ms;
             let queues = &self.records;
             self.expiry.add(at_ms, queue, || {
-                let all = queues.iter().filter(|(_, record)| record.sleeps_for.is_none());
+                let all = queues.iter().filter(|(_, record)| record.delayed_exchange.is_none());
                 let all = all.map(|(index, record)| (record.times.due_ms, QueueId::from_index(index)));
                 all.filter(|(at, _)| *at != u64::MAX)
             });

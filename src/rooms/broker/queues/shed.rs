@@ -67,7 +67,7 @@ impl Queues {
 
     /// Drops the oldest messages of a queue without dead letters that is over its length limit.
     pub(crate) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
-        let queue = self.records.whole(queue);
+        let queue = self.records.queue_of_level(queue);
         assert!(!self.records.has_dead_letters(queue), "what goes on is not dropped");
         // More messages are too many only when the limit has become smaller.
         for _ in 0..DROP_STEP {
@@ -83,7 +83,12 @@ impl Queues {
     /// Checks the length limit of each queue that a dead letter came into; dead letters that this causes are
     /// seen to later, for one at a time is being written.
     #[cold]
-    pub(crate) fn look_after_letter(&mut self, cx: &mut Context<'_>, message: MessageId, queues: &[QueueId]) {
+    pub(crate) fn enforce_limits_after_letter(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        queues: &[QueueId],
+    ) {
         for &queue in queues {
             self.note_arrival(cx, queue, message);
         }
@@ -102,7 +107,7 @@ impl Queues {
 
     /// Whether a queue is over its length limit after a message came in.
     pub(crate) fn is_over_after_push(&self, queue: QueueId) -> bool {
-        let whole = &self.records[self.records.whole(queue)];
+        let whole = &self.records[self.records.queue_of_level(queue)];
         if !whole.settings.limits_length {
             return false;
         }
@@ -221,7 +226,7 @@ impl Queues {
             let Some((at, queue)) = self.expiry.pop(journal.time_ms()) else { return };
             let record = self.records.get_mut(queue.index());
             if let Some(record) =
-                record.filter(|record| record.times.due_ms == at && record.sleeps_for.is_none())
+                record.filter(|record| record.times.due_ms == at && record.delayed_exchange.is_none())
             {
                 record.times.due_ms = u64::MAX;
                 self.note_shed_anew(queue);
@@ -234,7 +239,7 @@ impl Queues {
     pub(crate) fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let record = &self.records[queue];
-        if record.sleeps_for.is_some() {
+        if record.delayed_exchange.is_some() {
             return self.note_sleeper(cx, message);
         }
         let is_first_to = expires && !record.settings.may_expire;
@@ -276,7 +281,8 @@ impl Queues {
     #[inline(never)]
     fn head(&mut self, cx: &mut Context<'_>, queue: QueueId, mut patience: Patience) -> Head {
         let record = &self.records[queue];
-        let is_returning = record.returning > 0 || self.records[self.records.whole(queue)].returning > 0;
+        let is_returning =
+            record.returning > 0 || self.records[self.records.queue_of_level(queue)].returning > 0;
         if record.dying || is_returning || !self.records.is_first_level(queue) {
             return Head::Nothing;
         }
@@ -338,7 +344,7 @@ impl Queues {
     /// time to live of its own.
     #[cold]
     pub(crate) fn look_at_stored(&mut self, queue: QueueId) {
-        match self.records[queue].sleeps_for {
+        match self.records[queue].delayed_exchange {
             Some(_) => self.note_slot_restored(queue),
             None => self.want_peek(queue),
         }
@@ -347,7 +353,7 @@ impl Queues {
     /// Notes the expiry of the first message, whose record was read from the log.
     #[cold]
     pub(crate) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
-        if self.records[fetch.queue].sleeps_for.is_some() {
+        if self.records[fetch.queue].delayed_exchange.is_some() {
             self.records[fetch.queue].times.peeked = Peeked::of(lane, page.offset, u64::MAX);
             return self.slot_peeked(fetch.queue, page);
         }

@@ -77,7 +77,7 @@ impl Queues {
             let index = self.paging.hand(places);
             let may_spill = self.records.get(index).is_some_and(|queue| self.may_spill(queue));
             if may_spill && self.spill_from(cx, quota.disk(), QueueId::from_index(index), &mut left) {
-                // The queue has more to give up.
+                // The step is used up, or memory is no longer short.
                 return true;
             }
             self.paging.pass_on();
@@ -99,27 +99,27 @@ impl Queues {
     ) -> bool {
         let mut has_left = false;
         for _ in 0..DELIVERED_STEP {
-            let Some(index) = self.deliveries.first_to_leave() else { break };
+            let Some(index) = self.deliveries.first_pageable() else { break };
             let delivery = &self.deliveries[index];
             let (Some(queue), Some(message)) = (delivery.queue, delivery.message) else {
                 panic!("what may leave memory is in it, and came from a queue");
             };
             // A requeued message that a consumer may soon ask for stays, unless the first message of some
             // queue finds no memory: that queue stands still until it does.
-            let is_wanted = delivery.is_returned()
+            let is_wanted = delivery.is_requeued()
                 && !self.paging.is_short_of_memory()
-                && !self.records[self.records.whole(queue)].audience.is_empty();
+                && !self.records[self.records.queue_of_level(queue)].audience.is_empty();
             if is_wanted || messages.is_shared(message) {
                 // The memory of this message would not be free, or not for long: it goes behind the others.
                 self.deliveries.keep(index);
-                self.deliveries.let_leave(index);
+                self.deliveries.allow_page_out(index);
                 continue;
             }
             if !messages.flags(message).has(MessageFlags::STORED) {
                 break;
             }
             let (channel, bytes) = (delivery.channel, block_bytes(messages, message));
-            if !delivery.is_returned() {
+            if !delivery.is_requeued() {
                 quota.give_delivered_bytes_back(connection_of(channel), bytes);
             }
             self.spill_delivery(messages, index, queue, message);
@@ -133,7 +133,7 @@ impl Queues {
         self.deliveries.keep(index);
         let delivery = &mut self.deliveries[index];
         delivery.message = None;
-        let returned = delivery.is_returned();
+        let returned = delivery.is_requeued();
         let record = &mut self.records[queue];
         if returned {
             record.backlog.give_up_returned(Size::of(messages, message));
@@ -141,7 +141,7 @@ impl Queues {
             record.unsettled.absent += 1;
             record.unsettled.bytes -= block_bytes(messages, message);
         }
-        self.paging.gave_up(messages.stream_len(message) as u64);
+        self.paging.paged_out(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
     }
@@ -152,13 +152,15 @@ impl Queues {
     }
 
     const fn may_spill_transient(&self, queue: &Queue) -> bool {
-        self.paging.spills_transient() && (!queue.hidden || queue.is_level() || queue.sleeps_for.is_some())
+        self.paging.spills_transient()
+            && (!queue.hidden || queue.is_level() || queue.delayed_exchange.is_some())
     }
 
-    /// Takes messages of one queue out of memory; says whether it ended because nothing is `left` for this
-    /// step.
+    /// Takes messages of one queue out of memory, as many as are `left` for this step; `false`: the queue has none
+    /// that can leave now.
     fn spill_from(&mut self, cx: &mut Context<'_>, disk: &LogShares, queue: QueueId, left: &mut u32) -> bool {
-        // A message that leaves without need is read back at once where a consumer keeps up.
+        // Stops as soon as memory is not short: what left without need would be read back at once where a consumer
+        // keeps up.
         while *left > 0 && self.is_short(cx.messages) {
             let backlog = &self.records[queue].backlog;
             // A message that joins a run needs no entry, and gives up its own.
@@ -178,7 +180,8 @@ impl Queues {
         true
     }
 
-    /// Keeps the first messages of a queue with consumers in memory, whatever they are.
+    /// Keeps the first message of the fifo in memory, whatever it is, while the queue has consumers and few stand
+    /// before it; `false`: not kept.
     fn keep_window(&mut self, queue: QueueId) -> bool {
         let record = &mut self.records[queue];
         let window = if record.audience.is_empty() { 0 } else { WINDOW };
@@ -222,7 +225,7 @@ impl Queues {
     ) {
         let size = Size::of(messages, message);
         self.records[queue].backlog.give_up(&mut self.pool, from, at, size);
-        self.paging.gave_up(messages.stream_len(message) as u64);
+        self.paging.paged_out(messages.stream_len(message) as u64);
         messages.release(message);
         self.releases += 1;
     }

@@ -4,15 +4,15 @@
 
 use std::collections::VecDeque;
 
+use super::browses::Browses;
+use super::delay_wheel::DelayWheel;
 use super::expiry::Expiry;
 use super::gets::Getting;
-use super::looks::Looks;
 use super::paging::Paging;
 use super::shedding::Shedding;
-use super::sleepers::Sleepers;
 use crate::broker::arguments::QueueSettings;
 use crate::broker::deliveries::Deliveries;
-use crate::broker::queue::{Lane, Queue, Records, Seen};
+use crate::broker::queue::{Browsed, Lane, Queue, Records};
 use crate::broker::restored::Contents;
 use crate::broker::shortage::Shortage;
 use crate::broker::waiters::Waiters;
@@ -89,13 +89,13 @@ pub struct Queues {
     /// When to look at which queue for expired messages.
     pub(super) expiry: Expiry,
     /// The timing wheel of the delayed exchanges.
-    pub(super) sleepers: Sleepers,
+    pub(super) sleepers: DelayWheel,
     /// Queues that have messages to give up.
     pub(super) shedding: Shedding,
     /// Queues that read messages from the log, or move them out of memory.
     pub(super) paging: Paging,
     /// Reads for operators who look at messages.
-    pub(super) looks: Looks,
+    pub(super) browses: Browses,
     /// Gets that wait for their message to be read.
     pub(super) gets: Waiters<Getting>,
     /// Queues whose first message waits for a commit.
@@ -125,10 +125,10 @@ impl Queues {
             pool,
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             expiry: Expiry::with_capacity(queues),
-            sleepers: Sleepers::new(queues, limits.messages_max as usize),
+            sleepers: DelayWheel::new(queues, limits.messages_max as usize),
             shedding: Shedding::with_capacity(queues),
             paging: Paging::new(limits),
-            looks: Looks::default(),
+            browses: Browses::default(),
             gets: Waiters::with_capacity(0),
             awaited: AwaitedCommits::default(),
             scratch: Scratch {
@@ -212,12 +212,12 @@ impl Queues {
     }
 
     /// The timing wheel of the delayed exchanges.
-    pub(crate) const fn sleepers(&self) -> &Sleepers {
+    pub(crate) const fn sleepers(&self) -> &DelayWheel {
         &self.sleepers
     }
 
     /// The timing wheel of the delayed exchanges, to be moved on.
-    pub(crate) const fn sleepers_mut(&mut self) -> &mut Sleepers {
+    pub(crate) const fn sleepers_mut(&mut self) -> &mut DelayWheel {
         &mut self.sleepers
     }
 
@@ -227,13 +227,13 @@ impl Queues {
     }
 
     /// Reads for operators who look at messages.
-    pub const fn looks(&self) -> &Looks {
-        &self.looks
+    pub const fn browses(&self) -> &Browses {
+        &self.browses
     }
 
     /// Reads for operators who look at messages, to be asked for.
-    pub const fn looks_mut(&mut self) -> &mut Looks {
-        &mut self.looks
+    pub const fn browses_mut(&mut self) -> &mut Browses {
+        &mut self.browses
     }
 
     /// Gets that wait for their message.
@@ -332,8 +332,8 @@ impl Queues {
     ///
     /// # Errors
     /// The place is too far behind.
-    pub(crate) fn look_from(&self, queue: QueueId, from: u32, count: u32) -> Result<Vec<Seen>, Fault> {
-        self.records.look_from(&self.pool, &self.deliveries, queue, from, count)
+    pub(crate) fn browse(&self, queue: QueueId, from: u32, count: u32) -> Result<Vec<Browsed>, Fault> {
+        self.records.browse(&self.pool, &self.deliveries, queue, from, count)
     }
 
     // ---- settings
@@ -356,7 +356,7 @@ impl Queues {
         if settings.expires_ms != expired_ms {
             self.touch_queue(journal, queue);
         }
-        if self.records[queue].is_picky() {
+        if self.records[queue].has_rules() {
             self.note_shed_anew(queue);
         }
     }

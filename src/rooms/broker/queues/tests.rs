@@ -359,7 +359,10 @@ fn a_level_is_made_when_its_first_message_comes_and_the_highest_goes_first() {
     assert_eq!(world.queues.records().len(), 3, "beyond the highest there is the highest");
     assert_eq!((world.queues.records().ready_in(queue), world.queues.at(queue).backlog.ready()), (6, 2));
     for level in world.queues.records().levels(queue).collect::<Vec<_>>() {
-        assert_eq!((world.queues.records().whole(level), world.queues.records().ready_in(level)), (queue, 6));
+        assert_eq!(
+            (world.queues.records().queue_of_level(level), world.queues.records().ready_in(level)),
+            (queue, 6)
+        );
     }
     assert_eq!(world.drain(queue), "five nine three three-too none nothing");
     world.assert_empty();

@@ -15,6 +15,9 @@
 //! | `state` | all of it, and who comes and goes |
 //! | `held`, `refused` | the values; how who has its share is told |
 //!
+//! The memory of messages that wait is shared out where it is (`mem::messages`), as are the entries of queues
+//! (`mem::fifo`); who has which part of them is decided here.
+//!
 //! Always true: what is taken is given back as the same thing, by the same connection, user and virtual host, so that
 //! everything is 0 when everything was drained and closed. Whoever asks says how much room the pool has; what a
 //! connection, a user and a virtual host have of it is known here alone.

@@ -91,11 +91,11 @@ impl fmt::Display for Explained<'_> {
             }
             Shortage::QueueDisk(queue) => {
                 self.queue(f, queue)?;
-                let bytes = self.in_all(queue, Queue::log_bytes);
+                let bytes = self.sum_over_levels(queue, Queue::log_bytes);
                 let (bytes, most) = (Megabytes(bytes), Megabytes(self.journal.queue_bytes_max()));
                 let (of, deed) = self.disk();
                 write!(f, " has its share of {of}, {bytes} of {most}")?;
-                self.with_messages(f, self.in_all(queue, |record| record.logged.count()))?;
+                self.with_messages(f, self.sum_over_levels(queue, |record| record.logged.count()))?;
                 self.limit(f)?;
                 self.deed(f, format_args!("consume or purge that queue, or {deed}"))
             }
@@ -224,7 +224,7 @@ impl Explained<'_> {
             false => write!(f, "{} of {}", share.used, share.most)?,
         }
         if share.is_of_bytes {
-            self.with_messages(f, self.in_all(queue, Queue::resident_messages))?;
+            self.with_messages(f, self.sum_over_levels(queue, Queue::resident_messages))?;
         }
         self.deed(f, format_args!("consume or purge that queue, or raise {key}"))
     }
@@ -284,8 +284,8 @@ impl Explained<'_> {
     }
 
     /// The sum over a queue and its levels; 0 for a deleted queue.
-    fn in_all(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
+    fn sum_over_levels(&self, queue: QueueId, much: impl Fn(&Queue) -> u64) -> u64 {
         let is_there = self.views.queues.records().get(queue.index()).is_some();
-        if is_there { self.views.queues.records().in_all(queue, much) } else { 0 }
+        if is_there { self.views.queues.records().sum_over_levels(queue, much) } else { 0 }
     }
 }

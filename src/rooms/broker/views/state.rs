@@ -68,28 +68,40 @@ impl<'b> Views<'b> {
             arguments: Table::trusted(&record.arguments),
             applied: self.policies.applied_view(record.applied),
             messages_ready: self.queues.records().ready_in(id),
-            messages_ready_ram: self.queues.records().in_all(id, |level| level.backlog.resident().into())
+            messages_ready_ram: self
+                .queues
+                .records()
+                .sum_over_levels(id, |level| level.backlog.resident().into())
                 as u32,
-            messages_unacknowledged: self.queues.records().in_all(id, |level| level.unsettled.count.into())
+            messages_unacknowledged: self
+                .queues
+                .records()
+                .sum_over_levels(id, |level| level.unsettled.count.into())
                 as u32,
             messages_unacknowledged_ram: self
                 .queues
                 .records()
-                .in_all(id, |level| (level.unsettled.count - level.unsettled.absent).into())
+                .sum_over_levels(id, |level| (level.unsettled.count - level.unsettled.absent).into())
                 as u32,
-            messages_persistent: self.queues.records().in_all(id, |level| level.logged.count()),
-            message_bytes_ready: self.queues.records().in_all(id, |level| level.backlog.body_bytes()),
+            messages_persistent: self.queues.records().sum_over_levels(id, |level| level.logged.count()),
+            message_bytes_ready: self
+                .queues
+                .records()
+                .sum_over_levels(id, |level| level.backlog.body_bytes()),
             message_bytes_unacknowledged: self
                 .queues
                 .records()
-                .in_all(id, |level| level.unsettled.body_bytes),
+                .sum_over_levels(id, |level| level.unsettled.body_bytes),
             consumers: record.audience.len(),
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.audience.single_active().map(named),
             memory_bytes: names_bytes
-                + self.queues.records().in_all(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
-            came: self.queues.records().in_all(id, |level| level.backlog.came()),
-            went: self.queues.records().in_all(id, |level| level.backlog.went()),
+                + self
+                    .queues
+                    .records()
+                    .sum_over_levels(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
+            came: self.queues.records().sum_over_levels(id, |level| level.backlog.came()),
+            went: self.queues.records().sum_over_levels(id, |level| level.backlog.went()),
         })
     }
 
@@ -99,7 +111,7 @@ impl<'b> Views<'b> {
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
-            let unsettled = self.queues.records().in_all(id, |level| level.unsettled.count.into());
+            let unsettled = self.queues.records().sum_over_levels(id, |level| level.unsettled.count.into());
             (ready + u64::from(self.queues.records().ready_in(id)), unacknowledged + unsettled)
         })
     }
@@ -121,7 +133,7 @@ impl<'b> Views<'b> {
             internal: record.internal,
             arguments: Table::trusted(&record.arguments),
             policy: self.policies.applied_view(record.applied).policy,
-            messages_delayed: record.sleepers.map(|queue| self.queues.records().asleep_in(queue)),
+            messages_delayed: record.sleepers.map(|queue| self.queues.records().delayed_in(queue)),
         })
     }
 

@@ -13,66 +13,66 @@ use crate::broker::quota::owner_of;
 use crate::command::VhostId;
 use crate::mem::{MessageId, Messages};
 
-/// Bytes of records read from the log for one look.
-const LOOK_BYTES: u32 = 128 << 10;
+/// Bytes of records read from the log for one browse.
+const BROWSE_BYTES: u32 = 128 << 10;
 
 /// A read from the log for somebody who looks at messages.
 #[derive(Debug)]
-struct Look {
+struct Browse {
     number: u64,
     run: LogRun,
-    state: LookState,
+    state: BrowseState,
     /// The messages read so far, each with whether it was delivered before.
     found: Vec<(MessageId, bool)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum LookState {
+enum BrowseState {
     Wanted,
     Reading,
     Done,
 }
 
-/// The looks under way, of which one is read at a time.
+/// The browses under way, of which one is read at a time.
 #[derive(Debug, Default)]
-pub struct Looks {
-    list: Vec<Look>,
+pub struct Browses {
+    list: Vec<Browse>,
     last: u64,
 }
 
-impl Looks {
+impl Browses {
     /// Has messages read from the log for somebody to look at; gives the number to ask for them by.
     pub fn want(&mut self, run: LogRun) -> u64 {
         self.last += 1;
-        self.list.push(Look { number: self.last, run, state: LookState::Wanted, found: Vec::new() });
+        self.list.push(Browse { number: self.last, run, state: BrowseState::Wanted, found: Vec::new() });
         self.last
     }
 
     /// Whether the messages of this look have been read.
     pub fn is_done(&self, number: u64) -> bool {
-        let look = self.list.iter().find(|look| look.number == number);
-        look.is_none_or(|look| look.state == LookState::Done)
+        let browse = self.list.iter().find(|browse| browse.number == number);
+        browse.is_none_or(|browse| browse.state == BrowseState::Done)
     }
 
     /// The messages read for a look, each with whether it was delivered before; the caller releases them.
     pub fn take(&mut self, number: u64) -> Vec<(MessageId, bool)> {
-        let place = self.list.iter().position(|look| look.number == number);
+        let place = self.list.iter().position(|browse| browse.number == number);
         place.map(|place| self.list.swap_remove(place).found).unwrap_or_default()
     }
 
     /// Whether some look waits to be read.
     #[inline]
     pub(super) fn is_wanted(&self) -> bool {
-        !self.list.is_empty() && self.list.iter().any(|look| look.state == LookState::Wanted)
+        !self.list.is_empty() && self.list.iter().any(|browse| browse.state == BrowseState::Wanted)
     }
 
-    /// What is to be read for the next look.
+    /// What is to be read for the next browse.
     pub(super) fn next_fetch(&mut self) -> Option<Fetch> {
-        let look = self.list.iter_mut().find(|look| look.state == LookState::Wanted)?;
-        look.state = LookState::Reading;
-        let LogRun { queue, incarnation, start, count, .. } = look.run;
-        let (end, from) = (start + u64::from(count), FetchFrom::Look);
-        Some(Fetch { queue, incarnation, start, end, bytes_max: LOOK_BYTES, from, is_peek: false })
+        let browse = self.list.iter_mut().find(|browse| browse.state == BrowseState::Wanted)?;
+        browse.state = BrowseState::Reading;
+        let LogRun { queue, incarnation, start, count, .. } = browse.run;
+        let (end, from) = (start + u64::from(count), FetchFrom::Browse);
+        Some(Fetch { queue, incarnation, start, end, bytes_max: BROWSE_BYTES, from, is_peek: false })
     }
 
     /// Begins a message that was read for a look in this virtual host, its body still to come.
@@ -95,23 +95,23 @@ impl Looks {
         begin_page(messages, owner, Lane::Durable, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
-    /// Adds a message whose body is whole to its look.
+    /// Adds a message whose body is whole to its browse.
     pub(super) fn add(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
         messages.finish(message);
         match self.reading() {
-            Some(look) => look.found.push((message, offset < look.run.redelivered_below)),
+            Some(browse) => browse.found.push((message, offset < browse.run.redelivered_below)),
             None => messages.release(message),
         }
     }
 
     /// Ends the read for a look, or has it done once more.
     pub(super) fn end(&mut self, is_again: bool) {
-        if let Some(look) = self.reading() {
-            look.state = if is_again { LookState::Wanted } else { LookState::Done };
+        if let Some(browse) = self.reading() {
+            browse.state = if is_again { BrowseState::Wanted } else { BrowseState::Done };
         }
     }
 
-    fn reading(&mut self) -> Option<&mut Look> {
-        self.list.iter_mut().find(|look| look.state == LookState::Reading)
+    fn reading(&mut self) -> Option<&mut Browse> {
+        self.list.iter_mut().find(|browse| browse.state == BrowseState::Reading)
     }
 }

@@ -14,7 +14,7 @@ use crate::mem::{FifoPool, MessageId};
 /// Queue entries that one look goes through.
 const ENTRIES_MAX: u32 = 20_000;
 /// Messages that one look returns at most.
-pub const LOOKED_MAX: u32 = 100;
+pub const BROWSED_MAX: u32 = 100;
 
 /// A run of messages in the log, to be looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +29,7 @@ pub struct LogRun {
 
 /// One message of a queue, or a run in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seen {
+pub enum Browsed {
     /// A message in memory, and whether it may have been delivered before.
     InMemory(MessageId, bool),
     /// A run of messages that only the log has.
@@ -38,17 +38,17 @@ pub enum Seen {
 
 /// The result of a look into a queue.
 #[derive(Debug)]
-pub struct Looked {
+pub struct BrowseResult {
     /// Ready messages of the queue.
     pub ready: u32,
     /// The messages asked for, in their order, as far as they are all in memory, or all in one run in the
     /// log.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<Browsed>,
 }
 
 /// How far a look has come.
-struct Glance {
-    seen: Vec<Seen>,
+struct BrowseProgress {
+    seen: Vec<Browsed>,
     /// Messages that the look still passes over.
     skip: u32,
     /// Entries that the look went through.
@@ -60,17 +60,19 @@ impl Records {
     ///
     /// # Errors
     /// The place is too far behind.
-    pub(crate) fn look_from(
+    pub(crate) fn browse(
         &self,
         pool: &FifoPool,
         deliveries: &Deliveries,
         queue: QueueId,
         from: u32,
         count: u32,
-    ) -> Result<Vec<Seen>, Fault> {
-        let mut look = Glance { seen: Vec::new(), skip: from, entries: 0 };
+    ) -> Result<Vec<Browsed>, Fault> {
+        let mut look = BrowseProgress { seen: Vec::new(), skip: from, entries: 0 };
         let mut levels = self.levels(queue);
-        while levels.next().is_some_and(|level| self.look_into(pool, deliveries, level, count, &mut look)) {}
+        while levels.next().is_some_and(|level| self.browse_level(pool, deliveries, level, count, &mut look))
+        {
+        }
         if look.seen.is_empty() && look.entries >= ENTRIES_MAX {
             let text = format_args!("that far from the front a queue cannot be looked into");
             return Err(Fault::new(ReplyCode::PreconditionFailed, text));
@@ -79,16 +81,16 @@ impl Records {
     }
 
     /// Looks into a queue, or one level of it; says whether the next level is to be looked into, too.
-    fn look_into(
+    fn browse_level(
         &self,
         pool: &FifoPool,
         deliveries: &Deliveries,
         queue: QueueId,
         count: u32,
-        look: &mut Glance,
+        look: &mut BrowseProgress,
     ) -> bool {
         let record = &self.slab[queue.index()];
-        let Glance { seen, skip, entries } = look;
+        let BrowseProgress { seen, skip, entries } = look;
         let mut goes_on = true;
         let mut each = |place: Place, came_back: Option<bool>| {
             *entries += 1;
@@ -103,9 +105,9 @@ impl Records {
                 |offset| came_back.unwrap_or_else(|| offset < record.logged.delivered_below());
             let one = match place {
                 Place::Plain(message) | Place::Spilled(message, _) => {
-                    Seen::InMemory(message, came_back.unwrap_or(false))
+                    Browsed::InMemory(message, came_back.unwrap_or(false))
                 }
-                Place::Logged(message, offset) => Seen::InMemory(message, was_delivered(offset)),
+                Place::Logged(message, offset) => Browsed::InMemory(message, was_delivered(offset)),
                 Place::Stored(lane, start, run) => {
                     let start = start + u64::from(past);
                     let redelivered_below = match (came_back, lane) {
@@ -115,10 +117,10 @@ impl Records {
                     };
                     let incarnation = record.incarnation(lane);
                     let count = (run - past).min(count);
-                    Seen::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
+                    Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
                 }
             };
-            let is_in_log = matches!(one, Seen::InLog(_));
+            let is_in_log = matches!(one, Browsed::InLog(_));
             goes_on = false;
             if is_in_log && !seen.is_empty() {
                 return false;

@@ -11,7 +11,7 @@
 //! A message's slot follows from the digits, of three bits, of the time at which it is due: the first digit
 //! in which that differs from the time at which the wheel stands says how wide the slot is, and its value
 //! which one of eight. When a slot begins its messages are held, or, when those are too many, put into
-//! narrower slots. Publishers use none narrower than [`PLAIN`].
+//! narrower slots. Publishers use none narrower than [`NARROWEST_PUBLISHED`].
 //!
 //! Always true: no slot has messages of two times of the wheel, so the first message of a slot says when it
 //! begins, and nothing but messages need be kept; what is due in an open slot comes before whatever is held
@@ -28,7 +28,7 @@ use crate::wire::field::{Table, Value};
 /// Slots of the timing wheel.
 pub(crate) const SLOTS: u8 = 88;
 /// The tier of the narrowest slots that a publisher's message comes to.
-pub(crate) const PLAIN: u32 = 4;
+pub(crate) const NARROWEST_PUBLISHED: u32 = 4;
 /// The tier of the widest slots.
 const WIDEST: u32 = SLOTS as u32 / DIGITS - 1;
 const DIGIT_BITS: u32 = 3;
@@ -37,8 +37,9 @@ const DIGITS: u32 = 1 << DIGIT_BITS;
 const FINEST_BITS: u32 = 2;
 /// The longest delay, in milliseconds: a message with a longer one is not delayed.
 const DELAY_MAX_MS: i64 = u32::MAX as i64;
-/// The time of a queue that has none, and of a slot whose time is not known yet.
+/// The time of a slot, or queue, that has none.
 const NEVER: u64 = u64::MAX;
+/// The time of a slot that a start found and whose first message was not read yet.
 pub(crate) const UNKNOWN: u64 = u64::MAX - 1;
 /// One message in this many of the pool may be held.
 const HELD_PART: usize = 64;
@@ -159,7 +160,7 @@ pub(crate) enum Next {
 
 /// The slots of all delayed exchanges that have a time, and the messages held.
 #[derive(Debug)]
-pub(crate) struct Sleepers {
+pub(crate) struct DelayWheel {
     slots: Expiry,
     held: BinaryHeap<Reverse<Held>>,
     held_max: usize,
@@ -172,7 +173,7 @@ pub(crate) struct Sleepers {
     stuck_at: Option<u64>,
 }
 
-impl Sleepers {
+impl DelayWheel {
     /// Bytes of the timing wheel for each queue that the broker may have.
     pub(crate) const QUEUE_BYTES: usize = Expiry::QUEUE_BYTES;
 
@@ -241,7 +242,7 @@ impl Sleepers {
     pub(crate) fn stands_at_ms(&self, now_ms: u64) -> u64 {
         match self.first_slot() {
             None => now_ms,
-            Some(slot) if slot.tier().is_some_and(|tier| tier > PLAIN) => {
+            Some(slot) if slot.tier().is_some_and(|tier| tier > NARROWEST_PUBLISHED) => {
                 now_ms.min(slot.start_ms.saturating_sub(1))
             }
             Some(slot) => now_ms.min(slot.start_ms),
@@ -356,10 +357,10 @@ mod tests {
                     let bits = 1 + next(32);
                     let due = (now + 1 + next(1 << bits)) | 0x1FF;
                     let at = first(&slots).map(Slot::of_key).map_or(now, |slot| match slot.tier() {
-                        Some(tier) if tier > PLAIN => now.min(slot.start_ms - 1),
+                        Some(tier) if tier > NARROWEST_PUBLISHED => now.min(slot.start_ms - 1),
                         _ => now.min(slot.start_ms),
                     });
-                    put(&mut slots, Slot::of(due, at, PLAIN, WIDEST), (due, serial));
+                    put(&mut slots, Slot::of(due, at, NARROWEST_PUBLISHED, WIDEST), (due, serial));
                     serial += 1;
                     came += 1;
                 }
