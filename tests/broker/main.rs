@@ -16,6 +16,7 @@ mod holders;
 mod letters;
 mod lives;
 mod offsets;
+mod orphans;
 mod overdue;
 mod own;
 mod parameters;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::dead_letters::{Life, disk, get, message_to};
 use crate::sim_disk::{Random, SimDisk, Trouble};
+use crate::spilling::store;
 use crate::support::{At, PRIORITIES, TestBroker, with_priority};
 use leveret::broker::{Restored, levels_of};
 use leveret::command::{Command, Outcome, Settlement};
@@ -205,6 +206,32 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
     assert_eq!((incarnation, levels_from > 7), (7, true));
     assert_eq!(levels_of(&written), levels_from..levels_from + u64::from(MAX));
     assert!(house.journal.next_version() >= levels_from + u64::from(MAX), "nobody else has these numbers");
+}
+
+/// A get that takes the last message of the highest priority, where the others of it have expired, is seen to by nobody
+/// but itself: the next priority may go at once.
+#[test]
+fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
+    let mut house = TestBroker::new(64);
+    house.journal.start(100, true, u64::MAX >> 8);
+    house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+    house.journal.set_time(1_000);
+    let at = house.connect();
+    crate::dead_letters::declare(&mut house, at, QUEUE, true, PRIORITIES);
+    // Delivery mode, priority, and, with the third flag, an expiration.
+    send_with(&mut house, at, b"\x19\0\x02\x05\x0250", "waits for its mark");
+    store(&mut house);
+    send_with(&mut house, at, b"\x18\0\x01\x05", "taken");
+    send_with(&mut house, at, b"\x19\0\x01\x05\x0250", "expires behind it");
+    send_with(&mut house, at, b"\x18\0\x01\x00", "of the next priority");
+    house.consume(at, QUEUE);
+    house.broker.deliver(&mut context!(house), 64);
+    assert_eq!(house.outbox_bodies(at), [""; 0], "the log does not say yet that the first may be delivered");
+    house.journal.set_time(2_000);
+    assert_eq!(get(&mut house, at, QUEUE).expect("there is one").body, "taken");
+    assert_eq!(house.broker.queues().forgotten_queue(), None);
+    house.broker.deliver(&mut context!(house), 64);
+    assert_eq!(house.outbox_bodies(at), ["of the next priority"]);
 }
 
 // ---- over power cuts

@@ -8,7 +8,7 @@ use leveret::command::{Command, Outcome};
 use leveret::config::board::BOARDS;
 use leveret::config::{Config, Layer};
 use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, Share};
+use leveret::mem::{MessageFlags, MessageId, Share};
 
 use crate::support::{At, TestBroker};
 
@@ -161,4 +161,89 @@ fn what_is_kept_to_read_back_is_for_publishers_again_when_nothing_is() {
     fill(&mut house, at, "q", 3_000);
     let now = house.messages.body_bytes_used();
     assert!(now >= before + (300 << 10), "{before} bytes were in use beside it, and {now} without it");
+}
+
+/// Publishes a persistent message with a body of so many octets, which then is in the log.
+fn publish_large(house: &mut TestBroker, at: At, queue: &str, body_len: u32) {
+    let id = house.messages.begin("", queue.as_bytes(), Share::Ordinary).unwrap();
+    let flags = MessageFlags::PERSISTENT;
+    house.messages.reserve_content(id, LASTING, flags, body_len, Share::Ordinary).unwrap();
+    append_body(house, id, body_len);
+    house.messages.finish(id);
+    assert_eq!(house.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+    store(house);
+}
+
+/// Properties of a persistent message.
+const LASTING: &[u8] = &[0x10, 0, 2];
+
+fn append_body(house: &mut TestBroker, id: MessageId, body_len: u32) {
+    let piece = vec![7; 1 << 16];
+    for at in (0..body_len).step_by(piece.len()) {
+        house.messages.append_body(id, &piece[..piece.len().min((body_len - at) as usize)]);
+    }
+}
+
+/// Reads a message back, as the engine does; whether there was memory for it, `None` if nobody wants one.
+fn read_wanted(house: &mut TestBroker, body_len: u32) -> Option<bool> {
+    let fetch = house.broker.queues_mut().next_fetch(&house.messages)?;
+    let (routing_key, properties) = (&b"q"[..], LASTING);
+    let page = Page { offset: fetch.start, exchange: "", routing_key, properties, body_len, enqueued_ms: 0 };
+    match house.broker.queues_mut().page_in(&mut house.messages, &fetch, &page) {
+        PageIn::Begun(id) => {
+            append_body(house, id, body_len);
+            assert!(house.broker.queues_mut().paged_in(&mut context!(house), &fetch, (fetch.start, 0), id));
+            house.broker.queues_mut().fetched(&fetch, fetch.start + 1);
+            Some(true)
+        }
+        PageIn::NotWanted => panic!("it is wanted"),
+        PageIn::NoRoom => {
+            house.broker.queues_mut().page_later(&house.messages, &fetch);
+            Some(false)
+        }
+    }
+}
+
+/// An attempt to read back that finds no memory frees what it began: that must wake nobody, or two queues that wait
+/// would have the card read for ever.
+#[test]
+fn queues_that_wait_for_memory_do_not_wake_each_other() {
+    const BODY_LEN: u32 = (1 << 20) - 1000;
+    let limits = Limits { body_bytes_max: 8 << 20, message_size_max: 1 << 20, ..Limits::default() };
+    for queues in [&["one", "two"][..], &["one", "two", "three", "four"]] {
+        let mut house = TestBroker::with(&limits);
+        house.journal.start(1, true, u64::MAX >> 8);
+        house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+        let at = house.connect();
+        house.declare(at, "flood", false);
+        for queue in queues {
+            let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
+            let arguments = &[];
+            house.done(
+                at,
+                Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+            );
+            publish_large(&mut house, at, queue, BODY_LEN);
+        }
+        for body_len in [20_000, 20_000, 20_000, 3_000, 3_000, 10, 10] {
+            house.messages.lift_hold(house.broker.owner(at.connection));
+            while house.offer(at, "flood", body_len) == Outcome::Published {}
+            while house.broker.spill(&mut context!(house)) {}
+        }
+        // None of the consumers reads its socket: the first message read back stays in its outbox.
+        for queue in queues {
+            let peer = house.connect();
+            house.consume(peer, queue);
+        }
+        let mut reads = Vec::new();
+        while reads.len() < 100 {
+            house.broker.run_jobs(&mut context!(house));
+            house.broker.deliver(&mut context!(house), 8192);
+            while house.broker.next_noted().is_some() {}
+            let Some(read) = read_wanted(&mut house, BODY_LEN) else { break };
+            reads.push(read);
+        }
+        assert_eq!(reads.iter().filter(|came| **came).count(), 1, "there is memory for one");
+        assert!(reads.len() <= 2 * queues.len(), "{} reads for {} queues", reads.len(), queues.len());
+    }
 }

@@ -273,7 +273,9 @@ fn a_shovel_of_another_key_or_exchange_gets_nothing_by_the_one_before() {
     set(&mut world, FORWARD);
     assert_eq!(depth(&mut world, "amq.direct", "b"), Some(2), "nobody would empty it");
     let (broker, mut context) = world.engine.broker_mut();
-    broker.operator_delete_queue(&mut context, "/", "shovel.s", (false, false)).expect("it is there");
+    broker
+        .operator_delete_queue(&mut context, "/", "shovel.s", leveret::broker::DeleteIf::default())
+        .expect("it is there");
     set(&mut world, &of(r#""src-exchange":"amq.fanout""#));
     world.run();
     assert_eq!(world.engine.broker().queue_depth("/", "shovel.s"), Some(0));

@@ -81,7 +81,10 @@ pub fn hash_of(user: &str) -> PasswordHash {
 /// deletes them.
 fn delete_rebuilt(broker: &mut Broker, context: &mut Context<'_>) {
     while let Some((vhost, queue)) = broker.next_rebuilt() {
-        if broker.operator_delete_queue(context, &vhost, &queue, (false, false)).is_err() {
+        if broker
+            .operator_delete_queue(context, &vhost, &queue, leveret::broker::DeleteIf::default())
+            .is_err()
+        {
             return;
         }
     }

@@ -12,7 +12,7 @@
 
 use crate::admin::definitions::table_of;
 use crate::bridge::Preparation;
-use crate::broker::{self, Broker, ParameterNeeds, ParameterView, SHOVEL};
+use crate::broker::{self, Broker, DeleteIf, ParameterNeeds, ParameterView, SHOVEL};
 use crate::config::bridge::{Bridge as Config, Destination};
 use crate::config::shovel::{DeleteAfter, End};
 use crate::config::shovel_parameter::parse;
@@ -156,7 +156,7 @@ impl Bridges {
         let left: Vec<_> =
             queues.filter(is_left).map(|queue| (queue.vhost.to_string(), queue.name.to_string())).collect();
         for (vhost, queue) in left {
-            yard.delete_queue((&vhost, &queue), (false, false));
+            yard.delete_queue((&vhost, &queue), DeleteIf::default());
         }
     }
 
@@ -244,7 +244,7 @@ impl Bridges {
             // something in it.
             let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
             if let Some(rule) = behind.filter(|_| !goes_on) {
-                yard.delete_queue((vhost, &rule.queue), (true, true));
+                yard.delete_queue((vhost, &rule.queue), DeleteIf { unused: true, empty: true });
             }
             return;
         }
@@ -257,9 +257,9 @@ impl Bridges {
             return;
         }
         if let Some(rule) = behind {
-            yard.delete_queue((vhost, &rule.queue), (false, false));
+            yard.delete_queue((vhost, &rule.queue), DeleteIf::default());
         }
-        yard.delete_queue((vhost, &left.config.parked), (true, true));
+        yard.delete_queue((vhost, &left.config.parked), DeleteIf { unused: true, empty: true });
     }
 }
 
@@ -283,7 +283,7 @@ impl<P: Platform> Yard<'_, P> {
     /// Deletes a queue here, only if it is unused or empty, if that is said. Where it is not there, or there is
     /// something in it, there is nothing to do; a log that takes nothing now keeps it until the next start.
     #[cold]
-    fn delete_queue(&mut self, (vhost, queue): (&str, &str), only: (bool, bool)) {
+    fn delete_queue(&mut self, (vhost, queue): (&str, &str), only: DeleteIf) {
         let (broker, mut context) = self.broker();
         let _ = broker.operator_delete_queue(&mut context, vhost, queue, only);
     }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::broker::{ConnectionView, Context, Shortage, Waiters, disk_shortage};
+use crate::broker::{ConnectionView, Context, DeleteIf, Shortage, Waiters, disk_shortage};
 use crate::command::ConnectionId;
 use crate::error::Fault;
 
@@ -577,7 +577,7 @@ fn import(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
 }
 
 fn delete_queue(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &str, queue: &str) -> Answer {
-    let only = (request.says("if-unused"), request.says("if-empty"));
+    let only = DeleteIf { unused: request.says("if-unused"), empty: request.says("if-empty") };
     let (broker, mut context) = context.broker();
     let deleted = broker.operator_delete_queue(&mut context, vhost, queue, only);
     counted(&context, deleted)

@@ -711,7 +711,7 @@ impl Broker {
         let source = self.queues.deliveries()[index].queue;
         self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
         match source {
-            Some(source) => self.give_up_delivery(cx, source, index, Reason::Parked(place)),
+            Some(source) => self.dead_letter_delivery(cx, source, index, Reason::Parked(place)),
             None => self.finish_delivery(cx, index),
         }
         Ok(())

@@ -56,12 +56,12 @@ impl QueueDeclaration<'_> {
 }
 
 /// What must be true of a queue that is to be deleted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DeleteIf {
+#[derive(Clone, Copy, Default, Debug)]
+pub struct DeleteIf {
     /// It has no consumers.
-    pub(crate) unused: bool,
+    pub unused: bool,
     /// It has no messages ready.
-    pub(crate) empty: bool,
+    pub empty: bool,
 }
 
 /// Units of matching that are as much work as looking at one record in a job.
@@ -526,11 +526,16 @@ impl Broker {
         Ok(())
     }
 
+    /// Ready messages of a queue, those that it has adopted and that do not stand in it yet included.
+    fn ready_or_adopted(&self, queue: QueueId) -> u32 {
+        self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_by(queue))
+    }
+
     fn declared(&self, queue: QueueId) -> Outcome {
         let record = self.queues.at(queue);
         Outcome::QueueDeclared {
             queue: record.name.clone(),
-            message_count: self.queues.records().ready_in(queue) + self.recovery.adopted_by(queue),
+            message_count: self.ready_or_adopted(queue),
             consumer_count: record.audience.len(),
         }
     }
@@ -658,11 +663,18 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         self.check(cx.work, connection, vhost, Right::Read, Thing::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
-        let (count, taken) = self.queues.purge(queue);
-        for (queue, parts) in taken {
-            self.begin_job(connection, Job::Purge { queue, parts });
-        }
+        let (count, drops) = self.purge(queue);
+        drops.into_iter().for_each(|job| self.begin_job(connection, job));
         Ok(Outcome::MessageCount(count))
+    }
+
+    /// Takes all ready messages out of a queue, those that it has adopted included; says how many, and gives the jobs
+    /// that drop them.
+    pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<Job>) {
+        let adopted = self.recovery.purge_adopted(queue);
+        let (count, taken) = self.queues.purge(queue);
+        let drops = taken.into_iter().map(|(queue, parts)| Job::Purge { queue, parts });
+        (count.saturating_add(adopted), drops.collect())
     }
 
     pub(crate) fn delete_queue_by_name(
@@ -686,19 +698,29 @@ impl Broker {
             return Ok(Outcome::MessageCount(0));
         }
         let queue = self.require_queue(connection, vhost, name)?;
-        let record = self.queues.at(queue);
+        let count = self.check_queue_deletable(cx.journal, queue, only_if)?;
+        self.retire_queue(cx, queue);
+        self.begin_job(connection, Job::Queue(queue));
+        Ok(Outcome::MessageCount(count))
+    }
+
+    /// Whether a queue may be deleted now, under these conditions; says how many messages it has ready.
+    ///
+    /// # Errors
+    /// It is in use, or not empty, or the store cannot be written.
+    pub(crate) fn check_queue_deletable(
+        &self,
+        journal: &Journal,
+        queue: QueueId,
+        only_if: DeleteIf,
+    ) -> Result<u32, Fault> {
+        let (record, count) = (self.queues.at(queue), self.ready_or_adopted(queue));
         let problem = match () {
             () if only_if.unused && !record.audience.is_empty() => "in use",
-            () if only_if.empty && self.queues.records().ready_in(queue) > 0 => "not empty",
-            () => {
-                let count = self.queues.records().ready_in(queue);
-                check_deletable(cx.journal, record.logged.is_on())?;
-                self.retire_queue(cx, queue);
-                self.begin_job(connection, Job::Queue(queue));
-                return Ok(Outcome::MessageCount(count));
-            }
+            () if only_if.empty && count > 0 => "not empty",
+            () => return check_deletable(journal, record.logged.is_on()).map(|()| count),
         };
-        let words = self.queue_in_words(vhost, name);
+        let words = self.queue_in_words(record.vhost, &record.name);
         Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
     }
 

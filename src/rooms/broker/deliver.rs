@@ -245,7 +245,7 @@ impl Broker {
     /// Whether a connection may have one more delivery.
     #[inline]
     pub(crate) fn may_take_delivery(&self, connection: ConnectionId) -> bool {
-        self.quota.may_take_delivery(connection, self.queues.deliveries_room())
+        self.quota.may_take_delivery(connection, self.queues.deliveries().room())
     }
 
     /// The outbox of a connection, from the front.
@@ -291,7 +291,7 @@ impl Broker {
                 }
             }
             if delivery.orphaned && !delivery.no_ack {
-                self.give_back(cx, index);
+                self.requeue_delivery(cx, index);
             } else if delivery.no_ack {
                 self.finish_delivery(cx, index);
             } else {
@@ -395,7 +395,8 @@ impl Broker {
         if self.queues.at(behind).settings.may_expire {
             self.post().expire_behind(cx, behind);
         }
-        if behind != level {
+        // The last of a level may have gone, or expired: another level is the first then, and may go at once.
+        if self.queues.records().first_level(queue) != level {
             self.queues.records_mut().wake(queue);
         }
         let left = self.queues.records().ready_in(queue);

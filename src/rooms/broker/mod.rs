@@ -92,6 +92,7 @@ pub use access::{
 pub use apply::DeliverySource;
 pub use context::Context;
 pub use counters::Counters;
+pub use definitions::DeleteIf;
 pub use deliver::OutboxView;
 pub use letters::{came_from, parked, unparked};
 pub use names::Entropy;

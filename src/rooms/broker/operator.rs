@@ -14,7 +14,7 @@ use crate::journal::{Batch, DestinationName, Journal};
 use crate::password::PasswordHash;
 
 use super::access::{OperatorFault, check_name};
-use super::definitions::QueueDeclaration;
+use super::definitions::{DeleteIf, QueueDeclaration};
 use super::faults::{check_changeable, check_deletable, check_room};
 use super::job::{Job, Sweep};
 use super::letters::{Firehose, TracedName};
@@ -61,10 +61,8 @@ impl Broker {
     /// There is no such queue.
     pub fn operator_purge(&mut self, cx: &mut Context<'_>, vhost: &str, queue: &str) -> Result<u32, Fault> {
         let (queue, _) = self.operator_queue(vhost, queue)?;
-        let (count, taken) = self.queues.purge(queue);
-        for (queue, parts) in taken {
-            self.jobs.begin(Job::Purge { queue, parts });
-        }
+        let (count, drops) = self.purge(queue);
+        drops.into_iter().for_each(|job| self.jobs.begin(job));
         self.run_jobs(cx);
         let batch = cx.journal.await_settles();
         cx.await_batch(batch);
@@ -80,30 +78,25 @@ impl Broker {
         cx: &mut Context<'_>,
         vhost: &str,
         name: &str,
-        (if_unused, if_empty): (bool, bool),
+        only_if: DeleteIf,
     ) -> Result<u32, Fault> {
         if let Some(vhost) = self.access.find_vhost(vhost)
             && self.queues.records().find_queue(vhost, name).is_none()
-            && self.delete_left_out(cx, vhost, DestinationName::Queue(name), if_unused || if_empty)?
+            && self.delete_left_out(
+                cx,
+                vhost,
+                DestinationName::Queue(name),
+                only_if.unused || only_if.empty,
+            )?
         {
             return Ok(0);
         }
-        let (queue, vhost) = self.operator_queue(vhost, name)?;
-        let record = self.queues.at(queue);
-        let count = self.queues.records().ready_in(queue);
-        let problem = match () {
-            () if if_unused && !record.audience.is_empty() => "in use",
-            () if if_empty && count > 0 => "not empty",
-            () => {
-                check_deletable(cx.journal, record.logged.is_on())?;
-                self.retire_queue(cx, queue);
-                self.jobs.begin(Job::Queue(queue));
-                self.run_jobs(cx);
-                return Ok(count);
-            }
-        };
-        let words = self.queue_in_words(vhost, name);
-        Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{words} {problem}")))
+        let (queue, _) = self.operator_queue(vhost, name)?;
+        let count = self.check_queue_deletable(cx.journal, queue, only_if)?;
+        self.retire_queue(cx, queue);
+        self.jobs.begin(Job::Queue(queue));
+        self.run_jobs(cx);
+        Ok(count)
     }
 
     fn operator_queue(&self, vhost: &str, name: &str) -> Result<(QueueId, VhostId), Fault> {

@@ -208,6 +208,10 @@ impl Broker {
 
     /// Notes that all adopted messages stand in their queue.
     pub fn end_adoption(&mut self, queue: QueueId) {
+        if self.recovery.end_adoption(queue) && !self.queues.at(queue).dying {
+            let (_, drops) = self.purge(queue);
+            drops.into_iter().for_each(|job| self.jobs.begin(job));
+        }
         self.end_returning(queue);
         if self.queues.records().get(queue.index()).is_some() {
             self.queues.look_at_stored(queue);

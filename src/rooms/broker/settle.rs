@@ -122,8 +122,8 @@ impl Broker {
     /// Settles a delivery that is on no list any more and whose tag is forgotten.
     pub(crate) fn settle_one(&mut self, cx: &mut Context<'_>, index: usize, settlement: Settlement) {
         match settlement {
-            Settlement::Requeue => self.give_back(cx, index),
-            Settlement::Reject => self.reject(cx, index),
+            Settlement::Requeue => self.requeue_delivery(cx, index),
+            Settlement::Reject => self.give_up_delivery(cx, index, Reason::Rejected),
             Settlement::Ack => {
                 self.counters.acknowledged += 1;
                 self.finish_delivery(cx, index);
@@ -144,18 +144,17 @@ impl Broker {
         self.after_uncount(cx, delivery.queue, delivery.consumer, delivery.channel);
     }
 
-    /// Rejects a delivery: its message may be dead-lettered.
-    fn reject(&mut self, cx: &mut Context<'_>, index: usize) {
-        match self.queues.deliveries()[index]
-            .queue
-            .filter(|queue| self.queues.records().has_dead_letters(*queue))
-        {
-            Some(queue) => self.give_up_delivery(cx, queue, index, Reason::Rejected),
+    /// Gives up the message of a delivery for this reason: it is dead-lettered where its queue does that.
+    fn give_up_delivery(&mut self, cx: &mut Context<'_>, index: usize, reason: Reason) {
+        let queue = self.queues.deliveries()[index].queue;
+        match queue.filter(|queue| self.queues.records().has_dead_letters(*queue)) {
+            Some(queue) => self.dead_letter_delivery(cx, queue, index, reason),
             None => self.finish_delivery(cx, index),
         }
     }
 
-    pub(crate) fn give_up_delivery(
+    /// Hands the message of a delivery to the dead letters of its queue, for this reason.
+    pub(crate) fn dead_letter_delivery(
         &mut self,
         cx: &mut Context<'_>,
         queue: QueueId,
@@ -170,8 +169,8 @@ impl Broker {
         self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
-    /// Whether a message that is requeued is over the delivery limit by now. A bridge requeues what it could
-    /// not send, however often its link broke: that is no reason to give up a message.
+    /// Counts that a message is requeued once more; says whether it is over the delivery limit by now. A bridge
+    /// requeues what it could not send, however often its link broke: that counts against no message.
     fn count_requeue(&mut self, index: usize) -> bool {
         let channel = self.queues.deliveries()[index].channel;
         let connection = self.consumers.connection_of(channel);
@@ -179,43 +178,27 @@ impl Broker {
     }
 
     /// Requeues a delivery at its old place.
-    pub(crate) fn give_back(&mut self, cx: &mut Context<'_>, index: usize) {
+    pub(crate) fn requeue_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
         if self.count_requeue(index) {
-            return match self.queues.deliveries()[index]
-                .queue
-                .filter(|queue| self.queues.records().has_dead_letters(*queue))
-            {
-                Some(queue) => self.give_up_delivery(cx, queue, index, Reason::DeliveryLimit),
-                None => self.finish_delivery(cx, index),
-            };
+            return self.give_up_delivery(cx, index, Reason::DeliveryLimit);
         }
+        let queue = self.queues.deliveries()[index].queue;
+        let Some(queue) = queue.filter(|queue| !self.queues.at(*queue).dying) else {
+            return self.finish_delivery(cx, index);
+        };
         self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = &mut self.queues.deliveries_mut()[index];
-        let (queue, consumer, channel) = (delivery.queue, delivery.consumer, delivery.channel);
         delivery.redelivered = true;
+        let (consumer, channel) = (delivery.consumer, delivery.channel);
         let (logged, returns) = (delivery.logged, delivery.returns);
-        match queue {
-            Some(queue) if !self.queues.at(queue).dying => {
-                if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_returns) {
-                    self.queues.records_mut().note_return(cx.journal, &self.access, queue, offset, returns);
-                }
-                self.queues.put_back(cx.messages, queue, index);
-                let record = self.queues.at(queue);
-                if record.has_rules() {
-                    self.post().enforce_limits(cx, queue);
-                }
-            }
-            _ => {
-                let delivery = self.queues.deliveries_mut().remove(index);
-                if let Some(queue) = queue {
-                    self.queues.settle_delivered(cx, queue, &delivery);
-                } else if let Some(message) = delivery.message {
-                    cx.messages.release(message);
-                }
-                self.queues.note_release();
-            }
+        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_returns) {
+            self.queues.records_mut().note_return(cx.journal, &self.access, queue, offset, returns);
         }
-        self.after_uncount(cx, queue, consumer, channel);
+        self.queues.put_back(cx.messages, queue, index);
+        if self.queues.at(queue).has_rules() {
+            self.post().enforce_limits(cx, queue);
+        }
+        self.after_uncount(cx, Some(queue), consumer, channel);
     }
 
     /// Notes that the messages of a channel's consumers are back in their queues.
@@ -335,14 +318,9 @@ impl Broker {
                 return false;
             }
         }
-        while let Some(binding) = self.queues.at(queue).bindings.front() {
-            if cx.journal.is_crowded() {
-                return false;
-            }
-            self.remove_binding(cx, BindingId::from_index(binding));
-            if !spend(left) {
-                return false;
-            }
+        let next = |broker: &Self| broker.queues.at(queue).bindings.front().map(BindingId::from_index);
+        if !self.remove_bindings(cx, left, next) {
+            return false;
         }
         self.queues.at_mut(queue).cleared = true;
         self.free_queue_if_done(queue);
@@ -350,7 +328,21 @@ impl Broker {
     }
 
     fn run_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId, left: &mut u32) -> bool {
-        while let Some(binding) = self.topology.any_binding(exchange) {
+        if !self.remove_bindings(cx, left, |broker| broker.topology.any_binding(exchange)) {
+            return false;
+        }
+        self.free_exchange(exchange);
+        true
+    }
+
+    /// Removes bindings as long as there is a `next` one, as many as `left` allows; says whether those are all.
+    fn remove_bindings(
+        &mut self,
+        cx: &mut Context<'_>,
+        left: &mut u32,
+        next: impl Fn(&Self) -> Option<BindingId>,
+    ) -> bool {
+        while let Some(binding) = next(self) {
             if cx.journal.is_crowded() {
                 return false;
             }
@@ -359,7 +351,6 @@ impl Broker {
                 return false;
             }
         }
-        self.free_exchange(exchange);
         true
     }
 
@@ -372,7 +363,7 @@ impl Broker {
                 return false;
             }
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
-            self.give_back(cx, index);
+            self.requeue_delivery(cx, index);
         }
         self.end_returning_of(channel);
         self.consumers.channel_mut(channel).cleared = true;
@@ -408,7 +399,7 @@ impl Broker {
         let delivery = &self.queues.deliveries()[index];
         match delivery.carrier {
             Carrier::Return => self.finish_delivery(cx, index),
-            _ if delivery.no_ack || delivery.orphaned => self.give_back(cx, index),
+            _ if delivery.no_ack || delivery.orphaned => self.requeue_delivery(cx, index),
             _ => self.queues.deliveries_mut()[index].sent = true,
         }
     }

@@ -58,12 +58,10 @@ impl Division {
         less > 0
     }
 
-    /// A holder that still has so much gave so much back; says whether more is kept by that.
-    pub const fn give_back(&mut self, held: u64, less: u64) -> bool {
+    /// A holder that still has so much gave so much back.
+    pub const fn give_back(&mut self, held: u64, less: u64) {
         let missing = self.part.saturating_sub(held);
-        let more = if less < missing { less } else { missing };
-        self.kept += more;
-        more > 0
+        self.kept += if less < missing { less } else { missing };
     }
 }
 

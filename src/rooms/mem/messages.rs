@@ -206,7 +206,7 @@ impl Messages {
             flags = flags.with(MessageFlags::ASSEMBLING);
         }
         let slot = &mut self.slots[id.index()];
-        slot.flags = slot.flags.with(flags.without(MessageFlags::INLINE));
+        slot.flags = slot.flags.with(flags.without(MessageFlags::ITS_OWN));
         slot.properties_len = properties.len() as u32;
         slot.body_len = body_len;
         if self.owners.is_divided() {
@@ -323,13 +323,15 @@ impl Messages {
         MESSAGE_SLOT_BYTES as u32 + slot.block_bytes()
     }
 
-    /// Frees a message that was begun or copied in vain, before anything else came or went. No room is made by
+    /// Frees a message that was begun or copied in vain, before anybody else asked for room. No room is made by
     /// that and by its beginning together, so nobody is told of any: whoever waits for room would try again
     /// for ever.
     pub fn discard(&mut self, id: MessageId) {
         assert!(!self.is_shared(id), "nobody else holds what was made in vain");
-        let pages_freed = self.pages_freed;
-        self.releases -= self.free(id);
+        let (pages_freed, flags) = (self.pages_freed, self.flags(id));
+        self.free(id);
+        let told = [MessageFlags::NAMES_TOLD, MessageFlags::CONTENT_TOLD];
+        self.releases -= told.into_iter().filter(|told| flags.has(*told)).count() as u64;
         self.frees -= 1;
         self.pages_freed = pages_freed;
     }
@@ -463,10 +465,11 @@ impl Messages {
         Err(self.refuse(share, full, owner))
     }
 
-    /// Says how many of the releases that were counted when it came are undone by that.
-    fn free(&mut self, id: MessageId) -> u64 {
+    fn free(&mut self, id: MessageId) {
         self.leave_assembly(id);
-        let undone = if self.owners.is_divided() { self.count_freed(id) } else { 0 };
+        if self.owners.is_divided() {
+            self.count_freed(id);
+        }
         let chain = core::mem::take(&mut self.slots[id.index()].first_block);
         self.slots.give(id.index());
         self.frees += 1;
@@ -476,7 +479,6 @@ impl Messages {
             self.blocks.free_chain(chain);
             self.pages_freed += (before - self.blocks.pages_used()) as u64;
         }
-        undone
     }
 
     /// Says how many pages of the assembly share that made free.

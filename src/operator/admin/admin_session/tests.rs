@@ -184,7 +184,7 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
                     &mut Context::new(&mut stage.journal, &mut stage.messages, &mut stage.work),
                     "/",
                     &name,
-                    (false, false),
+                    broker::DeleteIf::default(),
                 )
                 .unwrap();
         }

@@ -79,7 +79,7 @@ impl Consumers {
         let record = &self.connections[connection.index()];
         record.writable
             && record.outbox_bytes < self.output_budget_bytes
-            && quota.may_take_delivery(connection, queues.deliveries_room())
+            && quota.may_take_delivery(connection, queues.deliveries().room())
     }
 
     /// Whether a message that enters a queue now leaves it in this turn: whether the waiting consumers can
@@ -200,7 +200,7 @@ impl Consumers {
         let can_take = record.writable
             && !record.dying
             && record.outbox_bytes < self.output_budget_bytes
-            && quota.may_take_delivery(connection, queues.deliveries_room());
+            && quota.may_take_delivery(connection, queues.deliveries().room());
         if !can_take {
             return;
         }
@@ -244,7 +244,7 @@ impl Consumers {
     /// Notes that a consumer of a connection is parked: if its share of deliveries is why, others'
     /// settlements concern it.
     fn note_share(&mut self, queues: &Queues, quota: &Quota, connection: ConnectionId) {
-        let is_beyond = !quota.may_take_delivery(connection, queues.deliveries_room());
+        let is_beyond = !quota.may_take_delivery(connection, queues.deliveries().room());
         let record = &mut self.connections[connection.index()];
         if is_beyond && !core::mem::replace(&mut record.waits_for_share, true) {
             self.over_share.push(connection);

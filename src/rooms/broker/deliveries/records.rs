@@ -136,15 +136,14 @@ impl Deliveries {
         (wire_bytes, body_len): (u32, u32),
     ) -> Option<usize> {
         let findable = !new.no_ack && new.carrier != Carrier::Return;
-        let (channel, tag) = (new.channel, new.tag);
         let record = Delivered {
-            tag,
+            tag: new.tag,
             offset: new.offset,
             logged: new.logged,
             sequence,
             message: Some(new.message),
             body_len,
-            channel,
+            channel: new.channel,
             consumer: new.consumer,
             queue: new.queue,
             wire_bytes,
@@ -166,9 +165,7 @@ impl Deliveries {
         };
         let index = self.slab.insert(record).ok()?;
         if findable {
-            let bucket = self.bucket(channel, tag);
-            self.slab[index].bucket_next = self.buckets[bucket];
-            self.buckets[bucket] = index as u32 + 1;
+            self.remember_tag(index);
         }
         Some(index)
     }
@@ -207,7 +204,7 @@ impl Deliveries {
         }
     }
 
-    /// The client knows the tag of a delivery again (a transaction was rolled back).
+    /// The client knows the tag of a delivery, for the first time or again (a transaction was rolled back).
     fn remember_tag(&mut self, index: usize) {
         let bucket = self.bucket(self.slab[index].channel, self.slab[index].tag);
         self.slab[index].bucket_next = self.buckets[bucket];
@@ -356,9 +353,7 @@ impl Deliveries {
         let start = channel.index().wrapping_mul(0x9E37_79B1);
         start.wrapping_add(tag as usize) & (self.buckets.len() - 1)
     }
-}
 
-impl Deliveries {
     /// Whether any delivery waits to be given up for this reason.
     pub(crate) fn has_death(&self, reason: Reason) -> bool {
         self.slab.iter().any(|(_, delivery)| delivery.death == Some(reason))

@@ -57,7 +57,7 @@ impl Records {
         let route = messages.begin("", &[], draw).map_err(|full| out_of(full.key()))?;
         let reserved = messages.reserve_whole(route, &[], MessageFlags::ROUTE, body_len, draw.share);
         if let Err(full) = reserved {
-            messages.release(route);
+            messages.discard(route);
             return Err(out_of(full.key()));
         }
         for &queue in targets {

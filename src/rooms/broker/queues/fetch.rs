@@ -103,7 +103,8 @@ pub(crate) fn begin_page(
     match messages.reserve_content(message, page.properties, flags, page.body_len, share) {
         Ok(()) => Ok(message),
         Err(full) => {
-            messages.release(message);
+            // Whoever waits for memory must not be woken by an attempt in vain.
+            messages.discard(message);
             Err(full)
         }
     }

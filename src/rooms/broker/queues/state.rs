@@ -299,12 +299,6 @@ impl Queues {
         &mut self.deliveries
     }
 
-    /// Free delivery records.
-    #[inline]
-    pub(crate) const fn deliveries_room(&self) -> usize {
-        self.deliveries.room()
-    }
-
     /// Rises when room is made that a publisher may wait for: places for entries and deliveries (their pools
     /// count these), room in the share of a queue, or room in an outbox.
     pub(crate) const fn room_made(&self) -> u64 {
@@ -371,8 +365,12 @@ impl Queues {
         }
     }
 
-    /// Adds messages of a queue that the log has, in order; `false` when there is no room to remember them.
+    /// Adds messages of a queue that the log has, in order; `false` when there is no room to remember them. A queue
+    /// that was deleted meanwhile gets none.
     pub fn restore_messages(&mut self, queue: QueueId, start: u64, end: u64) -> bool {
+        if self.records[queue].dying {
+            return true;
+        }
         let mut start = start;
         while start < end {
             let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;

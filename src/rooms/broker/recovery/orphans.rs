@@ -37,6 +37,18 @@ impl Orphan {
     }
 }
 
+/// A queue that has adopted an orphan whose messages do not stand in it yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Adoption {
+    /// The number that the store knows the queue by.
+    pub(super) incarnation: u64,
+    pub(super) queue: QueueId,
+    /// Messages of the orphan.
+    pub(super) count: u64,
+    /// The queue was purged meanwhile: the messages are to go as soon as they stand in it.
+    pub(super) is_purged: bool,
+}
+
 /// All orphans, and queues made of orphans.
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
@@ -44,8 +56,8 @@ pub(super) struct Orphans {
     pub(super) names_bytes: usize,
     /// Orphans that are not listed.
     pub(super) unlisted: u64,
-    /// Queues that adopted an orphan whose messages do not stand in them yet: incarnation, queue, messages.
-    pub(super) adopted: Vec<(u64, QueueId, u64)>,
+    /// Queues that adopted an orphan whose messages do not stand in them yet.
+    pub(super) adopted: Vec<Adoption>,
     /// Rebuilt queues that nobody has declared since.
     pub(super) rebuilt: u32,
 }
@@ -71,9 +83,9 @@ impl Orphans {
         orphan
     }
 
-    /// Messages that a queue has adopted and that do not stand in it yet.
+    /// Messages that a queue has adopted and that do not stand in it yet, those of a purge left out.
     pub(super) fn adopted_by(&self, queue: QueueId) -> u32 {
-        let count = self.adopted.iter().find(|(_, by, _)| *by == queue).map_or(0, |(.., count)| *count);
-        u32::try_from(count).unwrap_or(u32::MAX)
+        let by = self.adopted.iter().find(|adoption| adoption.queue == queue && !adoption.is_purged);
+        by.map_or(0, |adoption| u32::try_from(adoption.count).unwrap_or(u32::MAX))
     }
 }

@@ -3,7 +3,7 @@
 //! Always true: nothing is added here but at a start.
 
 use super::left_out::LeftOut;
-use super::orphans::{Orphan, Orphans};
+use super::orphans::{Adoption, Orphan, Orphans};
 use crate::broker::Context;
 use crate::broker::access::Access;
 use crate::broker::faults::check_deletable;
@@ -93,7 +93,8 @@ impl Recovery {
 
     /// Notes that a queue has adopted an orphan, whose messages do not stand in it yet.
     pub(crate) fn adopted(&mut self, orphan: &Orphan, queue: QueueId) {
-        self.orphans.adopted.push((orphan.incarnation, queue, orphan.contents.count));
+        let (incarnation, count) = (orphan.incarnation, orphan.contents.count);
+        self.orphans.adopted.push(Adoption { incarnation, queue, count, is_purged: false });
     }
 
     /// Messages that a queue has adopted and that do not stand in it yet.
@@ -101,9 +102,23 @@ impl Recovery {
         self.orphans.adopted_by(queue)
     }
 
-    /// The next queue whose adopted messages are to be put into it, with its incarnation.
-    pub fn next_adopted(&mut self) -> Option<(u64, QueueId)> {
-        self.orphans.adopted.pop().map(|(incarnation, queue, _)| (incarnation, queue))
+    /// The next queue whose adopted messages are to be put into it, with its incarnation; an end must follow.
+    pub fn next_adopted(&self) -> Option<(u64, QueueId)> {
+        self.orphans.adopted.last().map(|adoption| (adoption.incarnation, adoption.queue))
+    }
+
+    /// Notes that a queue is purged: messages that it has adopted go as soon as they stand in it. Says how many.
+    pub(crate) fn purge_adopted(&mut self, queue: QueueId) -> u32 {
+        let count = self.orphans.adopted_by(queue);
+        let adopted = self.orphans.adopted.iter_mut();
+        adopted.filter(|adoption| adoption.queue == queue).for_each(|adoption| adoption.is_purged = true);
+        count
+    }
+
+    /// Notes that what a queue has adopted stands in it; says whether that was purged meanwhile.
+    pub(crate) fn end_adoption(&mut self, queue: QueueId) -> bool {
+        let place = self.orphans.adopted.iter().position(|adoption| adoption.queue == queue);
+        place.is_some_and(|place| self.orphans.adopted.swap_remove(place).is_purged)
     }
 
     // ---- definitions left out

@@ -218,8 +218,12 @@ fn adopted_messages_count_for_their_queue_until_they_stand_in_it() {
     let counts = |recovery: &Recovery| [one, two].map(|queue| recovery.adopted_by(queue));
     assert_eq!(counts(&world.recovery), [50, 60]);
     assert_eq!(world.recovery.next_adopted(), Some((6, two)));
+    assert!(!world.recovery.end_adoption(two));
     assert_eq!(counts(&world.recovery), [50, 0]);
     assert_eq!(world.recovery.next_adopted(), Some((5, one)));
+    assert_eq!((world.recovery.purge_adopted(one), world.recovery.purge_adopted(one)), (50, 0));
+    assert_eq!(counts(&world.recovery), [0, 0]);
+    assert!(world.recovery.end_adoption(one), "it was purged meanwhile");
     assert_eq!(world.recovery.next_adopted(), None);
 }
 

@@ -7,7 +7,9 @@
 use super::Messages;
 use super::claim::{Claim, LARGE_PAGES_MIN};
 use super::owners::{Kept, Owners};
-use super::slot::{LAST_PART, MessageId, Owner, PoolFull, Scarce, Sender, Share, half_reserve, last_part};
+use super::slot::{
+    LAST_PART, MessageFlags, MessageId, Owner, PoolFull, Scarce, Sender, Share, half_reserve, last_part,
+};
 use crate::mem::blocks::{Blocks, PAGE_BYTES};
 
 impl Messages {
@@ -52,7 +54,7 @@ impl Messages {
     pub(super) fn count_begun(&mut self, id: MessageId) {
         let slot = &self.slots[id.index()];
         let is_less_kept = self.owners.take(slot.owner(), 1, slot.block_bytes().into(), 0);
-        self.releases += u64::from(is_less_kept);
+        self.tell(id, is_less_kept, MessageFlags::NAMES_TOLD);
     }
 
     /// It has room for its content.
@@ -61,18 +63,22 @@ impl Messages {
         let slot = &self.slots[id.index()];
         let bytes = slot.block_bytes() - slot.names_block_bytes();
         let is_less_kept = self.owners.take(slot.owner(), 0, bytes.into(), slot.assembly_pages());
-        self.releases += u64::from(is_less_kept);
+        self.tell(id, is_less_kept, MessageFlags::CONTENT_TOLD);
     }
 
-    /// It goes; says how many of the releases that were counted when it came are undone by that. It gives back
-    /// in the steps in which it took, the last one first.
+    /// What is not kept for the owner any more is room for others; `told` notes that this was said.
+    fn tell(&mut self, id: MessageId, is_less_kept: bool, told: MessageFlags) {
+        if is_less_kept {
+            self.releases += 1;
+            self.add_flags(id, told);
+        }
+    }
+
+    /// It goes.
     #[inline(never)]
-    pub(super) fn count_freed(&mut self, id: MessageId) -> u64 {
+    pub(super) fn count_freed(&mut self, id: MessageId) {
         let slot = &self.slots[id.index()];
-        let (owner, names_bytes) = (slot.owner(), slot.names_block_bytes());
-        let content = self.owners.give_back(owner, 0, (slot.block_bytes() - names_bytes).into());
-        let begun = self.owners.give_back(owner, 1, names_bytes.into());
-        u64::from(content) + u64::from(begun)
+        self.owners.give_back(slot.owner(), 1, slot.block_bytes().into());
     }
 
     /// Whose memory a message takes.

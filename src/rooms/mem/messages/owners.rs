@@ -85,12 +85,14 @@ impl Parts {
         is_less_kept
     }
 
-    /// Says whether more is kept by that.
-    fn give_back(&mut self, place: usize, slots: u64, bytes: u64) -> bool {
+    fn give_back(&mut self, place: usize, slots: u64, bytes: u64) {
         let tally = &mut self.tallies[place];
         tally.slots -= slots;
         tally.bytes -= bytes;
-        tally.has_part && self.slots.give_back(tally.slots, slots) | self.bytes.give_back(tally.bytes, bytes)
+        if tally.has_part {
+            self.slots.give_back(tally.slots, slots);
+            self.bytes.give_back(tally.bytes, bytes);
+        }
     }
 
     /// What is kept of a pool from the one in this place, when it wants so much more.
@@ -217,9 +219,9 @@ impl Owners {
             | self.users.take(owner.user(), slots, bytes, pages)
     }
 
-    /// Says whether more is kept by that.
-    pub(super) fn give_back(&mut self, owner: Owner, slots: u64, bytes: u64) -> bool {
-        self.vhosts.give_back(owner.vhost(), slots, bytes) | self.users.give_back(owner.user(), slots, bytes)
+    pub(super) fn give_back(&mut self, owner: Owner, slots: u64, bytes: u64) {
+        self.vhosts.give_back(owner.vhost(), slots, bytes);
+        self.users.give_back(owner.user(), slots, bytes);
     }
 
     #[inline]

@@ -75,6 +75,12 @@ impl MessageFlags {
     pub(super) const INLINE: Self = Self(512);
     pub(super) const ASSEMBLING: Self = Self(4);
     pub(super) const MANDATORY: Self = Self(8);
+    /// It was told as room made that its names took of what is kept for its owner.
+    pub(super) const NAMES_TOLD: Self = Self(4096);
+    /// It was told as room made that its content took of what is kept for its owner.
+    pub(super) const CONTENT_TOLD: Self = Self(8192);
+    /// What is true of one message alone, and of no copy of it.
+    pub(super) const ITS_OWN: Self = Self::INLINE.with(Self::NAMES_TOLD).with(Self::CONTENT_TOLD);
 
     /// These flags and the others.
     #[must_use]

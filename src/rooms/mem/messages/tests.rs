@@ -290,3 +290,19 @@ fn a_message_begun_in_vain_makes_no_room() {
     pool.release(kept);
     assert!(pool.room_made() > before, "a message that leaves makes room");
 }
+
+/// What a copy counted when it was made is undone with it, and nothing else: a message that left meanwhile made room.
+#[test]
+fn a_copy_made_in_vain_takes_no_room_away_that_others_made() {
+    for count in 2..40 {
+        let mut pool = pool(64, 1 << 20, 1 << 20);
+        let (first, second) = (Owner::of_vhost(0), Owner::of_vhost(1));
+        pool.divide_among([first, second].into_iter(), core::iter::empty());
+        let held: Vec<_> = (0..count).map(|_| make(&mut pool, "key", b"", &[7; 10])).collect();
+        let copy = pool.copy_with_properties(held[0], b"", MessageFlags::NONE).unwrap();
+        let before = pool.room_made();
+        pool.release(held[count - 1]);
+        pool.discard(copy);
+        assert!(pool.room_made() > before, "of {count} one left, and nobody is told of room");
+    }
+}
