@@ -224,7 +224,7 @@ def limits_of(binary: str, config: str) -> Dict[str, int]:
     """The numbers that result from a configuration, and what the kernel may hold for its sockets."""
     said = subprocess.run([binary, "check", "--config", config], capture_output=True, text=True, check=True).stdout
     found = {}
-    for key, number, unit in re.findall(r'^(\w+) = "?(\d+)(KiB|MiB|KB|MB|B|)"?$', said, re.MULTILINE):
+    for key, number, unit in re.findall(r'^(\w+) = "?(\d+)(KiB|MiB|KB|MB|B|)"?(?:  #.*)?$', said, re.MULTILINE):
         found[key] = int(number) * {"KiB": 1 << 10, "MiB": 1 << 20, "KB": 1000, "MB": 1_000_000}.get(unit, 1)
     kernel = re.search(r"socket buffers: at most ([\d.]+) MB", said)
     assert kernel, f"no line for the kernel's part:\n{said}"
