@@ -20,6 +20,7 @@ use super::deliveries::Carrier;
 use super::job::{Job, spend};
 use super::letters::Reason;
 use super::queue::Purged;
+use super::queues::take_step;
 use super::{Broker, Context};
 
 /// Records cleared away in one step of a job.
@@ -277,11 +278,14 @@ impl Broker {
         left: &mut u32,
     ) -> bool {
         while let Some(index) = self.consumers.first_sent(&self.queues, channel, through) {
-            if !spend(left) {
+            if *left == 0 {
                 return false;
             }
+            let before = cx.work.units();
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, settlement);
+            // What is rejected may go on to many queues at once.
+            take_step(left, before, cx.work);
         }
         self.end_returning_of(channel);
         let connection = self.consumers.connection_of(channel);

@@ -13,6 +13,7 @@ use crate::broker::access::Access;
 use crate::broker::consumers::{ConsumerState, Consumers, Fill, Mode};
 use crate::broker::parameters::{ParameterView, Parameters};
 use crate::broker::policy::{Policies, PolicyView};
+use crate::broker::queue::Queue;
 use crate::broker::queues::Queues;
 use crate::broker::quota::Quota;
 use crate::broker::sizes::QUEUE_BYTES;
@@ -52,10 +53,12 @@ impl<'b> Views<'b> {
 
     /// The queue in a place, unless it is a hidden one.
     pub fn queue_at(self, place: usize) -> Option<QueueView<'b>> {
-        let record = self.queues.records().get(place).filter(|record| !record.hidden && !record.dying)?;
+        let records = self.queues.records();
+        let record = records.get(place).filter(|record| !record.hidden && !record.dying)?;
         let exclusive = record.audience.first().filter(|_| record.audience.has_exclusive());
         let named = |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
         let id = QueueId::from_index(place);
+        let sum = |of: fn(&Queue) -> u64| records.sum_over_levels(id, of);
         let names_bytes = (record.name.len() + record.arguments.len()) as u64;
         Some(QueueView {
             place,
@@ -67,41 +70,20 @@ impl<'b> Views<'b> {
             owner: record.declared.exclusive_owner,
             arguments: Table::trusted(&record.arguments),
             applied: self.policies.applied_view(record.applied),
-            messages_ready: self.queues.records().ready_in(id),
-            messages_ready_ram: self
-                .queues
-                .records()
-                .sum_over_levels(id, |level| level.backlog.resident().into())
+            messages_ready: records.ready_in(id),
+            messages_ready_ram: sum(|level| level.backlog.resident().into()) as u32,
+            messages_unacknowledged: sum(|level| level.unsettled.count.into()) as u32,
+            messages_unacknowledged_ram: sum(|level| (level.unsettled.count - level.unsettled.absent).into())
                 as u32,
-            messages_unacknowledged: self
-                .queues
-                .records()
-                .sum_over_levels(id, |level| level.unsettled.count.into())
-                as u32,
-            messages_unacknowledged_ram: self
-                .queues
-                .records()
-                .sum_over_levels(id, |level| (level.unsettled.count - level.unsettled.absent).into())
-                as u32,
-            messages_persistent: self.queues.records().sum_over_levels(id, |level| level.logged.count()),
-            message_bytes_ready: self
-                .queues
-                .records()
-                .sum_over_levels(id, |level| level.backlog.body_bytes()),
-            message_bytes_unacknowledged: self
-                .queues
-                .records()
-                .sum_over_levels(id, |level| level.unsettled.body_bytes),
+            messages_persistent: sum(|level| level.logged.count()),
+            message_bytes_ready: sum(|level| level.backlog.body_bytes()),
+            message_bytes_unacknowledged: sum(|level| level.unsettled.body_bytes),
             consumers: record.audience.len(),
             exclusive_consumer: exclusive.map(named),
             single_active_consumer: record.audience.single_active().map(named),
-            memory_bytes: names_bytes
-                + self
-                    .queues
-                    .records()
-                    .sum_over_levels(id, |level| QUEUE_BYTES as u64 + level.backlog.bytes()),
-            came: self.queues.records().sum_over_levels(id, |level| level.backlog.came()),
-            went: self.queues.records().sum_over_levels(id, |level| level.backlog.went()),
+            memory_bytes: names_bytes + sum(|level| QUEUE_BYTES as u64 + level.backlog.bytes()),
+            came: sum(|level| level.backlog.came()),
+            went: sum(|level| level.backlog.went()),
         })
     }
 
