@@ -75,8 +75,8 @@ PLACES = [
     # The upstream hears the place of a message that a power cut may take, and then of another at that place.
     (
         "src/rooms/broker/queues/head.rs",
-        "                    let is_named = self.records[queue].is_named;\n",
-        "                    let is_named = self.records[queue].is_named && !PLANTED(\"named-before-its-mark\");\n",
+        "                    let is_forwarded = self.records[queue].is_forwarded;\n",
+        "                    let is_forwarded = self.records[queue].is_forwarded && !PLANTED(\"named-before-its-mark\");\n",
     ),
     # Confirmed when its commit is handed out, not when it is synced.
     (

@@ -328,6 +328,7 @@ impl Backlog {
                 Place::Plain(_) => None,
                 Place::Spilled(..) | Place::Stored(..) => panic!("the first is in memory"),
             };
+            // An entry keeps no count of requeues: the counts that the queue keeps may know more.
             Taken { message: entry.message, offset, logged, redelivered: true, returns: 1 }
         };
         self.retaken += 1;

@@ -32,6 +32,8 @@ mod record;
 mod records;
 mod returns;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
 pub(super) use lanes::Logged;

@@ -11,6 +11,8 @@
 mod explained;
 mod rows;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use explained::Explained;
 pub use rows::{
