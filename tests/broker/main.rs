@@ -27,4 +27,5 @@ mod routing;
 mod shares;
 mod single_active;
 mod spilling;
+mod tenants;
 mod turns;

@@ -299,8 +299,8 @@ fn a_copy_made_in_vain_takes_no_room_away_that_others_made() {
         let (first, second) = (Owner::of_vhost(0), Owner::of_vhost(1));
         pool.divide_among([first, second].into_iter(), core::iter::empty());
         let held: Vec<_> = (0..count).map(|_| make(&mut pool, "key", b"", &[7; 10])).collect();
-        let copy = pool.copy_with_properties(held[0], b"", MessageFlags::NONE).unwrap();
         let before = pool.room_made();
+        let copy = pool.copy_with_properties(held[0], b"", MessageFlags::NONE).unwrap();
         pool.release(held[count - 1]);
         pool.discard(copy);
         assert!(pool.room_made() > before, "of {count} one left, and nobody is told of room");
