@@ -28,13 +28,17 @@ HEADER = "date\tcommit\tpart\trange\truns\tfailures\tremark\n"
 # Beyond those that anybody walked by hand.
 FIRST_SEED = 1_000_000
 SEEDS_A_ROUND = 1_000
+# Up to here every seed was run when the search began.
+FIRST_TENANTS, TENANTS_A_ROUND = 30_001, 5_000
 CANARY_SEEDS = 600
 FUZZ_SECONDS = 10
 SIMULATOR = ["cargo", "test", "-q", "--profile", "checked", "--locked", "--test", "simulator", "--",
              "nothing_is_lost", "--nocapture"]
+TENANTS = ["cargo", "test", "-q", "--profile", "checked", "--locked", "--test", "broker", "--", "tenants"]
 KILLS = ["pika-under-kills", "bench-under-kills", "settled-stays-settled", "flipped-bits", "zeroed-pieces",
          "misplaced-pieces", "missing-segment"]
 FAILED_SEED = re.compile(r"^seed (\d+) fails: (.*)$", re.MULTILINE)
+REPLAY = re.compile(r"replay with: LEVERET_SEED=(\d+)")
 
 
 class Row(NamedTuple):
@@ -93,6 +97,17 @@ def seeds() -> Row:
     return Row("seeds", f"{first}..{last}", SEEDS_A_ROUND if is_whole else 0, len(failed), remark)
 
 
+def tenants() -> Row:
+    """Fresh lives of several tenants, with the broker alone."""
+    first = next_number("tenants", FIRST_TENANTS)
+    last = first + TENANTS_A_ROUND
+    done = run(TENANTS, LEVERET_SEED=f"{first}..{last}")
+    failed = REPLAY.findall(done.stdout)
+    is_whole = done.returncode == 0 or failed
+    remark = ", ".join(failed) if is_whole else "did not run: " + done.stdout[-200:].replace("\n", " ")
+    return Row("tenants", f"{first}..{last}", TENANTS_A_ROUND if is_whole else 0, len(failed), remark)
+
+
 def suite(name: str, *words: str, **variables: str) -> Tuple[int, int, str]:
     """Verdicts of a suite, failures, and their names."""
     done = run([str(ROOT / "tests" / name / "run"), *words], LEVERET_TEST_MODE="full", **variables)
@@ -119,7 +134,7 @@ def mutants() -> Row:
     return Row("mutants", "all", *suite("mutants"))
 
 
-PARTS = [canary, seeds, kills, canary, seeds, fuzz, canary, seeds, mutants]
+PARTS = [canary, seeds, kills, tenants, canary, seeds, fuzz, canary, seeds, mutants]
 
 
 def note(row: Row, searched: str) -> None:
