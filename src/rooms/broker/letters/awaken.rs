@@ -169,24 +169,13 @@ impl Post<'_> {
         Step::Done
     }
 
-    /// Routes the first message of a slot as this letter.
-    fn send_first(&mut self, cx: &mut Context<'_>, level: QueueId, letter: Letter, is_logged: bool) {
-        let has_begun = self.begin_letter_group(cx, &letter, is_logged);
-        self.post_letter(cx, letter);
-        let Some(first) = self.queues.first(level) else { panic!("a letter takes nothing from its queue") };
-        let taken = self.queues.take_first(cx, level, first);
-        self.queues.forget_taken(cx, level, &taken);
-        self.end_letter_group(cx, has_begun);
-    }
-
     /// Routes a held message that is due.
     fn wake_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
         let Some(letter) = self.write_awakened(cx, held.queue, held.message) else { return Step::Blocked };
-        let has_begun = self.begin_letter_group(cx, &letter, held.logged().is_some());
-        self.post_letter(cx, letter);
-        self.queues.sleepers_mut().pop_held();
-        self.let_go_of_held(cx, held);
-        self.end_letter_group(cx, has_begun);
+        self.send(cx, letter, held.logged().is_some(), |post, cx| {
+            post.queues.sleepers_mut().pop_held();
+            post.let_go_of_held(cx, held);
+        });
         Step::Done
     }
 

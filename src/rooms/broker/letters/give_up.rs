@@ -12,6 +12,7 @@ use crate::mem::{MessageFlags, MessageId};
 
 use super::death::Reason;
 use super::state::Post;
+use super::write::Letter;
 use crate::broker::Context;
 use crate::broker::queue::Front;
 use crate::broker::queues::{Patience, take_step};
@@ -184,11 +185,7 @@ impl Post<'_> {
         let queue = self.queues.records().queue_of_level(queue);
         while self.queues.records().is_over_length(queue) {
             let (before, level) = (cx.work.units(), self.queues.records().first_level(queue));
-            let is_gone = *left > 0
-                && match self.queues.records().has_dead_letters(queue) {
-                    true => self.dead_letter_first(cx, level, Reason::MaxLength),
-                    false => self.queues.drop_first(cx, level),
-                };
+            let is_gone = *left > 0 && self.give_up_first(cx, level, Reason::MaxLength);
             if !is_gone {
                 return false;
             }
@@ -199,8 +196,11 @@ impl Post<'_> {
         true
     }
 
-    /// Gives up the first message of a queue; `false`: not now.
-    pub(crate) fn dead_letter_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
+    /// Gives up the first message of a queue, or level: it is dead-lettered where its queue does that; `false`: not now.
+    fn give_up_first(&mut self, cx: &mut Context<'_>, queue: QueueId, reason: Reason) -> bool {
+        if !self.queues.records().has_dead_letters(queue) {
+            return self.queues.drop_first(cx, queue);
+        }
         if self.queues.first(queue).is_none() {
             return true;
         }
@@ -209,13 +209,25 @@ impl Post<'_> {
             return false;
         };
         let Some(letter) = self.write_letter(cx, queue, message, reason) else { return false };
-        let has_begun = self.begin_letter_group(cx, &letter, is_logged);
-        self.post_letter(cx, letter);
-        let Some(first) = self.queues.first(queue) else { panic!("a letter takes nothing from its queue") };
-        let taken = self.queues.take_first(cx, queue, first);
-        self.queues.forget_taken(cx, queue, &taken);
-        self.end_letter_group(cx, has_begun);
+        self.send_first(cx, queue, letter, is_logged);
         true
+    }
+
+    /// Sends the first message of a queue, or level, on as this letter.
+    pub(super) fn send_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        letter: Letter,
+        is_logged: bool,
+    ) {
+        self.send(cx, letter, is_logged, |post, cx| {
+            let Some(first) = post.queues.first(queue) else {
+                panic!("a letter takes nothing from its queue")
+            };
+            let taken = post.queues.take_first(cx, queue, first);
+            post.queues.forget_taken(cx, queue, &taken);
+        });
     }
 
     // ---- rejected messages
@@ -255,10 +267,9 @@ impl Post<'_> {
             return false;
         };
         let Some(letter) = self.write_letter(cx, queue, message, reason) else { return false };
-        let has_begun = self.begin_letter_group(cx, &letter, is_logged);
-        self.post_letter(cx, letter);
-        self.queues.drop_rejected(cx, queue);
-        self.end_letter_group(cx, has_begun);
+        self.send(cx, letter, is_logged, |post, cx| {
+            post.queues.drop_rejected(cx, queue);
+        });
         true
     }
 
@@ -302,11 +313,7 @@ impl Post<'_> {
             }
             let before = cx.work.units();
             cx.work.charge(1);
-            let is_gone = *left > 0
-                && match self.queues.records().has_dead_letters(queue) {
-                    true => self.dead_letter_first(cx, queue, Reason::Expired),
-                    false => self.queues.drop_first(cx, queue),
-                };
+            let is_gone = *left > 0 && self.give_up_first(cx, queue, Reason::Expired);
             if !is_gone {
                 return false;
             }

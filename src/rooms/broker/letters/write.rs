@@ -224,9 +224,23 @@ impl Post<'_> {
         takes
     }
 
+    /// Sends a letter on, and has the message that it is of taken away: one step to the log, if the log has it.
+    pub(super) fn send(
+        &mut self,
+        cx: &mut Context<'_>,
+        letter: Letter,
+        is_logged: bool,
+        take: impl FnOnce(&mut Self, &mut Context<'_>),
+    ) {
+        let has_begun = self.begin_letter_group(cx, &letter, is_logged);
+        self.post_letter(cx, letter);
+        take(self, cx);
+        self.end_letter_group(cx, has_begun);
+    }
+
     /// Begins a group of the log for a letter and the settlement of its message, if needed; says whether it
     /// has to be ended.
-    pub(crate) fn begin_letter_group(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
+    fn begin_letter_group(&self, cx: &mut Context<'_>, letter: &Letter, is_logged: bool) -> bool {
         let Letter::Copy(copy, _) = *letter else { return false };
         let begins = is_logged
             && !cx.journal.is_grouping()
@@ -268,7 +282,7 @@ impl Post<'_> {
     }
 
     /// Ends the group of the log that [`Self::begin_letter_group`] began.
-    pub(crate) fn end_letter_group(&self, cx: &mut Context<'_>, has_begun: bool) {
+    fn end_letter_group(&self, cx: &mut Context<'_>, has_begun: bool) {
         if has_begun {
             // Nobody waits for this group to be durable.
             let _ = cx.journal.end_group(cx.messages, Urgency::Window);
