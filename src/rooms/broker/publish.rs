@@ -212,7 +212,9 @@ impl Broker {
                 if self.queues.push(cx, &mut self.quota, message, &targets[..kept], publish.urgency) {
                     self.post().enforce_limits_after_push(cx, message, &targets[..kept]);
                 }
-                self.post().dead_letter_refused(cx, message, &targets[kept..]);
+                if kept < targets.len() {
+                    self.post().dead_letter_refused(cx, message, &targets[kept..]);
+                }
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }

@@ -398,7 +398,15 @@ impl Broker {
     }
 
     /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.
+    #[inline]
     pub(crate) fn free_queue_if_done(&mut self, queue: QueueId) {
+        if self.queues.records().is_done(queue) {
+            self.free_queue(queue);
+        }
+    }
+
+    #[cold]
+    fn free_queue(&mut self, queue: QueueId) {
         let mut next = Some(queue);
         while let Some((record, whole)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
             let bytes = record.name.len() + record.arguments.len();

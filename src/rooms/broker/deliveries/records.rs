@@ -205,6 +205,7 @@ impl Deliveries {
     }
 
     /// The client knows the tag of a delivery, for the first time or again (a transaction was rolled back).
+    #[inline]
     fn remember_tag(&mut self, index: usize) {
         let bucket = self.bucket(self.slab[index].channel, self.slab[index].tag);
         self.slab[index].bucket_next = self.buckets[bucket];

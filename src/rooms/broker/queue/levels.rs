@@ -289,12 +289,19 @@ impl Records {
         retired
     }
 
+    /// Whether a queue, or a level, is cleared, and neither a delivery nor a level refers to it.
+    #[inline]
+    pub(crate) fn is_done(&self, queue: QueueId) -> bool {
+        // The last reference to a queue may ask once more than needed.
+        self.slab.get(queue.index()).is_some_and(|record| {
+            record.cleared && record.unsettled.count == 0 && record.returning == 0 && !record.has_levels()
+        })
+    }
+
     /// Frees the record of a cleared queue, or of a level, once neither a delivery nor a level refers to it; gives it,
     /// with the queue that it was a level of, for that may be done with now.
     pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
-        // The last reference to a queue may ask once more than needed.
-        let record = self.slab.get(queue.index())?;
-        if !record.cleared || record.unsettled.count > 0 || record.returning > 0 || record.has_levels() {
+        if !self.is_done(queue) {
             return None;
         }
         let whole = self.unlink_level(queue);
