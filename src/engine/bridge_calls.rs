@@ -22,23 +22,14 @@ impl<P: Platform> Engine<P> {
             node: self.admin.process.node.as_str(),
             platform: &mut self.platform,
             peers: &mut self.peers,
-            deadlines: &mut self.deadlines,
+            lists: &mut self.lists,
             supplies: &mut self.supplies,
             broker: &mut self.broker,
             journal: &mut self.journal,
-            work: &mut self.work,
             worker: &mut self.worker,
             buffers: &mut self.buffers,
-            input: &mut self.input,
-            output: &mut self.output,
-            bytes_read: &mut self.bytes_read,
-            work_units: &mut self.work_units,
-            to_read: &mut self.to_read,
-            to_write: &mut self.to_write,
-            to_close: &mut self.to_close,
-            for_disk: &mut self.for_disk,
-            for_room: &mut self.for_room,
-            for_stash: &mut self.for_stash,
+            scratch: &mut self.scratch,
+            budget: &mut self.budget,
         };
         (&mut self.bridges, yard)
     }
@@ -77,7 +68,7 @@ impl<P: Platform> Engine<P> {
 
     /// Whether a poll would get on now.
     pub(super) fn has_bridge_work(&self) -> bool {
-        let (has_room, is_stopping) = (self.for_room.is_empty(), self.stopping.is_some());
+        let (has_room, is_stopping) = (self.lists.for_room.is_empty(), self.stopping.is_some());
         self.bridges.is_ready(&self.broker, self.now, (has_room, is_stopping))
     }
 

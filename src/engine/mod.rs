@@ -11,7 +11,7 @@
 //! | `peer` | a peer of whatever kind: socket, session, and what it waits for |
 //! | `peer_id` | its name in all lists |
 //! | `peers` | all of them, by their places |
-//! | `wait_list` | a list of peers, and who is on it |
+//! | `lists`, `wait_list` | who is to be read, written to, closed, and who waits for what; one such list |
 //! | `address` | who is at the other end |
 //! | `stream` | the octets of a peer: readiness, TLS, input that has to wait |
 //! | `protocol_sniff` | handshakes of TLS, and peers that speak something else |
@@ -19,8 +19,9 @@
 //! | `doors` | who comes in next, at the doors of AMQP and of management: a part of its own |
 //! | `newcomers` | what the doors decided is done: newcomers become peers |
 //! | `worker_job`, `worker_queue` | what would hold the loop up, and who waits for it |
-//! | `work_units` | how much work a turn may cause |
-//! | `room_awaited`, `room_log` | since when publishers wait for room; what the log tells of it |
+//! | `work_units` | how much a turn may read, and how much work it may cause |
+//! | `idle_memory` | when memory that lies idle goes back to the system |
+//! | `room_awaited`, `room_log` | what is known of publishers that wait for room; what the log tells of it |
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
@@ -40,7 +41,9 @@ mod bridge_calls;
 mod bridges;
 mod deadlines;
 mod doors;
+mod idle_memory;
 mod listener;
+mod lists;
 mod login_throttle;
 mod name_lookup;
 mod newcomers;
@@ -85,7 +88,7 @@ pub use worker_job::{CertificateState, WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.
 pub(crate) const fn peer_bytes<S>() -> usize {
-    peer::peer_bytes::<S>()
+    lists::peer_bytes::<S>()
 }
 
 /// Bytes for each that is in its handshake.

@@ -27,7 +27,6 @@ impl<P: Platform> Engine<P> {
             now: self.now,
             limits: &self.limits,
             peers: &self.peers,
-            connections: self.connections_count,
             throttle: &self.worker.throttle,
             broker: &self.broker,
             journal: &self.journal,
@@ -40,7 +39,6 @@ impl<P: Platform> Engine<P> {
             now: self.now,
             limits: &self.limits,
             peers: &self.peers,
-            connections: self.connections_count,
             throttle: &self.worker.throttle,
             broker: &self.broker,
             journal: &self.journal,
@@ -61,7 +59,7 @@ impl<P: Platform> Engine<P> {
                     }
                 }
                 Step::Enter(id, waiting) => self.welcome_management(id, waiting),
-                Step::GiveUp(id) => self.end_now(id),
+                Step::GiveUp(id) => self.lists.end_now(&mut self.peers, id),
             }
         }
     }
@@ -76,7 +74,7 @@ impl<P: Platform> Engine<P> {
             );
             self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
         }
-        self.end_now(id);
+        self.lists.end_now(&mut self.peers, id);
         self.close();
     }
 
@@ -89,29 +87,29 @@ impl<P: Platform> Engine<P> {
     ) -> io::Result<()> {
         let Some(id) = self.broker.connect() else { return Err(io::Error::other("no record is free")) };
         if let Err(error) = self.platform.register(&mut visitor.socket, Interest::Peer(id.into())) {
-            let context =
-                &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+            let context = &mut broker::Context::new(
+                &mut self.journal,
+                &mut self.supplies.messages,
+                &mut self.budget.work,
+            );
             self.broker.release(context, id);
             return Err(error);
         }
         let session = session::Connection::new(self.now, id, visitor.address.peer(), &self.supplies.settings);
         let Visitor { socket, address } = visitor;
         log::debug!("connection {}: from {address}", id.index());
-        self.connections_made += 1;
         let mut peer = Peer::new(socket, address, Session::Amqp(session), self.now);
-        peer.number = self.connections_made;
         (peer.shaking_hands, peer.is_unspent) = (true, is_unspent);
         if with_tls {
             peer.stream.begin_tls();
         }
-        self.deadlines.lower(id.into(), peer.deadline());
-        self.peers.put(id, peer);
+        self.lists.deadlines.lower(id.into(), peer.deadline());
+        self.peers.put_connection(id, peer);
         if self.broker.is_tracing() {
             self.name_traced(id);
         }
-        self.connections_count += 1;
         self.doors.note_begun(id, with_tls);
-        self.list_to_read(id);
+        self.lists.list_to_read(&self.peers, id);
         Ok(())
     }
 
@@ -126,13 +124,13 @@ impl<P: Platform> Engine<P> {
             ListenerKind::Api => AdminSession::of_network(address.is_loopback()),
         };
         let client = AdminConnection::new(session, self.now);
-        self.deadlines.lower(id, client.deadline());
+        self.lists.deadlines.lower(id, client.deadline());
         let mut peer = Peer::new(socket, address, Session::Admin(client), self.now);
         if waiting.with_tls {
             peer.stream.begin_tls();
         }
         self.peers.put(id, peer);
-        self.list_to_read(id);
+        self.lists.list_to_read(&self.peers, id);
     }
 
     /// Has a password checked that a request came with, unless it is known to be wrong.
@@ -158,7 +156,7 @@ impl<P: Platform> Engine<P> {
         }
         client.session.note_login(noted.is_ok());
         client.idle_at = self.now.after_ms(IDLE_MS);
-        self.deadlines.lower(id, client.idle_at);
-        self.resume(id);
+        self.lists.deadlines.lower(id, client.idle_at);
+        self.lists.resume(&mut self.peers, id);
     }
 }

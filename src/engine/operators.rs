@@ -30,7 +30,6 @@ use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
 use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
-use super::work_units::WORK_UNITS_PER_RECORD;
 use super::worker_job::CertificateState;
 
 /// Bytes taken from a client in one turn.
@@ -84,9 +83,9 @@ impl<P: Platform> Engine<P> {
             return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
         }
         let client = AdminConnection::new(AdminSession::default(), self.now);
-        self.deadlines.lower(id, client.deadline());
+        self.lists.deadlines.lower(id, client.deadline());
         self.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.now));
-        self.list_to_read(id);
+        self.lists.list_to_read(&self.peers, id);
     }
 
     /// Reads once, and handles one request.
@@ -97,22 +96,22 @@ impl<P: Platform> Engine<P> {
         };
         let now = self.now;
         let room = client.session.room();
-        let most = stream.reach(room.min(READ_BYTES)).min(self.input.len());
+        let most = stream.reach(room.min(READ_BYTES)).min(self.scratch.input.len());
         if room > 0 {
-            let got = stream.read(&mut self.buffers, &mut self.input[..most], Reading::Take);
-            self.bytes_read += got.len;
-            self.work_units = self.work_units.saturating_add(stream.take_records() * WORK_UNITS_PER_RECORD);
+            let got = stream.read(&mut self.buffers, &mut self.scratch.input[..most], Reading::Take);
+            self.budget.note_read(got.len);
+            self.budget.charge_records(stream.take_records());
             if stream.is_shaking_hands() {
                 return self.shake_hands(id, got.end);
             }
             let taken = room.min(got.len);
-            client.session.take(&self.input[..taken]);
+            client.session.take(&self.scratch.input[..taken]);
             client.has_ended |= got.end && taken == got.len;
             if taken > 0 {
                 client.note_progress(now);
             }
             client.keep_exchange_time(now);
-            if !stream.keep(&mut self.buffers, &mut self.input, got.len, taken, taken < got.len)
+            if !stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, taken, taken < got.len)
                 || stream.has_lost_record
             {
                 let text = format_args!(
@@ -120,17 +119,17 @@ impl<P: Platform> Engine<P> {
                     address
                 );
                 self.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
-                return self.end_now(id);
+                return self.lists.end_now(&mut self.peers, id);
             }
         }
         if client.session.has_request() {
             self.serve_operator(id, AdminSession::handle);
-            self.work_units = self.work_units.saturating_add(self.work.take());
+            self.budget.charge_work();
             if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) {
                 client.keep_exchange_time(now);
             }
             // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
-            self.list_to_write(id);
+            self.lists.list_to_write(id);
         }
         if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id)
             && let Some(check) = client.session.take_check()
@@ -169,11 +168,11 @@ impl<P: Platform> Engine<P> {
             return;
         }
         if client.is_done() && !stream.has_unsent() {
-            self.end_now(id);
+            self.lists.end_now(&mut self.peers, id);
         } else if client.session.is_ending() {
             *ending = Ending::Flushing;
         } else if client.session.has_request() || stream.has_more() && client.session.room() > 0 {
-            self.list_to_read(id);
+            self.lists.list_to_read(&self.peers, id);
         }
     }
 
@@ -188,17 +187,17 @@ impl<P: Platform> Engine<P> {
             client.note_progress(now);
             client.exchange_at = Deadline::NEVER;
         } else if client.deadline().is_due(now) {
-            return self.end_now(id);
+            return self.lists.end_now(&mut self.peers, id);
         }
-        self.deadlines.lower(id, client.deadline());
+        self.lists.deadlines.lower(id, client.deadline());
     }
 
     /// The broker may have done for a client what that waits for.
     pub(super) fn resume_operator(&mut self, id: PeerId) {
         let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get(id) else { return };
         match client.session.is_held_up(&self.broker) {
-            true => self.for_jobs.push(id),
-            false => self.list_to_write(id),
+            true => self.lists.for_jobs.push(id),
+            false => self.lists.list_to_write(id),
         }
     }
 
@@ -221,8 +220,8 @@ impl<P: Platform> Engine<P> {
 
     /// The store's files are free again: whoever waits for them looks once more.
     fn recall_operators(&mut self) {
-        for id in self.for_disk.iter().filter(|id| id.connection().is_none()) {
-            self.to_write.push(id);
+        for id in self.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
+            self.lists.to_write.push(id);
         }
     }
 
@@ -236,7 +235,7 @@ impl<P: Platform> Engine<P> {
         let counters = self.store.as_mut().map(|store| store.log_mut().counters()).unwrap_or_default();
         let outside = Outside {
             confirmed: self.supplies.pools.confirmed(),
-            connections: (self.connections_made, self.connections_count.into()),
+            connections: (self.peers.connections_made(), self.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
         };
         self.admin.samples.take((now_ms, self.platform.unix_ms()), &self.broker, outside);
@@ -252,8 +251,8 @@ impl<P: Platform> Engine<P> {
             process.machine = self.platform.machine();
         }
         process.uptime_ms = self.now.as_ms();
-        process.connections = self.connections_count;
-        process.connections_made = self.connections_made;
+        process.connections = self.peers.connections();
+        process.connections_made = self.peers.connections_made();
         process.confirmed = self.supplies.pools.confirmed();
         let refusals = self.doors.refusals();
         process.handshakes_evicted = refusals.evicted;
@@ -262,8 +261,8 @@ impl<P: Platform> Engine<P> {
         let CertificateState { is_shut, end_s } = self.worker.certificates;
         process.is_tls_shut = is_shut;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.platform.unix_ms() / 1000));
-        process.waiting_publishers = self.for_room.len() as u32;
-        let needs = self.for_room.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.need);
+        process.waiting_publishers = self.lists.for_room.len() as u32;
+        let needs = self.lists.for_room.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.need);
         process.waiters = Need::most_awaited(needs, self.now);
         if let Some(store) = &mut self.store {
             let log = store.log_mut();
@@ -287,7 +286,7 @@ impl<P: Platform> Engine<P> {
             broker: &mut self.broker,
             journal: &mut self.journal,
             messages: &mut self.supplies.messages,
-            work: &mut self.work,
+            work: &mut self.budget.work,
             sockets: &peers,
             bridges: &bridges,
             process,

@@ -7,18 +7,16 @@
 //! Always true: which kind a peer is of, and whether the broker has a record of it, never changes.
 
 use crate::broker::Shortage;
-use crate::command::{ConnectionId, Outcome, ReplyOrder};
+use crate::command::{Outcome, ReplyOrder};
 use crate::journal::Batch;
 use crate::session;
 use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
 use super::admin_socket::AdminConnection;
-use super::deadlines::Deadlines;
 use super::platform::Socket;
 use super::room_awaited::Need;
 use super::stream::Stream;
-use super::wait_list::WaitList;
 
 /// Why a connection is not read.
 ///
@@ -207,17 +205,6 @@ impl Traffic {
         self.sent_bytes += bytes as u64;
         self.writes += (bytes > 0) as u64;
     }
-}
-
-/// Lists of peers that the engine keeps.
-const LISTS: usize = 6;
-
-/// Bytes per peer in this room: the record, its places on the lists, its deadline.
-pub(super) const fn peer_bytes<S>() -> usize {
-    size_of::<Option<Peer<S>>>()
-        + LISTS * WaitList::ENTRY_BYTES
-        + 2 * size_of::<ConnectionId>()
-        + Deadlines::ENTRY_BYTES
 }
 
 impl<S: Socket> Peer<S> {

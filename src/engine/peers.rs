@@ -8,11 +8,18 @@ use super::peer::Peer;
 use super::peer_id::{APART_MAX, PeerId};
 
 /// The peers.
-pub(super) struct Peers<S>(Vec<Option<Peer<S>>>);
+pub(super) struct Peers<S> {
+    places: Vec<Option<Peer<S>>>,
+    /// Those of them that came in as connections of the broker.
+    connections: u32,
+    /// Connections of the broker that ever came in.
+    connections_made: u64,
+}
 
 impl<S> Peers<S> {
     pub(super) fn with_capacity(connections_max: usize) -> Self {
-        Self(Vec::with_capacity(Self::places_max(connections_max)))
+        let places = Vec::with_capacity(Self::places_max(connections_max));
+        Self { places, connections: 0, connections_made: 0 }
     }
 
     /// Places for peers of all kinds.
@@ -22,34 +29,57 @@ impl<S> Peers<S> {
 
     /// Places of the broker's connections that were ever used.
     pub(super) fn connections_seen(&self) -> usize {
-        self.0.len().saturating_sub(APART_MAX)
+        self.places.len().saturating_sub(APART_MAX)
+    }
+
+    /// Connections of the broker that came in, and are there.
+    pub(super) const fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    /// Connections of the broker that ever came in.
+    pub(super) const fn connections_made(&self) -> u64 {
+        self.connections_made
+    }
+
+    /// Puts a connection of the broker that came in into its place, and numbers it.
+    pub(super) fn put_connection(&mut self, id: impl Into<PeerId>, mut peer: Peer<S>) {
+        self.connections_made += 1;
+        peer.number = self.connections_made;
+        self.put(id, peer);
+        self.connections += 1;
+    }
+
+    /// Notes that a connection of the broker that came in is gone.
+    pub(super) const fn note_connection_gone(&mut self) {
+        self.connections -= 1;
     }
 
     /// `None` when the peer has gone since, which whoever holds an id over several steps of a turn may meet:
     /// a socket dies when it likes.
     #[inline]
     pub(super) fn get(&self, id: impl Into<PeerId>) -> Option<&Peer<S>> {
-        self.0.get(id.into().index())?.as_ref()
+        self.places.get(id.into().index())?.as_ref()
     }
 
     /// See [`Self::get`].
     #[inline]
     pub(super) fn get_mut(&mut self, id: impl Into<PeerId>) -> Option<&mut Peer<S>> {
-        self.0.get_mut(id.into().index())?.as_mut()
+        self.places.get_mut(id.into().index())?.as_mut()
     }
 
     /// Puts a peer into its place, which is empty.
     pub(super) fn put(&mut self, id: impl Into<PeerId>, peer: Peer<S>) {
         let id = id.into();
-        while self.0.len() <= id.index() {
-            self.0.push(None);
+        while self.places.len() <= id.index() {
+            self.places.push(None);
         }
-        let before = self.0[id.index()].replace(peer);
+        let before = self.places[id.index()].replace(peer);
         assert!(before.is_none(), "the place of a newcomer is empty");
     }
 
     pub(super) fn take(&mut self, id: impl Into<PeerId>) -> Option<Peer<S>> {
-        self.0.get_mut(id.into().index())?.take()
+        self.places.get_mut(id.into().index())?.take()
     }
 
     /// An empty one of these places for peers without a record at the broker.
@@ -61,11 +91,11 @@ impl<S> Peers<S> {
     /// The ids of all there are.
     #[cfg(debug_assertions)]
     pub(super) fn ids(&self) -> impl Iterator<Item = PeerId> {
-        (0..self.0.len()).map(PeerId::from_index).filter(|id| self.get(*id).is_some())
+        (0..self.places.len()).map(PeerId::from_index).filter(|id| self.get(*id).is_some())
     }
 
     /// Everybody.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Peer<S>> {
-        self.0.iter().flatten()
+        self.places.iter().flatten()
     }
 }

@@ -57,9 +57,9 @@ impl<P: Platform> Engine<P> {
             self.worker.shakes.push_back(Shake { peer: id, ticket, since: self.now, handshake });
         } else if end {
             // Its last words, an alert maybe, have been heard by now.
-            self.end_now(id);
+            self.lists.end_now(&mut self.peers, id);
         } else if peer.stream.readable && !peer.stream.is_away() {
-            self.list_to_read(id);
+            self.lists.list_to_read(&self.peers, id);
         }
     }
 
@@ -94,8 +94,8 @@ impl<P: Platform> Engine<P> {
                 self.supplies.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
             }
         }
-        self.list_to_write(id);
-        self.list_to_read(id);
+        self.lists.list_to_write(id);
+        self.lists.list_to_read(&self.peers, id);
         self.after_session(id);
     }
 
@@ -104,7 +104,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn look_at_opening(&mut self, id: ConnectionId, len: usize) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_tls = peer.stream.is_tls();
-        let hint = match classify_opening(&self.input[..len]) {
+        let hint = match classify_opening(&self.scratch.input[..len]) {
             Opening::NeedMore | Opening::Amqp091 => return true,
             Opening::Http if !is_tls => {
                 let hint =
@@ -134,7 +134,7 @@ impl<P: Platform> Engine<P> {
         }
         peer.stream.give_up_tls();
         peer.ending = Ending::Flushing;
-        self.list_to_write(id);
+        self.lists.list_to_write(id);
     }
 }
 

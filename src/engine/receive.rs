@@ -18,7 +18,6 @@ use super::platform::Platform;
 use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
-use super::work_units::{WORK_UNITS_PER_RECORD, WORK_UNITS_PER_TURN};
 
 /// How many times `content_timeout` a body may take while others wait for its room.
 const SLOW_BODY_TIMES: u64 = 10;
@@ -31,27 +30,18 @@ const RETRIES_PER_TURN: usize = 64;
 impl<P: Platform> Engine<P> {
     // ---- read and apply
 
-    pub(super) fn list_to_read(&mut self, id: impl Into<PeerId>) {
-        let id = id.into();
-        let Some(peer) = self.peers.get(id) else { return };
-        if peer.waiting == Waiting::No {
-            self.to_read.push(id);
-        }
-    }
-
     /// Reads about as much as leaves again, or a backlog builds up that is cold when it is delivered: one
     /// buffer's worth over all peers, and with something left to write only every other turn.
     pub(super) fn read(&mut self) {
-        self.holds_back = !self.holds_back && !self.to_write.is_empty();
-        (self.bytes_read, self.work_units) = (0, 0);
-        if self.holds_back || self.journal.is_crowded() {
+        let may_read = self.budget.begin(!self.lists.to_write.is_empty());
+        if !may_read || self.journal.is_crowded() {
             return;
         }
-        for _ in 0..self.to_read.len() {
-            if self.bytes_read >= self.input.len() || self.is_over_budget() {
+        for _ in 0..self.lists.to_read.len() {
+            if self.budget.bytes_read() >= self.scratch.input.len() || self.budget.is_over() {
                 break;
             }
-            let Some(id) = self.to_read.pop() else { break };
+            let Some(id) = self.lists.to_read.pop() else { break };
             self.read_from(id);
         }
     }
@@ -59,12 +49,12 @@ impl<P: Platform> Engine<P> {
     pub(super) fn read_from(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if let Ending::Draining(_) = peer.ending {
-            return match peer.stream.drain(&mut self.input) {
-                Some(0) => self.end_now(id),
+            return match peer.stream.drain(&mut self.scratch.input) {
+                Some(0) => self.lists.end_now(&mut self.peers, id),
                 // The end may stand behind it, and the kernel tells of both at once.
                 Some(count) => {
-                    self.bytes_read += count;
-                    self.list_to_read(id);
+                    self.budget.note_read(count);
+                    self.lists.list_to_read(&self.peers, id);
                 }
                 None => {}
             };
@@ -82,22 +72,22 @@ impl<P: Platform> Engine<P> {
     /// Reads once, and applies as much of it as can be.
     fn read_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let is_scarce =
-            self.supplies.messages.is_held(self.broker.owner(id)) || !self.buffers.can_take(self.input.len());
+        let is_scarce = self.supplies.messages.is_held(self.broker.owner(id))
+            || !self.buffers.can_take(self.scratch.input.len());
         let session = peer.session.amqp();
         let reading = match session.is_logged_in() {
             false => Reading::Stranger,
             true if is_scarce => Reading::Look,
             true => Reading::Take,
         };
-        let got = peer.stream.read(&mut self.buffers, &mut self.input, reading);
-        self.bytes_read += got.len;
+        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, reading);
+        self.budget.note_read(got.len);
         if peer.stream.has_lost_record {
             let text = "no room to keep its unfinished record of TLS";
             let text = format_args!("{}: {text}", peer.address);
             self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
         }
-        self.work_units = self.work_units.saturating_add(peer.stream.take_records() * WORK_UNITS_PER_RECORD);
+        self.budget.charge_records(peer.stream.take_records());
         if peer.stream.is_shaking_hands() {
             return self.shake_hands(id.into(), got.end);
         }
@@ -107,35 +97,30 @@ impl<P: Platform> Engine<P> {
         // What is left is looked at, and counted, again.
         peer.traffic.received(handled);
         let more = peer.waiting != Waiting::No || !is_done;
-        let kept = peer.stream.keep(&mut self.buffers, &mut self.input, got.len, handled, more);
+        let kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, handled, more);
         if !kept {
             let text = "no room to keep its unfinished frame; raise stash_bytes_max";
             let text = format_args!("{}: {text}", peer.address);
             self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
-            self.end_now(id);
+            self.lists.end_now(&mut self.peers, id);
         } else if !is_done {
             // Its turn comes again; what it sent is looked at again if it was left in the socket.
             peer.stream.look_again();
-            self.list_to_read(id);
+            self.lists.list_to_read(&self.peers, id);
         } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
-            self.end_now(id);
+            self.lists.end_now(&mut self.peers, id);
         } else {
             let is_starved = peer.stream.is_starved();
             // Who is starved and got nowhere would get nowhere again.
             let goes_on = peer.stream.readable && (handled > 0 || !is_starved);
             if is_starved {
-                self.for_stash.push(id);
+                self.lists.for_stash.push(id);
             }
             if goes_on {
-                self.list_to_read(id);
+                self.lists.list_to_read(&self.peers, id);
             }
         }
         self.after_session(id.into());
-    }
-
-    /// Whether the turn has had as much work as it may have, whatever is left to read.
-    pub(super) const fn is_over_budget(&self) -> bool {
-        self.work_units >= WORK_UNITS_PER_TURN
     }
 
     /// Lets the session handle the first `len` bytes of the input buffer; says how many it is done with, and
@@ -146,7 +131,7 @@ impl<P: Platform> Engine<P> {
         loop {
             let session = peer.session.amqp();
             let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
-            match session.next(&mut context, &mut self.names, &self.input[..len], &mut at) {
+            match session.next(&mut context, &mut self.scratch.names, &self.scratch.input[..len], &mut at) {
                 Step::NeedMore => break,
                 Step::Finished => {
                     peer.ending = Ending::Flushing;
@@ -154,7 +139,7 @@ impl<P: Platform> Engine<P> {
                 }
                 Step::Suspended(Suspension::ReplySpace) if peer.stream.write_closed => {
                     peer.ending = Ending::Now;
-                    self.to_close.push(id.into());
+                    self.lists.to_close.push(id.into());
                     break;
                 }
                 Step::Suspended(Suspension::ReplySpace) => {
@@ -167,10 +152,11 @@ impl<P: Platform> Engine<P> {
                     break;
                 }
                 Step::Command { channel, command } => {
-                    let mut lent = broker::Context::new(&mut self.journal, context.messages, &mut self.work);
+                    let mut lent =
+                        broker::Context::new(&mut self.journal, context.messages, &mut self.budget.work);
                     let (outcome, order) = self.broker.apply(&mut lent, id, channel, command);
                     let batch = lent.awaited();
-                    self.work_units = self.work_units.saturating_add(self.work.take());
+                    self.budget.charge_work();
                     let outcome = match outcome {
                         Outcome::Check(check) if self.worker.throttle.is_known_wrong(&check) => {
                             self.doors.note_wrong(peer.address.origin());
@@ -202,7 +188,7 @@ impl<P: Platform> Engine<P> {
                         peer.waiting = Waiting::Job;
                         break;
                     }
-                    if self.work_units >= WORK_UNITS_PER_TURN {
+                    if self.budget.is_over() {
                         is_done = false;
                         break;
                     }
@@ -216,9 +202,9 @@ impl<P: Platform> Engine<P> {
                     peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
                     peer.leave_seen = None;
                 }
-                self.for_room.push(id);
+                self.lists.for_room.push(id);
             }
-            Waiting::Job => self.for_jobs.push(id),
+            Waiting::Job => self.lists.for_jobs.push(id),
             Waiting::No
             | Waiting::Replies
             | Waiting::Handshake(_)
@@ -235,15 +221,15 @@ impl<P: Platform> Engine<P> {
             None => self.after_operator(id),
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
-        self.deadlines.lower(id, peer.deadline());
+        self.lists.deadlines.lower(id, peer.deadline());
         if peer.session.awaits_disk() || matches!(peer.waiting, Waiting::Disk(_)) {
-            self.for_disk.push(id);
+            self.lists.for_disk.push(id);
         }
         if peer.session.waits_for_get() {
-            self.for_jobs.push(id);
+            self.lists.for_jobs.push(id);
         }
         if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == Ending::Flushing {
-            self.list_to_write(id);
+            self.lists.list_to_write(id);
         }
     }
 
@@ -262,8 +248,11 @@ impl<P: Platform> Engine<P> {
             log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
         }
         if session.is_over() {
-            let context =
-                &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+            let context = &mut broker::Context::new(
+                &mut self.journal,
+                &mut self.supplies.messages,
+                &mut self.budget.work,
+            );
             self.broker.disconnect(context, id);
         }
     }
@@ -278,7 +267,7 @@ impl<P: Platform> Engine<P> {
 
     /// Whether somebody waits who has not tried since room was made.
     pub(super) fn has_room_to_offer(&self) -> bool {
-        !self.for_room.is_empty() && (self.retries_left > 0 || self.room_made() != self.room_seen)
+        !self.lists.for_room.is_empty() && (self.room.retries_left > 0 || self.room_made() != self.room.seen)
     }
 
     /// Nobody sleeps who could go on. Asked before the loop sleeps, by builds with assertions: who waits for
@@ -295,23 +284,23 @@ impl<P: Platform> Engine<P> {
         let is_forgotten = |id: &PeerId| {
             let peer =
                 self.peers.get(*id).filter(|peer| peer.waiting == Waiting::No && peer.ending == Ending::No);
-            peer.is_some_and(|peer| peer.stream.is_starved()) && !self.for_stash.contains(*id)
+            peer.is_some_and(|peer| peer.stream.is_starved()) && !self.lists.for_stash.contains(*id)
         };
         let forgotten = self.peers.ids().find(is_forgotten);
         debug_assert_eq!(forgotten, None, "it waits for stash room, and nobody will tell it of any");
-        let waiting = self.for_room.len();
+        let waiting = self.lists.for_room.len();
         if waiting == 0 || waiting > RETRIES_PER_TURN {
             return;
         }
-        let sleepers: heapless::Vec<PeerId, RETRIES_PER_TURN> = self.for_room.iter().collect();
-        self.retries_left = waiting;
+        let sleepers: heapless::Vec<PeerId, RETRIES_PER_TURN> = self.lists.for_room.iter().collect();
+        self.room.retries_left = waiting;
         self.resume_for_room();
         self.close();
-        self.retries_left = 0;
+        self.room.retries_left = 0;
         // Who waits asked for a commit when it began to; that it asks once more is no reason for a turn.
         self.journal.take_urgency();
         // Whoever has output and a full socket was listed to be written to; it can be no more than before.
-        self.to_write.retain(|id| self.peers.get(id).is_some_and(|peer| peer.stream.writable));
+        self.lists.to_write.retain(|id| self.peers.get(id).is_some_and(|peer| peer.stream.writable));
         for id in sleepers {
             let peer = self.peers.get(id);
             let still_waits =
@@ -326,19 +315,19 @@ impl<P: Platform> Engine<P> {
             return;
         }
         let made = self.room_made();
-        if made != self.room_seen {
-            (self.room_seen, self.retries_left) = (made, self.for_room.len());
+        if made != self.room.seen {
+            (self.room.seen, self.room.retries_left) = (made, self.lists.for_room.len());
         }
         // Room is set aside for a large message at the head of the line, so it may fit where small ones do
         // not.
         let is_large_next = self.supplies.messages.claim_fits();
         // What was read in this turn does not count here, so that the first in line may always try.
-        self.work_units = 0;
+        self.budget.begin_retries();
         let mut left = RETRIES_PER_TURN;
         let mut at = 0;
-        while left > 0 && self.retries_left > 0 && !self.is_over_budget() {
-            let Some(peer) = self.for_room.get(at) else {
-                self.retries_left = 0;
+        while left > 0 && self.room.retries_left > 0 && !self.budget.is_over() {
+            let Some(peer) = self.lists.for_room.get(at) else {
+                self.room.retries_left = 0;
                 break;
             };
             let id = peer.connection().expect("the broker's connections wait for its room");
@@ -349,11 +338,11 @@ impl<P: Platform> Engine<P> {
                 at += 1;
                 continue;
             }
-            let waiting = self.for_room.take(at);
-            self.retries_left -= 1;
+            let waiting = self.lists.for_room.take(at);
+            self.room.retries_left -= 1;
             left -= 1;
             if self.broker.is_kept_waiting(&self.supplies.messages, id) {
-                self.for_room.push(waiting);
+                self.lists.for_room.push(waiting);
                 continue;
             }
             let Some(peer) = self.peers.get_mut(id) else { continue };
@@ -367,8 +356,8 @@ impl<P: Platform> Engine<P> {
             self.keep_since(waiting, before);
             let is_held = self.supplies.messages.is_held(owner) && !is_large_next;
             // It may have been refused instead, when it wanted more than a connection may wait for.
-            if is_held && self.for_room.last() == Some(waiting) {
-                self.for_room.move_to(waiting, at);
+            if is_held && self.lists.for_room.last() == Some(waiting) {
+                self.lists.for_room.move_to(waiting, at);
             }
         }
     }
@@ -403,16 +392,16 @@ impl<P: Platform> Engine<P> {
             return;
         }
         peer.stream.look_again();
-        let got = peer.stream.read(&mut self.buffers, &mut self.input, Reading::Look);
+        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, Reading::Look);
         let session = peer.session.amqp();
-        let leaves = session.has_close(&self.input[..got.len]);
+        let leaves = session.has_close(&self.scratch.input[..got.len]);
         if leaves {
             session.leave(&mut self.supplies.context(self.now, &self.broker, &self.journal, id));
         }
-        let is_kept = peer.stream.keep(&mut self.buffers, &mut self.input, got.len, 0, true);
+        let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
         peer.stream.look_again();
         if !is_kept {
-            self.end_now(id);
+            self.lists.end_now(&mut self.peers, id);
         } else if leaves {
             self.resume_closed(id);
         }
@@ -427,7 +416,7 @@ impl<P: Platform> Engine<P> {
     /// Whether so much is free that one of those who wait for it can go on. Those who wait otherwise as well
     /// need not stay on the list: they are read when that is over.
     pub(super) fn has_stash_to_offer(&self) -> bool {
-        self.for_stash.iter().any(|id| self.has_stash_for(id))
+        self.lists.for_stash.iter().any(|id| self.has_stash_for(id))
     }
 
     fn has_stash_for(&self, id: PeerId) -> bool {
@@ -437,13 +426,13 @@ impl<P: Platform> Engine<P> {
 
     /// Lets those be read for whom so much is free as was missing.
     pub(super) fn resume_for_stash(&mut self) {
-        for _ in 0..self.for_stash.len() {
-            let Some(id) = self.for_stash.pop() else { break };
+        for _ in 0..self.lists.for_stash.len() {
+            let Some(id) = self.lists.for_stash.pop() else { break };
             if !self.has_stash_for(id) {
-                self.for_stash.push(id);
+                self.lists.for_stash.push(id);
             } else if let Some(peer) = self.peers.get_mut(id) {
                 peer.stream.look_again();
-                self.list_to_read(id);
+                self.lists.list_to_read(&self.peers, id);
             }
         }
     }
@@ -454,7 +443,7 @@ impl<P: Platform> Engine<P> {
     pub(super) fn end_slow_bodies(&mut self) {
         let patience = self.limits.content_timeout_ms.into();
         let due = self.now.after_ms(patience);
-        self.crowded = match (self.supplies.messages.awaits_assembly(), self.crowded) {
+        self.room.crowded = match (self.supplies.messages.awaits_assembly(), self.room.crowded) {
             (None, _) => None,
             (Some(claim), Some((seen, at))) if seen == claim && !at.is_due(self.now) => Some((claim, at)),
             (Some(claim), Some((seen, _))) if seen == claim => {

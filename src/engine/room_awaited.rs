@@ -41,6 +41,32 @@ impl Need {
     }
 }
 
+/// What is known of the publishers that wait for room.
+#[derive(Debug)]
+pub(super) struct RoomOffers {
+    /// Since when some of them have been waiting, and whether that is in the log.
+    pub(super) awaited: RoomAwaited,
+    /// When it was told last that some of them wait for room on the disk.
+    pub(super) disk_told: Option<Now>,
+    /// How much room had been made when they last tried, as `Engine::room_made` counts.
+    pub(super) seen: u64,
+    /// So many of them have not tried since then.
+    pub(super) retries_left: usize,
+    /// The claim of a content that waits for others to be complete, and when they have had their time.
+    pub(super) crowded: Option<(u64, Deadline)>,
+}
+
+impl RoomOffers {
+    pub(super) const fn new() -> Self {
+        Self { awaited: RoomAwaited::No, disk_told: None, seen: 0, retries_left: 0, crowded: None }
+    }
+
+    /// When something is to be told, or somebody to be ended.
+    pub(super) fn deadline(&self) -> Deadline {
+        self.crowded.map_or(Deadline::NEVER, |(_, at)| at).earlier(self.awaited.deadline())
+    }
+}
+
 /// Whether somebody waits for room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RoomAwaited {

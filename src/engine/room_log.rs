@@ -19,23 +19,26 @@ const DISK_TOLD_EVERY_MS: u64 = 60_000;
 impl<P: Platform> Engine<P> {
     /// Tells that publishers wait, when they have for a while, and that they go on.
     pub(super) fn log_room_awaited(&mut self) {
-        match (self.room_awaited, self.for_room.is_empty()) {
+        match (self.room.awaited, self.lists.for_room.is_empty()) {
             (RoomAwaited::No, false) => {
-                self.room_awaited = RoomAwaited::Since(self.now);
-                let first = self.for_room.get(0).and_then(|id| self.peers.get(id));
+                self.room.awaited = RoomAwaited::Since(self.now);
+                let first = self.lists.for_room.get(0).and_then(|id| self.peers.get(id));
                 let is_of_disk = first.is_some_and(|peer| peer.need.shortage.is_of_disk());
                 if is_of_disk
-                    && self.disk_told.is_none_or(|told| told.after_ms(DISK_TOLD_EVERY_MS).is_due(self.now))
+                    && self
+                        .room
+                        .disk_told
+                        .is_none_or(|told| told.after_ms(DISK_TOLD_EVERY_MS).is_due(self.now))
                 {
                     self.tell_room_awaited();
                 }
             }
-            (RoomAwaited::Since(_), true) => self.room_awaited = RoomAwaited::No,
+            (RoomAwaited::Since(_), true) => self.room.awaited = RoomAwaited::No,
             (awaited @ RoomAwaited::Since(_), false) if awaited.deadline().is_due(self.now) => {
                 self.tell_room_awaited();
             }
             (RoomAwaited::Told, true) => {
-                self.room_awaited = RoomAwaited::No;
+                self.room.awaited = RoomAwaited::No;
                 let text = format_args!("no publisher waits for room any more");
                 self.supplies.log.log(
                     self.now,
@@ -50,11 +53,11 @@ impl<P: Platform> Engine<P> {
     }
 
     fn tell_room_awaited(&mut self) {
-        let needs = self.for_room.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.need);
+        let needs = self.lists.for_room.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.need);
         let Some(waiters) = Need::most_awaited(needs, self.now) else { return };
-        self.room_awaited = RoomAwaited::Told;
+        self.room.awaited = RoomAwaited::Told;
         if waiters.shortage.is_of_disk() {
-            self.disk_told = Some(self.now);
+            self.room.disk_told = Some(self.now);
         }
         let pools = (&self.journal, &self.supplies.messages);
         let why = self.broker.views().explain(pools, waiters, self.admin.process.disk_limit_bytes);

@@ -21,19 +21,15 @@ use super::state::Engine;
 const DRAIN_MS: u64 = 1_000;
 
 impl<P: Platform> Engine<P> {
-    pub(super) fn list_to_write(&mut self, id: impl Into<PeerId>) {
-        self.to_write.push(id);
-    }
-
     pub(super) fn write(&mut self) {
         while let Some(id) = self.broker.next_noted() {
             // A connection of a bridge's own has no socket: its link has.
             let is_own = self.peers.get(id).is_none();
             let peer = if is_own { self.bridges.peer_of(id) } else { Some(id) };
-            peer.into_iter().for_each(|peer| self.list_to_write(peer));
+            peer.into_iter().for_each(|peer| self.lists.list_to_write(peer));
         }
-        for _ in 0..self.to_write.len() {
-            let Some(id) = self.to_write.pop() else { break };
+        for _ in 0..self.lists.to_write.len() {
+            let Some(id) = self.lists.to_write.pop() else { break };
             self.write_to(id);
         }
     }
@@ -63,13 +59,14 @@ impl<P: Platform> Engine<P> {
             self.broker.told_cancelled(id);
         }
         let mut outbox = self.broker.outbox(id);
-        let filled = session.fill(&mut context, &mut self.output, &mut self.write_plan, &mut outbox);
-        let taken = peer.stream.write(&mut self.buffers, &self.output[..filled]);
+        let filled =
+            session.fill(&mut context, &mut self.scratch.output, &mut self.scratch.write_plan, &mut outbox);
+        let taken = peer.stream.write(&mut self.buffers, &self.scratch.output[..filled]);
         let count = *taken.as_ref().unwrap_or(&0);
         peer.traffic.sent(count);
-        let sent = session.written(&mut context, count, &self.write_plan);
+        let sent = session.written(&mut context, count, &self.scratch.write_plan);
         let context =
-            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.budget.work);
         if sent.is_first_unseen {
             self.broker.unseen(context, id);
         }
@@ -93,7 +90,7 @@ impl<P: Platform> Engine<P> {
             peer.write_stall = Deadline::NEVER;
         } else if count > 0 || peer.write_stall == Deadline::NEVER {
             peer.write_stall = self.now.after_ms(patience.into());
-            self.deadlines.lower(id.into(), peer.write_stall);
+            self.lists.deadlines.lower(id.into(), peer.write_stall);
         }
     }
 
@@ -121,14 +118,14 @@ impl<P: Platform> Engine<P> {
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {
             // Behind half a frame the peer can be told nothing; the log has the sentence.
-            self.end_now(id);
+            self.lists.end_now(&mut self.peers, id);
         }
     }
 
     pub(super) fn after_write(&mut self, id: PeerId, count: usize) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.waiting == Waiting::Replies && count > 0 {
-            self.resume(id);
+            self.lists.resume(&mut self.peers, id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         let more = peer.session.has_output() || peer.session.has_remainder() || peer.stream.has_unsent();
@@ -137,10 +134,10 @@ impl<P: Platform> Engine<P> {
             let until = self.now.after_ms(DRAIN_MS);
             peer.ending = Ending::Draining(until);
             peer.stream.look_again();
-            self.deadlines.lower(id, until);
-            self.list_to_read(id);
+            self.lists.deadlines.lower(id, until);
+            self.lists.list_to_read(&self.peers, id);
         } else if peer.stream.writable && count > 0 && (more || self.has_deliveries(id)) {
-            self.list_to_write(id);
+            self.lists.list_to_write(id);
         }
         self.after_session(id);
     }
@@ -157,24 +154,14 @@ impl<P: Platform> Engine<P> {
         peer.stream.read_closed = true;
         peer.stream.look_again();
         self.note_deaf(id);
-        self.list_to_read(id);
-    }
-
-    pub(super) fn end_now(&mut self, id: impl Into<PeerId>) {
-        let id = id.into();
-        if let Some(peer) = self.peers.get_mut(id)
-            && peer.ending != Ending::Now
-        {
-            peer.ending = Ending::Now;
-            self.to_close.push(id);
-        }
+        self.lists.list_to_read(&self.peers, id);
     }
 
     pub(super) fn close(&mut self) {
-        if self.to_close.is_empty() {
+        if self.lists.to_close.is_empty() {
             return;
         }
-        while let Some(id) = self.to_close.pop() {
+        while let Some(id) = self.lists.to_close.pop() {
             self.log_leaving(id);
             let Some(mut peer) = self.peers.take(id) else { continue };
             match id.connection() {
@@ -182,15 +169,11 @@ impl<P: Platform> Engine<P> {
                 None => self.forget_operator(id, &mut peer),
             }
             peer.stream.release(&mut self.buffers);
-            self.deadlines.remove(id);
+            self.lists.deadlines.remove(id);
             self.platform.close(peer.stream.socket);
         }
         self.doors.note_change();
-        // Once for all that were closed, and before anybody else gets one of their places.
-        let waiting = [&mut self.for_room, &mut self.for_stash, &mut self.for_jobs, &mut self.for_disk];
-        for list in waiting.into_iter().chain([&mut self.to_read, &mut self.to_write]) {
-            list.retain(|id| self.peers.get(id).is_some());
-        }
+        self.lists.forget_gone(&self.peers);
     }
 
     /// Says how a connection ended that had been opened.
@@ -217,10 +200,10 @@ impl<P: Platform> Engine<P> {
         let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         peer.session.amqp().teardown(&mut context);
         let context =
-            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.budget.work);
         self.broker.release(context, id);
         self.worker.leave(id.into());
-        self.connections_count -= 1;
+        self.peers.note_connection_gone();
         self.doors.note_gone(id, peer.stream.is_tls());
     }
 }

@@ -3,29 +3,26 @@
 use crate::admin::request_context::Process;
 use crate::admin::samples::Samples;
 use crate::broker::{self, Broker};
-use crate::journal::{Batch, Journal};
+use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::{MessageLimits, Messages};
-use crate::session::{Identity, Names, Pools, Settings, WritePlan};
+use crate::session::{Identity, Pools, Settings};
 use crate::time::{Deadline, Now};
 
 use super::admin_socket::AdminSocket;
 use super::bridges::{self, Bridges};
-use super::deadlines::Deadlines;
 use super::doors::{Doors, Listeners};
-use super::peer_id::PeerId;
+use super::idle_memory::IdleMemory;
+use super::lists::Lists;
 use super::peers::Peers;
 use super::platform::Platform;
-use super::room_awaited::RoomAwaited;
+use super::room_awaited::RoomOffers;
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
-use super::supplies::Supplies;
-use super::wait_list::WaitList;
+use super::supplies::{Scratch, Supplies};
+use super::work_units::TurnBudget;
 use super::worker_job::{CertificateState, WorkerQueue};
-
-/// How long memory lies idle before it is given back: the next burst may be near.
-pub(super) const TRIM_AFTER_MS: u64 = 1_000;
 
 /// What an engine is made from.
 #[derive(Clone, Debug)]
@@ -64,63 +61,22 @@ pub struct Engine<P: Platform> {
     pub(super) doors: Doors<P::Socket>,
     /// Whoever is connected, of whatever kind.
     pub(super) peers: Peers<P::Socket>,
-    /// Those of them that are connections of the broker.
-    pub(super) connections_count: u32,
-    /// Connections of the broker that ever came in.
-    pub(super) connections_made: u64,
-    pub(super) deadlines: Deadlines,
+    /// Who of them is to be read, written to, closed or called, and who waits for what.
+    pub(super) lists: Lists,
     pub(super) supplies: Supplies,
     pub(super) broker: Broker,
     /// What the broker has said that is to be written.
     pub(super) journal: Journal,
-    /// What the broker's last calls cost.
-    pub(super) work: broker::Work,
     /// The store, unless it cannot be used at all.
     pub(super) store: Option<StoreDriver>,
     pub(super) worker: WorkerQueue,
-    /// Messages may leave memory in the next turn.
-    pub(super) spills: bool,
-    /// Peers with confirms or answers that wait for the disk.
-    pub(super) for_disk: WaitList,
-    /// What they have been told of.
-    pub(super) durable_seen: Batch,
     pub(super) buffers: Buffers,
-    pub(super) input: Box<[u8]>,
-    pub(super) output: Box<[u8]>,
-    pub(super) write_plan: WritePlan,
-    pub(super) names: Names,
-    pub(super) to_read: WaitList,
-    pub(super) to_write: WaitList,
-    pub(super) to_close: Vec<PeerId>,
-    /// Publishers that wait for room, first come first served.
-    pub(super) for_room: WaitList,
-    /// Since when some of them have been waiting, and whether that is in the log.
-    pub(super) room_awaited: RoomAwaited,
-    /// When it was told last that some of them wait for room on the disk.
-    pub(super) disk_told: Option<Now>,
-    /// Those whose input needs more of the stashes than is free.
-    pub(super) for_stash: WaitList,
-    /// What [`Self::room_made`] said when they last tried.
-    pub(super) room_seen: u64,
-    /// So many of them have not tried since then.
-    pub(super) retries_left: usize,
-    /// The claim of a content that waits for others to be complete, and when they have had their time.
-    pub(super) crowded: Option<(u64, Deadline)>,
-    pub(super) for_jobs: WaitList,
-    /// Bytes read from all peers in this turn.
-    pub(super) bytes_read: usize,
-    /// The broker's steps for them.
-    pub(super) work_units: u32,
-    /// Nothing is read in this turn, because the last one left something to write.
-    pub(super) holds_back: bool,
-    /// All memory is locked: nothing is given back.
-    pub(super) is_locked: bool,
-    /// When to give back what a burst left idle, or the start.
-    pub(super) trim_due: Deadline,
-    /// The start's code is still mapped.
-    pub(super) is_fresh: bool,
-    /// Idle bytes that were left when that was done last.
-    pub(super) idle_left: usize,
+    pub(super) scratch: Scratch,
+    /// What is known of the publishers that wait for room.
+    pub(super) room: RoomOffers,
+    /// What this turn has read and done so far.
+    pub(super) budget: TurnBudget,
+    pub(super) idle_memory: IdleMemory,
     pub(super) stopping: Option<Deadline>,
     pub(super) admin: AdminSocket,
     pub(super) bridges: Bridges,
@@ -132,12 +88,7 @@ impl<P: Platform> core::fmt::Debug for Engine<P> {
         f.debug_struct("Engine")
             .field("now", &self.now)
             .field("peers", &waiting)
-            .field("to_read", &self.to_read)
-            .field("to_write", &self.to_write)
-            .field("for_room", &self.for_room)
-            .field("for_stash", &self.for_stash)
-            .field("for_jobs", &self.for_jobs)
-            .field("for_disk", &self.for_disk)
+            .field("lists", &self.lists)
             .field("broker_has_work", &self.broker.has_work(&self.journal))
             .field("has_room_to_offer", &self.has_room_to_offer())
             .field("has_job", &self.has_job())
@@ -171,19 +122,12 @@ impl<P: Platform> Engine<P> {
             setup.tls_links + if manages_tls { limits.management_clients_max as usize } else { 0 };
         let has_api = listeners.management.len() > listeners.metrics;
         let samples = if has_api { Samples::new(limits.queues_max as usize) } else { Samples::default() };
-        // Of locked memory nothing is given back, so nothing is due for it.
-        let trim_due = match setup.is_memory_locked {
-            true => Deadline::NEVER,
-            false => Now::from_ms(0).after_ms(TRIM_AFTER_MS),
-        };
         Self {
             now: Now::from_ms(0),
             platform,
             doors: Doors::new(&listeners, &limits, setup.queue_places),
             peers: Peers::with_capacity(connections),
-            connections_count: 0,
-            connections_made: 0,
-            deadlines: Deadlines::with_capacity(peers),
+            lists: Lists::with_capacity(peers),
             supplies: Supplies {
                 settings: Settings::new(&limits, &setup.identity),
                 pools: Pools::new(&limits),
@@ -192,35 +136,13 @@ impl<P: Platform> Engine<P> {
             },
             broker,
             journal: Journal::new(limits.messages_max as usize),
-            work: broker::Work::default(),
             store: None,
             worker: WorkerQueue::new(&limits, with_tls, (setup.certificates, tls_others)),
-            spills: false,
-            for_disk: WaitList::with_capacity(peers),
-            durable_seen: Batch::NONE,
             buffers: Buffers::new(&limits, with_tls, tls_others),
-            input: vec![0; limits.input_buffer_bytes as usize].into_boxed_slice(),
-            output: vec![0; limits.output_buffer_bytes as usize].into_boxed_slice(),
-            write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
-            names: Names::default(),
-            to_read: WaitList::with_capacity(peers),
-            to_write: WaitList::with_capacity(peers),
-            to_close: Vec::with_capacity(peers),
-            for_room: WaitList::with_capacity(peers),
-            room_awaited: RoomAwaited::No,
-            disk_told: None,
-            for_stash: WaitList::with_capacity(peers),
-            room_seen: 0,
-            retries_left: 0,
-            crowded: None,
-            for_jobs: WaitList::with_capacity(peers),
-            bytes_read: 0,
-            work_units: 0,
-            holds_back: false,
-            is_locked: setup.is_memory_locked,
-            trim_due,
-            is_fresh: true,
-            idle_left: 0,
+            scratch: Scratch::new(&limits),
+            room: RoomOffers::new(),
+            budget: TurnBudget::default(),
+            idle_memory: IdleMemory::new(setup.is_memory_locked),
             stopping: None,
             admin: AdminSocket::closed(setup.process, setup.own_uid, samples),
             bridges,
@@ -245,7 +167,8 @@ impl<P: Platform> Engine<P> {
     /// The broker and what it works with, for a start that declares what there is to be, and for whoever
     /// looks.
     pub const fn broker_mut(&mut self) -> (&mut Broker, broker::Context<'_>) {
-        let context = broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.work);
+        let context =
+            broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.budget.work);
         (&mut self.broker, context)
     }
 

@@ -38,8 +38,8 @@ impl<P: Platform> Engine<P> {
         for index in 0..self.peers.connections_seen() {
             self.put_one_out(ConnectionId::from_index(index), &fault);
         }
-        self.for_room.clear();
-        self.for_jobs.clear();
+        self.lists.for_room.clear();
+        self.lists.for_jobs.clear();
     }
 
     /// Whether it is about to stop.
@@ -50,7 +50,7 @@ impl<P: Platform> Engine<P> {
     /// Whether no turn is to be taken any more.
     pub fn is_stopped(&self) -> bool {
         self.stopping.is_some_and(|at| {
-            self.connections_count == 0 && !self.bridges.is_connected() || at.is_due(self.now)
+            self.peers.connections() == 0 && !self.bridges.is_connected() || at.is_due(self.now)
         })
     }
 
@@ -76,7 +76,9 @@ impl<P: Platform> Engine<P> {
         let has_jobs = broker.run_jobs(&mut context);
         self.hand_to_disk();
         // Nobody asks for turns any more, so a job that is not over is as good a reason for the next call.
-        self.spills |= has_jobs;
+        if has_jobs && let Some(store) = &mut self.store {
+            store.note_spilling(true);
+        }
         self.is_flushing()
     }
 
@@ -95,7 +97,7 @@ impl<P: Platform> Engine<P> {
     /// matters: the stop itself has been due for long.
     pub fn flush_sleeps_until(&self) -> Option<Deadline> {
         let store = self.store.as_ref()?;
-        let is_busy = self.spills || store.has_work(&self.broker, &self.journal, &self.supplies.messages);
+        let is_busy = store.has_work(&self.broker, &self.journal, &self.supplies.messages);
         (!is_busy).then(|| store.deadline())
     }
 

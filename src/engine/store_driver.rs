@@ -26,6 +26,8 @@ pub struct StoreDriver {
     may_fetch: bool,
     /// Reads for queues that the disk refused, one after the other.
     refused: u32,
+    /// Messages may leave memory in the next turn.
+    spills: bool,
     /// How long commits took.
     sync_times: SyncTimes,
 }
@@ -66,6 +68,7 @@ impl StoreDriver {
             cleans_next: false,
             may_fetch: true,
             refused: 0,
+            spills: false,
             sync_times: SyncTimes::default(),
         }
     }
@@ -88,11 +91,16 @@ impl StoreDriver {
         self.keeper.log().time_ms(now)
     }
 
+    /// Notes whether messages may go on leaving memory in the next turn.
+    pub(super) const fn note_spilling(&mut self, spills: bool) {
+        self.spills = spills;
+    }
+
     /// Whether there is something to hand out now.
     pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
         let wants_to_read =
             self.may_fetch && broker.queues().wants_pages(messages) || self.keeper.log().looks_for_work();
-        journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
+        self.spills || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
     }
 
     /// When there is something to do here if nothing else happens.

@@ -1,13 +1,14 @@
-//! What sessions, and whoever else works for the loop, are lent: pools, messages and the log.
+//! What sessions, and whoever else works for the loop, are lent: pools, messages and the log, and space to work in.
 //!
 //! Always true: there is one of each, and whoever is lent them gives them back before anybody else works.
 
 use crate::broker::Broker;
 use crate::command::ConnectionId;
 use crate::journal::Journal;
+use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::Messages;
-use crate::session::{Context, Pools, Settings};
+use crate::session::{Context, Names, Pools, Settings, WritePlan};
 use crate::time::Now;
 
 /// What sessions are lent while they work.
@@ -18,6 +19,31 @@ pub(super) struct Supplies {
     pub(super) messages: Messages,
     /// What is logged of peers goes through it.
     pub(super) log: LogLimiter,
+}
+
+/// Space for one reading or writing, which nobody keeps.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    /// What one peer has sent.
+    pub(super) input: Box<[u8]>,
+    /// What one peer is to be sent.
+    pub(super) output: Box<[u8]>,
+    /// Which deliveries that is.
+    pub(super) write_plan: WritePlan,
+    /// The names in one command.
+    pub(super) names: Names,
+}
+
+impl Scratch {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let bytes = |count: u32| vec![0; count as usize].into_boxed_slice();
+        Self {
+            input: bytes(limits.input_buffer_bytes),
+            output: bytes(limits.output_buffer_bytes),
+            write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
+            names: Names::default(),
+        }
+    }
 }
 
 impl Supplies {

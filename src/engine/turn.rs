@@ -28,24 +28,22 @@ use crate::command::ConnectionId;
 use crate::error::Fault;
 use crate::journal::Batch;
 use crate::log_limiter::{LogKind, LogSource};
-use crate::mem;
 use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
 use super::bridges::Call;
 use super::doors::Knock;
+use super::idle_memory::IdleMemory;
 use super::peer::{Ending, Waiting};
 use super::peer_id::PeerId;
 use super::platform::{ListenerId, Platform, Readiness};
-use super::state::{Engine, TRIM_AFTER_MS};
+use super::state::Engine;
 use super::store_driver::StoreDriver;
 
 /// Deliveries made per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
 /// A commit that takes so long is recorded, in microseconds.
 const SLOW_COMMIT_US: u64 = 1_000_000;
-/// So much idle memory stays for the next burst.
-const IDLE_BYTES_KEPT: usize = 1 << 20;
 /// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
 /// wait for nothing but the room that those queues take.
 const LOST_OWNER_MS: u64 = 5_000;
@@ -117,13 +115,12 @@ impl<P: Platform> Engine<P> {
     pub fn has_work(&self) -> bool {
         self.broker.has_work(&self.journal)
             || self.broker.may_shed(&self.journal, &self.supplies.messages)
-            || !self.to_read.is_empty() && !self.journal.is_crowded()
-            || self.spills
+            || !self.lists.to_read.is_empty() && !self.journal.is_crowded()
             || self
                 .store
                 .as_ref()
                 .is_some_and(|store| store.has_work(&self.broker, &self.journal, &self.supplies.messages))
-            || !self.to_write.is_empty()
+            || !self.lists.to_write.is_empty()
             || self.may_let_operator_in()
             || self.doors.is_ready(&self.house())
             || self.has_room_to_offer()
@@ -139,13 +136,16 @@ impl<P: Platform> Engine<P> {
         let store = self.store.as_ref().map_or(Deadline::NEVER, StoreDriver::deadline);
         let overdue = self.broker.overdue_deadline();
         let expiry = self.expiry_deadline();
-        let crowded = self.crowded.map_or(Deadline::NEVER, |(_, at)| at);
-        let own = stop.earlier(crowded).earlier(self.trim_due).earlier(store).earlier(overdue);
-        let own = own.earlier(self.supplies.log.deadline()).earlier(self.room_awaited.deadline());
+        let own = stop
+            .earlier(self.room.deadline())
+            .earlier(self.idle_memory.deadline())
+            .earlier(store)
+            .earlier(overdue);
+        let own = own.earlier(self.supplies.log.deadline());
         let own = own.earlier(expiry);
         let own = own.earlier(self.bridges.deadline()).earlier(self.doors.deadline(&self.house()));
         let others = self.job_deadline();
-        self.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
+        self.lists.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
     }
 
     /// When something expires, or the next life has to be told how late it is for that.
@@ -178,7 +178,7 @@ impl<P: Platform> Engine<P> {
         if seen.is_readable || seen.is_read_closed || seen.is_error {
             peer.stream.readable = true;
             peer.stream.read_closed |= seen.is_read_closed || seen.is_error;
-            self.list_to_read(id);
+            self.lists.list_to_read(&self.peers, id);
         }
         if seen.is_error || seen.is_read_closed {
             self.note_loss(id);
@@ -194,7 +194,7 @@ impl<P: Platform> Engine<P> {
             // The system says so with whatever else it reports. Who could be written to before is on the list
             // if there is something to write.
             peer.stream.writable = true;
-            self.list_to_write(id);
+            self.lists.list_to_write(id);
         }
     }
 
@@ -208,18 +208,18 @@ impl<P: Platform> Engine<P> {
             // Whatever it sent before and was not taken is the upstream's still; what it has to say is read.
             // Its last words in a handshake, an alert maybe, are read when the step under way is done.
             if !matches!(peer.waiting, Waiting::No | Waiting::Handshake(_)) {
-                self.end_now(id);
+                self.lists.end_now(&mut self.peers, id);
             }
             return;
         }
         if let Waiting::Worker(_) = peer.waiting {
             // Nobody is left to be told, and somebody else may want its place.
-            return self.end_now(id);
+            return self.lists.end_now(&mut self.peers, id);
         }
         if peer.lost == Deadline::NEVER {
             let ms = if self.broker.owns_queues(connection) { LOST_OWNER_MS } else { LOST_MS };
             peer.lost = self.now.after_ms(ms);
-            self.deadlines.lower(id, peer.lost);
+            self.lists.deadlines.lower(id, peer.lost);
         }
     }
 
@@ -236,15 +236,15 @@ impl<P: Platform> Engine<P> {
         }
         // Who has no record at the broker came for answers, and nothing else.
         if is_waiting_for_writing || connection.is_none() {
-            self.end_now(id);
+            self.lists.end_now(&mut self.peers, id);
         }
     }
 
     fn keep_time(&mut self) {
         self.end_slow_bodies();
         // Each peer once: one whose deadline is not moved by its being called waits for the next turn.
-        for _ in 0..self.deadlines.len() {
-            let Some(id) = self.deadlines.pop_due(self.now) else { break };
+        for _ in 0..self.lists.deadlines.len() {
+            let Some(id) = self.lists.deadlines.pop_due(self.now) else { break };
             self.call_at_deadline(id);
         }
         self.close_overdue();
@@ -266,36 +266,32 @@ impl<P: Platform> Engine<P> {
             }
             if peer.waiting == Waiting::Room {
                 peer.session.amqp().blocked(self.now, false);
-                self.for_room.remove(id);
-                self.resume(id);
+                self.lists.for_room.remove(id);
+                self.lists.resume(&mut self.peers, id);
             }
             if let Some(peer) = self.peers.get_mut(id) {
                 peer.stream.look_again();
             }
-            self.list_to_read(id);
+            self.lists.list_to_read(&self.peers, id);
             self.after_session(id.into());
         }
     }
 
-    /// What a burst left idle, or the start, goes back to the system a little later, in bounded steps; what
-    /// could not be given back (because something in use lies between) is not tried again before something
-    /// changed.
+    /// What a burst left idle, or the start, goes back to the system a little later, in bounded steps.
     fn tidy_memory(&mut self) {
-        if self.is_locked {
-            return;
-        }
-        if self.trim_due == Deadline::NEVER {
-            let idle = self.idle_bytes();
-            if idle > IDLE_BYTES_KEPT && idle != self.idle_left {
-                self.trim_due = self.now.after_ms(TRIM_AFTER_MS);
+        let mut idle_memory = core::mem::replace(&mut self.idle_memory, IdleMemory::new(true));
+        if idle_memory.is_due(self.now, || self.idle_bytes()) {
+            let parts = [
+                self.supplies.messages.trim(),
+                self.supplies.pools.trim(),
+                self.broker.trim(),
+                self.buffers.trim(),
+            ];
+            if parts.into_iter().all(|is_done| is_done) {
+                idle_memory.note_given_back(self.idle_bytes());
             }
-        } else if self.trim_due.is_due(self.now) && self.trim() {
-            if core::mem::replace(&mut self.is_fresh, false) {
-                mem::let_go_of_start();
-            }
-            self.trim_due = Deadline::NEVER;
-            self.idle_left = self.idle_bytes();
         }
+        self.idle_memory = idle_memory;
     }
 
     fn idle_bytes(&self) -> usize {
@@ -305,23 +301,13 @@ impl<P: Platform> Engine<P> {
             + self.buffers.idle_bytes()
     }
 
-    fn trim(&mut self) -> bool {
-        let parts = [
-            self.supplies.messages.trim(),
-            self.supplies.pools.trim(),
-            self.broker.trim(),
-            self.buffers.trim(),
-        ];
-        parts.into_iter().all(|is_done| is_done)
-    }
-
     fn call_at_deadline(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if let Ending::Draining(until) = peer.ending {
             if until.is_due(self.now) {
-                self.end_now(id);
+                self.lists.end_now(&mut self.peers, id);
             } else {
-                self.deadlines.lower(id, until);
+                self.lists.deadlines.lower(id, until);
             }
             return;
         }
@@ -330,7 +316,7 @@ impl<P: Platform> Engine<P> {
             return;
         }
         if peer.lost.is_due(self.now) {
-            return self.end_now(id);
+            return self.lists.end_now(&mut self.peers, id);
         }
         let Some(connection) = id.connection() else { return self.call_operator(id) };
         if peer.session.is_bridge() {
@@ -344,13 +330,13 @@ impl<P: Platform> Engine<P> {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let mut context = self.supplies.context(self.now, &self.broker, &self.journal, connection);
         if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
-            return self.end_now(id);
+            return self.lists.end_now(&mut self.peers, id);
         }
         // Time may have let the session go on with input it had left standing, or finish.
         if let Some(peer) = self.peers.get_mut(id) {
             peer.stream.look_again();
         }
-        self.list_to_read(id);
+        self.lists.list_to_read(&self.peers, id);
         self.after_session(id);
     }
 
@@ -375,8 +361,11 @@ impl<P: Platform> Engine<P> {
             log_full(was_full, journal.is_file_system_full());
         }
         if let Some(outcome) = self.platform.take_read()
-            && let Some(more) =
-                store.take_read(broker, &mut broker::Context::new(journal, messages, &mut self.work), outcome)
+            && let Some(more) = store.take_read(
+                broker,
+                &mut broker::Context::new(journal, messages, &mut self.budget.work),
+                outcome,
+            )
         {
             self.platform.start_read(more);
         }
@@ -387,7 +376,11 @@ impl<P: Platform> Engine<P> {
     pub(super) fn hand_to_disk(&mut self) {
         let Some(store) = &mut self.store else { return };
         let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
-        self.spills = broker.spill(&mut broker::Context::new(journal, messages, &mut self.work));
+        store.note_spilling(broker.spill(&mut broker::Context::new(
+            journal,
+            messages,
+            &mut self.budget.work,
+        )));
         if let Some(job) = store.next_read(broker, messages) {
             self.platform.start_read(job);
         }
@@ -413,14 +406,14 @@ impl<P: Platform> Engine<P> {
     fn note_durable(&mut self, is_written: bool) {
         self.broker.queues_mut().note_durable(&self.journal);
         let durable = self.journal.durable();
-        if core::mem::replace(&mut self.durable_seen, durable) == durable && !is_written {
+        if core::mem::replace(&mut self.lists.durable_told, durable) == durable && !is_written {
             return;
         }
-        for _ in 0..self.for_disk.len() {
-            let Some(id) = self.for_disk.pop() else { break };
+        for _ in 0..self.lists.for_disk.len() {
+            let Some(id) = self.lists.for_disk.pop() else { break };
             let Some(connection) = id.connection() else {
                 // What it waits for is put together where it is written.
-                self.list_to_write(id);
+                self.lists.list_to_write(id);
                 continue;
             };
             let Some(peer) = self.peers.get_mut(id) else { continue };
@@ -450,13 +443,13 @@ impl<P: Platform> Engine<P> {
         }
         if self.broker.is_busy(id) {
             peer.waiting = Waiting::Job;
-            self.for_jobs.push(id);
+            self.lists.for_jobs.push(id);
         } else {
-            self.resume(id);
+            self.lists.resume(&mut self.peers, id);
         }
         // What had to stand behind the answer: the end of a consumer, say.
         if self.broker.has_output(id) {
-            self.list_to_write(id);
+            self.lists.list_to_write(id);
         }
     }
 
@@ -464,14 +457,14 @@ impl<P: Platform> Engine<P> {
 
     /// After everything in a turn that applies commands, for a command may end the job of another.
     fn resume_after_jobs(&mut self) {
-        for _ in 0..self.for_jobs.len() {
-            let Some(peer) = self.for_jobs.pop() else { break };
+        for _ in 0..self.lists.for_jobs.len() {
+            let Some(peer) = self.lists.for_jobs.pop() else { break };
             let Some(id) = peer.connection() else {
                 self.resume_operator(peer);
                 continue;
             };
             if self.broker.is_busy(id) {
-                self.for_jobs.push(peer);
+                self.lists.for_jobs.push(peer);
                 continue;
             }
             if let Some(later) = self.broker.take_later(id)
@@ -481,19 +474,11 @@ impl<P: Platform> Engine<P> {
                 self.answer_held(id);
                 self.after_session(id.into());
             } else {
-                self.resume(id);
+                self.lists.resume(&mut self.peers, id);
             }
         }
     }
 
-    pub(super) fn resume(&mut self, id: impl Into<PeerId>) {
-        let id = id.into();
-        if let Some(peer) = self.peers.get_mut(id) {
-            peer.waiting = Waiting::No;
-            peer.stream.look_again();
-            self.list_to_read(id);
-        }
-    }
     /// Closes the connections that the broker wants closed: of users or virtual hosts that are gone.
     fn put_out(&mut self) {
         while let Some((id, fault)) = self.broker.next_forced() {
@@ -508,7 +493,7 @@ impl<P: Platform> Engine<P> {
             return;
         };
         if peer.stream.is_shaking_hands() {
-            return self.end_now(id);
+            return self.lists.end_now(&mut self.peers, id);
         }
         let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         peer.session.amqp().close(&mut context, fault);
@@ -521,12 +506,12 @@ impl<P: Platform> Engine<P> {
         peer.held = None;
         let waited = core::mem::replace(&mut peer.waiting, Waiting::No);
         match waited {
-            Waiting::Room => self.for_room.remove(id),
-            Waiting::Job => self.for_jobs.remove(id),
+            Waiting::Room => self.lists.for_room.remove(id),
+            Waiting::Job => self.lists.for_jobs.remove(id),
             Waiting::Worker(_) => self.worker.throttle.leave(id),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
         }
-        self.resume(id);
+        self.lists.resume(&mut self.peers, id);
         self.after_session(id.into());
     }
 }

@@ -144,7 +144,7 @@ impl<P: Platform> Engine<P> {
             let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
             session.answer(&mut context, outcome, 0, Batch::NONE);
         }
-        self.resume(id);
+        self.lists.resume(&mut self.peers, id);
         self.after_session(id.into());
     }
 }

@@ -115,7 +115,7 @@ impl Bridges {
             return;
         }
         let waiting = bridge.waiting(yard.broker, now);
-        let has_room = yard.for_room.is_empty();
+        let has_room = yard.lists.for_room.is_empty();
         let unix_ms = yard.platform.unix_ms();
         let reason =
             bridge.head.demand.as_mut().and_then(|demand| demand.look(now, unix_ms, (waiting, has_room)));

@@ -210,7 +210,7 @@ impl<P: Platform> Task<'_, '_, P> {
         let (id, since) = (self.contact.peer, self.yard.now);
         if let Some(peer) = self.yard.peers.get_mut(id) {
             (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since });
-            self.yard.for_room.push(id);
+            self.yard.lists.for_room.push(id);
         }
         Next::Wait
     }

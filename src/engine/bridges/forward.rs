@@ -75,7 +75,7 @@ impl<P: Platform> Task<'_, '_, P> {
 
     pub(super) fn begin_page(&mut self) -> Page {
         let (octets, mut pieces) =
-            (core::mem::take(self.yard.output), core::mem::take(&mut self.common.pieces));
+            (core::mem::take(&mut self.yard.scratch.output), core::mem::take(&mut self.common.pieces));
         pieces.clear();
         let mut lanes = [(0, 0); RULES_MAX];
         for (place, lane) in lanes.iter_mut().zip(&self.contact.lanes) {

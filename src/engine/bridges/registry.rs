@@ -15,7 +15,7 @@ use super::message::{Common, Scratch};
 use super::state::{Bridge, Head, Link, LinkId, Phase};
 use super::task::{Call, Task};
 use super::yard::Yard;
-use crate::engine::peer::peer_bytes;
+use crate::engine::lists::peer_bytes;
 use crate::engine::platform::Platform;
 
 /// How often what was counted is written down, in milliseconds.

@@ -85,7 +85,7 @@ impl<P: Platform> Task<'_, '_, P> {
             self.contact.lanes.iter_mut().for_each(|lane| self.yard.end_lane(lane));
         }
         let deadline = if is_alive { self.deadline(is_read) } else { Deadline::NEVER };
-        self.yard.deadlines.lower(id.into(), deadline);
+        self.yard.lists.deadlines.lower(id.into(), deadline);
         let needs = self.contact.needs();
         if let Some(Peer { session: Session::Bridge(known), .. }) = self.yard.peers.get_mut(id) {
             *known = needs;
@@ -94,7 +94,7 @@ impl<P: Platform> Task<'_, '_, P> {
             self.yard.list_to_write(id);
         }
         if needs.awaits_disk {
-            self.yard.for_disk.push(id);
+            self.yard.lists.for_disk.push(id);
         }
         self.note_active(now);
         self.note_passed();

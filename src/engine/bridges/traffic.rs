@@ -17,7 +17,6 @@ use super::task::{Next, Task};
 use crate::engine::peer::Waiting;
 use crate::engine::platform::{Platform, Socket};
 use crate::engine::stream::Reading;
-use crate::engine::work_units::WORK_UNITS_PER_RECORD;
 use crate::engine::worker_job::Shake;
 
 impl<P: Platform> Task<'_, '_, P> {
@@ -26,7 +25,7 @@ impl<P: Platform> Task<'_, '_, P> {
     pub(super) fn read(&mut self) {
         let id = self.contact.peer;
         let is_scarce = self.yard.supplies.messages.is_held(self.yard.broker.owner(id))
-            || !self.yard.buffers.can_take(self.yard.input.len());
+            || !self.yard.buffers.can_take(self.yard.scratch.input.len());
         let Some(peer) = self.yard.peers.get_mut(id) else { return };
         if self.contact.client.is_unheard()
             && let Some(error) = peer.stream.socket.take_error()
@@ -35,11 +34,11 @@ impl<P: Platform> Task<'_, '_, P> {
             return self.lose(cause);
         }
         let reading = if is_scarce { Reading::Look } else { Reading::Take };
-        let got = peer.stream.read(self.yard.buffers, self.yard.input, reading);
-        *self.yard.bytes_read += got.len;
+        let got = peer.stream.read(self.yard.buffers, &mut self.yard.scratch.input, reading);
+        self.yard.budget.note_read(got.len);
         let records = peer.stream.take_records();
         let (has_lost_record, is_shaking) = (peer.stream.has_lost_record, peer.stream.is_shaking_hands());
-        self.yard.charge(records * WORK_UNITS_PER_RECORD);
+        self.yard.budget.charge_records(records);
         if has_lost_record {
             return self.lose(Cause::new(format_args!("no room to keep its unfinished record of TLS")));
         }
@@ -47,14 +46,14 @@ impl<P: Platform> Task<'_, '_, P> {
             return self.shake(got.end);
         }
         let has_come = self.contact.client.note_input(self.yard.now, got.len) > 0;
-        let input = core::mem::take(self.yard.input);
+        let input = core::mem::take(&mut self.yard.scratch.input);
         let was_blocked = self.contact.client.is_blocked();
         let mut handled = 0;
         let next = self.handle_input(&input[..got.len], &mut handled);
         if was_blocked && !self.contact.client.is_blocked() {
             self.contact.restart_confirm_timeout(self.yard.now);
         }
-        *self.yard.input = input;
+        self.yard.scratch.input = input;
         self.contact.client.note_left(got.len - handled);
         let waits = match next {
             Ok(next) => next == Next::Wait,
@@ -62,8 +61,13 @@ impl<P: Platform> Task<'_, '_, P> {
         };
         let is_over_budget = self.yard.is_over_budget();
         let Some(peer) = self.yard.peers.get_mut(id) else { return };
-        let kept =
-            peer.stream.keep(self.yard.buffers, self.yard.input, got.len, handled, waits || is_over_budget);
+        let kept = peer.stream.keep(
+            self.yard.buffers,
+            &mut self.yard.scratch.input,
+            got.len,
+            handled,
+            waits || is_over_budget,
+        );
         if !kept {
             let text = "no room to keep its unfinished frame; raise stash_bytes_max";
             return self.lose(Cause::new(format_args!("{text}")));
@@ -87,7 +91,7 @@ impl<P: Platform> Task<'_, '_, P> {
         self.contact.note_begun(self.yard.now, has_come, got.len - handled);
         let (is_starved, is_readable) = (peer.stream.is_starved(), peer.stream.readable);
         if is_starved {
-            self.yard.for_stash.push(id);
+            self.yard.lists.for_stash.push(id);
         }
         if is_readable && (handled > 0 || !is_starved) {
             self.yard.list_to_read(id);
@@ -262,7 +266,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 self.set_unsendable_aside(&page);
             }
         }
-        (*self.yard.output, self.common.pieces) = (page.octets, page.pieces);
+        (self.yard.scratch.output, self.common.pieces) = (page.octets, page.pieces);
         taken.map_or(0, |(count, _)| count)
     }
 

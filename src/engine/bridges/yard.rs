@@ -6,7 +6,7 @@
 use core::fmt;
 
 use crate::bridge::Cause;
-use crate::broker::{self, Broker, Context};
+use crate::broker::{Broker, Context};
 use crate::command::{ChannelId, Command, ConnectionId, Outcome};
 use crate::config::bridge::Bridge as Config;
 use crate::error::Fault;
@@ -17,15 +17,12 @@ use crate::time::Now;
 
 use super::contact::{Fetch, Lane, Own, Received};
 use super::state::{Direction, Head};
-use crate::engine::deadlines::Deadlines;
-use crate::engine::peer::{Ending, Waiting};
-use crate::engine::peer_id::PeerId;
+use crate::engine::lists::Lists;
 use crate::engine::peers::Peers;
 use crate::engine::platform::Platform;
 use crate::engine::stream::Buffers;
-use crate::engine::supplies::Supplies;
-use crate::engine::wait_list::WaitList;
-use crate::engine::work_units::WORK_UNITS_PER_TURN;
+use crate::engine::supplies::{Scratch, Supplies};
+use crate::engine::work_units::TurnBudget;
 use crate::engine::worker_job::WorkerQueue;
 
 /// What is lent.
@@ -38,59 +35,38 @@ pub(in crate::engine) struct Yard<'e, P: Platform> {
     pub(in crate::engine) node: &'e str,
     pub(in crate::engine) platform: &'e mut P,
     pub(in crate::engine) peers: &'e mut Peers<P::Socket>,
-    pub(in crate::engine) deadlines: &'e mut Deadlines,
+    pub(in crate::engine) lists: &'e mut Lists,
     pub(in crate::engine) supplies: &'e mut Supplies,
     pub(in crate::engine) broker: &'e mut Broker,
     pub(in crate::engine) journal: &'e mut Journal,
-    pub(in crate::engine) work: &'e mut broker::Work,
     pub(in crate::engine) worker: &'e mut WorkerQueue,
     pub(in crate::engine) buffers: &'e mut Buffers,
-    pub(in crate::engine) input: &'e mut Box<[u8]>,
-    pub(in crate::engine) output: &'e mut Box<[u8]>,
-    /// Bytes read in this turn, and the broker's steps for them.
-    pub(in crate::engine) bytes_read: &'e mut usize,
-    pub(in crate::engine) work_units: &'e mut u32,
-    pub(in crate::engine) to_read: &'e mut WaitList,
-    pub(in crate::engine) to_write: &'e mut WaitList,
-    pub(in crate::engine) to_close: &'e mut Vec<PeerId>,
-    pub(in crate::engine) for_disk: &'e mut WaitList,
-    pub(in crate::engine) for_room: &'e mut WaitList,
-    pub(in crate::engine) for_stash: &'e mut WaitList,
+    pub(in crate::engine) scratch: &'e mut Scratch,
+    pub(in crate::engine) budget: &'e mut TurnBudget,
 }
 
 impl<P: Platform> Yard<'_, P> {
     pub(super) fn list_to_read(&mut self, id: ConnectionId) {
-        if self.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No) {
-            self.to_read.push(id);
-        }
+        self.lists.list_to_read(self.peers, id);
     }
 
     pub(super) fn list_to_write(&mut self, id: ConnectionId) {
-        self.to_write.push(id);
+        self.lists.list_to_write(id);
     }
 
     /// Closes a peer at the end of the turn.
     pub(super) fn end_now(&mut self, id: ConnectionId) {
-        if let Some(peer) = self.peers.get_mut(id)
-            && peer.ending != Ending::Now
-        {
-            peer.ending = Ending::Now;
-            self.to_close.push(id.into());
-        }
+        self.lists.end_now(self.peers, id);
     }
 
     pub(super) const fn is_over_budget(&self) -> bool {
-        *self.work_units >= WORK_UNITS_PER_TURN
-    }
-
-    pub(super) const fn charge(&mut self, units: u32) {
-        *self.work_units = self.work_units.saturating_add(units);
+        self.budget.is_over()
     }
 
     // ---- the broker
 
     pub(super) const fn broker(&mut self) -> (&mut Broker, Context<'_>) {
-        let context = Context::new(self.journal, &mut self.supplies.messages, self.work);
+        let context = Context::new(self.journal, &mut self.supplies.messages, &mut self.budget.work);
         (self.broker, context)
     }
 
@@ -103,8 +79,7 @@ impl<P: Platform> Yard<'_, P> {
         let (broker, mut context) = self.broker();
         let (outcome, _) = broker.apply(&mut context, connection, channel, command);
         let batch = context.awaited();
-        let units = self.work.take();
-        self.charge(units);
+        self.budget.charge_work();
         (outcome, batch)
     }
 

@@ -127,7 +127,7 @@ impl<S: Socket> AmqpDoor<S> {
     /// place.
     fn may_accept(&self, house: &House<'_, S>, with_tls: bool) -> bool {
         let in_handshake = self.handshaking.len() as u32;
-        house.connections - in_handshake < house.limits.connections_max
+        house.peers.connections() - in_handshake < house.limits.connections_max
             && (!with_tls || self.has_tls_connection_to_offer(house))
             && self.queue.has_room()
     }
@@ -220,7 +220,7 @@ impl<S: Socket> AmqpDoor<S> {
         let limits = house.limits;
         let room = |max: u32, taken: u32| Room { free: max.saturating_sub(taken), max };
         let handshakes = room(limits.handshakes_max, self.handshaking.len() as u32);
-        let mut connections = room(limits.connections_max, house.connections);
+        let mut connections = room(limits.connections_max, house.peers.connections());
         connections.free = connections.free.min(house.broker.connections_room() as u32);
         let tls_handshakes = self.in_handshake(house).filter(|peer| peer.stream.is_shaking_hands()).count();
         Rooms {
@@ -233,7 +233,7 @@ impl<S: Socket> AmqpDoor<S> {
 
 /// Whether the broker still clears away what a closed connection held, and with it its record.
 fn is_clearing_away<S>(house: &House<'_, S>) -> bool {
-    let free = house.limits.connections_max.saturating_sub(house.connections);
+    let free = house.limits.connections_max.saturating_sub(house.peers.connections());
     house.broker.connections_room() < free as usize
 }
 

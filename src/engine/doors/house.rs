@@ -20,8 +20,6 @@ pub(in crate::engine) struct House<'e, S> {
     pub(in crate::engine) now: Now,
     pub(in crate::engine) limits: &'e Limits,
     pub(in crate::engine) peers: &'e Peers<S>,
-    /// Connections of the broker, those in their handshake too.
-    pub(in crate::engine) connections: u32,
     /// What is known of addresses that sent passwords, and whose login waits for it.
     pub(in crate::engine) throttle: &'e LoginThrottle,
     /// Who has a login that is known.
