@@ -7,6 +7,8 @@
 //! | `turn` | the one turn, in its fixed order |
 //! | `state`, `supplies` | everything that runs, reserved at once; what of it is lent |
 //! | `receive`, `send` | the way in and the way out of a turn |
+//! | `sessions` | what follows when something was done with a peer; how it ends |
+//! | `disk` | what the disk did, what it is handed, and who waited for it |
 //! | `stop` | the end of it all |
 //! | `peer` | a peer of whatever kind: socket, session, and what it waits for |
 //! | `peer_id` | its name in all lists |
@@ -40,6 +42,7 @@ mod admin_socket;
 mod bridge_calls;
 mod bridges;
 mod deadlines;
+mod disk;
 mod doors;
 mod idle_memory;
 mod listener;
@@ -58,6 +61,7 @@ mod restore;
 mod room_awaited;
 mod room_log;
 mod send;
+mod sessions;
 mod state;
 mod stop;
 mod store_driver;
@@ -76,6 +80,7 @@ use crate::mem::BytePool;
 
 pub use address::PeerAddress;
 pub(crate) use bridges::bridge_bytes;
+pub(crate) use disk::log_full;
 pub use doors::{QUEUE_PLACES, VISITORS_MAX};
 pub use name_lookup::{FoundAddresses, NameLookup};
 pub use peer_id::PeerId;
@@ -83,7 +88,6 @@ pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Soc
 pub use restore::{First, restore};
 pub use state::{Engine, Setup};
 pub use store_driver::StoreDriver;
-pub(crate) use turn::log_full;
 pub use worker_job::{CertificateState, WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.

@@ -1,8 +1,7 @@
 //! Newcomers: what the doors decided is done.
 //!
 //! Always true: a newcomer has its place among the peers, and a record of the broker if it speaks AMQP, before the
-//! doors are asked for the next step; a password is checked by the worker, under one throttle for AMQP and the
-//! management API.
+//! doors are asked for the next step.
 
 use std::io;
 
@@ -10,12 +9,11 @@ use crate::admin::admin_session::AdminSession;
 use crate::broker;
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogSource};
-use crate::password::PasswordCheck;
 use crate::session;
 
-use super::admin_socket::{AdminConnection, IDLE_MS};
+use super::admin_socket::AdminConnection;
 use super::doors::{House, ListenerKind, Step, WaitingVisitor};
-use super::peer::{Peer, Session, Waiting};
+use super::peer::{Peer, Session};
 use super::peer_id::PeerId;
 use super::platform::{Interest, Platform, Visitor};
 use super::state::Engine;
@@ -131,32 +129,5 @@ impl<P: Platform> Engine<P> {
         }
         self.peers.put(id, peer);
         self.lists.list_to_read(&self.peers, id);
-    }
-
-    /// Has a password checked that a request came with, unless it is known to be wrong.
-    pub(super) fn begin_management_login(&mut self, id: PeerId, check: Box<PasswordCheck>) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        if self.worker.throttle.is_known_wrong(&check) {
-            return self.answer_management_login(id, &check, false);
-        }
-        let ticket = self.worker.ticket();
-        peer.waiting = Waiting::Worker(ticket);
-        self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
-    }
-
-    /// The password that a request came with has been checked: the request is looked at again.
-    pub(super) fn answer_management_login(&mut self, id: PeerId, check: &PasswordCheck, is_right: bool) {
-        let noted = self.broker.access_mut().note_checked(check, is_right);
-        let Some(Peer { session: Session::Admin(client), address, .. }) = self.peers.get_mut(id) else {
-            return;
-        };
-        if let Err(fault) = &noted {
-            let text = format_args!("{address}: management login refused: {}", fault.text);
-            self.supplies.log.warn(self.now, address.source(), LogKind::Login, text);
-        }
-        client.session.note_login(noted.is_ok());
-        client.idle_at = self.now.after_ms(IDLE_MS);
-        self.lists.deadlines.lower(id, client.idle_at);
-        self.lists.resume(&mut self.peers, id);
     }
 }

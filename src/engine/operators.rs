@@ -17,11 +17,12 @@ use crate::admin::samples::Outside;
 use crate::command::ConnectionId;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
+use crate::password::PasswordCheck;
 use crate::store::Log;
 use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
-use super::admin_socket::AdminConnection;
+use super::admin_socket::{AdminConnection, IDLE_MS};
 use super::bridges::ShownBridges;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
@@ -158,24 +159,6 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// What may have changed for a client: there is more to read or to handle, or it is over.
-    pub(super) fn after_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Admin(client), ending, .. }) = self.peers.get_mut(id)
-        else {
-            return;
-        };
-        if *ending != Ending::No {
-            return;
-        }
-        if client.is_done() && !stream.has_unsent() {
-            self.lists.end_now(&mut self.peers, id);
-        } else if client.session.is_ending() {
-            *ending = Ending::Flushing;
-        } else if client.session.has_request() || stream.has_more() && client.session.room() > 0 {
-            self.lists.list_to_read(&self.peers, id);
-        }
-    }
-
     /// It has been still for long; who waits for the disk waits for us.
     pub(super) fn call_operator(&mut self, id: PeerId) {
         let now = self.now;
@@ -198,30 +181,6 @@ impl<P: Platform> Engine<P> {
         match client.session.is_held_up(&self.broker) {
             true => self.lists.for_jobs.push(id),
             false => self.lists.list_to_write(id),
-        }
-    }
-
-    /// A client is gone, and what was held still for it may move.
-    pub(super) fn forget_operator(&mut self, id: PeerId, peer: &mut Peer<P::Socket>) {
-        if let Session::Admin(client) = &mut peer.session {
-            let session = core::mem::take(&mut client.session);
-            let (broker, mut context) = self.broker_mut();
-            session.abandon(broker, &mut context);
-        }
-        self.worker.leave(id);
-        if self.admin.holder == Some(id) {
-            self.admin.holder = None;
-            if let Some(store) = &mut self.store {
-                store.log_mut().release_backup_pin();
-            }
-            self.recall_operators();
-        }
-    }
-
-    /// The store's files are free again: whoever waits for them looks once more.
-    fn recall_operators(&mut self) {
-        for id in self.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
-            self.lists.to_write.push(id);
         }
     }
 
@@ -354,6 +313,35 @@ impl<P: Platform> Engine<P> {
         if let Some(socket) = peers.at(connection) {
             self.broker.name_traced(connection, &name_of(&socket));
         }
+    }
+
+    // ---- logins
+
+    /// Has a password checked that a request came with, unless it is known to be wrong.
+    pub(super) fn begin_management_login(&mut self, id: PeerId, check: Box<PasswordCheck>) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if self.worker.throttle.is_known_wrong(&check) {
+            return self.answer_management_login(id, &check, false);
+        }
+        let ticket = self.worker.ticket();
+        peer.waiting = Waiting::Worker(ticket);
+        self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
+    }
+
+    /// The password that a request came with has been checked: the request is looked at again.
+    pub(super) fn answer_management_login(&mut self, id: PeerId, check: &PasswordCheck, is_right: bool) {
+        let noted = self.broker.access_mut().note_checked(check, is_right);
+        let Some(Peer { session: Session::Admin(client), address, .. }) = self.peers.get_mut(id) else {
+            return;
+        };
+        if let Err(fault) = &noted {
+            let text = format_args!("{address}: management login refused: {}", fault.text);
+            self.supplies.log.warn(self.now, address.source(), LogKind::Login, text);
+        }
+        client.session.note_login(noted.is_ok());
+        client.idle_at = self.now.after_ms(IDLE_MS);
+        self.lists.deadlines.lower(id, client.idle_at);
+        self.lists.resume(&mut self.peers, id);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::command::{ConnectionId, Outcome};
 use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::LogKind;
 use crate::mem::Owner;
-use crate::session::{Stage, Step, Suspension};
+use crate::session::{Step, Suspension};
 use crate::time::Deadline;
 
 use super::peer::{Ending, Session, Waiting};
@@ -212,49 +212,6 @@ impl<P: Platform> Engine<P> {
             | Waiting::Worker(_) => {}
         }
         (at, is_done)
-    }
-
-    /// What may have changed whenever a session was asked to do something.
-    pub(super) fn after_session(&mut self, id: PeerId) {
-        match id.connection() {
-            Some(connection) => self.after_amqp(connection),
-            None => self.after_operator(id),
-        }
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        self.lists.deadlines.lower(id, peer.deadline());
-        if peer.session.awaits_disk() || matches!(peer.waiting, Waiting::Disk(_)) {
-            self.lists.for_disk.push(id);
-        }
-        if peer.session.waits_for_get() {
-            self.lists.for_jobs.push(id);
-        }
-        if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == Ending::Flushing {
-            self.lists.list_to_write(id);
-        }
-    }
-
-    /// How far a connection of the broker has come: its handshake is over, or all of it.
-    fn after_amqp(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let Session::Amqp(session) = &mut peer.session else { return };
-        if peer.shaking_hands && session.stage() == Stage::Open {
-            peer.shaking_hands = false;
-            let source = peer.address.origin();
-            self.worker.throttle.prove(self.now, source, self.broker.views().user_of(id));
-            self.doors.note_opened(id, source);
-            session.set_names(self.broker.views().user_of(id), self.broker.views().vhost_of(id));
-            let (caller, log) = (session.caller(), &mut self.supplies.log);
-            let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
-            log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
-        }
-        if session.is_over() {
-            let context = &mut broker::Context::new(
-                &mut self.journal,
-                &mut self.supplies.messages,
-                &mut self.budget.work,
-            );
-            self.broker.disconnect(context, id);
-        }
     }
 
     // ---- who waited for room

@@ -1,24 +1,16 @@
-//! The way out: writing, and how connections end.
+//! The way out: writing.
 //!
-//! Always true: a turn writes to a socket once; what the socket did not take is not kept here; a connection
-//! is closed between two pieces of work: at the end of a turn, or when a newcomer is given its place.
-
-use std::io;
+//! Always true: a turn writes to a socket once; what the socket did not take is not kept here.
 
 use crate::broker;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
-use crate::log_limiter::LogKind;
-use crate::session::Stage;
 use crate::time::Deadline;
 
-use super::peer::{Ending, Peer, Session, Waiting};
+use super::peer::Ending;
 use super::peer_id::PeerId;
 use super::platform::Platform;
 use super::state::Engine;
-
-/// How long a connection that is over may take to hang up.
-const DRAIN_MS: u64 = 1_000;
 
 impl<P: Platform> Engine<P> {
     pub(super) fn write(&mut self) {
@@ -120,90 +112,5 @@ impl<P: Platform> Engine<P> {
             // Behind half a frame the peer can be told nothing; the log has the sentence.
             self.lists.end_now(&mut self.peers, id);
         }
-    }
-
-    pub(super) fn after_write(&mut self, id: PeerId, count: usize) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.waiting == Waiting::Replies && count > 0 {
-            self.lists.resume(&mut self.peers, id);
-        }
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let more = peer.session.has_output() || peer.session.has_remainder() || peer.stream.has_unsent();
-        if peer.ending == Ending::Flushing && !more {
-            peer.stream.shut_down_writing(&mut self.buffers);
-            let until = self.now.after_ms(DRAIN_MS);
-            peer.ending = Ending::Draining(until);
-            peer.stream.look_again();
-            self.lists.deadlines.lower(id, until);
-            self.lists.list_to_read(&self.peers, id);
-        } else if peer.stream.writable && count > 0 && (more || self.has_deliveries(id)) {
-            self.lists.list_to_write(id);
-        }
-        self.after_session(id);
-    }
-
-    fn has_deliveries(&self, id: PeerId) -> bool {
-        id.connection().is_some_and(|connection| self.broker.has_output(connection))
-    }
-
-    /// The peer takes nothing any more. What it sent before still counts and is read to its end.
-    pub(super) fn lose_writing(&mut self, id: PeerId, error: &io::Error) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        log::debug!("{}: writing failed: {error}", peer.address);
-        peer.stream.writable = false;
-        peer.stream.read_closed = true;
-        peer.stream.look_again();
-        self.note_deaf(id);
-        self.lists.list_to_read(&self.peers, id);
-    }
-
-    pub(super) fn close(&mut self) {
-        if self.lists.to_close.is_empty() {
-            return;
-        }
-        while let Some(id) = self.lists.to_close.pop() {
-            self.log_leaving(id);
-            let Some(mut peer) = self.peers.take(id) else { continue };
-            match id.connection() {
-                Some(connection) => self.forget_connection(connection, &mut peer),
-                None => self.forget_operator(id, &mut peer),
-            }
-            peer.stream.release(&mut self.buffers);
-            self.lists.deadlines.remove(id);
-            self.platform.close(peer.stream.socket);
-        }
-        self.doors.note_change();
-        self.lists.forget_gone(&self.peers);
-    }
-
-    /// Says how a connection ended that had been opened.
-    fn log_leaving(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get(id) else { return };
-        let Session::Amqp(session) = &peer.session else { return };
-        let how = match session.stage() {
-            Stage::Open => "gone without closing its connection",
-            Stage::Over => "connection closed",
-            Stage::Unproven | Stage::LoggedIn => return,
-        };
-        if !peer.shaking_hands {
-            let caller = session.caller();
-            let (source, text) = (caller.peer.source, format_args!("{caller}: {how}"));
-            self.supplies.log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
-        }
-    }
-
-    /// A connection of the broker is gone.
-    fn forget_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
-        if peer.session.is_bridge() {
-            return self.forget_bridge(id);
-        }
-        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
-        peer.session.amqp().teardown(&mut context);
-        let context =
-            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.budget.work);
-        self.broker.release(context, id);
-        self.worker.leave(id.into());
-        self.peers.note_connection_gone();
-        self.doors.note_gone(id, peer.stream.is_tls());
     }
 }

@@ -82,21 +82,6 @@ pub struct Engine<P: Platform> {
     pub(super) bridges: Bridges,
 }
 
-impl<P: Platform> core::fmt::Debug for Engine<P> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let waiting: Vec<_> = self.peers.iter().map(|peer| (peer.waiting, peer.ending)).collect();
-        f.debug_struct("Engine")
-            .field("now", &self.now)
-            .field("peers", &waiting)
-            .field("lists", &self.lists)
-            .field("broker_has_work", &self.broker.has_work(&self.journal))
-            .field("has_room_to_offer", &self.has_room_to_offer())
-            .field("has_job", &self.has_job())
-            .field("next_deadline", &self.next_deadline())
-            .finish_non_exhaustive()
-    }
-}
-
 impl<P: Platform> Engine<P> {
     /// Reserves everything. Nobody can come in before the first turn; a store comes by [`Self::set_store`].
     pub fn new(setup: Setup, broker: Broker, platform: P) -> Self {

@@ -23,11 +23,6 @@
 
 use std::io;
 
-use crate::broker;
-use crate::command::ConnectionId;
-use crate::error::Fault;
-use crate::journal::Batch;
-use crate::log_limiter::{LogKind, LogSource};
 use crate::session::Timeout;
 use crate::time::{Deadline, Now};
 
@@ -42,13 +37,19 @@ use super::store_driver::StoreDriver;
 
 /// Deliveries made per turn.
 const DELIVERIES_PER_TURN: u32 = 8192;
-/// A commit that takes so long is recorded, in microseconds.
-const SLOW_COMMIT_US: u64 = 1_000_000;
 /// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
 /// wait for nothing but the room that those queues take.
 const LOST_OWNER_MS: u64 = 5_000;
 /// The same for one that only published. What programs sent before they ended counts, so it has time.
 const LOST_MS: u64 = 600_000;
+
+/// A part of what runs, as far as the sleep between two turns is concerned.
+struct Part<P: Platform> {
+    /// Whether a turn would get on with it now, with nothing reported and no time passing.
+    is_ready: fn(&Engine<P>) -> bool,
+    /// When it is to have a turn if nothing else happens.
+    deadline: fn(&Engine<P>) -> Deadline,
+}
 
 impl<P: Platform> Engine<P> {
     /// The sleep is over, and it is now so late: for all that is noted now, and for the turn.
@@ -111,41 +112,58 @@ impl<P: Platform> Engine<P> {
         Some(self.next_deadline())
     }
 
+    /// What a turn goes through: each has its line, so none can have work and no deadline, or the other way round.
+    const PARTS: [Part<P>; 11] = [
+        // Whoever is to be read or written to now, and whoever wants to be called at some time.
+        Part {
+            is_ready: |it| {
+                !it.lists.to_write.is_empty() || !it.lists.to_read.is_empty() && !it.journal.is_crowded()
+            },
+            deadline: |it| it.lists.deadlines.next(),
+        },
+        // The broker's jobs, deliveries, expired messages, connections to be closed; who settles nothing for too long.
+        Part {
+            is_ready: |it| {
+                it.broker.has_work(&it.journal)
+                    || it.broker.may_shed(&it.journal, &it.supplies.messages)
+                    || it.broker.has_forced()
+            },
+            deadline: |it| it.broker.overdue_deadline().earlier(it.expiry_deadline()),
+        },
+        // The disk.
+        Part {
+            is_ready: |it| {
+                let store = it.store.as_ref();
+                store.is_some_and(|store| store.has_work(&it.broker, &it.journal, &it.supplies.messages))
+            },
+            deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, StoreDriver::deadline),
+        },
+        // The operator's clients who want in.
+        Part { is_ready: Self::may_let_operator_in, deadline: |it| it.admin.listener.deadline() },
+        // Everybody else who wants in.
+        Part { is_ready: |it| it.doors.is_ready(&it.house()), deadline: |it| it.doors.deadline(&it.house()) },
+        // Who waits for room, or for the stashes.
+        Part {
+            is_ready: |it| it.has_room_to_offer() || it.has_stash_to_offer(),
+            deadline: |it| it.room.deadline(),
+        },
+        // The worker.
+        Part { is_ready: Self::has_job, deadline: Self::job_deadline },
+        Part { is_ready: Self::has_bridge_work, deadline: |it| it.bridges.deadline() },
+        // What only time brings about: memory goes back, lines that were held back are told, it stops.
+        Part { is_ready: |_| false, deadline: |it| it.idle_memory.deadline() },
+        Part { is_ready: |_| false, deadline: |it| it.supplies.log.deadline() },
+        Part { is_ready: |_| false, deadline: |it| it.stopping.unwrap_or(Deadline::NEVER) },
+    ];
+
     /// Whether a turn would get on now, with nothing reported and no time passing.
     pub fn has_work(&self) -> bool {
-        self.broker.has_work(&self.journal)
-            || self.broker.may_shed(&self.journal, &self.supplies.messages)
-            || !self.lists.to_read.is_empty() && !self.journal.is_crowded()
-            || self
-                .store
-                .as_ref()
-                .is_some_and(|store| store.has_work(&self.broker, &self.journal, &self.supplies.messages))
-            || !self.lists.to_write.is_empty()
-            || self.may_let_operator_in()
-            || self.doors.is_ready(&self.house())
-            || self.has_room_to_offer()
-            || self.has_stash_to_offer()
-            || self.has_job()
-            || self.has_bridge_work()
-            || self.broker.has_forced()
+        Self::PARTS.iter().any(|part| (part.is_ready)(self))
     }
 
     /// When to take a turn if nothing else happens.
     pub fn next_deadline(&self) -> Deadline {
-        let stop = self.stopping.unwrap_or(Deadline::NEVER);
-        let store = self.store.as_ref().map_or(Deadline::NEVER, StoreDriver::deadline);
-        let overdue = self.broker.overdue_deadline();
-        let expiry = self.expiry_deadline();
-        let own = stop
-            .earlier(self.room.deadline())
-            .earlier(self.idle_memory.deadline())
-            .earlier(store)
-            .earlier(overdue);
-        let own = own.earlier(self.supplies.log.deadline());
-        let own = own.earlier(expiry);
-        let own = own.earlier(self.bridges.deadline()).earlier(self.doors.deadline(&self.house()));
-        let others = self.job_deadline();
-        self.lists.deadlines.next().earlier(own).earlier(others).earlier(self.admin.listener.deadline())
+        Self::PARTS.iter().fold(Deadline::NEVER, |earliest, part| earliest.earlier((part.deadline)(self)))
     }
 
     /// When something expires, or the next life has to be told how late it is for that.
@@ -220,23 +238,6 @@ impl<P: Platform> Engine<P> {
             let ms = if self.broker.owns_queues(connection) { LOST_OWNER_MS } else { LOST_MS };
             peer.lost = self.now.after_ms(ms);
             self.lists.deadlines.lower(id, peer.lost);
-        }
-    }
-
-    /// Nothing that is written reaches the peer any more: who waits until its replies have left would wait
-    /// until its last deadline, with all that it holds.
-    pub(super) fn note_deaf(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.stream.write_closed = true;
-        let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
-        let connection = id.connection();
-        if let Some(connection) = connection {
-            let (broker, mut context) = self.broker_mut();
-            broker.set_writable(&mut context, connection, false);
-        }
-        // Who has no record at the broker came for answers, and nothing else.
-        if is_waiting_for_writing || connection.is_none() {
-            self.lists.end_now(&mut self.peers, id);
         }
     }
 
@@ -340,119 +341,6 @@ impl<P: Platform> Engine<P> {
         self.after_session(id);
     }
 
-    // ---- disk
-
-    /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
-    pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
-        let Some(store) = &mut self.store else { return Ok(()) };
-        let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
-        let written = self.platform.take_written();
-        let is_written = written.is_some();
-        if let Some((done, took_us)) = written {
-            if done.is_commit() {
-                store.note_sync(took_us);
-                if took_us >= SLOW_COMMIT_US {
-                    let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
-                    self.supplies.log.record(self.now, log::Level::Warn, text);
-                }
-            }
-            let was_full = journal.is_file_system_full();
-            store.take_write(journal, messages, done, self.now)?;
-            log_full(was_full, journal.is_file_system_full());
-        }
-        if let Some(outcome) = self.platform.take_read()
-            && let Some(more) = store.take_read(
-                broker,
-                &mut broker::Context::new(journal, messages, &mut self.budget.work),
-                outcome,
-            )
-        {
-            self.platform.start_read(more);
-        }
-        self.note_durable(is_written);
-        Ok(())
-    }
-
-    pub(super) fn hand_to_disk(&mut self) {
-        let Some(store) = &mut self.store else { return };
-        let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
-        store.note_spilling(broker.spill(&mut broker::Context::new(
-            journal,
-            messages,
-            &mut self.budget.work,
-        )));
-        if let Some(job) = store.next_read(broker, messages) {
-            self.platform.start_read(job);
-        }
-        if broker.queues().has_deadlines() && store.time_deadline().is_due(self.now) {
-            store.say_time(broker.queues().has_stored_deadline(), self.now);
-        }
-        // After the reads, which may find that a segment can leave: that takes a commit.
-        if let Some(job) = store.next_write(journal, messages, self.now) {
-            self.platform.start_write(job);
-        }
-        if let Some(bytes) = store.log_mut().take_index_overflow() {
-            let text = format_args!(
-                "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
-                 consumed; raise index_bytes_max, or segment_bytes for a new store"
-            );
-            self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
-        }
-        self.note_durable(false);
-    }
-
-    /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
-    /// so they look after every write.
-    fn note_durable(&mut self, is_written: bool) {
-        self.broker.queues_mut().note_durable(&self.journal);
-        let durable = self.journal.durable();
-        if core::mem::replace(&mut self.lists.durable_told, durable) == durable && !is_written {
-            return;
-        }
-        for _ in 0..self.lists.for_disk.len() {
-            let Some(id) = self.lists.for_disk.pop() else { break };
-            let Some(connection) = id.connection() else {
-                // What it waits for is put together where it is written.
-                self.lists.list_to_write(id);
-                continue;
-            };
-            let Some(peer) = self.peers.get_mut(id) else { continue };
-            if peer.session.is_bridge() {
-                self.tell_bridge(connection, Call::Durable);
-                self.after_session(id);
-                continue;
-            }
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, connection);
-            peer.session.amqp().note_durable(&mut context);
-            if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
-                self.answer_held(connection);
-            }
-            self.after_session(id);
-        }
-    }
-
-    /// Gives the answer that had to wait, and lets the connection go on.
-    fn answer_held(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let session = peer.session.amqp();
-        if let Some((outcome, order)) = peer.held.take()
-            && session.expects_answer()
-        {
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
-            session.answer(&mut context, outcome, order, Batch::NONE);
-        }
-        if self.broker.is_busy(id) {
-            peer.waiting = Waiting::Job;
-            self.lists.for_jobs.push(id);
-        } else {
-            self.lists.resume(&mut self.peers, id);
-        }
-        // What had to stand behind the answer: the end of a consumer, say.
-        if self.broker.has_output(id) {
-            self.lists.list_to_write(id);
-        }
-    }
-
     // ---- jobs
 
     /// After everything in a turn that applies commands, for a command may end the job of another.
@@ -485,45 +373,19 @@ impl<P: Platform> Engine<P> {
             self.put_one_out(id, &fault);
         }
     }
-
-    /// Closes a connection from our side, whatever it waits for.
-    pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
-        let Some(peer) = self.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
-            self.tell_bridge(id, Call::PutOut(&fault.text));
-            return;
-        };
-        if peer.stream.is_shaking_hands() {
-            return self.lists.end_now(&mut self.peers, id);
-        }
-        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
-        peer.session.amqp().close(&mut context, fault);
-        self.resume_closed(id);
-    }
-
-    /// What we closed is read again, for its answer.
-    pub(super) fn resume_closed(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.held = None;
-        let waited = core::mem::replace(&mut peer.waiting, Waiting::No);
-        match waited {
-            Waiting::Room => self.lists.for_room.remove(id),
-            Waiting::Job => self.lists.for_jobs.remove(id),
-            Waiting::Worker(_) => self.worker.throttle.leave(id),
-            Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
-        }
-        self.lists.resume(&mut self.peers, id);
-        self.after_session(id.into());
-    }
 }
 
-/// Says that the file system has become full, or has room again.
-pub(crate) fn log_full(was_full: bool, is_full: bool) {
-    match (was_full, is_full) {
-        (false, true) => log::warn!(
-            "the file system of the data directory is full, before disk_limit is reached: publishers of \
-             persistent messages wait as soon as what is ready is used, and go on when there is room"
-        ),
-        (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
-        _ => {}
+impl<P: Platform> core::fmt::Debug for Engine<P> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let waiting: Vec<_> = self.peers.iter().map(|peer| (peer.waiting, peer.ending)).collect();
+        f.debug_struct("Engine")
+            .field("now", &self.now)
+            .field("peers", &waiting)
+            .field("lists", &self.lists)
+            .field("broker_has_work", &self.broker.has_work(&self.journal))
+            .field("has_room_to_offer", &self.has_room_to_offer())
+            .field("has_job", &self.has_job())
+            .field("next_deadline", &self.next_deadline())
+            .finish_non_exhaustive()
     }
 }

@@ -49,7 +49,7 @@ const KEPT: [(&str, &str); 12] = [
 
 /// What is larger, and how large: whoever makes one smaller writes it here.
 const LUMPS: [Lump; 2] = [
-    Lump { name: "Engine", folder: "engine/", most: Size { fields: 19, files: 11, circle: 9 } },
+    Lump { name: "Engine", folder: "engine/", most: Size { fields: 19, files: 13, circle: 2 } },
     Lump { name: "Log", folder: "rooms/store/", most: Size { fields: 35, files: 12, circle: 10 } },
 ];
 

@@ -1,0 +1,144 @@
+//! What passes between the loop and the disk: what the helpers did, what they are handed, and who waited for it.
+//!
+//! Always true: a failure is final, for nothing that was not durable before is confirmed; whoever waits for the disk is
+//! told of every commit.
+
+use std::io;
+
+use crate::broker;
+use crate::command::ConnectionId;
+use crate::journal::Batch;
+use crate::log_limiter::{LogKind, LogSource};
+
+use super::bridges::Call;
+use super::peer::Waiting;
+use super::platform::Platform;
+use super::state::Engine;
+
+/// A commit that takes so long is recorded, in microseconds.
+const SLOW_COMMIT_US: u64 = 1_000_000;
+
+impl<P: Platform> Engine<P> {
+    /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
+    pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
+        let Some(store) = &mut self.store else { return Ok(()) };
+        let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
+        let written = self.platform.take_written();
+        let is_written = written.is_some();
+        if let Some((done, took_us)) = written {
+            if done.is_commit() {
+                store.note_sync(took_us);
+                if took_us >= SLOW_COMMIT_US {
+                    let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
+                    self.supplies.log.record(self.now, log::Level::Warn, text);
+                }
+            }
+            let was_full = journal.is_file_system_full();
+            store.take_write(journal, messages, done, self.now)?;
+            log_full(was_full, journal.is_file_system_full());
+        }
+        if let Some(outcome) = self.platform.take_read()
+            && let Some(more) = store.take_read(
+                broker,
+                &mut broker::Context::new(journal, messages, &mut self.budget.work),
+                outcome,
+            )
+        {
+            self.platform.start_read(more);
+        }
+        self.note_durable(is_written);
+        Ok(())
+    }
+
+    pub(super) fn hand_to_disk(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
+        store.note_spilling(broker.spill(&mut broker::Context::new(
+            journal,
+            messages,
+            &mut self.budget.work,
+        )));
+        if let Some(job) = store.next_read(broker, messages) {
+            self.platform.start_read(job);
+        }
+        if broker.queues().has_deadlines() && store.time_deadline().is_due(self.now) {
+            store.say_time(broker.queues().has_stored_deadline(), self.now);
+        }
+        // After the reads, which may find that a segment can leave: that takes a commit.
+        if let Some(job) = store.next_write(journal, messages, self.now) {
+            self.platform.start_write(job);
+        }
+        if let Some(bytes) = store.log_mut().take_index_overflow() {
+            let text = format_args!(
+                "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
+                 consumed; raise index_bytes_max, or segment_bytes for a new store"
+            );
+            self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+        }
+        self.note_durable(false);
+    }
+
+    /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
+    /// so they look after every write.
+    fn note_durable(&mut self, is_written: bool) {
+        self.broker.queues_mut().note_durable(&self.journal);
+        let durable = self.journal.durable();
+        if core::mem::replace(&mut self.lists.durable_told, durable) == durable && !is_written {
+            return;
+        }
+        for _ in 0..self.lists.for_disk.len() {
+            let Some(id) = self.lists.for_disk.pop() else { break };
+            let Some(connection) = id.connection() else {
+                // What it waits for is put together where it is written.
+                self.lists.list_to_write(id);
+                continue;
+            };
+            let Some(peer) = self.peers.get_mut(id) else { continue };
+            if peer.session.is_bridge() {
+                self.tell_bridge(connection, Call::Durable);
+                self.after_session(id);
+                continue;
+            }
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, connection);
+            peer.session.amqp().note_durable(&mut context);
+            if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
+                self.answer_held(connection);
+            }
+            self.after_session(id);
+        }
+    }
+
+    /// Gives the answer that had to wait, and lets the connection go on.
+    pub(super) fn answer_held(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let session = peer.session.amqp();
+        if let Some((outcome, order)) = peer.held.take()
+            && session.expects_answer()
+        {
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+            session.answer(&mut context, outcome, order, Batch::NONE);
+        }
+        if self.broker.is_busy(id) {
+            peer.waiting = Waiting::Job;
+            self.lists.for_jobs.push(id);
+        } else {
+            self.lists.resume(&mut self.peers, id);
+        }
+        // What had to stand behind the answer: the end of a consumer, say.
+        if self.broker.has_output(id) {
+            self.lists.list_to_write(id);
+        }
+    }
+}
+
+/// Says that the file system has become full, or has room again.
+pub(crate) fn log_full(was_full: bool, is_full: bool) {
+    match (was_full, is_full) {
+        (false, true) => log::warn!(
+            "the file system of the data directory is full, before disk_limit is reached: publishers of \
+             persistent messages wait as soon as what is ready is used, and go on when there is room"
+        ),
+        (true, false) => log::info!("the file system of the data directory has room again: it goes on"),
+        _ => {}
+    }
+}
