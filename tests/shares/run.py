@@ -187,7 +187,7 @@ def waits(publisher: Client) -> bool:
 
 def flood_of_small(ward: Ward) -> None:
     """By their number."""
-    flood(ward, 16, {"pi-zero-w": 7_000_000, "router-64": 900_000}[ward.board])
+    flood(ward, 16, {"pi-zero-w": 7_000_000, "router-64": 750_000}[ward.board])
 
 
 def flood_of_bodies(ward: Ward) -> None:
