@@ -28,6 +28,21 @@
 //! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls`, `bridge` |
 //! | [`net`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //!
+//! The largest room has parts, each a folder that owns what it holds ([`broker`]). The broker asks all of them, one after
+//! the other; what they ask of each other while they do what they were asked:
+//!
+//! ```text
+//! quota, deliveries         nobody
+//! access, policy,           access
+//! parameters, recovery
+//! queue                     quota, deliveries
+//! topology                  access, quota, queue                       which queues
+//! queues                    queue, deliveries, quota                   what goes next
+//! consumers                 queues, queue, deliveries, quota           who gets it
+//! letters                   topology, queues, queue, policy, quota     what becomes of it
+//! views                     all, and changes none
+//! ```
+//!
 //! cargo optimizes package by package, so the rooms stand in four, and what is generic, or says `#[inline]`,
 //! is made as the package is that uses it:
 //!

@@ -34,7 +34,7 @@ use super::stream::Stream;
 ///
 /// Besides, a connection that is read may need more of the stashes than is free (`for_stash`): it asks how
 /// much is free now, `Engine::has_stash_to_offer`. A place at a door is asked for in the same way
-/// (`Engine::may_accept`), and so is a journal that is crowded (`Engine::has_work`).
+/// (`Doors::is_ready`), and so is a journal that is crowded (`Engine::has_work`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
     /// It waits for nothing and is read.

@@ -22,8 +22,7 @@ use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_qu
 use super::faults::{check_deletable, version_for};
 use super::job::{Job, Sweep, spend};
 use super::policy::{Applied, Listener, Subject, Terms};
-use super::queue::{Logged, Peeked, Queue, Targets, first_rank};
-use super::queues::SLOTS;
+use super::queue::{Logged, Peeked, Queue, SLOTS, Targets, first_rank};
 use super::quota::Declared;
 use super::recovery::{Orphan, key_of};
 use super::state::REPLY_TO;

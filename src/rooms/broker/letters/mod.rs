@@ -31,7 +31,7 @@ mod tests;
 mod traced;
 mod write;
 
-pub(super) use death::{Death, Parking, Reason};
+pub(super) use death::{Parking, Reason};
 pub(super) use give_up::{Cleared, Turn};
 pub(super) use state::{Letters, Post};
 pub(super) use traced::{Firehose, TracedName};

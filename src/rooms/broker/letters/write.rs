@@ -53,6 +53,9 @@ struct Address {
     key: Option<heapless::Vec<u8, 255>>,
 }
 
+/// The number of no route.
+const NEVER_ROUTED: u64 = u64::MAX;
+
 impl Post<'_> {
     /// The letter for a message that the queue gives up; `None`: there is no room for it now. Changes no
     /// queue.
@@ -136,7 +139,7 @@ impl Post<'_> {
             self.log_dropped(&name, &fault.text);
             return Some(Letter::Nowhere);
         }
-        self.queues.records_mut().leave_out_passed(cx.work, vhost, &death, targets);
+        self.leave_out_passed(cx.work, vhost, &death, targets);
         let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, |_| true);
         if targets.is_empty() {
             return Some(Letter::Nowhere);
@@ -150,6 +153,24 @@ impl Post<'_> {
         let flags = copy_flags(cx.messages, message, &written);
         let copy = cx.messages.copy_as(message, (&address.name, &own_key), writer.written(), flags);
         copy.ok().map(|copy| Letter::Copy(copy, kept))
+    }
+
+    /// Leaves out the queues that the dead letter has passed before without being rejected. Its publisher may
+    /// have made up any number of deaths, so each is looked at once, whatever the number of queues.
+    fn leave_out_passed(
+        &mut self,
+        work: &mut Work,
+        vhost: VhostId,
+        death: &Death<'_>,
+        targets: &mut Vec<QueueId>,
+    ) {
+        let deaths = death.each_passed(&mut |queue| {
+            if let Some(queue) = self.queues.records().find_queue(vhost, queue) {
+                self.queues.at_mut(queue).routed_at = NEVER_ROUTED;
+            }
+        });
+        work.charge(deaths);
+        targets.retain(|queue| self.queues.at(*queue).routed_at != NEVER_ROUTED);
     }
 
     /// A writer for the properties of a letter, as large as a frame allows.

@@ -6,9 +6,7 @@ use super::backlog::SLOT_BYTES;
 use super::record::{Queue, Rank};
 use super::records::Records;
 use crate::broker::arguments::Overflow;
-use crate::broker::letters::Death;
 use crate::broker::shortage::Shortage;
-use crate::broker::work::Work;
 use crate::command::{QueueId, VhostId};
 use crate::mem::{MessageFlags, MessageId, Messages};
 
@@ -16,8 +14,6 @@ use crate::mem::{MessageFlags, MessageId, Messages};
 const SHARE: u64 = 8;
 /// Eighths of its share to which a queue must have fallen before the publishers that wait for it go on.
 const LOW_SHARE: u64 = 7;
-/// The number of no route.
-const NEVER_ROUTED: u64 = u64::MAX;
 
 impl Records {
     /// Whether the queue refuses the message for its length limit (reject-publish).
@@ -165,24 +161,6 @@ impl Records {
     pub(crate) fn dead_letters_refused(&self, queue: QueueId) -> bool {
         let overflow = self.slab[queue.index()].settings.overflow;
         overflow == Overflow::RejectPublishDlx && self.has_dead_letters(queue)
-    }
-
-    /// Leaves out the queues that the dead letter has passed before without being rejected. Its publisher may
-    /// have made up any number of deaths, so each is looked at once, whatever the number of queues.
-    pub(crate) fn leave_out_passed(
-        &mut self,
-        work: &mut Work,
-        vhost: VhostId,
-        death: &Death<'_>,
-        targets: &mut Vec<QueueId>,
-    ) {
-        let deaths = death.each_passed(&mut |queue| {
-            if let Some(queue) = self.find_queue(vhost, queue) {
-                self.slab[queue.index()].routed_at = NEVER_ROUTED;
-            }
-        });
-        work.charge(deaths);
-        targets.retain(|queue| self.slab[queue.index()].routed_at != NEVER_ROUTED);
     }
 
     /// Leaves out the queues that refuse the message for their length limit, and, for a message that expires

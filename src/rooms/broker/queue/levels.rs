@@ -21,7 +21,6 @@ use super::record::{Queue, Rank};
 use super::records::Records;
 use crate::broker::arguments::{QueueSettings, max_priority};
 use crate::broker::faults::out_of;
-use crate::broker::queues::SLOTS;
 use crate::broker::quota::{Declared, Declarer, Quota, Room};
 use crate::broker::topology::DELAYED;
 use crate::broker::work::Work;
@@ -30,6 +29,8 @@ use crate::error::Fault;
 use crate::journal::{Definition, Journal};
 use crate::wire::field::Table;
 
+/// Slots of the timing wheel of delayed messages, each a level of a delayed exchange's hidden queue.
+pub(crate) const SLOTS: u8 = 88;
 /// Levels walked through that are as much work as one step.
 const LEVELS_PER_UNIT: u32 = 16;
 

@@ -37,7 +37,7 @@ mod tests;
 
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
 pub(super) use lanes::Logged;
-pub(super) use levels::first_rank;
+pub(super) use levels::{SLOTS, first_rank};
 pub(super) use place::{Lane, Place};
 pub(super) use record::{Front, Peeked, Queue, Rank};
 pub(super) use records::Records;

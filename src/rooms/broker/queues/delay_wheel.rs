@@ -21,12 +21,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::expiry::Expiry;
+use crate::broker::queue::SLOTS;
 use crate::command::QueueId;
 use crate::mem::MessageId;
 use crate::wire::field::{Table, Value};
 
-/// Slots of the timing wheel.
-pub(crate) const SLOTS: u8 = 88;
 /// The tier of the narrowest slots that a publisher's message comes to.
 pub(crate) const NARROWEST_PUBLISHED: u32 = 4;
 /// The tier of the widest slots.

@@ -5,12 +5,12 @@
 //! that is short, restored at a start, gone with its exchange; a slot with messages in the log has its time from the
 //! first of them, and none is opened before all times are known.
 
-use super::delay_wheel::{Held, NARROWEST_PUBLISHED, SLOTS, Slot, UNKNOWN, delay_ms, start_ms};
+use super::delay_wheel::{Held, NARROWEST_PUBLISHED, Slot, UNKNOWN, delay_ms, start_ms};
 use super::fetch::Page;
 use super::push::LevelChoice;
 use super::state::Queues;
 use crate::broker::Context;
-use crate::broker::queue::Rank;
+use crate::broker::queue::{Rank, SLOTS};
 use crate::broker::quota::{Declarer, Quota};
 use crate::command::QueueId;
 use crate::journal::Journal;

@@ -35,7 +35,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(super) use delay_wheel::{DelayWheel, Held, NARROWEST_PUBLISHED, Next, SLOTS, Slot, delay_ms};
+pub(super) use delay_wheel::{DelayWheel, Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
 pub(super) use expiry::Expiry;
 pub(super) use gets::Getting;
 pub(super) use push::{Claim, Hindrance, LevelChoice};
