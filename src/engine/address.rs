@@ -13,9 +13,9 @@ pub enum PeerAddress {
     Network(SocketAddr),
     /// A process of this machine, as the kernel names it.
     Local {
-        /// Its process; 0 when the kernel does not say.
+        /// The process at the other end; 0 when the kernel does not say.
         pid: i32,
-        /// Its user.
+        /// The user whom that process runs as.
         uid: u32,
     },
 }
@@ -51,7 +51,7 @@ impl PeerAddress {
         }
     }
 
-    /// Its address, the same for IPv4 whichever way it came; `None` for a process of this machine.
+    /// The IP address, the same for IPv4 whichever way a peer came; `None` for a process of this machine.
     const fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Network(address) => Some(address.ip().to_canonical()),

@@ -16,7 +16,8 @@ pub(super) const IDLE_MS: u64 = 60_000;
 const REQUEST_MS: u64 = 15_000;
 /// So long its answer may take to be read, from its first octet to its last.
 const ANSWER_MS: u64 = 120_000;
-/// And if it is metrics, so long: a program reads them and waits no longer than that, as Prometheus does.
+/// How long a client may take to read metrics: a program reads them and waits no longer than that, as Prometheus
+/// does.
 const METRICS_ANSWER_MS: u64 = 30_000;
 /// So long somebody new may take to begin, and a request to come in, before others that wait for a place may
 /// end it; and an answer: long enough for the page over a slow link.
@@ -57,7 +58,7 @@ impl AdminSocket {
 #[derive(Debug)]
 pub(super) struct AdminConnection {
     pub(super) session: AdminSession,
-    /// It will say nothing more; what it said is still answered.
+    /// The client will say nothing more; what it said is still answered.
     pub(super) has_ended: bool,
     pub(super) idle_at: Deadline,
     /// A request that has begun must be whole by then, and an answer that has begun must be taken.
@@ -112,12 +113,12 @@ impl AdminConnection {
         self.is_answering = is_answering;
     }
 
-    /// It got on, or has us to wait for.
+    /// Notes that the client got on, or waits for the broker.
     pub(super) fn note_progress(&mut self, now: Now) {
         self.idle_at = now.after_ms(IDLE_MS);
     }
 
-    /// It said its last, and everything is answered.
+    /// Whether the client has said its last, and everything is answered.
     pub(super) fn is_done(&self) -> bool {
         let is_idle =
             !self.session.has_output() && !self.session.has_request() && !self.session.awaits_disk();

@@ -95,7 +95,7 @@ impl<P: Platform> Engine<P> {
         !self.bridges.is_empty()
     }
 
-    /// Whose messages leave this broker: those of a store, in one of its lives.
+    /// Sets whose messages leave this broker: those of a store, in one of its lives.
     pub const fn set_origin(&mut self, store: [u8; 16], life: u32) {
         self.bridges.set_origin(Origin { store, life });
     }

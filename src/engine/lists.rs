@@ -33,9 +33,9 @@ pub(super) struct Lists {
     pub(super) durable_told: Batch,
     /// Publishers that wait for room, first come first served.
     pub(super) for_room: WaitList,
-    /// Those whose input needs more of the stashes than is free.
+    /// Peers whose input needs more of the stashes than is free.
     pub(super) for_stash: WaitList,
-    /// Those whose last command is still being carried out.
+    /// Peers whose last command is still being carried out.
     pub(super) for_jobs: WaitList,
 }
 

@@ -59,7 +59,7 @@ pub struct Login {
     pub(super) check: Box<PasswordCheck>,
     pair: Pair,
     bucket: usize,
-    /// Its pair failed lately.
+    /// The pair of address and user failed lately.
     is_suspect: bool,
 }
 
@@ -128,11 +128,11 @@ struct Suspect {
 /// How a login in the line stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Turn {
-    /// It waits for nothing but its turn.
+    /// The login waits for nothing but its turn.
     Next,
-    /// It waits because its address failed too often.
+    /// The login waits because its address failed too often.
     Delayed {
-        /// And its own user did.
+        /// The login's own user failed from that address.
         is_suspect: bool,
     },
 }
@@ -140,7 +140,7 @@ pub(super) enum Turn {
 /// What logins from an address came to lately.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Reputation {
-    /// So many were wrong that what it sends now must wait.
+    /// So many passwords of the address were wrong that what it sends now must wait.
     pub(super) is_exhausted: bool,
     /// One was right.
     pub(super) is_proven: bool,

@@ -159,7 +159,7 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// It has been still for long; who waits for the disk waits for us.
+    /// Ends an operator's client that has been still for long; one that waits for the disk waits for the broker.
     pub(super) fn call_operator(&mut self, id: PeerId) {
         let now = self.now;
         let Some(Peer { session: Session::Admin(client), waiting, .. }) = self.peers.get_mut(id) else {

@@ -37,13 +37,13 @@ use super::stream::Stream;
 /// (`Doors::is_ready`), and so is a journal that is crowded (`Engine::has_work`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
-    /// It waits for nothing and is read.
+    /// The peer waits for nothing and is read.
     No,
-    /// Its replies have to be written first.
+    /// The peer's replies have to be written first.
     Replies,
     /// There is no room for its message.
     Room,
-    /// Its last command is still being carried out.
+    /// The peer's last command is still being carried out.
     Job,
     /// A step of its handshake of TLS comes back when the worker's job with this ticket is done.
     Handshake(u64),
@@ -81,9 +81,9 @@ pub(super) enum Session {
 /// What the loop has to know of a link of a bridge.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Needs {
-    /// It has something to say by itself.
+    /// The link has something to say by itself.
     pub(super) has_output: bool,
-    /// It was cut short in something that it says.
+    /// The link was cut short in something that it says.
     pub(super) has_remainder: bool,
     /// Something that it is to say leaves when the disk has caught up.
     pub(super) awaits_disk: bool,
@@ -168,19 +168,19 @@ pub(super) struct Peer<S> {
     pub(super) ending: Ending,
     /// The answer that waits for the disk.
     pub(super) held: Option<(Outcome, ReplyOrder)>,
-    /// It holds a handshake place.
+    /// The peer holds a handshake place.
     pub(super) shaking_hands: bool,
     /// Since then it has not logged in, but for the time that it waited for us.
     pub(super) silent_since: Now,
-    /// Its address has wasted no handshake place lately.
+    /// The peer's address has wasted no handshake place lately.
     pub(super) is_unspent: bool,
     /// Deliveries wait and its socket has taken nothing: so long that may last.
     pub(super) write_stall: Deadline,
-    /// It waits for room, and is to be asked then whether it wants to leave.
+    /// When the peer, which waits for room, is to be asked whether it wants to leave.
     pub(super) leave_due: Deadline,
     /// What had been taken away by then of what it waits for, when it was looked at last.
     pub(super) leave_seen: Option<u64>,
-    /// It is gone: so long what it sent may wait to be taken, and no longer.
+    /// Until when what the peer sent, which is gone, may wait to be taken.
     pub(super) lost: Deadline,
 }
 

@@ -28,7 +28,7 @@ impl PeerId {
         Self(index as u32)
     }
 
-    /// Its place, counted from 0.
+    /// The place of the peer, counted from 0.
     pub const fn index(self) -> usize {
         self.0 as usize
     }

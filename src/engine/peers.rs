@@ -10,7 +10,7 @@ use super::peer_id::{APART_MAX, PeerId};
 /// The peers.
 pub(super) struct Peers<S> {
     places: Vec<Option<Peer<S>>>,
-    /// Those of them that came in as connections of the broker.
+    /// Peers that came in as connections of the broker.
     connections: u32,
     /// Connections of the broker that ever came in.
     connections_made: u64,

@@ -55,7 +55,7 @@ pub trait Socket: Read + Write {
 pub struct Visitor<S> {
     /// The connection.
     pub socket: S,
-    /// Its other end.
+    /// Who is at the other end.
     pub address: PeerAddress,
 }
 
@@ -107,7 +107,7 @@ pub enum AcceptFailure {
 
 /// The world outside.
 pub trait Platform {
-    /// Its sockets.
+    /// The sockets of the platform.
     type Socket: Socket;
 
     /// Accepts who is next at a listener.

@@ -50,7 +50,7 @@ pub(super) struct RoomOffers {
     pub(super) disk_told: Option<Now>,
     /// How much room had been made when they last tried, as `Engine::room_made` counts.
     pub(super) seen: u64,
-    /// So many of them have not tried since then.
+    /// Publishers that have not tried again since then.
     pub(super) retries_left: usize,
     /// The claim of a content that waits for others to be complete, and when they have had their time.
     pub(super) crowded: Option<(u64, Deadline)>,
@@ -74,7 +74,7 @@ pub(super) enum RoomAwaited {
     No,
     /// Somebody has, all the time since then.
     Since(Now),
-    /// And it is in the log.
+    /// Somebody waits, and the log has it.
     Told,
 }
 

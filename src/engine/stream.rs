@@ -42,7 +42,8 @@ pub(super) enum Reading {
     Take,
     /// Looked at; only what was handled is taken, and the beginning of a frame.
     Look,
-    /// It has not logged in: no more is taken than its largest frame, as long as there is room to keep that.
+    /// The peer has not logged in: no more is taken than its largest frame, as long as there is room to keep
+    /// that.
     Stranger,
 }
 
@@ -143,7 +144,7 @@ pub(super) struct Stream<S> {
     pub(super) write_closed: bool,
     /// Everything the peer sent has been seen.
     ended: bool,
-    /// It ends because there was no room to keep the rest of a record of TLS.
+    /// The peer ends because there was no room to keep the rest of a record of TLS.
     pub(super) has_lost_record: bool,
     stash: ByteChain,
     /// The stash lies in what is this connection's own.
@@ -161,7 +162,7 @@ pub(super) struct Stream<S> {
     passed: [u32; 2],
     /// Records of TLS opened since this was last asked.
     records: u32,
-    /// So many bytes of the stashes have to be free before reading leads to anything; 0 if it does.
+    /// Bytes of the stashes that have to be free before reading leads to anything; 0 if it does.
     missing: usize,
 }
 

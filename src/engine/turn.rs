@@ -40,7 +40,8 @@ const DELIVERIES_PER_TURN: u32 = 8192;
 /// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
 /// wait for nothing but the room that those queues take.
 const LOST_OWNER_MS: u64 = 5_000;
-/// The same for one that only published. What programs sent before they ended counts, so it has time.
+/// How long what a peer sent that is gone, and owned no queues, may wait to be taken: what programs sent before
+/// they ended counts.
 const LOST_MS: u64 = 600_000;
 
 /// A part of what runs, as far as the sleep between two turns is concerned.

@@ -36,7 +36,7 @@ impl TurnBudget {
         self.work_units = 0;
     }
 
-    /// So many bytes were read.
+    /// Notes that so many bytes were read.
     pub(super) const fn note_read(&mut self, bytes: usize) {
         self.bytes_read += bytes;
     }
@@ -57,7 +57,7 @@ impl TurnBudget {
         self.charge(units);
     }
 
-    /// So many records of TLS were opened.
+    /// Charges the opening of so many records of TLS.
     pub(super) const fn charge_records(&mut self, records: u32) {
         self.charge(records * WORK_UNITS_PER_RECORD);
     }

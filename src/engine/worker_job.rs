@@ -50,7 +50,7 @@ pub enum WorkerResult {
     Handshake(Step),
     /// What the configuration says now, or why that cannot be.
     Reload(Box<Result<Config, String>>),
-    /// It is written, or why not.
+    /// The note is written, or why not.
     Note(Result<(), String>),
 }
 
@@ -93,7 +93,7 @@ pub struct CertificateState {
 }
 
 impl CertificateState {
-    /// That of a store, if there is one.
+    /// What the certificates of a store are good for, if there is one.
     pub fn of(store: Option<&CertificateStore>) -> Self {
         store.map_or_else(Self::default, |store| Self { is_shut: store.is_shut(), end_s: store.end_s() })
     }

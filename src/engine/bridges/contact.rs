@@ -154,9 +154,9 @@ impl Contact {
 /// What a rule does over a contact.
 #[derive(Debug)]
 pub(super) enum Lane {
-    /// It has no channel there, or that is being closed.
+    /// The direction has no channel at the upstream, or that is being closed.
     Shut,
-    /// Its channel is being opened.
+    /// The channel of the direction is being opened.
     Opening,
     /// Messages go there.
     Forward(Forward),
@@ -190,13 +190,13 @@ pub(super) struct Forward {
 /// How a lane ends; what stands below ends it sooner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum End {
-    /// It does not, unless its rule wants it.
+    /// The lane does not end, unless its rule wants it.
     No,
-    /// Its consumer here is no more: when what is under way is settled.
+    /// The lane ends when what is under way is settled: its consumer here is no more.
     Settled,
-    /// Its confirms are not waited for: when the message that was begun is there as a whole.
+    /// The lane ends when the message that was begun is sent as a whole: its confirms are not waited for.
     Sent,
-    /// Its channel there is no more: at once, or with the end of a frame.
+    /// The lane ends at once, or with the end of a frame: its channel at the upstream is no more.
     AtOnce,
 }
 
@@ -205,7 +205,7 @@ impl Forward {
         self.flights.is_empty() && self.begun == 0
     }
 
-    /// It is to end so, or as it was to end if that is sooner.
+    /// Has the lane end so, or as it was to end if that is sooner.
     pub(super) fn end(&mut self, end: End) {
         self.end = self.end.max(end);
     }
@@ -216,9 +216,9 @@ impl Forward {
 pub(super) struct Fetch {
     pub(super) arrivals: Arrivals,
     pub(super) incoming: Option<Incoming>,
-    /// Its consumer there ends; with the channel it is over when nothing is under way.
+    /// The consumer at the upstream ends; with the channel it is over when nothing is under way.
     pub(super) is_ending: bool,
-    /// It has ended.
+    /// The consumer at the upstream has ended.
     pub(super) is_over: bool,
 }
 
@@ -238,13 +238,13 @@ pub(super) struct Incoming {
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Received {
-    /// Its header comes next.
+    /// The header of the content comes next.
     Nothing,
     /// So much of its body comes next.
     Part(MessageId, u64),
-    /// It is whole, and waits for room.
+    /// The content is whole, and waits for room.
     Whole(MessageId),
-    /// It is not kept; so much of its body is read over.
+    /// The content is not kept; so many bytes of its body are still to be read over.
     Skipped(u64),
 }
 

@@ -59,12 +59,12 @@ impl Course {
         self.waits.unwrap_or(Deadline::NEVER)
     }
 
-    /// It waits no more if its time to try has come.
+    /// Ends the wait of the course if its time to try has come.
     pub(super) fn take_due(&mut self, now: Now) {
         self.waits.take_if(|until| until.is_due(now));
     }
 
-    /// It tries now.
+    /// Has the course try now.
     pub(super) fn hurry(&mut self, now: Now) {
         if let Some(until) = &mut self.waits {
             *until = now.after_ms(0);
@@ -84,8 +84,8 @@ impl Course {
         self.backoff.failures()
     }
 
-    /// It waits from now on, for this, and takes one message at a time after that if it `is_careful`; whether the
-    /// cause is news.
+    /// Has the course wait from now on, for this cause, and take one message at a time after that if it
+    /// `is_careful`; says whether the cause is news.
     pub(super) fn wait(
         &mut self,
         now: Now,
@@ -103,7 +103,8 @@ impl Course {
         self.told.is_news(cause)
     }
 
-    /// Its queue there is consumed: if that lasts, it was all that it waited for, unless a message was refused.
+    /// Notes that the queue at the upstream is consumed: if that lasts, it was all that the course waited for,
+    /// unless a message was refused.
     pub(super) fn note_open(&mut self, now: Now) {
         self.open_since = Some(now).filter(|_| !self.is_careful);
     }

@@ -35,7 +35,7 @@ pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
 /// All bridges.
 pub(in crate::engine) struct Bridges {
     pub(super) places: Vec<Bridge>,
-    /// Those that the configuration says; parameters say others.
+    /// The bridges that the configuration says; parameters say others.
     pub(super) said: Vec<Config>,
     /// The version of the parameters that were looked at.
     pub(super) parameters_seen: u64,
@@ -82,7 +82,7 @@ impl Bridges {
         self.places.iter().any(Bridge::is_connected)
     }
 
-    /// Whose messages leave this broker.
+    /// Sets whose messages leave this broker: those of a store, in one of its lives.
     pub(in crate::engine) const fn set_origin(&mut self, origin: Origin) {
         self.common.origin = origin;
     }

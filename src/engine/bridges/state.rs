@@ -54,10 +54,10 @@ pub(super) struct Bridge {
 /// What both links of a bridge share.
 pub(super) struct Head {
     pub(super) config: Config,
-    /// Its number, which no other had since the start.
+    /// The number of the bridge, which no other had since the start.
     pub(super) serial: u64,
     pub(super) is_paused: bool,
-    /// It goes as soon as its links have ended.
+    /// The bridge goes as soon as its links have ended.
     pub(super) is_leaving: bool,
     /// A queue that it has here could not be made yet: it is tried again then.
     pub(super) queues_due: Deadline,
@@ -122,11 +122,11 @@ pub(super) struct Link {
 
 /// Where a link is.
 pub(super) enum Phase {
-    /// It is tried again then.
+    /// The link is tried again then.
     Waiting(Deadline),
-    /// Its name is being looked up.
+    /// The name of the upstream is being looked up.
     LookingUp(u64),
-    /// It has a socket, which may not be connected yet.
+    /// The link has a socket, which may not be connected yet.
     Connected(Box<Contact>),
     /// There is nothing to do for it.
     Resting,
@@ -229,7 +229,7 @@ impl Bridge {
         bridge
     }
 
-    /// Its links are not to be tried; none has a socket.
+    /// Pauses the bridge: its links are not to be tried, and none has a socket.
     pub(super) fn pause(&mut self) {
         self.head.is_paused = true;
         self.links.iter_mut().for_each(|link| link.phase = Phase::Paused);

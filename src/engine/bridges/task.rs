@@ -16,11 +16,11 @@ use crate::engine::platform::Platform;
 
 /// What has happened to a link.
 pub(in crate::engine) enum Call<'c> {
-    /// It may be read from.
+    /// The link may be read from.
     Read,
-    /// It may be written to, or there is something to write.
+    /// The link may be written to, or there is something to write.
     Write,
-    /// Its time has come.
+    /// The time has come that the link wanted to be called at.
     Time,
     /// More is durable here.
     Durable,

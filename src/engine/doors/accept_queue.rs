@@ -35,7 +35,7 @@ use crate::engine::address::Source;
 use crate::engine::login_throttle::Reputation;
 use crate::engine::platform::{Interest, Platform, Socket, Visitor};
 
-/// So many may wait here, if there are descriptors for them; more wait in the listen queue.
+/// Newcomers that may wait here, if there are descriptors for them; more wait in the listen queue.
 pub const QUEUE_PLACES: usize = 256;
 /// An address that has more than this part of the queue gives way when that is full.
 const CROWD_PART: usize = 8;
@@ -69,9 +69,9 @@ pub(super) struct Newcomer<S> {
     pub(super) with_tls: bool,
     pub(super) source: Source,
     since: Now,
-    /// They are numbered in the order of their coming.
+    /// The newcomer's number in the order of coming.
     number: u64,
-    /// Its first words are there.
+    /// The first words of the newcomer are there.
     has_spoken: bool,
     /// The poll reports when something can be read from it.
     is_registered: bool,
@@ -96,7 +96,7 @@ struct Claim {
 struct LastTurn {
     source: Source,
     number: u64,
-    /// It came with a wrong password.
+    /// The newcomer's address came with a wrong password.
     was_wrong: bool,
 }
 

@@ -55,18 +55,18 @@ pub(super) enum Resource {
 /// How the holder of a place stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
-    /// It waits for us, or has logged in.
+    /// The connection waits for the broker, or has logged in.
     Kept,
-    /// It has not logged in, and so many milliseconds of that were its own.
+    /// The connection has not logged in, and so many milliseconds of that were its own.
     Silent(u64),
-    /// Its login waits, so long already, because its address sent wrong passwords.
+    /// The login of the connection waits, so long already, because its address sent wrong passwords.
     Delayed {
         /// Milliseconds.
         ms: u64,
-        /// And for this user.
+        /// The address sent wrong passwords for this user, too.
         is_suspect: bool,
     },
-    /// It was refused, or is being closed.
+    /// The connection was refused, or is being closed.
     Over,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Place {
     /// The last of what it takes.
     pub(super) takes: Resource,
     pub(super) standing: Standing,
-    /// Its address has wasted no handshake place lately.
+    /// The address of the connection has wasted no handshake place lately.
     pub(super) is_unspent: bool,
 }
 

@@ -34,7 +34,7 @@ pub(in crate::engine) enum Step<S> {
     Admit {
         visitor: Visitor<S>,
         with_tls: bool,
-        /// Its address has wasted no place lately.
+        /// The address of the visitor has wasted no place lately.
         is_unspent: bool,
         /// Another's, for what all share, and maybe one of its own address, for its share.
         instead_of: [Option<ConnectionId>; 2],

@@ -41,7 +41,7 @@ enum Entrance {
 struct Shares {
     api: usize,
     metrics: usize,
-    /// So many places those who came for metrics may have; they are never lent one, but if there is only one.
+    /// Places that those who came for metrics may have; they are never lent one, but if there is only one.
     metrics_most: usize,
 }
 

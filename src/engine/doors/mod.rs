@@ -53,11 +53,11 @@ pub(super) enum Knock {
 
 /// Where the engine listens.
 pub(super) struct Listeners {
-    /// Those of AMQP, and whether they speak TLS.
+    /// The listeners of AMQP, and whether they speak TLS.
     pub(super) amqp: Vec<bool>,
-    /// Those of the management API, and behind them those of metrics, and whether they speak TLS.
+    /// The listeners of the management API, and behind them those of metrics, and whether they speak TLS.
     pub(super) management: Vec<bool>,
-    /// So many of these are of metrics.
+    /// How many of the listeners for management are of metrics.
     pub(super) metrics: usize,
 }
 

@@ -14,9 +14,9 @@ use core::cmp::Reverse;
 use crate::engine::address::Source;
 use crate::engine::platform::Visitor;
 
-/// So many may wait; more wait in the listen queue.
+/// Visitors that may wait; more wait in the listen queue.
 pub const VISITORS_MAX: usize = 12;
-/// So many of them at the listeners of metrics, if there are others.
+/// Visitors of the listeners of metrics that may wait, if there are other listeners.
 const METRICS_SEATS: usize = 2;
 
 /// What somebody came in by.
@@ -33,7 +33,7 @@ pub(in crate::engine) enum ListenerKind {
 pub(in crate::engine) struct WaitingVisitor<S> {
     pub(in crate::engine) visitor: Visitor<S>,
     pub(in crate::engine) listener: ListenerKind,
-    /// He speaks TLS, so nobody knows what he says before he has a place.
+    /// The visitor speaks TLS, so nobody knows what he says before he has a place.
     pub(in crate::engine) with_tls: bool,
     /// What he says first comes with a login that is known, as far as that was looked at.
     pub(super) is_known: bool,
