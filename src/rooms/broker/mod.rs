@@ -1,7 +1,6 @@
 //! What exchanges, queues, consumers and acknowledgements mean; deterministic, without I/O.
 //!
-//! The parts, each a folder that owns what it holds and knows nothing of [`Broker`]; they have tests of
-//! their own:
+//! The parts, each a folder that owns what it holds, knows nothing of [`Broker`] and has tests of its own:
 //!
 //! | part | owns | is asked |
 //! |---|---|---|

@@ -14,7 +14,8 @@
 //! | `spill`, `page_in`, `fetch`, `paging`, `read_back_room` | queues deeper than memory: the way out, the way in, what is read for it, who waits, the room for it |
 //! | `browses` | messages read for somebody who looks at them |
 //!
-//! Always true: what is counted is what is there; nothing that is kept waits where nobody looks.
+//! Always true: a queue with something to give up, to read back or to expire is on the list that says so; a message is
+//! counted where it is, in the queue, among the deliveries or among what only the log has, and nowhere else.
 
 mod browses;
 mod delay_wheel;
