@@ -35,14 +35,13 @@ impl IdleMemory {
         self.due
     }
 
-    /// Whether some is to be given back now, a bounded part at a time; looks at how much is idle if nothing is due.
-    pub(super) fn is_due(&mut self, now: Now, idle_bytes: impl FnOnce() -> usize) -> bool {
+    /// Whether some is to be given back now, a bounded part at a time; notes how much is idle if nothing is due.
+    pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize) -> bool {
         if self.is_locked {
             return false;
         }
         if self.due == Deadline::NEVER {
-            let idle = idle_bytes();
-            if idle > IDLE_BYTES_KEPT && idle != self.left_bytes {
+            if idle_bytes > IDLE_BYTES_KEPT && idle_bytes != self.left_bytes {
                 self.due = now.after_ms(TRIM_AFTER_MS);
             }
             return false;
@@ -67,23 +66,23 @@ mod tests {
     fn what_lies_idle_goes_back_after_a_while_and_what_cannot_is_left_alone() {
         let at = Now::from_ms;
         let mut idle = IdleMemory::new(false);
-        assert!(!idle.is_due(at(10), || panic!("the start is due already")));
-        assert!(idle.is_due(at(1_000), || 0), "what the start left");
+        assert!(!idle.is_due(at(10), 0), "memory lies idle for a while first");
+        assert!(idle.is_due(at(1_000), 0), "what the start left");
         idle.note_given_back(2 << 20);
-        assert!(!idle.is_due(at(1_001), || 2 << 20), "it could not be given back");
+        assert!(!idle.is_due(at(1_001), 2 << 20), "it could not be given back");
         assert_eq!(idle.deadline(), Deadline::NEVER);
-        assert!(!idle.is_due(at(2_000), || 3 << 20));
+        assert!(!idle.is_due(at(2_000), 3 << 20));
         assert_eq!(idle.deadline(), at(2_000).after_ms(TRIM_AFTER_MS));
-        assert!(idle.is_due(at(3_000), || 0));
+        assert!(idle.is_due(at(3_000), 0));
         idle.note_given_back(5);
-        assert!(!idle.is_due(at(9_000), || IDLE_BYTES_KEPT), "so much stays for the next burst");
+        assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT), "so much stays for the next burst");
         assert_eq!(idle.deadline(), Deadline::NEVER);
     }
 
     #[test]
     fn of_locked_memory_nothing_goes_back() {
         let mut idle = IdleMemory::new(true);
-        assert!(!idle.is_due(Now::from_ms(9_000), || usize::MAX));
+        assert!(!idle.is_due(Now::from_ms(9_000), usize::MAX));
         assert_eq!(idle.deadline(), Deadline::NEVER);
     }
 }

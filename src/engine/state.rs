@@ -6,7 +6,7 @@ use crate::broker::{self, Broker};
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
-use crate::mem::{MessageLimits, Messages};
+use crate::mem::Messages;
 use crate::session::{Identity, Pools, Settings};
 use crate::time::{Deadline, Now};
 
@@ -116,7 +116,7 @@ impl<P: Platform> Engine<P> {
             supplies: Supplies {
                 settings: Settings::new(&limits, &setup.identity),
                 pools: Pools::new(&limits),
-                messages: Messages::new(message_limits(&limits)),
+                messages: Messages::new(limits.message_limits()),
                 log: LogLimiter::default(),
             },
             broker,
@@ -185,15 +185,5 @@ impl<P: Platform> Engine<P> {
     /// What was last set by `set_now`.
     pub const fn now(&self) -> Now {
         self.now
-    }
-}
-
-const fn message_limits(limits: &Limits) -> MessageLimits {
-    MessageLimits {
-        messages_max: limits.messages_max as usize,
-        body_bytes_max: limits.body_bytes_max as usize,
-        assembly_bytes_max: limits.assembly_bytes_max as usize,
-        vhosts_max: limits.vhosts_max as usize,
-        users_max: limits.users_max as usize,
     }
 }

@@ -28,7 +28,6 @@ use crate::time::{Deadline, Now};
 
 use super::bridges::Call;
 use super::doors::Knock;
-use super::idle_memory::IdleMemory;
 use super::peer::{Ending, Waiting};
 use super::peer_id::PeerId;
 use super::platform::{ListenerId, Platform, Readiness};
@@ -281,8 +280,8 @@ impl<P: Platform> Engine<P> {
 
     /// What a burst left idle, or the start, goes back to the system a little later, in bounded steps.
     fn tidy_memory(&mut self) {
-        let mut idle_memory = core::mem::replace(&mut self.idle_memory, IdleMemory::new(true));
-        if idle_memory.is_due(self.now, || self.idle_bytes()) {
+        let idle_bytes = self.idle_bytes();
+        if self.idle_memory.is_due(self.now, idle_bytes) {
             let parts = [
                 self.supplies.messages.trim(),
                 self.supplies.pools.trim(),
@@ -290,10 +289,10 @@ impl<P: Platform> Engine<P> {
                 self.buffers.trim(),
             ];
             if parts.into_iter().all(|is_done| is_done) {
-                idle_memory.note_given_back(self.idle_bytes());
+                let left_bytes = self.idle_bytes();
+                self.idle_memory.note_given_back(left_bytes);
             }
         }
-        self.idle_memory = idle_memory;
     }
 
     fn idle_bytes(&self) -> usize {

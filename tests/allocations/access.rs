@@ -6,7 +6,7 @@ use leveret::broker::{Broker, Context, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
 use leveret::journal::Journal;
 use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
+use leveret::mem::{MessageFlags, Messages, Share};
 use leveret::password::PasswordHash;
 
 static COUNT: Count = Count::new();
@@ -36,13 +36,7 @@ impl House {
             .set_topic_permissions(&mut journal, "u", "/", "amq.topic", "^{username}\\.[a-z]+$", ".*")
             .unwrap();
         let connection = broker.connect().unwrap();
-        let messages = Messages::new(MessageLimits {
-            messages_max: limits.messages_max as usize,
-            body_bytes_max: limits.body_bytes_max as usize,
-            assembly_bytes_max: limits.assembly_bytes_max as usize,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
-        });
+        let messages = Messages::new(limits.message_limits());
         Self { broker, journal, work: Work::default(), messages, connection, channel: None }
     }
 

@@ -6,7 +6,7 @@ use leveret::broker::{Broker, Context, Gauges, OperatorFault, Restored, VhostLim
 use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
 use leveret::journal::{Definition, Fact, Journal};
 use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
+use leveret::mem::{MessageFlags, Messages, Share};
 use leveret::password::PasswordHash;
 
 /// A broker with its messages.
@@ -38,13 +38,7 @@ fn refused(outcome: &Outcome) -> &str {
 impl TestBroker {
     fn new() -> Self {
         let limits = limits();
-        let messages = Messages::new(MessageLimits {
-            messages_max: limits.messages_max as usize,
-            body_bytes_max: limits.body_bytes_max as usize,
-            assembly_bytes_max: limits.assembly_bytes_max as usize,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
-        });
+        let messages = Messages::new(limits.message_limits());
         let broker = Broker::new(&limits, Box::new(crate::sim_disk::random::bytes())).unwrap();
         let mut journal = Journal::new(limits.messages_max as usize);
         journal.start(1, true, 1 << 20);

@@ -12,7 +12,7 @@ use leveret::broker::{Broker, Gauges, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret::journal::Journal;
 use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret::mem::{MessageFlags, MessageId, Messages, Share};
 
 fn limits() -> Limits {
     Limits {
@@ -66,13 +66,7 @@ impl World {
             broker: Broker::new(&limits, Box::new(fill)).unwrap(),
             journal: Journal::new(limits.messages_max as usize),
             work: Work::default(),
-            messages: Messages::new(MessageLimits {
-                messages_max: limits.messages_max as usize,
-                body_bytes_max: limits.body_bytes_max as usize,
-                assembly_bytes_max: limits.assembly_bytes_max as usize,
-                vhosts_max: limits.vhosts_max as usize,
-                users_max: limits.users_max as usize,
-            }),
+            messages: Messages::new(limits.message_limits()),
             random: Random::new(seed),
             clients: Vec::new(),
             next_body: 0,

@@ -7,7 +7,7 @@ use leveret::broker::{Broker, Context, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
 use leveret::journal::Journal;
 use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, MessageLimits, Messages, Share};
+use leveret::mem::{MessageFlags, Messages, Share};
 use leveret::wire::{Table, Value};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -29,13 +29,7 @@ impl TestBroker {
 
     fn with(limits: &Limits) -> Self {
         let mut broker = Broker::new(limits, Box::new(crate::sim_disk::random::bytes())).unwrap();
-        let mut messages = Messages::new(MessageLimits {
-            messages_max: limits.messages_max as usize,
-            body_bytes_max: limits.body_bytes_max as usize,
-            assembly_bytes_max: limits.assembly_bytes_max as usize,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
-        });
+        let mut messages = Messages::new(limits.message_limits());
         let (mut journal, mut work) = (Journal::new(limits.messages_max as usize), Work::default());
         let mut context = Context::new(&mut journal, &mut messages, &mut work);
         let connection = broker.connect().unwrap();

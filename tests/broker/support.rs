@@ -6,7 +6,7 @@ use leveret::broker::{Broker, Work};
 use leveret::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
 use leveret::journal::{Batch, Journal};
 use leveret::limits::Limits;
-use leveret::mem::{Draw, MessageFlags, MessageId, MessageLimits, Messages, Share};
+use leveret::mem::{Draw, MessageFlags, MessageId, Messages, Share};
 use leveret::password::PasswordHash;
 
 /// What a call to the broker of a house works with.
@@ -56,13 +56,7 @@ impl TestBroker {
             journal: Journal::new(limits.messages_max as usize),
             work: Work::default(),
             awaited: Batch::NONE,
-            messages: Messages::new(MessageLimits {
-                messages_max: limits.messages_max as usize,
-                body_bytes_max: limits.body_bytes_max as usize,
-                assembly_bytes_max: limits.assembly_bytes_max as usize,
-                vhosts_max: limits.vhosts_max as usize,
-                users_max: limits.users_max as usize,
-            }),
+            messages: Messages::new(limits.message_limits()),
         }
     }
 

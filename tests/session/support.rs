@@ -15,7 +15,7 @@ use leveret::error::{Fault, ReplyCode};
 use leveret::journal::Batch;
 use leveret::limits::Limits;
 use leveret::log_limiter::{LogLimiter, LogSource};
-use leveret::mem::{MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share};
+use leveret::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use leveret::password::Secret;
 use leveret::session::{
     Connection, Context, Identity, Names, Peer, Pools, Settings, Step, Suspension, Timeout, WritePlan,
@@ -45,13 +45,7 @@ impl World {
             settings: Settings::new(&limits, &identity),
             pools: Pools::new(&limits),
             log: LogLimiter::default(),
-            messages: Messages::new(MessageLimits {
-                messages_max: limits.messages_max as usize,
-                body_bytes_max: limits.body_bytes_max as usize,
-                assembly_bytes_max: limits.assembly_bytes_max as usize,
-                vhosts_max: limits.vhosts_max as usize,
-                users_max: limits.users_max as usize,
-            }),
+            messages: Messages::new(limits.message_limits()),
             write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
             names: Names::default(),
             now: Now::from_ms(1_000),

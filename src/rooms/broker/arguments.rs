@@ -44,7 +44,7 @@ pub(crate) struct QueueSettings {
     /// A message requeued more often than this is given up.
     pub(crate) delivery_limit: u32,
     /// Deliveries have the header x-delivery-count (quorum queues).
-    pub(crate) tells_returns: bool,
+    pub(crate) tells_requeues: bool,
     /// The queue has a single active consumer.
     pub(crate) single_active: bool,
     /// The highest priority that the queue tells apart.
@@ -75,7 +75,7 @@ impl QueueSettings {
             expires_ms: terms.limit("x-expires"),
             dead_letters: terms.value("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
-            tells_returns: is_quorum,
+            tells_requeues: is_quorum,
             single_active: terms.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
             max_priority: max_priority(terms.arguments()),
             consumer_timeout_ms: consumer_timeout_ms(terms),

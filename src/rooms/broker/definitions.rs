@@ -138,14 +138,17 @@ impl Broker {
         let (bytes, who) = (declaration.bytes(), (vhost, cx.declarer));
         self.declare_quota(Declared::Exchange, bytes, who)?;
         let is_delayed = declaration.is_delayed();
-        let sleepers = is_delayed.then(|| self.add_delayed_queue(cx, vhost, (version, declaration.durable)));
-        let sleepers =
-            sleepers.transpose().inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, who))?;
+        let delayed_queue =
+            is_delayed.then(|| self.add_delayed_queue(cx, vhost, (version, declaration.durable)));
+        let delayed_queue = delayed_queue
+            .transpose()
+            .inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, who))?;
         self.access.hold_vhost(vhost);
-        let new = NewExchange { vhost, declaration: *declaration, version, declarer: cx.declarer, sleepers };
+        let new =
+            NewExchange { vhost, declaration: *declaration, version, declarer: cx.declarer, delayed_queue };
         let exchange = self.topology.insert_exchange(&new);
         self.apply_to_new_exchange(cx.work, exchange);
-        if let Some(queue) = sleepers {
+        if let Some(queue) = delayed_queue {
             self.queues.records_mut().set_delayed_exchange(queue, exchange);
         }
         Ok(exchange)
@@ -181,7 +184,7 @@ impl Broker {
 
     /// Takes the name of a deleted exchange away; the record goes when its bindings are cleared.
     pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, exchange: ExchangeId) {
-        if let Some(queue) = self.topology.exchange(exchange).sleepers {
+        if let Some(queue) = self.topology.exchange(exchange).delayed_queue {
             // The hidden queue goes first, so that no message in it outlives the exchange in the log.
             self.retire_delayed_queue(cx, queue);
         }
@@ -203,7 +206,7 @@ impl Broker {
     ) -> Result<QueueId, Fault> {
         let settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
         self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
-        let mut record = Queue::sleepers(cx.journal, vhost, settings, version, durable);
+        let mut record = Queue::delayed_queue(cx.journal, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
         let queue = self.queues.records_mut().insert_hidden(record)?;
         self.access.hold_vhost(vhost);

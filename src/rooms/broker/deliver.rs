@@ -71,7 +71,7 @@ impl Outbox for OutboxView<'_> {
 impl Broker {
     /// Delivers `most` messages at most, and lets queues give up expired and surplus messages.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
-        self.queues.records_mut().write_returns(cx.journal, &self.access);
+        self.queues.records_mut().write_requeue_counts(cx.journal, &self.access);
         self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
         self.give_up(cx);
         self.serve_gets(cx);

@@ -267,8 +267,8 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> (usize, bool) {
         let due = cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
-        let picky = |&queue: &QueueId| self.queues.at(queue).has_rules_or_levels();
-        if !due && !targets.iter().any(picky) {
+        let has_rules = |&queue: &QueueId| self.queues.at(queue).has_rules_or_levels();
+        if !due && !targets.iter().any(has_rules) {
             return (targets.len(), false);
         }
         self.queues.choose_levels(cx, &mut self.quota, message, targets);
@@ -518,7 +518,7 @@ impl Broker {
                 queue: None,
                 carrier: Carrier::Return,
                 redelivered: false,
-                returns: 0,
+                requeues: 0,
                 no_ack: true,
             },
         );

@@ -54,7 +54,7 @@ impl Broker {
                 };
                 let Ok(_) = declaration.new_kind() else { return Restored::Unknown };
                 match self.add_exchange(cx, vhost, &declaration, version) {
-                    Ok(exchange) => Restored::Exists(self.topology.exchange(exchange).sleepers),
+                    Ok(exchange) => Restored::Exists(self.topology.exchange(exchange).delayed_queue),
                     Err(_) => Restored::NoRoom,
                 }
             }
@@ -68,14 +68,14 @@ impl Broker {
                 arguments,
             } => {
                 let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.orphaned() };
-                let (arguments, returns) = RequeueCounts::split(arguments);
+                let (arguments, requeues) = RequeueCounts::split(arguments);
                 // Policies are applied to the queue later, in `Broker::apply_policies`.
                 let settings = QueueSettings::of(&self.policies.terms(arguments, Applied::default()));
                 let mut record = Queue::new(vhost, name, arguments, settings);
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
                     (true, auto_delete, is_rebuilt);
                 record.logged = Logged::as_incarnation(incarnation);
-                record.returns = returns;
+                record.requeues = requeues;
                 record.rank = first_rank(cx.journal, &record, levels_from);
                 let is_news = record.levels_from() != levels_from;
                 match self.add_queue(cx, record) {

@@ -191,9 +191,9 @@ impl Broker {
         let delivery = &mut self.queues.deliveries_mut()[index];
         delivery.redelivered = true;
         let (consumer, channel) = (delivery.consumer, delivery.channel);
-        let (logged, returns) = (delivery.logged, delivery.returns);
-        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_returns) {
-            self.queues.records_mut().note_return(cx.journal, &self.access, queue, offset, returns);
+        let (logged, requeues) = (delivery.logged, delivery.requeues);
+        if let Some(offset) = logged.filter(|_| self.queues.at(queue).settings.tells_requeues) {
+            self.queues.records_mut().note_requeue(cx.journal, &self.access, queue, offset, requeues);
         }
         self.queues.put_back(cx.messages, queue, index);
         if self.queues.at(queue).has_rules() {

@@ -360,7 +360,7 @@ impl Broker {
                 arguments: &[],
             };
             self.access.hold_vhost(vhost);
-            let new = NewExchange { vhost, declaration, version: 0, declarer: None, sleepers: None };
+            let new = NewExchange { vhost, declaration, version: 0, declarer: None, delayed_queue: None };
             self.topology.insert_exchange(&new);
         }
         Ok(vhost)

@@ -9,7 +9,9 @@ use super::keys::Limits;
 use crate::journal::Journal;
 use crate::log_limiter::LogLimiter;
 use crate::mem::READ_BACK_CHUNKS;
-use crate::mem::{BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, Messages, PAGE_BYTES};
+use crate::mem::{
+    BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, MessageLimits, Messages, PAGE_BYTES,
+};
 
 /// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 5_500_000;
@@ -157,6 +159,17 @@ pub struct RecordSizes {
 pub const BRIDGE_RULES_MAX: usize = 8;
 
 impl Limits {
+    /// The sizes of the pool of messages.
+    pub const fn message_limits(&self) -> MessageLimits {
+        MessageLimits {
+            messages_max: self.messages_max as usize,
+            body_bytes_max: self.body_bytes_max as usize,
+            assembly_bytes_max: self.assembly_bytes_max as usize,
+            vhosts_max: self.vhosts_max as usize,
+            users_max: self.users_max as usize,
+        }
+    }
+
     /// Connections that bridges may have, one for each direction.
     pub const fn bridge_links(&self) -> usize {
         2 * self.bridges_max as usize

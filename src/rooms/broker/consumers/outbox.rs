@@ -47,7 +47,7 @@ impl Consumers {
             queue: Some(queue),
             carrier,
             redelivered: taken.redelivered,
-            returns: taken.returns,
+            requeues: taken.requeues,
             no_ack,
         }
     }

@@ -13,7 +13,7 @@ use crate::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::{Journal, Urgency};
 use crate::limits::Limits;
-use crate::mem::{MessageFlags, MessageLimits, Messages, Share};
+use crate::mem::{MessageFlags, Messages, Share};
 
 /// Consumers, and what is lent to them.
 struct World {
@@ -44,13 +44,7 @@ impl World {
         let vhost = VhostId::from_index(0);
         let mut quota = Quota::new(&limits);
         quota.share_among([vhost].into_iter(), [].into_iter());
-        let messages = Messages::new(MessageLimits {
-            messages_max: limits.messages_max as usize,
-            body_bytes_max: limits.body_bytes_max as usize,
-            assembly_bytes_max: limits.assembly_bytes_max as usize,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
-        });
+        let messages = Messages::new(limits.message_limits());
         Self {
             consumers: Consumers::new(&limits, 1),
             queues: Queues::new(&limits, 1),

@@ -56,7 +56,7 @@ pub(crate) struct Delivered {
     pub(crate) carrier: Carrier,
     pub(crate) redelivered: bool,
     /// How often the message was requeued; the count stops at the largest number.
-    pub(crate) returns: u16,
+    pub(crate) requeues: u16,
     /// Why the queue gives the message up, if it does.
     pub(crate) death: Option<Reason>,
     /// Automatic acknowledgement: the delivery is settled by being written.
@@ -97,7 +97,7 @@ pub(crate) struct NewDelivery {
     pub(crate) queue: Option<QueueId>,
     pub(crate) carrier: Carrier,
     pub(crate) redelivered: bool,
-    pub(crate) returns: u16,
+    pub(crate) requeues: u16,
     pub(crate) no_ack: bool,
 }
 
@@ -150,7 +150,7 @@ impl Deliveries {
             delivered_s: 0,
             carrier: new.carrier,
             redelivered: new.redelivered,
-            returns: new.returns,
+            requeues: new.requeues,
             death: None,
             no_ack: new.no_ack,
             sent: false,
@@ -400,7 +400,7 @@ mod tests {
             queue: None,
             carrier: Carrier::Deliver,
             redelivered: false,
-            returns: 0,
+            requeues: 0,
             no_ack: false,
         }
     }

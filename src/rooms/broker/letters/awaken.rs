@@ -53,19 +53,19 @@ impl Post<'_> {
 
     /// Routes or moves the delayed messages that are due, as many as a turn has time for.
     pub(crate) fn route_due_delayed(&mut self, cx: &mut Context<'_>) {
-        self.queues.sleepers_mut().note_change();
+        self.queues.delay_wheel_mut().note_change();
         let mut left = ROUSE_STEP;
         while left > 0 {
             let before = cx.work.units();
             cx.work.charge(1);
-            let step = match self.queues.sleepers().next(cx.journal.time_ms()) {
+            let step = match self.queues.delay_wheel().next(cx.journal.time_ms()) {
                 None => return,
                 Some(Next::Slot(key, level)) => self.open_slot(cx, key, level),
                 Some(Next::Held(held)) => self.wake_held(cx, held),
             };
             if step == Step::Blocked {
                 let room = self.room_count(cx.journal, cx.messages);
-                self.queues.sleepers_mut().note_stuck(room);
+                self.queues.delay_wheel_mut().note_stuck(room);
                 return;
             }
             take_step(&mut left, before, cx.work);
@@ -79,12 +79,12 @@ impl Post<'_> {
             record.times.due_ms == key && record.delayed_exchange.is_some() && !record.dying
         };
         let Some(record) = record.filter(is_it) else {
-            self.queues.sleepers_mut().pop_slot();
+            self.queues.delay_wheel_mut().pop_slot();
             return Step::Done;
         };
         if record.backlog.ready() == 0 {
             record.times.due_ms = u64::MAX;
-            self.queues.sleepers_mut().pop_slot();
+            self.queues.delay_wheel_mut().pop_slot();
             return Step::Done;
         }
         let Some((first, message, is_logged)) = self.queues.first_in_memory(level) else {
@@ -95,11 +95,12 @@ impl Post<'_> {
             (Slot::of_key(key), cx.journal.time_ms(), self.queues.due_ms(cx, message));
         let owner = owner_of(self.queues.at(level).vhost);
         let is_room =
-            self.queues.sleepers().holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
-        if self.queues.sleepers().has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS) {
+            self.queues.delay_wheel().holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
+        if self.queues.delay_wheel().has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS)
+        {
             let taken = self.queues.take_first(cx, level, first);
             self.queues.at_mut(level).unsettled.count += 1;
-            self.queues.sleepers_mut().hold(due_ms, (level, taken.message, taken.logged));
+            self.queues.delay_wheel_mut().hold(due_ms, (level, taken.message, taken.logged));
             return Step::Done;
         }
         let narrowest =
@@ -117,7 +118,7 @@ impl Post<'_> {
                 // The slot is the narrowest, or there is no room for a narrower one: the message waits here,
                 // with those behind it.
                 self.log_no_slot(level, slot);
-                self.queues.sleepers_mut().pop_slot();
+                self.queues.delay_wheel_mut().pop_slot();
                 self.queues.at_mut(level).times.due_ms = u64::MAX;
                 self.queues.register_slot(level, Slot { start_ms: due_ms, ..slot });
                 Step::Done
@@ -173,7 +174,7 @@ impl Post<'_> {
     fn wake_held(&mut self, cx: &mut Context<'_>, held: Held) -> Step {
         let Some(letter) = self.write_awakened(cx, held.queue, held.message) else { return Step::Blocked };
         self.send(cx, letter, held.logged().is_some(), |post, cx| {
-            post.queues.sleepers_mut().pop_held();
+            post.queues.delay_wheel_mut().pop_held();
             post.let_go_of_held(cx, held);
         });
         Step::Done
@@ -185,7 +186,7 @@ impl Post<'_> {
         self.queues.forget_taken(
             cx,
             held.queue,
-            &Taken { message, offset: 0, logged, redelivered: false, returns: 0 },
+            &Taken { message, offset: 0, logged, redelivered: false, requeues: 0 },
         );
         self.queues.at_mut(held.queue).unsettled.count -= 1;
         self.letters.perhaps_done.push(held.queue);

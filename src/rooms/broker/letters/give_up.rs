@@ -100,7 +100,7 @@ impl Post<'_> {
             return false;
         }
         // Each kind stops by itself: a letter without room may stand before messages that need none.
-        let is_buried = self.bury_all(cx, queue, left);
+        let are_all_sent = self.dead_letter_rejected_all(cx, queue, left);
         let has_expired = self.expire_by(cx, queue, left, Patience::OneTurn);
         let is_trimmed = self.trim_by(cx, queue, left);
         // Rejected messages wait apart: the first message may go, whether there is room for their letters or
@@ -114,7 +114,7 @@ impl Post<'_> {
         if !self.queues.records().is_first_level(queue) {
             self.queues.look_at_first_level(queue);
         }
-        is_buried && has_expired && is_trimmed
+        are_all_sent && has_expired && is_trimmed
     }
 
     // ---- messages over the length limit
@@ -243,12 +243,12 @@ impl Post<'_> {
     ) {
         self.queues.reject(cx.messages, queue, index, reason);
         let mut left = COMMAND_STEP;
-        if self.queues.at(queue).listed.is_shedding || !self.bury_all(cx, queue, &mut left) {
+        if self.queues.at(queue).listed.is_shedding || !self.dead_letter_rejected_all(cx, queue, &mut left) {
             self.queues.note_shed(queue);
         }
     }
 
-    fn bury_all(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
+    fn dead_letter_rejected_all(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         while let Some(index) = self.queues.at(queue).backlog.first_rejected() {
             let before = cx.work.units();
             if *left == 0 || !self.dead_letter_rejected(cx, queue, index) {

@@ -16,7 +16,7 @@ use crate::broker::{Access, Context};
 use crate::command::{ChannelId, QueueId, VhostId};
 use crate::journal::{Journal, Urgency};
 use crate::limits::Limits;
-use crate::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::Writer;
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
@@ -66,13 +66,7 @@ impl World {
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let mut quota = Quota::new(&limits);
         quota.share_among([vhost].into_iter(), [].into_iter());
-        let messages = Messages::new(MessageLimits {
-            messages_max: limits.messages_max as usize,
-            body_bytes_max: limits.body_bytes_max as usize,
-            assembly_bytes_max: limits.assembly_bytes_max as usize,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
-        });
+        let messages = Messages::new(limits.message_limits());
         let mut topology = Topology::with_capacity(20, 40, 4096, 1);
         let (durable, auto_delete, internal) = (true, false, false);
         let declaration = ExchangeDeclaration {
@@ -88,7 +82,7 @@ impl World {
             declaration,
             version: 0,
             declarer: None,
-            sleepers: None,
+            delayed_queue: None,
         });
         Self {
             letters: Letters::with_capacity(8),
@@ -152,7 +146,7 @@ impl World {
     fn reject(&mut self, queue: QueueId) {
         self.with(|post, cx| {
             let first = post.queues.first_to_go(cx, queue).unwrap();
-            let Taken { message, offset, logged, redelivered, returns } =
+            let Taken { message, offset, logged, redelivered, requeues } =
                 post.queues.take_first(cx, queue, first);
             let new = NewDelivery {
                 tag: 1,
@@ -164,7 +158,7 @@ impl World {
                 queue: Some(queue),
                 carrier: Carrier::Deliver,
                 redelivered,
-                returns,
+                requeues,
                 no_ack: true,
             };
             post.queues.count_delivery(cx.messages, &new);

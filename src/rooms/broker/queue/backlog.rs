@@ -83,7 +83,7 @@ pub(crate) struct Taken {
     /// The next delivery of the message is marked as redelivered.
     pub(crate) redelivered: bool,
     /// How often the message was requeued.
-    pub(crate) returns: u16,
+    pub(crate) requeues: u16,
 }
 
 /// Everything that a purge took out of a queue, to be dropped in steps.
@@ -320,7 +320,7 @@ impl Backlog {
             let old = deliveries.remove(index);
             let message = old.message.expect("the first is in memory");
             let (offset, logged, redelivered) = (old.offset, old.logged, old.redelivered);
-            Taken { message, offset, logged, redelivered, returns: old.returns }
+            Taken { message, offset, logged, redelivered, requeues: old.requeues }
         } else {
             let (offset, entry) = self.returned_entries.pop(pool).expect("one came back");
             let logged = match Place::of(entry) {
@@ -329,7 +329,7 @@ impl Backlog {
                 Place::Spilled(..) | Place::Stored(..) => panic!("the first is in memory"),
             };
             // An entry keeps no count of requeues: the counts that the queue keeps may know more.
-            Taken { message: entry.message, offset, logged, redelivered: true, returns: 1 }
+            Taken { message: entry.message, offset, logged, redelivered: true, requeues: 1 }
         };
         self.retaken += 1;
         self.count_out(Size::of(messages, taken.message));

@@ -41,14 +41,14 @@ impl Records {
             auto_delete: record.declared.auto_delete,
             is_rebuilt: record.declared.is_rebuilt,
             levels_from: record.levels_from(),
-            arguments: &record.returns.join(&record.arguments),
+            arguments: &record.requeues.join(&record.arguments),
         };
         (definition.key(), exists.then(|| definition.value()))
     }
 
     /// Notes how often a message was requeued, in a queue that counts it.
     #[cold]
-    pub(crate) fn note_return(
+    pub(crate) fn note_requeue(
         &mut self,
         journal: &mut Journal,
         access: &Access,
@@ -56,33 +56,33 @@ impl Records {
         offset: u64,
         count: u16,
     ) {
-        if self.slab[queue.index()].returns.note(offset, count) {
-            self.returns_due.push(queue);
+        if self.slab[queue.index()].requeues.note(offset, count) {
+            self.requeue_counts_due.push(queue);
         }
-        self.write_returns(journal, access);
+        self.write_requeue_counts(journal, access);
     }
 
     /// Writes the requeue counts, unless the last write is not durable yet.
     #[inline]
-    pub(crate) fn write_returns(&mut self, journal: &mut Journal, access: &Access) {
-        if self.returns_due.may_be_written(journal.durable()) && !journal.is_grouping() {
-            self.write_returns_now(journal, access);
+    pub(crate) fn write_requeue_counts(&mut self, journal: &mut Journal, access: &Access) {
+        if self.requeue_counts_due.may_be_written(journal.durable()) && !journal.is_grouping() {
+            self.write_requeue_counts_now(journal, access);
         }
     }
 
     /// Writes the requeue counts, whether the last write is durable or not.
     #[cold]
-    pub(crate) fn write_returns_now(&mut self, journal: &mut Journal, access: &Access) {
+    pub(crate) fn write_requeue_counts_now(&mut self, journal: &mut Journal, access: &Access) {
         if journal.mode() == Mode::On && (!journal.has_room_to_define() || journal.is_crowded()) {
             return;
         }
-        for queue in self.returns_due.take() {
+        for queue in self.requeue_counts_due.take() {
             // The queue may have been deleted since, and another be in its place.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
-            let is_due = record.returns.take_due();
+            let is_due = record.requeues.take_due();
             if is_due && journal.mode() == Mode::On && !record.dying && record.logged.is_on() {
                 let (key, value) = self.definition_of_queue(access, queue.index(), true);
-                self.returns_due.note_written(journal.define(key, value));
+                self.requeue_counts_due.note_written(journal.define(key, value));
             }
         }
     }
@@ -114,7 +114,7 @@ impl Records {
                 journal.reset_watermark(queue.logged.incarnation(), taken_below, watermark);
             }
         }
-        self.write_returns_now(journal, access);
+        self.write_requeue_counts_now(journal, access);
         !journal.is_empty()
     }
 
@@ -130,8 +130,8 @@ impl Records {
     pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
         record.logged.restore(contents);
-        if record.returns.forget_from(contents.next_offset) {
-            self.returns_due.push(queue);
+        if record.requeues.forget_from(contents.next_offset) {
+            self.requeue_counts_due.push(queue);
         }
         // The bytes in the log include names and properties: this is the best guess there is.
         record.backlog.set_stored_bytes(contents.bytes.saturating_sub(contents.count * 64));

@@ -182,8 +182,8 @@ impl Records {
             refused |= refuses;
             let due = due || self[queue].settings.message_ttl_ms == 0;
             let stays = !refuses && (!due || self.goes_on_though_due(queue) || is_taken_at_once(queue));
-            let is_buried = refuses && self.dead_letters_refused(queue);
-            if stays || is_buried {
+            let is_dead_lettered = refuses && self.dead_letters_refused(queue);
+            if stays || is_dead_lettered {
                 targets.swap(end, at);
                 end += 1;
             }

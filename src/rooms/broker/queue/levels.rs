@@ -62,7 +62,7 @@ pub(crate) fn first_rank(journal: &mut Journal, record: &Queue, levels_from: u64
 impl Queue {
     /// The record of a delayed exchange's hidden queue, which the log knows by the exchange's version: 0 for
     /// an exchange that is not in the log.
-    pub(crate) fn sleepers(
+    pub(crate) fn delayed_queue(
         journal: &mut Journal,
         vhost: VhostId,
         settings: QueueSettings,
@@ -94,7 +94,7 @@ impl Records {
         &self[self.queue_of_level(queue)]
     }
 
-    /// The levels of a whole queue, from the highest on; a queue without priorities is its only level.
+    /// The levels of a queue, from the highest on; a queue without priorities is its only level.
     pub(crate) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
         core::iter::successors(Some(self.highest_level(queue)), |level| {
             self.levels_walked.set(self.levels_walked.get().saturating_add(1));
@@ -160,7 +160,7 @@ impl Records {
         work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
     }
 
-    /// The highest level of a whole queue that has a message; the queue itself if none has.
+    /// The highest level of a queue that has a message; the queue itself if none has.
     #[inline]
     pub(crate) fn first_level(&self, queue: QueueId) -> QueueId {
         if self.slab[queue.index()].rank == Rank::Plain {
@@ -191,7 +191,7 @@ impl Records {
 
     // ---- levels begin and end
 
-    /// The level of a whole queue for this priority.
+    /// The level of a queue for this priority.
     ///
     /// # Errors
     /// There is no room for another level; this is the next lower one.
@@ -244,9 +244,9 @@ impl Records {
         quota.declare(Declared::Queue, 0, (vhost, declarer), Room { queues: self.slab.room() })?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
-        let buries = record.dead_letters_logged();
+        let has_letters = record.dead_letters_logged();
         let Ok(index) = self.slab.insert(record) else { return Err(out_of("queues_max")) };
-        self.dead_lettering += u32::from(buries);
+        self.dead_lettering += u32::from(has_letters);
         Ok(QueueId::from_index(index))
     }
 

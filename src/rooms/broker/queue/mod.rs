@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `record` | the record of one queue |
 //! | `backlog`, `place` | what waits in a queue, in memory and out of it; what stands at one place of it |
-//! | `lanes`, `returns` | what the log has of it; how often messages of quorum queues came back |
+//! | `lanes`, `requeue_counts` | what the log has of it; how often messages of quorum queues came back |
 //! | `records` | the records of all queues: found, begun, ended |
 //! | `levels` | queues with priorities: a level for each |
 //! | `ready` | the ready list: queues that can deliver now |
@@ -30,7 +30,7 @@ mod place;
 mod ready;
 mod record;
 mod records;
-mod returns;
+mod requeue_counts;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -41,7 +41,7 @@ pub(super) use levels::{SLOTS, first_rank};
 pub(super) use place::{Lane, Place};
 pub(super) use record::{Front, Peeked, Queue, Rank};
 pub(super) use records::Records;
-pub(super) use returns::RequeueCounts;
+pub(super) use requeue_counts::RequeueCounts;
 pub(super) use routes::Targets;
 
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, LogRun};

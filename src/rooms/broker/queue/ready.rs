@@ -32,13 +32,13 @@ impl Records {
             record.listed.is_ready = true;
             self.ready.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.ready_links);
         } else if record.rank != Rank::Plain {
-            self.wake_whole(queue);
+            self.wake_queue_of_level(queue);
         }
     }
 
-    /// Puts a whole queue on the ready list if it can deliver now, because a message came, or may go.
+    /// Puts the queue of a level on the ready list if it can deliver now, because a message came, or may go.
     #[cold]
-    pub(crate) fn wake_whole(&mut self, queue: QueueId) {
+    pub(crate) fn wake_queue_of_level(&mut self, queue: QueueId) {
         let queue = self.queue_of_level(queue);
         if !self.slab[queue.index()].listed.is_ready && self.level_to_deliver(queue).is_some() {
             self.slab[queue.index()].listed.is_ready = true;
@@ -63,7 +63,7 @@ impl Records {
         }
     }
 
-    /// The level of a whole queue with priorities whose first message can be delivered now, if any.
+    /// The level of a queue with priorities whose first message can be delivered now, if any.
     #[cold]
     pub(crate) fn level_to_deliver(&self, queue: QueueId) -> Option<QueueId> {
         let whole = &self.slab[queue.index()];

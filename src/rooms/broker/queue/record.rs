@@ -8,7 +8,7 @@
 use super::backlog::{Backlog, Size};
 use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
-use super::returns::RequeueCounts;
+use super::requeue_counts::RequeueCounts;
 use crate::broker::arguments::QueueSettings;
 use crate::broker::consumers::QueueConsumers;
 use crate::broker::policy::Applied;
@@ -38,7 +38,7 @@ pub(crate) struct Queue {
     pub(crate) rank: Rank,
     pub(crate) logged: Logged,
     /// How often messages were requeued, if the queue counts that.
-    pub(crate) returns: RequeueCounts,
+    pub(crate) requeues: RequeueCounts,
     pub(crate) spilled: Spilled,
     /// Messages that are ready for delivery.
     pub(crate) backlog: Backlog,
@@ -194,7 +194,7 @@ impl Queue {
             delayed_exchange: None,
             rank: Rank::Plain,
             logged: Logged::default(),
-            returns: RequeueCounts::default(),
+            requeues: RequeueCounts::default(),
             spilled: Spilled::default(),
             backlog: Backlog::owned_by(owner_of(vhost)),
             unsettled: Unsettled::default(),

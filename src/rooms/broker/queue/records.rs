@@ -6,7 +6,7 @@ use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
 use super::record::{Peeked, Queue};
-use super::returns::RequeueCountsDue;
+use super::requeue_counts::RequeueCountsDue;
 use crate::broker::arguments::QueueSettings;
 use crate::broker::consumers::QueueConsumers;
 use crate::broker::faults::out_of;
@@ -24,7 +24,7 @@ pub(crate) struct Records {
     /// The ready list: queues that can deliver now.
     pub(super) ready: List,
     /// Quorum queues whose delivery counts are to be written.
-    pub(super) returns_due: RequeueCountsDue,
+    pub(super) requeue_counts_due: RequeueCountsDue,
     /// Durable queues and levels that have dead letters.
     pub(super) dead_lettering: u32,
     /// Whether there ever was a message or queue that may expire.
@@ -58,7 +58,7 @@ impl Records {
             slab: Slab::with_capacity(queues),
             table: IndexTable::with_capacity(queues, seed),
             ready: List::default(),
-            returns_due: RequeueCountsDue::default(),
+            requeue_counts_due: RequeueCountsDue::default(),
             dead_lettering: 0,
             has_deadlines: false,
             serial: 0,

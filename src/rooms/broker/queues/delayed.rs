@@ -30,15 +30,15 @@ impl Queues {
         }
         self.records.append_spilled_gone(journal, queue.index());
         let records = &self.records;
-        let gone = self.sleepers.take_held_of(|queue| records[queue].dying);
+        let gone = self.delay_wheel.take_held_of(|queue| records[queue].dying);
         let mut unknown = 0;
         let all: heapless::Vec<QueueId, { SLOTS as usize + 1 }> = self.records.levels(queue).collect();
         for level in all {
             let due_ms = core::mem::replace(&mut self.records[level].times.due_ms, u64::MAX);
             unknown += u32::from(due_ms == UNKNOWN);
         }
-        self.sleepers.unknown -= unknown;
-        self.sleepers.note_change();
+        self.delay_wheel.unknown -= unknown;
+        self.delay_wheel.note_change();
         gone
     }
 
@@ -52,21 +52,21 @@ impl Queues {
         said: LevelChoice,
     ) -> QueueId {
         let now_ms = cx.journal.time_ms();
-        if self.sleepers.unknown > 0 {
+        if self.delay_wheel.unknown > 0 {
             self.register_slot(queue, Slot { number: 0, start_ms: now_ms });
             return queue;
         }
-        let at_ms = self.sleepers.stands_at_ms(now_ms);
+        let at_ms = self.delay_wheel.stands_at_ms(now_ms);
         let since_ms = if said.came_ms == 0 { now_ms } else { said.came_ms };
         let slot = Slot::of(since_ms.saturating_add(said.delay_ms), at_ms, NARROWEST_PUBLISHED, u32::MAX);
         let level = self.level_of_slot(quota, queue, slot);
-        self.sleepers.lacks_slot |= level.is_none();
+        self.delay_wheel.lacks_slot |= level.is_none();
         level.unwrap_or(queue)
     }
 
     /// Whether there was no room for the slot of the message being published, which cannot come in.
     pub(crate) const fn take_lacks_slot(&mut self) -> bool {
-        core::mem::replace(&mut self.sleepers.lacks_slot, false)
+        core::mem::replace(&mut self.delay_wheel.lacks_slot, false)
     }
 
     /// The level of a slot, whose time is known from now on; `None`: there is no room for the level.
@@ -85,12 +85,12 @@ impl Queues {
         }
         record.times.due_ms = key;
         let queues = &self.records;
-        self.sleepers.add(key, level, || {
+        self.delay_wheel.add(key, level, || {
             let all = queues.iter().filter(|(_, record)| record.delayed_exchange.is_some());
             let all = all.map(|(index, record)| (record.times.due_ms, QueueId::from_index(index)));
             all.filter(|(key, _)| *key < UNKNOWN)
         });
-        self.sleepers.note_change();
+        self.delay_wheel.note_change();
     }
 
     /// Notes when a message came to a slot.
@@ -104,7 +104,7 @@ impl Queues {
     #[cold]
     pub(crate) fn note_slot_restored(&mut self, level: QueueId) {
         self.records[level].times.due_ms = UNKNOWN;
-        self.sleepers.unknown += 1;
+        self.delay_wheel.unknown += 1;
         self.want_peek(level);
     }
 
@@ -125,14 +125,14 @@ impl Queues {
         let record = &mut self.records[level];
         if record.times.due_ms == UNKNOWN {
             record.times.due_ms = u64::MAX;
-            self.sleepers.unknown -= 1;
+            self.delay_wheel.unknown -= 1;
         }
     }
 
     /// Ends a read for a slot, with or without a message.
     #[cold]
     pub(crate) fn slot_fetched(&mut self, level: QueueId) {
-        self.sleepers.note_change();
+        self.delay_wheel.note_change();
         let record = &self.records[level];
         match record.times.due_ms == UNKNOWN && !record.dying {
             true if record.backlog.ready() > 0 => self.want_peek(level),

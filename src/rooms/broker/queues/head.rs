@@ -143,7 +143,7 @@ impl Queues {
                 let mut taken =
                     record.backlog.take_returned(&mut self.pool, &mut self.deliveries, cx.messages);
                 if let Some(offset) = taken.logged {
-                    taken.returns = taken.returns.max(record.returns.count_of(offset));
+                    taken.requeues = taken.requeues.max(record.requeues.count_of(offset));
                 }
                 taken
             }
@@ -175,12 +175,12 @@ impl Queues {
         let record = &mut self.records[queue];
         let offset = record.backlog.take_from(&mut self.pool, part, Size::of(cx.messages, message));
         let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
-        let returns = logged.map_or(0, |offset| record.returns.count_of(offset));
+        let requeues = logged.map_or(0, |offset| record.requeues.count_of(offset));
         let is_to_spare = || cx.messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES);
         if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
             self.want_pages(queue);
         }
-        Taken { message, offset, logged, redelivered, returns }
+        Taken { message, offset, logged, redelivered, requeues }
     }
 
     /// Notes in the commit that is being gathered that one of its messages is already on its way to a
@@ -296,8 +296,8 @@ impl Queues {
         if delivery.carrier == Carrier::Deliver && !delivery.redelivered {
             return None;
         }
-        let tells = self.records[delivery.queue?].settings.tells_returns;
-        tells.then(|| delivery.returns.max(delivery.redelivered.into()))
+        let tells = self.records[delivery.queue?].settings.tells_requeues;
+        tells.then(|| delivery.requeues.max(delivery.redelivered.into()))
     }
 
     /// Settles the message of a delivery, which leaves the queue for good.
@@ -350,10 +350,10 @@ impl Queues {
     /// queue.
     pub(crate) fn comes_back_too_often(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
-        delivery.returns = delivery.returns.saturating_add(1);
+        delivery.requeues = delivery.requeues.saturating_add(1);
         let queue = delivery.queue.map(|queue| &self.records[queue]);
         queue.is_some_and(|record| {
-            !record.dying && u32::from(delivery.returns) > record.settings.delivery_limit
+            !record.dying && u32::from(delivery.requeues) > record.settings.delivery_limit
         })
     }
 

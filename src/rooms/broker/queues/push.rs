@@ -182,7 +182,7 @@ impl Queues {
         }
     }
 
-    /// The level of a whole queue for this priority, or the next lower one if there is no room for another
+    /// The level of a queue for this priority, or the next lower one if there is no room for another
     /// level.
     fn level_for(
         &mut self,

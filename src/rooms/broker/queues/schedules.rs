@@ -87,7 +87,7 @@ impl Queues {
     /// When the next message or queue may expire, or a delayed message is due, in milliseconds of broker
     /// time.
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        [self.expiry.next_ms(), self.sleepers.next_ms()].into_iter().flatten().min()
+        [self.expiry.next_ms(), self.delay_wheel.next_ms()].into_iter().flatten().min()
     }
 
     /// Schedules a look at the queue at this time, if none comes before.

@@ -62,7 +62,7 @@ impl Queues {
 
     /// Whether a delayed message is due and may be moved, with this count of room made.
     pub(crate) fn may_wake(&self, journal: &Journal, room_made: impl Fn() -> u64) -> bool {
-        self.sleepers.is_due(journal.time_ms(), room_made)
+        self.delay_wheel.is_due(journal.time_ms(), room_made)
     }
 
     /// Drops the oldest messages of a queue without dead letters that is over its length limit.

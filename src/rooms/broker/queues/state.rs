@@ -89,7 +89,7 @@ pub struct Queues {
     /// When to look at which queue for expired messages.
     pub(super) expiry: Expiry,
     /// The timing wheel of the delayed exchanges.
-    pub(super) sleepers: DelayWheel,
+    pub(super) delay_wheel: DelayWheel,
     /// Queues that have messages to give up.
     pub(super) shedding: Shedding,
     /// Queues that read messages from the log, or move them out of memory.
@@ -125,7 +125,7 @@ impl Queues {
             pool,
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
             expiry: Expiry::with_capacity(queues),
-            sleepers: DelayWheel::new(queues, limits.messages_max as usize),
+            delay_wheel: DelayWheel::new(queues, limits.messages_max as usize),
             shedding: Shedding::with_capacity(queues),
             paging: Paging::new(limits),
             browses: Browses::default(),
@@ -212,13 +212,13 @@ impl Queues {
     }
 
     /// The timing wheel of the delayed exchanges.
-    pub(crate) const fn sleepers(&self) -> &DelayWheel {
-        &self.sleepers
+    pub(crate) const fn delay_wheel(&self) -> &DelayWheel {
+        &self.delay_wheel
     }
 
     /// The timing wheel of the delayed exchanges, to be moved on.
-    pub(crate) const fn sleepers_mut(&mut self) -> &mut DelayWheel {
-        &mut self.sleepers
+    pub(crate) const fn delay_wheel_mut(&mut self) -> &mut DelayWheel {
+        &mut self.delay_wheel
     }
 
     /// Queues that have messages to give up, to be asked.

@@ -14,7 +14,7 @@ use crate::broker::work::Work;
 use crate::command::{ChannelId, Name, QueueId, VhostId};
 use crate::journal::{Journal, Urgency};
 use crate::limits::Limits;
-use crate::mem::{MessageFlags, MessageId, MessageLimits, Messages, Share};
+use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::wire::Full;
 use crate::wire::Writer;
 use crate::wire::field::TableWriter;
@@ -51,13 +51,7 @@ impl World {
         let vhost = VhostId::from_index(0);
         let mut quota = Quota::new(&limits);
         quota.share_among([vhost].into_iter(), [].into_iter());
-        let messages = Messages::new(MessageLimits {
-            messages_max: limits.messages_max as usize,
-            body_bytes_max: limits.body_bytes_max as usize,
-            assembly_bytes_max: limits.assembly_bytes_max as usize,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
-        });
+        let messages = Messages::new(limits.message_limits());
         Self {
             queues: Queues::new(&limits, 1),
             consumers: Consumers::new(&limits, 1),
@@ -123,7 +117,7 @@ impl World {
         let level = self.queues.records().first_level(queue);
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
         let first = self.queues.first_to_go(&mut cx, level).unwrap();
-        let Taken { message, offset, logged, redelivered, returns } =
+        let Taken { message, offset, logged, redelivered, requeues } =
             self.queues.take_first(&mut cx, level, first);
         let new = NewDelivery {
             tag: 1,
@@ -135,7 +129,7 @@ impl World {
             queue: Some(level),
             carrier: Carrier::Deliver,
             redelivered,
-            returns,
+            requeues,
             no_ack: true,
         };
         self.queues.count_delivery(&self.messages, &new);

@@ -30,7 +30,7 @@ pub(crate) struct NewExchange<'a> {
     pub(crate) version: u64,
     pub(crate) declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, where messages wait for their delay.
-    pub(crate) sleepers: Option<QueueId>,
+    pub(crate) delayed_queue: Option<QueueId>,
 }
 
 impl Topology {
@@ -106,7 +106,7 @@ impl Topology {
     /// unless it is predeclared.
     pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
         let said = &new.declaration;
-        assert!(said.is_delayed() == new.sleepers.is_some(), "a delayed exchange has its hidden queue");
+        assert!(said.is_delayed() == new.delayed_queue.is_some(), "a delayed exchange has its hidden queue");
         assert!(said.durable || new.version == 0, "only what is durable is in the log");
         let kind = match said.exchange {
             "" => Kind::Default,
@@ -124,7 +124,7 @@ impl Topology {
             internal: said.internal,
             arguments: said.arguments.into(),
             declarer: new.declarer,
-            sleepers: new.sleepers,
+            delayed_queue: new.delayed_queue,
             alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
             applied: Applied::default(),
             root: self.trie.add_root(),

@@ -65,7 +65,7 @@ pub(crate) struct Exchange {
     /// In whose share of the quotas the exchange is.
     pub(super) declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, where messages wait for their delay.
-    pub(crate) sleepers: Option<QueueId>,
+    pub(crate) delayed_queue: Option<QueueId>,
     /// The alternate exchange, for messages that match no binding.
     pub(super) alternate: Option<Arc<str>>,
     /// The policies that apply to the exchange.
@@ -87,7 +87,7 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// The name of the exchange's type on the wire.
     pub(crate) const fn type_name(&self) -> &'static str {
-        if self.sleepers.is_some() { DELAYED } else { self.kind.name() }
+        if self.delayed_queue.is_some() { DELAYED } else { self.kind.name() }
     }
 }
 

@@ -102,8 +102,8 @@ impl Selection<'_, '_> {
 
     /// Follows one exchange's bindings; says whether any matched.
     fn follow(&mut self, exchange: ExchangeId, keys: &Keys<'_>, names: &mut Names) -> Result<bool, Fault> {
-        let Exchange { kind, root, sleepers, .. } = self.exchanges[exchange.index()];
-        if let Some(queue) = sleepers
+        let Exchange { kind, root, delayed_queue, .. } = self.exchanges[exchange.index()];
+        if let Some(queue) = delayed_queue
             && delay_ms(keys.headers) > 0
         {
             self.targets.choose(queue, self.route);

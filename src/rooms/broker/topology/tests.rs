@@ -14,7 +14,7 @@ use crate::command::{BindingId, ExchangeId, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::{Fact, Journal};
 use crate::limits::Limits;
-use crate::mem::{MessageLimits, Messages};
+use crate::mem::Messages;
 use crate::wire::Full;
 use crate::wire::Writer;
 use crate::wire::field::{Table, TableWriter};
@@ -57,13 +57,7 @@ impl World {
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let mut quota = Quota::new(&limits);
         quota.share_among([vhost].into_iter(), [].into_iter());
-        let messages = Messages::new(MessageLimits {
-            messages_max: limits.messages_max as usize,
-            body_bytes_max: limits.body_bytes_max as usize,
-            assembly_bytes_max: limits.assembly_bytes_max as usize,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
-        });
+        let messages = Messages::new(limits.message_limits());
         Self {
             topology: Topology::with_capacity(20, 40, 4096, 1),
             access,
@@ -85,8 +79,8 @@ impl World {
         }
         let is_logged = declaration.durable && !declaration.exchange.is_empty();
         let version = if is_logged { self.journal.next_version() } else { 0 };
-        let sleepers = declaration.is_delayed().then(|| self.hidden_queue());
-        let new = NewExchange { vhost, declaration, version, declarer: None, sleepers };
+        let delayed_queue = declaration.is_delayed().then(|| self.hidden_queue());
+        let new = NewExchange { vhost, declaration, version, declarer: None, delayed_queue };
         let exchange = self.topology.insert_exchange(&new);
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
         self.topology.append_exchange(&mut cx, &self.access, exchange, true);
@@ -273,7 +267,7 @@ fn a_delayed_exchange_keeps_what_says_so_and_routes_the_rest() {
     let mut targets = Targets { queues: world.queues.records_mut(), chosen: &mut chosen };
     let (work, headers) = (&mut world.work, Table::trusted(&delay));
     assert!(world.topology.route(work, delayed, b"", headers, &mut targets).unwrap());
-    assert_eq!(chosen, Vec::from_iter(world.topology.exchange(delayed).sleepers));
+    assert_eq!(chosen, Vec::from_iter(world.topology.exchange(delayed).delayed_queue));
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl<'b> Views<'b> {
             internal: record.internal,
             arguments: Table::trusted(&record.arguments),
             policy: self.policies.applied_view(record.applied).policy,
-            messages_delayed: record.sleepers.map(|queue| self.queues.records().delayed_in(queue)),
+            messages_delayed: record.delayed_queue.map(|queue| self.queues.records().delayed_in(queue)),
         })
     }
 

@@ -16,7 +16,7 @@ use crate::broker::work::Work;
 use crate::command::{ConnectionId, Name, QueueId, VhostId};
 use crate::journal::{Journal, Urgency};
 use crate::limits::Limits;
-use crate::mem::{MessageFlags, MessageLimits, Messages, Share};
+use crate::mem::{MessageFlags, Messages, Share};
 
 /// The parts that views borrow, and what is lent to them.
 struct World {
@@ -41,13 +41,7 @@ impl World {
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let mut quota = Quota::new(&limits);
         quota.share_among([vhost].into_iter(), [].into_iter());
-        let messages = Messages::new(MessageLimits {
-            messages_max: limits.messages_max as usize,
-            body_bytes_max: limits.body_bytes_max as usize,
-            assembly_bytes_max: limits.assembly_bytes_max as usize,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
-        });
+        let messages = Messages::new(limits.message_limits());
         Self {
             access,
             policies: Policies::with_capacity(4),
@@ -187,7 +181,7 @@ fn a_binding_is_shown_as_long_as_both_its_ends_are() {
     let declaration =
         ExchangeDeclaration { exchange: "x", kind: "direct", durable, auto_delete, internal, arguments: &[] };
     let (vhost, version) = (world.vhost, 0);
-    let new = NewExchange { vhost, declaration, version, declarer: None, sleepers: None };
+    let new = NewExchange { vhost, declaration, version, declarer: None, delayed_queue: None };
     let exchange = world.topology.insert_exchange(&new);
     let spec = crate::broker::topology::BindingSpec { source: "x", routing_key: "key", arguments: &[] };
     let found = spec.between(exchange, crate::broker::topology::Destination::Queue(queue));

@@ -150,16 +150,16 @@ mod tests {
     #[test]
     fn what_is_joined_is_split_again() {
         let own = arguments();
-        let mut returns = RequeueCounts::default();
-        assert_eq!(returns.join(&own), own, "nothing is known, and nothing is said");
+        let mut requeues = RequeueCounts::default();
+        assert_eq!(requeues.join(&own), own, "nothing is known, and nothing is said");
         for offset in 0..40 {
-            returns.note(offset, 1);
+            requeues.note(offset, 1);
         }
-        returns.note(9, u16::MAX);
-        returns.note(8, 7);
-        let joined = returns.join(&own);
+        requeues.note(9, u16::MAX);
+        requeues.note(8, 7);
+        let joined = requeues.join(&own);
         let (rest, read) = RequeueCounts::split(&joined);
-        assert_eq!((rest, &read.counts), (&own[..], &returns.counts));
+        assert_eq!((rest, &read.counts), (&own[..], &requeues.counts));
         assert_eq!(read.counts.len(), KEPT_MAX);
         let known = [7, 8, 9, 10, 39, 40].map(|offset| read.count_of(offset));
         assert_eq!(known, [0, 7, u16::MAX, 1, 1, 0], "of the last ones");
@@ -173,12 +173,12 @@ mod tests {
         let written = writer.table(|table| table.value(NAME.as_bytes(), Value::Binary(&[0; 25])));
         assert!(written.is_ok());
         let own = writer.written()[4..].to_vec();
-        let mut returns = RequeueCounts::default();
+        let mut requeues = RequeueCounts::default();
         for count in 0..2 {
-            let joined = returns.join(&own);
+            let joined = requeues.join(&own);
             let (rest, read) = RequeueCounts::split(&joined);
             assert_eq!((rest, read.count_of(3)), (&own[..], count));
-            returns.note(3, 1);
+            requeues.note(3, 1);
         }
     }
 }
