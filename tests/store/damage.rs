@@ -377,6 +377,35 @@ fn the_note_costs_a_sync_and_a_block_for_each_segment() {
     }
 }
 
+/// Where no file has its header, its commits say which segment it is. A card that has written a block to the wrong
+/// file must not make two files one segment: the other one's commits would be missed, and counted out of it.
+#[test]
+fn a_commit_of_another_file_before_its_own_does_not_hide_a_file_without_its_header() {
+    let (mut disk, commits, count) = filled_with_tens(4);
+    let slots: Vec<u32> = disk.slots().expect("the disk is well");
+    let of = |slot: u32| commits.iter().filter(move |((at, _), _)| *at == slot);
+    // The last commit of the first file, all of it, and over the first one of the second.
+    let ((slot, from), _) = *of(slots[0]).last().expect("it has commits");
+    let mut strange = vec![0; 64 << 10];
+    disk.read(slot, from as u64, &mut strange).expect("the disk is well");
+    let bytes = u32::from_le_bytes([strange[8], strange[9], strange[10], strange[11]]) as usize;
+    let ((slot, at), lost) = *of(slots[1]).next().expect("it has commits");
+    disk.write(slot, at as u64, &strange[..bytes.next_multiple_of(4096)]).expect("the disk is well");
+    disk.sync(slot).expect("the disk is well");
+    for slot in slots {
+        zero(&mut disk, slot, 0..1);
+    }
+    zero(&mut disk, NEWEST_SLOT, 0..1);
+    let left: Vec<u64> =
+        all(count).into_iter().filter(|offset| !(lost..lost + 10).contains(offset)).collect();
+    for start in 0..3 {
+        let scan = leveret::store::fsck::Scan::of(&mut disk).expect("it is readable");
+        assert_eq!(scan.index.queues()[&1].live, left.len() as u64, "inspect before start {start}");
+        let (mut log, _) = open(&disk, IDENTITY);
+        assert_eq!(readable(&mut log, &mut disk), left, "start {start}");
+    }
+}
+
 /// Where a commit lies, and its first message.
 type Tens = ((u32, usize), u64);
 

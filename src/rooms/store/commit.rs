@@ -188,6 +188,26 @@ impl CommitHeader {
     }
 }
 
+/// The whole commits in `bytes` from byte `from` on, each with the byte where it begins. What is none is passed over
+/// block by block.
+pub(super) fn whole_commits(
+    bytes: &[u8],
+    mut from: usize,
+    seed: u32,
+) -> impl Iterator<Item = (usize, Commit<'_>)> {
+    core::iter::from_fn(move || {
+        while from < bytes.len() {
+            let at = from;
+            let commit = Commit::parse(&bytes[at..], seed);
+            from += commit.as_ref().map_or(BLOCK_BYTES, Commit::bytes);
+            if let Some(commit) = commit {
+                return Some((at, commit));
+            }
+        }
+        None
+    })
+}
+
 impl<'a> Commit<'a> {
     /// The commit at the start of `bytes`, if there is a whole and healthy one.
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {

@@ -179,7 +179,9 @@ impl Index {
         let (live, live_bytes, pending, pending_bytes) = (0, 0, 0, 0);
         let (stuck, spans) = (false, Spans::default());
         let segment = Segment { slot, live, live_bytes, pending, pending_bytes, bytes, stuck, spans };
-        self.segments.insert(sequence, segment);
+        let known = self.segments.insert(sequence, segment);
+        // What counts for the one before would never be counted out of this one.
+        assert!(known.is_none(), "a segment of the log is added twice");
         self.deleted_in_last = 0;
     }
 

@@ -15,7 +15,7 @@
 
 use std::io;
 
-use super::commit::{BLOCK_BYTES, Commit};
+use super::commit::{BLOCK_BYTES, whole_commits};
 use super::disk::{Disk, MENDING_SLOT};
 use super::read_around::ReadAround;
 use super::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader};
@@ -104,9 +104,7 @@ fn is_of<D: Disk>(disk: &mut D, slot: u32, bytes: &[u8]) -> bool {
     let known = ReadAround::at_any_price(disk).read(slot, 0, &mut there).unwrap_or(0);
     there.truncate(known);
     let life = |bytes: &[u8]| {
-        let commits = (0..bytes.len()).step_by(BLOCK_BYTES);
-        let commits = commits.filter_map(|at| Commit::parse(&bytes[at..], meant.identity.seed()));
-        commits.map(|commit| commit.header.life).max()
+        whole_commits(bytes, 0, meant.identity.seed()).map(|(_, commit)| commit.header.life).max()
     };
     match SegmentHeader::parse(&there) {
         HeaderRead::Good(header, _) if header.sequence != meant.sequence => false,

@@ -6,11 +6,12 @@
 
 use std::io;
 
-use crate::mem::{sort, sort_by_key};
+use crate::mem::sort;
 
 use super::access_file;
+use super::belonging::{Headless, segments_of};
 use super::chain::{Chain, CommitRead, Headers, Newest};
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, whole_commits};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
@@ -249,18 +250,15 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             |file: &&CommitRead| file.header == HeaderRead::Bad || self.misplaced.contains(&file.slot);
         for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
-            let found = blocks(BLOCK_BYTES as u32, length).find_map(|at| {
-                let commit = Commit::parse(&self.bytes[at as usize..length], self.identity.seed())?;
-                (commit.header.segment > newest).then_some(commit.header.segment)
-            });
-            if let Some(sequence) = found {
-                headless.push(SegmentRef { sequence, slot: file.slot });
-                let slot = file.slot;
-                let aside = SetAside { slot, segment: sequence, from: 0, to: BLOCK_BYTES as u32 };
-                self.report.set_aside.push(aside);
-            }
+            let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
+            let said = commits.map(|(_, commit)| commit.header.segment);
+            headless.push(Headless::of(file.slot, said.filter(|sequence| *sequence > newest)));
         }
-        sort_by_key(&mut headless, |segment| (segment.sequence, segment.slot));
+        let headless = segments_of(headless);
+        for &SegmentRef { sequence, slot } in &headless {
+            let aside = SetAside { slot, segment: sequence, from: 0, to: BLOCK_BYTES as u32 };
+            self.report.set_aside.push(aside);
+        }
         // The list is older than the present use of their files.
         list.retain(|segment| headless.iter().all(|newer: &SegmentRef| newer.slot != segment.slot));
         list.extend(headless);
@@ -278,10 +276,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
         self.bytes[length..].fill(0);
         let seed = self.identity.seed();
-        let has_commit = blocks(header_bytes, length).any(|at| {
-            let commit = Commit::parse(&self.bytes[at as usize..length], seed);
-            commit.is_some_and(|commit| commit.header.segment == segment.sequence)
-        });
+        let mut commits = whole_commits(&self.bytes[..length], header_bytes as usize, seed);
+        let has_commit = commits.any(|(_, commit)| commit.header.segment == segment.sequence);
         let is_proven = || has_synced(&self.bytes[..length], header_bytes, header, Some(seed));
         Ok(has_commit || is_proven() || self.footer_of_newest(segment).is_some())
     }
@@ -536,10 +532,6 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let mut block = [0; BLOCK_BYTES];
         self.disk.read(slot, at, &mut block).is_ok_and(|length| length == BLOCK_BYTES)
     }
-}
-
-fn blocks(from: u32, length: usize) -> impl Iterator<Item = u32> {
-    (from..length as u32).step_by(BLOCK_BYTES)
 }
 
 fn bytes_of_header(segment: SegmentRef, headers: &Headers<'_>) -> u32 {

@@ -24,6 +24,7 @@ pub struct Segment {
 
 impl Segment {
     pub(super) const fn lose(&mut self, count: u64, bytes: u64) {
+        assert!(self.live >= count, "a segment loses more than it has");
         self.live -= count;
         self.live_bytes = self.live_bytes.saturating_sub(bytes);
     }

@@ -12,7 +12,9 @@ use std::io;
 
 use super::chain::Chain;
 use super::chain::CommitRead;
-use super::commit::{BLOCK_BYTES, Claim, Commit, CommitHeader, Owner, claimed_length, proven_length};
+use super::commit::{
+    BLOCK_BYTES, Claim, Commit, CommitHeader, Owner, claimed_length, proven_length, whole_commits,
+};
 use super::disk::Disk;
 use super::record::Record;
 use super::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, is_segment_size};
@@ -23,10 +25,8 @@ pub(super) fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], se
     if header.number == before + 1 {
         return false;
     }
-    let next = (0..behind.len()).step_by(BLOCK_BYTES).find_map(|at| {
-        let next = Commit::parse(&behind[at..], seed)?.header;
-        (next.segment == header.segment && next.number > before).then_some(next)
-    });
+    let mut behind = whole_commits(behind, 0, seed).map(|(_, commit)| commit.header);
+    let next = behind.find(|next| next.segment == header.segment && next.number > before);
     next.is_some_and(|next| next.number < header.number && next.life <= header.life)
 }
 
@@ -123,10 +123,8 @@ pub(super) fn proven_through(
 
 /// The header of the first whole commit of segment `sequence` in its `bytes`.
 pub(super) fn first_whole(bytes: &[u8], sequence: u64, seed: u32) -> Option<CommitHeader> {
-    (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
-        let header = Commit::parse(&bytes[at..], seed)?.header;
-        (header.segment == sequence).then_some(header)
-    })
+    let mut headers = whole_commits(bytes, BLOCK_BYTES, seed).map(|(_, commit)| commit.header);
+    headers.find(|header| header.segment == sequence)
 }
 
 /// The newest commit that good headers know to have been synced.

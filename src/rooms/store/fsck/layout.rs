@@ -11,7 +11,8 @@ use std::io;
 use super::event::Walk;
 use super::found::FsckError;
 use crate::mem::{sort, sort_by_key};
-use crate::store::commit::{BLOCK_BYTES, Claim, Commit, Owner};
+use crate::store::belonging::{Headless, segments_of};
+use crate::store::commit::{BLOCK_BYTES, Commit, Owner, whole_commits};
 use crate::store::disk::Disk;
 use crate::store::identity::Identity;
 use crate::store::newest_note::{self, Note};
@@ -221,25 +222,15 @@ impl Layout {
     ) -> io::Result<Vec<SegmentRef>> {
         let others = self.found.iter().filter(|found| !matches!(found.header, HeaderRead::Good(..)));
         let slots: Vec<u32> = others.map(|found| found.slot).collect();
+        let seed = self.identity.as_ref().map(Identity::seed);
         let mut found = Vec::new();
         for &slot in &slots {
             let (length, _) = read_around(disk, slot, bytes)?;
-            if let Some(sequence) = self.sequence_of(&bytes[..length]).filter(|found| *found > newest) {
-                found.push(SegmentRef { sequence, slot });
-            }
+            let commits = seed.map(|seed| whole_commits(&bytes[..length], BLOCK_BYTES, seed));
+            let said = commits.into_iter().flatten().map(|(_, commit)| commit.header.segment);
+            found.push(Headless::of(slot, said.filter(|sequence| *sequence > newest)));
         }
-        sort_by_key(&mut found, |segment| (segment.sequence, segment.slot));
-        found.dedup_by_key(|segment| segment.sequence);
-        Ok(found)
-    }
-
-    /// The segment that the first whole commit in a file is of.
-    fn sequence_of(&self, bytes: &[u8]) -> Option<u64> {
-        (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).find_map(|at| {
-            let sequence = Claim::read(&bytes[at..])?.header.segment;
-            let walk = self.walk(bytes, SegmentRef { sequence, slot: 0 }, at as u32);
-            walk.is_commit_at(at).then_some(sequence)
-        })
+        Ok(segments_of(found))
     }
 
     fn listed(&self, segment: SegmentRef) -> Listed {

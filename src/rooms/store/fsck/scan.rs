@@ -157,7 +157,6 @@ impl Taking {
             return Ok(());
         }
         self.note_reading(&segment, length, &refused, is_newest);
-        self.scan.index.add_segment(sequence, slot, listed.first);
         segment.proven = self.proven(disk, &segment, behind, &bytes[..length]);
         let walk = segment.walk(&bytes[..length], end, self.scan.seed, is_newest);
         let mut chain = self.chain;

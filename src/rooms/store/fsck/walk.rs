@@ -9,7 +9,7 @@
 
 use super::event::{Chain, End, Event, FoundFooter, Gap, Tail, Trust, Walk};
 use super::salvage;
-use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
+use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader, whole_commits};
 use crate::store::footer::{self, Footer, Lengths, Trailer};
 use crate::store::format::Format;
 use crate::store::parts::part_seed;
@@ -65,8 +65,7 @@ impl<'a> Walk<'a> {
 
     /// Whether some commit of this segment, which has this header, was durable, as a start finds it.
     pub(super) fn has_begun(&self, header: &SegmentHeader) -> bool {
-        let mut blocks = (self.first as usize..self.bytes.len()).step_by(BLOCK_BYTES);
-        blocks.any(|at| self.is_commit_at(at))
+        self.own_commits().next().is_some()
             || has_synced(self.bytes, self.first, header, self.seed)
             || self.footer().is_some()
     }
@@ -74,28 +73,23 @@ impl<'a> Walk<'a> {
     /// The segments that its whole commits say have left the log, each with the number of the commit, and the
     /// number of the last commit.
     pub(super) fn left(&self) -> (Vec<(u64, u64)>, Option<u64>) {
-        let (mut at, mut left, mut last) = (self.first as usize, Vec::new(), None);
-        while at < self.bytes.len() {
-            let commit = self.commit_at(at, self.bytes.len());
-            let Some(commit) = commit.filter(|commit| commit.header.segment == self.sequence) else {
-                at += BLOCK_BYTES;
-                continue;
-            };
+        let (mut left, mut last) = (Vec::new(), None);
+        for commit in self.own_commits() {
             for_each_record(commit.records, 0, |record, _| {
                 if let Record::Left { segment } = record {
                     left.push((*segment, commit.header.number));
                 }
             });
             last = Some(commit.header.number);
-            at += commit.bytes();
         }
         (left, last)
     }
 
-    /// Whether a whole commit of this segment begins at byte `at`.
-    pub(super) fn is_commit_at(&self, at: usize) -> bool {
-        let commit = self.commit_at(at, self.bytes.len());
-        commit.is_some_and(|commit| commit.header.segment == self.sequence)
+    /// The whole commits of this segment.
+    fn own_commits(&self) -> impl Iterator<Item = Commit<'a>> {
+        let commits = self.seed.map(|seed| whole_commits(self.bytes, self.first as usize, seed));
+        let is_own = |commit: &Commit<'_>| commit.header.segment == self.sequence;
+        commits.into_iter().flatten().map(|(_, commit)| commit).filter(is_own)
     }
 
     fn commit_at(&self, at: usize, end: usize) -> Option<Commit<'a>> {
