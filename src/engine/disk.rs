@@ -6,8 +6,6 @@
 use std::io;
 
 use crate::broker;
-use crate::command::ConnectionId;
-use crate::journal::Batch;
 use crate::log_limiter::{LogKind, LogSource};
 
 use super::bridges::Call;
@@ -22,29 +20,30 @@ impl<P: Platform> Engine<P> {
     /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
     pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
-        let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
-        let written = self.platform.take_written();
+        let (broker, journal, messages) =
+            (&mut self.shared.broker, &mut self.shared.journal, &mut self.shared.supplies.messages);
+        let written = self.shared.platform.take_written();
         let is_written = written.is_some();
         if let Some((done, took_us)) = written {
             if done.is_commit() {
                 store.note_sync(took_us);
                 if took_us >= SLOW_COMMIT_US {
                     let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
-                    self.supplies.log.record(self.now, log::Level::Warn, text);
+                    self.shared.supplies.log.record(self.shared.now, log::Level::Warn, text);
                 }
             }
             let was_full = journal.is_file_system_full();
-            store.take_write(journal, messages, done, self.now)?;
+            store.take_write(journal, messages, done, self.shared.now)?;
             log_full(was_full, journal.is_file_system_full());
         }
-        if let Some(outcome) = self.platform.take_read()
+        if let Some(outcome) = self.shared.platform.take_read()
             && let Some(more) = store.take_read(
                 broker,
-                &mut broker::Context::new(journal, messages, &mut self.budget.work),
+                &mut broker::Context::new(journal, messages, &mut self.shared.budget.work),
                 outcome,
             )
         {
-            self.platform.start_read(more);
+            self.shared.platform.start_read(more);
         }
         self.note_durable(is_written);
         Ok(())
@@ -52,28 +51,29 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn hand_to_disk(&mut self) {
         let Some(store) = &mut self.store else { return };
-        let (broker, journal, messages) = (&mut self.broker, &mut self.journal, &mut self.supplies.messages);
+        let (broker, journal, messages) =
+            (&mut self.shared.broker, &mut self.shared.journal, &mut self.shared.supplies.messages);
         store.note_spilling(broker.spill(&mut broker::Context::new(
             journal,
             messages,
-            &mut self.budget.work,
+            &mut self.shared.budget.work,
         )));
         if let Some(job) = store.next_read(broker, messages) {
-            self.platform.start_read(job);
+            self.shared.platform.start_read(job);
         }
-        if broker.queues().has_deadlines() && store.time_deadline().is_due(self.now) {
-            store.say_time(broker.queues().has_stored_deadline(), self.now);
+        if broker.queues().has_deadlines() && store.time_deadline().is_due(self.shared.now) {
+            store.say_time(broker.queues().has_stored_deadline(), self.shared.now);
         }
         // After the reads, which may find that a segment can leave: that takes a commit.
-        if let Some(job) = store.next_write(journal, messages, self.now) {
-            self.platform.start_write(job);
+        if let Some(job) = store.next_write(journal, messages, self.shared.now) {
+            self.shared.platform.start_write(job);
         }
         if let Some(bytes) = store.log_mut().take_index_overflow() {
             let text = format_args!(
                 "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
                  consumed; raise index_bytes_max, or segment_bytes for a new store"
             );
-            self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
+            self.shared.supplies.log.warn(self.shared.now, LogSource::Anybody, LogKind::Shortage, text);
         }
         self.note_durable(false);
     }
@@ -81,52 +81,35 @@ impl<P: Platform> Engine<P> {
     /// Tells those who wait for the disk what is durable now. Operators' clients wait for more than messages,
     /// so they look after every write.
     fn note_durable(&mut self, is_written: bool) {
-        self.broker.queues_mut().note_durable(&self.journal);
-        let durable = self.journal.durable();
-        if core::mem::replace(&mut self.lists.durable_told, durable) == durable && !is_written {
+        self.shared.broker.queues_mut().note_durable(&self.shared.journal);
+        let durable = self.shared.journal.durable();
+        if core::mem::replace(&mut self.shared.lists.durable_told, durable) == durable && !is_written {
             return;
         }
-        for _ in 0..self.lists.for_disk.len() {
-            let Some(id) = self.lists.for_disk.pop() else { break };
+        for _ in 0..self.shared.lists.for_disk.len() {
+            let Some(id) = self.shared.lists.for_disk.pop() else { break };
             let Some(connection) = id.connection() else {
                 // What it waits for is put together where it is written.
-                self.lists.list_to_write(id);
+                self.shared.lists.list_to_write(id);
                 continue;
             };
-            let Some(peer) = self.peers.get_mut(id) else { continue };
+            let Some(peer) = self.shared.peers.get_mut(id) else { continue };
             if peer.session.is_bridge() {
                 self.tell_bridge(connection, Call::Durable);
-                self.after_session(id);
+                self.shared.after_session(id);
                 continue;
             }
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, connection);
+            let mut context = self.shared.supplies.context(
+                self.shared.now,
+                &self.shared.broker,
+                &self.shared.journal,
+                connection,
+            );
             peer.session.amqp().note_durable(&mut context);
             if matches!(peer.waiting, Waiting::Disk(batch) if batch <= durable) {
-                self.answer_held(connection);
+                self.shared.answer_held(connection);
             }
-            self.after_session(id);
-        }
-    }
-
-    /// Gives the answer that had to wait, and lets the connection go on.
-    pub(super) fn answer_held(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let session = peer.session.amqp();
-        if let Some((outcome, order)) = peer.held.take()
-            && session.expects_answer()
-        {
-            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
-            session.answer(&mut context, outcome, order, Batch::NONE);
-        }
-        if self.broker.is_busy(id) {
-            peer.waiting = Waiting::Job;
-            self.lists.for_jobs.push(id);
-        } else {
-            self.lists.resume(&mut self.peers, id);
-        }
-        // What had to stand behind the answer: the end of a consumer, say.
-        if self.broker.has_output(id) {
-            self.lists.list_to_write(id);
+            self.shared.after_session(id);
         }
     }
 }

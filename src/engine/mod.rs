@@ -5,8 +5,10 @@
 //! |------|---------------|
 //! | `platform` | what is asked of the world outside, and nothing else is |
 //! | `turn` | the one turn, in its fixed order |
-//! | `state`, `supplies` | everything that runs, reserved at once; what of it is lent |
-//! | `receive`, `send` | the way in and the way out of a turn |
+//! | `state` | everything that runs, reserved at once |
+//! | `shared`, `supplies` | what of it every part is lent; what sessions are lent of that |
+//! | `dispatch` | which part it is that reads, writes, closes |
+//! | `receive`, `send` | the way in and the way out of a connection that speaks AMQP |
 //! | `sessions` | what follows when something was done with a peer; how it ends |
 //! | `disk` | what the disk did, what it is handed, and who waited for it |
 //! | `stop` | the end of it all |
@@ -23,13 +25,12 @@
 //! | `worker_job`, `worker_queue` | what would hold the loop up, and who waits for it |
 //! | `work_units` | how much a turn may read, and how much work it may cause |
 //! | `idle_memory` | when memory that lies idle goes back to the system |
-//! | `room_awaited`, `room_log` | what is known of publishers that wait for room; what the log tells of it |
+//! | `room`, `room_awaited` | publishers that wait for room: who tries next, what the log tells; what is known of them |
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
 //! | `operators`, `admin_socket` | the operator's clients: another kind of peer; their records |
 //! | `bridges` | what moves messages between this broker and others: a part of its own |
-//! | `bridge_calls` | what the engine tells it, and lends it |
 //! | `name_lookup` | names that are looked up |
 //! | `deadlines` | who wants to be called when |
 //!
@@ -39,10 +40,10 @@
 
 mod address;
 mod admin_socket;
-mod bridge_calls;
 mod bridges;
 mod deadlines;
 mod disk;
+mod dispatch;
 mod doors;
 mod idle_memory;
 mod listener;
@@ -58,10 +59,11 @@ mod platform;
 mod protocol_sniff;
 mod receive;
 mod restore;
+mod room;
 mod room_awaited;
-mod room_log;
 mod send;
 mod sessions;
+mod shared;
 mod state;
 mod stop;
 mod store_driver;

@@ -6,6 +6,8 @@
 use std::io;
 
 use crate::admin::admin_session::AdminSession;
+use crate::admin::columns::name_of;
+use crate::admin::request_context::Sockets;
 use crate::broker;
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogSource};
@@ -13,71 +15,16 @@ use crate::session;
 
 use super::admin_socket::AdminConnection;
 use super::doors::{House, ListenerKind, Step, WaitingVisitor};
+use super::operators::Connections;
 use super::peer::{Peer, Session};
 use super::peer_id::PeerId;
 use super::platform::{Interest, Platform, Visitor};
+use super::shared::Shared;
 use super::state::Engine;
 
-impl<P: Platform> Engine<P> {
-    /// What the doors see.
-    pub(super) fn house(&self) -> House<'_, P::Socket> {
-        House {
-            now: self.now,
-            limits: &self.limits,
-            peers: &self.peers,
-            throttle: &self.worker.throttle,
-            broker: &self.broker,
-            journal: &self.journal,
-            tokens: &self.admin.tokens,
-        }
-    }
-
-    fn poll_doors(&mut self) -> Option<Step<P::Socket>> {
-        let house = House {
-            now: self.now,
-            limits: &self.limits,
-            peers: &self.peers,
-            throttle: &self.worker.throttle,
-            broker: &self.broker,
-            journal: &self.journal,
-            tokens: &self.admin.tokens,
-        };
-        self.doors.poll(&house, &mut self.platform, &mut self.supplies.log)
-    }
-
-    /// Accepts who is at the doors, and lets in whom there is a place for.
-    pub(super) fn let_in(&mut self) {
-        while let Some(step) = self.poll_doors() {
-            match step {
-                Step::Admit { visitor, with_tls, is_unspent, instead_of } => {
-                    instead_of.into_iter().flatten().for_each(|id| self.evict(id));
-                    if let Err(error) = self.welcome(visitor, with_tls, is_unspent) {
-                        let text = format_args!("a connection could not be set up: {error}");
-                        self.supplies.log.warn(self.now, LogSource::Anybody, LogKind::Shortage, text);
-                    }
-                }
-                Step::Enter(id, waiting) => self.welcome_management(id, waiting),
-                Step::GiveUp(id) => self.lists.end_now(&mut self.peers, id),
-            }
-        }
-    }
-
-    /// Ends a handshake, for somebody else to have its place at once.
-    fn evict(&mut self, id: ConnectionId) {
-        if let Some(peer) = self.peers.get(id) {
-            let address = peer.address;
-            let text = format_args!(
-                "{address}: hung up on before its login, for others want in and its address holds most of \
-                 the handshakes (handshakes_max, tls_handshakes_max, tls_connections_max)"
-            );
-            self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
-        }
-        self.lists.end_now(&mut self.peers, id);
-        self.close();
-    }
-
+impl<P: Platform> Shared<P> {
     /// Begins the handshake of a newcomer that has been given a place, and a record with it.
-    fn welcome(
+    pub(super) fn welcome(
         &mut self,
         mut visitor: Visitor<P::Socket>,
         with_tls: bool,
@@ -111,7 +58,7 @@ impl<P: Platform> Engine<P> {
         Ok(())
     }
 
-    fn welcome_management(&mut self, id: PeerId, waiting: WaitingVisitor<P::Socket>) {
+    pub(super) fn welcome_management(&mut self, id: PeerId, waiting: WaitingVisitor<P::Socket>) {
         let Visitor { mut socket, address } = waiting.visitor;
         if let Err(error) = self.platform.register(&mut socket, Interest::Peer(id)) {
             let text = format_args!("a client of the management API could not be set up: {error}");
@@ -129,5 +76,78 @@ impl<P: Platform> Engine<P> {
         }
         self.peers.put(id, peer);
         self.lists.list_to_read(&self.peers, id);
+    }
+
+    /// Names a connection for the firehose.
+    #[cold]
+    pub(super) fn name_traced(&mut self, connection: ConnectionId) {
+        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0 };
+        if let Some(socket) = peers.at(connection) {
+            self.broker.name_traced(connection, &name_of(&socket));
+        }
+    }
+}
+
+impl<P: Platform> Engine<P> {
+    /// What the doors see.
+    pub(super) fn house(&self) -> House<'_, P::Socket> {
+        House {
+            now: self.shared.now,
+            limits: &self.shared.limits,
+            peers: &self.shared.peers,
+            throttle: &self.shared.worker.throttle,
+            broker: &self.shared.broker,
+            journal: &self.shared.journal,
+            tokens: &self.admin.tokens,
+        }
+    }
+
+    fn poll_doors(&mut self) -> Option<Step<P::Socket>> {
+        let house = House {
+            now: self.shared.now,
+            limits: &self.shared.limits,
+            peers: &self.shared.peers,
+            throttle: &self.shared.worker.throttle,
+            broker: &self.shared.broker,
+            journal: &self.shared.journal,
+            tokens: &self.admin.tokens,
+        };
+        self.shared.doors.poll(&house, &mut self.shared.platform, &mut self.shared.supplies.log)
+    }
+
+    /// Accepts who is at the doors, and lets in whom there is a place for.
+    pub(super) fn let_in(&mut self) {
+        while let Some(step) = self.poll_doors() {
+            match step {
+                Step::Admit { visitor, with_tls, is_unspent, instead_of } => {
+                    instead_of.into_iter().flatten().for_each(|id| self.evict(id));
+                    if let Err(error) = self.shared.welcome(visitor, with_tls, is_unspent) {
+                        let text = format_args!("a connection could not be set up: {error}");
+                        self.shared.supplies.log.warn(
+                            self.shared.now,
+                            LogSource::Anybody,
+                            LogKind::Shortage,
+                            text,
+                        );
+                    }
+                }
+                Step::Enter(id, waiting) => self.shared.welcome_management(id, waiting),
+                Step::GiveUp(id) => self.shared.lists.end_now(&mut self.shared.peers, id),
+            }
+        }
+    }
+
+    /// Ends a handshake, for somebody else to have its place at once.
+    fn evict(&mut self, id: ConnectionId) {
+        if let Some(peer) = self.shared.peers.get(id) {
+            let address = peer.address;
+            let text = format_args!(
+                "{address}: hung up on before its login, for others want in and its address holds most of \
+                 the handshakes (handshakes_max, tls_handshakes_max, tls_connections_max)"
+            );
+            self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
+        }
+        self.shared.lists.end_now(&mut self.shared.peers, id);
+        self.close();
     }
 }

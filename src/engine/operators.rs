@@ -11,18 +11,16 @@
 //! a minute is hung up on.
 
 use crate::admin::admin_session::AdminSession;
-use crate::admin::columns::name_of;
 use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets, StoreView};
 use crate::admin::samples::Outside;
 use crate::command::ConnectionId;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
-use crate::password::PasswordCheck;
 use crate::store::Log;
-use crate::time::{Deadline, Now};
+use crate::time::Now;
 
 use super::address::PeerAddress;
-use super::admin_socket::{AdminConnection, IDLE_MS};
+use super::admin_socket::AdminConnection;
 use super::bridges::ShownBridges;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
@@ -37,33 +35,27 @@ use super::worker_job::CertificateState;
 const READ_BYTES: usize = 16 << 10;
 
 impl<P: Platform> Engine<P> {
-    /// Lets the operator's clients in from now on.
-    pub const fn open_admin_socket(&mut self) {
-        self.admin.is_open = true;
-    }
-
-    /// What an operator is told of the configuration from now on.
-    pub fn set_environment(&mut self, shown: String) {
-        self.admin.process.environment = shown;
-    }
-
     /// Whether one of the operator's clients is there to be let in, and can be.
     pub(super) fn may_let_operator_in(&self) -> bool {
         self.admin.is_open && self.admin.listener.is_ready() && self.operator_place().is_some()
     }
 
     fn operator_place(&self) -> Option<PeerId> {
-        self.peers.place_apart(0..CONTROL_CLIENTS_MAX)
+        self.shared.peers.place_apart(0..CONTROL_CLIENTS_MAX)
     }
 
     pub(super) fn let_operators_in(&mut self) {
-        self.admin.listener.keep_time(self.now);
+        self.admin.listener.keep_time(self.shared.now);
         while self.may_let_operator_in()
             && let Some(id) = self.operator_place()
         {
-            match self.platform.accept(ListenerId::Admin, &mut self.supplies.log, self.now) {
+            match self.shared.platform.accept(
+                ListenerId::Admin,
+                &mut self.shared.supplies.log,
+                self.shared.now,
+            ) {
                 Ok(visitor) => self.welcome_operator(id, visitor),
-                Err(failure) => self.admin.listener.note_failure(failure, self.now),
+                Err(failure) => self.admin.listener.note_failure(failure, self.shared.now),
             }
         }
     }
@@ -76,153 +68,143 @@ impl<P: Platform> Engine<P> {
             PeerAddress::Local { uid, .. } if uid == 0 || uid == ours => {}
             who => {
                 let text = format_args!("leveret ctl is for root and user {ours} only, and not for {who}");
-                return self.supplies.log.warn(self.now, who.source(), LogKind::Control, text);
+                return self.shared.supplies.log.warn(self.shared.now, who.source(), LogKind::Control, text);
             }
         }
-        if let Err(error) = self.platform.register(&mut socket, Interest::Peer(id)) {
+        if let Err(error) = self.shared.platform.register(&mut socket, Interest::Peer(id)) {
             let text = format_args!("a ctl client could not be set up: {error}");
-            return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
+            return self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
         }
-        let client = AdminConnection::new(AdminSession::default(), self.now);
-        self.lists.deadlines.lower(id, client.deadline());
-        self.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.now));
-        self.lists.list_to_read(&self.peers, id);
+        let client = AdminConnection::new(AdminSession::default(), self.shared.now);
+        self.shared.lists.deadlines.lower(id, client.deadline());
+        self.shared.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.shared.now));
+        self.shared.lists.list_to_read(&self.shared.peers, id);
     }
 
     /// Reads once, and handles one request.
     pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Admin(client), address, .. }) = self.peers.get_mut(id)
+        let Some(Peer { stream, session: Session::Admin(client), address, .. }) =
+            self.shared.peers.get_mut(id)
         else {
             return;
         };
-        let now = self.now;
+        let now = self.shared.now;
         let room = client.session.room();
-        let most = stream.reach(room.min(READ_BYTES)).min(self.scratch.input.len());
+        let most = stream.reach(room.min(READ_BYTES)).min(self.shared.scratch.input.len());
         if room > 0 {
-            let got = stream.read(&mut self.buffers, &mut self.scratch.input[..most], Reading::Take);
-            self.budget.note_read(got.len);
-            self.budget.charge_records(stream.take_records());
+            let got =
+                stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input[..most], Reading::Take);
+            self.shared.budget.note_read(got.len);
+            self.shared.budget.charge_records(stream.take_records());
             if stream.is_shaking_hands() {
-                return self.shake_hands(id, got.end);
+                return self.shared.shake_hands(id, got.end);
             }
             let taken = room.min(got.len);
-            client.session.take(&self.scratch.input[..taken]);
+            client.session.take(&self.shared.scratch.input[..taken]);
             client.has_ended |= got.end && taken == got.len;
             if taken > 0 {
                 client.note_progress(now);
             }
             client.keep_exchange_time(now);
-            if !stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, taken, taken < got.len)
-                || stream.has_lost_record
+            if !stream.keep(
+                &mut self.shared.buffers,
+                &mut self.shared.scratch.input,
+                got.len,
+                taken,
+                taken < got.len,
+            ) || stream.has_lost_record
             {
                 let text = format_args!(
                     "{}: no room to keep the rest of its request; raise stash_bytes_max",
                     address
                 );
-                self.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
-                return self.lists.end_now(&mut self.peers, id);
+                self.shared.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
+                return self.shared.lists.end_now(&mut self.shared.peers, id);
             }
         }
         if client.session.has_request() {
             self.serve_operator(id, AdminSession::handle);
-            self.budget.charge_work();
-            if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) {
+            self.shared.budget.charge_work();
+            if let Some(Peer { session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id) {
                 client.keep_exchange_time(now);
             }
             // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
-            self.lists.list_to_write(id);
+            self.shared.lists.list_to_write(id);
         }
-        if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id)
+        if let Some(Peer { session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id)
             && let Some(check) = client.session.take_check()
         {
-            self.begin_management_login(id, check);
+            self.shared.begin_management_login(id, check);
         }
-        self.after_session(id);
+        self.shared.after_session(id);
     }
 
     /// Writes once: answers that waited, or rows of a listing, as much as the client takes.
     pub(super) fn write_operator(&mut self, id: PeerId) {
         self.serve_operator(id, AdminSession::fill);
-        let Some(Peer { stream, session: Session::Admin(client), .. }) = self.peers.get_mut(id) else {
+        let Some(Peer { stream, session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id) else {
             return;
         };
-        match stream.write(&mut self.buffers, client.session.output()) {
+        match stream.write(&mut self.shared.buffers, client.session.output()) {
             Ok(count) => {
                 client.session.wrote(count);
                 if count > 0 {
-                    client.note_progress(self.now);
+                    client.note_progress(self.shared.now);
                 }
-                client.keep_exchange_time(self.now);
-                self.after_write(id, count);
+                client.keep_exchange_time(self.shared.now);
+                self.shared.after_write(id, count);
             }
-            Err(error) => self.lose_writing(id, &error),
-        }
-    }
-
-    /// Ends an operator's client that has been still for long; one that waits for the disk waits for the broker.
-    pub(super) fn call_operator(&mut self, id: PeerId) {
-        let now = self.now;
-        let Some(Peer { session: Session::Admin(client), waiting, .. }) = self.peers.get_mut(id) else {
-            return;
-        };
-        let is_ours = client.session.awaits_disk() || client.session.waits();
-        if is_ours || *waiting != Waiting::No {
-            client.note_progress(now);
-            client.exchange_at = Deadline::NEVER;
-        } else if client.deadline().is_due(now) {
-            return self.lists.end_now(&mut self.peers, id);
-        }
-        self.lists.deadlines.lower(id, client.deadline());
-    }
-
-    /// The broker may have done for a client what that waits for.
-    pub(super) fn resume_operator(&mut self, id: PeerId) {
-        let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get(id) else { return };
-        match client.session.is_held_up(&self.broker) {
-            true => self.lists.for_jobs.push(id),
-            false => self.lists.list_to_write(id),
+            Err(error) => self.shared.lose_writing(id, &error),
         }
     }
 
     /// Counts for rates and histories, if it is time.
     #[cold]
     pub(super) fn take_sample(&mut self) {
-        let now_ms = self.now.as_ms();
+        let now_ms = self.shared.now.as_ms();
         if !self.admin.samples.is_due(now_ms) {
             return;
         }
         let counters = self.store.as_mut().map(|store| store.log_mut().counters()).unwrap_or_default();
         let outside = Outside {
-            confirmed: self.supplies.pools.confirmed(),
-            connections: (self.peers.connections_made(), self.peers.connections().into()),
+            confirmed: self.shared.supplies.pools.confirmed(),
+            connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
         };
-        self.admin.samples.take((now_ms, self.platform.unix_ms()), &self.broker, outside);
+        self.admin.samples.take((now_ms, self.shared.platform.unix_ms()), &self.shared.broker, outside);
     }
 
     /// Has a client go on with all there is for it to look at.
     fn serve_operator(&mut self, id: PeerId, step: fn(&mut AdminSession, &mut RequestContext<'_>)) {
         // Out of its place for the while, for it may be shown who else is connected.
-        let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) else { return };
+        let Some(Peer { session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id) else {
+            return;
+        };
         let mut session = core::mem::take(&mut client.session);
         let process = &mut self.admin.process;
         if session.is_of_network() {
-            process.machine = self.platform.machine();
+            process.machine = self.shared.platform.machine();
         }
-        process.uptime_ms = self.now.as_ms();
-        process.connections = self.peers.connections();
-        process.connections_made = self.peers.connections_made();
-        process.confirmed = self.supplies.pools.confirmed();
-        let refusals = self.doors.refusals();
+        process.uptime_ms = self.shared.now.as_ms();
+        process.connections = self.shared.peers.connections();
+        process.connections_made = self.shared.peers.connections_made();
+        process.confirmed = self.shared.supplies.pools.confirmed();
+        let refusals = self.shared.doors.refusals();
         process.handshakes_evicted = refusals.evicted;
         process.newcomers_dropped = refusals.dropped + refusals.silent;
         process.is_store_damaged = self.store.as_mut().is_some_and(|store| store.log_mut().is_damaged());
-        let CertificateState { is_shut, end_s } = self.worker.certificates;
+        let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
         process.is_tls_shut = is_shut;
-        process.certificates_end = (end_s > 0).then(|| (end_s, self.platform.unix_ms() / 1000));
-        process.waiting_publishers = self.lists.for_room.len() as u32;
-        let needs = self.lists.for_room.iter().filter_map(|id| self.peers.get(id)).map(|peer| peer.need);
-        process.waiters = Need::most_awaited(needs, self.now);
+        process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
+        process.waiting_publishers = self.shared.lists.for_room.len() as u32;
+        let needs = self
+            .shared
+            .lists
+            .for_room
+            .iter()
+            .filter_map(|id| self.shared.peers.get(id))
+            .map(|peer| peer.need);
+        process.waiters = Need::most_awaited(needs, self.shared.now);
         if let Some(store) = &mut self.store {
             let log = store.log_mut();
             let counters = log.counters();
@@ -235,17 +217,21 @@ impl<P: Platform> Engine<P> {
             };
         }
         let held_before = self.admin.holder.is_some();
-        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: self.platform.unix_ms() };
-        let disk_room = self.store.as_ref().map(|_| self.journal.disk_room());
-        let unix_ms = self.platform.unix_ms();
-        let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.now, unix_ms };
+        let peers = Connections {
+            peers: &self.shared.peers,
+            now: self.shared.now,
+            unix_ms: self.shared.platform.unix_ms(),
+        };
+        let disk_room = self.store.as_ref().map(|_| self.shared.journal.disk_room());
+        let unix_ms = self.shared.platform.unix_ms();
+        let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.shared.now, unix_ms };
         let holder = &mut self.admin.holder;
         let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
         let mut context = RequestContext {
-            broker: &mut self.broker,
-            journal: &mut self.journal,
-            messages: &mut self.supplies.messages,
-            work: &mut self.budget.work,
+            broker: &mut self.shared.broker,
+            journal: &mut self.shared.journal,
+            messages: &mut self.shared.supplies.messages,
+            work: &mut self.shared.budget.work,
             sockets: &peers,
             bridges: &bridges,
             process,
@@ -256,7 +242,7 @@ impl<P: Platform> Engine<P> {
         };
         step(&mut session, &mut context);
         let is_released = held_before && self.admin.holder.is_none();
-        if let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get_mut(id) {
+        if let Some(Peer { session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id) {
             client.session = session;
         }
         if is_released {
@@ -264,14 +250,10 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Does what the operator wants of the loop itself.
-    pub(super) fn follow_orders(&mut self) {
-        let orders = core::mem::take(&mut self.admin.orders);
-        if let Some((bridge, order)) = orders.bridge {
-            self.order_bridge(&bridge, order);
-        }
-        if orders.stop {
-            self.begin_stop("by leveret ctl");
+    /// The store's files are free again: whoever waits for them looks once more.
+    pub(super) fn recall_operators(&mut self) {
+        for id in self.shared.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
+            self.shared.lists.to_write.push(id);
         }
     }
 }
@@ -305,51 +287,11 @@ impl Files for Copied<'_> {
     }
 }
 
-impl<P: Platform> Engine<P> {
-    /// Names a connection for the firehose.
-    #[cold]
-    pub(super) fn name_traced(&mut self, connection: ConnectionId) {
-        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0 };
-        if let Some(socket) = peers.at(connection) {
-            self.broker.name_traced(connection, &name_of(&socket));
-        }
-    }
-
-    // ---- logins
-
-    /// Has a password checked that a request came with, unless it is known to be wrong.
-    pub(super) fn begin_management_login(&mut self, id: PeerId, check: Box<PasswordCheck>) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        if self.worker.throttle.is_known_wrong(&check) {
-            return self.answer_management_login(id, &check, false);
-        }
-        let ticket = self.worker.ticket();
-        peer.waiting = Waiting::Worker(ticket);
-        self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
-    }
-
-    /// The password that a request came with has been checked: the request is looked at again.
-    pub(super) fn answer_management_login(&mut self, id: PeerId, check: &PasswordCheck, is_right: bool) {
-        let noted = self.broker.access_mut().note_checked(check, is_right);
-        let Some(Peer { session: Session::Admin(client), address, .. }) = self.peers.get_mut(id) else {
-            return;
-        };
-        if let Err(fault) = &noted {
-            let text = format_args!("{address}: management login refused: {}", fault.text);
-            self.supplies.log.warn(self.now, address.source(), LogKind::Login, text);
-        }
-        client.session.note_login(noted.is_ok());
-        client.idle_at = self.now.after_ms(IDLE_MS);
-        self.lists.deadlines.lower(id, client.idle_at);
-        self.lists.resume(&mut self.peers, id);
-    }
-}
-
 /// The broker's connections as an operator is told of them.
-struct Connections<'p, S> {
-    peers: &'p Peers<S>,
-    now: Now,
-    unix_ms: u64,
+pub(super) struct Connections<'p, S> {
+    pub(super) peers: &'p Peers<S>,
+    pub(super) now: Now,
+    pub(super) unix_ms: u64,
 }
 
 impl<S: Socket> Sockets for Connections<'_, S> {

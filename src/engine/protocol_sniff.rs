@@ -9,11 +9,10 @@ use crate::time::Now;
 use crate::tls::Shaken;
 use crate::wire::{Opening, classify_opening};
 
-use super::bridges::Call;
 use super::peer::{Ending, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::Platform;
-use super::state::Engine;
+use super::shared::Shared;
 use super::worker_job::Shake;
 
 /// For whoever looks at the port with a browser.
@@ -26,7 +25,7 @@ const HTTPS_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
     Content-Type: text/plain\r\nContent-Length: 44\r\n\r\n\
     This port speaks TLS: use https:// with it.\n";
 
-impl<P: Platform> Engine<P> {
+impl<P: Platform> Shared<P> {
     /// Goes on with a TLS handshake after reading: next step, refusal, or end.
     pub(super) fn shake_hands(&mut self, id: PeerId, end: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -63,15 +62,9 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// A step of a handshake has been made.
+    /// A step of a handshake has been made, with somebody who came to us.
     pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if let Session::Bridge(_) = peer.session
-            && let Some(link) = id.connection()
-        {
-            self.tell_bridge(link, Call::Shaken(shaken));
-            return;
-        }
         peer.waiting = Waiting::No;
         let waited_ms = self.now.ms_since(since);
         if let Session::Amqp(session) = &mut peer.session {

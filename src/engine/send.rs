@@ -1,4 +1,4 @@
-//! The way out: writing.
+//! The way out of a connection that speaks AMQP: writing, and who does not read what it is sent.
 //!
 //! Always true: a turn writes to a socket once; what the socket did not take is not kept here.
 
@@ -8,39 +8,12 @@ use crate::error::{Fault, ReplyCode};
 use crate::time::Deadline;
 
 use super::peer::Ending;
-use super::peer_id::PeerId;
 use super::platform::Platform;
-use super::state::Engine;
+use super::shared::Shared;
 
-impl<P: Platform> Engine<P> {
-    pub(super) fn write(&mut self) {
-        while let Some(id) = self.broker.next_noted() {
-            // A connection of a bridge's own has no socket: its link has.
-            let is_own = self.peers.get(id).is_none();
-            let peer = if is_own { self.bridges.peer_of(id) } else { Some(id) };
-            peer.into_iter().for_each(|peer| self.lists.list_to_write(peer));
-        }
-        for _ in 0..self.lists.to_write.len() {
-            let Some(id) = self.lists.to_write.pop() else { break };
-            self.write_to(id);
-        }
-    }
-
-    pub(super) fn write_to(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get(id) else { return };
-        let is_bridge = peer.session.is_bridge();
-        let is_over = matches!(peer.ending, Ending::Draining(_) | Ending::Now);
-        match (id.connection(), peer.stream.writable) {
-            (Some(connection), true) if !is_over && is_bridge => self.write_bridge(connection),
-            (Some(connection), true) if !is_over => self.write_amqp(connection),
-            (Some(connection), false) if !is_bridge => self.note_stall(connection, 0),
-            (None, true) if !is_over => self.write_operator(id),
-            _ => {}
-        }
-    }
-
+impl<P: Platform> Shared<P> {
     /// Writes once: what the session says, then deliveries.
-    fn write_amqp(&mut self, id: ConnectionId) {
+    pub(super) fn write_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let session = peer.session.amqp();
         let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
@@ -73,7 +46,7 @@ impl<P: Platform> Engine<P> {
 
     /// A consumer whose socket takes nothing while deliveries wait has so much time and no more: what waits
     /// for it waits in memory.
-    fn note_stall(&mut self, id: ConnectionId, count: usize) {
+    pub(super) fn note_stall(&mut self, id: ConnectionId, count: usize) {
         let patience = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers.get_mut(id) else { return };
         let is_cut = peer.session.amqp().has_begun_delivery() || peer.stream.has_unsent();
@@ -92,7 +65,9 @@ impl<P: Platform> Engine<P> {
         let patience = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.stream.writable = true;
-        self.write_to(id.into());
+        if !matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
+            self.write_amqp(id);
+        }
         let Some(peer) = self.peers.get_mut(id) else { return };
         if !peer.write_stall.is_due(self.now) {
             return;

@@ -7,20 +7,77 @@ use std::io;
 
 use crate::broker;
 use crate::command::ConnectionId;
-use crate::error::Fault;
+use crate::journal::Batch;
 use crate::log_limiter::LogKind;
 use crate::session::Stage;
+use crate::time::Deadline;
 
-use super::bridges::Call;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
-use super::platform::Platform;
-use super::state::Engine;
+use super::platform::{Platform, Readiness};
+use super::shared::Shared;
 
+/// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
+/// wait for nothing but the room that those queues take.
+const LOST_OWNER_MS: u64 = 5_000;
+/// How long what a peer sent that is gone, and owned no queues, may wait to be taken: what programs sent before
+/// they ended counts.
+const LOST_MS: u64 = 600_000;
 /// How long a connection that is over may take to hang up.
 const DRAIN_MS: u64 = 1_000;
 
-impl<P: Platform> Engine<P> {
+impl<P: Platform> Shared<P> {
+    /// The poll reports what became possible with a peer, or what happened to it.
+    pub(super) fn note_peer(&mut self, id: PeerId, seen: Readiness) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if seen.is_readable || seen.is_read_closed || seen.is_error {
+            peer.stream.readable = true;
+            peer.stream.read_closed |= seen.is_read_closed || seen.is_error;
+            self.lists.list_to_read(&self.peers, id);
+        }
+        if seen.is_error || seen.is_read_closed {
+            self.note_loss(id);
+        }
+        if seen.is_error || seen.is_read_closed && seen.is_write_closed {
+            // Nobody reads there any more. What was sent before is still read, as soon as it can be, but no
+            // message may go where it would only be lost sight of.
+            self.note_deaf(id);
+        } else if seen.is_writable
+            && let Some(peer) = self.peers.get_mut(id)
+            && !peer.stream.writable
+        {
+            // The system says so with whatever else it reports. Who could be written to before is on the list
+            // if there is something to write.
+            peer.stream.writable = true;
+            self.lists.list_to_write(id);
+        }
+    }
+
+    /// The peer is gone, or will say nothing more, which is the same: AMQP has no half of a connection. One
+    /// that waits is not read to its end, so it would keep what it holds (its place among the connections,
+    /// an exclusive queue, the messages in that) for as long as nobody makes room. An operator's client may
+    /// say its last and wait for the answer.
+    fn note_loss(&mut self, id: PeerId) {
+        let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
+        if peer.session.is_bridge() {
+            // Whatever it sent before and was not taken is the upstream's still; what it has to say is read.
+            // Its last words in a handshake, an alert maybe, are read when the step under way is done.
+            if !matches!(peer.waiting, Waiting::No | Waiting::Handshake(_)) {
+                self.lists.end_now(&mut self.peers, id);
+            }
+            return;
+        }
+        if let Waiting::Worker(_) = peer.waiting {
+            // Nobody is left to be told, and somebody else may want its place.
+            return self.lists.end_now(&mut self.peers, id);
+        }
+        if peer.lost == Deadline::NEVER {
+            let ms = if self.broker.owns_queues(connection) { LOST_OWNER_MS } else { LOST_MS };
+            peer.lost = self.now.after_ms(ms);
+            self.lists.deadlines.lower(id, peer.lost);
+        }
+    }
+
     /// What may have changed whenever a session was asked to do something.
     pub(super) fn after_session(&mut self, id: PeerId) {
         match id.connection() {
@@ -134,22 +191,6 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    // ---- put out
-
-    /// Closes a connection from our side, whatever it waits for.
-    pub(super) fn put_one_out(&mut self, id: ConnectionId, fault: &Fault) {
-        let Some(peer) = self.peers.get_mut(id).filter(|peer| !peer.session.is_bridge()) else {
-            self.tell_bridge(id, Call::PutOut(&fault.text));
-            return;
-        };
-        if peer.stream.is_shaking_hands() {
-            return self.lists.end_now(&mut self.peers, id);
-        }
-        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
-        peer.session.amqp().close(&mut context, fault);
-        self.resume_closed(id);
-    }
-
     /// What we closed is read again, for its answer.
     pub(super) fn resume_closed(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -165,29 +206,79 @@ impl<P: Platform> Engine<P> {
         self.after_session(id.into());
     }
 
-    // ---- closed
+    /// Gives the answer that had to wait, and lets the connection go on.
+    pub(super) fn answer_held(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let session = peer.session.amqp();
+        if let Some((outcome, order)) = peer.held.take()
+            && session.expects_answer()
+        {
+            let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
+            session.answer(&mut context, outcome, order, Batch::NONE);
+        }
+        if self.broker.is_busy(id) {
+            peer.waiting = Waiting::Job;
+            self.lists.for_jobs.push(id);
+        } else {
+            self.lists.resume(&mut self.peers, id);
+        }
+        // What had to stand behind the answer: the end of a consumer, say.
+        if self.broker.has_output(id) {
+            self.lists.list_to_write(id);
+        }
+    }
 
-    pub(super) fn close(&mut self) {
-        if self.lists.to_close.is_empty() {
-            return;
-        }
-        while let Some(id) = self.lists.to_close.pop() {
-            self.log_leaving(id);
-            let Some(mut peer) = self.peers.take(id) else { continue };
-            match id.connection() {
-                Some(connection) => self.forget_connection(connection, &mut peer),
-                None => self.forget_operator(id, &mut peer),
+    /// After everything in a turn that applies commands, for a command may end the job of another.
+    pub(super) fn resume_after_jobs(&mut self) {
+        for _ in 0..self.lists.for_jobs.len() {
+            let Some(peer) = self.lists.for_jobs.pop() else { break };
+            let Some(id) = peer.connection() else {
+                self.resume_operator(peer);
+                continue;
+            };
+            if self.broker.is_busy(id) {
+                self.lists.for_jobs.push(peer);
+                continue;
             }
-            peer.stream.release(&mut self.buffers);
-            self.lists.deadlines.remove(id);
-            self.platform.close(peer.stream.socket);
+            if let Some(later) = self.broker.take_later(id)
+                && let Some(peer) = self.peers.get_mut(id)
+            {
+                peer.held = Some(later);
+                self.answer_held(id);
+                self.after_session(id.into());
+            } else {
+                self.lists.resume(&mut self.peers, id);
+            }
         }
-        self.doors.note_change();
-        self.lists.forget_gone(&self.peers);
+    }
+
+    /// The broker may have done for a client what that waits for.
+    pub(super) fn resume_operator(&mut self, id: PeerId) {
+        let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get(id) else { return };
+        match client.session.is_held_up(&self.broker) {
+            true => self.lists.for_jobs.push(id),
+            false => self.lists.list_to_write(id),
+        }
+    }
+
+    /// Ends an operator's client that has been still for long; one that waits for the disk waits for the broker.
+    pub(super) fn call_operator(&mut self, id: PeerId) {
+        let now = self.now;
+        let Some(Peer { session: Session::Admin(client), waiting, .. }) = self.peers.get_mut(id) else {
+            return;
+        };
+        let is_ours = client.session.awaits_disk() || client.session.waits();
+        if is_ours || *waiting != Waiting::No {
+            client.note_progress(now);
+            client.exchange_at = Deadline::NEVER;
+        } else if client.deadline().is_due(now) {
+            return self.lists.end_now(&mut self.peers, id);
+        }
+        self.lists.deadlines.lower(id, client.deadline());
     }
 
     /// Says how a connection ended that had been opened.
-    fn log_leaving(&mut self, id: PeerId) {
+    pub(super) fn log_leaving(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get(id) else { return };
         let Session::Amqp(session) = &peer.session else { return };
         let how = match session.stage() {
@@ -199,45 +290,6 @@ impl<P: Platform> Engine<P> {
             let caller = session.caller();
             let (source, text) = (caller.peer.source, format_args!("{caller}: {how}"));
             self.supplies.log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
-        }
-    }
-
-    /// A connection of the broker is gone.
-    fn forget_connection(&mut self, id: ConnectionId, peer: &mut Peer<P::Socket>) {
-        if peer.session.is_bridge() {
-            return self.forget_bridge(id);
-        }
-        let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
-        peer.session.amqp().teardown(&mut context);
-        let context =
-            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.budget.work);
-        self.broker.release(context, id);
-        self.worker.leave(id.into());
-        self.peers.note_connection_gone();
-        self.doors.note_gone(id, peer.stream.is_tls());
-    }
-
-    /// A client is gone, and what was held still for it may move.
-    pub(super) fn forget_operator(&mut self, id: PeerId, peer: &mut Peer<P::Socket>) {
-        if let Session::Admin(client) = &mut peer.session {
-            let session = core::mem::take(&mut client.session);
-            let (broker, mut context) = self.broker_mut();
-            session.abandon(broker, &mut context);
-        }
-        self.worker.leave(id);
-        if self.admin.holder == Some(id) {
-            self.admin.holder = None;
-            if let Some(store) = &mut self.store {
-                store.log_mut().release_backup_pin();
-            }
-            self.recall_operators();
-        }
-    }
-
-    /// The store's files are free again: whoever waits for them looks once more.
-    pub(super) fn recall_operators(&mut self) {
-        for id in self.lists.for_disk.iter().filter(|id| id.connection().is_none()) {
-            self.lists.to_write.push(id);
         }
     }
 }

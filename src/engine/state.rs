@@ -1,14 +1,17 @@
-//! Everything that runs, reserved at once; what is done with it stands in `turn`, `receive` and `send`.
+//! Everything that runs, reserved at once, and what whoever runs it may see of it and set.
 
 use crate::admin::request_context::Process;
 use crate::admin::samples::Samples;
+use crate::bridge::Origin;
 use crate::broker::{self, Broker};
+use crate::config::Config;
+use crate::config::bridge::Bridge as BridgeConfig;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::Messages;
 use crate::session::{Identity, Pools, Settings};
-use crate::time::{Deadline, Now};
+use crate::time::Now;
 
 use super::admin_socket::AdminSocket;
 use super::bridges::{self, Bridges};
@@ -18,6 +21,7 @@ use super::lists::Lists;
 use super::peers::Peers;
 use super::platform::Platform;
 use super::room_awaited::RoomOffers;
+use super::shared::Shared;
 use super::store_driver::StoreDriver;
 use super::stream::Buffers;
 use super::supplies::{Scratch, Supplies};
@@ -52,32 +56,14 @@ pub struct Setup {
     pub own_uid: u32,
 }
 
-/// Everything that runs but for the system: peers, sessions' pools, messages, broker, store.
+/// Everything that runs but for the system: what all parts are lent, and the parts.
 pub struct Engine<P: Platform> {
-    pub(super) limits: Limits,
-    pub(super) now: Now,
-    /// The world outside.
-    pub platform: P,
-    pub(super) doors: Doors<P::Socket>,
-    /// Whoever is connected, of whatever kind.
-    pub(super) peers: Peers<P::Socket>,
-    /// Who of them is to be read, written to, closed or called, and who waits for what.
-    pub(super) lists: Lists,
-    pub(super) supplies: Supplies,
-    pub(super) broker: Broker,
-    /// What the broker has said that is to be written.
-    pub(super) journal: Journal,
+    pub(super) shared: Shared<P>,
     /// The store, unless it cannot be used at all.
     pub(super) store: Option<StoreDriver>,
-    pub(super) worker: WorkerQueue,
-    pub(super) buffers: Buffers,
-    pub(super) scratch: Scratch,
     /// What is known of the publishers that wait for room.
     pub(super) room: RoomOffers,
-    /// What this turn has read and done so far.
-    pub(super) budget: TurnBudget,
     pub(super) idle_memory: IdleMemory,
-    pub(super) stopping: Option<Deadline>,
     pub(super) admin: AdminSocket,
     pub(super) bridges: Bridges,
 }
@@ -93,8 +79,8 @@ impl<P: Platform> Engine<P> {
         broker.set_shovel_places(bridges_max);
         broker.set_parameter_check(bridges::check);
         let has_tls_room = setup.tls_links > 0;
-        let version = &setup.identity.version;
-        let bridges = Bridges::new(bridges_max, frame_max, version, broker.chance(), has_tls_room);
+        let called = (&*setup.process.node, &*setup.identity.version);
+        let bridges = Bridges::new(bridges_max, frame_max, called, broker.chance(), has_tls_room);
         let peers = Peers::<P::Socket>::places_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,
@@ -107,8 +93,9 @@ impl<P: Platform> Engine<P> {
             setup.tls_links + if manages_tls { limits.management_clients_max as usize } else { 0 };
         let has_api = listeners.management.len() > listeners.metrics;
         let samples = if has_api { Samples::new(limits.queues_max as usize) } else { Samples::default() };
-        Self {
+        let shared = Shared {
             now: Now::from_ms(0),
+            stopping: None,
             platform,
             doors: Doors::new(&listeners, &limits, setup.queue_places),
             peers: Peers::with_capacity(connections),
@@ -121,17 +108,19 @@ impl<P: Platform> Engine<P> {
             },
             broker,
             journal: Journal::new(limits.messages_max as usize),
-            store: None,
             worker: WorkerQueue::new(&limits, with_tls, (setup.certificates, tls_others)),
             buffers: Buffers::new(&limits, with_tls, tls_others),
             scratch: Scratch::new(&limits),
-            room: RoomOffers::new(),
             budget: TurnBudget::default(),
+            limits,
+        };
+        Self {
+            shared,
+            store: None,
+            room: RoomOffers::new(),
             idle_memory: IdleMemory::new(setup.is_memory_locked),
-            stopping: None,
             admin: AdminSocket::closed(setup.process, setup.own_uid, samples),
             bridges,
-            limits,
         }
     }
 
@@ -149,41 +138,98 @@ impl<P: Platform> Engine<P> {
         self.store.as_ref()
     }
 
+    /// The world outside.
+    pub const fn platform(&self) -> &P {
+        &self.shared.platform
+    }
+
+    /// See [`Self::platform`].
+    pub const fn platform_mut(&mut self) -> &mut P {
+        &mut self.shared.platform
+    }
+
     /// The broker and what it works with, for a start that declares what there is to be, and for whoever
     /// looks.
     pub const fn broker_mut(&mut self) -> (&mut Broker, broker::Context<'_>) {
-        let context =
-            broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.budget.work);
-        (&mut self.broker, context)
+        self.shared.broker_mut()
     }
 
     /// The broker.
     pub const fn broker(&self) -> &Broker {
-        &self.broker
+        &self.shared.broker
     }
 
     /// What the broker has said that is to be written.
     pub const fn journal(&self) -> &Journal {
-        &self.journal
+        &self.shared.journal
     }
 
     /// All messages in memory.
     pub const fn messages(&self) -> &Messages {
-        &self.supplies.messages
+        &self.shared.supplies.messages
     }
 
     /// What the sessions share.
     pub const fn pools(&self) -> &Pools {
-        &self.supplies.pools
+        &self.shared.supplies.pools
     }
 
     /// Bytes of input that wait, of all peers.
     pub const fn input_bytes_waiting(&self) -> usize {
-        self.buffers.bytes_used()
+        self.shared.buffers.bytes_used()
     }
 
     /// What was last set by `set_now`.
     pub const fn now(&self) -> Now {
-        self.now
+        self.shared.now
+    }
+
+    /// Whether there is one.
+    pub const fn has_bridges(&self) -> bool {
+        !self.bridges.is_empty()
+    }
+
+    /// Sets whose messages leave this broker: those of a store, in one of its lives.
+    pub const fn set_origin(&mut self, store: [u8; 16], life: u32) {
+        self.bridges.set_origin(Origin { store, life });
+    }
+
+    /// These bridges of the configuration are to be there from now on, beside those of parameters: those that
+    /// are there as they are stay as they are.
+    #[cold]
+    pub fn set_bridges(&mut self, said: &[BridgeConfig]) {
+        self.bridges.set(&mut self.shared, said);
+    }
+
+    /// What of bridges is to be written down; `None`: there are none.
+    #[cold]
+    pub fn bridge_notes(&mut self) -> Option<String> {
+        self.bridges.notes(&self.shared)
+    }
+
+    /// Takes up what was written down; the bridges are there already, and nothing has been done with them.
+    #[cold]
+    pub fn restore_bridges(&mut self, notes: &str) {
+        self.bridges.restore(notes, self.shared.now);
+    }
+
+    /// Lets the operator's clients in from now on.
+    pub const fn open_admin_socket(&mut self) {
+        self.admin.is_open = true;
+    }
+
+    /// What an operator is told of the configuration from now on.
+    pub fn set_environment(&mut self, shown: String) {
+        self.admin.process.environment = shown;
+    }
+
+    /// Has the configuration read again, and its certificates with it.
+    pub fn reload(&mut self, config: Box<Config>) {
+        self.shared.worker.reload = Some(config);
+    }
+
+    /// What the configuration says that was read again, or why it cannot be used.
+    pub fn take_reloaded(&mut self) -> Option<Result<Config, String>> {
+        self.shared.worker.reloaded.take().map(|again| *again)
     }
 }

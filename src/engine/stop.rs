@@ -23,34 +23,34 @@ impl<P: Platform> Engine<P> {
     /// Tells everybody to go, and stops when they have gone or after a while; `how` says on whose wish. Asked
     /// a second time, it stops at once.
     pub fn begin_stop(&mut self, how: &str) {
-        if self.stopping.is_some() {
-            self.stopping = Some(self.now.after_ms(0));
+        if self.shared.stopping.is_some() {
+            self.shared.stopping = Some(self.shared.now.after_ms(0));
             return;
         }
         log::info!("asked to stop {how}");
-        self.stopping = Some(self.now.after_ms(STOP_MS));
-        self.platform.stop_listening();
-        self.doors.shut();
+        self.shared.stopping = Some(self.shared.now.after_ms(STOP_MS));
+        self.shared.platform.stop_listening();
+        self.shared.doors.shut();
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,
             format_args!("broker forced connection closure with reason 'shutdown'"),
         );
-        for index in 0..self.peers.connections_seen() {
+        for index in 0..self.shared.peers.connections_seen() {
             self.put_one_out(ConnectionId::from_index(index), &fault);
         }
-        self.lists.for_room.clear();
-        self.lists.for_jobs.clear();
+        self.shared.lists.for_room.clear();
+        self.shared.lists.for_jobs.clear();
     }
 
     /// Whether it is about to stop.
     pub const fn is_stopping(&self) -> bool {
-        self.stopping.is_some()
+        self.shared.stopping.is_some()
     }
 
     /// Whether no turn is to be taken any more.
     pub fn is_stopped(&self) -> bool {
-        self.stopping.is_some_and(|at| {
-            self.peers.connections() == 0 && !self.bridges.is_connected() || at.is_due(self.now)
+        self.shared.stopping.is_some_and(|at| {
+            self.shared.peers.connections() == 0 && !self.bridges.is_connected() || at.is_due(self.shared.now)
         })
     }
 
@@ -58,7 +58,7 @@ impl<P: Platform> Engine<P> {
     /// called, after a sleep.
     pub fn begin_flush(&mut self) -> bool {
         let Some(store) = &mut self.store else { return false };
-        store.flush(self.now);
+        store.flush(self.shared.now);
         self.go_on_flushing()
     }
 
@@ -72,7 +72,7 @@ impl<P: Platform> Engine<P> {
     }
 
     fn go_on_flushing(&mut self) -> bool {
-        let (broker, mut context) = self.broker_mut();
+        let (broker, mut context) = self.shared.broker_mut();
         let has_jobs = broker.run_jobs(&mut context);
         self.hand_to_disk();
         // Nobody asks for turns any more, so a job that is not over is as good a reason for the next call.
@@ -83,7 +83,7 @@ impl<P: Platform> Engine<P> {
     }
 
     fn is_flushing(&self) -> bool {
-        let Some(store) = self.store.as_ref().filter(|store| !store.is_idle(&self.journal)) else {
+        let Some(store) = self.store.as_ref().filter(|store| !store.is_idle(&self.shared.journal)) else {
             return false;
         };
         if store.is_stuck() {
@@ -97,17 +97,18 @@ impl<P: Platform> Engine<P> {
     /// matters: the stop itself has been due for long.
     pub fn flush_sleeps_until(&self) -> Option<Deadline> {
         let store = self.store.as_ref()?;
-        let is_busy = store.has_work(&self.broker, &self.journal, &self.supplies.messages);
+        let is_busy =
+            store.has_work(&self.shared.broker, &self.shared.journal, &self.shared.supplies.messages);
         (!is_busy).then(|| store.deadline())
     }
 
     /// Ends the store's life when everything is written; `true`: there is more to flush for that.
     pub fn end_store(&mut self) -> bool {
-        let Some(store) = self.store.as_mut().filter(|store| store.is_idle(&self.journal)) else {
+        let Some(store) = self.store.as_mut().filter(|store| store.is_idle(&self.shared.journal)) else {
             return false;
         };
-        self.broker.reset_watermarks(&mut self.journal);
-        store.close(self.now);
+        self.shared.broker.reset_watermarks(&mut self.shared.journal);
+        store.close(self.shared.now);
         self.begin_flush()
     }
 
@@ -120,6 +121,6 @@ impl<P: Platform> Engine<P> {
 
     /// Logs what was held back of peers' lines.
     pub fn log_held_back(&mut self) {
-        self.supplies.log.report();
+        self.shared.supplies.log.report();
     }
 }

@@ -11,19 +11,20 @@
 //! own, and the lines take turns.
 
 use crate::command::{ConnectionId, Outcome};
-use crate::config::Config;
 use crate::journal::Batch;
 use crate::log_limiter::LogKind;
+use crate::password::PasswordCheck;
 use crate::time::Deadline;
 
+use super::admin_socket::IDLE_MS;
 use super::login_throttle::Login;
-use super::peer::{Ending, Waiting};
+use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::Platform;
-use super::state::Engine;
-use super::worker_job::{Step, WorkerJob, WorkerResult};
+use super::shared::Shared;
+use super::worker_job::WorkerJob;
 
-impl<P: Platform> Engine<P> {
+impl<P: Platform> Shared<P> {
     /// Whether a job can be given out now.
     pub(super) fn has_job(&self) -> bool {
         !self.worker.is_busy && self.worker.has_next(self.now)
@@ -34,40 +35,7 @@ impl<P: Platform> Engine<P> {
         if self.worker.is_busy { Deadline::NEVER } else { self.worker.throttle.deadline() }
     }
 
-    /// Takes what was done, and gives out what is next.
-    pub(super) fn run_worker(&mut self) {
-        if let Some((result, certificates)) = self.platform.take_worked() {
-            (self.worker.is_busy, self.worker.certificates) = (false, certificates);
-            match result {
-                WorkerResult::Password(login, is_right) => self.finish_login(&login, is_right),
-                WorkerResult::Handshake(Step { peer, ticket, since, shaken }) => {
-                    if self.awaits(peer, Waiting::Handshake(ticket)) {
-                        self.take_shaken(peer, since, shaken);
-                    }
-                }
-                WorkerResult::Reload(again) => self.worker.reloaded = Some(again),
-                WorkerResult::Note(noted) => self.take_noted(noted),
-            }
-        }
-        if !self.worker.is_busy
-            && let Some(job) = self.next_job()
-        {
-            (self.worker.is_busy, self.worker.given) = (true, self.now);
-            self.platform.start_work(job);
-        }
-    }
-
-    /// Has the configuration read again, and its certificates with it.
-    pub fn reload(&mut self, config: Box<Config>) {
-        self.worker.reload = Some(config);
-    }
-
-    /// What the configuration says that was read again, or why it cannot be used.
-    pub fn take_reloaded(&mut self) -> Option<Result<Config, String>> {
-        self.worker.reloaded.take().map(|again| *again)
-    }
-
-    fn next_job(&mut self) -> Option<WorkerJob> {
+    pub(super) fn next_job(&mut self) -> Option<WorkerJob> {
         if let Some(config) = self.worker.reload.take() {
             return Some(WorkerJob::Reload(config));
         }
@@ -104,7 +72,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Answers a login.
-    fn finish_login(&mut self, login: &Login, is_right: bool) {
+    pub(super) fn finish_login(&mut self, login: &Login, is_right: bool) {
         let check_ms = self.now.ms_since(self.worker.given);
         self.worker.throttle.finish(self.now, login, is_right, check_ms);
         if !is_right {
@@ -131,7 +99,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Whether a connection still waits for this.
-    fn awaits(&self, id: impl Into<PeerId>, awaited: Waiting) -> bool {
+    pub(super) fn awaits(&self, id: impl Into<PeerId>, awaited: Waiting) -> bool {
         self.peers.get(id).is_some_and(|peer| peer.waiting == awaited && peer.ending == Ending::No)
     }
 
@@ -146,5 +114,32 @@ impl<P: Platform> Engine<P> {
         }
         self.lists.resume(&mut self.peers, id);
         self.after_session(id.into());
+    }
+
+    /// Has a password checked that a request came with, unless it is known to be wrong.
+    pub(super) fn begin_management_login(&mut self, id: PeerId, check: Box<PasswordCheck>) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        if self.worker.throttle.is_known_wrong(&check) {
+            return self.answer_management_login(id, &check, false);
+        }
+        let ticket = self.worker.ticket();
+        peer.waiting = Waiting::Worker(ticket);
+        self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
+    }
+
+    /// The password that a request came with has been checked: the request is looked at again.
+    pub(super) fn answer_management_login(&mut self, id: PeerId, check: &PasswordCheck, is_right: bool) {
+        let noted = self.broker.access_mut().note_checked(check, is_right);
+        let Some(Peer { session: Session::Admin(client), address, .. }) = self.peers.get_mut(id) else {
+            return;
+        };
+        if let Err(fault) = &noted {
+            let text = format_args!("{address}: management login refused: {}", fault.text);
+            self.supplies.log.warn(self.now, address.source(), LogKind::Login, text);
+        }
+        client.session.note_login(noted.is_ok());
+        client.idle_at = self.now.after_ms(IDLE_MS);
+        self.lists.deadlines.lower(id, client.idle_at);
+        self.lists.resume(&mut self.peers, id);
     }
 }

@@ -147,7 +147,7 @@ impl EventLoop {
                 (deadline.ms_left(now).map(Duration::from_millis), Some(now))
             }
         };
-        match self.engine.platform.poll.poll(&mut self.events, timeout) {
+        match self.engine.platform_mut().poll.poll(&mut self.events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 return Err(StartError::System("wait for events", error));
             }

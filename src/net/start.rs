@@ -81,7 +81,7 @@ impl EventLoop {
         // The store is opened last: what reading it takes for a moment is given back to the system only when
         // nothing lies behind it.
         if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
-            engine.platform.disk = Some(threads);
+            engine.platform_mut().disk = Some(threads);
             let (id, life) = store.origin();
             engine.set_origin(id, life);
             engine.set_store(store);
@@ -93,25 +93,25 @@ impl EventLoop {
             ListenerAddress::Network(address) => !address.ip().is_loopback(),
             _ => false,
         };
-        engine.broker().access().warn_of_guest(engine.platform.listeners.iter().any(is_beyond_loopback));
+        engine.broker().access().warn_of_guest(engine.platform().listeners.iter().any(is_beyond_loopback));
         engine.set_bridges(&config.bridges);
         if engine.has_bridges() {
             engine.restore_bridges(&bridge_file::read(&config.data_dir));
         }
-        if engine.platform.open_admin_listener() {
+        if engine.platform_mut().open_admin_listener() {
             engine.open_admin_socket();
         }
         if config.memory_lock {
             lock_memory()?;
         }
-        for (place, listener) in engine.platform.management.iter().enumerate() {
+        for (place, listener) in engine.platform().management.iter().enumerate() {
             let is_api = is_api(config, place);
             let what = if is_api { "management API" } else { "metrics without a login" };
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
-        for listener in &engine.platform.listeners {
+        for listener in &engine.platform().listeners {
             log::info!(
                 "listening {}on {}",
                 if listener.with_tls { "with TLS " } else { "" },

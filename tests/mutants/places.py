@@ -199,14 +199,14 @@ PLACES = [
         "                        && let Lane::Forward(lane) = &self.contact.lanes[rule]\n"
         "                    {\n"
         "                        let own = lane.own;\n"
-        "                        let _ = self.yard.settle(own, tag, Settlement::Ack);\n"
+        "                        let _ = self.shared.settle(own, tag, Settlement::Ack);\n"
         "                    }\n",
     ),
     (
         "src/engine/bridges/forward.rs",
-        "                    self.yard.settle(own, flight.tag, Settlement::Ack)?;\n",
+        "                    self.shared.settle(own, flight.tag, Settlement::Ack)?;\n",
         "                    if !PLANTED(\"settled-before-the-upstream-confirms\") {\n"
-        "                        self.yard.settle(own, flight.tag, Settlement::Ack)?;\n"
+        "                        self.shared.settle(own, flight.tag, Settlement::Ack)?;\n"
         "                    }\n",
     ),
     # What is fetched is acknowledged there before the disk has it.

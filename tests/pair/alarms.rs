@@ -203,7 +203,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
             let mut world = with_store();
             let client = world.open(&[1]);
             make(&mut world, client, "slow", true);
-            world.engine.platform.helpers.slowness_ms = 3_600_000;
+            world.engine.platform_mut().helpers.slowness_ms = 3_600_000;
             for _ in 0..3_000 {
                 let publish = Publish { key: "slow", properties: PERSISTENT, ..Publish::default() };
                 world.publish(client, 1, publish, b"x");

@@ -264,7 +264,7 @@ pub(super) enum Heard {
 pub(super) fn world(config: Bridge) -> (World, Far) {
     let mut world = World::new(limits());
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
-    world.engine.platform.upstreams.push((SocketAddr::from(AT), line.clone()));
+    world.engine.platform_mut().upstreams.push((SocketAddr::from(AT), line.clone()));
     world.operators.push(line.clone());
     world.engine.set_bridges(&[config]);
     (world, Far::new(line))
@@ -409,16 +409,16 @@ fn a_window_that_is_wedged_ends_the_link_and_a_blocked_upstream_does_not() {
         far.say_bytes(&HEARTBEAT_FRAME);
         world.pass_ms(9_000);
     }
-    assert_eq!(world.engine.platform.dialed, 1, "it says that it is blocked, and is waited for");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "it says that it is blocked, and is waited for");
     far.say(0, &Method::ConnectionUnblocked {});
     for _ in 0..6 {
         far.say_bytes(&HEARTBEAT_FRAME);
         world.pass_ms(9_000);
     }
-    assert_eq!(world.engine.platform.dialed, 1, "it has a minute from then on");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "it has a minute from then on");
     far.say_bytes(&HEARTBEAT_FRAME);
     world.pass_ms(9_000);
-    assert_eq!(world.engine.platform.dialed, 2, "it owes a confirm for longer than a minute");
+    assert_eq!(world.engine.platform_mut().dialed, 2, "it owes a confirm for longer than a minute");
 }
 
 #[test]
@@ -427,9 +427,9 @@ fn a_silent_upstream_is_dead_after_two_heartbeats_and_we_are_never_silent() {
     open(&mut world, &mut far);
     world.pass_ms(19_000);
     let beats = far.take().iter().filter(|(_, heard)| matches!(heard, Heard::Heartbeat)).count();
-    assert_eq!((beats, world.engine.platform.dialed), (3, 1));
+    assert_eq!((beats, world.engine.platform_mut().dialed), (3, 1));
     world.pass_ms(1_000 + 1_000);
-    assert_eq!(world.engine.platform.dialed, 2);
+    assert_eq!(world.engine.platform_mut().dialed, 2);
 }
 
 #[test]
@@ -465,7 +465,7 @@ fn an_upstream_that_says_nonsense_ends_its_link_and_nobody_elses() {
         assert!(!far.line.borrow().is_held, "{bytes:?} ends the link");
         assert_eq!(world.counts(client, 1, "here"), (1, 0), "the message is where it was");
         world.pass_ms(1_100);
-        assert_eq!(world.engine.platform.dialed, 2, "it is tried again");
+        assert_eq!(world.engine.platform_mut().dialed, 2, "it is tried again");
     }
 }
 

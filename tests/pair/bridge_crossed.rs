@@ -244,7 +244,7 @@ fn half_a_message_of_a_queue_that_is_gone_goes_to_its_end() {
         world.run();
         let came = far.published_on();
         assert!(came.iter().any(|(on, body, _)| (*on, &body[..]) == (2, &[100][..])), "{cut}: {came:?}");
-        assert_eq!(world.engine.platform.dialed, 1);
+        assert_eq!(world.engine.platform_mut().dialed, 1);
         far.confirm_all(&mut world);
         far.pass_ms(&mut world, 20_000);
         world.publish_to(client, 1, "here", &[3]);
@@ -316,7 +316,7 @@ fn a_consumer_that_begins_again_may_send_all_that_it_is_asked_for() {
     far.answer(&mut world);
     let ahead = far.ahead.last().expect("it was asked for").0;
     assert_eq!(ahead, 3);
-    world.engine.platform.helpers.slowness_ms = 5_000;
+    world.engine.platform_mut().helpers.slowness_ms = 5_000;
     for tag in 2..2 + u64::from(ahead) {
         far.say(1, &delivery(tag));
         far.say_bytes(&content_frames(1, &[0x10, 0, 2], &[7; 10], 100_000));
@@ -363,7 +363,7 @@ fn no_place_is_named_before_the_disk_knows_of_it() {
             Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
         world.ask(client, 1, &declare);
         open(&mut world, &mut far);
-        world.engine.platform.helpers.slowness_ms = 5_000;
+        world.engine.platform_mut().helpers.slowness_ms = 5_000;
         let ranked = Publish { key: "ranked", properties: &[0x18, 0, 2, 2], ..Publish::default() };
         world.publish(client, 1, ranked, &[7]);
         world.run();
@@ -390,7 +390,7 @@ fn no_place_of_what_came_back_is_named_before_the_disk_knows_of_it() {
         &Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments },
     );
     world.pass_ms(10_000);
-    world.engine.platform.helpers.slowness_ms = 60_000;
+    world.engine.platform_mut().helpers.slowness_ms = 60_000;
     world.publish(client, 1, Publish { key: "q", properties: &[0x10, 0, 2], ..Publish::default() }, &[7]);
     let got = world.ask(client, 1, &Method::BasicGet { queue: "q", no_ack: false });
     let Method::BasicGetOk { delivery_tag, .. } = got.method() else { panic!("{}", got.shown()) };

@@ -64,7 +64,7 @@ fn what_is_not_urgent_waits_for_the_next_day_and_goes_on_in_order() {
     far.pass_ms(&mut world, 24 * HOUR_MS);
     assert!(!alarms(&mut world).contains("budget"), "a new day has all its bytes");
     assert_eq!(world.counts(client, 1, "here"), (0, 1));
-    assert_eq!(world.engine.platform.dialed, 1, "the link was up all the time");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "the link was up all the time");
 }
 
 #[test]
@@ -98,7 +98,11 @@ fn a_bridge_that_is_changed_has_no_new_day_and_a_larger_budget_counts_at_once() 
     for (host, max, more) in [(2, 3_100, 0), (3, 1_000_000, 30 - sent)] {
         // An upstream of its own, for the link before takes its leave of the other.
         let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
-        world.engine.platform.upstreams.push((SocketAddr::from(([10, 0, 0, host], 5672)), line.clone()));
+        world
+            .engine
+            .platform_mut()
+            .upstreams
+            .push((SocketAddr::from(([10, 0, 0, host], 5672)), line.clone()));
         world.operators.push(line.clone());
         far = Far::new(line);
         let upstream = vec![upstream(&format!("host-{host}"))];
@@ -115,7 +119,7 @@ fn what_an_older_program_noted_is_read_and_a_paused_bridge_stays_paused() {
     let (mut world, _) = world(metered());
     world.engine.restore_bridges(old);
     world.pass_ms(60_000);
-    assert_eq!(world.engine.platform.dialed, 0, "it is paused");
+    assert_eq!(world.engine.platform_mut().dialed, 0, "it is paused");
     let notes = world.engine.bridge_notes().expect("there is a bridge");
     assert!(notes.starts_with("forward 1 8000 12 3 2 \"plant\"\n"), "{notes}");
     assert!(notes.contains("day 0 0 60000 \"plant\"\n"), "{notes}");
@@ -191,7 +195,7 @@ fn a_day_ends_on_a_board_that_is_cut_from_its_power_before_an_hour_is_over() {
     drain(&mut world, &mut far);
     world.pass_ms(1_000);
     let mut notes =
-        world.engine.platform.noted.last().expect("a budget that is used is written down").clone();
+        world.engine.platform_mut().noted.last().expect("a budget that is used is written down").clone();
     let mut lives = 0;
     // Lives of 45 minutes, each cut: what it noted last is all that the next one knows.
     loop {
@@ -203,7 +207,7 @@ fn a_day_ends_on_a_board_that_is_cut_from_its_power_before_an_hour_is_over() {
             break;
         }
         world.pass_ms(3 * HOUR_MS / 4);
-        let noted = &world.engine.platform.noted;
+        let noted = &world.engine.platform_mut().noted;
         assert!(noted.len() < 8, "{} times in 45 minutes", noted.len());
         notes = noted.last().unwrap_or(&notes).clone();
         lives += 1;

@@ -98,7 +98,7 @@ fn what_neither_its_queue_nor_the_one_for_parked_takes_goes_back_there_and_comes
     deliver(&mut world, &far, 2);
     assert_eq!(far.names(), ["basic.ack"]);
     assert_eq!(world.counts(client, 1, "parked").0, 1, "the queue was made again");
-    assert_eq!((world.engine.platform.dialed, is_up(&far)), (1, true), "it was one link all the time");
+    assert_eq!((world.engine.platform_mut().dialed, is_up(&far)), (1, true), "it was one link all the time");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn what_was_begun_and_does_not_go_on_ends_the_link_and_gives_its_memory_back() {
         let said = ask(&mut world, STATUS);
         assert!(said.contains("did not go on for 30000 ms"), "{said}");
         world.pass_ms(1_100);
-        assert_eq!(world.engine.platform.dialed, 2, "it is tried again");
+        assert_eq!(world.engine.platform_mut().dialed, 2, "it is tried again");
     }
 }
 
@@ -233,7 +233,7 @@ fn a_hostile_upstream_harms_its_own_link_alone() {
         world.run();
         assert!(world.counts(client, 1, "here").0 > 0);
         world.pass_ms(1_100);
-        assert_eq!(world.engine.platform.dialed, 2, "{what}: it is tried again");
+        assert_eq!(world.engine.platform_mut().dialed, 2, "{what}: it is tried again");
     }
     let lives: Vec<(&str, Vec<u8>)> = vec![
         ("an empty body frame", [delivery(1), header(1), frame(3, 1, b""), frame(3, 1, b"x")].concat()),

@@ -61,7 +61,7 @@ fn an_alarm_waits_for_what_the_kernel_has_and_one_frame() {
         far.say(1, &ack(0, true));
         world.run();
     }
-    assert_eq!((world.counts(client, 1, "here"), world.engine.platform.dialed), ((0, 1), 1), "{came}");
+    assert_eq!((world.counts(client, 1, "here"), world.engine.platform_mut().dialed), ((0, 1), 1), "{came}");
 }
 
 /// At 64 kbit/s a message of 2 MB never arrived: it was to be confirmed a minute after it had been begun.
@@ -92,7 +92,7 @@ fn what_takes_longer_than_a_confirm_may_arrives() {
     assert!(came.len() == 1 && came[0].0 == body, "it is whole");
     far.say(1, &ack(1, false));
     world.run();
-    assert_eq!((world.counts(client, 1, "here"), world.engine.platform.dialed), ((0, 1), 1));
+    assert_eq!((world.counts(client, 1, "here"), world.engine.platform_mut().dialed), ((0, 1), 1));
 }
 
 /// A broker did not start for a password that was not there, and it would have had to be told of a new one.
@@ -108,7 +108,7 @@ fn a_password_file_is_the_bridges_own_trouble_and_is_read_for_each_try() {
     let shown = ask(&mut world, "GET /api/ctl/bridges");
     assert!(shown.contains("password cannot be read: No such file"), "{shown}");
     assert_eq!(
-        (world.counts(client, 1, "here"), world.engine.platform.dialed),
+        (world.counts(client, 1, "here"), world.engine.platform_mut().dialed),
         ((1, 0), 0),
         "all else goes on"
     );

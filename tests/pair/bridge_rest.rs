@@ -47,7 +47,7 @@ fn rested(config: Bridge) -> (World, Far) {
     assert!(far.names().is_empty(), "it stays for a while");
     pass(&mut world, &far, 1);
     say_goodbye(&mut world, &mut far);
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
     (world, far)
 }
 
@@ -60,13 +60,13 @@ fn it_rests_when_nothing_is_to_do_and_comes_back_for_enough_messages() {
     let (mut world, mut far) = rested(resting());
     assert!(state(&mut world).contains("\"state\":\"resting\""), "{}", state(&mut world));
     world.pass_ms(100 * HOUR_MS);
-    assert_eq!(world.engine.platform.dialed, 1, "nothing is to do");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "nothing is to do");
     let client = fill(&mut world, 4);
     world.pass_ms(1_000);
-    assert_eq!(world.engine.platform.dialed, 1, "that is not enough");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "that is not enough");
     world.publish_to(client, 1, "here", &[4]);
     world.run();
-    assert_eq!(world.engine.platform.dialed, 2);
+    assert_eq!(world.engine.platform_mut().dialed, 2);
     open(&mut world, &mut far);
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3, 4]);
     pass(&mut world, &far, 9_999);
@@ -77,7 +77,7 @@ fn it_rests_when_nothing_is_to_do_and_comes_back_for_enough_messages() {
     pass(&mut world, &far, 1);
     say_goodbye(&mut world, &mut far);
     world.pass_ms(HOUR_MS);
-    assert_eq!((world.counts(client, 1, "here"), world.engine.platform.dialed), ((0, 0), 2));
+    assert_eq!((world.counts(client, 1, "here"), world.engine.platform_mut().dialed), ((0, 0), 2));
 }
 
 #[test]
@@ -85,9 +85,9 @@ fn it_comes_back_for_a_message_that_has_waited_and_for_no_other() {
     let (mut world, mut far) = rested(resting());
     let client = fill(&mut world, 1);
     world.pass_ms(599_999);
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
     world.pass_ms(1);
-    assert_eq!(world.engine.platform.dialed, 2);
+    assert_eq!(world.engine.platform_mut().dialed, 2);
     open(&mut world, &mut far);
     far.say(1, &ack(1, true));
     world.run();
@@ -100,37 +100,37 @@ fn it_comes_back_for_a_message_that_has_waited_and_for_no_other() {
     world.pass_ms(100_000);
     world.publish_to(client, 1, "here", &[2]);
     world.pass_ms(599_999);
-    assert_eq!(world.engine.platform.dialed, 2, "what had waited was taken by somebody else");
+    assert_eq!(world.engine.platform_mut().dialed, 2, "what had waited was taken by somebody else");
     world.pass_ms(1);
-    assert_eq!(world.engine.platform.dialed, 3);
+    assert_eq!(world.engine.platform_mut().dialed, 3);
 }
 
 #[test]
 fn it_comes_back_when_it_is_time() {
     let (mut world, _) = rested(with(|demand| demand.interval_ms = HOUR_MS as u32));
     world.pass_ms(HOUR_MS - 1);
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
     world.pass_ms(HOUR_MS / 8 + 1);
-    assert!(world.engine.platform.dialed > 1, "the interval is over, and what spreads a fleet");
+    assert!(world.engine.platform_mut().dialed > 1, "the interval is over, and what spreads a fleet");
 
     let (mut world, _) = rested(with(|demand| demand.times = vec![TimeOfDay(120)]));
     world.pass_ms(2 * HOUR_MS - 11_000);
-    assert_eq!(world.engine.platform.dialed, 1, "its clock began at midnight");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "its clock began at midnight");
     world.pass_ms(11_000 + 600_000);
-    assert!(world.engine.platform.dialed > 1, "the time of day has come, and ten minutes");
+    assert!(world.engine.platform_mut().dialed > 1, "the time of day has come, and ten minutes");
 }
 
 #[test]
 fn an_upstream_that_is_away_is_tried_as_ever_and_what_was_said_at_a_good_contact_is_news_again() {
     let (mut world, mut far) = rested(resting());
     fill(&mut world, 5);
-    assert_eq!(world.engine.platform.dialed, 2);
+    assert_eq!(world.engine.platform_mut().dialed, 2);
     for tries in 3..8 {
         far.line.borrow_mut().lose();
         world.run();
         far.heard.clear();
         world.pass_ms(8_000);
-        assert!(world.engine.platform.dialed >= tries, "{} tries", world.engine.platform.dialed);
+        assert!(world.engine.platform_mut().dialed >= tries, "{} tries", world.engine.platform_mut().dialed);
     }
     open(&mut world, &mut far);
     assert_eq!(bodies(&far.published()), [0, 1, 2, 3, 4]);
@@ -161,14 +161,14 @@ fn what_a_dying_link_gives_back_is_tried_again_and_it_rests_only_after_that() {
 fn who_is_told_to_connect_connects_and_who_is_paused_does_not() {
     let (mut world, mut far) = rested(resting());
     ask(&mut world, "POST /api/ctl/bridges/plant/resume");
-    assert_eq!(world.engine.platform.dialed, 2, "an operator wants it");
+    assert_eq!(world.engine.platform_mut().dialed, 2, "an operator wants it");
     open(&mut world, &mut far);
     pass(&mut world, &far, 10_000);
     say_goodbye(&mut world, &mut far);
     ask(&mut world, "POST /api/ctl/bridges/plant/pause");
     fill(&mut world, 9);
     world.pass_ms(HOUR_MS);
-    assert_eq!(world.engine.platform.dialed, 2, "it is paused");
+    assert_eq!(world.engine.platform_mut().dialed, 2, "it is paused");
     ask(&mut world, "POST /api/ctl/bridges/plant/resume");
     open(&mut world, &mut far);
     assert_eq!(far.published().len(), 9);
@@ -186,7 +186,7 @@ fn told_to_connect_while_it_ends_it_comes_back_at_once() {
     world.run();
     far.heard.clear();
     world.pass_ms(1);
-    assert_eq!(world.engine.platform.dialed, 2);
+    assert_eq!(world.engine.platform_mut().dialed, 2);
 }
 
 #[test]
@@ -214,12 +214,12 @@ fn with_the_bytes_of_the_day_used_only_what_is_urgent_is_a_reason() {
     world.pass_ms(10_000);
     say_goodbye(&mut world, &mut far);
     world.pass_ms(12 * HOUR_MS);
-    assert_eq!(world.engine.platform.dialed, 2, "{left} messages wait for tomorrow");
+    assert_eq!(world.engine.platform_mut().dialed, 2, "{left} messages wait for tomorrow");
     for _ in 0..5 {
         world.publish_to(client, 1, "urgent", &[200]);
     }
     world.run();
-    assert_eq!(world.engine.platform.dialed, 3);
+    assert_eq!(world.engine.platform_mut().dialed, 3);
     open(&mut world, &mut far);
     assert_eq!(bodies(&far.published()), [200; 4]);
     far.confirm_all(&mut world);
@@ -228,7 +228,7 @@ fn with_the_bytes_of_the_day_used_only_what_is_urgent_is_a_reason() {
     world.pass_ms(10_000);
     say_goodbye(&mut world, &mut far);
     world.pass_ms(12 * HOUR_MS);
-    assert_eq!(world.engine.platform.dialed, 4, "the next day has come");
+    assert_eq!(world.engine.platform_mut().dialed, 4, "the next day has come");
 }
 
 #[test]

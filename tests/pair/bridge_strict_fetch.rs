@@ -452,7 +452,7 @@ impl Life {
     fn step(&mut self, random: &mut Random) {
         self.orders.hang_up(&self.world);
         if self.has_disk && random.once_in(4) {
-            self.world.engine.platform.helpers.slowness_ms = random.one_of(&[0, 10, 2_000]);
+            self.world.engine.platform_mut().helpers.slowness_ms = random.one_of(&[0, 10, 2_000]);
         }
         for _ in 0..random.below(8) {
             self.publish_there(random);
@@ -592,7 +592,7 @@ impl Life {
         self.orders.hang_up(&self.world);
         ask(&mut self.world, "POST /api/ctl/bridges/plant/resume");
         self.renew_queues();
-        self.world.engine.platform.helpers.slowness_ms = 0;
+        self.world.engine.platform_mut().helpers.slowness_ms = 0;
         let mut turns_at_rest = 0;
         for _ in 0..CALM_TURNS_MAX {
             self.turn_calmly(CALM_TURN_MS, random);

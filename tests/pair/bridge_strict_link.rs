@@ -67,7 +67,7 @@ impl Link {
         if self.is_the_same(world) {
             return false;
         }
-        self.dialed = world.engine.platform.dialed;
+        self.dialed = world.engine.platform().dialed;
         self.far.heard.clear();
         self.stage = if self.is_gone() { Stage::Over } else { Stage::Silent };
         (self.owed, self.frame_max, self.is_blocked) = (Owed::Nothing, FRAME_MAX, false);
@@ -75,7 +75,7 @@ impl Link {
     }
 
     pub(super) fn is_the_same(&self, world: &World) -> bool {
-        self.dialed == world.engine.platform.dialed && !self.is_gone()
+        self.dialed == world.engine.platform().dialed && !self.is_gone()
     }
 
     fn is_gone(&self) -> bool {

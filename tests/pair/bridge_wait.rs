@@ -97,7 +97,7 @@ fn one_message_at_a_time_is_tried_ever_more_rarely_until_all_go_on_in_order() {
     }
     assert_eq!(moved, (0..10).collect::<Vec<u8>>());
     assert_eq!(world.counts(client, 1, "here"), (0, 1));
-    assert_eq!(world.engine.platform.dialed, 1, "the connection was no part of it");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "the connection was no part of it");
 }
 
 /// One misrouted rule kept the one beside it at 0 of 270, and sent its messages 2,256 times.
@@ -126,7 +126,7 @@ fn another_rule_goes_on_as_if_nothing_were() {
     }
     assert_eq!(world.counts(client, 1, "alarms"), (0, 1), "each was settled");
     assert!((4..=20).contains(&tried), "the other was tried {tried} times in half a minute");
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
 /// 200 messages that were refused took 202 connections.
@@ -154,7 +154,7 @@ fn a_channel_that_is_closed_over_it_costs_one_message_and_no_link() {
     far.say(1, &ack(1, false));
     world.run();
     assert_eq!(bodies(&far.published()), [1, 2, 3, 4], "it is taken by now, and so are the others");
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
 /// A frame that is on the wire in part is made whole whatever becomes of its channel, or all that follows on the
@@ -176,7 +176,7 @@ fn a_channel_that_is_closed_in_the_middle_of_a_message_leaves_the_others_their_f
         world.run();
         let came = far.published_on();
         assert!(came.iter().any(|(on, body, _)| (*on, &body[..]) == (2, &[100][..])), "{cut}: {asked:?}");
-        assert_eq!(world.engine.platform.dialed, 1);
+        assert_eq!(world.engine.platform_mut().dialed, 1);
         assert_eq!(world.counts(client, 1, "here").0, 1, "{cut}: it is where it was");
     }
 }
@@ -247,7 +247,7 @@ fn what_is_nacked_is_tried_again_alone_and_on_another_channel_before_it_is_set_a
     far.say(1, &ack(5, true));
     world.run();
     assert_eq!((world.counts(client, 1, "parked").0, world.counts(client, 1, "here").0), (1, 0));
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
 /// A full queue there with 4,000 messages for it took 14,567 sends, and would have been parked whole.
@@ -310,7 +310,7 @@ fn what_cannot_be_set_aside_waits_alone() {
     far.say(2, &ack(0, true));
     world.run();
     assert_eq!(world.counts(client, 1, "alarms"), (0, 1));
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn a_queue_that_is_missing_there_keeps_no_other_from_being_fetched() {
     assert!(asked.contains(&(1, "basic.consume")), "it is asked for again: {asked:?}");
     deliver(&mut world, &far, 0, 1);
     assert_eq!(world.counts(client, 1, "commands.moved").0, 1);
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn a_queue_that_is_deleted_there_costs_no_link() {
     assert!(asked.contains(&(1, "basic.consume")), "it is asked for again: {asked:?}");
     deliver(&mut world, &far, 0, 1);
     assert_eq!(world.counts(client, 1, "commands.moved").0, 1);
-    assert_eq!(world.engine.platform.dialed, 1);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
 }
 
 /// A quorum queue of RabbitMQ refuses a prefetch that consumers share.
@@ -428,6 +428,6 @@ fn a_message_that_is_too_large_for_this_broker_costs_one_download_and_blocks_no_
                 assert!(alarms.contains("held: 3 messages are too large for this broker"), "{alarms}");
             }
         }
-        assert_eq!(world.engine.platform.dialed, 1);
+        assert_eq!(world.engine.platform_mut().dialed, 1);
     }
 }

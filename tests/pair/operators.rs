@@ -102,10 +102,10 @@ fn more_of_them_wait_outside_until_one_has_gone_and_connections_of_the_broker_ar
         world.connect_operator(Shape::WIDE, 0);
     }
     world.run();
-    assert_eq!(world.engine.platform.operators_outside(), 1);
+    assert_eq!(world.engine.platform_mut().operators_outside(), 1);
     world.operator(1).lose();
     world.run();
-    assert_eq!((is_held(&world, 1), world.engine.platform.operators_outside()), (false, 0));
+    assert_eq!((is_held(&world, 1), world.engine.platform_mut().operators_outside()), (false, 0));
     let overview = b"GET /api/connections?columns=state HTTP/1.1\r\n\r\n";
     world.operator(CONTROL_CLIENTS_MAX).write_up(overview);
     world.run();

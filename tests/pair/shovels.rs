@@ -27,7 +27,7 @@ const FETCH: &str = concat!(
 fn house() -> (World, Far) {
     let mut world = World::new(Limits { bridges_max: 2, ..small_limits() });
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
-    world.engine.platform.upstreams.push((SocketAddr::from(([10, 0, 0, 1], 5672)), line.clone()));
+    world.engine.platform_mut().upstreams.push((SocketAddr::from(([10, 0, 0, 1], 5672)), line.clone()));
     world.operators.push(line.clone());
     world.engine.set_bridges(&[]);
     (world, Far::new(line))
@@ -104,7 +104,7 @@ fn a_parameter_makes_a_bridge_at_once_and_its_end_takes_it() {
     assert_eq!(far.names(), ["connection.close"]);
     assert_eq!(world.counts(client, 1, "here"), (0, 0));
     world.pass_ms(60_000);
-    assert_eq!(world.engine.platform.dialed, 1, "it is not tried any more");
+    assert_eq!(world.engine.platform_mut().dialed, 1, "it is not tried any more");
 }
 
 #[test]
@@ -291,9 +291,9 @@ fn a_link_that_is_to_be_tried_once_is_not_tried_again_until_somebody_says_so() {
     world.run();
     far.line.borrow_mut().lose();
     world.run();
-    let dialed = world.engine.platform.dialed;
+    let dialed = world.engine.platform_mut().dialed;
     world.pass_ms(3_600_000);
-    assert_eq!(world.engine.platform.dialed, dialed);
+    assert_eq!(world.engine.platform_mut().dialed, dialed);
 }
 
 #[test]
@@ -392,10 +392,10 @@ fn the_management_api_defines_shows_and_ends_them() {
 fn a_name_that_leads_to_this_machine_is_not_followed() {
     let (mut world, _far) = house();
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
-    world.engine.platform.upstreams.push((SocketAddr::from(([127, 0, 0, 1], 5672)), line));
+    world.engine.platform_mut().upstreams.push((SocketAddr::from(([127, 0, 0, 1], 5672)), line));
     set(&mut world, &FORWARD.replace("host-1", "here-1"));
     world.run();
-    assert_eq!(world.engine.platform.dialed, 0);
+    assert_eq!(world.engine.platform_mut().dialed, 0);
     let said = operator_ask(&mut world, "GET /api/ctl/bridges");
     assert!(said.contains("leads to this machine itself"), "{said}");
 }

@@ -77,7 +77,7 @@ struct Publisher {
 impl Publisher {
     fn new(engine: &mut Engine<Memory>, arguments: &[u8]) -> Self {
         let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
-        engine.platform.arrive(&line, SocketAddr::from(([127, 0, 0, 2], 7)));
+        engine.platform_mut().arrive(&line, SocketAddr::from(([127, 0, 0, 2], 7)));
         let mut client = Client::new(Manners { user: USERS[0], ..Manners::default() });
         client.send(1, &Method::ChannelOpen {});
         client.send(1, &Method::ConfirmSelect { no_wait: false });
@@ -250,10 +250,10 @@ impl Bridged {
     fn set_away(&mut self, is_away: bool) {
         self.is_away = is_away;
         let Some(engine) = &mut self.engine else { return };
-        engine.platform.upstreams.clear();
+        engine.platform_mut().upstreams.clear();
         match is_away {
             true => self.upstream.line.borrow_mut().lose(),
-            false => engine.platform.upstreams.push((SocketAddr::from(AT), self.upstream.line.clone())),
+            false => engine.platform_mut().upstreams.push((SocketAddr::from(AT), self.upstream.line.clone())),
         }
     }
 
@@ -265,7 +265,7 @@ impl Bridged {
         self.upstream.now = self.now;
         let mut moved = publisher.step(clock, &mut self.confirmed);
         moved |= publisher.line.borrow_mut().arrive();
-        moved |= self.upstream.step(engine.platform.dialed);
+        moved |= self.upstream.step(engine.platform_mut().dialed);
         moved |= self.upstream.line.borrow_mut().arrive();
         engine.set_now(clock);
         let is_woken = Memory::report(engine);
@@ -279,7 +279,7 @@ impl Bridged {
         }
         if !moved {
             let due = engine.next_deadline().ms_left(clock).map_or(u64::MAX, |left| self.now + left);
-            let due = due.min(engine.platform.helpers.due_ms().unwrap_or(u64::MAX));
+            let due = due.min(engine.platform_mut().helpers.due_ms().unwrap_or(u64::MAX));
             let due = due.min(self.upstream.next_ms());
             self.now = due.clamp(self.now + 1, self.now + jump_ms);
         }
@@ -288,7 +288,7 @@ impl Bridged {
 
     /// How often the bridge has looked for its upstream in this life, whether or not anybody was there.
     fn tries(&self) -> u32 {
-        self.engine.as_ref().map_or(0, |engine| engine.platform.tried)
+        self.engine.as_ref().map_or(0, |engine| engine.platform().tried)
     }
 
     /// The publisher says a few more, if it may.

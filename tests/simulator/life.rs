@@ -127,7 +127,7 @@ impl<'r> Life<'r> {
         self.run.next_connection += 1;
         self.run.counts.connections += 1;
         let [.., b, c] = number.to_be_bytes();
-        self.engine.platform.arrive(&line, SocketAddr::from(([127, 0, b, c], 7)));
+        self.engine.platform_mut().arrive(&line, SocketAddr::from(([127, 0, b, c], 7)));
         let link = Link { latency_ms, ..Link::default() };
         let mut actor = Actor::new(number, VHOSTS[at], Client::new(manners), line, link);
         actor.act_at = self.now;
@@ -292,7 +292,7 @@ impl<'r> Life<'r> {
         let windows = &self.run.plan.settings;
         let window_ms = windows.commit_window_ms.max(windows.confirm_window_ms).max(windows.settle_window_ms);
         let left = self.engine.next_deadline().ms_left(self.clock());
-        left.is_some_and(|left| left <= window_ms) || self.engine.platform.helpers.due_ms().is_some()
+        left.is_some_and(|left| left <= window_ms) || self.engine.platform().helpers.due_ms().is_some()
     }
 
     /// Nobody sleeps who could go on.
@@ -325,7 +325,7 @@ impl<'r> Life<'r> {
     /// Time passes until something is due.
     fn jump(&mut self, random: &mut Random) {
         let mut next = self.engine.next_deadline();
-        if let Some(due_ms) = self.engine.platform.helpers.due_ms() {
+        if let Some(due_ms) = self.engine.platform_mut().helpers.due_ms() {
             next = next.earlier(Now::from_ms(due_ms).after_ms(0));
         }
         let mut at = next.ms_left(self.clock()).map_or(u64::MAX, |left| self.now + left);
@@ -364,7 +364,7 @@ impl<'r> Life<'r> {
             let delivered = self.run.ledger.delivered;
             let is_quiet = self.actors.iter().all(Actor::is_at_rest)
                 && self.operator.as_ref().is_none_or(Operator::is_at_rest)
-                && self.engine.platform.helpers.due_ms().is_none();
+                && self.engine.platform_mut().helpers.due_ms().is_none();
             if !is_quiet || delivered != since.1 {
                 since = (self.now, delivered);
             }
@@ -413,12 +413,12 @@ impl<'r> Life<'r> {
                     return false;
                 }
                 let deadline = self.engine.flush_sleeps_until().unwrap_or(self.clock().after_ms(0));
-                let due = self.engine.platform.helpers.due_ms();
+                let due = self.engine.platform_mut().helpers.due_ms();
                 let due = due.map_or(Deadline::NEVER, |due_ms| Now::from_ms(due_ms).after_ms(0));
                 // Each call takes time, so what a helper does ends while somebody asks without a pause.
                 self.now += deadline.earlier(due).ms_left(self.clock()).unwrap_or(1).max(1);
                 self.engine.set_now(self.clock());
-                self.engine.platform.helpers.now_ms = self.now;
+                self.engine.platform_mut().helpers.now_ms = self.now;
                 match self.engine.flush() {
                     Ok(more) if !self.run.disk.is_off() => goes_on = more,
                     _ => return false,
@@ -437,7 +437,7 @@ impl<'r> Life<'r> {
             actor.line.borrow_mut().is_held = false;
             actor.note_turn(&mut self.run.ledger);
         }
-        let helpers = &self.engine.platform.helpers;
+        let helpers = &self.engine.platform_mut().helpers;
         self.run.counts.commits += helpers.commits;
         self.run.counts.reads += helpers.reads;
     }

@@ -106,7 +106,7 @@ pub enum Change {
 impl Operator {
     pub fn connect(engine: &mut Engine<Memory>) -> Self {
         let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
-        engine.platform.arrive_operator(&line, 0);
+        engine.platform_mut().arrive_operator(&line, 0);
         Self { line, heard: Vec::new(), waits_for: None }
     }
 

@@ -385,7 +385,7 @@ fn a_commit_of_another_file_before_its_own_does_not_hide_a_file_without_its_head
     let slots: Vec<u32> = disk.slots().expect("the disk is well");
     let of = |slot: u32| commits.iter().filter(move |((at, _), _)| *at == slot);
     // The last commit of the first file, all of it, and over the first one of the second.
-    let ((slot, from), _) = *of(slots[0]).last().expect("it has commits");
+    let ((slot, from), _) = *of(slots[0]).next_back().expect("it has commits");
     let mut strange = vec![0; 64 << 10];
     disk.read(slot, from as u64, &mut strange).expect("the disk is well");
     let bytes = u32::from_le_bytes([strange[8], strange[9], strange[10], strange[11]]) as usize;

@@ -166,7 +166,7 @@ impl World {
         let (log, _) = Log::open(&mut disk, settings, identity, self.now).expect("the disk is new");
         let (_, mut context) = self.engine.broker_mut();
         context.journal_mut().start(log.life(), true, log.record_bytes_max() as u64);
-        self.engine.platform.helpers = Helpers::new(Some(disk.clone()), (1, 1), 0);
+        self.engine.platform_mut().helpers = Helpers::new(Some(disk.clone()), (1, 1), 0);
         self.engine.set_store(StoreDriver::new(log, self.limits.frame_max as usize));
         disk
     }
@@ -181,7 +181,7 @@ impl World {
     pub fn connect_from(&mut self, manners: Manners, shape: Shape, address: [u8; 4]) -> usize {
         let number = self.lines.len();
         let line = Rc::new(RefCell::new(Line::new(shape)));
-        self.engine.platform.arrive(&line, SocketAddr::from((address, 7)));
+        self.engine.platform_mut().arrive(&line, SocketAddr::from((address, 7)));
         self.lines.push(line);
         self.clients.push(Client::new(manners));
         number
@@ -191,7 +191,7 @@ impl World {
     pub fn connect_operator(&mut self, shape: Shape, uid: u32) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
         self.engine.open_admin_socket();
-        self.engine.platform.arrive_operator(&line, uid);
+        self.engine.platform_mut().arrive_operator(&line, uid);
         self.operators.push(line);
         self.operators.len() - 1
     }
@@ -199,7 +199,7 @@ impl World {
     /// A program connects to the management API, from this address; its number among the operator's clients.
     pub fn connect_management(&mut self, shape: Shape, address: [u8; 4]) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
-        self.engine.platform.arrive_management(&line, SocketAddr::from((address, 7)));
+        self.engine.platform_mut().arrive_management(&line, SocketAddr::from((address, 7)));
         self.operators.push(line);
         self.operators.len() - 1
     }
@@ -208,7 +208,7 @@ impl World {
     pub fn connect_metrics(&mut self, shape: Shape, address: [u8; 4]) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
         let address = PeerAddress::Network(SocketAddr::from((address, 7)));
-        self.engine.platform.arrive_at(ListenerId::Management(1), &line, address);
+        self.engine.platform_mut().arrive_at(ListenerId::Management(1), &line, address);
         self.operators.push(line);
         self.operators.len() - 1
     }

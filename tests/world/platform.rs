@@ -240,8 +240,8 @@ impl Memory {
     /// that has been forgotten.
     pub fn report_falsely(engine: &mut Engine<Self>) {
         let readiness = Readiness { is_readable: true, is_writable: true, ..Readiness::default() };
-        for index in 0..engine.platform.registered.len() {
-            match engine.platform.registered[index].interest {
+        for index in 0..engine.platform_mut().registered.len() {
+            match engine.platform_mut().registered[index].interest {
                 Interest::Peer(id) => engine.note_peer(id, readiness),
                 Interest::Newcomer(place) => engine.note_newcomer(place, false),
             }
@@ -270,19 +270,19 @@ impl Memory {
     /// a helper included.
     pub fn report(engine: &mut Engine<Self>) -> bool {
         let now_ms = engine.now().as_ms();
-        engine.platform.helpers.now_ms = now_ms;
-        let mut any = engine.platform.helpers.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
-        any |= engine.platform.looking.is_some();
+        engine.platform_mut().helpers.now_ms = now_ms;
+        let mut any = engine.platform_mut().helpers.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
+        any |= engine.platform_mut().looking.is_some();
         // Of those that came to the operator's socket it is told once.
-        let arrivals = engine.platform.arrivals.iter().map(|(listener, _)| *listener);
+        let arrivals = engine.platform_mut().arrivals.iter().map(|(listener, _)| *listener);
         let listeners: Vec<_> = arrivals.filter(|listener| *listener != ListenerId::Admin).collect();
         listeners.into_iter().for_each(|listener| engine.note_listener(listener));
-        if core::mem::take(&mut engine.platform.has_news_of_operators) {
+        if core::mem::take(&mut engine.platform_mut().has_news_of_operators) {
             engine.note_listener(ListenerId::Admin);
         }
-        engine.platform.registered.retain(|registered| registered.line.borrow().is_held);
-        for index in 0..engine.platform.registered.len() {
-            let Registered { line, interest, closed_told } = &mut engine.platform.registered[index];
+        engine.platform_mut().registered.retain(|registered| registered.line.borrow().is_held);
+        for index in 0..engine.platform_mut().registered.len() {
+            let Registered { line, interest, closed_told } = &mut engine.platform_mut().registered[index];
             let edges = line.borrow_mut().take_edges(closed_told);
             if edges == Edges::default() {
                 continue;

@@ -11,8 +11,8 @@ use crate::time::Deadline;
 
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, LinkId, Phase};
-use super::yard::Yard;
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 impl Bridge {
     /// Messages here that wait to be forwarded, but for those whose rules are held or wait.
@@ -51,12 +51,12 @@ impl Bridge {
 
 impl Bridges {
     /// Ends days that are over, and holds rules or lets them go on.
-    pub(super) fn keep_days<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    pub(super) fn keep_days<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let bridge = &mut self.places[place];
-            if bridge.head.day.keep_time(yard.now) {
-                bridge.note_inflow(yard.broker);
-                let [_, yesterday, _] = bridge.head.day.numbers(yard.now);
+            if bridge.head.day.keep_time(shared.now) {
+                bridge.note_inflow(&shared.broker);
+                let [_, yesterday, _] = bridge.head.day.numbers(shared.now);
                 for link in &mut bridge.links {
                     let today = core::mem::take(&mut link.state.today);
                     // Unless more than a day has passed.
@@ -64,14 +64,14 @@ impl Bridges {
                 }
                 bridge.head.inflow.end_day();
             }
-            if bridge.head.is_to_turn() && !yard.is_stopping {
-                self.turn_rules(yard, place);
+            if bridge.head.is_to_turn() && !shared.is_stopping() {
+                self.turn_rules(shared, place);
             }
         }
     }
 
     #[cold]
-    fn turn_rules<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
+    fn turn_rules<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         let head = &mut self.places[place].head;
         head.is_held = head.day.is_spent();
         let name = &head.config.name;
@@ -87,36 +87,36 @@ impl Bridges {
                 (log::Level::Info, format_args!("bridge {name} has bytes of the day again: all rules go on"))
             }
         };
-        yard.say(level, head.serial, words);
-        self.settle(yard, place);
+        shared.say(level, head.serial, words);
+        self.settle(shared, place);
     }
 
     /// Ends links that have nothing to do, and begins those for which there is something.
-    pub(super) fn keep_demands<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    pub(super) fn keep_demands<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
-            if self.places[place].head.demand.is_some() && !yard.is_stopping {
-                self.keep_demand(yard, place);
+            if self.places[place].head.demand.is_some() && !shared.is_stopping() {
+                self.keep_demand(shared, place);
             }
         }
     }
 
     #[cold]
-    fn keep_demand<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
-        let now = yard.now;
+    fn keep_demand<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
+        let now = shared.now;
         for link in 0..self.places[place].links.len() {
             let bridge = &self.places[place];
             if bridge.links[link].state.rest_due.is_due(now) {
-                let waiting = bridge.waiting(yard.broker, now);
-                self.end_contact(yard, LinkId { place, link }, waiting);
+                let waiting = bridge.waiting(&shared.broker, now);
+                self.end_contact(shared, LinkId { place, link }, waiting);
             }
         }
         let bridge = &mut self.places[place];
         if !bridge.may_be_wanted() {
             return;
         }
-        let waiting = bridge.waiting(yard.broker, now);
-        let has_room = yard.lists.for_room.is_empty();
-        let unix_ms = yard.platform.unix_ms();
+        let waiting = bridge.waiting(&shared.broker, now);
+        let has_room = shared.lists.for_room.is_empty();
+        let unix_ms = shared.platform.unix_ms();
         let reason =
             bridge.head.demand.as_mut().and_then(|demand| demand.look(now, unix_ms, (waiting, has_room)));
         let Some(reason) = reason else { return };
@@ -126,29 +126,30 @@ impl Bridges {
             }
         }
         let words = format_args!("bridge {} connects: {}", bridge.head.config.name, reason.words());
-        yard.say(log::Level::Info, bridge.head.serial, words);
+        shared.say(log::Level::Info, bridge.head.serial, words);
     }
 
     /// A link that has moved nothing for a while ends, unless something waits to be forwarded over it.
     #[cold]
-    fn end_contact<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId, waiting: u64) {
-        self.with(id, yard, |task| {
+    fn end_contact<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, waiting: u64) {
+        self.with(id, shared, |task| {
             let contact = &mut *task.contact;
             let is_idle = contact.is_idle() && !contact.is_draining;
-            let has_output = contact.forwards().any(|lane| task.yard.broker.has_output(lane.own.connection));
+            let has_output =
+                contact.forwards().any(|lane| task.shared.broker.has_output(lane.own.connection));
             let has_more = task.direction == Direction::Forward && (waiting > 0 || has_output);
             let may_rest = is_idle && !has_more;
             let after_ms = task.head.demand.as_ref().map_or(0, Demand::rest_after_ms);
             task.state.is_going_to_rest = may_rest;
-            task.state.rest_due = if may_rest { Deadline::NEVER } else { task.yard.now.after_ms(after_ms) };
+            task.state.rest_due = if may_rest { Deadline::NEVER } else { task.shared.now.after_ms(after_ms) };
             contact.is_draining |= may_rest;
         });
     }
 
     /// A link has ended because there is nothing to do for it: it was a success.
     #[cold]
-    pub(super) fn rest_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
-        let (now, unix_ms, chance) = (yard.now, yard.platform.unix_ms(), self.common.chance());
+    pub(super) fn rest_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
+        let (now, unix_ms, chance) = (shared.now, shared.platform.unix_ms(), self.common.chance());
         let (head, link) = self.get_mut(id);
         link.phase = Phase::Resting;
         link.state.backoff.reset();

@@ -27,7 +27,7 @@ use crate::engine::peer::Waiting;
 use crate::engine::platform::Platform;
 use crate::engine::room_awaited::Need;
 
-impl<P: Platform> Task<'_, '_, P> {
+impl<P: Platform> Task<'_, P> {
     /// How many messages of a rule come ahead: each queue has its share of the window, for a quorum queue of
     /// RabbitMQ refuses to share one, and what is held there beside it.
     pub(super) fn ahead(&self, rule: usize) -> u16 {
@@ -44,16 +44,16 @@ impl<P: Platform> Task<'_, '_, P> {
     #[cold]
     pub(super) fn begin_fetch(&mut self, rule: usize) -> Result<(), Cause> {
         if self.contact.channel.is_none() {
-            let own = self.yard.open_own(self.contact.peer)?;
+            let own = self.shared.open_own(self.contact.peer)?;
             self.contact.channel = Some(own.channel);
-            self.yard.demand(own, Command::ConfirmSelect)?;
+            self.shared.demand(own, Command::ConfirmSelect)?;
         }
         let arrivals = Arrivals::new(self.ahead(rule).into());
         // It comes again, on a channel that knows nothing of it.
         self.state.courses[rule].held = 0;
         let (incoming, is_ending, is_over) = (None, false, false);
         self.contact.lanes[rule] = Lane::Fetch(Fetch { arrivals, incoming, is_ending, is_over });
-        self.state.courses[rule].note_open(self.yard.now);
+        self.state.courses[rule].note_open(self.shared.now);
         Ok(())
     }
 
@@ -68,7 +68,7 @@ impl<P: Platform> Task<'_, '_, P> {
     /// It has no place here.
     pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
         self.contact.has_moved = true;
-        let (now, left) = (self.yard.now, self.state.left);
+        let (now, left) = (self.shared.now, self.state.left);
         let misplaced = || Err(Cause::new(format_args!("a delivery where it has no place")));
         match event {
             Event::Deliver { rule, tag, redelivered, exchange, key } => {
@@ -94,8 +94,8 @@ impl<P: Platform> Task<'_, '_, P> {
             }
             Event::Header { rule, properties, body_len } => {
                 if let Err(full) = self.begin_arriving(rule, properties, body_len) {
-                    let (peer, messages) = (self.contact.peer, &self.yard.supplies.messages);
-                    let shortage = self.yard.broker.shortage_of(messages, peer, full);
+                    let (peer, messages) = (self.contact.peer, &self.shared.supplies.messages);
+                    let shortage = self.shared.broker.shortage_of(messages, peer, full);
                     return Ok(self.wait_for_room(shortage));
                 }
                 self.publish_arrived(rule)
@@ -109,10 +109,10 @@ impl<P: Platform> Task<'_, '_, P> {
                 }
                 match &mut incoming.content {
                     Received::Part(message, left) => {
-                        self.yard.supplies.messages.append_body(*message, octets);
+                        self.shared.supplies.messages.append_body(*message, octets);
                         *left -= len;
                         if *left == 0 {
-                            self.yard.supplies.messages.finish(*message);
+                            self.shared.supplies.messages.finish(*message);
                             incoming.content = Received::Whole(*message);
                         }
                     }
@@ -145,10 +145,10 @@ impl<P: Platform> Task<'_, '_, P> {
         }
         let marks = Marks { id: None, is_repeat: incoming.redelivered };
         let Scratch { headers, edited, properties: again, .. } = &mut self.common.scratch;
-        let said = ((self.state.upstream, 0), self.yard.platform.unix_ms() / 1000, self.yard.node);
+        let said = ((self.state.upstream, 0), self.shared.platform.unix_ms() / 1000, &*self.common.node);
         let (shovel, marks) = (self.head.config.shovel.as_deref(), (marks, self.common.origin));
         let marked = crossing(properties, marks, shovel, said, (headers, edited, again));
-        let limits = self.yard.limits;
+        let limits = &self.shared.limits;
         let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
         let len = u32::try_from(body_len).ok().filter(|len| *len <= limits.message_size_max);
         let Some((properties, len)) = marked.zip(len) else {
@@ -157,12 +157,12 @@ impl<P: Platform> Task<'_, '_, P> {
             self.leave_there(rule, tag, body_len);
             return Ok(());
         };
-        let broker = &*self.yard.broker;
+        let broker = &self.shared.broker;
         let draw = Draw { share: broker.content_share(peer), owner: broker.owner(peer) };
         let to = &self.head.config.fetch[rule].to;
         let key = to.key().map_or(&*incoming.key, str::as_bytes);
         let exchange = to.exchange().unwrap_or(&incoming.exchange);
-        let messages = &mut self.yard.supplies.messages;
+        let messages = &mut self.shared.supplies.messages;
         let message = messages.begin(exchange, key, draw)?;
         let flags = message_flags(properties);
         let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, draw.share);
@@ -179,7 +179,7 @@ impl<P: Platform> Task<'_, '_, P> {
     /// or stays there, unacknowledged until the channel ends, and in nobody's way.
     #[cold]
     fn leave_there(&mut self, rule: usize, tag: u64, body_len: u64) {
-        let most = self.yard.limits.message_size_max;
+        let most = self.shared.limits.message_size_max;
         let queue = &self.head.config.fetch[rule].queue;
         let name = &self.head.config.name;
         let is_rejected =
@@ -193,9 +193,9 @@ impl<P: Platform> Task<'_, '_, P> {
             "{queue}: a message of {body_len} bytes is too large for this broker; {what}"
         ));
         if self.state.is_news(&cause) {
-            self.yard.say(log::Level::Warn, self.head.serial, words);
+            self.shared.say(log::Level::Warn, self.head.serial, words);
         }
-        self.state.last_error = Some((cause, self.yard.now));
+        self.state.last_error = Some((cause, self.shared.now));
         if is_rejected {
             self.contact.client.settle(rule, tag, Verdict::Dead);
         } else {
@@ -207,10 +207,10 @@ impl<P: Platform> Task<'_, '_, P> {
     }
 
     fn wait_for_room(&mut self, shortage: Shortage) -> Next {
-        let (id, since) = (self.contact.peer, self.yard.now);
-        if let Some(peer) = self.yard.peers.get_mut(id) {
+        let (id, since) = (self.contact.peer, self.shared.now);
+        if let Some(peer) = self.shared.peers.get_mut(id) {
             (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since });
-            self.yard.lists.for_room.push(id);
+            self.shared.lists.for_room.push(id);
         }
         Next::Wait
     }
@@ -229,7 +229,7 @@ impl<P: Platform> Task<'_, '_, P> {
             return self.park_arrived(rule, (tag, message), &why);
         }
         let peer = self.contact.peer;
-        let messages = &mut self.yard.supplies.messages;
+        let messages = &mut self.shared.supplies.messages;
         let properties = messages.properties(message, &mut self.common.scratch.properties);
         if hops_of(Properties::trusted(properties)) > self.head.config.hops_max.into() {
             return self.park_arrived(rule, (tag, message), "it has crossed as many bridges as it may");
@@ -237,14 +237,14 @@ impl<P: Platform> Task<'_, '_, P> {
         // For the case that it is to be set aside.
         messages.retain(message);
         let command = Command::Publish { message, mandatory: true };
-        let (outcome, batch) = self.yard.apply((peer, Some(channel)), command);
+        let (outcome, batch) = self.shared.apply((peer, Some(channel)), command);
         let why = match outcome {
             Outcome::Wait => {
-                self.yard.supplies.messages.release(message);
-                return Ok(self.wait_for_room(self.yard.broker.last_shortage()));
+                self.shared.supplies.messages.release(message);
+                return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
             }
-            Outcome::Published if self.yard.broker.has_returned(peer) => {
-                let (broker, mut context) = self.yard.broker();
+            Outcome::Published if self.shared.broker.has_returned(peer) => {
+                let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, peer, 1);
                 "unroutable here: it reaches no queue".to_string()
             }
@@ -262,7 +262,7 @@ impl<P: Platform> Task<'_, '_, P> {
         (tag, message): (u64, MessageId),
         batch: Batch,
     ) -> Result<Next, Cause> {
-        self.yard.supplies.messages.release(message);
+        self.shared.supplies.messages.release(message);
         let Some(lane) = self.contact.fetch(rule) else { unreachable!("it was one that fetches") };
         lane.incoming = None;
         if !lane.arrivals.take(tag, batch) {
@@ -288,7 +288,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 if let Some(incoming) = self.contact.incoming(rule) {
                     incoming.refused = Some(why.into());
                 }
-                return Ok(self.wait_for_room(self.yard.broker.last_shortage()));
+                return Ok(self.wait_for_room(self.shared.broker.last_shortage()));
             }
             Err(cause) => Cause::new(format_args!("{why}, and parking it takes nothing now: {cause}")),
         };
@@ -304,21 +304,21 @@ impl<P: Platform> Task<'_, '_, P> {
     /// That queue takes it no more than its own, or cannot be made.
     #[cold]
     fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
-        self.yard.make_parked(self.head)?;
+        self.shared.make_parked(self.head)?;
         let Some(channel) = self.contact.channel else { unreachable!("what arrived was to be published") };
         let Scratch { properties, edited, .. } = &mut self.common.scratch;
-        let own = Properties::trusted(self.yard.supplies.messages.properties(message, properties));
+        let own = Properties::trusted(self.shared.supplies.messages.properties(message, properties));
         let mut writer = Writer::new(edited);
-        let (said, unix_s) = ((&*self.head.config.name, None, why), self.yard.platform.unix_ms() / 1000);
+        let (said, unix_s) = ((&*self.head.config.name, None, why), self.shared.platform.unix_ms() / 1000);
         let is_written = parked(own, said, unix_s, &mut writer).is_ok();
         let mut len = writer.at();
         // Headers that are too long already stay as they are, for it must be delivered one day.
-        if !is_written || len + 32 > self.yard.limits.frame_max as usize {
+        if !is_written || len + 32 > self.shared.limits.frame_max as usize {
             len = own.as_bytes().len();
             edited[..len].copy_from_slice(own.as_bytes());
         }
         let kept = &edited[..len];
-        let (broker, mut context) = self.yard.broker();
+        let (broker, mut context) = self.shared.broker_mut();
         let put = broker.put_aside(&mut context, channel, message, &self.head.config.parked, kept);
         let put = put.map_err(|fault| Cause::new(format_args!("{}", fault.text)))?;
         if put.is_some() {
@@ -331,7 +331,7 @@ impl<P: Platform> Task<'_, '_, P> {
 
     /// Acknowledges what is durable by now.
     pub(super) fn acknowledge(&mut self) {
-        let durable = self.yard.journal.durable();
+        let durable = self.shared.journal.durable();
         let mut moved = 0;
         for rule in 0..self.contact.lanes.len() {
             let Lane::Fetch(lane) = &mut self.contact.lanes[rule] else { continue };

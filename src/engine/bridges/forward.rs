@@ -19,10 +19,11 @@ use crate::wire::{Full, Properties};
 
 use super::contact::{Contact, End, Forward, Lane, Own};
 use super::message::{Piece, Scratch, What, crossing};
+use super::own_connections::of_broker;
 use super::state::Head;
 use super::task::Task;
-use super::yard::{Yard, of_broker};
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 /// The least that a lane gets of a page when others wait, in bytes.
 const SHARE_BYTES_MIN: usize = 4096;
@@ -43,7 +44,7 @@ pub(super) struct Page {
     unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
 }
 
-impl<P: Platform> Task<'_, '_, P> {
+impl<P: Platform> Task<'_, P> {
     /// The channel of a rule there is ready: its messages begin to flow.
     ///
     /// # Errors
@@ -52,9 +53,9 @@ impl<P: Platform> Task<'_, '_, P> {
     pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
         let config = &self.head.config;
         let ahead = if self.state.courses[rule].is_careful() { 1 } else { config.window };
-        let own = self.yard.consume(config, (&config.forward[rule].queue, "bridge"), ahead)?;
+        let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), ahead)?;
         let flights = Flights::new(config.window.into());
-        let (progress, begun, is_ending, end) = (self.yard.now, 0, false, End::No);
+        let (progress, begun, is_ending, end) = (self.shared.now, 0, false, End::No);
         self.contact.lanes[rule] = Lane::Forward(Forward { own, flights, begun, progress, is_ending, end });
         Ok(())
     }
@@ -63,8 +64,8 @@ impl<P: Platform> Task<'_, '_, P> {
     pub(super) fn end_cancelled(&mut self) {
         for rule in 0..self.contact.lanes.len() {
             let Lane::Forward(lane) = &mut self.contact.lanes[rule] else { continue };
-            if self.yard.broker.next_cancelled(lane.own.connection).is_some() {
-                self.yard.broker.told_cancelled(lane.own.connection);
+            if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
+                self.shared.broker.told_cancelled(lane.own.connection);
                 lane.end(End::Settled);
                 self.wait(rule, Cause::new(format_args!("this queue was deleted here")), false);
             }
@@ -75,7 +76,7 @@ impl<P: Platform> Task<'_, '_, P> {
 
     pub(super) fn begin_page(&mut self) -> Page {
         let (octets, mut pieces) =
-            (core::mem::take(&mut self.yard.scratch.output), core::mem::take(&mut self.common.pieces));
+            (core::mem::take(&mut self.shared.scratch.output), core::mem::take(&mut self.common.pieces));
         pieces.clear();
         let mut lanes = [(0, 0); RULES_MAX];
         for (place, lane) in lanes.iter_mut().zip(&self.contact.lanes) {
@@ -84,7 +85,7 @@ impl<P: Platform> Task<'_, '_, P> {
             }
         }
         let is_between_frames = self.contact.cut.is_none();
-        let pace_left = self.head.pace.left(self.yard.now);
+        let pace_left = self.head.pace.left(self.shared.now);
         let unsendable = heapless::Vec::new();
         Page { octets, len: 0, pieces, is_between_frames, lanes, pace_left, unsendable }
     }
@@ -100,7 +101,7 @@ impl<P: Platform> Task<'_, '_, P> {
                     self.head.config.forward[*rule].is_urgent == is_urgent
                         && lane.end != End::AtOnce
                         && (lane.begun > 0
-                            || !lane.is_ending && self.yard.broker.has_output(lane.own.connection))
+                            || !lane.is_ending && self.shared.broker.has_output(lane.own.connection))
                 })
             };
             let those: heapless::Vec<usize, RULES_MAX> =
@@ -120,15 +121,15 @@ impl<P: Platform> Task<'_, '_, P> {
     /// the rest of the frame that was begun.
     pub(super) fn fill_lane(&mut self, rule: usize, page: &mut Page, share: usize) {
         let Some(lane) = self.contact.forward(rule) else { return };
-        let unix_s = self.yard.platform.unix_ms() / 1000;
+        let unix_s = self.shared.platform.unix_ms() / 1000;
         let scratch = &mut self.common.scratch;
         let window = self.state.left.unwrap_or(u64::MAX).min(self.head.config.window.into());
         let window = if self.state.courses[rule].is_careful() { 1 } else { window as usize };
         let (mut done, mut begun) = page.lanes[rule];
-        let mut outbox = self.yard.broker.outbox(lane.own.connection);
+        let mut outbox = self.shared.broker.outbox(lane.own.connection);
         (0..done).for_each(|_| outbox.advance());
         let stop = page.len.saturating_add(share);
-        let messages = &self.yard.supplies.messages;
+        let messages = &self.shared.supplies.messages;
         while page.len < page.octets.len() {
             let may_begin = !lane.is_ending
                 && page.len < stop
@@ -141,7 +142,7 @@ impl<P: Platform> Task<'_, '_, P> {
             let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
             let item = Item { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
             let lent = (messages, self.common.origin, self.contact.client.frame_max());
-            let head = match item.write_head(lent, self.yard.node, scratch) {
+            let head = match item.write_head(lent, &self.common.node, scratch) {
                 Ok(head) => head,
                 Err(why) => {
                     let kept = page.unsendable.push((rule, item.delivery.delivery_tag, why));
@@ -175,7 +176,7 @@ impl<P: Platform> Task<'_, '_, P> {
 
     /// The socket took so many octets of what was filled.
     pub(super) fn note_sent(&mut self, sent: usize, has_unsent: bool, pieces: &[Piece]) {
-        let now = self.yard.now;
+        let now = self.shared.now;
         // What took nothing has changed nothing.
         if sent > 0 {
             self.contact.cut = None;
@@ -213,13 +214,13 @@ impl<P: Platform> Task<'_, '_, P> {
                         today.payload += u64::from(body);
                         today.messages += 1;
                     }
-                    let (broker, mut context) = self.yard.broker();
+                    let (broker, mut context) = self.shared.broker_mut();
                     broker.sent(&mut context, own, 1);
                 }
             }
         }
         for lane in self.contact.forwards() {
-            let (broker, mut context) = self.yard.broker();
+            let (broker, mut context) = self.shared.broker_mut();
             broker.set_writable(&mut context, lane.own.connection, lane.begun == 0 && !has_unsent);
         }
     }
@@ -235,7 +236,7 @@ impl<P: Platform> Task<'_, '_, P> {
         rule: usize,
         (number, multiple, is_taken): (u64, bool, bool),
     ) -> Result<(), Cause> {
-        let now = self.yard.now;
+        let now = self.shared.now;
         self.contact.has_moved = true;
         self.contact.progress = now;
         loop {
@@ -248,7 +249,7 @@ impl<P: Platform> Task<'_, '_, P> {
             match refusal {
                 Some(why) => self.refuse(rule, flight.tag, why),
                 None => {
-                    self.yard.settle(own, flight.tag, Settlement::Ack)?;
+                    self.shared.settle(own, flight.tag, Settlement::Ack)?;
                     self.state.counts.moved += 1;
                     self.note_going(rule);
                     self.count_down(1);
@@ -259,7 +260,7 @@ impl<P: Platform> Task<'_, '_, P> {
             }
         }
         // There is room in the window for what waits in the outbox.
-        self.yard.list_to_write(self.contact.peer);
+        self.shared.list_to_write(self.contact.peer);
         Ok(())
     }
 
@@ -303,7 +304,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 return;
             }
         };
-        match self.yard.settle(own, tag, Settlement::Requeue) {
+        match self.shared.settle(own, tag, Settlement::Requeue) {
             Ok(()) => self.wait(rule, cause, true),
             Err(cause) => self.lose(cause),
         }
@@ -315,9 +316,9 @@ impl<P: Platform> Task<'_, '_, P> {
     /// That takes nothing.
     #[cold]
     fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
-        self.yard.make_parked(self.head)?;
+        self.shared.make_parked(self.head)?;
         let words = (&*self.head.config.name, &*self.head.config.parked);
-        let (broker, mut context) = self.yard.broker();
+        let (broker, mut context) = self.shared.broker_mut();
         broker.park_delivery(&mut context, (channel, tag), words, why).map_err(of_broker)?;
         self.head.parked_alarm.note_parked();
         Ok(())
@@ -330,18 +331,18 @@ impl<P: Platform> Task<'_, '_, P> {
             let Some(lane) = self.contact.forward(rule) else { continue };
             let own = lane.own.connection;
             let is_first =
-                self.yard.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);
+                self.shared.broker.outbox(own).peek().is_some_and(|delivery| delivery.delivery_tag == tag);
             if is_first && lane.begun == 0 {
-                let (broker, mut context) = self.yard.broker();
+                let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, own, 1);
                 self.refuse(rule, tag, why);
-                self.yard.list_to_write(self.contact.peer);
+                self.shared.list_to_write(self.contact.peer);
             }
         }
     }
 }
 
-impl<P: Platform> Yard<'_, P> {
+impl<P: Platform> Shared<P> {
     fn settle(&mut self, own: Own, delivery_tag: u64, settlement: Settlement) -> Result<(), Cause> {
         self.demand(own, Command::Settle { delivery_tag, multiple: false, settlement })
     }

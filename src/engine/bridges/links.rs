@@ -18,13 +18,14 @@ use crate::config::upstream::is_this_machine;
 use crate::time::{Deadline, Now};
 
 use super::contact::Contact;
+use super::own_connections::of_broker;
 use super::registry::Bridges;
 use super::state::{ADDRESSES_MAX, Bridge, Link, LinkId, Phase};
-use super::yard::{Yard, of_broker};
 use crate::engine::address::PeerAddress;
 use crate::engine::name_lookup::NameLookup;
 use crate::engine::peer::{Needs, Peer, Session};
 use crate::engine::platform::{Interest, Platform};
+use crate::engine::shared::Shared;
 
 /// The pause before the next upstream of several is tried, in milliseconds.
 const NEXT_UPSTREAM_MS: u64 = 200;
@@ -35,39 +36,39 @@ const TRIES_PER_TURN: usize = 4;
 
 impl Bridges {
     /// Begins what is due.
-    pub(super) fn try_links<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    pub(super) fn try_links<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for _ in 0..TRIES_PER_TURN {
-            let now = yard.now;
+            let now = shared.now;
             let Some(id) = self.find(|link| matches!(link.phase, Phase::Waiting(at) if at.is_due(now)))
             else {
                 return;
             };
             match self.get_mut(id).1.state.addresses.is_empty() {
-                true => self.try_link(yard, id),
-                false => self.dial(yard, id, None),
+                true => self.try_link(shared, id),
+                false => self.dial(shared, id, None),
             }
         }
     }
 
     #[cold]
-    fn try_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
+    fn try_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
         let (bridge, link) = self.get_mut(id);
         let upstream = &bridge.config.upstream[link.state.upstream];
         if let Ok(ip) = upstream.host.parse::<IpAddr>() {
             link.state.addresses.extend([SocketAddr::new(ip, upstream.port)]);
-            self.dial(yard, id, None);
+            self.dial(shared, id, None);
         } else {
-            let ticket = yard.worker.ticket();
+            let ticket = shared.worker.ticket();
             link.phase = Phase::LookingUp(ticket);
             let lookup = NameLookup { ticket, host: upstream.host.clone(), port: upstream.port };
-            yard.platform.start_lookup(lookup);
+            shared.platform.start_lookup(lookup);
         }
     }
 
     /// Takes what was found of names.
     #[cold]
-    pub(super) fn take_lookups<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
-        while let Some(found) = yard.platform.take_lookup() {
+    pub(super) fn take_lookups<P: Platform>(&mut self, shared: &mut Shared<P>) {
+        while let Some(found) = shared.platform.take_lookup() {
             let is_it =
                 |link: &Link| matches!(link.phase, Phase::LookingUp(ticket) if ticket == found.ticket);
             let Some(id) = self.find(is_it) else { continue };
@@ -80,7 +81,7 @@ impl Bridges {
                 }
                 Err(why) => Cause::new(format_args!("its name {host} cannot be looked up: {why}")),
             };
-            self.dial(yard, id, Some(none));
+            self.dial(shared, id, Some(none));
         }
     }
 
@@ -88,7 +89,7 @@ impl Bridges {
 
     /// Connects to the next address. `why`: what is to be said if there is none.
     #[cold]
-    fn dial<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId, mut why: Option<Cause>) {
+    fn dial<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId, mut why: Option<Cause>) {
         loop {
             let (bridge, link) = self.get_mut(id);
             let Some(address) = link.state.addresses.pop_front() else { break };
@@ -102,19 +103,19 @@ impl Bridges {
                 )));
                 continue;
             }
-            match self.connect(yard, id, address) {
+            match self.connect(shared, id, address) {
                 Ok(()) => return,
                 Err(cause) => why = Some(cause),
             }
         }
         let cause = why.unwrap_or_else(|| Cause::new(format_args!("it has no address")));
-        self.fail_link(yard, id, cause, None);
+        self.fail_link(shared, id, cause, None);
     }
 
     #[cold]
     fn connect<P: Platform>(
         &mut self,
-        yard: &mut Yard<'_, P>,
+        shared: &mut Shared<P>,
         id: LinkId,
         address: SocketAddr,
     ) -> Result<(), Cause> {
@@ -127,35 +128,35 @@ impl Bridges {
         }
         let tls = upstream.with_tls.then(|| (upstream.host.clone(), bridge.config.tls.clone()));
         let name = format!("bridge {}", bridge.config.name);
-        let own = yard.broker.connect_own(&name, &bridge.config.vhost).map_err(of_broker)?;
-        let registered = yard.platform.connect(address).and_then(|mut socket| {
-            yard.platform.register(&mut socket, Interest::Peer(own.into())).map(|()| socket)
+        let own = shared.broker.connect_own(&name, &bridge.config.vhost).map_err(of_broker)?;
+        let registered = shared.platform.connect(address).and_then(|mut socket| {
+            shared.platform.register(&mut socket, Interest::Peer(own.into())).map(|()| socket)
         });
         let socket = match registered {
             Ok(socket) => socket,
             Err(error) => {
-                yard.release_own(own);
+                shared.release_own(own);
                 return Err(Cause::new(format_args!("{address} cannot be reached: {error}")));
             }
         };
         let session = Session::Bridge(Needs::default());
-        let mut peer = Peer::new(socket, PeerAddress::Network(address), session, yard.now);
+        let mut peer = Peer::new(socket, PeerAddress::Network(address), session, shared.now);
         // It is reported when it is connected, or cannot be.
         (peer.stream.readable, peer.stream.writable) = (false, false);
         if let Some((host, tls)) = tls {
             peer.stream.begin_tls_to(&host, &tls);
         }
-        yard.peers.put(own, peer);
+        shared.peers.put(own, peer);
         let credentials = Credentials {
             upstream,
             name: format!("leveret bridge {} {}", bridge.config.name, link.direction.name()),
             version,
         };
-        let limits = (yard.limits.frame_max, bridge.config.heartbeat_s);
+        let limits = (shared.limits.frame_max, bridge.config.heartbeat_s);
         let rules = bridge.rules(link.direction).len();
-        let client = Client::new(yard.now, rules, credentials, origin, limits);
-        link.phase = Phase::Connected(Box::new(Contact::new(own, client, rules, yard.now)));
-        self.with(id, yard, |_| ());
+        let client = Client::new(shared.now, rules, credentials, origin, limits);
+        link.phase = Phase::Connected(Box::new(Contact::new(own, client, rules, shared.now)));
+        self.with(id, shared, |_| ());
         Ok(())
     }
 
@@ -163,28 +164,28 @@ impl Bridges {
 
     /// A link has no socket any more: it is tried again, unless nobody wants it.
     #[cold]
-    pub(super) fn end_link<P: Platform>(&mut self, yard: &mut Yard<'_, P>, id: LinkId) {
-        self.with(id, yard, |task| task.note_passed());
-        let now = yard.now;
+    pub(super) fn end_link<P: Platform>(&mut self, shared: &mut Shared<P>, id: LinkId) {
+        self.with(id, shared, |task| task.note_passed());
+        let now = shared.now;
         let (bridge, link) = self.get_mut(id);
         let phase = core::mem::replace(&mut link.phase, Phase::Paused);
         let Phase::Connected(mut contact) = phase else { unreachable!("only a link with a socket loses it") };
-        contact.lanes.iter_mut().for_each(|lane| yard.end_lane(lane));
-        yard.release_own(contact.peer);
-        yard.worker.leave(contact.peer.into());
+        contact.lanes.iter_mut().for_each(|lane| shared.end_lane(lane));
+        shared.release_own(contact.peer);
+        shared.worker.leave(contact.peer.into());
         let since = link.state.ready_since.take();
         if since.is_some() {
             link.state.was_ready = Some(now);
         }
         link.state.rest_due = Deadline::NEVER;
         let may_rest = core::mem::take(&mut link.state.is_going_to_rest);
-        let is_wanted = !bridge.is_leaving && !bridge.is_paused && !yard.is_stopping;
+        let is_wanted = !bridge.is_leaving && !bridge.is_paused && !shared.is_stopping();
         let again = Phase::Waiting(now.after_ms(0));
         if !is_wanted {
             return;
         }
         if contact.is_draining && may_rest {
-            return self.rest_link(yard, id);
+            return self.rest_link(shared, id);
         }
         // One that was paused may be wanted again since; and in the next turn, for until then its place among
         // the peers may still be somebody's.
@@ -194,19 +195,19 @@ impl Bridges {
             return;
         }
         let cause = contact.cause.take().unwrap_or_else(|| Cause::new(format_args!("it ended")));
-        self.fail_link(yard, id, cause, since);
+        self.fail_link(shared, id, cause, since);
     }
 
     /// A link is not up: it is said why, if that is news, and when it is tried again.
     #[cold]
     fn fail_link<P: Platform>(
         &mut self,
-        yard: &mut Yard<'_, P>,
+        shared: &mut Shared<P>,
         id: LinkId,
         cause: Cause,
         since: Option<Now>,
     ) {
-        let (chance, now) = (self.common.chance(), yard.now);
+        let (chance, now) = (self.common.chance(), shared.now);
         let (bridge, link) = self.get_mut(id);
         let upstreams = bridge.config.upstream.len();
         let state = &mut link.state;
@@ -215,7 +216,7 @@ impl Bridges {
         }
         if state.is_news(&cause) {
             let words = format_args!("{cause}; it is tried again, ever more rarely");
-            yard.say_of_link(log::Level::Warn, bridge, (link.direction, state.upstream), words);
+            shared.say_of_link(log::Level::Warn, bridge, (link.direction, state.upstream), words);
         }
         state.upstream = (state.upstream + 1) % upstreams;
         state.addresses.clear();
@@ -231,10 +232,10 @@ impl Bridges {
 
     /// All links of a bridge end, as soon as what is under way is settled.
     #[cold]
-    pub(super) fn drain<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
+    pub(super) fn drain<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         for link in 0..self.places[place].links.len() {
             let id = LinkId { place, link };
-            if self.with(id, yard, |task| task.contact.is_draining = true).is_none() {
+            if self.with(id, shared, |task| task.contact.is_draining = true).is_none() {
                 self.get_mut(id).1.phase = Phase::Paused;
             }
         }
@@ -243,7 +244,7 @@ impl Bridges {
     /// Bridges that leave finish what they have begun, but not while others are made again and again: they
     /// take connections from everybody.
     #[cold]
-    pub(super) fn hasten_leaving<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    pub(super) fn hasten_leaving<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if self.places.len() < 2 * self.max {
             return;
         }
@@ -251,13 +252,13 @@ impl Bridges {
         let leaving: Vec<LinkId> = self.links().map(|(id, _)| id).filter(is_leaving).collect();
         for id in leaving {
             let why = "this broker: it was changed again before that had come to its end";
-            self.with(id, yard, |task| task.lose(Cause::new(format_args!("{why}"))));
+            self.with(id, shared, |task| task.lose(Cause::new(format_args!("{why}"))));
         }
     }
 
     /// Bridges that are to go and whose links have ended.
     #[cold]
-    pub(super) fn drop_left<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    pub(super) fn drop_left<P: Platform>(&mut self, shared: &mut Shared<P>) {
         let is_left = |bridge: &Bridge| bridge.head.is_leaving && !bridge.is_connected();
         while let Some(place) = self.places.iter().position(is_left) {
             let mut left = self.places.remove(place);
@@ -267,7 +268,7 @@ impl Bridges {
             if let Some(next) = self.places.iter_mut().find(is_next) {
                 left.hand_counts_on(&mut next.links);
             }
-            self.clear_up_after(yard, &left.head);
+            self.clear_up_after(shared, &left.head);
         }
     }
 }

@@ -15,6 +15,8 @@ const MARKS_BYTES_MAX: usize = 2048;
 pub(super) struct Common {
     pub(super) origin: Origin,
     pub(super) version: String,
+    /// What this broker is called.
+    pub(super) node: String,
     /// Room to write heads of messages and their headers in; empty when there is no bridge.
     pub(super) scratch: Scratch,
     /// What a page of output consists of.
@@ -25,10 +27,11 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub(super) fn new(max: usize, frame_max: usize, version: &str, seed: u64) -> Self {
+    pub(super) fn new(max: usize, frame_max: usize, (node, version): (&str, &str), seed: u64) -> Self {
         let mut common = Self {
             origin: Origin::default(),
             version: version.to_string(),
+            node: node.to_string(),
             scratch: Scratch::default(),
             pieces: Vec::new(),
             note_due: Deadline::NEVER,

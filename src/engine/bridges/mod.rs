@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! engine ── Bridges::handle: something happened to a link ─────────┐
-//!        ── Bridges::poll: once in every turn ─────────────────────┤→ a Yard is lent, and all is done with that
+//!        ── Bridges::poll: once in every turn ─────────────────────┤→ all is done with what is shared
 //!        ── Bridges::deadline, is_ready: when to poll again        ┘
 //! ```
 //!
 //! | file | what it holds |
 //! |------|---------------|
-//! | `yard` | what of the engine is lent for a call |
+//! | `own_connections` | what is done at the broker here, by connections of their own |
 //! | `state` | what is known of bridges and of their links |
 //! | `course` | how a rule goes on: waiting, or trying with one message |
 //! | `links` | when links are tried, and what becomes of those that end |
@@ -39,6 +39,7 @@ mod forward;
 mod links;
 mod message;
 mod notes;
+mod own_connections;
 mod queues;
 mod registry;
 mod retry;
@@ -47,11 +48,9 @@ mod state;
 mod task;
 mod traffic;
 mod views;
-mod yard;
 
 pub(super) use registry::Bridges;
 pub(crate) use registry::bridge_bytes;
 pub(super) use shovels::check;
 pub(super) use task::Call;
 pub(super) use views::ShownBridges;
-pub(super) use yard::Yard;

@@ -26,8 +26,8 @@ use crate::bridge::Price;
 
 use super::registry::{Bridges, NOTED_EVERY_MS};
 use super::state::{Bridge, Counts};
-use super::yard::Yard;
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 /// When it is for the first time if a day has a budget, in milliseconds; every pause is twice the one
 /// before, up to [`NOTED_EVERY_MS`]. So a board that is cut from its power forgets half of a life at most,
@@ -115,20 +115,20 @@ impl Bridge {
 impl Bridges {
     /// What is to be written down; `None`: there are no bridges.
     #[cold]
-    pub(in crate::engine) fn notes<P: Platform>(&mut self, yard: &Yard<'_, P>) -> Option<String> {
-        self.places.iter_mut().for_each(|bridge| bridge.note_inflow(yard.broker));
-        self.notes_with_days(yard, |_| true)
+    pub(in crate::engine) fn notes<P: Platform>(&mut self, shared: &Shared<P>) -> Option<String> {
+        self.places.iter_mut().for_each(|bridge| bridge.note_inflow(&shared.broker));
+        self.notes_with_days(shared, |_| true)
     }
 
     /// The same, with the days of those bridges alone.
     fn notes_with_days<P: Platform>(
         &self,
-        yard: &Yard<'_, P>,
+        shared: &Shared<P>,
         has_day: impl Fn(&Bridge) -> bool,
     ) -> Option<String> {
         let mut text = String::new();
         for bridge in self.places.iter().filter(|bridge| !bridge.head.is_leaving) {
-            bridge.write_notes(&mut text, yard.now, has_day(bridge));
+            bridge.write_notes(&mut text, shared.now, has_day(bridge));
         }
         (!text.is_empty()).then_some(text)
     }
@@ -148,16 +148,16 @@ impl Bridges {
     }
 
     /// Has written down what changed, if it is time.
-    pub(super) fn write_notes<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
-        if !self.common.note_due.is_due(yard.now) {
+    pub(super) fn write_notes<P: Platform>(&mut self, shared: &mut Shared<P>) {
+        if !self.common.note_due.is_due(shared.now) {
             return;
         }
         self.note_pause_ms = (2 * self.note_pause_ms).min(NOTED_EVERY_MS);
-        self.common.note_due = yard.now.after_ms(self.note_pause_ms);
+        self.common.note_due = shared.now.after_ms(self.note_pause_ms);
         // The day goes on whatever happens; where it is only counted, it is no reason to write.
-        let reason = self.notes_with_days(yard, |bridge| bridge.head.config.day_bytes_max.is_some());
+        let reason = self.notes_with_days(shared, |bridge| bridge.head.config.day_bytes_max.is_some());
         if reason != self.noted {
-            yard.worker.note = self.notes(yard);
+            shared.worker.note = self.notes(shared);
             self.noted = reason;
         }
     }

@@ -8,15 +8,16 @@ use crate::bridge::Cause;
 use crate::config::bridge::Destination;
 use crate::time::Deadline;
 
+use super::own_connections::of_broker;
 use super::shovels::source_of;
 use super::state::{Direction, Head};
-use super::yard::{Yard, of_broker};
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 /// How long after a queue could not be made it is tried again, in milliseconds.
 const AGAIN_MS: u64 = 10_000;
 
-impl<P: Platform> Yard<'_, P> {
+impl<P: Platform> Shared<P> {
     /// Makes all queues of a bridge, as far as that can be done now; what cannot is told, and tried again.
     #[cold]
     pub(super) fn make_queues(&mut self, head: &mut Head) {
@@ -61,7 +62,7 @@ impl<P: Platform> Yard<'_, P> {
             (Direction::Forward, _) => {
                 self.make_queue(vhost, &rule.queue, &head.arguments_here())?;
                 let Some((exchange, key)) = source_of(&head.config) else { return Ok(()) };
-                let (broker, mut context) = self.broker();
+                let (broker, mut context) = self.broker_mut();
                 let (source, queue) = ((&*exchange, &*key), (&*rule.queue, false));
                 broker.operator_bind(&mut context, vhost, source, queue, &[]).map(|_| ()).map_err(of_broker)
             }
@@ -86,7 +87,7 @@ impl<P: Platform> Yard<'_, P> {
         if self.broker.queue_depth(vhost, queue).is_some() {
             return Ok(());
         }
-        let (broker, mut context) = self.broker();
+        let (broker, mut context) = self.broker_mut();
         let declared = broker.operator_declare_queue(&mut context, vhost, queue, (true, false), arguments);
         declared.map(|_| ()).map_err(of_broker)
     }

@@ -14,9 +14,9 @@ use super::course::Course;
 use super::message::{Common, Scratch};
 use super::state::{Bridge, Head, Link, LinkId, Phase};
 use super::task::{Call, Task};
-use super::yard::Yard;
 use crate::engine::lists::peer_bytes;
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 /// How often what was counted is written down, in milliseconds.
 pub(super) const NOTED_EVERY_MS: u64 = 3_600_000;
@@ -55,7 +55,7 @@ impl Bridges {
     pub(in crate::engine) fn new(
         max: usize,
         frame_max: usize,
-        version: &str,
+        (node, version): (&str, &str),
         seed: u64,
         has_tls_room: bool,
     ) -> Self {
@@ -68,7 +68,7 @@ impl Bridges {
             serials: 0,
             note_pause_ms: NOTED_EVERY_MS,
             noted: None,
-            common: Common::new(max, frame_max, version, seed),
+            common: Common::new(max, frame_max, (node, version), seed),
         }
     }
 
@@ -95,51 +95,51 @@ impl Bridges {
     /// Something has happened to a link; says how many octets were written.
     pub(in crate::engine) fn handle<P: Platform>(
         &mut self,
-        yard: &mut Yard<'_, P>,
+        shared: &mut Shared<P>,
         connection: ConnectionId,
         call: Call<'_>,
     ) -> usize {
         let is_it = |link: &Link| link.peer() == Some(connection) || link.has_own(connection);
         let Some(id) = self.find(is_it) else {
             if let Call::PutOut(why) = call {
-                self.put_retry_out(yard, connection, why);
+                self.put_retry_out(shared, connection, why);
             }
             return 0;
         };
-        self.with(id, yard, |task| task.handle(call)).unwrap_or(0)
+        self.with(id, shared, |task| task.handle(call)).unwrap_or(0)
     }
 
     /// The socket of a link is about to be closed.
     #[cold]
     pub(in crate::engine) fn note_closed<P: Platform>(
         &mut self,
-        yard: &mut Yard<'_, P>,
+        shared: &mut Shared<P>,
         connection: ConnectionId,
     ) {
         if let Some(id) = self.find(|link| link.peer() == Some(connection)) {
-            self.end_link(yard, id);
+            self.end_link(shared, id);
         }
     }
 
     /// Does what is due, and begins what can be begun.
-    pub(in crate::engine) fn poll<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
-        if self.has_parameter_news(yard.broker) {
-            self.take_parameters(yard);
+    pub(in crate::engine) fn poll<P: Platform>(&mut self, shared: &mut Shared<P>) {
+        if self.has_parameter_news(&shared.broker) {
+            self.take_parameters(shared);
         }
         if self.places.is_empty() {
             return;
         }
-        self.take_lookups(yard);
-        self.write_notes(yard);
-        self.retry_parked(yard);
-        self.tell_parked(yard);
-        self.keep_days(yard);
-        self.keep_courses(yard);
-        self.keep_demands(yard);
-        self.drop_left(yard);
-        if !yard.is_stopping {
-            self.keep_queues(yard);
-            self.try_links(yard);
+        self.take_lookups(shared);
+        self.write_notes(shared);
+        self.retry_parked(shared);
+        self.tell_parked(shared);
+        self.keep_days(shared);
+        self.keep_courses(shared);
+        self.keep_demands(shared);
+        self.drop_left(shared);
+        if !shared.is_stopping() {
+            self.keep_queues(shared);
+            self.try_links(shared);
         }
     }
 
@@ -186,44 +186,44 @@ impl Bridges {
     pub(super) fn with<P: Platform, T>(
         &mut self,
         id: LinkId,
-        yard: &mut Yard<'_, P>,
-        work: impl FnOnce(&mut Task<'_, '_, P>) -> T,
+        shared: &mut Shared<P>,
+        work: impl FnOnce(&mut Task<'_, P>) -> T,
     ) -> Option<T> {
         let Bridge { head, links } = &mut self.places[id.place];
         let Link { direction, phase: Phase::Connected(contact), state } = &mut links[id.link] else {
             return None;
         };
         let (direction, common) = (*direction, &mut self.common);
-        let mut task = Task { direction, head, state, contact, common, yard };
+        let mut task = Task { direction, head, state, contact, common, shared };
         let done = work(&mut task);
         task.settle();
         if task.is_over() {
-            yard.end_shovel(head);
+            shared.end_shovel(head);
         }
         Some(done)
     }
 
     /// What has changed of a bridge is taken up by its links.
-    pub(super) fn settle<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
+    pub(super) fn settle<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         for link in 0..self.places[place].links.len() {
-            self.with(LinkId { place, link }, yard, |_| ());
+            self.with(LinkId { place, link }, shared, |_| ());
         }
     }
 
     /// Lets rules try that have waited long enough.
-    fn keep_courses<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    fn keep_courses<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
-            if self.places[place].links.iter().any(|link| link.course_deadline().is_due(yard.now)) {
-                self.settle(yard, place);
+            if self.places[place].links.iter().any(|link| link.course_deadline().is_due(shared.now)) {
+                self.settle(shared, place);
             }
         }
     }
 
     /// Makes the queues of bridges that could not be made before.
-    fn keep_queues<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    fn keep_queues<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for bridge in &mut self.places {
-            if !bridge.head.is_leaving && bridge.head.queues_due.is_due(yard.now) {
-                yard.make_queues(&mut bridge.head);
+            if !bridge.head.is_leaving && bridge.head.queues_due.is_due(shared.now) {
+                shared.make_queues(&mut bridge.head);
             }
         }
     }

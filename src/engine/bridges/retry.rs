@@ -20,8 +20,8 @@ use crate::wire::{Properties, Writer};
 use super::message::Scratch;
 use super::registry::Bridges;
 use super::state::{Head, ParkedAlarm, Retry};
-use super::yard::Yard;
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 /// Where a message goes.
 enum Back {
@@ -36,14 +36,14 @@ enum Back {
 impl Bridges {
     /// Begins, unless it is under way; what comes of it is told by `bridge_status`, and in the log.
     #[cold]
-    pub(super) fn begin_retry<P: Platform>(&mut self, yard: &mut Yard<'_, P>, place: usize) {
+    pub(super) fn begin_retry<P: Platform>(&mut self, shared: &mut Shared<P>, place: usize) {
         let head = &mut self.places[place].head;
         if head.retry.is_some() {
             return;
         }
-        match yard.open_retry(head) {
+        match shared.open_retry(head) {
             Ok(retry) => head.retry = Some(retry),
-            Err(cause) => yard.tell_retried(head, cause),
+            Err(cause) => shared.tell_retried(head, cause),
         }
     }
 
@@ -54,22 +54,22 @@ impl Bridges {
     }
 
     /// Goes on with those that are under way, and begins those whose time has come.
-    pub(super) fn retry_parked<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    pub(super) fn retry_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for place in 0..self.places.len() {
             let head = &mut self.places[place].head;
-            if head.retry_due.is_due(yard.now) {
+            if head.retry_due.is_due(shared.now) {
                 head.retry_due = Deadline::NEVER;
-                self.begin_retry(yard, place);
+                self.begin_retry(shared, place);
             }
             let head = &mut self.places[place].head;
             let Some(mut retry) = head.retry.take() else { continue };
-            let step = match head.is_leaving || yard.is_stopping {
+            let step = match head.is_leaving || shared.is_stopping() {
                 true => Err(Cause::new(format_args!("it was ended: the bridge, or the broker, goes"))),
-                false => yard.retry_one(head, &mut self.common.scratch, &mut retry),
+                false => shared.retry_one(head, &mut self.common.scratch, &mut retry),
             };
             match step {
                 Ok(true) => head.retry = Some(retry),
-                step => yard.end_retry(head, retry, step.err()),
+                step => shared.end_retry(head, retry, step.err()),
             }
         }
     }
@@ -78,7 +78,7 @@ impl Bridges {
     #[cold]
     pub(super) fn put_retry_out<P: Platform>(
         &mut self,
-        yard: &mut Yard<'_, P>,
+        shared: &mut Shared<P>,
         connection: ConnectionId,
         why: &str,
     ) {
@@ -87,23 +87,23 @@ impl Bridges {
         let Some(bridge) = self.places.iter_mut().find(|bridge| is_its(&bridge.head)) else { return };
         if let Some(retry) = bridge.head.retry.take() {
             let cause = Cause::new(format_args!("this broker: {why}"));
-            yard.end_retry(&mut bridge.head, retry, Some(cause));
+            shared.end_retry(&mut bridge.head, retry, Some(cause));
         }
     }
 
     /// Says of which bridges messages are set aside now, and of which none is any more: one line when it
     /// begins and one when it ends, of however many messages.
-    pub(super) fn tell_parked<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
+    pub(super) fn tell_parked<P: Platform>(&mut self, shared: &mut Shared<P>) {
         for bridge in &mut self.places {
             let head = &mut bridge.head;
             if head.parked_alarm != ParkedAlarm::Off && head.retry.is_none() && !head.is_leaving {
-                yard.tell_parked_of(head);
+                shared.tell_parked_of(head);
             }
         }
     }
 }
 
-impl<P: Platform> Yard<'_, P> {
+impl<P: Platform> Shared<P> {
     fn parked_depth(&self, head: &Head) -> u32 {
         self.broker.queue_depth(&head.config.vhost, &head.config.parked).unwrap_or(0)
     }
@@ -186,7 +186,7 @@ impl<P: Platform> Yard<'_, P> {
         };
         let (back, as_it_was, kept) = self.way_back(message, scratch);
         let channel = retry.own.channel;
-        let (broker, mut context) = self.broker();
+        let (broker, mut context) = self.broker_mut();
         broker.sent(&mut context, id, 1);
         let done = match &back {
             Back::Queue(queue) => {

@@ -24,8 +24,8 @@ use crate::wire::{Table, Value, Writer};
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, Head};
 use super::task::Task;
-use super::yard::Yard;
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 /// Arguments of a shovel's own queue: the name of its shovel, and in which virtual host that is defined.
 const OF_SHOVEL: &str = "x-shovel";
@@ -127,16 +127,16 @@ impl Bridges {
     /// These bridges of the configuration are to be there from now on, beside those of parameters: those that
     /// are there as they are stay as they are.
     #[cold]
-    pub(in crate::engine) fn set<P: Platform>(&mut self, yard: &mut Yard<'_, P>, said: &[Config]) {
+    pub(in crate::engine) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, said: &[Config]) {
         self.said = said.to_vec();
-        self.delete_orphans(yard);
-        yard.broker.set_shovel_places(self.max.saturating_sub(said.len()));
-        self.take_parameters(yard);
+        self.delete_orphans(shared);
+        shared.broker.set_shovel_places(self.max.saturating_sub(said.len()));
+        self.take_parameters(shared);
     }
 
     /// Queues of shovels that were cleared go, if the power was cut before that was done.
     #[cold]
-    fn delete_orphans<P: Platform>(&self, yard: &mut Yard<'_, P>) {
+    fn delete_orphans<P: Platform>(&self, shared: &mut Shared<P>) {
         let is_left = |queue: &broker::QueueView<'_>| {
             let said = |key: &str| match queue.arguments.get(key) {
                 Some(Value::LongStr(text)) => core::str::from_utf8(text).ok(),
@@ -144,19 +144,19 @@ impl Bridges {
             };
             let shovel = said(OF_SHOVELS_VHOST).zip(said(OF_SHOVEL));
             shovel.is_some_and(|(vhost, name)| {
-                !yard.broker.may_have_parameter(vhost, SHOVEL, name)
+                !shared.broker.may_have_parameter(vhost, SHOVEL, name)
                     && !self.places.iter().any(|bridge| {
                         bridge.head.config.vhost == queue.vhost
                             && bridge.head.config.forward.iter().any(|rule| rule.queue == queue.name)
                     })
             })
         };
-        let queues =
-            (0..yard.broker.views().queue_places()).filter_map(|place| yard.broker.views().queue_at(place));
+        let queues = (0..shared.broker.views().queue_places())
+            .filter_map(|place| shared.broker.views().queue_at(place));
         let left: Vec<_> =
             queues.filter(is_left).map(|queue| (queue.vhost.to_string(), queue.name.to_string())).collect();
         for (vhost, queue) in left {
-            yard.delete_queue((&vhost, &queue), DeleteIf::default());
+            shared.delete_queue((&vhost, &queue), DeleteIf::default());
         }
     }
 
@@ -167,48 +167,48 @@ impl Bridges {
 
     /// Makes bridges of what the parameters say.
     #[cold]
-    pub(super) fn take_parameters<P: Platform>(&mut self, yard: &mut Yard<'_, P>) {
-        self.parameters_seen = yard.broker.parameters_version();
+    pub(super) fn take_parameters<P: Platform>(&mut self, shared: &mut Shared<P>) {
+        self.parameters_seen = shared.broker.parameters_version();
         let mut wanted = self.said.clone();
-        for it in yard.broker.views().parameters().filter(|it| it.component == SHOVEL) {
+        for it in shared.broker.views().parameters().filter(|it| it.component == SHOVEL) {
             let Some(vhost) = it.vhost else { continue };
             match parse(vhost, it.name, it.value) {
                 Ok(bridge) => wanted.push(bridge),
                 Err(why) => {
                     let text = format_args!("shovel {} in virtual host {vhost}: {why}", it.name);
-                    yard.supplies.log.warn(yard.now, LogSource::Anybody, LogKind::Bridge, text);
+                    shared.supplies.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
                 }
             }
         }
-        self.want(yard, &wanted);
+        self.want(shared, &wanted);
     }
 
     /// These bridges are to be there from now on: those that are there as they are stay as they are.
     #[cold]
-    fn want<P: Platform>(&mut self, yard: &mut Yard<'_, P>, wanted: &[Config]) {
+    fn want<P: Platform>(&mut self, shared: &mut Shared<P>, wanted: &[Config]) {
         for at in 0..self.places.len() {
             let bridge = &mut self.places[at];
-            bridge.note_inflow(yard.broker);
+            bridge.note_inflow(&shared.broker);
             if !bridge.head.is_leaving && !wanted.contains(&bridge.head.config) {
                 bridge.head.is_leaving = true;
-                yard.leave_source(&bridge.head.config, wanted);
-                self.drain(yard, at);
+                shared.leave_source(&bridge.head.config, wanted);
+                self.drain(shared, at);
             }
         }
         for config in wanted {
             let is_there = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config == *config;
             if !self.places.iter().any(is_there) {
-                self.add(yard, config);
+                self.add(shared, config);
             }
         }
     }
 
     #[cold]
-    fn add<P: Platform>(&mut self, yard: &mut Yard<'_, P>, config: &Config) {
+    fn add<P: Platform>(&mut self, shared: &mut Shared<P>, config: &Config) {
         let name = &config.name;
         let mut refuse = |words| {
             let text = format_args!("bridge {name}: {words} until a restart");
-            yard.supplies.log.warn(yard.now, LogSource::Anybody, LogKind::Bridge, text);
+            shared.supplies.log.warn(shared.now, LogSource::Anybody, LogKind::Bridge, text);
         };
         if config.has_tls() && !self.has_tls_room {
             return refuse("there is no memory for TLS with upstreams");
@@ -216,21 +216,21 @@ impl Bridges {
         if self.places.iter().filter(|bridge| !bridge.head.is_leaving).count() >= self.max {
             return refuse("bridges_max has no room for it");
         }
-        self.hasten_leaving(yard);
+        self.hasten_leaving(shared);
         self.serials += 1;
         let before = self.places.iter_mut().rfind(|bridge| bridge.head.config.name == config.name);
-        let mut bridge = Bridge::new(config.clone(), self.serials, yard.now, before);
+        let mut bridge = Bridge::new(config.clone(), self.serials, shared.now, before);
         // What came in until now is nothing that it is asked about.
-        bridge.head.inflow.begin(bridge.came(yard.broker));
-        yard.make_queues(&mut bridge.head);
+        bridge.head.inflow.begin(bridge.came(&shared.broker));
+        shared.make_queues(&mut bridge.head);
         self.places.push(bridge);
-        self.plan_notes(config.day_bytes_max.is_some(), yard.now);
+        self.plan_notes(config.day_bytes_max.is_some(), shared.now);
     }
 
     /// What was a shovel's own here goes with it: the queue behind its exchange, which nobody empties any
     /// more, and the one for what was refused, if there is nothing in it.
     #[cold]
-    pub(super) fn clear_up_after<P: Platform>(&self, yard: &mut Yard<'_, P>, left: &Head) {
+    pub(super) fn clear_up_after<P: Platform>(&self, shared: &mut Shared<P>, left: &Head) {
         let Some(shovel) = &left.config.shovel else { return };
         let is_it = |other: &Config| {
             let other = other.shovel.as_ref();
@@ -244,12 +244,12 @@ impl Bridges {
             // something in it.
             let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
             if let Some(rule) = behind.filter(|_| !goes_on) {
-                yard.delete_queue((vhost, &rule.queue), DeleteIf { unused: true, empty: true });
+                shared.delete_queue((vhost, &rule.queue), DeleteIf { unused: true, empty: true });
             }
             return;
         }
         let is_kept =
-            yard.broker.views().parameters().any(|it| {
+            shared.broker.views().parameters().any(|it| {
                 it.component == SHOVEL && it.vhost == Some(&*shovel.vhost) && it.name == shovel.name
             });
         if is_kept {
@@ -257,18 +257,19 @@ impl Bridges {
             return;
         }
         if let Some(rule) = behind {
-            yard.delete_queue((vhost, &rule.queue), DeleteIf::default());
+            shared.delete_queue((vhost, &rule.queue), DeleteIf::default());
         }
-        yard.delete_queue((vhost, &left.config.parked), DeleteIf { unused: true, empty: true });
+        shared.delete_queue((vhost, &left.config.parked), DeleteIf { unused: true, empty: true });
     }
 }
 
-impl<P: Platform> Yard<'_, P> {
+impl<P: Platform> Shared<P> {
     /// After the last message that there is to move a shovel is over, and its parameter with it.
     #[cold]
     pub(super) fn end_shovel(&mut self, head: &Head) {
         let Some(shovel) = head.config.shovel.as_ref().filter(|_| !head.is_leaving) else { return };
-        let cleared = self.broker.clear_parameter(self.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
+        let cleared =
+            self.broker.clear_parameter(&mut self.journal, Some(&shovel.vhost), SHOVEL, &shovel.name);
         let name = &head.config.name;
         let (level, text) = match &cleared {
             Ok(_) => (log::Level::Info, format!("bridge {name}: all messages were moved, so it is deleted")),
@@ -284,7 +285,7 @@ impl<P: Platform> Yard<'_, P> {
     /// something in it, there is nothing to do; a log that takes nothing now keeps it until the next start.
     #[cold]
     fn delete_queue(&mut self, (vhost, queue): (&str, &str), only: DeleteIf) {
-        let (broker, mut context) = self.broker();
+        let (broker, mut context) = self.broker_mut();
         let _ = broker.operator_delete_queue(&mut context, vhost, queue, only);
     }
 
@@ -299,13 +300,13 @@ impl<P: Platform> Yard<'_, P> {
         else {
             return;
         };
-        let (broker, mut context) = self.broker();
+        let (broker, mut context) = self.broker_mut();
         // A log that takes nothing now keeps the binding, which `list_bindings` shows.
         let _ = broker.operator_unbind(&mut context, &left.vhost, (&exchange, &key), &rule.queue);
     }
 }
 
-impl<P: Platform> Task<'_, '_, P> {
+impl<P: Platform> Task<'_, P> {
     /// A rule flows: with `delete-after` the queue's length, that is known now, of its queue there or here.
     #[cold]
     pub(super) fn note_source_depth(&mut self, rule: usize, depth_there: u32) {
@@ -314,7 +315,7 @@ impl<P: Platform> Task<'_, '_, P> {
             let here = &self.head.rules(self.direction)[rule].queue;
             let depth = match self.direction {
                 Direction::Forward => {
-                    self.yard.broker.queue_depth(&self.head.config.vhost, here).unwrap_or(0)
+                    self.shared.broker.queue_depth(&self.head.config.vhost, here).unwrap_or(0)
                 }
                 Direction::Fetch => depth_there,
             };

@@ -10,9 +10,9 @@ use crate::tls::Shaken;
 use super::contact::{Contact, End, Lane};
 use super::message::Common;
 use super::state::{Direction, Head, LinkState};
-use super::yard::Yard;
 use crate::engine::peer::{Ending, Peer, Session, Waiting};
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 /// What has happened to a link.
 pub(in crate::engine) enum Call<'c> {
@@ -40,16 +40,16 @@ pub(super) enum Next {
 }
 
 /// A contact, with all that it needs for a while.
-pub(super) struct Task<'t, 'e, P: Platform> {
+pub(super) struct Task<'t, P: Platform> {
     pub(super) direction: Direction,
     pub(super) head: &'t mut Head,
     pub(super) state: &'t mut LinkState,
     pub(super) contact: &'t mut Contact,
     pub(super) common: &'t mut Common,
-    pub(super) yard: &'t mut Yard<'e, P>,
+    pub(super) shared: &'t mut Shared<P>,
 }
 
-impl<P: Platform> Task<'_, '_, P> {
+impl<P: Platform> Task<'_, P> {
     /// Does what follows from what has happened; says how many octets were written.
     pub(super) fn handle(&mut self, call: Call<'_>) -> usize {
         match call {
@@ -58,7 +58,7 @@ impl<P: Platform> Task<'_, '_, P> {
             Call::Time => self.keep_time(),
             Call::Durable => self.acknowledge(),
             Call::Shaken(shaken) => self.take_shaken(shaken),
-            Call::PutOut(_) if self.yard.is_stopping => self.contact.is_draining = true,
+            Call::PutOut(_) if self.shared.is_stopping() => self.contact.is_draining = true,
             Call::PutOut(why) => self.lose(Cause::new(format_args!("this broker: {why}"))),
         }
         0
@@ -70,31 +70,31 @@ impl<P: Platform> Task<'_, '_, P> {
         if self.contact.cause.is_none() {
             (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
         }
-        let (id, now) = (self.contact.peer, self.yard.now);
-        let Some(peer) = self.yard.peers.get_mut(id) else { return };
+        let (id, now) = (self.contact.peer, self.shared.now);
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
         let (is_read, is_alive) = (peer.waiting == Waiting::No, peer.ending == Ending::No);
         if is_alive && self.contact.is_drained() {
             if self.contact.client.stage() == Stage::Open {
                 self.contact.client.close();
                 peer.ending = Ending::Flushing;
-                self.yard.list_to_write(id);
+                self.shared.list_to_write(id);
             } else {
                 // Nobody is there yet who could be told.
-                self.yard.end_now(id);
+                self.shared.end_now(id);
             }
-            self.contact.lanes.iter_mut().for_each(|lane| self.yard.end_lane(lane));
+            self.contact.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
         }
         let deadline = if is_alive { self.deadline(is_read) } else { Deadline::NEVER };
-        self.yard.lists.deadlines.lower(id.into(), deadline);
+        self.shared.lists.deadlines.lower(id.into(), deadline);
         let needs = self.contact.needs();
-        if let Some(Peer { session: Session::Bridge(known), .. }) = self.yard.peers.get_mut(id) {
+        if let Some(Peer { session: Session::Bridge(known), .. }) = self.shared.peers.get_mut(id) {
             *known = needs;
         }
         if !self.contact.client.pending().is_empty() {
-            self.yard.list_to_write(id);
+            self.shared.list_to_write(id);
         }
         if needs.awaits_disk {
-            self.yard.lists.for_disk.push(id);
+            self.shared.lists.for_disk.push(id);
         }
         self.note_active(now);
         self.note_passed();
@@ -104,24 +104,24 @@ impl<P: Platform> Task<'_, '_, P> {
     #[cold]
     pub(super) fn lose(&mut self, cause: Cause) {
         let id = self.contact.peer;
-        if let Some(peer) = self.yard.peers.get_mut(id)
+        if let Some(peer) = self.shared.peers.get_mut(id)
             && peer.stream.writable
             && self.contact.cut.is_none()
         {
             // The last word, if there is one; nothing follows from whether it was heard.
-            let _ = peer.stream.write(self.yard.buffers, self.contact.client.pending());
+            let _ = peer.stream.write(&mut self.shared.buffers, self.contact.client.pending());
         }
         self.contact.cause.get_or_insert(cause);
-        self.yard.end_now(id);
+        self.shared.end_now(id);
     }
 
     // ---- lanes
 
     /// A lane becomes what its rule wants, as far as it can now.
     pub(super) fn tend(&mut self, rule: usize) {
-        self.state.courses[rule].take_due(self.yard.now);
+        self.state.courses[rule].take_due(self.shared.now);
         let is_held = self.head.holds(&self.head.rules(self.direction)[rule]);
-        let wants = !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.yard.now);
+        let wants = !self.contact.is_draining && !is_held && !self.state.courses[rule].waits(self.shared.now);
         let is_cut = self.contact.cut == Some(rule);
         match &mut self.contact.lanes[rule] {
             Lane::Shut => {
@@ -147,7 +147,7 @@ impl<P: Platform> Task<'_, '_, P> {
             Lane::Fetch(lane) => {
                 if !wants && !lane.is_ending {
                     lane.is_ending = true;
-                    self.contact.client.cancel(self.yard.now, rule);
+                    self.contact.client.cancel(self.shared.now, rule);
                 } else if lane.is_ending && lane.is_over && lane.is_idle() && !self.contact.is_draining {
                     self.shut(rule);
                 }
@@ -162,15 +162,15 @@ impl<P: Platform> Task<'_, '_, P> {
             Direction::Fetch => Some((self.head.config.fetch[rule].queue.clone(), self.ahead(rule))),
         };
         let needed = self.head.preparation(self.direction, rule);
-        self.contact.client.open(self.yard.now, rule, consumes, needed);
+        self.contact.client.open(self.shared.now, rule, consumes, needed);
         self.contact.lanes[rule] = Lane::Opening;
     }
 
     /// A rule's channel there is closed, if it is open, and what the rule holds here goes back.
     #[cold]
     pub(super) fn shut(&mut self, rule: usize) {
-        self.contact.client.close_channel(self.yard.now, rule);
-        self.yard.end_lane(&mut self.contact.lanes[rule]);
+        self.contact.client.close_channel(self.shared.now, rule);
+        self.shared.end_lane(&mut self.contact.lanes[rule]);
     }
 
     /// What a rule has there ended, or could not begin: it waits.
@@ -183,14 +183,14 @@ impl<P: Platform> Task<'_, '_, P> {
     /// A rule waits from now on for what it failed of, and nothing else does.
     #[cold]
     pub(super) fn wait(&mut self, rule: usize, cause: Cause, is_careful: bool) {
-        let (now, chance) = (self.yard.now, self.common.chance());
+        let (now, chance) = (self.shared.now, self.common.chance());
         let most_ms = self.head.config.reconnect_max_ms.into();
         let queue = &self.head.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
         if self.state.courses[rule].wait(now, (&cause, is_careful), most_ms, chance) {
             let words = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
             let way = (self.direction, self.state.upstream);
-            self.yard.say_of_link(log::Level::Warn, self.head, way, words);
+            self.shared.say_of_link(log::Level::Warn, self.head, way, words);
         }
         self.state.last_error = Some((cause, now));
         if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
@@ -204,7 +204,7 @@ impl<P: Platform> Task<'_, '_, P> {
             let (name, what) = (&self.head.config.name, self.direction.name());
             let queue = &self.head.rules(self.direction)[rule].queue;
             let words = format_args!("bridge {name}, {what}: the rule of {queue} goes on");
-            self.yard.say(log::Level::Info, self.head.serial, words);
+            self.shared.say(log::Level::Info, self.head.serial, words);
             self.widen(rule);
         }
     }
@@ -215,7 +215,7 @@ impl<P: Platform> Task<'_, '_, P> {
         match &self.contact.lanes[rule] {
             Lane::Shut | Lane::Opening => {}
             Lane::Forward(lane) => {
-                if let Err(cause) = self.yard.take_ahead(lane.own, self.head.config.window) {
+                if let Err(cause) = self.shared.take_ahead(lane.own, self.head.config.window) {
                     self.wait(rule, cause, false);
                 }
             }
@@ -238,22 +238,22 @@ impl<P: Platform> Task<'_, '_, P> {
     fn deadline(&self, is_read: bool) -> Deadline {
         let contact = &self.contact;
         let owed = contact.confirm_deadline(self.head.config.confirm_timeout_ms.into());
-        let content = contact.content_deadline(self.yard.limits.content_timeout_ms.into());
+        let content = contact.content_deadline(self.shared.limits.content_timeout_ms.into());
         // With nothing to send that costs a look, and no more: by then it may go.
         let pace = match self.direction {
-            Direction::Forward => self.head.pace.deadline(self.yard.now),
+            Direction::Forward => self.head.pace.deadline(self.shared.now),
             Direction::Fetch => Deadline::NEVER,
         };
         contact.client.deadline(is_read).earlier(owed).earlier(content).earlier(pace)
     }
 
     fn keep_time(&mut self) {
-        let (id, now) = (self.contact.peer, self.yard.now);
-        let is_read = self.yard.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
+        let (id, now) = (self.contact.peer, self.shared.now);
+        let is_read = self.shared.peers.get(id).is_some_and(|peer| peer.waiting == Waiting::No);
         if let Err(cause) = self.contact.client.keep_time(now, is_read) {
             return self.lose(cause);
         }
-        let patience = self.yard.limits.content_timeout_ms.into();
+        let patience = self.shared.limits.content_timeout_ms.into();
         if self.contact.content_deadline(patience).is_due(now) {
             return self.lose(Cause::new(format_args!(
                 "a message or frame was begun there and did not go on for {patience} ms"
@@ -262,14 +262,14 @@ impl<P: Platform> Task<'_, '_, P> {
         self.look_for_confirms();
         // Messages may have waited for their pace.
         if self.direction == Direction::Forward || !self.contact.client.pending().is_empty() {
-            self.yard.list_to_write(id);
+            self.shared.list_to_write(id);
         }
     }
 
     /// Confirms are owed from when a message has gone: on a slow link that is long after it was begun, and the
     /// system takes no more of it than it is about to send.
     fn look_for_confirms(&mut self) {
-        let (now, timeout_ms) = (self.yard.now, self.head.config.confirm_timeout_ms.into());
+        let (now, timeout_ms) = (self.shared.now, self.head.config.confirm_timeout_ms.into());
         if !self.contact.confirm_deadline(timeout_ms).is_due(now) {
             return;
         }
@@ -304,7 +304,7 @@ impl<P: Platform> Task<'_, '_, P> {
 
     /// Counts what went over the socket.
     pub(super) fn note_passed(&mut self) {
-        let Some(peer) = self.yard.peers.get_mut(self.contact.peer) else { return };
+        let Some(peer) = self.shared.peers.get_mut(self.contact.peer) else { return };
         let [received, sent] = peer.stream.take_passed().map(u64::from);
         if received + sent == 0 {
             return;
@@ -313,7 +313,7 @@ impl<P: Platform> Task<'_, '_, P> {
         self.state.today.received += received;
         self.head.day.note(received + sent);
         if self.head.day.is_to_note() {
-            self.common.note_due = self.yard.now.after_ms(0);
+            self.common.note_due = self.shared.now.after_ms(0);
         }
     }
 }

@@ -19,14 +19,14 @@ use crate::engine::platform::{Platform, Socket};
 use crate::engine::stream::Reading;
 use crate::engine::worker_job::Shake;
 
-impl<P: Platform> Task<'_, '_, P> {
+impl<P: Platform> Task<'_, P> {
     // ---- reading
 
     pub(super) fn read(&mut self) {
         let id = self.contact.peer;
-        let is_scarce = self.yard.supplies.messages.is_held(self.yard.broker.owner(id))
-            || !self.yard.buffers.can_take(self.yard.scratch.input.len());
-        let Some(peer) = self.yard.peers.get_mut(id) else { return };
+        let is_scarce = self.shared.supplies.messages.is_held(self.shared.broker.owner(id))
+            || !self.shared.buffers.can_take(self.shared.scratch.input.len());
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
         if self.contact.client.is_unheard()
             && let Some(error) = peer.stream.socket.take_error()
         {
@@ -34,36 +34,36 @@ impl<P: Platform> Task<'_, '_, P> {
             return self.lose(cause);
         }
         let reading = if is_scarce { Reading::Look } else { Reading::Take };
-        let got = peer.stream.read(self.yard.buffers, &mut self.yard.scratch.input, reading);
-        self.yard.budget.note_read(got.len);
+        let got = peer.stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input, reading);
+        self.shared.budget.note_read(got.len);
         let records = peer.stream.take_records();
         let (has_lost_record, is_shaking) = (peer.stream.has_lost_record, peer.stream.is_shaking_hands());
-        self.yard.budget.charge_records(records);
+        self.shared.budget.charge_records(records);
         if has_lost_record {
             return self.lose(Cause::new(format_args!("no room to keep its unfinished record of TLS")));
         }
         if is_shaking {
             return self.shake(got.end);
         }
-        let has_come = self.contact.client.note_input(self.yard.now, got.len) > 0;
-        let input = core::mem::take(&mut self.yard.scratch.input);
+        let has_come = self.contact.client.note_input(self.shared.now, got.len) > 0;
+        let input = core::mem::take(&mut self.shared.scratch.input);
         let was_blocked = self.contact.client.is_blocked();
         let mut handled = 0;
         let next = self.handle_input(&input[..got.len], &mut handled);
         if was_blocked && !self.contact.client.is_blocked() {
-            self.contact.restart_confirm_timeout(self.yard.now);
+            self.contact.restart_confirm_timeout(self.shared.now);
         }
-        self.yard.scratch.input = input;
+        self.shared.scratch.input = input;
         self.contact.client.note_left(got.len - handled);
         let waits = match next {
             Ok(next) => next == Next::Wait,
             Err(cause) => return self.lose(cause),
         };
-        let is_over_budget = self.yard.is_over_budget();
-        let Some(peer) = self.yard.peers.get_mut(id) else { return };
+        let is_over_budget = self.shared.budget.is_over();
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
         let kept = peer.stream.keep(
-            self.yard.buffers,
-            &mut self.yard.scratch.input,
+            &mut self.shared.buffers,
+            &mut self.shared.scratch.input,
             got.len,
             handled,
             waits || is_over_budget,
@@ -79,7 +79,7 @@ impl<P: Platform> Task<'_, '_, P> {
         }
         if is_over_budget {
             peer.stream.look_again();
-            return self.yard.list_to_read(id);
+            return self.shared.list_to_read(id);
         }
         if got.end {
             let cause = match peer.stream.tls_fault() {
@@ -88,13 +88,13 @@ impl<P: Platform> Task<'_, '_, P> {
             };
             return self.lose(cause);
         }
-        self.contact.note_begun(self.yard.now, has_come, got.len - handled);
+        self.contact.note_begun(self.shared.now, has_come, got.len - handled);
         let (is_starved, is_readable) = (peer.stream.is_starved(), peer.stream.readable);
         if is_starved {
-            self.yard.lists.for_stash.push(id);
+            self.shared.lists.for_stash.push(id);
         }
         if is_readable && (handled > 0 || !is_starved) {
-            self.yard.list_to_read(id);
+            self.shared.list_to_read(id);
         }
     }
 
@@ -126,7 +126,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 self.acknowledge();
                 return Ok(Next::Wait);
             }
-            if self.yard.is_over_budget() {
+            if self.shared.budget.is_over() {
                 break;
             }
         }
@@ -143,7 +143,7 @@ impl<P: Platform> Task<'_, '_, P> {
                 (0..self.contact.lanes.len()).for_each(|rule| self.tend(rule));
             }
             Event::Ready { rule, depth } => {
-                let made = self.yard.make_queues_of(self.head, self.direction, rule);
+                let made = self.shared.make_queues_of(self.head, self.direction, rule);
                 let begun = made.and_then(|()| match self.direction {
                     Direction::Forward => self.begin_forward(rule),
                     Direction::Fetch => self.begin_fetch(rule),
@@ -186,9 +186,9 @@ impl<P: Platform> Task<'_, '_, P> {
         // It is news after the start, and after trouble.
         if self.state.was_ready.is_none() || self.state.last_error.is_some() {
             let way = (self.direction, self.state.upstream);
-            self.yard.say_of_link(log::Level::Info, self.head, way, format_args!("up"));
+            self.shared.say_of_link(log::Level::Info, self.head, way, format_args!("up"));
         }
-        self.state.ready_since = Some(self.yard.now);
+        self.state.ready_since = Some(self.shared.now);
         self.state.counts.connected += 1;
     }
 
@@ -198,7 +198,7 @@ impl<P: Platform> Task<'_, '_, P> {
     #[cold]
     fn shake(&mut self, end: bool) {
         let id = self.contact.peer;
-        let Some(peer) = self.yard.peers.get_mut(id).filter(|peer| peer.waiting == Waiting::No) else {
+        let Some(peer) = self.shared.peers.get_mut(id).filter(|peer| peer.waiting == Waiting::No) else {
             return;
         };
         if let Some(cause) = peer.stream.opening().and_then(not_tls) {
@@ -206,14 +206,14 @@ impl<P: Platform> Task<'_, '_, P> {
             return self.lose(cause);
         }
         if let Some(handshake) = peer.stream.take_handshake() {
-            let ticket = self.yard.worker.ticket();
+            let ticket = self.shared.worker.ticket();
             peer.waiting = Waiting::Handshake(ticket);
-            let since = self.yard.now;
-            self.yard.worker.shakes.push_back(Shake { peer: id.into(), ticket, since, handshake });
+            let since = self.shared.now;
+            self.shared.worker.shakes.push_back(Shake { peer: id.into(), ticket, since, handshake });
         } else if end {
             self.lose(Cause::new(format_args!("it closed the connection in the handshake of TLS")));
         } else if peer.stream.readable {
-            self.yard.list_to_read(id);
+            self.shared.list_to_read(id);
         }
     }
 
@@ -221,13 +221,13 @@ impl<P: Platform> Task<'_, '_, P> {
     #[cold]
     pub(super) fn take_shaken(&mut self, shaken: Shaken) {
         let id = self.contact.peer;
-        let Some(peer) = self.yard.peers.get_mut(id) else { return };
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
-        match peer.stream.shaken(self.yard.buffers, shaken) {
+        match peer.stream.shaken(&mut self.shared.buffers, shaken) {
             Ok(spoken) => {
                 log::debug!("{}: {spoken:?}", peer.address);
-                self.yard.list_to_write(id);
-                self.yard.list_to_read(id);
+                self.shared.list_to_write(id);
+                self.shared.list_to_read(id);
             }
             Err(why) => self.lose(Cause::new(format_args!("the handshake of TLS failed: {why}"))),
         }
@@ -239,7 +239,7 @@ impl<P: Platform> Task<'_, '_, P> {
     pub(super) fn write(&mut self) -> usize {
         self.end_cancelled();
         let id = self.contact.peer;
-        if self.yard.peers.get(id).is_some_and(|peer| peer.stream.is_shaking_hands()) {
+        if self.shared.peers.get(id).is_some_and(|peer| peer.stream.is_shaking_hands()) {
             self.shake(false);
         }
         let mut page = self.begin_page();
@@ -266,21 +266,21 @@ impl<P: Platform> Task<'_, '_, P> {
                 self.set_unsendable_aside(&page);
             }
         }
-        (self.yard.scratch.output, self.common.pieces) = (page.octets, page.pieces);
+        (self.shared.scratch.output, self.common.pieces) = (page.octets, page.pieces);
         taken.map_or(0, |(count, _)| count)
     }
 
     /// How many octets the socket took, and whether some of them are still ours; `None`: it is over.
     fn write_out(&mut self, bytes: &[u8]) -> Option<(usize, bool)> {
         let id = self.contact.peer;
-        let peer = self.yard.peers.get_mut(id)?;
-        match peer.stream.write(self.yard.buffers, bytes) {
+        let peer = self.shared.peers.get_mut(id)?;
+        match peer.stream.write(&mut self.shared.buffers, bytes) {
             Ok(taken) => Some((taken, peer.stream.has_unsent())),
             Err(_) if self.contact.client.is_unheard() => {
                 // It may have said why it hung up.
                 (peer.stream.writable, peer.stream.read_closed) = (false, true);
                 peer.stream.look_again();
-                self.yard.list_to_read(id);
+                self.shared.list_to_read(id);
                 None
             }
             Err(error) => {

@@ -13,8 +13,8 @@ use crate::time::Now;
 use super::contact::Lane;
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
-use super::yard::Yard;
 use crate::engine::platform::Platform;
+use crate::engine::shared::Shared;
 
 /// All bridges, to be looked at.
 pub(in crate::engine) struct ShownBridges<'s> {
@@ -148,14 +148,14 @@ impl Bridges {
     #[cold]
     pub(in crate::engine) fn follow_order<P: Platform>(
         &mut self,
-        yard: &mut Yard<'_, P>,
+        shared: &mut Shared<P>,
         name: &str,
         order: BridgeOrder,
     ) {
         let is_it = |bridge: &Bridge| !bridge.head.is_leaving && bridge.head.config.name == name;
         // It was there when that was asked; a reload may have been quicker.
         let Some(place) = self.places.iter().position(is_it) else { return };
-        let now = yard.now;
+        let now = shared.now;
         if order != BridgeOrder::Retry {
             self.common.note_due = now.after_ms(0);
         }
@@ -163,11 +163,11 @@ impl Bridges {
         match order {
             BridgeOrder::Retry => {
                 bridge.hurry_rules(now);
-                self.begin_retry(yard, place);
+                self.begin_retry(shared, place);
             }
             BridgeOrder::Pause => {
                 bridge.head.is_paused = true;
-                self.drain(yard, place);
+                self.drain(shared, place);
             }
             BridgeOrder::Resume | BridgeOrder::Restart => {
                 bridge.head.is_paused = false;
@@ -184,6 +184,6 @@ impl Bridges {
                 }
             }
         }
-        self.settle(yard, place);
+        self.settle(shared, place);
     }
 }

@@ -11,7 +11,7 @@
 //! | `names` | what queues are called, in footers, for when their definitions are lost |
 //! | `access`, `access_state`, `access_digest`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `newest_note` | the newest segment's header once more, beside the log |
-//! | `recover`, `reader`, `newest`, `belonging`, `sync_proof`, `chain`, `report` | starting: what lies on the disk becomes a log again |
+//! | `recover`, `reader`, `newest`, `belonging`, `headless`, `sync_proof`, `chain`, `report` | starting: what lies on the disk becomes a log again |
 //! | `salvage`, `damaged_end` | what of a damaged commit is still served, and of those at the end of a segment |
 //! | `mending` | a segment as it is to be once it is repaired, beside the log |
 //! | `read_around` | reading a disk that refuses single blocks |
@@ -88,6 +88,7 @@ mod format;
 pub mod fsck;
 mod gathering;
 mod group;
+mod headless;
 mod identity;
 mod in_place;
 mod index;

@@ -9,13 +9,13 @@ use std::io;
 use crate::mem::sort;
 
 use super::access_file;
-use super::belonging::{Headless, segments_of};
 use super::chain::{Chain, CommitRead, Headers, Newest};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, whole_commits};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
 use super::group;
+use super::headless::{Headless, segments_of};
 use super::identity::Identity;
 use super::index::Index;
 use super::parts::{BodyPart, BodyPartBlock, part_seed};

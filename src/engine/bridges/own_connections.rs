@@ -1,4 +1,4 @@
-//! What a bridge is lent of the engine while it does something, and the few things that it does with it.
+//! What a bridge does at the broker here, by connections of its own, and what it says in the log.
 //!
 //! Always true: whatever a bridge does to the broker it does by connections of its own, by commands; nothing
 //! here calls the bridges.
@@ -6,69 +6,19 @@
 use core::fmt;
 
 use crate::bridge::Cause;
-use crate::broker::{Broker, Context};
 use crate::command::{ChannelId, Command, ConnectionId, Outcome};
 use crate::config::bridge::Bridge as Config;
 use crate::error::Fault;
-use crate::journal::{Batch, Journal};
-use crate::limits::Limits;
+use crate::journal::Batch;
 use crate::log_limiter::{LogKind, LogSource};
-use crate::time::Now;
 
 use super::contact::{Fetch, Lane, Own, Received};
 use super::state::{Direction, Head};
-use crate::engine::lists::Lists;
-use crate::engine::peers::Peers;
 use crate::engine::platform::Platform;
-use crate::engine::stream::Buffers;
-use crate::engine::supplies::{Scratch, Supplies};
-use crate::engine::work_units::TurnBudget;
-use crate::engine::worker_job::WorkerQueue;
+use crate::engine::shared::Shared;
 
-/// What is lent.
-pub(in crate::engine) struct Yard<'e, P: Platform> {
-    pub(in crate::engine) now: Now,
-    /// The broker is being stopped.
-    pub(in crate::engine) is_stopping: bool,
-    pub(in crate::engine) limits: &'e Limits,
-    /// What this broker is called.
-    pub(in crate::engine) node: &'e str,
-    pub(in crate::engine) platform: &'e mut P,
-    pub(in crate::engine) peers: &'e mut Peers<P::Socket>,
-    pub(in crate::engine) lists: &'e mut Lists,
-    pub(in crate::engine) supplies: &'e mut Supplies,
-    pub(in crate::engine) broker: &'e mut Broker,
-    pub(in crate::engine) journal: &'e mut Journal,
-    pub(in crate::engine) worker: &'e mut WorkerQueue,
-    pub(in crate::engine) buffers: &'e mut Buffers,
-    pub(in crate::engine) scratch: &'e mut Scratch,
-    pub(in crate::engine) budget: &'e mut TurnBudget,
-}
-
-impl<P: Platform> Yard<'_, P> {
-    pub(super) fn list_to_read(&mut self, id: ConnectionId) {
-        self.lists.list_to_read(self.peers, id);
-    }
-
-    pub(super) fn list_to_write(&mut self, id: ConnectionId) {
-        self.lists.list_to_write(id);
-    }
-
-    /// Closes a peer at the end of the turn.
-    pub(super) fn end_now(&mut self, id: ConnectionId) {
-        self.lists.end_now(self.peers, id);
-    }
-
-    pub(super) const fn is_over_budget(&self) -> bool {
-        self.budget.is_over()
-    }
-
+impl<P: Platform> Shared<P> {
     // ---- the broker
-
-    pub(super) const fn broker(&mut self) -> (&mut Broker, Context<'_>) {
-        let context = Context::new(self.journal, &mut self.supplies.messages, &mut self.budget.work);
-        (self.broker, context)
-    }
 
     /// A command of our own, and what its answer waits for.
     pub(super) fn apply(
@@ -76,7 +26,7 @@ impl<P: Platform> Yard<'_, P> {
         (connection, channel): (ConnectionId, Option<ChannelId>),
         command: Command<'_>,
     ) -> (Outcome, Batch) {
-        let (broker, mut context) = self.broker();
+        let (broker, mut context) = self.broker_mut();
         let (outcome, _) = broker.apply(&mut context, connection, channel, command);
         let batch = context.awaited();
         self.budget.charge_work();
@@ -140,7 +90,7 @@ impl<P: Platform> Yard<'_, P> {
     /// A connection of our own ends: what was given out to it and is not settled goes back to where it was.
     #[cold]
     pub(super) fn release_own(&mut self, connection: ConnectionId) {
-        let (broker, mut context) = self.broker();
+        let (broker, mut context) = self.broker_mut();
         broker.release(&mut context, connection);
     }
 
