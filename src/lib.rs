@@ -1,7 +1,8 @@
 //! Leveret: the small RabbitMQ for the edge.
 //!
 //! One binary that speaks AMQP 0-9-1 to the programs on a device and stays inside a memory cap that is
-//! really a cap; beside it lies `leveret-bench`, which measures it and others. This page is the map; every file opens with why it exists and what always holds in it.
+//! really a cap; beside it lies `leveret-bench`, which measures it and others. This page is the map; every
+//! file opens with why it exists and what always holds in it.
 //!
 //! # Rooms
 //!

@@ -42,8 +42,13 @@ impl OwnBroker {
         command.env_remove("RUST_LOG").env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let child = child.map_err(|why| {
+            // Nothing is in it yet.
             let _ = fs::remove_dir(&folder);
-            BenchError::NotStarted(format!("{} cannot be run ({why})", program.display()))
+            BenchError::NotStarted(format!(
+                "{} cannot be run ({why}): put it beside leveret-bench or into PATH, or measure a broker that runs \
+                 by --url",
+                program.display()
+            ))
         })?;
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on it is ended when this goes.

@@ -5,8 +5,8 @@
 
 The binary of arm64 and armhf is the static one (guide/install.md says how it is built); armhf is ARMv6 code, so that it runs
 on every Raspberry Pi. --says names a binary of the same version that runs here: the manual pages and completions are
-made of what it prints. Beside each lies leveret-bench, which the package has as well. It takes dpkg-deb, and cargo for the licences of what is linked; the same input gives the same
-bytes. Prints the package's path.
+made of what it prints. Beside each lies leveret-bench, which the package has as well. It takes dpkg-deb, and cargo for the
+licences of what is linked; the same input gives the same bytes. Prints the package's path.
 """
 
 from __future__ import annotations
