@@ -1,7 +1,8 @@
 //! Leveret: the small RabbitMQ for the edge.
 //!
 //! One binary that speaks AMQP 0-9-1 to the programs on a device and stays inside a memory cap that is
-//! really a cap. This page is the map; every file opens with why it exists and what always holds in it.
+//! really a cap; beside it lies `leveret-bench`, which measures it and others. This page is the map; every
+//! file opens with why it exists and what always holds in it.
 //!
 //! # Rooms
 //!
@@ -25,6 +26,7 @@
 //! | [`tls`] | handshakes, records and certificates, without a socket | `config` |
 //! | [`bridge`] | the client of an upstream broker, without its socket and without ours | `wire`, `config` |
 //! | [`tool`] | what the binary does besides serving | everyone |
+//! | [`bench`] | the program that measures brokers, of which the binary has nothing | `wire`, `config`, `tool::options`, `tool::json` |
 //! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls`, `bridge` |
 //! | [`net`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //!
@@ -43,7 +45,7 @@
 //! views                     all, and changes none
 //! ```
 //!
-//! cargo optimizes package by package, so the rooms stand in four, and what is generic, or says `#[inline]`,
+//! cargo optimizes package by package, so the rooms stand in five, and what is generic, or says `#[inline]`,
 //! is made as the package is that uses it:
 //!
 //! | package | lies in | is made | has |
@@ -51,6 +53,7 @@
 //! | `leveret-rooms` | `src/rooms/` | small, its short functions `#[inline]` | what every message passes: the ground floor to `store` |
 //! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
 //! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
+//! | `leveret-benchmark` | `src/bench/` | as small as can be | `bench`, for `leveret-bench` |
 //! | `leveret-broker` | `src/` | small | `engine` and `net`, and the others by their names |
 //!
 //! # Rules

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::config::units::ListenAddress;
 use crate::config::{Layer, describe_unknown};
 use crate::options::{BadArguments, Next, OptionRow, Section, Table};
-use crate::{bench, ctl, inspect};
+use crate::{ctl, inspect};
 
 /// What a person wants of the program.
 #[derive(Debug)]
@@ -18,8 +18,6 @@ pub enum Ask {
     Serve(Said),
     /// Show the configuration and the memory it adds up to.
     Check(Said),
-    /// Measure a broker; `None`: say how.
-    Bench(Option<bench::options::Options>),
     /// Look at a data directory; `None`: say how.
     Inspect(Option<inspect::options::Options>),
     /// Make a store of a backup.
@@ -101,7 +99,7 @@ pub struct CommandRow {
     options: &'static [&'static str],
 }
 
-static COMMANDS: [CommandRow; 7] = [
+static COMMANDS: [CommandRow; 6] = [
     CommandRow {
         name: "serve",
         usage: "[serve] [OPTIONS]",
@@ -114,12 +112,6 @@ static COMMANDS: [CommandRow; 7] = [
         usage: "check [OPTIONS]",
         about: "print the configuration that results and the memory it adds\n\
                 up to; the exit code says whether the broker would start",
-        options: &[],
-    },
-    CommandRow {
-        name: "bench",
-        usage: "bench [OPTIONS]",
-        about: "measure a broker; leveret bench --help says more",
         options: &[],
     },
     CommandRow {
@@ -258,6 +250,9 @@ const OPTIONS: Table<Said> = Table(&[Section {
 /// The name by which the program is `leveret ctl`.
 const CTL_NAME: &str = "leveretctl";
 
+/// What people ask for here, and another program does.
+const BENCH: &str = "bench";
+
 /// Reads the arguments, the program's own name first.
 ///
 /// # Errors
@@ -290,7 +285,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
         };
         match (command.as_deref(), word.to_str()) {
             // Their options are their own.
-            (None, Some("bench")) => return bench::options::parse(&mut parser).map(Ask::Bench),
+            (None, Some(BENCH)) => return Err(unknown_command(BENCH)),
             (None, Some("inspect")) => {
                 let asked = inspect::options::parse(&mut parser).map(Ask::Inspect);
                 return asked.map_err(|bad| BadArguments { exit_code: inspect::CANNOT, ..bad });
@@ -325,6 +320,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
 
 /// What is said about a command that is not there.
 fn unknown_command(name: &str) -> BadArguments {
+    if name == BENCH {
+        return BadArguments::new(
+            "to measure a broker there is a program of its own, leveret-bench".to_string(),
+        );
+    }
     if ctl::has_command(name) {
         let sentence = format!("unknown command {name}; did you mean leveret ctl {name}?");
         return BadArguments::new(sentence);
@@ -341,7 +341,6 @@ fn page_of(name: &str) -> Page {
 fn help_on(command: Option<OsString>) -> Result<Ask, BadArguments> {
     let Some(command) = command else { return Ok(Ask::Help(Page::Program)) };
     match command.to_string_lossy().as_ref() {
-        "bench" => Ok(Ask::Bench(None)),
         "inspect" => Ok(Ask::Inspect(None)),
         "ctl" => Ok(Ask::Ctl(vec!["help".into()])),
         name => match page_of(name) {
@@ -412,6 +411,9 @@ mod tests {
         assert!(matches!(parsed("check --connect"), Ok(Ask::Check(said)) if said.connects));
         refused("chek", "unknown command chek; did you mean check?");
         refused("status", "unknown command status; did you mean leveret ctl status?");
+        for line in ["bench --size 16", "help bench"] {
+            refused(line, "to measure a broker there is a program of its own, leveret-bench");
+        }
         refused("serve check", "\"check\" is one argument too many");
         refused("--config", "missing argument for option '--config'");
         refused(
@@ -442,7 +444,6 @@ mod tests {
             assert!(page.text().contains("--memory-limit"));
         }
         assert!(matches!(parsed("help"), Ok(Ask::Help(Page::Program))));
-        assert!(matches!(parsed("help bench"), Ok(Ask::Bench(None))));
         assert!(matches!(parsed("help inspect"), Ok(Ask::Inspect(None))));
         assert!(matches!(parsed("help ctl"), Ok(Ask::Ctl(rest)) if rest == ["help"]));
         assert!(matches!(parsed("version"), Ok(Ask::Version)));

@@ -15,7 +15,7 @@ use crate::admin::json::{Json, Sink};
 ///
 /// # Errors
 /// What the stream said when it took no more.
-pub(crate) fn write_to(out: &mut dyn Write, write: impl FnOnce(&mut Json<'_>)) -> io::Result<()> {
+pub fn write_to(out: &mut dyn Write, write: impl FnOnce(&mut Json<'_>)) -> io::Result<()> {
     let mut stream = Stream { out, failure: None };
     write(&mut Json::without_bound(&mut stream));
     stream.failure.map_or(Ok(()), Err)
@@ -42,46 +42,46 @@ impl Sink for Stream<'_> {
 }
 
 /// The fields of an object, one after the other.
-pub(crate) struct Object<'j, 'o> {
+pub struct Object<'j, 'o> {
     json: &'j mut Json<'o>,
     is_first: bool,
 }
 
 impl<'j, 'o> Object<'j, 'o> {
     /// Opens an object.
-    pub(crate) fn open(json: &'j mut Json<'o>) -> Self {
+    pub fn open(json: &'j mut Json<'o>) -> Self {
         json.raw(b"{");
         Self { json, is_first: true }
     }
 
     /// Closes it.
-    pub(crate) fn close(self) {
+    pub fn close(self) {
         self.json.raw(b"}");
     }
 
     /// Writes a field's name; what it returns is for the value.
-    pub(crate) fn field(&mut self, name: &str) -> &mut Json<'o> {
+    pub fn field(&mut self, name: &str) -> &mut Json<'o> {
         self.json.name(name, &mut self.is_first);
         self.json
     }
 
     /// A field that is a whole number.
-    pub(crate) fn number(&mut self, name: &str, number: u64) {
+    pub fn number(&mut self, name: &str, number: u64) {
         self.field(name).number(number);
     }
 
     /// A field that is true or false.
-    pub(crate) fn truth(&mut self, name: &str, truth: bool) {
+    pub fn truth(&mut self, name: &str, truth: bool) {
         self.field(name).truth(truth);
     }
 
     /// A field that is text.
-    pub(crate) fn text(&mut self, name: &str, text: &str) {
+    pub fn text(&mut self, name: &str, text: &str) {
         self.field(name).text(text);
     }
 
     /// A field that is text if its bytes are, and else in base64 under a name of its own.
-    pub(crate) fn bytes(&mut self, name: &str, bytes: &[u8]) {
+    pub fn bytes(&mut self, name: &str, bytes: &[u8]) {
         match std::str::from_utf8(bytes) {
             Ok(found) => self.text(name, found),
             Err(_) => self.base64(&format!("{name}_base64"), bytes),
@@ -89,7 +89,7 @@ impl<'j, 'o> Object<'j, 'o> {
     }
 
     /// A field in base64.
-    pub(crate) fn base64(&mut self, name: &str, bytes: &[u8]) {
+    pub fn base64(&mut self, name: &str, bytes: &[u8]) {
         let mut base64 = Base64::open(self.field(name));
         base64.put(bytes);
         base64.close();

@@ -1,5 +1,5 @@
 //! WHAT THE BINARY DOES BESIDES SERVING: reading its arguments, checking a configuration,
-//! measuring, inspecting a data directory, speaking to a running broker.
+//! inspecting a data directory, speaking to a running broker.
 //!
 //! Everything here runs on behalf of a person at a prompt or of systemd, never for a peer. Always true: what
 //! that person did wrong is answered with one sentence that says what to change.
@@ -7,13 +7,12 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod args;
-pub mod bench;
 pub mod check;
 mod checksums;
 pub mod ctl;
 mod folder;
 pub mod inspect;
-mod json;
+pub mod json;
 mod new_file;
 pub mod options;
 pub mod program;

@@ -1,7 +1,8 @@
 //! The options of one command line, as a table: what is read, what the help says and what an error names
 //! come from it.
 //!
-//! Always true: an option that is understood is in the help, and an error names what the help names.
+//! Always true: an option that is understood is in the help, and an error names what the help names. The bench is a
+//! program of its own and reads its options by the same table.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
@@ -17,21 +18,21 @@ use crate::config::describe_unknown;
 const ABOUT_COLUMN: usize = 24;
 
 /// One option that a `T` takes.
-pub(super) struct OptionRow<T> {
+pub struct OptionRow<T> {
     /// Its name, such as `--config`.
-    pub(super) name: &'static str,
+    pub name: &'static str,
     /// One letter that means the same.
-    pub(super) letter: Option<char>,
+    pub letter: Option<char>,
     /// What its value is called in the help; empty for an option without one.
-    pub(super) value: &'static str,
+    pub value: &'static str,
     /// What the help says of it, line by line.
-    pub(super) about: &'static str,
+    pub about: &'static str,
     /// What it does.
-    pub(super) action: Action<T>,
+    pub action: Action<T>,
 }
 
 /// What an option does.
-pub(super) enum Action<T> {
+pub enum Action<T> {
     /// It says something, perhaps by its value.
     Take(fn(&mut T, &mut Given<'_>) -> Result<(), BadArguments>),
     /// It asks for the help, whatever else is said.
@@ -42,7 +43,7 @@ pub(super) enum Action<T> {
 
 /// What stood next in a command line.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Next {
+pub enum Next {
     /// An option, which is taken.
     Option,
     /// A word that is none.
@@ -56,23 +57,25 @@ pub(super) enum Next {
 }
 
 /// Options that belong together, under a heading.
-pub(super) struct Section<T: 'static> {
-    pub(super) heading: &'static str,
-    pub(super) rows: &'static [OptionRow<T>],
+pub struct Section<T: 'static> {
+    /// What stands above them in the help.
+    pub heading: &'static str,
+    /// The options.
+    pub rows: &'static [OptionRow<T>],
 }
 
 /// All options of a command line.
-pub(super) struct Table<T: 'static>(pub(super) &'static [Section<T>]);
+pub struct Table<T: 'static>(pub &'static [Section<T>]);
 
 /// An option that was given, and where its value is to be had.
-pub(super) struct Given<'p> {
+pub struct Given<'p> {
     name: &'static str,
     parser: &'p mut lexopt::Parser,
 }
 
 impl<T> OptionRow<T> {
     /// An option with a value.
-    pub(super) const fn new(
+    pub const fn new(
         name: &'static str,
         value: &'static str,
         about: &'static str,
@@ -82,12 +85,12 @@ impl<T> OptionRow<T> {
     }
 
     /// `-h` and `--help`.
-    pub(super) const fn help() -> Self {
+    pub const fn help() -> Self {
         Self { name: "--help", letter: Some('h'), value: "", about: "print this", action: Action::Help }
     }
 
     /// `-V` and `--version`.
-    pub(super) const fn version() -> Self {
+    pub const fn version() -> Self {
         Self {
             name: "--version",
             letter: Some('V'),
@@ -104,7 +107,7 @@ impl<T> Table<T> {
     }
 
     /// The names of all options, as the help has them.
-    pub(super) fn names(&self) -> Vec<&'static str> {
+    pub fn names(&self) -> Vec<&'static str> {
         self.rows().map(|row| row.name).collect()
     }
 
@@ -112,7 +115,7 @@ impl<T> Table<T> {
     ///
     /// # Errors
     /// There is no such option, or its value makes no sense.
-    pub(super) fn next(&self, options: &mut T, parser: &mut lexopt::Parser) -> Result<Next, BadArguments> {
+    pub fn next(&self, options: &mut T, parser: &mut lexopt::Parser) -> Result<Next, BadArguments> {
         let asked = match parser.next()? {
             None => return Ok(Next::End),
             Some(Arg::Value(word)) => return Ok(Next::Word(word)),
@@ -132,7 +135,7 @@ impl<T> Table<T> {
     }
 
     /// The sections of the help that those options make whose names `is_shown`.
-    pub(super) fn help(&self, is_shown: impl Fn(&str) -> bool) -> String {
+    pub fn help(&self, is_shown: impl Fn(&str) -> bool) -> String {
         let mut text = String::new();
         for section in self.0 {
             text += &format!("{}\n", section.heading);
@@ -157,19 +160,28 @@ impl<T> Table<T> {
 
 impl Given<'_> {
     /// Its value as a path.
-    pub(super) fn path(&mut self) -> Result<PathBuf, BadArguments> {
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn path(&mut self) -> Result<PathBuf, BadArguments> {
         Ok(self.parser.value()?.into())
     }
 
     /// Its value, understood.
-    pub(super) fn value<V: FromStr<Err: fmt::Display>>(&mut self) -> Result<V, BadArguments> {
+    ///
+    /// # Errors
+    /// It has none, or one that makes no sense.
+    pub fn value<V: FromStr<Err: fmt::Display>>(&mut self) -> Result<V, BadArguments> {
         let text = self.parser.value()?;
         let text = text.to_str().ok_or_else(|| self.bad(format_args!("{text:?} is not UTF-8")))?;
         text.parse().map_err(|error| self.bad(format_args!("{error}")))
     }
 
     /// Its value as a whole number from `min` to `max`.
-    pub(super) fn number<N>(&mut self, min: N, max: N) -> Result<N, BadArguments>
+    ///
+    /// # Errors
+    /// It has none, or one that is no such number.
+    pub fn number<N>(&mut self, min: N, max: N) -> Result<N, BadArguments>
     where
         N: FromStr + PartialOrd + fmt::Display,
     {
@@ -181,7 +193,7 @@ impl Given<'_> {
     }
 
     /// Its value makes no sense, for this reason.
-    pub(super) fn bad(&self, why: fmt::Arguments<'_>) -> BadArguments {
+    pub fn bad(&self, why: fmt::Arguments<'_>) -> BadArguments {
         BadArguments::new(format!("{}: {why}", self.name))
     }
 }
@@ -189,18 +201,22 @@ impl Given<'_> {
 /// Why the arguments make no sense, as one sentence.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadArguments {
-    pub(super) sentence: String,
-    pub(super) exit_code: u8,
+    /// What is wrong.
+    pub sentence: String,
+    /// What the program ends with.
+    pub exit_code: u8,
+    /// Whose help lists what there is.
+    pub program: &'static str,
 }
 
 impl BadArguments {
-    /// The program ends with 1.
-    pub(super) const fn new(sentence: String) -> Self {
-        Self { sentence, exit_code: 1 }
+    /// `leveret` ends with 1.
+    pub const fn new(sentence: String) -> Self {
+        Self { sentence, exit_code: 1, program: "leveret" }
     }
 
     /// A word where there is no place for one.
-    pub(super) fn one_too_many(word: &OsStr) -> Self {
+    pub fn one_too_many(word: &OsStr) -> Self {
         Self::new(format!("{word:?} is one argument too many"))
     }
 }
@@ -213,7 +229,7 @@ impl From<lexopt::Error> for BadArguments {
 
 impl fmt::Display for BadArguments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (leveret --help lists what there is)", self.sentence)
+        write!(f, "{} ({} --help lists what there is)", self.sentence, self.program)
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::args::{self, Ask};
 use crate::config::Config;
 use crate::net::{self, StartError, logging};
-use crate::{bench, check, ctl, inspect, restore, upgrade};
+use crate::{check, ctl, inspect, restore, upgrade};
 
 /// Does what the arguments say; the code to end with.
 pub fn main() -> ExitCode {
@@ -24,8 +24,6 @@ pub fn main() -> ExitCode {
 fn run() -> Result<ExitCode, Box<dyn Error>> {
     match args::parse_all(std::env::args_os())? {
         Ask::Help(page) => print(&page.text())?,
-        Ask::Bench(None) => print(&bench::options::help())?,
-        Ask::Bench(Some(options)) => print(&bench::run(&options)?)?,
         Ask::Inspect(None) => print(&inspect::options::help())?,
         Ask::Inspect(Some(options)) => return Ok(inspect::run(&options)?),
         Ask::Restore(archive, said) => {

@@ -3,9 +3,9 @@
 
     systemd/packages/build.py [TARGET...]
 
-Without a TARGET it builds all of them, each to target/TARGET/release/leveret, and prints these paths. It takes Rust with
-the source of its standard library, zig and cargo-zigbuild: guide/install.md says where they come from, and shows
-the command that this runs.
+Without a TARGET it builds all of them, each to target/TARGET/release/leveret, and prints these paths; leveret-bench,
+which measures brokers, lies beside each. It takes Rust with the source of its standard library, zig and cargo-zigbuild:
+guide/install.md says where they come from, and shows the command that this runs.
 """
 
 from __future__ import annotations
@@ -40,13 +40,18 @@ def environment() -> Dict[str, str]:
 
 
 def command(target: str) -> List[str]:
-    """What builds the binary for a target."""
-    return ["cargo", "zigbuild", "--release", "--locked", "--bin", "leveret", "--target", target, *BUILD_STD]
+    """What builds the binaries for a target."""
+    return ["cargo", "zigbuild", "--release", "--locked", "--bins", "--target", target, *BUILD_STD]
 
 
 def binary(target: str, folder: Path = ROOT / "target") -> Path:
-    """Where cargo puts the binary for a target, below its target folder."""
+    """Where cargo puts the broker for a target, below its target folder."""
     return folder / target / "release" / "leveret"
+
+
+def bench(broker: Path) -> Path:
+    """The program that measures brokers, of the same build."""
+    return broker.with_name("leveret-bench")
 
 
 def need_tools() -> None:
@@ -62,7 +67,7 @@ def need_tools() -> None:
 
 
 def build(target: str) -> Path:
-    """Builds the binary for a target; where it is."""
+    """Builds the binaries for a target; where the broker is."""
     told = dict(os.environ, **environment(), CARGO_TARGET_DIR=str(ROOT / "target"))
     if subprocess.run(command(target), cwd=ROOT, env=told, check=False).returncode:
         raise Unbuilt(f"{target}: cargo could not build it, and says why above")

@@ -5,8 +5,8 @@
 
 The binary of arm64 and armhf is the static one (guide/install.md says how it is built); armhf is ARMv6 code, so that it runs
 on every Raspberry Pi. --says names a binary of the same version that runs here: the manual pages and completions are
-made of what it prints. It takes dpkg-deb, and cargo for the licences of what is linked; the same input gives the same
-bytes. Prints the package's path.
+made of what it prints. Beside each lies leveret-bench, which the package has as well. It takes dpkg-deb, and cargo for the
+licences of what is linked; the same input gives the same bytes. Prints the package's path.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import build as static  # noqa: E402
 import licences  # noqa: E402
 import manual  # noqa: E402
 
@@ -45,6 +46,7 @@ GENERATORS = "usr/lib/systemd/system-generators/"
 PROGRAMS = ("usr/bin/", GENERATORS)
 OVERRIDES = """# One binary for every distribution, on purpose: it runs where glibc is older, or is not.
 leveret: statically-linked-binary [usr/bin/leveret]
+leveret: statically-linked-binary [usr/bin/leveret-bench]
 """
 
 
@@ -69,8 +71,10 @@ def check_whole(binary: Path, image: bytes) -> None:
         raise Mistake(f"{binary} is cut off")
 
 
-def dependencies(binary: Path, architecture: str) -> List[str]:
-    """What the binary needs of the system, which is nothing for a static one."""
+def program(binary: Path, architecture: str) -> bytes:
+    """The bytes of a whole program for that architecture."""
+    if not binary.exists():
+        raise Mistake(f"there is no {binary}")
     image = binary.read_bytes()
     if image[:4] != b"\x7fELF":
         raise Mistake(f"{binary} is no ELF program")
@@ -78,12 +82,18 @@ def dependencies(binary: Path, architecture: str) -> List[str]:
     machine, = struct.unpack_from("<H", image, 18)
     if (machine, image[4]) != MACHINES[architecture]:
         raise Mistake(f"{binary} is not for {architecture}: its ELF machine is {machine}, of class {image[4]}")
+    return image
+
+
+def dependencies(binaries: List[Path], architecture: str) -> List[str]:
+    """What the binaries need of the system, of which static ones need nothing."""
+    images = [program(binary, architecture) for binary in binaries]
     needs = ["systemd | systemd-standalone-sysusers | systemd-sysusers",
              "systemd | systemd-standalone-tmpfiles | systemd-tmpfiles"]
-    if glibc := re.findall(rb"GLIBC_(\d+)\.(\d+)", image):
+    if glibc := [found for image in images for found in re.findall(rb"GLIBC_(\d+)\.(\d+)", image)]:
         newest = max((int(major), int(minor)) for major, minor in glibc)
         needs.append(f"libc6 (>= {newest[0]}.{newest[1]})")
-    if b"libgcc_s.so.1\0" in image:
+    if any(b"libgcc_s.so.1\0" in image for image in images):
         needs.append("libgcc-s1 (>= 4.2)")
     return needs
 
@@ -138,7 +148,7 @@ Description: small RabbitMQ-compatible message broker for embedded boards
 """
 
 
-def contents(binary: Path, says: Path, architecture: str, version: str, is_static: bool) -> Dict[str, bytes]:
+def contents(binary: Path, bench: Path, says: Path, architecture: str, version: str, is_static: bool) -> Dict[str, bytes]:
     """Every file by its path, but for the programs."""
     systemd = ROOT / "systemd"
     files = {
@@ -152,6 +162,7 @@ def contents(binary: Path, says: Path, architecture: str, version: str, is_stati
         "usr/share/doc/leveret/changelog.gz": packed(changelog(version)),
         "usr/share/doc/leveret/third-party-licences.gz": packed(licences.all_licences(architecture)),
         "usr/bin/leveret": binary.read_bytes(),
+        "usr/bin/leveret-bench": bench.read_bytes(),
     }
     if is_static:
         files["usr/share/lintian/overrides/leveret"] = OVERRIDES.encode()
@@ -182,13 +193,16 @@ def lay_out(tree: Path, files: Dict[str, bytes]) -> None:
         folder.chmod(0o755)
 
 
-def build(binary: Path, architecture: str, says: Path, version: str, out: Path, compression: str = "xz") -> Path:
-    """Makes the package, compressed by one of dpkg-deb's methods; where it lies."""
-    needs = dependencies(binary, architecture)
+def build(binary: Path, architecture: str, says: Path, version: str, out: Path, compression: str = "xz",
+          bench: Optional[Path] = None) -> Path:
+    """Makes the package, compressed by one of dpkg-deb's methods; where it lies. leveret-bench is the one beside the
+    binary, if none is named."""
+    bench = bench or static.bench(binary)
+    needs = dependencies([binary, bench], architecture)
     is_static = not any(need.startswith("libc6") for need in needs)
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        files = contents(binary, says, architecture, version, is_static)
+        files = contents(binary, bench, says, architecture, version, is_static)
         lay_out(tree, files)
         size_kib = sum(-(-len(data) // 1024) for data in files.values())
         about = tree / "DEBIAN"

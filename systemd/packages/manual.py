@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes the manual pages and the shell completions of a leveret binary.
+"""Makes the manual pages and the shell completions of the leveret binaries.
 
     systemd/packages/manual.py BINARY FOLDER
 
-What the pages say and the completions offer is what `leveret --help`, `leveretctl help` and boards/generic.toml say:
-it stands there and nowhere else. The same binary gives the same bytes.
+What the pages say and the completions offer is what `leveret --help`, `leveretctl help`, `leveret-bench --help` (of the
+one beside BINARY) and boards/generic.toml say: it stands there and nowhere else. The same binary gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ import textwrap
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import build as static  # noqa: E402
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 KEY = re.compile(r"^(?:# )?([a-z_]+ = (?:\[.*\]|\".*\"|[^ ]+))$")
 PIECE = re.compile(r"^# --- (.*?) -+$")
 SECTION = re.compile(r"^\[([a-z]+)\]$")
-CALL = re.compile(r"^ {1,8}leveret ")
+CALL = re.compile(r"^ {1,8}leveret(?:-bench)? ")
 OPTION = re.compile(r"^ {2}(?=\S)")
 
 
@@ -71,7 +75,7 @@ def ask(binary: Path) -> Said:
                 _, usage, about, _ = re.split(r"\n\n", say(ctl, "help", name).lstrip("\n"), maxsplit=3)
                 sections[-1][1].append(Command(name, usage.removeprefix("leveretctl "), about.strip()))
         options = say(ctl, "help", "help").split("General Options\n\n", 1)[1]
-        return Said(say(binary, "--version").split()[1], say(binary, "--help"), say(binary, "bench", "--help"),
+        return Said(say(binary, "--version").split()[1], say(binary, "--help"), say(static.bench(binary), "--help"),
                     say(binary, "inspect", "--help"), sections, options)
 
 
@@ -174,12 +178,11 @@ def leveret_page(said: Said) -> str:
     about, _, rest = said.help.partition("\n\n")
     calls = "\n.br\n".join(roff(call) for call, _ in usages(rest.split("\n\n")[0]))
     body = heading("SH", "SYNOPSIS") + calls + "\n" + help_to_roff(rest, sub=False)
-    for name, text in (("leveret bench", said.bench), ("leveret inspect", said.inspect)):
-        body += heading("SH", name.upper()) + help_to_roff(text, sub=True)
+    body += heading("SH", "LEVERET INSPECT") + help_to_roff(said.inspect, sub=True)
     body += heading("SH", "FILES")
     body += item(["/etc/leveret/leveret.toml"], "the configuration of the package's service")
     body += item(["/var/lib/leveret"], "its data")
-    body += heading("SH", "SEE ALSO") + ".BR leveretctl (1),\n.BR leveret.toml (5)\n"
+    body += heading("SH", "SEE ALSO") + ".BR leveretctl (1),\n.BR leveret\\-bench (1),\n.BR leveret.toml (5)\n"
     return page("leveret", 1, said.version, about.split(": ", 1)[1].rstrip("."), body)
 
 
@@ -194,6 +197,16 @@ def leveretctl_page(said: Said) -> str:
         body += heading("SS", title) + "".join(item([command.usage], command.about) for command in some)
     body += heading("SH", "SEE ALSO") + ".BR leveret (1),\n.BR leveret.toml (5)\n"
     return page("leveretctl", 1, said.version, "ask or tell a running Leveret broker", body)
+
+
+def bench_page(said: Said) -> str:
+    """leveret-bench(1)."""
+    about, calls, rest = said.bench.split("\n\n", 2)
+    body = heading("SH", "SYNOPSIS") + "\n.br\n".join(roff(call) for call, _ in usages(calls)) + "\n"
+    body += heading("SH", "DESCRIPTION") + help_to_roff(f"{about}\n\n{calls}", sub=True)
+    body += heading("SH", "OPTIONS") + help_to_roff(rest, sub=True)
+    body += heading("SH", "SEE ALSO") + ".BR leveret (1)\n"
+    return page("leveret-bench", 1, said.version, "measure an AMQP broker", body)
 
 
 class Reference:
@@ -264,9 +277,9 @@ def choices(option: Option) -> List[str]:
     """The values of an option that are known, if they are."""
     if option.names[-1] == "--board":
         return boards()
-    if option.names[-1] not in ("--log-level", "--formatter"):
+    if option.names[-1] not in ("--log-level", "--formatter", "--exchange", "--ack"):
         return []
-    about = re.sub(r" \(.*?\)|, for .*", "", option.about)
+    about = re.sub(r" \(.*?\)| \[.*?\]|, for .*|; .*", "", option.about)
     return re.split(r", | or ", about)
 
 
@@ -276,7 +289,7 @@ def is_path(option: Option) -> bool:
 
 
 def programs(said: Said) -> Dict[str, Tuple[List[str], List[Option]]]:
-    """Each name of the program, the words it begins with, and its options."""
+    """Each program by each of its names, the words it begins with, and its options."""
     blocks = said.help.split("\n\n")
     words = [found[1] for call, _ in usages(blocks[1]) if (found := re.match(r"leveret \[?([a-z-]+)", call))]
     options = read_options(next(block for block in blocks if block.startswith("Options:")).splitlines()[1:])
@@ -286,16 +299,23 @@ def programs(said: Said) -> Dict[str, Tuple[List[str], List[Option]]]:
     for one in list(ctl_options):
         ctl_options += [Option([name], value, one.about)
                         for name, value in re.findall(r"or (--[a-z-]+) (<\w+>)", one.about)]
-    return {"leveret": (words, options), "leveretctl": (names, ctl_options)}
+    sections = [block.splitlines()[1:] for block in said.bench.split("\n\n") if re.match(r"\S.*:\n  -", block)]
+    bench_options = read_options([line for section in sections for line in section])
+    calls = "\n".join(call for call, _ in usages(said.bench.split("\n\n")[1]))
+    bench_words = re.findall(r"^leveret-bench ([a-z]+)", calls, re.MULTILINE)
+    return {"leveret": (words, options), "leveretctl": (names, ctl_options),
+            "leveret-bench": (bench_words, bench_options)}
 
 
-BASH = """# bash completion for leveret and leveretctl, made by systemd/packages/manual.py
+BASH = """# bash completion for leveret, leveretctl and leveret-bench, made by systemd/packages/manual.py
 _leveret() {
     local current=$2 previous=$3 options commands word
     COMPREPLY=()
     case "${COMP_WORDS[0]##*/} ${COMP_WORDS[1]}" in
         leveretctl\\ * | leveret\\ ctl)
             options='@CTL_OPTIONS@' commands='@CTL_COMMANDS@' ;;
+        leveret-bench\\ *)
+            options='@BENCH_OPTIONS@' commands='@BENCH_COMMANDS@' ;;
         *)
             options='@OPTIONS@' commands='@COMMANDS@' ;;
     esac
@@ -312,20 +332,20 @@ _leveret() {
     done
     mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$current"; [[ $commands ]] || compgen -f -- "$current")
 }
-complete -o filenames -F _leveret leveret leveretctl
+complete -o filenames -F _leveret leveret leveretctl leveret-bench
 """
 
 
 def bash(said: Said) -> str:
     """The completion for bash."""
-    both = programs(said)
+    all_of_them = programs(said)
     text = BASH
-    for program, prefix in (("leveret", ""), ("leveretctl", "CTL_")):
-        words, options = both[program]
+    for program, prefix in (("leveret", ""), ("leveretctl", "CTL_"), ("leveret-bench", "BENCH_")):
+        words, options = all_of_them[program]
         text = text.replace(f"@{prefix}COMMANDS@", " ".join(words))
         text = text.replace(f"@{prefix}OPTIONS@", " ".join(name for option in options for name in option.names))
     values: Dict[str, str] = {}
-    for _, options in both.values():
+    for _, options in all_of_them.values():
         for option in options:
             if not option.value:
                 continue
@@ -351,7 +371,7 @@ def described(text: str) -> str:
 
 def zsh(said: Said) -> str:
     """The completion for zsh."""
-    out = "#compdef leveret leveretctl\n# made by systemd/packages/manual.py\n"
+    out = "#compdef leveret leveretctl leveret-bench\n# made by systemd/packages/manual.py\n"
     for program, (words, options) in programs(said).items():
         out += f"\n_{program}_arguments() {{\n    _arguments \\\n"
         for option in options:
@@ -366,6 +386,8 @@ def zsh(said: Said) -> str:
     return out + """
 if [[ $service == leveretctl ]]; then
     _leveretctl_arguments
+elif [[ $service == leveret-bench ]]; then
+    _leveret-bench_arguments
 elif [[ ${words[2]} == ctl && $CURRENT -gt 2 ]]; then
     shift words
     (( CURRENT-- ))
@@ -377,17 +399,17 @@ fi
 
 
 def fish(said: Said, program: str) -> str:
-    """The completion for fish of one name of the program."""
-    both = programs(said)
+    """The completion for fish of one name of a program."""
+    all_of_them = programs(said)
     out = "# made by systemd/packages/manual.py\n"
     parts = [(program, "__fish_use_subcommand", "")]
     if program == "leveret":
         condition = "not __fish_seen_subcommand_from ctl"
         parts = [("leveret", "__fish_use_subcommand", condition),
                  ("leveretctl", f"__fish_seen_subcommand_from ctl; and not __fish_seen_subcommand_from "
-                                f"{' '.join(both['leveretctl'][0])}", "__fish_seen_subcommand_from ctl")]
+                                f"{' '.join(all_of_them['leveretctl'][0])}", "__fish_seen_subcommand_from ctl")]
     for source, begins, condition in parts:
-        words, options = both[source]
+        words, options = all_of_them[source]
         out += f"complete -c {program} -f -n '{begins}' -a '{' '.join(words)}'\n"
         for option in options:
             flags = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
@@ -406,12 +428,15 @@ def make(binary: Path) -> Dict[str, str]:
     return {
         "man/man1/leveret.1": leveret_page(said),
         "man/man1/leveretctl.1": leveretctl_page(said),
+        "man/man1/leveret-bench.1": bench_page(said),
         "man/man5/leveret.toml.5": reference_page(said, generic),
         "bash-completion/completions/leveret": bash(said),
         "bash-completion/completions/leveretctl": bash(said),
+        "bash-completion/completions/leveret-bench": bash(said),
         "zsh/vendor-completions/_leveret": zsh(said),
         "fish/vendor_completions.d/leveret.fish": fish(said, "leveret"),
         "fish/vendor_completions.d/leveretctl.fish": fish(said, "leveretctl"),
+        "fish/vendor_completions.d/leveret-bench.fish": fish(said, "leveret-bench"),
     }
 
 

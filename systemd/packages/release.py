@@ -3,7 +3,7 @@
 
     systemd/packages/release.py [--sign KEYID] [--containers] [--binaries FOLDER] [--out FOLDER] [TARGET...]
 
-    binaries/     the static binary of each target
+    binaries/     the static binaries of each target: leveret, and leveret-bench, which measures brokers
     debian/       a repository for apt: the packages, their lists and, when they are signed, the public key
     containers/   with --containers, an image of each target, as an OCI archive
     SHA256SUMS    of all these files but signatures; with --sign, SHA256SUMS.asc signs it
@@ -100,15 +100,17 @@ def binaries(targets: List[str], folder: Optional[Path]) -> Dict[str, Path]:
         return {target: build.build(target) for target in targets}
     found = {target: build.binary(target, folder) for target in targets}
     for path in found.values():
-        if not path.exists():
-            raise Cannot(f"there is no {path}")
+        for program in (path, build.bench(path)):
+            if not program.exists():
+                raise Cannot(f"there is no {program}")
     return found
 
 
 def check(target: str, binary: Path) -> None:
-    """It is a static program for that machine."""
-    if any(needed.startswith("libc6") for needed in deb.dependencies(binary, KINDS[target].architecture)):
-        raise Cannot(f"{binary} is not static")
+    """It is a static program for that machine, and so is the bench beside it."""
+    for program in (binary, build.bench(binary)):
+        if any(needed.startswith("libc6") for needed in deb.dependencies([program], KINDS[target].architecture)):
+            raise Cannot(f"{program} is not static")
 
 
 class Release:
@@ -125,9 +127,10 @@ class Release:
         """For who wants no package."""
         (self.folder / "binaries").mkdir()
         for target, binary in self.found.items():
-            copy = self.folder / "binaries" / f"leveret-{self.version}-{target}"
-            shutil.copyfile(binary, copy)
-            copy.chmod(0o755)
+            for program in (binary, build.bench(binary)):
+                copy = self.folder / "binaries" / f"{program.name}-{self.version}-{target}"
+                shutil.copyfile(program, copy)
+                copy.chmod(0o755)
 
     # --- the repository ----------------------------------------------------------------------------------------
 
@@ -179,10 +182,13 @@ class Release:
             work = Path(folder)
             context = work / "context"
             shutil.copytree(CONTAINER, context)
-            shutil.copyfile(self.found[target], context / "leveret")
+            programs = [self.found[target], build.bench(self.found[target])]
+            for program in programs:
+                shutil.copyfile(program, context / program.name)
+            names = {program.name for program in programs}
             for path in [context, *context.rglob("*")]:
                 # As the image has them, whatever the umask of who cloned the repository.
-                path.chmod(0o755 if path.is_dir() or path.name == "leveret" else 0o644)
+                path.chmod(0o755 if path.is_dir() or path.name in names else 0o644)
             store = ["buildah", "--storage-driver", "vfs", "--root", work / "images", "--runroot", work / "run"]
             dated = ["--timestamp", day(), "--identity-label=false"]
             run(*store, "bud", "--isolation", "chroot", *dated, "--arch", architecture, "-t", "leveret", context)
@@ -264,7 +270,7 @@ def main() -> int:
     """Makes what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="instead of all: " + ", ".join(KINDS))
-    parser.add_argument("--binaries", type=Path, metavar="FOLDER", help="has TARGET/release/leveret; nothing is built then")
+    parser.add_argument("--binaries", type=Path, metavar="FOLDER", help="has TARGET/release/leveret and leveret-bench; nothing is built then")
     parser.add_argument("--says", type=Path, metavar="FILE",
                         help="a binary of the same version that runs here, for the manual pages; else this machine's target")
     parser.add_argument("--sign", metavar="KEYID", help="a key that gpg has the secret part of")

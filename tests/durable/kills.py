@@ -148,7 +148,7 @@ def load(series: Lives, streams: Dict[str, Stream], chance: random.Random) -> No
 
 
 def bench_under_kills() -> None:
-    """`leveret bench` finds nothing lost, altered or out of order. And when the broker is killed under it, what a
+    """`leveret-bench` finds nothing lost, altered or out of order. And when the broker is killed under it, what a
     tap on its line saw confirmed comes back, each message once and as it was sent, and nothing else does."""
     chance = seed("bench-under-kills")
     with ext4(96) as mount, lives(CONFIG, mount / "data") as series:
@@ -240,7 +240,7 @@ def settle_half(peer: Any, messages: List[Any]) -> Set[bytes]:
 
 def start_bench(address: brokers.Address, *options: str) -> "subprocess.Popen[str]":
     """A run of it against a broker."""
-    command = [str(brokers.leveret_binary()), "bench", "--address", f"{address.host}:{address.port}",
+    command = [str(brokers.bench_binary()), "--address", f"{address.host}:{address.port}",
                "--persistent", "--confirms", "100", "--json", *options]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             text=True, start_new_session=True)

@@ -227,6 +227,11 @@ def leveret_binary() -> Path:
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "leveret"
 
 
+def bench_binary() -> Path:
+    """The program that measures brokers, which cargo puts beside the broker."""
+    return leveret_binary().with_name("leveret-bench")
+
+
 def rabbitmq_sbin() -> Optional[Path]:
     """Where Debian's package keeps RabbitMQ's own scripts, or None when it is not installed."""
     found = sorted(RABBITMQ_HOME.glob("rabbitmq_server-*/sbin/rabbitmq-server"))

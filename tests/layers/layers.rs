@@ -55,6 +55,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("bridge", &["wire", "config"]),
     ("engine", &["wire", "session", "broker", "store", "admin", "config", "tls", "bridge"]),
     ("tool", EVERYONE),
+    ("bench", &["wire", "config", "tool::options", "tool::json"]),
     ("net", EVERYONE),
     ("main", EVERYONE),
     ("lib", EVERYONE),

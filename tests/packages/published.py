@@ -36,7 +36,8 @@ IMAGE = {"User": "5672:5672", "ExposedPorts": {"5671/tcp": {}, "5672/tcp": {}}, 
          "Cmd": ["serve", "--config", "/etc/leveret/leveret.toml"], "Volumes": {"/var/lib/leveret": {}},
          "StopSignal": "SIGTERM"}
 # Owner and mode of what an image has.
-FILES = {"usr/bin/leveret": (0, 0o755), "etc/leveret/leveret.toml": (0, 0o644), "var/lib/leveret": (5672, 0o755)}
+FILES = {"usr/bin/leveret": (0, 0o755), "usr/bin/leveret-bench": (0, 0o755), "etc/leveret/leveret.toml": (0, 0o644),
+         "var/lib/leveret": (5672, 0o755)}
 
 
 def equal(what: str, got: object, expected: object) -> None:
@@ -78,7 +79,7 @@ def real(target: str) -> Path:
     if binary is None:
         raise Skip(f"there is no binary for {target}: tests/arm/run --build-only or systemd/packages/build.py makes it")
     try:
-        deb.dependencies(binary, release.KINDS[target].architecture)
+        deb.dependencies([binary, build.bench(binary)], release.KINDS[target].architecture)
     except deb.Mistake as mistake:
         raise Skip(f"no real binary for {target}: {mistake}") from mistake
     emulator: List[str] = []
@@ -157,7 +158,8 @@ class Published:
         for target in targets:
             place = build.binary(target, binaries)
             place.parent.mkdir(parents=True)
-            shutil.copy(real(target), place)
+            for program in (real(target), build.bench(real(target))):
+                shutil.copy(program, place.with_name(program.name))
         out = self.folder / name
         done = said_by(RELEASE, "--binaries", binaries, "--says", self.says, "--out", out, *words, *targets,
                        env=self.environment())

@@ -1,19 +1,22 @@
-//! `leveret bench` as a person at a prompt meets it.
+//! `leveret-bench` as a person at a prompt meets it.
 //!
 //! Always true of it: every message is checked, so each run here is also a test of the broker; without a
 //! measurement there is one sentence that says what to do, and exit code 1.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
 
 use crate::home;
 use socket2::{Domain, Socket, Type};
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_leveret-bench");
+
 fn bench(arguments: &[&str]) -> Output {
-    let mut command = home::leveret();
-    command.arg("bench").args(arguments).output().expect("the built binary runs")
+    let mut command = home::undisturbed(Command::new(PROGRAM));
+    command.args(arguments).output().expect("the built binary runs")
 }
 
 /// The one line on standard error of a run that must fail.
@@ -53,9 +56,9 @@ fn measured(line: &str) -> String {
 fn what_another_bench_left_behind_is_not_its_own() {
     let left = std::env::temp_dir().join(format!("leveret-bench-test-{}", std::process::id()));
     std::fs::create_dir_all(&left).expect("a folder");
-    let script = "touch \"$TMPDIR/leveret-bench-$$\" && exec \"$0\" bench --messages 10";
+    let script = "touch \"$TMPDIR/leveret-bench-$$\" && exec \"$0\" --messages 10";
     let mut command = Command::new("sh");
-    command.args(["-c", script, env!("CARGO_BIN_EXE_leveret")]).env("TMPDIR", &left).env_remove("RUST_LOG");
+    command.args(["-c", script, PROGRAM]).env("TMPDIR", &left).env_remove("RUST_LOG");
     let output = command.output().expect("a shell");
     std::fs::remove_dir_all(&left).expect("the folder goes");
     assert!(output.status.success(), "{output:?}");
@@ -128,7 +131,30 @@ fn at_a_rate_it_tells_how_long_messages_take() {
 #[test]
 fn a_broker_of_our_own_that_does_not_start_says_why() {
     let said = refusal(&["--", "--memory-limit", "1MB"]);
-    assert!(said.starts_with("leveret: the broker did not start: leveret: "), "{said}");
+    assert!(said.starts_with("leveret-bench: the broker did not start: leveret: "), "{said}");
+}
+
+/// By another process: one that this process writes, and forks meanwhile, would be busy when it is to run.
+fn copy(program: &str, to: &Path) {
+    assert!(Command::new("cp").arg(program).arg(to).status().expect("cp is there").success());
+}
+
+/// A copy that lies alone, with a path that has no broker in it.
+#[test]
+fn where_there_is_no_broker_to_start_it_says_what_was_looked_for() {
+    let home = home::Home::new("bench-alone");
+    let alone = home.path().join("leveret-bench");
+    copy(PROGRAM, &alone);
+    let output = Command::new(&alone).env("PATH", home.path()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        said.starts_with("leveret-bench: the broker did not start: leveret cannot be run (No such file"),
+        "{said}"
+    );
+    copy(env!("CARGO_BIN_EXE_leveret"), &home.path().join("leveret"));
+    let output = Command::new(&alone).args(["--messages", "10"]).env("PATH", "").output().expect("it runs");
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]
@@ -156,7 +182,10 @@ fn where_nobody_listens_it_says_what_to_do() {
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
     let free = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
     let said = refusal(&["--address", &free.to_string()]);
-    assert!(said.starts_with(&format!("leveret: no broker at amqp://{free} (Connection refused")), "{said}");
+    assert!(
+        said.starts_with(&format!("leveret-bench: no broker at amqp://{free} (Connection refused")),
+        "{said}"
+    );
     assert!(said.contains("leave --url and --address out"), "{said}");
 }
 
@@ -173,6 +202,9 @@ fn somebody_who_is_no_broker_is_recognised() {
 #[test]
 fn what_makes_no_sense_is_refused_before_anything_is_started() {
     let said = refusal(&["--sise", "16"]);
-    assert!(said.starts_with("leveret: unknown option --sise; did you mean --size?"), "{said}");
+    assert!(said.starts_with("leveret-bench: unknown option --sise; did you mean --size?"), "{said}");
     assert!(bench(&["--help"]).status.success());
+    let version = bench(&["--version"]);
+    assert!(version.status.success());
+    assert_eq!(version.stdout, concat!("leveret-bench ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
 }

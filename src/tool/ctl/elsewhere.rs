@@ -4,10 +4,8 @@
 
 /// What stands under the names.
 const ELSEWHERE: &[(&[&str], &str)] = &[
-    (
-        &["serve", "check", "bench", "inspect", "restore", "upgrade-store"],
-        "That is a command of the program: {}",
-    ),
+    (&["serve", "check", "inspect", "restore", "upgrade-store"], "That is a command of the program: {}"),
+    (&["bench"], "That is a program of its own: leveret-bench"),
     (
         &["federation_status"],
         "There is no federation here: bridges are [[bridge]] in the configuration file, or shovels \

@@ -14,7 +14,7 @@ use super::process::CpuTime;
 use super::relay::Relayed;
 use super::stage::Outcome;
 use crate::config::board::Machine;
-use crate::json::{self, Object};
+use crate::tool::json::{self, Object};
 
 /// Everything there is to tell.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::io;
 
 /// Why there is no measurement.
 #[derive(Debug)]
-pub enum BenchError {
+pub(super) enum BenchError {
     /// Nobody listens there.
     NoBroker {
         /// The address that was tried.

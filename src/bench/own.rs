@@ -1,4 +1,4 @@
-//! A broker of our own: this same program, serving on a free port for as long as the bench runs.
+//! A broker of our own: the `leveret` beside this program, serving on a free port for as long as the bench runs.
 //!
 //! Always true: the child is ended by its own id when its [`OwnBroker`] goes, however that comes; its data
 //! is in a folder of its own and goes with it.
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use super::error::BenchError;
 
+/// What the broker's program is called.
+const BROKER: &str = "leveret";
 /// How long a broker may take to start.
 const START: Duration = Duration::from_secs(30);
 /// What it says when it is ready.
@@ -32,14 +34,22 @@ pub(super) struct OwnBroker {
 impl OwnBroker {
     /// Starts a broker and waits until it is ready.
     pub(super) fn start(arguments: &[OsString]) -> Result<Self, BenchError> {
-        let program = env::current_exe().map_err(BenchError::io("finding this program"))?;
+        let program = broker_program().map_err(BenchError::io("finding this program"))?;
         let folder = new_folder().map_err(BenchError::io("making a folder for the broker"))?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(&program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&folder).args(arguments);
         // Or it might not say that it is ready, or say it in another shape.
         command.env_remove("RUST_LOG").env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let child = child.map_err(BenchError::io("starting the broker"))?;
+        let child = child.map_err(|why| {
+            // Nothing is in it yet.
+            let _ = fs::remove_dir(&folder);
+            BenchError::NotStarted(format!(
+                "{} cannot be run ({why}): put it beside leveret-bench or into PATH, or measure a broker that runs \
+                 by --url",
+                program.display()
+            ))
+        })?;
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on it is ended when this goes.
         let mut broker = Self { child, folder, address: nowhere };
@@ -66,6 +76,13 @@ impl Drop for OwnBroker {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// The broker that lies where this program does, as it was built and is installed; where none lies there, the one
+/// that a shell would find.
+fn broker_program() -> io::Result<PathBuf> {
+    let beside = env::current_exe()?.with_file_name(BROKER);
+    Ok(if beside.exists() { beside } else { PathBuf::from(BROKER) })
 }
 
 /// A folder that was not there before. Not named by this process alone: one that was killed leaves its folder

@@ -144,7 +144,7 @@ fn digits_of(queue: u32) -> [u8; QUEUE_DIGITS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::options::Kind;
+    use crate::options::Kind;
     use crate::wire::next_frame;
 
     /// What the frames of a batch say: keys and bodies.

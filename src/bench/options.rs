@@ -1,4 +1,4 @@
-//! What `leveret bench` is asked to do: its command line, understood and checked.
+//! What `leveret-bench` is asked to do: its command line, understood and checked.
 //!
 //! Always true of [`Options`]: every number is in the range its help names, and no two of them contradict
 //! each other, so what runs the bench need not look again.
@@ -10,20 +10,23 @@ use std::time::Duration;
 use super::body::{NUMBERED_SIZE_MIN, STAMPED_SIZE_MIN};
 use super::url::Url;
 use crate::config::units::{Bytes, ListenAddress, Millis};
-use crate::options::{BadArguments, Given, Next, OptionRow, Section, Table};
+use crate::tool::options::{BadArguments, Given, Next, OptionRow, Section, Table};
 
-/// What `leveret bench --help` prints.
-pub fn help() -> String {
+/// The program's name, in what it says of itself.
+pub(super) const PROGRAM: &str = "leveret-bench";
+
+/// What `leveret-bench --help` prints.
+pub(super) fn help() -> String {
     format!("{BEFORE_OPTIONS}\n{}{AFTER_OPTIONS}", OPTIONS.help(|_| true))
 }
 
 const BEFORE_OPTIONS: &str = "\
 Publishers and consumers in one process, over loopback or the network, against a broker.
 
-Usage: leveret bench [OPTIONS] [-- BROKER OPTIONS]    against a Leveret of its own, started on a
+Usage: leveret-bench [OPTIONS] [-- BROKER OPTIONS]    against a Leveret of its own, started on a
                                                       free port with the BROKER OPTIONS
-       leveret bench --url URL [OPTIONS]              against the broker that listens there
-       leveret bench relay [OPTIONS]                  the bare relay alone
+       leveret-bench --url URL [OPTIONS]              against the broker that listens there
+       leveret-bench relay [OPTIONS]                  the bare relay alone
 ";
 
 const AFTER_OPTIONS: &str = "\
@@ -46,7 +49,7 @@ const RATE_MAX: u64 = 100_000_000;
 
 /// Everything a run depends on.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub(super) struct Options {
     pub(super) target: BrokerChoice,
     pub(super) broker_pid: Option<u32>,
     pub(super) size: usize,
@@ -280,15 +283,31 @@ const OPTIONS: Table<Options> = Table(&[
                 Ok(())
             }),
             OptionRow::help(),
+            OptionRow::version(),
         ],
     },
 ]);
 
-/// Reads what comes after `leveret bench`; `None` when help was asked for.
+/// What a person wants of the program.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Ask {
+    /// Measure.
+    Run(Options),
+    /// Say how to use it.
+    Help,
+    /// Say which version this is.
+    Version,
+}
+
+/// Reads the arguments, the program's own name left out.
 ///
 /// # Errors
 /// The first argument that makes no sense, or two that contradict each other.
-pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArguments> {
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadArguments> {
+    read(&mut lexopt::Parser::from_args(arguments)).map_err(|bad| BadArguments { program: PROGRAM, ..bad })
+}
+
+fn read(parser: &mut lexopt::Parser) -> Result<Ask, BadArguments> {
     let mut options = Options::default();
     loop {
         if let Some(arguments) = rest_after_dashes(parser) {
@@ -296,8 +315,9 @@ pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArgument
             break;
         }
         match OPTIONS.next(&mut options, parser)? {
-            Next::End | Next::Version => break,
-            Next::Help => return Ok(None),
+            Next::End => break,
+            Next::Help => return Ok(Ask::Help),
+            Next::Version => return Ok(Ask::Version),
             Next::Option => {}
             Next::Word(word) if word == "relay" => options.relay = Relay::Only,
             Next::Word(word) => {
@@ -308,7 +328,7 @@ pub fn parse(parser: &mut lexopt::Parser) -> Result<Option<Options>, BadArgument
         }
     }
     options.check()?;
-    Ok(Some(options))
+    Ok(Ask::Run(options))
 }
 
 /// Everything behind a `--`, if that is what comes next.
@@ -394,8 +414,10 @@ mod tests {
     use super::*;
 
     fn parsed(line: &str) -> Result<Options, String> {
-        let mut parser = lexopt::Parser::from_args(line.split_whitespace());
-        parse(&mut parser).map(Option::unwrap_or_default).map_err(|error| error.to_string())
+        match parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())? {
+            Ask::Run(options) => Ok(options),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     #[track_caller]
@@ -461,6 +483,7 @@ mod tests {
         refused("--rate 5 --size 8", "--rate: give --size 16 or more");
         refused("--bindings 5", "--bindings: give --exchange too");
         refused("--size 129MiB", "--size: a message has at most 128MiB");
+        refused("--url", "missing argument for option '--url' (leveret-bench --help lists what there is)");
         refused("twice", "\"twice\" is one argument too many; options for the broker follow --");
     }
 
@@ -468,6 +491,9 @@ mod tests {
     fn the_help_names_every_option() {
         for word in OPTIONS.names() {
             assert!(help().contains(word), "{word}");
+        }
+        for (line, asked) in [("--json -h", Ask::Help), ("--version", Ask::Version), ("-V", Ask::Version)] {
+            assert_eq!(parse(line.split_whitespace().map(OsString::from)), Ok(asked), "{line}");
         }
     }
 }

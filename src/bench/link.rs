@@ -317,7 +317,7 @@ fn client_properties() -> Vec<u8> {
     let mut octets = vec![0; 256];
     let mut writer = Writer::new(&mut octets);
     let written = writer.table(|table| {
-        table.text("product", "leveret bench")?;
+        table.text("product", "leveret-bench")?;
         table.table("capabilities", |capabilities| {
             capabilities.bool("authentication_failure_close", true)?;
             capabilities.bool("publisher_confirms", true)?;

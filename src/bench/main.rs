@@ -1,0 +1,7 @@
+//! The `leveret-bench` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    leveret_benchmark::program::main()
+}
