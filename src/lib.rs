@@ -6,7 +6,7 @@
 //!
 //! # Rooms
 //!
-//! Dependencies point one way, down this list; `tests/layers` holds everybody to it.
+//! Dependencies point one way, down this list; `tests/parts/layers` holds everybody to it.
 //!
 //! | room | owns | sees besides the ground |
 //! |------|------|------|

@@ -8,8 +8,8 @@
 //! | `administrator` | everything, and changes users, virtual hosts and permissions |
 //!
 //! What a request takes stands in [`demand`]; whose rows a list has, in [`Audience`](super::filter::Audience).
-//! `tests/pair/management_rights` asks for every path by every tag, and `tests/management` for what RabbitMQ
-//! answers to all of them.
+//! `tests/simulated/pair/management_rights` asks for every path by every tag, and `tests/rabbitmq/management`
+//! for what RabbitMQ answers to all of them.
 //!
 //! Always true: what only the control socket may do (`/api/ctl`) is not here; what changes something in a
 //! virtual host takes the permissions that the same would take over AMQP.
@@ -105,8 +105,8 @@ enum Demand<'p> {
     Vhost(&'p str),
 }
 
-/// What RabbitMQ demands, or more: `tests/management/rights.txt` has its answers. A list that demands nothing
-/// has the rows that its reader sees.
+/// What RabbitMQ demands, or more: `tests/rabbitmq/management/rights.txt` has its answers. A list that
+/// demands nothing has the rows that its reader sees.
 fn demand<'p>(verb: Verb, path: &[&'p str]) -> Demand<'p> {
     use Demand::{
         Administrator, Member, Monitor, Nothing, Permissions, Policymaker, PolicymakerOf, Vhost, Watcher,

@@ -1,5 +1,5 @@
 //! The web page's files, compressed as they lie in `src/operator/web/` beside their sources (`compress` there
-//! makes them, `tests/layers` compares them).
+//! makes them, `tests/parts/layers` compares them).
 //!
 //! Always true: what is served is in this table, so no path leads anywhere else.
 

@@ -1,0 +1,31 @@
+//! The broker alone, without sessions and without a disk: stories, random lives, shares, access.
+
+#[path = "../../simulated/sim_disk/mod.rs"]
+mod sim_disk;
+#[macro_use]
+mod support;
+
+mod access;
+mod cases;
+mod dead_letters;
+mod delayed;
+mod expiry;
+mod expiry_room;
+mod firehose;
+mod holders;
+mod letters;
+mod lives;
+mod offsets;
+mod orphans;
+mod overdue;
+mod own;
+mod parameters;
+mod policies;
+mod prefetch;
+mod priorities;
+mod routing;
+mod shares;
+mod single_active;
+mod spilling;
+mod tenants;
+mod turns;

@@ -1,0 +1,30 @@
+//! The store alone: on the simulated disk, and on real files where it is about those.
+
+#[path = "../../simulated/sim_disk/mod.rs"]
+mod sim_disk;
+
+mod access;
+mod bodies;
+mod bytes;
+mod carried;
+mod claims;
+mod clean;
+mod damage;
+mod defined;
+mod far;
+mod fetch;
+mod files;
+mod fill;
+mod format;
+mod full;
+mod group;
+mod meanwhile;
+mod mending;
+mod newest;
+mod refused;
+mod room;
+mod sample;
+mod sim;
+mod small;
+mod strangers;
+mod weight;

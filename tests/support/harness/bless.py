@@ -1,0 +1,85 @@
+"""Writes down anew what tests are held against: what is measured, what is made of other files, what RabbitMQ says.
+
+Each of them is one command here, so that nobody edits numbers by hand. The diff is the thing to read: it says what a
+change costs, or what it changes for clients.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import Callable, Dict, List
+
+from harness import brokers, environment
+from harness.steps import suite_of
+from harness.suite import Skip
+
+ROOT = brokers.ROOT
+GUIDE = ROOT / "systemd" / "packages" / "guide" / "configuration.md"
+MEMORY_TABLE = re.compile(r"^# memory .*?(?=\n```)", re.MULTILINE | re.DOTALL)
+
+
+def run(*words: object, **variables: str) -> str:
+    """What a command says that must succeed."""
+    return subprocess.run([str(word) for word in words], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, **variables}).stdout
+
+
+def release() -> None:
+    """The program that is shipped."""
+    run("cargo", "build", "--release", "--locked")
+
+
+def page() -> None:
+    """The compressed files of the web page."""
+    run(ROOT / "src" / "operator" / "web" / "compress")
+
+
+def costs() -> None:
+    """`tests/budgets.toml`."""
+    release()
+    run(ROOT / "tests" / "performance" / "costs" / "run", "--bless")
+
+
+def memory() -> None:
+    """The guide's table of memory: what `leveret check` ends with. Rows that the guide leaves out stay out."""
+    release()
+    printed = run(brokers.leveret_binary(), "check", "--board", "pi-zero-w").splitlines()
+    text = GUIDE.read_text()
+    shown = MEMORY_TABLE.search(text)[0].splitlines()  # type: ignore[index]
+    titles = {title_of(line) for line in shown}
+    GUIDE.write_text(MEMORY_TABLE.sub("\n".join(line for line in printed if title_of(line) in titles), text, count=1))
+
+
+def title_of(line: str) -> str:
+    """A row of the table without its figures."""
+    return re.sub(r"[0-9][0-9,. ]*", "#", line)
+
+
+def transcript() -> None:
+    """What a real RabbitMQ says to every scenario; the differences that are no longer there are told by the suite."""
+    environment.have_rabbitmq()
+    for name in ("transcript", "permissions", "management"):
+        run(suite_of(ROOT / "tests", name), "--rabbitmq", "--record")
+
+
+WAYS: Dict[str, Callable[[], None]] = {"page": page, "costs": costs, "memory": memory, "transcript": transcript}
+
+
+def write(names: List[str]) -> int:
+    """Those named, or all; and what has changed."""
+    unknown = set(names) - set(WAYS)
+    if unknown:
+        print(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(WAYS)}")
+        return 2
+    status = 0
+    for name in names or WAYS:
+        try:
+            WAYS[name]()
+        except (Skip, environment.CannotInstall, subprocess.CalledProcessError) as why:
+            print(f"{name}: not written: {why}")
+            status = 1
+    subprocess.run(["git", "--no-pager", "diff", "--stat"], cwd=ROOT, stdout=sys.stdout, check=False)
+    return status

@@ -1,0 +1,122 @@
+"""What an emulated broker has to show beside the tutorial programs: that a kill at any moment loses nothing that was
+confirmed, and that TLS works, whose ciphers are assembler of their own for each processor.
+
+What always holds: a message counts as confirmed only when its confirm was read, and the broker is ended by its number.
+"""
+
+import contextlib
+import pathlib
+import random
+import ssl
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "support"))
+
+from harness import brokers, raw  # noqa: E402
+
+PATIENCE_S = 30.0
+KILLS = 8
+PERSISTENT = {"delivery_mode": 2}
+# TLS 1.2 with each of the two kinds of cipher, and 1.3 with what both sides like best.
+CIPHERS = [None, "ECDHE+CHACHA20", "ECDHE+AESGCM"]
+
+
+@contextlib.contextmanager
+def life(command, port):
+    """A broker from its start until it is killed."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            # The log is short, so nobody has to read it while it lives.
+            deadline = time.monotonic() + PATIENCE_S
+            while True:
+                with contextlib.suppress(OSError, raw.Closed):
+                    raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S).close()
+                    break
+                if process.poll() is not None or time.monotonic() > deadline:
+                    process.kill()
+                    raise RuntimeError(f"the broker does not serve: {process.stderr.read()[-500:]}")
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+def kills(command, folder):
+    """Publishes with confirms, kills at a moment of chance's, and starts again: all that was confirmed is there, each
+    once, in its order."""
+    port, chance = brokers.free_port(), random.Random(7)
+    command = [*command, "--listen", f"127.0.0.1:{port}", "--data-dir", str(folder)]
+    confirmed, published = 0, 0
+    for _ in range(KILLS):
+        with life(command, port) as process:
+            client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)
+            client.open()
+            client.call(1, "queue.declare", queue="kept", durable=True)
+            last = check(client, confirmed, published)
+            published = confirmed = last + 1
+            client.call(1, "confirm.select")
+            tag, first, ends = 0, published, time.monotonic() + chance.uniform(0.1, 0.6)
+            while time.monotonic() < ends:
+                client.publish(1, "", "kept", b"%d" % published * (1 + published % 90), props=PERSISTENT)
+                published, tag = published + 1, tag + 1
+                if tag % 5 == 0:
+                    confirmed = first + client.expect("basic.ack").args["delivery_tag"]
+            process.kill()
+            client.drop()
+    if confirmed < 20 * KILLS:
+        raise RuntimeError(f"{confirmed} messages were confirmed in {KILLS} lives: too few to prove anything")
+    with life(command, port):
+        client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)
+        client.open()
+        check(client, confirmed, published)
+        client.close()
+    print(f"# {KILLS} kills, {confirmed} messages confirmed, none lost")
+
+
+def check(client, confirmed, published):
+    """All confirmed messages are in the queue, and of the others a beginning; the number of the last, or -1."""
+    client.send(raw.wire.method(1, "basic.consume", queue="kept", consumer_tag="c"))
+    client.expect("basic.consume-ok")
+    count = client.call(1, "queue.declare", queue="kept", passive=True).args["message_count"]
+    count += len([item for item in client.held if raw.name_of(item) == "basic.deliver"])
+    for number in range(count):
+        body = client.expect("basic.deliver").body
+        if body != b"%d" % number * (1 + number % 90):
+            raise RuntimeError(f"in the place of message {number} is {body[:30]!r}")
+    if not confirmed <= count <= published:
+        raise RuntimeError(f"{count} messages are there; {confirmed} were confirmed, {published} sent")
+    client.call(1, "basic.cancel", consumer_tag="c")
+    client.call(1, "basic.recover", requeue=True)
+    return count - 1
+
+
+def tls(command, folder):
+    """A message there and back through TLS, with every kind of cipher."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
+                    "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2", "-keyout", str(key), "-out",
+                    str(certificate)], check=True, capture_output=True)
+    config = folder / "tls.toml"
+    port, secured = brokers.free_port(), brokers.free_port()
+    config.write_text(f'listen_tls = ["127.0.0.1:{secured}"]\n[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
+    command = [*command, "--config", str(config), "--listen", f"127.0.0.1:{port}", "--data-dir", str(folder / "data")]
+    with life(command, port):
+        for cipher in CIPHERS:
+            how = ssl.create_default_context(cafile=str(certificate))
+            if cipher:
+                how.maximum_version = ssl.TLSVersion.TLSv1_2
+                how.set_ciphers(cipher)
+            plain = raw.socket.create_connection(("127.0.0.1", secured), timeout=PATIENCE_S)
+            client = raw.Client(brokers.Address("127.0.0.1", secured), timeout=PATIENCE_S,
+                                connected=how.wrap_socket(plain, server_hostname="localhost"))
+            client.open()
+            client.call(1, "queue.declare", queue="there-and-back")
+            body = random.Random(1).randbytes(100_000)
+            client.publish(1, "", "there-and-back", body)
+            got = client.call(1, "basic.get", queue="there-and-back", no_ack=True).body
+            if got != body:
+                raise RuntimeError(f"{client.socket.cipher()}: what came back is not what went")
+            print(f"# {client.socket.version()} {client.socket.cipher()[0]}")
+            client.close()

@@ -1,0 +1,216 @@
+"""What building for ARM needs and a fresh machine lacks, fetched once and kept under target/arm/.
+
+Three things: the standard library's source for the installed rustc (from Debian's archive), zig as the C
+compiler and linker (from PyPI), and the user-mode emulators (from Debian's archive).  What always holds:
+nothing outside target/arm/ is written, neither apt's configuration nor the Rust sysroot, so no root is
+needed; what is there already is not fetched again; an index that does not answer raises `Missing`, which
+the caller turns into a SKIP that names what was not tested.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+STORE = ROOT / "target" / "arm"
+# Where Debian publishes Rust compilers newer than its release, the likeliest first.
+SUITES_WITH_RUST = ["trixie-backports", "testing", "unstable"]
+# What cargo says when the crates' index is out of reach: no verdict about the program.
+NO_INDEX = ("failed to download", "spurious network error", "Could not resolve host", "failed to query replaced source")
+TRIES = 3
+PAUSE_S = 5
+FETCH_TIMEOUT_S = 300
+
+
+class Missing(Exception):
+    """Something this machine cannot get at; the text says what, and what would help."""
+
+
+def output_of(*command, **options):
+    """The standard output of a command that must succeed, stripped."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True, **options)
+    return done.stdout.strip()
+
+
+def tries(what, action):
+    """Runs `action` until it succeeds, at most TRIES times; then `what` is missing."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            return action()
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            text = getattr(error, "stderr", None) or str(error)
+            text = text.decode(errors="replace") if isinstance(text, bytes) else text
+            reason = text.strip().splitlines()[-1] if text.strip() else str(error)
+            print(f"# {what}: attempt {attempt} of {TRIES} failed: {reason}", flush=True)
+            if attempt < TRIES:
+                time.sleep(PAUSE_S * attempt)
+    raise Missing(f"{what} cannot be fetched ({reason})")
+
+
+class Apt:
+    """An apt of its own: the machine's archive, chosen suites, its lists and cache under target/arm/; for packages of
+    another architecture than the machine's where one is given."""
+
+    def __init__(self, suites, architecture=None):
+        for tool in ("apt-get", "dpkg-deb"):
+            if not shutil.which(tool):
+                raise Missing(f"{tool} is not installed (the emulators and Rust's source come from Debian)")
+        self.home = STORE / "-".join(["apt", *suites, *filter(None, [architecture])])
+        for folder in ("lists/partial", "cache/archives/partial"):
+            (self.home / folder).mkdir(parents=True, exist_ok=True)
+        keyring = pathlib.Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+        option = f"[signed-by={keyring}] " if keyring.exists() else ""
+        archive = self.archive()
+        lines = [f"deb {option}{archive} {suite} main\n" for suite in suites]
+        (self.home / "sources.list").write_text("".join(lines))
+        (self.home / "apt.conf").write_text(
+            f'Dir::State::Lists "{self.home}/lists";\n'
+            f'Dir::Cache "{self.home}/cache";\n'
+            'Dir::State::status "/dev/null";\n'
+            f'Dir::Etc::sourcelist "{self.home}/sources.list";\n'
+            'Dir::Etc::sourceparts "-";\n'
+            'APT::Sandbox::User "root";\n'
+            + (f'APT::Architecture "{architecture}";\nAPT::Architectures {{"{architecture}";}};\n' if architecture else "")
+        )
+        self.environment = dict(os.environ, APT_CONFIG=str(self.home / "apt.conf"), LC_ALL="C")
+
+    @staticmethod
+    def archive():
+        """The archive that the machine's own apt uses for Debian's base release."""
+        targets = output_of(
+            "apt-get", "indextargets", "Created-By: Packages", "--format", "$(REPO_URI) $(RELEASE) $(ORIGIN)"
+        )
+        for target in targets.splitlines():
+            uri, release, origin = (target.split(" ", 2) + ["", ""])[:3]
+            plain = not any(mark in release for mark in "-/")
+            if plain and (origin == "Debian" or uri.rstrip("/").endswith("/debian")):
+                return uri
+        raise Missing("this machine's apt has no Debian archive among its sources")
+
+    @staticmethod
+    def own_suite():
+        """The release this machine runs, by its code name."""
+        for line in pathlib.Path("/etc/os-release").read_text().splitlines():
+            if line.startswith("VERSION_CODENAME="):
+                return line.split("=", 1)[1].strip('"')
+        raise Missing("/etc/os-release names no Debian release")
+
+    def run(self, *arguments, **options):
+        """One apt command in this configuration."""
+        return output_of(*arguments, env=self.environment, timeout=FETCH_TIMEOUT_S, **options)
+
+    def update(self):
+        """Fetches the package lists; an index that does not answer is an error, not a warning."""
+        self.run("apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+
+    def versions(self, package):
+        """The published versions of a package."""
+        rows = self.run("apt-cache", "madison", package).splitlines()
+        return [row.split("|")[1].strip() for row in rows]
+
+    def unpack(self, package, folder):
+        """Downloads a package (name or name=version) and unpacks it, without installing it."""
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        self.run("apt-get", "-q", "download", package, cwd=part)
+        archive = next(part.glob("*.deb"))
+        output_of("dpkg-deb", "-x", str(archive), str(part))
+        archive.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+
+
+def emulator(architecture):
+    """The user-mode emulator for `architecture`, static; the machine's own when it is installed."""
+    names = (f"qemu-{architecture}-static", f"qemu-{architecture}")
+    if installed := shutil.which(names[0]):
+        return installed
+    # Newer releases ship the static ones as qemu-user; the package of the old name is then an empty pointer.
+    packages = ("qemu-user-static", "qemu-user")
+    folders = [STORE / package for package in packages]
+    for package, folder in zip(packages, folders):
+        if not folder.exists():
+            apt = Apt([Apt.own_suite()])
+            tries("the package list of the emulators", apt.update)
+            tries(package, lambda: apt.unpack(package, folder))
+        for name in names:
+            if (folder / "usr/bin" / name).exists():
+                return str(folder / "usr/bin" / name)
+    raise Missing(f"Debian's {' and '.join(packages)} hold no {names[0]}")
+
+
+def python_environment():
+    """A virtual environment with zig and cargo-zigbuild; its bin folder."""
+    wanted = (pathlib.Path(__file__).with_name("requirements.txt")).read_text()
+    folder = STORE / "venv"
+    stamp = folder / "requirements.txt"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return folder / "bin"
+    try:
+        output_of(sys.executable, "-m", "venv", "--clear", str(folder))
+    except subprocess.CalledProcessError as error:
+        raise Missing("python3 -m venv does not work here (Debian: apt-get install python3-venv)") from error
+    requirements = str(pathlib.Path(__file__).with_name("requirements.txt"))
+    install = [str(folder / "bin/pip"), "install", "-q", "--disable-pip-version-check", "-r", requirements]
+    tries("zig and cargo-zigbuild", lambda: output_of(*install, timeout=FETCH_TIMEOUT_S))
+    stamp.write_text(wanted)
+    return folder / "bin"
+
+
+def rustc_version():
+    """The installed compiler's version, as 1.95.0."""
+    return output_of("rustc", "--version").split()[1]
+
+
+def standard_library_source():
+    """The folder with the standard library's source of exactly the installed rustc."""
+    version = rustc_version()
+    own = pathlib.Path(output_of("rustc", "--print", "sysroot")) / "lib/rustlib/src/rust"
+    if (own / "library/std/Cargo.toml").exists():
+        return own
+    folder = STORE / f"rust-src-{version}"
+    source = folder / "usr/src" / f"rustc-{version}"
+    if (source / "library/std/Cargo.toml").exists():
+        return source
+    for suite in SUITES_WITH_RUST:
+        apt = Apt([suite])
+        tries(f"the package list of {suite}", apt.update)
+        found = [v for v in apt.versions("rust-src") if v.startswith(version + "+")]
+        if found:
+            tries(f"rust-src {found[0]}", lambda: apt.unpack(f"rust-src={found[0]}", folder))
+            if not (source / "library/std/Cargo.toml").exists():
+                raise Missing(f"Debian's rust-src {found[0]} does not hold {source.relative_to(folder)}")
+            return source
+    raise Missing(
+        f"no source of the standard library, and Debian publishes no rust-src {version} "
+        f"(in {', '.join(SUITES_WITH_RUST)}); with rustup: rustup component add rust-src"
+    )
+
+
+def rustc_with_source():
+    """A rustc that finds the library's source: the real one with a sysroot of links beside it.
+
+    The toolchain's own folder is left as it is; it may belong to somebody else.
+    """
+    source = standard_library_source()
+    real = pathlib.Path(output_of("rustc", "--print", "sysroot"))
+    overlay = STORE / f"sysroot-{rustc_version()}"
+    rustlib = overlay / "lib/rustlib"
+    (rustlib / "src").mkdir(parents=True, exist_ok=True)
+    links = {overlay / "bin": real / "bin", rustlib / "src/rust": source}
+    links |= {overlay / "lib" / entry.name: entry for entry in (real / "lib").iterdir() if entry.name != "rustlib"}
+    links |= {rustlib / entry.name: entry for entry in (real / "lib/rustlib").iterdir() if entry.name != "src"}
+    for link, to in links.items():
+        if link.is_symlink() or link.exists():
+            if link.is_symlink() and os.readlink(link) == str(to):
+                continue
+            link.unlink()
+        link.symlink_to(to)
+    rustc = overlay / "rustc"
+    rustc.write_text(f'#!/bin/sh\nexec "{real}/bin/rustc" --sysroot "{overlay}" "$@"\n')
+    rustc.chmod(0o755)
+    return rustc

@@ -1,0 +1,13 @@
+//! The built program as its users meet it: its commands, its log.
+
+#[path = "../../support/home/mod.rs"]
+mod home;
+#[path = "../../simulated/sim_disk/mod.rs"]
+mod sim_disk;
+
+mod bench;
+mod flight;
+mod inspect;
+mod log_writer;
+mod program;
+mod report;

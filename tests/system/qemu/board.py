@@ -1,0 +1,261 @@
+"""A board: QEMU with its disks, from the moment the power is there to the moment it is not.
+
+What always holds: everything that is started is ended by `close`, whatever happened; a disk has lost what it loses
+before `cut` returns, so that its image is then what the next boot finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+
+import image  # noqa: E402
+from harness import brokers, suite  # noqa: E402
+from harness.brokers import Address  # noqa: E402
+
+PATIENCE_S = 120.0
+# QEMU takes a connection for a port before anybody in the system listens there, so a short look loses little; on a busy
+# machine an answer may take longer.
+PROBE_S = 0.4
+PROBE_S_MAX = 5.0
+PORTS = {"shell": 7000, "amqp": 5672, "amqps": 5671, "management": 15672}
+# More writes than any life has.
+NEVER = 1 << 40
+
+
+class Done(NamedTuple):
+    """How a script ended in there."""
+
+    status: int
+    text: str
+
+
+class Drive:
+    """A disk image and the server that makes a disk with a volatile cache of it, from one start to one end of QEMU."""
+
+    def __init__(self, path: Path, folder: Path, keeps: str = "some") -> None:
+        """`keeps`: `some` of what was not flushed reaches the image at a cut, or `all` of it."""
+        self.path = path
+        self.folder = folder
+        self.keeps = keeps
+        self.socket = folder / f"{path.name}.sock"
+        self.log = folder / f"{path.name}.log"
+        self.arms = folder / f"{path.name}.arm"
+        self.reports: List[Dict[str, Any]] = []
+        self.server: Optional[subprocess.Popen] = None
+
+    def power_on(self, pid_file: Path, seed: int) -> None:
+        """Serves the image."""
+        self.socket.unlink(missing_ok=True)
+        words = [f"disk={self.path}", f"seed={seed}", f"log={self.log}", f"pid={pid_file}", f"arm={self.arms}",
+                 f"keeps={self.keeps}"]
+        with open(self.folder / f"{self.path.name}.said", "ab") as said:
+            self.server = subprocess.Popen(
+                ["nbdkit", "-f", "--exit-with-parent", "-U", str(self.socket), "python", str(Path(__file__).with_name("disk.py")), *words],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True)
+        until("the disk's server is there", lambda: self.socket.exists() or self.ended())
+
+    def ended(self) -> bool:
+        """Whether the server is gone, which it must not be by itself."""
+        assert self.server is None or self.server.poll() is None, f"nbdkit ended: {self.said()}"
+        return self.server is None
+
+    def said(self) -> str:
+        """What the server complained of."""
+        path = self.folder / f"{self.path.name}.said"
+        return path.read_text(errors="replace")[-1000:] if path.exists() else ""
+
+    def power_off(self) -> Dict[str, Any]:
+        """QEMU is gone: what became of the writes that were not flushed. The server is ended only when it is done with
+        them."""
+        self.arms.unlink(missing_ok=True)
+        until("the disk has lost what it loses", lambda: len(self.logged()) > len(self.reports) or self.ended())
+        self.reports = self.logged()
+        self.close()
+        return self.reports[-1]
+
+    def logged(self) -> List[Dict[str, Any]]:
+        """The report of every life so far."""
+        if not self.log.exists():
+            return []
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def arm(self, writes: int) -> None:
+        """The disk itself cuts the power, so many writes from now; with NEVER it does not."""
+        part = self.arms.with_suffix(".part")
+        part.write_text(str(writes))
+        part.rename(self.arms)
+
+    def close(self) -> None:
+        """Ends the server."""
+        if self.server is not None:
+            brokers.end(self.server)
+            self.server = None
+
+
+class Board:
+    """A machine that is switched on and off."""
+
+    def __init__(self, folder: Path, root: Path, data: Optional[Path] = None, memory_mb: int = 256, words: str = "",
+                 keeps: str = "some", kernel: str = "cloud", machine: Sequence[str] = ()) -> None:
+        """`words` go to the kernel's command line; those that begin with `rig.` are explained in image.py. `kernel` is
+        one of image.KERNELS, `machine` more options of QEMU's."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.memory_mb = memory_mb
+        self.words = words
+        self.kernel = kernel
+        self.machine = machine
+        self.drives = [Drive(path, folder, keeps) for path in (root, data) if path]
+        self.console = folder / "console"
+        self.pid_file = folder / "pid"
+        self.qemu: Optional[subprocess.Popen] = None
+        self.ports: Dict[str, int] = {}
+        self.probe_s = PROBE_S
+
+    def power_on(self, seed: int = 0) -> None:
+        """Boots, until the system does what it is told."""
+        self.switch_on(seed)
+        until("the system answers", self.answers)
+
+    def switch_on(self, seed: int) -> None:
+        """Boots, and waits for nothing."""
+        self.probe_s = PROBE_S
+        self.ports = {name: brokers.free_port() for name in PORTS}
+        self.pid_file.unlink(missing_ok=True)
+        for number, drive in enumerate(self.drives):
+            drive.power_on(self.pid_file, seed * 2 + number)
+        self.qemu = self.start()
+
+    def start(self) -> subprocess.Popen:
+        """QEMU itself."""
+        forwards = ",".join(f"hostfwd=tcp:127.0.0.1:{self.ports[name]}-:{port}" for name, port in PORTS.items())
+        command = ["qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-m", str(self.memory_mb), "-nographic",
+                   "-no-reboot", "-monitor", "none", "-serial", f"file:{self.console}", "-pidfile", str(self.pid_file),
+                   "-kernel", str(image.kernel(self.kernel)), "-initrd", str(image.initrd(self.kernel)),
+                   "-append", f"console=ttyAMA0 quiet net.ifnames=0 panic=-1 {self.words}",
+                   "-netdev", f"user,id=n,{forwards}", "-device", "virtio-net-device,netdev=n", *self.machine]
+        # The virt machine fills its slots from the last: the disk that is named last is the first that Linux finds.
+        for number, drive in reversed(list(enumerate(self.drives))):
+            disk = f"file=nbd+unix:///?socket={drive.socket},format=raw,if=none,id=d{number},cache=writeback"
+            command += ["-drive", disk, "-device", f"virtio-blk-device,drive=d{number}"]
+        with open(self.folder / "qemu", "ab") as said:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+                                    preexec_fn=end_with_parent)
+
+    def answers(self) -> bool:
+        """Whether the shell in there is up."""
+        assert self.is_on(), f"QEMU ended: {(self.folder / 'qemu').read_text(errors='replace')[-1000:]}"
+        with contextlib.suppress(OSError, ValueError):
+            return self.ask("true", b"", 5.0).status == 0
+        return False
+
+    def is_on(self) -> bool:
+        """Whether QEMU runs."""
+        return self.qemu is not None and self.qemu.poll() is None
+
+    def ask(self, script: str, stdin: bytes, patience_s: float) -> Done:
+        """Has a script run; ValueError when the system broke off."""
+        said = bytearray()
+        text = script.encode()
+        with socket.create_connection(("127.0.0.1", self.ports["shell"]), PROBE_S) as connection:
+            connection.settimeout(patience_s)
+            connection.sendall(f"{len(text)}\n".encode() + text + stdin)
+            while data := connection.recv(65536):
+                said += data
+        told = said.decode(errors="replace")
+        body, _, status = told.rstrip("\n").rpartition("\nstatus ")
+        return Done(int(status), body)
+
+    def sh(self, script: str, stdin: bytes = b"", patience_s: float = PATIENCE_S) -> str:
+        """What a script prints that must succeed."""
+        done = self.ask(script, stdin, patience_s)
+        assert done.status == 0, f"in the system: {script}: status {done.status}: {done.text[-2000:]}"
+        return done.text.strip()
+
+    def put(self, path: Path, place: str) -> None:
+        """A file of this machine's, in there."""
+        data = path.read_bytes()
+        self.sh(f"head -c {len(data)} >{place}", data)
+
+    def address(self, name: str = "amqp") -> Address:
+        """Where a port of the system's is reached from here."""
+        return Address("127.0.0.1", self.ports[name])
+
+    def serves(self) -> bool:
+        """Whether the broker in there answers."""
+        self.probe_s = min(1.2 * self.probe_s, PROBE_S_MAX)
+        with contextlib.suppress(OSError):
+            with socket.create_connection(self.address(), PROBE_S) as probe:
+                probe.settimeout(self.probe_s)
+                probe.sendall(b"AMQP\x00\x00\x09\x01")
+                return probe.recv(1) == b"\x01"
+        return False
+
+    def wait_until_it_serves(self) -> None:
+        """The broker came up by itself."""
+        until("the broker serves", self.serves)
+
+    def cut(self) -> Dict[str, Any]:
+        """The power goes, if the disk has not taken it already; what the first and the second disk made of it."""
+        if self.is_on():
+            os.kill(self.qemu.pid, signal.SIGKILL)
+        return self.gone()
+
+    def shut_down(self) -> Dict[str, Any]:
+        """The system ends as it should."""
+        with contextlib.suppress(OSError, ValueError):  # it may be gone before it has answered
+            self.ask("systemctl --no-block poweroff", b"", 20.0)
+        until("the system shuts down", lambda: not self.is_on())
+        return self.gone()
+
+    def gone(self) -> Dict[str, Any]:
+        """What the disks say once QEMU is gone; of several the last, which has the data."""
+        assert self.qemu is not None
+        self.qemu.wait(10.0)
+        self.qemu = None
+        return [drive.power_off() for drive in self.drives][-1]
+
+    def close(self) -> None:
+        """Ends what still runs."""
+        if self.qemu is not None:
+            brokers.end(self.qemu, 0.1)
+            self.qemu = None
+        for drive in self.drives:
+            drive.close()
+
+    def diagnosis(self) -> str:
+        """What the console and the broker said, for a failure."""
+        said = self.console.read_text(errors="replace")[-3000:] if self.console.exists() else ""
+        with contextlib.suppress(OSError, ValueError):
+            said += self.ask("journalctl -b --no-pager -n 60; systemctl status leveret", b"", 20.0).text
+        return said
+
+
+def end_with_parent() -> None:
+    """Has the kernel end this process when whoever started it is gone, however that ended."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def until(what: str, holds: Any, patience_s: float = PATIENCE_S) -> Any:
+    """Waits until something holds, and says what did not."""
+    return suite.until(what, holds, patience_s)
+
+
+def copy(master: Path, to: Path) -> Path:
+    """An image of one's own."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(to, ignore_errors=True)
+    image.run("cp", "--sparse=always", master, to)
+    return to

@@ -1,0 +1,271 @@
+"""Power cuts, one after the other: traffic, a cut, a boot, a check.
+
+A series counts what was confirmed and lost; its caller judges, for some series must lose something, or the others
+would prove nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+
+import image  # noqa: E402
+from board import NEVER, Board, copy, until  # noqa: E402
+from harness import suite  # noqa: E402
+from harness.brokers import Address  # noqa: E402
+from traffic import Access, Centre, Kept, run_together  # noqa: E402
+
+# What a cheap card may take with it: the erase block beside the one that was written.
+ERASE_BLOCK_BYTES = 64 * 1024
+BLOCK_BYTES = 4096
+# A commit is given up as a whole when its head is gone, so what was lost may lie so far from the damage.
+COMMIT_BYTES_MAX = 1024 * 1024
+# A life is over after so many seconds of traffic, or so many writes of the disk's from its beginning.
+TRAFFIC_S = (0.3, 2.5)
+WRITES = (2, 160)
+# Of so many boots the power is cut as well, after so many writes of the disk's: the file system and the log recover then.
+DIES_BOOTING = 0.3
+BOOT_WRITES = (1, 40)
+LOG_MORE = """sed -i '1i log_level = "debug"' /etc/leveret/leveret.toml && systemctl reload leveret; sleep 1"""
+CLEANED = re.compile(r"([\d.]+) MB of it copied by the cleaner; .*?(\d+) segments used again")
+
+
+class Series:
+    """Cuts of one board, whose ledgers go on from life to life."""
+
+    def __init__(self, board: Board, seed: int, upstream: Optional[Address] = None, spoils: bool = False) -> None:
+        self.board = board
+        self.chance = random.Random(seed)
+        self.seed = seed
+        self.kept = Kept()
+        self.access = Access(seed)
+        self.centre = Centre(upstream) if upstream else None
+        self.damage = Damage(board, self.chance) if spoils else None
+        self.lost: List[int] = []
+        self.wrong: List[str] = []
+        # Why it could not go on, where it may come to that.
+        self.broken = ""
+        self.boots = 0
+        # Cuts, those of them that came before the broker served, and those after which all was looked at.
+        self.cuts = 0
+        self.died_booting = 0
+        self.checked = 0
+        # Megabytes that the cleaner copied in the last life, which is ended in order, and segments used again.
+        self.cleaned = (0.0, 0)
+        self.disk = dict.fromkeys(("chosen", "pending", "kept", "torn", "lost"), 0)
+
+    def run(self, count: int, until_lost: bool = False) -> None:
+        """So many cuts, and a last life that has to be in order; with `until_lost` no more than it takes to lose
+        something."""
+        while self.cuts < count:
+            self.boot()
+            if until_lost and self.lost:
+                return
+            self.live_and_be_cut()
+        self.boot()
+        if not until_lost:
+            self.live_and_end()
+
+    def live_and_be_cut(self) -> None:
+        """Traffic, until the power goes."""
+        stop, threads, mistakes = self.traffic()
+        stop.wait(self.chance.uniform(*TRAFFIC_S))
+        if self.chance.random() < 0.7:
+            self.board.drives[-1].arm(self.chance.randint(*WRITES))
+            for _ in range(100):
+                if not self.board.is_on():
+                    break
+                stop.wait(0.05)
+        report = self.board.cut()
+        stop.set()
+        ended(threads, mistakes)
+        self.wrong += mistakes
+        self.account(report)
+        if self.damage:
+            self.damage.done(report)
+
+    def live_and_end(self) -> None:
+        """Traffic as in the other lives, and an end in order: nothing is unflushed, and the file system is whole."""
+        stop, threads, mistakes = self.traffic()
+        stop.wait(TRAFFIC_S[1])
+        stop.set()
+        ended(threads, mistakes)
+        self.wrong += mistakes + self.crashes()
+        if centre := self.centre:
+            until("all readings are upstream", lambda: not centre.missing())
+            self.wrong += centre.wrong
+        # A root that is only read keeps the level it has, and tells nothing of the cleaner.
+        self.board.ask(LOG_MORE, b"", 30.0)
+        said = self.board.sh("systemctl stop leveret; journalctl -b --no-pager -u leveret")
+        if found := CLEANED.search(said):
+            self.cleaned = (float(found[1]), int(found[2]))
+        report = self.board.shut_down()
+        assert report["pending"] == 0, f"a clean end left writes unflushed: {report}"
+        image.is_whole(self.board.drives[-1].path)
+
+    def traffic(self) -> tuple:
+        """Who publishes, settles and changes, each in a thread: what ends them, the threads, and their mistakes."""
+        stop = threading.Event()
+        amqp = self.board.address()
+        parts = [self.kept.publisher, self.kept.settle, self.access]
+        addresses = [amqp, amqp, self.board.address("management")]
+        if self.centre:
+            parts.append(self.centre.publisher)
+            addresses.append(amqp)
+        return (stop, *run_together(parts, addresses, stop))
+
+    def account(self, report: Dict[str, Any]) -> None:
+        """One cut more, and what the disk made of it."""
+        self.cuts += 1
+        for name in self.disk:
+            self.disk[name] += report[name] if name != "pending" else bool(report[name])
+
+    def boot(self) -> None:
+        """Power, and the check of what is there. It may go again while the board boots."""
+        # A card that spoils a block is looked at after each cut, for what a boot says of it is not said again.
+        while not self.comes_up(self.chance.random() < DIES_BOOTING and not self.damage):
+            self.account(self.board.gone())
+            self.died_booting += 1
+        verdict = self.kept.check(self.board.address(), may_come_back=self.damage is not None)
+        self.lost += self.explained(verdict.lost)
+        self.wrong += verdict.wrong + self.access.check(self.board.address("management")).wrong
+        self.wrong += self.crashes()
+        if self.centre:
+            self.wrong += self.centre.wrong
+            self.centre.wrong = []
+        self.checked = self.cuts
+
+    def crashes(self) -> List[str]:
+        """What the board's systemd knows of ends of the broker that nobody asked for since this boot."""
+        restarts = self.board.sh("systemctl show -P NRestarts leveret")
+        return [] if restarts == "0" else [f"the broker ended {restarts} times by itself"]
+
+    def comes_up(self, is_cut: bool) -> bool:
+        """One boot; whether the broker serves in the end, which a cut after some writes may have kept it from."""
+        self.boots += 1
+        seed = self.seed * 100_000 + self.boots
+        if not is_cut:
+            self.board.power_on(seed)
+            self.board.wait_until_it_serves()
+            return True
+        data = self.board.drives[-1]
+        data.arm(self.chance.randint(*BOOT_WRITES))
+        self.board.switch_on(seed)
+        until("it serves, or dies", lambda: not self.board.is_on() or self.board.serves())
+        data.arm(NEVER)
+        # A write that is under way may still be the last.
+        time.sleep(0.2)
+        return self.board.is_on()
+
+    def explained(self, lost: List[int]) -> List[int]:
+        """Of what was lost, all that damage does not explain."""
+        if not self.damage or not lost:
+            return lost
+        return self.damage.unexplained(lost, self.kept.name, max(self.kept.publisher.confirmed, default=-1))
+
+    def close(self) -> None:
+        """The board is off, and nobody waits at the centre."""
+        self.board.close()
+        if self.centre:
+            self.centre.close()
+
+    def summary(self) -> str:
+        """For the remarks of a run."""
+        disk = self.disk
+        told = (f"# {self.cuts} cuts ({disk['chosen']} chosen by the disk, {self.died_booting} died while booting;"
+                f" unflushed writes at {disk['pending']}:"
+                f" {disk['lost']} lost, {disk['torn']} torn, {disk['kept']} kept);"
+                f" {self.kept.publisher.total} confirmed, {self.access.changes} changes of access and queues;"
+                f" {len(self.lost)} lost, {len(self.wrong)} wrong; in the last life the cleaner copied"
+                f" {self.cleaned[0]} MB and {self.cleaned[1]} segments were used again")
+        if self.broken:
+            told += f"; then {self.broken}"
+        if self.centre:
+            told += (f"; {self.centre.publisher.total} confirmed for the upstream, {len(self.centre.ids)} there,"
+                     f" {self.centre.repeats} repeats, all marked")
+        return told
+
+
+class Damage:
+    """What a cheap card does at a cut: the erase block beside the one that was written last is gone. Only blocks of
+    Leveret's segments are spoilt, for what a file system does about its own is not asked here."""
+
+    def __init__(self, board: Board, chance: random.Random) -> None:
+        self.board = board
+        self.chance = chance
+        self.spoilt = 0
+        self.by_damage = 0
+        self.told = 0
+        self.untold = 0
+        # What lay in and around the last block that was spoilt.
+        self.around = b""
+
+    def done(self, report: Dict[str, Any]) -> None:
+        """Spoils a block of the image, if one of the segments' was written last."""
+        path = self.board.drives[-1].path
+        owned = self.segments(path)
+        written = [offset // ERASE_BLOCK_BYTES for offset, size in report["last"] if offset // BLOCK_BYTES in owned]
+        beside = [block for place in written[-1:] for block in (place - 1, place + 1)
+                  if all(inner in owned for inner in blocks_of(block))]
+        self.around = b""
+        if not beside:
+            return
+        start = self.chance.choice(beside) * ERASE_BLOCK_BYTES
+        with path.open("r+b") as card:
+            first = max(0, start - COMMIT_BYTES_MAX)
+            card.seek(first)
+            self.around = card.read(start - first + ERASE_BLOCK_BYTES + COMMIT_BYTES_MAX)
+            card.seek(start)
+            card.write(self.chance.choice([b"\xff", b"\0"]) * ERASE_BLOCK_BYTES)
+        self.spoilt += 1
+
+    @staticmethod
+    def segments(path: Path) -> set:
+        """The blocks of the file system that belong to segments, as they are once its journal has been replayed."""
+        replayed = copy(path, path.with_suffix(".replayed"))
+        # 1: it mended something, which a replay is.
+        image.run("sh", "-c", f"e2fsck -fy '{replayed}' || [ $? -le 1 ]")
+        where = "/var/lib/leveret"
+        names = re.findall(r"\d{8}\.seg", image.run("debugfs", "-R", f"ls -p {where}", replayed))
+        owned = set()
+        for name in names:
+            said = image.run("debugfs", "-R", f"blocks {where}/{name}", replayed)
+            owned |= {int(word) for word in said.splitlines()[-1].split()}
+        replayed.unlink()
+        return owned
+
+    def unexplained(self, lost: List[int], queue: str, newest: int) -> List[int]:
+        """Messages that are gone and did not lie in or around the damage; and all of them when nobody was told. Of the
+        very end of the log nobody is: what was damaged there looks like a commit that the cut did not let finish."""
+        said = self.board.sh("journalctl -b --no-pager -u leveret")
+        near = {number for number in lost if f"{queue} {number:07} ".encode() in self.around}
+        if re.search("are set aside|lost", said):
+            self.told += 1
+        elif min(lost) > newest:
+            self.untold += 1
+        else:
+            print(f"# {len(near)} messages gone, and not a word:\n{said[-1500:]}", flush=True)
+            return lost
+        self.by_damage += len(near)
+        return sorted(set(lost) - near)
+
+
+def ended(threads: List[threading.Thread], mistakes: List[str]) -> None:
+    """Who spoke with the board has to notice that it is gone."""
+    for thread in threads:
+        thread.join(suite.patience(30.0))
+        if thread.is_alive():
+            mistakes.append("somebody still waits for an answer of a board that is off")
+
+
+def blocks_of(erase_block: int) -> range:
+    """The file system's blocks in an erase block."""
+    each = ERASE_BLOCK_BYTES // BLOCK_BYTES
+    return range(erase_block * each, (erase_block + 1) * each)

@@ -1,0 +1,149 @@
+"""What the guide tells to type on a board and on a sensor beside it, typed there as it stands.
+
+What always holds: the words are the guide's own; what is replaced is what it asks the reader to replace, the architecture,
+and `sudo`, for root is who types here.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import List
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "support"), str(Path(__file__).resolve().parents[1] / "packages")]
+
+import readme  # noqa: E402
+from board import Board, until  # noqa: E402
+from harness import brokers, environment  # noqa: E402
+from harness.suite import patience  # noqa: E402
+
+BOARDS_PART = "Debian and Raspberry Pi OS"
+SENSORS_PART = "A sensor on another machine"
+PASSWORD = "secret of its own"
+CONFIG = "/etc/leveret/leveret.toml"
+# What the unit of qemu-virt may have, in bytes: as the guide's table says, but for a connection or two less because of what
+# the packaged configuration adds.
+MEMORY_MAX = range(134_500_000, 135_500_000)
+MEMORY_MAX_GENERIC = range(192_000_000, 192_100_000)
+HOME = "/root"
+SUDO = "printf '#!/bin/sh\\nexec \"$@\"\\n' >/usr/bin/sudo && chmod 755 /usr/bin/sudo"
+
+
+def indented(title: str) -> List[str]:
+    """A section's blocks that are set in by four spaces."""
+    found = re.findall(r"(?:^    .*\n)+", readme.section(title), re.MULTILINE)
+    return [re.sub(r"^    ", "", block, flags=re.MULTILINE) for block in found]
+
+
+def the_one(title: str, has: str) -> str:
+    """The block of a section that has this in it."""
+    block, = (block for block in indented(title) if has in block)
+    return block
+
+
+def package(board: Board, deb: Path) -> None:
+    """From the package to the first message, with two lines."""
+    board.sh(SUDO)
+    lines = the_one(BOARDS_PART, "sudo apt install ./").replace("armhf", "arm64").replace("-u leveret -f", "-u leveret -n 5")
+    name = re.search(r"\./(\S+)", lines)
+    assert name and name[1] == deb.name, f"the guide installs {name and name[1]}, not {deb.name}"
+    board.put(deb, f"{HOME}/{deb.name}")
+    began = time.monotonic()
+    said = board.sh(f"cd {HOME}; set -e\n{lines}")
+    installed = time.monotonic()
+    assert "Runtime" in said, f"it says no status: {said[-1000:]}"
+    until("the first message goes through",
+          lambda: "every message" in board.ask("leveret-bench --url amqp://127.0.0.1 --messages 1", b"", 60.0).text)
+    print(f"# apt install and status took {installed - began:.1f} s, the first message {time.monotonic() - began:.1f} s",
+          flush=True)
+    auto_is_taken(board)
+
+
+def auto_is_taken(board: Board) -> None:
+    """The profile of this machine, and its unit's memory, without anybody having said what it is."""
+    board.sh(f"sed -i '1i board = \"auto\"' {CONFIG}; systemctl daemon-reload; systemctl restart leveret")
+    assert 'board = "qemu-virt"  # auto' in board.sh(f"leveret check --config {CONFIG}")
+    assert serves_as(board) == "qemu-virt"
+    assert memory_max(board) in MEMORY_MAX, memory_max(board)
+    assert int(board.sh("cat /sys/fs/cgroup/system.slice/leveret.service/memory.max")) == memory_max(board)
+    warned = [line for line in board.sh("journalctl -b --no-pager").splitlines() if "Unknown key" in line]
+    assert not warned, f"systemd does not know {warned}"
+    board.sh(f"sed -i '1i memory_limit = \"40MB\"' {CONFIG}; systemctl daemon-reload; systemctl restart leveret")
+    assert 60_000_000 <= memory_max(board) < 100_000_000, memory_max(board)
+    assert serves_as(board) == "qemu-virt", "with another limit it is another board"
+    board.sh(f"sed -i 1d {CONFIG}")
+    folder = "/etc/systemd/system/leveret.service.d"
+    board.sh(f"mkdir -p {folder}; printf '[Service]\\nMemoryMax=150M\\n' >{folder}/10-fleet.conf; systemctl daemon-reload")
+    assert memory_max(board) == 150 << 20, "a drop-in of the owner's does not go before the generator's"
+    board.sh(f"rm -r {folder}; systemctl daemon-reload; systemctl restart leveret")
+
+
+def serves_as(board: Board) -> str:
+    """The profile that the broker says it has, which found it out inside of its control group."""
+    said = board.sh("journalctl -b --no-pager -u leveret")
+    return re.findall(r"with the profile of board (\S+) ", said)[-1]
+
+
+def memory_max(board: Board) -> int:
+    """What systemd gives the unit, in bytes."""
+    return int(board.sh("systemctl show -P MemoryMax leveret"))
+
+
+def sensor(board: Board) -> None:
+    """Certificates, configuration and a user on the board, and a message from here by TLS."""
+    certificates, user = readme.blocks(SENSORS_PART, "sh")
+    config, = readme.blocks(SENSORS_PART, "toml")
+    program, = readme.blocks(SENSORS_PART, "python")
+    board.sh(f"cd {HOME}; set -e\n{certificates}")
+    listen, section = config.split("\n\n", 1)
+    board.sh(f"{{ cat <<'END'\n{listen}\nEND\ncat {CONFIG}; cat <<'END'\n\n{section}\nEND\n}} >/tmp/both; cat /tmp/both >{CONFIG}")
+    for line in user.splitlines():
+        board.sh(f"echo '{PASSWORD}' | {line}\n")
+        until("it serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
+    authority = board.sh(f"cat {HOME}/ca.pem")
+    python = environment.pika_python(environment.PIKA_NEW)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "ca.pem").write_text(authority + "\n")
+        port = board.address("amqps").port
+        here = program.replace('ConnectionParameters("broker.local", 5671', f'ConnectionParameters("127.0.0.1", {port}')
+        assert here != program
+        subprocess.run([str(python), "-c", here.replace("the password", PASSWORD)], cwd=folder, check=True,
+                       timeout=patience(60))
+        stranger = subprocess.run([str(python), "-c", here], cwd=folder, check=False, timeout=patience(60),
+                                  capture_output=True, text=True)
+        assert "ProbableAuthenticationError" in stranger.stderr or "ACCESS_REFUSED" in stranger.stderr, stranger.stderr
+    assert board.sh("leveretctl -s list_queues name messages").split() == ["readings", "1"]
+
+
+def socket(board: Board) -> None:
+    """systemd listens in the broker's stead."""
+    board.sh(the_one(BOARDS_PART, "enable --now leveret.socket"))
+    board.sh("systemctl is-active leveret.socket leveret")
+    board.sh("systemctl disable --now leveret.socket; systemctl stop leveret")
+
+
+def purged(board: Board) -> None:
+    """What the guide says of apt's other words: the data stays, then it goes."""
+    board.sh("apt remove -y leveret </dev/null && ls /var/lib/leveret/00000000.seg /etc/leveret/leveret.toml")
+    # What somebody else put into its folder stays.
+    board.sh("apt purge -y leveret </dev/null && ! ls /var/lib/leveret && ls /etc/leveret/server.pem && rm -r /etc/leveret")
+
+
+def by_hand(board: Board, binary: Path) -> None:
+    """Without a package: the folder and the binary, and the lines below them; then it is uninstalled."""
+    lines = the_one(BOARDS_PART, "systemd-sysusers leveret.conf")
+    place, = re.findall(r"target/\S+/leveret", lines)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "systemd.tar"
+        subprocess.run(["tar", "-C", str(brokers.ROOT), "--exclude=packages", "-cf", str(archive), "systemd"], check=True)
+        board.put(archive, f"{HOME}/systemd.tar")
+    board.sh(f"cd {HOME}; tar -xf systemd.tar; mkdir -p {Path(place).parent}")
+    board.put(binary, f"{HOME}/{place}")
+    board.sh(f"cd {HOME}; set -e\n{lines}")
+    until("it serves", lambda: board.ask("leveretctl ping", b"", 30.0).status == 0)
+    assert memory_max(board) in MEMORY_MAX_GENERIC, memory_max(board)
+    board.sh("systemctl disable --now leveret; ! systemctl is-active leveret")

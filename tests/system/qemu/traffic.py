@@ -1,0 +1,358 @@
+"""What goes on when the power is cut, seen from this machine: who publishes, settles and changes, and what he was told.
+
+Each part keeps a ledger of what the board confirmed and of what it did not get to confirm, and can hold the board to it
+after the next boot. What always holds: something counts as confirmed only when the confirm was read; what was under
+way when the power went may have happened or not, but a transaction only as a whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import random
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+
+from harness import raw, suite, wire  # noqa: E402
+from harness.brokers import Address  # noqa: E402
+
+USER, PASSWORD = "edge", "over the edge"
+PERSISTENT = {"delivery_mode": 2}
+# A cut ends a connection at once; a busy machine may take long to answer.
+PATIENCE_S = suite.patience(60.0)
+# Publishers wait with so many confirms outstanding, as programs do that mind their memory.
+WINDOW = 24
+BODY_BYTES_MAX = 3000
+TRANSACTION = 10
+CHECKED_AT_ONCE = 500
+# A broken connection, told apart from a mistake of ours.
+BROKEN = (OSError, raw.Closed)
+
+
+def connect(address: Address) -> raw.Client:
+    """A connection with a channel."""
+    client = raw.Client(address, timeout=PATIENCE_S, user=USER, password=PASSWORD)
+    client.open()
+    return client
+
+
+def body(queue: str, number: int) -> bytes:
+    """The message of a number: its name over and over, so that a piece of it tells whose it is."""
+    name = f"{queue} {number:07} ".encode()
+    return name * (1 + random.Random(number).randrange(BODY_BYTES_MAX) // len(name))
+
+
+def number_of(queue: str, content: bytes) -> int:
+    """The number of a message; an error when it is not as it was published."""
+    number = int(content.split()[1])
+    assert content == body(queue, number), f"message {number} of {queue} is not as it was: {content[:60]!r}"
+    return number
+
+
+class Verdict(NamedTuple):
+    """What a check found: messages that are gone, and whatever else is not as it should be."""
+
+    lost: List[int]
+    wrong: List[str]
+
+
+class Publisher:
+    """Publishes numbered messages to a queue and reads the confirms."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.next = 0
+        self.confirmed: Set[int] = set()
+        self.unsure: Set[int] = set()
+        # All that were ever confirmed; the sets are of what the checks still look for.
+        self.total = 0
+
+    def __call__(self, address: Address, stop: threading.Event) -> None:
+        """Until the connection breaks, or one is told to stop."""
+        client = connect(address)
+        client.call(1, "queue.declare", queue=self.queue, durable=True)
+        client.call(1, "confirm.select")
+        outstanding: Dict[int, int] = {}
+        tag = 0
+        while outstanding or not stop.is_set():
+            while len(outstanding) < WINDOW and not stop.is_set():
+                number, tag = self.next, tag + 1
+                self.next += 1
+                self.unsure.add(number)
+                outstanding[tag] = number
+                client.publish(1, "", self.queue, body(self.queue, number), props=PERSISTENT)
+            ack = client.expect("basic.ack").args
+            last = ack["delivery_tag"]
+            tags = [one for one in outstanding if one == last or ack["multiple"] and one < last]
+            numbers = {outstanding.pop(one) for one in tags}
+            self.unsure -= numbers
+            self.confirmed |= numbers
+            self.total += len(numbers)
+        client.close()
+
+
+class Kept:
+    """A queue whose messages stay on the board until they are settled in transactions."""
+
+    name = "kept"
+
+    def __init__(self) -> None:
+        self.publisher = Publisher(self.name)
+        self.settled: Set[int] = set()
+        self.committing: Set[int] = set()
+        self.back = 0
+
+    def settle(self, address: Address, stop: threading.Event) -> None:
+        """Takes the oldest, some at a time, while others come."""
+        client = connect(address)
+        client.call(1, "queue.declare", queue=self.name, durable=True)
+        client.call(1, "tx.select")
+        while not stop.is_set():
+            tag, taken = 0, set()
+            while len(taken) < TRANSACTION and not stop.is_set():
+                got = client.call(1, "basic.get", queue=self.name)
+                if isinstance(got, raw.Content):
+                    taken.add(number_of(self.name, got.body))
+                    tag = got.method.args["delivery_tag"]
+                else:
+                    stop.wait(0.01)
+            if taken:
+                self.commit(client, tag, taken)
+        client.close()
+
+    def commit(self, client: raw.Client, tag: int, numbers: Set[int]) -> None:
+        """One transaction."""
+        self.committing = numbers
+        client.send(wire.method(1, "basic.ack", delivery_tag=tag, multiple=True))
+        client.call(1, "tx.commit")
+        self.committing = set()
+        self.settled |= numbers
+        self.publisher.confirmed -= numbers
+
+    def check(self, address: Address, keep: int = 40, may_come_back: bool = False) -> Verdict:
+        """Holds the board to the ledger, and settles all but the newest. After damage what was settled may be back."""
+        client = connect(address)
+        client.call(1, "tx.select")
+        count = client.call(1, "queue.declare", queue=self.name, durable=True).args["message_count"]
+        # Small boards give out so many at once and no more before some are settled.
+        client.call(1, "basic.qos", prefetch_count=CHECKED_AT_ONCE)
+        client.send(wire.method(1, "basic.consume", queue=self.name))
+        client.expect("basic.consume-ok")
+        numbers: List[int] = []
+        settled = 0
+        while len(numbers) < count:
+            try:
+                content = client.expect("basic.deliver")
+            except TimeoutError:
+                # What the log has lost of them it counts until it wants to read it.
+                break
+            numbers.append(number_of(self.name, content.body))
+            if len(numbers) == count - keep or len(numbers) - settled == CHECKED_AT_ONCE:
+                last = content.method.args["delivery_tag"]
+                client.send(wire.method(1, "basic.ack", delivery_tag=last, multiple=True))
+                client.call(1, "tx.commit")
+                settled = len(numbers)
+        more = [client.call(1, "basic.get", queue=self.name), *client.held]
+        client.close()
+        verdict = self.judge(numbers, may_come_back)
+        if len(numbers) < count:
+            verdict.wrong.append(f"it counts {count} messages and gives {len(numbers)}")
+        if any(isinstance(item, raw.Content) for item in more):
+            verdict.wrong.append("it gives more messages than it counts")
+        self.settled |= set(numbers[:settled])
+        self.publisher.confirmed = set(numbers[settled:])
+        self.publisher.unsure = set()
+        self.committing = set()
+        return verdict
+
+    def judge(self, numbers: List[int], may_come_back: bool) -> Verdict:
+        """What is there against what has to be there."""
+        present = set(numbers)
+        wrong = []
+        if present & self.settled:
+            self.back += len(present & self.settled)
+            self.settled -= present
+            if not may_come_back:
+                wrong.append("settled messages came back")
+        if len(present) != len(numbers):
+            wrong.append("messages are there twice")
+        if not may_come_back and numbers != sorted(numbers):
+            wrong.append("their order is not that of their publishing")
+        if self.committing & present not in (set(), self.committing) and not may_come_back:
+            wrong.append(f"half a transaction: {len(self.committing & present)} of {len(self.committing)}")
+        if strange := present - self.publisher.confirmed - self.publisher.unsure:
+            if not may_come_back:
+                wrong.append(f"messages that nobody published: {sorted(strange)[:5]}")
+        return Verdict(sorted(self.publisher.confirmed - self.committing - present), wrong)
+
+
+class Access:
+    """Users, their permissions and queues, changed through the management API."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.state: Dict[str, Any] = {}
+        self.under_way: Optional[Dict[str, Any]] = None
+        self.changes = 0
+
+    def __call__(self, address: Address, stop: threading.Event) -> None:
+        """One change after the other."""
+        while not stop.is_set():
+            after = dict(self.state)
+            method, path, value = self.change(after)
+            self.under_way = after
+            ask(address, method, path, value)
+            self.state, self.under_way = after, None
+            self.changes += 1
+            stop.wait(0.02)
+
+    def change(self, state: Dict[str, Any]) -> tuple:
+        """The next change, done to `state`: the request for it."""
+        name = f"u{self.chance.randrange(8)}"
+        queue = f"q{self.chance.randrange(8)}"
+        kind = self.chance.randrange(5)
+        if kind == 0 and f"user {name}" in state:
+            state.pop(f"user {name}")
+            state.pop(f"permission {name}", None)
+            return "DELETE", f"/api/users/{name}", None
+        if kind == 1 and f"queue {queue}" in state:
+            state.pop(f"queue {queue}")
+            return "DELETE", f"/api/queues/%2F/{queue}", None
+        if kind == 2 and f"queue {queue}" not in state:
+            state[f"queue {queue}"] = True
+            return "PUT", f"/api/queues/%2F/{queue}", {"durable": True}
+        if kind == 3 and f"user {name}" in state:
+            rule = f"^{self.chance.randrange(1000)}$"
+            state[f"permission {name}"] = rule
+            return "PUT", f"/api/permissions/%2F/{name}", {"configure": "", "write": rule, "read": ".*"}
+        tag = self.chance.choice(["monitoring", "management", "policymaker"])
+        state[f"user {name}"] = tag
+        return "PUT", f"/api/users/{name}", {"password": f"p{self.changes}", "tags": tag}
+
+    def check(self, address: Address) -> Verdict:
+        """What was answered is there, and of what was not all or nothing."""
+        found: Dict[str, Any] = {}
+        for user in ask(address, "GET", "/api/users"):
+            tags = user["tags"]
+            found[f"user {user['name']}"] = ",".join(tags) if isinstance(tags, list) else tags
+        for permission in ask(address, "GET", "/api/permissions"):
+            found[f"permission {permission['user']}"] = permission["write"]
+        for queue in ask(address, "GET", "/api/queues"):
+            if queue["name"].startswith("q"):
+                found[f"queue {queue['name']}"] = True
+        found.pop(f"user {USER}", None)
+        found.pop(f"permission {USER}", None)
+        allowed = [self.state] + ([self.under_way] if self.under_way is not None else [])
+        wrong = [] if found in allowed else [f"access and queues are {difference(found, self.state)}"]
+        self.state, self.under_way = found, None
+        return Verdict([], wrong)
+
+
+def difference(found: Dict[str, Any], expected: Dict[str, Any]) -> str:
+    """Where two states differ."""
+    names = sorted(set(found) | set(expected))
+    parts = [f"{name}: {found.get(name)} instead of {expected.get(name)}" for name in names
+             if found.get(name) != expected.get(name)]
+    return "; ".join(parts)
+
+
+def ask(address: Address, method: str, path: str, value: Any = None) -> Any:
+    """One request to the management API; an error that looks like a broken connection when it is one."""
+    connection = http.client.HTTPConnection(*address, timeout=PATIENCE_S)
+    login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    try:
+        connection.request(method, path, json.dumps(value) if value is not None else None,
+                           {"Authorization": f"Basic {login}"})
+        answer = connection.getresponse()
+        text = answer.read()
+    except http.client.HTTPException as broken:
+        raise ConnectionError(str(broken)) from broken
+    finally:
+        connection.close()
+    assert answer.status < 300, f"{method} {path}: {answer.status} {text[:200]!r}"
+    return json.loads(text) if text else None
+
+
+class Centre:
+    """The upstream's queue of readings, and whoever takes them out of it for good."""
+
+    queue = "telemetry"
+
+    def __init__(self, address: Address) -> None:
+        self.publisher = Publisher(self.queue)
+        self.ids: Dict[int, bytes] = {}
+        self.repeats = 0
+        self.last = -1
+        self.wrong: List[str] = []
+        self.client = raw.Client(address, timeout=20.0)
+        self.client.open()
+        self.client.call(1, "queue.declare", queue=self.queue, durable=True)
+        self.client.send(wire.method(1, "basic.consume", queue=self.queue))
+        self.client.expect("basic.consume-ok")
+        self.stopping = False
+        self.thread = threading.Thread(target=self.take, daemon=True)
+        self.thread.start()
+
+    def take(self) -> None:
+        """Everything that arrives, as it arrives."""
+        while not self.stopping:
+            try:
+                content = self.client.recv(0.5)
+            except TimeoutError:
+                continue
+            except BROKEN:
+                break
+            if not isinstance(content, raw.Content):
+                continue
+            self.note(content)
+            self.client.send(wire.method(1, "basic.ack", delivery_tag=content.method.args["delivery_tag"]))
+
+    def note(self, content: raw.Content) -> None:
+        """One reading: the first time in its place, again with a mark and the same id."""
+        headers = {name: field.value for name, field in content.header.props.get("headers", [])}
+        number, own_id = number_of(self.queue, content.body), headers[b"x-bridge-id"]
+        if number in self.ids:
+            self.repeats += 1
+            if headers.get(b"x-bridge-repeat") is not True or self.ids[number] != own_id:
+                self.wrong.append(f"reading {number} came twice without a mark, or with another id")
+            return
+        if number < self.last:
+            self.wrong.append(f"reading {number} came behind {self.last}")
+        self.last, self.ids[number] = number, own_id
+
+    def missing(self) -> List[int]:
+        """Confirmed readings that have not come yet."""
+        return sorted(self.publisher.confirmed - set(self.ids))
+
+    def close(self) -> None:
+        """Before the upstream goes."""
+        self.stopping = True
+        self.thread.join(10.0)
+        self.client.close()
+
+
+def run_together(parts: List[Callable[[Address, threading.Event], None]], addresses: List[Address],
+                 stop: threading.Event) -> tuple:
+    """Each part in a thread of its own until its connection breaks; the threads, and a list that mistakes go to."""
+    mistakes: List[str] = []
+
+    def guarded(part: Callable[[Address, threading.Event], None], address: Address) -> None:
+        try:
+            part(address, stop)
+        except raw.Closed as closed:
+            if closed.method:
+                mistakes.append(f"the broker closed a connection: {closed}")
+        except OSError:
+            pass
+        except Exception as mistake:  # whatever it is, the check wants to know
+            mistakes.append(f"{type(mistake).__name__}: {mistake}")
+
+    threads = [threading.Thread(target=guarded, args=pair, daemon=True) for pair in zip(parts, addresses)]
+    for thread in threads:
+        thread.start()
+    return threads, mistakes

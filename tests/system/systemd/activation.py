@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""A broker that systemd listens for (leveret.socket), with systemd's own tool in systemd's place.
+
+    tests/system/systemd/activation.py [CASE... | --list]
+
+`systemd-socket-activate` listens, waits until somebody connects, and only then becomes the broker: who connected before
+there was one has to be served. A socket of an address that the configuration does not name is refused, with the word
+what to do. And each address of the shipped leveret.socket stands in the shipped configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Callable, List
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+
+from harness import brokers, raw, suite  # noqa: E402
+
+TOOL = "systemd-socket-activate"
+PATIENCE_S = 30.0
+
+
+class Taken(Exception):
+    """Somebody else got a port in the moment before the tool did."""
+
+
+class Activated:
+    """The tool, which becomes a broker with the first who connects to one of `ports`."""
+
+    def __init__(self, ports: List[int], configured: List[str]) -> None:
+        if shutil.which(TOOL) is None:
+            raise suite.Skip(f"{TOOL} is not installed (apt-get install systemd)")
+        self.home = tempfile.TemporaryDirectory(prefix="leveret-activation-")
+        listened = [word for port in ports for word in ("--listen", f"127.0.0.1:{port}")]
+        command = [TOOL, *listened, str(brokers.leveret_binary()), *configured, "--data-dir", f"{self.home.name}/data"]
+        self.log = Path(self.home.name, "log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, start_new_session=True)
+        said = suite.until("it listens", lambda: self.listens(len(ports)), PATIENCE_S)
+        if said == "taken":
+            self.__exit__()
+            raise Taken
+
+    def listens(self, count: int) -> str:
+        """Whether it listens on so many ports, or could not."""
+        said = self.log.read_text()
+        if "Address already in use" in said:
+            return "taken"
+        return "yes" if said.count("Listening on") == count else ""
+
+    def __enter__(self) -> "Activated":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        brokers.end(self.process)
+        self.home.cleanup()
+
+
+def served_once_it_is_there() -> None:
+    """Who connects before there is a broker is served by it; so is who comes later, at the other door too."""
+    first, second = brokers.free_port(), brokers.free_port()
+    configured = [f"127.0.0.1:{port}" for port in (first, second, 0)]
+    with Activated([second, first], [word for at in configured for word in ("--listen", at)]) as activated:
+        raw.Client(brokers.Address("127.0.0.1", first), timeout=PATIENCE_S).close()
+        pattern = re.compile(r" listening on 127\.0\.0\.1:(\d+)$", re.MULTILINE)
+        ports = suite.until("its own port", lambda: set(map(int, pattern.findall(activated.log.read_text()))), PATIENCE_S)
+        assert len(ports) == 3 and ports > {first, second}, activated.log.read_text()
+        for port in sorted(ports):
+            client = raw.Client(brokers.Address("127.0.0.1", port), timeout=PATIENCE_S)
+            client.open()
+            client.call(1, "queue.declare", queue="q")
+            client.close()
+
+
+def the_management_api_too() -> None:
+    """A door says who is let in, whoever opened it."""
+    management = brokers.free_port()
+    words = ["--listen", "127.0.0.1:0", "--management", f"127.0.0.1:{management}"]
+    with Activated([management], words):
+        with socket.create_connection(("127.0.0.1", management), suite.patience(PATIENCE_S)) as peer:
+            peer.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert peer.recv(5) == b"HTTP/"
+
+
+def a_stranger_is_refused() -> None:
+    """A socket without a door in the configuration: nobody would ever serve it."""
+    stranger = brokers.free_port()
+    with Activated([stranger], ["--listen", "127.0.0.1:0"]) as activated:
+        # The broker may be gone, and its sockets with it, before the connection is looked at here.
+        with contextlib.suppress(ConnectionResetError):
+            socket.create_connection(("127.0.0.1", stranger), suite.patience(PATIENCE_S)).close()
+        assert activated.process.wait(suite.patience(PATIENCE_S)) != 0
+        told = f"systemd listens on 127.0.0.1:{stranger} for it, where the configuration has no listener"
+        assert told in activated.log.read_text(), activated.log.read_text()
+
+
+def what_is_shipped() -> None:
+    """The shipped sockets are those of the shipped configuration."""
+    folder = brokers.ROOT / "systemd"
+    listened = re.findall(r"^ListenStream=(.*)$", (folder / "leveret.socket").read_text(), re.MULTILINE)
+    configured = re.search(r"^listen = \[(.*)\]$", (folder / "leveret.toml").read_text(), re.MULTILINE)
+    assert listened and configured and all(f'"{at}"' in configured[1] for at in listened), (listened, configured)
+
+
+def with_free_ports(case: Callable[[], None]) -> None:
+    """The tool cannot choose ports and the broker has to be told which, so a case begins anew with others."""
+    for _ in range(brokers.PORT_TRIES):
+        with contextlib.suppress(Taken):
+            return case()
+    raise AssertionError("each port that was free was taken in the same moment")
+
+
+CASES = {case.__name__.replace("_", "-"): case
+         for case in (served_once_it_is_there, the_management_api_too, a_stranger_is_refused, what_is_shipped)}
+
+
+def main() -> int:
+    """All of them, or those that are named."""
+    if sys.argv[1:] == ["--list"]:
+        print("\n".join(CASES))
+        return 0
+    brokers.raise_on_sigterm()
+    cases = suite.Suite("systemd", sys.argv[1:])
+    for name, case in CASES.items():
+        cases.case(name, lambda: with_free_ports(case))
+    return cases.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""TLS with the clients and tools people have.
+
+Each case starts a broker of its own with certificates made for it. Verdicts are about what is let in, what is
+refused with which words, what gets through and how many; never about how long something took.
+
+Suite lines: `PASS tls/NAME` and so on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1] / "support"), str(HERE)]
+sys.dont_write_bytecode = True
+
+from harness import brokers, environment  # noqa: E402
+from harness.suite import Skip, Suite  # noqa: E402
+
+
+def prepare() -> str:
+    """Why the suite cannot run here; empty when it can. It goes on under an interpreter that has pika."""
+    try:
+        import pika  # noqa: F401
+    except ImportError:
+        try:
+            python = environment.pika_python(environment.PIKA_NEW)
+        except Skip as why:
+            return str(why)
+        os.execv(python, [str(python), *sys.argv])
+    if not shutil.which("openssl"):
+        try:
+            environment.apt_install("openssl")
+        except Skip as why:
+            return str(why)
+    return ""
+
+
+def main() -> int:
+    """Run the cases named on the command line, or all of them."""
+    brokers.raise_on_sigterm()
+    suite = Suite("tls", sys.argv[1:])
+    why = prepare()
+    if why:
+        suite.skip("all", why)
+        return 0
+    import bodies
+    import certificates
+    import crowds
+    import doors
+    import management
+    import reloading
+    import strangers
+    import tools
+
+    with tempfile.TemporaryDirectory(prefix="leveret-tls-") as folder:
+        for module in (certificates, doors, management, reloading, bodies, crowds, strangers, tools):
+            for name, run in module.CASES.items():
+                place = Path(folder) / name
+                place.mkdir()
+                suite.case(name, lambda: run(place))
+    return suite.status()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

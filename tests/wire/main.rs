@@ -1,6 +1,0 @@
-//! The wire room alone: properties, and a second opinion on every octet.
-
-#[path = "../wire_checks/mod.rs"]
-mod wire_checks;
-
-mod properties;
