@@ -76,7 +76,7 @@
 //! publish:  Engine::read_from → Connection::next → Broker::apply → Broker::publish → Topology::route
 //!           → Queues::reserve → Queues::push → Journal::append → Broker::deliver → Connection::fill → Broker::sent
 //!
-//! confirm:  Journal::append → Connection::answer → StoreDriver::next_write ~ Write::run (on a helper)
+//! confirm:  Journal::append → Connection::answer → Keeper::next_write ~ Write::run (on a helper)
 //!           ~ StoreDriver::take_write → Journal::stored → Engine::note_durable
 //!           → Connection::note_durable → Connection::fill
 //! ```
@@ -102,7 +102,7 @@
 //! the turn, when the disk is free and it is time, the store fetches it and a helper writes it:
 //!
 //! ```text
-//! Journal::append ─→ Journal ─StoreDriver::next_write→ store::Write ~ helper: write, fdatasync ~ WriteDone
+//! Journal::append ─→ Journal ─Keeper::next_write→ store::Write ~ helper: write, fdatasync ~ WriteDone
 //!                       │ batch                                                                     │
 //!                       ▼                                                                           ▼
 //!          confirms and replies wait for their batch  ◄──── Journal::durable ◄── StoreDriver::take_write

@@ -61,14 +61,14 @@ impl<P: Platform> Engine<P> {
         if let Some(job) = store.next_read(broker, messages) {
             self.shared.platform.start_read(job);
         }
-        if broker.queues().has_deadlines() && store.time_deadline().is_due(self.shared.now) {
-            store.say_time(broker.queues().has_stored_deadline(), self.shared.now);
+        if broker.queues().has_deadlines() && store.log().time_deadline().is_due(self.shared.now) {
+            store.keeper.say_time(broker.queues().has_stored_deadline(), self.shared.now);
         }
         // After the reads, which may find that a segment can leave: that takes a commit.
-        if let Some(job) = store.next_write(journal, messages, self.shared.now) {
+        if let Some(job) = store.keeper.next_write(journal, messages, self.shared.now) {
             self.shared.platform.start_write(job);
         }
-        if let Some(bytes) = store.log_mut().take_index_overflow() {
+        if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
             let text = format_args!(
                 "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
                  consumed; raise index_bytes_max, or segment_bytes for a new store"

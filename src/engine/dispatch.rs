@@ -202,7 +202,7 @@ impl<P: Platform> Engine<P> {
         if self.admin.holder == Some(id) {
             self.admin.holder = None;
             if let Some(store) = &mut self.store {
-                store.log_mut().release_backup_pin();
+                store.keeper.log_mut().release_backup_pin();
             }
             self.recall_operators();
         }

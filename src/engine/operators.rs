@@ -165,7 +165,7 @@ impl<P: Platform> Engine<P> {
         if !self.admin.samples.is_due(now_ms) {
             return;
         }
-        let counters = self.store.as_mut().map(|store| store.log_mut().counters()).unwrap_or_default();
+        let counters = self.store.as_mut().map(|store| store.keeper.log_mut().counters()).unwrap_or_default();
         let outside = Outside {
             confirmed: self.shared.supplies.pools.confirmed(),
             connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
@@ -192,7 +192,8 @@ impl<P: Platform> Engine<P> {
         let refusals = self.shared.doors.refusals();
         process.handshakes_evicted = refusals.evicted;
         process.newcomers_dropped = refusals.dropped + refusals.silent;
-        process.is_store_damaged = self.store.as_mut().is_some_and(|store| store.log_mut().is_damaged());
+        process.is_store_damaged =
+            self.store.as_mut().is_some_and(|store| store.keeper.log_mut().is_damaged());
         let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
         process.is_tls_shut = is_shut;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
@@ -206,14 +207,14 @@ impl<P: Platform> Engine<P> {
             .map(|peer| peer.need);
         process.waiters = Need::most_awaited(needs, self.shared.now);
         if let Some(store) = &mut self.store {
-            let log = store.log_mut();
+            let log = store.keeper.log_mut();
             let counters = log.counters();
             process.store = StoreView {
                 written_bytes: counters.bytes_written + counters.bytes_zeroed,
                 written_ever_bytes: log.written_ever(),
                 syncs: counters.syncs,
-                bytes_max: log.most_bytes(),
-                room_bytes: log.room_bytes(),
+                bytes_max: log.space().most_bytes(),
+                room_bytes: log.space().room_bytes(),
             };
         }
         let held_before = self.admin.holder.is_some();
@@ -226,7 +227,8 @@ impl<P: Platform> Engine<P> {
         let unix_ms = self.shared.platform.unix_ms();
         let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.shared.now, unix_ms };
         let holder = &mut self.admin.holder;
-        let mut files = self.store.as_mut().map(|disk| Copied { log: disk.log_mut(), holder, client: id });
+        let mut files =
+            self.store.as_mut().map(|disk| Copied { log: disk.keeper.log_mut(), holder, client: id });
         let mut context = RequestContext {
             broker: &mut self.shared.broker,
             journal: &mut self.shared.journal,

@@ -128,7 +128,7 @@ impl<P: Platform> Engine<P> {
     pub fn set_store(&mut self, mut store: StoreDriver) {
         let disk_limit = &mut self.admin.process.disk_limit_bytes;
         if *disk_limit == 0 {
-            *disk_limit = store.log_mut().limit_bytes();
+            *disk_limit = store.keeper.log_mut().space().limit_bytes();
         }
         self.store = Some(store);
     }

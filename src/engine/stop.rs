@@ -58,7 +58,7 @@ impl<P: Platform> Engine<P> {
     /// called, after a sleep.
     pub fn begin_flush(&mut self) -> bool {
         let Some(store) = &mut self.store else { return false };
-        store.flush(self.shared.now);
+        store.keeper.flush(self.shared.now);
         self.go_on_flushing()
     }
 
@@ -83,7 +83,8 @@ impl<P: Platform> Engine<P> {
     }
 
     fn is_flushing(&self) -> bool {
-        let Some(store) = self.store.as_ref().filter(|store| !store.is_idle(&self.shared.journal)) else {
+        let Some(store) = self.store.as_ref().filter(|store| !store.keeper.is_idle(&self.shared.journal))
+        else {
             return false;
         };
         if store.is_stuck() {
@@ -99,16 +100,17 @@ impl<P: Platform> Engine<P> {
         let store = self.store.as_ref()?;
         let is_busy =
             store.has_work(&self.shared.broker, &self.shared.journal, &self.shared.supplies.messages);
-        (!is_busy).then(|| store.deadline())
+        (!is_busy).then(|| store.keeper.deadline())
     }
 
     /// Ends the store's life when everything is written; `true`: there is more to flush for that.
     pub fn end_store(&mut self) -> bool {
-        let Some(store) = self.store.as_mut().filter(|store| store.is_idle(&self.shared.journal)) else {
+        let Some(store) = self.store.as_mut().filter(|store| store.keeper.is_idle(&self.shared.journal))
+        else {
             return false;
         };
         self.shared.broker.reset_watermarks(&mut self.shared.journal);
-        store.close(self.shared.now);
+        store.keeper.close(self.shared.now);
         self.begin_flush()
     }
 

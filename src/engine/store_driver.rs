@@ -11,14 +11,14 @@ use std::io;
 use crate::broker::{Broker, Context, Fetch, Page, PageIn};
 use crate::journal::Journal;
 use crate::mem::{MessageId, Messages};
-use crate::store::{self, Keeper, Log, Read, ReadOutcome, SyncTimes, Write, WriteDone};
-use crate::time::{Deadline, Now};
+use crate::store::{self, Keeper, Log, Read, ReadOutcome, SyncTimes, WriteDone};
+use crate::time::Now;
 
 use super::restore::restore_messages;
 
 /// The store as the loop's thread sees it.
 pub struct StoreDriver {
-    keeper: Keeper,
+    pub(super) keeper: Keeper,
     /// What is being read for a queue; the reader may also be cleaning.
     reading: Reading,
     cleans_next: bool,
@@ -73,10 +73,9 @@ impl StoreDriver {
         }
     }
 
-    /// Who the store is, and which of its lives this is.
-    pub const fn origin(&self) -> ([u8; 16], u32) {
-        let log = self.keeper.log();
-        (log.id(), log.life())
+    /// The log.
+    pub const fn log(&self) -> &Log {
+        self.keeper.log()
     }
 
     /// Whether a read that went like this is to be tried again. Cards refuse reads now and then that they
@@ -84,11 +83,6 @@ impl StoreDriver {
     fn tries_again(&mut self, was_refused: bool) -> bool {
         self.refused = if was_refused { self.refused + 1 } else { 0 };
         was_refused && self.refused < READ_AGAIN
-    }
-
-    /// Broker time: that of all lives together, in milliseconds.
-    pub(crate) const fn time_ms(&self, now: Now) -> u64 {
-        self.keeper.log().time_ms(now)
     }
 
     /// Notes whether messages may go on leaving memory in the next turn.
@@ -99,33 +93,8 @@ impl StoreDriver {
     /// Whether there is something to hand out now.
     pub(crate) fn has_work(&self, broker: &Broker, journal: &Journal, messages: &Messages) -> bool {
         let wants_to_read =
-            self.may_fetch && broker.queues().wants_pages(messages) || self.keeper.log().looks_for_work();
+            self.may_fetch && broker.queues().wants_pages(messages) || self.log().looks_for_work();
         self.spills || journal.has_news() || wants_to_read && matches!(self.reading, Reading::Nothing)
-    }
-
-    /// When there is something to do here if nothing else happens.
-    pub(crate) fn deadline(&self) -> Deadline {
-        self.keeper.deadline()
-    }
-
-    /// When broker time should be written down if something waits for it.
-    pub(crate) const fn time_deadline(&self) -> Deadline {
-        self.keeper.log().time_deadline()
-    }
-
-    /// Broker time should be written down, or need not be.
-    pub(crate) const fn say_time(&mut self, is_needed: bool, now: Now) {
-        self.keeper.say_time(is_needed, now);
-    }
-
-    /// What to write next, if nothing is being written and it is time.
-    pub(crate) fn next_write(
-        &mut self,
-        journal: &mut Journal,
-        messages: &mut Messages,
-        now: Now,
-    ) -> Option<Write> {
-        self.keeper.next_write(journal, messages, now)
     }
 
     /// Takes what was written.
@@ -174,7 +143,7 @@ impl StoreDriver {
     /// Puts into queues that adopted orphans what the log has of those, before anybody takes from them.
     fn put_adopted(&self, broker: &mut Broker) {
         while let Some((incarnation, queue)) = broker.recovery_mut().next_adopted() {
-            if let Some(found) = self.keeper.log().index().queues().get(&incarnation) {
+            if let Some(found) = self.log().index().queues().get(&incarnation) {
                 restore_messages(broker, found, queue);
             }
             broker.end_adoption(queue);
@@ -299,11 +268,6 @@ impl StoreDriver {
         self.read_chunk(broker, context, fetch, large)
     }
 
-    /// The log, for who copies it.
-    pub(crate) const fn log_mut(&mut self) -> &mut Log {
-        self.keeper.log_mut()
-    }
-
     /// A commit took so many microseconds.
     pub(super) fn note_sync(&mut self, took_us: u64) {
         self.sync_times.add(took_us);
@@ -311,7 +275,7 @@ impl StoreDriver {
 
     /// Logs what the store has done since the start.
     pub(super) fn log_counters(&self) {
-        let counters = self.keeper.log().counters();
+        let counters = self.log().counters();
         if counters.commits > 0 {
             let [half, most] = [500, 990].map(|per_mille| self.sync_times.quantile_us(per_mille));
             log::debug!("{counters:?}");
@@ -321,29 +285,9 @@ impl StoreDriver {
         }
     }
 
-    /// Segments that can never leave the log.
-    pub fn segments_stuck(&self) -> usize {
-        self.keeper.log().segments_stuck()
-    }
-
     /// Whether the disk has no room for what is to be written, and nothing is on its way that could make any.
     pub(crate) fn is_stuck(&self) -> bool {
         self.keeper.is_stuck() && matches!(self.reading, Reading::Nothing)
-    }
-
-    /// Everything is to be written now.
-    pub(crate) fn flush(&mut self, now: Now) {
-        self.keeper.flush(now);
-    }
-
-    /// Nothing more will be said: the last commit is to be one that proves the one before it.
-    pub(crate) fn close(&mut self, now: Now) {
-        self.keeper.close(now);
-    }
-
-    /// Whether everything is written.
-    pub(crate) fn is_idle(&self, journal: &Journal) -> bool {
-        self.keeper.is_idle(journal)
     }
 }
 

@@ -32,7 +32,6 @@ use super::peer::Waiting;
 use super::peer_id::PeerId;
 use super::platform::{ListenerId, Platform, Readiness};
 use super::state::Engine;
-use super::store_driver::StoreDriver;
 use super::worker_job::{Step, WorkerResult};
 
 /// Deliveries made per turn.
@@ -49,7 +48,9 @@ impl<P: Platform> Engine<P> {
     /// The sleep is over, and it is now so late: for all that is noted now, and for the turn.
     pub fn set_now(&mut self, now: Now) {
         self.shared.now = now;
-        self.shared.journal.set_time(self.store.as_ref().map_or(now.as_ms(), |store| store.time_ms(now)));
+        self.shared
+            .journal
+            .set_time(self.store.as_ref().map_or(now.as_ms(), |store| store.log().time_ms(now)));
         if self.shared.broker.set_time(now) {
             self.shared.broker.set_unix_time(self.shared.platform.unix_ms() / 1000);
             self.take_sample();
@@ -133,7 +134,7 @@ impl<P: Platform> Engine<P> {
                     store.has_work(&it.shared.broker, &it.shared.journal, &it.shared.supplies.messages)
                 })
             },
-            deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, StoreDriver::deadline),
+            deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, |store| store.keeper.deadline()),
         },
         // The operator's clients who want in.
         Part { is_ready: Self::may_let_operator_in, deadline: |it| it.admin.listener.deadline() },
@@ -173,7 +174,7 @@ impl<P: Platform> Engine<P> {
         let due =
             at_ms.map_or(Deadline::NEVER, |at_ms| self.shared.now.after_ms(at_ms.saturating_sub(time_ms)));
         let store = self.store.as_ref().filter(|_| self.shared.broker.queues().has_deadlines());
-        store.map_or(due, |store| due.earlier(store.time_deadline()))
+        store.map_or(due, |store| due.earlier(store.log().time_deadline()))
     }
 
     /// The poll reports what became possible with a peer, or what happened to it.

@@ -77,7 +77,7 @@ pub(super) fn open(
     }
     tell(&report, directory);
     let is_writable = report.unwritable.is_none();
-    let record_bytes_max = log.record_bytes_max() as u64;
+    let record_bytes_max = log.space().record_bytes_max() as u64;
     context.journal_mut().start(log.life(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
     restore(broker, &mut context, &log, &mut files, report.access, first, START)

@@ -82,7 +82,7 @@ impl EventLoop {
         // nothing lies behind it.
         if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
             engine.platform_mut().disk = Some(threads);
-            let (id, life) = store.origin();
+            let (id, life) = (store.log().id(), store.log().life());
             engine.set_origin(id, life);
             engine.set_store(store);
         }

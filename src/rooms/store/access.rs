@@ -33,7 +33,7 @@ use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 use crate::mem::sort_by;
 use crate::time::Now;
 
-use super::access_digest::{DIGEST_RECORD_BYTES, Digest, Said, Vouch, is_counted, said};
+use super::access_digest::{Said, Vouch, is_counted, said};
 use super::access_file::{self, Entry, Known, Snapshot};
 use super::commit::Owner;
 use super::definition_index::DefinitionIndex;
@@ -58,85 +58,6 @@ const LOST_COMMITS_MIN: u64 = 2;
 const DOUBTED: Access = Access::InDoubt("they were so before, and nobody has confirmed them");
 
 impl Log {
-    /// Takes note that a definition of access gathers; `false`: it is not to be written as it is, for the
-    /// digest of its commit says it.
-    pub(super) fn note_access(&mut self, record: &Record<'_>) -> bool {
-        let Record::Defined { version, key, .. } = record else { return true };
-        if !is_access(key) {
-            return true;
-        }
-        if **key == ACCESS_WRITTEN_KEY {
-            self.access.vouch = Some(Vouch { version: *version, is_in_doubt: false, is_due: true });
-            return false;
-        }
-        self.gathering.note_access();
-        if let Some(vouch) = &mut self.access.vouch {
-            // What is said later holds; a copy of something old changes nothing.
-            vouch.version = vouch.version.max(*version);
-            vouch.is_due = true;
-        }
-        true
-    }
-
-    /// Appends the digest of everything that is there with this commit, which ends at byte `end` at most.
-    pub(super) fn gather_digest(&mut self, end: usize) {
-        let Some(vouch) = self.access.vouch else { return };
-        let is_room = self.gathering.len() + DIGEST_RECORD_BYTES <= end;
-        if self.gathering.ends_with_digest() || !(vouch.is_due || is_room) {
-            return;
-        }
-        let value = self.digest().encode(vouch.is_in_doubt);
-        let key = &ACCESS_WRITTEN_KEY;
-        self.gathering.add(&Record::Defined { version: vouch.version, key, value: Some(&value) });
-        self.gathering.note_digest();
-    }
-
-    /// The digest of what is durable and of what gathers.
-    fn digest(&self) -> Digest {
-        let mut digest = self.index.access();
-        if !self.gathering.has_access() {
-            return digest;
-        }
-        let mut changed: Vec<(&[u8], u64, bool)> = Vec::new();
-        let mut records = self.gathering.record_bytes();
-        while let Ok((record, bytes)) = Record::parse_known(records) {
-            records = &records[bytes..];
-            let Record::Defined { version, key, value } = record else { continue };
-            if !is_counted(key) {
-                continue;
-            }
-            let before = changed.iter().rposition(|(other, ..)| *other == key);
-            let durable = self.index.definitions().get(key).map(|known| (known.version, !known.deleted));
-            let known = before.map(|at| (changed[at].1, changed[at].2)).or(durable);
-            if known.is_some_and(|(known, _)| known >= version) {
-                continue;
-            }
-            if let Some((known, true)) = known {
-                digest.remove(key, known);
-            }
-            if value.is_some() {
-                digest.add(key, version);
-            }
-            changed.push((key, version, value.is_some()));
-        }
-        digest
-    }
-
-    /// Whether a definition of access with this version gathers already: its copies belong into two commits.
-    pub(super) fn gathers_copy_of(&self, record: &Record<'_>) -> bool {
-        let Record::Defined { version, key, .. } = record else { return false };
-        let mut records = self.gathering.record_bytes();
-        while is_access(key)
-            && let Ok((other, bytes)) = Record::parse_known(records)
-        {
-            if matches!(other, Record::Defined { version: v, key: k, .. } if (v, k) == (*version, *key)) {
-                return true;
-            }
-            records = &records[bytes..];
-        }
-        false
-    }
-
     /// Judges what was read of access, and goes on from there.
     pub(super) fn judge_access<D: Disk>(&mut self, disk: &mut D, report: &mut Report) -> io::Result<()> {
         let (mut unreadable, mut is_thin, mut written) = (Vec::new(), false, None);
@@ -176,7 +97,7 @@ impl Log {
             Some((_, Said::Whole(_))) => Access::InDoubt("they are not those that were written last"),
             Some((_, Said::InDoubt)) => DOUBTED,
         };
-        let kept = access_file::read(disk).filter(|copy| copy.owner.identity == self.identity);
+        let kept = access_file::read(disk).filter(|copy| copy.owner.identity == self.writer.identity);
         let kept = kept.map(|copy| copy.snapshot);
         let newest = written.map_or(0, |(version, _)| version);
         let access = match &kept {
@@ -213,7 +134,7 @@ impl Log {
         if !matches!(access, Access::InDoubt(_)) {
             return Ok(());
         }
-        let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
+        let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
         let kept = access_file::read(disk).filter(|copy| copy.owner == owner);
         let mut snapshot = kept.map(|copy| copy.snapshot).unwrap_or_default();
         (snapshot.version, snapshot.is_in_doubt) = (snapshot.version.max(self.version_of_life()), true);
@@ -225,7 +146,7 @@ impl Log {
 
     /// Above every version of the lives before.
     const fn version_of_life(&self) -> u64 {
-        (self.life as u64) << 32
+        (self.writer.life as u64) << 32
     }
 
     /// What the log must be told so that it says what the snapshot says. What is newer in the log stays: it
@@ -317,7 +238,7 @@ impl Log {
     pub(super) fn renew_access_file<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
         self.access.keeps_files = true;
         let Some(vouch) = self.access.vouch else { return Ok(()) };
-        let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
+        let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
         let is_kept = |copy: &access_file::Copy| {
             let kept = &copy.snapshot;
             copy.owner == owner
@@ -388,7 +309,7 @@ impl Log {
         }
         let at = match found_at {
             Some(at) => at,
-            None if self.read_repeated(disk, (key, definition), bytes)? => FoundAt::Footer,
+            None if self.footers().read_repeated(disk, (key, definition), bytes)? => FoundAt::Footer,
             None => return Ok(None),
         };
         match Record::parse_known(bytes) {

@@ -2,7 +2,11 @@
 //!
 //! Always true: once a digest is to be said, every commit that has room for it says it.
 
-use super::access_digest::Vouch;
+use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
+
+use super::access_digest::{DIGEST_RECORD_BYTES, Digest, Vouch, is_counted};
+use super::gathering::Gathering;
+use super::index::Index;
 use super::record::Record;
 use super::report::Restored;
 
@@ -102,4 +106,68 @@ impl AccessState {
         self.deletions_again
             .pop_if(|(key, version)| fits(&Record::Defined { version: *version, key, value: None }))
     }
+
+    /// A definition of access is to gather; `false`: it is not to be written as it is, for the digest of its commit
+    /// says it.
+    pub(super) fn note(&mut self, record: &Record<'_>, gathering: &mut Gathering) -> bool {
+        let Record::Defined { version, key, .. } = record else { return true };
+        if !is_access(key) {
+            return true;
+        }
+        if **key == ACCESS_WRITTEN_KEY {
+            self.vouch = Some(Vouch { version: *version, is_in_doubt: false, is_due: true });
+            return false;
+        }
+        gathering.note_access();
+        if let Some(vouch) = &mut self.vouch {
+            // What is said later holds; a copy of something old changes nothing.
+            vouch.version = vouch.version.max(*version);
+            vouch.is_due = true;
+        }
+        true
+    }
+
+    /// Appends the digest of everything that is there with this commit, which ends at byte `end` at most.
+    pub(super) fn gather_digest(&self, gathering: &mut Gathering, index: &Index, end: usize) {
+        let Some(vouch) = self.vouch else { return };
+        let is_room = gathering.len() + DIGEST_RECORD_BYTES <= end;
+        if gathering.ends_with_digest() || !(vouch.is_due || is_room) {
+            return;
+        }
+        let value = digest_with(gathering, index).encode(vouch.is_in_doubt);
+        let key = &ACCESS_WRITTEN_KEY;
+        gathering.add(&Record::Defined { version: vouch.version, key, value: Some(&value) });
+        gathering.note_digest();
+    }
+}
+
+/// The digest of what is durable and of what gathers.
+fn digest_with(gathering: &Gathering, index: &Index) -> Digest {
+    let mut digest = index.access();
+    if !gathering.has_access() {
+        return digest;
+    }
+    let mut changed: Vec<(&[u8], u64, bool)> = Vec::new();
+    let mut records = gathering.record_bytes();
+    while let Ok((record, bytes)) = Record::parse_known(records) {
+        records = &records[bytes..];
+        let Record::Defined { version, key, value } = record else { continue };
+        if !is_counted(key) {
+            continue;
+        }
+        let before = changed.iter().rposition(|(other, ..)| *other == key);
+        let durable = index.definitions().get(key).map(|known| (known.version, !known.deleted));
+        let known = before.map(|at| (changed[at].1, changed[at].2)).or(durable);
+        if known.is_some_and(|(known, _)| known >= version) {
+            continue;
+        }
+        if let Some((known, true)) = known {
+            digest.remove(key, known);
+        }
+        if value.is_some() {
+            digest.add(key, version);
+        }
+        changed.push((key, version, value.is_some()));
+    }
+    digest
 }

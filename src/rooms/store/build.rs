@@ -4,26 +4,30 @@
 //! log; the file of a segment is free for use only when the commit that says it left is durable. The same
 //! walk over records feeds the index in life and at recovery.
 
+use std::io;
+
 use crate::time::Now;
 
 use super::access_digest::DIGEST_RECORD_BYTES;
 use super::access_file::Updated;
-use super::cleaning::Drain;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
+use super::disk::Disk;
 use super::footer::Trailer;
 use super::jobs::{CommitDone, CommitJob, EndJob, Outcome, Reached, Seal, Write};
 use super::log::{Failed, InFlight, Log};
 use super::names;
 use super::place::Position;
 use super::record_walk::apply_records;
+use super::report::Step;
 use super::segment::{SegmentHeader, SegmentRef};
 use super::slots::Slot;
+use super::space::Space;
 
 impl Log {
     /// The next commit, when the helper is free and one is due: somebody waits, a window is over, or what
     /// gathers must make room.
     pub fn next_commit(&mut self, now: Now) -> Option<CommitJob> {
-        if self.postponed.is_some() {
+        if self.is_postponed() {
             return self.next_postponed(now);
         }
         if !self.is_due(now) {
@@ -36,14 +40,15 @@ impl Log {
         let settled_from = self.gathering.len();
         let mut in_flight = InFlight {
             position: self.durable,
-            at: self.active.tail(),
+            at: self.space.active.tail(),
             settled_from,
             opens: None,
             seals: 0,
-            carried: core::mem::take(&mut self.spares.carried),
+            carried: core::mem::take(&mut self.cleaner.spares.carried),
             drained: Vec::new(),
+            postponed: None,
         };
-        if self.is_short() {
+        if self.space.is_short() {
             // What frees a segment comes first.
             self.gather_carried(&mut in_flight, end);
             in_flight.position = self.gather_settlements(end);
@@ -52,10 +57,10 @@ impl Log {
             self.gather_carried(&mut in_flight, end);
         }
         if !self.has_gathered() && !self.must_commit() {
-            self.spares.carried = in_flight.carried;
+            self.cleaner.spares.carried = in_flight.carried;
             return None;
         }
-        self.gather_digest(most);
+        self.access.gather_digest(&mut self.gathering, &self.index, most);
         let job = self.build(&mut in_flight, now)?;
         self.counters.commits += 1;
         self.in_flight = Some(in_flight);
@@ -68,7 +73,7 @@ impl Log {
     /// segment or take room that the next start may need, and where this life has written nothing but its
     /// first commit, which repeats another.
     pub fn closing_commit(&mut self, now: Now) -> Option<CommitJob> {
-        if self.counters.commits < 2 || self.is_short() || !self.fits_active(BLOCK_BYTES) {
+        if self.counters.commits < 2 || self.space.is_short() || !self.space.fits_active(BLOCK_BYTES) {
             return None;
         }
         self.empty_commit(now)
@@ -78,8 +83,8 @@ impl Log {
     /// what makes room, or the cleaner is at the last of those. A log that is full of what has to expire is
     /// told how late it is, or it would be as full in its next life.
     pub(super) fn empty_commit(&mut self, now: Now) -> Option<CommitJob> {
-        let fits_beside = self.leaves_reserve_alone() && self.fits_active(BLOCK_BYTES);
-        if self.is_short() && !fits_beside {
+        let fits_beside = self.space.leaves_reserve_alone() && self.space.fits_active(BLOCK_BYTES);
+        if self.space.is_short() && !fits_beside {
             return None;
         }
         self.schedule.set_closing(true);
@@ -92,25 +97,21 @@ impl Log {
     /// The last thing of a clean stop: which commit is the last is noted where damage to the end of the log
     /// does not reach.
     pub(super) fn end(&self) -> Option<EndJob> {
-        let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
+        let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
         let said_nothing = self.counters.commits < 2;
-        let job = EndJob { owner, number: self.number, said_nothing };
-        (self.access.keeps_files() && !self.failed && self.number > 0).then_some(job)
+        let job = EndJob { owner, number: self.writer.number, said_nothing };
+        (self.access.keeps_files() && !self.failed && self.writer.number > 0).then_some(job)
     }
 
     /// The commit for which there was no room, when it is time to try it again.
     fn next_postponed(&mut self, now: Now) -> Option<CommitJob> {
         self.schedule.note_asked(now);
-        if self.failed || !self.slots.may_ask(now) {
+        if self.failed || !self.space.slots.may_ask(now) {
             return None;
         }
-        let gives = self.slots.to_give();
-        self.postponed.take().map(|job| CommitJob { gives, ..job })
-    }
-
-    /// Whether a commit waits for room; it is on its way nevertheless.
-    pub const fn is_postponed(&self) -> bool {
-        self.postponed.is_some()
+        let gives = self.space.slots.to_give();
+        let postponed = self.in_flight.as_mut().and_then(|commit| commit.postponed.take());
+        postponed.map(|job| CommitJob { gives, ..job })
     }
 
     /// Takes the outcome of a commit; returns up to where everything is durable now. When the file system had
@@ -121,20 +122,23 @@ impl Log {
     pub fn commit_done(&mut self, mut done: CommitDone) -> Result<Position, Failed> {
         let given = done.job.given.take();
         if let Some(slot) = given {
-            self.slots.set(slot, Slot::Unusable);
-            self.note_no_commit_room();
+            self.space.slots.set(slot, Slot::Unusable);
+            self.space.note_no_commit_room(self.schedule.asked_at());
         }
         match done.outcome {
             Outcome::Durable => {}
             Outcome::NoRoom => {
-                self.note_no_commit_room();
-                self.postponed = Some(done.job);
+                self.space.note_no_commit_room(self.schedule.asked_at());
+                let Some(in_flight) = &mut self.in_flight else {
+                    panic!("a commit is done that was not handed out")
+                };
+                in_flight.postponed = Some(done.job);
                 return Ok(self.durable);
             }
             Outcome::Failed(error) => return Err(self.fail(error)),
         }
-        if given.is_none() && self.is_file_system_full() {
-            self.note_commit_room();
+        if given.is_none() && self.space.is_file_system_full() {
+            self.space.note_commit_room();
         }
         if done.job.keeps_access {
             self.access.set_files_lost(done.job.access.is_lost);
@@ -150,85 +154,86 @@ impl Log {
             self.index.add_segment(opened.sequence, opened.slot, header_bytes);
         }
         // What is settled comes first: so messages that nobody needs any more leave no trace in the index.
-        let (segment, settled_from) = (self.active.sequence(), in_flight.settled_from);
+        let (segment, settled_from) = (self.space.active.sequence(), in_flight.settled_from);
         let (at, first) = (in_flight.at, COMMIT_HEADER_BYTES);
         let (records, settled) = (&commit.bytes[first..settled_from], &commit.bytes[settled_from..]);
         apply_records(&mut self.index, settled, segment, at + settled_from as u32, |_| true);
         apply_records(&mut self.index, records, segment, at + first as u32, |_| true);
-        self.index.set_bytes(self.active.sequence(), self.active.tail());
+        self.index.set_bytes(self.space.active.sequence(), self.space.active.tail());
         let mut carried = in_flight.carried;
         for (queue, since) in carried.drain(..) {
             self.index.settled_again(queue, since);
         }
-        self.spares.carried = carried;
+        self.cleaner.spares.carried = carried;
         if !in_flight.drained.is_empty() {
             self.free(in_flight.drained);
         }
-        if self.is_short() {
+        if self.space.is_short() {
             self.index.forget_pending();
             for (queue, settled) in self.settling.iter() {
                 settled.iter().for_each(|range| self.index.note_pending(queue, *range));
             }
         }
         self.durable = self.durable.max(in_flight.position);
-        self.may_clean = true;
-        self.end_dropped();
+        self.cleaner.may_clean = true;
+        self.index.end_dropped(self.durable);
         self.gathering.give_back(commit.bytes);
-        self.spares.header =
-            header.map_or_else(|| core::mem::take(&mut self.spares.header), |write| write.bytes);
+        self.space.spares.header =
+            header.map_or_else(|| core::mem::take(&mut self.space.spares.header), |write| write.bytes);
         if let Some(seal) = seal {
             self.index.set_parts(seal.trailer.sequence, seal.at, &seal.parts);
-            self.spares.seal = (seal.noted, seal.bytes, seal.parts);
+            self.space.spares.seal = (seal.noted, seal.bytes, seal.parts);
         }
-        let is_stale = self.index_weight.is_stale(&self.index);
-        if changes_segments || is_stale || self.index_weight.is_tight() || self.cleaning.is_some() {
+        let is_stale = self.space.weight.is_stale(&self.index);
+        if changes_segments || is_stale || self.space.weight.is_tight() || self.cleaner.cleaning.is_some() {
             self.weigh_index();
         }
-        self.doubling.is_due |= changes_segments | self.index.take_defined();
+        self.cleaner.doubling.is_due |= changes_segments | self.index.take_defined();
         self.find_drain();
         Ok(self.durable)
     }
 
     fn build(&mut self, in_flight: &mut InFlight, now: Now) -> Option<CommitJob> {
         let length = padded(self.gathering.len());
-        self.active.note(self.gathering.record_bytes());
+        self.space.active.note(self.gathering.record_bytes());
         let (mut header, mut seal) = (None, None);
-        let is_full =
-            self.active.is_outdated() || self.ends_active_early() || !self.active.holds_with_footer(length);
-        let slot = if is_full { self.slots.take_free() } else { None };
-        if slot.is_none() && !self.active.holds(length) {
-            self.active.undo();
+        let is_full = self.space.active.is_outdated()
+            || self.space.ends_active_early()
+            || !self.space.active.holds_with_footer(length);
+        let slot = if is_full { self.space.slots.take_free() } else { None };
+        if slot.is_none() && !self.space.active.holds(length) {
+            self.space.active.undo();
             return None;
         }
         if let Some(slot) = slot {
-            self.active.undo();
-            in_flight.seals = self.active.sequence();
+            self.space.active.undo();
+            in_flight.seals = self.space.active.sequence();
             seal = self.seal(now);
             let (opened, write) = self.open_segment(slot, now);
             in_flight.opens = Some((opened, write.bytes.len() as u32));
-            in_flight.at = self.active.tail();
+            in_flight.at = self.space.active.tail();
             header = Some(write);
-            self.active.note(self.gathering.record_bytes());
+            self.space.active.note(self.gathering.record_bytes());
         }
-        self.number += 1;
+        self.writer.number += 1;
         let keeps_access = self.access.note_built(self.gathering.has_access());
         let gathered = self.gathering.take();
-        self.fresh_bytes += gathered.fresh_bytes as u64;
         self.schedule.note_built(now);
         let commit_header = CommitHeader {
-            format: self.active.format(),
-            life: self.life,
-            number: self.number,
-            segment: self.active.sequence(),
+            format: self.space.active.format(),
+            life: self.writer.life,
+            number: self.writer.number,
+            segment: self.space.active.sequence(),
             time_ms: self.time_ms(now),
             records: gathered.records,
-            covers: core::mem::take(&mut self.covers),
+            covers: core::mem::take(&mut self.writer.covers),
             has_group: gathered.has_group,
         };
-        let commit = Write { slot: self.active.slot(), at: self.active.tail(), bytes: gathered.bytes };
-        self.active.advance(length);
-        let owner = Owner { identity: self.identity, segment_bytes: self.settings.segment_bytes };
-        let (done, gives) = (Reached::Nothing, self.slots.to_give());
+        let commit =
+            Write { slot: self.space.active.slot(), at: self.space.active.tail(), bytes: gathered.bytes };
+        self.space.active.advance(length);
+        let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
+        let (done, gives) = (Reached::Nothing, self.space.slots.to_give());
         Some(CommitJob {
             seal,
             header,
@@ -247,25 +252,26 @@ impl Log {
 
     /// The footer of the active segment, unless it was sealed by another life.
     fn seal(&mut self, now: Now) -> Option<Seal> {
-        if self.active.is_sealed() {
+        if self.space.active.is_sealed() {
             return None;
         }
         let trailer = Trailer {
-            format: self.active.format(),
-            life: self.life,
-            sequence: self.active.sequence(),
+            format: self.space.active.format(),
+            life: self.writer.life,
+            sequence: self.space.active.sequence(),
             number: self.number_synced(),
             time_ms: self.time_ms(now),
         };
-        let (empty, bytes, parts) = core::mem::take(&mut self.spares.seal);
-        let mut noted = self.active.replace_footer(empty);
-        self.name_queues(&mut noted);
+        let (empty, bytes, parts) = core::mem::take(&mut self.space.spares.seal);
+        let mut noted = self.space.active.replace_footer(empty);
+        let Space { naming, active, .. } = &mut self.space;
+        naming.note(&mut noted, &self.index, active, self.settings.segment_bytes);
         Some(Seal {
-            slot: self.active.slot(),
+            slot: self.space.active.slot(),
             segment_bytes: self.settings.segment_bytes,
-            tail: self.active.tail(),
+            tail: self.space.active.tail(),
             trailer,
-            seed: self.identity.seed(),
+            seed: self.writer.identity.seed(),
             noted,
             bytes,
             parts,
@@ -276,79 +282,65 @@ impl Log {
     /// The newest commit that is surely durable: what a start found last may be in the page cache only, and
     /// so may be what that repeats, when lives before this one were killed at once.
     const fn number_synced(&self) -> u64 {
-        if self.schedule.is_starting() { self.number.saturating_sub(self.covers as u64) } else { self.number }
+        if self.schedule.is_starting() {
+            self.writer.number.saturating_sub(self.writer.covers as u64)
+        } else {
+            self.writer.number
+        }
     }
 
     fn open_segment(&mut self, slot: u32, now: Now) -> (SegmentRef, Write) {
-        let mut live = core::mem::take(&mut self.spares.live);
+        let mut live = core::mem::take(&mut self.space.spares.live);
         live.clear();
         let segments = self.index.segments().iter();
         live.extend(segments.map(|(&sequence, segment)| SegmentRef { sequence, slot: segment.slot }));
-        self.active.open(slot);
+        self.space.active.open(slot);
         let header = SegmentHeader {
-            format: self.active.format(),
+            format: self.space.active.format(),
             has_access: self.access.is_there(),
-            identity: self.identity,
+            identity: self.writer.identity,
             segment_bytes: self.settings.segment_bytes,
-            life: self.life,
-            sequence: self.active.sequence(),
+            life: self.writer.life,
+            sequence: self.space.active.sequence(),
             time_ms: self.time_ms(now),
             commits: self.number_synced(),
             written: self.written_ever(),
             live,
         };
-        let mut bytes = core::mem::take(&mut self.spares.header);
+        let mut bytes = core::mem::take(&mut self.space.spares.header);
         header.encode(&mut bytes);
-        self.spares.live = header.live;
+        self.space.spares.live = header.live;
         let names_bytes = names::room_kept(&self.index, self.settings.segment_bytes);
-        self.active.begin(bytes.len(), names_bytes);
-        (self.active.segment(), Write { slot, at: 0, bytes })
+        self.space.active.begin(bytes.len(), names_bytes);
+        (self.space.active.segment(), Write { slot, at: 0, bytes })
     }
 
     /// That segments have left the log is durable: their files may be used again.
     fn free(&mut self, left: Vec<u64>) {
         for segment in left.iter().filter_map(|sequence| self.index.segments().get(sequence)) {
-            if self.pins.has(segment.slot) {
-                self.slots.set(segment.slot, Slot::Pinned);
+            if self.reading.pins.has(segment.slot) {
+                self.space.slots.set(segment.slot, Slot::Pinned);
             } else {
-                self.slots.release(segment.slot);
+                self.space.slots.release(segment.slot);
             }
             self.counters.segments_recycled += 1;
         }
         self.index.remove_segments(&left);
-        self.spares.drained = left;
+        self.cleaner.spares.drained = left;
         self.yield_backup_pin();
     }
 
-    /// The segments with nothing live in them start to leave. While room is needed it is the oldest alone,
-    /// for which the least is to be written again; and one with a deletion that must be is the only such one.
-    pub(super) fn find_drain(&mut self) {
-        if self.drain.is_some() || self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty()) {
-            return;
+    /// Does what a helper would do next. Blocks.
+    pub(super) fn step<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<Step> {
+        if self.space.segments_free() == 0
+            && let Some(job) = self.next_prepare()
+        {
+            self.prepare_done(job.run(disk)).map_err(|failed| failed.0)?;
+            return Ok(Step::Prepared);
         }
-        let most =
-            if self.needs_room() { 1 } else { Drain::segments_max(self.settings.commit_bytes as usize) };
-        let cleaning = self.cleaning.as_ref().map(|cleaning| cleaning.segment);
-        let found = self.index.segments().iter().filter(|&(sequence, segment)| {
-            segment.live == 0 && *sequence != self.active.sequence() && cleaning != Some(*sequence)
-        });
-        let mut leaving = core::mem::take(&mut self.spares.drained);
-        leaving.clear();
-        for (&sequence, _) in found {
-            if leaving.is_empty() || self.index.deletions_to_carry(sequence).next().is_none() {
-                leaving.push(sequence);
-            }
-            if leaving.len() >= most {
-                break;
-            }
-        }
-        let Some(first) = leaving.first() else {
-            self.spares.drained = leaving;
-            return;
-        };
-        self.index.set_drained(*first);
-        self.drain = Some(Drain::of(leaving, &self.index, core::mem::take(&mut self.spares.draining)));
-        self.hurry_to_leave();
+        let Some(job) = self.next_commit(now) else { return Ok(Step::Nothing) };
+        self.commit_done(job.run(disk)).map_err(|failed| failed.0)?;
+        Ok(if self.is_postponed() { Step::Nothing } else { Step::Committed })
     }
 }
 

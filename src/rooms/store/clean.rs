@@ -13,6 +13,7 @@
 //! kills nothing any more; segments that leave together leave in one commit, for what is settled in one may
 //! lie in another; no copying is begun whose end may find no room.
 
+use crate::journal::Urgency;
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 
 use super::cleaning::{Cleaning, Drain, LEFT_BYTES_MAX};
@@ -53,25 +54,12 @@ const CARRY_RANGES: usize = 256;
 const READ_BYTES_MAX: usize = 128 << 10;
 
 impl Log {
-    /// Whether a segment is on its way out.
-    pub(super) const fn is_cleaning(&self) -> bool {
-        self.drain.is_some() || self.cleaning.is_some()
-    }
-
     /// Whether the cleaner is to look for a segment to clean: something has changed since it last did.
     pub fn looks_for_work(&self) -> bool {
-        self.may_clean && !self.is_cleaning() && !self.failed && !self.read_spare.is_empty()
-    }
-
-    /// Whether the cleaner goes on with what it copies though no other commit is made.
-    pub(super) fn is_copying(&self) -> bool {
-        let is_going =
-            |cleaning: &Cleaning| cleaning.copied.is_none() && cleaning.waits_for != self.number + 1;
-        !self.index_weight.is_crowded() && self.cleaning.as_ref().is_some_and(is_going)
-    }
-
-    pub(super) fn is_cleaning_done_copying(&self) -> bool {
-        self.cleaning.as_ref().is_some_and(|cleaning| cleaning.copied.is_some())
+        self.cleaner.may_clean
+            && !self.cleaner.is_cleaning()
+            && !self.failed
+            && !self.cleaner.buffer.is_empty()
     }
 
     /// Whether new messages of so many bytes should be left to the next commit, though this one may have
@@ -79,7 +67,7 @@ impl Log {
     /// that the commit fills up. Never true of the first ones of a commit. Who appends all the same is
     /// served.
     pub fn yields(&mut self, bytes: usize) -> bool {
-        let has_had_its_part = self.is_cleaning()
+        let has_had_its_part = self.cleaner.is_cleaning()
             && self.gathering.fresh_bytes() + bytes > self.settings.commit_bytes as usize / FRESH_PART;
         let yields = self.gathering.fresh_bytes() > 0 && (has_had_its_part || self.overfills(bytes));
         if yields {
@@ -91,19 +79,56 @@ impl Log {
     /// Whether what gathers fills the active segment up, and would not fit with so many bytes more.
     #[inline]
     fn overfills(&self, bytes: usize) -> bool {
-        let room = self.filling_room();
-        self.gathering.len() <= room && self.gathering.len() + bytes + self.settle_share() > room
+        let room = self.space.filling_room();
+        self.gathering.len() <= room && self.gathering.len() + bytes + self.space.settle_share() > room
+    }
+
+    /// The segments with nothing live in them start to leave. While room is needed it is the oldest alone,
+    /// for which the least is to be written again; and one with a deletion that must be is the only such one.
+    pub(super) fn find_drain(&mut self) {
+        if self.cleaner.drain.is_some()
+            || self.in_flight.as_ref().is_some_and(|commit| !commit.drained.is_empty())
+        {
+            return;
+        }
+        let most = if self.space.needs_room() {
+            1
+        } else {
+            Drain::segments_max(self.settings.commit_bytes as usize)
+        };
+        let cleaning = self.cleaner.cleaning.as_ref().map(|cleaning| cleaning.segment);
+        let found = self.index.segments().iter().filter(|&(sequence, segment)| {
+            segment.live == 0 && *sequence != self.space.active.sequence() && cleaning != Some(*sequence)
+        });
+        let mut leaving = core::mem::take(&mut self.cleaner.spares.drained);
+        leaving.clear();
+        for (&sequence, _) in found {
+            if leaving.is_empty() || self.index.deletions_to_carry(sequence).next().is_none() {
+                leaving.push(sequence);
+            }
+            if leaving.len() >= most {
+                break;
+            }
+        }
+        let Some(first) = leaving.first() else {
+            self.cleaner.spares.drained = leaving;
+            return;
+        };
+        self.index.set_drained(*first);
+        self.cleaner.drain =
+            Some(Drain::of(leaving, &self.index, core::mem::take(&mut self.cleaner.spares.draining)));
+        self.hurry_to_leave();
     }
 
     /// Writes again what is settled in queues that the draining segment may speak of, as far as it fits.
     pub(super) fn gather_carried(&mut self, in_flight: &mut InFlight, end: usize) {
-        let Some(mut drain) = self.drain.take() else {
+        let Some(mut drain) = self.cleaner.drain.take() else {
             return;
         };
         while let Some((key, version)) = drain.deletions.last() {
             let record = Record::Defined { version: *version, key, value: None };
             if self.gathering.len() + record.bytes_max() > end {
-                self.drain = Some(drain);
+                self.cleaner.drain = Some(drain);
                 return;
             }
             self.gathering.add(&record);
@@ -115,30 +140,20 @@ impl Log {
         }
         while let Some(&queue) = drain.queues.last() {
             if !self.carry_queue(queue, &mut drain, in_flight, end) {
-                self.drain = Some(drain);
+                self.cleaner.drain = Some(drain);
                 return;
             }
             drain.queues.pop();
         }
         if self.gathering.len() + drain.segments.len() * LEFT_BYTES_MAX > end {
-            self.drain = Some(drain);
+            self.cleaner.drain = Some(drain);
             return;
         }
         for &segment in &drain.segments {
             self.gathering.add(&Record::Left { segment });
         }
         in_flight.drained = drain.segments;
-        self.spares.draining = drain.queues;
-    }
-
-    /// Writes deletions in access that the last commit carried once more, for two commits are to have them.
-    pub(super) fn gather_deletions_again(&mut self, end: usize) {
-        let gathering = &mut self.gathering;
-        while let Some((key, version)) =
-            self.access.next_again(|record| gathering.len() + record.bytes_max() <= end)
-        {
-            gathering.add(&Record::Defined { version, key: &key, value: None });
-        }
+        self.cleaner.spares.draining = drain.queues;
     }
 
     /// Writes all that is settled in one queue; false when the commit was full before that.
@@ -150,7 +165,7 @@ impl Log {
         if room < CARRY_BYTES_MIN {
             return false;
         }
-        let (mut from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));
+        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));
         if entry.gone {
             self.gathering.add(&Record::Gone { queue });
             in_flight.carried.push((queue, since));
@@ -184,26 +199,36 @@ impl Log {
         true
     }
 
+    /// Writes deletions in access that the last commit carried once more, for two commits are to have them.
+    pub(super) fn gather_deletions_again(&mut self, end: usize) {
+        let gathering = &mut self.gathering;
+        while let Some((key, version)) =
+            self.access.next_again(|record| gathering.len() + record.bytes_max() <= end)
+        {
+            gathering.add(&Record::Defined { version, key: &key, value: None });
+        }
+    }
+
     /// What the cleaner wants to read, if it has work and the read helper is free.
     pub fn next_clean_read(&mut self) -> Option<ReadJob> {
-        if self.failed || self.read_spare.is_empty() {
+        if self.failed || self.cleaner.buffer.is_empty() {
             return None;
         }
         if let Some(job) = self.next_double() {
             return Some(job);
         }
-        if self.cleaning.is_none() {
-            self.cleaning = self.choose_victim();
-            self.index.set_cleaned(self.cleaning.as_ref().map_or(0, |cleaning| cleaning.segment));
+        if self.cleaner.cleaning.is_none() {
+            self.cleaner.cleaning = self.choose_victim();
+            self.index.set_cleaned(self.cleaner.cleaning.as_ref().map_or(0, |cleaning| cleaning.segment));
         }
-        let is_crowded = self.index_weight.is_crowded();
+        let is_crowded = self.space.weight.is_crowded();
         // Settlements may wait for room that they cannot have before the cleaner goes on.
         let is_all_written = !self.has_gathered() && self.in_flight.is_none();
-        let cleaning = self.cleaning.as_mut()?;
+        let cleaning = self.cleaner.cleaning.as_mut()?;
         if let Some(position) = cleaning.copied {
             if position <= self.durable || is_all_written {
                 let (segment, is_whole) = (cleaning.segment, cleaning.left > 0);
-                self.cleaning = None;
+                self.cleaner.cleaning = None;
                 self.give_buffer_back();
                 self.index.set_cleaned(0);
                 self.index.end_copying(segment, is_whole);
@@ -211,40 +236,45 @@ impl Log {
             }
             return None;
         }
-        if cleaning.reading || is_crowded || cleaning.waits_for == self.number + 1 {
+        if cleaning.reading || is_crowded || cleaning.waits_for == self.writer.number + 1 {
             return None;
         }
         // What had no room in one commit may be in the buffer still.
         self.copy_on();
-        let cleaning = self.cleaning.as_mut()?;
-        if cleaning.copied.is_some() || cleaning.waits_for == self.number + 1 {
+        let cleaning = self.cleaner.cleaning.as_mut()?;
+        if cleaning.copied.is_some() || cleaning.waits_for == self.writer.number + 1 {
             return None;
         }
         cleaning.reading = true;
         let (slot, at, wanted) = (cleaning.slot, cleaning.at, cleaning.wanted);
         self.give_buffer_back();
-        let mut buffer = core::mem::take(&mut self.read_spare);
+        let mut buffer = core::mem::take(&mut self.cleaner.buffer);
         let most = self.settings.commit_bytes as usize;
         buffer.resize_zeroed(wanted.min(most));
-        Some(ReadJob { slot, at, buffer, longer: (wanted > most).then(|| (wanted, self.identity.seed())) })
+        Some(ReadJob {
+            slot,
+            at,
+            buffer,
+            longer: (wanted > most).then(|| (wanted, self.writer.identity.seed())),
+        })
     }
 
     /// A commit may be longer than those of today, for settings change: then the buffer is, for that one.
     fn give_buffer_back(&mut self) {
         let most = self.settings.commit_bytes as usize;
-        if self.read_spare.capacity() > most {
-            self.read_spare = vec![0; most];
+        if self.cleaner.buffer.capacity() > most {
+            self.cleaner.buffer = vec![0; most];
         }
     }
 
     /// Takes what was read and copies what is live in it, as far as there is room. What cannot be read
     /// stays where it is: it counts as live, so its segment stays too.
     pub fn clean_read_done(&mut self, done: ReadDone) {
-        self.read_spare = done.buffer;
+        self.cleaner.buffer = done.buffer;
         if self.double_done(done.outcome.as_ref().map_or(0, |known| *known)) {
             return;
         }
-        let Some(mut cleaning) = self.cleaning.take().filter(|cleaning| cleaning.reading) else {
+        let Some(mut cleaning) = self.cleaner.cleaning.take().filter(|cleaning| cleaning.reading) else {
             panic!("a read is done that nobody asked for")
         };
         cleaning.reading = false;
@@ -260,7 +290,7 @@ impl Log {
             }
             cleaning.is_careful = true;
         }
-        self.cleaning = Some(cleaning);
+        self.cleaner.cleaning = Some(cleaning);
         self.copy_on();
     }
 
@@ -273,8 +303,8 @@ impl Log {
 
     /// Copies what is live in the buffer, as far as there is room; says what to read next.
     fn copy_on(&mut self) {
-        let Some(mut cleaning) = self.cleaning.take() else { panic!("there is nothing to copy") };
-        let bytes = core::mem::take(&mut self.read_spare);
+        let Some(mut cleaning) = self.cleaner.cleaning.take() else { panic!("there is nothing to copy") };
+        let bytes = core::mem::take(&mut self.cleaner.buffer);
         let end = self.index.segments().get(&cleaning.segment).map_or(0, |segment| segment.bytes);
         cleaning.waits_for = 0;
         while cleaning.left > 0 && cleaning.at < end && cleaning.waits_for == 0 {
@@ -294,18 +324,18 @@ impl Log {
             }
             self.copy_commit(&mut cleaning, known);
         }
-        self.read_spare = bytes;
+        self.cleaner.buffer = bytes;
         if cleaning.waits_for == 0 && (cleaning.left == 0 || cleaning.at >= end) {
-            cleaning.copied = Some(self.appended);
+            cleaning.copied = Some(self.gathering.appended);
             self.hurry();
         }
-        self.cleaning = Some(cleaning);
+        self.cleaner.cleaning = Some(cleaning);
     }
 
     fn copy_commit(&mut self, cleaning: &mut Cleaning, bytes: &[u8]) {
-        let commit = Commit::parse(bytes, self.identity.seed());
+        let commit = Commit::parse(bytes, self.writer.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == cleaning.segment) else {
-            match salvage::served(bytes, self.identity.seed(), cleaning.segment) {
+            match salvage::served(bytes, self.writer.identity.seed(), cleaning.segment) {
                 Some(served) => self.copy_served(cleaning, bytes, &served),
                 None => {
                     // Half of it may be copied already, when it could be read a moment ago.
@@ -353,9 +383,9 @@ impl Log {
             return true;
         }
         let overfills = self.gathering.has_copies() && self.overfills(raw.len());
-        if overfills || !self.has_room(raw.len()) || self.gathers_copy_of(record) {
+        if overfills || !self.has_room(raw.len()) || self.gathering.has_copy_of(record) {
             self.hurry();
-            cleaning.waits_for = self.number + 1;
+            cleaning.waits_for = self.writer.number + 1;
             return false;
         }
         self.copy_record(record, raw, cleaning);
@@ -372,7 +402,7 @@ impl Log {
         {
             // The next commit has it anyway.
             self.access.note_digest_due();
-            self.appended.0 += 1;
+            self.gathering.appended.0 += 1;
             return;
         }
         if let Record::Defined { .. } = record {
@@ -388,7 +418,7 @@ impl Log {
             }
             _ => self.gathering.add_with(|bytes| bytes.extend_from_slice(raw)),
         };
-        self.appended.0 += 1;
+        self.gathering.appended.0 += 1;
         self.gathering.note_copied(copied);
         self.counters.bytes_copied += copied as u64;
     }
@@ -397,58 +427,63 @@ impl Log {
     /// segments are short nearly all, else less until some more are free, and with the last room. A full
     /// index alone must not have what lies densely written again and again.
     fn percent_worth_writing(&mut self) -> Option<u64> {
-        let spare = self.slots.spare();
-        let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE + self.segments_kept;
-        let high = low + (self.slots.most() / CLEAN_AHEAD_PART).min(CLEAN_AHEAD_MAX);
+        let spare = self.space.slots.spare();
+        let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE + self.space.segments_kept;
+        let high = low + (self.space.slots.most() / CLEAN_AHEAD_PART).min(CLEAN_AHEAD_MAX);
         let is_short = spare <= low;
-        self.cleans_ahead = is_short || self.index_weight.is_full() || self.cleans_ahead && spare <= high;
+        self.cleaner.cleans_ahead =
+            is_short || self.space.weight.is_full() || self.cleaner.cleans_ahead && spare <= high;
         let percent = match spare {
             0 => WRITTEN_LAST_PERCENT_MAX,
-            _ if is_short || self.index_weight.is_full_of_deleted() => WRITTEN_PERCENT_MAX,
+            _ if is_short || self.space.weight.is_full_of_deleted() => WRITTEN_PERCENT_MAX,
             _ => WRITTEN_AHEAD_PERCENT_MAX,
         };
-        self.cleans_ahead.then_some(percent.min(WRITTEN_PERCENT_MAX - self.reckoning.caution_percent()))
+        self.cleaner
+            .cleans_ahead
+            .then_some(percent.min(WRITTEN_PERCENT_MAX - self.cleaner.reckoning.caution_percent()))
     }
 
     /// What the log has taken so far, in bytes: ends of segments that stay unused too, but no new messages.
     const fn taken_besides_new(&self) -> u64 {
-        let segments = self.active.sequence() * self.settings.segment_bytes as u64;
-        (segments + self.active.tail() as u64).saturating_sub(self.fresh_bytes)
+        let segments = self.space.active.sequence() * self.settings.segment_bytes as u64;
+        (segments + self.space.active.tail() as u64).saturating_sub(self.gathering.fresh_bytes_before())
     }
 
     /// The sealed segment that gives the most room for what is written for it, if there is one to be cleaned.
     fn choose_victim(&mut self) -> Option<Cleaning> {
-        if self.drain.is_some() {
+        if self.cleaner.drain.is_some() {
             return None;
         }
-        if !core::mem::take(&mut self.may_clean) {
+        if !core::mem::take(&mut self.cleaner.may_clean) {
             return None;
         }
         let taken = self.taken_besides_new();
-        self.reckoning.learn(taken, self.settings.segment_bytes, self.active.sequence());
-        if self.reckoning.has_been_through(self.index.segments().len()) {
+        self.cleaner.reckoning.learn(taken, self.settings.segment_bytes, self.space.active.sequence());
+        if self.cleaner.reckoning.has_been_through(self.index.segments().len()) {
             return None;
         }
         let percent = self.percent_worth_writing()?;
-        let (room, carries) =
-            (self.room_to_clean() as u64, self.index.carries(core::mem::take(&mut self.spares.since)));
+        let (room, carries) = (
+            self.space.room_to_clean() as u64,
+            self.index.carries(core::mem::take(&mut self.cleaner.spares.since)),
+        );
         let worth = |(&sequence, segment): (&u64, &Segment)| {
-            let is_barren = self.reckoning.is_barren(sequence);
-            if sequence == self.active.sequence() || segment.live == 0 || segment.stuck || is_barren {
+            let is_barren = self.cleaner.reckoning.is_barren(sequence);
+            if sequence == self.space.active.sequence() || segment.live == 0 || segment.stuck || is_barren {
                 return None;
             }
             let (ranges, segments) = carries.before(sequence);
             let carried = (ranges * RANGE_BYTES) as u64;
-            let copied = self.copies_bytes(segment.live_bytes);
+            let copied = self.space.copies_bytes(segment.live_bytes);
             let written = copied + carried / segments;
             let is_worth = written * 100 <= u64::from(segment.bytes) * percent;
             let has_room = copied + carried <= room;
             (is_worth && has_room).then(|| (written * 10_000 / u64::from(segment.bytes), sequence))
         };
         let best = self.index.segments().iter().filter_map(worth).min();
-        self.spares.since = carries.into_since();
+        self.cleaner.spares.since = carries.into_since();
         let (_, segment) = best?;
-        self.reckoning.note_chosen(taken);
+        self.cleaner.reckoning.note_chosen(taken);
         let found = self.index.segments().get(&segment)?;
         // The header's length is not known here; blocks that are no commit are passed over one by one.
         Some(Cleaning {
@@ -466,5 +501,94 @@ impl Log {
             waits_for: 0,
             targets: Vec::new(),
         })
+    }
+
+    /// The next definition to read because it lies at one place only.
+    pub(super) fn next_double(&mut self) -> Option<ReadJob> {
+        // A full file system may not have the room that the limit promises.
+        let is_scarce = self.space.is_short() && self.space.is_file_system_full();
+        if self.cleaner.cleaning.is_some() || self.cleaner.drain.is_some() || is_scarce {
+            return None;
+        }
+        if !self.cleaner.doubling.is_going {
+            // Copies that are on their way are not known to be there yet.
+            if !self.cleaner.doubling.is_due || self.cleaner.doubling.copied > self.durable {
+                return None;
+            }
+            (self.cleaner.doubling.is_due, self.cleaner.doubling.is_going) = (false, true);
+            self.cleaner.doubling.key.clear();
+        }
+        loop {
+            let Some((key, definition)) =
+                self.index.next_thin(&self.cleaner.doubling.key, self.space.active.sequence())
+            else {
+                self.cleaner.doubling.is_going = false;
+                self.double_deletions();
+                return None;
+            };
+            let (version, place, is_deleted) = (definition.version, definition.place, definition.deleted);
+            let slot = self.index.segments().get(&place.segment)?.slot;
+            let key = key.to_vec();
+            if self.admit(place.bytes as usize).is_err() {
+                return None;
+            }
+            self.cleaner.doubling.key.clone_from(&key);
+            if is_deleted {
+                self.copy_double(&Record::Defined { version, key: &key, value: None });
+                continue;
+            }
+            self.cleaner.doubling.reading = Some((version, place));
+            let mut buffer = core::mem::take(&mut self.cleaner.buffer);
+            buffer.resize_zeroed(place.bytes as usize);
+            return Some(ReadJob { slot, at: place.at, buffer, longer: None });
+        }
+    }
+
+    /// Copies that queues are deleted, where messages of theirs lie elsewhere: those would come back with
+    /// their names when the one segment that knows better is lost.
+    fn double_deletions(&mut self) {
+        let mut last = 0;
+        while let Some(queue) = self.index.next_gone_once(last, self.space.active.sequence()) {
+            if self.admit(RECORD_OVERHEAD_BYTES_MAX).is_err() {
+                self.cleaner.doubling.is_due = true;
+                return;
+            }
+            self.copy_double(&Record::Gone { queue });
+            last = queue;
+        }
+    }
+
+    /// Whether what was read is a definition, and copies it then. What cannot be read stays where it is.
+    pub(super) fn double_done(&mut self, known: usize) -> bool {
+        let Some((version, place)) = self.cleaner.doubling.reading.take() else { return false };
+        let (bytes, key) =
+            (core::mem::take(&mut self.cleaner.buffer), core::mem::take(&mut self.cleaner.doubling.key));
+        let is_there = self.index.definitions().get(&*key).is_some_and(|definition| {
+            !definition.deleted && definition.version == version && definition.place == place
+        });
+        if let Some(Ok((record, _))) = bytes.get(..known).map(Record::parse)
+            && let Record::Defined { version: found, key: of, value: Some(_) } = record
+            && (found, of, is_there) == (version, &*key, true)
+        {
+            if self.admit(place.bytes as usize).is_ok() && !self.gathering.has_copy_of(&record) {
+                self.copy_double(&record);
+            } else {
+                self.cleaner.doubling.is_due = true;
+            }
+        }
+        (self.cleaner.buffer, self.cleaner.doubling.key) = (bytes, key);
+        true
+    }
+
+    fn copy_double(&mut self, record: &Record<'_>) {
+        self.counters.bytes_doubled += self.gathering.add(record) as u64;
+        if let Record::Defined { key, .. } = record
+            && is_access(key)
+        {
+            self.gathering.note_access();
+        }
+        self.cleaner.doubling.copied = self.note_appended(Urgency::Lazy, self.schedule.asked_at());
+        // What is written a second time is no news: the cleaner and this would keep each other busy for ever.
+        self.cleaner.reckoning.note_no_news();
     }
 }

@@ -1,11 +1,59 @@
 //! What the cleaner remembers of its work: the segments on their way out, and the one that it copies.
 
+use super::doubling::Doubling;
 use super::index::Index;
 use super::place::Position;
+use super::reckoning::Reckoning;
 use super::record::Target;
+use super::spares::CleanerSpares;
 
 /// The most that a record takes that says that a segment has left, in bytes.
 pub(super) const LEFT_BYTES_MAX: usize = 16;
+
+/// Where the cleaner stands.
+#[derive(Debug)]
+pub(super) struct Cleaner {
+    /// Segments that leave, and the one that is copied.
+    pub(super) drain: Option<Drain>,
+    pub(super) cleaning: Option<Cleaning>,
+    /// Definitions that are copied because they lie at one place only.
+    pub(super) doubling: Doubling,
+    /// It has started, and goes on until some more segments are free.
+    pub(super) cleans_ahead: bool,
+    /// What its looks came to.
+    pub(super) reckoning: Reckoning,
+    /// Something has changed since it looked for work.
+    pub(super) may_clean: bool,
+    /// What was read; empty while a read is on its way.
+    pub(super) buffer: Vec<u8>,
+    pub(super) spares: CleanerSpares,
+}
+
+impl Cleaner {
+    /// One that has not looked for work yet, and reads so many bytes at once at most.
+    pub(super) fn new(buffer_bytes: usize) -> Self {
+        Self {
+            drain: None,
+            cleaning: None,
+            doubling: Doubling::due(),
+            cleans_ahead: false,
+            reckoning: Reckoning::default(),
+            may_clean: true,
+            buffer: vec![0; buffer_bytes],
+            spares: CleanerSpares::default(),
+        }
+    }
+
+    /// Whether a segment is on its way out.
+    pub(super) const fn is_cleaning(&self) -> bool {
+        self.drain.is_some() || self.cleaning.is_some()
+    }
+
+    /// Whether a segment was read to its end, and leaves when its copies are durable.
+    pub(super) fn is_done_copying(&self) -> bool {
+        self.cleaning.as_ref().is_some_and(|cleaning| cleaning.copied.is_some())
+    }
+}
 
 /// Segments on their way out whose settlements are being carried.
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! Reading back: a queue's messages, or a chunk of a large body, as jobs for the read helper.
+//! Reading back: a queue's messages, or a chunk of a large body, as jobs for the read helper; and holding the files still
+//! for whoever copies them.
 //!
 //! ```text
 //! fetch, fetch_chunk → FetchJob ~ helper ~ FetchDone → fetch_done, chunk_done → the caller's own memory
@@ -14,9 +15,10 @@ use std::io;
 
 use super::log::Log;
 use super::parts::BodyPart;
-use super::read_back::{FETCH_BYTES, FetchJob, Source};
-use super::read_back::{FetchDone, FetchedMessage, Scratch};
+use super::pins::PinnedFile;
+use super::read_back::{FETCH_BYTES, FetchDone, FetchJob, FetchedMessage, Scratch, Source};
 use super::record::{Message, Range, Record};
+use super::segment_index::Segment;
 use super::slots::Slot;
 
 /// What a fetch came to.
@@ -36,7 +38,7 @@ impl Log {
     /// long. `None` while another fetch is on its way, and while the segment's footer is being written: ask
     /// again when a fetch or a commit is done.
     pub fn fetch(&mut self, queue: u64, offsets: Range, bytes_max: u32) -> Option<FetchJob> {
-        let mut scratch = self.fetch_spare.take()?;
+        let mut scratch = self.reading.spare.take()?;
         let known = self.index.queues().get(&queue);
         let Some(plan) = known.and_then(|known| known.plan(offsets, &mut scratch.wanted)) else {
             return self.job(Source::Nothing, 0, scratch).map(|job| FetchJob { through: offsets.end, ..job });
@@ -44,15 +46,15 @@ impl Log {
         let is_sealing = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.seals == plan.segment);
         // When that takes long, the segment is read commit by commit.
         if is_sealing && !self.is_postponed() {
-            self.fetch_spare = Some(scratch);
+            self.reading.spare = Some(scratch);
             return None;
         }
         // What is noted may be beyond what could be written before the disk failed.
-        let source = if plan.segment == self.active.sequence() && !self.failed {
+        let source = if plan.segment == self.space.active.sequence() && !self.failed {
             // What is copied forward by the commit on its way is not in its new place yet.
             let noted = match self.in_flight {
-                Some(_) => self.active.footer().messages_before_last(),
-                None => self.active.footer().messages(),
+                Some(_) => self.space.active.footer().messages_before_last(),
+                None => self.space.active.footer().messages(),
             };
             scratch.note(noted);
             Source::Noted
@@ -69,7 +71,7 @@ impl Log {
 
     /// A job that reads one chunk of a large body. `None` while another fetch is on its way.
     pub fn fetch_chunk(&mut self, body: u64, index: u32) -> Option<FetchJob> {
-        let scratch = self.fetch_spare.take()?;
+        let scratch = self.reading.spare.take()?;
         match self.index.place_of_chunk(body, index) {
             Some(place) => self.job(Source::Chunk(place, body, index), place.segment, scratch),
             None => self.job(Source::Nothing, 0, scratch),
@@ -80,14 +82,14 @@ impl Log {
         let found = self.index.segments().get(&segment);
         let source = if found.is_some() { source } else { Source::Nothing };
         let (slot, segment_bytes) = found.map_or((u32::MAX, 0), |found| (found.slot, found.bytes));
-        self.pins.set_read(found.map(|found| found.slot));
+        self.reading.pins.set_read(found.map(|found| found.slot));
         Some(FetchJob {
             source,
             queue: 0,
             segment,
             slot,
             segment_bytes,
-            seed: self.identity.seed(),
+            seed: self.writer.identity.seed(),
             bytes_max: 0,
             through: 0,
             hint: Range { start: 0, end: 0 },
@@ -148,11 +150,54 @@ impl Log {
     }
 
     fn unpin(&mut self, job: FetchJob) {
-        self.pins.set_read(None);
-        if self.slots.get(job.slot) == Slot::Pinned && !self.pins.has(job.slot) {
-            self.slots.release(job.slot);
+        self.reading.pins.set_read(None);
+        if self.space.slots.get(job.slot) == Slot::Pinned && !self.reading.pins.has(job.slot) {
+            self.space.slots.release(job.slot);
         }
-        self.fetch_spare = Some(job.scratch.reset());
+        self.reading.spare = Some(job.scratch.reset());
+    }
+
+    /// What a copy is made of: everything durable at this moment. `None` while a commit is on its way; ask
+    /// again when it is done. Ends a hold before it.
+    pub fn pin_for_backup(&mut self) -> Option<Vec<PinnedFile>> {
+        if self.in_flight.is_some() || self.failed || self.schedule.is_starting() {
+            return None;
+        }
+        self.release_backup_pin();
+        let of = |(sequence, segment): (&u64, &Segment)| PinnedFile {
+            slot: segment.slot,
+            length: self.settings.segment_bytes,
+            bytes: if *sequence == self.space.active.sequence() {
+                self.space.active.tail()
+            } else {
+                self.settings.segment_bytes
+            },
+        };
+        let held: Vec<PinnedFile> = self.index.segments().iter().map(of).collect();
+        self.reading.pins.set_copied(held.iter().map(|held| held.slot));
+        Some(held)
+    }
+
+    /// Whether what was held is still as it was.
+    pub const fn is_pinned_for_backup(&self) -> bool {
+        self.reading.pins.is_copying()
+    }
+
+    /// The files may be used again.
+    pub fn release_backup_pin(&mut self) {
+        for slot in self.reading.pins.take_copied() {
+            if self.space.slots.get(slot) == Slot::Pinned && !self.reading.pins.has(slot) {
+                self.space.slots.release(slot);
+            }
+        }
+    }
+
+    /// Gives a hold up when it takes room that somebody needs.
+    pub(super) fn yield_backup_pin(&mut self) {
+        if self.is_pinned_for_backup() && self.space.is_short() {
+            log::warn!("the disk is nearly full: a backup under way is given up to make room");
+            self.release_backup_pin();
+        }
     }
 }
 

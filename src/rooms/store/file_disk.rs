@@ -27,15 +27,9 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::error::is_out_of_descriptors;
-use crate::time::Now;
 
 use super::disk::{ACCESS_SLOTS, Disk, MENDING_SLOT, NEWEST_SLOT, Unopened};
-use super::identity::Identity;
-use super::log::Log;
 use super::read_around::is_about_a_block;
-use super::recover::OpenError;
-use super::report::{Access, Report};
-use super::settings::Settings;
 
 /// The file in the data directory that whoever writes there locks.
 pub const LOCK_NAME: &str = "lock";
@@ -330,31 +324,6 @@ fn open_plain(folder: &OwnedFd, name: &str, flags: OFlags) -> io::Result<File> {
 
 // The store on files, as all who open one do it: what is generic would be compiled anew in each package, and
 // so would what calls it if it were inlined there.
-impl Log {
-    /// See [`Self::open`].
-    ///
-    /// # Errors
-    /// As there.
-    #[inline(never)]
-    pub fn open_files(
-        files: &mut FileDisk,
-        settings: Settings,
-        fresh: Identity,
-        now: Now,
-    ) -> Result<(Self, Report), OpenError> {
-        Self::open(files, settings, fresh, now)
-    }
-
-    /// See [`Self::access_of`].
-    ///
-    /// # Errors
-    /// As there.
-    #[inline(never)]
-    pub fn access_of_files(files: &mut FileDisk) -> Result<Access, OpenError> {
-        Self::access_of(files)
-    }
-}
-
 // A system call is made in each: inlined everywhere they would only make the program larger.
 impl Disk for FileDisk {
     fn lock(&mut self) -> io::Result<()> {

@@ -3,7 +3,10 @@
 //! Always true: the bytes begin with the room for a commit's header, and are whole records from there on, as
 //! many as are counted; so what is handed out needs a header and nothing else.
 
+use crate::journal::definition::is_access;
+
 use super::commit::{self, COMMIT_HEADER_BYTES};
+use super::place::Position;
 use super::record::Record;
 
 /// Records that wait for their commit.
@@ -12,6 +15,10 @@ pub(super) struct Gathering {
     bytes: Vec<u8>,
     records: u32,
     fresh_bytes: usize,
+    /// Of those before it.
+    fresh_bytes_before: u64,
+    /// Everything that was said so far, settlements too.
+    pub(super) appended: Position,
     copied_bytes: usize,
     has_group: bool,
     has_access: bool,
@@ -27,8 +34,6 @@ pub(super) struct Gathered {
     /// Room for a header, and the records.
     pub(super) bytes: Vec<u8>,
     pub(super) records: u32,
-    /// Bytes of new messages and chunks among them.
-    pub(super) fresh_bytes: usize,
     /// Some of the records belong together.
     pub(super) has_group: bool,
 }
@@ -43,6 +48,8 @@ impl Gathering {
             bytes,
             records: again_records,
             fresh_bytes: 0,
+            fresh_bytes_before: 0,
+            appended: Position(1),
             copied_bytes: 0,
             has_group: again_records > 0,
             has_access: again_records > 0,
@@ -91,6 +98,11 @@ impl Gathering {
         self.fresh_bytes
     }
 
+    /// How many they were in all commits before.
+    pub(super) const fn fresh_bytes_before(&self) -> u64 {
+        self.fresh_bytes_before
+    }
+
     /// So many of the bytes are copies that the cleaner made.
     pub(super) const fn note_copied(&mut self, bytes: usize) {
         self.copied_bytes += bytes;
@@ -121,6 +133,21 @@ impl Gathering {
         self.has_access
     }
 
+    /// Whether a definition of access with this version is among them already: its copies belong into two commits.
+    pub(super) fn has_copy_of(&self, record: &Record<'_>) -> bool {
+        let Record::Defined { version, key, .. } = record else { return false };
+        let mut records = self.record_bytes();
+        while is_access(key)
+            && let Ok((other, bytes)) = Record::parse_known(records)
+        {
+            if matches!(other, Record::Defined { version: v, key: k, .. } if (v, k) == (*version, *key)) {
+                return true;
+            }
+            records = &records[bytes..];
+        }
+        false
+    }
+
     /// A queue is deleted, which makes room.
     pub(super) const fn note_frees(&mut self) {
         self.frees = true;
@@ -148,9 +175,9 @@ impl Gathering {
         let gathered = Gathered {
             bytes: core::mem::replace(&mut self.bytes, empty),
             records: self.records,
-            fresh_bytes: self.fresh_bytes,
             has_group: self.has_group,
         };
+        self.fresh_bytes_before += self.fresh_bytes as u64;
         (self.records, self.fresh_bytes, self.copied_bytes, self.digest_at) = (0, 0, 0, 0);
         (self.has_group, self.has_access, self.frees) = (false, false, false);
         gathered

@@ -62,7 +62,7 @@ impl Keeper {
             }
             let bytes = group.bytes as usize + RECORD_OVERHEAD_BYTES_MAX;
             // What comes before it in its commit must not keep it out for ever, so half of one is for that.
-            if bytes <= self.log.record_bytes_max() / 2 {
+            if bytes <= self.log.space.record_bytes_max() / 2 {
                 let is_written = !self.log.yields(bytes)
                     && self.log.admit(bytes).is_ok()
                     && self.write_members(journal, messages, group, now);
@@ -454,7 +454,7 @@ impl Log {
         now: Now,
     ) -> io::Result<()> {
         // What is settled is written last, and finds room when messages do not.
-        let may_finish = !found.is_damaged && (found.has_settled || found.bytes <= self.room_bytes());
+        let may_finish = !found.is_damaged && (found.has_settled || found.bytes <= self.space.room_bytes());
         let is_whole =
             !found.has_missing || may_finish && self.finish_group(disk, found.group, settled, now)?;
         if is_whole {
@@ -520,7 +520,7 @@ impl Log {
                     return Ok(false);
                 }
                 if matches!(record, Record::Settled { .. }) {
-                    settled.get_or_insert(self.appended);
+                    settled.get_or_insert(self.gathering.appended);
                 }
                 if let Record::Message(message) = &record {
                     reached.extend(message.targets.iter().map(|target| (target.queue, target.offset + 1)));
@@ -534,7 +534,7 @@ impl Log {
                 return Ok(false);
             }
         }
-        let last = self.appended;
+        let last = self.gathering.appended;
         while self.durable < last {
             if !self.write_now(disk, now)? {
                 return Ok(false);

@@ -19,7 +19,7 @@ use super::definition_index::DefinitionIndex;
 use super::definition_index::is_twice;
 use super::large_body::LargeBody;
 use super::parts::{BodyPart, Entry};
-use super::place::Place;
+use super::place::{Place, Position};
 use super::queue_index::{ALLOCATION_BYTES, Lost, QueueIndex, Seen, WatermarkReset, tree_bytes};
 use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target};
 use super::segment_index::Segment;
@@ -46,6 +46,8 @@ pub struct Index {
     deleted_in_last: usize,
     /// The memory of those of a segment that has left, for the next.
     spare_spans: Spans,
+    /// Bodies that no message will name, and what was appended when that was said.
+    dropped: Vec<(u64, Position)>,
 }
 
 impl Index {
@@ -547,6 +549,25 @@ impl Index {
         }
     }
 
+    /// The same, where some of them may still be on their way: everything up to this was appended.
+    pub(super) fn drop_body_on_its_way(&mut self, body: u64, appended: Position) {
+        self.drop_body(body);
+        self.dropped.push((body, appended));
+    }
+
+    /// Chunks that were on their way when their body was dropped have arrived: they are dead too.
+    pub(super) fn end_dropped(&mut self, durable: Position) {
+        let mut dropped = core::mem::take(&mut self.dropped);
+        dropped.retain(|(body, position)| {
+            let has_arrived = *position <= durable;
+            if has_arrived {
+                self.drop_body(*body);
+            }
+            !has_arrived
+        });
+        self.dropped = dropped;
+    }
+
     /// Ends recovery: chunks without a message are dead, but for those of the bodies that a group names, and
     /// what kills nothing any more is forgotten.
     pub(super) fn end_recovery(&mut self, named: &[u64]) {
@@ -732,5 +753,18 @@ mod tests {
             }
             prop_assert_eq!(format!("{:?}", indexes[0]), format!("{:?}", indexes[1]));
         }
+    }
+
+    /// The segment stayed in the log for good once, for the sake of the place that had just been copied.
+    #[test]
+    fn the_only_place_of_a_definition_counts_no_more_when_the_cleaner_has_copied_it() {
+        let mut index = Index::default();
+        (1..=2).for_each(|sequence| index.add_segment(sequence, sequence as u32, 64 << 10));
+        let record = Record::Defined { version: 1, key: b"key", value: Some(b"value") };
+        index.apply(&record, Place { segment: 1, at: 4096, bytes: 20 });
+        index.set_cleaned(1);
+        index.apply(&record, Place { segment: 2, at: 8192, bytes: 20 });
+        let live: Vec<u64> = index.segments().values().map(|segment| segment.live).collect();
+        assert_eq!(live, [0, 1]);
     }
 }

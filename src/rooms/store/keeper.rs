@@ -357,10 +357,10 @@ impl Keeper {
     }
 
     fn report_room(&self, journal: &mut Journal) {
-        let most = self.log.most_bytes();
-        let room = (self.log.room_bytes(), most);
-        journal.set_disk_room(room, most / 5 * QUEUE_FIFTHS, self.log.is_file_system_full());
-        journal.set_index_room(self.log.index_room());
+        let most = self.log.space.most_bytes();
+        let room = (self.log.space.room_bytes(), most);
+        journal.set_disk_room(room, most / 5 * QUEUE_FIFTHS, self.log.space.is_file_system_full());
+        journal.set_index_room(self.log.space.index_room());
     }
 
     /// Fetches as much as one commit takes, in the order in which it was said.

@@ -10,32 +10,30 @@
 use std::io;
 
 use crate::journal::Urgency;
-use crate::time::Now;
+use crate::time::{Deadline, Now};
 
 use super::access_state::AccessState;
 use super::active_segment::ActiveSegment;
-use super::cleaning::{Cleaning, Drain};
-use super::commit::{self, BLOCK_BYTES, padded};
+use super::cleaning::Cleaner;
+use super::commit::{BLOCK_BYTES, padded};
 use super::counters::Counters;
-use super::doubling::Doubling;
 use super::footer::Footer;
 use super::format::Format;
 use super::gathering::Gathering;
 use super::identity::Identity;
 use super::index::Index;
-use super::index_weight::IndexWeight;
 use super::jobs::CommitJob;
+use super::names::Footers;
 use super::pins::Pins;
 use super::place::Position;
 use super::read_back::Scratch;
-use super::reckoning::Reckoning;
 use super::record::{self, Message, Range, Ranges, Record};
 use super::schedule::Schedule;
 use super::segment::SegmentRef;
 use super::settings::Settings;
 use super::settling::Settling;
 use super::slots::{Slot, Slots};
-use super::spares::Spares;
+use super::space::Space;
 
 /// Why something is not appended now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,65 +64,59 @@ pub(super) struct InFlight {
     pub(super) carried: Vec<(u64, u64)>,
     /// The segments that it says have left.
     pub(super) drained: Vec<u64>,
+    /// It is here, and waits for room on the file system.
+    pub(super) postponed: Option<CommitJob>,
+}
+
+/// Who writes, and how far this life of the store has come: what heads of segments and commits say.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) identity: Identity,
+    /// Which start of the broker this is, from 1.
+    pub(super) life: u32,
+    /// Of the newest commit.
+    pub(super) number: u64,
+    /// Broker time when this life began, in milliseconds.
+    pub(super) time_base_ms: u64,
+    /// How many commits before it the next one repeats.
+    pub(super) covers: u32,
+}
+
+/// What is kept for whoever reads messages back, or copies the files.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// The buffers for the next fetch.
+    pub(super) spare: Option<Scratch>,
+    pub(super) pins: Pins,
 }
 
 /// The log.
 #[derive(Debug)]
 pub struct Log {
     pub(super) settings: Settings,
-    pub(super) identity: Identity,
-    pub(super) life: u32,
-    pub(super) number: u64,
-    pub(super) time_base_ms: u64,
+    pub(super) writer: Writer,
     pub(super) index: Index,
-    pub(super) index_weight: IndexWeight,
-    pub(super) slots: Slots,
-    pub(super) active: ActiveSegment,
+    /// The files, and who may use the last of them.
+    pub(super) space: Space,
     pub(super) gathering: Gathering,
-    /// Bytes of new messages and chunks in all commits so far.
-    pub(super) fresh_bytes: u64,
-    pub(super) spares: Spares,
+    /// Settlements that wait beside what gathers.
     pub(super) settling: Settling,
-    settling_first: Position,
-    pub(super) appended: Position,
     pub(super) durable: Position,
     pub(super) in_flight: Option<InFlight>,
-    /// The commit on its way, while it waits for room on the file system.
-    pub(super) postponed: Option<CommitJob>,
     pub(super) schedule: Schedule,
-    pub(super) drain: Option<Drain>,
-    pub(super) cleaning: Option<Cleaning>,
-    pub(super) doubling: Doubling,
-    /// The cleaner has started, and goes on until some more segments are free.
-    pub(super) cleans_ahead: bool,
-    /// What the cleaner's looks came to.
-    pub(super) reckoning: Reckoning,
-    /// Something has changed since the cleaner looked for work.
-    pub(super) may_clean: bool,
-    /// Segments that are kept for others than those who wait for room.
-    pub(super) segments_kept: usize,
-    pub(super) read_spare: Vec<u8>,
-    /// The buffers for the next fetch.
-    pub(super) fetch_spare: Option<Scratch>,
-    pub(super) pins: Pins,
-    /// Bodies that no message will name, and what was appended when that was said.
-    dropped: Vec<(u64, Position)>,
+    pub(super) cleaner: Cleaner,
+    pub(super) reading: Reading,
     pub(super) counters: Counters,
     pub(super) failed: bool,
     /// Since this start something of it was found to be missing, or the disk has refused to read.
     pub(super) is_damaged: bool,
-    /// How many commits before it the next one repeats.
-    pub(super) covers: u32,
     pub(super) access: AccessState,
 }
 
 /// What a log starts from.
 pub(super) struct Start {
     pub(super) settings: Settings,
-    pub(super) identity: Identity,
-    pub(super) life: u32,
-    pub(super) number: u64,
-    pub(super) time_base_ms: u64,
+    pub(super) writer: Writer,
     pub(super) index: Index,
     pub(super) slots: Vec<Slot>,
     /// Those of the log that are shorter than a segment, or gone.
@@ -140,61 +132,41 @@ pub(super) struct Start {
     /// Records of the last accepted commit, to be written again.
     pub(super) again: Vec<u8>,
     pub(super) again_records: u32,
-    /// How many commits the first one repeats.
-    pub(super) covers: u32,
 }
 
 impl Log {
     pub(super) fn start(start: Start) -> Self {
-        let commit_bytes =
-            (start.settings.commit_bytes as usize).max(padded(start.again.len() + BLOCK_BYTES));
+        let settings = start.settings;
+        let commit_bytes = (settings.commit_bytes as usize).max(padded(start.again.len() + BLOCK_BYTES));
+        let slots = Slots::new(&start.slots, settings.segments_max, start.active.slot, start.cut);
+        let active = ActiveSegment::new(
+            (start.active, settings.segment_bytes),
+            (start.tail, start.footer),
+            (start.format, start.wants),
+            start.sequence_max,
+        );
         Self {
-            identity: start.identity,
-            life: start.life,
-            number: start.number,
-            time_base_ms: start.time_base_ms,
-            index_weight: IndexWeight::new(&start.index, &start.settings),
+            writer: start.writer,
+            space: Space::new(&settings, slots, active, &start.index),
             index: start.index,
-            slots: Slots::new(&start.slots, start.settings.segments_max, start.active.slot, start.cut),
-            active: ActiveSegment::new(
-                (start.active, start.settings.segment_bytes),
-                (start.tail, start.footer),
-                (start.format, start.wants),
-                start.sequence_max,
-            ),
             gathering: Gathering::new(commit_bytes, &start.again, start.again_records),
-            fresh_bytes: 0,
-            spares: Spares::new(start.settings.segment_bytes),
             settling: Settling::default(),
-            settling_first: Position(0),
-            appended: Position(1),
             durable: Position(0),
             in_flight: None,
-            postponed: None,
-            schedule: Schedule::new(&start.settings),
-            drain: None,
-            cleaning: None,
-            doubling: Doubling::due(),
-            cleans_ahead: false,
-            reckoning: Reckoning::default(),
-            may_clean: true,
-            segments_kept: 0,
-            read_spare: vec![0; start.settings.commit_bytes as usize],
-            fetch_spare: Some(Scratch::new(start.settings.segment_bytes)),
-            pins: Pins::default(),
-            dropped: Vec::new(),
+            schedule: Schedule::new(&settings),
+            cleaner: Cleaner::new(settings.commit_bytes as usize),
+            reading: Reading { spare: Some(Scratch::new(settings.segment_bytes)), pins: Pins::default() },
             counters: Counters { written_before: start.written_before, ..Counters::default() },
             failed: false,
             is_damaged: false,
-            covers: start.covers,
             access: AccessState::new(start.had_access),
-            settings: start.settings,
+            settings,
         }
     }
 
     /// Broker time in milliseconds: time added up over all lives.
     pub const fn time_ms(&self, now: Now) -> u64 {
-        self.time_base_ms + now.as_ms()
+        self.writer.time_base_ms + now.as_ms()
     }
 
     /// Everything up to this is durable.
@@ -214,27 +186,38 @@ impl Log {
 
     /// What tells this store from others; may be shown and sent.
     pub const fn id(&self) -> [u8; 16] {
-        self.identity.id
+        self.writer.identity.id
     }
 
     /// This start's number, from 1.
     pub const fn life(&self) -> u32 {
-        self.life
+        self.writer.life
     }
 
     /// The version of the format that is written.
     pub const fn format(&self) -> Format {
-        self.active.format()
+        self.space.active.format()
     }
 
     /// The store's identity.
     pub const fn identity(&self) -> &Identity {
-        &self.identity
+        &self.writer.identity
     }
 
     /// Whether, at this start or since, parts of it were found to be missing or could not be read.
     pub const fn is_damaged(&self) -> bool {
         self.is_damaged
+    }
+
+    /// What footers say of it.
+    pub(super) fn footers(&self) -> Footers<'_> {
+        let (segment_bytes, seed) = (self.settings.segment_bytes, self.writer.identity.seed());
+        Footers { index: &self.index, segment_bytes, seed }
+    }
+
+    /// The files, and how much may be written to them.
+    pub const fn space(&self) -> &Space {
+        &self.space
     }
 
     /// Counters since start.
@@ -299,7 +282,7 @@ impl Log {
         now: Now,
     ) -> Result<Position, Refused> {
         self.admit_to_commit(record.bytes_max())?;
-        if !self.note_access(record) {
+        if !self.access.note(record, &mut self.gathering) {
             return Ok(self.note_appended(urgency, now));
         }
         self.gathering.add(record);
@@ -318,9 +301,9 @@ impl Log {
         now: Now,
         fill: impl FnOnce(&mut Vec<u8>, usize),
     ) -> bool {
-        let taken = self.gathering.len() + self.settle_share() + record::RECORD_OVERHEAD_BYTES_MAX;
-        let room = self.gather_bytes_max().saturating_sub(taken);
-        if !self.has_disk_room(padded(taken + room)) {
+        let taken = self.gathering.len() + self.space.settle_share() + record::RECORD_OVERHEAD_BYTES_MAX;
+        let room = self.space.gather_bytes_max().saturating_sub(taken);
+        if !self.space.has_disk_room(padded(taken + room)) {
             return false;
         }
         let mut bytes = 0;
@@ -339,7 +322,7 @@ impl Log {
     /// better remembered ([`Log::settle`]), because room is scarce and they may merge with others.
     pub fn append_settled(&mut self, queue: u64, ranges: &[Range], now: Now) -> bool {
         let record = Record::Settled { queue, ranges: Ranges::List(ranges) };
-        let is_scarce = self.is_short() || !self.settling.is_empty();
+        let is_scarce = self.space.is_short() || !self.settling.is_empty();
         if is_scarce || !self.has_room(record.bytes_max()) {
             return false;
         }
@@ -351,13 +334,10 @@ impl Log {
     /// Notes that offsets of a queue are done with. Always taken; written with one of the next commits.
     pub fn settle(&mut self, queue: u64, range: Range, urgency: Urgency, now: Now) -> Position {
         if range.is_empty() {
-            return self.appended;
+            return self.gathering.appended;
         }
-        if self.settling.is_empty() {
-            self.settling_first = self.appended;
-        }
-        let (is_short, index) = (self.is_short(), &mut self.index);
-        self.settling.insert(queue, range, |fresh| {
+        let (is_short, index) = (self.space.is_short(), &mut self.index);
+        self.settling.insert(queue, range, self.gathering.appended, |fresh| {
             if is_short {
                 index.note_pending(queue, fresh);
             }
@@ -367,20 +347,7 @@ impl Log {
 
     /// Forgets chunks whose message will never be appended.
     pub fn drop_body(&mut self, body: u64) {
-        self.index.drop_body(body);
-        self.dropped.push((body, self.appended));
-    }
-
-    /// Chunks that were on their way when their body was dropped have arrived: they are dead too.
-    pub(super) fn end_dropped(&mut self) {
-        let (durable, index) = (self.durable, &mut self.index);
-        self.dropped.retain(|(body, position)| {
-            let has_arrived = *position <= durable;
-            if has_arrived {
-                index.drop_body(*body);
-            }
-            !has_arrived
-        });
+        self.index.drop_body_on_its_way(body, self.gathering.appended);
     }
 
     fn count_payload(&mut self, message: &Message<'_>, body_bytes: usize) {
@@ -388,37 +355,27 @@ impl Log {
     }
 
     pub(super) fn note_appended(&mut self, urgency: Urgency, now: Now) -> Position {
-        self.reckoning.note_said();
-        self.appended.0 += 1;
+        self.cleaner.reckoning.note_said();
+        self.gathering.appended.0 += 1;
         self.note(urgency, now);
-        self.appended
+        self.gathering.appended
     }
 
     /// Room for `bytes` in the commit that gathers, a share for settlements left free.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.gathering.len() + bytes + self.settle_share() <= self.gather_bytes_max()
-    }
-
-    /// Bytes of each commit that only settlements use.
-    pub(super) const fn settle_share(&self) -> usize {
-        self.settings.commit_bytes as usize / 8
+        self.gathering.len() + bytes + self.space.settle_share() <= self.space.gather_bytes_max()
     }
 
     /// Whether records of so many bytes are taken now.
     pub(super) fn admit(&mut self, bytes: usize) -> Result<(), Refused> {
         self.admit_to_commit(bytes)?;
-        let commit = padded(self.gathering.len() + bytes + self.settle_share());
-        if self.has_disk_room(commit) { Ok(()) } else { Err(Refused::Disk) }
-    }
-
-    /// The most bytes that one record may have: an old store's segments may be smaller than those of today.
-    pub const fn record_bytes_max(&self) -> usize {
-        self.settings.commit_bytes as usize - self.settle_share() - commit::COMMIT_HEADER_BYTES
+        let commit = padded(self.gathering.len() + bytes + self.space.settle_share());
+        if self.space.has_disk_room(commit) { Ok(()) } else { Err(Refused::Disk) }
     }
 
     #[inline]
     fn admit_to_commit(&mut self, bytes: usize) -> Result<(), Refused> {
-        if bytes > self.record_bytes_max() {
+        if bytes > self.space.record_bytes_max() {
             return Err(Refused::TooLarge);
         }
         if !self.has_room(bytes) {
@@ -437,6 +394,11 @@ impl Log {
     /// Whether a commit is on its way.
     pub const fn is_busy(&self) -> bool {
         self.in_flight.is_some()
+    }
+
+    /// Whether a commit waits for room; it is on its way nevertheless.
+    pub fn is_postponed(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|commit| commit.postponed.is_some())
     }
 
     /// Whether settlements wait that had no room in the last commit.
@@ -460,11 +422,69 @@ impl Log {
             }
             count
         });
-        if self.settling.is_empty() { self.appended } else { self.settling_first }
+        self.settling.said_through(self.gathering.appended)
     }
 
     pub(super) fn fail(&mut self, error: io::Error) -> Failed {
         self.failed = true;
         Failed(error)
+    }
+
+    /// Makes the next commit due at once, for a clean stop.
+    pub fn flush(&mut self, now: Now) {
+        if !self.is_idle() {
+            self.schedule.set_due(now);
+        }
+    }
+
+    /// Whether nothing is gathered and nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && !self.has_gathered() && self.settling.is_empty()
+    }
+
+    /// When [`Log::next_commit`] should be asked again if nothing else happens.
+    pub fn deadline(&self) -> Deadline {
+        if self.in_flight.is_some() || self.failed { Deadline::NEVER } else { self.schedule.due_at() }
+    }
+
+    /// Something of this urgency waits elsewhere to be appended when the next commit is made.
+    pub fn note(&mut self, urgency: Urgency, now: Now) {
+        self.schedule.note(urgency, now);
+    }
+
+    /// When the log should say how late it is, for those who wait for that over restarts.
+    pub const fn time_deadline(&self) -> Deadline {
+        self.schedule.time_deadline()
+    }
+
+    /// Nothing waits after all.
+    pub const fn rest(&mut self) {
+        self.schedule.rest();
+    }
+
+    /// Nothing may gather for long: the cleaner waits for room.
+    pub(super) const fn hurry(&mut self) {
+        self.schedule.hurry();
+    }
+
+    /// Segments that the cleaner has given up, for some of what is live in them cannot be read.
+    pub fn segments_stuck(&self) -> usize {
+        self.index.stuck()
+    }
+
+    /// How many bytes the index took when it became full, once each time.
+    pub const fn take_index_overflow(&mut self) -> Option<usize> {
+        self.space.weight.take_overflow()
+    }
+
+    /// When a full file system is to be asked for room again.
+    pub fn ask_deadline(&self) -> Deadline {
+        if self.failed { Deadline::NEVER } else { self.space.ask_deadline() }
+    }
+
+    /// So many bytes are kept for others than those who wait for room: what makes room does so beside them.
+    pub(super) fn keep_room(&mut self, bytes: u64) {
+        // Whoever came to wait may wait for what nobody has looked for yet.
+        self.cleaner.may_clean |= self.space.keep_room(bytes);
     }
 }

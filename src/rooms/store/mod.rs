@@ -2,12 +2,11 @@
 //!
 //! | file | what it holds |
 //! |------|---------------|
-//! | `log`, `settings`, `gathering`, `place` | what gathers, who must wait; how a store behaves; where something lies, and its turn |
-//! | `due`, `schedule`, `sync_budget` | when a commit is due, and the syncs that the card can stand |
+//! | `log`, `gathering`, `settling`, `settings`, `place` | what is appended and gathers for a commit; how a store behaves; where something lies, and its turn |
+//! | `due`, `schedule`, `sync_budget` | when a commit is due and how much it may take; the syncs that the card can stand |
 //! | `build`, `active_segment` | from what gathers to a commit job, and from its outcome to "durable"; opening and sealing segments |
-//! | `slots`, `space` | which files there are, and who may use the last of them |
-//! | `clean`, `cleaning`, `reckoning`, `carries` | the cleaner: copy what is live, carry what is settled, leave the rest out |
-//! | `double`, `doubling` | definitions lie in two erase blocks |
+//! | `space`, `slots` | how much may be written, and who may use the last of it; the files |
+//! | `clean`, `cleaning`, `reckoning`, `carries`, `doubling` | the cleaner: copy what is live, carry what is settled, leave the rest out; definitions lie in two erase blocks |
 //! | `names` | what queues are called, in footers, for when their definitions are lost |
 //! | `access`, `access_state`, `access_digest`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `newest_note` | the newest segment's header once more, beside the log |
@@ -16,9 +15,8 @@
 //! | `mending` | a segment as it is to be once it is repaired, beside the log |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `fsck` | what a store holds and whether it is whole, without touching it |
-//! | `index`, `index_weight`, `segment_index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `settled`, `spans`, `settling` | which segment holds which part of each queue, and what is settled |
-//! | `fetch`, `read_back` | reading a queue's messages back |
-//! | `backup_pin`, `pins` | files that stay as they are while they are copied |
+//! | `index`, `index_weight`, `segment_index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `settled`, `spans` | which segment holds which part of each queue, and what is settled |
+//! | `fetch`, `read_back`, `pins` | reading a queue's messages back; files that stay as they are while they are read or copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
 //! | `group`, `large_group` | what must become durable together, and is more than one commit holds |
 //! | `jobs` | what the helper threads do |
@@ -66,7 +64,6 @@ mod access_file;
 mod access_state;
 mod active_segment;
 mod alignment;
-mod backup_pin;
 mod belonging;
 mod build;
 mod carries;
@@ -78,7 +75,6 @@ mod counters;
 mod damaged_end;
 mod definition_index;
 mod disk;
-mod double;
 mod doubling;
 mod due;
 mod fetch;
@@ -135,7 +131,6 @@ mod zeroes;
 pub use crate::journal::Urgency;
 pub use access_file::forget as forget_access;
 pub use alignment::{Misaligned, misaligned};
-pub use backup_pin::PinnedFile;
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
 pub use definition_index::DefinitionIndex;
@@ -153,6 +148,7 @@ pub use mending::forget as forget_mending;
 pub use names::Names;
 pub use newest_note::forget as forget_newest;
 pub use parts::BodyPart;
+pub use pins::PinnedFile;
 pub use place::{Place, Position};
 pub use queue_index::QueueIndex;
 pub use ranges::RangeSet;
@@ -169,3 +165,4 @@ pub use segment_index::Segment;
 pub use settings::Settings;
 pub use settled::SettledSet;
 pub use slots::SEGMENTS_RESERVED;
+pub use space::Space;

@@ -24,15 +24,13 @@ use std::ops::Bound;
 
 use crate::journal::definition::incarnation_in;
 
+use super::active_segment::ActiveSegment;
 use super::commit::BLOCK_BYTES;
 use super::definition_index::DefinitionIndex;
 use super::disk::Disk;
-use super::doubling::Naming;
 use super::footer::{self, Footer, Lengths};
-use super::format::Format;
-use super::format::NAMED;
+use super::format::{Format, NAMED};
 use super::index::Index;
-use super::log::Log;
 use super::read_around::is_about_a_block;
 use super::record::Record;
 use super::varint::{self, Input};
@@ -64,17 +62,32 @@ pub(super) fn room_kept(index: &Index, segment_bytes: u32) -> usize {
     bytes
 }
 
-impl Log {
-    /// Notes the names of the queues with messages in the active segment, as far as there is room.
-    pub(super) fn name_queues(&mut self, footer: &mut Footer) {
-        if self.active.format() < Format::Two {
+/// Which names were written last.
+#[derive(Debug, Default)]
+pub(super) struct Naming {
+    /// The key that was read last; reading goes on behind it.
+    after: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl Naming {
+    /// Notes the names of the queues with messages in the active segment in its footer, as far as there is room in
+    /// a segment of so many bytes.
+    pub(super) fn note(
+        &mut self,
+        footer: &mut Footer,
+        index: &Index,
+        active: &ActiveSegment,
+        segment_bytes: u32,
+    ) {
+        if active.format() < Format::Two {
             return;
         }
-        let segment_bytes = self.settings.segment_bytes as usize;
-        let room = footer.room_for_names(segment_bytes - self.active.tail() as usize);
+        let segment_bytes = segment_bytes as usize;
+        let room = footer.room_for_names(segment_bytes - active.tail() as usize);
         let mut left = room.min(segment_bytes / SHARE);
-        let (segment, Naming { after, payload }) = (self.active.sequence(), &mut self.doubling.naming);
-        let definitions = self.index.definitions();
+        let (segment, Self { after, payload }) = (active.sequence(), self);
+        let definitions = index.definitions();
         let behind = definitions.range::<[u8], _>((Bound::Excluded(&**after), Bound::Unbounded));
         let again = definitions.range::<[u8], _>((Bound::Unbounded, Bound::Included(&**after)));
         let mut last = None;
@@ -82,7 +95,7 @@ impl Log {
             // No segment is newer.
             let is_there =
                 |queue: &super::QueueIndex| queue.held_between().is_some_and(|(_, last)| last == segment);
-            if !self.index.queues().get(&definition.queue).is_some_and(|queue| is_there(queue)) {
+            if !index.queues().get(&definition.queue).is_some_and(|queue| is_there(queue)) {
                 continue;
             }
             let Some(rest) = left.checked_sub(key.len() + NAME_OVERHEAD_BYTES) else { break };
@@ -97,47 +110,6 @@ impl Log {
             after.clear();
             after.extend_from_slice(last);
         }
-    }
-
-    /// What footers say that these queues are called; of two names the newer.
-    ///
-    /// # Errors
-    /// The disk cannot be read.
-    pub fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
-        self.footers().read_names(disk, queues)
-    }
-
-    /// Reads a definition that can be read from no place of its own, as a footer repeats it.
-    pub(super) fn read_repeated<D: Disk>(
-        &self,
-        disk: &mut D,
-        (key, definition): (&[u8], &DefinitionIndex),
-        bytes: &mut Vec<u8>,
-    ) -> io::Result<bool> {
-        let footers = self.footers();
-        for segment in definition.segments() {
-            let Some((format, facts)) = footers.read_facts(disk, *segment)? else { continue };
-            let mut is_found = false;
-            // A checked footer makes sense.
-            let _ = footer::for_each_fact(format, &facts, *segment, |record, _| {
-                if let Record::Defined { version, key: found, value: Some(_) } = record
-                    && format >= Format::Two
-                    && (*version, *found) == (definition.version, key)
-                {
-                    bytes.clear();
-                    record.encode(bytes);
-                    is_found = true;
-                }
-            });
-            if is_found {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn footers(&self) -> Footers<'_> {
-        Footers { index: &self.index, segment_bytes: self.settings.segment_bytes, seed: self.identity.seed() }
     }
 }
 
@@ -170,6 +142,34 @@ impl Footers<'_> {
             });
         }
         Ok(names)
+    }
+
+    /// Reads a definition that can be read from no place of its own, as a footer repeats it.
+    pub(super) fn read_repeated<D: Disk>(
+        &self,
+        disk: &mut D,
+        (key, definition): (&[u8], &DefinitionIndex),
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        for segment in definition.segments() {
+            let Some((format, facts)) = self.read_facts(disk, *segment)? else { continue };
+            let mut is_found = false;
+            // A checked footer makes sense.
+            let _ = footer::for_each_fact(format, &facts, *segment, |record, _| {
+                if let Record::Defined { version, key: found, value: Some(_) } = record
+                    && format >= Format::Two
+                    && (*version, *found) == (definition.version, key)
+                {
+                    bytes.clear();
+                    record.encode(bytes);
+                    is_found = true;
+                }
+            });
+            if is_found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The facts of a segment's footer, if it has a good one.

@@ -1,6 +1,22 @@
 //! Files that are read or copied now, and so must not be used again although their segments may have left.
 //!
-//! Always true: one file at most is read, for there is one buffer to read into.
+//! Why files are held still for a copy: it is a store only if none of them is used again before it is copied. What is
+//! durable at one moment lies in the live segments, in the active one up to its tail; those files are not given to new
+//! segments until the copy is done, though they may leave the log meanwhile.
+//!
+//! Always true: one file at most is read, for there is one buffer to read into; a copy never costs anybody a confirm:
+//! when room gets short it is given up, and whoever copies is told so.
+
+/// A file to be copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PinnedFile {
+    /// Its number.
+    pub slot: u32,
+    /// So many bytes of it, from its start; what lies behind them is zeros in the copy.
+    pub bytes: u32,
+    /// The file's length in bytes.
+    pub length: u32,
+}
 
 /// Slots that somebody needs as they are.
 #[derive(Debug, Default)]

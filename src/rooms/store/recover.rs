@@ -15,6 +15,7 @@
 //! for a format that is newer than this program; nothing is written before step 3.
 
 use core::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::io;
 
 use crate::mem::sort_by_key;
@@ -25,10 +26,12 @@ use super::access_file;
 use super::chain::Headers;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::{Disk, is_full};
+use super::file_disk::FileDisk;
 use super::format::Format;
 use super::identity::Identity;
-use super::log::{Log, Start};
+use super::log::{Log, Start, Writer};
 use super::mending;
+use super::names::Names;
 use super::newest_note::{self, Note};
 use super::place::Place;
 use super::read_around::{ReadAround, is_about_a_block};
@@ -101,7 +104,7 @@ impl Log {
             return Err(OpenError::NoStore);
         }
         let begun = mended.and_then(|_| log.begin(disk, &mut report, now));
-        report.is_full = log.is_file_system_full();
+        report.is_full = log.space.is_file_system_full();
         report.is_pending = log.schedule.is_starting() || log.is_busy();
         if let Err(error) = begun
             && !log.may_begin_later(&error, &report)
@@ -119,7 +122,7 @@ impl Log {
     /// is, and who may come in is known without it.
     fn may_begin_later(&self, error: &io::Error, report: &Report) -> bool {
         let is_known = !report.is_new && !report.is_lost && report.access.restored.is_empty();
-        is_full(error) && self.is_file_system_full() && !self.failed && is_known
+        is_full(error) && self.space.is_file_system_full() && !self.failed && is_known
     }
 
     /// Reads the store, and again as long as the disk refuses some of it: a card may refuse for a moment only,
@@ -182,7 +185,7 @@ impl Log {
         if report.is_new {
             return Err(OpenError::NoStore);
         }
-        Ok((log.active.wants(), log.settings.segment_bytes))
+        Ok((log.space.active.wants(), log.settings.segment_bytes))
     }
 
     /// The first commits of a life.
@@ -204,38 +207,25 @@ impl Log {
         self.find_drain();
         // Where the end is lost, the note is one of the witnesses until the next segment has its own.
         if report.commits_lost_at_end == 0 {
-            newest_note::renew(disk, self.active.segment())?;
+            newest_note::renew(disk, self.space.active.segment())?;
         }
         // A file may have been made by a process that was killed before it synced the directory.
         disk.sync_directory()?;
         let mut is_large = self.gathering.len() > BLOCK_BYTES;
-        while self.schedule.is_starting() || (self.is_short() && self.drain.is_some()) {
+        while self.schedule.is_starting() || (self.space.is_short() && self.cleaner.drain.is_some()) {
             match self.step(disk, now)? {
                 Step::Prepared => continue,
                 Step::Committed => {}
                 Step::Nothing if self.schedule.is_starting() => return Err(io::ErrorKind::StorageFull.into()),
                 Step::Nothing => return Ok(()),
             }
-            if core::mem::take(&mut is_large) && self.is_short() {
+            if core::mem::take(&mut is_large) && self.space.is_short() {
                 self.schedule.set_starting(true);
                 self.hurry();
             }
         }
-        self.remove_surplus(disk);
+        self.space.remove_surplus(disk);
         Ok(())
-    }
-
-    /// Does what a helper would do next. Blocks.
-    pub(super) fn step<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<Step> {
-        if self.segments_free() == 0
-            && let Some(job) = self.next_prepare()
-        {
-            self.prepare_done(job.run(disk)).map_err(|failed| failed.0)?;
-            return Ok(Step::Prepared);
-        }
-        let Some(job) = self.next_commit(now) else { return Ok(Step::Nothing) };
-        self.commit_done(job.run(disk)).map_err(|failed| failed.0)?;
-        Ok(if self.is_postponed() { Step::Nothing } else { Step::Committed })
     }
 
     /// Reads the values of all definitions, in the order of their keys; tells of each whether no place of its
@@ -300,9 +290,9 @@ impl Log {
             let length = disk.read(segment.slot, 0, &mut bytes)?;
             let mut at = BLOCK_BYTES;
             while at < length {
-                let commit = Commit::parse(&bytes[at..length], self.identity.seed());
+                let commit = Commit::parse(&bytes[at..length], self.writer.identity.seed());
                 let Some(commit) = commit.filter(|commit| commit.header.segment == sequence) else {
-                    let served = salvage::served(&bytes[at..length], self.identity.seed(), sequence);
+                    let served = salvage::served(&bytes[at..length], self.writer.identity.seed(), sequence);
                     for (from, bytes_of) in served.into_iter().flat_map(|served| served.records) {
                         self.for_live(&bytes[at + from..][..bytes_of], sequence, &mut each);
                     }
@@ -331,6 +321,37 @@ impl Log {
             let queue = self.index.queues().get(&target.queue)?;
             queue.segment_of(target.offset).map(|_| (target.queue, target.offset))
         })
+    }
+
+    /// What footers say that these queues are called; of two names the newer.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
+        self.footers().read_names(disk, queues)
+    }
+
+    /// See [`Self::open`].
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(never)]
+    pub fn open_files(
+        files: &mut FileDisk,
+        settings: Settings,
+        fresh: Identity,
+        now: Now,
+    ) -> Result<(Self, Report), OpenError> {
+        Self::open(files, settings, fresh, now)
+    }
+
+    /// See [`Self::access_of`].
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(never)]
+    pub fn access_of_files(files: &mut FileDisk) -> Result<Access, OpenError> {
+        Self::access_of(files)
     }
 }
 
@@ -393,10 +414,13 @@ fn recover<D: Disk>(
     let has_commit = newest.again_records > 0 || reader.chain.number > 0;
     let start = Start {
         settings,
-        identity,
-        life,
-        number: reader.chain.number,
-        time_base_ms: reader.chain.time_ms,
+        writer: Writer {
+            identity,
+            life,
+            number: reader.chain.number,
+            time_base_ms: reader.chain.time_ms,
+            covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
+        },
         index: reader.index,
         slots,
         cut: reader.cut,
@@ -410,7 +434,6 @@ fn recover<D: Disk>(
         footer: newest.footer,
         again: newest.again,
         again_records: newest.again_records,
-        covers: if has_commit && !newest.is_damaged { reader.chain.covers + 1 } else { 0 },
     };
     Ok((start, reader.report))
 }

@@ -6,6 +6,7 @@
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+use super::place::Position;
 use super::ranges::RangeSet;
 use super::record::Range;
 
@@ -18,6 +19,8 @@ const SPARE_RANGES_MAX: usize = 2048;
 pub(super) struct Settling {
     order: Vec<u64>,
     sets: HashMap<u64, RangeSet, FixedState>,
+    /// What was appended when the first of them came.
+    first: Position,
     spare: Vec<RangeSet>,
     /// Bytes that those in `spare` keep.
     spare_bytes: usize,
@@ -28,8 +31,11 @@ impl Settling {
         self.order.is_empty()
     }
 
-    /// Adds offsets of a queue; calls `fresh` with those that were not waiting already.
-    pub(super) fn insert(&mut self, queue: u64, range: Range, fresh: impl FnMut(Range)) {
+    /// Adds offsets of a queue, when so much was appended; calls `fresh` with those that were not waiting already.
+    pub(super) fn insert(&mut self, queue: u64, range: Range, appended: Position, fresh: impl FnMut(Range)) {
+        if self.is_empty() {
+            self.first = appended;
+        }
         let (order, spare, spare_bytes) = (&mut self.order, &mut self.spare, &mut self.spare_bytes);
         let set = self.sets.entry(queue).or_insert_with(|| {
             order.push(queue);
@@ -38,6 +44,11 @@ impl Settling {
             set
         });
         set.insert(range, fresh);
+    }
+
+    /// Up to where everything was said, when `appended` is all: up to the first that waits.
+    pub(super) fn said_through(&self, appended: Position) -> Position {
+        if self.is_empty() { appended } else { self.first }
     }
 
     /// All of it, queue by queue.

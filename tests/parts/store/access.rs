@@ -134,7 +134,7 @@ fn a_change_is_durable_when_two_commits_have_it() {
         users_max: 1,
     });
     let mut journal = Journal::new(10);
-    journal.start(log.life(), true, log.record_bytes_max() as u64);
+    journal.start(log.life(), true, log.space().record_bytes_max() as u64);
     let mut keeper = Keeper::new(log, 4096);
     let user = Definition::User { name: "alice", tags: "", hash: &[0] };
     let queue = Definition::Queue {

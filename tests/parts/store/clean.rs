@@ -254,7 +254,7 @@ fn free_files_are_taken_in_turn() {
     for _ in 0..300 {
         world.work(100);
     }
-    let files = world.log.segments_free() + 1;
+    let files = world.log.space().segments_free() + 1;
     let before = world.disk.written().len();
     for offset in 60..400 {
         assert!(world.publish(1, offset, &[7; 200_000]));

@@ -300,7 +300,7 @@ fn run(seed: u64) -> World {
         world.rest();
         let segments = world.log.index().segments().len();
         assert_eq!(segments, 1, "seed {seed}, round {round}: {:?}", world.log.index().segments());
-        assert!(world.log.segments_free() + 1 >= world.settings.segments_max as usize, "seed {seed}");
+        assert!(world.log.space().segments_free() + 1 >= world.settings.segments_max as usize, "seed {seed}");
     }
     world
 }

@@ -45,7 +45,7 @@ impl World {
         }
         assert_eq!(report.groups_damaged, 0);
         let mut journal = Journal::new(4096);
-        journal.start(log.life(), true, log.record_bytes_max() as u64);
+        journal.start(log.life(), true, log.space().record_bytes_max() as u64);
         let messages = Messages::new(MessageLimits {
             messages_max: 4096,
             body_bytes_max: 16 << 20,
@@ -443,7 +443,10 @@ fn what_is_begun_leaves_the_reserve_to_the_cleaner() {
     let used = world.keeper.log().index().segments().len();
     assert!(used > 8, "some of it is begun: {used} segments");
     assert!(used <= SEGMENTS as usize - SEGMENTS_RESERVED, "{used} segments: it has the reserve");
-    assert!(world.keeper.log().segments_free() <= SEGMENTS_RESERVED, "it takes all the room there is for it");
+    assert!(
+        world.keeper.log().space().segments_free() <= SEGMENTS_RESERVED,
+        "it takes all the room there is for it"
+    );
 }
 
 /// What consumers settle beside a transaction that waits for room is written, and makes that room in the end.

@@ -122,8 +122,8 @@ fn room_that_comes_back_is_found_by_itself_and_asked_for_gently() {
     world.turns(20);
     world.disk.foresee(Trouble::Full(0));
     let taken = world.publish_all();
-    assert!(world.log.is_file_system_full() && world.is_all_durable(), "{taken} were taken");
-    assert!(taken > 0 && world.log.room_bytes() < u64::from(SEGMENT_BYTES), "there is no room");
+    assert!(world.log.space().is_file_system_full() && world.is_all_durable(), "{taken} were taken");
+    assert!(taken > 0 && world.log.space().room_bytes() < u64::from(SEGMENT_BYTES), "there is no room");
     world.prepares = 0;
     world.pass_s(600);
     assert!((20..60).contains(&world.prepares), "asked {} times in ten minutes", world.prepares);
@@ -131,7 +131,7 @@ fn room_that_comes_back_is_found_by_itself_and_asked_for_gently() {
     // Somebody made room; nothing was consumed.
     world.disk.start(Trouble::Never);
     world.pass_s(31);
-    assert!(!world.log.is_file_system_full(), "it does not ask any more");
+    assert!(!world.log.space().is_file_system_full(), "it does not ask any more");
     assert!(world.publish_all() > taken, "it has all its room again");
     let all: BTreeSet<u64> = (0..world.published).collect();
     assert_eq!(world.found(), all);
@@ -168,7 +168,7 @@ fn a_commit_without_room_waits_and_is_written_once_there_is_some() {
             world.disk.foresee(Trouble::NoRoom(after, count));
             let mut refused = false;
             for _ in 0..60 {
-                refused |= !world.publish() && world.log.is_file_system_full();
+                refused |= !world.publish() && world.log.space().is_file_system_full();
                 world.turn();
             }
             world.pass_s(120);
@@ -198,7 +198,10 @@ fn acknowledgements_are_recorded_from_the_reserve_while_publishers_wait() {
     world.turns(2);
     assert!(world.is_all_durable(), "an acknowledgement waits although a file could be given up");
     assert_eq!(world.disk.slots().expect("they can be listed").len(), files - 1);
-    assert!(!world.publish() && world.log.room_bytes() == 0, "publishers take the room of the reserve");
+    assert!(
+        !world.publish() && world.log.space().room_bytes() == 0,
+        "publishers take the room of the reserve"
+    );
     assert_eq!(world.found(), (4..10).collect(), "it was recorded");
 }
 
@@ -213,7 +216,7 @@ fn a_full_disk_at_a_start_is_no_broken_one() {
         let mut next = World::new(world.disk.clone());
         next.published = published;
         next.pass_s(10);
-        assert!(next.log.is_file_system_full() || after > 0, "after {after} writes");
+        assert!(next.log.space().is_file_system_full() || after > 0, "after {after} writes");
         next.log.settle(1, Range { start: 0, end: 3 }, Urgency::Awaited, next.now());
         next.pass_s(10);
         next.disk.start(Trouble::Never);

@@ -167,7 +167,7 @@ impl World {
 
     /// Whether the index is.
     fn is_full(&self) -> bool {
-        self.log.index_room() == IndexRoom::None
+        self.log.space().index_room() == IndexRoom::None
     }
 
     fn bytes(&self) -> f64 {
@@ -230,7 +230,7 @@ fn a_full_index_is_empty_again_when_everything_is_consumed() {
         assert!(n < 200_000, "it is never full");
     }
     world.rest();
-    assert!(!world.publish(0) && world.log.room_bytes() == 0, "publishers wait");
+    assert!(!world.publish(0) && world.log.space().room_bytes() == 0, "publishers wait");
     let full = world.bytes();
     world.settle_all();
     assert!(world.publish(0) && !world.is_full(), "everything is consumed");

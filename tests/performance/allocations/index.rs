@@ -119,7 +119,7 @@ fn many_queues_over_many_segments_end_at_the_cap_and_go_on_when_they_are_consume
     world.fill();
     let (taken, segments) = (counting::held_bytes_since(before), world.log.index().segments().len());
     assert!(segments < SEGMENTS_MAX as usize / 2, "the disk was full before the index: {segments} segments");
-    assert_eq!(world.log.room_bytes(), 0, "what waits elsewhere is told so");
+    assert_eq!(world.log.space().room_bytes(), 0, "what waits elsewhere is told so");
     // It is weighed when a segment is opened, so that much may come on top.
     assert!(taken <= INDEX_BYTES / 5 * 6, "{taken} bytes on the heap, and the cap is {INDEX_BYTES}");
     assert!(taken >= INDEX_BYTES / 4, "{taken} bytes: far more is said to be taken than is");

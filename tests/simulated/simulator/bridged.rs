@@ -222,7 +222,7 @@ impl Bridged {
         self.life = log.life();
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.cuts));
         let (broker, mut context) = engine.broker_mut();
-        context.journal_mut().start(self.life, true, log.record_bytes_max() as u64);
+        context.journal_mut().start(self.life, true, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         let restored =
             restore(broker, &mut context, &log, &mut self.disk, report.access, first, Now::from_ms(0));

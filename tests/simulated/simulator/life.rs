@@ -17,7 +17,7 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use leveret::engine::{Engine, StoreDriver};
+use leveret::engine::Engine;
 use leveret::time::{Deadline, Now};
 
 use super::actor::{Actor, Leaving, Link};
@@ -232,7 +232,7 @@ impl<'r> Life<'r> {
         if !is_within {
             self.run.ledger.complain(format!("a pool is larger than its limit: {gauges:?}"));
         }
-        let stuck = self.engine.store().map_or(0, StoreDriver::segments_stuck);
+        let stuck = self.engine.store().map_or(0, |store| store.log().segments_stuck());
         if stuck > 0 && !self.run.is_damaged && !self.run.disk.has_failed_read() {
             self.run.ledger.complain(format!("{stuck} segments never leave, and all of them can be read"));
         }

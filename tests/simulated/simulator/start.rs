@@ -153,7 +153,11 @@ impl Run {
             let segments = log.index().segments().iter();
             let live =
                 segments.map(|(number, segment)| (number, segment.live, segment.live_bytes, segment.stuck));
-            eprintln!("{} segments free, in use: {:?}", log.segments_free(), live.collect::<Vec<_>>());
+            eprintln!(
+                "{} segments free, in use: {:?}",
+                log.space().segments_free(),
+                live.collect::<Vec<_>>()
+            );
         }
         let mut harms = core::mem::take(&mut self.harms);
         let is_told = core::mem::take(&mut self.is_told);
@@ -177,7 +181,7 @@ impl Run {
         let (broker, mut context) = engine.broker_mut();
         broker.queues_mut().set_persist_all(self.plan.persist_all);
         broker.queues_mut().set_spill_transient(self.plan.spill_transient);
-        context.journal_mut().start(log.life(), is_writable, log.record_bytes_max() as u64);
+        context.journal_mut().start(log.life(), is_writable, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         restore(broker, &mut context, log, &mut self.disk, access, first, Now::from_ms(0)).ok()?;
         Some(engine)
