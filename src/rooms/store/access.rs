@@ -34,13 +34,13 @@ use crate::mem::sort_by;
 use crate::time::Now;
 
 use super::access_digest::{Said, Vouch, is_counted, said};
-use super::access_file::{self, Entry, Known, Snapshot};
+use super::access_file::{self, Entry, Snapshot};
 use super::commit::Owner;
 use super::definition_index::DefinitionIndex;
 use super::disk::Disk;
 use super::log::Log;
-use super::place::Place;
 use super::record::Record;
+use super::record_walk;
 use super::report::{Access, AccessReport, Report, Restored, Step};
 
 /// Where a definition could be read.
@@ -272,19 +272,6 @@ impl Log {
         Ok(())
     }
 
-    /// Where the log has everything there is of access, rising by the keys.
-    pub(super) fn access_places(&self) -> Vec<Known> {
-        let segments = self.index.segments();
-        let slot_of = |place: Place| segments.get(&place.segment).map(|segment| (segment.slot, place));
-        let known = self.index.definitions().iter().filter(|(key, _)| is_counted(key));
-        let known = known.map(|(key, definition)| {
-            let places = [Some(definition.place), definition.second].map(|place| place.and_then(slot_of));
-            let places = if definition.deleted { None } else { Some(places) };
-            Known { key: key.clone(), version: definition.version, places }
-        });
-        known.collect()
-    }
-
     /// The value of a definition, from the one or the other place that has it, or a footer; and from which.
     pub(super) fn read_definition<'b, D: Disk>(
         &self,
@@ -296,7 +283,7 @@ impl Log {
         let second = definition.second.map(|place| (FoundAt::Second, place));
         let mut found_at = None;
         for (at, place) in [Some(first), second].into_iter().flatten() {
-            let is_found = match self.read_record(disk, place, bytes)? {
+            let is_found = match record_walk::read_record(&self.index, disk, place, bytes)? {
                 Some(Record::Defined { version, key: found, value }) => {
                     found == key && version == definition.version && value.is_some()
                 }

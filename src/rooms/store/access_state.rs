@@ -5,8 +5,10 @@
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
 
 use super::access_digest::{DIGEST_RECORD_BYTES, Digest, Vouch, is_counted};
+use super::access_file::Known;
 use super::gathering::Gathering;
 use super::index::Index;
+use super::place::Place;
 use super::record::Record;
 use super::report::Restored;
 
@@ -170,4 +172,17 @@ fn digest_with(gathering: &Gathering, index: &Index) -> Digest {
         changed.push((key, version, value.is_some()));
     }
     digest
+}
+
+/// Where the log has everything there is of access, rising by the keys.
+pub(super) fn access_places(index: &Index) -> Vec<Known> {
+    let segments = index.segments();
+    let slot_of = |place: Place| segments.get(&place.segment).map(|segment| (segment.slot, place));
+    let known = index.definitions().iter().filter(|(key, _)| is_counted(key));
+    let known = known.map(|(key, definition)| {
+        let places = [Some(definition.place), definition.second].map(|place| place.and_then(slot_of));
+        let places = if definition.deleted { None } else { Some(places) };
+        Known { key: key.clone(), version: definition.version, places }
+    });
+    known.collect()
 }

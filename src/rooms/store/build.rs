@@ -10,6 +10,7 @@ use crate::time::Now;
 
 use super::access_digest::DIGEST_RECORD_BYTES;
 use super::access_file::Updated;
+use super::access_state::access_places;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded};
 use super::disk::Disk;
 use super::footer::Trailer;
@@ -241,7 +242,7 @@ impl Log {
             commit_header,
             owner,
             keeps_access,
-            access_places: (keeps_access && self.access.are_files_lost()).then(|| self.access_places()),
+            access_places: (keeps_access && self.access.are_files_lost()).then(|| access_places(&self.index)),
             access: Updated::default(),
             noted: 0,
             done,

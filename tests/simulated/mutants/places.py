@@ -40,10 +40,10 @@ PLACES = [
     # Both halves are written, but the first counts as lying where the second does.
     (
         "src/rooms/store/clean.rs",
-        "        let (mut from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));\n",
-        "        let (mut from, since) = drain.half.take().unwrap_or((0, self.active.sequence()));\n"
+        "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n",
+        "        let (mut from, since) = drain.half.take().unwrap_or((0, self.space.active.sequence()));\n"
         "        let is_moved = PLANTED(\"first-half-of-carried-settlements-dropped\");\n"
-        "        let since = if is_moved { self.active.sequence() } else { since };\n",
+        "        let since = if is_moved { self.space.active.sequence() } else { since };\n",
     ),
     (
         "src/rooms/broker/queue/lanes.rs",
