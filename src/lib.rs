@@ -28,7 +28,7 @@
 //! | [`tool`] | what the binary does besides serving | everyone |
 //! | [`bench`] | the program that measures brokers, of which the binary has nothing | `wire`, `config`, `tool::options`, `tool::json` |
 //! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls`, `bridge` |
-//! | [`net`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
+//! | [`host`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //!
 //! The largest room has parts, each a folder that owns what it holds ([`broker`]). The broker asks all of them, one after
 //! the other; what they ask of each other while they do what they were asked:
@@ -54,14 +54,14 @@
 //! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
 //! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
 //! | `leveret-benchmark` | `src/bench/` | as small as can be | `bench`, for `leveret-bench` |
-//! | `leveret-broker` | `src/` | small | `engine` and `net`, and the others by their names |
+//! | `leveret-broker` | `src/` | small | `engine` and `host`, and the others by their names |
 //!
 //! # Rules
 //!
 //! - Data flows one way: bytes, command, broker, journal, event, bytes. Nobody calls back up the stairs.
 //! - One thread decides, no locks; helpers hold no state of the broker: two wait for the disk, one runs
 //!   jobs (hashing passwords, TLS handshakes), one looks names up, one writes the log. No clock and no
-//!   socket below [`net`]: time is handed in, and the date, which is shown and tells a bridge its hour.
+//!   socket below [`host`]: time is handed in, and the date, which is shown and tells a bridge its hour.
 //!   Only the certificates of [`tls`] are held against a clock, by the thread of the jobs.
 //! - Everything that grows with what peers do lives in a pool sized at start ([`limits`] adds them up). On
 //!   the way of a message nothing allocates.
@@ -135,7 +135,7 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod engine;
-pub mod net;
+pub mod host;
 
 // The rooms below, by the names that everybody has for them.
 pub use leveret_operator::{admin, bridge, config, fields, tls};

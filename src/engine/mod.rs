@@ -35,7 +35,7 @@
 //! | `deadlines` | who wants to be called when |
 //!
 //! Always true: one thread; nothing here blocks; no clock, no socket and no thread but through `platform`;
-//! what a peer can cause in one turn is bounded. The loop that runs is the loop that is tested: `net` drives
+//! what a peer can cause in one turn is bounded. The loop that runs is the loop that is tested: `host` drives
 //! it with `mio` and threads, the tests drive it with lines in memory and a clock that jumps.
 
 mod address;

@@ -11,7 +11,7 @@
 //!
 //! The other way go calls of the engine: `set_now` after each sleep, a `note_...` for whatever was reported,
 //! `turn`, and `sleeps_until` for how long to sleep next. So the same engine runs over `mio` and threads in
-//! `net`, and over lines in memory in the tests.
+//! `host`, and over lines in memory in the tests.
 //!
 //! Always true: no call here waits for anybody; time comes in by `set_now` and by nothing else; a readiness
 //! is reported when it begins, not as long as it lasts (edge-triggered); a job that was started gives a

@@ -6,17 +6,11 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod base;
 pub mod broker;
-pub mod command;
-pub mod error;
-pub mod flight;
-pub mod journal;
-pub mod limits;
-pub mod log_limiter;
-pub mod mem;
-pub mod password;
 pub mod session;
-pub mod small_file;
 pub mod store;
-pub mod time;
 pub mod wire;
+
+// The ground floor, by the names that everybody has for it.
+pub use base::{command, error, flight, journal, limits, log_limiter, mem, password, small_file, time};

@@ -6,16 +6,16 @@ use std::fmt::Write;
 
 use crate::config::Config;
 use crate::config::board;
-use crate::net::{self, StartError};
+use crate::host::{self, StartError};
 
 /// The report on a configuration, and whether the broker would start with it.
 ///
 /// # Errors
 /// What would keep it from starting, beside the report.
 pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
-    let fitted = net::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)));
-    let rehearsed = fitted.and_then(|_| net::rehearse(&config));
-    let table = config.limits.memory_table(&net::record_sizes(&config));
+    let fitted = host::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)));
+    let rehearsed = fitted.and_then(|_| host::rehearse(&config));
+    let table = config.limits.memory_table(&host::record_sizes(&config));
     let mut report = format!("{}\n\n{}", config.shown(), table.shown(config.memory_limit_bytes));
     let (remarks, verdict) = match rehearsed {
         Ok(remarks) => (remarks, Ok(())),
@@ -33,7 +33,7 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
 /// # Errors
 /// The configuration makes no broker.
 pub fn drop_in(mut config: Config) -> Result<String, StartError> {
-    let table = net::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)))?;
+    let table = host::fit(&mut config).map_err(|error| StartError::Limits(config.blame(&error)))?;
     let bytes = board::group_bytes(config.memory_limit_bytes, table.kernel_bytes);
     Ok(format!("[Service]\nMemoryMax={bytes}\n"))
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use crate::args::{self, Ask};
 use crate::config::Config;
-use crate::net::{self, StartError, logging};
+use crate::host::{self, StartError, logging};
 use crate::{check, ctl, inspect, restore, upgrade};
 
 /// Does what the arguments say; the code to end with.
@@ -44,7 +44,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             print(&report)?;
             verdict?;
             if let Some(config) = found {
-                let (found, is_good) = net::try_upstreams(&config);
+                let (found, is_good) = host::try_upstreams(&config);
                 print(&found)?;
                 if !is_good {
                     return Ok(ExitCode::FAILURE);
@@ -55,7 +55,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             let no_thread = |error| StartError::System("start the thread that writes the log", error);
             logging::start(config.log_level, config.flight_recorder.as_deref()).map_err(no_thread)?;
-            net::serve(&config)?;
+            host::serve(&config)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::checksums::{self, Checksums};
-use crate::net::RESTORE_PART;
+use crate::host::RESTORE_PART;
 use crate::store::fsck::Scan;
 use crate::store::{Disk, FileDisk, LOCK_NAME, forget_access, forget_mending, forget_newest};
 use crate::{folder, tar};

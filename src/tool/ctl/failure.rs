@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
-use crate::net::printable::Printable;
+use crate::host::printable::Printable;
 
 use super::args::Call;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{Config, Layer};
-use crate::net::SOCKET_NAME;
+use crate::host::SOCKET_NAME;
 
 use super::args::Call;
 use super::client::Client;

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use crate::admin::dates::day_of;
 use crate::flight::{self, Event, FILE_BYTES, Kind};
-use crate::net::printable::Printable;
+use crate::host::printable::Printable;
 
 /// The events as text, each life under a title.
 pub(super) fn shown(path: &Path) -> io::Result<String> {

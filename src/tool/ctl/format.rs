@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use crate::net::printable::{Printable, is_printable};
+use crate::host::printable::{Printable, is_printable};
 
 /// How rows are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

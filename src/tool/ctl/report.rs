@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::net::printable::Printable;
+use crate::host::printable::Printable;
 
 use super::args::Call;
 use super::failure::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, tell};

@@ -56,24 +56,23 @@ const SEES: &[(&str, &[&str])] = &[
     ("engine", &["wire", "session", "broker", "store", "admin", "config", "tls", "bridge"]),
     ("tool", EVERYONE),
     ("bench", &["wire", "config", "tool::options", "tool::json"]),
-    ("net", EVERYONE),
+    ("host", EVERYONE),
     ("main", EVERYONE),
     ("lib", EVERYONE),
     ("rooms", EVERYONE),
     ("operator", EVERYONE),
     ("program", EVERYONE),
-    ("link", &[]),
 ];
 
-/// Folders that are packages of their own, and hold rooms. Code names a room by its own name, whichever
-/// package it is in.
-const PACKAGES: &[&str] = &["rooms/", "operator/"];
+/// Folders that are packages of their own, or the ground floor of one, and hold rooms. Code names a room by its own
+/// name, wherever it is.
+const PACKAGES: &[&str] = &["rooms/base/", "rooms/", "operator/"];
 
 /// Marks a room that may see all others.
 const EVERYONE: &[&str] = &["*"];
 
 /// What begins a package or builds one, and is no room.
-const NO_ROOMS: &[&str] = &["lib", "main", "program", "link", "rooms", "operator"];
+const NO_ROOMS: &[&str] = &["lib", "main", "program", "rooms", "operator"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
 const CORE: &[&str] = &[
@@ -103,13 +102,13 @@ const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 
 /// Rooms where peers are handled: what they cause is logged through the limiter.
-const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "net", "admin", "wire", "tls", "bridge", "engine"];
+const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "host", "admin", "wire", "tls", "bridge", "engine"];
 
 /// Calls that reach the log past the limiter. Debug and trace are the operator's own wish.
 const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log!"];
 
 /// Files that may have `unsafe` code.
-const UNSAFE_FILES: &[&str] = &["rooms/mem/give_back.rs"];
+const UNSAFE_FILES: &[&str] = &["rooms/base/mem/give_back.rs"];
 
 /// The folder of the whole project.
 fn project() -> &'static Path {
@@ -532,7 +531,7 @@ mod the_checker_sees {
             "use crate::broker::Queue;",
             "wire/frame.rs:2: wire must not see broker::Queue",
         );
-        complains("broker/queue.rs", "fn f() { crate::net::turn() }", "broker must not see net::turn");
+        complains("broker/queue.rs", "fn f() { crate::host::turn() }", "broker must not see host::turn");
         complains("broker/queue.rs", "use crate::wire::frame::Frame;", "must not see wire::frame::Frame");
         complains(
             "broker/queue.rs",
@@ -542,7 +541,11 @@ mod the_checker_sees {
         complains("store/mod.rs", "use super::broker;", "store must not see broker");
         complains("store/disk.rs", "use super::super::broker;", "store must not see broker");
         complains("time.rs", "use crate::session;", "time must not see session");
-        complains("rooms/time.rs", "use super::session;", "rooms/time.rs:2: time must not see session");
+        complains(
+            "rooms/base/time.rs",
+            "use super::session;",
+            "rooms/base/time.rs:2: time must not see session",
+        );
         complains("rooms/broker/queue.rs", "use crate::store::Log;", "broker must not see store::Log");
         complains("operator/attic/mod.rs", "", "attic has no line");
         complains("attic/mod.rs", "", "attic has no line");
@@ -555,8 +558,8 @@ mod the_checker_sees {
             "use crate::{mem::Slab, wire::props::Props, time};\nuse super::deliver;",
         );
         is_content("wire/frame.rs", "/// See [`crate::broker`].\nconst A: &str = \"crate::broker\";");
-        is_content("wire/frame.rs", "#[cfg(test)]\nmod tests {\n    use crate::net::World;\n}");
-        is_content("net/turn.rs", "use crate::{broker, session, store};");
+        is_content("wire/frame.rs", "#[cfg(test)]\nmod tests {\n    use crate::host::World;\n}");
+        is_content("host/turn.rs", "use crate::{broker, session, store};");
         is_content("rooms/broker/queue.rs", "use super::deliver;\nuse crate::mem::Slab;");
         is_content("wire/props.rs", "fn f(c: char) -> bool { c == '\"' } // crate::broker \"");
     }
@@ -574,10 +577,10 @@ mod the_checker_sees {
     fn clocks_and_unsafe() {
         complains("session/heartbeat.rs", "use std::net::TcpStream;", "std::net");
         complains("broker/queue.rs", "fn f() { std::time::Instant::now(); }", "Instant::now");
-        is_content("net/turn.rs", "fn f() { std::time::Instant::now(); }");
-        complains("net/b.rs", "unsafe fn f() {}", "unsafe code");
-        is_content("rooms/mem/give_back.rs", "unsafe fn f() {}");
-        is_content("net/b.rs", "#![deny(unsafe_code)] // unsafe");
+        is_content("host/turn.rs", "fn f() { std::time::Instant::now(); }");
+        complains("host/b.rs", "unsafe fn f() {}", "unsafe code");
+        is_content("rooms/base/mem/give_back.rs", "unsafe fn f() {}");
+        is_content("host/b.rs", "#![deny(unsafe_code)] // unsafe");
         assert!(check_opening("mem/slab.rs", "use a;").is_some());
     }
 
@@ -599,8 +602,8 @@ mod the_checker_sees {
         let complaint = "a log call past the limiter";
         complains("session/timers.rs", "fn f() { log::warn!(\"{}\", self.id) }", complaint);
         complains("broker/route.rs", "fn f() { log::log!(level, \"again\") }", complaint);
-        complains("net/gate.rs", "use log::warn;", "an import of log calls");
-        is_content("net/start.rs", "fn f() { log::info!(\"x\") }");
+        complains("host/gate.rs", "use log::warn;", "an import of log calls");
+        is_content("host/start.rs", "fn f() { log::info!(\"x\") }");
         is_content("session/timers.rs", "fn f() { log::debug!(\"{}\", self.id) }");
         is_content("tool/check.rs", "fn f() { log::warn!(\"x\") }");
     }

@@ -15,7 +15,7 @@ use crate::sockets::{Link, publish};
 use crate::world::{bind, consume, declare, qos};
 use leveret::config::units::ListenAddress;
 use leveret::config::{Config, Store};
-use leveret::net::EventLoop;
+use leveret::host::EventLoop;
 use leveret::wire::{Method, Table, Writer};
 
 static COUNT: Count = Count::new();

@@ -15,7 +15,7 @@ PLACES = [
         "        if PLANTED(\"file-reused-in-the-commit-that-frees-it\") {\n"
         "            for sequence in &in_flight.drained {\n"
         "                let slot = self.index.segments()[sequence].slot;\n"
-        "                self.slots.set(slot, Slot::Free);\n"
+        "                self.space.slots.set(slot, Slot::Free);\n"
         "            }\n"
         "        }\n"
         "        let job = self.build(&mut in_flight, now)?;\n",
@@ -162,7 +162,7 @@ PLACES = [
     ),
     # Of a message of a transaction that is acknowledged before its commit only the settlement is forgotten.
     (
-        "src/rooms/journal/settle.rs",
+        "src/rooms/base/journal/settle.rs",
         "        if self.groups.is_open() {\n"
         "            let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n",
         "        if self.groups.is_open() && !PLANTED(\"settlement-ahead-of-its-message\") {\n"

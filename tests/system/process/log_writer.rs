@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::home::patience;
-use leveret::net::logging;
+use leveret::host::logging;
 use log::LevelFilter;
 
 const TASK: &str = "LEVERET_TEST_LOG_TASK";

@@ -1,6 +1,6 @@
 //! Time as the core sees it: a value that is handed in, never read.
 //!
-//! The loop's clock is read in `net`, after each poll; everything below it is given a [`Now`]. So a test can
+//! The loop's clock is read in `host`, after each poll; everything below it is given a [`Now`]. So a test can
 //! run a day of heartbeats in a millisecond, and two things that happen in one turn happen at one time. Who
 //! reads another clock (how long a sync took, the date of an answer, whether a certificate has run out) says
 //! something with it, and no deadline of the loop follows but that of a bridge with a time of day.

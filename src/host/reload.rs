@@ -90,7 +90,7 @@ mod tests {
         let config = Config::gather(Some(&file), Layer::default());
         std::fs::remove_file(&file).unwrap();
         let mut config = config.unwrap();
-        config.fit(crate::net::record_sizes).unwrap();
+        config.fit(crate::host::record_sizes).unwrap();
         config
     }
 

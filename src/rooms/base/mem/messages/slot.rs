@@ -218,7 +218,7 @@ impl Owner {
         Self { user: index as u16 + 1, ..self }
     }
 
-    pub(in crate::mem) const fn vhost(self) -> usize {
+    pub(in super::super) const fn vhost(self) -> usize {
         self.vhost as usize
     }
 

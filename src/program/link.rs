@@ -17,7 +17,7 @@ const SCRIPT: &str = "SECTIONS { /DISCARD/ : { *(.eh_frame) *(.gcc_except_table 
                       INSERT AFTER .text;\n";
 
 fn main() -> io::Result<()> {
-    println!("cargo::rerun-if-changed=src/link.rs");
+    println!("cargo::rerun-if-changed=src/program/link.rs");
     let out = env::var("OUT_DIR").map_err(io::Error::other)?;
     // target/[TARGET/]PROFILE/build/PACKAGE/out
     let profile = Path::new(&out).ancestors().nth(3).and_then(Path::file_name);
