@@ -15,6 +15,7 @@
 //! | [`journal`] | the ground floor as well: what is to be written down | nothing |
 //! | [`flight`] | the ground floor as well: what the last events are kept as | nothing |
 //! | [`password`] | the ground floor as well: what a password is kept as | nothing |
+//! | [`token_bucket`] | the ground floor as well: how much of something may be had over a time | nothing |
 //! | [`small_file`] | the ground floor as well: files that are read and written whole | nothing |
 //! | [`fields`] | the ground floor as well: JSON that others send | nothing |
 //! | [`wire`] | AMQP bytes: borrowed views in, legal enums out | nothing |
@@ -141,5 +142,5 @@ pub mod host;
 pub use leveret_operator::{admin, bridge, config, fields, tls};
 pub use leveret_rooms::{
     broker, command, error, flight, journal, limits, log_limiter, mem, password, session, small_file, store,
-    time, wire,
+    time, token_bucket, wire,
 };

@@ -22,6 +22,7 @@ use std::hash::BuildHasher;
 
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 use crate::time::{Deadline, Now};
+use crate::token_bucket::{NS_PER_MS, TokenBucket};
 
 use super::address::{PeerAddress, Source};
 use super::peer_id::PeerId;
@@ -30,11 +31,11 @@ use super::peer_id::PeerId;
 const BUCKETS_KEPT: usize = 128;
 /// Pairs of address and user that failed lately, and passwords that were wrong lately.
 const FAILURES_KEPT: usize = 64;
-/// Wrong passwords of one bucket: `burst` at once, `per_second` for ever; after a check of t ms the bucket
-/// rests `rest_times` × t ms, so that on a small board all of an address take a quarter of its processor.
-const WRONG: Rate = Rate { burst: 10, per_second: 10, rest_times: 4 };
+/// Wrong passwords of one bucket: `burst` at once, one each `refill_ms` for ever; after a check of t ms the bucket rests
+/// `rest_times` × t ms, so that on a small board all of an address take a quarter of its processor.
+const WRONG: Rate = Rate { burst: 10, refill_ms: 100, rest_times: 4 };
 /// The same over all addresses, for those who are not proven.
-const UNPROVEN: Rate = Rate { burst: 20, per_second: 20, rest_times: 2 };
+const UNPROVEN: Rate = Rate { burst: 20, refill_ms: 50, rest_times: 2 };
 /// Tokens that must be left for who failed lately: the rest is kept for its neighbours.
 const SUSPECT_TOKENS: u32 = WRONG.burst / 2;
 /// One in so many checks is the newest login's of its bucket, the others its oldest's.
@@ -66,43 +67,29 @@ pub struct Login {
 /// An address and a user, as a keyed hash: nobody outside can make two of them meet.
 type Pair = u64;
 
-/// What a bucket gives.
+/// What buckets of a kind give: so many tokens at once, one more after each of so many milliseconds, and how many times
+/// as long as a check took it rests after that.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     burst: u32,
-    per_second: u32,
+    refill_ms: u64,
     rest_times: u32,
 }
 
-/// A number of tokens that fills up again by itself.
-#[derive(Clone, Copy, Debug)]
-struct TokenBucket {
-    rate: Rate,
-    /// In thousandths; below zero when the last check took long.
-    tokens: i64,
-    at: Now,
-}
-
-impl TokenBucket {
-    const fn full(rate: Rate, now: Now) -> Self {
-        Self { rate, tokens: rate.burst as i64 * 1000, at: now }
+impl Rate {
+    const fn cost_ns(self, tokens: u32) -> u64 {
+        self.refill_ms * NS_PER_MS * tokens as u64
     }
 
-    /// When it holds so many.
-    fn due(&self, tokens: u32) -> Deadline {
-        let missing = u64::try_from(i64::from(tokens) * 1000 - self.tokens).unwrap_or(0);
-        self.at.after_ms(missing.div_ceil(self.rate.per_second.into()))
+    /// When there are so many tokens in a bucket of this kind.
+    const fn due(self, bucket: TokenBucket, tokens: u32) -> Deadline {
+        bucket.due(self.cost_ns(tokens), self.cost_ns(self.burst))
     }
 
-    /// For a check that took so long.
-    fn take(&mut self, now: Now, check_ms: u64) {
-        let full = i64::from(self.rate.burst) * 1000;
-        let per_ms = i64::from(self.rate.per_second);
-        let refilled = i64::try_from(now.ms_since(self.at)).unwrap_or(i64::MAX).saturating_mul(per_ms);
-        let rest_ms = i64::try_from(check_ms).unwrap_or(i64::MAX).saturating_mul(self.rate.rest_times.into());
-        let price = rest_ms.saturating_mul(per_ms).clamp(1000, full);
-        self.tokens = self.tokens.saturating_add(refilled).min(full) - price;
-        self.at = now;
+    /// Takes what a check costs that took so long: one token at least, and all at most.
+    fn take(self, bucket: &mut TokenBucket, now: Now, check_ms: u64) {
+        let rest_ns = check_ms.saturating_mul(self.rest_times.into()).saturating_mul(NS_PER_MS);
+        bucket.take(now, rest_ns.clamp(self.cost_ns(1), self.cost_ns(self.burst)));
     }
 }
 
@@ -168,7 +155,7 @@ impl LoginThrottle {
             line: VecDeque::with_capacity(handshakes_max),
             buckets: Vec::with_capacity(buckets_max),
             buckets_max,
-            unproven: TokenBucket::full(UNPROVEN, Now::default()),
+            unproven: TokenBucket::default(),
             suspects: VecDeque::with_capacity(FAILURES_KEPT),
             wrong: VecDeque::with_capacity(FAILURES_KEPT),
             keys: RandomState::new(),
@@ -226,8 +213,8 @@ impl LoginThrottle {
     /// When the buckets let a login be checked.
     fn due(&self, login: &Login) -> Deadline {
         let bucket = &self.buckets[login.bucket];
-        let own = bucket.tokens.due(if login.is_suspect { SUSPECT_TOKENS } else { 1 });
-        if bucket.pair.is_some() { own } else { own.max(self.unproven.due(1)) }
+        let own = WRONG.due(bucket.tokens, if login.is_suspect { SUSPECT_TOKENS } else { 1 });
+        if bucket.pair.is_some() { own } else { own.max(UNPROVEN.due(self.unproven, 1)) }
     }
 
     /// How the login of a peer stands that waits for one.
@@ -242,7 +229,7 @@ impl LoginThrottle {
     /// Whether an address has sent so many wrong passwords that what it sends now must wait.
     pub(super) fn is_exhausted(&self, now: Now, source: Source) -> bool {
         let bucket = self.find(source, None);
-        bucket.is_some_and(|at| !self.buckets[at].tokens.due(1).is_due(now))
+        bucket.is_some_and(|at| !WRONG.due(self.buckets[at].tokens, 1).is_due(now))
     }
 
     /// What is known of an address.
@@ -258,9 +245,9 @@ impl LoginThrottle {
         if is_right {
             return self.prove(now, login.from.origin(), login.check.user());
         }
-        bucket.tokens.take(now, check_ms);
+        WRONG.take(&mut bucket.tokens, now, check_ms);
         if bucket.pair.is_none() {
-            self.unproven.take(now, check_ms);
+            UNPROVEN.take(&mut self.unproven, now, check_ms);
         }
         let digest = self.digest(&login.check);
         push_bounded(&mut self.wrong, digest);
@@ -311,7 +298,7 @@ impl LoginThrottle {
         if let Some(at) = self.find(source, pair) {
             return at;
         }
-        let tokens = TokenBucket::full(WRONG, now);
+        let tokens = TokenBucket::default();
         let fresh = Bucket { source, pair, tokens, waiting: 0, served: 0, used: now };
         if self.buckets.len() < self.buckets_max {
             self.buckets.push(fresh);
@@ -320,7 +307,7 @@ impl LoginThrottle {
         // There are more buckets than logins can wait, so nobody waits in one of them.
         let idle = self.buckets.iter().enumerate().filter(|(_, bucket)| bucket.waiting == 0);
         let least = idle.min_by_key(|(_, bucket)| {
-            let is_full = bucket.tokens.due(WRONG.burst).is_due(now);
+            let is_full = WRONG.due(bucket.tokens, WRONG.burst).is_due(now);
             (!is_full, bucket.pair.is_some(), bucket.used)
         });
         let Some((at, _)) = least else { panic!("more logins wait than there are buckets") };

@@ -13,4 +13,6 @@ pub mod fields;
 pub mod tls;
 
 // The rooms below, by the names they have there.
-use leveret_rooms::{broker, command, error, journal, limits, mem, password, small_file, time, wire};
+use leveret_rooms::{
+    broker, command, error, journal, limits, mem, password, small_file, time, token_bucket, wire,
+};

@@ -13,4 +13,6 @@ pub mod store;
 pub mod wire;
 
 // The ground floor, by the names that everybody has for it.
-pub use base::{command, error, flight, journal, limits, log_limiter, mem, password, small_file, time};
+pub use base::{
+    command, error, flight, journal, limits, log_limiter, mem, password, small_file, time, token_bucket,
+};

@@ -9,54 +9,49 @@
 
 use crate::config::bridge::DrainRate;
 use crate::time::{Deadline, Now};
+use crate::token_bucket::{NS_PER_MS, TokenBucket};
+
+/// What is kept of what was not used.
+const CAPACITY_NS: u64 = 100 * NS_PER_MS;
 
 /// What may be sent now, and how that grows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pace {
     rate: Option<DrainRate>,
-    /// Thousandths of a message, or of a byte, that may be sent; below zero when more was.
-    left: i64,
-    since: Now,
+    bucket: TokenBucket,
 }
 
 impl Pace {
     /// `None`: as fast as the link takes it.
     pub const fn new(rate: Option<DrainRate>, now: Now) -> Self {
-        Self { rate, left: 1, since: now }
+        Self { rate, bucket: TokenBucket::nearly_empty(now, CAPACITY_NS) }
     }
 
-    /// What may be sent by `now`. A message may go while it is above zero, and [`Self::cost`] is taken off.
+    /// What may be sent by `now`, in nanoseconds of the rate. A message may go while it is above zero, and
+    /// [`Self::cost`] is taken off.
     pub fn left(&self, now: Now) -> i64 {
-        let Some(per_s) = self.per_s() else { return i64::MAX };
-        // So many a second are as many thousandths a millisecond.
-        let grown = i64::try_from(now.ms_since(self.since)).unwrap_or(i64::MAX).saturating_mul(per_s);
-        self.left.saturating_add(grown).min((per_s * 100).max(1))
+        if self.rate.is_none() { i64::MAX } else { self.bucket.left_ns(now, CAPACITY_NS) }
     }
 
     /// What a message of so many bytes on the wire takes.
-    pub const fn cost(&self, bytes: u64) -> i64 {
-        match self.rate {
-            None => 0,
-            Some(DrainRate::Messages(_)) => 1_000,
-            Some(DrainRate::Bytes(_)) => (bytes as i64).saturating_mul(1_000),
-        }
+    pub fn cost(&self, bytes: u64) -> i64 {
+        let (units, per_s) = match self.rate {
+            None => return 0,
+            Some(DrainRate::Messages(per_s)) => (1, per_s),
+            Some(DrainRate::Bytes(per_s)) => (bytes, per_s),
+        };
+        let cost_ns = u128::from(units) * 1_000 * u128::from(NS_PER_MS) / u128::from(per_s.max(1));
+        i64::try_from(cost_ns).unwrap_or(i64::MAX)
     }
 
     /// A message of so many bytes was sent.
     pub fn note_sent(&mut self, now: Now, bytes: u64) {
-        (self.left, self.since) = (self.left(now).saturating_sub(self.cost(bytes)), now);
+        self.bucket.take(now, self.cost(bytes) as u64);
     }
 
     /// When the next may be sent, if none may now.
     pub fn deadline(&self, now: Now) -> Deadline {
-        match (self.per_s(), self.left(now)) {
-            (Some(per_s), left @ ..=0) => now.after_ms((-left / per_s + 1) as u64),
-            _ => Deadline::NEVER,
-        }
-    }
-
-    fn per_s(&self) -> Option<i64> {
-        self.rate.map(|(DrainRate::Messages(per_s) | DrainRate::Bytes(per_s))| i64::from(per_s))
+        if self.left(now) > 0 { Deadline::NEVER } else { self.bucket.due(1, CAPACITY_NS) }
     }
 }
 

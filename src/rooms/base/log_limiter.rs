@@ -28,6 +28,7 @@ use heapless::Vec;
 use log::Level;
 
 use crate::time::{Deadline, Now};
+use crate::token_bucket::{NS_PER_MS, TokenBucket};
 
 /// Lines about one source and kind at once.
 const SOURCE_BURST: u64 = 5;
@@ -151,18 +152,10 @@ impl LogKind {
     }
 }
 
-/// A token bucket, kept as the instant in milliseconds at which it is full again.
-#[derive(Clone, Copy, Debug, Default)]
-struct TokenBucket {
-    full_at_ms: u64,
-}
-
-impl TokenBucket {
-    /// The same with a token less; `None` when it has none. It holds `burst` and gets one each `refill_ms`.
-    fn taken(self, now: Now, burst: u64, refill_ms: u64) -> Option<Self> {
-        let full_at_ms = self.full_at_ms.max(now.as_ms()) + refill_ms;
-        (full_at_ms - now.as_ms() <= burst * refill_ms).then_some(Self { full_at_ms })
-    }
+/// The bucket with a token less; `None` when it has none. It holds `burst` and gets one each `refill_ms`.
+fn taken(mut bucket: TokenBucket, now: Now, burst: u64, refill_ms: u64) -> Option<TokenBucket> {
+    let cost_ns = refill_ms * NS_PER_MS;
+    bucket.try_take(now, cost_ns, burst * cost_ns).then_some(bucket)
 }
 
 #[derive(Debug)]
@@ -227,7 +220,7 @@ impl LogLimiter {
     /// Records what is no line of the log, if anything is recorded.
     pub fn record(&mut self, now: Now, level: Level, text: fmt::Arguments<'_>) {
         if log::log_enabled!(target: RECORDED_ONLY, level)
-            && let Some(recorded) = self.recorded.taken(now, RECORDED_BURST, RECORDED_REFILL_MS)
+            && let Some(recorded) = taken(self.recorded, now, RECORDED_BURST, RECORDED_REFILL_MS)
         {
             self.recorded = recorded;
             log::log!(target: RECORDED_ONLY, level, "{text}");
@@ -262,9 +255,9 @@ impl LogLimiter {
     fn may_log(&mut self, now: Now, source: LogSource, kind: LogKind) -> bool {
         let is_visit = kind == LogKind::Visit;
         let all = if is_visit { self.visits } else { self.total };
-        let total = all.taken(now, TOTAL_BURST, TOTAL_REFILL_MS);
+        let total = taken(all, now, TOTAL_BURST, TOTAL_REFILL_MS);
         let entry = self.entry(source.key(), kind);
-        let own = entry.bucket.taken(now, SOURCE_BURST, SOURCE_REFILL_MS);
+        let own = taken(entry.bucket, now, SOURCE_BURST, SOURCE_REFILL_MS);
         if let (Some(own), Some(total)) = (own, total) {
             entry.bucket = own;
             *(if is_visit { &mut self.visits } else { &mut self.total }) = total;
@@ -284,7 +277,7 @@ impl LogLimiter {
                 Ok(()) => self.entries.len() - 1,
                 Err(fresh) => {
                     let times = self.entries.iter().enumerate();
-                    let fullest = times.min_by_key(|(_, entry)| entry.bucket.full_at_ms);
+                    let fullest = times.min_by_key(|(_, entry)| entry.bucket);
                     let at = fullest.map_or(0, |(at, _)| at);
                     self.entries[at] = fresh;
                     at

@@ -12,3 +12,4 @@ pub mod mem;
 pub mod password;
 pub mod small_file;
 pub mod time;
+pub mod token_bucket;

@@ -29,6 +29,7 @@ const GROUND: &[&str] = &[
     "log_limiter",
     "flight",
     "small_file",
+    "token_bucket",
     "fields",
 ];
 
@@ -44,6 +45,7 @@ const SEES: &[(&str, &[&str])] = &[
     ("log_limiter", &[]),
     ("flight", &[]),
     ("small_file", &[]),
+    ("token_bucket", &[]),
     ("fields", &[]),
     ("config", &[]),
     ("wire", &[]),
@@ -86,6 +88,7 @@ const CORE: &[&str] = &[
     "log_limiter",
     "flight",
     "small_file",
+    "token_bucket",
     "fields",
     "wire",
     "session",
