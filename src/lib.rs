@@ -70,16 +70,20 @@
 //!
 //! # The life of a message
 //!
-//! All of it happens in `engine::Engine::turn`, step by step: a publish, and its confirm, by the names that
+//! All of it happens in `engine::Engine::turn`, step by step: a publish, its confirm, and a delivery, by the names that
 //! are in the code.
 //!
 //! ```text
-//! publish:  Engine::read_from → Connection::next → Broker::apply → Broker::publish → Topology::route
-//!           → Queues::reserve → Queues::push → Journal::append → Broker::deliver → Connection::fill → Broker::sent
+//! publish:  Engine::read → Shared::read_amqp → Shared::handle → Connection::next → Broker::apply → Broker::publish
+//!           → Topology::route → Queues::reserve → Queues::push → Journal::append
 //!
-//! confirm:  Journal::append → Connection::answer → Keeper::next_write ~ Write::run (on a helper)
-//!           ~ StoreDriver::take_write → Journal::stored → Engine::note_durable
+//! confirm:  Connection::answer → Keeper::next_write → Log::next_commit ~ Write::run (on a helper)
+//!           ~ StoreDriver::take_write → Log::commit_done → Journal::stored → Engine::note_durable
 //!           → Connection::note_durable → Connection::fill
+//!
+//! delivery: Broker::deliver → Queues::first_to_go → Queues::take_first → Consumers::next_delivery
+//!           → Consumers::put_into_outbox → Engine::write → Shared::write_amqp → Connection::fill → Stream::write
+//!           → Connection::written → Broker::written
 //! ```
 //!
 //! ```text

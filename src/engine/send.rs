@@ -2,7 +2,6 @@
 //!
 //! Always true: a turn writes to a socket once; what the socket did not take is not kept here.
 
-use crate::broker;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::time::Deadline;
@@ -30,13 +29,9 @@ impl<P: Platform> Shared<P> {
         let count = *taken.as_ref().unwrap_or(&0);
         peer.traffic.sent(count);
         let sent = session.written(&mut context, count, &self.scratch.write_plan);
-        let context =
-            &mut broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.budget.work);
-        if sent.is_first_unseen {
-            self.broker.unseen(context, id);
-        }
-        self.broker.sent(context, id, sent.deliveries - u32::from(sent.is_first_unseen));
-        self.broker.set_writable(context, id, !session.has_remainder() && !peer.stream.has_unsent());
+        let takes_more = !session.has_remainder() && !peer.stream.has_unsent();
+        let (broker, mut context) = self.broker_mut();
+        broker.written(&mut context, id, (sent.deliveries, sent.is_first_unseen), takes_more);
         self.note_stall(id, count);
         match taken {
             Ok(_) => self.after_write(id.into(), count),

@@ -254,9 +254,26 @@ impl Broker {
         OutboxView { broker: self, at }
     }
 
+    /// So many deliveries have left the front of the outbox, the first of them perhaps without the client having seen
+    /// it, for its channel was closed; and whether the socket takes more.
+    #[inline]
+    pub fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        (count, is_first_unseen): (u32, bool),
+        takes_more: bool,
+    ) {
+        if is_first_unseen {
+            self.unseen(cx, connection);
+        }
+        self.sent(cx, connection, count - u32::from(is_first_unseen));
+        self.set_writable(cx, connection, takes_more);
+    }
+
     /// Takes out the first delivery of the outbox, which was passed over because its channel is closed: the client
     /// has not seen the message, so it is requeued, even with automatic acknowledgement.
-    pub fn unseen(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+    fn unseen(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let Some(index) = self.consumers.connection(connection).outbox.front() else {
             panic!("what leaves an outbox unseen was in it");
         };

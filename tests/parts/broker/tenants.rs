@@ -368,7 +368,7 @@ impl Life {
             let sent = self.random.below(waiting + 1) as u32;
             house.broker.sent(&mut context!(house), peer.connection, sent);
             if house.broker.outbox(peer.connection).peek().is_some_and(|delivery| delivery.is_withdrawn) {
-                house.broker.unseen(&mut context!(house), peer.connection);
+                house.broker.written(&mut context!(house), peer.connection, (1, true), true);
             }
             peer.tags += u64::from(sent);
         }
