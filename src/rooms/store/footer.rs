@@ -395,6 +395,14 @@ pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     Some(Trailer { format, life, sequence, number: input.u64()?, time_ms: input.u64()? })
 }
 
+/// The footer of the segment whose bytes these are, all of them, when it has a good one.
+pub(super) fn of_segment(bytes: &[u8], sequence: u64, seed: u32) -> Option<(Lengths, Trailer)> {
+    let lengths = Lengths::claimed(bytes, bytes.len())?;
+    let facts = bytes.len() - lengths.footer() + lengths.parts;
+    let trailer = parse(&bytes[facts..facts + lengths.facts], bytes, seed)?;
+    (trailer.sequence == sequence).then_some((lengths, trailer))
+}
+
 /// Facts as they are noted, in the form of version 1: it has no room for a kind above 7, but where the bit of
 /// such a kind is the one that says that a place follows, and a place does.
 fn put_facts_of_one(noted: &[u8], out: &mut Vec<u8>) {

@@ -10,7 +10,7 @@
 //! | `names` | what queues are called, in footers, for when their definitions are lost |
 //! | `access`, `access_state`, `access_digest`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `newest_note` | the newest segment's header once more, beside the log |
-//! | `recover`, `reader`, `newest`, `belonging`, `headless`, `sync_proof`, `chain`, `report` | starting: what lies on the disk becomes a log again |
+//! | `recover`, `reader`, `newest`, `listing`, `headless`, `sync_proof`, `chain`, `report` | starting: what lies on the disk becomes a log again |
 //! | `salvage`, `damaged_end` | what of a damaged commit is still served, and of those at the end of a segment |
 //! | `mending` | a segment as it is to be once it is repaired, beside the log |
 //! | `read_around` | reading a disk that refuses single blocks |
@@ -64,7 +64,6 @@ mod access_file;
 mod access_state;
 mod active_segment;
 mod alignment;
-mod belonging;
 mod build;
 mod carries;
 mod chain;
@@ -93,6 +92,7 @@ mod jobs;
 mod keeper;
 mod large_body;
 mod large_group;
+mod listing;
 mod log;
 mod mending;
 mod names;

@@ -14,7 +14,7 @@ use std::io;
 use super::chain::{CommitRead, Headers, Newest};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
-use super::footer::{self, Footer, Lengths, Trailer};
+use super::footer::{self, Footer};
 use super::format::Format;
 use super::reader::{Pass, Reader};
 use super::report::SetAside;
@@ -54,7 +54,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         served.for_each(|place| salvage::note(&mut footer, &self.bytes, place));
         self.index.set_bytes(segment.sequence, served_end);
         let synced = self.synced_in_newest(segment, tail);
-        let sealed = self.footer_of_newest(segment);
+        let sealed = footer::of_segment(&self.bytes, segment.sequence, self.identity.seed());
         let is_sealed = sealed.is_some();
         if let Some((lengths, trailer)) = sealed {
             // A life may have left nothing but that. Commits of another one with its number, or a lower one,
@@ -82,22 +82,15 @@ impl<D: Disk> Reader<'_, '_, D> {
         })
     }
 
-    /// The footer of the newest segment, which is in the buffer, when it has a good one.
-    pub(super) fn footer_of_newest(&self, segment: SegmentRef) -> Option<(Lengths, Trailer)> {
-        let end = self.segment_bytes as usize;
-        let lengths = Lengths::claimed(&self.bytes, end)?;
-        let facts = end - lengths.footer() + lengths.parts;
-        let trailer =
-            footer::parse(&self.bytes[facts..facts + lengths.facts], &self.bytes, self.identity.seed())?;
-        (trailer.sequence == segment.sequence).then_some((lengths, trailer))
-    }
-
     /// The newest commit that something in the newest segment, which is in the buffer and was read up to byte
     /// `tail`, proves to have been synced; or 0.
     pub(super) fn synced_in_newest(&self, segment: SegmentRef, tail: u32) -> u64 {
         let seed = Some(self.identity.seed());
         let heads = synced_by_heads(&self.bytes, tail as usize, segment.sequence, &self.chain, seed);
-        heads.max(self.footer_of_newest(segment).map_or(0, |(_, trailer)| trailer.number))
+        heads.max(
+            footer::of_segment(&self.bytes, segment.sequence, self.identity.seed())
+                .map_or(0, |(_, trailer)| trailer.number),
+        )
     }
 
     /// Whether a segment has something live: what was copied of it is damaged, if it is said to have left.

@@ -6,28 +6,25 @@
 
 use std::io;
 
-use crate::mem::sort;
-
 use super::access_file;
 use super::chain::{Chain, CommitRead, Headers, Newest};
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, whole_commits};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
 use super::group;
-use super::headless::{Headless, segments_of};
 use super::identity::Identity;
 use super::index::Index;
+use super::listing::{FoundHeader, Lister, Listing};
 use super::parts::{BodyPart, BodyPartBlock, part_seed};
 use super::place::Place;
 use super::read_around::ReadAround;
 use super::record::Record;
 use super::record_walk::apply_records;
 use super::report::{Report, SetAside};
-use super::segment::{HeaderRead, SegmentHeader, SegmentRef};
+use super::segment::{HeaderRead, SegmentRef};
 use super::slots::Slot;
-use super::sync_proof::{has_more, has_synced, is_misplaced, synced_by_headers, synced_by_heads};
-use super::zeroes::ResizeZeroed;
+use super::sync_proof::{is_misplaced, synced_by_headers, synced_by_heads};
 
 /// Which records a walk is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,8 +62,6 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) set_aside: Vec<u32>,
     /// Files of segments that are shorter than those, or gone.
     pub(super) cut: Vec<u32>,
-    /// Files whose header is of another one.
-    pub(super) misplaced: Vec<u32>,
     /// Segments that may be newer than every one that is there: files that cannot be opened, or are gone.
     pub(super) newer_missing: u32,
     /// The newest segment, by the note beside the log; and whether its file has not its header.
@@ -76,33 +71,6 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) format: Format,
     pub(super) identity: Identity,
     pub(super) segment_bytes: u32,
-}
-
-/// The header of every file there is.
-pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<CommitRead>> {
-    let mut slots = disk.slots()?;
-    sort(&mut slots);
-    let mut found = Vec::with_capacity(slots.len());
-    let mut bytes = vec![0; BLOCK_BYTES];
-    for slot in slots {
-        bytes.resize_zeroed(BLOCK_BYTES);
-        let mut length = disk.read(slot, 0, &mut bytes)?;
-        let mut header = SegmentHeader::parse(&bytes[..length]);
-        if let HeaderRead::Longer(needed) = header {
-            bytes.resize_zeroed(needed.min(1 << 20));
-            length = disk.read(slot, 0, &mut bytes)?;
-            header = SegmentHeader::parse(&bytes[..length]);
-        }
-        if matches!(header, HeaderRead::Longer(_)) {
-            // No store has so many segments, or so large a file: its length is what is damaged.
-            header = HeaderRead::Bad;
-        }
-        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {
-            header = HeaderRead::Bad;
-        }
-        found.push(CommitRead { slot, length: length as u64, header });
-    }
-    Ok(found)
 }
 
 impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
@@ -117,7 +85,6 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             served: Vec::new(),
             set_aside: Vec::new(),
             cut: Vec::new(),
-            misplaced: Vec::new(),
             newer_missing: 0,
             noted: None,
             is_noted_only: false,
@@ -127,30 +94,22 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
     }
 
-    /// Finds the newest proven header and reads the log that it lists. It is `noted` beside the log that a
+    /// Lists the log and reads it; takes headers out that are misplaced. It is `noted` beside the log that a
     /// commit of that number was synced, or 0.
     pub(super) fn read_log(
         &mut self,
-        headers: &Headers<'_>,
+        headers: &mut Vec<FoundHeader<'_>>,
         found: &[CommitRead],
         noted: u64,
     ) -> io::Result<Newest> {
-        let none = SegmentRef { sequence: 0, slot: 0 };
-        let mut proven = None;
-        for &(slot, bytes, header) in headers {
-            let segment = SegmentRef { sequence: header.sequence, slot };
-            if self.has_begun(segment, bytes, header)? {
-                proven = Some((segment, header));
-                break;
-            }
+        let mut lister = Lister { disk: self.disk, bytes: &mut self.bytes, identity: self.identity };
+        let Listing { segments: list, headless, leaving, .. } = lister.list(headers, found)?;
+        self.leaving = leaving;
+        for SegmentRef { sequence, slot } in headless {
+            let aside = SetAside { slot, segment: sequence, from: 0, to: BLOCK_BYTES as u32 };
+            self.report.set_aside.push(aside);
         }
-        let (newest, mut list) = match proven {
-            Some((segment, header)) => (segment, header.live.clone()),
-            None => (none, Vec::new()),
-        };
-        list.extend(proven.map(|(segment, _)| segment));
-        self.add_headless(found, newest.sequence, &mut list)?;
-        self.leave_out(newest.sequence, &mut list, headers)?;
+        let headers = &**headers;
         let Some(&newest) = list.last() else { return self.read_nothing(found, noted) };
         let mut olds = Vec::new();
         for at in 0..list.len() - 1 {
@@ -236,50 +195,6 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             }
         }
         Ok(false)
-    }
-
-    /// Segments whose header is damaged but whose commits are newer than every header that is not.
-    fn add_headless(
-        &mut self,
-        found: &[CommitRead],
-        newest: u64,
-        list: &mut Vec<SegmentRef>,
-    ) -> io::Result<()> {
-        let mut headless = Vec::new();
-        let is_bad =
-            |file: &&CommitRead| file.header == HeaderRead::Bad || self.misplaced.contains(&file.slot);
-        for file in found.iter().filter(is_bad) {
-            let length = self.disk.read(file.slot, 0, &mut self.bytes)?;
-            let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
-            let said = commits.map(|(_, commit)| commit.header.segment);
-            headless.push(Headless::of(file.slot, said.filter(|sequence| *sequence > newest)));
-        }
-        let headless = segments_of(headless);
-        for &SegmentRef { sequence, slot } in &headless {
-            let aside = SetAside { slot, segment: sequence, from: 0, to: BLOCK_BYTES as u32 };
-            self.report.set_aside.push(aside);
-        }
-        // The list is older than the present use of their files.
-        list.retain(|segment| headless.iter().all(|newer: &SegmentRef| newer.slot != segment.slot));
-        list.extend(headless);
-        Ok(())
-    }
-
-    /// Whether some commit of the segment with this header was durable: a whole one is there, or something
-    /// that proves it of damaged ones.
-    pub(super) fn has_begun(
-        &mut self,
-        segment: SegmentRef,
-        header_bytes: u32,
-        header: &SegmentHeader,
-    ) -> io::Result<bool> {
-        let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
-        self.bytes[length..].fill(0);
-        let seed = self.identity.seed();
-        let mut commits = whole_commits(&self.bytes[..length], header_bytes as usize, seed);
-        let has_commit = commits.any(|(_, commit)| commit.header.segment == segment.sequence);
-        let is_proven = || has_synced(&self.bytes[..length], header_bytes, header, Some(seed));
-        Ok(has_commit || is_proven() || self.footer_of_newest(segment).is_some())
     }
 
     /// Reads all but the messages of a segment that is not the newest: by its footer if that is good.

@@ -14,11 +14,9 @@
 //! Always true: the same bytes give the same log; whatever the bytes, a start never fails for their sake but
 //! for a format that is newer than this program; nothing is written before step 3.
 
-use core::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::mem::sort_by_key;
 use crate::time::Now;
 
 use super::access::FoundAt;
@@ -29,20 +27,21 @@ use super::disk::{Disk, is_full};
 use super::file_disk::FileDisk;
 use super::format::Format;
 use super::identity::Identity;
+use super::listing::{own_headers, read_headers, take_noted};
 use super::log::{Log, Start, Writer};
 use super::mending;
 use super::names::Names;
-use super::newest_note::{self, Note};
+use super::newest_note;
 use super::place::Place;
 use super::read_around::{ReadAround, is_about_a_block};
-use super::reader::{Reader, read_headers};
+use super::reader::Reader;
 use super::record::{Message, Record};
 use super::record_walk;
 use super::report::{Access, Report, Restored, Step};
 use super::salvage;
-use super::segment::{HeaderRead, SegmentHeader, SegmentRef, is_segment_size};
+use super::segment::{HeaderRead, SegmentRef, is_segment_size};
 use super::settings::Settings;
-use super::sync_proof::{owner_of, said_most};
+use super::sync_proof::owner_of;
 
 /// How often a start reads the store while the disk refuses to read something of it.
 const LOOKS_MAX: u32 = 3;
@@ -364,20 +363,9 @@ fn recover<D: Disk>(
     if found.iter().any(|found| found.header == HeaderRead::OtherVersion) {
         return Err(OpenError::NewerFormat);
     }
-    let mut headers: Vec<(u32, u32, &SegmentHeader)> = Vec::new();
-    for file in &found {
-        if let HeaderRead::Good(header, bytes) = &file.header {
-            headers.push((file.slot, *bytes, header));
-        }
-    }
-    let newest_first = |(slot, _, header): &(u32, u32, &SegmentHeader)| (Reverse(header.sequence), *slot);
-    sort_by_key(&mut headers, newest_first);
-    // Somebody may have put the file of another store here, and that one may be the newest.
-    let ours = said_most(headers.iter().map(|(_, _, header)| header.identity));
-    headers.retain(|(_, _, header)| Some(header.identity) == ours);
     let note = newest_note::read(disk);
+    let mut headers = own_headers(&found);
     let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
-    sort_by_key(&mut headers, newest_first);
     let owner = match headers.first() {
         Some((_, _, header)) => {
             Some(Owner { identity: header.identity, segment_bytes: header.segment_bytes })
@@ -393,8 +381,7 @@ fn recover<D: Disk>(
     reader.is_noted_only = is_noted_only;
     let kept = kept.filter(|copy| copy.owner.identity == identity);
     let noted = access_file::read_end_of(reader.disk, &identity);
-    reader.drop_misplaced(&mut headers).map_err(OpenError::Unreadable)?;
-    let mut newest = reader.read_log(&headers, &found, noted).map_err(OpenError::Unreadable)?;
+    let mut newest = reader.read_log(&mut headers, &found, noted).map_err(OpenError::Unreadable)?;
     let settings = settings.with_segments_of(segment_bytes);
     let mut slots = reader.slots(&found, &headers);
     reader.keep_off_refused(&mut newest, &mut slots);
@@ -442,16 +429,4 @@ fn recover<D: Disk>(
 fn written_before(headers: &Headers<'_>, newest: SegmentRef, tail: u32) -> u64 {
     let written = headers.iter().map(|(_, _, header)| header.written).max().unwrap_or(0);
     written.saturating_add(if newest.sequence > 0 { tail.into() } else { 0 })
-}
-
-/// Puts the header that is noted beside the log in the place of the one that its file has lost; tells whether
-/// it has.
-fn take_noted<'h>(headers: &mut Vec<(u32, u32, &'h SegmentHeader)>, note: &'h Note) -> bool {
-    let is_newer = headers.iter().all(|(_, _, header)| header.sequence < note.segment.sequence);
-    let is_ours = headers.is_empty() || headers.iter().any(|(_, _, h)| h.identity == note.header.identity);
-    if is_newer && is_ours {
-        headers.retain(|(slot, _, _)| *slot != note.segment.slot);
-        headers.push((note.segment.slot, note.header_bytes, &note.header));
-    }
-    is_newer && is_ours
 }

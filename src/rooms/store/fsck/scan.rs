@@ -9,9 +9,10 @@ use std::io;
 use super::event::Salvaged;
 use super::event::{Chain, End, Event, Gap, Trust};
 use super::found::{Damage, DamageKind, FsckError, NO_SLOT, Scan, SegmentLook, Spare, Volume};
-use super::layout::{FoundFile, Layout, Listed, ListedHeader, read_around};
+use super::layout::{Layout, Listed, ListedHeader, read_around};
 use super::salvage;
 use crate::store::access_file;
+use crate::store::chain::CommitRead;
 use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use crate::store::disk::Disk;
 use crate::store::footer::Lengths;
@@ -436,7 +437,7 @@ impl Taking {
         &mut self,
         disk: &mut D,
         layout: &Layout,
-        found: &FoundFile,
+        found: &CommitRead,
         bytes: &mut [u8],
     ) -> io::Result<()> {
         self.slot = found.slot;
@@ -452,8 +453,9 @@ impl Taking {
             // A header that was cut while it was written, over a file that was free.
             _ => layout.identity.is_some() || bytes[BLOCK_BYTES.min(length)..length].iter().all(|b| *b == 0),
         };
-        if !is_ours || found.is_unreadable {
-            let kind = if found.is_unreadable { DamageKind::Unreadable } else { DamageKind::Foreign };
+        if !is_ours || layout.is_unreadable(found.slot) {
+            let kind =
+                if layout.is_unreadable(found.slot) { DamageKind::Unreadable } else { DamageKind::Foreign };
             self.note(kind, 0, 0, length as u32);
             return Ok(());
         }
@@ -479,7 +481,7 @@ impl Taking {
     }
 
     /// The last commit may have opened a segment, and be damaged: then its header proves nothing.
-    fn look_for_tail(&mut self, found: &FoundFile, bytes: &[u8]) {
+    fn look_for_tail(&mut self, found: &CommitRead, bytes: &[u8]) {
         let (sequence, first, opened_by) = match &found.header {
             HeaderRead::Good(header, first) if header.sequence > self.chain.segment => {
                 (header.sequence, *first, Some(header.life))

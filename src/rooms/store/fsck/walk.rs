@@ -9,15 +9,13 @@
 
 use super::event::{Chain, End, Event, FoundFooter, Gap, Tail, Trust, Walk};
 use super::salvage;
-use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader, whole_commits};
+use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
 use crate::store::footer::{self, Footer, Lengths, Trailer};
 use crate::store::format::Format;
 use crate::store::parts::part_seed;
 use crate::store::record::{Record, RecordError};
-use crate::store::record_walk::for_each_record;
 use crate::store::salvage::claimed_extent;
-use crate::store::segment::SegmentHeader;
-use crate::store::sync_proof::{has_synced, is_misplaced};
+use crate::store::sync_proof::is_misplaced;
 
 impl<'a> Walk<'a> {
     /// Walks through the segment, and hands every record to `each`.
@@ -61,35 +59,6 @@ impl<'a> Walk<'a> {
         self.end(tail, chain, footer.as_ref(), each);
         let footer_bytes = footer.as_ref().map(|footer| self.segment_bytes - footer.from);
         End { tail: tail as u32, footer_bytes, is_footer_damaged }
-    }
-
-    /// Whether some commit of this segment, which has this header, was durable, as a start finds it.
-    pub(super) fn has_begun(&self, header: &SegmentHeader) -> bool {
-        self.own_commits().next().is_some()
-            || has_synced(self.bytes, self.first, header, self.seed)
-            || self.footer().is_some()
-    }
-
-    /// The segments that its whole commits say have left the log, each with the number of the commit, and the
-    /// number of the last commit.
-    pub(super) fn left(&self) -> (Vec<(u64, u64)>, Option<u64>) {
-        let (mut left, mut last) = (Vec::new(), None);
-        for commit in self.own_commits() {
-            for_each_record(commit.records, 0, |record, _| {
-                if let Record::Left { segment } = record {
-                    left.push((*segment, commit.header.number));
-                }
-            });
-            last = Some(commit.header.number);
-        }
-        (left, last)
-    }
-
-    /// The whole commits of this segment.
-    fn own_commits(&self) -> impl Iterator<Item = Commit<'a>> {
-        let commits = self.seed.map(|seed| whole_commits(self.bytes, self.first as usize, seed));
-        let is_own = |commit: &Commit<'_>| commit.header.segment == self.sequence;
-        commits.into_iter().flatten().map(|(_, commit)| commit).filter(is_own)
     }
 
     fn commit_at(&self, at: usize, end: usize) -> Option<Commit<'a>> {
