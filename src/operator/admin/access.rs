@@ -1,91 +1,225 @@
-//! Users, virtual hosts and permissions over the operator's interface.
+//! Users, virtual hosts and permissions, and tokens that users log in with.
 //!
 //! Passwords come as hashes: the command line makes them, so the broker's loop need not. Tools of RabbitMQ's
 //! send them in clear; those are kept as RabbitMQ keeps them, which takes no time.
 
 use crate::admin::definitions::{Limits, UserLimits, limits_of, user_limits_of};
-use crate::broker::{Broker, OperatorFault};
+use crate::broker::{OperatorFault, VhostLimits};
 use crate::command::ConnectionId;
 use crate::fields::{Fields, Value, items};
-use crate::journal::{Batch, Journal};
+use crate::journal::Batch;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
 
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, bad_request, done, not_found, problem};
+use super::access_columns::TopicPermissions;
+use super::answer::{Answer, bad_request, body, done, not_found, problem, unauthorized};
+use super::call::{Call, exists};
 use super::columns::name_of;
-use super::http::{Condition, Request, Status, Verb};
+use super::http::{Condition, Request, Status};
+use super::lists::list;
 use super::request_context::RequestContext;
+use super::tokens::{NoToken, TOKENS_MAX};
 
 type Changed = Result<Batch, OperatorFault>;
 
-/// Answers a request to change who may do what.
-pub(super) fn handle(request: &Request<'_>, path: &[&str], context: &mut RequestContext<'_>) -> Answer {
-    let (broker, journal) = (&mut *context.broker, &mut *context.journal);
-    match (request.verb, path) {
-        (Verb::Put, ["users", user]) => put_user(request, context, user),
-        (Verb::Delete, ["users", user]) => {
-            context.tokens.end_all_of(user);
-            changed(broker.delete_user(journal, user))
+/// Gives a user whose password was right a token instead of it.
+pub(super) fn log_in(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let (Some(user), None) = (call.user, call.request.origin.token()) else { return not_found("Not Found") };
+    let token = match context.tokens.begin(context.broker, &user.name, context.process.uptime_ms) {
+        Ok(token) => token,
+        Err(NoToken::NoSuchUser) => return unauthorized("Login failed"),
+        Err(NoToken::Full) => {
+            let why = format!("{TOKENS_MAX} users are logged in: try again when one has logged out");
+            return Answer::Now(Status::Forbidden, problem("forbidden", &why));
         }
-        (Verb::Post, ["users", "bulk-delete"]) => delete_users(request, context),
-        (Verb::Put, ["vhosts", vhost]) => put_vhost(request, context, vhost),
-        (Verb::Delete, ["vhosts", vhost]) => {
-            let (broker, mut context) = context.broker();
-            changed(broker.delete_vhost(&mut context, vhost))
+    };
+    let body = body(|json| {
+        json.raw(b"{\"token\":");
+        json.text(&token);
+        json.raw(b"}");
+    });
+    Answer::Now(Status::Created, body)
+}
+
+/// Ends the token that its user came with.
+pub(super) fn log_out(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let Some(token) = call.request.origin.token() else { return not_found("Not Found") };
+    context.tokens.end(token);
+    done(Status::NoContent)
+}
+
+/// Deletes a user.
+pub(super) fn delete_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let user = call.name("user");
+    context.tokens.end_all_of(user);
+    changed(context.broker.delete_user(context.journal, user))
+}
+
+/// Deletes a virtual host with all that is in it.
+pub(super) fn delete_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let (broker, mut context) = context.broker();
+    changed(broker.delete_vhost(&mut context, call.name("vhost")))
+}
+
+/// Has the operator vouch for users and permissions that the store cannot vouch for.
+pub(super) fn confirm(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    changed(context.broker.access_mut().confirm_access(context.journal))
+}
+
+/// Says what a user may do in a virtual host.
+pub(super) fn put_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let (vhost, user) = (call.name("vhost"), call.name("user"));
+    let is_new = !context.broker.access().has_permission(user, vhost);
+    match texts(call.request, ["configure", "write", "read"]) {
+        Ok([configure, write, read]) => {
+            let access = context.broker.access_mut();
+            put(is_new, access.set_permissions(context.journal, user, vhost, &configure, &write, &read))
         }
-        (Verb::Put, ["permissions", vhost, user]) => match texts(request, ["configure", "write", "read"]) {
-            Ok([configure, write, read]) => {
-                changed(broker.access_mut().set_permissions(journal, user, vhost, &configure, &write, &read))
-            }
-            Err(why) => bad_request(&why),
-        },
-        (Verb::Delete, ["permissions", vhost, user]) => {
-            changed(broker.access_mut().clear_permissions(journal, user, vhost))
-        }
-        (Verb::Put, ["topic-permissions", vhost, user]) => {
-            match texts(request, ["exchange", "write", "read"]) {
-                Ok([exchange, write, read]) => changed(
-                    broker.access_mut().set_topic_permissions(journal, user, vhost, &exchange, &write, &read),
-                ),
-                Err(why) => bad_request(&why),
-            }
-        }
-        (Verb::Delete, ["topic-permissions", vhost, user]) => {
-            changed(broker.access_mut().clear_topic_permissions(journal, user, vhost, None))
-        }
-        (Verb::Delete, ["topic-permissions", vhost, user, exchange]) => {
-            changed(broker.access_mut().clear_topic_permissions(journal, user, vhost, Some(exchange)))
-        }
-        (Verb::Put, ["vhost-limits", vhost]) => match Fields::parse(request.body).and_then(Limits::read) {
-            Ok(limits) => changed(broker.access_mut().set_vhost_limits(journal, vhost, limits_of(limits))),
-            Err(why) => bad_request(&why),
-        },
-        (Verb::Put | Verb::Delete, ["vhost-limits", vhost, limit]) => {
-            vhost_limit(request, context, vhost, limit)
-        }
-        (Verb::Put, ["user-limits", user, limit]) => match one_limit(request, limit, UserLimits::read) {
-            Ok(limits) => put_user_limits(broker, journal, user, limits),
-            Err(why) => bad_request(&why),
-        },
-        (Verb::Delete, ["vhost-limits", vhost]) => changed(broker.access_mut().set_vhost_limits(
-            journal,
-            vhost,
-            crate::broker::VhostLimits::default(),
-        )),
-        (Verb::Put, ["user-limits", user]) => match Fields::parse(request.body).and_then(UserLimits::read) {
-            Ok(limits) => put_user_limits(broker, journal, user, limits),
-            Err(why) => bad_request(&why),
-        },
-        (Verb::Delete, ["user-limits", user, limit]) => clear_user_limit(broker, journal, user, limit),
-        (Verb::Post, ["ctl", "confirm-users"]) => changed(broker.access_mut().confirm_access(journal)),
-        _ => not_found("Not Found"),
+        Err(why) => bad_request(&why),
     }
 }
 
+/// Takes all that from him.
+pub(super) fn clear_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let (vhost, user) = (call.name("vhost"), call.name("user"));
+    changed(context.broker.access_mut().clear_permissions(context.journal, user, vhost))
+}
+
+/// What a user may do with topics in a virtual host, if anything is said of that.
+pub(super) fn topic_permissions(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    match has_topic_permissions(call, context) {
+        true => list::<TopicPermissions>(call, context),
+        false => not_found("Not Found"),
+    }
+}
+
+fn has_topic_permissions(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
+    let (vhost, user) = (call.name("vhost"), call.name("user"));
+    context.broker.access().topic_permissions().any(|view| (view.vhost, view.user) == (vhost, user))
+}
+
+/// Says what a user may do with the topics of an exchange.
+pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let (vhost, user) = (call.name("vhost"), call.name("user"));
+    let is_new = !has_topic_permissions(call, context);
+    match texts(call.request, ["exchange", "write", "read"]) {
+        Ok([exchange, write, read]) => {
+            let access = context.broker.access_mut();
+            put(is_new, access.set_topic_permissions(context.journal, user, vhost, &exchange, &write, &read))
+        }
+        Err(why) => bad_request(&why),
+    }
+}
+
+/// Takes that from him, for one exchange or for all.
+pub(super) fn clear_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let (vhost, user, exchange) = (call.name("vhost"), call.name("user"), call.has("exchange"));
+    changed(context.broker.access_mut().clear_topic_permissions(context.journal, user, vhost, exchange))
+}
+
+/// Says all limits of a virtual host.
+pub(super) fn put_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    match Fields::parse(call.request.body).and_then(Limits::read) {
+        Ok(limits) => set_vhost_limits(call, context, limits_of(limits)),
+        Err(why) => bad_request(&why),
+    }
+}
+
+/// Takes all limits of a virtual host away.
+pub(super) fn clear_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    set_vhost_limits(call, context, VhostLimits::default())
+}
+
+fn set_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>, limits: VhostLimits) -> Answer {
+    changed(context.broker.access_mut().set_vhost_limits(context.journal, call.name("vhost"), limits))
+}
+
+/// Sets one limit of a virtual host; the other stays.
+pub(super) fn put_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    change_vhost_limit(call, context, || one_limit(call, Limits::read).map(limits_of))
+}
+
+/// Takes one limit of a virtual host away.
+pub(super) fn clear_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    change_vhost_limit(call, context, || Ok(VhostLimits::default()))
+}
+
+fn change_vhost_limit(
+    call: &Call<'_>,
+    context: &mut RequestContext<'_>,
+    read: impl FnOnce() -> Result<VhostLimits, String>,
+) -> Answer {
+    let vhost = call.name("vhost");
+    let Some(view) = context.broker.access().vhosts().find(|view| view.name == vhost) else {
+        return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
+    };
+    let mut limits = view.limits;
+    let said = match read() {
+        Ok(said) => said,
+        Err(why) => return bad_request(&why),
+    };
+    match call.name("limit") {
+        "max-queues" => limits.queues_max = said.queues_max,
+        "max-connections" => limits.connections_max = said.connections_max,
+        _ => return not_found("Not Found"),
+    }
+    set_vhost_limits(call, context, limits)
+}
+
+/// Sets the limits of a user that are named; the others stay, as with RabbitMQ.
+pub(super) fn put_user_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    set_user_limits(call, context, Fields::parse(call.request.body).and_then(UserLimits::read))
+}
+
+/// Sets one limit of a user.
+pub(super) fn put_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    set_user_limits(call, context, one_limit(call, UserLimits::read))
+}
+
+fn set_user_limits(
+    call: &Call<'_>,
+    context: &mut RequestContext<'_>,
+    said: Result<UserLimits, String>,
+) -> Answer {
+    let said = match said {
+        Ok(said) => user_limits_of(said),
+        Err(why) => return bad_request(&why),
+    };
+    change_user_limits(call, context, |limits| {
+        limits.connections_max = said.connections_max.or(limits.connections_max);
+        limits.channels_max = said.channels_max.or(limits.channels_max);
+    })
+}
+
+/// Takes one limit of a user away, or all.
+pub(super) fn clear_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    change_user_limits(call, context, |limits| match call.name("limit") {
+        "all" => *limits = Default::default(),
+        "max-connections" => limits.connections_max = None,
+        "max-channels" => limits.channels_max = None,
+        // RabbitMQ, too, is silent when there is no limit of that name.
+        _ => {}
+    })
+}
+
+fn change_user_limits(
+    call: &Call<'_>,
+    context: &mut RequestContext<'_>,
+    change: impl FnOnce(&mut crate::broker::UserLimits),
+) -> Answer {
+    let user = call.name("user");
+    let Some(view) = context.broker.access().users().find(|view| view.name == user) else {
+        return changed(Err(OperatorFault::NoSuchUser(user.into())));
+    };
+    let mut limits = view.limits;
+    change(&mut limits);
+    changed(context.broker.access_mut().set_user_limits(context.journal, user, limits))
+}
+
 /// Deletes the users that are named, as far as there are such.
-fn delete_users(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
-    let names = match Fields::parse(request.body).map(|mut fields| fields.value("users")) {
+pub(super) fn delete_users(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let names = match Fields::parse(call.request.body).map(|mut fields| fields.value("users")) {
         Ok(Value::Array(names)) => names,
         Ok(_) => return bad_request("`users` must be a list of names"),
         Err(why) => return bad_request(&why),
@@ -101,8 +235,17 @@ fn delete_users(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answ
     Answer::Changed(Status::NoContent, Vec::new())
 }
 
-/// Begins or ends the firehose of a virtual host.
-pub(super) fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answer {
+/// Begins the firehose of a virtual host.
+pub(super) fn begin_trace(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    trace(context, call.name("vhost"), true)
+}
+
+/// Ends it.
+pub(super) fn end_trace(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    trace(context, call.name("vhost"), false)
+}
+
+fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answer {
     let was_on = context.broker.is_tracing();
     if !context.broker.trace(vhost, &context.process.node, is_on) {
         return not_found(&format!("Virtual host '{vhost}' does not exist"));
@@ -119,8 +262,9 @@ pub(super) fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) 
 }
 
 /// Makes a virtual host, unless it is there; `tracing` is as it is said, also of one that is there.
-fn put_vhost(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &str) -> Answer {
-    let said = match request.body {
+pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let vhost = call.name("vhost");
+    let said = match call.request.body {
         [] => Ok(None),
         body => Fields::parse(body).and_then(|mut fields| match fields.value("tracing") {
             Value::Null => Ok(None),
@@ -132,20 +276,27 @@ fn put_vhost(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &st
         Ok(is_traced) => is_traced,
         Err(why) => return bad_request(&why),
     };
-    let answer = changed(context.broker.put_vhost(context.journal, vhost));
-    if let (Some(is_on), Answer::Changed(..)) = (is_traced, &answer) {
+    let is_new = !exists(context, vhost);
+    let answer = put(is_new, context.broker.put_vhost(context.journal, vhost));
+    if !matches!(answer, Answer::Changed(..)) {
+        return answer;
+    }
+    if let Some(is_on) = is_traced {
         trace(context, vhost, is_on);
+    }
+    if let Some(user) = call.user.filter(|_| is_new) {
+        // Whoever makes one may do everything there. Without room for that it is there all the same, as with
+        // RabbitMQ.
+        let every = ".*";
+        let access = context.broker.access_mut();
+        let _ = access.set_permissions(context.journal, &user.name, vhost, every, every, every);
     }
     answer
 }
 
 /// `{"value": N}` read as the object of limits that it is.
-fn one_limit<L>(
-    request: &Request<'_>,
-    limit: &str,
-    read: impl FnOnce(Fields<'_>) -> Result<L, String>,
-) -> Result<L, String> {
-    let value = match Fields::parse(request.body)?.value("value") {
+fn one_limit<L>(call: &Call<'_>, read: impl FnOnce(Fields<'_>) -> Result<L, String>) -> Result<L, String> {
+    let value = match Fields::parse(call.request.body)?.value("value") {
         Value::String(text) => text.parse().map_or(Value::Null, |number: i64| Value::Number(number.into())),
         value => value,
     };
@@ -154,61 +305,8 @@ fn one_limit<L>(
     }
     let value = value.to_string();
     let mut fields = Fields::default();
-    fields.put(limit.into(), &value);
+    fields.put(call.name("limit").into(), &value);
     read(fields)
-}
-
-/// Sets one limit of a virtual host, or takes it away; the other stays.
-fn vhost_limit(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: &str, limit: &str) -> Answer {
-    let Some(mut limits) =
-        context.broker.access().vhosts().find(|view| view.name == vhost).map(|view| view.limits)
-    else {
-        return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
-    };
-    let said = match request.verb {
-        Verb::Put => match one_limit(request, limit, Limits::read) {
-            Ok(said) => limits_of(said),
-            Err(why) => return bad_request(&why),
-        },
-        _ => crate::broker::VhostLimits::default(),
-    };
-    match limit {
-        "max-queues" => limits.queues_max = said.queues_max,
-        "max-connections" => limits.connections_max = said.connections_max,
-        _ => return not_found("Not Found"),
-    }
-    changed(context.broker.access_mut().set_vhost_limits(context.journal, vhost, limits))
-}
-
-/// Sets the limits of a user that are named; the others stay, as with RabbitMQ.
-fn put_user_limits(broker: &mut Broker, journal: &mut Journal, user: &str, said: UserLimits) -> Answer {
-    let Some(view) = broker.access().users().find(|view| view.name == user) else {
-        return changed(Err(OperatorFault::NoSuchUser(user.into())));
-    };
-    let mut limits = user_limits_of(said);
-    if said.connections_max.is_none() {
-        limits.connections_max = view.limits.connections_max;
-    }
-    if said.channels_max.is_none() {
-        limits.channels_max = view.limits.channels_max;
-    }
-    changed(broker.access_mut().set_user_limits(journal, user, limits))
-}
-
-/// Takes one limit of a user away, or all.
-fn clear_user_limit(broker: &mut Broker, journal: &mut Journal, user: &str, limit: &str) -> Answer {
-    let Some(view) = broker.access().users().find(|view| view.name == user) else {
-        return changed(Err(OperatorFault::NoSuchUser(user.into())));
-    };
-    let mut limits = view.limits;
-    match limit {
-        "all" => limits = crate::broker::UserLimits::default(),
-        "max-connections" => limits.connections_max = None,
-        "max-channels" => limits.channels_max = None,
-        // RabbitMQ, too, is silent when there is no limit of that name.
-        _ => {}
-    }
-    changed(broker.access_mut().set_user_limits(journal, user, limits))
 }
 
 /// The fields of these names, each of which the request must have as a text.
@@ -240,8 +338,10 @@ impl UserBody {
     }
 }
 
-fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str) -> Answer {
-    let said = match Fields::parse(request.body).and_then(UserBody::read) {
+/// Makes a user, or changes what is said of one.
+pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let user = call.name("user");
+    let said = match Fields::parse(call.request.body).and_then(UserBody::read) {
         Ok(said) => said,
         Err(why) => return bad_request(&why),
     };
@@ -251,7 +351,7 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
     let exists = (0..context.broker.access().user_places())
         .filter_map(|place| context.broker.access().user_at(place))
         .any(|view| view.name == user);
-    match request.condition {
+    match call.request.condition {
         Condition::IsNew if exists => {
             let why = format!("User \"{user}\" already exists");
             return Answer::Now(Status::PreconditionFailed, problem("precondition_failed", &why));
@@ -274,7 +374,7 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
         _ => None,
     };
     let (broker, journal) = (&mut *context.broker, &mut *context.journal);
-    changed(match (exists, hash, said.tags) {
+    let done = match (exists, hash, said.tags) {
         (true, Some(hash), Some(tags)) => broker.put_user(journal, user, hash, &tags),
         (true, Some(hash), None) => broker.access_mut().change_password_hash(journal, user, hash),
         (true, None, Some(tags)) => broker.access_mut().set_tags(journal, user, &tags),
@@ -282,7 +382,16 @@ fn put_user(request: &Request<'_>, context: &mut RequestContext<'_>, user: &str)
         (false, hash, tags) => {
             broker.put_user(journal, user, hash.unwrap_or(PasswordHash::Nobodys), &tags.unwrap_or_default())
         }
-    })
+    };
+    put(!exists, done)
+}
+
+/// What is answered when something was put, which is new or was there already.
+pub(super) fn put(is_new: bool, outcome: Changed) -> Answer {
+    match changed(outcome) {
+        Answer::Changed(_, body) if is_new => Answer::Changed(Status::Created, body),
+        answer => answer,
+    }
 }
 
 pub(super) fn changed(outcome: Changed) -> Answer {

@@ -11,7 +11,7 @@
 //! that a request comes in, no octet of it is looked at more than a few times.
 
 use super::answer::{Answer, OUTPUT_BYTES_MAX, problem, refusal};
-use super::api;
+use super::control;
 use super::exposition::Exposition;
 use super::gate;
 use super::http::{self, Head, Origin, Parsed, Status};
@@ -20,6 +20,7 @@ use super::looking::Looking;
 use super::metrics;
 use super::queue_get::{Getting, Progress};
 use super::request_context::RequestContext;
+use super::requests::{self, Door};
 use super::tokens::Tokens;
 use crate::broker::{self, Broker};
 use crate::journal::{Batch, Journal};
@@ -248,7 +249,7 @@ impl AdminSession {
                 self.answer(status, &body);
             }
             State::Holding(batch) if *batch <= context.durable() => {
-                if let Some(answer) = api::held(context) {
+                if let Some(answer) = control::held(context) {
                     self.begin(answer, context);
                 }
             }
@@ -404,7 +405,7 @@ impl AdminSession {
         (self.is_last, self.is_head) = (request.is_last, request.is_head);
         self.challenges = !request.origin.is_script;
         let answer = match self.caller {
-            Caller::Operator => Ok(api::handle(&request, context)),
+            Caller::Operator => Ok(requests::answer(&request, context, Door::Socket, None)),
             Caller::Network { from_loopback } => {
                 gate::handle(&request, context, from_loopback, self.is_login_right.take())
             }

@@ -1,22 +1,28 @@
-//! `POST definitions`: what a file of definitions says, made in the order in which things need each other.
+//! What a file of definitions says, made in the order in which things need each other: a whole file over the
+//! network (`POST definitions`), or lines that the command line makes of one (`POST ctl/import`).
 //!
-//! Always true: what is there already stays; what this broker has no such thing of is passed over; a thing
-//! that makes no sense is told before anything is made; what only shows when it is made (another one is there
+//! Always true: what is there already stays; what this broker has no such thing of is passed over; in a file a
+//! thing that makes no sense is told before anything is made; what only shows when it is made (another one is there
 //! under the name, a limit is reached) ends it, with what was made before it left standing, as with RabbitMQ.
 
 use crate::fields::{Fields, Value, items};
 use crate::password::PasswordHash;
 
-use super::answer::{Answer, bad_request};
+use super::answer::{Answer, bad_request, body, not_found};
+use super::call::{Call, exists};
 use super::definitions::{self, Item, ItemError, Password, SECTIONS};
 use super::http::{Request, Status};
 use super::request_context::RequestContext;
 
 /// Makes all that is said, or all of one virtual host.
-pub(super) fn handle(request: &Request<'_>, context: &mut RequestContext<'_>, vhost: Option<&str>) -> Answer {
+pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let vhost = call.has("vhost");
+    if vhost.is_some_and(|vhost| !exists(context, vhost)) {
+        return not_found("Not Found");
+    }
     // Twice, for all of it at once takes more memory than there is for it.
     for makes in [false, true] {
-        if let Err(why) = go_through(request, context, vhost, makes) {
+        if let Err(why) = go_through(call.request, context, vhost, makes) {
             return bad_request(&why);
         }
     }
@@ -71,4 +77,41 @@ fn make(context: &mut RequestContext<'_>, mut item: Item) -> Result<(), String> 
     }
     let (broker, mut context) = context.broker();
     definitions::apply(broker, &mut context, &item).map(|_| ())
+}
+
+/// Makes what lines say: each the name of a list in a file of definitions, a space, one of its things.
+pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let body = body(|json| {
+        json.raw(b"[");
+        let mut is_first = true;
+        let mut tell = |number: usize, kind: &str, why: &str| {
+            json.comma(&mut is_first);
+            json.raw(b"[");
+            json.number(number as u64);
+            json.raw(b",");
+            json.text(kind);
+            json.raw(b",");
+            json.text(why);
+            json.raw(b"]");
+        };
+        for (number, line) in call.request.body.split(|byte| *byte == b'\n').enumerate() {
+            let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
+            let section = String::from_utf8_lossy(&line[..at]);
+            let text = core::str::from_utf8(&line[at..]).map_err(|error| error.to_string());
+            let parsed =
+                text.and_then(|text| definitions::parse(&section, text).map_err(|why| why.to_string()));
+            let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
+                let told = unknown_fields.iter().map(|name| definitions::unknown_field(name));
+                told.for_each(|why| tell(number, "remark", &why));
+                let (broker, mut context) = context.broker();
+                definitions::apply(broker, &mut context, &item)
+            });
+            match applied {
+                Ok(applied) => applied.remark().iter().for_each(|remark| tell(number, "remark", remark)),
+                Err(why) => tell(number, "error", &why),
+            }
+        }
+        json.raw(b"]");
+    });
+    Answer::Changed(Status::Ok, body)
 }

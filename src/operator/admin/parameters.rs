@@ -1,4 +1,4 @@
-//! Runtime parameters, global ones, and shovels over the operator's interface and the management API.
+//! Runtime parameters, global ones, shovels and orders to bridges.
 //!
 //! Always true: what is wrong with a parameter is said in RabbitMQ's words, and its value nowhere but in a
 //! listing of parameters, which takes the tag `policymaker`; a parameter that is put is answered when it is
@@ -7,27 +7,17 @@
 use crate::broker::{OperatorFault, ParameterView, SHOVEL};
 use crate::fields::{Fields, Value};
 
-use super::access::changed;
+use super::access::{self, changed};
 use super::answer::{Answer, bad_request, done, not_found};
-use super::http::{Request, Status, Verb};
+use super::call::Call;
+use super::http::Status;
 use super::request_context::{BridgeOrder, RequestContext};
 
-/// Puts a parameter, or takes one away. `user`: who asks, if it is not the operator of this machine.
-pub(super) fn handle(
-    request: &Request<'_>,
-    context: &mut RequestContext<'_>,
-    path: &[&str],
-    user: Option<&str>,
-) -> Answer {
-    let (vhost, component, name) = match *path {
-        ["parameters", component, vhost, name] => (Some(vhost), component, name),
-        ["global-parameters", name] => (None, "", name),
-        _ => return not_found("Not Found"),
-    };
-    if request.verb == Verb::Delete {
-        return clear(context, vhost, component, name);
-    }
-    let value = match Fields::parse(request.body).map(|mut fields| fields.value("value")) {
+/// Puts a parameter of a virtual host, or a global one.
+pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let (vhost, component) = (call.has("vhost"), call.has("component").unwrap_or_default());
+    let name = call.name("name");
+    let value = match Fields::parse(call.request.body).map(|mut fields| fields.value("value")) {
         Ok(Value::Null) => return bad_request("[{key_missing,value}]"),
         Ok(value) => value.compact(),
         Err(why) => Err(why),
@@ -39,36 +29,51 @@ pub(super) fn handle(
     let said = ParameterView { vhost, component, name, value: value.as_bytes() };
     let is_it = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
     let is_new = !context.broker.views().parameters().any(|view| is_it(&view));
-    match changed(context.broker.set_parameter(context.journal, &said, user)) {
-        Answer::Changed(_, body) if is_new => Answer::Changed(Status::Created, body),
-        answer => answer,
-    }
+    let user = call.user.map(|user| &*user.name);
+    access::put(is_new, context.broker.set_parameter(context.journal, &said, user))
 }
 
-fn clear(context: &mut RequestContext<'_>, vhost: Option<&str>, component: &str, name: &str) -> Answer {
-    match context.broker.clear_parameter(context.journal, vhost, component, name) {
+/// Takes one away.
+pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    clear_one(call, context, call.has("component").unwrap_or_default())
+}
+
+fn clear_one(call: &Call<'_>, context: &mut RequestContext<'_>, component: &str) -> Answer {
+    match context.broker.clear_parameter(context.journal, call.has("vhost"), component, call.name("name")) {
         Err(OperatorFault::NoSuchParameter) => not_found("Not Found"),
         cleared => changed(cleared),
     }
 }
 
-/// Deletes a shovel, or has it connect anew.
-pub(super) fn shovel(context: &mut RequestContext<'_>, vhost: &str, name: &str, restarts: bool) -> Answer {
-    if !restarts {
-        return clear(context, Some(vhost), SHOVEL, name);
+/// Deletes a shovel.
+pub(super) fn delete_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    match may_enter(call, context) {
+        true => clear_one(call, context, SHOVEL),
+        false => not_found("Not Found"),
     }
-    let bridges = context.bridges;
+}
+
+/// Has a shovel connect anew.
+pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let (vhost, name, bridges) = (call.name("vhost"), call.name("name"), context.bridges);
     let found = (0..bridges.places())
         .filter_map(|place| bridges.at(place))
         .find(|link| link.shovel.as_ref().is_some_and(|shovel| (shovel.vhost, shovel.name) == (vhost, name)));
-    let Some(link) = found else { return not_found("Not Found") };
+    let Some(link) = found.filter(|_| may_enter(call, context)) else { return not_found("Not Found") };
     context.orders.bridge = Some((link.bridge.to_string(), BridgeOrder::Restart));
     done(Status::NoContent)
 }
 
+/// Of what is in a virtual host that he may not enter, nobody is told that it is there.
+fn may_enter(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
+    let access = context.broker.access();
+    call.user.is_none_or(|user| access.has_permission(&user.name, call.name("vhost")))
+}
+
 /// Has the loop tell a bridge something.
-pub(super) fn order_bridge(context: &mut RequestContext<'_>, bridge: &str, order: &str) -> Answer {
-    let order = match order {
+pub(super) fn order_bridge(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+    let bridge = call.name("bridge");
+    let order = match call.name("order") {
         "pause" => BridgeOrder::Pause,
         "resume" => BridgeOrder::Resume,
         "retry" => BridgeOrder::Retry,
