@@ -4,7 +4,7 @@
 //! send them in clear; those are kept as RabbitMQ keeps them, which takes no time.
 
 use crate::admin::definitions::{Limits, UserLimits, limits_of, user_limits_of};
-use crate::broker::{OperatorFault, VhostLimits};
+use crate::broker::{self, OperatorFault, VhostLimits};
 use crate::command::ConnectionId;
 use crate::fields::{Fields, Value, items};
 use crate::journal::Batch;
@@ -13,75 +13,68 @@ use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use zeroize::Zeroizing;
 
 use super::access_columns::TopicPermissions;
-use super::answer::{Answer, bad_request, body, done, not_found, problem, unauthorized};
+use super::answer::{Answer, Answered, bad, bad_request, body, done, not_found, problem, unauthorized};
 use super::call::{Call, exists};
 use super::columns::name_of;
-use super::http::{Condition, Request, Status};
+use super::http::{Condition, Request, Status, Verb};
 use super::lists::list;
+use super::management_parts::said;
 use super::request_context::RequestContext;
 use super::tokens::{NoToken, TOKENS_MAX};
 
 type Changed = Result<Batch, OperatorFault>;
 
 /// Gives a user whose password was right a token instead of it.
-pub(super) fn log_in(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    let (Some(user), None) = (call.user, call.request.origin.token()) else { return not_found("Not Found") };
-    let token = match context.tokens.begin(context.broker, &user.name, context.process.uptime_ms) {
-        Ok(token) => token,
-        Err(NoToken::NoSuchUser) => return unauthorized("Login failed"),
-        Err(NoToken::Full) => {
-            let why = format!("{TOKENS_MAX} users are logged in: try again when one has logged out");
-            return Answer::Now(Status::Forbidden, problem("forbidden", &why));
-        }
+pub(super) fn log_in(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (Some(user), None) = (call.user, call.request.origin.token()) else {
+        return Err(not_found("Not Found"));
     };
-    let body = body(|json| {
-        json.raw(b"{\"token\":");
-        json.text(&token);
-        json.raw(b"}");
-    });
-    Answer::Now(Status::Created, body)
+    let begun = context.tokens.begin(context.broker, &user.name, context.process.uptime_ms);
+    let token = begun.map_err(|none| match none {
+        NoToken::NoSuchUser => unauthorized("Login failed"),
+        NoToken::Full => {
+            let why = format!("{TOKENS_MAX} users are logged in: try again when one has logged out");
+            Answer::Now(Status::Forbidden, problem("forbidden", &why))
+        }
+    })?;
+    Ok(Answer::Now(Status::Created, body(|json| said(json, &[("token", &token)]))))
 }
 
 /// Ends the token that its user came with.
-pub(super) fn log_out(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    let Some(token) = call.request.origin.token() else { return not_found("Not Found") };
-    context.tokens.end(token);
-    done(Status::NoContent)
+pub(super) fn log_out(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    context.tokens.end(call.request.origin.token().ok_or_else(|| not_found("Not Found"))?);
+    Ok(done(Status::NoContent))
 }
 
 /// Deletes a user.
-pub(super) fn delete_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn delete_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.name("user");
     context.tokens.end_all_of(user);
     changed(context.broker.delete_user(context.journal, user))
 }
 
 /// Deletes a virtual host with all that is in it.
-pub(super) fn delete_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn delete_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (broker, mut context) = context.broker();
     changed(broker.delete_vhost(&mut context, call.name("vhost")))
 }
 
 /// Has the operator vouch for users and permissions that the store cannot vouch for.
-pub(super) fn confirm(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn confirm(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     changed(context.broker.access_mut().confirm_access(context.journal))
 }
 
 /// Says what a user may do in a virtual host.
-pub(super) fn put_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn put_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user) = (call.name("vhost"), call.name("user"));
     let is_new = !context.broker.access().has_permission(user, vhost);
-    match texts(call.request, ["configure", "write", "read"]) {
-        Ok([configure, write, read]) => {
-            let access = context.broker.access_mut();
-            put(is_new, access.set_permissions(context.journal, user, vhost, &configure, &write, &read))
-        }
-        Err(why) => bad_request(&why),
-    }
+    let [configure, write, read] = texts(call.request, ["configure", "write", "read"]).map_err(bad)?;
+    let access = context.broker.access_mut();
+    put(is_new, access.set_permissions(context.journal, user, vhost, &configure, &write, &read))
 }
 
 /// Takes all that from him.
-pub(super) fn clear_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn clear_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user) = (call.name("vhost"), call.name("user"));
     changed(context.broker.access_mut().clear_permissions(context.journal, user, vhost))
 }
@@ -100,92 +93,61 @@ fn has_topic_permissions(call: &Call<'_>, context: &RequestContext<'_>) -> bool 
 }
 
 /// Says what a user may do with the topics of an exchange.
-pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn put_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user) = (call.name("vhost"), call.name("user"));
     let is_new = !has_topic_permissions(call, context);
-    match texts(call.request, ["exchange", "write", "read"]) {
-        Ok([exchange, write, read]) => {
-            let access = context.broker.access_mut();
-            put(is_new, access.set_topic_permissions(context.journal, user, vhost, &exchange, &write, &read))
-        }
-        Err(why) => bad_request(&why),
-    }
+    let [exchange, write, read] = texts(call.request, ["exchange", "write", "read"]).map_err(bad)?;
+    let access = context.broker.access_mut();
+    put(is_new, access.set_topic_permissions(context.journal, user, vhost, &exchange, &write, &read))
 }
 
 /// Takes that from him, for one exchange or for all.
-pub(super) fn clear_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn clear_topic_permissions(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, user, exchange) = (call.name("vhost"), call.name("user"), call.has("exchange"));
     changed(context.broker.access_mut().clear_topic_permissions(context.journal, user, vhost, exchange))
 }
 
 /// Says all limits of a virtual host.
-pub(super) fn put_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    match Fields::parse(call.request.body).and_then(Limits::read) {
-        Ok(limits) => set_vhost_limits(call, context, limits_of(limits)),
-        Err(why) => bad_request(&why),
-    }
+pub(super) fn put_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let limits = Fields::parse(call.request.body).and_then(Limits::read).map_err(bad)?;
+    set_vhost_limits(call, context, limits_of(limits))
 }
 
 /// Takes all limits of a virtual host away.
-pub(super) fn clear_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn clear_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     set_vhost_limits(call, context, VhostLimits::default())
 }
 
-fn set_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>, limits: VhostLimits) -> Answer {
+fn set_vhost_limits(call: &Call<'_>, context: &mut RequestContext<'_>, limits: VhostLimits) -> Answered {
     changed(context.broker.access_mut().set_vhost_limits(context.journal, call.name("vhost"), limits))
 }
 
-/// Sets one limit of a virtual host; the other stays.
-pub(super) fn put_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    change_vhost_limit(call, context, || one_limit(call, Limits::read).map(limits_of))
-}
-
-/// Takes one limit of a virtual host away.
-pub(super) fn clear_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    change_vhost_limit(call, context, || Ok(VhostLimits::default()))
-}
-
-fn change_vhost_limit(
-    call: &Call<'_>,
-    context: &mut RequestContext<'_>,
-    read: impl FnOnce() -> Result<VhostLimits, String>,
-) -> Answer {
+/// Sets one limit of a virtual host, or takes it away; the other stays.
+pub(super) fn change_vhost_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let vhost = call.name("vhost");
-    let Some(view) = context.broker.access().vhosts().find(|view| view.name == vhost) else {
+    let view = context.broker.access().vhosts().find(|view| view.name == vhost);
+    let Some(mut limits) = view.map(|view| view.limits) else {
         return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
     };
-    let mut limits = view.limits;
-    let said = match read() {
-        Ok(said) => said,
-        Err(why) => return bad_request(&why),
+    let said = match call.request.verb {
+        Verb::Put => limits_of(one_limit(call, Limits::read).map_err(bad)?),
+        _ => VhostLimits::default(),
     };
     match call.name("limit") {
         "max-queues" => limits.queues_max = said.queues_max,
         "max-connections" => limits.connections_max = said.connections_max,
-        _ => return not_found("Not Found"),
+        _ => return Err(not_found("Not Found")),
     }
     set_vhost_limits(call, context, limits)
 }
 
-/// Sets the limits of a user that are named; the others stay, as with RabbitMQ.
-pub(super) fn put_user_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    set_user_limits(call, context, Fields::parse(call.request.body).and_then(UserLimits::read))
-}
-
-/// Sets one limit of a user.
-pub(super) fn put_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    set_user_limits(call, context, one_limit(call, UserLimits::read))
-}
-
-fn set_user_limits(
-    call: &Call<'_>,
-    context: &mut RequestContext<'_>,
-    said: Result<UserLimits, String>,
-) -> Answer {
-    let said = match said {
-        Ok(said) => user_limits_of(said),
-        Err(why) => return bad_request(&why),
+/// Sets the limits of a user that are named, or one; the others stay, as with RabbitMQ.
+pub(super) fn put_user_limits(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let said = match call.has("limit") {
+        Some(_) => one_limit(call, UserLimits::read),
+        None => Fields::parse(call.request.body).and_then(UserLimits::read),
     };
+    let said = user_limits_of(said.map_err(bad)?);
     change_user_limits(call, context, |limits| {
         limits.connections_max = said.connections_max.or(limits.connections_max);
         limits.channels_max = said.channels_max.or(limits.channels_max);
@@ -193,9 +155,9 @@ fn set_user_limits(
 }
 
 /// Takes one limit of a user away, or all.
-pub(super) fn clear_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn clear_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     change_user_limits(call, context, |limits| match call.name("limit") {
-        "all" => *limits = Default::default(),
+        "all" => *limits = broker::UserLimits::default(),
         "max-connections" => limits.connections_max = None,
         "max-channels" => limits.channels_max = None,
         // RabbitMQ, too, is silent when there is no limit of that name.
@@ -206,23 +168,21 @@ pub(super) fn clear_user_limit(call: &Call<'_>, context: &mut RequestContext<'_>
 fn change_user_limits(
     call: &Call<'_>,
     context: &mut RequestContext<'_>,
-    change: impl FnOnce(&mut crate::broker::UserLimits),
-) -> Answer {
+    change: impl FnOnce(&mut broker::UserLimits),
+) -> Answered {
     let user = call.name("user");
-    let Some(view) = context.broker.access().users().find(|view| view.name == user) else {
+    let view = context.broker.access().users().find(|view| view.name == user);
+    let Some(mut limits) = view.map(|view| view.limits) else {
         return changed(Err(OperatorFault::NoSuchUser(user.into())));
     };
-    let mut limits = view.limits;
     change(&mut limits);
     changed(context.broker.access_mut().set_user_limits(context.journal, user, limits))
 }
 
 /// Deletes the users that are named, as far as there are such.
-pub(super) fn delete_users(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    let names = match Fields::parse(call.request.body).map(|mut fields| fields.value("users")) {
-        Ok(Value::Array(names)) => names,
-        Ok(_) => return bad_request("`users` must be a list of names"),
-        Err(why) => return bad_request(&why),
+pub(super) fn delete_users(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let Value::Array(names) = Fields::parse(call.request.body).map_err(bad)?.value("users") else {
+        return Err(bad_request("`users` must be a list of names"));
     };
     for name in items(names) {
         let Ok(Value::String(user)) = &name else { continue };
@@ -232,23 +192,18 @@ pub(super) fn delete_users(call: &Call<'_>, context: &mut RequestContext<'_>) ->
             Err(fault) => return changed(Err(fault)),
         }
     }
-    Answer::Changed(Status::NoContent, Vec::new())
+    Ok(Answer::Changed(Status::NoContent, Vec::new()))
 }
 
-/// Begins the firehose of a virtual host.
-pub(super) fn begin_trace(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    trace(context, call.name("vhost"), true)
+/// Begins or ends the firehose of a virtual host.
+pub(super) fn put_trace(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    trace(context, call.name("vhost"), call.request.verb == Verb::Put)
 }
 
-/// Ends it.
-pub(super) fn end_trace(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    trace(context, call.name("vhost"), false)
-}
-
-fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answer {
+fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answered {
     let was_on = context.broker.is_tracing();
     if !context.broker.trace(vhost, &context.process.node, is_on) {
-        return not_found(&format!("Virtual host '{vhost}' does not exist"));
+        return Err(not_found(&format!("Virtual host '{vhost}' does not exist")));
     }
     if is_on && !was_on {
         // Those that come later are named as they come.
@@ -258,11 +213,11 @@ fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answer {
             }
         }
     }
-    done(Status::NoContent)
+    Ok(done(Status::NoContent))
 }
 
 /// Makes a virtual host, unless it is there; `tracing` is as it is said, also of one that is there.
-pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let vhost = call.name("vhost");
     let said = match call.request.body {
         [] => Ok(None),
@@ -272,17 +227,11 @@ pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
             other => Err(format!("tracing is true or false, not {other}")),
         }),
     };
-    let is_traced = match said {
-        Ok(is_traced) => is_traced,
-        Err(why) => return bad_request(&why),
-    };
+    let is_traced = said.map_err(bad)?;
     let is_new = !exists(context, vhost);
-    let answer = put(is_new, context.broker.put_vhost(context.journal, vhost));
-    if !matches!(answer, Answer::Changed(..)) {
-        return answer;
-    }
+    let answer = put(is_new, context.broker.put_vhost(context.journal, vhost))?;
     if let Some(is_on) = is_traced {
-        trace(context, vhost, is_on);
+        trace(context, vhost, is_on)?;
     }
     if let Some(user) = call.user.filter(|_| is_new) {
         // Whoever makes one may do everything there. Without room for that it is there all the same, as with
@@ -291,7 +240,7 @@ pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
         let access = context.broker.access_mut();
         let _ = access.set_permissions(context.journal, &user.name, vhost, every, every, every);
     }
-    answer
+    Ok(answer)
 }
 
 /// `{"value": N}` read as the object of limits that it is.
@@ -339,22 +288,17 @@ impl UserBody {
 }
 
 /// Makes a user, or changes what is said of one.
-pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.name("user");
-    let said = match Fields::parse(call.request.body).and_then(UserBody::read) {
-        Ok(said) => said,
-        Err(why) => return bad_request(&why),
-    };
+    let said = Fields::parse(call.request.body).and_then(UserBody::read).map_err(bad)?;
     if said.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
-        return bad_request(&format!("a password has {PASSWORD_BYTES_MAX} bytes at most"));
+        return Err(bad_request(&format!("a password has {PASSWORD_BYTES_MAX} bytes at most")));
     }
-    let exists = (0..context.broker.access().user_places())
-        .filter_map(|place| context.broker.access().user_at(place))
-        .any(|view| view.name == user);
+    let exists = context.broker.access().users().any(|view| view.name == user);
     match call.request.condition {
         Condition::IsNew if exists => {
             let why = format!("User \"{user}\" already exists");
-            return Answer::Now(Status::PreconditionFailed, problem("precondition_failed", &why));
+            return Err(Answer::Now(Status::PreconditionFailed, problem("precondition_failed", &why)));
         }
         Condition::Exists if !exists => return changed(Err(OperatorFault::NoSuchUser(user.into()))),
         _ => {}
@@ -367,10 +311,9 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
     let algorithm = said.hashing_algorithm.as_deref().unwrap_or("rabbit_password_hashing_sha256");
     let hash = match (in_clear, &said.password_hash) {
         (Some(hash), _) => Some(hash),
-        (None, Some(hash)) => match PasswordHash::import(algorithm, hash) {
-            Ok(hash) => Some(hash),
-            Err(error) => return bad_request(&error.to_string()),
-        },
+        (None, Some(hash)) => {
+            Some(PasswordHash::import(algorithm, hash).map_err(|error| bad(error.to_string()))?)
+        }
         _ => None,
     };
     let (broker, journal) = (&mut *context.broker, &mut *context.journal);
@@ -387,16 +330,14 @@ pub(super) fn put_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Ans
 }
 
 /// What is answered when something was put, which is new or was there already.
-pub(super) fn put(is_new: bool, outcome: Changed) -> Answer {
-    match changed(outcome) {
-        Answer::Changed(_, body) if is_new => Answer::Changed(Status::Created, body),
-        answer => answer,
-    }
+pub(super) fn put(is_new: bool, outcome: Changed) -> Answered {
+    changed(outcome)?;
+    Ok(Answer::Changed(if is_new { Status::Created } else { Status::NoContent }, Vec::new()))
 }
 
-pub(super) fn changed(outcome: Changed) -> Answer {
+pub(super) fn changed(outcome: Changed) -> Answered {
     let fault = match outcome {
-        Ok(_) => return Answer::Changed(Status::NoContent, Vec::new()),
+        Ok(_) => return Ok(Answer::Changed(Status::NoContent, Vec::new())),
         Err(fault) => fault,
     };
     let (status, error) = match &fault {
@@ -411,5 +352,5 @@ pub(super) fn changed(outcome: Changed) -> Answer {
         | OperatorFault::FileSystemFull
         | OperatorFault::Store(_) => (Status::Unavailable, "unavailable"),
     };
-    Answer::Now(status, problem(error, &fault.to_string()))
+    Err(Answer::Now(status, problem(error, &fault.to_string())))
 }

@@ -17,7 +17,7 @@ use crate::mem::Draw;
 use crate::wire::props::{PROPERTIES, Properties, PropertyKind};
 use crate::wire::{Full, Writer};
 
-use super::answer::{Answer, bad_request, body, not_found, problem, refusal};
+use super::answer::{Answer, Answered, bad, bad_request, body, not_found, problem, refusal};
 use super::binding_columns::{Bindings, properties_key};
 use super::call::{Call, default_named};
 use super::columns::Kind;
@@ -32,15 +32,8 @@ use super::shown_message::Payloads;
 /// Properties of a message, in bytes: no more than a request has.
 const PROPERTIES_BYTES_MAX: usize = 64 << 10;
 
-/// What became of it.
-pub(super) type Acted = Result<Answer, Answer>;
-
 fn refused(fault: Fault) -> Answer {
     refusal(&fault)
-}
-
-fn bad(why: String) -> Answer {
-    bad_request(&why)
 }
 
 /// Who does something, and where.
@@ -81,7 +74,7 @@ impl<'b, 's> By<'b, 's> {
         }
     }
 
-    fn done(&mut self, status: Status, command: Command<'_>) -> Acted {
+    fn done(&mut self, status: Status, command: Command<'_>) -> Answered {
         self.command(command).map(|(_, batch)| Answer::Durable(batch, status, Vec::new()))
     }
 
@@ -97,7 +90,7 @@ impl<'b, 's> By<'b, 's> {
         exchanges.any(|exchange| (exchange.vhost, exchange.name) == (self.vhost, name))
     }
 
-    pub(super) fn put_queue(&mut self) -> Acted {
+    pub(super) fn put_queue(&mut self) -> Answered {
         let queue = self.call.name("queue");
         let mut fields = fields(self.call.request)?;
         let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
@@ -113,21 +106,21 @@ impl<'b, 's> By<'b, 's> {
         )
     }
 
-    pub(super) fn delete_queue(&mut self) -> Acted {
+    pub(super) fn delete_queue(&mut self) -> Answered {
         let queue = self.call.name("queue");
         self.queue_exists(queue)?;
         let (if_unused, if_empty) = (self.call.request.says("if-unused"), self.call.request.says("if-empty"));
         self.done(Status::NoContent, Command::QueueDelete { queue, if_unused, if_empty })
     }
 
-    pub(super) fn purge(&mut self) -> Acted {
+    pub(super) fn purge(&mut self) -> Answered {
         let queue = self.call.name("queue");
         self.queue_exists(queue)?;
         self.done(Status::NoContent, Command::QueuePurge { queue })
     }
 
     /// Nothing is mirrored here, so all mirrors are as they should be.
-    pub(super) fn mirror(&self) -> Acted {
+    pub(super) fn mirror(&self) -> Answered {
         let queue = self.call.name("queue");
         self.queue_exists(queue)?;
         match fields(self.call.request)?.text("action").map_err(bad)?.as_str() {
@@ -136,7 +129,7 @@ impl<'b, 's> By<'b, 's> {
         }
     }
 
-    pub(super) fn get(&mut self) -> Acted {
+    pub(super) fn get(&mut self) -> Answered {
         let queue = self.call.name("queue");
         let mut fields = fields(self.call.request)?;
         let mode = match fields.text("ackmode").map_err(bad)?.as_str() {
@@ -165,7 +158,7 @@ impl<'b, 's> By<'b, 's> {
         })))
     }
 
-    pub(super) fn put_exchange(&mut self) -> Acted {
+    pub(super) fn put_exchange(&mut self) -> Answered {
         let exchange = self.call.name("exchange");
         let mut fields = fields(self.call.request)?;
         let kind = fields.text_if_said("type").map_err(bad)?.unwrap_or_else(|| "direct".to_string());
@@ -180,7 +173,7 @@ impl<'b, 's> By<'b, 's> {
         )
     }
 
-    pub(super) fn delete_exchange(&mut self) -> Acted {
+    pub(super) fn delete_exchange(&mut self) -> Answered {
         let exchange = self.call.name("exchange");
         if !self.has_exchange(exchange) {
             return Err(not_found("Not Found"));
@@ -189,7 +182,7 @@ impl<'b, 's> By<'b, 's> {
         self.done(Status::NoContent, Command::ExchangeDelete { exchange, if_unused })
     }
 
-    pub(super) fn bind(&mut self) -> Acted {
+    pub(super) fn bind(&mut self) -> Answered {
         let (source, destination) = (default_named(self.call.name("source")), self.destination());
         let mut fields = fields(self.call.request)?;
         let routing_key = fields.text_if_said("routing_key").map_err(bad)?.unwrap_or_default();
@@ -208,7 +201,7 @@ impl<'b, 's> By<'b, 's> {
         Ok(Answer::Made(batch, place))
     }
 
-    pub(super) fn unbind(&mut self) -> Acted {
+    pub(super) fn unbind(&mut self) -> Answered {
         let (source, destination) = (default_named(self.call.name("source")), self.destination());
         let key = self.call.name("key");
         let ends = BindingEnds {
@@ -225,7 +218,7 @@ impl<'b, 's> By<'b, 's> {
         self.done(Status::NoContent, binding(source, destination, &routing_key, &arguments, false))
     }
 
-    pub(super) fn publish(&mut self) -> Acted {
+    pub(super) fn publish(&mut self) -> Answered {
         let exchange = default_named(self.call.name("exchange"));
         let mut fields = fields(self.call.request)?;
         let properties = properties_of(&fields.value("properties"))?;

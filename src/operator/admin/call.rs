@@ -47,6 +47,8 @@ impl User {
 pub(super) enum Demand {
     /// Not even a login.
     Nobody,
+    /// It is not asked over the network: the operator asks, at the control socket.
+    Operator,
     Nothing,
     /// The tag `monitoring`.
     Monitor,
@@ -109,6 +111,7 @@ impl<'c> Call<'c> {
                 Err(unauthorized(no_policymaker))
             }
             Demand::Nobody
+            | Demand::Operator
             | Demand::Nothing
             | Demand::Monitor
             | Demand::Administrator

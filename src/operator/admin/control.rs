@@ -9,11 +9,12 @@ use crate::command::ConnectionId;
 use crate::error::Fault;
 
 use super::alarms::which_alarms;
-use super::answer::{Answer, bad_request, body, done, not_found, problem, refused};
+use super::answer::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
 use super::call::Call;
 use super::columns::parse_connection_pid;
 use super::http::{Request, Status, decode};
 use super::json::Json;
+use super::management_parts::{nested, numbers, texts};
 use super::request_context::RequestContext;
 use super::wear::Wear;
 
@@ -25,88 +26,74 @@ const REASON_LETTERS_MAX: usize = 100;
 
 /// What the process is, what it has, and what is taken of it.
 pub(super) fn overview(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    let process = context.process;
-    let gauges = context.broker.gauges();
-    let vhosts = context.broker.access().vhosts().count();
-    // With those that are there from the start, as they are listed.
-    let queues = (0..context.broker.views().queue_places())
-        .filter_map(|at| context.broker.views().queue_at(at))
-        .count();
-    let exchanges = (0..context.broker.views().exchange_places())
-        .filter_map(|at| context.broker.views().exchange_at(at))
-        .count();
-    Answer::Now(
-        Status::Ok,
-        body(|json| {
-            let mut is_first = true;
-            json.raw(b"{");
-            for (name, text) in [
-                ("product_name", process.product.0.as_str()),
-                ("product_version", process.product.1.as_str()),
-                ("leveret_version", env!("CARGO_PKG_VERSION")),
-                ("node", &process.node),
-                ("data_dir", &process.data_dir),
-                ("configuration", &process.configuration),
-            ] {
-                json.name(name, &mut is_first);
-                json.text(text);
-            }
-            let totals = [
-                ("connections", gauges.connections),
-                ("channels", gauges.channels),
-                ("consumers", gauges.consumers),
-                ("queues", queues),
-                ("exchanges", exchanges),
-                ("bindings", gauges.bindings),
-                ("vhosts", vhosts),
-            ];
-            for (name, number) in totals {
-                json.name(name, &mut is_first);
-                json.number(number as u64);
-            }
-            let process_numbers = [
-                ("uptime_ms", process.uptime_ms),
-                ("memory_limit", process.memory_limit_bytes),
-                ("pid", u64::from(std::process::id())),
-                ("handshakes_evicted", process.handshakes_evicted),
-                ("newcomers_dropped", process.newcomers_dropped),
-            ];
-            for (name, number) in process_numbers {
-                json.name(name, &mut is_first);
-                json.number(number);
-            }
-            if let Some(wear) = Wear::of(process) {
-                json.name("wear", &mut is_first);
-                json.shown(wear);
-            }
-            json.name("listeners", &mut is_first);
-            json.texts(process.listeners.iter().map(String::as_str));
-            json.name("alarms", &mut is_first);
-            json.texts(which_alarms(context));
-            pools(json, context, &mut is_first);
-            json.raw(b"}");
-        }),
-    )
+    Answer::Now(Status::Ok, body(|json| write_overview(json, context)))
+}
+
+fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    let (process, gauges) = (context.process, context.broker.gauges());
+    let views = context.broker.views();
+    let mut is_first = true;
+    json.raw(b"{");
+    let said = [
+        ("product_name", process.product.0.as_str()),
+        ("product_version", process.product.1.as_str()),
+        ("leveret_version", env!("CARGO_PKG_VERSION")),
+        ("node", &process.node),
+        ("data_dir", &process.data_dir),
+        ("configuration", &process.configuration),
+    ];
+    texts(json, &mut is_first, &said);
+    // Queues and exchanges with those that are there from the start, as they are listed.
+    let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at)).count();
+    let exchanges = (0..views.exchange_places()).filter_map(|at| views.exchange_at(at)).count();
+    let counts = [
+        ("connections", gauges.connections as u64),
+        ("channels", gauges.channels as u64),
+        ("consumers", gauges.consumers as u64),
+        ("queues", queues as u64),
+        ("exchanges", exchanges as u64),
+        ("bindings", gauges.bindings as u64),
+        ("vhosts", context.broker.access().vhosts().count() as u64),
+        ("uptime_ms", process.uptime_ms),
+        ("memory_limit", process.memory_limit_bytes),
+        ("pid", std::process::id().into()),
+        ("handshakes_evicted", process.handshakes_evicted),
+        ("newcomers_dropped", process.newcomers_dropped),
+    ];
+    numbers(json, &mut is_first, &counts);
+    if let Some(wear) = Wear::of(process) {
+        json.name("wear", &mut is_first);
+        json.shown(wear);
+    }
+    json.name("listeners", &mut is_first);
+    json.texts(process.listeners.iter().map(String::as_str));
+    json.name("alarms", &mut is_first);
+    json.texts(which_alarms(context));
+    pools(json, context, &mut is_first);
+    json.raw(b"}");
+}
+
+/// Messages that are ready and unacknowledged, in the queues of virtual hosts that are meant.
+pub(super) fn queue_totals(context: &RequestContext<'_>, is_meant: impl Fn(&str) -> bool) -> (u64, u64) {
+    let views = context.broker.views();
+    let queues = (0..views.queue_places()).filter_map(|at| views.queue_at(at));
+    queues.filter(|queue| is_meant(queue.vhost)).fold((0, 0), |(ready, unacknowledged), queue| {
+        (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
+    })
 }
 
 /// Messages, the disk, and every pool with what is taken of it.
 fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
-    let queues =
-        (0..context.broker.views().queue_places()).filter_map(|place| context.broker.views().queue_at(place));
-    let (ready, unacknowledged) = queues.fold((0, 0), |(ready, unacknowledged), queue| {
-        (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
-    });
+    let (ready, unacknowledged) = queue_totals(context, |_| true);
     let usable = context.journal.disk_bytes_max();
-    for (name, number) in [
+    let counts = [
         ("messages_ready", ready),
         ("messages_unacknowledged", unacknowledged),
         ("disk_limit", context.process.disk_limit_bytes),
         ("disk_usable", usable),
         ("disk_used", usable.saturating_sub(context.journal.disk_room())),
-    ] {
-        json.name(name, is_first);
-        json.number(number);
-    }
+    ];
+    numbers(json, is_first, &counts);
     json.name("pools", is_first);
     let mut separator: &[u8] = b"{";
     for pool in context.broker.views().pools(context.messages) {
@@ -124,16 +111,16 @@ pub(super) fn environment(_: &Call<'_>, context: &RequestContext<'_>) -> Answer 
 }
 
 /// Stops the broker.
-pub(super) fn stop(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn stop(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     context.orders.stop = true;
-    done(Status::NoContent)
+    Ok(done(Status::NoContent))
 }
 
 /// Begins a copy: the store's files are held still when all that was said is durable.
-pub(super) fn begin_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn begin_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     match &context.files {
-        Some(_) => Answer::Hold(context.journal.await_all()),
-        None => Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy")),
+        Some(_) => Ok(Answer::Hold(context.journal.await_all())),
+        None => Err(Answer::Now(Status::Unavailable, problem("unavailable", "there is no store to copy"))),
     }
 }
 
@@ -146,11 +133,11 @@ pub(super) fn backup(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 }
 
 /// They need not be held any more.
-pub(super) fn end_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn end_backup(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     if let Some(files) = &mut context.files {
         files.release();
     }
-    done(Status::NoContent)
+    Ok(done(Status::NoContent))
 }
 
 /// What the store consists of now; `None`: not now.
@@ -173,7 +160,7 @@ pub(super) fn held(context: &mut RequestContext<'_>) -> Option<Answer> {
 }
 
 /// Deletes a queue.
-pub(super) fn delete_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn delete_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let only = DeleteIf { unused: call.request.says("if-unused"), empty: call.request.says("if-empty") };
     let (broker, mut context) = context.broker();
     let deleted = broker.operator_delete_queue(&mut context, call.name("vhost"), call.name("queue"), only);
@@ -181,18 +168,15 @@ pub(super) fn delete_queue(call: &Call<'_>, context: &mut RequestContext<'_>) ->
 }
 
 /// Empties a queue.
-pub(super) fn purge_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn purge_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (broker, mut context) = context.broker();
     let purged = broker.operator_purge(&mut context, call.name("vhost"), call.name("queue"));
     counted(&context, purged)
 }
 
 /// Gives an orphan a queue.
-pub(super) fn adopt_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    let incarnation = match incarnation(call) {
-        Ok(incarnation) => incarnation,
-        Err(refused) => return refused,
-    };
+pub(super) fn adopt_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let incarnation = incarnation(call)?;
     let (broker, mut context) = context.broker();
     let (vhost, queue) = (call.name("vhost"), call.name("queue"));
     let adopted = broker.operator_adopt_orphan(&mut context, incarnation, vhost, queue);
@@ -200,11 +184,8 @@ pub(super) fn adopt_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) ->
 }
 
 /// Deletes an orphan.
-pub(super) fn delete_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    let incarnation = match incarnation(call) {
-        Ok(incarnation) => incarnation,
-        Err(refused) => return refused,
-    };
+pub(super) fn delete_orphan(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let incarnation = incarnation(call)?;
     let (broker, mut context) = context.broker();
     let deleted = broker.operator_delete_orphan(&mut context, incarnation);
     counted(&context, deleted)
@@ -215,40 +196,31 @@ fn incarnation<N: core::str::FromStr>(call: &Call<'_>) -> Result<N, Answer> {
     said.parse().map_err(|_| bad_request(&format!("'{said}' is no incarnation: see list_orphans")))
 }
 
-fn counted(context: &Context<'_>, outcome: Result<impl Into<i128>, Fault>) -> Answer {
-    match outcome {
-        Ok(count) => {
-            let body = body(|json| {
-                json.raw(b"{\"messages\":");
-                json.number(count);
-                json.raw(b"}");
-            });
-            Answer::Durable(context.awaited(), Status::Ok, body)
-        }
-        Err(fault) => refused(&fault),
-    }
+fn counted(context: &Context<'_>, outcome: Result<impl Into<u64>, Fault>) -> Answered {
+    let count = outcome.map_err(|fault| refused(&fault))?.into();
+    let body = body(|json| nested(json, &[("messages", count)]));
+    Ok(Answer::Durable(context.awaited(), Status::Ok, body))
 }
 
 /// Closes the connection of this pid, if it is still there.
-pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let pid = call.name("pid");
-    let Some((number, connection)) = parse_connection_pid(pid) else {
-        return bad_request(&format!("{{:invalid_pid_syntax, \"{pid}\"}}"));
-    };
+    let bad_pid = || bad_request(&format!("{{:invalid_pid_syntax, \"{pid}\"}}"));
+    let (number, connection) = parse_connection_pid(pid).ok_or_else(bad_pid)?;
     if context.sockets.at(connection).is_some_and(|socket| socket.number == number) {
         context.broker.force_close(connection, &reason(call.request, "Closed via leveretctl"));
     }
-    done(Status::NoContent)
+    Ok(done(Status::NoContent))
 }
 
 /// Closes all connections, or those of a virtual host or a user.
-pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let is_meant = |view: &ConnectionView<'_>| {
         call.has("vhost").is_none_or(|vhost| view.vhost == vhost)
             && call.has("user").is_none_or(|user| view.user == user)
     };
     let reason = reason(call.request, "Closed via leveretctl");
-    let mut closed = 0_u32;
+    let mut closed = 0;
     for connection in (0..context.sockets.places()).map(ConnectionId::from_index) {
         let view = context.broker.views().connection_view(connection);
         // The links of bridges are the operator's own.
@@ -258,14 +230,7 @@ pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
             closed += 1;
         }
     }
-    Answer::Now(
-        Status::Ok,
-        body(|json| {
-            json.raw(b"{\"closed\":");
-            json.number(closed);
-            json.raw(b"}");
-        }),
-    )
+    Ok(Answer::Now(Status::Ok, body(|json| nested(json, &[("closed", closed)]))))
 }
 
 /// Why connections are closed, as their clients are told.

@@ -8,6 +8,7 @@ use super::answer::{Answer, bad_request, body};
 use super::call::Call;
 use super::http::Status;
 use super::json::Json;
+use super::management_parts::said;
 use super::request_context::RequestContext;
 
 pub(super) fn status_ok() -> Answer {
@@ -54,11 +55,7 @@ pub(super) fn certificates(call: &Call<'_>, context: &RequestContext<'_>) -> Ans
 }
 
 fn failed(reason: &str) -> Answer {
-    let body = body(|json| {
-        json.raw(b"{\"status\":\"failed\",\"reason\":");
-        json.text(reason);
-        json.raw(b"}");
-    });
+    let body = body(|json| said(json, &[("status", "failed"), ("reason", reason)]));
     Answer::Now(Status::Unavailable, body)
 }
 

@@ -8,25 +8,23 @@
 use crate::fields::{Fields, Value, items};
 use crate::password::PasswordHash;
 
-use super::answer::{Answer, bad_request, body, not_found};
+use super::answer::{Answer, Answered, bad, body, not_found};
 use super::call::{Call, exists};
 use super::definitions::{self, Item, ItemError, Password, SECTIONS};
 use super::http::{Request, Status};
 use super::request_context::RequestContext;
 
 /// Makes all that is said, or all of one virtual host.
-pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let vhost = call.has("vhost");
     if vhost.is_some_and(|vhost| !exists(context, vhost)) {
-        return not_found("Not Found");
+        return Err(not_found("Not Found"));
     }
     // Twice, for all of it at once takes more memory than there is for it.
     for makes in [false, true] {
-        if let Err(why) = go_through(call.request, context, vhost, makes) {
-            return bad_request(&why);
-        }
+        go_through(call.request, context, vhost, makes).map_err(bad)?;
     }
-    Answer::Changed(Status::NoContent, Vec::new())
+    Ok(Answer::Changed(Status::NoContent, Vec::new()))
 }
 
 /// Reads all that is said, and makes it if it is to.
@@ -80,7 +78,7 @@ fn make(context: &mut RequestContext<'_>, mut item: Item) -> Result<(), String> 
 }
 
 /// Makes what lines say: each the name of a list in a file of definitions, a space, one of its things.
-pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let body = body(|json| {
         json.raw(b"[");
         let mut is_first = true;
@@ -113,5 +111,5 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
         }
         json.raw(b"]");
     });
-    Answer::Changed(Status::Ok, body)
+    Ok(Answer::Changed(Status::Ok, body))
 }

@@ -8,10 +8,10 @@ use crate::broker::{UserLimits, VhostLimits};
 use crate::command::{ConnectionId, RABBITMQ_VERSION};
 
 use super::alarms::which_alarms;
-use super::answer::{Answer, body, done, not_found, refusal};
+use super::answer::{Answer, Answered, body, done, not_found, refusal};
 use super::call::Call;
 use super::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues};
-use super::control::reason;
+use super::control::{queue_totals, reason};
 use super::filter::Filter;
 use super::health;
 use super::http::Status;
@@ -19,7 +19,7 @@ use super::json::Json;
 use super::listing::is_wanted;
 use super::looking::{self, BrowseAnswer};
 use super::management_node::{self, churn, exchange_types};
-use super::management_parts::{limits, nested, numbers, texts};
+use super::management_parts::{limits, nested, numbers, said, texts};
 use super::request_context::RequestContext;
 use super::samples::{Ranges, Total};
 
@@ -37,11 +37,7 @@ pub(super) fn extensions(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
 }
 
 pub(super) fn cluster_name(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    object(|json| {
-        json.raw(b"{\"name\":");
-        json.text(&context.process.node);
-        json.raw(b"}");
-    })
+    object(|json| said(json, &[("name", &context.process.node)]))
 }
 
 /// The lines of the memory table.
@@ -123,17 +119,17 @@ pub(super) fn user_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Answ
 }
 
 /// Messages of a queue, to be looked at.
-pub(super) fn messages(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
-    let Some(user) = call.user else { return not_found("Not Found") };
-    match looking::look(call.request, context, (&user.name, call.name("vhost"), call.name("queue"))) {
-        Ok(BrowseAnswer::Now(body)) => Answer::Now(Status::Ok, body),
-        Ok(BrowseAnswer::Later(looking)) => Answer::Look(Box::new(looking)),
-        Err(fault) => refusal(&fault),
-    }
+pub(super) fn messages(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let user = call.user.ok_or_else(|| not_found("Not Found"))?;
+    let looked = looking::look(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
+    Ok(match looked.map_err(|fault| refusal(&fault))? {
+        BrowseAnswer::Now(body) => Answer::Now(Status::Ok, body),
+        BrowseAnswer::Later(looking) => Answer::Look(Box::new(looking)),
+    })
 }
 
 /// Closes the connection of this name, if it is one of those that the user may close.
-pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (seen, filter, name) = (context.context(), call.closes(), call.name("name"));
     let place = (0..Connections::places(seen)).find(|place| {
         Connections::at(seen, *place).is_some_and(|view| {
@@ -141,10 +137,10 @@ pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
                 && is_wanted::<Connections>(&filter, seen, &view)
         })
     });
-    let Some(place) = place else { return not_found("Not Found") };
+    let place = place.ok_or_else(|| not_found("Not Found"))?;
     let reason = reason(call.request, "Closed via the management API");
     context.broker.force_close(ConnectionId::from_index(place), &reason);
-    done(Status::NoContent)
+    Ok(done(Status::NoContent))
 }
 
 pub(super) fn overview(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
@@ -179,7 +175,6 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
         true => message_stats(json, context, ranges),
         false => json.raw(b"{}"),
     }
-    let broker = &*context.broker;
     json.name("object_totals", &mut is_first);
     let totals = [
         ("channels", count::<Channels>(context, &seen)),
@@ -189,11 +184,8 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
         ("queues", count::<Queues>(context, &seen)),
     ];
     nested(json, &totals);
-    let queues = (0..broker.views().queue_places()).filter_map(|at| broker.views().queue_at(at));
-    let seen =
-        queues.filter(|queue| user.is_monitor || broker.access().has_permission(&user.name, queue.vhost));
-    let (ready, unacknowledged) = seen.fold((0, 0), |(ready, unacknowledged), queue| {
-        (ready + u64::from(queue.messages_ready), unacknowledged + u64::from(queue.messages_unacknowledged))
+    let (ready, unacknowledged) = queue_totals(context, |vhost| {
+        user.is_monitor || context.broker.access().has_permission(&user.name, vhost)
     });
     json.name("queue_totals", &mut is_first);
     let totals = [

@@ -43,6 +43,14 @@ pub(super) fn texts(json: &mut Json<'_>, is_first: &mut bool, texts: &[(&str, &s
     }
 }
 
+/// An object of texts.
+pub(super) fn said(json: &mut Json<'_>, members: &[(&str, &str)]) {
+    json.raw(b"{");
+    texts(json, &mut true, members);
+    json.raw(b"}");
+}
+
+/// An object of numbers.
 pub(super) fn nested(json: &mut Json<'_>, members: &[(&str, u64)]) {
     json.raw(b"{");
     numbers(json, &mut true, members);

@@ -8,23 +8,18 @@ use crate::broker::{OperatorFault, ParameterView, SHOVEL};
 use crate::fields::{Fields, Value};
 
 use super::access::{self, changed};
-use super::answer::{Answer, bad_request, done, not_found};
+use super::answer::{Answered, bad, bad_request, done, not_found};
 use super::call::Call;
 use super::http::Status;
 use super::request_context::{BridgeOrder, RequestContext};
 
 /// Puts a parameter of a virtual host, or a global one.
-pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, component) = (call.has("vhost"), call.has("component").unwrap_or_default());
     let name = call.name("name");
-    let value = match Fields::parse(call.request.body).map(|mut fields| fields.value("value")) {
-        Ok(Value::Null) => return bad_request("[{key_missing,value}]"),
-        Ok(value) => value.compact(),
-        Err(why) => Err(why),
-    };
-    let value = match value {
-        Ok(value) => value,
-        Err(why) => return bad_request(&why),
+    let value = match Fields::parse(call.request.body).map_err(bad)?.value("value") {
+        Value::Null => return Err(bad_request("[{key_missing,value}]")),
+        value => value.compact().map_err(bad)?,
     };
     let said = ParameterView { vhost, component, name, value: value.as_bytes() };
     let is_it = |it: &ParameterView<'_>| (it.vhost, it.component, it.name) == (vhost, component, name);
@@ -34,34 +29,34 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
 }
 
 /// Takes one away.
-pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     clear_one(call, context, call.has("component").unwrap_or_default())
 }
 
-fn clear_one(call: &Call<'_>, context: &mut RequestContext<'_>, component: &str) -> Answer {
+fn clear_one(call: &Call<'_>, context: &mut RequestContext<'_>, component: &str) -> Answered {
     match context.broker.clear_parameter(context.journal, call.has("vhost"), component, call.name("name")) {
-        Err(OperatorFault::NoSuchParameter) => not_found("Not Found"),
+        Err(OperatorFault::NoSuchParameter) => Err(not_found("Not Found")),
         cleared => changed(cleared),
     }
 }
 
 /// Deletes a shovel.
-pub(super) fn delete_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn delete_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     match may_enter(call, context) {
         true => clear_one(call, context, SHOVEL),
-        false => not_found("Not Found"),
+        false => Err(not_found("Not Found")),
     }
 }
 
 /// Has a shovel connect anew.
-pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn restart_shovel(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, name, bridges) = (call.name("vhost"), call.name("name"), context.bridges);
     let found = (0..bridges.places())
         .filter_map(|place| bridges.at(place))
         .find(|link| link.shovel.as_ref().is_some_and(|shovel| (shovel.vhost, shovel.name) == (vhost, name)));
-    let Some(link) = found.filter(|_| may_enter(call, context)) else { return not_found("Not Found") };
+    let Some(link) = found.filter(|_| may_enter(call, context)) else { return Err(not_found("Not Found")) };
     context.orders.bridge = Some((link.bridge.to_string(), BridgeOrder::Restart));
-    done(Status::NoContent)
+    Ok(done(Status::NoContent))
 }
 
 /// Of what is in a virtual host that he may not enter, nobody is told that it is there.
@@ -71,13 +66,13 @@ fn may_enter(call: &Call<'_>, context: &RequestContext<'_>) -> bool {
 }
 
 /// Has the loop tell a bridge something.
-pub(super) fn order_bridge(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn order_bridge(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let bridge = call.name("bridge");
     let order = match call.name("order") {
         "pause" => BridgeOrder::Pause,
         "resume" => BridgeOrder::Resume,
         "retry" => BridgeOrder::Retry,
-        _ => return not_found("Not Found"),
+        _ => return Err(not_found("Not Found")),
     };
     if !context.bridges.is_known(bridge) {
         let hint = if context.bridges.is_known(&format!("shovel {bridge}")) {
@@ -85,8 +80,8 @@ pub(super) fn order_bridge(call: &Call<'_>, context: &mut RequestContext<'_>) ->
         } else {
             String::new()
         };
-        return not_found(&format!("there is no bridge '{bridge}'{hint}"));
+        return Err(not_found(&format!("there is no bridge '{bridge}'{hint}")));
     }
     context.orders.bridge = Some((bridge.to_string(), order));
-    done(Status::NoContent)
+    Ok(done(Status::NoContent))
 }

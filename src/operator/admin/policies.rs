@@ -7,7 +7,7 @@ use crate::broker::{NewPolicy, OperatorFault, PolicyKind, PolicyView};
 use crate::fields::Fields;
 
 use super::access::{self, changed};
-use super::answer::{Answer, bad_request, not_found};
+use super::answer::{Answered, bad, not_found};
 use super::call::Call;
 use super::definitions::Policy;
 use super::request_context::RequestContext;
@@ -19,23 +19,20 @@ fn kind_of(call: &Call<'_>) -> PolicyKind {
 }
 
 /// Takes a policy away.
-pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn clear(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (broker, mut context) = context.broker();
     match broker.clear_policy(&mut context, call.name("vhost"), kind_of(call), call.name("policy")) {
-        Err(OperatorFault::NoSuchParameter) => not_found("Not Found"),
+        Err(OperatorFault::NoSuchParameter) => Err(not_found("Not Found")),
         done => changed(done),
     }
 }
 
 /// Puts a policy.
-pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer {
+pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (vhost, kind, name) = (call.name("vhost"), kind_of(call), call.name("policy"));
     let (broker, mut context) = context.broker();
     let said = Fields::parse(call.request.body).and_then(|fields| Policy::read(fields, kind, vhost, name));
-    let said = match said {
-        Ok(said) => said,
-        Err(why) => return bad_request(&why),
-    };
+    let said = said.map_err(bad)?;
     let is_there =
         |view: PolicyView<'_>| (view.vhost, view.policy.kind, view.policy.name) == (vhost, kind, name);
     let is_new = !broker.views().policies().any(is_there);
