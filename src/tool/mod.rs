@@ -24,7 +24,9 @@ use std::error::Error;
 use std::process::ExitCode;
 
 // The rooms of the broker, by the names they have there.
-use leveret_broker::{admin, broker, config, flight, journal, limits, mem, net, password, store, time, wire};
+use leveret_broker::{
+    broker, config, flight, journal, limits, mem, net, password, requests, store, time, wire,
+};
 
 /// What the program ends with when it could not do what was asked.
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {

@@ -8,8 +8,8 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 
-use crate::admin::http::encode;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use crate::requests::http::encode;
 
 use super::args::Call;
 use super::client::Reply;

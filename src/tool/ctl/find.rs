@@ -10,9 +10,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::admin::http::encode;
 use crate::config::{Config, Layer};
 use crate::net::SOCKET_NAME;
+use crate::requests::http::encode;
 
 use super::args::Call;
 use super::client::{Client, Reply};

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::admin::http::encode;
 use crate::limits::Megabytes;
+use crate::requests::http::encode;
 
 use super::args::Call;
 use super::client::Reply;

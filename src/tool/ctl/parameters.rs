@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
-use crate::admin::http::encode;
+use crate::requests::http::encode;
 
 use super::access::done;
 use super::args::Call;

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::admin::http::encode;
+use crate::requests::http::encode;
 
 use super::access::done;
 use super::args::Call;

@@ -1,4 +1,4 @@
-//! Parts of the management API's answers that several of them have, and limits.
+//! Parts that several answers have, and limits.
 //!
 //! Always true: what is written is part of an object or list that has begun, or a whole one.
 

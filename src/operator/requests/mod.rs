@@ -1,11 +1,16 @@
-//! OWNS THE OPERATOR'S VIEW. What is told to whoever runs the broker, and what he may change.
+//! OWNS WHAT AN OPERATOR ASKS. What is told to whoever runs the broker, and what he may change.
+//!
+//! Who asks is an operator: root, or the broker's own user, by the control socket, which `leveretctl` speaks to; or
+//! a user of the broker, by the management API, which is RabbitMQ's, on the network. Both have their requests
+//! looked up in one table ([`table`]), in which metrics and the page are rows as well. A new request is a row there
+//! and the function that it names.
 //!
 //! | file | what it holds |
 //! |------|---------------|
 //! | `http` | requests out of bytes, answers into bytes |
-//! | `admin_session` | one client of the operator's interface, without its socket |
+//! | `operator_session` | one client, by whichever way it comes, without its socket |
 //! | `answer` | how a request is answered |
-//! | `requests` | THE TABLE: everything that can be asked, by whom, and what answers |
+//! | `table` | THE TABLE: everything that can be asked, by whom, and what answers |
 //! | `call` | a request with who asks and the names in its path |
 //! | `lists` | lists, and the one thing of a list |
 //! | `listing`, `columns`, `access_columns`, `binding_columns` | rows of what there is, written while the client takes them |
@@ -13,9 +18,9 @@
 //! | `gate` | who comes in over the network: names, pages, logins |
 //! | `control` | what only the control socket is asked |
 //! | `management` | what only the management API is asked |
-//! | `alarms` | what an operator should see to |
 //! | `management_node` | what it tells of the node |
-//! | `management_parts` | what several of its answers have |
+//! | `management_parts` | what several answers have |
+//! | `alarms` | what an operator should see to |
 //! | `pages` | the web page's files |
 //! | `metrics`, `exposition` | metrics for Prometheus; rows of them, written while the client takes them |
 //! | `actions` | what users do in a virtual host: declare, bind, publish, delete |
@@ -44,7 +49,6 @@
 mod access;
 mod access_columns;
 mod actions;
-pub mod admin_session;
 mod alarms;
 pub mod answer;
 pub mod binding_columns;
@@ -68,6 +72,7 @@ mod management;
 mod management_node;
 mod management_parts;
 mod metrics;
+pub mod operator_session;
 pub mod ordering;
 pub mod orphan_columns;
 mod outage;
@@ -78,9 +83,9 @@ mod policies;
 pub mod policy_columns;
 mod queue_get;
 pub mod request_context;
-mod requests;
 pub mod samples;
 mod shown_message;
 pub mod systemd;
+mod table;
 pub mod tokens;
 pub mod wear;

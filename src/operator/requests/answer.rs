@@ -1,4 +1,4 @@
-//! How a request is answered: what the operator's interface says, before it is bytes.
+//! How a request is answered: what whoever asks is told, before it is bytes.
 //!
 //! Always true: a mistake is answered with what is wrong, in the two fields that RabbitMQ's API has for it.
 

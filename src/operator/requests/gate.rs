@@ -19,7 +19,7 @@ use super::call::User;
 use super::http::{Head, JSON, Origin, Request, Status, Verb};
 use super::pages::Page;
 use super::request_context::RequestContext;
-use super::requests::{self, Door};
+use super::table::{self, Door};
 use super::tokens::Tokens;
 use crate::broker::Broker;
 use crate::journal::Journal;
@@ -70,11 +70,11 @@ pub(super) fn handle(
     if let Some(refused) = refuse(request, &context.process.hosts) {
         return Ok(refused);
     }
-    if let Some(answer) = requests::answer_to_anybody(request, context) {
+    if let Some(answer) = table::answer_to_anybody(request, context) {
         return Ok(answer);
     }
     if request.segments.first().is_none_or(|first| *first != "api" && *first != "metrics") {
-        return Ok(requests::not_taken(request, context, Door::Network, None));
+        return Ok(table::not_taken(request, context, Door::Network, None));
     }
     let user = match request.origin.token() {
         Some(token) => context.tokens.user_of(token, context.broker, context.process.uptime_ms),
@@ -97,7 +97,7 @@ pub(super) fn handle(
         return Ok(unauthorized("Login failed"));
     }
     let Some(user) = User::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
-    Ok(requests::answer(request, context, Door::Network, Some(&user)))
+    Ok(table::answer(request, context, Door::Network, Some(&user)))
 }
 
 /// Whether a request says a token that is good, or the password that was its user's when it was checked last,
@@ -123,7 +123,7 @@ pub(super) fn is_known(
 /// Answers a request that came to where metrics are shown without a login: nothing else is there.
 pub(super) fn metrics_alone(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
     refuse(request, &context.process.hosts)
-        .unwrap_or_else(|| requests::answer(request, context, Door::Metrics, None))
+        .unwrap_or_else(|| table::answer(request, context, Door::Metrics, None))
 }
 
 /// What stands above a file of the page.

@@ -3,12 +3,12 @@
 //! Passwords come as hashes: the command line makes them, so the broker's loop need not. Tools of RabbitMQ's
 //! send them in clear; those are kept as RabbitMQ keeps them, which takes no time.
 
-use crate::admin::definitions::{Limits, UserLimits, limits_of, user_limits_of};
 use crate::broker::{self, OperatorFault, VhostLimits};
 use crate::command::ConnectionId;
 use crate::fields::{Fields, Value, items};
 use crate::journal::Batch;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use crate::requests::definitions::{Limits, UserLimits, limits_of, user_limits_of};
 
 use zeroize::Zeroizing;
 
