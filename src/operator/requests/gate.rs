@@ -70,11 +70,8 @@ pub(super) fn handle(
     if let Some(refused) = refuse(request, &context.process.hosts) {
         return Ok(refused);
     }
-    if let Some(answer) = table::answer_to_anybody(request, context) {
-        return Ok(answer);
-    }
     if request.segments.first().is_none_or(|first| *first != "api" && *first != "metrics") {
-        return Ok(table::not_taken(request, context, Door::Network, None));
+        return Ok(table::answer_to_anybody(request, context));
     }
     let user = match request.origin.token() {
         Some(token) => context.tokens.user_of(token, context.broker, context.process.uptime_ms),

@@ -30,7 +30,7 @@ use super::access;
 use super::access_columns::{Permissions, TopicPermissions, Users};
 use super::actions::By;
 use super::alarms;
-use super::answer::{Answer, Answered, not_found, problem};
+use super::answer::{Answer, Answered, not_found, problem, unauthorized};
 use super::bridges::BridgeLinks;
 use super::call::{Call, Demand, NAMES_MAX, User};
 use super::columns::{Channels, Connections, Consumers, Exchanges, Queues, Vhosts};
@@ -346,6 +346,10 @@ pub(super) fn answer(
     door: Door,
     user: Option<&User>,
 ) -> Answer {
+    // Without a user everything is allowed, so nobody gets as far as that over the network.
+    if door == Door::Network && user.is_none() {
+        return unauthorized("Login failed");
+    }
     let Some((row, call)) = find(request, user, door, request.verb) else {
         return not_taken(request, context, door, user);
     };
@@ -358,23 +362,17 @@ pub(super) fn answer(
     answered.unwrap_or_else(|refused| refused)
 }
 
-/// Answers a request over the network that needs no login; `None`: it needs one, or there is no such thing.
-pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Option<Answer> {
-    let (row, call) = find(request, None, Door::Network, request.verb)?;
-    match row.does {
-        Show(show) if row.demand == Demand::Nobody => Some(show(&call, context)),
-        _ => None,
+/// Answers a request over the network without a login, which few rows do not take.
+pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
+    match find(request, None, Door::Network, request.verb) {
+        Some((Row { demand: Demand::Nobody, does: Show(show), .. }, call)) => show(&call, context),
+        _ => not_taken(request, context, Door::Network, None),
     }
 }
 
 /// What a request is told that has no row: that there is no such thing, or that it does not take the verb.
 #[cold]
-pub(super) fn not_taken(
-    request: &Request<'_>,
-    context: &RequestContext<'_>,
-    door: Door,
-    user: Option<&User>,
-) -> Answer {
+fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, user: Option<&User>) -> Answer {
     let missing = || not_found("Not Found");
     if door == Door::Socket {
         return missing();
