@@ -23,12 +23,12 @@
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`store`] | the disk: the append log of what must survive a power cut | nothing |
 //! | [`config`] | what the operator said | nothing |
-//! | [`admin`] | the operator's view | `broker`, `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
+//! | [`requests`] | what an operator can ask of a broker: one table, and what answers | `broker`, `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`tls`] | handshakes, records and certificates, without a socket | `config` |
 //! | [`bridge`] | the client of an upstream broker, without its socket and without ours | `wire`, `config` |
 //! | [`tool`] | what the binary does besides serving | everyone |
 //! | [`bench`] | the program that measures brokers, of which the binary has nothing | `wire`, `config`, `tool::options`, `tool::json` |
-//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `admin`, `config`, `tls`, `bridge` |
+//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `requests`, `config`, `tls`, `bridge` |
 //! | [`host`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //!
 //! The largest room has parts, each a folder that owns what it holds ([`broker`]). The broker asks all of them, one after
@@ -143,7 +143,7 @@ pub mod engine;
 pub mod host;
 
 // The rooms below, by the names that everybody has for them.
-pub use leveret_operator::{admin, bridge, config, fields, tls};
+pub use leveret_operator::{bridge, config, fields, requests, tls};
 pub use leveret_rooms::{
     broker, command, error, flight, journal, limits, log_limiter, mem, password, session, small_file, store,
     time, token_bucket, wire,

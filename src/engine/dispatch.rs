@@ -193,14 +193,14 @@ impl<P: Platform> Engine<P> {
 
     /// A client is gone, and what was held still for it may move.
     pub(super) fn forget_operator(&mut self, id: PeerId, peer: &mut Peer<P::Socket>) {
-        if let Session::Admin(client) = &mut peer.session {
+        if let Session::Operator(client) = &mut peer.session {
             let session = core::mem::take(&mut client.session);
             let (broker, mut context) = self.shared.broker_mut();
             session.abandon(broker, &mut context);
         }
         self.shared.worker.leave(id);
-        if self.admin.holder == Some(id) {
-            self.admin.holder = None;
+        if self.operators.holder == Some(id) {
+            self.operators.holder = None;
             if let Some(store) = &mut self.store {
                 store.keeper.log_mut().release_backup_pin();
             }
@@ -245,7 +245,7 @@ impl<P: Platform> Engine<P> {
 
     /// Does what an operator wants of a bridge.
     #[cold]
-    pub(super) fn order_bridge(&mut self, name: &str, order: crate::admin::request_context::BridgeOrder) {
+    pub(super) fn order_bridge(&mut self, name: &str, order: crate::requests::request_context::BridgeOrder) {
         self.bridges.follow_order(&mut self.shared, name, order);
     }
 }

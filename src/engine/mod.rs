@@ -29,7 +29,7 @@
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
 //! | `restore` | what a start makes of what the store holds |
-//! | `operators`, `admin_socket` | the operator's clients: another kind of peer; their records |
+//! | `operators`, `operator_client` | the operator's clients: another kind of peer; their records |
 //! | `bridges` | what moves messages between this broker and others: a part of its own |
 //! | `name_lookup` | names that are looked up |
 //! | `deadlines` | who wants to be called when |
@@ -39,7 +39,6 @@
 //! it with `mio` and threads, the tests drive it with lines in memory and a clock that jumps.
 
 mod address;
-mod admin_socket;
 mod bridges;
 mod deadlines;
 mod disk;
@@ -51,6 +50,7 @@ mod lists;
 mod login_throttle;
 mod name_lookup;
 mod newcomers;
+mod operator_client;
 mod operators;
 mod peer;
 mod peer_id;

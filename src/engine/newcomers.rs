@@ -5,16 +5,16 @@
 
 use std::io;
 
-use crate::admin::admin_session::AdminSession;
-use crate::admin::columns::name_of;
-use crate::admin::request_context::Sockets;
 use crate::broker;
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogSource};
+use crate::requests::columns::name_of;
+use crate::requests::operator_session::OperatorSession;
+use crate::requests::request_context::Sockets;
 use crate::session;
 
-use super::admin_socket::AdminConnection;
 use super::doors::{House, ListenerKind, Step, WaitingVisitor};
+use super::operator_client::OperatorClient;
 use super::operators::Connections;
 use super::peer::{Peer, Session};
 use super::peer_id::PeerId;
@@ -65,12 +65,12 @@ impl<P: Platform> Shared<P> {
             return self.supplies.log.warn(self.now, address.source(), LogKind::Shortage, text);
         }
         let session = match waiting.listener {
-            ListenerKind::Metrics => AdminSession::for_metrics(),
-            ListenerKind::Api => AdminSession::of_network(address.is_loopback()),
+            ListenerKind::Metrics => OperatorSession::for_metrics(),
+            ListenerKind::Api => OperatorSession::of_network(address.is_loopback()),
         };
-        let client = AdminConnection::new(session, self.now);
+        let client = OperatorClient::new(session, self.now);
         self.lists.deadlines.lower(id, client.deadline());
-        let mut peer = Peer::new(socket, address, Session::Admin(client), self.now);
+        let mut peer = Peer::new(socket, address, Session::Operator(client), self.now);
         if waiting.with_tls {
             peer.stream.begin_tls();
         }
@@ -98,7 +98,7 @@ impl<P: Platform> Engine<P> {
             throttle: &self.shared.worker.throttle,
             broker: &self.shared.broker,
             journal: &self.shared.journal,
-            tokens: &self.admin.tokens,
+            tokens: &self.operators.tokens,
         }
     }
 
@@ -110,7 +110,7 @@ impl<P: Platform> Engine<P> {
             throttle: &self.shared.worker.throttle,
             broker: &self.shared.broker,
             journal: &self.shared.journal,
-            tokens: &self.admin.tokens,
+            tokens: &self.operators.tokens,
         };
         self.shared.doors.poll(&house, &mut self.shared.platform, &mut self.shared.supplies.log)
     }

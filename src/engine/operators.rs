@@ -1,8 +1,8 @@
 //! The operator's clients: a kind of peer that the broker has no record of.
 //!
 //! ```text
-//! read ─→ AdminSession::handle, one request ─→ its answer ┐
-//!                  what waited for the disk, rows ┴─ AdminSession::fill ─→ write
+//! read ─→ OperatorSession::handle, one request ─→ its answer ┐
+//!                  what waited for the disk, rows ┴─ OperatorSession::fill ─→ write
 //! ```
 //!
 //! Always true: only root and the user the broker runs as get in, by the file's mode and by what the kernel
@@ -10,18 +10,18 @@
 //! request and one writing a turn; who makes no progress for
 //! a minute is hung up on.
 
-use crate::admin::admin_session::AdminSession;
-use crate::admin::request_context::{Ends, Files, RequestContext, SocketView, Sockets, StoreView};
-use crate::admin::samples::Outside;
 use crate::command::ConnectionId;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
+use crate::requests::operator_session::OperatorSession;
+use crate::requests::request_context::{Ends, Files, RequestContext, SocketView, Sockets, StoreView};
+use crate::requests::samples::Outside;
 use crate::store::Log;
 use crate::time::Now;
 
 use super::address::PeerAddress;
-use super::admin_socket::AdminConnection;
 use super::bridges::ShownBridges;
+use super::operator_client::OperatorClient;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::peers::Peers;
@@ -37,7 +37,7 @@ const READ_BYTES: usize = 16 << 10;
 impl<P: Platform> Engine<P> {
     /// Whether one of the operator's clients is there to be let in, and can be.
     pub(super) fn may_let_operator_in(&self) -> bool {
-        self.admin.is_open && self.admin.listener.is_ready() && self.operator_place().is_some()
+        self.operators.is_open && self.operators.listener.is_ready() && self.operator_place().is_some()
     }
 
     fn operator_place(&self) -> Option<PeerId> {
@@ -45,17 +45,17 @@ impl<P: Platform> Engine<P> {
     }
 
     pub(super) fn let_operators_in(&mut self) {
-        self.admin.listener.keep_time(self.shared.now);
+        self.operators.listener.keep_time(self.shared.now);
         while self.may_let_operator_in()
             && let Some(id) = self.operator_place()
         {
             match self.shared.platform.accept(
-                ListenerId::Admin,
+                ListenerId::Control,
                 &mut self.shared.supplies.log,
                 self.shared.now,
             ) {
                 Ok(visitor) => self.welcome_operator(id, visitor),
-                Err(failure) => self.admin.listener.note_failure(failure, self.shared.now),
+                Err(failure) => self.operators.listener.note_failure(failure, self.shared.now),
             }
         }
     }
@@ -63,7 +63,7 @@ impl<P: Platform> Engine<P> {
     /// Lets somebody in who may come in.
     fn welcome_operator(&mut self, id: PeerId, visitor: Visitor<P::Socket>) {
         let Visitor { mut socket, address } = visitor;
-        let ours = self.admin.own_uid;
+        let ours = self.operators.own_uid;
         match address {
             PeerAddress::Local { uid, .. } if uid == 0 || uid == ours => {}
             who => {
@@ -75,15 +75,15 @@ impl<P: Platform> Engine<P> {
             let text = format_args!("a ctl client could not be set up: {error}");
             return self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
         }
-        let client = AdminConnection::new(AdminSession::default(), self.shared.now);
+        let client = OperatorClient::new(OperatorSession::default(), self.shared.now);
         self.shared.lists.deadlines.lower(id, client.deadline());
-        self.shared.peers.put(id, Peer::new(socket, address, Session::Admin(client), self.shared.now));
+        self.shared.peers.put(id, Peer::new(socket, address, Session::Operator(client), self.shared.now));
         self.shared.lists.list_to_read(&self.shared.peers, id);
     }
 
     /// Reads once, and handles one request.
     pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Admin(client), address, .. }) =
+        let Some(Peer { stream, session: Session::Operator(client), address, .. }) =
             self.shared.peers.get_mut(id)
         else {
             return;
@@ -123,15 +123,15 @@ impl<P: Platform> Engine<P> {
             }
         }
         if client.session.has_request() {
-            self.serve_operator(id, AdminSession::handle);
+            self.serve_operator(id, OperatorSession::handle);
             self.shared.budget.charge_work();
-            if let Some(Peer { session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id) {
+            if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
                 client.keep_exchange_time(now);
             }
             // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
             self.shared.lists.list_to_write(id);
         }
-        if let Some(Peer { session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id)
+        if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
             && let Some(check) = client.session.take_check()
         {
             self.shared.begin_management_login(id, check);
@@ -141,8 +141,9 @@ impl<P: Platform> Engine<P> {
 
     /// Writes once: answers that waited, or rows of a listing, as much as the client takes.
     pub(super) fn write_operator(&mut self, id: PeerId) {
-        self.serve_operator(id, AdminSession::fill);
-        let Some(Peer { stream, session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id) else {
+        self.serve_operator(id, OperatorSession::fill);
+        let Some(Peer { stream, session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
+        else {
             return;
         };
         match stream.write(&mut self.shared.buffers, client.session.output()) {
@@ -162,7 +163,7 @@ impl<P: Platform> Engine<P> {
     #[cold]
     pub(super) fn take_sample(&mut self) {
         let now_ms = self.shared.now.as_ms();
-        if !self.admin.samples.is_due(now_ms) {
+        if !self.operators.samples.is_due(now_ms) {
             return;
         }
         let counters = self.store.as_mut().map(|store| store.keeper.log_mut().counters()).unwrap_or_default();
@@ -171,17 +172,17 @@ impl<P: Platform> Engine<P> {
             connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
         };
-        self.admin.samples.take((now_ms, self.shared.platform.unix_ms()), &self.shared.broker, outside);
+        self.operators.samples.take((now_ms, self.shared.platform.unix_ms()), &self.shared.broker, outside);
     }
 
     /// Has a client go on with all there is for it to look at.
-    fn serve_operator(&mut self, id: PeerId, step: fn(&mut AdminSession, &mut RequestContext<'_>)) {
+    fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
         // Out of its place for the while, for it may be shown who else is connected.
-        let Some(Peer { session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id) else {
+        let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
             return;
         };
         let mut session = core::mem::take(&mut client.session);
-        let process = &mut self.admin.process;
+        let process = &mut self.operators.process;
         if session.is_of_network() {
             process.machine = self.shared.platform.machine();
         }
@@ -217,7 +218,7 @@ impl<P: Platform> Engine<P> {
                 room_bytes: log.space().room_bytes(),
             };
         }
-        let held_before = self.admin.holder.is_some();
+        let held_before = self.operators.holder.is_some();
         let peers = Connections {
             peers: &self.shared.peers,
             now: self.shared.now,
@@ -226,7 +227,7 @@ impl<P: Platform> Engine<P> {
         let disk_room = self.store.as_ref().map(|_| self.shared.journal.disk_room());
         let unix_ms = self.shared.platform.unix_ms();
         let bridges = ShownBridges { bridges: &self.bridges, disk_room, now: self.shared.now, unix_ms };
-        let holder = &mut self.admin.holder;
+        let holder = &mut self.operators.holder;
         let mut files =
             self.store.as_mut().map(|disk| Copied { log: disk.keeper.log_mut(), holder, client: id });
         let mut context = RequestContext {
@@ -238,13 +239,13 @@ impl<P: Platform> Engine<P> {
             bridges: &bridges,
             process,
             files: files.as_mut().map(|files| files as &mut dyn Files),
-            orders: &mut self.admin.orders,
-            tokens: &mut self.admin.tokens,
-            samples: &self.admin.samples,
+            orders: &mut self.operators.orders,
+            tokens: &mut self.operators.tokens,
+            samples: &self.operators.samples,
         };
         step(&mut session, &mut context);
-        let is_released = held_before && self.admin.holder.is_none();
-        if let Some(Peer { session: Session::Admin(client), .. }) = self.shared.peers.get_mut(id) {
+        let is_released = held_before && self.operators.holder.is_none();
+        if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
             client.session = session;
         }
         if is_released {

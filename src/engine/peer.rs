@@ -13,7 +13,7 @@ use crate::session;
 use crate::time::{Deadline, Now};
 
 use super::address::PeerAddress;
-use super::admin_socket::AdminConnection;
+use super::operator_client::OperatorClient;
 use super::platform::Socket;
 use super::room_awaited::Need;
 use super::stream::Stream;
@@ -73,7 +73,7 @@ pub(super) enum Session {
     /// A client of AMQP, which has a record at the broker under the same id.
     Amqp(session::Connection),
     /// An operator's client, which has none.
-    Admin(AdminConnection),
+    Operator(OperatorClient),
     /// An upstream broker, whose record is that of our own publisher: what its bridge says it needs.
     Bridge(Needs),
 }
@@ -97,7 +97,7 @@ impl Session {
     pub(super) fn amqp(&mut self) -> &mut session::Connection {
         match self {
             Self::Amqp(session) => session,
-            Self::Admin(_) | Self::Bridge(_) => {
+            Self::Operator(_) | Self::Bridge(_) => {
                 unreachable!("only clients of AMQP are asked for by that name")
             }
         }
@@ -113,7 +113,7 @@ impl Session {
     pub(super) fn deadline(&self) -> Deadline {
         match self {
             Self::Amqp(session) => session.deadline(),
-            Self::Admin(client) => client.deadline(),
+            Self::Operator(client) => client.deadline(),
             // It says itself when it was looked at.
             Self::Bridge(_) => Deadline::NEVER,
         }
@@ -123,21 +123,21 @@ impl Session {
     pub(super) fn awaits_disk(&self) -> bool {
         match self {
             Self::Amqp(session) => session.awaits_disk(),
-            Self::Admin(client) => client.session.awaits_disk(),
+            Self::Operator(client) => client.session.awaits_disk(),
             Self::Bridge(needs) => needs.awaits_disk,
         }
     }
 
     /// Whether it waits for a message that the broker reads back for it.
     pub(super) fn waits_for_get(&self) -> bool {
-        matches!(self, Self::Admin(client) if client.session.waits())
+        matches!(self, Self::Operator(client) if client.session.waits())
     }
 
     /// Whether it has something to say by itself, not counting deliveries.
     pub(super) fn has_output(&self) -> bool {
         match self {
             Self::Amqp(session) => session.has_output(),
-            Self::Admin(client) => client.session.has_output(),
+            Self::Operator(client) => client.session.has_output(),
             Self::Bridge(needs) => needs.has_output,
         }
     }
@@ -146,7 +146,7 @@ impl Session {
     pub(super) fn has_remainder(&self) -> bool {
         match self {
             Self::Amqp(session) => session.has_remainder(),
-            Self::Admin(_) => false,
+            Self::Operator(_) => false,
             Self::Bridge(needs) => needs.has_remainder,
         }
     }

@@ -20,8 +20,8 @@
 use core::net::SocketAddr;
 use std::io::{self, Read, Write};
 
-use crate::admin::request_context::Machine;
 use crate::log_limiter::LogLimiter;
+use crate::requests::request_context::Machine;
 use crate::store;
 use crate::time::Now;
 
@@ -64,8 +64,8 @@ pub struct Visitor<S> {
 pub enum ListenerId {
     /// One for AMQP, by its place.
     Amqp(usize),
-    /// The operator's.
-    Admin,
+    /// The control socket.
+    Control,
     /// One of the management API, by its place.
     Management(usize),
 }

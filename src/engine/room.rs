@@ -233,7 +233,7 @@ impl<P: Platform> Engine<P> {
             self.room.disk_told = Some(self.shared.now);
         }
         let pools = (&self.shared.journal, &self.shared.supplies.messages);
-        let why = self.shared.broker.views().explain(pools, waiters, self.admin.process.disk_limit_bytes);
+        let why = self.shared.broker.views().explain(pools, waiters, self.operators.process.disk_limit_bytes);
         let text = format_args!("{why}");
         self.shared.supplies.log.warn(self.shared.now, LogSource::Anybody, LogKind::Shortage, text);
     }

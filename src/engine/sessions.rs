@@ -123,7 +123,7 @@ impl<P: Platform> Shared<P> {
 
     /// What may have changed for a client: there is more to read or to handle, or it is over.
     pub(super) fn after_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Admin(client), ending, .. }) = self.peers.get_mut(id)
+        let Some(Peer { stream, session: Session::Operator(client), ending, .. }) = self.peers.get_mut(id)
         else {
             return;
         };
@@ -254,7 +254,7 @@ impl<P: Platform> Shared<P> {
 
     /// The broker may have done for a client what that waits for.
     pub(super) fn resume_operator(&mut self, id: PeerId) {
-        let Some(Peer { session: Session::Admin(client), .. }) = self.peers.get(id) else { return };
+        let Some(Peer { session: Session::Operator(client), .. }) = self.peers.get(id) else { return };
         match client.session.is_held_up(&self.broker) {
             true => self.lists.for_jobs.push(id),
             false => self.lists.list_to_write(id),
@@ -264,7 +264,7 @@ impl<P: Platform> Shared<P> {
     /// Ends an operator's client that has been still for long; one that waits for the disk waits for the broker.
     pub(super) fn call_operator(&mut self, id: PeerId) {
         let now = self.now;
-        let Some(Peer { session: Session::Admin(client), waiting, .. }) = self.peers.get_mut(id) else {
+        let Some(Peer { session: Session::Operator(client), waiting, .. }) = self.peers.get_mut(id) else {
             return;
         };
         let is_ours = client.session.awaits_disk() || client.session.waits();

@@ -1,7 +1,5 @@
 //! Everything that runs, reserved at once, and what whoever runs it may see of it and set.
 
-use crate::admin::request_context::Process;
-use crate::admin::samples::Samples;
 use crate::bridge::Origin;
 use crate::broker::{self, Broker};
 use crate::config::Config;
@@ -10,14 +8,16 @@ use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::Messages;
+use crate::requests::request_context::Process;
+use crate::requests::samples::Samples;
 use crate::session::{Identity, Pools, Settings};
 use crate::time::Now;
 
-use super::admin_socket::AdminSocket;
 use super::bridges::{self, Bridges};
 use super::doors::{Doors, Listeners};
 use super::idle_memory::IdleMemory;
 use super::lists::Lists;
+use super::operator_client::Operators;
 use super::peers::Peers;
 use super::platform::Platform;
 use super::room_awaited::RoomOffers;
@@ -52,7 +52,7 @@ pub struct Setup {
     pub is_memory_locked: bool,
     /// What an operator is told of the process.
     pub process: Process,
-    /// The user that the process runs as; besides root, the only one who gets at the operator's socket.
+    /// The user that the process runs as; besides root, the only one who gets at the control socket.
     pub own_uid: u32,
 }
 
@@ -64,7 +64,7 @@ pub struct Engine<P: Platform> {
     /// What is known of the publishers that wait for room.
     pub(super) room: RoomOffers,
     pub(super) idle_memory: IdleMemory,
-    pub(super) admin: AdminSocket,
+    pub(super) operators: Operators,
     pub(super) bridges: Bridges,
 }
 
@@ -119,14 +119,14 @@ impl<P: Platform> Engine<P> {
             store: None,
             room: RoomOffers::new(),
             idle_memory: IdleMemory::new(setup.is_memory_locked),
-            admin: AdminSocket::closed(setup.process, setup.own_uid, samples),
+            operators: Operators::closed(setup.process, setup.own_uid, samples),
             bridges,
         }
     }
 
     /// What is durable goes there from now on; the broker knows already what it holds.
     pub fn set_store(&mut self, mut store: StoreDriver) {
-        let disk_limit = &mut self.admin.process.disk_limit_bytes;
+        let disk_limit = &mut self.operators.process.disk_limit_bytes;
         if *disk_limit == 0 {
             *disk_limit = store.keeper.log_mut().space().limit_bytes();
         }
@@ -214,13 +214,13 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Lets the operator's clients in from now on.
-    pub const fn open_admin_socket(&mut self) {
-        self.admin.is_open = true;
+    pub const fn open_control_socket(&mut self) {
+        self.operators.is_open = true;
     }
 
     /// What an operator is told of the configuration from now on.
     pub fn set_environment(&mut self, shown: String) {
-        self.admin.process.environment = shown;
+        self.operators.process.environment = shown;
     }
 
     /// Has the configuration read again, and its certificates with it.

@@ -137,7 +137,7 @@ impl<P: Platform> Engine<P> {
             deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, |store| store.keeper.deadline()),
         },
         // The operator's clients who want in.
-        Part { is_ready: Self::may_let_operator_in, deadline: |it| it.admin.listener.deadline() },
+        Part { is_ready: Self::may_let_operator_in, deadline: |it| it.operators.listener.deadline() },
         // Everybody else who wants in.
         Part {
             is_ready: |it| it.shared.doors.is_ready(&it.house()),
@@ -185,7 +185,7 @@ impl<P: Platform> Engine<P> {
     /// Somebody may have come to a listener.
     pub fn note_listener(&mut self, listener: ListenerId) {
         match listener {
-            ListenerId::Admin => self.admin.listener.note_event(),
+            ListenerId::Control => self.operators.listener.note_event(),
             ListenerId::Amqp(_) | ListenerId::Management(_) => {
                 self.shared.doors.handle(&Knock::Listener(listener))
             }
@@ -300,7 +300,7 @@ impl<P: Platform> Engine<P> {
 
     /// Does what the operator wants of the loop itself.
     pub(super) fn follow_orders(&mut self) {
-        let orders = core::mem::take(&mut self.admin.orders);
+        let orders = core::mem::take(&mut self.operators.orders);
         if let Some((bridge, order)) = orders.bridge {
             self.order_bridge(&bridge, order);
         }

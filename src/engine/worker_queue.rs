@@ -16,8 +16,8 @@ use crate::log_limiter::LogKind;
 use crate::password::PasswordCheck;
 use crate::time::Deadline;
 
-use super::admin_socket::IDLE_MS;
 use super::login_throttle::Login;
+use super::operator_client::IDLE_MS;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::Platform;
@@ -130,7 +130,7 @@ impl<P: Platform> Shared<P> {
     /// The password that a request came with has been checked: the request is looked at again.
     pub(super) fn answer_management_login(&mut self, id: PeerId, check: &PasswordCheck, is_right: bool) {
         let noted = self.broker.access_mut().note_checked(check, is_right);
-        let Some(Peer { session: Session::Admin(client), address, .. }) = self.peers.get_mut(id) else {
+        let Some(Peer { session: Session::Operator(client), address, .. }) = self.peers.get_mut(id) else {
             return;
         };
         if let Err(fault) = &noted {

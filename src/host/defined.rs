@@ -10,9 +10,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use crate::admin::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
-use crate::admin::systemd;
 use crate::broker::{Broker, Context};
+use crate::requests::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
+use crate::requests::systemd;
 
 use super::entropy::entropy;
 use super::start_error::StartError;

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use mio::{Events, Token};
 
-use crate::admin::systemd;
 use crate::config::Config;
 use crate::engine::{Engine, Interest, Readiness};
+use crate::requests::systemd;
 use crate::time::{Deadline, Now};
 
 use super::start_error::StartError;

@@ -17,13 +17,13 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
-use crate::admin::systemd;
 use crate::config::Config;
 use crate::config::units::ListenAddress;
 use crate::engine::{AcceptFailure, PeerAddress, Visitor};
 use crate::error::is_out_of_descriptors;
 use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
+use crate::requests::systemd;
 use crate::time::Now;
 
 use super::buffer_size::BufferSize;

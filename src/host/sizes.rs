@@ -8,7 +8,7 @@ use crate::config::transports::ClientCertificates;
 use crate::limits::{
     CONTROL_CLIENTS_MAX, LimitsError, MANAGEMENT_CLIENTS_MOST, MemoryLine, MemoryTable, RecordSizes,
 };
-use crate::{admin, broker, engine, fields, flight, mem, session, store, tls};
+use crate::{broker, engine, fields, flight, mem, requests, session, store, tls};
 
 /// What each thing that peers can make costs with this configuration, and what the rooms need once, for the
 /// memory table.
@@ -27,11 +27,11 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let most = if config.has_shovel_room() { WINDOW_MAX } else { 0 };
     let window = config.bridges.iter().map(|bridge| bridge.window).fold(most, u16::max).into();
     let reserved = engine::tls_reserved_bytes(connections);
-    let client = admin::admin_session::ADMIN_SESSION_BYTES + engine::LOGIN_BYTES;
+    let client = requests::operator_session::OPERATOR_SESSION_BYTES + engine::LOGIN_BYTES;
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame, limits.messages_max as usize)
             + session::WritePlan::bytes(output)
-            + if config.serves_management() { admin::tokens::TOKENS_BYTES } else { 0 },
+            + if config.serves_management() { requests::tokens::TOKENS_BYTES } else { 0 },
         store_bytes: store::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + reserved),
         tls_handshake_bytes: if_tls(tls::HANDSHAKE_BYTES),
@@ -59,12 +59,12 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         login_bytes: engine::LOGIN_BYTES,
         newcomers_bytes: engine::newcomers_bytes::<Socket>(),
         unacknowledged_bytes: broker::DELIVERY_BYTES,
-        control_bytes: admin::admin_session::ADMIN_SESSION_BYTES
+        control_bytes: requests::operator_session::OPERATOR_SESSION_BYTES
             + engine::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST)
                 / CONTROL_CLIENTS_MAX,
         samples_bytes: match config.serves_management() {
             false => 0,
-            true => admin::samples::Samples::bytes(limits.queues_max as usize),
+            true => requests::samples::Samples::bytes(limits.queues_max as usize),
         },
         json_bytes: fields::READING_BYTES,
         flight_bytes: if config.flight_recorder.is_some() { flight::FILE_BYTES } else { 0 },

@@ -8,11 +8,11 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::admin::request_context::{Endurance, Machine, Process, StoreView};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::engine::{CertificateState, Engine, Setup};
 use crate::limits::{Megabytes, MemoryTable};
+use crate::requests::request_context::{Endurance, Machine, Process, StoreView};
 use crate::session::Identity;
 use crate::tls::CertificateStore;
 
@@ -98,8 +98,8 @@ impl EventLoop {
         if engine.has_bridges() {
             engine.restore_bridges(&bridge_file::read(&config.data_dir));
         }
-        if engine.platform_mut().open_admin_listener() {
-            engine.open_admin_socket();
+        if engine.platform_mut().open_control_listener() {
+            engine.open_control_socket();
         }
         if config.memory_lock {
             lock_memory()?;

@@ -10,7 +10,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mio::{Interest, Poll, Token};
 
-use crate::admin::request_context::Machine;
 use crate::config::Config;
 use crate::engine::{
     self, AcceptFailure, CertificateState, FoundAddresses, ListenerId, NameLookup, PeerId, Platform, Visitor,
@@ -18,6 +17,7 @@ use crate::engine::{
 };
 use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
+use crate::requests::request_context::Machine;
 use crate::store::{Read, ReadOutcome, Write, WriteDone};
 use crate::time::Now;
 
@@ -30,10 +30,10 @@ use super::local::{Folder, LocalListener};
 use super::resolver::Resolver;
 use super::socket::Socket;
 
-/// The name of the operator's socket in the data directory.
+/// The name of the control socket in the data directory.
 pub const SOCKET_NAME: &str = "ctl.sock";
 /// Operators' clients that may wait outside.
-const ADMIN_BACKLOG: i32 = 64;
+const CONTROL_BACKLOG: i32 = 64;
 
 /// The token of the signals' pipe.
 pub(super) const SIGNAL: Token = Token(usize::MAX - 1);
@@ -42,9 +42,9 @@ pub(super) const HELPERS: Token = Token(usize::MAX - 2);
 /// The token of the pipe of SIGHUP.
 pub(super) const HANGUP: Token = Token(usize::MAX - 3);
 /// The token of the operator's listener.
-const ADMIN: usize = usize::MAX - 16;
+const CONTROL: usize = usize::MAX - 16;
 /// The token of the first listener of the management API.
-const FIRST_MANAGEMENT: usize = ADMIN - MANAGEMENT_LISTENERS_MAX;
+const FIRST_MANAGEMENT: usize = CONTROL - MANAGEMENT_LISTENERS_MAX;
 /// The first token of a newcomer; tokens below are those of listeners.
 const FIRST_NEWCOMER: usize = 1 << 15;
 /// The first token of a peer; tokens below are those of newcomers.
@@ -60,8 +60,8 @@ pub(super) enum Whose {
 /// Of a token that belongs to a socket.
 pub(super) fn whose(Token(token): Token) -> Whose {
     match token {
-        ADMIN => Whose::Listener(ListenerId::Admin),
-        token if (FIRST_MANAGEMENT..ADMIN).contains(&token) => {
+        CONTROL => Whose::Listener(ListenerId::Control),
+        token if (FIRST_MANAGEMENT..CONTROL).contains(&token) => {
             Whose::Listener(ListenerId::Management(token - FIRST_MANAGEMENT))
         }
         token if token < FIRST_NEWCOMER => Whose::Listener(ListenerId::Amqp(token)),
@@ -87,8 +87,8 @@ pub(super) struct System {
     pub(super) poll: Poll,
     pub(super) listeners: Vec<Listener>,
     pub(super) management: Vec<Listener>,
-    admin_listener: Option<LocalListener>,
-    admin_path: PathBuf,
+    control_listener: Option<LocalListener>,
+    control_path: PathBuf,
     spare: SpareDescriptor,
     local_buffers: LocalBuffers,
     limits: Limits,
@@ -112,8 +112,8 @@ impl System {
             local_buffers: LocalBuffers::new(&limits, &listeners),
             listeners,
             management,
-            admin_listener: None,
-            admin_path: config.data_dir.join(SOCKET_NAME),
+            control_listener: None,
+            control_path: config.data_dir.join(SOCKET_NAME),
             spare: SpareDescriptor::new(),
             limits,
             disk: None,
@@ -124,25 +124,26 @@ impl System {
 
     /// Listens for the operator in the data directory, which is ours by now. `false`: it cannot, and says so;
     /// the rest of the broker runs without it.
-    pub(super) fn open_admin_listener(&mut self) -> bool {
+    pub(super) fn open_control_listener(&mut self) -> bool {
         // The mode lets in root and our user; the kernel is asked besides who each client is.
-        let opened = LocalListener::open(&self.admin_path, Folder::Ours, 0o600, ADMIN_BACKLOG);
-        match opened.and_then(|mut listener| listener.register(&self.poll, Token(ADMIN)).map(|()| listener)) {
-            Ok(listener) => self.admin_listener = Some(listener),
+        let opened = LocalListener::open(&self.control_path, Folder::Ours, 0o600, CONTROL_BACKLOG);
+        match opened.and_then(|mut listener| listener.register(&self.poll, Token(CONTROL)).map(|()| listener))
+        {
+            Ok(listener) => self.control_listener = Some(listener),
             Err(error) => {
-                let path = self.admin_path.display();
+                let path = self.control_path.display();
                 log::error!("leveret ctl cannot reach this broker, for there is no socket {path}: {error}");
             }
         }
-        self.admin_listener.is_some()
+        self.control_listener.is_some()
     }
 
-    fn accept_admin(&self, limiter: &mut LogLimiter, now: Now) -> Result<Visitor<Socket>, AcceptFailure> {
-        let Some(listener) = &self.admin_listener else { return Err(AcceptFailure::Nobody) };
+    fn accept_control(&self, limiter: &mut LogLimiter, now: Now) -> Result<Visitor<Socket>, AcceptFailure> {
+        let Some(listener) = &self.control_listener else { return Err(AcceptFailure::Nobody) };
         listener.accept().map(|(socket, address)| Visitor { socket, address }).map_err(|error| {
             let failure = failure_of(&error);
             if failure == AcceptFailure::System {
-                let text = format_args!("accepting on {} failed: {error}", self.admin_path.display());
+                let text = format_args!("accepting on {} failed: {error}", self.control_path.display());
                 limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
             }
             failure
@@ -172,7 +173,7 @@ impl Platform for System {
     ) -> Result<Visitor<Socket>, AcceptFailure> {
         match listener {
             ListenerId::Amqp(place) => self.listeners[place].accept(&mut self.spare, log, now),
-            ListenerId::Admin => self.accept_admin(log, now),
+            ListenerId::Control => self.accept_control(log, now),
             ListenerId::Management(place) => self.management[place].accept(&mut self.spare, log, now),
         }
     }
@@ -253,7 +254,7 @@ impl Platform for System {
         let pages = std::fs::read_to_string("/proc/self/statm").ok();
         let resident = pages.as_deref().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
         let files = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
-        let disk = self.admin_path.parent().and_then(|folder| rustix::fs::statvfs(folder).ok());
+        let disk = self.control_path.parent().and_then(|folder| rustix::fs::statvfs(folder).ok());
         Machine {
             resident_bytes: resident.unwrap_or(0) * rustix::param::page_size() as u64,
             files_open: files,
@@ -298,7 +299,7 @@ mod tests {
             assert_eq!(whose(token_of(interest)), Whose::Socket(interest));
         }
         assert_eq!(whose(Token(3)), Whose::Listener(ListenerId::Amqp(3)));
-        assert_eq!(whose(Token(ADMIN)), Whose::Listener(ListenerId::Admin));
+        assert_eq!(whose(Token(CONTROL)), Whose::Listener(ListenerId::Control));
         for place in [0, MANAGEMENT_LISTENERS_MAX - 1] {
             assert_eq!(whose(management_token(place)), Whose::Listener(ListenerId::Management(place)));
         }

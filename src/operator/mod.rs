@@ -6,10 +6,10 @@
 
 #![warn(clippy::unwrap_used)]
 
-pub mod admin;
 pub mod bridge;
 pub mod config;
 pub mod fields;
+pub mod requests;
 pub mod tls;
 
 // The rooms below, by the names they have there.

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use base64::engine::general_purpose::{GeneralPurpose, STANDARD};
 use base64::write::EncoderWriter;
 
-use crate::admin::json::{Json, Sink};
+use crate::requests::json::{Json, Sink};
 
 /// Writes JSON to a file or a stream, however much it is.
 ///

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 // The rooms of the broker, by the names they have there.
 use leveret_broker::{
-    admin, broker, config, flight, host, journal, limits, mem, password, store, time, wire,
+    broker, config, flight, host, journal, limits, mem, password, requests, store, time, wire,
 };
 
 /// What the program ends with when it could not do what was asked.

@@ -10,7 +10,6 @@
 //! any other bridge; one that ends when so many messages were moved takes no more than those; what [`check`] takes
 //! of a parameter, [`parse`] makes a bridge of at every start.
 
-use crate::admin::definitions::table_of;
 use crate::bridge::Preparation;
 use crate::broker::{self, Broker, DeleteIf, ParameterNeeds, ParameterView, SHOVEL};
 use crate::config::bridge::{Bridge as Config, Destination};
@@ -19,6 +18,7 @@ use crate::config::shovel_parameter::parse;
 use crate::config::upstream::Upstream;
 use crate::fields;
 use crate::log_limiter::{LogKind, LogSource};
+use crate::requests::definitions::table_of;
 use crate::wire::{Table, Value, Writer};
 
 use super::registry::Bridges;

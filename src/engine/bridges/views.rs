@@ -3,11 +3,11 @@
 //! Always true: a link is called running only while messages of a rule can flow over it and the upstream was
 //! heard of within two heartbeats, if it has any.
 
-use crate::admin::request_context::{
-    BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
-};
 use crate::bridge::Stage;
 use crate::config::shovel::End;
+use crate::requests::request_context::{
+    BridgeLinkView, BridgeOrder, Bridges as BridgeViews, ShovelEndView, ShovelView,
+};
 use crate::time::Now;
 
 use super::contact::Lane;

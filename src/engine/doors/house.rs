@@ -2,11 +2,11 @@
 //!
 //! Always true: the doors see the house as it is when they are asked, and change nothing in it.
 
-use crate::admin::tokens::Tokens;
 use crate::broker::Broker;
 use crate::command::ConnectionId;
 use crate::journal::Journal;
 use crate::limits::Limits;
+use crate::requests::tokens::Tokens;
 use crate::time::Now;
 
 use super::waiting_visitors::WaitingVisitor;

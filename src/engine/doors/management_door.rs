@@ -4,23 +4,23 @@
 //! listeners to both, half of that is each one's own ([`Shares`]), for at the listener of metrics there are
 //! strangers; those who wait for a place are accepted before there is one, so that it is known of which address
 //! they are, and the address that has fewest places has the next one; an address never gives up a place for one
-//! that has as many; a request has a bounded time to come in, and its answer to be taken (`admin_socket`), and a
+//! that has as many; a request has a bounded time to come in, and its answer to be taken (`operator_client`), and a
 //! shorter one while an address with fewer places waits; whoever comes with a login that is known never waits
 //! for strangers of the same address.
 
 use core::cmp::Reverse;
 
-use crate::admin::admin_session::says_a_known_login;
 use crate::limits::{CONTROL_CLIENTS_MAX, Limits};
 use crate::log_limiter::{LogKind, LogLimiter};
 use crate::mem::sort_by_key;
+use crate::requests::operator_session::says_a_known_login;
 use crate::time::{Deadline, Now};
 
 use super::house::{House, Step};
 use super::waiting_visitors::{ListenerKind, VISITORS_MAX, WaitingVisitor, WaitingVisitors};
 use crate::engine::address::Source;
-use crate::engine::admin_socket::{AdminConnection, UNDISTURBED_REQUEST_MS};
 use crate::engine::listener::Listener;
+use crate::engine::operator_client::{OperatorClient, UNDISTURBED_REQUEST_MS};
 use crate::engine::peer::{Ending, Peer, Session, Waiting};
 use crate::engine::peer_id::PeerId;
 use crate::engine::platform::{ListenerId, Platform, Socket, Visitor};
@@ -261,10 +261,10 @@ fn places(limits: &Limits) -> impl Iterator<Item = PeerId> + use<> {
 /// Who is in, with what is spoken with him and the listener he came by.
 fn clients<'h, S>(
     house: &'h House<'_, S>,
-) -> impl Iterator<Item = (PeerId, &'h Peer<S>, &'h AdminConnection, ListenerKind)> {
+) -> impl Iterator<Item = (PeerId, &'h Peer<S>, &'h OperatorClient, ListenerKind)> {
     places(house.limits).filter_map(|id| {
         let peer = house.peers.get(id)?;
-        let Session::Admin(client) = &peer.session else { return None };
+        let Session::Operator(client) = &peer.session else { return None };
         let listener =
             if client.session.is_for_metrics() { ListenerKind::Metrics } else { ListenerKind::Api };
         Some((id, peer, client, listener))

@@ -85,7 +85,7 @@ impl<S: Socket> Doors<S> {
         match *knock {
             Knock::Listener(ListenerId::Amqp(place)) => self.amqp.note_listener(place),
             Knock::Listener(ListenerId::Management(place)) => self.management.note_listener(place),
-            Knock::Listener(ListenerId::Admin) => {}
+            Knock::Listener(ListenerId::Control) => {}
             Knock::Newcomer(place, is_closed) => self.amqp.note_newcomer(place, is_closed),
         }
     }

@@ -105,7 +105,7 @@ pub enum LogKind {
     Timeout,
     /// Something that there was no room for.
     Shortage,
-    /// A client that may not use the operator's socket.
+    /// A client that may not use the control socket.
     Control,
     /// A bridge that is up, or is not.
     Bridge,

@@ -8,13 +8,13 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 
-use crate::admin::http::encode;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
+use crate::requests::http::encode;
 
 use super::args::Call;
 use super::client::Reply;
 use super::failure::{BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused_as, tell};
-use super::find::connect;
+use super::find::{ask, connect};
 use super::listings::{Source, print};
 
 const MUST_BE_THERE: &str = "if-match: *\r\n";
@@ -134,7 +134,7 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
 pub(super) fn delete_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     tell(call, &format!("Deleting user \"{user}\" ..."))?;
-    user_done(&connect(call)?.ask("DELETE", &format!("/api/users/{}", encode(user)), "", "")?, user)
+    user_done(&ask(call, "DELETE", &["users", user], "")?, user)
 }
 
 pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
@@ -146,13 +146,13 @@ pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
 pub(super) fn add_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
     tell(call, &format!("Adding vhost \"{vhost}\" ..."))?;
-    done(&connect(call)?.ask("PUT", &format!("/api/vhosts/{}", encode(vhost)), "", "")?)
+    done(&ask(call, "PUT", &["vhosts", vhost], "")?)
 }
 
 pub(super) fn delete_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
     tell(call, &format!("Deleting vhost \"{vhost}\" ..."))?;
-    done(&connect(call)?.ask("DELETE", &format!("/api/vhosts/{}", encode(vhost)), "", "")?)
+    done(&ask(call, "DELETE", &["vhosts", vhost], "")?)
 }
 
 pub(super) fn set_permissions(call: &Call) -> Result<(), Failure> {
@@ -160,15 +160,13 @@ pub(super) fn set_permissions(call: &Call) -> Result<(), Failure> {
     let vhost = call.vhost();
     tell(call, &format!("Setting permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
     let body = json!({"configure": configure, "write": write, "read": read});
-    let path = format!("/api/permissions/{}/{}", encode(vhost), encode(user));
-    permission_done(&connect(call)?.ask("PUT", &path, "", &body.to_string())?, call, user)
+    permission_done(&ask(call, "PUT", &["permissions", vhost, user], &body.to_string())?, call, user)
 }
 
 pub(super) fn clear_permissions(call: &Call) -> Result<(), Failure> {
     let (user, vhost) = (&call.args[0], call.vhost());
     tell(call, &format!("Clearing permissions for user \"{user}\" in vhost \"{vhost}\" ..."))?;
-    let path = format!("/api/permissions/{}/{}", encode(vhost), encode(user));
-    permission_done(&connect(call)?.ask("DELETE", &path, "", "")?, call, user)
+    permission_done(&ask(call, "DELETE", &["permissions", vhost, user], "")?, call, user)
 }
 
 pub(super) fn set_topic_permissions(call: &Call) -> Result<(), Failure> {
@@ -179,24 +177,21 @@ pub(super) fn set_topic_permissions(call: &Call) -> Result<(), Failure> {
         &format!("Setting topic permissions on \"{exchange}\" for user \"{user}\" in vhost \"{vhost}\" ..."),
     )?;
     let body = json!({"exchange": exchange, "write": write, "read": read});
-    let path = format!("/api/topic-permissions/{}/{}", encode(vhost), encode(user));
-    permission_done(&connect(call)?.ask("PUT", &path, "", &body.to_string())?, call, user)
+    permission_done(&ask(call, "PUT", &["topic-permissions", vhost, user], &body.to_string())?, call, user)
 }
 
 pub(super) fn clear_topic_permissions(call: &Call) -> Result<(), Failure> {
     let (user, vhost) = (&call.args[0], call.vhost());
-    let (on, tail) = match call.args.get(1) {
-        Some(exchange) => (format!(" on \"{exchange}\""), format!("/{}", encode(exchange))),
-        None => (String::new(), String::new()),
-    };
+    let exchange = call.args.get(1);
+    let on = exchange.map(|exchange| format!(" on \"{exchange}\"")).unwrap_or_default();
     tell(call, &format!("Clearing topic permissions{on} for user \"{user}\" in vhost \"{vhost}\" ..."))?;
-    let path = format!("/api/topic-permissions/{}/{}{tail}", encode(vhost), encode(user));
-    permission_done(&connect(call)?.ask("DELETE", &path, "", "")?, call, user)
+    let path = ["topic-permissions", vhost, user].into_iter().chain(exchange.map(String::as_str));
+    permission_done(&ask(call, "DELETE", &path.collect::<Vec<_>>(), "")?, call, user)
 }
 
 pub(super) fn confirm_users(call: &Call) -> Result<(), Failure> {
     tell(call, "Confirming users, virtual hosts and permissions as they are now ...")?;
-    done(&connect(call)?.ask("POST", "/api/ctl/confirm-users", "", "")?)
+    done(&ask(call, "POST", &["ctl", "confirm-users"], "")?)
 }
 
 // ---- passwords

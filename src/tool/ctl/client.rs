@@ -1,4 +1,4 @@
-//! The command line's end of the operator's socket: one request after the other, answers as they come.
+//! The command line's end of the control socket: one request after the other, answers as they come.
 //!
 //! Always true: what the broker says is bounded before it is believed; a broker that says nothing for as long
 //! as the caller is willing to wait is given up; rows are handed on one by one, however many there are.

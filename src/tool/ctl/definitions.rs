@@ -10,8 +10,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::admin::definitions::{FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
 use crate::new_file::{NewFile, Old};
+use crate::requests::definitions::{FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
 
 use super::access::hash_of;
 use super::args::Call;

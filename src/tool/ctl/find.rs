@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use crate::config::{Config, Layer};
 use crate::host::SOCKET_NAME;
+use crate::requests::http::encode;
 
 use super::args::Call;
-use super::client::Client;
+use super::client::{Client, Reply};
 use super::failure::{Failure, NOT_PERMITTED, UNAVAILABLE, USAGE};
 
 /// Where the packaged broker keeps its data, and its configuration.
@@ -41,6 +42,12 @@ pub(super) fn connect(call: &Call) -> Result<Client, Failure> {
         ),
         _ => absent(&candidates, &error),
     })
+}
+
+/// Asks the broker that is meant for one thing: a verb, the words of the path, a body.
+pub(super) fn ask(call: &Call, verb: &str, path: &[&str], body: &str) -> Result<Reply, Failure> {
+    let path: String = path.iter().map(|word| format!("/{}", encode(word))).collect();
+    connect(call)?.ask(verb, &format!("/api{path}"), "", body)
 }
 
 /// Sockets that may be the broker's, the likeliest first.

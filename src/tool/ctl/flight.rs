@@ -15,9 +15,9 @@ use std::path::Path;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use crate::admin::dates::day_of;
 use crate::flight::{self, Event, FILE_BYTES, Kind};
 use crate::host::printable::Printable;
+use crate::requests::dates::day_of;
 
 /// The events as text, each life under a title.
 pub(super) fn shown(path: &Path) -> io::Result<String> {

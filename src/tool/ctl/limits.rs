@@ -7,13 +7,11 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::admin::http::encode;
-
 use super::access::done;
 use super::args::Call;
 use super::client::Reply;
 use super::failure::{Failure, UNAVAILABLE, shown, tell};
-use super::find::connect;
+use super::find::{ask, connect};
 use super::format::Formatter;
 
 pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
@@ -22,7 +20,7 @@ pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
     if let Some(why) = what_is_wrong(limits, ["max-connections", "max-queues"], "limits")? {
         return Err(Failure::error(UNAVAILABLE, format_args!("Validation failed\n\n{why}\n")));
     }
-    let reply = connect(call)?.ask("PUT", &format!("/api/vhost-limits/{}", encode(vhost)), "", limits)?;
+    let reply = ask(call, "PUT", &["vhost-limits", vhost], limits)?;
     if reply.status == 400 {
         return Err(Failure::error(UNAVAILABLE, format_args!("Validation failed\n\n{}\n", reply.reason())));
     }
@@ -32,7 +30,7 @@ pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
 pub(super) fn clear_vhost_limits(call: &Call) -> Result<(), Failure> {
     let vhost = call.vhost();
     tell(call, &format!("Clearing vhost \"{vhost}\" limits ..."))?;
-    done(&connect(call)?.ask("DELETE", &format!("/api/vhost-limits/{}", encode(vhost)), "", "")?)
+    done(&ask(call, "DELETE", &["vhost-limits", vhost], "")?)
 }
 
 pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
@@ -53,7 +51,7 @@ pub(super) fn set_user_limits(call: &Call) -> Result<(), Failure> {
     if let Some(why) = what_is_wrong(limits, ["max-channels", "max-connections"], "user-limits")? {
         return Err(Failure::error(UNAVAILABLE, why));
     }
-    let reply = connect(call)?.ask("PUT", &format!("/api/user-limits/{}", encode(user)), "", limits)?;
+    let reply = ask(call, "PUT", &["user-limits", user], limits)?;
     user_done(&reply, user)
 }
 
@@ -61,8 +59,7 @@ pub(super) fn clear_user_limits(call: &Call) -> Result<(), Failure> {
     let (user, limit) = (&call.args[0], &call.args[1]);
     let which = if limit == "all" { "all limits".to_string() } else { format!("\"{limit}\" limit") };
     tell(call, &format!("Clearing {which} for user \"{user}\" ..."))?;
-    let path = format!("/api/user-limits/{}/{}", encode(user), encode(limit));
-    user_done(&connect(call)?.ask("DELETE", &path, "", "")?, user)
+    user_done(&ask(call, "DELETE", &["user-limits", user, limit], "")?, user)
 }
 
 pub(super) fn list_user_limits(call: &Call) -> Result<(), Failure> {

@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
-use crate::admin::binding_columns::Bindings;
-use crate::admin::bridges::BridgeLinks;
-use crate::admin::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues, TYPED, Vhosts};
-use crate::admin::http::encode;
-use crate::admin::orphan_columns::Orphans;
-use crate::admin::parameter_columns::VALUE_IN_WORDS;
-use crate::admin::policy_columns::IN_WORDS;
+use crate::requests::binding_columns::Bindings;
+use crate::requests::bridges::BridgeLinks;
+use crate::requests::columns::{Channels, Connections, Consumers, Exchanges, Kind, Queues, TYPED, Vhosts};
+use crate::requests::http::encode;
+use crate::requests::orphan_columns::Orphans;
+use crate::requests::parameter_columns::VALUE_IN_WORDS;
+use crate::requests::policy_columns::IN_WORDS;
 
 use super::args::Call;
 use super::failure::{BAD_DATA, Failure, UNAVAILABLE, misused, tell};

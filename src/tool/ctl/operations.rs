@@ -4,13 +4,13 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::admin::http::encode;
 use crate::limits::Megabytes;
+use crate::requests::http::encode;
 
 use super::args::Call;
 use super::client::Reply;
 use super::failure::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
-use super::find::connect;
+use super::find::{ask, connect};
 use super::format::Formatter;
 
 pub(super) fn ping(call: &Call) -> Result<(), Failure> {
@@ -151,13 +151,13 @@ fn resident_bytes(pid: u64) -> Option<u64> {
 }
 
 pub(super) fn overview(call: &Call) -> Result<Value, Failure> {
-    let reply = connect(call)?.ask("GET", "/api/overview", "", "")?;
+    let reply = ask(call, "GET", &["overview"], "")?;
     if reply.status == 200 { Ok(reply.body) } else { Err(Failure::refused(&reply)) }
 }
 
 pub(super) fn environment(call: &Call) -> Result<(), Failure> {
     tell(call, "Configuration of the broker ...")?;
-    let reply = connect(call)?.ask("GET", "/api/ctl/environment", "", "")?;
+    let reply = ask(call, "GET", &["ctl", "environment"], "")?;
     match reply.body.as_str().filter(|_| reply.status == 200) {
         Some(text) if call.formatter() == Formatter::Json => writeln!(io::stdout(), "{}", Value::from(text))?,
         Some(text) => {
@@ -171,7 +171,7 @@ pub(super) fn environment(call: &Call) -> Result<(), Failure> {
 
 pub(super) fn alarms(call: &Call) -> Result<(), Failure> {
     tell(call, "Listing alarms ...")?;
-    let reply = connect(call)?.ask("GET", "/api/ctl/alarms", "", "")?;
+    let reply = ask(call, "GET", &["ctl", "alarms"], "")?;
     if reply.status != 200 {
         return Err(Failure::refused(&reply));
     }
@@ -203,8 +203,7 @@ pub(super) fn stop(call: &Call) -> Result<(), Failure> {
 pub(super) fn purge_queue(call: &Call) -> Result<(), Failure> {
     let queue = &call.args[0];
     tell(call, &format!("Purging queue '{queue}' in vhost '{}' ...", call.vhost()))?;
-    let path = format!("/api/queues/{}/{}/contents", encode(call.vhost()), encode(queue));
-    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
+    let reply = ask(call, "DELETE", &["queues", call.vhost(), queue, "contents"], "")?;
     match reply.status {
         200 => Ok(()),
         404 => Err(Failure::error(UNAVAILABLE, "not_found")),
@@ -223,7 +222,7 @@ pub(super) fn trace_off(call: &Call) -> Result<(), Failure> {
 fn trace(call: &Call, verb: &str, [doing, done]: [&str; 2]) -> Result<(), Failure> {
     let vhost = call.vhost();
     tell(call, &format!("{doing} tracing for vhost \"{vhost}\" ..."))?;
-    let reply = connect(call)?.ask(verb, &format!("/api/ctl/trace/{}", encode(vhost)), "", "")?;
+    let reply = ask(call, verb, &["ctl", "trace", vhost], "")?;
     if reply.status != 204 {
         return Err(Failure::refused(&reply));
     }
@@ -246,16 +245,14 @@ pub(super) fn retry_parked(call: &Call) -> Result<(), Failure> {
 fn order_bridge(call: &Call, doing: &str, order: &str) -> Result<(), Failure> {
     let bridge = &call.args[0];
     tell(call, &format!("{doing} bridge '{bridge}' ..."))?;
-    let reply =
-        connect(call)?.ask("POST", &format!("/api/ctl/bridges/{}/{order}", encode(bridge)), "", "")?;
+    let reply = ask(call, "POST", &["ctl", "bridges", bridge, order], "")?;
     if reply.status == 204 { Ok(()) } else { Err(Failure::refused(&reply)) }
 }
 
 pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {
     let [incarnation, queue] = call.args.as_slice() else { return Ok(()) };
     tell(call, &format!("Adopting orphan {incarnation} as queue '{queue}' in vhost '{}' ...", call.vhost()))?;
-    let path = format!("/api/ctl/orphans/{}/{}/{}", encode(incarnation), encode(call.vhost()), encode(queue));
-    let count = orphan_done(&connect(call)?.ask("PUT", &path, "", "")?)?;
+    let count = orphan_done(&ask(call, "PUT", &["ctl", "orphans", incarnation, call.vhost(), queue], "")?)?;
     writeln!(io::stdout(), "Queue was successfully declared with {count} ready messages")?;
     Ok(())
 }
@@ -263,8 +260,7 @@ pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {
 pub(super) fn delete_orphan(call: &Call) -> Result<(), Failure> {
     let incarnation = &call.args[0];
     tell(call, &format!("Deleting orphan {incarnation} ..."))?;
-    let path = format!("/api/ctl/orphans/{}", encode(incarnation));
-    let count = orphan_done(&connect(call)?.ask("DELETE", &path, "", "")?)?;
+    let count = orphan_done(&ask(call, "DELETE", &["ctl", "orphans", incarnation], "")?)?;
     writeln!(io::stdout(), "Orphan was successfully deleted with {count} messages")?;
     Ok(())
 }

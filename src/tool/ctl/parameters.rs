@@ -7,12 +7,12 @@ use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 
-use crate::admin::http::encode;
+use crate::requests::http::encode;
 
 use super::access::done;
 use super::args::Call;
 use super::failure::{Failure, UNAVAILABLE, tell};
-use super::find::connect;
+use super::find::{ask, connect};
 use super::format::Printer;
 use super::listings::{Source, print};
 
@@ -22,10 +22,6 @@ fn body_of(value: &str) -> Result<String, Failure> {
         Ok(value) => Ok(json!({ "value": value }).to_string()),
         Err(_) => Err(Failure::error(UNAVAILABLE, "JSON decoding error. Reason: badarg")),
     }
-}
-
-fn path_of(call: &Call, component: &str, name: &str) -> String {
-    format!("/api/parameters/{}/{}/{}", encode(component), encode(call.vhost()), encode(name))
 }
 
 pub(super) fn set(call: &Call) -> Result<(), Failure> {
@@ -39,7 +35,7 @@ pub(super) fn set(call: &Call) -> Result<(), Failure> {
         ),
     )?;
     let body = body_of(value)?;
-    done(&connect(call)?.ask("PUT", &path_of(call, component, name), "", &body)?)
+    done(&ask(call, "PUT", &["parameters", component, vhost, name], &body)?)
 }
 
 pub(super) fn clear(call: &Call) -> Result<(), Failure> {
@@ -47,11 +43,11 @@ pub(super) fn clear(call: &Call) -> Result<(), Failure> {
     let vhost = call.vhost();
     let what = format!("\"{name}\" for component \"{component}\" on vhost \"{vhost}\"");
     tell(call, &format!("Clearing runtime parameter {what} ..."))?;
-    clear_at(call, &path_of(call, component, name))
+    clear_at(call, &["parameters", component, vhost, name])
 }
 
-fn clear_at(call: &Call, path: &str) -> Result<(), Failure> {
-    let reply = connect(call)?.ask("DELETE", path, "", "")?;
+fn clear_at(call: &Call, path: &[&str]) -> Result<(), Failure> {
+    let reply = ask(call, "DELETE", path, "")?;
     match reply.status {
         404 => Err(Failure::error(UNAVAILABLE, "Parameter does not exist")),
         _ => done(&reply),
@@ -74,13 +70,13 @@ pub(super) fn set_global(call: &Call) -> Result<(), Failure> {
     let [name, value] = call.args.as_slice() else { return Ok(()) };
     tell(call, &format!("Setting global runtime parameter \"{name}\" to \"{value}\" ..."))?;
     let body = body_of(value)?;
-    done(&connect(call)?.ask("PUT", &format!("/api/global-parameters/{}", encode(name)), "", &body)?)
+    done(&ask(call, "PUT", &["global-parameters", name], &body)?)
 }
 
 pub(super) fn clear_global(call: &Call) -> Result<(), Failure> {
     let name = &call.args[0];
     tell(call, &format!("Clearing global runtime parameter \"{name}\" ..."))?;
-    clear_at(call, &format!("/api/global-parameters/{}", encode(name)))
+    clear_at(call, &["global-parameters", name])
 }
 
 pub(super) fn list_global(call: &Call) -> Result<(), Failure> {
@@ -153,18 +149,17 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
 pub(super) fn restart(call: &Call) -> Result<(), Failure> {
     let (name, vhost) = (&call.args[0], call.vhost());
     tell(call, &format!("Restarting dynamic Shovel {name} in virtual host {vhost} on node {NODE}"))?;
-    order(call, "/restart")
+    order(call, &["shovels", "vhost", vhost, name, "restart"])
 }
 
 pub(super) fn delete(call: &Call) -> Result<(), Failure> {
     let (name, vhost) = (&call.args[0], call.vhost());
     tell(call, &format!("Deleting shovel {name} in vhost {vhost}"))?;
-    order(call, "")
+    order(call, &["shovels", "vhost", vhost, name])
 }
 
-fn order(call: &Call, what: &str) -> Result<(), Failure> {
-    let path = format!("/api/shovels/vhost/{}/{}{what}", encode(call.vhost()), encode(&call.args[0]));
-    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
+fn order(call: &Call, path: &[&str]) -> Result<(), Failure> {
+    let reply = ask(call, "DELETE", path, "")?;
     match reply.status {
         404 => Err(Failure::error(
             UNAVAILABLE,

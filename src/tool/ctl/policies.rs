@@ -4,12 +4,12 @@
 
 use serde_json::{Value, json};
 
-use crate::admin::http::encode;
+use crate::requests::http::encode;
 
 use super::access::done;
 use super::args::Call;
 use super::failure::{Failure, UNAVAILABLE, misused, tell};
-use super::find::connect;
+use super::find::ask;
 use super::listings::{Source, print};
 
 /// Where the policies are that a command speaks of, and how they are called when one is set, when one is
@@ -47,8 +47,7 @@ pub(super) fn set(call: &Call) -> Result<(), Failure> {
         "priority": number,
         "apply-to": call.value("apply-to").unwrap_or("all"),
     });
-    let path = format!("/api/{path}/{}/{}", encode(vhost), encode(name));
-    let reply = connect(call)?.ask("PUT", &path, "", &body.to_string())?;
+    let reply = ask(call, "PUT", &[path, vhost, name], &body.to_string())?;
     done(&reply)
 }
 
@@ -56,8 +55,7 @@ pub(super) fn clear(call: &Call) -> Result<(), Failure> {
     let (name, vhost) = (&call.args[0], call.vhost());
     let (path, [_, what, _]) = words(call);
     tell(call, &format!("Clearing {what} \"{name}\" on vhost \"{vhost}\" ..."))?;
-    let path = format!("/api/{path}/{}/{}", encode(vhost), encode(name));
-    let reply = connect(call)?.ask("DELETE", &path, "", "")?;
+    let reply = ask(call, "DELETE", &[path, vhost, name], "")?;
     match reply.status {
         404 => Err(Failure::error(UNAVAILABLE, "Parameter does not exist")),
         _ => done(&reply),

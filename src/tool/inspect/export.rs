@@ -13,8 +13,8 @@ use super::names::Names;
 use super::options::ExportTo;
 use super::props;
 use super::verdict::InspectError;
-use crate::admin::json::Json;
 use crate::json::{self, Base64, Object};
+use crate::requests::json::Json;
 use crate::store::fsck::{FoundRecord, Scan, Trust};
 use crate::store::{Body, FileDisk, Message, Range, RangeSet, Record};
 

@@ -3,8 +3,8 @@
 //! Always true: nothing is lost. JSON has fewer types than a header table, and only text; so beside the
 //! decoded headers stand the octets as they were published, from which the message can be made again.
 
-use crate::admin::json::Json;
 use crate::json::Object;
+use crate::requests::json::Json;
 use crate::wire::field::{Array, Table, Value};
 use crate::wire::props::Properties;
 

@@ -2,7 +2,7 @@
 
 /// Files in rooms of peers that may call the log past the limiter, and why no peer can cause a line, or not often.
 pub(super) const BARE_LOG_CALLS: &[(&str, &str)] = &[
-    ("operator/admin/systemd.rs", "the service manager refuses a message"),
+    ("operator/requests/systemd.rs", "the service manager refuses a message"),
     ("rooms/broker/access/users.rs", "once at a start"),
     ("rooms/broker/letters/write.rs", "once a minute by its own clock"),
     ("rooms/broker/letters/awaken.rs", "once a minute by its own clock"),

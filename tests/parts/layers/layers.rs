@@ -52,10 +52,10 @@ const SEES: &[(&str, &[&str])] = &[
     ("session", &["wire"]),
     ("broker", &["wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("store", &[]),
-    ("admin", &["broker", "wire::field", "wire::props", "wire::Writer", "wire::Full"]),
+    ("requests", &["broker", "wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("tls", &["config"]),
     ("bridge", &["wire", "config"]),
-    ("engine", &["wire", "session", "broker", "store", "admin", "config", "tls", "bridge"]),
+    ("engine", &["wire", "session", "broker", "store", "requests", "config", "tls", "bridge"]),
     ("tool", EVERYONE),
     ("bench", &["wire", "config", "tool::options", "tool::json"]),
     ("host", EVERYONE),
@@ -105,7 +105,7 @@ const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 
 /// Rooms where peers are handled: what they cause is logged through the limiter.
-const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "host", "admin", "wire", "tls", "bridge", "engine"];
+const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "host", "requests", "wire", "tls", "bridge", "engine"];
 
 /// Calls that reach the log past the limiter. Debug and trace are the operator's own wish.
 const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log!"];

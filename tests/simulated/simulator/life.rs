@@ -248,7 +248,7 @@ impl<'r> Life<'r> {
         self.trouble_links();
         if !self.is_calm {
             self.act();
-            self.administer();
+            self.operate();
             self.police();
             self.stride();
         }

@@ -214,7 +214,7 @@ fn answer_in(bytes: &[u8]) -> Option<(u16, usize)> {
 
 impl Life<'_> {
     /// An operator thinks of something.
-    pub fn administer(&mut self) {
+    pub fn operate(&mut self) {
         let is_unwritable = self.run.ledger.is_unwritable;
         let random = &mut self.chance("operator");
         if !random.once_in(ONE_IN) || self.engine.is_stopping() || is_unwritable {
@@ -223,7 +223,7 @@ impl Life<'_> {
         self.call_operator();
         if let Some(operator) = self.operator.as_mut().filter(|operator| operator.waits_for.is_none()) {
             operator.ask(&mut self.run.ledger, random);
-            self.run.counts.administered += 1;
+            self.run.counts.operated += 1;
         }
     }
 

@@ -42,7 +42,7 @@ pub struct Counts {
     pub unwritable: u64,
     pub damaged: u64,
     /// Changes of who may do what.
-    pub administered: u64,
+    pub operated: u64,
     /// Changes of policies.
     pub policed: u64,
     /// Deliveries of what had waited for its time before.
@@ -59,7 +59,7 @@ impl Counts {
         assert!(self.confirmed > 150 * seeds && self.delivered > 250 * seeds, "too little: {self:?}");
         assert!(self.commits > 120 * seeds && self.reads > 40 * seeds, "the disk rests: {self:?}");
         assert!(20 * self.unwritable > seeds, "every store can be written: {self:?}");
-        assert!(self.administered > 20 * seeds && self.rests > 40 * seeds, "operators rest: {self:?}");
+        assert!(self.operated > 20 * seeds && self.rests > 40 * seeds, "operators rest: {self:?}");
         assert!(self.policed > seeds && self.waited > seeds, "nothing waits: {self:?}");
     }
 
@@ -78,7 +78,7 @@ impl Counts {
         self.rests += other.rests;
         self.damaged += other.damaged;
         self.unwritable += other.unwritable;
-        self.administered += other.administered;
+        self.operated += other.operated;
         self.policed += other.policed;
         self.waited += other.waited;
         if other.left_bytes_max > self.left_bytes_max {

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
 use super::world::sim_disk::{Random, SimDisk, Trouble};
-use leveret::admin::request_context::{Machine, Process, StoreView};
 use leveret::broker::{Broker, Context, levels_of};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
 use leveret::journal::{Definition, DestinationName, is_group, is_transient};
 use leveret::password::PasswordHash;
+use leveret::requests::request_context::{Machine, Process, StoreView};
 use leveret::store::{AccessReport, Body, Identity, Log, Message, Record, Report};
 use leveret::time::Now;
 
@@ -171,7 +171,7 @@ impl Run {
         delete_rebuilt(broker, &mut context);
         let driver = StoreDriver::new(log, self.plan.limits.frame_max as usize);
         engine.set_store(driver);
-        engine.open_admin_socket();
+        engine.open_control_socket();
         Some(engine)
     }
 
@@ -423,7 +423,7 @@ fn process() -> Process {
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
-        endurance: leveret::admin::request_context::Endurance::default(),
+        endurance: leveret::requests::request_context::Endurance::default(),
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,

@@ -34,11 +34,11 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
-use leveret::admin::request_context::{Endurance, Machine, Process, StoreView};
 use leveret::broker::{Broker, Gauges};
 use leveret::engine::{Engine, ListenerId, PeerAddress, QUEUE_PLACES, Setup, StoreDriver};
 use leveret::limits::Limits;
 use leveret::password::PasswordHash;
+use leveret::requests::request_context::{Endurance, Machine, Process, StoreView};
 use leveret::session::Identity;
 use leveret::store::{Identity as StoreIdentity, Log, Settings};
 use leveret::time::{Deadline, Now};
@@ -190,7 +190,7 @@ impl World {
     /// A program connects to the operator's socket, as this user; its number among those.
     pub fn connect_operator(&mut self, shape: Shape, uid: u32) -> usize {
         let line = Rc::new(RefCell::new(Line::new(shape)));
-        self.engine.open_admin_socket();
+        self.engine.open_control_socket();
         self.engine.platform_mut().arrive_operator(&line, uid);
         self.operators.push(line);
         self.operators.len() - 1

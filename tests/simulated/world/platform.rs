@@ -247,12 +247,12 @@ impl Memory {
             }
         }
         engine.note_listener(ListenerId::Amqp(0));
-        engine.note_listener(ListenerId::Admin);
+        engine.note_listener(ListenerId::Control);
     }
 
     /// A program of this machine connects to the operator's socket, as this user.
     pub fn arrive_operator(&mut self, line: &Rc<RefCell<Line>>, uid: u32) {
-        self.arrive_at(ListenerId::Admin, line, PeerAddress::Local { pid: 1, uid });
+        self.arrive_at(ListenerId::Control, line, PeerAddress::Local { pid: 1, uid });
         self.has_news_of_operators = true;
     }
 
@@ -263,7 +263,7 @@ impl Memory {
 
     /// Operator's clients that were not let in yet.
     pub fn operators_outside(&self) -> usize {
-        self.arrivals.iter().filter(|(listener, _)| *listener == ListenerId::Admin).count()
+        self.arrivals.iter().filter(|(listener, _)| *listener == ListenerId::Control).count()
     }
 
     /// Tells the engine what happened since this was last done; says whether that was anything, a result of
@@ -275,10 +275,10 @@ impl Memory {
         any |= engine.platform_mut().looking.is_some();
         // Of those that came to the operator's socket it is told once.
         let arrivals = engine.platform_mut().arrivals.iter().map(|(listener, _)| *listener);
-        let listeners: Vec<_> = arrivals.filter(|listener| *listener != ListenerId::Admin).collect();
+        let listeners: Vec<_> = arrivals.filter(|listener| *listener != ListenerId::Control).collect();
         listeners.into_iter().for_each(|listener| engine.note_listener(listener));
         if core::mem::take(&mut engine.platform_mut().has_news_of_operators) {
-            engine.note_listener(ListenerId::Admin);
+            engine.note_listener(ListenerId::Control);
         }
         engine.platform_mut().registered.retain(|registered| registered.line.borrow().is_held);
         for index in 0..engine.platform_mut().registered.len() {

@@ -15,7 +15,7 @@ use crate::mem::{
 
 /// The program itself: code, constants, the C library's and the logger's needs. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 5_500_000;
-/// Clients of the operator's socket at once; further ones wait.
+/// Clients of the control socket at once; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
 /// The most clients of the management API that `management_clients_max` may allow.
 pub const MANAGEMENT_CLIENTS_MOST: usize = 8;
@@ -143,7 +143,7 @@ pub struct RecordSizes {
     pub scratch_bytes: usize,
     /// Buffers that the store has once.
     pub store_bytes: usize,
-    /// A client of the operator's socket, and its part of the places for clients of both kinds.
+    /// A client of the control socket, and its part of the places for clients of both kinds.
     pub control_bytes: usize,
     /// A client of the management API; 0 when nobody listens for one.
     pub management_bytes: usize,

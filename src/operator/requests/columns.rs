@@ -182,6 +182,8 @@ pub trait Kind: 'static {
     fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
     }
+    /// Whether a list of them can be asked for page by page.
+    const HAS_PAGES: bool = false;
     /// Who sees them.
     const AUDIENCE: Audience = Audience::Members;
     /// Whether somebody who may not see everything sees this one.
@@ -190,6 +192,7 @@ pub trait Kind: 'static {
         let is_member =
             || Self::vhost(view).is_some_and(|vhost| context.broker.access().has_permission(name, vhost));
         match Self::AUDIENCE {
+            Audience::All => true,
             Audience::Members => is_member(),
             Audience::MembersAndMonitors => *is_monitor || is_member(),
             Audience::OwnerAndMonitors => *is_monitor || is_member() && Self::user(view) == Some(&**name),
@@ -244,6 +247,7 @@ pub struct Queues;
 impl Kind for Queues {
     type View<'a> = QueueView<'a>;
 
+    const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
         ("name", |queue, pen| pen.json.text(queue.name)),
         ("vhost", |queue, pen| pen.json.text(queue.vhost)),
@@ -349,6 +353,7 @@ pub struct Exchanges;
 impl Kind for Exchanges {
     type View<'a> = ExchangeView<'a>;
 
+    const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
         ("name", |exchange, pen| pen.json.text(exchange.name)),
         ("vhost", |exchange, pen| pen.json.text(exchange.vhost)),
@@ -401,6 +406,7 @@ pub struct Connections;
 impl Kind for Connections {
     type View<'a> = ConnectionRow<'a>;
 
+    const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
         ("pid", |row, pen| pen.json.shown(connection_pid(row.socket.number, row.id))),
         ("name", |row, pen| pen.json.shown(name_of(&row.socket))),
@@ -488,6 +494,7 @@ pub struct Channels;
 impl Kind for Channels {
     type View<'a> = ChannelRow<'a>;
 
+    const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
         ("pid", |row, pen| pen.channel(Some(row.id))),
         ("name", |row, pen| pen.connection_name(row.view.connection, Some(row.view.number))),
@@ -617,6 +624,7 @@ pub struct Vhosts;
 impl Kind for Vhosts {
     type View<'a> = VhostView<'a>;
 
+    const HAS_PAGES: bool = true;
     const COLUMNS: &'static [Column<Self>] = &[
         ("name", |vhost, pen| pen.json.text(vhost.name)),
         ("limits", limits),

@@ -1,38 +1,18 @@
-//! Parts of the management API's answers that several of them have, and limits.
+//! Parts that several answers have, and limits.
 //!
 //! Always true: what is written is part of an object or list that has begun, or a whole one.
 
-use crate::broker::{UserLimits, VhostLimits};
-
 use super::json::Json;
-use super::request_context::RequestContext;
 
-/// Limits that somebody has set, of those virtual hosts or users that are meant.
-pub(super) fn limits(
+/// Limits that somebody has set, of these virtual hosts or users.
+pub(super) fn limits<'n>(
     json: &mut Json<'_>,
-    context: &RequestContext<'_>,
-    kind: &str,
-    is_meant: impl Fn(&str) -> bool,
+    key: &str,
+    rows: impl Iterator<Item = (&'n str, [(&'static str, Option<u32>); 2])>,
 ) {
-    let broker = &*context.broker;
-    let of_vhost = |limits: VhostLimits| {
-        [("max-queues", limits.queues_max), ("max-connections", limits.connections_max)]
-    };
-    let of_user = |limits: UserLimits| {
-        [("max-channels", limits.channels_max), ("max-connections", limits.connections_max)]
-    };
-    let (key, rows): (_, Vec<_>) = match kind {
-        "vhost-limits" => {
-            ("vhost", broker.access().vhosts().map(|view| (view.name, of_vhost(view.limits))).collect())
-        }
-        _ => ("user", broker.access().users().map(|view| (view.name, of_user(view.limits))).collect()),
-    };
     json.raw(b"[");
     let mut is_first = true;
-    for (name, limits) in rows {
-        if !is_meant(name) || limits.iter().all(|(_, limit)| limit.is_none()) {
-            continue;
-        }
+    for (name, limits) in rows.filter(|(_, limits)| limits.iter().any(|(_, limit)| limit.is_some())) {
         json.comma(&mut is_first);
         json.raw(b"{");
         let mut is_first_field = true;
@@ -63,6 +43,14 @@ pub(super) fn texts(json: &mut Json<'_>, is_first: &mut bool, texts: &[(&str, &s
     }
 }
 
+/// An object of texts.
+pub(super) fn said(json: &mut Json<'_>, members: &[(&str, &str)]) {
+    json.raw(b"{");
+    texts(json, &mut true, members);
+    json.raw(b"}");
+}
+
+/// An object of numbers.
 pub(super) fn nested(json: &mut Json<'_>, members: &[(&str, u64)]) {
     json.raw(b"{");
     numbers(json, &mut true, members);

@@ -3,7 +3,7 @@
 //!
 //! Always true: what RabbitMQ has of its own machine, and nothing here is, is left out, or is none.
 
-use super::api;
+use super::alarms;
 use super::json::Json;
 use super::management_parts::{nested, numbers, texts};
 use super::request_context::RequestContext;
@@ -77,7 +77,7 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("mem_calculation_strategy", "rss"),
     ];
     texts(json, &mut is_first, &said);
-    let is_full = api::is_disk_full(context);
+    let is_full = alarms::is_disk_full(context);
     let truths = [("running", true), ("mem_alarm", false), ("disk_free_alarm", is_full)];
     for (name, truth) in truths {
         json.name(name, &mut is_first);

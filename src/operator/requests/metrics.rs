@@ -15,10 +15,11 @@
 
 use crate::command::RABBITMQ_VERSION;
 
-use super::answer::{Answer, not_found};
-use super::api;
+use super::alarms;
+use super::answer::Answer;
+use super::call::Call;
 use super::exposition::{Exposition, GROUPS, Labels, Lines, OURS, Rows, UNKNOWN, VHOSTS_MAX, sums};
-use super::http::{Request, decode};
+use super::http::decode;
 use super::request_context::RequestContext;
 use super::wear::Wear;
 
@@ -101,16 +102,14 @@ enum Scope {
 
 /// Answers a request for metrics, whoever asks.
 #[cold]
-pub(super) fn answer(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
-    let path: heapless::Vec<&str, 3> = request.segments.iter().map(|segment| &**segment).take(3).collect();
-    let scope = match path.as_slice() {
-        ["metrics"] => Scope::Aggregated,
-        ["metrics", "per-object"] => Scope::PerObject,
-        ["metrics", "detailed"] => Scope::Detailed,
-        _ => return not_found("Not Found"),
+pub(super) fn answer(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    let scope = match call.request.segments.get(1).map(|last| &**last) {
+        Some("per-object") => Scope::PerObject,
+        Some(_) => Scope::Detailed,
+        None => Scope::Aggregated,
     };
     let asked = |key: &'static str| {
-        let pairs = request.query.split('&').filter_map(|pair| pair.split_once('='));
+        let pairs = call.request.query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.filter(move |(name, _)| *name == key).map(|pair| pair.1)
     };
     let is_wanted = |family: &str| scope != Scope::Detailed || asked("family").any(|other| other == family);
@@ -143,7 +142,7 @@ pub(super) fn answer(request: &Request<'_>, context: &RequestContext<'_>) -> Ans
         own(&mut lines, context);
     }
     if scope == Scope::Aggregated {
-        lines.all("", ALARM, &[api::is_disk_full(context).into(), 0, 0]);
+        lines.all("", ALARM, &[alarms::is_disk_full(context).into(), 0, 0]);
         sums(&mut lines, context.context());
     }
     Answer::Metrics(out, Box::new(Exposition::new(prefix, groups, vhosts)))
@@ -264,7 +263,7 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         process.waiting_publishers.into(),
         process.handshakes_evicted,
         process.newcomers_dropped,
-        api::which_alarms(context).len() as u64,
+        alarms::which_alarms(context).len() as u64,
     ];
     lines.all("", OWN, &values);
     if let Some(wear) = Wear::of(process) {

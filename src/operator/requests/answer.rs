@@ -1,4 +1,4 @@
-//! How a request is answered: what the operator's interface says, before it is bytes.
+//! How a request is answered: what whoever asks is told, before it is bytes.
 //!
 //! Always true: a mistake is answered with what is wrong, in the two fields that RabbitMQ's API has for it.
 
@@ -10,6 +10,7 @@ use super::http::Status;
 use super::json::Json;
 use super::listing::Listing;
 use super::looking::Looking;
+use super::management_parts::said;
 use super::pages::Page;
 use super::queue_get::QueueGet;
 
@@ -45,6 +46,9 @@ pub enum Answer {
     Metrics(Vec<u8>, Box<Exposition>),
 }
 
+/// An answer, or the refusal where it is known that there is none.
+pub(super) type Answered = Result<Answer, Answer>;
+
 /// A small JSON body.
 pub fn body(write: impl FnOnce(&mut Json<'_>)) -> Vec<u8> {
     let mut out = Vec::new();
@@ -55,13 +59,7 @@ pub fn body(write: impl FnOnce(&mut Json<'_>)) -> Vec<u8> {
 /// A body that says what is wrong.
 #[cold]
 pub fn problem(error: &str, reason: &str) -> Vec<u8> {
-    body(|json| {
-        json.raw(b"{\"error\":");
-        json.text(error);
-        json.raw(b",\"reason\":");
-        json.text(reason);
-        json.raw(b"}");
-    })
+    body(|json| said(json, &[("error", error), ("reason", reason)]))
 }
 
 pub(super) const fn done(status: Status) -> Answer {
@@ -71,6 +69,12 @@ pub(super) const fn done(status: Status) -> Answer {
 #[cold]
 pub(super) fn bad_request(reason: &str) -> Answer {
     Answer::Now(Status::BadRequest, problem("bad_request", reason))
+}
+
+/// The same of what was found wrong with what was said.
+#[cold]
+pub(super) fn bad(why: String) -> Answer {
+    bad_request(&why)
 }
 
 /// What a request without enough rights is told.

@@ -1,4 +1,5 @@
-//! One client of the operator's interface, without its socket: bytes in, requests handled, bytes out.
+//! One client of the operator, by whichever way it comes, without its socket: bytes in, requests handled, bytes
+//! out.
 //!
 //! ```text
 //! reading ─ request ─→ answered at once
@@ -11,7 +12,7 @@
 //! that a request comes in, no octet of it is looked at more than a few times.
 
 use super::answer::{Answer, OUTPUT_BYTES_MAX, problem, refusal};
-use super::api;
+use super::control;
 use super::exposition::Exposition;
 use super::gate;
 use super::http::{self, Head, Origin, Parsed, Status};
@@ -20,6 +21,7 @@ use super::looking::Looking;
 use super::metrics;
 use super::queue_get::{Getting, Progress};
 use super::request_context::RequestContext;
+use super::table::{self, Door};
 use super::tokens::Tokens;
 use crate::broker::{self, Broker};
 use crate::journal::{Batch, Journal};
@@ -32,7 +34,7 @@ pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a listing that one turn writes.
 const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
 /// Bytes of both, for the memory table.
-pub const ADMIN_SESSION_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
+pub const OPERATOR_SESSION_BYTES: usize = REQUEST_BYTES_MAX + OUTPUT_BYTES_MAX;
 
 /// What is being done.
 #[derive(Debug)]
@@ -63,7 +65,7 @@ enum State {
 
 /// One client's requests and answers, in order.
 #[derive(Debug)]
-pub struct AdminSession {
+pub struct OperatorSession {
     input: Vec<u8>,
     output: Vec<u8>,
     /// Bytes of the output that are gone.
@@ -116,7 +118,7 @@ enum Caller {
     Scraper,
 }
 
-impl Default for AdminSession {
+impl Default for OperatorSession {
     fn default() -> Self {
         Self {
             input: Vec::new(),
@@ -158,7 +160,7 @@ fn has_known_login(bytes: &[u8], known: (&Broker, &Journal, &Tokens), at: (u64, 
     Origin::of_head(bytes).is_some_and(|origin| gate::is_known(&origin, known, at))
 }
 
-impl AdminSession {
+impl OperatorSession {
     /// Of a client of the management API, perhaps of this very machine.
     pub fn of_network(from_loopback: bool) -> Self {
         Self { caller: Caller::Network { from_loopback }, ..Self::default() }
@@ -248,7 +250,7 @@ impl AdminSession {
                 self.answer(status, &body);
             }
             State::Holding(batch) if *batch <= context.durable() => {
-                if let Some(answer) = api::held(context) {
+                if let Some(answer) = control::held(context) {
                     self.begin(answer, context);
                 }
             }
@@ -404,7 +406,7 @@ impl AdminSession {
         (self.is_last, self.is_head) = (request.is_last, request.is_head);
         self.challenges = !request.origin.is_script;
         let answer = match self.caller {
-            Caller::Operator => Ok(api::handle(&request, context)),
+            Caller::Operator => Ok(table::answer(&request, context, Door::Socket, None)),
             Caller::Network { from_loopback } => {
                 gate::handle(&request, context, from_loopback, self.is_login_right.take())
             }

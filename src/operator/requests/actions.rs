@@ -17,12 +17,13 @@ use crate::mem::Draw;
 use crate::wire::props::{PROPERTIES, Properties, PropertyKind};
 use crate::wire::{Full, Writer};
 
-use super::answer::{Answer, bad_request, body, not_found, problem, refusal};
+use super::answer::{Answer, Answered, bad, bad_request, body, not_found, problem, refusal};
 use super::binding_columns::{Bindings, properties_key};
+use super::call::{Call, default_named};
 use super::columns::Kind;
 use super::definitions::table_of;
 use super::filter::{BindingEnds, Filter};
-use super::http::{Request, Status, Verb, encode};
+use super::http::{Request, Status, encode};
 use super::listing::is_wanted;
 use super::queue_get::QueueGet;
 use super::request_context::RequestContext;
@@ -31,57 +32,34 @@ use super::shown_message::Payloads;
 /// Properties of a message, in bytes: no more than a request has.
 const PROPERTIES_BYTES_MAX: usize = 64 << 10;
 
-type Acted = Result<Answer, Answer>;
-
-/// Does what a path names, for a user, where that lets him; `None`: it names nothing of this.
-pub(super) fn handle(
-    request: &Request<'_>,
-    context: &mut RequestContext<'_>,
-    user: &str,
-    path: &[&str],
-) -> Option<Answer> {
-    let mut by = By { context, user, vhost: path.get(1)? };
-    let acted = match (request.verb, path) {
-        (Verb::Put, ["queues", _, queue]) => by.put_queue(request, queue),
-        (Verb::Delete, ["queues", _, queue]) => by.delete_queue(request, queue),
-        (Verb::Delete, ["queues", _, queue, "contents"]) => by.purge(queue),
-        (Verb::Post, ["queues", _, queue, "actions"]) => by.act(request, queue),
-        (Verb::Post, ["queues", _, queue, "get"]) => by.get(request, queue),
-        (Verb::Put, ["exchanges", _, exchange]) => by.put_exchange(request, exchange),
-        (Verb::Delete, ["exchanges", _, exchange]) => by.delete_exchange(request, exchange),
-        (Verb::Post, ["exchanges", _, exchange, "publish"]) => by.publish(request, default_named(exchange)),
-        (Verb::Post, ["bindings", _, "e", source, kind @ ("e" | "q"), destination]) => {
-            by.bind(request, default_named(source), (destination, *kind == "e"))
-        }
-        (Verb::Delete, ["bindings", _, "e", source, kind @ ("e" | "q"), destination, key]) => {
-            by.unbind(default_named(source), (destination, *kind == "e"), key)
-        }
-        _ => return None,
-    };
-    Some(acted.unwrap_or_else(|refused| refused))
-}
-
-/// A path cannot name what has no name.
-pub(super) fn default_named(exchange: &str) -> &str {
-    if exchange == "amq.default" { "" } else { exchange }
-}
-
 fn refused(fault: Fault) -> Answer {
     refusal(&fault)
 }
 
-fn bad(why: String) -> Answer {
-    bad_request(&why)
-}
-
 /// Who does something, and where.
-struct By<'b, 's> {
+pub(super) struct By<'b, 's> {
     context: &'b mut RequestContext<'s>,
+    call: &'b Call<'b>,
     user: &'b str,
     vhost: &'b str,
 }
 
-impl By<'_, '_> {
+impl<'b, 's> By<'b, 's> {
+    /// The user who asks, in the virtual host of the path.
+    ///
+    /// # Errors
+    /// Nobody is logged in.
+    pub(super) fn of(call: &'b Call<'b>, context: &'b mut RequestContext<'s>) -> Result<Self, Answer> {
+        let user = call.user.ok_or_else(|| not_found("Not Found"))?;
+        Ok(Self { context, call, user: &user.name, vhost: call.name("vhost") })
+    }
+
+    /// Where bindings lead: a name, and whether that is an exchange's.
+    fn destination(&self) -> (&'b str, bool) {
+        let exchange = self.call.has("exchange").map(|name| (name, true));
+        exchange.unwrap_or_else(|| (self.call.name("queue"), false))
+    }
+
     /// Has one thing done over a connection of the user's.
     fn command(&mut self, command: Command<'_>) -> Result<(Outcome, Batch), Answer> {
         let (broker, mut context) = self.context.broker();
@@ -96,7 +74,7 @@ impl By<'_, '_> {
         }
     }
 
-    fn done(&mut self, status: Status, command: Command<'_>) -> Acted {
+    fn done(&mut self, status: Status, command: Command<'_>) -> Answered {
         self.command(command).map(|(_, batch)| Answer::Durable(batch, status, Vec::new()))
     }
 
@@ -112,8 +90,9 @@ impl By<'_, '_> {
         exchanges.any(|exchange| (exchange.vhost, exchange.name) == (self.vhost, name))
     }
 
-    fn put_queue(&mut self, request: &Request<'_>, queue: &str) -> Acted {
-        let mut fields = fields(request)?;
+    pub(super) fn put_queue(&mut self) -> Answered {
+        let queue = self.call.name("queue");
+        let mut fields = fields(self.call.request)?;
         let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
         let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
         let status = if self.queue_exists(queue).is_ok() { Status::NoContent } else { Status::Created };
@@ -127,28 +106,32 @@ impl By<'_, '_> {
         )
     }
 
-    fn delete_queue(&mut self, request: &Request<'_>, queue: &str) -> Acted {
+    pub(super) fn delete_queue(&mut self) -> Answered {
+        let queue = self.call.name("queue");
         self.queue_exists(queue)?;
-        let (if_unused, if_empty) = (request.says("if-unused"), request.says("if-empty"));
+        let (if_unused, if_empty) = (self.call.request.says("if-unused"), self.call.request.says("if-empty"));
         self.done(Status::NoContent, Command::QueueDelete { queue, if_unused, if_empty })
     }
 
-    fn purge(&mut self, queue: &str) -> Acted {
+    pub(super) fn purge(&mut self) -> Answered {
+        let queue = self.call.name("queue");
         self.queue_exists(queue)?;
         self.done(Status::NoContent, Command::QueuePurge { queue })
     }
 
     /// Nothing is mirrored here, so all mirrors are as they should be.
-    fn act(&self, request: &Request<'_>, queue: &str) -> Acted {
+    pub(super) fn mirror(&self) -> Answered {
+        let queue = self.call.name("queue");
         self.queue_exists(queue)?;
-        match fields(request)?.text("action").map_err(bad)?.as_str() {
+        match fields(self.call.request)?.text("action").map_err(bad)?.as_str() {
             "sync" | "cancel_sync" => Ok(Answer::Now(Status::NoContent, Vec::new())),
             other => Err(bad_request(&format!("there is no action '{other}'"))),
         }
     }
 
-    fn get(&mut self, request: &Request<'_>, queue: &str) -> Acted {
-        let mut fields = fields(request)?;
+    pub(super) fn get(&mut self) -> Answered {
+        let queue = self.call.name("queue");
+        let mut fields = fields(self.call.request)?;
         let mode = match fields.text("ackmode").map_err(bad)?.as_str() {
             "ack_requeue_true" | "reject_requeue_true" => Some(Settlement::Requeue),
             "reject_requeue_false" => Some(Settlement::Reject),
@@ -175,8 +158,9 @@ impl By<'_, '_> {
         })))
     }
 
-    fn put_exchange(&mut self, request: &Request<'_>, exchange: &str) -> Acted {
-        let mut fields = fields(request)?;
+    pub(super) fn put_exchange(&mut self) -> Answered {
+        let exchange = self.call.name("exchange");
+        let mut fields = fields(self.call.request)?;
         let kind = fields.text_if_said("type").map_err(bad)?.unwrap_or_else(|| "direct".to_string());
         let (durable, auto_delete) = (truth(&mut fields, "durable")?, truth(&mut fields, "auto_delete")?);
         let internal = truth(&mut fields, "internal")?;
@@ -189,16 +173,18 @@ impl By<'_, '_> {
         )
     }
 
-    fn delete_exchange(&mut self, request: &Request<'_>, exchange: &str) -> Acted {
+    pub(super) fn delete_exchange(&mut self) -> Answered {
+        let exchange = self.call.name("exchange");
         if !self.has_exchange(exchange) {
             return Err(not_found("Not Found"));
         }
-        let if_unused = request.says("if-unused");
+        let if_unused = self.call.request.says("if-unused");
         self.done(Status::NoContent, Command::ExchangeDelete { exchange, if_unused })
     }
 
-    fn bind(&mut self, request: &Request<'_>, source: &str, destination: (&str, bool)) -> Acted {
-        let mut fields = fields(request)?;
+    pub(super) fn bind(&mut self) -> Answered {
+        let (source, destination) = (default_named(self.call.name("source")), self.destination());
+        let mut fields = fields(self.call.request)?;
         let routing_key = fields.text_if_said("routing_key").map_err(bad)?.unwrap_or_default();
         let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
         let batch = self.command(binding(source, destination, &routing_key, &arguments, true))?.1;
@@ -215,7 +201,9 @@ impl By<'_, '_> {
         Ok(Answer::Made(batch, place))
     }
 
-    fn unbind(&mut self, source: &str, destination: (&str, bool), key: &str) -> Acted {
+    pub(super) fn unbind(&mut self) -> Answered {
+        let (source, destination) = (default_named(self.call.name("source")), self.destination());
+        let key = self.call.name("key");
         let ends = BindingEnds {
             source: Some(source.into()),
             destination: Some((destination.0.into(), destination.1)),
@@ -230,8 +218,9 @@ impl By<'_, '_> {
         self.done(Status::NoContent, binding(source, destination, &routing_key, &arguments, false))
     }
 
-    fn publish(&mut self, request: &Request<'_>, exchange: &str) -> Acted {
-        let mut fields = fields(request)?;
+    pub(super) fn publish(&mut self) -> Answered {
+        let exchange = default_named(self.call.name("exchange"));
+        let mut fields = fields(self.call.request)?;
         let properties = properties_of(&fields.value("properties"))?;
         let key = fields.text("routing_key").map_err(bad)?;
         let payload = fields.text("payload").map_err(bad)?;

@@ -14,13 +14,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
-use super::answer::{Answer, body, done, not_found, problem, unauthorized};
+use super::answer::{Answer, problem, unauthorized};
+use super::call::User;
 use super::http::{Head, JSON, Origin, Request, Status, Verb};
-use super::management::{self, Who};
-use super::metrics;
-use super::pages::{self, Page};
+use super::pages::Page;
 use super::request_context::RequestContext;
-use super::tokens::{NoToken, TOKENS_MAX, Tokens};
+use super::table::{self, Door};
+use super::tokens::Tokens;
 use crate::broker::Broker;
 use crate::journal::Journal;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
@@ -70,15 +70,10 @@ pub(super) fn handle(
     if let Some(refused) = refuse(request, &context.process.hosts) {
         return Ok(refused);
     }
-    let is_metrics = request.segments.first().is_some_and(|first| *first == "metrics");
-    if !is_metrics && request.segments.first().is_none_or(|first| *first != "api") {
-        return Ok(match request.verb {
-            Verb::Get => page(request),
-            _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
-        });
+    if request.segments.first().is_none_or(|first| *first != "api" && *first != "metrics") {
+        return Ok(table::answer_to_anybody(request, context));
     }
-    let token = request.origin.token();
-    let user = match token {
+    let user = match request.origin.token() {
         Some(token) => context.tokens.user_of(token, context.broker, context.process.uptime_ms),
         None => match Login::of(&request.origin) {
             Some(login) => {
@@ -98,23 +93,8 @@ pub(super) fn handle(
     if context.broker.access().check_admission(context.journal, &user, from_loopback).is_err() {
         return Ok(unauthorized("Login failed"));
     }
-    let Some(who) = Who::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
-    if is_metrics {
-        return Ok(if who.is_monitor {
-            show_metrics(request, context)
-        } else {
-            unauthorized("Not monitor user")
-        });
-    }
-    let path: heapless::Vec<&str, 3> = request.segments.iter().map(|segment| &**segment).take(3).collect();
-    Ok(match (request.verb, path.as_slice(), token) {
-        (Verb::Post, ["api", "leveret", "login"], None) => begin(context, &user),
-        (Verb::Delete, ["api", "leveret", "login"], Some(token)) => {
-            context.tokens.end(token);
-            done(Status::NoContent)
-        }
-        _ => management::handle(request, context, &who),
-    })
+    let Some(user) = User::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
+    Ok(table::answer(request, context, Door::Network, Some(&user)))
 }
 
 /// Whether a request says a token that is good, or the password that was its user's when it was checked last,
@@ -125,7 +105,7 @@ pub(super) fn is_known(
     (uptime_ms, from_loopback): (u64, bool),
 ) -> bool {
     let may_come_in = |user: &str| {
-        Who::of(broker, user).is_some()
+        User::of(broker, user).is_some()
             && broker.access().check_admission(journal, user, from_loopback).is_ok()
     };
     match origin.token() {
@@ -138,53 +118,14 @@ pub(super) fn is_known(
 }
 
 /// Answers a request that came to where metrics are shown without a login: nothing else is there.
-pub(super) fn metrics_alone(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
-    refuse(request, &context.process.hosts).unwrap_or_else(|| show_metrics(request, context))
-}
-
-fn show_metrics(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
-    match request.verb {
-        Verb::Get => metrics::answer(request, context),
-        _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
-    }
-}
-
-/// Gives a user whose password was right a token instead of it.
-fn begin(context: &mut RequestContext<'_>, user: &str) -> Answer {
-    let token = match context.tokens.begin(context.broker, user, context.process.uptime_ms) {
-        Ok(token) => token,
-        Err(NoToken::NoSuchUser) => return unauthorized("Login failed"),
-        Err(NoToken::Full) => {
-            let why = format!("{TOKENS_MAX} users are logged in: try again when one has logged out");
-            return Answer::Now(Status::Forbidden, problem("forbidden", &why));
-        }
-    };
-    let body = body(|json| {
-        json.raw(b"{\"token\":");
-        json.text(&token);
-        json.raw(b"}");
-    });
-    Answer::Now(Status::Created, body)
+pub(super) fn metrics_alone(request: &Request<'_>, context: &mut RequestContext<'_>) -> Answer {
+    refuse(request, &context.process.hosts)
+        .unwrap_or_else(|| table::answer(request, context, Door::Metrics, None))
 }
 
 /// What stands above a file of the page.
 pub(super) fn page_head(page: &Page, status: Status) -> Head<'_> {
     Head { status, media: page.media, more: PAGE_LINES, tag: Some(page.tag()) }
-}
-
-/// A file of the page, unless the client has it.
-fn page(request: &Request<'_>) -> Answer {
-    let name = match request.segments.as_slice() {
-        [name] => name,
-        _ => return not_found("Not Found"),
-    };
-    let Some(page) = pages::find(name) else { return not_found("Not Found") };
-    let tag = format!("\"{:016x}\"", page.tag());
-    let is_tag = |copy: &str| copy.trim().trim_start_matches("W/") == tag;
-    match request.origin.has_copy {
-        Some(copies) if copies.split(',').any(is_tag) => Answer::KnownPage(page),
-        _ => Answer::Page(page),
-    }
 }
 
 /// Refuses what comes under a name that is not ours, or from a page that is not ours.

@@ -5,6 +5,7 @@
 use crate::broker::ParameterView;
 
 use super::columns::{Column, Kind};
+use super::filter::Audience;
 use super::json::Json;
 use super::request_context::ReadContext;
 
@@ -55,6 +56,7 @@ pub struct GlobalParameters;
 impl Kind for GlobalParameters {
     type View<'a> = ParameterView<'a>;
 
+    const AUDIENCE: Audience = Audience::All;
     const COLUMNS: &'static [Column<Self>] = &[
         ("name", |it, pen| pen.json.text(it.name)),
         ("value", |it, pen| raw_value(it, &mut pen.json)),

@@ -2,6 +2,7 @@
 
 use super::columns::{Column, Kind};
 use super::dates::date_of;
+use super::filter::Audience;
 use super::outage::Outage;
 use super::request_context::{BridgeLinkView, ReadContext};
 
@@ -12,6 +13,7 @@ pub struct BridgeLinks;
 impl Kind for BridgeLinks {
     type View<'a> = BridgeLinkView<'a>;
 
+    const AUDIENCE: Audience = Audience::All;
     const COLUMNS: &'static [Column<Self>] = &[
         ("name", |link, pen| pen.json.text(link.bridge)),
         ("direction", |link, pen| pen.json.text(link.direction)),

@@ -29,6 +29,8 @@ pub struct Viewer {
 /// Who sees a thing, besides administrators.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Audience {
+    /// Whoever may ask for them at all.
+    All,
     /// Whoever may enter its virtual host.
     Members,
     /// The same, and monitors.

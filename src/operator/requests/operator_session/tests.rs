@@ -5,21 +5,21 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::*;
-use crate::admin::filter::Filter;
-use crate::admin::json::Json;
-use crate::admin::ordering::{Looks, Ordered};
-use crate::admin::request_context::Endurance;
-use crate::admin::request_context::ReadContext;
-use crate::admin::request_context::{
-    BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
-};
-use crate::admin::samples::Samples;
-use crate::admin::tokens::Tokens;
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::mem::{MessageLimits, Messages};
+use crate::requests::filter::Filter;
+use crate::requests::json::Json;
+use crate::requests::ordering::{Looks, Ordered};
+use crate::requests::request_context::Endurance;
+use crate::requests::request_context::ReadContext;
+use crate::requests::request_context::{
+    BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
+};
+use crate::requests::samples::Samples;
+use crate::requests::tokens::Tokens;
 
 struct NoSockets;
 
@@ -120,7 +120,7 @@ impl Stage {
             .unwrap();
     }
 
-    fn step(&mut self, connection: &mut AdminSession) {
+    fn step(&mut self, connection: &mut OperatorSession) {
         let mut context = RequestContext {
             broker: &mut self.broker,
             journal: &mut self.journal,
@@ -163,7 +163,7 @@ fn a_listing_never_takes_more_than_its_room_and_shows_what_stays_once() {
     for number in 0..1500 {
         stage.declare(&format!("stays-{number}-{}", "x".repeat(100)), &[]);
     }
-    let mut connection = AdminSession::default();
+    let mut connection = OperatorSession::default();
     connection.take(LIST);
     let (mut answer, mut round) = (Vec::new(), 0);
     loop {
@@ -211,7 +211,7 @@ fn arguments_that_fit_nowhere_are_told_to_be_so() {
     stage.declare("before", &[]);
     stage.declare("large", &arguments);
     stage.declare("after", &[]);
-    let mut connection = AdminSession::default();
+    let mut connection = OperatorSession::default();
     connection.take(LIST);
     let mut answer = Vec::new();
     while connection.has_request() || connection.has_output() {
@@ -227,7 +227,7 @@ fn arguments_that_fit_nowhere_are_told_to_be_so() {
 #[test]
 fn requests_are_answered_in_their_order_one_at_a_time() {
     let mut stage = Stage::new();
-    let mut connection = AdminSession::default();
+    let mut connection = OperatorSession::default();
     connection.take(
         b"GET /api/vhosts?columns=name HTTP/1.1\r\n\r\nDELETE /api/queues/%2F/none HTTP/1.1\r\n\r\nGET",
     );
@@ -323,7 +323,7 @@ fn a_request_in_small_pieces_is_looked_at_a_few_times() {
         (format!("GET /api/none HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(31)), 20),
     ] {
         let mut stage = Stage::new();
-        let mut session = AdminSession::of_network(true);
+        let mut session = OperatorSession::of_network(true);
         let mut looks = 0;
         for octet in request.bytes() {
             assert!(!session.has_output(), "an answer before the end");

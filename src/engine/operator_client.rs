@@ -1,12 +1,12 @@
-//! The operator's socket, and what is spoken with one of its clients; what is done with them stands in
-//! `operators`.
+//! The operator's part of the engine: the control socket, what clients of both kinds share, and one of them. What is
+//! done with them stands in `operators`.
 
 use super::listener::Listener;
 use super::peer_id::PeerId;
-use crate::admin::admin_session::AdminSession;
-use crate::admin::request_context::{Orders, Process};
-use crate::admin::samples::Samples;
-use crate::admin::tokens::Tokens;
+use crate::requests::operator_session::OperatorSession;
+use crate::requests::request_context::{Orders, Process};
+use crate::requests::samples::Samples;
+use crate::requests::tokens::Tokens;
 use crate::time::{Deadline, Now};
 
 /// A client that neither says nor takes anything for so long is gone.
@@ -24,8 +24,8 @@ const METRICS_ANSWER_MS: u64 = 30_000;
 pub(super) const UNDISTURBED_REQUEST_MS: u64 = 1_500;
 const UNDISTURBED_ANSWER_MS: u64 = 8_000;
 
-/// The socket, and what its clients share.
-pub(super) struct AdminSocket {
+/// The control socket, and what clients of both kinds share.
+pub(super) struct Operators {
     pub(super) is_open: bool,
     /// Whether somebody may be waiting outside.
     pub(super) listener: Listener,
@@ -38,7 +38,7 @@ pub(super) struct AdminSocket {
     pub(super) holder: Option<PeerId>,
 }
 
-impl AdminSocket {
+impl Operators {
     /// A socket at which nobody gets in yet.
     pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
         Self {
@@ -56,8 +56,8 @@ impl AdminSocket {
 
 /// What is spoken with one client.
 #[derive(Debug)]
-pub(super) struct AdminConnection {
-    pub(super) session: AdminSession,
+pub(super) struct OperatorClient {
+    pub(super) session: OperatorSession,
     /// The client will say nothing more; what it said is still answered.
     pub(super) has_ended: bool,
     pub(super) idle_at: Deadline,
@@ -69,8 +69,8 @@ pub(super) struct AdminConnection {
     pub(super) disturbed_at: Deadline,
 }
 
-impl AdminConnection {
-    pub(super) fn new(session: AdminSession, now: Now) -> Self {
+impl OperatorClient {
+    pub(super) fn new(session: OperatorSession, now: Now) -> Self {
         Self {
             session,
             has_ended: false,

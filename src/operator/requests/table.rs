@@ -1,0 +1,450 @@
+//! THE TABLE OF REQUESTS: everything that can be asked of a broker, by whom, and what answers it.
+//!
+//! Paths, fields and words are those of RabbitMQ's management API where it has them; what only the command line
+//! needs lies under `/api/ctl`. A row says the verb, the path, who may ask, and the function that answers.
+//!
+//! | by | who asks |
+//! |----|----------|
+//! | `socket` | the operator, by the control socket |
+//! | `network` | a user of the management API who has what the row demands |
+//! | `both` | the one or the other, and the answer is the same function's |
+//! | `metrics` | the same, a monitor over the network, and anybody where metrics are shown without a login |
+//!
+//! | tag | sees |
+//! |-----|------|
+//! | `management` | what there is in the virtual hosts it has permissions in, its own connections |
+//! | `policymaker` | the same, and policies and parameters there, which it changes |
+//! | `monitoring` | as `management`; the node, all connections, channels and consumers, names of virtual hosts |
+//! | `administrator` | everything, and changes users, virtual hosts and permissions |
+//!
+//! What RabbitMQ demands, or more, is demanded: `tests/rabbitmq/management` has its answers, and
+//! `tests/simulated/pair/management_rights` asks for every path by every tag. Whose rows a list has stands in
+//! [`Audience`](super::filter::Audience): a list that demands nothing has the rows that its reader sees.
+//!
+//! Always true: what has no row is not found; the first row that fits answers; what changes something in a
+//! virtual host over the network takes the permissions that the same would take over AMQP.
+
+use std::borrow::Cow;
+
+use super::access;
+use super::access_columns::{Permissions, TopicPermissions, Users};
+use super::actions::By;
+use super::alarms;
+use super::answer::{Answer, Answered, not_found, problem, unauthorized};
+use super::bridges::BridgeLinks;
+use super::call::{Call, Demand, NAMES_MAX, User};
+use super::columns::{Channels, Connections, Consumers, Exchanges, Queues, Vhosts};
+use super::control;
+use super::health;
+use super::http::{Request, Status, Verb};
+use super::import;
+use super::lists::{self, list, one};
+use super::management;
+use super::metrics;
+use super::orphan_columns::Orphans;
+use super::pages;
+use super::parameter_columns::{GlobalParameters, Parameters};
+use super::parameters;
+use super::policies;
+use super::policy_columns::{OperatorPolicies, Policies};
+use super::request_context::RequestContext;
+
+use Does::{Act, Change, Closed, Show};
+
+/// By which way a request comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Door {
+    /// The control socket.
+    Socket,
+    /// The management API's address.
+    Network,
+    /// The address where metrics are shown without a login.
+    Metrics,
+}
+
+/// What answers a request.
+#[derive(Clone, Copy)]
+enum Does {
+    /// A function that changes nothing, so it can be asked whether there is something of this path at all.
+    Show(fn(&Call<'_>, &RequestContext<'_>) -> Answer),
+    /// A function that changes something, or begins to.
+    Change(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
+    /// What a user does in a virtual host, as over AMQP.
+    Act(fn(&mut By<'_, '_>) -> Answered),
+    /// Nothing does: there is no such request, and only who may ask for what is near is told so.
+    Closed,
+}
+
+/// One request that there is.
+struct Row {
+    doors: &'static [Door],
+    /// `None`: whichever no row above has.
+    verb: Option<Verb>,
+    /// The path: a word in braces stands for a name, `**` at the end for all that follows.
+    path: &'static str,
+    /// What it takes over the network.
+    demand: Demand,
+    does: Does,
+}
+
+/// Makes a row of each line: who asks, the verb (`any`: whichever no row above has), the path, what it takes
+/// over the network, and what answers.
+macro_rules! requests {
+    ($($way:ident $verb:ident $path:literal $demand:ident $does:expr;)*) => {
+        const REQUESTS: &[Row] = &[$(Row {
+            doors: way!($way), verb: verb!($verb), path: $path, demand: Demand::$demand, does: $does,
+        }),*];
+    };
+}
+
+macro_rules! way {
+    (socket) => {
+        &[Door::Socket]
+    };
+    (network) => {
+        &[Door::Network]
+    };
+    (both) => {
+        &[Door::Socket, Door::Network]
+    };
+    (metrics) => {
+        &[Door::Network, Door::Metrics]
+    };
+}
+
+macro_rules! verb {
+    (any) => {
+        None
+    };
+    ($verb:ident) => {
+        Some(Verb::$verb)
+    };
+}
+
+requests! {
+    // The page, and metrics.
+    network Get "" Nobody Show(show_page);
+    metrics Get "metrics" Monitor Show(metrics::answer);
+    metrics Get "metrics/per-object" Monitor Show(metrics::answer);
+    metrics Get "metrics/detailed" Monitor Show(metrics::answer);
+    network any "metrics/**" Monitor Closed;
+    network Post "api/leveret/login" Nothing Change(access::log_in);
+    network Delete "api/leveret/login" Nothing Change(access::log_out);
+    // The node.
+    network Get "api/whoami" Nothing Show(management::whoami);
+    socket Get "api/overview" Operator Show(control::overview);
+    network Get "api/overview" Nothing Show(management::overview);
+    network Get "api/extensions" Nothing Show(management::extensions);
+    network Get "api/cluster-name" Nothing Show(management::cluster_name);
+    network Get "api/nodes" Monitor Show(management::nodes);
+    network Get "api/nodes/{node}" Monitor Show(management::node);
+    network Get "api/nodes/{node}/memory" Monitor Show(management::node_memory);
+    network Get "api/auth/attempts/{node}/**" Monitor Show(management::attempts);
+    network Get "api/feature-flags" Administrator Show(management::feature_flags);
+    network Get "api/leveret/memory" Monitor Show(management::memory);
+    socket Get "api/ctl/environment" Operator Show(control::environment);
+    socket Post "api/ctl/stop" Operator Change(control::stop);
+    socket Post "api/ctl/backup" Operator Change(control::begin_backup);
+    socket Get "api/ctl/backup" Operator Show(control::backup);
+    socket Delete "api/ctl/backup" Operator Change(control::end_backup);
+    // Whether it can be used.
+    socket Get "api/ctl/alarms" Operator Show(alarms::show);
+    network Get "api/leveret/alarms" Nothing Show(alarms::show);
+    network Get "api/health/checks/alarms" Nothing Show(health::alarms);
+    network Get "api/health/checks/local-alarms" Nothing Show(health::alarms);
+    network Get "api/health/checks/virtual-hosts" Nothing Show(|_, _| health::status_ok());
+    network Get "api/health/checks/ready-to-serve-clients" Nothing Show(|_, _| health::status_ok());
+    network Get "api/health/checks/node-is-quorum-critical" Nothing Show(health::of_one_node);
+    network Get "api/health/checks/node-is-mirror-sync-critical" Nothing Show(health::of_one_node);
+    network Get "api/health/checks/certificate-expiration/{within}/{unit}" Nothing Show(health::certificates);
+    network Get "api/health/checks/port-listener/{port}" Nothing Show(health::port);
+    network Get "api/health/checks/protocol-listener/{protocol}" Nothing Show(health::protocol);
+    network Get "api/healthchecks/node" Nothing Show(health::node);
+    network Get "api/healthchecks/node/{node}" Nothing Show(management::node_health);
+    network Get "api/aliveness-test/{vhost}" Permissions Show(|_, _| health::status_ok());
+    // Everything that is defined.
+    both Get "api/definitions" Administrator Show(|_, _| lists::export());
+    network Get "api/definitions/{vhost}" Administrator Show(lists::export_of);
+    network Post "api/definitions" Administrator Change(import::all);
+    network Post "api/definitions/{vhost}" Administrator Change(import::all);
+    socket Post "api/ctl/import" Operator Change(import::lines);
+    // Users, virtual hosts, and who may do what.
+    both Get "api/users" Administrator Show(list::<Users>);
+    network Get "api/users/without-permissions" Administrator Show(lists::users_without_permissions);
+    network Get "api/users/{user}" Administrator Show(one::<Users>);
+    both Put "api/users/{user}" Administrator Change(access::put_user);
+    both Delete "api/users/{user}" Administrator Change(access::delete_user);
+    both Post "api/users/bulk-delete" Administrator Change(access::delete_users);
+    both Get "api/users/{user}/permissions" Administrator Show(list::<Permissions>);
+    both Get "api/users/{user}/topic-permissions" Administrator Show(list::<TopicPermissions>);
+    both Get "api/vhosts" Nothing Show(list::<Vhosts>);
+    network Get "api/vhosts/{vhost}" Administrator Show(one::<Vhosts>);
+    both Put "api/vhosts/{vhost}" Administrator Change(access::put_vhost);
+    both Delete "api/vhosts/{vhost}" Administrator Change(access::delete_vhost);
+    both Get "api/vhosts/{vhost}/permissions" Administrator Show(list::<Permissions>);
+    both Get "api/vhosts/{vhost}/topic-permissions" Administrator Show(list::<TopicPermissions>);
+    network Get "api/vhosts/{vhost}/connections" Member Show(list::<Connections>);
+    network Get "api/vhosts/{vhost}/channels" Member Show(list::<Channels>);
+    network Get "api/permissions" Administrator Show(list::<Permissions>);
+    network Get "api/permissions/{vhost}/{user}" Administrator Show(one::<Permissions>);
+    both Put "api/permissions/{vhost}/{user}" Administrator Change(access::put_permissions);
+    both Delete "api/permissions/{vhost}/{user}" Administrator Change(access::clear_permissions);
+    network Get "api/topic-permissions" Administrator Show(list::<TopicPermissions>);
+    network Get "api/topic-permissions/{vhost}/{user}" Administrator Show(access::topic_permissions);
+    both Put "api/topic-permissions/{vhost}/{user}" Administrator Change(access::put_topic_permissions);
+    both Delete "api/topic-permissions/{vhost}/{user}" Administrator Change(access::clear_topic_permissions);
+    both Delete "api/topic-permissions/{vhost}/{user}/{exchange}" Administrator Change(access::clear_topic_permissions);
+    network Get "api/vhost-limits" Nothing Show(management::vhost_limits);
+    network Get "api/vhost-limits/{vhost}" Watcher Show(management::vhost_limits);
+    both Put "api/vhost-limits/{vhost}" Administrator Change(access::put_vhost_limits);
+    both Delete "api/vhost-limits/{vhost}" Administrator Change(access::clear_vhost_limits);
+    both Put "api/vhost-limits/{vhost}/{limit}" Administrator Change(access::change_vhost_limit);
+    both Delete "api/vhost-limits/{vhost}/{limit}" Administrator Change(access::change_vhost_limit);
+    network Get "api/user-limits" Monitor Show(management::user_limits);
+    network Get "api/user-limits/{user}" Monitor Show(management::user_limits);
+    both Put "api/user-limits/{user}" Administrator Change(access::put_user_limits);
+    both Put "api/user-limits/{user}/{limit}" Administrator Change(access::put_user_limits);
+    both Delete "api/user-limits/{user}/{limit}" Administrator Change(access::clear_user_limit);
+    socket Post "api/ctl/confirm-users" Operator Change(access::confirm);
+    network any "api/users/**" Administrator Closed;
+    network any "api/vhosts/{vhost}/**" Administrator Closed;
+    network any "api/permissions/**" Administrator Closed;
+    network any "api/topic-permissions/**" Administrator Closed;
+    network any "api/definitions/**" Administrator Closed;
+    network any "api/feature-flags/**" Administrator Closed;
+    network any "api/nodes/**" Monitor Closed;
+    network any "api/auth/attempts/**" Monitor Closed;
+    // Policies and parameters.
+    network Get "api/policies" Nothing Show(list::<Policies>);
+    both Get "api/policies/{vhost}" Member Show(list::<Policies>);
+    network Get "api/policies/{vhost}/{policy}" PolicymakerThere Show(one::<Policies>);
+    both Put "api/policies/{vhost}/{policy}" PolicymakerThere Change(policies::put);
+    both Delete "api/policies/{vhost}/{policy}" PolicymakerThere Change(policies::clear);
+    network Get "api/operator-policies" Nothing Show(list::<OperatorPolicies>);
+    both Get "api/operator-policies/{vhost}" Member Show(list::<OperatorPolicies>);
+    network Get "api/operator-policies/{vhost}/{policy}" Administrator Show(one::<OperatorPolicies>);
+    both Put "api/operator-policies/{vhost}/{policy}" Administrator Change(policies::put);
+    both Delete "api/operator-policies/{vhost}/{policy}" Administrator Change(policies::clear);
+    socket Get "api/parameters/{vhost}" Operator Show(list::<Parameters>);
+    network Get "api/parameters" Policymaker Show(list::<Parameters>);
+    network Get "api/parameters/{component}" Policymaker Show(list::<Parameters>);
+    network Get "api/parameters/{component}/{vhost}" PolicymakerThere Show(list::<Parameters>);
+    network Get "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Show(one::<Parameters>);
+    both Put "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Change(parameters::put);
+    both Delete "api/parameters/{component}/{vhost}/{name}" PolicymakerThere Change(parameters::clear);
+    both Get "api/global-parameters" Policymaker Show(list::<GlobalParameters>);
+    network Get "api/global-parameters/{name}" Policymaker Show(one::<GlobalParameters>);
+    both Put "api/global-parameters/{name}" Policymaker Change(parameters::put);
+    both Delete "api/global-parameters/{name}" Policymaker Change(parameters::clear);
+    // Bridges, and shovels among them.
+    socket Get "api/ctl/bridges" Operator Show(list::<BridgeLinks>);
+    network Get "api/leveret/bridges" Monitor Show(list::<BridgeLinks>);
+    socket Post "api/ctl/bridges/{bridge}/{order}" Operator Change(parameters::order_bridge);
+    network Post "api/leveret/bridges/{bridge}/{order}" Administrator Change(parameters::order_bridge);
+    both Get "api/shovels" Monitor Show(lists::shovels);
+    network Get "api/shovels/{vhost}" Monitor Show(lists::shovels);
+    network Get "api/shovels/vhost/{vhost}/{name}" Monitor Show(lists::shovel);
+    both Delete "api/shovels/vhost/{vhost}/{name}" Administrator Change(parameters::delete_shovel);
+    both Delete "api/shovels/vhost/{vhost}/{name}/restart" Administrator Change(parameters::restart_shovel);
+    // Connections and what they have open.
+    both Get "api/connections" Nothing Show(list::<Connections>);
+    network Get "api/connections/{name}" Nothing Show(one::<Connections>);
+    network Delete "api/connections/{name}" Nothing Change(management::close);
+    socket Delete "api/connections" Operator Change(control::close_all);
+    socket Delete "api/connections/vhost/{vhost}" Operator Change(control::close_all);
+    socket Delete "api/connections/username/{user}" Operator Change(control::close_all);
+    socket Delete "api/connections/{pid}" Operator Change(control::close);
+    both Get "api/channels" Nothing Show(list::<Channels>);
+    network Get "api/channels/{name}" Nothing Show(one::<Channels>);
+    both Get "api/consumers" Nothing Show(list::<Consumers>);
+    both Get "api/consumers/{vhost}" Nothing Show(list::<Consumers>);
+    // Queues, exchanges, bindings, messages. The operator at the socket is no user of the broker, and has what
+    // he asks for done as nobody's; a user has it done as over AMQP.
+    both Get "api/queues" Nothing Show(list::<Queues>);
+    both Get "api/queues/{vhost}" Member Show(list::<Queues>);
+    network Get "api/queues/{vhost}/{queue}" Member Show(one::<Queues>);
+    network Put "api/queues/{vhost}/{queue}" Member Act(|by| by.put_queue());
+    socket Delete "api/queues/{vhost}/{queue}" Operator Change(control::delete_queue);
+    network Delete "api/queues/{vhost}/{queue}" Member Act(|by| by.delete_queue());
+    socket Delete "api/queues/{vhost}/{queue}/contents" Operator Change(control::purge_queue);
+    network Delete "api/queues/{vhost}/{queue}/contents" Member Act(|by| by.purge());
+    network Post "api/queues/{vhost}/{queue}/actions" Administrator Act(|by| by.mirror());
+    network Post "api/queues/{vhost}/{queue}/get" Member Act(|by| by.get());
+    network Get "api/queues/{vhost}/{queue}/bindings" Member Show(lists::bindings);
+    network Get "api/leveret/queues/{vhost}/{queue}/messages" Permissions Change(management::messages);
+    both Get "api/exchanges" Nothing Show(list::<Exchanges>);
+    both Get "api/exchanges/{vhost}" Member Show(list::<Exchanges>);
+    network Get "api/exchanges/{vhost}/{exchange}" Member Show(one::<Exchanges>);
+    network Put "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.put_exchange());
+    network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.delete_exchange());
+    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Act(|by| by.publish());
+    network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(lists::bindings);
+    network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(lists::bindings);
+    both Get "api/bindings" Nothing Show(lists::bindings);
+    both Get "api/bindings/{vhost}" Member Show(lists::bindings);
+    network Get "api/bindings/{vhost}/e/{source}/q/{queue}" Member Show(lists::bindings);
+    network Get "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Show(lists::bindings);
+    network Get "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Show(lists::binding);
+    network Get "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Show(lists::binding);
+    network Post "api/bindings/{vhost}/e/{source}/q/{queue}" Member Act(|by| by.bind());
+    network Post "api/bindings/{vhost}/e/{source}/e/{exchange}" Member Act(|by| by.bind());
+    network Delete "api/bindings/{vhost}/e/{source}/q/{queue}/{key}" Member Act(|by| by.unbind());
+    network Delete "api/bindings/{vhost}/e/{source}/e/{exchange}/{key}" Member Act(|by| by.unbind());
+    // Messages whose queue is lost.
+    socket Get "api/ctl/orphans" Operator Show(list::<Orphans>);
+    socket Put "api/ctl/orphans/{incarnation}/{vhost}/{queue}" Operator Change(control::adopt_orphan);
+    socket Delete "api/ctl/orphans/{incarnation}" Operator Change(control::delete_orphan);
+    socket Put "api/ctl/trace/{vhost}" Operator Change(access::put_trace);
+    socket Delete "api/ctl/trace/{vhost}" Operator Change(access::put_trace);
+    network Get "{file}" Nobody Show(show_page);
+}
+
+/// What a request is, if there is a row that fits.
+fn find<'c>(
+    request: &'c Request<'c>,
+    user: Option<&'c User>,
+    door: Door,
+    verb: Verb,
+) -> Option<(&'static Row, Call<'c>)> {
+    let path = match request.segments.as_slice() {
+        path if door == Door::Socket => path,
+        // A trailing slash changes nothing.
+        [path @ .., last] if last.is_empty() && path.first().is_some_and(|first| first == "api") => path,
+        path => path,
+    };
+    let rows = REQUESTS.iter().filter(|row| row.doors.contains(&door));
+    let mut fitting = rows.filter(|row| row.verb.is_none_or(|own| own == verb));
+    fitting.find_map(|row| Some((row, Call { request, user, names: names(row.path, path)? })))
+}
+
+/// What stands in a path for the words in braces of a pattern; `None`: it is another path.
+fn names<'c>(
+    pattern: &'static str,
+    path: &'c [Cow<'c, str>],
+) -> Option<heapless::Vec<(&'static str, &'c str), NAMES_MAX>> {
+    let mut names = heapless::Vec::new();
+    let mut path = path.iter();
+    for part in pattern.split('/') {
+        if part == "**" {
+            return Some(names);
+        }
+        let said = path.next()?;
+        match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
+            Some(word) => names.push((word, &**said)).ok()?,
+            None if part == said => {}
+            None => return None,
+        }
+    }
+    path.next().is_none().then_some(names)
+}
+
+/// Answers a request whose asker is known: a user over the network, the operator at the control socket, or
+/// anybody where metrics are shown without a login.
+pub(super) fn answer(
+    request: &Request<'_>,
+    context: &mut RequestContext<'_>,
+    door: Door,
+    user: Option<&User>,
+) -> Answer {
+    // Without a user everything is allowed, so nobody gets as far as that over the network.
+    if door == Door::Network && user.is_none() {
+        return unauthorized("Login failed");
+    }
+    let Some((row, call)) = find(request, user, door, request.verb) else {
+        return not_taken(request, context, door, user);
+    };
+    let answered = call.allow(context, row.demand).and_then(|()| match row.does {
+        Show(show) => Ok(show(&call, context)),
+        Change(change) => change(&call, context),
+        Act(act) => By::of(&call, context).and_then(|mut by| act(&mut by)),
+        Closed => Err(not_taken(request, context, door, user)),
+    });
+    answered.unwrap_or_else(|refused| refused)
+}
+
+/// Answers a request over the network without a login, which few rows do not take.
+pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
+    match find(request, None, Door::Network, request.verb) {
+        Some((Row { demand: Demand::Nobody, does: Show(show), .. }, call)) => show(&call, context),
+        _ => not_taken(request, context, Door::Network, None),
+    }
+}
+
+/// What a request is told that has no row: that there is no such thing, or that it does not take the verb.
+#[cold]
+fn not_taken(request: &Request<'_>, context: &RequestContext<'_>, door: Door, user: Option<&User>) -> Answer {
+    let missing = || not_found("Not Found");
+    if door == Door::Socket {
+        return missing();
+    }
+    if door == Door::Metrics || request.segments.first().is_none_or(|first| *first != "api") {
+        return match request.verb {
+            Verb::Get => missing(),
+            _ => Answer::Now(Status::MethodNotAllowed, problem("method_not_allowed", "only GET")),
+        };
+    }
+    let Some((row, call)) = find(request, user, door, Verb::Get).filter(|_| request.verb != Verb::Get) else {
+        return missing();
+    };
+    match (call.allow(context, row.demand), row.does) {
+        (Err(refused), _) => refused,
+        (Ok(()), Show(show)) => match show(&call, context) {
+            Answer::Now(Status::NotFound, _) => missing(),
+            _ => Answer::Now(Status::MethodNotAllowed, Vec::new()),
+        },
+        _ => missing(),
+    }
+}
+
+/// A file of the page, unless the client has it.
+fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
+    let Some(page) = pages::find(call.has("file").unwrap_or_default()) else { return not_found("Not Found") };
+    let tag = format!("\"{:016x}\"", page.tag());
+    let is_tag = |copy: &str| copy.trim().trim_start_matches("W/") == tag;
+    match call.request.origin.has_copy {
+        Some(copies) if copies.split(',').any(is_tag) => Answer::KnownPage(page),
+        _ => Answer::Page(page),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::requests::http::{self, Parsed};
+
+    /// The path of a row with a name for each word in braces.
+    fn path_of(row: &Row) -> String {
+        let named = |part: &'static str| match part {
+            "**" => "rest",
+            part => part.strip_prefix('{').and_then(|part| part.strip_suffix('}')).unwrap_or(part),
+        };
+        row.path.split('/').map(named).collect::<Vec<_>>().join("/")
+    }
+
+    #[test]
+    fn every_row_answers_what_it_says_by_every_door_that_it_is_for() {
+        let open = REQUESTS.iter().filter(|row| row.verb.is_some());
+        for (row, door) in open.flat_map(|row| row.doors.iter().map(move |door| (row, *door))) {
+            let request = format!("GET /{} HTTP/1.1\r\n\r\n", path_of(row));
+            let Parsed::Request(request, _) = http::parse(request.as_bytes(), 4096) else {
+                panic!("{request}")
+            };
+            let verb = row.verb.unwrap_or(Verb::Put);
+            let (found, call) = find(&request, None, door, verb).unwrap();
+            assert_eq!(found.path, row.path, "{verb:?} at {door:?}");
+            for (word, name) in call.names {
+                assert_eq!(word, name);
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_asked_for_permissions_in_a_virtual_host_says_in_which() {
+        for row in REQUESTS {
+            use Demand::{Member, Permissions, PolicymakerThere, Watcher};
+            let is_of_vhost = matches!(row.demand, PolicymakerThere | Permissions | Member | Watcher)
+                || matches!(row.does, Act(_));
+            assert!(!is_of_vhost || row.path.contains("/{vhost}"), "{}", row.path);
+        }
+    }
+}
