@@ -5,7 +5,6 @@
 
 use std::io;
 
-use crate::broker;
 use crate::log_limiter::{LogKind, LogSource};
 
 use super::bridges::Call;
@@ -20,30 +19,25 @@ impl<P: Platform> Engine<P> {
     /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
     pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
         let Some(store) = &mut self.store else { return Ok(()) };
-        let (broker, journal, messages) =
-            (&mut self.shared.broker, &mut self.shared.journal, &mut self.shared.supplies.messages);
-        let written = self.shared.platform.take_written();
+        let shared = &mut self.shared;
+        let written = shared.platform.take_written();
         let is_written = written.is_some();
         if let Some((done, took_us)) = written {
             if done.is_commit() {
                 store.note_sync(took_us);
                 if took_us >= SLOW_COMMIT_US {
                     let text = format_args!("the disk took {} ms for a commit", took_us / 1000);
-                    self.shared.supplies.log.record(self.shared.now, log::Level::Warn, text);
+                    shared.supplies.log.record(shared.now, log::Level::Warn, text);
                 }
             }
-            let was_full = journal.is_file_system_full();
-            store.take_write(journal, messages, done, self.shared.now)?;
-            log_full(was_full, journal.is_file_system_full());
+            let was_full = shared.journal.is_file_system_full();
+            store.take_write(&mut shared.journal, &mut shared.supplies.messages, done, shared.now)?;
+            log_full(was_full, shared.journal.is_file_system_full());
         }
-        if let Some(outcome) = self.shared.platform.take_read()
-            && let Some(more) = store.take_read(
-                broker,
-                &mut broker::Context::new(journal, messages, &mut self.shared.budget.work),
-                outcome,
-            )
-        {
-            self.shared.platform.start_read(more);
+        if let Some(outcome) = shared.platform.take_read() {
+            let (broker, mut context) = shared.broker_mut();
+            let more = store.take_read(broker, &mut context, outcome);
+            more.into_iter().for_each(|more| shared.platform.start_read(more));
         }
         self.note_durable(is_written);
         Ok(())
@@ -51,29 +45,27 @@ impl<P: Platform> Engine<P> {
 
     pub(super) fn hand_to_disk(&mut self) {
         let Some(store) = &mut self.store else { return };
-        let (broker, journal, messages) =
-            (&mut self.shared.broker, &mut self.shared.journal, &mut self.shared.supplies.messages);
-        store.note_spilling(broker.spill(&mut broker::Context::new(
-            journal,
-            messages,
-            &mut self.shared.budget.work,
-        )));
-        if let Some(job) = store.next_read(broker, messages) {
-            self.shared.platform.start_read(job);
+        let shared = &mut self.shared;
+        let (broker, mut context) = shared.broker_mut();
+        store.note_spilling(broker.spill(&mut context));
+        if let Some(job) = store.next_read(broker, context.messages_mut()) {
+            shared.platform.start_read(job);
         }
-        if broker.queues().has_deadlines() && store.log().time_deadline().is_due(self.shared.now) {
-            store.keeper.say_time(broker.queues().has_stored_deadline(), self.shared.now);
+        let (queues, now) = (shared.broker.queues(), shared.now);
+        if queues.has_deadlines() && store.log().time_deadline().is_due(now) {
+            store.keeper.say_time(queues.has_stored_deadline(), now);
         }
         // After the reads, which may find that a segment can leave: that takes a commit.
-        if let Some(job) = store.keeper.next_write(journal, messages, self.shared.now) {
-            self.shared.platform.start_write(job);
+        let (journal, messages) = (&mut shared.journal, &mut shared.supplies.messages);
+        if let Some(job) = store.keeper.next_write(journal, messages, now) {
+            shared.platform.start_write(job);
         }
         if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
             let text = format_args!(
                 "what memory knows of the log takes {bytes} bytes: persistent messages wait until some are \
                  consumed; raise index_bytes_max, or segment_bytes for a new store"
             );
-            self.shared.supplies.log.warn(self.shared.now, LogSource::Anybody, LogKind::Shortage, text);
+            shared.supplies.log.warn(now, LogSource::Anybody, LogKind::Shortage, text);
         }
         self.note_durable(false);
     }
@@ -90,7 +82,7 @@ impl<P: Platform> Engine<P> {
             let Some(id) = self.shared.lists.for_disk.pop() else { break };
             let Some(connection) = id.connection() else {
                 // What it waits for is put together where it is written.
-                self.shared.lists.list_to_write(id);
+                self.shared.list_to_write(id);
                 continue;
             };
             let Some(peer) = self.shared.peers.get_mut(id) else { continue };

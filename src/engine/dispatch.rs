@@ -4,7 +4,6 @@
 //! Always true: a peer is read and written to once in a turn at most, and not read while it waits; a bridge is told of
 //! everything that happens to the peers that are its links.
 
-use crate::broker;
 use crate::command::ConnectionId;
 use crate::error::Fault;
 use crate::session::Timeout;
@@ -40,11 +39,11 @@ impl<P: Platform> Engine<P> {
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
         if let Ending::Draining(_) = peer.ending {
             return match peer.stream.drain(&mut self.shared.scratch.input) {
-                Some(0) => self.shared.lists.end_now(&mut self.shared.peers, id),
+                Some(0) => self.shared.end_now(id),
                 // The end may stand behind it, and the kernel tells of both at once.
                 Some(count) => {
                     self.shared.budget.note_read(count);
-                    self.shared.lists.list_to_read(&self.shared.peers, id);
+                    self.shared.list_to_read(id);
                 }
                 None => {}
             };
@@ -64,7 +63,7 @@ impl<P: Platform> Engine<P> {
             // A connection of a bridge's own has no socket: its link has.
             let is_own = self.shared.peers.get(id).is_none();
             let peer = if is_own { self.bridges.peer_of(id) } else { Some(id) };
-            peer.into_iter().for_each(|peer| self.shared.lists.list_to_write(peer));
+            peer.into_iter().for_each(|peer| self.shared.list_to_write(peer));
         }
         for _ in 0..self.shared.lists.to_write.len() {
             let Some(id) = self.shared.lists.to_write.pop() else { break };
@@ -89,7 +88,7 @@ impl<P: Platform> Engine<P> {
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
         if let Ending::Draining(until) = peer.ending {
             if until.is_due(self.shared.now) {
-                self.shared.lists.end_now(&mut self.shared.peers, id);
+                self.shared.end_now(id);
             } else {
                 self.shared.lists.deadlines.lower(id, until);
             }
@@ -100,7 +99,7 @@ impl<P: Platform> Engine<P> {
             return;
         }
         if peer.lost.is_due(self.shared.now) {
-            return self.shared.lists.end_now(&mut self.shared.peers, id);
+            return self.shared.end_now(id);
         }
         let Some(connection) = id.connection() else { return self.shared.call_operator(id) };
         if peer.session.is_bridge() {
@@ -119,13 +118,13 @@ impl<P: Platform> Engine<P> {
             connection,
         );
         if peer.session.amqp().handle_timeout(&mut context) == Timeout::Close {
-            return self.shared.lists.end_now(&mut self.shared.peers, id);
+            return self.shared.end_now(id);
         }
         // Time may have let the session go on with input it had left standing, or finish.
         if let Some(peer) = self.shared.peers.get_mut(id) {
             peer.stream.look_again();
         }
-        self.shared.lists.list_to_read(&self.shared.peers, id);
+        self.shared.list_to_read(id);
         self.shared.after_session(id);
     }
 
@@ -145,7 +144,7 @@ impl<P: Platform> Engine<P> {
             return;
         };
         if peer.stream.is_shaking_hands() {
-            return self.shared.lists.end_now(&mut self.shared.peers, id);
+            return self.shared.end_now(id);
         }
         let mut context =
             self.shared.supplies.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
@@ -180,12 +179,8 @@ impl<P: Platform> Engine<P> {
         let mut context =
             self.shared.supplies.context(self.shared.now, &self.shared.broker, &self.shared.journal, id);
         peer.session.amqp().teardown(&mut context);
-        let context = &mut broker::Context::new(
-            &mut self.shared.journal,
-            &mut self.shared.supplies.messages,
-            &mut self.shared.budget.work,
-        );
-        self.shared.broker.release(context, id);
+        let (broker, mut context) = self.shared.broker_mut();
+        broker.release(&mut context, id);
         self.shared.worker.leave(id.into());
         self.shared.peers.note_connection_gone();
         self.shared.doors.note_gone(id, peer.stream.is_tls());

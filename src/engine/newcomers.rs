@@ -5,7 +5,6 @@
 
 use std::io;
 
-use crate::broker;
 use crate::command::ConnectionId;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::requests::columns::name_of;
@@ -32,12 +31,8 @@ impl<P: Platform> Shared<P> {
     ) -> io::Result<()> {
         let Some(id) = self.broker.connect() else { return Err(io::Error::other("no record is free")) };
         if let Err(error) = self.platform.register(&mut visitor.socket, Interest::Peer(id.into())) {
-            let context = &mut broker::Context::new(
-                &mut self.journal,
-                &mut self.supplies.messages,
-                &mut self.budget.work,
-            );
-            self.broker.release(context, id);
+            let (broker, mut context) = self.broker_mut();
+            broker.release(&mut context, id);
             return Err(error);
         }
         let session = session::Connection::new(self.now, id, visitor.address.peer(), &self.supplies.settings);
@@ -54,7 +49,7 @@ impl<P: Platform> Shared<P> {
             self.name_traced(id);
         }
         self.doors.note_begun(id, with_tls);
-        self.lists.list_to_read(&self.peers, id);
+        self.list_to_read(id);
         Ok(())
     }
 
@@ -75,7 +70,7 @@ impl<P: Platform> Shared<P> {
             peer.stream.begin_tls();
         }
         self.peers.put(id, peer);
-        self.lists.list_to_read(&self.peers, id);
+        self.list_to_read(id);
     }
 
     /// Names a connection for the firehose.
@@ -132,7 +127,7 @@ impl<P: Platform> Engine<P> {
                     }
                 }
                 Step::Enter(id, waiting) => self.shared.welcome_management(id, waiting),
-                Step::GiveUp(id) => self.shared.lists.end_now(&mut self.shared.peers, id),
+                Step::GiveUp(id) => self.shared.end_now(id),
             }
         }
     }
@@ -147,7 +142,7 @@ impl<P: Platform> Engine<P> {
             );
             self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
         }
-        self.shared.lists.end_now(&mut self.shared.peers, id);
+        self.shared.end_now(id);
         self.close();
     }
 }

@@ -78,7 +78,7 @@ impl<P: Platform> Engine<P> {
         let client = OperatorClient::new(OperatorSession::default(), self.shared.now);
         self.shared.lists.deadlines.lower(id, client.deadline());
         self.shared.peers.put(id, Peer::new(socket, address, Session::Operator(client), self.shared.now));
-        self.shared.lists.list_to_read(&self.shared.peers, id);
+        self.shared.list_to_read(id);
     }
 
     /// Reads once, and handles one request.
@@ -119,7 +119,7 @@ impl<P: Platform> Engine<P> {
                     address
                 );
                 self.shared.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
-                return self.shared.lists.end_now(&mut self.shared.peers, id);
+                return self.shared.end_now(id);
             }
         }
         if client.session.has_request() {
@@ -129,7 +129,7 @@ impl<P: Platform> Engine<P> {
                 client.keep_exchange_time(now);
             }
             // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
-            self.shared.lists.list_to_write(id);
+            self.shared.list_to_write(id);
         }
         if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id)
             && let Some(check) = client.session.take_check()

@@ -56,9 +56,9 @@ impl<P: Platform> Shared<P> {
             self.worker.shakes.push_back(Shake { peer: id, ticket, since: self.now, handshake });
         } else if end {
             // Its last words, an alert maybe, have been heard by now.
-            self.lists.end_now(&mut self.peers, id);
+            self.end_now(id);
         } else if peer.stream.readable && !peer.stream.is_away() {
-            self.lists.list_to_read(&self.peers, id);
+            self.list_to_read(id);
         }
     }
 
@@ -87,8 +87,8 @@ impl<P: Platform> Shared<P> {
                 self.supplies.log.warn(self.now, peer.address.source(), LogKind::TlsHandshake, text);
             }
         }
-        self.lists.list_to_write(id);
-        self.lists.list_to_read(&self.peers, id);
+        self.list_to_write(id);
+        self.list_to_read(id);
         self.after_session(id);
     }
 
@@ -127,7 +127,7 @@ impl<P: Platform> Shared<P> {
         }
         peer.stream.give_up_tls();
         peer.ending = Ending::Flushing;
-        self.lists.list_to_write(id);
+        self.list_to_write(id);
     }
 }
 

@@ -55,13 +55,13 @@ impl<P: Platform> Shared<P> {
             let text = "no room to keep its unfinished frame; raise stash_bytes_max";
             let text = format_args!("{}: {text}", peer.address);
             self.supplies.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
-            self.lists.end_now(&mut self.peers, id);
+            self.end_now(id);
         } else if !is_done {
             // Its turn comes again; what it sent is looked at again if it was left in the socket.
             peer.stream.look_again();
-            self.lists.list_to_read(&self.peers, id);
+            self.list_to_read(id);
         } else if got.end && peer.waiting == Waiting::No && peer.ending == Ending::No {
-            self.lists.end_now(&mut self.peers, id);
+            self.end_now(id);
         } else {
             let is_starved = peer.stream.is_starved();
             // Who is starved and got nowhere would get nowhere again.
@@ -70,7 +70,7 @@ impl<P: Platform> Shared<P> {
                 self.lists.for_stash.push(id);
             }
             if goes_on {
-                self.lists.list_to_read(&self.peers, id);
+                self.list_to_read(id);
             }
         }
         self.after_session(id.into());
@@ -196,7 +196,7 @@ impl<P: Platform> Shared<P> {
         let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
         peer.stream.look_again();
         if !is_kept {
-            self.lists.end_now(&mut self.peers, id);
+            self.end_now(id);
         } else if leaves {
             self.resume_closed(id);
         }
@@ -241,7 +241,7 @@ impl<P: Platform> Shared<P> {
                 self.lists.for_stash.push(id);
             } else if let Some(peer) = self.peers.get_mut(id) {
                 peer.stream.look_again();
-                self.lists.list_to_read(&self.peers, id);
+                self.list_to_read(id);
             }
         }
     }

@@ -80,7 +80,7 @@ impl<P: Platform> Shared<P> {
         session.close(&mut context, &fault);
         if session.has_begun_delivery() {
             // Behind half a frame the peer can be told nothing; the log has the sentence.
-            self.lists.end_now(&mut self.peers, id);
+            self.end_now(id);
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use std::io;
 
-use crate::broker;
 use crate::command::ConnectionId;
 use crate::journal::Batch;
 use crate::log_limiter::LogKind;
@@ -33,7 +32,7 @@ impl<P: Platform> Shared<P> {
         if seen.is_readable || seen.is_read_closed || seen.is_error {
             peer.stream.readable = true;
             peer.stream.read_closed |= seen.is_read_closed || seen.is_error;
-            self.lists.list_to_read(&self.peers, id);
+            self.list_to_read(id);
         }
         if seen.is_error || seen.is_read_closed {
             self.note_loss(id);
@@ -49,7 +48,7 @@ impl<P: Platform> Shared<P> {
             // The system says so with whatever else it reports. Who could be written to before is on the list
             // if there is something to write.
             peer.stream.writable = true;
-            self.lists.list_to_write(id);
+            self.list_to_write(id);
         }
     }
 
@@ -63,13 +62,13 @@ impl<P: Platform> Shared<P> {
             // Whatever it sent before and was not taken is the upstream's still; what it has to say is read.
             // Its last words in a handshake, an alert maybe, are read when the step under way is done.
             if !matches!(peer.waiting, Waiting::No | Waiting::Handshake(_)) {
-                self.lists.end_now(&mut self.peers, id);
+                self.end_now(id);
             }
             return;
         }
         if let Waiting::Worker(_) = peer.waiting {
             // Nobody is left to be told, and somebody else may want its place.
-            return self.lists.end_now(&mut self.peers, id);
+            return self.end_now(id);
         }
         if peer.lost == Deadline::NEVER {
             let ms = if self.broker.owns_queues(connection) { LOST_OWNER_MS } else { LOST_MS };
@@ -93,7 +92,7 @@ impl<P: Platform> Shared<P> {
             self.lists.for_jobs.push(id);
         }
         if peer.session.has_output() || peer.stream.has_unsent() || peer.ending == Ending::Flushing {
-            self.lists.list_to_write(id);
+            self.list_to_write(id);
         }
     }
 
@@ -112,12 +111,8 @@ impl<P: Platform> Shared<P> {
             log.log(self.now, log::Level::Info, source, LogKind::Visit, text);
         }
         if session.is_over() {
-            let context = &mut broker::Context::new(
-                &mut self.journal,
-                &mut self.supplies.messages,
-                &mut self.budget.work,
-            );
-            self.broker.disconnect(context, id);
+            let (broker, mut context) = self.broker_mut();
+            broker.disconnect(&mut context, id);
         }
     }
 
@@ -131,18 +126,18 @@ impl<P: Platform> Shared<P> {
             return;
         }
         if client.is_done() && !stream.has_unsent() {
-            self.lists.end_now(&mut self.peers, id);
+            self.end_now(id);
         } else if client.session.is_ending() {
             *ending = Ending::Flushing;
         } else if client.session.has_request() || stream.has_more() && client.session.room() > 0 {
-            self.lists.list_to_read(&self.peers, id);
+            self.list_to_read(id);
         }
     }
 
     pub(super) fn after_write(&mut self, id: PeerId, count: usize) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.waiting == Waiting::Replies && count > 0 {
-            self.lists.resume(&mut self.peers, id);
+            self.resume(id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
         let more = peer.session.has_output() || peer.session.has_remainder() || peer.stream.has_unsent();
@@ -152,9 +147,9 @@ impl<P: Platform> Shared<P> {
             peer.ending = Ending::Draining(until);
             peer.stream.look_again();
             self.lists.deadlines.lower(id, until);
-            self.lists.list_to_read(&self.peers, id);
+            self.list_to_read(id);
         } else if peer.stream.writable && count > 0 && (more || self.has_deliveries(id)) {
-            self.lists.list_to_write(id);
+            self.list_to_write(id);
         }
         self.after_session(id);
     }
@@ -171,7 +166,7 @@ impl<P: Platform> Shared<P> {
         peer.stream.read_closed = true;
         peer.stream.look_again();
         self.note_deaf(id);
-        self.lists.list_to_read(&self.peers, id);
+        self.list_to_read(id);
     }
 
     /// Nothing that is written reaches the peer any more: who waits until its replies have left would wait
@@ -187,7 +182,7 @@ impl<P: Platform> Shared<P> {
         }
         // Who has no record at the broker came for answers, and nothing else.
         if is_waiting_for_writing || connection.is_none() {
-            self.lists.end_now(&mut self.peers, id);
+            self.end_now(id);
         }
     }
 
@@ -202,7 +197,7 @@ impl<P: Platform> Shared<P> {
             Waiting::Worker(_) => self.worker.throttle.leave(id),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
         }
-        self.lists.resume(&mut self.peers, id);
+        self.resume(id);
         self.after_session(id.into());
     }
 
@@ -220,11 +215,11 @@ impl<P: Platform> Shared<P> {
             peer.waiting = Waiting::Job;
             self.lists.for_jobs.push(id);
         } else {
-            self.lists.resume(&mut self.peers, id);
+            self.resume(id);
         }
         // What had to stand behind the answer: the end of a consumer, say.
         if self.broker.has_output(id) {
-            self.lists.list_to_write(id);
+            self.list_to_write(id);
         }
     }
 
@@ -247,7 +242,7 @@ impl<P: Platform> Shared<P> {
                 self.answer_held(id);
                 self.after_session(id.into());
             } else {
-                self.lists.resume(&mut self.peers, id);
+                self.resume(id);
             }
         }
     }
@@ -257,7 +252,7 @@ impl<P: Platform> Shared<P> {
         let Some(Peer { session: Session::Operator(client), .. }) = self.peers.get(id) else { return };
         match client.session.is_held_up(&self.broker) {
             true => self.lists.for_jobs.push(id),
-            false => self.lists.list_to_write(id),
+            false => self.list_to_write(id),
         }
     }
 
@@ -272,7 +267,7 @@ impl<P: Platform> Shared<P> {
             client.note_progress(now);
             client.exchange_at = Deadline::NEVER;
         } else if client.deadline().is_due(now) {
-            return self.lists.end_now(&mut self.peers, id);
+            return self.end_now(id);
         }
         self.lists.deadlines.lower(id, client.deadline());
     }

@@ -68,6 +68,11 @@ impl<P: Platform> Shared<P> {
         self.lists.list_to_write(id);
     }
 
+    /// A peer waits for nothing any more.
+    pub(super) fn resume(&mut self, id: impl Into<PeerId>) {
+        self.lists.resume(&mut self.peers, id);
+    }
+
     /// Closes a peer at the end of the turn.
     pub(super) fn end_now(&mut self, id: impl Into<PeerId>) {
         self.lists.end_now(&mut self.peers, id);

@@ -257,12 +257,12 @@ impl<P: Platform> Engine<P> {
             if peer.waiting == Waiting::Room {
                 peer.session.amqp().blocked(self.shared.now, false);
                 self.shared.lists.for_room.remove(id);
-                self.shared.lists.resume(&mut self.shared.peers, id);
+                self.shared.resume(id);
             }
             if let Some(peer) = self.shared.peers.get_mut(id) {
                 peer.stream.look_again();
             }
-            self.shared.lists.list_to_read(&self.shared.peers, id);
+            self.shared.list_to_read(id);
             self.shared.after_session(id.into());
         }
     }

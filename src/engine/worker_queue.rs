@@ -112,7 +112,7 @@ impl<P: Platform> Shared<P> {
             let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
             session.answer(&mut context, outcome, 0, Batch::NONE);
         }
-        self.lists.resume(&mut self.peers, id);
+        self.resume(id);
         self.after_session(id.into());
     }
 
@@ -140,6 +140,6 @@ impl<P: Platform> Shared<P> {
         client.session.note_login(noted.is_ok());
         client.idle_at = self.now.after_ms(IDLE_MS);
         self.lists.deadlines.lower(id, client.idle_at);
-        self.lists.resume(&mut self.peers, id);
+        self.resume(id);
     }
 }
