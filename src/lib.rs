@@ -46,12 +46,15 @@
 //! views                     all, and changes none
 //! ```
 //!
-//! cargo optimizes package by package, so the rooms stand in five, and what is generic, or says `#[inline]`,
-//! is made as the package is that uses it:
+//! cargo optimizes and compiles package by package, so the rooms stand in several. What is generic, or says
+//! `#[inline]`, is made as the package is that uses it; a test of the store compiles nothing that stands above it, and a
+//! call up the stairs does not compile at all:
 //!
 //! | package | lies in | is made | has |
 //! |---------|---------|---------|-----|
-//! | `leveret-rooms` | `src/rooms/` | small, its short functions `#[inline]` | what every message passes: the ground floor to `store` |
+//! | `leveret-base` | `src/rooms/base/` | small, its short functions `#[inline]` | the ground floor |
+//! | `leveret-store` | `src/rooms/store/` | small | `store` |
+//! | `leveret-rooms` | `src/rooms/` | small, its short functions `#[inline]` | `wire`, `session`, `broker`, and those two by their names |
 //! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
 //! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
 //! | `leveret-benchmark` | `src/bench/` | as small as can be | `bench`, for `leveret-bench` |

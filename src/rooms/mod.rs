@@ -6,13 +6,15 @@
 
 #![warn(clippy::unwrap_used)]
 
-pub mod base;
 pub mod broker;
 pub mod session;
-pub mod store;
 pub mod wire;
 
 // The ground floor, by the names that everybody has for it.
-pub use base::{
-    command, error, flight, journal, limits, log_limiter, mem, password, small_file, time, token_bucket,
+pub use leveret_base::{
+    command, error, flight, journal, limits, log_limiter, mem, password, rabbitmq_version, small_file, time,
+    token_bucket,
 };
+
+// The disk, a package of its own.
+pub use leveret_store as store;

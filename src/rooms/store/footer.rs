@@ -539,8 +539,8 @@ pub(super) fn for_each_message(noted: &[u8], mut each: impl FnMut(&Entry)) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::parts::BodyPartBlock;
-    use crate::store::record::{Range, Ranges};
+    use crate::parts::BodyPartBlock;
+    use crate::record::{Range, Ranges};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

@@ -714,7 +714,7 @@ fn note(list: &mut Vec<u64>, segment: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::Ranges;
+    use crate::record::Ranges;
     use proptest::prelude::*;
 
     proptest! {

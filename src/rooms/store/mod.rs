@@ -128,7 +128,9 @@ mod sync_proof;
 mod varint;
 mod zeroes;
 
-pub use crate::journal::Urgency;
+// The ground floor, by the names that everybody has for it.
+use leveret_base::{error, journal, limits, mem, time, token_bucket};
+
 pub use access_file::forget as forget_access;
 pub use alignment::{Misaligned, misaligned};
 pub use commit::BLOCK_BYTES;
@@ -142,6 +144,7 @@ pub use identity::Identity;
 pub use in_place::{NotInPlace, not_in_place};
 pub use index::{DEFINITION_BYTES, Index, QUEUE_STANDING_BYTES};
 pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
+pub use journal::Urgency;
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Refused};
 pub use mending::forget as forget_mending;

@@ -268,7 +268,7 @@ impl SettledSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::RangeSet;
+    use crate::RangeSet;
     use proptest::prelude::*;
 
     proptest! {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Code, expand, folder_of_children, in_package, is_within, test_only_files};
+use super::{Code, OWN_PACKAGES, expand, folder_of_children, in_package, is_within, test_only_files};
 
 /// Every circle of files that need each other.
 pub(super) fn check(sources: &BTreeMap<String, String>) -> Vec<String> {
@@ -87,13 +87,15 @@ fn paths_in(path: &str, code: &Code, modules: &Modules<'_>) -> Vec<Found> {
     found
 }
 
-/// What `crate` stands for ahead of `target`: the tools are a crate of their own, which has the broker's
-/// rooms under their names beside its own files.
+/// What `crate` stands for ahead of `target`: a room that is a package of its own has the rooms that it sees under
+/// their names beside its own files.
 fn crate_of(module: &[String], target: &str, modules: &Modules<'_>) -> Vec<String> {
-    let is_tool = module.first().is_some_and(|room| room == "tool");
+    let Some(room) = module.first().filter(|room| OWN_PACKAGES.contains(&room.as_str())) else {
+        return Vec::new();
+    };
     let first = target.split("::").next().unwrap_or_default();
-    let own = vec!["tool".to_string(), first.to_string()];
-    if is_tool && modules.contains_key(&own) { own[..1].to_vec() } else { Vec::new() }
+    let own = vec![room.clone(), first.to_string()];
+    if modules.contains_key(&own) { own[..1].to_vec() } else { Vec::new() }
 }
 
 /// The file in which what a path names stands.

@@ -70,6 +70,12 @@ const SEES: &[(&str, &[&str])] = &[
 /// name, wherever it is.
 const PACKAGES: &[&str] = &["rooms/base/", "rooms/", "operator/"];
 
+/// Rooms that are a package each: `crate` is the room itself there, and whom it sees stands in its `Cargo.toml`.
+const OWN_PACKAGES: &[&str] = &["tool", "store"];
+
+/// Packages that a call up the stairs does not compile in, for these are all of ours that each depends on.
+const DEPENDS_ON: &[(&str, &[&str])] = &[("src/rooms/base", &[]), ("src/rooms/store", &["leveret-base"])];
+
 /// Marks a room that may see all others.
 const EVERYONE: &[&str] = &["*"];
 
@@ -128,9 +134,20 @@ fn the_rooms_keep_their_rule() {
         complaints.extend(check_opening(&format!("tests/{path}"), &text));
     }
     complaints.extend(check_map(&sources["lib.rs"]));
+    for (package, most) in DEPENDS_ON {
+        let text = fs::read_to_string(root.join(package).join("Cargo.toml")).expect("a package has one");
+        complaints.extend(check_dependencies(package, &text, most));
+    }
     complaints.extend(cycles::check(&sources));
     complaints.extend(lumps::check(&sources));
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// Packages of ours that one depends on, and may not.
+fn check_dependencies(package: &str, manifest: &str, most: &[&str]) -> Vec<String> {
+    let ours = manifest.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim());
+    let ours = ours.filter(|name| name.starts_with("leveret") && !most.contains(name));
+    ours.map(|name| format!("{package}/Cargo.toml: it must not depend on {name}")).collect()
 }
 
 /// What the map in `lib.rs` says other than the table here.
@@ -200,7 +217,7 @@ fn check_layers(path: &str, code: &Code) -> Vec<String> {
             "{path}: the room {room} has no line in the table of who sees whom (tests/parts/layers)"
         )];
     };
-    if *seen == EVERYONE {
+    if *seen == EVERYONE || OWN_PACKAGES.contains(&room) {
         return Vec::new();
     }
     let mut complaints = Vec::new();
@@ -528,6 +545,13 @@ mod the_checker_sees {
     }
 
     #[test]
+    fn a_package_that_depends_on_one_above_it() {
+        let manifest = "[dependencies]\nleveret-base = { path = \"../base\" }\nlog = \"0.4\"\n";
+        assert!(check_dependencies("store", manifest, &["leveret-base"]).is_empty());
+        assert_eq!(check_dependencies("base", manifest, &[]).len(), 1);
+    }
+
+    #[test]
     fn a_path_up_the_stairs() {
         complains(
             "wire/frame.rs",
@@ -541,8 +565,8 @@ mod the_checker_sees {
             "use crate::{\n    mem::Slab,\n    wire::{props, frame},\n};",
             "wire::frame",
         );
-        complains("store/mod.rs", "use super::broker;", "store must not see broker");
-        complains("store/disk.rs", "use super::super::broker;", "store must not see broker");
+        complains("session/mod.rs", "use super::broker;", "session must not see broker");
+        complains("session/disk.rs", "use super::super::broker;", "session must not see broker");
         complains("time.rs", "use crate::session;", "time must not see session");
         complains(
             "rooms/base/time.rs",

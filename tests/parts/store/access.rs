@@ -3,14 +3,14 @@
 use std::io;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret::journal::{Definition, Journal};
-use leveret::mem::{MessageLimits, Messages};
-use leveret::store::fsck::Scan;
-use leveret::store::{
+use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_base::journal::{Definition, Journal};
+use leveret_base::mem::{MessageLimits, Messages};
+use leveret_base::time::Now;
+use leveret_store::fsck::Scan;
+use leveret_store::{
     ACCESS_SLOTS, Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write,
 };
-use leveret::time::Now;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0xDA3A6E };
 const NOW: Now = Now::from_ms(1);
@@ -641,7 +641,7 @@ impl Disk for Worn {
 
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         // A start asks whether a repair has left an empty one.
-        if slot == leveret::store::MENDING_SLOT {
+        if slot == leveret_store::MENDING_SLOT {
             return self.disk.remove(slot);
         }
         assert!(ACCESS_SLOTS.contains(&slot), "no segment is removed");

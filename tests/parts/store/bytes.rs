@@ -1,10 +1,10 @@
 //! What the log writes for what it keeps: bytes per message byte under load, one block for a lone confirm.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     Body, FileDisk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::USUAL;
 use crate::small;

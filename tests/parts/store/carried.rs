@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     Body, Disk, Identity, Log, Message, Range, Ranges, Record, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

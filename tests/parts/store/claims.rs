@@ -1,11 +1,11 @@
 //! A length that no checksum has proven takes no memory: what damage claims is read in small steps at most.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     ACCESS_SLOTS, Body, Disk, FETCH_BYTES, Identity, Log, Message, Range, Record, Settings, Target, Targets,
     Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

@@ -3,11 +3,11 @@
 //! Nothing else reads in these lives, so the disk's own count is the cleaner's.
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret::store::{
+use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_base::time::Now;
+use leveret_store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

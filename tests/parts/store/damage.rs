@@ -2,7 +2,7 @@
 //! look like nobody's. What can be told apart is told apart.
 
 use crate::sim_disk::{Random, SimDisk, Trouble};
-use leveret::store::{
+use leveret_store::{
     Body, Disk, Log, Message, NEWEST_SLOT, Range, Record, Settings, Target, Targets, Urgency,
 };
 
@@ -399,7 +399,7 @@ fn a_commit_of_another_file_before_its_own_does_not_hide_a_file_without_its_head
     let left: Vec<u64> =
         all(count).into_iter().filter(|offset| !(lost..lost + 10).contains(offset)).collect();
     for start in 0..3 {
-        let scan = leveret::store::fsck::Scan::of(&mut disk).expect("it is readable");
+        let scan = leveret_store::fsck::Scan::of(&mut disk).expect("it is readable");
         assert_eq!(scan.index.queues()[&1].live, left.len() as u64, "inspect before start {start}");
         let (mut log, _) = open(&disk, IDENTITY);
         assert_eq!(readable(&mut log, &mut disk), left, "start {start}");
@@ -447,14 +447,14 @@ fn the_last_commit_of_a_segment_and_its_footer_damaged_cost_what_they_touched() 
             for start in 0..3 {
                 let (mut log, report) = open(&disk, IDENTITY);
                 assert_eq!(report.commits_missing, 1, "{case}, start {start}: {report:?}");
-                let is_told = |aside: &leveret::store::SetAside| {
+                let is_told = |aside: &leveret_store::SetAside| {
                     aside.slot == slot && (aside.from..aside.to).contains(&(at as u32))
                 };
                 assert!(report.set_aside.iter().any(is_told), "{case}, start {start}: {report:?}");
                 assert_eq!(readable(&mut log, &mut disk), left, "{case}, start {start}");
                 assert_eq!(log.index().queues()[&1].live, count - 1, "{case}, start {start}");
             }
-            let scan = leveret::store::fsck::Scan::of(&mut disk).expect("it is readable");
+            let scan = leveret_store::fsck::Scan::of(&mut disk).expect("it is readable");
             assert_eq!(scan.index.queues()[&1].live, count - 1, "{case}: inspect");
             assert!(scan.damage.iter().any(|damage| damage.slot == slot), "{case}: {:?}", scan.damage);
             let after = scan.drop_set_aside(&mut disk).expect("the disk is well");
@@ -487,7 +487,7 @@ fn a_damaged_end_that_was_surely_synced_costs_what_was_touched() {
         let (mut log, report) = open(&disk, IDENTITY);
         assert!(report.is_damaged() && !report.set_aside.is_empty(), "start {start}: {report:?}");
         assert_eq!(readable(&mut log, &mut disk), left, "start {start}");
-        let scan = leveret::store::fsck::Scan::of(&mut disk).expect("it is readable");
+        let scan = leveret_store::fsck::Scan::of(&mut disk).expect("it is readable");
         assert_eq!(scan.index.queues()[&1].live, left.len() as u64, "start {start}: inspect");
     }
 }

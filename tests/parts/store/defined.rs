@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::journal::Definition;
-use leveret::store::{
+use leveret_base::journal::Definition;
+use leveret_base::time::Now;
+use leveret_store::{
     BLOCK_BYTES, Body, Disk, Identity, Log, Message, Record, Report, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 
@@ -89,7 +89,7 @@ impl Store {
         for _ in 0..messages {
             self.publish(&[1], self.offset);
             if !self.offset.is_multiple_of(100) {
-                let range = leveret::store::Range { start: self.offset, end: self.offset + 1 };
+                let range = leveret_store::Range { start: self.offset, end: self.offset + 1 };
                 self.log.settle(1, range, Urgency::Lazy, self.now);
             }
             self.offset += 1;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use super::bodies::{body_of, content_of};
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

@@ -5,10 +5,10 @@
 use std::io;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::{PLAIN, USUAL};
 

@@ -7,10 +7,10 @@
 use std::collections::VecDeque;
 
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

@@ -4,52 +4,25 @@
 //! `formats/N.txt` is a store as a program of version N left it when it was killed (`formats/make.py`).
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
+use super::formats::{Folder, ONE, TWO, files_of};
 use super::sim_disk::Random;
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::journal::Definition;
-use leveret::store::fsck::{FsckError, Scan};
-use leveret::store::{
+use leveret_base::journal::Definition;
+use leveret_base::time::Now;
+use leveret_store::fsck::{FsckError, Scan};
+use leveret_store::{
     ACCESS_SLOTS, Body, Disk, FileDisk, Format, Identity, Log, OpenError, Record, Report, Settings, Urgency,
 };
-use leveret::time::Now;
 
 /// The key of a definition that is written to fill a segment.
 const FILLING: [u8; 1] = [7];
 const NOW: Now = Now::from_ms(1);
 const FRESH: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF0_12 };
-const FORMATS: [(Format, &str); 2] =
-    [(Format::One, include_str!("../formats/1.txt")), (Format::Two, include_str!("../formats/2.txt"))];
+const FORMATS: [(Format, &str); 2] = [(Format::One, ONE), (Format::Two, TWO)];
 
 fn settings() -> Settings {
     Settings { segment_bytes: 512 << 10, commit_bytes: 160 << 10, segments_max: 12, ..Settings::default() }
-}
-
-/// The bytes of each file of a fixture.
-fn files_of(text: &str) -> BTreeMap<String, Vec<u8>> {
-    let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    for line in text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let number = |word: &str| word.parse::<usize>().expect("a number");
-        let [name, rest @ ..] = words.as_slice() else { unreachable!("a name") };
-        match rest {
-            [size] => drop(files.insert((*name).into(), vec![0; number(size)])),
-            [at, bytes] => {
-                let hex = |text: &str| u8::from_str_radix(text, 16).expect("hex");
-                let piece = match bytes.split_once('*') {
-                    Some((byte, count)) => vec![hex(byte); number(count)],
-                    None => (0..bytes.len()).step_by(2).map(|at| hex(&bytes[at..at + 2])).collect(),
-                };
-                let file = files.get_mut(*name).expect("its size came first");
-                file[number(at)..][..piece.len()].copy_from_slice(&piece);
-            }
-            _ => unreachable!("{line}"),
-        }
-    }
-    files
 }
 
 fn slot_of(name: &str) -> u32 {
@@ -221,15 +194,8 @@ fn an_upgrade_opens_a_segment_of_the_newest_version_and_loses_nothing_wherever_t
 }
 
 #[test]
-fn a_newer_version_is_refused_with_a_sentence_and_left_alone() {
-    let folder = Folder::new("newer", FORMATS[1].1);
-    let name = folder.0.join("00000001.seg");
-    let mut bytes = fs::read(&name).expect("it is there");
-    bytes[7] = b'3';
-    let length = u32::from_le_bytes(bytes[12..16].try_into().expect("four")) as usize;
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&bytes[..8]), &bytes[12..length]);
-    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
-    fs::write(&name, &bytes).expect("a file");
+fn a_newer_version_is_refused_and_left_alone() {
+    let folder = Folder::newer("newer");
     let before = folder.files();
     let opened = Log::open(&mut FileDisk::new(&folder.0), settings(), FRESH, NOW);
     assert!(matches!(opened, Err(OpenError::NewerFormat)));
@@ -237,42 +203,7 @@ fn a_newer_version_is_refused_with_a_sentence_and_left_alone() {
         Scan::of(&mut FileDisk::only_reading(&folder.0)),
         Err(FsckError::Newer { slot: 1, version: b'3' })
     ));
-    let output = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", folder.name()]);
-    assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("was written by a newer version of Leveret; run that one"), "{said}");
-    let output = run(&["upgrade-store", folder.name()]);
-    assert!(!output.status.success() && output.stdout.is_empty());
     assert_eq!(folder.files(), before);
-}
-
-#[test]
-fn the_command_upgrades_once_says_what_that_means_and_needs_a_store_that_nobody_has() {
-    let folder = Folder::new("upgrade", FORMATS[0].1);
-    let refused = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
-    let mut broker = FileDisk::new(&folder.0);
-    broker.lock().expect("nobody has it");
-    let before = folder.files();
-    let output = run(&["upgrade-store", folder.name()]);
-    assert!(!output.status.success() && refused(&output).contains("a broker has it; stop that first"));
-    assert_eq!(folder.files(), before);
-    drop(broker);
-    let output = run(&["upgrade-store", folder.name()]);
-    assert!(output.status.success(), "{}", refused(&output));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("was of format 1 and is of format 2 now"), "{said}");
-    let after = folder.files();
-    let output = run(&["upgrade-store", folder.name()]);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("there is nothing to do"), "{said}");
-    assert_eq!(folder.files(), after);
-    assert_eq!(run(&["inspect", folder.name()]).status.code(), Some(0));
-    let output = run(&["upgrade-store", "/nowhere/at/all"]);
-    assert!(!output.status.success() && refused(&output).contains("/nowhere/at/all"));
-    let empty = Folder::new("empty", "");
-    let output = run(&["upgrade-store", empty.name()]);
-    assert!(!output.status.success() && refused(&output).contains("there is no store in it"));
-    assert!(empty.files().is_empty());
 }
 
 #[test]
@@ -295,41 +226,4 @@ fn whatever_later_versions_let_others_pass_over_is_passed_over() {
     assert_eq!((report.footers_missing, log.format()), (0, Format::Two));
     assert_eq!(contents(&log, &disk), expected());
     assert!(Scan::of(&mut disk).expect("it is readable").is_good());
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_leveret")).args(arguments).output().expect("it runs")
-}
-
-/// A folder with the files of a fixture.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str, text: &str) -> Self {
-        let path =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("format-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("a folder");
-        for (name, bytes) in files_of(text) {
-            fs::write(path.join(name), bytes).expect("a file");
-        }
-        Self(path)
-    }
-
-    fn name(&self) -> &str {
-        self.0.to_str().expect("text")
-    }
-
-    /// What is in it, the lock left out.
-    fn files(&self) -> BTreeMap<String, Vec<u8>> {
-        let entries = fs::read_dir(&self.0).expect("a folder").map(|entry| entry.expect("an entry"));
-        let named = entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()));
-        let kept = named.filter(|(name, _)| name != "lock");
-        kept.map(|(name, path)| (name, fs::read(path).expect("a file"))).collect()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).expect("it is ours");
-    }
 }

@@ -1,5 +1,7 @@
 //! The store alone: on the simulated disk, and on real files where it is about those.
 
+#[path = "../formats/mod.rs"]
+mod formats;
 #[path = "../../simulated/sim_disk/mod.rs"]
 mod sim_disk;
 

@@ -4,8 +4,8 @@
 //! Always true: each case begins with the same store, of several segments, of which some are damaged.
 
 use crate::sim_disk::{SimDisk, Trouble};
-use leveret::store::fsck::Scan;
-use leveret::store::{BLOCK_BYTES, Disk, Log, MENDING_SLOT, Range, Urgency};
+use leveret_store::fsck::Scan;
+use leveret_store::{BLOCK_BYTES, Disk, Log, MENDING_SLOT, Range, Urgency};
 
 use crate::small::{
     HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish, publish_ten, readable, settings, turn,

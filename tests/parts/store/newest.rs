@@ -2,8 +2,8 @@
 //! header, from the heads of its commits, and from what is noted beside the log.
 
 use crate::sim_disk::SimDisk;
-use leveret::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret::store::{ACCESS_SLOTS, Access, Log, NEWEST_SLOT, Range, Record, Urgency, fsck::Scan};
+use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_store::{ACCESS_SLOTS, Access, Log, NEWEST_SLOT, Range, Record, Urgency, fsck::Scan};
 
 use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
 
@@ -177,7 +177,7 @@ fn a_half_written_file_of_access_still_tells_that_the_end_of_the_log_is_lost() {
 
 /// Another disk with the same files.
 fn copy_of(disk: &SimDisk) -> SimDisk {
-    use leveret::store::Disk;
+    use leveret_store::Disk;
     let (mut copy, mut of) = (new_disk(), disk.clone());
     for slot in of.slots().expect("the disk is well").into_iter().chain([NEWEST_SLOT]) {
         let mut bytes = vec![0; 64 << 10];

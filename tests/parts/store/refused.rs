@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret::store::fsck::Scan;
-use leveret::store::{
+use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_base::time::Now;
+use leveret_store::fsck::Scan;
+use leveret_store::{
     Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target,
     Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

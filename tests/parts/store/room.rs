@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::io;
 
 use super::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency, is_full,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

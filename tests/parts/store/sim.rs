@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bodies::{body_of, content_of};
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     Body, CommitJob, FetchJob, Identity, Log, Message, Position, Range, Record, Refused, Settings, Target,
     Targets, Urgency,
 };
-use leveret::time::Now;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
 const LIVES: u64 = 7;

@@ -1,10 +1,10 @@
 //! A log of small segments, as the tests fill it that are about damage.
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::store::{
+use leveret_base::time::Now;
+use leveret_store::{
     Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
-use leveret::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret::store::fsck::Scan;
-use leveret::store::{
+use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
+use leveret_store::fsck::Scan;
+use leveret_store::{
     ACCESS_SLOTS, Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
 };
 

@@ -2,12 +2,12 @@
 //! back when everything is consumed.
 
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
-use leveret::journal::{Definition, DestinationName, IndexRoom};
-use leveret::store::{
+use leveret_base::journal::{Definition, DestinationName, IndexRoom};
+use leveret_base::time::Now;
+use leveret_store::{
     Body, DEFINITION_BYTES, Identity, Log, Message, QUEUE_STANDING_BYTES, Range, Record, Refused, Settings,
     Target, Targets, Urgency,
 };
-use leveret::time::Now;
 
 use crate::sample::PLAIN;
 

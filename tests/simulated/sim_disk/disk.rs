@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 
-use leveret::store::{
+use leveret_store::{
     ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, MENDING_SLOT, RangeSet, Unopened, is_beside_the_log,
 };
 

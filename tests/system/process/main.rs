@@ -4,9 +4,12 @@
 mod home;
 #[path = "../../simulated/sim_disk/mod.rs"]
 mod sim_disk;
+#[path = "../../parts/formats/mod.rs"]
+mod stores;
 
 mod bench;
 mod flight;
+mod formats;
 mod inspect;
 mod log_writer;
 mod program;

@@ -1,12 +1,12 @@
 //! What a walk over a segment is given, and what it tells.
 
-use crate::store::chain;
-use crate::store::commit::{Commit, CommitHeader};
-use crate::store::footer::{self, Trailer};
-use crate::store::format::Format;
-use crate::store::parts::{BodyPartBlock, Entry};
-use crate::store::place::Place;
-use crate::store::record::{Record, Target};
+use crate::chain;
+use crate::commit::{Commit, CommitHeader};
+use crate::footer::{self, Trailer};
+use crate::format::Format;
+use crate::parts::{BodyPartBlock, Entry};
+use crate::place::Place;
+use crate::record::{Record, Target};
 
 /// Where the chain of commits stands.
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::event::{Chain, Tail, Trust, Walk};
-use crate::store::commit::BLOCK_BYTES;
-use crate::store::disk::Disk;
-use crate::store::format::Format;
-use crate::store::index::Index;
-use crate::store::place::Place;
-use crate::store::record::Record;
-use crate::store::segment::{HeaderRead, SegmentHeader};
+use crate::commit::BLOCK_BYTES;
+use crate::disk::Disk;
+use crate::format::Format;
+use crate::index::Index;
+use crate::place::Place;
+use crate::record::Record;
+use crate::segment::{HeaderRead, SegmentHeader};
 
 /// Why a directory cannot be looked at.
 #[derive(Debug)]

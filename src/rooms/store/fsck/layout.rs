@@ -7,15 +7,15 @@
 use std::io;
 
 use super::found::FsckError;
-use crate::store::chain::CommitRead;
-use crate::store::commit::{BLOCK_BYTES, Owner};
-use crate::store::disk::Disk;
-use crate::store::identity::Identity;
-use crate::store::listing::{FoundHeader, Lister, own_headers, read_headers, take_noted};
-use crate::store::newest_note;
-use crate::store::read_around::ReadAround;
-use crate::store::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentRef};
-use crate::store::sync_proof::owner_of;
+use crate::chain::CommitRead;
+use crate::commit::{BLOCK_BYTES, Owner};
+use crate::disk::Disk;
+use crate::identity::Identity;
+use crate::listing::{FoundHeader, Lister, own_headers, read_headers, take_noted};
+use crate::newest_note;
+use crate::read_around::ReadAround;
+use crate::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentRef};
+use crate::sync_proof::owner_of;
 
 /// A segment of the log, and what its file's header was like.
 #[derive(Clone, Copy)]

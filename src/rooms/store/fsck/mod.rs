@@ -29,15 +29,15 @@ mod walk;
 
 use std::collections::BTreeMap;
 
-use crate::store::disk::Disk;
-use crate::store::names::{Footers, Names};
-use crate::store::place::Place;
-use crate::store::read_around::ReadAround;
-use crate::store::record::Record;
+use crate::disk::Disk;
+use crate::names::{Footers, Names};
+use crate::place::Place;
+use crate::read_around::ReadAround;
+use crate::record::Record;
 use event::Event;
 use layout::read_around;
 
-use crate::store::zeroes::ResizeZeroed;
+use crate::zeroes::ResizeZeroed;
 
 pub use event::{Tail, Trust};
 pub use found::{Damage, DamageKind, FoundRecord, FsckError, NO_SLOT, Scan, SegmentLook, Spare, Volume};

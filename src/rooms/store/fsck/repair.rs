@@ -17,22 +17,22 @@ use super::event::{Chain, Event, FoundFooter, Gap, Trust, Walk};
 use super::found::{Damage, DamageKind, FsckError, Scan, SegmentLook};
 use super::layout::{Layout, Listed, ListedHeader, read_around};
 use super::scan;
+use crate::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
+use crate::disk::Disk;
+use crate::footer::{Footer, Trailer};
+use crate::format::Format;
+use crate::identity::Identity;
 use crate::journal::definition::is_access;
+use crate::log::Log;
 use crate::mem::{sort, sort_by_key};
-use crate::store::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
-use crate::store::disk::Disk;
-use crate::store::footer::{Footer, Trailer};
-use crate::store::format::Format;
-use crate::store::identity::Identity;
-use crate::store::log::Log;
-use crate::store::mending;
-use crate::store::names::NAME_OVERHEAD_BYTES;
-use crate::store::newest_note;
-use crate::store::ranges::RangeSet;
-use crate::store::record::{Range, Ranges, Record, Target};
-use crate::store::record_walk::for_each_record;
-use crate::store::recover::OpenError;
-use crate::store::segment::{SegmentHeader, SegmentRef};
+use crate::mending;
+use crate::names::NAME_OVERHEAD_BYTES;
+use crate::newest_note;
+use crate::ranges::RangeSet;
+use crate::record::{Range, Ranges, Record, Target};
+use crate::record_walk::for_each_record;
+use crate::recover::OpenError;
+use crate::segment::{SegmentHeader, SegmentRef};
 
 /// A commit that takes the place of those that are missing.
 struct Patch {

@@ -13,11 +13,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::event::{Chain, Event, FoundFooter, Salvaged, Trust, Walk};
-use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
-use crate::store::parts::Entry;
-use crate::store::place::Place;
-use crate::store::record::{Record, Target};
-use crate::store::salvage::{self, walk_records};
+use crate::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
+use crate::parts::Entry;
+use crate::place::Place;
+use crate::record::{Record, Target};
+use crate::salvage::{self, walk_records};
 
 /// Of the four things that a commit's header says about its place, so many must be right.
 const SIGNS_MIN: usize = 3;

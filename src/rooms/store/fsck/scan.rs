@@ -11,18 +11,18 @@ use super::event::{Chain, End, Event, Gap, Trust};
 use super::found::{Damage, DamageKind, FsckError, NO_SLOT, Scan, SegmentLook, Spare, Volume};
 use super::layout::{Layout, Listed, ListedHeader, read_around};
 use super::salvage;
-use crate::store::access_file;
-use crate::store::chain::CommitRead;
-use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
-use crate::store::disk::Disk;
-use crate::store::footer::Lengths;
-use crate::store::identity::Identity;
-use crate::store::index::Index;
-use crate::store::place::Place;
-use crate::store::ranges::RangeSet;
-use crate::store::record::{Body, Message, Range, Record, Target};
-use crate::store::segment::{HeaderRead, SegmentRef};
-use crate::store::sync_proof::{first_whole, proven_through, synced_by_headers, synced_by_heads};
+use crate::access_file;
+use crate::chain::CommitRead;
+use crate::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use crate::disk::Disk;
+use crate::footer::Lengths;
+use crate::identity::Identity;
+use crate::index::Index;
+use crate::place::Place;
+use crate::ranges::RangeSet;
+use crate::record::{Body, Message, Range, Record, Target};
+use crate::segment::{HeaderRead, SegmentRef};
+use crate::sync_proof::{first_whole, proven_through, synced_by_headers, synced_by_heads};
 
 /// What is known of what lies behind a segment.
 #[derive(Clone, Copy)]

@@ -9,13 +9,13 @@
 
 use super::event::{Chain, End, Event, FoundFooter, Gap, Tail, Trust, Walk};
 use super::salvage;
-use crate::store::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
-use crate::store::footer::{self, Footer, Lengths, Trailer};
-use crate::store::format::Format;
-use crate::store::parts::part_seed;
-use crate::store::record::{Record, RecordError};
-use crate::store::salvage::claimed_extent;
-use crate::store::sync_proof::is_misplaced;
+use crate::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
+use crate::footer::{self, Footer, Lengths, Trailer};
+use crate::format::Format;
+use crate::parts::part_seed;
+use crate::record::{Record, RecordError};
+use crate::salvage::claimed_extent;
+use crate::sync_proof::is_misplaced;
 
 impl<'a> Walk<'a> {
     /// Walks through the segment, and hands every record to `each`.
