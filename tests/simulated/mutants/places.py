@@ -22,7 +22,7 @@ PLACES = [
     ),
     # A commit that may be in the page cache only says that a segment has left, and a start takes its word.
     (
-        "src/rooms/store/belonging.rs",
+        "src/rooms/store/listing.rs",
         "        let last = left.split_off(before_last);\n",
         "        let is_believed = PLANTED(\"left-in-the-unsynced-last-commit-believed\");\n"
         "        let last = left.split_off(if is_believed { left.len().max(before_last) } else { before_last });\n",
@@ -185,7 +185,7 @@ PLACES = [
         "            && self.write_members(journal, messages, group, now)\n",
     ),
     (
-        "src/rooms/store/reader.rs",
+        "src/rooms/store/listing.rs",
         "        if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {\n",
         "        let is_taken = PLANTED(\"empty-header-taken-for-a-free-segment\");\n"
         "        if header == HeaderRead::Empty && length > 0 && !is_taken && has_more(disk, slot)? {\n",
@@ -265,8 +265,9 @@ pub fn makes_mistake(name: &str) -> bool {
     ASKED_FOR.get_or_init(|| std::env::var("LEVERET_MISTAKE").unwrap_or_default()) == name
 }
 '''
-# In the package that all others with places use.
-QUESTION_IN = "src/rooms/mod.rs"
+# In the package that all others with places use, and known to those above it by another.
+QUESTION_IN = "src/rooms/base/mod.rs"
+PASSED_ON = {"src/rooms/mod.rs": "\npub use leveret_base::makes_mistake;\n"}
 
 NAME = re.compile(r'PLANTED\("([a-z0-9-]+)"\)')
 
@@ -278,13 +279,14 @@ def names():
 
 def planted(root):
     """The files with all mistakes in them, by their paths; raises LookupError when a place is gone."""
-    changed = {QUESTION_IN: (root / QUESTION_IN).read_text() + QUESTION}
+    changed = {path: (root / path).read_text() + more for path, more in {QUESTION_IN: QUESTION, **PASSED_ON}.items()}
     for path, old, new in PLACES:
         if not (root / path).is_file():
             raise LookupError(f"there is no {path}, which was to have: {old.strip().splitlines()[0]}")
         text = changed.get(path) or (root / path).read_text()
         if text.count(old) != 1:
             raise LookupError(f"{path} has {text.count(old)} times, not once: {old.strip().splitlines()[0]}")
-        crate = "crate" if path.startswith("src/rooms/") else "leveret_rooms"
+        crates = {"src/rooms/base/": "crate", "src/rooms/": "leveret_base"}
+        crate = next((crate for folder, crate in crates.items() if path.startswith(folder)), "leveret_rooms")
         changed[path] = text.replace(old, NAME.sub(rf'{crate}::makes_mistake("\1")', new))
     return changed

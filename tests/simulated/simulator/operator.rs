@@ -184,7 +184,7 @@ impl Operator {
             self.heard.drain(..length);
             let change = self.waits_for.take();
             let has_happened = match (status, change) {
-                (204, _) | (201, Some(Change::Policy)) => true,
+                (201 | 204, _) => true,
                 // There is no such thing, or no room for it, or its end is still under way.
                 (404 | 503, _) => false,
                 (other, _) => {
