@@ -34,7 +34,7 @@ const FAILURES_KEPT: usize = 64;
 /// Wrong passwords of one bucket: `burst` at once, one each `refill_ms` for ever; after a check of t ms the bucket rests
 /// `rest_times` × t ms, so that on a small board all of an address take a quarter of its processor.
 const WRONG: Rate = Rate { burst: 10, refill_ms: 100, rest_times: 4 };
-/// The same over all addresses, for those who are not proven.
+/// Wrong passwords of all addresses together, but for users who have logged in from theirs lately.
 const UNPROVEN: Rate = Rate { burst: 20, refill_ms: 50, rest_times: 2 };
 /// Tokens that must be left for who failed lately: the rest is kept for its neighbours.
 const SUSPECT_TOKENS: u32 = WRONG.burst / 2;

@@ -14,7 +14,7 @@ pub(super) const IDLE_MS: u64 = 60_000;
 
 /// A request over the network has so much time from its first octet to its last.
 const REQUEST_MS: u64 = 15_000;
-/// So long its answer may take to be read, from its first octet to its last.
+/// How long an answer over the network may take to be read, from its first octet to its last.
 const ANSWER_MS: u64 = 120_000;
 /// How long a client may take to read metrics: a program reads them and waits no longer than that, as Prometheus
 /// does.

@@ -53,7 +53,7 @@ pub(super) enum Waiting {
     Worker(u64),
 }
 
-/// How far the end of a connection has come.
+/// Whether a connection is alive, and which step of its end it is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
     /// The connection is alive.

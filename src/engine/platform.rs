@@ -35,7 +35,7 @@ pub trait Socket: Read + Write {
     /// Reads without taking: what it shows is still there for the next reading.
     ///
     /// # Errors
-    /// The same errors as reading has.
+    /// What reading from the socket may fail with.
     fn peek(&self, room: &mut [u8]) -> io::Result<usize>;
 
     /// Says that nothing more will be written. A peer that is gone needs no telling.
@@ -131,13 +131,13 @@ pub trait Platform {
     /// Begins to connect to somebody. That it is connected, or cannot be, is reported when it is registered.
     ///
     /// # Errors
-    /// It cannot even be begun.
+    /// The connection cannot even be begun.
     fn connect(&mut self, address: SocketAddr) -> io::Result<Self::Socket>;
 
     /// Begins to look up a name, on a thread that may wait for it, and keeps no other waiting.
     fn start_lookup(&mut self, lookup: NameLookup);
 
-    /// What was found of one of them that is over.
+    /// What was found of a name, when a lookup is over.
     fn take_lookup(&mut self) -> Option<FoundAddresses>;
 
     /// Closes a socket that was registered.

@@ -54,8 +54,8 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// It had its time. But the kernel reports room only when a third of its buffer is free, so one that
-    /// reads slowly is asked once more.
+    /// Closes a connection whose socket has taken nothing for as long as it may. The kernel reports room only when a
+    /// third of its buffer is free, so the socket of one that reads slowly is tried once more.
     pub(super) fn end_if_stalled(&mut self, id: ConnectionId) {
         let patience = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers.get_mut(id) else { return };

@@ -96,7 +96,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// How far a connection of the broker has come: its handshake is over, or all of it.
+    /// What follows when a session of AMQP was asked to do something: its handshake may be over, or all of it.
     fn after_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Session::Amqp(session) = &mut peer.session else { return };

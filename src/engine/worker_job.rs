@@ -28,7 +28,7 @@ pub enum WorkerJob {
 pub struct Shake {
     pub(super) peer: PeerId,
     pub(super) ticket: u64,
-    /// So long its peer has been waiting for us.
+    /// Since when the peer has been waiting for us.
     pub(super) since: Now,
     pub(super) handshake: Box<Handshake>,
 }

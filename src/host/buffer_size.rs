@@ -9,9 +9,9 @@ use crate::limits::Limits;
 /// Which buffers a connection has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum BufferSize {
-    /// Those of any connection.
+    /// Of a connection over the network.
     Usual,
-    /// Those of one from this machine.
+    /// Of a connection from this machine.
     Local,
 }
 

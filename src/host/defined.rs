@@ -20,7 +20,7 @@ use super::start_error::StartError;
 /// Makes everything that the file says.
 ///
 /// # Errors
-/// It cannot be read to its end.
+/// The file cannot be read to its end.
 pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), StartError> {
     let (mut made, mut refused) = (0, 0);
     go_through(path, |at, parsed| {

@@ -128,7 +128,7 @@ fn parent(directory: &Path) -> &Path {
 /// The error again, if it is the disk's.
 ///
 /// # Errors
-/// It is somebody's mistake.
+/// The directory is not as it has to be, with what is to be changed.
 pub(super) fn judge(config: &Config, error: io::Error) -> Result<io::Error, StartError> {
     let directory = &config.data_dir;
     let why = match error.kind() {

@@ -42,7 +42,7 @@ struct FlightRecorder {
     first: u32,
     next: AtomicU32,
     started: Instant,
-    /// It was told that something could not be recorded.
+    /// The log was told that something could not be recorded.
     has_failed: AtomicBool,
 }
 

@@ -108,7 +108,7 @@ impl Line {
     /// Writes all of it.
     ///
     /// # Errors
-    /// It is not taken.
+    /// The peer does not take it.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         let Some(safe) = &mut self.safe else { return self.socket.write_all(bytes).map_err(failed) };
         let mut sealed = vec![0; SEALED_BYTES_MAX];

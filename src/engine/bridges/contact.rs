@@ -235,7 +235,7 @@ pub(super) struct Incoming {
     pub(super) refused: Option<Box<str>>,
 }
 
-/// How far it is.
+/// How much of a delivery has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Received {
     /// The header of the content comes next.

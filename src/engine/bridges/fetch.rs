@@ -65,7 +65,7 @@ impl<P: Platform> Task<'_, P> {
     /// Something of a message came.
     ///
     /// # Errors
-    /// It has no place here.
+    /// The upstream sends a piece of a delivery where none belongs.
     pub(super) fn take_arriving(&mut self, event: Event<'_>) -> Result<Next, Cause> {
         self.contact.has_moved = true;
         let (now, left) = (self.shared.now, self.state.left);
@@ -301,7 +301,7 @@ impl<P: Platform> Task<'_, P> {
     /// Puts a copy of a message into the queue for those that are set aside. `None`: there is no room now.
     ///
     /// # Errors
-    /// That queue takes it no more than its own, or cannot be made.
+    /// The queue for what is set aside does not take it either, or cannot be made.
     #[cold]
     fn put_aside(&mut self, message: MessageId, why: &str) -> Result<Option<Batch>, Cause> {
         self.shared.make_parked(self.head)?;

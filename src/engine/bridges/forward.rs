@@ -230,7 +230,7 @@ impl<P: Platform> Task<'_, P> {
     /// Messages of a rule were confirmed, or refused.
     ///
     /// # Errors
-    /// That has no place here, or the broker refuses.
+    /// The upstream confirms what was never sent, or the broker here refuses the settlement.
     pub(super) fn take_confirm(
         &mut self,
         rule: usize,
@@ -313,7 +313,7 @@ impl<P: Platform> Task<'_, P> {
     /// A message that was sent is dead-lettered into the queue for what is refused.
     ///
     /// # Errors
-    /// That takes nothing.
+    /// The queue for what is set aside takes nothing, or cannot be made.
     #[cold]
     fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
         self.shared.make_parked(self.head)?;

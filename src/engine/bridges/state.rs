@@ -73,7 +73,7 @@ pub(super) struct Head {
     pub(super) pace: Pace,
     /// How much went today.
     pub(super) day: DayBudget,
-    /// That is all that may: rules that are not urgent take nothing more.
+    /// The bytes of the day are used up: rules that are not urgent take nothing more.
     pub(super) is_held: bool,
     /// What comes in to be forwarded.
     pub(super) inflow: Inflow,
@@ -98,9 +98,9 @@ pub(super) struct Retry {
 pub(super) enum ParkedAlarm {
     /// There was nothing in the queue for what is set aside, and nothing was put there since.
     Off,
-    /// There may be something in it.
+    /// Whether messages are parked is not known yet.
     Unknown,
-    /// It was said that there is.
+    /// The log was told that messages are parked.
     On,
 }
 
@@ -146,9 +146,9 @@ pub(super) struct LinkState {
     pub(super) ready_since: Option<Now>,
     /// When it was open last, if it is not now.
     pub(super) was_ready: Option<Now>,
-    /// When it is to be asked whether it may rest.
+    /// When the link is to be asked whether it may rest.
     pub(super) rest_due: Deadline,
-    /// It may, and is ending.
+    /// The link may rest, and is ending for that.
     pub(super) is_going_to_rest: bool,
     pub(super) last_error: Option<(Cause, Now)>,
     /// What was logged last of each upstream since the link was up for long.
@@ -177,7 +177,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// That as well.
+    /// Adds what another link has counted.
     const fn add(&mut self, other: Self) {
         self.moved += other.moved;
         self.repeats += other.repeats;

@@ -32,9 +32,9 @@ use crate::mem::sort_by_key;
 
 use crate::engine::address::Source;
 
-/// So long a silent peer keeps its place when an address wants in that holds fewer, in its own time.
+/// How long a silent peer keeps its place, of its own time, when an address wants in that holds fewer places.
 pub(super) const YIELD_MS: u64 = 500;
-/// So long against its equals.
+/// How long it keeps its place when an address wants in that holds as many.
 pub(super) const PATIENCE_MS: u64 = 5_000;
 /// Of so many places one is kept for addresses from which somebody has logged in lately.
 const KEPT_OF: u32 = 8;
@@ -46,9 +46,9 @@ pub(super) const EXHAUSTED_PLACES: u32 = 8;
 pub(super) enum Resource {
     /// A connection and one of `handshakes_max`.
     Handshake,
-    /// One of `tls_connections_max`.
+    /// A place of `tls_connections_max`.
     TlsConnection,
-    /// One of `tls_handshakes_max`.
+    /// A place of `tls_handshakes_max`.
     TlsHandshake,
 }
 

@@ -54,10 +54,10 @@ impl Shares {
     }
 }
 
-/// How far a turn has come.
+/// How many visitors may still come in during this turn of the loop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Round {
-    /// It has not begun.
+    /// The turn has not begun.
     New,
     /// So many more may come in.
     Going(usize),
@@ -68,7 +68,7 @@ enum Round {
 /// The door, and who waits inside of it.
 #[derive(Debug)]
 pub(super) struct ManagementDoor<S> {
-    /// Those of the API, and behind them those of metrics.
+    /// The listeners of the API, and behind them those of metrics.
     listeners: Vec<Listener>,
     /// From this place on there is nothing but metrics, and no login.
     first_metrics: usize,

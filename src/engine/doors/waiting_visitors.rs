@@ -51,7 +51,7 @@ impl<S> WaitingVisitor<S> {
     }
 }
 
-/// Those who wait.
+/// Visitors of the management API and of metrics who wait for a place.
 #[derive(Debug)]
 pub(super) struct WaitingVisitors<S> {
     visitors: heapless::Vec<WaitingVisitor<S>, VISITORS_MAX>,
@@ -82,7 +82,7 @@ impl<S> WaitingVisitors<S> {
         self.visitors.clear();
     }
 
-    /// Those who wait.
+    /// The visitors who wait, in the order in which they came.
     pub(super) fn iter(&self) -> impl Iterator<Item = &WaitingVisitor<S>> {
         self.visitors.iter()
     }
