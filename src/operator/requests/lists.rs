@@ -46,7 +46,14 @@ fn list_of<K: Kind>(
     if let Some(vhost) = call.has("vhost").filter(|vhost| !exists(context, vhost)) {
         return call.no_such_vhost(vhost);
     }
-    let columns = call.request.asked("columns").and_then(decode);
+    let asked = call.request.asked("columns");
+    let columns = asked.and_then(decode);
+    if columns.is_none()
+        && call.user.is_none()
+        && let Some(asked) = asked
+    {
+        return bad_request(&format!("Info key(s) {asked} are not supported"));
+    }
     let columns = columns.as_deref();
     let chosen = match call.user {
         Some(_) => choose_known::<K>(columns),

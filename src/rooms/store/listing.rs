@@ -3,8 +3,8 @@
 //! The newest header with a commit behind it has the list of the log. Segments whose headers cannot be read, but whose
 //! commits are newer, come behind it; what commits since then say has left is left out.
 //!
-//! Always true: nothing is written; no segment is listed twice; what says that a segment has left is believed only where
-//! all that was copied of it before is there.
+//! Always true: nothing is written; no segment is listed twice; a start believes what says that a segment has left only
+//! where all that was copied of it before is there.
 
 use core::cmp::Reverse;
 use std::io;
@@ -108,6 +108,8 @@ pub(super) struct Lister<'l, 'r, D> {
     /// As long as a segment.
     pub(super) bytes: &'l mut [u8],
     pub(super) identity: Identity,
+    /// What is said behind missing commits counts as well: a repair puts a commit in their place, and then it does.
+    pub(super) believes_all: bool,
 }
 
 impl<D: Disk> Lister<'_, '_, D> {
@@ -222,7 +224,7 @@ impl<D: Disk> Lister<'_, '_, D> {
         let is_there = |sequence| headers.iter().any(|(_, _, header)| header.sequence == sequence);
         let last = left.split_off(before_last);
         listing.leaving = last.into_iter().map(|(segment, _)| segment).collect();
-        left.retain(|(segment, is_behind_gap)| !is_behind_gap || !is_there(*segment));
+        left.retain(|(segment, is_behind_gap)| !is_behind_gap || self.believes_all || !is_there(*segment));
         listing.segments.retain(|segment| !left.iter().any(|(left, _)| *left == segment.sequence));
         Ok(())
     }

@@ -251,6 +251,22 @@ fn requests_are_answered_in_their_order_one_at_a_time() {
     assert!(connection.is_ending() && connection.output().is_empty());
 }
 
+/// Who asks the control socket for columns that there are not is told so, and not shown all of them.
+#[test]
+fn columns_that_are_none_are_refused_however_they_are_written() {
+    for columns in ["nosuch", "name,nosuch", "%zz", "name%"] {
+        let mut stage = Stage::new();
+        let mut connection = OperatorSession::default();
+        connection.take(format!("GET /api/queues?columns={columns} HTTP/1.1\r\n\r\n").as_bytes());
+        stage.step(&mut connection);
+        let answer = String::from_utf8_lossy(connection.output()).into_owned();
+        assert!(
+            answer.starts_with("HTTP/1.1 400") && answer.contains("not supported"),
+            "{columns}: {answer}"
+        );
+    }
+}
+
 thread_local! {
     static LOOKED: core::cell::Cell<usize> = const { core::cell::Cell::new(0) };
 }
