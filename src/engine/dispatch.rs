@@ -209,30 +209,30 @@ impl<P: Platform> Engine<P> {
         self.bridges.handle(&mut self.shared, id, call)
     }
 
-    /// A link reads once.
+    /// A link of a bridge reads once.
     pub(super) fn read_bridge(&mut self, id: ConnectionId) {
         self.tell_bridge(id, Call::Read);
         self.shared.after_session(id.into());
     }
 
-    /// A link writes once.
+    /// A link of a bridge writes once.
     pub(super) fn write_bridge(&mut self, id: ConnectionId) {
         let count = self.tell_bridge(id, Call::Write);
         self.shared.after_write(id.into(), count);
     }
 
-    /// The socket of a link is about to be closed.
+    /// The socket of a link of a bridge is about to be closed.
     #[cold]
     pub(super) fn forget_bridge(&mut self, id: ConnectionId) {
         self.bridges.note_closed(&mut self.shared, id);
     }
 
-    /// Once in every turn.
+    /// Bridges do what is due, once in every turn.
     pub(super) fn poll_bridges(&mut self) {
         self.bridges.poll(&mut self.shared);
     }
 
-    /// Whether a poll would get on now.
+    /// Whether bridges would get on now.
     pub(super) fn has_bridge_work(&self) -> bool {
         let (has_room, is_stopping) = (self.shared.lists.for_room.is_empty(), self.shared.stopping.is_some());
         self.bridges.is_ready(&self.shared.broker, self.shared.now, (has_room, is_stopping))

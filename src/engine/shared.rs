@@ -1,7 +1,7 @@
 //! What every part of the engine is lent: the peers and their lists, the broker and what it works with, budgets.
 //!
-//! The parts are the doors, the sessions of peers, the worker's jobs, bridges, operators and the disk. One of them runs
-//! at a time, and has all of this for as long.
+//! The parts are the sessions of peers, the worker's jobs, bridges, operators and the disk. One of them runs at a time,
+//! and has all of this for as long, the doors included, which are told who came in and who went.
 //!
 //! Always true: nothing here knows of bridges, operators or the disk: what concerns more than one part is done by
 //! [`Engine`](super::state::Engine), which has them.
@@ -51,7 +51,7 @@ impl<P: Platform> Shared<P> {
         self.stopping.is_some()
     }
 
-    /// The broker and what it works with.
+    /// The broker, and what its calls are lent: journal, messages, and the turn's budget of work.
     pub(super) const fn broker_mut(&mut self) -> (&mut Broker, broker::Context<'_>) {
         let context =
             broker::Context::new(&mut self.journal, &mut self.supplies.messages, &mut self.budget.work);

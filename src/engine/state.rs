@@ -184,7 +184,7 @@ impl<P: Platform> Engine<P> {
         self.shared.now
     }
 
-    /// Whether there is one.
+    /// Whether there is a bridge.
     pub const fn has_bridges(&self) -> bool {
         !self.bridges.is_empty()
     }

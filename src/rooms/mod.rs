@@ -1,4 +1,5 @@
-//! THE ROOMS ON A MESSAGE'S WAY, and the ground floor: a package of their own.
+//! THE ROOMS ON A MESSAGE'S WAY: a package of their own, which has the ground floor and the store beside it, packages
+//! each.
 //!
 //! Why it exists: cargo optimizes package by package, and what each message passes is not to be made as small
 //! as what hardly ever runs. What is generic or says `#[inline]` is compiled where it is used. The map of the

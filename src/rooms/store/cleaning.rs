@@ -18,11 +18,11 @@ pub(super) struct Cleaner {
     pub(super) cleaning: Option<Cleaning>,
     /// Definitions that are copied because they lie at one place only.
     pub(super) doubling: Doubling,
-    /// It has started, and goes on until some more segments are free.
+    /// The cleaner has started, and goes on until some more segments are free.
     pub(super) cleans_ahead: bool,
-    /// What its looks came to.
+    /// What the cleaner learned from the segments that it has cleaned.
     pub(super) reckoning: Reckoning,
-    /// Something has changed since it looked for work.
+    /// Something has changed since the cleaner looked for work.
     pub(super) may_clean: bool,
     /// What was read; empty while a read is on its way.
     pub(super) buffer: Vec<u8>,
@@ -30,7 +30,7 @@ pub(super) struct Cleaner {
 }
 
 impl Cleaner {
-    /// One that has not looked for work yet, and reads so many bytes at once at most.
+    /// A cleaner that has not looked for work yet, and reads so many bytes at once at most.
     pub(super) fn new(buffer_bytes: usize) -> Self {
         Self {
             drain: None,

@@ -64,7 +64,7 @@ pub(super) struct InFlight {
     pub(super) carried: Vec<(u64, u64)>,
     /// The segments that it says have left.
     pub(super) drained: Vec<u64>,
-    /// It is here, and waits for room on the file system.
+    /// The commit itself, while it waits for room on the file system.
     pub(super) postponed: Option<CommitJob>,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Writer {
     pub(super) identity: Identity,
     /// Which start of the broker this is, from 1.
     pub(super) life: u32,
-    /// Of the newest commit.
+    /// The number of the newest commit, over all lives.
     pub(super) number: u64,
     /// Broker time when this life began, in milliseconds.
     pub(super) time_base_ms: u64,
@@ -209,7 +209,7 @@ impl Log {
         self.is_damaged
     }
 
-    /// What footers say of it.
+    /// The footers of its segments, for whoever looks names and definitions up in them.
     pub(super) fn footers(&self) -> Footers<'_> {
         let (segment_bytes, seed) = (self.settings.segment_bytes, self.writer.identity.seed());
         Footers { index: &self.index, segment_bytes, seed }
