@@ -20,8 +20,10 @@
 
 /// The bit in a record's kind which says that whoever does not know the kind passes over the record.
 pub(super) const OPTIONAL: u8 = 0x80;
-/// The kind of a name's record.
+/// The kind of a name's record, which only footers have.
 pub(super) const NAMED: u8 = OPTIONAL | 1;
+/// The kind of the record which says that its commit was written by a repair, in the place of commits that are lost.
+pub const STANDS_FOR_LOST: u8 = OPTIONAL | 2;
 
 /// A version of the format.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -3,8 +3,8 @@
 //! The newest header with a commit behind it has the list of the log. Segments whose headers cannot be read, but whose
 //! commits are newer, come behind it; what commits since then say has left is left out.
 //!
-//! Always true: nothing is written; no segment is listed twice; a start believes what says that a segment has left only
-//! where all that was copied of it before is there.
+//! Always true: nothing is written; no segment is listed twice; what says that a segment has left is believed only where
+//! all that was copied of it before is there. So a repair leaves a mark where it closes a gap.
 
 use core::cmp::Reverse;
 use std::io;
@@ -15,6 +15,7 @@ use super::chain::CommitRead;
 use super::commit::{BLOCK_BYTES, CommitHeader, whole_commits};
 use super::disk::Disk;
 use super::footer;
+use super::format::STANDS_FOR_LOST;
 use super::headless::{Headless, segments_of};
 use super::identity::Identity;
 use super::newest_note::Note;
@@ -23,6 +24,7 @@ use super::record::Record;
 use super::record_walk::for_each_record;
 use super::segment::{HeaderRead, SegmentHeader, SegmentRef};
 use super::sync_proof::{has_more, has_synced, said_most};
+use super::varint::Input;
 use super::zeroes::ResizeZeroed;
 
 /// The most bytes that a header is read with: no store has so many segments.
@@ -108,8 +110,6 @@ pub(super) struct Lister<'l, 'r, D> {
     /// As long as a segment.
     pub(super) bytes: &'l mut [u8],
     pub(super) identity: Identity,
-    /// What is said behind missing commits counts as well: a repair puts a commit in their place, and then it does.
-    pub(super) believes_all: bool,
 }
 
 impl<D: Disk> Lister<'_, '_, D> {
@@ -203,6 +203,8 @@ impl<D: Disk> Lister<'_, '_, D> {
     ) -> io::Result<()> {
         let mut left = Vec::new();
         let mut has_gap = listing.segments.iter().any(|segment| self.disk.is_unopened(segment.slot));
+        // The last commit that was there when gaps were closed: what was said up to it was said behind them.
+        let mut repaired = 0;
         let mut before_last = 0;
         for segment in listing.segments.iter().filter(|segment| segment.sequence >= newest) {
             let length = self.disk.read(segment.slot, 0, self.bytes)?;
@@ -214,17 +216,19 @@ impl<D: Disk> Lister<'_, '_, D> {
                 has_gap |= number.is_some_and(|before| this > before + 1 + u64::from(covers));
                 number = Some(this.max(number.unwrap_or(0)));
                 before_last = left.len();
-                for_each_record(commit.records, 0, |record, _| {
-                    if let Record::Left { segment } = record {
-                        left.push((*segment, has_gap));
+                for_each_record(commit.records, 0, |record, _| match record {
+                    Record::Left { segment } => left.push((*segment, has_gap || this <= repaired)),
+                    Record::Optional { kind: STANDS_FOR_LOST, payload } => {
+                        repaired = Input::new(payload).varint().map_or(repaired, |found| repaired.max(found));
                     }
+                    _ => {}
                 });
             }
         }
         let is_there = |sequence| headers.iter().any(|(_, _, header)| header.sequence == sequence);
         let last = left.split_off(before_last);
         listing.leaving = last.into_iter().map(|(segment, _)| segment).collect();
-        left.retain(|(segment, is_behind_gap)| !is_behind_gap || self.believes_all || !is_there(*segment));
+        left.retain(|(segment, is_behind_gap)| !is_behind_gap || !is_there(*segment));
         listing.segments.retain(|segment| !left.iter().any(|(left, _)| *left == segment.sequence));
         Ok(())
     }

@@ -139,7 +139,7 @@ pub use definition_index::DefinitionIndex;
 pub use disk::{ACCESS_SLOTS, Disk, MENDING_SLOT, NEWEST_SLOT, Unopened, is_beside_the_log, is_full};
 pub use fetch::Fetched;
 pub use file_disk::{FileDisk, LOCK_NAME, make_directory};
-pub use format::Format;
+pub use format::{Format, STANDS_FOR_LOST};
 pub use identity::Identity;
 pub use in_place::{NotInPlace, not_in_place};
 pub use index::{DEFINITION_BYTES, Index, QUEUE_STANDING_BYTES};

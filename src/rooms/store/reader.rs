@@ -102,8 +102,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         found: &[CommitRead],
         noted: u64,
     ) -> io::Result<Newest> {
-        let mut lister =
-            Lister { disk: self.disk, bytes: &mut self.bytes, identity: self.identity, believes_all: false };
+        let mut lister = Lister { disk: self.disk, bytes: &mut self.bytes, identity: self.identity };
         let Listing { segments: list, headless, leaving, .. } = lister.list(headers, found)?;
         self.leaving = leaving;
         for SegmentRef { sequence, slot } in headless {

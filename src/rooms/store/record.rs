@@ -13,6 +13,8 @@
 //! 6 marked   | queue | offset                   everything below may have been delivered
 //! 7 left     | segment                          this segment is no longer part of the log
 //! 8 rested   | queue | offset | marked          stopped: below that mark, nothing from here on was delivered
+//! 129 named  | a queue's name, in footers only (`names`)
+//! 130        | commit: this one stands for lost ones; the repair that wrote it found no commit behind that number
 //! 128 and up | whatever a later version says that others may pass over
 //! ```
 //!

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use super::names::{Defined, Quoted};
 use crate::journal::Definition;
 use crate::store::fsck::{FoundRecord, Scan, Trust};
-use crate::store::{Body, Disk, Index, Message, Record, Targets};
+use crate::store::{Body, Disk, Index, Message, Record, STANDS_FOR_LOST, Targets};
 
 /// The most bytes of a body, and of a definition, that are shown.
 const SHOWN_BYTES_MAX: usize = 48;
@@ -69,6 +69,7 @@ impl fmt::Display for Line<'_> {
                 write!(f, " rested queue={queue} delivered_below={offset} watermark={watermark}")
             }
             Record::Left { segment } => write!(f, " left segment={segment}"),
+            Record::Optional { kind: STANDS_FOR_LOST, .. } => write!(f, " stands for lost commits"),
             Record::Optional { kind, payload } => write!(f, " kind={kind} bytes={}", payload.len()),
         }
     }

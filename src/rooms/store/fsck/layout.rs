@@ -1,7 +1,6 @@
 //! Which files there are, whose they are, and which of them are the log.
 //!
-//! The log is listed as a start lists it, but that what says that a segment has left is always believed: whoever repairs
-//! the store closes its gaps. Whose files are nobody's can be said of them nevertheless: how long they are.
+//! The log is listed as a start lists it. Of files that are nobody's it can be said how long they are.
 //!
 //! Always true: nothing is written; a block that cannot be read counts as zeros and is told.
 
@@ -101,8 +100,7 @@ impl Layout {
         let note = note.filter(|note| note.header.identity == identity);
         let is_noted_only = note.as_ref().is_some_and(|note| take_noted(&mut headers, note));
         let mut bytes = vec![0; segment_bytes as usize];
-        let mut listing = Lister { disk, bytes: &mut bytes, identity, believes_all: true }
-            .list(&mut headers, &self.found)?;
+        let mut listing = Lister { disk, bytes: &mut bytes, identity }.list(&mut headers, &self.found)?;
         // A start misses the newest segment, too, that is noted and has nothing any more that it could read.
         let missed = note.as_ref().map(|note| note.segment).filter(|_| is_noted_only);
         listing.segments.extend(missed.filter(|missed| !listing.segments.contains(missed)));

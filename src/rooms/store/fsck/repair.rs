@@ -3,7 +3,7 @@
 //! The one place where a synced block is written again: nobody else has the store meanwhile, and what is
 //! written over is what nobody can read. Where commits are missing, one takes their place: it has the records
 //! of theirs that are whole, settles the messages that are lost, so that their offsets are never used again,
-//! and says how many commits it stands for. Then the footer, if there was one, and the header are made again.
+//! says how many commits it stands for, and bears a mark, for what the lost ones copied of older segments is not there. Then the footer, if there was one, and the header are made again.
 //!
 //! Always true: whole commits are not touched; a segment is as it was or as it is to be, wherever the power
 //! goes (`mending`), so a start finds no less than before, and is in doubt about users if it was, for that is
@@ -20,7 +20,7 @@ use super::scan;
 use crate::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
 use crate::disk::Disk;
 use crate::footer::{Footer, Trailer};
-use crate::format::Format;
+use crate::format::{Format, STANDS_FOR_LOST};
 use crate::identity::Identity;
 use crate::journal::definition::is_access;
 use crate::log::Log;
@@ -33,6 +33,7 @@ use crate::record::{Range, Ranges, Record, Target};
 use crate::record_walk::for_each_record;
 use crate::recover::OpenError;
 use crate::segment::{SegmentHeader, SegmentRef};
+use crate::varint;
 
 /// A commit that takes the place of those that are missing.
 struct Patch {
@@ -379,13 +380,16 @@ impl Repair<'_> {
         let room = patch.to.saturating_sub(patch.from) as usize;
         let owner = Owner { identity: self.identity, segment_bytes: self.scan.segment_bytes };
         let covers = u32::try_from(number.checked_sub(patch.after.number + 1)?).unwrap_or(u32::MAX);
+        let mut mark = Vec::new();
+        varint::put(&mut mark, self.scan.last.1);
         let make = |settled: &[Vec<u8>]| {
             let mut bytes = Vec::new();
             commit::begin(&mut bytes);
+            Record::Optional { kind: STANDS_FOR_LOST, payload: &mark }.encode(&mut bytes);
             bytes.extend_from_slice(&patch.records);
             settled.iter().for_each(|record| bytes.extend_from_slice(record));
             let CommitHeader { format, life, time_ms, .. } = patch.after;
-            let records = patch.count + settled.len() as u32;
+            let records = 1 + patch.count + settled.len() as u32;
             let life = life.max(1);
             let header = CommitHeader {
                 format,
