@@ -14,14 +14,13 @@
 
 use std::io;
 
-use super::chain::Headers;
 use super::disk::Disk;
 use super::reader::{Pass, Reader};
 use super::record::Record;
 use super::report::SetAside;
 use super::salvage;
-use super::segment::SegmentRef;
-use super::sync_proof::{first_whole, proven_through};
+use super::segment::{Headers, SegmentRef};
+use super::sync_proof::proven_by_next;
 
 impl<D: Disk> Reader<'_, '_, D> {
     /// The number of the last commit that `segment` surely had and that nothing repeats, or 0; the chain
@@ -34,19 +33,12 @@ impl<D: Disk> Reader<'_, '_, D> {
         headers: &Headers<'_>,
         trailer: u64,
     ) -> io::Result<u64> {
-        // Segments that left the log took their numbers with them.
-        let is_next = |next: &SegmentRef| next.sequence == segment.sequence + 1;
-        let is_known = self.chain.number > 0 && self.chain.segment + 1 >= segment.sequence;
-        let Some(next) = next.filter(is_next).filter(|_| is_known) else { return Ok(trailer) };
-        let header = headers.iter().find(|(_, _, header)| header.sequence == next.sequence);
-        let told = header.map(|(_, _, header)| header.commits);
-        let length = if self.disk.is_unopened(next.slot) {
-            0
-        } else {
-            self.disk.read(next.slot, 0, &mut self.bytes)?
+        let told = |next: SegmentRef| {
+            let header = headers.iter().find(|(_, _, header)| header.sequence == next.sequence);
+            (next, header.map(|(_, _, header)| header.commits))
         };
-        let first = first_whole(&self.bytes[..length], next.sequence, self.identity.seed());
-        Ok(proven_through(self.chain.number, trailer, told, first.as_ref()))
+        let known = (segment.sequence, &self.chain, trailer);
+        proven_by_next(self.disk, known, next.map(told), self.identity.seed(), &mut self.bytes)
     }
 
     /// Serves what is good of the damaged commits behind byte `tail` of a segment that is not the newest, up

@@ -35,6 +35,7 @@
 //! Always true: room for the footer is kept while the segment fills; it is synced before the header of the
 //! next segment is written; a segment whose footer is not good, or did not fit, is read commit by commit.
 
+use super::chain::Chain;
 use super::commit::padded;
 use super::format::Format;
 use super::format::NAMED;
@@ -133,6 +134,14 @@ pub(super) struct Trailer {
     pub(super) sequence: u64,
     pub(super) number: u64,
     pub(super) time_ms: u64,
+}
+
+impl Trailer {
+    /// Where the chain of commits stands behind the segment.
+    pub(super) const fn chain(&self) -> Chain {
+        let Self { format, life, sequence: segment, number, time_ms } = *self;
+        Chain { format, segment, life, number, time_ms, covers: 0 }
+    }
 }
 
 impl Footer {

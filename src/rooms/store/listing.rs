@@ -11,7 +11,6 @@ use std::io;
 
 use crate::mem::{sort, sort_by_key};
 
-use super::chain::CommitRead;
 use super::commit::{BLOCK_BYTES, CommitHeader, whole_commits};
 use super::disk::Disk;
 use super::footer;
@@ -22,7 +21,7 @@ use super::newest_note::Note;
 use super::read_around::ReadAround;
 use super::record::Record;
 use super::record_walk::for_each_record;
-use super::segment::{HeaderRead, SegmentHeader, SegmentRef};
+use super::segment::{FoundFile, FoundHeader, HeaderRead, SegmentHeader, SegmentRef};
 use super::sync_proof::{has_more, has_synced, said_most};
 use super::varint::Input;
 use super::zeroes::ResizeZeroed;
@@ -30,11 +29,8 @@ use super::zeroes::ResizeZeroed;
 /// The most bytes that a header is read with: no store has so many segments.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 
-/// A good header: its file, its bytes, and what it says.
-pub(super) type FoundHeader<'h> = (u32, u32, &'h SegmentHeader);
-
 /// The header of every file there is.
-pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<CommitRead>> {
+pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<FoundFile>> {
     let mut slots = disk.slots()?;
     sort(&mut slots);
     let mut found = Vec::with_capacity(slots.len());
@@ -55,13 +51,13 @@ pub(super) fn read_headers<D: Disk>(disk: &mut D) -> io::Result<Vec<CommitRead>>
         if header == HeaderRead::Empty && length > 0 && has_more(disk, slot)? {
             header = HeaderRead::Bad;
         }
-        found.push(CommitRead { slot, length: length as u64, header });
+        found.push(FoundFile { slot, length: length as u64, header });
     }
     Ok(found)
 }
 
 /// The good headers of this store, newest first.
-pub(super) fn own_headers(found: &[CommitRead]) -> Vec<FoundHeader<'_>> {
+pub(super) fn own_headers(found: &[FoundFile]) -> Vec<FoundHeader<'_>> {
     let good = found.iter().filter_map(|file| match &file.header {
         HeaderRead::Good(header, bytes) => Some((file.slot, *bytes, header)),
         _ => None,
@@ -118,7 +114,7 @@ impl<D: Disk> Lister<'_, '_, D> {
     pub(super) fn list(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
-        found: &[CommitRead],
+        found: &[FoundFile],
     ) -> io::Result<Listing> {
         let mut listing = Listing::default();
         self.drop_misplaced(headers, &mut listing)?;
@@ -173,10 +169,10 @@ impl<D: Disk> Lister<'_, '_, D> {
     }
 
     /// Adds segments whose header is damaged but whose commits are newer than every header that is not.
-    fn add_headless(&mut self, found: &[CommitRead], newest: u64, listing: &mut Listing) -> io::Result<()> {
+    fn add_headless(&mut self, found: &[FoundFile], newest: u64, listing: &mut Listing) -> io::Result<()> {
         let mut headless = Vec::new();
         let is_bad =
-            |file: &&CommitRead| file.header == HeaderRead::Bad || listing.misplaced.contains(&file.slot);
+            |file: &&FoundFile| file.header == HeaderRead::Bad || listing.misplaced.contains(&file.slot);
         for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, self.bytes)?;
             let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());

@@ -11,15 +11,14 @@
 
 use std::io;
 
-use super::chain::{CommitRead, Headers, Newest};
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
 use super::footer::{self, Footer};
 use super::format::Format;
-use super::reader::{Pass, Reader};
+use super::reader::{Newest, Pass, Reader};
 use super::report::SetAside;
 use super::salvage;
-use super::segment::{SegmentHeader, SegmentRef};
+use super::segment::{FoundFile, Headers, SegmentHeader, SegmentRef};
 use super::slots::Slot;
 use super::sync_proof::{records_again, synced_by_headers, synced_by_heads};
 
@@ -182,7 +181,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     }
 
     /// Files that cannot be opened and are not known to be older segments.
-    pub(super) fn unopened_beside(&self, found: &[CommitRead], list: &[SegmentRef]) -> u32 {
+    pub(super) fn unopened_beside(&self, found: &[FoundFile], list: &[SegmentRef]) -> u32 {
         let is_listed = |slot| list.iter().any(|segment| segment.slot == slot);
         found.iter().filter(|file| self.disk.is_unopened(file.slot) && !is_listed(file.slot)).count() as u32
     }

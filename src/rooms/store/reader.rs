@@ -4,27 +4,28 @@
 //! footer that is not good in every part is passed over for the commits themselves; a file that cannot be
 //! opened is not used, and no number that something in it may have is used again.
 
+use core::ops::Range;
 use std::io;
 
 use super::access_file;
-use super::chain::{Chain, CommitRead, Headers, Newest};
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use super::chain::{Chain, CommitWalk};
+use super::commit::BLOCK_BYTES;
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
 use super::format::Format;
 use super::group;
 use super::identity::Identity;
 use super::index::Index;
-use super::listing::{FoundHeader, Lister, Listing};
+use super::listing::{Lister, Listing};
 use super::parts::{BodyPart, BodyPartBlock, part_seed};
 use super::place::Place;
 use super::read_around::ReadAround;
 use super::record::Record;
 use super::record_walk::apply_records;
 use super::report::{Report, SetAside};
-use super::segment::{HeaderRead, SegmentRef};
+use super::segment::{FoundFile, FoundHeader, HeaderRead, Headers, SegmentRef};
 use super::slots::Slot;
-use super::sync_proof::{is_misplaced, synced_by_headers, synced_by_heads};
+use super::sync_proof::{synced_by_headers, synced_by_heads};
 
 /// Which records a walk is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,26 @@ struct Old {
     footer: Option<(Lengths, u64)>,
     /// The segment behind it.
     next: Option<SegmentRef>,
+}
+
+/// The newest segment as read.
+pub(super) struct Newest {
+    pub(super) segment: SegmentRef,
+    /// The version that it is written in.
+    pub(super) format: Format,
+    pub(super) tail: u32,
+    /// Bytes of its file.
+    pub(super) length: u32,
+    /// The records of its last commit, and how many there are.
+    pub(super) again: Vec<u8>,
+    pub(super) again_records: u32,
+    pub(super) footer: Footer,
+    /// It has its own footer: the next one was about to be opened.
+    pub(super) is_sealed: bool,
+    /// The number of the newest commit that something in the segment proves to have been synced.
+    pub(super) synced: u64,
+    /// Commits behind the last one were durable and cannot be read.
+    pub(super) is_damaged: bool,
 }
 
 pub(super) struct Reader<'d, 'r, D> {
@@ -99,7 +120,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     pub(super) fn read_log(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
-        found: &[CommitRead],
+        found: &[FoundFile],
         noted: u64,
     ) -> io::Result<Newest> {
         let mut lister = Lister { disk: self.disk, bytes: &mut self.bytes, identity: self.identity };
@@ -151,7 +172,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 
     /// No file has anything of a log: there was none, or it is lost.
-    fn read_nothing(&mut self, found: &[CommitRead], noted: u64) -> io::Result<Newest> {
+    fn read_nothing(&mut self, found: &[FoundFile], noted: u64) -> io::Result<Newest> {
         self.report.is_lost = self.is_noted_only || self.has_remains(found)?;
         self.report.is_new = !self.report.is_lost;
         self.report.is_gone =
@@ -180,7 +201,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     /// the middle of them is what the disk had there before, and headers that know of no commit, with half of
     /// the first commit behind them. The files of access come after that commit, and so does a second segment
     /// file, even one that nothing was written to yet.
-    fn has_remains(&mut self, found: &[CommitRead]) -> io::Result<bool> {
+    fn has_remains(&mut self, found: &[FoundFile]) -> io::Result<bool> {
         let has_one_more = found.iter().filter(|file| file.is_unused()).count() > 1;
         if has_one_more || access_file::is_there(self.disk) {
             return Ok(true);
@@ -275,7 +296,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         &mut self,
         segment: u64,
         base: usize,
-        within: core::ops::Range<usize>,
+        within: Range<usize>,
         has_messages: bool,
     ) -> Option<()> {
         let seed = part_seed(self.identity.seed(), segment);
@@ -325,13 +346,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             return Ok(None);
         }
         index.set_bytes(segment.sequence, self.segment_bytes - lengths.footer() as u32);
-        self.chain = Chain {
-            segment: trailer.sequence,
-            life: trailer.life,
-            number: trailer.number,
-            time_ms: trailer.time_ms,
-            covers: 0,
-        };
+        self.chain = trailer.chain();
         Ok(Some(lengths))
     }
 
@@ -344,62 +359,36 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     ) -> io::Result<(u32, Vec<(u64, u32)>)> {
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)?;
         self.bytes[length..].fill(0);
-        let (mut tail, mut at, mut commits) = (header_bytes, header_bytes, Vec::new());
-        while (at as usize) < length {
-            let (bytes, seed) = (&self.bytes[at as usize..length], self.identity.seed());
-            let belongs = |commit: &Commit<'_>| {
-                let (header, before) = (&commit.header, self.chain.number);
-                // A file that was cut short may end in a commit's padding.
-                let behind = bytes.get(commit.bytes()..).unwrap_or_default();
-                header.follows(segment.sequence, (self.chain.life, self.chain.number))
-                    && !is_misplaced(header, before, behind, seed)
-            };
-            let Some(commit) = Commit::parse(bytes, seed).filter(belongs) else {
-                at += BLOCK_BYTES as u32;
-                continue;
-            };
-            let (header, records_bytes, commit_bytes) =
-                (commit.header, commit.records.len(), commit.bytes() as u32);
+        let mut walk = CommitWalk::new(segment.sequence, self.identity.seed(), header_bytes);
+        let mut commits = Vec::new();
+        let SegmentRef { slot, sequence } = segment;
+        while let Some(step) = walk.next(&self.bytes[..length], &self.chain, &[]) {
+            let (header, Range { start: from, end: at }) = (step.header, step.gap.clone());
             self.format = self.format.max(header.format);
-            let missing = header.number - self.chain.number - 1;
-            // Segments that left the log took their numbers with them.
-            let is_next = header.segment <= self.chain.segment + 1 && self.chain.number > 0;
-            if pass == Pass::Facts && is_next && missing > u64::from(header.covers) {
-                self.report.commits_missing += missing;
-                let (slot, sequence) = (segment.slot, segment.sequence);
-                self.report.set_aside.push(SetAside { slot, segment: sequence, from: tail, to: at });
-            }
-            if is_next && missing > u64::from(header.covers) {
+            if !step.covers_gap() {
+                if pass == Pass::Facts {
+                    self.report.commits_missing += step.missing.unwrap_or(0);
+                    self.report.set_aside.push(SetAside { slot, segment: sequence, from, to: at });
+                }
                 // The one behind them proves that they were synced.
-                self.serve(segment, tail..at, header.number - 1, pass);
+                self.serve(segment, step.gap.clone(), header.number - 1, pass);
             }
-            let first = at + COMMIT_HEADER_BYTES as u32;
-            let records = &self.bytes[first as usize..][..records_bytes];
-            let count = apply_records(&mut self.index, records, segment.sequence, first, |record| {
+            let records = &self.bytes[step.records.start as usize..step.records.end as usize];
+            let count = apply_records(&mut self.index, records, sequence, step.records.start, |record| {
                 matches!(record, Record::Message(_)) == (pass == Pass::Messages)
             });
             if pass == Pass::Facts && count != header.records {
                 // Some are of a kind that this version does not know, or were written wrongly.
-                let (slot, sequence, to) = (segment.slot, segment.sequence, at + commit_bytes);
-                self.report.set_aside.push(SetAside { slot, segment: sequence, from: at, to });
+                self.report.set_aside.push(SetAside { slot, segment: sequence, from: at, to: step.end });
             }
-            let Chain { time_ms, .. } = self.chain;
-            self.chain = Chain {
-                segment: header.segment,
-                life: header.life,
-                number: header.number,
-                time_ms: header.time_ms.max(time_ms),
-                covers: header.covers,
-            };
+            self.chain.advance(&header);
             commits.push((header.number, at));
-            at += commit_bytes;
-            tail = at;
         }
-        Ok((tail, commits))
+        Ok((walk.tail, commits))
     }
 
     /// What each file may be used for from now on.
-    pub(super) fn slots(&mut self, found: &[CommitRead], headers: &Headers<'_>) -> Vec<Slot> {
+    pub(super) fn slots(&mut self, found: &[FoundFile], headers: &Headers<'_>) -> Vec<Slot> {
         // The file of a segment may be gone.
         let of_log = self.index.segments().values().map(|segment| segment.slot);
         let of_files = found.iter().map(|file| file.slot).chain(self.set_aside.iter().copied());
@@ -437,7 +426,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
     }
 
     /// A format that was cut short leaves a bad header and nothing behind it.
-    fn is_blank_behind(&mut self, file: &CommitRead) -> bool {
+    fn is_blank_behind(&mut self, file: &FoundFile) -> bool {
         let length = self.disk.read(file.slot, BLOCK_BYTES as u64, &mut self.bytes).unwrap_or(0);
         self.bytes[..length].iter().all(|byte| *byte == 0)
     }

@@ -21,7 +21,6 @@ use crate::time::Now;
 
 use super::access::FoundAt;
 use super::access_file;
-use super::chain::Headers;
 use super::commit::{BLOCK_BYTES, Commit, Owner};
 use super::disk::{Disk, is_full};
 use super::file_disk::FileDisk;
@@ -39,7 +38,7 @@ use super::record::{Message, Record};
 use super::record_walk;
 use super::report::{Access, Report, Restored, Step};
 use super::salvage;
-use super::segment::{HeaderRead, SegmentRef, is_segment_size};
+use super::segment::{HeaderRead, Headers, SegmentRef, is_segment_size};
 use super::settings::Settings;
 use super::sync_proof::owner_of;
 

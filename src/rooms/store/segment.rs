@@ -106,6 +106,26 @@ pub(super) enum HeaderRead {
     Bad,
 }
 
+/// What was found of one file.
+pub(super) struct FoundFile {
+    pub(super) slot: u32,
+    pub(super) length: u64,
+    pub(super) header: HeaderRead,
+}
+
+impl FoundFile {
+    /// It was prepared, and nothing was written to it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.header == HeaderRead::Empty && self.length > 0
+    }
+}
+
+/// A good header: its file, its bytes, and what it says.
+pub(super) type FoundHeader<'h> = (u32, u32, &'h SegmentHeader);
+
+/// The good headers, newest first.
+pub(super) type Headers<'h> = [FoundHeader<'h>];
+
 impl SegmentHeader {
     /// Writes the header over `out`, whole blocks.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {

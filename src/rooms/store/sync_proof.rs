@@ -11,24 +11,13 @@
 use std::io;
 
 use super::chain::Chain;
-use super::chain::CommitRead;
-use super::commit::{
-    BLOCK_BYTES, Claim, Commit, CommitHeader, Owner, claimed_length, proven_length, whole_commits,
-};
+use super::commit::{BLOCK_BYTES, Claim, Commit, Owner, claimed_length, proven_length, whole_commits};
 use super::disk::Disk;
+use super::read_around::ReadAround;
 use super::record::Record;
-use super::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentHeader, is_segment_size};
-
-/// Whether a commit that leaves others out stands where one of them was, because the card has put its block
-/// there: then the next one behind it belongs before it. `before` is the number of the last one before it.
-pub(super) fn is_misplaced(header: &CommitHeader, before: u64, behind: &[u8], seed: u32) -> bool {
-    if header.number == before + 1 {
-        return false;
-    }
-    let mut behind = whole_commits(behind, 0, seed).map(|(_, commit)| commit.header);
-    let next = behind.find(|next| next.segment == header.segment && next.number > before);
-    next.is_some_and(|next| next.number < header.number && next.life <= header.life)
-}
+use super::segment::{
+    FoundFile, HeaderRead, Headers, SEGMENT_BYTES_MAX, SegmentHeader, SegmentRef, is_segment_size,
+};
 
 /// The records of the last commit, to be written again, and how many they are. That a segment has left is not
 /// said again of one that is needed.
@@ -66,7 +55,7 @@ pub(super) fn has_more<D: Disk>(disk: &mut D, slot: u32) -> io::Result<bool> {
 }
 
 /// Whose store it is, by the commits in files whose headers are all damaged: what most files say.
-pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[CommitRead]) -> io::Result<Option<Owner>> {
+pub(super) fn owner_of<D: Disk>(disk: &mut D, found: &[FoundFile]) -> io::Result<Option<Owner>> {
     let mut said = Vec::new();
     for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
         said.extend(first_owner(disk, file.slot)?);
@@ -104,31 +93,31 @@ fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
     Ok(None)
 }
 
-/// The number of the last commit that a segment surely had and that nothing repeats, or 0: its last whole one
-/// has number `last`, its footer says `trailer` or 0, the header of the next segment says that so many were
-/// `told` to be synced, and that one's first whole commit is `first`.
-pub(super) fn proven_through(
-    last: u64,
-    trailer: u64,
-    told: Option<u64>,
-    first: Option<&CommitHeader>,
-) -> u64 {
+/// The number of the last commit that segment `sequence` surely had and that nothing repeats, or 0: the chain stands at
+/// its last whole one, its footer says `trailer` or 0, and the header of the `next` segment in the log says that so many
+/// were synced before it. The buffer is as long as a segment.
+pub(super) fn proven_by_next<D: Disk>(
+    disk: &mut ReadAround<'_, D>,
+    (sequence, chain, trailer): (u64, &Chain, u64),
+    next: Option<(SegmentRef, Option<u64>)>,
+    seed: u32,
+    buffer: &mut [u8],
+) -> io::Result<u64> {
+    let next = next.filter(|(next, _)| next.sequence == sequence + 1 && chain.is_adjacent(sequence));
+    let Some((next, told)) = next else { return Ok(trailer) };
+    let length = if disk.is_unopened(next.slot) { 0 } else { disk.read(next.slot, 0, buffer)? };
+    let mut headers = whole_commits(&buffer[..length], BLOCK_BYTES, seed).map(|(_, commit)| commit.header);
+    let first = headers.find(|header| header.segment == next.sequence);
     let before = first.map(|first| first.number.saturating_sub(1));
-    let missing = before.map(|before| before.saturating_sub(last));
+    let missing = before.map(|before| before.saturating_sub(chain.number));
     if first.is_some_and(|first| missing <= Some(first.covers.into())) {
-        return 0;
+        return Ok(0);
     }
-    told.or(before).unwrap_or(0).max(trailer)
-}
-
-/// The header of the first whole commit of segment `sequence` in its `bytes`.
-pub(super) fn first_whole(bytes: &[u8], sequence: u64, seed: u32) -> Option<CommitHeader> {
-    let mut headers = whole_commits(bytes, BLOCK_BYTES, seed).map(|(_, commit)| commit.header);
-    headers.find(|header| header.segment == sequence)
+    Ok(told.or(before).unwrap_or(0).max(trailer))
 }
 
 /// The newest commit that good headers know to have been synced.
-pub(super) fn synced_by_headers(headers: &[(u32, u32, &SegmentHeader)]) -> u64 {
+pub(super) fn synced_by_headers(headers: &Headers<'_>) -> u64 {
     headers.iter().map(|(_, _, header)| header.commits).max().unwrap_or(0)
 }
 

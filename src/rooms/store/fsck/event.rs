@@ -1,31 +1,11 @@
 //! What a walk over a segment is given, and what it tells.
 
-use crate::chain;
 use crate::commit::{Commit, CommitHeader};
 use crate::footer::{self, Trailer};
 use crate::format::Format;
 use crate::parts::{BodyPartBlock, Entry};
 use crate::place::Place;
 use crate::record::{Record, Target};
-
-/// Where the chain of commits stands.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Chain {
-    /// Of the last commit.
-    pub(super) format: Format,
-    pub(super) segment: u64,
-    pub(super) life: u32,
-    pub(super) number: u64,
-    pub(super) time_ms: u64,
-}
-
-impl Chain {
-    /// As a start has it.
-    pub(super) fn of_reader(&self) -> chain::Chain {
-        let Self { segment, life, number, time_ms, .. } = *self;
-        chain::Chain { segment, life, number, time_ms, covers: 0 }
-    }
-}
 
 /// How far a record can be trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::event::{Chain, Tail, Trust, Walk};
+use super::event::{Tail, Trust, Walk};
+use crate::chain::Chain;
 use crate::commit::BLOCK_BYTES;
 use crate::disk::Disk;
 use crate::format::Format;

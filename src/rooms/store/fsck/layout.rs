@@ -7,14 +7,13 @@
 use std::io;
 
 use super::found::FsckError;
-use crate::chain::CommitRead;
 use crate::commit::{BLOCK_BYTES, Owner};
 use crate::disk::Disk;
 use crate::identity::Identity;
-use crate::listing::{FoundHeader, Lister, own_headers, read_headers, take_noted};
+use crate::listing::{Lister, own_headers, read_headers, take_noted};
 use crate::newest_note;
 use crate::read_around::ReadAround;
-use crate::segment::{HeaderRead, SEGMENT_BYTES_MAX, SegmentRef};
+use crate::segment::{FoundFile, FoundHeader, HeaderRead, SEGMENT_BYTES_MAX, SegmentRef};
 use crate::sync_proof::owner_of;
 
 /// A segment of the log, and what its file's header was like.
@@ -40,7 +39,7 @@ pub(super) enum ListedHeader {
 
 /// Every file of the store, and which of them are the log.
 pub(super) struct Layout {
-    pub(super) found: Vec<CommitRead>,
+    pub(super) found: Vec<FoundFile>,
     /// Files whose first block could not be read.
     unreadable: Vec<u32>,
     pub(super) identity: Option<Identity>,

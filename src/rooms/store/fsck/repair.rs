@@ -13,10 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::event::{Chain, Event, FoundFooter, Gap, Trust, Walk};
+use super::event::{Event, FoundFooter, Gap, Trust, Walk};
 use super::found::{Damage, DamageKind, FsckError, Scan, SegmentLook};
 use super::layout::{Layout, Listed, ListedHeader, read_around};
 use super::scan;
+use crate::chain::Chain;
 use crate::commit::{self, BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, Owner};
 use crate::disk::Disk;
 use crate::footer::{Footer, Trailer};
@@ -82,7 +83,7 @@ impl Remains {
     /// Where the chain of commits stands behind it.
     const fn chain(&self, segment: u64) -> Chain {
         let CommitHeader { format, life, number, time_ms, .. } = self.last;
-        Chain { format, segment, life, number, time_ms }
+        Chain { format, segment, life, number, time_ms, covers: 0 }
     }
 }
 
@@ -249,7 +250,7 @@ impl Repair<'_> {
 
     /// What of a segment can be read.
     fn remains(&self, walk: &Walk<'_>, before: Chain) -> Remains {
-        let Chain { format, life, number, time_ms, segment } = before;
+        let Chain { format, life, number, time_ms, segment, .. } = before;
         let start =
             CommitHeader { format, life, number, segment, time_ms, records: 0, covers: 0, has_group: true };
         let (whole, patches) = (Vec::new(), Vec::new());

@@ -12,7 +12,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::event::{Chain, Event, FoundFooter, Salvaged, Trust, Walk};
+use super::event::{Event, FoundFooter, Salvaged, Trust, Walk};
+use crate::chain::Chain;
 use crate::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, CommitHeader, padded};
 use crate::parts::Entry;
 use crate::place::Place;

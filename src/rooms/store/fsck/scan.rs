@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use super::event::Salvaged;
-use super::event::{Chain, End, Event, Gap, Trust};
+use super::event::{End, Event, Gap, Trust};
 use super::found::{Damage, DamageKind, FsckError, NO_SLOT, Scan, SegmentLook, Spare, Volume};
 use super::layout::{Layout, Listed, ListedHeader, read_around};
 use super::salvage;
 use crate::access_file;
-use crate::chain::CommitRead;
+use crate::chain::{Chain, CommitWalk};
 use crate::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use crate::disk::Disk;
 use crate::footer::Lengths;
@@ -20,9 +20,10 @@ use crate::identity::Identity;
 use crate::index::Index;
 use crate::place::Place;
 use crate::ranges::RangeSet;
+use crate::read_around::ReadAround;
 use crate::record::{Body, Message, Range, Record, Target};
-use crate::segment::{HeaderRead, SegmentRef};
-use crate::sync_proof::{first_whole, proven_through, synced_by_headers, synced_by_heads};
+use crate::segment::{FoundFile, HeaderRead, SegmentRef};
+use crate::sync_proof::{proven_by_next, synced_by_headers, synced_by_heads};
 
 /// What is known of what lies behind a segment.
 #[derive(Clone, Copy)]
@@ -165,7 +166,7 @@ impl Taking {
         self.chain = chain;
         if is_newest {
             let (tail, seed) = (found.tail as usize, self.scan.seed);
-            let heads = synced_by_heads(&bytes[..length], tail, sequence, &chain.of_reader(), seed);
+            let heads = synced_by_heads(&bytes[..length], tail, sequence, &chain, seed);
             self.newest = Some((listed.segment, found.tail, heads));
         }
         self.note_end(&mut segment, &found);
@@ -175,27 +176,17 @@ impl Taking {
     /// See [`Walk::proven`](super::walk::Walk::proven): as a start finds it.
     fn proven<D: Disk>(&self, disk: &mut D, segment: &SegmentLook, behind: Behind, bytes: &[u8]) -> u64 {
         let (whole, Some(seed)) = (self.scan.segment_bytes, self.scan.seed) else { return 0 };
-        let is_newest = matches!(behind, Behind::Nothing(_));
-        let walk = segment.walk(bytes, whole, Some(seed), is_newest);
-        if walk.footer().is_some() {
+        if segment.walk(bytes, whole, Some(seed), false).footer().is_some() {
             return 0;
         }
-        let mut chain = self.chain;
-        let tail = walk.run(&mut chain, &mut |_| {}).tail as usize;
-        let chain = chain.of_reader();
+        let (sequence, mut chain) = (segment.sequence, self.chain);
+        let tail = CommitWalk::new(sequence, seed, segment.first).run(bytes, &mut chain) as usize;
         match behind {
-            Behind::Nothing(synced) => {
-                synced_by_heads(bytes, tail, segment.sequence, &chain, Some(seed)).max(synced)
-            }
+            Behind::Nothing(synced) => synced_by_heads(bytes, tail, sequence, &chain, Some(seed)).max(synced),
             Behind::Segment(next, told) => {
-                let is_next = next.sequence == segment.sequence + 1;
-                if !is_next || chain.number == 0 || chain.segment + 1 < segment.sequence {
-                    return 0;
-                }
-                let mut bytes = vec![0; whole as usize];
-                let length = read_around(disk, next.slot, &mut bytes).map_or(0, |(length, _)| length);
-                let first = first_whole(&bytes[..length], next.sequence, seed);
-                proven_through(chain.number, 0, told, first.as_ref())
+                let disk = &mut ReadAround::at_any_price(disk);
+                let (known, next) = ((sequence, &chain, 0), Some((next, told)));
+                proven_by_next(disk, known, next, seed, &mut vec![0; whole as usize]).unwrap_or(0)
             }
         }
     }
@@ -437,7 +428,7 @@ impl Taking {
         &mut self,
         disk: &mut D,
         layout: &Layout,
-        found: &CommitRead,
+        found: &FoundFile,
         bytes: &mut [u8],
     ) -> io::Result<()> {
         self.slot = found.slot;
@@ -481,7 +472,7 @@ impl Taking {
     }
 
     /// The last commit may have opened a segment, and be damaged: then its header proves nothing.
-    fn look_for_tail(&mut self, found: &CommitRead, bytes: &[u8]) {
+    fn look_for_tail(&mut self, found: &FoundFile, bytes: &[u8]) {
         let (sequence, first, opened_by) = match &found.header {
             HeaderRead::Good(header, first) if header.sequence > self.chain.segment => {
                 (header.sequence, *first, Some(header.life))
@@ -516,7 +507,7 @@ impl Taking {
         self.scan.tail = tail;
         if opened_by.is_some() {
             let (first_at, seed) = (first as usize, self.scan.seed);
-            let heads = synced_by_heads(bytes, first_at, sequence, &self.chain.of_reader(), seed);
+            let heads = synced_by_heads(bytes, first_at, sequence, &self.chain, seed);
             self.newer = Some((SegmentRef { sequence, slot: found.slot }, first, heads));
         }
     }

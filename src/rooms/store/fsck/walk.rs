@@ -7,15 +7,15 @@
 //! Always true: the same bytes and the same chain give the same events; a record is handed out only when its
 //! own checksum holds, at a place where a record of the log must begin; whatever the bytes, nothing panics.
 
-use super::event::{Chain, End, Event, FoundFooter, Gap, Tail, Trust, Walk};
+use super::event::{End, Event, FoundFooter, Gap, Tail, Trust, Walk};
 use super::salvage;
-use crate::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Claim, Commit, CommitHeader};
+use crate::chain::{Chain, CommitWalk};
+use crate::commit::{BLOCK_BYTES, Claim, Commit, CommitHeader};
 use crate::footer::{self, Footer, Lengths, Trailer};
 use crate::format::Format;
 use crate::parts::part_seed;
 use crate::record::{Record, RecordError};
 use crate::salvage::claimed_extent;
-use crate::sync_proof::is_misplaced;
 
 impl<'a> Walk<'a> {
     /// Walks through the segment, and hands every record to `each`.
@@ -24,33 +24,24 @@ impl<'a> Walk<'a> {
         let end = footer.as_ref().map_or(self.bytes.len(), |footer| footer.from as usize);
         // A start goes by the footer: a whole commit that lies over others is none for it.
         let others = footer.as_ref().map_or_else(Vec::new, |footer| salvage::overwritten(self, footer));
-        let (mut at, mut tail) = (self.first as usize, self.first as usize);
+        let mut commits = CommitWalk::new(self.sequence, self.seed.unwrap_or(0), self.first);
         let (mut again, mut has_gap) = (Footer::default(), false);
-        while at < end {
-            let belongs = |commit: &Commit<'a>| {
-                let behind = self.bytes.get(at + commit.bytes()..end).unwrap_or_default();
-                let is_misplaced = |seed| is_misplaced(&commit.header, chain.number, behind, seed);
-                let extent = at as u32..(at + commit.bytes()) as u32;
-                commit.header.follows(self.sequence, (chain.life, chain.number))
-                    && !self.seed.is_some_and(is_misplaced)
-                    && !others.iter().any(|other| other.start < extent.end && extent.start < other.end)
-            };
-            let Some(commit) = self.commit_at(at, end).filter(belongs) else {
-                at += BLOCK_BYTES;
-                continue;
-            };
-            if let Some(gap) = self.gap(tail, at, Some(&commit.header), chain, footer.as_ref(), each) {
+        // Without a seed no commit is known as one.
+        let known = self.bytes.get(..end).filter(|_| self.seed.is_some()).unwrap_or_default();
+        while let Some(step) = commits.next(known, chain, &others) {
+            let (from, at) = (step.gap.start as usize, step.gap.end as usize);
+            if let Some(gap) = self.gap(from, at, Some(&step.header), chain, footer.as_ref(), each) {
                 has_gap = true;
                 each(Event::Gap(gap));
             }
+            let records = &known[step.records.start as usize..step.records.end as usize];
+            let commit = Commit { header: step.header, records };
             each(Event::Commit(at as u32, &commit));
-            let first = at + COMMIT_HEADER_BYTES;
-            self.records(&commit, first as u32, each);
-            again.note_records(commit.records, first as u32);
-            *chain = chain_behind(&commit.header, chain);
-            at += commit.bytes();
-            tail = at;
+            self.records(&commit, step.records.start, each);
+            again.note_records(records, step.records.start);
+            chain.advance(&step.header);
         }
+        let tail = commits.tail as usize;
         let is_footer_damaged = match &footer {
             Some(found) if has_gap || found.trailer.number > chain.number => found.messages(|_| {}).is_none(),
             Some(found) => !salvage::agrees(self, tail, found),
@@ -59,11 +50,6 @@ impl<'a> Walk<'a> {
         self.end(tail, chain, footer.as_ref(), each);
         let footer_bytes = footer.as_ref().map(|footer| self.segment_bytes - footer.from);
         End { tail: tail as u32, footer_bytes, is_footer_damaged }
-    }
-
-    fn commit_at(&self, at: usize, end: usize) -> Option<Commit<'a>> {
-        let bytes = self.bytes.get(at..end)?;
-        Commit::parse(bytes, self.seed?)
     }
 
     /// The footer, if it is whole but for its parts.
@@ -123,9 +109,8 @@ impl<'a> Walk<'a> {
         each: &mut dyn FnMut(Event<'_>),
     ) -> Option<Gap> {
         let last = next.map(|next| next.number - 1).or(footer.map(|footer| footer.trailer.number));
-        // Segments that left the log took their numbers with them.
-        let is_adjacent = chain.number > 0 && self.sequence <= chain.segment + 1;
-        let missing = last.filter(|_| is_adjacent).map(|last| last.saturating_sub(chain.number));
+        let missing =
+            last.filter(|_| chain.is_adjacent(self.sequence)).map(|last| last.saturating_sub(chain.number));
         if missing == Some(0) || (missing.is_none() && from == to) {
             return None;
         }
@@ -154,8 +139,7 @@ impl<'a> Walk<'a> {
                 && let Some(gap) = self.gap(tail, footer.from as usize, None, chain, Some(footer), each)
             {
                 each(Event::Gap(gap));
-                let Trailer { format, life, number, time_ms, .. } = footer.trailer;
-                *chain = Chain { format, segment: self.sequence, life, number, time_ms };
+                *chain = footer.trailer.chain();
             }
             return;
         }
@@ -196,15 +180,5 @@ impl<'a> Walk<'a> {
                 claim.is_some_and(|claim| claim.has_magic && claim.header.segment < self.sequence)
             });
         is_one_life && !was_used && rest.iter().any(|byte| *byte != 0)
-    }
-}
-
-fn chain_behind(header: &CommitHeader, chain: &Chain) -> Chain {
-    Chain {
-        format: header.format,
-        segment: header.segment,
-        life: header.life,
-        number: header.number,
-        time_ms: header.time_ms.max(chain.time_ms),
     }
 }
