@@ -34,13 +34,13 @@ pub fn restore(
 ) -> io::Result<()> {
     // A start is a use of a queue: what is noted of that is noted now, not when the store was made.
     context.journal_mut().set_time(log.time_ms(now));
-    let AccessReport { access, unreadable, is_thin, .. } = report;
+    let AccessReport { access, unreadable, is_thin, definitions, .. } = report;
     match access {
         Access::New | Access::Silent => broker.begin_users(first),
         Access::InDoubt(why) => broker.doubt_access(why, unreadable),
         Access::Whole => {}
     }
-    restore_definitions(broker, context, log, disk)?;
+    restore_definitions(broker, context, log, (disk, &definitions))?;
     if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
         broker.access_mut().write_access(context.journal_mut());
     }
@@ -223,7 +223,7 @@ fn restore_definitions(
     broker: &mut Broker,
     context: &mut Context<'_>,
     log: &Log,
-    disk: &mut impl store::Disk,
+    (disk, of_access): (&mut impl store::Disk, &[(Box<[u8]>, Box<[u8]>)]),
 ) -> io::Result<()> {
     let mut restoring = Restoring {
         versions: log.index().versions_of_queues(),
@@ -232,10 +232,13 @@ fn restore_definitions(
         orphans: Vec::new(),
         unread: 0,
     };
+    for (key, value) in of_access {
+        restoring.restore(broker, context, log, (key, value));
+    }
     let mut repeated = Vec::new();
     let damaged = log.read_definitions(disk, |key, value, is_repeated| {
         restoring.restore(broker, context, log, (key, value));
-        if is_repeated && !is_access(key) {
+        if is_repeated {
             repeated.push((Box::from(key), Box::from(value)));
         }
     })?;

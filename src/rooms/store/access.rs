@@ -30,7 +30,6 @@ use std::io;
 
 use crate::journal::Urgency;
 use crate::journal::definition::{ACCESS_WRITTEN_KEY, is_access};
-use crate::mem::sort_by;
 use crate::time::Now;
 
 use super::access_digest::{Said, Vouch, is_counted, said};
@@ -60,7 +59,7 @@ const DOUBTED: Access = Access::InDoubt("they were so before, and nobody has con
 impl Log {
     /// Judges what was read of access, and goes on from there.
     pub(super) fn judge_access<D: Disk>(&mut self, disk: &mut D, report: &mut Report) -> io::Result<()> {
-        let (mut unreadable, mut is_thin, mut written) = (Vec::new(), false, None);
+        let (mut unreadable, mut is_thin, mut written, mut read) = (Vec::new(), false, None, Vec::new());
         let mut bytes = Vec::new();
         for (key, definition) in self.index.definitions() {
             if !is_access(key) || definition.deleted {
@@ -74,6 +73,7 @@ impl Log {
                     if is_digest {
                         written = Some((definition.version, said(value)));
                     }
+                    read.push((key.clone(), value.into()));
                 }
                 None => unreadable.push(key.clone()),
             }
@@ -124,7 +124,8 @@ impl Log {
             _ if is_in_doubt || kept.is_some() => Some(Vouch { version, is_in_doubt, is_due: true }),
             _ => None,
         };
-        report.access = AccessReport { access, unreadable, is_thin, restored };
+        report.access = AccessReport { access, unreadable, is_thin, restored, definitions: read };
+        report.access.take_restored();
         Ok(())
     }
 
@@ -210,19 +211,6 @@ impl Log {
             self.step_at_once(disk, now)?;
         }
         Ok(())
-    }
-
-    /// The store cannot be written, so the log is read as if it said what the files beside it do: they vouch
-    /// for it whether or not it can be written down.
-    pub(super) fn overlay_access(&mut self, report: &AccessReport) {
-        if report.access != Access::Whole {
-            return;
-        }
-        let mut unwritten = report.restored.clone();
-        // The log may have lost this, too, and without it a new store's user would be there.
-        unwritten.push(Restored { key: ACCESS_WRITTEN_KEY.into(), value: Some([].into()) });
-        sort_by(&mut unwritten, |one, other| one.key.cmp(&other.key));
-        self.access.unwritten = unwritten;
     }
 
     fn step_at_once<D: Disk>(&mut self, disk: &mut D, now: Now) -> io::Result<()> {

@@ -10,7 +10,6 @@ use super::gathering::Gathering;
 use super::index::Index;
 use super::place::Place;
 use super::record::Record;
-use super::report::Restored;
 
 /// What the log knows of access while it runs.
 #[derive(Debug)]
@@ -23,8 +22,6 @@ pub(super) struct AccessState {
     pub(super) keeps_files: bool,
     /// There is no good one of them any more.
     pub(super) are_files_lost: bool,
-    /// What those files say, and could not be written into the log; rising by the keys.
-    pub(super) unwritten: Vec<Restored>,
     /// Deletions that were carried once, for the next commit: two commits are to have them.
     pub(super) deletions_again: Vec<(Box<[u8]>, u64)>,
 }
@@ -37,7 +34,6 @@ impl AccessState {
             vouch: None,
             keeps_files: false,
             are_files_lost: false,
-            unwritten: Vec::new(),
             deletions_again: Vec::new(),
         }
     }
@@ -91,11 +87,6 @@ impl AccessState {
     /// They were written, or are lost.
     pub(super) const fn set_files_lost(&mut self, are_lost: bool) {
         self.are_files_lost = are_lost;
-    }
-
-    /// What could not be written into the log, rising by the keys.
-    pub(super) fn unwritten(&self) -> &[Restored] {
-        &self.unwritten
     }
 
     /// A deletion was carried once.

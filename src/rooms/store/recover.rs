@@ -17,6 +17,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use crate::journal::definition::is_access;
 use crate::time::Now;
 
 use super::access::FoundAt;
@@ -36,7 +37,7 @@ use super::read_around::{ReadAround, is_about_a_block};
 use super::reader::Reader;
 use super::record::{Message, Record};
 use super::record_walk;
-use super::report::{Access, Report, Restored, Step};
+use super::report::{Access, Report, Step};
 use super::salvage;
 use super::segment::{HeaderRead, Headers, SegmentRef, is_segment_size};
 use super::settings::Settings;
@@ -109,7 +110,6 @@ impl Log {
         {
             log.failed = true;
             report.unwritable = Some(error);
-            log.overlay_access(&report.access);
         }
         report.unopened = disk.unopened().to_vec();
         log.is_damaged |= !report.unopened.is_empty();
@@ -226,8 +226,8 @@ impl Log {
         Ok(())
     }
 
-    /// Reads the values of all definitions, in the order of their keys; tells of each whether no place of its
-    /// own can be read, but a footer that repeats it.
+    /// Reads the values of all definitions but those of access, which [`AccessReport`](super::AccessReport) has, in the order of their keys;
+    /// tells of each whether no place of its own can be read, but a footer that repeats it.
     ///
     /// # Errors
     /// The disk cannot be read. A value that is damaged is left out and counted in the result.
@@ -237,28 +237,12 @@ impl Log {
         mut each: impl FnMut(&[u8], &[u8], bool),
     ) -> io::Result<u64> {
         let (mut bytes, mut damaged) = (Vec::new(), 0);
-        let mut unwritten = self.access.unwritten().iter().peekable();
-        for (key, definition) in self.index.definitions() {
-            let mut say = |Restored { key, value }: &Restored| {
-                value.iter().for_each(|value| each(key, value, false));
-            };
-            while let Some(restored) = unwritten.next_if(|restored| restored.key < *key) {
-                say(restored);
-            }
-            if let Some(restored) = unwritten.next_if(|restored| restored.key == *key) {
-                say(restored);
-                continue;
-            }
-            if definition.deleted {
-                continue;
-            }
+        let definitions = self.index.definitions().iter().filter(|(key, _)| !is_access(key));
+        for (key, definition) in definitions.filter(|(_, definition)| !definition.deleted) {
             match self.read_definition(disk, (key, definition), &mut bytes)? {
                 Some((value, place)) => each(key, value, place == FoundAt::Footer),
                 None => damaged += 1,
             }
-        }
-        for Restored { key, value } in unwritten {
-            value.iter().for_each(|value| each(key, value, false));
         }
         Ok(damaged)
     }

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::journal::definition::ACCESS_WRITTEN_KEY;
+
 use super::disk::Unopened;
 
 /// Part of the log that could not be read and was set aside.
@@ -105,6 +107,28 @@ pub struct AccessReport {
     pub is_thin: bool,
     /// Definitions that the log had lost, or had not as they were written last, and the files beside it have.
     pub restored: Vec<Restored>,
+    /// All there is of access: key and value of each definition, rising by the keys. It is read once, for a disk that
+    /// refuses to read it a second time must not lock anybody out.
+    pub definitions: Vec<(Box<[u8]>, Box<[u8]>)>,
+}
+
+impl AccessReport {
+    /// Takes in what the log is told to say, and, where all of it is there, that somebody has said so: the log may have
+    /// lost that, too, and without it a new store's user would be there.
+    pub(super) fn take_restored(&mut self) {
+        for Restored { key, value } in &self.restored {
+            match (self.definitions.binary_search_by(|(known, _)| known.cmp(key)), value) {
+                (Ok(at), Some(value)) => self.definitions[at].1.clone_from(value),
+                (Ok(at), None) => drop(self.definitions.remove(at)),
+                (Err(at), Some(value)) => self.definitions.insert(at, (key.clone(), value.clone())),
+                (Err(_), None) => {}
+            }
+        }
+        let is_said = self.definitions.first().is_some_and(|(key, _)| **key == ACCESS_WRITTEN_KEY);
+        if self.access == Access::Whole && !is_said {
+            self.definitions.insert(0, (ACCESS_WRITTEN_KEY.into(), [].into()));
+        }
+    }
 }
 
 /// What was done while a store is opened.

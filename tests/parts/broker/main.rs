@@ -27,5 +27,6 @@ mod routing;
 mod shares;
 mod single_active;
 mod spilling;
+mod starts;
 mod tenants;
 mod turns;

@@ -196,13 +196,14 @@ type Definitions = Vec<(Vec<u8>, Vec<u8>)>;
 /// Who there is, by the definitions that can be read.
 fn readable(disk: &SimDisk) -> (Report, Definitions) {
     let (log, report) = open(disk);
-    let found = read(&log, disk).0;
+    let found = read((&log, &report), disk).0;
     (report, found)
 }
 
 /// All definitions, and whether it is among them that nobody exists but what is written.
-fn read(log: &Log, disk: &SimDisk) -> (Definitions, bool) {
-    let mut found = Vec::new();
+fn read((log, report): (&Log, &Report), disk: &SimDisk) -> (Definitions, bool) {
+    let of_access = report.access.definitions.iter();
+    let mut found: Definitions = of_access.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
     let damaged =
         log.read_definitions(&mut disk.clone(), |key, value, _| found.push((key.to_vec(), value.to_vec())));
     assert_eq!(damaged.expect("the disk is well"), 0, "all can be read");
@@ -331,15 +332,15 @@ fn no_failure_while_access_is_put_back_brings_back_what_was_taken_away() {
         disk.start(fail);
         let (log, report) =
             Log::open(&mut disk.clone(), settings(30), IDENTITY, NOW).expect("it can be read");
-        let unwritable = report.unwritable;
-        if unwritable.is_some() {
-            let (mut found, says_who_there_is) = read(&log, &disk);
+        let is_unwritable = report.unwritable.is_some();
+        if is_unwritable {
+            let (mut found, says_who_there_is) = read((&log, &report), &disk);
             found.retain(|(key, _)| key[0] == 0);
             assert_eq!((report.access.access, &found), (Access::Whole, &users), "{fail:?}: by the files");
             assert!(says_who_there_is, "{fail:?}");
         }
         // The second is that of the note of the newest segment, which ends nothing.
-        assert!(unwritable.is_some() || at > 3 || at == 1, "{fail:?} was met");
+        assert!(is_unwritable || at > 3 || at == 1, "{fail:?} was met");
         disk.power_cut();
         let (report, mut found) = readable(&disk);
         found.retain(|(key, _)| key[0] == 0);

@@ -55,9 +55,9 @@ fn open(disk: &SimDisk, settings: Settings) -> (Log, Report) {
 }
 
 /// Everything that a store holds, as text.
-fn contents(log: &Log, disk: &SimDisk) -> Vec<String> {
+fn contents((log, report): (&Log, &Report), disk: &SimDisk) -> Vec<String> {
     let (mut said, mut names) = (Vec::new(), BTreeMap::new());
-    let read = log.read_definitions(&mut disk.clone(), |key, value, _| {
+    let mut note = |key: &[u8], value: &[u8]| {
         if *key == FILLING {
             return;
         }
@@ -66,7 +66,9 @@ fn contents(log: &Log, disk: &SimDisk) -> Vec<String> {
             names.insert(incarnation, name.to_string());
         }
         said.push(definition.to_string());
-    });
+    };
+    report.access.definitions.iter().for_each(|(key, value)| note(key, value));
+    let read = log.read_definitions(&mut disk.clone(), |key, value, _| note(key, value));
     assert_eq!(read.expect("the disk is well"), 0);
     let (mut messages, mut chunks) = (BTreeMap::new(), BTreeMap::new());
     let read = log.read_live(&mut disk.clone(), |record| match record {
@@ -149,7 +151,7 @@ fn a_store_of_every_version_is_read_and_written_on_as_it_is() {
             let (mut log, report) = open(&disk, settings());
             assert_eq!(log.format(), format);
             assert_eq!(report.footers_missing, 0, "{format:?}");
-            assert_eq!(contents(&log, &disk), expected(), "{format:?} in life {life}");
+            assert_eq!(contents((&log, &report), &disk), expected(), "{format:?} in life {life}");
             write_on(&mut log, &mut disk);
             assert!(versions(&disk, &log).iter().all(|version| *version == format.number()));
         }
@@ -174,14 +176,14 @@ fn an_upgrade_opens_a_segment_of_the_newest_version_and_loses_nothing_wherever_t
         disk.power_cut();
         disk.start(Trouble::Never);
         // Whatever is there now, a program that knows both serves it, in the version that it has.
-        let (log, _) = open(&disk, settings());
-        assert_eq!(contents(&log, &disk), expected(), "cut at {cut}");
+        let (log, report) = open(&disk, settings());
+        assert_eq!(contents((&log, &report), &disk), expected(), "cut at {cut}");
         let newest = versions(&disk, &log).last().copied();
         assert_eq!(newest, Some(log.format().number()));
         assert!(!is_done || log.format() == Format::Two);
         drop(log);
-        let (log, _) = open(&disk, upgrade.clone());
-        assert_eq!((log.format(), contents(&log, &disk)), (Format::Two, expected()));
+        let (log, report) = open(&disk, upgrade.clone());
+        assert_eq!((log.format(), contents((&log, &report), &disk)), (Format::Two, expected()));
         drop(log);
         let (log, _) = open(&disk, settings());
         assert_eq!(log.format(), Format::Two, "it is not forgotten");
@@ -224,6 +226,6 @@ fn whatever_later_versions_let_others_pass_over_is_passed_over() {
     drop(log);
     let (log, report) = open(&disk, settings());
     assert_eq!((report.footers_missing, log.format()), (0, Format::Two));
-    assert_eq!(contents(&log, &disk), expected());
+    assert_eq!(contents((&log, &report), &disk), expected());
     assert!(Scan::of(&mut disk).expect("it is readable").is_good());
 }

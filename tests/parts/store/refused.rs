@@ -150,9 +150,9 @@ fn a_user_whom_the_disk_refuses_for_a_moment_is_there_after_damage_too() {
             disk.refuse(slot, at);
             let copy = disk.copy();
             disk.relent(slot, at);
-            let (log, report) = open(&copy);
+            let (_, report) = open(&copy);
             let mut is_there = matches!(report.access.access, Access::InDoubt(_));
-            log.read_definitions(&mut copy.clone(), |key, _, _| is_there |= key == ALICE).expect("it reads");
+            is_there |= report.access.definitions.iter().any(|(key, _)| **key == *ALICE);
             assert!(is_there, "after {after} reads, then file {slot}, byte {at}: {:?}", report.access);
         }
     }

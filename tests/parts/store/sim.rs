@@ -14,8 +14,8 @@ use super::bodies::{body_of, content_of};
 use super::sim_disk::{Mutant, Random, SimDisk, Trouble};
 use leveret_base::time::Now;
 use leveret_store::{
-    Body, CommitJob, FetchJob, Identity, Log, Message, Position, Range, Record, Refused, Settings, Target,
-    Targets, Urgency,
+    Body, CommitJob, FetchJob, Identity, Log, Message, Position, Range, Record, Refused, Report, Settings,
+    Target, Targets, Urgency,
 };
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
@@ -205,7 +205,7 @@ impl World {
             self.complain(format!("life {} is lived twice", log.life()));
         }
         self.life = log.life();
-        self.check(&log);
+        self.check(&log, &report);
         self.log = Some(log);
         if !self.is_sieve {
             self.drain();
@@ -244,7 +244,7 @@ impl World {
                 // A file whose header and commits are all refused is left out of the log, for good.
                 self.damaged |= !is_short && report.set_aside.iter().any(|aside| aside.segment == 0);
                 if !is_told && report.unwritable.is_none() {
-                    self.check(&log);
+                    self.check(&log, &report);
                 }
             }
             Err(_) => self.unread_told += u64::from(has_failed),
@@ -254,7 +254,7 @@ impl World {
         }
     }
 
-    fn check(&mut self, log: &Log) {
+    fn check(&mut self, log: &Log, report: &Report) {
         let mut chunks: BTreeMap<u64, BTreeMap<u32, Vec<u8>>> = BTreeMap::new();
         let mut found: Vec<FoundCopy> = Vec::new();
         let walked = log.read_live(&mut self.disk.clone(), |record| match record {
@@ -283,7 +283,7 @@ impl World {
             }
         }
         self.check_messages(log, &actual);
-        self.check_definitions(log);
+        self.check_definitions(log, report);
         self.reported = Position(0);
     }
 
@@ -337,15 +337,17 @@ impl World {
         });
     }
 
-    fn check_definitions(&mut self, log: &Log) {
+    fn check_definitions(&mut self, log: &Log, report: &Report) {
         let mut actual = BTreeMap::new();
-        let read = log.read_definitions(&mut self.disk.clone(), |key, value, _| {
+        let mut note = |key: &[u8], value: &[u8]| {
             let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
             // What the log itself says of access has a shorter key.
             if let Some(key) = number(key) {
                 actual.insert(key, number(value).unwrap_or(u64::MAX));
             }
-        });
+        };
+        report.access.definitions.iter().for_each(|(key, value)| note(key, value));
+        let read = log.read_definitions(&mut self.disk.clone(), |key, value, _| note(key, value));
         if read.is_ok_and(|damaged| damaged > 0) && !self.damaged {
             self.complain("a definition is damaged".into());
         }

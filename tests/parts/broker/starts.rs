@@ -1,0 +1,38 @@
+//! What a start makes of a disk that refuses to be read: who may come in does not hang on its mood.
+
+use leveret::engine::restore;
+use leveret::password::PasswordHash;
+use leveret::store::{Disk, Log, Settings};
+use leveret::time::Now;
+
+use crate::dead_letters::{IDENTITY, Life};
+use crate::sim_disk::{Mutant, SimDisk};
+use crate::support::TestBroker;
+
+const NOW: Now = Now::from_ms(1);
+
+/// A start judges who there is, and then tells the broker. A card that refuses the second time what it gave the first
+/// must not lock out a user whom the start has vouched for.
+#[test]
+fn a_user_who_was_read_is_there_though_the_disk_refuses_to_be_read_again() {
+    let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    let mut life = Life::begin(&disk).expect("it is a new store");
+    life.house
+        .broker
+        .put_user(&mut life.house.journal, "ann", PasswordHash::Nobodys, "")
+        .expect("there is room");
+    life.store().expect("the disk is well");
+    drop(life);
+    let settings = Settings { segments_max: 30, ..Settings::default() };
+    let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).expect("it opens");
+    for slot in disk.slots().expect("it can be read") {
+        (0..512 << 10).step_by(4096).for_each(|at| disk.refuse(slot, at));
+    }
+    let mut house = TestBroker::with(&Default::default());
+    let first = Some(("guest", PasswordHash::Nobodys));
+    restore(&mut house.broker, &mut context!(house), &log, &mut disk, report.access, first, NOW)
+        .expect("there is nothing else to read");
+    let mut users: Vec<&str> = house.broker.access().users().map(|user| user.name).collect();
+    users.sort_unstable();
+    assert_eq!(users, ["ann", "guest"]);
+}
