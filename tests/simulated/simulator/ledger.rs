@@ -562,7 +562,14 @@ impl Ledger {
         if is_dying(&place.0.1) {
             return self.fates.let_go(place.0.0, place.1);
         }
+        self.dismiss_witnesses(|(key, number, _)| *key == place.0 && *number == place.1);
         self.queue(&place.0).entries.entry(place.1).or_default().vanishes = true;
+    }
+
+    /// These messages may be gone without the transaction that settles them: its channel was closed, and they went to
+    /// somebody who need not acknowledge them.
+    fn dismiss_witnesses(&mut self, are_gone: impl Fn(&(Key, u64, u32)) -> bool) {
+        self.asked.iter_mut().for_each(|asked| asked.witnesses.retain(|place| !are_gone(place)));
     }
 
     /// Nobody knows what of this queue is there still.
@@ -570,6 +577,7 @@ impl Ledger {
         if is_dying(&key.1) {
             return self.fates.doubt(key.0);
         }
+        self.dismiss_witnesses(|(of, ..)| of == key);
         self.queue(key).entries.values_mut().for_each(|entry| entry.vanishes = true);
     }
 
