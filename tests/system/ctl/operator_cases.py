@@ -31,7 +31,7 @@ def virtual_hosts_keep_apart() -> None:
         good(broker, "set_permissions", "-p", "one", "ann", ".*", ".*", ".*")
         good(broker, "set_permissions", "-p", "two", "ann", ".*", ".*", ".*")
         good(broker, "set_permissions", "-p", "one", "ben", "^ben-", "^ben-", "^ben-")
-        program("vhosts.py", broker)
+        program("vhosts", broker)
         assert counts(broker, "one")["tasks"] == 1 and counts(broker, "two")["tasks"] == 2
         log = broker.log()
         assert not any(f"{user}-secret" in log for user in ("ann", "ben", "cyd")), log
@@ -46,7 +46,7 @@ def an_operators_day() -> None:
             good(broker, "add_user", "bob", "secret")
             good(broker, "set_permissions", "-p", "/", "bob", ".*", ".*", ".*")
             good(broker, "add_vhost", "plant")
-            program("hello.py", broker, "bob", "secret")
+            program("hello", broker, "bob", "secret")
             assert counts(broker) == {"hello": 1}
             assert good(broker, "authenticate_user", "bob", stdin="secret\n").endswith("Success\n")
             assert ctl(broker, "authenticate_user", "bob", "Secret").status == 65
@@ -163,7 +163,7 @@ def a_data_directory_that_cannot_be_used() -> None:
 def connections_are_closed() -> None:
     """One by its pid, then all; their programs are told why."""
     with leveret() as broker:
-        told = program("closed.py", broker, str(brokers.leveret_binary()), str(broker.data_dir))
+        told = program("closed", broker, str(brokers.leveret_binary()), str(broker.data_dir))
         assert "320 go away" in told and "320 all of you" in told, told
 
 
@@ -230,7 +230,7 @@ def a_full_disk_leaves_root_its_commands() -> None:
 @contextlib.contextmanager
 def publisher(broker: brokers.Leveret, queue: str) -> "Iterator[subprocess.Popen[bytes]]":
     """A program that publishes more than the disk takes."""
-    process = start_program("publish.py", broker, queue, "100000")
+    process = start_program("publish", broker, queue, "100000")
     try:
         yield process
     finally:
