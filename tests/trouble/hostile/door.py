@@ -229,17 +229,12 @@ def crowds_on(board: str) -> None:
 def thousand_before_one() -> None:
     """A thousand sockets that said the header are in front of an honest client when it comes."""
     with door_of("router-64") as door:
-        crowd: List[socket.socket] = []
-        try:
+        with contextlib.ExitStack() as crowd:
             for number in range(1000):
-                peer = door.dial("plain", ATTACKERS[number % 4])
+                peer = crowd.enter_context(door.dial("plain", ATTACKERS[number % 4]))
                 with contextlib.suppress(OSError):
                     peer.sendall(wire.PROTOCOL_HEADER)
-                crowd.append(peer)
             print(f"# in after {served(door, 'plain', HONEST, IN_TIME_S) * 1000:.0f} ms")
-        finally:
-            for peer in crowd:
-                peer.close()
 
 
 def many_behind_one(board: str) -> None:
