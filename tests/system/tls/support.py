@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import ssl
@@ -61,6 +62,15 @@ def context(office: Office, paper: Optional[Paper] = None, version: Optional[ssl
     if version:
         made.minimum_version = made.maximum_version = version
     return made
+
+
+def hello(how: ssl.SSLContext) -> bytes:
+    """The first record of a client."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    half = how.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        half.do_handshake()
+    return outgoing.read()
 
 
 def dial(broker: Broker, how: ssl.SSLContext, receive_buffer: int = 0) -> ssl.SSLSocket:
