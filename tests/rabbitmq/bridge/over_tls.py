@@ -6,10 +6,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any, List, Optional
@@ -20,6 +18,7 @@ from harness import brokers, raw  # noqa: E402
 from harness.brokers import Address  # noqa: E402
 from harness.suite import chance, patience  # noqa: E402
 from office import Office, Paper  # noqa: E402
+from proxy import answers_http  # noqa: E402
 
 
 class Broker(brokers.Leveret):
@@ -143,19 +142,7 @@ class OverTls:
         tools = self.tools
         early = self.office.server("early-server", starts_in=400)
         late = self.office.issue("late-server", "localhost", ["IP:127.0.0.1"], days=30, starts_in=-60)
-        web = socket.create_server(("127.0.0.1", 0))
-
-        def answer() -> None:
-            while True:
-                try:
-                    client, _ = web.accept()
-                except OSError:
-                    return
-                client.recv(100)
-                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                client.close()
-
-        threading.Thread(target=answer, daemon=True).start()
+        web = answers_http()
         good = keys(self.office, self.meter)
         with Broker(late) as old, Broker(early) as new:
             for wanted, upstream, said in [
