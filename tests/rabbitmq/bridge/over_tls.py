@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, List, Optional
 
@@ -16,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "system" / "tls"))
 
 from harness import brokers, raw  # noqa: E402
 from harness.brokers import Address  # noqa: E402
-from harness.suite import chance, patience  # noqa: E402
+from harness.suite import chance  # noqa: E402
 from office import Office, Paper  # noqa: E402
 from proxy import answers_http  # noqa: E402
 
@@ -27,18 +25,7 @@ class Broker(brokers.Leveret):
     def __init__(self, paper: Paper, more: str = "", port: int = 0, data_dir: Optional[Path] = None) -> None:
         text = f'[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{more}\n'
         super().__init__(brokers.leveret_binary(), ["--listen-tls", f"127.0.0.1:{port}"], text, data_dir)
-        deadline = time.monotonic() + patience(10)
-        while not (found := re.search(r"listening with TLS on 127\.0\.0\.1:(\d+)\n", self.log())):
-            if time.monotonic() > deadline:
-                raise brokers.BrokerError(self.log())
-            time.sleep(0.02)
-        self.tls_port = int(found.group(1))
-
-    def __enter__(self) -> "Broker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.tls_port = self.port_of("listening with TLS")
 
 
 def rabbitmq_settings(office: Office, server: Paper, port: int) -> str:

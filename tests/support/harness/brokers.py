@@ -219,6 +219,12 @@ class Leveret:
         self._log.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def __enter__(self) -> "Leveret":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 @contextlib.contextmanager
 def leveret(

@@ -28,14 +28,7 @@ class Broker(brokers.Leveret):
         text = f'{top}\n[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{tls}\n[limits]\n{limits}\n'
         super().__init__(brokers.leveret_binary(), ["--listen-tls", "127.0.0.1:0", *(extra or [])], text)
         self.config_path = self.home / "leveret.toml"
-        found = wait_for(lambda: re.search(r"listening with TLS on 127\.0\.0\.1:(\d+)", self.log()))
-        self.tls_port = int(found.group(1))
-
-    def __enter__(self) -> "Broker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.tls_port = self.port_of("listening with TLS")
 
     def logged(self, pattern: str) -> re.Match:
         """Waits for a line of the log."""

@@ -38,12 +38,7 @@ class Door:
         config = (f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
         self.broker = brokers.Leveret(
             brokers.leveret_binary(), ["--board", board, "--listen-tls", "127.0.0.1:0"], config)
-        marks = self.broker.log().split("listening with TLS on 127.0.0.1:")
-        deadline = time.monotonic() + patience(10)
-        while len(marks) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-            marks = self.broker.log().split("listening with TLS on 127.0.0.1:")
-        self.ports = {"plain": self.broker.address.port, "tls": int(marks[1].split()[0])}
+        self.ports = {"plain": self.broker.address.port, "tls": self.broker.port_of("listening with TLS")}
         self.context = ssl.create_default_context(cafile=str(certificate))
         self.context.check_hostname = False
         self.hello = first_flight()
