@@ -143,16 +143,12 @@ def survives() -> None:
     """Users, virtual hosts and permissions are there after a kill; a guest that was deleted is not."""
     home = Path(tempfile.mkdtemp(prefix="leveret-permissions-"))
     try:
-        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data") as broker:
             for command in (["add_user", "keeper", "pw"], ["add_vhost", "kept"], ["delete_user", "guest"],
                             ["set_permissions", "-p", "kept", "keeper", "^mine", "", ".*"]):
                 broker.ctl(*command)
             broker.kill()
-        finally:
-            broker.close()
-        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data") as broker:
             address = broker.address
             assert table.enter(address, "keeper", "pw", "kept") == "ok"
             assert "refused" in table.enter(address, "keeper", "pw", "/")
@@ -161,8 +157,6 @@ def survives() -> None:
                 operation = table.op("", "queue.declare", queue=queue)
                 got = table.attempt(address, "keeper", "kept", operation, password="pw")
                 assert got.startswith(answer), got
-        finally:
-            broker.close()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 

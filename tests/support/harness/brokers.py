@@ -231,14 +231,11 @@ def leveret(
     binary: Optional[Path] = None, args: Optional[List[str]] = None, config: Optional[str] = None
 ) -> Iterator[Leveret]:
     """A Leveret on a free port for the length of a `with` block."""
-    broker = Leveret(binary or leveret_binary(), args or [], config)
-    try:
+    with Leveret(binary or leveret_binary(), args or [], config) as broker:
         yield broker
         end(broker.process)
         if broker.process.returncode in PANICKED:
             raise BrokerError(f"leveret ended with status {broker.process.returncode}:\n{broker.log()}")
-    finally:
-        broker.close()
 
 
 def leveret_binary() -> Path:
