@@ -12,7 +12,7 @@ import sys
 from typing import Callable, Dict, List, Tuple
 
 from harness import environment
-from harness.brokers import Leveret, RabbitMq, leveret, rabbitmq
+from harness.brokers import RabbitMq, leveret, rabbitmq
 from harness.suite import patience
 from support import Done, command_of, ctl
 

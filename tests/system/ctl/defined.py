@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from harness import brokers, environment
-from harness.brokers import Leveret, RabbitMq, leveret, rabbitmq
+from harness.brokers import Leveret, leveret, rabbitmq
 from support import ctl, good, rows
 
 WORDS = [

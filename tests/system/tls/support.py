@@ -7,7 +7,6 @@ import re
 import socket
 import ssl
 import time
-from pathlib import Path
 from typing import Callable, Optional
 
 import pika

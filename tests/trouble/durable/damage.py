@@ -18,7 +18,7 @@ from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 from door import inspected, refuses
 from harness.suite import patience
 from support import (
-    KIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, client, count, declare, fill, lives,
+    KIB, QUICK, SMALL_SEGMENTS, Lives, client, count, declare, fill, lives,
     numbers_of, scratch, seed, take_all, until,
 )
 
