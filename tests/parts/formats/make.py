@@ -17,7 +17,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "trouble" / "durable"))
 
-from harness import brokers  # noqa: E402
 from harness.brokers import Leveret  # noqa: E402
 from support import PERSISTENT, client, declare  # noqa: E402
 

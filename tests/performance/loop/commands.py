@@ -36,7 +36,6 @@ patterns_bytes_max = "400KiB"
 unacknowledged_max = 262144
 consumers_max = 8192
 """
-FRAME = 131072
 # Of headers as large as one frame takes them.
 HEADERS_BYTES = 125_000
 FAN = 2_000

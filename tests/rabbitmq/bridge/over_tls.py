@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import socket
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any, List, Optional
 
@@ -18,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "system" / "tls"))
 
 from harness import brokers, raw  # noqa: E402
 from harness.brokers import Address  # noqa: E402
-from harness.suite import chance, patience  # noqa: E402
+from harness.suite import chance  # noqa: E402
 from office import Office, Paper  # noqa: E402
+from proxy import answers_http  # noqa: E402
 
 
 class Broker(brokers.Leveret):
@@ -28,18 +25,7 @@ class Broker(brokers.Leveret):
     def __init__(self, paper: Paper, more: str = "", port: int = 0, data_dir: Optional[Path] = None) -> None:
         text = f'[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{more}\n'
         super().__init__(brokers.leveret_binary(), ["--listen-tls", f"127.0.0.1:{port}"], text, data_dir)
-        deadline = time.monotonic() + patience(10)
-        while not (found := re.search(r"listening with TLS on 127\.0\.0\.1:(\d+)\n", self.log())):
-            if time.monotonic() > deadline:
-                raise brokers.BrokerError(self.log())
-            time.sleep(0.02)
-        self.tls_port = int(found.group(1))
-
-    def __enter__(self) -> "Broker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.tls_port = self.port_of("listening with TLS")
 
 
 def rabbitmq_settings(office: Office, server: Paper, port: int) -> str:
@@ -143,19 +129,7 @@ class OverTls:
         tools = self.tools
         early = self.office.server("early-server", starts_in=400)
         late = self.office.issue("late-server", "localhost", ["IP:127.0.0.1"], days=30, starts_in=-60)
-        web = socket.create_server(("127.0.0.1", 0))
-
-        def answer() -> None:
-            while True:
-                try:
-                    client, _ = web.accept()
-                except OSError:
-                    return
-                client.recv(100)
-                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                client.close()
-
-        threading.Thread(target=answer, daemon=True).start()
+        web = answers_http()
         good = keys(self.office, self.meter)
         with Broker(late) as old, Broker(early) as new:
             for wanted, upstream, said in [

@@ -14,6 +14,24 @@ from harness.brokers import Address
 from harness.suite import patience
 
 
+def answers_http() -> socket.socket:
+    """Listens, and answers whoever comes in HTTP, until it is closed."""
+    web = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                client, _ = web.accept()
+            except OSError:
+                return
+            client.recv(100)
+            client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            client.close()
+
+    threading.Thread(target=answer, daemon=True).start()
+    return web
+
+
 class Proxy:
     """Listens on a port of its own and hands octets on to `upstream`, as long as it is told to."""
 

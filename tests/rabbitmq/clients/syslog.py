@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import List, Optional, Set
 
-from harness import brokers, environment, raw
+from harness import environment, raw
 from harness.brokers import Address
 from harness.suite import Suite, until
 

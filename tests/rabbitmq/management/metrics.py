@@ -22,7 +22,7 @@ from harness.environment import apt_install  # noqa: E402
 from harness.suite import patience  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-RECORDED = HERE / "metrics.json"
+RECORDED = HERE / "metrics.txt"
 MISSING = HERE / "metrics_missing.txt"
 LOGIN = "Basic " + base64.b64encode(b"guest:guest").decode()
 MEDIA = "text/plain; version=0.0.4; charset=utf-8"
@@ -186,54 +186,75 @@ def described(exposed: Exposed) -> Dict[str, Any]:
             for name, head in exposed.heads.items() if name.startswith(("rabbitmq_", "leveret_"))}
 
 
+def missing() -> List[Tuple[str, str]]:
+    """What RabbitMQ has and we have not: path and name."""
+    lines = [line.split() for line in MISSING.read_text().splitlines() if line and not line.startswith("#")]
+    return [(scope, words[-1]) for words in lines for scope in words[:-1]]
+
+
 def record(address: Address, port: int) -> None:
-    """Writes down what RabbitMQ says."""
+    """Writes down what RabbitMQ says: each count, then each description once with the paths that say it; of what we
+    have not the name alone."""
     client = traffic(address)
     # It counts every five seconds.
     time.sleep(12)
-    recorded: Dict[str, Any] = {"described": {}}
-    for name, path in PATHS.items():
+    counted: List[str] = []
+    said: Dict[str, List[str]] = {}
+    absent = missing()
+    for scope, path in PATHS.items():
         # It does not escape labels, so not all of its lines can be read.
         text = "\n".join(line for line in ask(port, path)[2].split("\n") if line[:1] == "#" or SAMPLE.fullmatch(line))
         exposed = parse(text + "\n")
-        recorded["described"][name] = described(exposed)
-        if name == "aggregated":
-            recorded["counts"] = counts(exposed)
+        for name, its in described(exposed).items():
+            parts = [] if (scope, name) in absent else [its["type"], " ".join(its["labels"]), its["help"]]
+            said.setdefault(" | ".join([name, *parts]), []).append(scope)
+        if scope == "aggregated":
+            counted = [f"{name} {value:.15g}" for name, value in counts(exposed).items() if (scope, name) not in absent]
     client.close()
-    RECORDED.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+    lines = sorted(counted) + sorted(f"{' '.join(scopes)} | {line}" for line, scopes in said.items())
+    RECORDED.write_text("\n".join(lines) + "\n")
 
 
-def missing() -> List[str]:
-    """What RabbitMQ has and we have not."""
-    lines = MISSING.read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+def recorded() -> Tuple[Dict[str, Dict[str, Any]], Dict[str, float]]:
+    """What `record` wrote down: descriptions by path and name, empty where we have no such name, and counts."""
+    descriptions: Dict[str, Dict[str, Any]] = {scope: {} for scope in PATHS}
+    counted: Dict[str, float] = {}
+    for line in RECORDED.read_text().splitlines():
+        if " | " in line:
+            scopes, name, *parts = line.split(" | ", 4)
+            for scope in scopes.split():
+                descriptions[scope][name] = dict(zip(("type", "labels", "help"), parts))
+        else:
+            name, value = line.split()
+            counted[name] = float(value)
+    return descriptions, counted
 
 
 def compare(port: int) -> None:
     """Every name that both have says the same; what is missing is listed, and every count is right."""
-    recorded = json.loads(RECORDED.read_text())
+    descriptions, their_counts = recorded()
     wrong, absent = [], []
     for scope, path in PATHS.items():
         status, media, text = ask(port, path)
         assert (status, media) == (200, MEDIA), (status, media)
         exposed = parse(text)
-        ours, theirs = described(exposed), recorded["described"][scope]
+        ours, theirs = described(exposed), descriptions[scope]
         known = {name: said for name, said in ours.items() if not name.startswith("leveret_")}
         wrong += [f"{scope} {name}: RabbitMQ has no such name" for name in known if name not in theirs]
-        absent += [f"{scope} {name}" for name in theirs if name not in ours]
-        for name in set(known) & set(theirs):
-            mine, other = dict(ours[name]), dict(theirs[name])
+        absent += [(scope, name) for name in theirs if name not in ours]
+        for name in {name for name in known if theirs.get(name)}:
+            mine, other = dict(ours[name]), dict(theirs[name], labels=theirs[name]["labels"].split())
             mine["labels"] = [label for label in mine["labels"] if label not in OTHER_LABELS.get(name, ())]
             other["labels"] = [label for label in other["labels"] if label not in OTHER_LABELS.get(name, ())]
             if mine != other:
                 wrong.append(f"{scope} {name}: {mine}, with RabbitMQ {other}")
         if scope == "aggregated":
             counted = counts(exposed)
-            wrong += [f"{name}: {value}, with RabbitMQ {recorded['counts'].get(name)}"
-                      for name, value in counted.items() if recorded["counts"].get(name) != value]
+            wrong += [f"{name}: {value}, with RabbitMQ {their_counts.get(name)}"
+                      for name, value in counted.items() if their_counts.get(name) != value]
     listed = missing()
-    wrong += [f"{line}: RabbitMQ has it, and it is not listed" for line in absent if line not in listed]
-    wrong += [f"{line}: listed, and no longer so" for line in listed if line not in absent]
+    wrong += [f"{' '.join(one)}: RabbitMQ has it, and it is not listed" for one in absent if one not in listed]
+    wrong += [f"{' '.join(one)}: listed, and no longer so" for one in listed if one not in absent]
     assert not wrong, "otherwise than RabbitMQ:\n" + "\n".join(wrong)
 
 

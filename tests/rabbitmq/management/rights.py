@@ -300,8 +300,7 @@ class Stage:
 
 def line_of(title: str, cells: List[str]) -> str:
     """A line of the table."""
-    widths = [len(user) for user in USERS]
-    return f"{title:<50} " + " ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths)).rstrip()
+    return f"{title:<50} " + " ".join(f"{cell:<6}" for cell in cells).rstrip()
 
 
 def read(path: Path) -> Dict[str, List[str]]:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
@@ -25,7 +26,7 @@ import rights  # noqa: E402
 import tools  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-SHAPES = HERE / "shapes.json"
+SHAPES = HERE / "shapes.txt"
 COMMANDS = HERE / "rabbitmqadmin.txt"
 ANSWERS = HERE / "rabbitmqadmin.json"
 DIFFERENCES = HERE / "differences.txt"
@@ -164,6 +165,27 @@ def shapes_of(broker: Broker) -> Dict[str, Any]:
     return shapes
 
 
+def written(shapes: Dict[str, Any]) -> str:
+    """As they are recorded: each answer once, below its status and the paths that have it."""
+    paths: Dict[str, List[str]] = {}
+    for path, answer in sorted(shapes.items()):
+        text = json.dumps(answer["shape"], sort_keys=True)
+        lines = textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
+        paths.setdefault(f"{answer['status']}\n{lines}", []).append(path)
+    blocks = (f"{' '.join(of_it)} {answer}\n" for answer, of_it in paths.items())
+    return "\n".join(blocks)
+
+
+def read_shapes() -> Dict[str, Any]:
+    """What was recorded, by path."""
+    shapes: Dict[str, Any] = {}
+    for block in SHAPES.read_text().split("\n\n"):
+        head, text = block.split("\n", 1)
+        *paths, status = head.split()
+        shapes.update(dict.fromkeys(paths, {"status": int(status), "shape": json.loads(text)}))
+    return shapes
+
+
 def admin(broker: Broker, words: List[str], folder: Path) -> Tuple[int, List[str]]:
     """What rabbitmqadmin says, its lines sorted, and how it ends."""
     script = shutil.which("rabbitmqadmin")
@@ -200,7 +222,7 @@ def listed() -> List[str]:
 
 def compare_shapes(broker: Broker) -> None:
     """Every answer has what RabbitMQ's has, but for what is listed."""
-    theirs = json.loads(SHAPES.read_text())
+    theirs = read_shapes()
     client = traffic(broker)
     try:
         ours = shapes_of(broker)
@@ -254,7 +276,7 @@ def main() -> int:
             client = traffic(broker)
             # RabbitMQ counts every five seconds, and says nothing of a queue before it has.
             time.sleep(12)
-            SHAPES.write_text(json.dumps(shapes_of(broker), indent=1, sort_keys=True) + "\n")
+            SHAPES.write_text(written(shapes_of(broker)))
             client.close()
             return 0
         suite.case("rabbitmqadmin", lambda: compare_admin(broker))

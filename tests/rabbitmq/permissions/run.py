@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import itertools
 import json
 import shutil
 import sys
@@ -86,6 +87,35 @@ def start_leveret() -> brokers.Leveret:
         raise
 
 
+def folded(lines: List[str]) -> List[str]:
+    """As it is recorded: below an operation that everybody tried stands each answer once, with whose it is."""
+    text: List[str] = []
+    for title, group in itertools.groupby(lines, lambda line: line.split(" | ")[0]):
+        of_title = list(group)
+        said: Dict[str, List[str]] = {}
+        for _, user, answer in (line.split(" | ", 2) for line in of_title if len(of_title) == len(table.RIGHTS)):
+            said.setdefault(answer.replace(f"'{user}'", "'{user}'"), []).append(user)
+        text += [title, *(f" {' '.join(users)} | {answer}" for answer, users in said.items())] if said else of_title
+    return text
+
+
+def unfolded(text: List[str]) -> List[str]:
+    """The answers, a line each."""
+    lines: List[str] = []
+    title, said = "", {}
+    for line in text:
+        if line.startswith(" "):
+            users, answer = line[1:].split(" | ", 1)
+            said.update((user, answer.replace("'{user}'", f"'{user}'")) for user in users.split())
+            if len(said) == len(table.RIGHTS):
+                lines += [f"{title} | {user} | {said[user]}" for user in table.RIGHTS]
+        elif " | " in line:
+            lines.append(line)
+        else:
+            title, said = line, {}
+    return lines
+
+
 def compare(got: List[str], wanted: List[str]) -> None:
     """Both, line by line."""
     differing = [(mine, theirs) for mine, theirs in zip(got, wanted) if mine != theirs]
@@ -113,16 +143,12 @@ def survives() -> None:
     """Users, virtual hosts and permissions are there after a kill; a guest that was deleted is not."""
     home = Path(tempfile.mkdtemp(prefix="leveret-permissions-"))
     try:
-        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data") as broker:
             for command in (["add_user", "keeper", "pw"], ["add_vhost", "kept"], ["delete_user", "guest"],
                             ["set_permissions", "-p", "kept", "keeper", "^mine", "", ".*"]):
                 broker.ctl(*command)
             broker.kill()
-        finally:
-            broker.close()
-        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data") as broker:
             address = broker.address
             assert table.enter(address, "keeper", "pw", "kept") == "ok"
             assert "refused" in table.enter(address, "keeper", "pw", "/")
@@ -131,8 +157,6 @@ def survives() -> None:
                 operation = table.op("", "queue.declare", queue=queue)
                 got = table.attempt(address, "keeper", "kept", operation, password="pw")
                 assert got.startswith(answer), got
-        finally:
-            broker.close()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -153,9 +177,10 @@ def main() -> int:
         def everybody() -> None:
             got = answers(broker)
             if args.record and args.rabbitmq:
-                RECORDED.write_text("\n".join(got) + "\n")
+                assert unfolded(folded(got)) == got, "an answer that cannot be written down like this"
+                RECORDED.write_text("\n".join(folded(got)) + "\n")
             print(f"# {len(got)} answers in {time.monotonic() - began:.1f} s")
-            compare(got, RECORDED.read_text().splitlines())
+            compare(got, unfolded(RECORDED.read_text().splitlines()))
 
         suite.case("table", everybody, broker.log)
         suite.case("deleted-user", lambda: deleted_user(broker), broker.log)

@@ -620,7 +620,9 @@ def show_content(unit: Unit) -> List[str]:
     header = unit.header
     assert header is not None
     props = " ".join(f"{key}={wire.show(value)}" for key, value in header.props.items())
-    lines = [f"header class={header.class_id} weight={header.weight} size={header.size} {props}".rstrip()]
+    # A class and a weight are written down where they are not what they always are.
+    kind = "" if (header.class_id, header.weight) == (60, 0) else f"class={header.class_id} weight={header.weight} "
+    lines = [f"header {kind}size={header.size} {props}".rstrip()]
     if unit.pieces == [len(unit.body)]:
         lines.append(f"body {wire.show(unit.body)}")
     elif unit.pieces:

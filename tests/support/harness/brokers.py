@@ -52,6 +52,21 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def listener(port: int) -> int:
+    """The process that listens on a port of this machine."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                inodes.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(str(link.readlink()) in inodes for link in (process / "fd").iterdir()):
+                return int(process.name)
+    raise BrokerError(f"nobody listens on port {port}")
+
+
 class Nobody:
     """An address at which nobody listens, and which nobody else gets meanwhile."""
 
@@ -204,20 +219,23 @@ class Leveret:
         self._log.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def __enter__(self) -> "Leveret":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 @contextlib.contextmanager
 def leveret(
     binary: Optional[Path] = None, args: Optional[List[str]] = None, config: Optional[str] = None
 ) -> Iterator[Leveret]:
     """A Leveret on a free port for the length of a `with` block."""
-    broker = Leveret(binary or leveret_binary(), args or [], config)
-    try:
+    with Leveret(binary or leveret_binary(), args or [], config) as broker:
         yield broker
         end(broker.process)
         if broker.process.returncode in PANICKED:
             raise BrokerError(f"leveret ended with status {broker.process.returncode}:\n{broker.log()}")
-    finally:
-        broker.close()
 
 
 def leveret_binary() -> Path:

@@ -12,9 +12,9 @@ import sys
 from typing import Callable, Dict, List, Tuple
 
 from harness import environment
-from harness.brokers import Leveret, RabbitMq, leveret, rabbitmq
+from harness.brokers import RabbitMq, leveret, rabbitmq
 from harness.suite import patience
-from support import HERE, Done, ctl
+from support import Done, command_of, ctl
 
 # Words of each command, in order; `{home}` is a folder of the side's own.
 SCRIPT: List[List[str]] = [
@@ -299,9 +299,7 @@ def same_script_same_words() -> None:
 
 def play(port: int, run: Callable[[List[str]], Done]) -> Dict[str, List[List[str]]]:
     """The script on one side, beside a program that declares and holds things; what was said, by command."""
-    python = environment.pika_python(environment.PIKA_NEW)
-    command = [str(python), str(HERE / "programs" / "topology.py"), str(port)]
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    program = subprocess.Popen(command_of("topology", port), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     said: Dict[str, List[List[str]]] = {}
     try:
         assert program.stdout and program.stdout.readline() == "ready\n"

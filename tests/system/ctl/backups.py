@@ -32,7 +32,7 @@ def a_backup_under_traffic_comes_back() -> None:
     """Messages, definitions, users; everything confirmed before, and an unbroken beginning of what came later."""
     with leveret(config=SMALL) as broker:
         good(broker, "add_user", "bob", "secret")
-        program("publish.py", broker, "before", "2000")
+        program("publish", broker, "before", "2000")
         stop = threading.Event()
         traffic = threading.Thread(target=keep_publishing, args=(broker, stop))
         traffic.start()
@@ -49,14 +49,14 @@ def a_backup_under_traffic_comes_back() -> None:
                 assert counts(copy)["before"] == 2000
                 assert ["bob", "[]"] in rows(copy, "list_users")
                 assert good(copy, "authenticate_user", "bob", "secret").endswith("Success\n")
-                assert program("in_order.py", copy, "during").strip() == "unbroken"
+                assert program("in_order", copy, "during").strip() == "unbroken"
 
 
 def keep_publishing(broker: Leveret, stop: threading.Event) -> None:
     """Publish, take and acknowledge, until told to stop: segments fill, empty and are used again."""
     while not stop.is_set():
-        program("publish.py", broker, "during", "300")
-        program("churn.py", broker, "600")
+        program("publish", broker, "during", "300")
+        program("churn", broker, "600")
 
 
 class living:  # noqa: N801
@@ -83,7 +83,7 @@ def restore(archive: Path, folder: Path, status: int = 0) -> str:
 def a_restore_touches_no_store() -> None:
     """It refuses a folder with a store, a running broker's, a damaged archive and a crooked one."""
     with leveret() as broker:
-        program("publish.py", broker, "q", "10")
+        program("publish", broker, "q", "10")
         archive = broker.home / "a.tar"
         good(broker, "backup", str(archive))
         assert archive.stat().st_mode & 0o777 == 0o600
@@ -122,7 +122,7 @@ def a_restore_touches_no_store() -> None:
 def a_damaged_store_comes_back_as_it_was() -> None:
     """What was damaged on the board already is told, and costs what it cost there."""
     with leveret(config=SMALL) as broker:
-        program("publish.py", broker, "q", "300")
+        program("publish", broker, "q", "300")
         broker.kill()
         segment = sorted(broker.data_dir.glob("*.seg"))[0]
         data = bytearray(segment.read_bytes())
@@ -141,7 +141,7 @@ def a_damaged_store_comes_back_as_it_was() -> None:
 def every_byte_of_a_backup_counts() -> None:
     """A stick that was pulled too early leaves zeros, and a tired one flips bits: neither is restored."""
     with leveret(config=SMALL) as broker:
-        program("publish.py", broker, "q", "100")
+        program("publish", broker, "q", "100")
         good(broker, "delete_user", "guest")
         archive, changed, folder = (broker.home / name for name in ("a.tar", "b.tar", "folder"))
         good(broker, "backup", str(archive))
@@ -221,10 +221,10 @@ def a_restore_that_is_cut_short_lets_nobody_in() -> None:
     with leveret(config=SMALL) as broker:
         archive, template = broker.home / "a.tar", broker.home / "template"
         good(broker, "add_user", "early", "early")
-        program("publish.py", broker, "before", "3000")
+        program("publish", broker, "before", "3000")
         good(broker, "delete_user", "early")
         good(broker, "add_user", "bob", "old")
-        program("publish.py", broker, "before", "3000")
+        program("publish", broker, "before", "3000")
         good(broker, "delete_user", "guest")
         good(broker, "backup", str(archive))
         good(broker, "delete_user", "bob")
@@ -254,7 +254,7 @@ def a_restore_that_is_cut_short_lets_nobody_in() -> None:
 def tar_alone_restores() -> None:
     """An archive is a plain one: unpacked by tar it is a store."""
     with leveret() as broker:
-        program("publish.py", broker, "q", "10")
+        program("publish", broker, "q", "10")
         archive = broker.home / "a.tar"
         good(broker, "backup", str(archive))
         home = Path(tempfile.mkdtemp(prefix="leveret-untar-"))
@@ -269,7 +269,7 @@ def tar_alone_restores() -> None:
 def a_backup_that_is_left_alone_costs_nothing() -> None:
     """A client that asks for a backup and goes frees what was held for it."""
     with leveret(config=SMALL) as broker:
-        program("publish.py", broker, "q", "500")
+        program("publish", broker, "q", "500")
         for _ in range(6):
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(patience(10))
@@ -279,7 +279,7 @@ def a_backup_that_is_left_alone_costs_nothing() -> None:
                 assert b"200 OK" in answer, answer
                 files = json.loads(answer.split(b"\r\n\r\n", 1)[1])["files"]
                 assert files, answer
-        program("churn.py", broker, "2000")
+        program("churn", broker, "2000")
         good(broker, "backup", str(broker.home / "b.tar"))
 
 

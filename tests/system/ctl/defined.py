@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from harness import brokers, environment
-from harness.brokers import Leveret, RabbitMq, leveret, rabbitmq
+from harness.brokers import Leveret, leveret, rabbitmq
 from support import ctl, good, rows
 
 WORDS = [
@@ -102,15 +102,12 @@ def at_a_start() -> None:
         config = f'load_definitions = "{file}"\n'
         data_dir = Path(home) / "data"
         for life in range(3):
-            broker = Leveret(brokers.leveret_binary(), [], config, data_dir)
-            try:
+            with Leveret(brokers.leveret_binary(), [], config, data_dir) as broker:
                 assert ["bob", "[management]"] in rows(broker, "list_users")
                 assert good(broker, "authenticate_user", "bob", "test12").endswith("Success\n")
                 assert len(rows(broker, "list_bindings", "-p", "plant", "source_name")) == 3
                 if life == 1:
                     good(broker, "delete_queue", "-p", "plant", 'é\t"q"')
-            finally:
-                broker.close()
 
 
 def what_is_wrong_is_told() -> None:
@@ -163,14 +160,11 @@ def passwords_in_clear() -> None:
         config, data_dir = f'load_definitions = "{file}"\n', Path(home) / "data"
         written = []
         for _ in range(2):
-            broker = Leveret(brokers.leveret_binary(), [], config, data_dir)
-            try:
+            with Leveret(brokers.leveret_binary(), [], config, data_dir) as broker:
                 assert good(broker, "authenticate_user", "v", "vpass").endswith("Success\n")
                 exported = json.loads(good(broker, "-q", "export_definitions", "-"))
                 written.append({user["name"]: user["password_hash"] for user in exported["users"]})
                 log = broker.log()
-            finally:
-                broker.close()
         # A password that is so already is not written again with another salt.
         assert written[0] == written[1], written
         assert written[0]["bare"] == "" and "vpass" not in log, (written, log)

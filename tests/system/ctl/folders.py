@@ -144,11 +144,8 @@ def what_is_restored_belongs_to_the_owner() -> None:
         shutil.copy(brokers.leveret_binary(), binary)
         binary.chmod(0o755)
         prefix = ["setpriv", f"--reuid={HOSTILE}", f"--regid={HOSTILE}", "--clear-groups"]
-        broker = Leveret(binary, [], None, folder, prefix)
-        try:
+        with Leveret(binary, [], None, folder, prefix) as broker:
             assert "bob" in broker.ctl("list_users")
-        finally:
-            broker.close()
         binary.unlink()
 
 

@@ -39,7 +39,7 @@ def talk(broker: Leveret, bytes_: bytes) -> bytes:
 def a_huge_listing_beside_traffic() -> None:
     """Thousands of queues are listed whole while messages flow; a client that never reads holds nobody up."""
     with leveret() as broker:
-        program("many.py", broker, str(QUEUES))
+        program("many", broker, str(QUEUES))
         before = broker.rss_kib()
         deaf = [connect(broker) for _ in range(3)]
         for client in deaf:
@@ -47,7 +47,7 @@ def a_huge_listing_beside_traffic() -> None:
         for _ in range(3):
             names = {row[0] for row in rows(broker, "list_queues", "name")}
             assert len(names) == QUEUES, len(names)
-            program("hello.py", broker, "guest", "guest")
+            program("hello", broker, "guest", "guest")
             good(broker, "delete_queue", "hello")
         assert broker.rss_kib() < before + 4096, f"{before} KiB, then {broker.rss_kib()} KiB"
         for client in deaf:

@@ -15,7 +15,7 @@ from harness import wire
 from harness.brokers import Leveret, leveret
 from harness.raw import Client, Closed
 from harness.suite import patience
-from support import ctl, good, rows
+from support import good, rows
 
 LISTED = {"connections": "list_connections", "channels": "list_channels", "queues": "list_queues",
           "exchanges": "list_exchanges", "bindings": "list_bindings", "consumers": "list_consumers",

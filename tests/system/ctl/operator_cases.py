@@ -31,7 +31,7 @@ def virtual_hosts_keep_apart() -> None:
         good(broker, "set_permissions", "-p", "one", "ann", ".*", ".*", ".*")
         good(broker, "set_permissions", "-p", "two", "ann", ".*", ".*", ".*")
         good(broker, "set_permissions", "-p", "one", "ben", "^ben-", "^ben-", "^ben-")
-        program("vhosts.py", broker)
+        program("vhosts", broker)
         assert counts(broker, "one")["tasks"] == 1 and counts(broker, "two")["tasks"] == 2
         log = broker.log()
         assert not any(f"{user}-secret" in log for user in ("ann", "ben", "cyd")), log
@@ -41,12 +41,11 @@ def an_operators_day() -> None:
     """Tutorial row 11: users, permissions, virtual hosts, lists, stopping and starting."""
     home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
     try:
-        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data") as broker:
             good(broker, "add_user", "bob", "secret")
             good(broker, "set_permissions", "-p", "/", "bob", ".*", ".*", ".*")
             good(broker, "add_vhost", "plant")
-            program("hello.py", broker, "bob", "secret")
+            program("hello", broker, "bob", "secret")
             assert counts(broker) == {"hello": 1}
             assert good(broker, "authenticate_user", "bob", stdin="secret\n").endswith("Success\n")
             assert ctl(broker, "authenticate_user", "bob", "Secret").status == 65
@@ -58,16 +57,11 @@ def an_operators_day() -> None:
             assert broker.process.wait(patience(10)) == 0
             gone = ctl(broker, "list_queues")
             assert gone.status == 69 and "no broker answers" in gone.err, gone
-        finally:
-            broker.close()
-        broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data")
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), [], data_dir=home / "data") as broker:
             assert sorted(rows(broker, "list_users")) == [["bob", "[]"], ["guest", "[administrator]"]]
             assert sorted(rows(broker, "list_vhosts")) == [["/"], ["plant"]]
             assert ["bob", ".*", ".*", ".*"] in rows(broker, "list_permissions")
             assert good(broker, "authenticate_user", "bob", "secret").endswith("Success\n")
-        finally:
-            broker.close()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -163,7 +157,7 @@ def a_data_directory_that_cannot_be_used() -> None:
 def connections_are_closed() -> None:
     """One by its pid, then all; their programs are told why."""
     with leveret() as broker:
-        told = program("closed.py", broker, str(brokers.leveret_binary()), str(broker.data_dir))
+        told = program("closed", broker, str(brokers.leveret_binary()), str(broker.data_dir))
         assert "320 go away" in told and "320 all of you" in told, told
 
 
@@ -181,8 +175,7 @@ def a_full_disk_leaves_root_its_commands() -> None:
     """Somebody fills the disk: who may come in can be changed all the same, and it is so after a power cut."""
     home = Path(tempfile.mkdtemp(prefix="leveret-ctl-"))
     try:
-        broker = brokers.Leveret(brokers.leveret_binary(), [], FULL, home / "data")
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), [], FULL, home / "data") as broker:
             good(broker, "add_user", "thief", "secret")
             good(broker, "set_permissions", "thief", ".*", ".*", ".*")
             with contextlib.ExitStack() as stack:
@@ -213,16 +206,11 @@ def a_full_disk_leaves_root_its_commands() -> None:
                 assert "disk_limit" in refusals[-1], refusals
                 assert all(each.poll() is None for each in filling) and "disk" in good(broker, "list_alarms")
                 broker.kill()
-        finally:
-            broker.close()
-        broker = brokers.Leveret(brokers.leveret_binary(), [], FULL, home / "data")
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), [], FULL, home / "data") as broker:
             users = {row[0] for row in rows(broker, "list_users")}
             assert users == {"guest"} | {f"user-{number}" for number in range(20)}, users
             good(broker, "authenticate_user", "user-7", "better")
             assert rows(broker, "list_user_permissions", "user-8") == [[""]], "it was taken away"
-        finally:
-            broker.close()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -230,7 +218,7 @@ def a_full_disk_leaves_root_its_commands() -> None:
 @contextlib.contextmanager
 def publisher(broker: brokers.Leveret, queue: str) -> "Iterator[subprocess.Popen[bytes]]":
     """A program that publishes more than the disk takes."""
-    process = start_program("publish.py", broker, queue, "100000")
+    process = start_program("publish", broker, queue, "100000")
     try:
         yield process
     finally:
@@ -278,12 +266,9 @@ def a_script_waits_for_the_start() -> None:
         try:
             assert waiting.stdout is not None and "Waiting" in waiting.stdout.readline()
             assert waiting.poll() is None
-            broker = brokers.Leveret(brokers.leveret_binary(), [], data_dir=data)
-            try:
+            with brokers.Leveret(brokers.leveret_binary(), [], data_dir=data) as broker:
                 said = waiting.communicate(timeout=patience(30))
                 assert waiting.returncode == 0, said
-            finally:
-                broker.close()
         finally:
             brokers.end(waiting, patience=1.0)
 

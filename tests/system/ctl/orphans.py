@@ -48,11 +48,8 @@ def orphaned() -> Iterator[Leveret]:
         broker.close()
         for name in NAMES:
             forget(data_dir, name)
-        broker = Leveret(leveret_binary(), [], "", data_dir)
-        try:
+        with Leveret(leveret_binary(), [], "", data_dir) as broker:
             yield broker
-        finally:
-            broker.close()
 
 
 def orphans_are_listed_adopted_and_deleted() -> None:

@@ -41,10 +41,14 @@ def rows(broker: Leveret, *words: str) -> List[List[str]]:
     return [line.split("\t") for line in good(broker, "-s", *words).splitlines()]
 
 
+def command_of(name: str, port: int, *words: str) -> List[str]:
+    """How one of programs.py is started, with pika."""
+    return [str(environment.pika_python(environment.PIKA_NEW)), str(HERE / "programs.py"), name, str(port), *words]
+
+
 def program(name: str, broker: Leveret, *words: str) -> str:
-    """Run one of the programs here with pika; it must end well."""
-    python = environment.pika_python(environment.PIKA_NEW)
-    command = [str(python), str(HERE / "programs" / name), str(broker.address.port), *words]
+    """Run one of the programs here; it must end well."""
+    command = command_of(name, broker.address.port, *words)
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -52,8 +56,7 @@ def program(name: str, broker: Leveret, *words: str) -> str:
 
 def start_program(name: str, broker: Leveret, *words: str) -> "subprocess.Popen[bytes]":
     """Start one of the programs here; whoever starts it ends it."""
-    python = environment.pika_python(environment.PIKA_NEW)
-    command = [str(python), str(HERE / "programs" / name), str(broker.address.port), *words]
+    command = command_of(name, broker.address.port, *words)
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

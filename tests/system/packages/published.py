@@ -24,7 +24,6 @@ import readme
 
 RELEASE = brokers.ROOT / "systemd" / "packages" / "release.py"
 ADDRESS = "https://example.org/debian"
-LISTS = "dists/stable/main/binary-{}/Packages"
 # The emulator of a target, and the oldest processor that its code is for.
 EMULATED = {
     "arm-unknown-linux-musleabihf": ("arm", "arm1176"),

@@ -300,9 +300,8 @@ def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
     with brokers.leveret() as hub:
         far = pika.BlockingConnection(pika.ConnectionParameters(hub.address.host, hub.address.port)).channel()
         far.queue_declare("far")
-        edge = brokers.Leveret(brokers.leveret_binary(), ["--management", "127.0.0.1:0"],
-                               BRIDGE.format(address=hub.address))
-        try:
+        with brokers.Leveret(brokers.leveret_binary(), ["--management", "127.0.0.1:0"],
+                             BRIDGE.format(address=hub.address)) as edge:
             with chromium.of(edge, edge.port_of("management API")), chromium.window() as page, chromium.amqp() as channel:
                 chromium.log_in(page)
                 page.get_by_text("No alarms. Nobody needs to do anything.").wait_for()
@@ -327,8 +326,6 @@ def a_bridge_says_what_it_costs(chromium: Chromium) -> None:
                 suite.until("another contact", lambda: count() > contacts, 60)
                 page.get_by_text("resting").wait_for()
                 assert count() == contacts + 1
-        finally:
-            edge.close()
 
 
 CASES: Dict[str, Callable[[Chromium], None]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 from pathlib import Path
 from typing import Callable, Dict, List
@@ -13,7 +12,7 @@ from harness.suite import patience
 
 from office import Office
 from reloading import Traffic
-from support import Broker, context, raw_client
+from support import Broker, context, hello, raw_client
 
 
 def slow_handshakes(folder: Path) -> None:
@@ -21,13 +20,7 @@ def slow_handshakes(folder: Path) -> None:
     office = Office(folder)
     limits = 'tls_handshakes_max = 8\nhandshake_timeout = "2s"'
     with Broker(office.server(), limits=limits) as broker:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        half = context(office).wrap_bio(incoming, outgoing, server_hostname="localhost")
-        try:
-            half.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-        hello = outgoing.read()
+        words = hello(context(office))
         slow: List[socket.socket] = []
         stopping = threading.Event()
 
@@ -36,7 +29,7 @@ def slow_handshakes(folder: Path) -> None:
             while not stopping.wait(1.0):
                 for peer in slow:
                     try:
-                        peer.send(hello[sent:sent + 1])
+                        peer.send(words[sent:sent + 1])
                     except OSError:
                         pass
                 sent += 1
@@ -62,8 +55,8 @@ def tiny_records(folder: Path) -> None:
     in bulk; one in a hundred records is a hello like any other."""
     office = Office(folder)
     with Broker(office.server()) as broker:
-        hello = b"\x01" + (15000).to_bytes(3, "big") + b"\x03\x03" + bytes(15000)
-        tiny = b"".join(b"\x16\x03\x01\x00\x01" + hello[at:at + 1] for at in range(len(hello)))
+        large = b"\x01" + (15000).to_bytes(3, "big") + b"\x03\x03" + bytes(15000)
+        tiny = b"".join(b"\x16\x03\x01\x00\x01" + large[at:at + 1] for at in range(len(large)))
         for piece, times in ((6, 2), (len(tiny), 20)):
             for _ in range(times):
                 with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)) as peer:
@@ -76,17 +69,11 @@ def tiny_records(folder: Path) -> None:
                     except ConnectionError:
                         pass
         broker.logged("the handshake of TLS failed: its handshake is not over after 128 records")
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        half = context(office).wrap_bio(incoming, outgoing, server_hostname="localhost")
-        try:
-            half.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-        hello = outgoing.read()[5:]
+        words = hello(context(office))[5:]
         with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)) as peer:
-            each = -(-len(hello) // 100)
-            for at in range(0, len(hello), each):
-                part = hello[at:at + each]
+            each = -(-len(words) // 100)
+            for at in range(0, len(words), each):
+                part = words[at:at + each]
                 peer.sendall(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part)
             assert peer.recv(1)[0] == 0x16, "it is answered with a hello"
 
@@ -97,17 +84,11 @@ def broken_off(folder: Path) -> None:
     with Broker(office.server(), limits="tls_handshakes_max = 4\ntls_connections_max = 4") as broker:
         how = context(office)
         for round_ in range(300):
-            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            half = how.wrap_bio(incoming, outgoing, server_hostname="localhost")
-            try:
-                half.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
-            hello = outgoing.read()
+            words = hello(how)
             with socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)) as peer:
-                peer.sendall(hello[:1 + (round_ * 7) % len(hello)])
+                peer.sendall(words[:1 + (round_ * 7) % len(words)])
                 if round_ % 3 == 0:
-                    peer.sendall(hello[1 + (round_ * 7) % len(hello):])
+                    peer.sendall(words[1 + (round_ * 7) % len(words):])
         clients = [raw_client(broker, how) for _ in range(4)]
         for client in clients:
             client.close()

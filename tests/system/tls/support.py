@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import ssl
 import time
-from pathlib import Path
 from typing import Callable, Optional
 
 import pika
@@ -27,14 +27,7 @@ class Broker(brokers.Leveret):
         text = f'{top}\n[tls]\ncertificate = "{paper.certificate}"\nkey = "{paper.key}"\n{tls}\n[limits]\n{limits}\n'
         super().__init__(brokers.leveret_binary(), ["--listen-tls", "127.0.0.1:0", *(extra or [])], text)
         self.config_path = self.home / "leveret.toml"
-        found = wait_for(lambda: re.search(r"listening with TLS on 127\.0\.0\.1:(\d+)", self.log()))
-        self.tls_port = int(found.group(1))
-
-    def __enter__(self) -> "Broker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.tls_port = self.port_of("listening with TLS")
 
     def logged(self, pattern: str) -> re.Match:
         """Waits for a line of the log."""
@@ -61,6 +54,15 @@ def context(office: Office, paper: Optional[Paper] = None, version: Optional[ssl
     if version:
         made.minimum_version = made.maximum_version = version
     return made
+
+
+def hello(how: ssl.SSLContext) -> bytes:
+    """The first record of a client."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    half = how.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        half.do_handshake()
+    return outgoing.read()
 
 
 def dial(broker: Broker, how: ssl.SSLContext, receive_buffer: int = 0) -> ssl.SSLSocket:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Callable, Dict
 
-from harness import brokers, cache, environment
+from harness import cache, environment
 from harness.suite import patience
 
 from office import Office

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import re
 import resource
 import shutil
@@ -47,8 +46,7 @@ from mistakes import MISTAKES, Mistake  # noqa: E402
 from site_of_flood import EXCHANGES, QUEUES, Over, Site, limits_of  # noqa: E402
 from witness import NAME as WITNESS  # noqa: E402
 
-QUICK = os.environ.get("LEVERET_TEST_MODE") == "quick"
-SECONDS = 2.0 if QUICK else 6.0
+SECONDS = 6.0
 # What the witness publishes and gets back in a second of a flood, and what it takes from its backlog: over all of it,
 # and in any. It would do some 90 and some 25 alone: the rest is for a machine of two busy cores, which keeps anybody
 # waiting for a second now and then (2 to 6 were seen); who is starved is not served at all.

@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 
-from door import refuses
-from harness import brokers
+from door import inspected, refuses
 from harness.suite import patience
 from support import (
-    KIB, QUICK, SMALL_SEGMENTS, Leveret, Lives, client, count, declare, fill, lives,
+    KIB, QUICK, SMALL_SEGMENTS, Lives, client, count, declare, fill, lives,
     numbers_of, scratch, seed, take_all, until,
 )
 
@@ -33,8 +32,7 @@ QUEUES = ("small", "middle", "large")
 
 def prepare(data_dir: Path, how: str) -> Dict[str, List[int]]:
     """A store of several segments with all kinds of records; what it holds."""
-    series = Lives(data_dir, SMALL_SEGMENTS)
-    try:
+    with lives(SMALL_SEGMENTS, data_dir) as series:
         with client(series.start()) as peer:
             for queue in QUEUES:
                 declare(peer, queue)
@@ -49,8 +47,6 @@ def prepare(data_dir: Path, how: str) -> Dict[str, List[int]]:
             assert taken == list(range(40))
             declare(peer, "afterwards")
         getattr(series.broker, how)()
-    finally:
-        series.end()
     return {"small": list(range(40, 300)), "middle": list(range(2, 60)), "large": list(range(6))}
 
 
@@ -106,13 +102,11 @@ def one(base: Path, holds: Dict[str, List[int]], kind, number: int) -> int:  # t
         chosen.write_bytes(data)
         is_guess = base.name == "kill" and chosen == newest and looks_unfinished(before, data)
         told = inspected(folder / "data")
-        series = Lives(folder / "data", SMALL_SEGMENTS)
-        try:
-            return examined(series, holds, again=number % 8 == 0, told=None if is_guess else told)
-        except BaseException as accident:
-            raise AssertionError(f"{kind.__name__} {chosen.name}, case {number}: {accident}\n{series.log()}") from accident
-        finally:
-            series.end()
+        with lives(SMALL_SEGMENTS, folder / "data") as series:
+            try:
+                return examined(series, holds, again=number % 8 == 0, told=None if is_guess else told)
+            except BaseException as accident:
+                raise AssertionError(f"{kind.__name__} {chosen.name}, case {number}: {accident}") from accident
 
 
 def sequence_of(segment: Path) -> int:
@@ -136,12 +130,6 @@ def looks_unfinished(before: bytes, after: bytes) -> bool:
     hurt = [begin for begin, end in zip(heads(before), ends) if before[begin:end] != after[begin:end]]
     # One head without a whole commit is a torn commit; two are not, for the first was synced then.
     return bool(hurt) and len([at for at in heads(after) if at >= hurt[0]]) <= 1
-
-
-def inspected(data_dir: Path) -> "subprocess.CompletedProcess[str]":
-    """What `inspect` says."""
-    command = [str(brokers.leveret_binary()), "inspect", str(data_dir)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
 
 
 def check_told(missed: Set[str], told: "subprocess.CompletedProcess[str]") -> None:
@@ -246,13 +234,11 @@ def missing_segment() -> None:
             shutil.copytree(folder / "base", folder / name, ignore=NOT_FILES)
             (folder / name / name).unlink()
             told = inspected(folder / name)
-            series = Lives(folder / name, SMALL_SEGMENTS)
-            try:
-                examined(series, holds, again=True, told=told)
-            except BaseException as accident:
-                raise AssertionError(f"without {name}: {accident}\n{series.log()}") from accident
-            finally:
-                series.end()
+            with lives(SMALL_SEGMENTS, folder / name) as series:
+                try:
+                    examined(series, holds, again=True, told=told)
+                except BaseException as accident:
+                    raise AssertionError(f"without {name}: {accident}") from accident
 
 
 # Pieces to zero, or the length to cut to; none for a file that is gone.
@@ -261,15 +247,12 @@ Hurt = Union[List[Tuple[int, int]], int, None]
 
 def small(data_dir: Path, how: str) -> Dict[str, List[int]]:
     """A store of one segment with a hundred confirmed messages."""
-    series = Lives(data_dir, SMALL_SEGMENTS)
-    try:
+    with lives(SMALL_SEGMENTS, data_dir) as series:
         with client(series.start()) as peer:
             declare(peer, "small")
             for number in range(100):
                 fill(peer, "small", range(number, number + 1), 60)
         getattr(series.broker, how)()
-    finally:
-        series.end()
     return {"small": list(range(100)), "middle": [], "large": []}
 
 
@@ -323,14 +306,11 @@ def one_hurt(base: Path, holds: Dict[str, List[int]], name: str, hurt: Hurt, is_
     if hurt is None:
         refuses(data_dir, "require_store", config="[store]\nrequire_store = true\n")
     assert is_guess or told.returncode == 2, f"inspect says {told.stdout[-300:]}{told.stderr}"
-    series = Lives(data_dir, SMALL_SEGMENTS)
-    try:
+    with lives(SMALL_SEGMENTS, data_dir) as series:
         cost = examined(series, holds, again=True, told=None if is_guess else told)
         log = series.broker.log()
         assert ": a new store" not in log, "it was formatted anew"
         return cost
-    finally:
-        series.end()
 
 
 def defined_twice() -> None:
@@ -363,13 +343,10 @@ def check_queues(data_dir: Path, name: str, at: int, queues: List[str]) -> None:
         data = bytearray((copy / name).read_bytes())
         data[at : at + 4096] = bytes(4096)
         (copy / name).write_bytes(data)
-        series = Lives(copy, SMALL_SEGMENTS)
-        try:
+        with lives(SMALL_SEGMENTS, copy) as series:
             with client(series.start()) as peer:
                 for queue in queues:
                     assert peer.call(1, "queue.declare", queue=queue, passive=True), f"{queue}: {name} at {at}"
-        finally:
-            series.end()
 
 
 CASES = [defined_twice, one_segment, truncated_segments, flipped_bits, zeroed_pieces, misplaced_pieces, missing_segment]

@@ -8,11 +8,10 @@ import os
 import struct
 import subprocess
 from pathlib import Path
-from typing import Callable
 
 from harness.suite import patience
 from support import (
-    MIB, Leveret, Lives, Publisher, client, count, declare, ext4, lives, numbers_of, scratch, system, take_all, tmpfs,
+    MIB, Lives, Publisher, client, declare, ext4, lives, numbers_of, scratch, system, take_all, tmpfs,
     unmount, wait_until_still,
 )
 

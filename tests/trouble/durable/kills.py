@@ -12,7 +12,7 @@ from harness import brokers, wire
 from harness.suite import patience
 
 from support import (
-    MIB, QUICK, Lives, Publisher, all_written, client, count, declare, ext4, fill, lives, numbers_of, pika_program,
+    QUICK, Lives, Publisher, all_written, client, count, declare, ext4, fill, lives, numbers_of, pika_program,
     seed, take_all, until,
 )
 from tap import Tap

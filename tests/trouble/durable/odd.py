@@ -210,9 +210,7 @@ def told_of_writing_elsewhere() -> None:
     """On btrfs the files are written in place and not compressed, also where everything else is; a store that was
     copied there is not, and every inspection tells."""
     def told(data_dir: Path) -> bool:
-        look = subprocess.run([str(brokers.leveret_binary()), "inspect", str(data_dir)], capture_output=True, text=True,
-                              timeout=patience(60))
-        return "room that was made ready may be none" in look.stdout
+        return "room that was made ready may be none" in inspected(data_dir).stdout
 
     with btrfs(160) as mount:
         data_dir, copy = mount / "data", mount / "copy"

@@ -39,7 +39,7 @@ def built(folder: Path) -> Path:
 def broker_of(library: Path, what: int, count: int, log: Path) -> Iterator[brokers.Leveret]:
     """A Leveret whose accepting fails so often."""
     prefix = ["env", f"LD_PRELOAD={library}", f"ACCEPT_FAILS={what}:{count}", f"ACCEPT_LOG={log}"]
-    with contextlib.closing(brokers.Leveret(brokers.leveret_binary(), [], prefix=prefix)) as broker:
+    with brokers.Leveret(brokers.leveret_binary(), [], prefix=prefix) as broker:
         yield broker
 
 

@@ -38,12 +38,7 @@ class Door:
         config = (f'[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n')
         self.broker = brokers.Leveret(
             brokers.leveret_binary(), ["--board", board, "--listen-tls", "127.0.0.1:0"], config)
-        marks = self.broker.log().split("listening with TLS on 127.0.0.1:")
-        deadline = time.monotonic() + patience(10)
-        while len(marks) < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
-            marks = self.broker.log().split("listening with TLS on 127.0.0.1:")
-        self.ports = {"plain": self.broker.address.port, "tls": int(marks[1].split()[0])}
+        self.ports = {"plain": self.broker.address.port, "tls": self.broker.port_of("listening with TLS")}
         self.context = ssl.create_default_context(cafile=str(certificate))
         self.context.check_hostname = False
         self.hello = first_flight()
@@ -229,17 +224,12 @@ def crowds_on(board: str) -> None:
 def thousand_before_one() -> None:
     """A thousand sockets that said the header are in front of an honest client when it comes."""
     with door_of("router-64") as door:
-        crowd: List[socket.socket] = []
-        try:
+        with contextlib.ExitStack() as crowd:
             for number in range(1000):
-                peer = door.dial("plain", ATTACKERS[number % 4])
+                peer = crowd.enter_context(door.dial("plain", ATTACKERS[number % 4]))
                 with contextlib.suppress(OSError):
                     peer.sendall(wire.PROTOCOL_HEADER)
-                crowd.append(peer)
             print(f"# in after {served(door, 'plain', HONEST, IN_TIME_S) * 1000:.0f} ms")
-        finally:
-            for peer in crowd:
-                peer.close()
 
 
 def many_behind_one(board: str) -> None:

@@ -99,6 +99,18 @@ def broker_with(config: str = "") -> Iterator[Broker]:
             raise
 
 
+def newcomer(crowd: contextlib.ExitStack, address: Tuple[str, int], words: bytes, waits: bool = True) -> socket.socket:
+    """One more of a crowd, maybe not connected yet: it says this, reads nothing and never waits."""
+    peer = crowd.enter_context(socket.socket())
+    peer.settimeout(20 if waits else 0)
+    with contextlib.suppress(BlockingIOError):
+        peer.connect(address)
+    peer.setblocking(False)
+    with contextlib.suppress(OSError):
+        peer.send(words)
+    return peer
+
+
 def refusal(client: Client, timeout: float = 10.0) -> int:
     """The reply code with which the broker closes the channel or the connection, 0 for a bare hang-up."""
     timeout = patience(timeout)
@@ -132,28 +144,21 @@ def silent_connects() -> None:
     with broker_with('[limits]\nhandshake_timeout = "3s"\n') as broker:
         witness = Witness(broker)
         before = broker.rss_kib()
-        crowd: List[socket.socket] = []
-        try:
+        with contextlib.ExitStack() as crowd:
+            peers: List[socket.socket] = []
             for number in range(count):
-                peer = socket.socket()
-                peer.setblocking(False)
-                with contextlib.suppress(BlockingIOError):
-                    peer.connect(broker.address)
-                crowd.append(peer)
+                peers.append(newcomer(crowd, broker.address, b"", waits=False))
                 if number % 500 == 0:
                     time.sleep(0.01)
             half_hello = [b"", b"AMQ", wire.PROTOCOL_HEADER, wire.PROTOCOL_HEADER + b"\x01\x00\x00"]
-            for number, peer in enumerate(crowd):
+            for number, peer in enumerate(peers):
                 with contextlib.suppress(OSError):
                     peer.send(half_hello[number % len(half_hello)])
             time.sleep(5.0)
             grown = broker.rss_kib() - before
             assert grown < 16 * 1024, f"the silent ones cost {grown} KiB"
-            hung_up = sum(closed_by_peer(peer) for peer in crowd[:100])
+            hung_up = sum(closed_by_peer(peer) for peer in peers[:100])
             assert hung_up > 90, f"only {hung_up} of the first 100 were hung up on after the handshake's time"
-        finally:
-            for peer in crowd:
-                peer.close()
         witness.verdict()
         late = Client(broker.address, timeout=60.0)
         late.close()
@@ -734,22 +739,16 @@ def wrong_logins() -> None:
     with broker_with() as broker:
         witness = Witness(broker)
         began = time.monotonic()
-        crowd: List[socket.socket] = []
-        try:
+        with contextlib.ExitStack() as crowd:
+            peers: List[socket.socket] = []
             for number in range(count):
-                peer = socket.create_connection(broker.address, 20)
-                crowd.append(peer)
-                with contextlib.suppress(OSError):
-                    peer.sendall(login)
-                if len(crowd) > 300:
-                    crowd.pop(0).close()
+                peers.append(newcomer(crowd, broker.address, login))
+                if len(peers) > 300:
+                    peers.pop(0).close()
                 if number % 400 == 399:
                     # Whose password was right once is let in without waiting for the others.
                     Client(broker.address).close()
                 time.sleep(max(0.0, began + number / 1000 - time.monotonic()))
-        finally:
-            for peer in crowd:
-                peer.close()
         seconds = time.monotonic() - began
         print(f"# {count / seconds:.0f} wrong logins a second; the other client's slowest round of {witness.rounds}: "
               f"{witness.slowest * 1000:.1f} ms")
@@ -776,14 +775,9 @@ def scrapers() -> None:
             for number in range(500):
                 client.call(1, "queue.declare", queue=f"scraped-{number}")
         witness = Witness(broker)
-        crowd: List[socket.socket] = []
-        try:
+        with contextlib.ExitStack() as crowd:
             for number in range(120):
-                peer = socket.create_connection(("127.0.0.1", port), 20)
-                peer.setblocking(False)
-                crowd.append(peer)
-                with contextlib.suppress(OSError):
-                    peer.send(lies[number % len(lies)] if number % 2 else whole * 400)
+                newcomer(crowd, ("127.0.0.1", port), lies[number % len(lies)] if number % 2 else whole * 400)
             for _ in range(3):
                 # Whoever has an address of his own is not kept out for longer than an answer may take.
                 with socket.socket() as honest:
@@ -793,9 +787,6 @@ def scrapers() -> None:
                     honest.sendall(whole.replace(b"Host:", b"Connection: close\r\nHost:"))
                     text = until_end(honest, 30)
                     assert text.startswith(b"HTTP/1.1 200") and text.count(b'"scraped-') >= 500, text[:300]
-        finally:
-            for peer in crowd:
-                peer.close()
         witness.verdict()
 
 
