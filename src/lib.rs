@@ -54,7 +54,9 @@
 //! |---------|---------|---------|-----|
 //! | `leveret-base` | `src/rooms/base/` | small, its short functions `#[inline]` | the ground floor |
 //! | `leveret-store` | `src/rooms/store/` | small | `store` |
-//! | `leveret-rooms` | `src/rooms/` | small, its short functions `#[inline]` | `wire`, `session`, `broker`, and those two by their names |
+//! | `leveret-wire` | `src/rooms/wire/` | small, its short functions `#[inline]` | `wire` |
+//! | `leveret-session` | `src/rooms/session/` | small, its short functions `#[inline]` | `session` |
+//! | `leveret-rooms` | `src/rooms/` | small, its short functions `#[inline]` | `broker`, and those by their names |
 //! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
 //! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
 //! | `leveret-benchmark` | `src/bench/` | as small as can be | `bench`, for `leveret-bench` |

@@ -8,8 +8,6 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod broker;
-pub mod session;
-pub mod wire;
 
 // The ground floor, by the names that everybody has for it.
 pub use leveret_base::{
@@ -17,5 +15,7 @@ pub use leveret_base::{
     token_bucket,
 };
 
-// The disk, a package of its own.
+// The rooms that are packages of their own.
+pub use leveret_session as session;
 pub use leveret_store as store;
+pub use leveret_wire as wire;
