@@ -56,11 +56,11 @@
 //! | `leveret-store` | `src/rooms/store/` | small | `store` |
 //! | `leveret-wire` | `src/rooms/wire/` | small, its short functions `#[inline]` | `wire` |
 //! | `leveret-session` | `src/rooms/session/` | small, its short functions `#[inline]` | `session` |
-//! | `leveret-rooms` | `src/rooms/` | small, its short functions `#[inline]` | `broker`, and those by their names |
+//! | `leveret-broker` | `src/rooms/broker/` | small, its short functions `#[inline]` | `broker` |
 //! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
 //! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
 //! | `leveret-benchmark` | `src/bench/` | as small as can be | `bench`, for `leveret-bench` |
-//! | `leveret-broker` | `src/` | small | `engine` and `host`, and the others by their names |
+//! | `leveret-host` | `src/` | small | `engine` and `host`, and the others by their names |
 //!
 //! # Rules
 //!
@@ -148,8 +148,11 @@ pub mod engine;
 pub mod host;
 
 // The rooms below, by the names that everybody has for them.
-pub use leveret_operator::{bridge, config, fields, requests, tls};
-pub use leveret_rooms::{
-    broker, command, error, flight, journal, limits, log_limiter, mem, password, session, small_file, store,
-    time, token_bucket, wire,
+pub use leveret_base::{
+    command, error, flight, journal, limits, log_limiter, mem, password, small_file, time, token_bucket,
 };
+pub use leveret_broker as broker;
+pub use leveret_operator::{bridge, config, fields, requests, tls};
+pub use leveret_session as session;
+pub use leveret_store as store;
+pub use leveret_wire as wire;

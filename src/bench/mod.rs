@@ -52,5 +52,5 @@ mod window;
 
 // The rooms that it sees, by the names they have there.
 use leveret_operator::config;
-use leveret_rooms::wire;
 use leveret_tools as tool;
+use leveret_wire as wire;

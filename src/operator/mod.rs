@@ -13,6 +13,6 @@ pub mod requests;
 pub mod tls;
 
 // The rooms below, by the names they have there.
-use leveret_rooms::{
-    broker, command, error, journal, limits, mem, password, small_file, time, token_bucket, wire,
-};
+use leveret_base::{command, error, journal, limits, mem, password, small_file, time, token_bucket};
+use leveret_broker as broker;
+use leveret_wire as wire;

@@ -35,6 +35,7 @@ const GROUND: &[&str] = &[
 
 /// What each room may see besides the ground floor and itself; `a::b` allows only that part of a room.
 const SEES: &[(&str, &[&str])] = &[
+    ("base", &[]),
     ("limits", &[]),
     ("error", &[]),
     ("time", &[]),
@@ -61,7 +62,6 @@ const SEES: &[(&str, &[&str])] = &[
     ("host", EVERYONE),
     ("main", EVERYONE),
     ("lib", EVERYONE),
-    ("rooms", EVERYONE),
     ("operator", EVERYONE),
     ("program", EVERYONE),
 ];
@@ -71,13 +71,14 @@ const SEES: &[(&str, &[&str])] = &[
 const PACKAGES: &[&str] = &["rooms/base/", "rooms/", "operator/"];
 
 /// Rooms that are a package each: `crate` is the room itself there, with the rooms that it sees beside its files.
-const OWN_PACKAGES: &[&str] = &["tool", "wire", "session", "store"];
+const OWN_PACKAGES: &[&str] = &["tool", "wire", "session", "broker", "store"];
 
 /// Packages that a call up the stairs does not compile in, for these are all of ours that each depends on.
 const DEPENDS_ON: &[(&str, &[&str])] = &[
     ("src/rooms/base", &[]),
     ("src/rooms/wire", &["leveret-base"]),
     ("src/rooms/session", &["leveret-base", "leveret-wire"]),
+    ("src/rooms/broker", &["leveret-base", "leveret-wire"]),
     ("src/rooms/store", &["leveret-base"]),
 ];
 
@@ -85,7 +86,7 @@ const DEPENDS_ON: &[(&str, &[&str])] = &[
 const EVERYONE: &[&str] = &["*"];
 
 /// What begins a package or builds one, and is no room.
-const NO_ROOMS: &[&str] = &["lib", "main", "program", "rooms", "operator"];
+const NO_ROOMS: &[&str] = &["lib", "main", "program", "base", "operator"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
 const CORE: &[&str] = &[
@@ -276,10 +277,10 @@ fn check_log_calls(path: &str, code: &Code) -> Vec<String> {
     imports.chain(calls).map(told).collect()
 }
 
-/// The path without the folder of its package; that of what begins a package stays as it is.
+/// The path without the folder of its package; what begins the ground floor is `base/mod.rs`.
 fn in_package(path: &str) -> &str {
-    let inside = PACKAGES.iter().find_map(|folder| path.strip_prefix(folder));
-    inside.filter(|inside| *inside != "mod.rs").unwrap_or(path)
+    let inside = |folder: &&str| path.strip_prefix(*folder).filter(|inside| *inside != "mod.rs");
+    PACKAGES.iter().find_map(inside).unwrap_or(path)
 }
 
 /// The room a file belongs to: its folder under `src/` or in a package there, or its own name at the top.

@@ -7,7 +7,7 @@ use crate::requests::columns::{Column, Kind};
 use crate::requests::listing::{Part, whole_row};
 use crate::requests::parameter_columns::raw_value;
 use crate::requests::request_context::ReadContext;
-use leveret_rooms::rabbitmq_version;
+use leveret_base::rabbitmq_version;
 
 use crate::broker::{
     BindingView, ExchangeView, ParameterView, PermissionView, PolicyKind, PolicyView, QueueView,
