@@ -60,7 +60,8 @@
 //! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
 //! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
 //! | `leveret-benchmark` | `src/bench/` | as small as can be | `bench`, for `leveret-bench` |
-//! | `leveret-host` | `src/` | small | `engine` and `host`, and the others by their names |
+//! | `leveret-engine` | `src/engine/` | small | `engine` |
+//! | `leveret-host` | `src/` | small | `host`, and the others by their names |
 //!
 //! # Rules
 //!
@@ -144,7 +145,6 @@
 
 #![warn(clippy::unwrap_used)]
 
-pub mod engine;
 pub mod host;
 
 // The rooms below, by the names that everybody has for them.
@@ -152,6 +152,7 @@ pub use leveret_base::{
     command, error, flight, journal, limits, log_limiter, mem, password, small_file, time, token_bucket,
 };
 pub use leveret_broker as broker;
+pub use leveret_engine as engine;
 pub use leveret_operator::{bridge, config, fields, requests, tls};
 pub use leveret_session as session;
 pub use leveret_store as store;

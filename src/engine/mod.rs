@@ -38,6 +38,8 @@
 //! what a peer can cause in one turn is bounded. The loop that runs is the loop that is tested: `host` drives
 //! it with `mio` and threads, the tests drive it with lines in memory and a clock that jumps.
 
+#![warn(clippy::unwrap_used)]
+
 mod address;
 mod bridges;
 mod deadlines;
@@ -77,12 +79,20 @@ mod work_units;
 mod worker_job;
 mod worker_queue;
 
+// The rooms below, by the names that everybody has for them.
+use leveret_base::{command, error, journal, limits, log_limiter, mem, password, time, token_bucket};
+use leveret_broker as broker;
+use leveret_operator::{bridge, config, fields, requests, tls};
+use leveret_session as session;
+use leveret_store as store;
+use leveret_wire as wire;
+
 use crate::limits::Limits;
 use crate::mem::BytePool;
 
 pub use address::PeerAddress;
-pub(crate) use bridges::bridge_bytes;
-pub(crate) use disk::log_full;
+pub use bridges::bridge_bytes;
+pub use disk::log_full;
 pub use doors::{QUEUE_PLACES, VISITORS_MAX};
 pub use name_lookup::{FoundAddresses, NameLookup};
 pub use peer_id::PeerId;
@@ -93,24 +103,24 @@ pub use store_driver::StoreDriver;
 pub use worker_job::{CertificateState, WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.
-pub(crate) const fn peer_bytes<S>() -> usize {
+pub const fn peer_bytes<S>() -> usize {
     lists::peer_bytes::<S>()
 }
 
 /// Bytes for each that is in its handshake.
-pub(crate) const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + doors::PLACE_BYTES;
+pub const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + doors::PLACE_BYTES;
 
 /// Bytes for those that wait to come in, with sockets of this kind, and for what is known of who failed.
-pub(crate) const fn newcomers_bytes<S>() -> usize {
+pub const fn newcomers_bytes<S>() -> usize {
     doors::queue_bytes::<S>() + login_throttle::TABLES_BYTES
 }
 
 /// Bytes of a connection over TLS, if all its connections are of that kind.
-pub(crate) fn tls_reserved_bytes(connections: usize) -> usize {
+pub fn tls_reserved_bytes(connections: usize) -> usize {
     BytePool::bytes(connections.saturating_mul(stream::Buffers::RESERVED_BYTES)).div_ceil(connections)
 }
 
 /// Bytes to open and seal records of TLS in.
-pub(crate) fn tls_scratch_bytes(limits: &Limits) -> usize {
+pub fn tls_scratch_bytes(limits: &Limits) -> usize {
     stream::Buffers::scratch_bytes(limits)
 }

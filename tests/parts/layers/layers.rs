@@ -71,7 +71,7 @@ const SEES: &[(&str, &[&str])] = &[
 const PACKAGES: &[&str] = &["rooms/base/", "rooms/", "operator/"];
 
 /// Rooms that are a package each: `crate` is the room itself there, with the rooms that it sees beside its files.
-const OWN_PACKAGES: &[&str] = &["tool", "wire", "session", "broker", "store"];
+const OWN_PACKAGES: &[&str] = &["tool", "wire", "session", "broker", "store", "engine"];
 
 /// Packages that a call up the stairs does not compile in, for these are all of ours that each depends on.
 const DEPENDS_ON: &[(&str, &[&str])] = &[

@@ -14,7 +14,7 @@ import supply
 
 # What the broker is made of, each with unit tests of its own.
 PACKAGES = ["leveret-base", "leveret-wire", "leveret-session", "leveret-broker", "leveret-store", "leveret-operator",
-            "leveret-host"]
+            "leveret-engine", "leveret-host"]
 BUILD_TIMEOUT_S = 2400
 RUN_TIMEOUT_S = 1200
 EXECUTABLE = re.compile(r"^ +Executable (unittests )?(\S+) \((\S+)\)$", re.MULTILINE)
