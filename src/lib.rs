@@ -53,11 +53,15 @@
 //! | package | lies in | is made | has |
 //! |---------|---------|---------|-----|
 //! | `leveret-base` | `src/rooms/base/` | small, its short functions `#[inline]` | the ground floor |
-//! | `leveret-store` | `src/rooms/store/` | small | `store` |
 //! | `leveret-wire` | `src/rooms/wire/` | small, its short functions `#[inline]` | `wire` |
 //! | `leveret-session` | `src/rooms/session/` | small, its short functions `#[inline]` | `session` |
 //! | `leveret-broker` | `src/rooms/broker/` | small, its short functions `#[inline]` | `broker` |
-//! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
+//! | `leveret-store` | `src/rooms/store/` | small | `store` |
+//! | `leveret-fields` | `src/operator/fields/` | as small as can be | `fields` |
+//! | `leveret-config` | `src/operator/config/` | as small as can be | `config` |
+//! | `leveret-requests` | `src/operator/requests/` | as small as can be | `requests`, and the page's files in `src/operator/web/` |
+//! | `leveret-tls` | `src/operator/tls/` | as small as can be | `tls` |
+//! | `leveret-bridge` | `src/operator/bridge/` | as small as can be | `bridge` |
 //! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
 //! | `leveret-benchmark` | `src/bench/` | as small as can be | `bench`, for `leveret-bench` |
 //! | `leveret-engine` | `src/engine/` | small | `engine` |
@@ -151,9 +155,13 @@ pub mod host;
 pub use leveret_base::{
     command, error, flight, journal, limits, log_limiter, mem, password, small_file, time, token_bucket,
 };
+pub use leveret_bridge as bridge;
 pub use leveret_broker as broker;
+pub use leveret_config as config;
 pub use leveret_engine as engine;
-pub use leveret_operator::{bridge, config, fields, requests, tls};
+pub use leveret_fields as fields;
+pub use leveret_requests as requests;
 pub use leveret_session as session;
 pub use leveret_store as store;
+pub use leveret_tls as tls;
 pub use leveret_wire as wire;

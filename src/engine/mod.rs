@@ -81,10 +81,14 @@ mod worker_queue;
 
 // The rooms below, by the names that everybody has for them.
 use leveret_base::{command, error, journal, limits, log_limiter, mem, password, time, token_bucket};
+use leveret_bridge as bridge;
 use leveret_broker as broker;
-use leveret_operator::{bridge, config, fields, requests, tls};
+use leveret_config as config;
+use leveret_fields as fields;
+use leveret_requests as requests;
 use leveret_session as session;
 use leveret_store as store;
+use leveret_tls as tls;
 use leveret_wire as wire;
 
 use crate::limits::Limits;

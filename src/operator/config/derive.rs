@@ -270,9 +270,8 @@ fn largest(most: u64, fits: impl Fn(u64) -> bool) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use leveret_broker as broker;
     use leveret_store as store;
-
-    use crate::broker;
 
     use super::super::Layer;
     use super::super::board::BOARDS;

@@ -62,16 +62,16 @@ const SEES: &[(&str, &[&str])] = &[
     ("host", EVERYONE),
     ("main", EVERYONE),
     ("lib", EVERYONE),
-    ("operator", EVERYONE),
     ("program", EVERYONE),
 ];
 
-/// Folders that are packages of their own, or the ground floor of one, and hold rooms. Code names a room by its own
-/// name, wherever it is.
+/// Folders that hold rooms. Code names a room by its own name, wherever it is.
 const PACKAGES: &[&str] = &["rooms/base/", "rooms/", "operator/"];
 
 /// Rooms that are a package each: `crate` is the room itself there, with the rooms that it sees beside its files.
-const OWN_PACKAGES: &[&str] = &["tool", "wire", "session", "broker", "store", "engine"];
+const OWN_PACKAGES: &[&str] = &[
+    "tool", "wire", "session", "broker", "store", "fields", "config", "tls", "bridge", "requests", "engine",
+];
 
 /// Packages that a call up the stairs does not compile in, for these are all of ours that each depends on.
 const DEPENDS_ON: &[(&str, &[&str])] = &[
@@ -80,13 +80,33 @@ const DEPENDS_ON: &[(&str, &[&str])] = &[
     ("src/rooms/session", &["leveret-base", "leveret-wire"]),
     ("src/rooms/broker", &["leveret-base", "leveret-wire"]),
     ("src/rooms/store", &["leveret-base"]),
+    ("src/operator/fields", &[]),
+    ("src/operator/config", &["leveret-base", "leveret-fields"]),
+    ("src/operator/tls", &["leveret-base", "leveret-config"]),
+    ("src/operator/bridge", &["leveret-base", "leveret-wire", "leveret-config"]),
+    ("src/operator/requests", &["leveret-base", "leveret-wire", "leveret-broker", "leveret-fields"]),
+    ("src/engine", BELOW_THE_ENGINE),
+];
+
+/// The packages of all floors below the loop.
+const BELOW_THE_ENGINE: &[&str] = &[
+    "leveret-base",
+    "leveret-wire",
+    "leveret-session",
+    "leveret-broker",
+    "leveret-store",
+    "leveret-fields",
+    "leveret-config",
+    "leveret-tls",
+    "leveret-bridge",
+    "leveret-requests",
 ];
 
 /// Marks a room that may see all others.
 const EVERYONE: &[&str] = &["*"];
 
 /// What begins a package or builds one, and is no room.
-const NO_ROOMS: &[&str] = &["lib", "main", "program", "base", "operator"];
+const NO_ROOMS: &[&str] = &["lib", "main", "program", "base"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
 const CORE: &[&str] = &[
@@ -191,7 +211,7 @@ fn check_house(sources: &BTreeMap<String, String>) -> Vec<String> {
         let code = Code::of(text, test_files.iter().any(|prefix| is_within(path, prefix)));
         complaints.extend(check_opening(path, text));
         complaints.extend(check_words(path, text));
-        complaints.extend(check_layers(path, &code));
+        complaints.extend(check_layers(path, &code, sources));
         complaints.extend(check_world(path, &code));
         complaints.extend(check_log_calls(path, &code));
         if !UNSAFE_FILES.contains(&path.as_str()) && code.words().any(|(_, word)| word == "unsafe") {
@@ -218,7 +238,7 @@ fn check_words(path: &str, text: &str) -> Vec<String> {
 }
 
 /// The paths that lead out of a room.
-fn check_layers(path: &str, code: &Code) -> Vec<String> {
+fn check_layers(path: &str, code: &Code, sources: &BTreeMap<String, String>) -> Vec<String> {
     let room = room_of(path);
     let Some((_, seen)) = SEES.iter().find(|(name, _)| *name == room) else {
         return vec![format!(
@@ -233,7 +253,10 @@ fn check_layers(path: &str, code: &Code) -> Vec<String> {
     for (line, target) in code.paths_out(path) {
         let other = target.split("::").next().unwrap_or_default();
         // There the root has its own files beside the rooms that it sees.
-        let is_own_file = is_own_package && SEES.iter().all(|(name, _)| *name != other);
+        let folder = &path[..path.rfind(&format!("{room}/")).unwrap_or_default() + room.len()];
+        let is_file =
+            [".rs", "/mod.rs"].iter().any(|end| sources.contains_key(&format!("{folder}/{other}{end}")));
+        let is_own_file = is_own_package && (is_file || SEES.iter().all(|(name, _)| *name != other));
         let allowed = other == room
             || is_own_file
             || GROUND.contains(&other)

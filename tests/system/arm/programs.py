@@ -13,8 +13,8 @@ import time
 import supply
 
 # What the broker is made of, each with unit tests of its own.
-PACKAGES = ["leveret-base", "leveret-wire", "leveret-session", "leveret-broker", "leveret-store", "leveret-operator",
-            "leveret-engine", "leveret-host"]
+PACKAGES = ["leveret-base", "leveret-wire", "leveret-session", "leveret-broker", "leveret-store", "leveret-fields",
+            "leveret-config", "leveret-tls", "leveret-bridge", "leveret-requests", "leveret-engine", "leveret-host"]
 BUILD_TIMEOUT_S = 2400
 RUN_TIMEOUT_S = 1200
 EXECUTABLE = re.compile(r"^ +Executable (unittests )?(\S+) \((\S+)\)$", re.MULTILINE)
