@@ -22,13 +22,14 @@
 //! | [`session`] | one peer, without its socket | `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`store`] | the disk: the append log of what must survive a power cut | nothing |
+//! | [`restore`] | what a start makes of what the store holds | `broker`, `store` |
 //! | [`config`] | what the operator said | nothing |
 //! | [`requests`] | what an operator can ask of a broker: one table, and what answers | `broker`, `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`tls`] | handshakes, records and certificates, without a socket | `config` |
 //! | [`bridge`] | the client of an upstream broker, without its socket and without ours | `wire`, `config` |
 //! | [`tool`] | what the binary does besides serving | everyone |
 //! | [`bench`] | the program that measures brokers, of which the binary has nothing | `wire`, `config`, `tool::options`, `tool::json` |
-//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `requests`, `config`, `tls`, `bridge` |
+//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `restore`, `requests`, `config`, `tls`, `bridge` |
 //! | [`host`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //!
 //! The largest room has parts, each a folder that owns what it holds ([`broker`]). The broker asks all of them, one after
@@ -57,6 +58,7 @@
 //! | `leveret-session` | `src/rooms/session/` | small, its short functions `#[inline]` | `session` |
 //! | `leveret-broker` | `src/rooms/broker/` | small, its short functions `#[inline]` | `broker` |
 //! | `leveret-store` | `src/rooms/store/` | small | `store` |
+//! | `leveret-restore` | `src/rooms/restore/` | small | `restore` |
 //! | `leveret-fields` | `src/operator/fields/` | as small as can be | `fields` |
 //! | `leveret-config` | `src/operator/config/` | as small as can be | `config` |
 //! | `leveret-requests` | `src/operator/requests/` | as small as can be | `requests`, and the page's files in `src/operator/web/` |
@@ -161,6 +163,7 @@ pub use leveret_config as config;
 pub use leveret_engine as engine;
 pub use leveret_fields as fields;
 pub use leveret_requests as requests;
+pub use leveret_restore as restore;
 pub use leveret_session as session;
 pub use leveret_store as store;
 pub use leveret_tls as tls;

@@ -28,7 +28,6 @@
 //! | `room`, `room_awaited` | publishers that wait for room: who tries next, what the log tells; what is known of them |
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
-//! | `restore` | what a start makes of what the store holds |
 //! | `operators`, `operator_client` | the operator's clients: another kind of peer; their records |
 //! | `bridges` | what moves messages between this broker and others: a part of its own |
 //! | `name_lookup` | names that are looked up |
@@ -60,7 +59,6 @@ mod peers;
 mod platform;
 mod protocol_sniff;
 mod receive;
-mod restore;
 mod room;
 mod room_awaited;
 mod send;
@@ -86,6 +84,7 @@ use leveret_broker as broker;
 use leveret_config as config;
 use leveret_fields as fields;
 use leveret_requests as requests;
+use leveret_restore as restore;
 use leveret_session as session;
 use leveret_store as store;
 use leveret_tls as tls;

@@ -53,10 +53,11 @@ const SEES: &[(&str, &[&str])] = &[
     ("session", &["wire"]),
     ("broker", &["wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("store", &[]),
+    ("restore", &["broker", "store"]),
     ("requests", &["broker", "wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("tls", &["config"]),
     ("bridge", &["wire", "config"]),
-    ("engine", &["wire", "session", "broker", "store", "requests", "config", "tls", "bridge"]),
+    ("engine", &["wire", "session", "broker", "store", "restore", "requests", "config", "tls", "bridge"]),
     ("tool", EVERYONE),
     ("bench", &["wire", "config", "tool::options", "tool::json"]),
     ("host", EVERYONE),
@@ -70,7 +71,8 @@ const PACKAGES: &[&str] = &["rooms/base/", "rooms/", "operator/"];
 
 /// Rooms that are a package each: `crate` is the room itself there, with the rooms that it sees beside its files.
 const OWN_PACKAGES: &[&str] = &[
-    "tool", "wire", "session", "broker", "store", "fields", "config", "tls", "bridge", "requests", "engine",
+    "tool", "wire", "session", "broker", "store", "restore", "fields", "config", "tls", "bridge", "requests",
+    "engine",
 ];
 
 /// Packages that a call up the stairs does not compile in, for these are all of ours that each depends on.
@@ -80,6 +82,7 @@ const DEPENDS_ON: &[(&str, &[&str])] = &[
     ("src/rooms/session", &["leveret-base", "leveret-wire"]),
     ("src/rooms/broker", &["leveret-base", "leveret-wire"]),
     ("src/rooms/store", &["leveret-base"]),
+    ("src/rooms/restore", &["leveret-base", "leveret-broker", "leveret-store"]),
     ("src/operator/fields", &[]),
     ("src/operator/config", &["leveret-base", "leveret-fields"]),
     ("src/operator/tls", &["leveret-base", "leveret-config"]),
@@ -95,6 +98,7 @@ const BELOW_THE_ENGINE: &[&str] = &[
     "leveret-session",
     "leveret-broker",
     "leveret-store",
+    "leveret-restore",
     "leveret-fields",
     "leveret-config",
     "leveret-tls",
@@ -127,6 +131,7 @@ const CORE: &[&str] = &[
     "bridge",
     "broker",
     "store",
+    "restore",
     "engine",
 ];
 
@@ -137,7 +142,8 @@ const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 
 /// Rooms where peers are handled: what they cause is logged through the limiter.
-const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "host", "requests", "wire", "tls", "bridge", "engine"];
+const ROOMS_OF_PEERS: &[&str] =
+    &["session", "broker", "restore", "host", "requests", "wire", "tls", "bridge", "engine"];
 
 /// Calls that reach the log past the limiter. Debug and trace are the operator's own wish.
 const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log!"];
