@@ -48,7 +48,7 @@
 //! ```
 //!
 //! cargo optimizes and compiles package by package, so the rooms stand in several. What is generic, or says
-//! `#[inline]`, is made as the package is that uses it; a test of the store compiles nothing that stands above it, and a
+//! `#[inline]`, is made as the package is that uses it; a test of one room compiles nothing that stands above it, and a
 //! call up the stairs does not compile at all:
 //!
 //! | package | lies in | is made | has |

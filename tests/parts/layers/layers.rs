@@ -259,7 +259,7 @@ fn check_layers(path: &str, code: &Code, sources: &BTreeMap<String, String>) -> 
     for (line, target) in code.paths_out(path) {
         let other = target.split("::").next().unwrap_or_default();
         // There the root has its own files beside the rooms that it sees.
-        let folder = &path[..path.rfind(&format!("{room}/")).unwrap_or_default() + room.len()];
+        let folder = &path[..path.find(&format!("{room}/")).unwrap_or_default() + room.len()];
         let is_file =
             [".rs", "/mod.rs"].iter().any(|end| sources.contains_key(&format!("{folder}/{other}{end}")));
         let is_own_file = is_own_package && (is_file || SEES.iter().all(|(name, _)| *name != other));
