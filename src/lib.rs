@@ -22,13 +22,14 @@
 //! | [`session`] | one peer, without its socket | `wire` |
 //! | [`broker`] | meaning: exchanges, queues, consumers, settlements; deterministic, no I/O | `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`store`] | the disk: the append log of what must survive a power cut | nothing |
+//! | [`restore`] | what a start makes of what the store holds | `broker`, `store` |
 //! | [`config`] | what the operator said | nothing |
 //! | [`requests`] | what an operator can ask of a broker: one table, and what answers | `broker`, `wire::field`, `wire::props`, `wire::Writer`, `wire::Full` |
 //! | [`tls`] | handshakes, records and certificates, without a socket | `config` |
 //! | [`bridge`] | the client of an upstream broker, without its socket and without ours | `wire`, `config` |
 //! | [`tool`] | what the binary does besides serving | everyone |
 //! | [`bench`] | the program that measures brokers, of which the binary has nothing | `wire`, `config`, `tool::options`, `tool::json` |
-//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `requests`, `config`, `tls`, `bridge` |
+//! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `restore`, `requests`, `config`, `tls`, `bridge` |
 //! | [`host`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //!
 //! The largest room has parts, each a folder that owns what it holds ([`broker`]). The broker asks all of them, one after
@@ -47,18 +48,26 @@
 //! ```
 //!
 //! cargo optimizes and compiles package by package, so the rooms stand in several. What is generic, or says
-//! `#[inline]`, is made as the package is that uses it; a test of the store compiles nothing that stands above it, and a
+//! `#[inline]`, is made as the package is that uses it; a test of one room compiles nothing that stands above it, and a
 //! call up the stairs does not compile at all:
 //!
 //! | package | lies in | is made | has |
 //! |---------|---------|---------|-----|
 //! | `leveret-base` | `src/rooms/base/` | small, its short functions `#[inline]` | the ground floor |
+//! | `leveret-wire` | `src/rooms/wire/` | small, its short functions `#[inline]` | `wire` |
+//! | `leveret-session` | `src/rooms/session/` | small, its short functions `#[inline]` | `session` |
+//! | `leveret-broker` | `src/rooms/broker/` | small, its short functions `#[inline]` | `broker` |
 //! | `leveret-store` | `src/rooms/store/` | small | `store` |
-//! | `leveret-rooms` | `src/rooms/` | small, its short functions `#[inline]` | `wire`, `session`, `broker`, and those two by their names |
-//! | `leveret-operator` | `src/operator/` | as small as can be | `config` to `bridge`, and the page's files in `web/` |
+//! | `leveret-restore` | `src/rooms/restore/` | small | `restore` |
+//! | `leveret-fields` | `src/operator/fields/` | as small as can be | `fields` |
+//! | `leveret-config` | `src/operator/config/` | as small as can be | `config` |
+//! | `leveret-requests` | `src/operator/requests/` | as small as can be | `requests`, and the page's files in `src/operator/web/` |
+//! | `leveret-tls` | `src/operator/tls/` | as small as can be | `tls` |
+//! | `leveret-bridge` | `src/operator/bridge/` | as small as can be | `bridge` |
 //! | `leveret-tools` | `src/tool/` | as small as can be | `tool` |
 //! | `leveret-benchmark` | `src/bench/` | as small as can be | `bench`, for `leveret-bench` |
-//! | `leveret-broker` | `src/` | small | `engine` and `host`, and the others by their names |
+//! | `leveret-engine` | `src/engine/` | small | `engine` |
+//! | `leveret-host` | `src/` | small | `host`, and the others by their names |
 //!
 //! # Rules
 //!
@@ -142,12 +151,20 @@
 
 #![warn(clippy::unwrap_used)]
 
-pub mod engine;
 pub mod host;
 
 // The rooms below, by the names that everybody has for them.
-pub use leveret_operator::{bridge, config, fields, requests, tls};
-pub use leveret_rooms::{
-    broker, command, error, flight, journal, limits, log_limiter, mem, password, session, small_file, store,
-    time, token_bucket, wire,
+pub use leveret_base::{
+    command, error, flight, journal, limits, log_limiter, mem, password, small_file, time, token_bucket,
 };
+pub use leveret_bridge as bridge;
+pub use leveret_broker as broker;
+pub use leveret_config as config;
+pub use leveret_engine as engine;
+pub use leveret_fields as fields;
+pub use leveret_requests as requests;
+pub use leveret_restore as restore;
+pub use leveret_session as session;
+pub use leveret_store as store;
+pub use leveret_tls as tls;
+pub use leveret_wire as wire;

@@ -51,6 +51,6 @@ mod url;
 mod window;
 
 // The rooms that it sees, by the names they have there.
-use leveret_operator::config;
-use leveret_rooms::wire;
+use leveret_config as config;
 use leveret_tools as tool;
+use leveret_wire as wire;

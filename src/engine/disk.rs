@@ -107,7 +107,7 @@ impl<P: Platform> Engine<P> {
 }
 
 /// Says that the file system has become full, or has room again.
-pub(crate) fn log_full(was_full: bool, is_full: bool) {
+pub fn log_full(was_full: bool, is_full: bool) {
     match (was_full, is_full) {
         (false, true) => log::warn!(
             "the file system of the data directory is full, before disk_limit is reached: publishers of \

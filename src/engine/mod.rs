@@ -28,7 +28,6 @@
 //! | `room`, `room_awaited` | publishers that wait for room: who tries next, what the log tells; what is known of them |
 //! | `login_throttle` | logins that wait for their password to be checked |
 //! | `store_driver` | what passes between broker and store |
-//! | `restore` | what a start makes of what the store holds |
 //! | `operators`, `operator_client` | the operator's clients: another kind of peer; their records |
 //! | `bridges` | what moves messages between this broker and others: a part of its own |
 //! | `name_lookup` | names that are looked up |
@@ -37,6 +36,8 @@
 //! Always true: one thread; nothing here blocks; no clock, no socket and no thread but through `platform`;
 //! what a peer can cause in one turn is bounded. The loop that runs is the loop that is tested: `host` drives
 //! it with `mio` and threads, the tests drive it with lines in memory and a clock that jumps.
+
+#![warn(clippy::unwrap_used)]
 
 mod address;
 mod bridges;
@@ -58,7 +59,6 @@ mod peers;
 mod platform;
 mod protocol_sniff;
 mod receive;
-mod restore;
 mod room;
 mod room_awaited;
 mod send;
@@ -77,12 +77,25 @@ mod work_units;
 mod worker_job;
 mod worker_queue;
 
+// The rooms below, by the names that everybody has for them.
+use leveret_base::{command, error, journal, limits, log_limiter, mem, password, time, token_bucket};
+use leveret_bridge as bridge;
+use leveret_broker as broker;
+use leveret_config as config;
+use leveret_fields as fields;
+use leveret_requests as requests;
+use leveret_restore as restore;
+use leveret_session as session;
+use leveret_store as store;
+use leveret_tls as tls;
+use leveret_wire as wire;
+
 use crate::limits::Limits;
 use crate::mem::BytePool;
 
 pub use address::PeerAddress;
-pub(crate) use bridges::bridge_bytes;
-pub(crate) use disk::log_full;
+pub use bridges::bridge_bytes;
+pub use disk::log_full;
 pub use doors::{QUEUE_PLACES, VISITORS_MAX};
 pub use name_lookup::{FoundAddresses, NameLookup};
 pub use peer_id::PeerId;
@@ -93,24 +106,24 @@ pub use store_driver::StoreDriver;
 pub use worker_job::{CertificateState, WorkerJob, WorkerResult};
 
 /// Bytes that a peer takes here, with sockets of this kind.
-pub(crate) const fn peer_bytes<S>() -> usize {
+pub const fn peer_bytes<S>() -> usize {
     lists::peer_bytes::<S>()
 }
 
 /// Bytes for each that is in its handshake.
-pub(crate) const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + doors::PLACE_BYTES;
+pub const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + doors::PLACE_BYTES;
 
 /// Bytes for those that wait to come in, with sockets of this kind, and for what is known of who failed.
-pub(crate) const fn newcomers_bytes<S>() -> usize {
+pub const fn newcomers_bytes<S>() -> usize {
     doors::queue_bytes::<S>() + login_throttle::TABLES_BYTES
 }
 
 /// Bytes of a connection over TLS, if all its connections are of that kind.
-pub(crate) fn tls_reserved_bytes(connections: usize) -> usize {
+pub fn tls_reserved_bytes(connections: usize) -> usize {
     BytePool::bytes(connections.saturating_mul(stream::Buffers::RESERVED_BYTES)).div_ceil(connections)
 }
 
 /// Bytes to open and seal records of TLS in.
-pub(crate) fn tls_scratch_bytes(limits: &Limits) -> usize {
+pub fn tls_scratch_bytes(limits: &Limits) -> usize {
     stream::Buffers::scratch_bytes(limits)
 }

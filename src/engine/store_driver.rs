@@ -11,10 +11,9 @@ use std::io;
 use crate::broker::{Broker, Context, Fetch, Page, PageIn};
 use crate::journal::Journal;
 use crate::mem::{MessageId, Messages};
+use crate::restore::restore_messages;
 use crate::store::{self, Keeper, Log, Read, ReadOutcome, SyncTimes, WriteDone};
 use crate::time::Now;
-
-use super::restore::restore_messages;
 
 /// The store as the loop's thread sees it.
 pub struct StoreDriver {

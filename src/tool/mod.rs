@@ -24,7 +24,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 // The rooms of the broker, by the names they have there.
-use leveret_broker::{
+use leveret_host::{
     broker, config, flight, host, journal, limits, mem, password, requests, store, time, wire,
 };
 

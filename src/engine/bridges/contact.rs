@@ -10,8 +10,8 @@
 
 use crate::bridge::{Arrivals, Cause, Client, Flights, Stage};
 use crate::command::{ChannelId, ConnectionId};
-use crate::engine::peer::Needs;
 use crate::mem::MessageId;
+use crate::peer::Needs;
 use crate::time::{Deadline, Now};
 
 /// A link with a socket.

@@ -11,8 +11,8 @@ use crate::time::Deadline;
 
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, LinkId, Phase};
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 impl Bridge {
     /// Messages here that wait to be forwarded, but for those whose rules are held or wait.

@@ -23,9 +23,9 @@ use crate::wire::{Properties, Writer};
 use super::contact::{Fetch, Incoming, Lane, Received};
 use super::message::{Scratch, crossing};
 use super::task::{Next, Task};
-use crate::engine::peer::Waiting;
-use crate::engine::platform::Platform;
-use crate::engine::room_awaited::Need;
+use crate::peer::Waiting;
+use crate::platform::Platform;
+use crate::room_awaited::Need;
 
 impl<P: Platform> Task<'_, P> {
     /// How many messages of a rule come ahead: each queue has its share of the window, for a quorum queue of

@@ -22,8 +22,8 @@ use super::message::{Piece, Scratch, What, crossing};
 use super::own_connections::of_broker;
 use super::state::Head;
 use super::task::Task;
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 /// The least that a lane gets of a page when others wait, in bytes.
 const SHARE_BYTES_MIN: usize = 4096;

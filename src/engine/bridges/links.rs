@@ -21,11 +21,11 @@ use super::contact::Contact;
 use super::own_connections::of_broker;
 use super::registry::Bridges;
 use super::state::{ADDRESSES_MAX, Bridge, Link, LinkId, Phase};
-use crate::engine::address::PeerAddress;
-use crate::engine::name_lookup::NameLookup;
-use crate::engine::peer::{Needs, Peer, Session};
-use crate::engine::platform::{Interest, Platform};
-use crate::engine::shared::Shared;
+use crate::address::PeerAddress;
+use crate::name_lookup::NameLookup;
+use crate::peer::{Needs, Peer, Session};
+use crate::platform::{Interest, Platform};
+use crate::shared::Shared;
 
 /// The pause before the next upstream of several is tried, in milliseconds.
 const NEXT_UPSTREAM_MS: u64 = 200;

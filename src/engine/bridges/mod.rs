@@ -50,7 +50,7 @@ mod traffic;
 mod views;
 
 pub(super) use registry::Bridges;
-pub(crate) use registry::bridge_bytes;
+pub use registry::bridge_bytes;
 pub(super) use shovels::check;
 pub(super) use task::Call;
 pub(super) use views::ShownBridges;

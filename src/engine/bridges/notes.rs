@@ -26,8 +26,8 @@ use crate::bridge::Price;
 
 use super::registry::{Bridges, NOTED_EVERY_MS};
 use super::state::{Bridge, Counts};
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 /// When it is for the first time if a day has a budget, in milliseconds; every pause is twice the one
 /// before, up to [`NOTED_EVERY_MS`]. So a board that is cut from its power forgets half of a life at most,
@@ -115,7 +115,7 @@ impl Bridge {
 impl Bridges {
     /// What is to be written down; `None`: there are no bridges.
     #[cold]
-    pub(in crate::engine) fn notes<P: Platform>(&mut self, shared: &Shared<P>) -> Option<String> {
+    pub(crate) fn notes<P: Platform>(&mut self, shared: &Shared<P>) -> Option<String> {
         self.places.iter_mut().for_each(|bridge| bridge.note_inflow(&shared.broker));
         self.notes_with_days(shared, |_| true)
     }
@@ -135,7 +135,7 @@ impl Bridges {
 
     /// Takes up what was written down; the bridges are there already, and nothing has been done with them.
     #[cold]
-    pub(in crate::engine) fn restore(&mut self, notes: &str, now: crate::time::Now) {
+    pub(crate) fn restore(&mut self, notes: &str, now: crate::time::Now) {
         self.places.iter_mut().for_each(|bridge| bridge.read_notes(notes, now));
     }
 

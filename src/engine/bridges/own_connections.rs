@@ -14,8 +14,8 @@ use crate::log_limiter::{LogKind, LogSource};
 
 use super::contact::{Fetch, Lane, Own, Received};
 use super::state::{Direction, Head};
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 impl<P: Platform> Shared<P> {
     // ---- the broker

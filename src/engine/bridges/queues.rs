@@ -11,8 +11,8 @@ use crate::time::Deadline;
 use super::own_connections::of_broker;
 use super::shovels::source_of;
 use super::state::{Direction, Head};
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 /// How long after a queue could not be made it is tried again, in milliseconds.
 const AGAIN_MS: u64 = 10_000;

@@ -14,9 +14,9 @@ use super::course::Course;
 use super::message::{Common, Scratch};
 use super::state::{Bridge, Head, Link, LinkId, Phase};
 use super::task::{Call, Task};
-use crate::engine::lists::peer_bytes;
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::lists::peer_bytes;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 /// How often what was counted is written down, in milliseconds.
 pub(super) const NOTED_EVERY_MS: u64 = 3_600_000;
@@ -25,7 +25,7 @@ const CLIENT_BYTES: usize = 8 << 10;
 
 /// Bytes that a bridge takes here beside its connections, with sockets of this kind and frames of so many
 /// bytes.
-pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
+pub const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
     let rules = 2 * RULES_MAX * (size_of::<Lane>() + size_of::<Course>());
     let links = 2 * (size_of::<Contact>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();
     let windows = RULES_MAX * bridge::window_bytes(window);
@@ -33,7 +33,7 @@ pub(crate) const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
 }
 
 /// All bridges.
-pub(in crate::engine) struct Bridges {
+pub(crate) struct Bridges {
     pub(super) places: Vec<Bridge>,
     /// The bridges that the configuration says; parameters say others.
     pub(super) said: Vec<Config>,
@@ -52,7 +52,7 @@ pub(in crate::engine) struct Bridges {
 
 impl Bridges {
     /// There may be so many, with frames of so many bytes; `seed` is any number.
-    pub(in crate::engine) fn new(
+    pub(crate) fn new(
         max: usize,
         frame_max: usize,
         (node, version): (&str, &str),
@@ -73,27 +73,27 @@ impl Bridges {
     }
 
     /// Whether there is one.
-    pub(in crate::engine) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
     /// Whether a link has a socket.
-    pub(in crate::engine) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.places.iter().any(Bridge::is_connected)
     }
 
     /// Sets whose messages leave this broker: those of a store, in one of its lives.
-    pub(in crate::engine) const fn set_origin(&mut self, origin: Origin) {
+    pub(crate) const fn set_origin(&mut self, origin: Origin) {
         self.common.origin = origin;
     }
 
     /// The peer of the link whose rule consumes here by this connection of our own.
-    pub(in crate::engine) fn peer_of(&self, own: ConnectionId) -> Option<ConnectionId> {
+    pub(crate) fn peer_of(&self, own: ConnectionId) -> Option<ConnectionId> {
         self.links().find(|(_, link)| link.has_own(own)).and_then(|(_, link)| link.peer())
     }
 
     /// Something has happened to a link; says how many octets were written.
-    pub(in crate::engine) fn handle<P: Platform>(
+    pub(crate) fn handle<P: Platform>(
         &mut self,
         shared: &mut Shared<P>,
         connection: ConnectionId,
@@ -111,18 +111,14 @@ impl Bridges {
 
     /// The socket of a link is about to be closed.
     #[cold]
-    pub(in crate::engine) fn note_closed<P: Platform>(
-        &mut self,
-        shared: &mut Shared<P>,
-        connection: ConnectionId,
-    ) {
+    pub(crate) fn note_closed<P: Platform>(&mut self, shared: &mut Shared<P>, connection: ConnectionId) {
         if let Some(id) = self.find(|link| link.peer() == Some(connection)) {
             self.end_link(shared, id);
         }
     }
 
     /// Does what is due, and begins what can be begun.
-    pub(in crate::engine) fn poll<P: Platform>(&mut self, shared: &mut Shared<P>) {
+    pub(crate) fn poll<P: Platform>(&mut self, shared: &mut Shared<P>) {
         if self.has_parameter_news(&shared.broker) {
             self.take_parameters(shared);
         }
@@ -145,12 +141,7 @@ impl Bridges {
 
     /// Whether [`Self::poll`] would get on now, with nothing reported and no time passing; `has_room`: no
     /// publisher here waits for room.
-    pub(in crate::engine) fn is_ready(
-        &self,
-        broker: &Broker,
-        now: Now,
-        (has_room, is_stopping): (bool, bool),
-    ) -> bool {
+    pub(crate) fn is_ready(&self, broker: &Broker, now: Now, (has_room, is_stopping): (bool, bool)) -> bool {
         let is_ready =
             |bridge: &Bridge| bridge.head.is_to_turn() || bridge.has_demand_news(broker, has_room, now);
         self.has_parameter_news(broker)
@@ -159,7 +150,7 @@ impl Bridges {
     }
 
     /// When to poll if nothing else happens.
-    pub(in crate::engine) fn deadline(&self) -> Deadline {
+    pub(crate) fn deadline(&self) -> Deadline {
         let notes = if self.places.is_empty() { Deadline::NEVER } else { self.common.note_due };
         self.places.iter().map(Bridge::deadline).fold(notes, Deadline::earlier)
     }

@@ -20,8 +20,8 @@ use crate::wire::{Properties, Writer};
 use super::message::Scratch;
 use super::registry::Bridges;
 use super::state::{Head, ParkedAlarm, Retry};
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 /// Where a message goes.
 enum Back {

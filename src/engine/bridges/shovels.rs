@@ -24,8 +24,8 @@ use crate::wire::{Table, Value, Writer};
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, Head};
 use super::task::Task;
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 /// Arguments of a shovel's own queue: the name of its shovel, and in which virtual host that is defined.
 const OF_SHOVEL: &str = "x-shovel";
@@ -35,7 +35,7 @@ const ARGUMENTS_MORE: usize = 1024;
 
 /// Whether a component takes a value, and what it would ask for. Files are this machine's, and who reads the
 /// error may learn what is there, or use its key; and some users may log in from this machine only.
-pub(in crate::engine) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
+pub(crate) fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     if said.component != SHOVEL {
         return Err(format!("component {} not found", said.component));
     }
@@ -127,7 +127,7 @@ impl Bridges {
     /// These bridges of the configuration are to be there from now on, beside those of parameters: those that
     /// are there as they are stay as they are.
     #[cold]
-    pub(in crate::engine) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, said: &[Config]) {
+    pub(crate) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, said: &[Config]) {
         self.said = said.to_vec();
         self.delete_orphans(shared);
         shared.broker.set_shovel_places(self.max.saturating_sub(said.len()));

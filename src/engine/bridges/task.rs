@@ -10,12 +10,12 @@ use crate::tls::Shaken;
 use super::contact::{Contact, End, Lane};
 use super::message::Common;
 use super::state::{Direction, Head, LinkState};
-use crate::engine::peer::{Ending, Peer, Session, Waiting};
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::peer::{Ending, Peer, Session, Waiting};
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 /// What has happened to a link.
-pub(in crate::engine) enum Call<'c> {
+pub(crate) enum Call<'c> {
     /// The link may be read from.
     Read,
     /// The link may be written to, or there is something to write.

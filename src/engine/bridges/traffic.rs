@@ -14,10 +14,10 @@ use super::contact::Lane;
 use super::message::{Piece, What};
 use super::state::Direction;
 use super::task::{Next, Task};
-use crate::engine::peer::Waiting;
-use crate::engine::platform::{Platform, Socket};
-use crate::engine::stream::Reading;
-use crate::engine::worker_job::Shake;
+use crate::peer::Waiting;
+use crate::platform::{Platform, Socket};
+use crate::stream::Reading;
+use crate::worker_job::Shake;
 
 impl<P: Platform> Task<'_, P> {
     // ---- reading

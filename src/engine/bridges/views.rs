@@ -13,16 +13,16 @@ use crate::time::Now;
 use super::contact::Lane;
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
-use crate::engine::platform::Platform;
-use crate::engine::shared::Shared;
+use crate::platform::Platform;
+use crate::shared::Shared;
 
 /// All bridges, to be looked at.
-pub(in crate::engine) struct ShownBridges<'s> {
-    pub(in crate::engine) bridges: &'s Bridges,
+pub(crate) struct ShownBridges<'s> {
+    pub(crate) bridges: &'s Bridges,
     /// Bytes that the log has room for, if there is one.
-    pub(in crate::engine) disk_room: Option<u64>,
-    pub(in crate::engine) now: Now,
-    pub(in crate::engine) unix_ms: u64,
+    pub(crate) disk_room: Option<u64>,
+    pub(crate) now: Now,
+    pub(crate) unix_ms: u64,
 }
 
 impl BridgeViews for ShownBridges<'_> {
@@ -146,7 +146,7 @@ fn state_of(head: &Head, link: &Link, now: Now) -> &'static str {
 impl Bridges {
     /// Does with a bridge what the operator wants.
     #[cold]
-    pub(in crate::engine) fn follow_order<P: Platform>(
+    pub(crate) fn follow_order<P: Platform>(
         &mut self,
         shared: &mut Shared<P>,
         name: &str,

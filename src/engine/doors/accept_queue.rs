@@ -31,9 +31,9 @@ use crate::time::{Deadline, Now};
 use crate::wire::{Opening, classify_opening};
 
 use super::admission::{self, EXHAUSTED_PLACES, Place, Request, Resource, Rooms, Verdict};
-use crate::engine::address::Source;
-use crate::engine::login_throttle::Reputation;
-use crate::engine::platform::{Interest, Platform, Socket, Visitor};
+use crate::address::Source;
+use crate::login_throttle::Reputation;
+use crate::platform::{Interest, Platform, Socket, Visitor};
 
 /// Newcomers that may wait here, if there are descriptors for them; more wait in the listen queue.
 pub const QUEUE_PLACES: usize = 256;
@@ -54,12 +54,12 @@ const OPENING_BYTES: usize = 1024;
 const TURNS_KEPT: usize = QUEUE_PLACES;
 
 /// Bytes of the queue.
-pub(in crate::engine) const fn queue_bytes<S>() -> usize {
+pub(crate) const fn queue_bytes<S>() -> usize {
     QUEUE_PLACES * (size_of::<Option<Newcomer<S>>>() + size_of::<Claim>())
         + TURNS_KEPT * size_of::<LastTurn>()
 }
 /// Bytes for each handshake place.
-pub(in crate::engine) const PLACE_BYTES: usize =
+pub(crate) const PLACE_BYTES: usize =
     size_of::<Place>() + size_of::<ConnectionId>() + size_of::<admission::AgeKey>();
 
 /// One that waits.
@@ -102,13 +102,13 @@ struct LastTurn {
 
 /// What happened at the doors since the start.
 #[derive(Clone, Copy, Default, Debug)]
-pub(in crate::engine) struct Refusals {
+pub(crate) struct Refusals {
     /// Handshakes ended because others wanted in.
-    pub(in crate::engine) evicted: u64,
+    pub(crate) evicted: u64,
     /// Hung up on because their address had filled the queue, or because there was no place for too long.
-    pub(in crate::engine) dropped: u64,
+    pub(crate) dropped: u64,
     /// Hung up on because they said nothing.
-    pub(in crate::engine) silent: u64,
+    pub(crate) silent: u64,
 }
 
 /// The queue.
@@ -493,7 +493,7 @@ mod tests {
 
     use super::super::admission::{Room, Standing};
     use super::*;
-    use crate::engine::address::PeerAddress;
+    use crate::address::PeerAddress;
 
     /// Somebody who says nothing.
     #[derive(Debug)]

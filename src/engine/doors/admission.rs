@@ -30,7 +30,7 @@ use core::cmp::Reverse;
 use crate::command::ConnectionId;
 use crate::mem::sort_by_key;
 
-use crate::engine::address::Source;
+use crate::address::Source;
 
 /// How long a silent peer keeps its place, of its own time, when an address wants in that holds fewer places.
 pub(super) const YIELD_MS: u64 = 500;

@@ -14,11 +14,11 @@ use crate::time::{Deadline, Now};
 use super::accept_queue::{ACCEPTS_PER_TURN, AcceptQueue, MayRetry, Refusals};
 use super::admission::{Place, Resource, Room, Rooms, Standing, Verdict};
 use super::house::{House, Step};
-use crate::engine::address::Source;
-use crate::engine::listener::Listener;
-use crate::engine::login_throttle::Turn;
-use crate::engine::peer::{Ending, Peer, Session, Waiting};
-use crate::engine::platform::{ListenerId, Platform, Socket, Visitor};
+use crate::address::Source;
+use crate::listener::Listener;
+use crate::login_throttle::Turn;
+use crate::peer::{Ending, Peer, Session, Waiting};
+use crate::platform::{ListenerId, Platform, Socket, Visitor};
 
 /// The door, and who is on the threshold.
 #[derive(Debug)]

@@ -10,26 +10,26 @@ use crate::requests::tokens::Tokens;
 use crate::time::Now;
 
 use super::waiting_visitors::WaitingVisitor;
-use crate::engine::login_throttle::LoginThrottle;
-use crate::engine::peer_id::PeerId;
-use crate::engine::peers::Peers;
-use crate::engine::platform::Visitor;
+use crate::login_throttle::LoginThrottle;
+use crate::peer_id::PeerId;
+use crate::peers::Peers;
+use crate::platform::Visitor;
 
 /// What the doors see of the house behind them.
-pub(in crate::engine) struct House<'e, S> {
-    pub(in crate::engine) now: Now,
-    pub(in crate::engine) limits: &'e Limits,
-    pub(in crate::engine) peers: &'e Peers<S>,
+pub(crate) struct House<'e, S> {
+    pub(crate) now: Now,
+    pub(crate) limits: &'e Limits,
+    pub(crate) peers: &'e Peers<S>,
     /// What is known of addresses that sent passwords, and whose login waits for it.
-    pub(in crate::engine) throttle: &'e LoginThrottle,
+    pub(crate) throttle: &'e LoginThrottle,
     /// Who has a login that is known.
-    pub(in crate::engine) broker: &'e Broker,
-    pub(in crate::engine) journal: &'e Journal,
-    pub(in crate::engine) tokens: &'e Tokens,
+    pub(crate) broker: &'e Broker,
+    pub(crate) journal: &'e Journal,
+    pub(crate) tokens: &'e Tokens,
 }
 
 /// What is to be done next.
-pub(in crate::engine) enum Step<S> {
+pub(crate) enum Step<S> {
     /// A newcomer has a handshake place, when these connections, if any, are closed for it.
     Admit {
         visitor: Visitor<S>,

@@ -18,12 +18,12 @@ use crate::time::{Deadline, Now};
 
 use super::house::{House, Step};
 use super::waiting_visitors::{ListenerKind, VISITORS_MAX, WaitingVisitor, WaitingVisitors};
-use crate::engine::address::Source;
-use crate::engine::listener::Listener;
-use crate::engine::operator_client::{OperatorClient, UNDISTURBED_REQUEST_MS};
-use crate::engine::peer::{Ending, Peer, Session, Waiting};
-use crate::engine::peer_id::PeerId;
-use crate::engine::platform::{ListenerId, Platform, Socket, Visitor};
+use crate::address::Source;
+use crate::listener::Listener;
+use crate::operator_client::{OperatorClient, UNDISTURBED_REQUEST_MS};
+use crate::peer::{Ending, Peer, Session, Waiting};
+use crate::peer_id::PeerId;
+use crate::platform::{ListenerId, Platform, Socket, Visitor};
 
 /// How many are accepted in a turn, so that a crowd at the listener does not hold up those inside.
 const ACCEPTS_PER_TURN: usize = 16;

@@ -32,8 +32,8 @@ use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::time::Deadline;
 
-use crate::engine::address::Source;
-use crate::engine::platform::{ListenerId, Platform, Socket};
+use crate::address::Source;
+use crate::platform::{ListenerId, Platform, Socket};
 use amqp_door::AmqpDoor;
 use management_door::ManagementDoor;
 

@@ -11,8 +11,8 @@
 
 use core::cmp::Reverse;
 
-use crate::engine::address::Source;
-use crate::engine::platform::Visitor;
+use crate::address::Source;
+use crate::platform::Visitor;
 
 /// Visitors that may wait; more wait in the listen queue.
 pub const VISITORS_MAX: usize = 12;
@@ -21,7 +21,7 @@ const METRICS_SEATS: usize = 2;
 
 /// What somebody came in by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::engine) enum ListenerKind {
+pub(crate) enum ListenerKind {
     /// With a login.
     Api,
     /// Without one, and to nothing but metrics.
@@ -30,11 +30,11 @@ pub(in crate::engine) enum ListenerKind {
 
 /// Somebody who waits.
 #[derive(Debug)]
-pub(in crate::engine) struct WaitingVisitor<S> {
-    pub(in crate::engine) visitor: Visitor<S>,
-    pub(in crate::engine) listener: ListenerKind,
+pub(crate) struct WaitingVisitor<S> {
+    pub(crate) visitor: Visitor<S>,
+    pub(crate) listener: ListenerKind,
     /// The visitor speaks TLS, so nobody knows what he says before he has a place.
-    pub(in crate::engine) with_tls: bool,
+    pub(crate) with_tls: bool,
     /// What he says first comes with a login that is known, as far as that was looked at.
     pub(super) is_known: bool,
 }

@@ -31,6 +31,8 @@
 //! Always true: what an upstream sends can end its link and nothing else; a message is settled on the side
 //! that it leaves only when the other side has taken it over; everything here has a fixed size.
 
+#![warn(clippy::unwrap_used)]
+
 mod arrivals;
 mod backoff;
 mod cause;
@@ -49,6 +51,11 @@ mod price;
 mod shovelled;
 mod stranger;
 mod writer;
+
+// The rooms below, by the names that everybody has for them.
+use leveret_base::{command, journal, limits, mem, time, token_bucket};
+use leveret_config as config;
+use leveret_wire as wire;
 
 pub use arrivals::Arrivals;
 pub use backoff::Backoff;

@@ -270,7 +270,8 @@ fn largest(most: u64, fits: impl Fn(u64) -> bool) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use leveret_rooms::{broker, store};
+    use leveret_broker as broker;
+    use leveret_store as store;
 
     use super::super::Layer;
     use super::super::board::BOARDS;
@@ -280,7 +281,7 @@ mod tests {
     const GIGABYTE: u64 = 1_000_000_000;
 
     /// About what things cost: the rooms above know it, and what stands here of theirs are their numbers of
-    /// 64-bit machines. With what they really cost, `net/sizes.rs` tries every profile.
+    /// 64-bit machines. With what they really cost, `host/sizes.rs` tries every profile.
     fn about(config: &Config) -> RecordSizes {
         let limits = &config.limits;
         let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]

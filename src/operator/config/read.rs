@@ -82,12 +82,12 @@ pub(super) fn written(value: &Value<'_>) -> Result<String, Wrong> {
 /// Reads the types that a flag on the command line takes too: by the same `FromStr`.
 macro_rules! read_from_text {
     ($($kind:ident $(<$param:ident>)?;)*) => {$(
-        impl$(<$param: TryFrom<u64>>)? $crate::config::read::Readable for $kind$(<$param>)? {
+        impl$(<$param: TryFrom<u64>>)? $crate::read::Readable for $kind$(<$param>)? {
             fn read(
-                value: &$crate::config::read::Value<'_>,
-            ) -> Result<Self, $crate::config::read::Wrong> {
-                let text = $crate::config::read::written(value)?;
-                text.parse().map_err(|bad: BadValue| $crate::config::read::Wrong::value(value, bad))
+                value: &$crate::read::Value<'_>,
+            ) -> Result<Self, $crate::read::Wrong> {
+                let text = $crate::read::written(value)?;
+                text.parse().map_err(|bad: BadValue| $crate::read::Wrong::value(value, bad))
             }
         }
     )*};
@@ -165,7 +165,7 @@ macro_rules! section {
                 &[$(stringify!($key),)* $($(stringify!($section),)*)?];
         }
 
-        impl $crate::config::read::Section for $layer {
+        impl $crate::read::Section for $layer {
             fn keys(&self) -> &'static [&'static str] {
                 Self::KEYS
             }
@@ -173,9 +173,9 @@ macro_rules! section {
             fn take(
                 &mut self,
                 key: &str,
-                value: &$crate::config::read::Value<'_>,
-            ) -> Result<$crate::config::read::Taken<'_>, $crate::config::read::Wrong> {
-                use $crate::config::read::{Readable, Taken};
+                value: &$crate::read::Value<'_>,
+            ) -> Result<$crate::read::Taken<'_>, $crate::read::Wrong> {
+                use $crate::read::{Readable, Taken};
                 match key {
                     $(stringify!($key) => self.$key = Some(Readable::read(value)?),)*
                     $($(stringify!($section) => return Ok(Taken::Section(&mut self.$section)),)*)?

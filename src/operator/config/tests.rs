@@ -200,7 +200,7 @@ fn the_generic_profile_names_every_key_and_is_the_default() {
 #[test]
 fn profiles_come_without_their_comments_and_say_the_same() {
     for board in BOARDS {
-        let file = format!("{}/../../boards/{}.toml", env!("CARGO_MANIFEST_DIR"), board.name);
+        let file = format!("{}/../../../boards/{}.toml", env!("CARGO_MANIFEST_DIR"), board.name);
         let written = fs::read_to_string(&file).unwrap();
         let bare = |line: &str| {
             if line.trim_start_matches(' ').starts_with('#') { "\n".into() } else { format!("{line}\n") }
@@ -246,7 +246,7 @@ fn is_configuration(line: &str) -> bool {
 
 /// What stands in the README and in the guide as lines of a configuration, with where.
 fn documented() -> Vec<(String, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3).unwrap();
     let guide = fs::read_dir(root.join("systemd/packages/guide")).unwrap().map(|file| file.unwrap().path());
     let mut found = Vec::new();
     for path in [root.join("README.md")].into_iter().chain(guide) {

@@ -63,7 +63,7 @@ macro_rules! words {
         }
 
         impl core::str::FromStr for $kind {
-            type Err = $crate::config::units::BadValue;
+            type Err = $crate::units::BadValue;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 match text {

@@ -5,10 +5,10 @@
 
 use crate::broker::{self, OperatorFault, VhostLimits};
 use crate::command::ConnectionId;
+use crate::definitions::{Limits, UserLimits, limits_of, user_limits_of};
 use crate::fields::{Fields, Value, items};
 use crate::journal::Batch;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
-use crate::requests::definitions::{Limits, UserLimits, limits_of, user_limits_of};
 
 use zeroize::Zeroizing;
 

@@ -46,6 +46,8 @@
 //! Always true: no socket and no clock; what one client can make the broker hold is bounded, and so is what
 //! it can make it do in one turn.
 
+#![warn(clippy::unwrap_used)]
+
 mod access;
 mod access_columns;
 mod actions;
@@ -89,3 +91,9 @@ pub mod systemd;
 mod table;
 pub mod tokens;
 pub mod wear;
+
+// The rooms below, by the names that everybody has for them.
+use leveret_base::{command, error, journal, limits, mem, password};
+use leveret_broker as broker;
+use leveret_fields as fields;
+use leveret_wire as wire;

@@ -410,7 +410,7 @@ fn show_page(call: &Call<'_>, _: &RequestContext<'_>) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::requests::http::{self, Parsed};
+    use crate::http::{self, Parsed};
 
     /// The path of a row with a name for each word in braces.
     fn path_of(row: &Row) -> String {

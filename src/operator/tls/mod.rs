@@ -18,6 +18,8 @@
 //! input is opened in the loop's scratch; what is no whole record yet, what of an opened one cannot be
 //! handled yet, and at most one record of sealed output wait in a pool that has room for each connection.
 
+#![warn(clippy::unwrap_used)]
+
 mod certificates;
 mod clock;
 mod der;
@@ -33,6 +35,10 @@ mod upstream;
 #[cfg(test)]
 mod upstream_tests;
 mod verifier;
+
+// The rooms below, by the names that everybody has for them.
+use leveret_base::{mem, small_file};
+use leveret_config as config;
 
 use rustls::Error;
 

@@ -2,6 +2,8 @@
 //!
 //! Everybody calls its modules by their own names, as if they stood one floor higher: `crate::limits`, `crate::mem`.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod command;
 pub mod error;
 pub mod flight;

@@ -48,6 +48,8 @@
 //! Always true: the same commands in the same order give the same state; nothing here knows a socket or a
 //! clock; everything lives in pools that were sized at start, and what does not fit is refused by name.
 
+#![warn(clippy::unwrap_used)]
+
 mod access;
 mod apply;
 mod arguments;
@@ -83,6 +85,10 @@ mod waiters;
 mod watch;
 mod words;
 mod work;
+
+// The rooms below, by the names that everybody has for them.
+use leveret_base::{command, error, journal, limits, mem, password, time};
+use leveret_wire as wire;
 
 pub use access::{
     Access, OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView,

@@ -48,6 +48,7 @@
 //!   but for the rest of one small frame.
 //! - Nothing here allocates once a connection exists.
 
+#![warn(clippy::unwrap_used)]
 #![allow(
     clippy::result_large_err,
     clippy::large_enum_variant,
@@ -75,6 +76,10 @@ mod step;
 mod timers;
 mod write_plan;
 mod written;
+
+// The rooms below, by the names that everybody has for them.
+use leveret_base::{command, error, journal, limits, log_limiter, mem, password, time};
+use leveret_wire as wire;
 
 pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use content::message_flags;

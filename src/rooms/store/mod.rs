@@ -58,6 +58,8 @@
 //!   files of access beside the log.
 //! - No clock, no thread: time is handed in, jobs are handed out.
 
+#![warn(clippy::unwrap_used)]
+
 mod access;
 mod access_digest;
 mod access_file;

@@ -314,7 +314,7 @@ impl<'a> Writer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::FrameKind;
+    use crate::FrameKind;
 
     #[test]
     fn a_read_that_fails_moves_nothing() {

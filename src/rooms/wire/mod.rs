@@ -27,12 +27,17 @@
 //! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient
 //! than the specification, its behaviour is ours; the comments say where.
 
+#![warn(clippy::unwrap_used)]
+
 mod cursor;
 mod error;
 pub mod field;
 pub mod frame;
 pub mod method;
 pub mod props;
+
+// The ground floor, by the name that everybody has for it.
+use leveret_base::mem;
 
 pub use cursor::{Reader, Writer};
 pub use error::{Full, TABLE_DEPTH_MAX, WireError};

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use leveret::broker::{Broker, Context, Gauges, OperatorFault, Restored, VhostLimits, Work};
-use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret::journal::{Definition, Fact, Journal};
-use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, Messages, Share};
-use leveret::password::PasswordHash;
+use leveret_base::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_base::journal::{Definition, Fact, Journal};
+use leveret_base::limits::Limits;
+use leveret_base::mem::{MessageFlags, Messages, Share};
+use leveret_base::password::PasswordHash;
+use leveret_broker::{Broker, Context, Gauges, OperatorFault, Restored, VhostLimits, Work};
 
 /// A broker with its messages.
 struct TestBroker {
@@ -117,7 +117,7 @@ impl TestBroker {
     /// A login as far as the broker decides it alone.
     fn login(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (ConnectionId, Outcome) {
         let connection = self.broker.connect().unwrap();
-        let password = leveret::password::Secret(password);
+        let password = leveret_base::password::Secret(password);
         (connection, self.ask_connection(connection, Command::Login { user, password, from_loopback }))
     }
 
@@ -355,8 +355,9 @@ fn a_power_cut_leaves_the_old_or_the_new() {
     let mut house = TestBroker::new();
     let mut sights = vec![house.sight()];
     let hash = PasswordHash::RabbitSha256 { salt: [1; 4], digest: [2; 32] };
-    type Change<'a> =
-        Box<dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret::journal::Batch, OperatorFault> + 'a>;
+    type Change<'a> = Box<
+        dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_base::journal::Batch, OperatorFault> + 'a,
+    >;
     let changes: Vec<Change<'_>> = vec![
         Box::new(|broker, context| broker.put_user(context.journal_mut(), "u", hash, "monitoring, x")),
         Box::new(|broker, context| broker.put_vhost(context.journal_mut(), "v")),
@@ -447,7 +448,7 @@ fn an_operator_is_told_what_cannot_be() {
     assert!(
         text(broker.access_mut().set_permissions(journal, "u", "/", endless, "", "")).contains("configure")
     );
-    let long = "x".repeat(leveret::broker::PATTERN_BYTES_MAX + 1);
+    let long = "x".repeat(leveret_broker::PATTERN_BYTES_MAX + 1);
     assert!(
         text(broker.access_mut().set_permissions(journal, "u", "/", "", "", &long)).contains("longer than")
     );

@@ -1,8 +1,8 @@
 //! What expires where there is no room for what becomes of it, and when much of it is due at once.
 
-use leveret::command::{Command, Outcome, Settlement};
-use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, MessageId, Share};
+use leveret_base::command::{Command, Outcome, Settlement};
+use leveret_base::limits::Limits;
+use leveret_base::mem::{MessageFlags, MessageId, Share};
 
 use crate::dead_letters::{
     Life, PERSISTENT, declare, disk, filled, get, got, message_to, publish, table, with,

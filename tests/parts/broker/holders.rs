@@ -1,10 +1,10 @@
 //! What a virtual host, or a user, may keep of what all share, whatever its connections do.
 
 use crate::support::{At, TestBroker};
-use leveret::broker::UserLimits;
-use leveret::command::{Command, Outcome, Settlement};
-use leveret::limits::Limits;
-use leveret::mem::ENTRIES_PER_CHUNK;
+use leveret_base::command::{Command, Outcome, Settlement};
+use leveret_base::limits::Limits;
+use leveret_base::mem::ENTRIES_PER_CHUNK;
+use leveret_broker::UserLimits;
 
 const BODY: u32 = 4000;
 
@@ -356,13 +356,13 @@ fn a_large_message_that_waits_sets_nothing_aside_of_what_is_anothers() {
     house.consume(one, "mine");
     flood(&mut house, "loud", "loud", BODY);
     let loud = house.connect_as("loud", "loud");
-    let draw = leveret::mem::Draw {
-        share: leveret::mem::Share::Reserve,
+    let draw = leveret_base::mem::Draw {
+        share: leveret_base::mem::Share::Reserve,
         owner: house.broker.owner(loud.connection),
     };
     let large = house.messages.begin("", b"full-0", draw).unwrap();
-    let ordinary = leveret::mem::Share::Ordinary;
-    let none = leveret::mem::MessageFlags::NONE;
+    let ordinary = leveret_base::mem::Share::Ordinary;
+    let none = leveret_base::mem::MessageFlags::NONE;
     assert!(house.messages.reserve_content(large, &[0, 0], none, 1 << 20, ordinary).is_err());
     for tag in 1..=600 {
         assert_eq!(house.offer(other, "mine", BODY), Outcome::Published, "{tag}");

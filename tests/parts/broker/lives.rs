@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim_disk::Random;
 use crate::support::{PRIORITIES, SINGLE_ACTIVE, with_priority};
-use leveret::broker::{Broker, Gauges, Work};
-use leveret::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
-use leveret::journal::Journal;
-use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_base::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret_base::journal::Journal;
+use leveret_base::limits::Limits;
+use leveret_base::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_broker::{Broker, Gauges, Work};
 
 fn limits() -> Limits {
     Limits {

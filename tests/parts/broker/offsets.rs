@@ -4,14 +4,14 @@
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use crate::dead_letters::{PERSISTENT, get, publish};
 use crate::support::TestBroker;
-use leveret::broker::{Contents, Fetch, Page, PageIn, Restored};
-use leveret::command::{QueueId, Settlement};
-use leveret::journal::{Definition, Fact};
-use leveret::limits::Limits;
-use leveret::store::{
+use leveret_base::command::{QueueId, Settlement};
+use leveret_base::journal::{Definition, Fact};
+use leveret_base::limits::Limits;
+use leveret_base::time::Now;
+use leveret_broker::{Contents, Fetch, Page, PageIn, Restored};
+use leveret_store::{
     Body, Identity, Log, Message, Range, Record, Refused, Settings, Target, Targets, Urgency,
 };
-use leveret::time::Now;
 use proptest::prelude::*;
 
 const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x0FF5 };

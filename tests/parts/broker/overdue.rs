@@ -3,10 +3,10 @@
 use crate::dead_letters::{declare, table};
 use crate::policies::policy;
 use crate::support::{At, TestBroker};
-use leveret::broker::{Overdue, PolicyKind};
-use leveret::command::{Command, Outcome, Settlement};
-use leveret::limits::Limits;
-use leveret::time::{Deadline, Now};
+use leveret_base::command::{Command, Outcome, Settlement};
+use leveret_base::limits::Limits;
+use leveret_base::time::{Deadline, Now};
+use leveret_broker::{Overdue, PolicyKind};
 
 const TIMEOUT_S: u64 = 1_800;
 

@@ -1,9 +1,9 @@
 //! Connections of this broker's own: the local end of a bridge.
 
-use leveret::command::{Command, Outbox, Outcome, Refusal};
-use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, Share};
-use leveret::wire::Properties;
+use leveret_base::command::{Command, Outbox, Outcome, Refusal};
+use leveret_base::limits::Limits;
+use leveret_base::mem::{MessageFlags, Share};
+use leveret_wire::Properties;
 
 use crate::support::{At, TestBroker};
 

@@ -1,7 +1,7 @@
 //! Runtime parameters: kept over restarts and kills, bounded, and gone with their virtual host.
 
-use leveret::broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds, ParameterView};
-use leveret::limits::Limits;
+use leveret_base::limits::Limits;
+use leveret_broker::{OperatorFault, PARAMETER_BYTES_MAX, ParameterNeeds, ParameterView};
 
 use crate::dead_letters::{Life, disk};
 use crate::support::TestBroker;
@@ -139,7 +139,7 @@ fn one_virtual_host_leaves_places_to_others_unless_an_administrator_says_otherwi
 fn what_is_only_for_administrators_is_refused_to_others() {
     let mut house = TestBroker::new(64);
     house.admit("ann", "/");
-    let picky: leveret::broker::ParameterCheck = |_| {
+    let picky: leveret_broker::ParameterCheck = |_| {
         let of_administrator = Some("read files");
         Ok(ParameterNeeds { vhost: "/".to_string(), of_administrator })
     };

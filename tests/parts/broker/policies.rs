@@ -1,10 +1,10 @@
 //! Policies: which apply, what they and arguments say together, and that a change acts on what is there, in
 //! steps, and is undone by its end; over restarts too.
 
-use leveret::broker::{ApplyTo, NewPolicy, OperatorFault, PolicyKind};
-use leveret::command::{Command, Outcome, Settlement};
-use leveret::limits::Limits;
-use leveret::wire::{Full, TableWriter};
+use leveret_base::command::{Command, Outcome, Settlement};
+use leveret_base::limits::Limits;
+use leveret_broker::{ApplyTo, NewPolicy, OperatorFault, PolicyKind};
+use leveret_wire::{Full, TableWriter};
 
 use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, get, got, publish, table};
 use crate::expiry::pass_to;

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use leveret::broker::{Broker, Context, Work};
-use leveret::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret::journal::Journal;
-use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, Messages, Share};
-use leveret::wire::{Table, Value};
+use leveret_base::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_base::journal::Journal;
+use leveret_base::limits::Limits;
+use leveret_base::mem::{MessageFlags, Messages, Share};
+use leveret_broker::{Broker, Context, Work};
+use leveret_wire::{Table, Value};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -2,9 +2,9 @@
 
 use crate::dead_letters::message_to;
 use crate::support::{At, TestBroker};
-use leveret::command::{Command, Outcome, Settlement};
-use leveret::limits::Limits;
-use leveret::mem::{MessageFlags, Share};
+use leveret_base::command::{Command, Outcome, Settlement};
+use leveret_base::limits::Limits;
+use leveret_base::mem::{MessageFlags, Share};
 
 const BODY: u32 = 4000;
 

@@ -2,18 +2,18 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
-use leveret::broker::{Broker, Work};
-use leveret::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
-use leveret::journal::{Batch, Journal};
-use leveret::limits::Limits;
-use leveret::mem::{Draw, MessageFlags, MessageId, Messages, Share};
-use leveret::password::PasswordHash;
+use leveret_base::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_base::journal::{Batch, Journal};
+use leveret_base::limits::Limits;
+use leveret_base::mem::{Draw, MessageFlags, MessageId, Messages, Share};
+use leveret_base::password::PasswordHash;
+use leveret_broker::{Broker, Work};
 
 /// What a call to the broker of a house works with.
 #[macro_export]
 macro_rules! context {
     ($house:expr) => {
-        leveret::broker::Context::new(&mut $house.journal, &mut $house.messages, &mut $house.work)
+        leveret_broker::Context::new(&mut $house.journal, &mut $house.messages, &mut $house.work)
     };
 }
 

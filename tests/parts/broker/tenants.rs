@@ -5,14 +5,14 @@
 //! LEVERET_SEED=1..5001 cargo test --profile checked --test broker tenants        many
 //! ```
 
-use leveret::broker::{ApplyTo, Gauges, NewPolicy, PolicyKind};
-use leveret::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
-use leveret::limits::Limits;
-use leveret::mem::{Draw, MessageFlags};
-use leveret::password::PasswordHash;
-use leveret::time::Now;
-use leveret::wire::Full;
-use leveret::wire::field::{TableWriter, Value};
+use leveret_base::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_base::limits::Limits;
+use leveret_base::mem::{Draw, MessageFlags};
+use leveret_base::password::PasswordHash;
+use leveret_base::time::Now;
+use leveret_broker::{ApplyTo, Gauges, NewPolicy, PolicyKind};
+use leveret_wire::Full;
+use leveret_wire::field::{TableWriter, Value};
 
 use crate::dead_letters::table;
 use crate::sim_disk::Random;

@@ -10,7 +10,7 @@ pub(super) const BARE_LOG_CALLS: &[(&str, &str)] = &[
     ("rooms/broker/queues/push.rs", "once a minute by its own clock"),
     ("rooms/broker/queues/page_in.rs", "damage, or a limit that was lowered"),
     ("engine/disk.rs", "when the file system is full"),
-    ("engine/restore.rs", "once at a start"),
+    ("rooms/restore/mod.rs", "once at a start"),
     ("engine/stop.rs", "once at the end"),
     ("engine/store_driver.rs", "once at the end"),
     ("host/defined.rs", "once at a start"),

@@ -35,6 +35,7 @@ const GROUND: &[&str] = &[
 
 /// What each room may see besides the ground floor and itself; `a::b` allows only that part of a room.
 const SEES: &[(&str, &[&str])] = &[
+    ("base", &[]),
     ("limits", &[]),
     ("error", &[]),
     ("time", &[]),
@@ -52,35 +53,64 @@ const SEES: &[(&str, &[&str])] = &[
     ("session", &["wire"]),
     ("broker", &["wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("store", &[]),
+    ("restore", &["broker", "store"]),
     ("requests", &["broker", "wire::field", "wire::props", "wire::Writer", "wire::Full"]),
     ("tls", &["config"]),
     ("bridge", &["wire", "config"]),
-    ("engine", &["wire", "session", "broker", "store", "requests", "config", "tls", "bridge"]),
+    ("engine", &["wire", "session", "broker", "store", "restore", "requests", "config", "tls", "bridge"]),
     ("tool", EVERYONE),
     ("bench", &["wire", "config", "tool::options", "tool::json"]),
     ("host", EVERYONE),
     ("main", EVERYONE),
     ("lib", EVERYONE),
-    ("rooms", EVERYONE),
-    ("operator", EVERYONE),
     ("program", EVERYONE),
 ];
 
-/// Folders that are packages of their own, or the ground floor of one, and hold rooms. Code names a room by its own
-/// name, wherever it is.
+/// Folders that hold rooms. Code names a room by its own name, wherever it is.
 const PACKAGES: &[&str] = &["rooms/base/", "rooms/", "operator/"];
 
-/// Rooms that are a package each: `crate` is the room itself there, and whom it sees stands in its `Cargo.toml`.
-const OWN_PACKAGES: &[&str] = &["tool", "store"];
+/// Rooms that are a package each: `crate` is the room itself there, with the rooms that it sees beside its files.
+const OWN_PACKAGES: &[&str] = &[
+    "tool", "wire", "session", "broker", "store", "restore", "fields", "config", "tls", "bridge", "requests",
+    "engine",
+];
 
 /// Packages that a call up the stairs does not compile in, for these are all of ours that each depends on.
-const DEPENDS_ON: &[(&str, &[&str])] = &[("src/rooms/base", &[]), ("src/rooms/store", &["leveret-base"])];
+const DEPENDS_ON: &[(&str, &[&str])] = &[
+    ("src/rooms/base", &[]),
+    ("src/rooms/wire", &["leveret-base"]),
+    ("src/rooms/session", &["leveret-base", "leveret-wire"]),
+    ("src/rooms/broker", &["leveret-base", "leveret-wire"]),
+    ("src/rooms/store", &["leveret-base"]),
+    ("src/rooms/restore", &["leveret-base", "leveret-broker", "leveret-store"]),
+    ("src/operator/fields", &[]),
+    ("src/operator/config", &["leveret-base", "leveret-fields"]),
+    ("src/operator/tls", &["leveret-base", "leveret-config"]),
+    ("src/operator/bridge", &["leveret-base", "leveret-wire", "leveret-config"]),
+    ("src/operator/requests", &["leveret-base", "leveret-wire", "leveret-broker", "leveret-fields"]),
+    ("src/engine", BELOW_THE_ENGINE),
+];
+
+/// The packages of all floors below the loop.
+const BELOW_THE_ENGINE: &[&str] = &[
+    "leveret-base",
+    "leveret-wire",
+    "leveret-session",
+    "leveret-broker",
+    "leveret-store",
+    "leveret-restore",
+    "leveret-fields",
+    "leveret-config",
+    "leveret-tls",
+    "leveret-bridge",
+    "leveret-requests",
+];
 
 /// Marks a room that may see all others.
 const EVERYONE: &[&str] = &["*"];
 
 /// What begins a package or builds one, and is no room.
-const NO_ROOMS: &[&str] = &["lib", "main", "program", "rooms", "operator"];
+const NO_ROOMS: &[&str] = &["lib", "main", "program", "base"];
 
 /// Rooms that are handed bytes and time, and never reach for them.
 const CORE: &[&str] = &[
@@ -101,6 +131,7 @@ const CORE: &[&str] = &[
     "bridge",
     "broker",
     "store",
+    "restore",
     "engine",
 ];
 
@@ -111,7 +142,8 @@ const OUTSIDE_WORLD: &[&str] = &["std::net", "Instant::now", "SystemTime"];
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "FIXME", "XXX"];
 
 /// Rooms where peers are handled: what they cause is logged through the limiter.
-const ROOMS_OF_PEERS: &[&str] = &["session", "broker", "host", "requests", "wire", "tls", "bridge", "engine"];
+const ROOMS_OF_PEERS: &[&str] =
+    &["session", "broker", "restore", "host", "requests", "wire", "tls", "bridge", "engine"];
 
 /// Calls that reach the log past the limiter. Debug and trace are the operator's own wish.
 const BARE_LOG: &[&str] = &["log::error!", "log::warn!", "log::info!", "log::log!"];
@@ -145,6 +177,8 @@ fn the_rooms_keep_their_rule() {
 
 /// Packages of ours that one depends on, and may not.
 fn check_dependencies(package: &str, manifest: &str, most: &[&str]) -> Vec<String> {
+    // Tests may stand above what they test.
+    let manifest = manifest.split("[dev-dependencies]").next().unwrap_or_default();
     let ours = manifest.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim());
     let ours = ours.filter(|name| name.starts_with("leveret") && !most.contains(name));
     ours.map(|name| format!("{package}/Cargo.toml: it must not depend on {name}")).collect()
@@ -183,7 +217,7 @@ fn check_house(sources: &BTreeMap<String, String>) -> Vec<String> {
         let code = Code::of(text, test_files.iter().any(|prefix| is_within(path, prefix)));
         complaints.extend(check_opening(path, text));
         complaints.extend(check_words(path, text));
-        complaints.extend(check_layers(path, &code));
+        complaints.extend(check_layers(path, &code, sources));
         complaints.extend(check_world(path, &code));
         complaints.extend(check_log_calls(path, &code));
         if !UNSAFE_FILES.contains(&path.as_str()) && code.words().any(|(_, word)| word == "unsafe") {
@@ -210,20 +244,27 @@ fn check_words(path: &str, text: &str) -> Vec<String> {
 }
 
 /// The paths that lead out of a room.
-fn check_layers(path: &str, code: &Code) -> Vec<String> {
+fn check_layers(path: &str, code: &Code, sources: &BTreeMap<String, String>) -> Vec<String> {
     let room = room_of(path);
     let Some((_, seen)) = SEES.iter().find(|(name, _)| *name == room) else {
         return vec![format!(
             "{path}: the room {room} has no line in the table of who sees whom (tests/parts/layers)"
         )];
     };
-    if *seen == EVERYONE || OWN_PACKAGES.contains(&room) {
+    if *seen == EVERYONE {
         return Vec::new();
     }
+    let is_own_package = OWN_PACKAGES.contains(&room);
     let mut complaints = Vec::new();
     for (line, target) in code.paths_out(path) {
         let other = target.split("::").next().unwrap_or_default();
+        // There the root has its own files beside the rooms that it sees.
+        let folder = &path[..path.find(&format!("{room}/")).unwrap_or_default() + room.len()];
+        let is_file =
+            [".rs", "/mod.rs"].iter().any(|end| sources.contains_key(&format!("{folder}/{other}{end}")));
+        let is_own_file = is_own_package && (is_file || SEES.iter().all(|(name, _)| *name != other));
         let allowed = other == room
+            || is_own_file
             || GROUND.contains(&other)
             || seen.iter().any(|part| target == *part || target.starts_with(&format!("{part}::")));
         if !allowed {
@@ -265,10 +306,10 @@ fn check_log_calls(path: &str, code: &Code) -> Vec<String> {
     imports.chain(calls).map(told).collect()
 }
 
-/// The path without the folder of its package; that of what begins a package stays as it is.
+/// The path without the folder of its package; what begins the ground floor is `base/mod.rs`.
 fn in_package(path: &str) -> &str {
-    let inside = PACKAGES.iter().find_map(|folder| path.strip_prefix(folder));
-    inside.filter(|inside| *inside != "mod.rs").unwrap_or(path)
+    let inside = |folder: &&str| path.strip_prefix(*folder).filter(|inside| *inside != "mod.rs");
+    PACKAGES.iter().find_map(inside).unwrap_or(path)
 }
 
 /// The room a file belongs to: its folder under `src/` or in a package there, or its own name at the top.
@@ -363,6 +404,16 @@ impl Code {
                 let line = self.line_of(at);
                 found.extend(expand(rest.trim_start()).into_iter().map(|target| (line, target)));
             }
+        }
+        // A room that is a package, by the name of that.
+        for (at, word) in self.words() {
+            let Some(room) = word.strip_prefix("leveret_").filter(|room| OWN_PACKAGES.contains(room)) else {
+                continue;
+            };
+            let rest = self.text[at + word.len()..].trim_start().strip_prefix("::");
+            let targets = rest.map(|rest| expand(rest.trim_start())).unwrap_or_default();
+            let line = self.line_of(at);
+            found.extend(targets.into_iter().map(|target| (line, format!("{room}::{target}"))));
         }
         found
     }
@@ -549,6 +600,8 @@ mod the_checker_sees {
         let manifest = "[dependencies]\nleveret-base = { path = \"../base\" }\nlog = \"0.4\"\n";
         assert!(check_dependencies("store", manifest, &["leveret-base"]).is_empty());
         assert_eq!(check_dependencies("base", manifest, &[]).len(), 1);
+        let tested = "[dependencies]\n[dev-dependencies]\nleveret-store = { path = \"../store\" }\n";
+        assert!(check_dependencies("broker", tested, &[]).is_empty(), "its tests are not the package");
     }
 
     #[test]
@@ -574,6 +627,8 @@ mod the_checker_sees {
             "rooms/base/time.rs:2: time must not see session",
         );
         complains("rooms/broker/queue.rs", "use crate::store::Log;", "broker must not see store::Log");
+        complains("rooms/session/input.rs", "use crate::store::Log;", "session must not see store::Log");
+        complains("rooms/session/input.rs", "use leveret_store::Log;", "session must not see store::Log");
         complains("operator/attic/mod.rs", "", "attic has no line");
         complains("attic/mod.rs", "", "attic has no line");
     }
@@ -587,6 +642,7 @@ mod the_checker_sees {
         is_content("wire/frame.rs", "/// See [`crate::broker`].\nconst A: &str = \"crate::broker\";");
         is_content("wire/frame.rs", "#[cfg(test)]\nmod tests {\n    use crate::host::World;\n}");
         is_content("host/turn.rs", "use crate::{broker, session, store};");
+        is_content("rooms/session/input.rs", "use crate::pending::Pending;\nuse leveret_wire::Method;");
         is_content("rooms/broker/queue.rs", "use super::deliver;\nuse crate::mem::Slab;");
         is_content("wire/props.rs", "fn f(c: char) -> bool { c == '\"' } // crate::broker \"");
     }

@@ -1,11 +1,11 @@
 //! An open connection: channels, contents, replies, confirms and deliveries, each where it belongs.
 
 use crate::support::*;
-use leveret::journal::Batch;
-use leveret::limits::Limits;
-use leveret::mem::{PoolFull, Share};
-use leveret::session::{Suspension, Timeout};
-use leveret::wire::{Method, Table};
+use leveret_base::journal::Batch;
+use leveret_base::limits::Limits;
+use leveret_base::mem::{PoolFull, Share};
+use leveret_session::{Suspension, Timeout};
+use leveret_wire::{Method, Table};
 
 #[test]
 fn frames_out_of_place_end_the_connection_in_rabbitmqs_words() {
@@ -300,7 +300,7 @@ fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
     for id in held.drain(20..) {
         world.messages.release(id);
     }
-    assert!(world.messages.lift_hold(leveret::mem::Owner::default()));
+    assert!(world.messages.lift_hold(leveret_base::mem::Owner::default()));
     assert_eq!(host.feed(&mut world, b""), None);
     assert_eq!(host.rules.log.len(), 1);
     // One is incomplete: the next one may not wait for it.
@@ -352,7 +352,7 @@ fn half_sent_bodies_fill_their_share_and_no_more() {
     };
     let mut one = open_channels(&mut world, &[1]);
     one.run(&mut world, &half(1, 700_000));
-    let mut other = Host::with_id(&world, leveret::command::ConnectionId::from_index(1));
+    let mut other = Host::with_id(&world, leveret_base::command::ConnectionId::from_index(1));
     other.run(&mut world, &handshake(&CAPABLE, b"\0guest\0guest", 131_072, 0));
     other.run(&mut world, &open_channel(1));
     other.run(&mut world, &open_channel(2));
@@ -397,7 +397,7 @@ fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
     let start = world.now.as_ms();
     // The other channel is busy all the time.
     while world.now.as_ms() < start + 29_000 {
-        world.now = leveret::time::Now::from_ms(world.now.as_ms() + 1000);
+        world.now = leveret_base::time::Now::from_ms(world.now.as_ms() + 1000);
         host.run(&mut world, &publish(2, "k", b"busy"));
         assert_eq!(host.timeout(&mut world), Timeout::GoOn);
     }
@@ -413,7 +413,7 @@ fn contents_that_do_not_go_on_are_closed_while_others_may_take_long() {
     let mut host = open_channels(&mut world, &[1]);
     for octet in publish(1, "k", &[1; 100]) {
         host.run(&mut world, &[octet]);
-        world.now = leveret::time::Now::from_ms(world.now.as_ms() + 1_000);
+        world.now = leveret_base::time::Now::from_ms(world.now.as_ms() + 1_000);
         assert_eq!(host.timeout(&mut world), Timeout::GoOn);
     }
     assert_eq!(host.rules.log.len(), 1);
@@ -448,9 +448,9 @@ fn no_more_channels_than_the_board_has() {
 
 #[test]
 fn records_are_small() {
-    let bytes = size_of::<leveret::session::Connection>();
+    let bytes = size_of::<leveret_session::Connection>();
     assert!(bytes <= 512, "{bytes}");
-    assert!(leveret::session::Pools::channel_record_bytes() <= 528);
+    assert!(leveret_session::Pools::channel_record_bytes() <= 528);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Handshakes and their ends: what RabbitMQ 3.10 answers, word by word, and how long anybody is waited for.
 
 use crate::support::*;
-use leveret::error::{Fault, ReplyCode};
-use leveret::session::{Stage, Timeout};
-use leveret::wire::Method;
+use leveret_base::error::{Fault, ReplyCode};
+use leveret_session::{Stage, Timeout};
+use leveret_wire::Method;
 
 fn close_ok() -> Vec<u8> {
     method(0, &Method::ConnectionCloseOk {})

@@ -1,9 +1,9 @@
 //! What an open connection writes, and when: replies, confirms and deliveries, each in its place.
 
 use crate::support::*;
-use leveret::error::{Fault, ReplyCode};
-use leveret::session::Suspension;
-use leveret::wire::Method;
+use leveret_base::error::{Fault, ReplyCode};
+use leveret_session::Suspension;
+use leveret_wire::Method;
 
 #[test]
 fn confirms_are_numbered_from_the_select_and_refusals_are_told_apart() {

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use crate::random::Random;
 use crate::support::*;
-use leveret::session::{Stage, Suspension};
-use leveret::wire::{FrameKind, Method, Table, next_frame};
+use leveret_session::{Stage, Suspension};
+use leveret_wire::{FrameKind, Method, Table, next_frame};
 
 const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 400 };
 
@@ -246,7 +246,7 @@ fn any_appetite_gets_the_same_bytes() {
             host.connection.blocked(world.now, true);
             host.later(&mut world, 100);
             host.out_bytes = out_bytes;
-            world.write_plan = leveret::session::WritePlan::for_output_bytes(8 << 20);
+            world.write_plan = leveret_session::WritePlan::for_output_bytes(8 << 20);
             while host.flush_once(&mut world, |filled| (random.below(appetite + 1) as usize).min(filled)) > 0
             {
             }

@@ -8,20 +8,20 @@
 
 use std::collections::VecDeque;
 
-use leveret::command::{
+use leveret_base::command::{
     ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
 };
-use leveret::error::{Fault, ReplyCode};
-use leveret::journal::Batch;
-use leveret::limits::Limits;
-use leveret::log_limiter::{LogLimiter, LogSource};
-use leveret::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
-use leveret::password::Secret;
-use leveret::session::{
+use leveret_base::error::{Fault, ReplyCode};
+use leveret_base::journal::Batch;
+use leveret_base::limits::Limits;
+use leveret_base::log_limiter::{LogLimiter, LogSource};
+use leveret_base::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
+use leveret_base::password::Secret;
+use leveret_base::time::Now;
+use leveret_session::{
     Connection, Context, Identity, Names, Peer, Pools, Settings, Step, Suspension, Timeout, WritePlan,
 };
-use leveret::time::Now;
-use leveret::wire::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
+use leveret_wire::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
 
 /// The pools and settings around sessions.
 pub struct World {
@@ -308,13 +308,13 @@ pub struct Host {
 
 macro_rules! context {
     ($world:expr) => {
-        leveret::session::Context {
+        leveret_session::Context {
             now: $world.now,
             pools: &mut $world.pools,
             messages: &mut $world.messages,
             settings: &$world.settings,
             share: $world.share,
-            owner: leveret::mem::Owner::default(),
+            owner: leveret_base::mem::Owner::default(),
             durable: $world.durable,
             last_delivery: 0,
             log: &mut $world.log,

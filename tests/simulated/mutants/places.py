@@ -265,9 +265,8 @@ pub fn makes_mistake(name: &str) -> bool {
     ASKED_FOR.get_or_init(|| std::env::var("LEVERET_MISTAKE").unwrap_or_default()) == name
 }
 '''
-# In the package that all others with places use, and known to those above it by another.
+# In the package that all others with places use.
 QUESTION_IN = "src/rooms/base/mod.rs"
-PASSED_ON = {"src/rooms/mod.rs": "\npub use leveret_base::makes_mistake;\n"}
 
 NAME = re.compile(r'PLANTED\("([a-z0-9-]+)"\)')
 
@@ -279,14 +278,13 @@ def names():
 
 def planted(root):
     """The files with all mistakes in them, by their paths; raises LookupError when a place is gone."""
-    changed = {path: (root / path).read_text() + more for path, more in {QUESTION_IN: QUESTION, **PASSED_ON}.items()}
+    changed = {QUESTION_IN: (root / QUESTION_IN).read_text() + QUESTION}
     for path, old, new in PLACES:
         if not (root / path).is_file():
             raise LookupError(f"there is no {path}, which was to have: {old.strip().splitlines()[0]}")
         text = changed.get(path) or (root / path).read_text()
         if text.count(old) != 1:
             raise LookupError(f"{path} has {text.count(old)} times, not once: {old.strip().splitlines()[0]}")
-        crates = {"src/rooms/base/": "crate", "src/rooms/": "leveret_base"}
-        crate = next((crate for folder, crate in crates.items() if path.startswith(folder)), "leveret_rooms")
+        crate = "crate" if path.startswith("src/rooms/base/") else "leveret_base"
         changed[path] = text.replace(old, NAME.sub(rf'{crate}::makes_mistake("\1")', new))
     return changed

@@ -468,7 +468,7 @@ class Runner:
             command = ["cargo", "clippy", *locked, "--workspace", "--all-targets", "--", "-D", "warnings"]
             items.append(Item("clippy", self.checked_by("clippy", command, "clippy"), "checked"))
         if "doc" in extras:
-            command = ["cargo", "test", *locked, "--doc", "--package", "leveret-rooms"]
+            command = ["cargo", "test", *locked, "--doc", "--package", "leveret-base"]
             items.append(Item("doc", self.checked_by("doc", command), "checked", "clippy"))
         items += [Item(step.name, self.suite(step), step.binary, step.after) for step in steps if not step.is_cargo]
         if "oracle" in extras:

@@ -3,11 +3,11 @@
 //! Always true: what belongs to one connection, and what every virtual host begins with, is left out;
 //! passwords leave as hashes, for whoever may read the file is who could copy the store.
 
-use crate::requests::columns::{Column, Kind};
-use crate::requests::listing::{Part, whole_row};
-use crate::requests::parameter_columns::raw_value;
-use crate::requests::request_context::ReadContext;
-use leveret_rooms::rabbitmq_version;
+use crate::columns::{Column, Kind};
+use crate::listing::{Part, whole_row};
+use crate::parameter_columns::raw_value;
+use crate::request_context::ReadContext;
+use leveret_base::rabbitmq_version;
 
 use crate::broker::{
     BindingView, ExchangeView, ParameterView, PermissionView, PolicyKind, PolicyView, QueueView,
@@ -103,7 +103,7 @@ exported!(
         ("password_hash", |user, pen| pen.json.text(&user.hash.export().1)),
         ("hashing_algorithm", |user, pen| pen.json.text(user.hash.export().0)),
         ("tags", |user, pen| pen.json.texts(user.tags.split(',').filter(|tag| !tag.is_empty()))),
-        ("limits", |user, pen| crate::requests::access_columns::user_limits(user, pen)),
+        ("limits", |user, pen| crate::access_columns::user_limits(user, pen)),
     ]
 );
 
@@ -168,7 +168,7 @@ exported!(
         ("component", |_, pen| pen.json.text("vhost-limits")),
         ("name", |_, pen| pen.json.text("limits")),
         ("vhost", |vhost, pen| pen.json.text(vhost.name)),
-        ("value", |vhost, pen| crate::requests::columns::limits(vhost, pen)),
+        ("value", |vhost, pen| crate::columns::limits(vhost, pen)),
     ]
 );
 
@@ -193,7 +193,7 @@ exported!(
             pen.json.name("priority", &mut is_first);
             pen.json.number(it.policy.priority);
             pen.json.name("definition", &mut is_first);
-            crate::requests::policy_columns::policy_definition(it, pen);
+            crate::policy_columns::policy_definition(it, pen);
             pen.json.raw(b"}");
         }),
     ]
@@ -236,7 +236,7 @@ exported!(
         ("name", |it, pen| pen.json.text(it.policy.name)),
         ("pattern", |it, pen| pen.json.text(it.policy.pattern)),
         ("apply-to", |it, pen| pen.json.text(it.policy.apply_to.name())),
-        ("definition", crate::requests::policy_columns::policy_definition),
+        ("definition", crate::policy_columns::policy_definition),
         ("priority", |it, pen| pen.json.number(it.policy.priority)),
     ]
 );

@@ -7,19 +7,19 @@ use serde_json::Value;
 use super::*;
 use crate::broker::{Broker, Context, Work};
 use crate::command::ConnectionId;
+use crate::filter::Filter;
 use crate::journal::Journal;
+use crate::json::Json;
 use crate::limits::Limits;
 use crate::mem::{MessageLimits, Messages};
-use crate::requests::filter::Filter;
-use crate::requests::json::Json;
-use crate::requests::ordering::{Looks, Ordered};
-use crate::requests::request_context::Endurance;
-use crate::requests::request_context::ReadContext;
-use crate::requests::request_context::{
+use crate::ordering::{Looks, Ordered};
+use crate::request_context::Endurance;
+use crate::request_context::ReadContext;
+use crate::request_context::{
     BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView,
 };
-use crate::requests::samples::Samples;
-use crate::requests::tokens::Tokens;
+use crate::samples::Samples;
+use crate::tokens::Tokens;
 
 struct NoSockets;
 

@@ -45,8 +45,8 @@ use records::{CHUNK_BYTES, TRANSIENT};
 /// no queue before the journal has it. It cannot be made up:
 ///
 /// ```compile_fail,E0451
-/// use leveret_rooms::journal::{Appended, Batch};
-/// use leveret_rooms::mem::MessageId;
+/// use leveret_base::journal::{Appended, Batch};
+/// use leveret_base::mem::MessageId;
 ///
 /// fn appended(message: MessageId) -> Appended {
 ///     Appended { message, targets: 1, batch: Batch::NONE }
@@ -56,8 +56,8 @@ use records::{CHUNK_BYTES, TRANSIENT};
 /// That it is its fields which forbid it is shown by the same program without that line, which compiles:
 ///
 /// ```
-/// use leveret_rooms::journal::{Appended, Batch};
-/// use leveret_rooms::mem::MessageId;
+/// use leveret_base::journal::{Appended, Batch};
+/// use leveret_base::mem::MessageId;
 ///
 /// fn appended(message: MessageId) -> Appended {
 ///     unreachable!("only the journal makes one for {message:?}, in {:?}", Batch::NONE)

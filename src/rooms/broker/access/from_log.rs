@@ -13,8 +13,8 @@ use crate::password::{self, PasswordHash};
 use super::fault::OperatorFault;
 use super::records::{User, UserLimits};
 use super::state::{ADMINISTRATOR, Access, FIRST_VHOST, GUEST};
-use crate::broker::faults::check_changeable;
-use crate::broker::restored::Restored;
+use crate::faults::check_changeable;
+use crate::restored::Restored;
 
 impl Access {
     /// Confirms all users and permissions as they are now, for somebody who has looked at them: the store

@@ -9,7 +9,7 @@ use core::fmt;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::plain_pattern;
-use crate::broker::work::Work;
+use crate::work::Work;
 
 /// The longest pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;

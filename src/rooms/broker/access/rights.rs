@@ -13,9 +13,9 @@ use super::identity::Identity;
 use super::pattern::{Pattern, escaped};
 use super::records::{Permission, Right, Thing, TopicPermission};
 use super::state::Access;
-use crate::broker::faults::check_changeable;
-use crate::broker::words::ExchangeInWords;
-use crate::broker::work::Work;
+use crate::faults::check_changeable;
+use crate::words::ExchangeInWords;
+use crate::work::Work;
 
 /// A topic exchange whose routing keys are to be checked.
 #[derive(Clone, Copy, Debug)]

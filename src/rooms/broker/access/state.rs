@@ -11,8 +11,8 @@ use crate::mem::{FifoPool, Messages, Slab};
 use super::fault::OperatorFault;
 use super::pattern_bytes::PatternBytes;
 use super::records::{Permission, TopicPermission, User, Vhost};
-use crate::broker::names::{Entropy, IndexTable};
-use crate::broker::topology::Kind;
+use crate::names::{Entropy, IndexTable};
+use crate::topology::Kind;
 
 /// The name of the user of a new store.
 pub(super) const GUEST: &str = "guest";

@@ -1,15 +1,15 @@
 //! Access by itself: users and virtual hosts that come and go, their rights, and what is written down.
 
 use super::*;
-use crate::broker::work::Work;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::password::PasswordHash;
+use crate::work::Work;
 
 /// The users and virtual hosts of a new store, with a journal that nobody reads.
 fn access() -> (Access, Journal) {
     let limits = Limits::default();
-    let mut entropy: crate::broker::Entropy = Box::new(|bytes| bytes.fill(7));
+    let mut entropy: crate::Entropy = Box::new(|bytes| bytes.fill(7));
     let mut access = Access::new(&limits, &mut entropy, 1);
     access.add_vhost(FIRST_VHOST).unwrap();
     access.begin_guest().unwrap();

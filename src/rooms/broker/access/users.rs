@@ -11,7 +11,7 @@ use super::fault::{OperatorFault, check_name};
 use super::identity::Identity;
 use super::records::{User, UserLimits};
 use super::state::{ADMINISTRATOR, Access, GUEST};
-use crate::broker::faults::check_changeable;
+use crate::faults::check_changeable;
 
 /// The most bytes of a user's tags, with the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;

@@ -13,7 +13,7 @@ use super::identity::Identity;
 use super::records::{Vhost, VhostLimits};
 use super::state::{Access, vhost_at};
 use super::users::Load;
-use crate::broker::faults::{check_changeable, out_of};
+use crate::faults::{check_changeable, out_of};
 
 impl Access {
     /// All virtual hosts, those that are being deleted included.

@@ -11,11 +11,11 @@
 
 use super::records::ConsumerState;
 use super::state::Consumers;
-use crate::broker::queues::Queues;
-use crate::broker::quota::Quota;
-use crate::broker::work::Work;
 use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::mem::List;
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::work::Work;
 
 /// Consumers that are looked at for one that takes a message which expires at once.
 const WAITING_LOOKED_AT: u32 = 64;

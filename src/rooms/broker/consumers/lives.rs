@@ -6,13 +6,13 @@
 
 use super::records::{Channel, Connection, Consumer, ConsumerState};
 use super::state::Consumers;
-use crate::broker::faults::out_of;
-use crate::broker::queues::Queues;
-use crate::broker::quota::{Pool, Quota};
-use crate::broker::work::Work;
 use crate::command::{ChannelId, ConnectionId, Name, QueueId, ReplyOrder, VhostId};
 use crate::error::{Fault, ReplyCode, Scope};
+use crate::faults::out_of;
 use crate::mem::List;
+use crate::queues::Queues;
+use crate::quota::{Pool, Quota};
+use crate::work::Work;
 
 /// What a consumer is started with.
 pub(crate) struct NewConsumer {

@@ -5,13 +5,13 @@
 
 use super::records::ConsumerState;
 use super::state::Consumers;
-use crate::broker::deliveries::{Carrier, NewDelivery};
-use crate::broker::queue::{Taken, block_bytes};
-use crate::broker::queues::Queues;
-use crate::broker::quota::Quota;
-use crate::broker::work::Work;
 use crate::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
+use crate::deliveries::{Carrier, NewDelivery};
 use crate::mem::Messages;
+use crate::queue::{Taken, block_bytes};
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::work::Work;
 
 /// Bytes of the frames around a small body, roughly.
 const FRAMES_BYTES: u32 = 48;

@@ -7,8 +7,8 @@
 use crate::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, VhostId};
 use crate::mem::{Links, List, MessageId};
 
-use crate::broker::access::Identity;
-use crate::broker::topology::RouteCache;
+use crate::access::Identity;
+use crate::topology::RouteCache;
 
 /// One connection.
 #[derive(Debug)]

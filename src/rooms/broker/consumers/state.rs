@@ -5,11 +5,11 @@
 use std::collections::VecDeque;
 
 use super::records::{Channel, Connection, Consumer};
-use crate::broker::names::IndexTable;
-use crate::broker::waiters::Waiters;
 use crate::command::{ChannelId, ConnectionId};
 use crate::limits::Limits;
 use crate::mem::Slab;
+use crate::names::IndexTable;
+use crate::waiters::Waiters;
 
 /// Connections, channels and consumers.
 #[derive(Debug)]

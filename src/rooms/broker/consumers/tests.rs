@@ -1,19 +1,19 @@
 //! Consumers by themselves: who gets the next message, who waits for what, and when records go.
 
 use super::*;
-use crate::broker::Context;
-use crate::broker::arguments::QueueSettings;
-use crate::broker::deliveries::Carrier;
-use crate::broker::policy::{Applied, Policies};
-use crate::broker::queue::{Queue, Taken};
-use crate::broker::queues::Queues;
-use crate::broker::quota::Quota;
-use crate::broker::work::Work;
+use crate::Context;
+use crate::arguments::QueueSettings;
 use crate::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
+use crate::deliveries::Carrier;
 use crate::error::Fault;
 use crate::journal::{Journal, Urgency};
 use crate::limits::Limits;
 use crate::mem::{MessageFlags, Messages, Share};
+use crate::policy::{Applied, Policies};
+use crate::queue::{Queue, Taken};
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::work::Work;
 
 /// Consumers, and what is lent to them.
 struct World {

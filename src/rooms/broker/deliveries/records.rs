@@ -16,8 +16,8 @@
 
 use core::ops::{Index, IndexMut};
 
-use crate::broker::letters::Reason;
 use crate::command::{ChannelId, ConsumerId, QueueId, Settlement};
+use crate::letters::Reason;
 use crate::mem::{Links, List, MessageId, Slab};
 
 /// The method that carries the message to the client.

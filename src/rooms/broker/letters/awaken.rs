@@ -21,15 +21,15 @@ use crate::wire::props::{Properties, PropertyEdit};
 
 use super::state::Post;
 use super::write::Letter;
-use crate::broker::Context;
-use crate::broker::properties::copy_flags;
-use crate::broker::queue::Queue;
-use crate::broker::queue::Taken;
-use crate::broker::queues::LevelChoice;
-use crate::broker::queues::Scratch;
-use crate::broker::queues::take_step;
-use crate::broker::queues::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
-use crate::broker::quota::owner_of;
+use crate::Context;
+use crate::properties::copy_flags;
+use crate::queue::Queue;
+use crate::queue::Taken;
+use crate::queues::LevelChoice;
+use crate::queues::Scratch;
+use crate::queues::take_step;
+use crate::queues::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
+use crate::quota::owner_of;
 
 /// Steps that a turn takes to route or move delayed messages; some messages take several ([`take_step`]).
 const ROUSE_STEP: u32 = 512;

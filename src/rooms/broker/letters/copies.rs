@@ -21,11 +21,11 @@ use crate::wire::{Full, Writer};
 
 use super::state::Post;
 use super::traced::TracedName;
-use crate::broker::Context;
-use crate::broker::queues::Claim;
-use crate::broker::queues::Scratch;
-use crate::broker::quota::owner_of;
-use crate::broker::topology::copies;
+use crate::Context;
+use crate::queues::Claim;
+use crate::queues::Scratch;
+use crate::quota::owner_of;
+use crate::topology::copies;
 
 /// The exchange that the copies are published to.
 const EXCHANGE: &str = "amq.rabbitmq.trace";

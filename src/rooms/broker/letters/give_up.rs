@@ -13,9 +13,9 @@ use crate::mem::{MessageFlags, MessageId};
 use super::death::Reason;
 use super::state::Post;
 use super::write::Letter;
-use crate::broker::Context;
-use crate::broker::queue::Front;
-use crate::broker::queues::{Patience, take_step};
+use crate::Context;
+use crate::queue::Front;
+use crate::queues::{Patience, take_step};
 
 /// Expired messages that one delivery turn of a queue takes up.
 const DELIVER_STEP: u32 = 64;

@@ -16,9 +16,9 @@
 //! Always true: a parked message keeps its exchange, key and body, and does not expire; it is in its old queue, though nobody is
 //! given it any more, or in the bridge's, and never in neither.
 
-use crate::broker::properties::copy_flags;
 use crate::command::QueueId;
 use crate::mem::MessageId;
+use crate::properties::copy_flags;
 use crate::wire::field::Table;
 use crate::wire::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 use crate::wire::{Full, Writer};
@@ -26,8 +26,8 @@ use crate::wire::{Full, Writer};
 use super::death::{Parking, Reason};
 use super::state::Post;
 use super::write::Letter;
-use crate::broker::Context;
-use crate::broker::queues::LevelChoice;
+use crate::Context;
+use crate::queues::LevelChoice;
 
 const CAUSE: &str = "x-parked-cause";
 const BRIDGE: &str = "x-parked-bridge";

@@ -4,17 +4,17 @@
 
 use super::death::Parking;
 use super::traced::Firehose;
-use crate::broker::access::Access;
-use crate::broker::consumers::Consumers;
-use crate::broker::counters::Counters;
-use crate::broker::policy::Policies;
-use crate::broker::promised::Promised;
-use crate::broker::queues::Queues;
-use crate::broker::quota::Quota;
-use crate::broker::topology::Topology;
+use crate::access::Access;
 use crate::command::QueueId;
+use crate::consumers::Consumers;
+use crate::counters::Counters;
 use crate::journal::Journal;
 use crate::mem::Messages;
+use crate::policy::Policies;
+use crate::promised::Promised;
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::topology::Topology;
 
 /// State kept from one letter to the next.
 #[derive(Debug, Default)]

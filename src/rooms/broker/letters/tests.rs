@@ -1,25 +1,25 @@
 //! Letters by themselves: what a queue gives up goes where its arguments say, or stays until there is room.
 
 use super::*;
-use crate::broker::access::FIRST_VHOST;
-use crate::broker::arguments::QueueSettings;
-use crate::broker::consumers::Consumers;
-use crate::broker::counters::Counters;
-use crate::broker::deliveries::{Carrier, NewDelivery};
-use crate::broker::policy::{Applied, Policies};
-use crate::broker::queue::{Queue, Taken};
-use crate::broker::queues::Queues;
-use crate::broker::quota::Quota;
-use crate::broker::topology::{ExchangeDeclaration, NewExchange, Topology};
-use crate::broker::work::Work;
-use crate::broker::{Access, Context};
+use crate::access::FIRST_VHOST;
+use crate::arguments::QueueSettings;
 use crate::command::{ChannelId, QueueId, VhostId};
+use crate::consumers::Consumers;
+use crate::counters::Counters;
+use crate::deliveries::{Carrier, NewDelivery};
 use crate::journal::{Journal, Urgency};
 use crate::limits::Limits;
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
+use crate::policy::{Applied, Policies};
+use crate::queue::{Queue, Taken};
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
 use crate::wire::Writer;
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
+use crate::work::Work;
+use crate::{Access, Context};
 
 /// All that is borrowed to send something on.
 struct World {

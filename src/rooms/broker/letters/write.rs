@@ -11,23 +11,23 @@
 //! lost. As in RabbitMQ a letter is dropped that reaches no queue, or that a full target refuses, unless the
 //! target dead-letters what it refuses: then the letter goes on at once, a few times at most.
 
-use crate::broker::properties::copy_flags;
 use crate::command::{ExchangeId, Name, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::Urgency;
 use crate::mem::MessageId;
+use crate::properties::copy_flags;
 use crate::wire::Writer;
 use crate::wire::field::Table;
 use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 
 use super::death::{Death, Reason};
 use super::state::Post;
-use crate::broker::Context;
-use crate::broker::queue::Targets;
-use crate::broker::queues::LevelChoice;
-use crate::broker::queues::Scratch;
-use crate::broker::quota::owner_of;
-use crate::broker::work::Work;
+use crate::Context;
+use crate::queue::Targets;
+use crate::queues::LevelChoice;
+use crate::queues::Scratch;
+use crate::quota::owner_of;
+use crate::work::Work;
 
 /// How many times the routing work of one message a letter may take.
 const ROUTING_TIMES: u32 = 8;

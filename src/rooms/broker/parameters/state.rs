@@ -7,9 +7,9 @@ use super::unplaced::Unplaced;
 use super::views::{
     PARAMETER_BYTES_MAX, ParameterCheck, ParameterName, ParameterNeeds, ParameterView, SHOVEL, Setter,
 };
-use crate::broker::access::OperatorFault;
-use crate::broker::faults::{check_changeable, check_room};
+use crate::access::OperatorFault;
 use crate::command::{NAME_BYTES_MAX, VhostId};
+use crate::faults::{check_changeable, check_room};
 use crate::journal::{Batch, Definition, Journal, Mode};
 use crate::mem::Slab;
 

@@ -1,7 +1,7 @@
 //! Parameters by themselves: set, shared, cleared, and left without a place.
 
 use super::*;
-use crate::broker::access::OperatorFault;
+use crate::access::OperatorFault;
 use crate::command::VhostId;
 use crate::journal::{Batch, Fact, Journal};
 

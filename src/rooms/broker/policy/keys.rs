@@ -9,8 +9,8 @@
 use core::fmt;
 
 use super::views::PolicyKind;
-use crate::broker::words::ErlangBinary;
 use crate::wire::field::{Table, Value};
+use crate::words::ErlangBinary;
 
 /// The longest definition, in bytes of a field table.
 pub(super) const DEFINITION_BYTES_MAX: usize = 1024;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::keys::NotFor;
 use super::views::{ApplyTo, NewPolicy, PolicyKind};
-use crate::broker::access::Pattern;
+use crate::access::Pattern;
 use crate::command::{PolicyId, VhostId};
 
 /// A queue or an exchange that policies may apply to.

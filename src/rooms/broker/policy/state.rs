@@ -10,13 +10,13 @@ use super::records::{Applied, Policy, Subject};
 use super::telling::{Listener, Telling};
 use super::terms::Terms;
 use super::views::{AppliedView, NewPolicy, PolicyKind, PolicyView};
-use crate::broker::access::{OperatorFault, Pattern, PatternBytes};
-use crate::broker::faults::{check_changeable, check_room};
-use crate::broker::work::Work;
+use crate::access::{OperatorFault, Pattern, PatternBytes};
 use crate::command::{NAME_BYTES_MAX, PolicyId, VhostId};
+use crate::faults::{check_changeable, check_room};
 use crate::journal::{Batch, Definition, Journal, Mode};
 use crate::mem::Slab;
 use crate::wire::field::Table;
+use crate::work::Work;
 
 /// All policies.
 pub(crate) struct Policies {

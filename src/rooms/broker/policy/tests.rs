@@ -1,12 +1,12 @@
 //! Policies by themselves: said, checked, chosen, told and taken away.
 
 use super::*;
-use crate::broker::access::{OperatorFault, PatternBytes};
-use crate::broker::work::Work;
+use crate::access::{OperatorFault, PatternBytes};
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::journal::{Batch, Definition, Fact, Journal};
 use crate::wire::Writer;
 use crate::wire::field::{Table, Value};
+use crate::work::Work;
 
 /// The bytes of a table with one field.
 fn table(name: &str, text: &str) -> Vec<u8> {

@@ -18,7 +18,7 @@
 //! not.
 
 use super::place::{Lane, Place};
-use crate::broker::deliveries::{Delivered, Deliveries, RequeuedHeap};
+use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
 use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner};
 
 /// Messages in the middle of one queue, in memory or not: with those outside of it their number fits the 32 bits of

@@ -6,8 +6,8 @@
 
 use super::place::{Lane, Place};
 use super::records::Records;
-use crate::broker::deliveries::Deliveries;
 use crate::command::QueueId;
+use crate::deliveries::Deliveries;
 use crate::error::{Fault, ReplyCode};
 use crate::mem::{FifoPool, MessageId};
 

@@ -4,10 +4,10 @@
 //! queue at a time.
 
 use super::records::Records;
-use crate::broker::restored::Contents;
-use crate::broker::{Access, Context};
 use crate::command::QueueId;
 use crate::journal::{Definition, Journal, Mode};
+use crate::restored::Contents;
+use crate::{Access, Context};
 
 impl Records {
     /// Writes down that a queue exists, or that it is gone with all its messages.

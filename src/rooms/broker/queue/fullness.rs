@@ -5,10 +5,10 @@
 use super::backlog::SLOT_BYTES;
 use super::record::{Queue, Rank};
 use super::records::Records;
-use crate::broker::arguments::Overflow;
-use crate::broker::shortage::Shortage;
+use crate::arguments::Overflow;
 use crate::command::{QueueId, VhostId};
 use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::shortage::Shortage;
 
 /// Eighths of its share of the memory that a queue may take.
 const SHARE: u64 = 8;

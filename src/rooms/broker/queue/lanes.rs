@@ -4,8 +4,8 @@
 //! Always true: an offset is given to one message only; the counts are of unsettled messages in the log or on
 //! their way there; the delivered watermark never falls.
 
-use crate::broker::restored::Contents;
 use crate::journal::{Batch, Target};
+use crate::restored::Contents;
 
 /// Offsets by which the watermark goes ahead of the deliveries: at most as many undelivered messages are
 /// called redelivered after a power cut.

@@ -19,15 +19,15 @@ use core::ops::Range;
 use super::lanes::Logged;
 use super::record::{Queue, Rank};
 use super::records::Records;
-use crate::broker::arguments::{QueueSettings, max_priority};
-use crate::broker::faults::out_of;
-use crate::broker::quota::{Declared, Declarer, Quota, Room};
-use crate::broker::topology::DELAYED;
-use crate::broker::work::Work;
+use crate::arguments::{QueueSettings, max_priority};
 use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
+use crate::faults::out_of;
 use crate::journal::{Definition, Journal};
+use crate::quota::{Declared, Declarer, Quota, Room};
+use crate::topology::DELAYED;
 use crate::wire::field::Table;
+use crate::work::Work;
 
 /// Slots of the timing wheel of delayed messages, each a level of a delayed exchange's hidden queue.
 pub(crate) const SLOTS: u8 = 88;

@@ -9,13 +9,13 @@ use super::backlog::{Backlog, Size};
 use super::lanes::{Logged, Spilled};
 use super::place::{Lane, Place};
 use super::requeue_counts::RequeueCounts;
-use crate::broker::arguments::QueueSettings;
-use crate::broker::consumers::QueueConsumers;
-use crate::broker::policy::Applied;
-use crate::broker::quota::{Declarer, owner_of};
+use crate::arguments::QueueSettings;
 use crate::command::{ConnectionId, ExchangeId, QueueId, VhostId};
+use crate::consumers::QueueConsumers;
 use crate::journal::Appended;
 use crate::mem::{FifoPool, Links, List};
+use crate::policy::Applied;
+use crate::quota::{Declarer, owner_of};
 
 /// One queue.
 #[derive(Debug)]

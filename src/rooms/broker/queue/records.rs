@@ -7,14 +7,14 @@ use core::ops::{Index, IndexMut};
 
 use super::record::{Peeked, Queue};
 use super::requeue_counts::RequeueCountsDue;
-use crate::broker::arguments::QueueSettings;
-use crate::broker::consumers::QueueConsumers;
-use crate::broker::faults::out_of;
-use crate::broker::names::IndexTable;
+use crate::arguments::QueueSettings;
 use crate::command::{ExchangeId, QueueId, VhostId};
+use crate::consumers::QueueConsumers;
 use crate::error::Fault;
+use crate::faults::out_of;
 use crate::journal::{Journal, Mode};
 use crate::mem::{List, Slab};
+use crate::names::IndexTable;
 
 /// All queue records, those of levels and of hidden queues included.
 #[derive(Debug)]

@@ -1,11 +1,11 @@
 //! The queues that a message of a transaction goes to, kept as a message of its own until the commit.
 
 use super::records::Records;
-use crate::broker::faults::out_of;
-use crate::broker::work::Work;
 use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
+use crate::faults::out_of;
 use crate::mem::{Draw, MessageFlags, MessageId, Messages, Share};
+use crate::work::Work;
 
 /// Octets of a hidden queue in a route that is kept.
 const HIDDEN_LEN: usize = 1 + 4 + 8;

@@ -1,14 +1,14 @@
 //! Queue records by themselves: names, levels, the ready list, limits, and looking into a queue.
 
 use super::*;
-use crate::broker::arguments::{Overflow, QueueSettings};
-use crate::broker::deliveries::Deliveries;
-use crate::broker::policy::{Applied, Policies};
-use crate::broker::quota::Quota;
+use crate::arguments::{Overflow, QueueSettings};
 use crate::command::{QueueId, VhostId};
+use crate::deliveries::Deliveries;
 use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
+use crate::policy::{Applied, Policies};
+use crate::quota::Quota;
 
 /// The records, and what a backlog lies in.
 struct World {

@@ -8,10 +8,10 @@
 //! had; the messages found are held until the caller takes them.
 
 use super::fetch::{Fetch, FetchFrom, Page, PageIn, begin_page};
-use crate::broker::queue::{Lane, LogRun};
-use crate::broker::quota::owner_of;
 use crate::command::VhostId;
 use crate::mem::{MessageId, Messages};
+use crate::queue::{Lane, LogRun};
+use crate::quota::owner_of;
 
 /// Bytes of records read from the log for one browse.
 const BROWSE_BYTES: u32 = 128 << 10;

@@ -21,9 +21,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::expiry::Expiry;
-use crate::broker::queue::SLOTS;
 use crate::command::QueueId;
 use crate::mem::MessageId;
+use crate::queue::SLOTS;
 use crate::wire::field::{Table, Value};
 
 /// The tier of the narrowest slots that a publisher's message comes to.

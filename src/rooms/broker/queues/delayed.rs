@@ -9,12 +9,12 @@ use super::delay_wheel::{Held, NARROWEST_PUBLISHED, Slot, UNKNOWN, delay_ms, sta
 use super::fetch::Page;
 use super::push::LevelChoice;
 use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::queue::{Rank, SLOTS};
-use crate::broker::quota::{Declarer, Quota};
+use crate::Context;
 use crate::command::QueueId;
 use crate::journal::Journal;
 use crate::mem::MessageId;
+use crate::queue::{Rank, SLOTS};
+use crate::quota::{Declarer, Quota};
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
 

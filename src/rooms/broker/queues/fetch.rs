@@ -2,9 +2,9 @@
 //!
 //! Always true: a message that is read takes memory only from what is kept free to read back.
 
-use crate::broker::queue::Lane;
 use crate::command::QueueId;
 use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
+use crate::queue::Lane;
 use crate::wire::props::Properties;
 
 /// Messages to be read back.

@@ -8,14 +8,14 @@
 //! queue is in memory.
 
 use super::state::{PendingWatermark, Queues};
-use crate::broker::Context;
-use crate::broker::deliveries::{Carrier, Delivered, NewDelivery};
-use crate::broker::letters::Reason;
-use crate::broker::queue::{First, Front, Lane, Place, QueuePart, Size, Taken, block_bytes};
-use crate::broker::quota::owner_of;
+use crate::Context;
 use crate::command::QueueId;
+use crate::deliveries::{Carrier, Delivered, NewDelivery};
 use crate::journal::{Journal, Mode, Settled, Target};
+use crate::letters::Reason;
 use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::queue::{First, Front, Lane, Place, QueuePart, Size, Taken, block_bytes};
+use crate::quota::owner_of;
 
 /// Bytes of memory that must be free for reading ahead.
 const HEAD_BYTES: usize = 16 << 10;

@@ -10,11 +10,11 @@
 
 use super::fetch::{Fetch, FetchFrom, Page, PageIn, begin_page};
 use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::queue::{First, Lane, Place, Size};
-use crate::broker::quota::owner_of;
+use crate::Context;
 use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::queue::{First, Lane, Place, Size};
+use crate::quota::owner_of;
 
 /// Bytes of records read back at once.
 const FETCH_BYTES: u32 = 128 << 10;

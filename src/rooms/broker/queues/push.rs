@@ -7,15 +7,15 @@
 use super::delay_wheel::delay_ms;
 use super::head::log_bytes;
 use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::faults::{out_of, out_of_disk, unwritable};
-use crate::broker::queue::{Queue, Rank, Size};
-use crate::broker::quota::{Declarer, LogShares, Quota, owner_of};
-use crate::broker::shortage::{Pool, Shortage};
+use crate::Context;
 use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
+use crate::faults::{out_of, out_of_disk, unwritable};
 use crate::journal::{Appended, Journal, Mode, NoRoom, Urgency};
 use crate::mem::{MessageFlags, MessageId, Share};
+use crate::queue::{Queue, Rank, Size};
+use crate::quota::{Declarer, LogShares, Quota, owner_of};
+use crate::shortage::{Pool, Shortage};
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
 

@@ -3,9 +3,9 @@
 //! Always true: whoever changes what a queue waits for puts it on the list where somebody looks.
 
 use super::state::Queues;
-use crate::broker::queue::Peeked;
 use crate::command::QueueId;
 use crate::journal::Journal;
+use crate::queue::Peeked;
 
 impl Queues {
     // ---- deliveries

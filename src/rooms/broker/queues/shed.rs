@@ -17,12 +17,12 @@
 
 use super::fetch::{Fetch, Page};
 use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::properties::expiration_ms;
-use crate::broker::queue::{First, Lane, Peeked, Place, Purged, PurgedItem};
+use crate::Context;
 use crate::command::QueueId;
 use crate::journal::Journal;
 use crate::mem::{MessageFlags, MessageId};
+use crate::properties::expiration_ms;
+use crate::queue::{First, Lane, Peeked, Place, Purged, PurgedItem};
 use crate::wire::props::Properties;
 
 /// Messages that one command makes a queue drop at most, when its length limit has become smaller.

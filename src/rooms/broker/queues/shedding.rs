@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 
-use crate::broker::work::Work;
 use crate::command::QueueId;
+use crate::work::Work;
 
 /// Units of work that make one more step.
 const UNITS_PER_STEP: u32 = 16;

@@ -15,12 +15,12 @@
 
 use super::head::log_bytes;
 use super::state::Queues;
-use crate::broker::Context;
-use crate::broker::queue::{Lane, Place, Queue, QueuePart, Size, block_bytes};
-use crate::broker::quota::{LogShares, Quota};
+use crate::Context;
 use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::journal::{Journal, Mode, NoRoom};
 use crate::mem::{MessageFlags, MessageId, Messages};
+use crate::queue::{Lane, Place, Queue, QueuePart, Size, block_bytes};
+use crate::quota::{LogShares, Quota};
 
 /// Messages that one step takes out of memory.
 const SPILL_STEP: u32 = 512;

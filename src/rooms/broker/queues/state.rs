@@ -10,17 +10,17 @@ use super::expiry::Expiry;
 use super::gets::Getting;
 use super::paging::Paging;
 use super::shedding::Shedding;
-use crate::broker::arguments::QueueSettings;
-use crate::broker::deliveries::Deliveries;
-use crate::broker::queue::{Browsed, Lane, Queue, Records};
-use crate::broker::restored::Contents;
-use crate::broker::shortage::Shortage;
-use crate::broker::waiters::Waiters;
+use crate::arguments::QueueSettings;
 use crate::command::QueueId;
+use crate::deliveries::Deliveries;
 use crate::error::Fault;
 use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
 use crate::mem::FifoPool;
+use crate::queue::{Browsed, Lane, Queue, Records};
+use crate::restored::Contents;
+use crate::shortage::Shortage;
+use crate::waiters::Waiters;
 
 /// Buffers for reading properties; taken out while in use.
 #[derive(Debug, Default)]

@@ -1,23 +1,23 @@
 //! Queues by themselves: what comes in, in which order it goes, what is given up, and who is told to wait.
 
 use super::*;
-use crate::broker::Context;
-use crate::broker::arguments::QueueSettings;
-use crate::broker::consumers::{ConsumerState, Consumers, NewConsumer};
-use crate::broker::deliveries::{Carrier, NewDelivery};
-use crate::broker::letters::Reason;
-use crate::broker::policy::{Applied, Policies};
-use crate::broker::queue::{Queue, Taken, first_rank};
-use crate::broker::quota::Quota;
-use crate::broker::shortage::Shortage;
-use crate::broker::work::Work;
+use crate::Context;
+use crate::arguments::QueueSettings;
 use crate::command::{ChannelId, Name, QueueId, VhostId};
+use crate::consumers::{ConsumerState, Consumers, NewConsumer};
+use crate::deliveries::{Carrier, NewDelivery};
 use crate::journal::{Journal, Urgency};
+use crate::letters::Reason;
 use crate::limits::Limits;
 use crate::mem::{MessageFlags, MessageId, Messages, Share};
+use crate::policy::{Applied, Policies};
+use crate::queue::{Queue, Taken, first_rank};
+use crate::quota::Quota;
+use crate::shortage::Shortage;
 use crate::wire::Full;
 use crate::wire::Writer;
 use crate::wire::field::TableWriter;
+use crate::work::Work;
 
 /// Queues, and what is lent to them.
 struct World {

@@ -13,7 +13,7 @@ use crate::error::Fault;
 use super::held::{Declared, Declarer, Held, Holder};
 use super::refused::has_its_share;
 use super::state::Quota;
-use crate::broker::faults::out_of;
+use crate::faults::out_of;
 
 /// A connection may hold this many times the declared things that it leaves to others.
 const DECLARED_TIMES: usize = 15;

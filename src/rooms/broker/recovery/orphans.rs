@@ -11,7 +11,7 @@
 
 use crate::command::QueueId;
 
-use crate::broker::restored::Contents;
+use crate::restored::Contents;
 
 /// The most orphans listed; others wait in the store.
 const ORPHANS_MAX: usize = 256;

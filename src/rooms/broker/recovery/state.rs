@@ -4,14 +4,14 @@
 
 use super::left_out::LeftOut;
 use super::orphans::{Adoption, Orphan, Orphans};
-use crate::broker::Context;
-use crate::broker::access::Access;
-use crate::broker::faults::check_deletable;
-use crate::broker::topology::exchange_in_words;
-use crate::broker::words::QueueInWords;
+use crate::Context;
+use crate::access::Access;
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
+use crate::faults::check_deletable;
 use crate::journal::{Definition, DestinationName};
+use crate::topology::exchange_in_words;
+use crate::words::QueueInWords;
 
 /// Definitions that a start left out, and messages without a queue.
 #[derive(Debug)]

@@ -1,15 +1,15 @@
 //! Recovery by itself: what a start left out, whose names that blocks, and messages without a queue.
 
 use super::*;
-use crate::broker::access::FIRST_VHOST;
-use crate::broker::restored::Contents;
-use crate::broker::work::Work;
-use crate::broker::{Access, Context};
+use crate::access::FIRST_VHOST;
 use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::{Definition, DestinationName, Fact, Journal};
 use crate::limits::Limits;
 use crate::mem::{MessageLimits, Messages};
+use crate::restored::Contents;
+use crate::work::Work;
+use crate::{Access, Context};
 
 /// What a start found, and what is lent to it.
 struct World {

@@ -9,15 +9,15 @@
 use super::headers;
 use super::records::{Binding, BindingSpec, Destination, Exchange, FoundBinding, Kind};
 use super::state::Topology;
-use crate::broker::faults::version_for;
-use crate::broker::queues::Queues;
-use crate::broker::quota::{Declared, Declarer, Quota, Room};
-use crate::broker::{Access, Context};
 use crate::command::{BindingId, ExchangeId, VhostId};
 use crate::error::Fault;
+use crate::faults::version_for;
 use crate::journal::{Definition, DestinationName, Journal, Mode};
 use crate::mem::{Links, List, Slab};
+use crate::queues::Queues;
+use crate::quota::{Declared, Declarer, Quota, Room};
 use crate::wire::field::Table;
+use crate::{Access, Context};
 
 impl Topology {
     /// A binding whose source is this exchange, or else one whose destination it is.

@@ -8,11 +8,11 @@
 use core::fmt;
 
 use super::records::{DELAYED, Kind};
-use crate::broker::Access;
-use crate::broker::words::ExchangeInWords;
+use crate::Access;
 use crate::command::VhostId;
 use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
+use crate::words::ExchangeInWords;
 
 /// Exchange types that plug-ins or later versions of RabbitMQ add. The client is told which plug-in is
 /// missing; RabbitMQ without it says only that the type is unknown.

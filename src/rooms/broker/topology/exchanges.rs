@@ -12,15 +12,15 @@ use std::sync::Arc;
 use super::declaration::{ExchangeDeclaration, exchange_in_words, is_system_name};
 use super::records::{Exchange, Kind};
 use super::state::{Topology, find_exchange};
-use crate::broker::arguments::{self, inequivalent_flag};
-use crate::broker::policy::Applied;
-use crate::broker::quota::{Declared, Declarer, Quota};
-use crate::broker::{Access, Context};
+use crate::arguments::{self, inequivalent_flag};
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, Definition};
 use crate::mem::List;
+use crate::policy::Applied;
+use crate::quota::{Declared, Declarer, Quota};
 use crate::wire::field::Table;
+use crate::{Access, Context};
 
 /// The fields of a new exchange.
 pub(crate) struct NewExchange<'a> {

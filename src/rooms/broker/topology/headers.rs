@@ -11,9 +11,9 @@ use core::hash::{BuildHasher, Hash, Hasher};
 
 use foldhash::quality::FixedState;
 
-use crate::broker::words::{ErlangBinary, ErlangTerm};
 use crate::error::{Fault, ReplyCode};
 use crate::wire::field::{Table, Value};
+use crate::words::{ErlangBinary, ErlangTerm};
 
 /// Bytes of headers that are as much work as looking at one of them.
 const BYTES_PER_STEP: usize = 64;

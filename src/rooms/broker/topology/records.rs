@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use crate::broker::policy::Applied;
-use crate::broker::quota::Declarer;
 use crate::command::{ExchangeId, QueueId, VhostId};
 use crate::journal::Batch;
 use crate::mem::{Links, List};
+use crate::policy::Applied;
+use crate::quota::Declarer;
 
 /// The type of delayed exchanges, which keep a message for its delay before they route it.
 pub(crate) const DELAYED: &str = "x-delayed-message";

@@ -8,14 +8,14 @@
 //! charged, and routing whose work grows with several things at once (keys, their words, exchanges) is
 //! refused beyond a number of units that depends on how much can be bound.
 
-use crate::broker::names::IndexTable;
-use crate::broker::queue::Targets;
-use crate::broker::queues::delay_ms;
-use crate::broker::work::Work;
 use crate::command::{ExchangeId, VhostId};
 use crate::error::Fault;
 use crate::mem::{List, Slab};
+use crate::names::IndexTable;
+use crate::queue::Targets;
+use crate::queues::delay_ms;
 use crate::wire::field::{Array, Table, Value};
+use crate::work::Work;
 
 use super::headers::{self, Names, Rule};
 use super::pairs::{Hook, Pairs};

@@ -10,10 +10,10 @@ use super::headers;
 use super::pairs::Pairs;
 use super::records::{Binding, Exchange};
 use super::trie::Trie;
-use crate::broker::names::IndexTable;
-use crate::broker::work::Work;
 use crate::command::{ExchangeId, VhostId};
 use crate::mem::Slab;
+use crate::names::IndexTable;
+use crate::work::Work;
 
 /// Nodes of the tries per binding: a topic pattern of that many words on average.
 const NODES_PER_BINDING: usize = 2;

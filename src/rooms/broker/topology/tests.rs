@@ -2,22 +2,22 @@
 //! definitions are written.
 
 use super::*;
-use crate::broker::access::FIRST_VHOST;
-use crate::broker::arguments::QueueSettings;
-use crate::broker::policy::{Applied, Policies};
-use crate::broker::queue::{Logged, Queue, Targets};
-use crate::broker::queues::Queues;
-use crate::broker::quota::{Declared, Quota, Room};
-use crate::broker::work::Work;
-use crate::broker::{Access, Context};
+use crate::access::FIRST_VHOST;
+use crate::arguments::QueueSettings;
 use crate::command::{BindingId, ExchangeId, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::{Fact, Journal};
 use crate::limits::Limits;
 use crate::mem::Messages;
+use crate::policy::{Applied, Policies};
+use crate::queue::{Logged, Queue, Targets};
+use crate::queues::Queues;
+use crate::quota::{Declared, Quota, Room};
 use crate::wire::Full;
 use crate::wire::Writer;
 use crate::wire::field::{Table, TableWriter};
+use crate::work::Work;
+use crate::{Access, Context};
 
 /// A topology with everything its methods borrow.
 struct World {

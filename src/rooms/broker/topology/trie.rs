@@ -14,8 +14,8 @@
 //!
 //! Always true: a node with neither bindings nor children does not exist, but for roots.
 
-use crate::broker::names::IndexTable;
 use crate::mem::{List, Slab};
+use crate::names::IndexTable;
 
 use super::records::{Binding, Kind};
 

@@ -13,8 +13,8 @@ use crate::limits::Megabytes;
 use crate::mem::{ENTRIES_PER_CHUNK, Messages};
 
 use super::state::Views;
-use crate::broker::queue::Queue;
-use crate::broker::shortage::{Pool, Shortage, Waiters};
+use crate::queue::Queue;
+use crate::shortage::{Pool, Shortage, Waiters};
 
 impl<'b> Views<'b> {
     /// The text for publishers who wait: how many, since when, for what, and what to do. `disk_limit` is as

@@ -2,8 +2,8 @@
 //!
 //! Always true: a row borrows from the record.
 
-use crate::broker::policy::AppliedView;
 use crate::command::{ChannelId, ConnectionId};
+use crate::policy::AppliedView;
 use crate::wire::field::Table;
 
 /// A queue, as operators see it.

@@ -9,17 +9,17 @@ use super::rows::{
     BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
     QueueView,
 };
-use crate::broker::access::Access;
-use crate::broker::consumers::{ConsumerState, Consumers, Fill, Mode};
-use crate::broker::parameters::{ParameterView, Parameters};
-use crate::broker::policy::{Policies, PolicyView};
-use crate::broker::queue::Queue;
-use crate::broker::queues::Queues;
-use crate::broker::quota::Quota;
-use crate::broker::sizes::QUEUE_BYTES;
-use crate::broker::topology::{Destination, Topology};
+use crate::access::Access;
 use crate::command::{ChannelId, ConnectionId, QueueId};
+use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
 use crate::mem::Messages;
+use crate::parameters::{ParameterView, Parameters};
+use crate::policy::{Policies, PolicyView};
+use crate::queue::Queue;
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::sizes::QUEUE_BYTES;
+use crate::topology::{Destination, Topology};
 use crate::wire::field::Table;
 
 /// The parts of the broker that operators may see, borrowed.

@@ -1,22 +1,22 @@
 //! Views by themselves: what is shown of which record, and the text for publishers who wait.
 
 use super::*;
-use crate::broker::Context;
-use crate::broker::access::{Access, FIRST_VHOST};
-use crate::broker::arguments::QueueSettings;
-use crate::broker::consumers::{ConsumerState, Consumers, NewConsumer};
-use crate::broker::parameters::Parameters;
-use crate::broker::policy::{Applied, Policies};
-use crate::broker::queue::{Queue, first_rank};
-use crate::broker::queues::Queues;
-use crate::broker::quota::Quota;
-use crate::broker::shortage::{Pool, Shortage, Waiters};
-use crate::broker::topology::{ExchangeDeclaration, NewExchange, Topology};
-use crate::broker::work::Work;
+use crate::Context;
+use crate::access::{Access, FIRST_VHOST};
+use crate::arguments::QueueSettings;
 use crate::command::{ConnectionId, Name, QueueId, VhostId};
+use crate::consumers::{ConsumerState, Consumers, NewConsumer};
 use crate::journal::{Journal, Urgency};
 use crate::limits::Limits;
 use crate::mem::{MessageFlags, Messages, Share};
+use crate::parameters::Parameters;
+use crate::policy::{Applied, Policies};
+use crate::queue::{Queue, first_rank};
+use crate::queues::Queues;
+use crate::quota::Quota;
+use crate::shortage::{Pool, Shortage, Waiters};
+use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
+use crate::work::Work;
 
 /// The parts that views borrow, and what is lent to them.
 struct World {
@@ -183,8 +183,8 @@ fn a_binding_is_shown_as_long_as_both_its_ends_are() {
     let (vhost, version) = (world.vhost, 0);
     let new = NewExchange { vhost, declaration, version, declarer: None, delayed_queue: None };
     let exchange = world.topology.insert_exchange(&new);
-    let spec = crate::broker::topology::BindingSpec { source: "x", routing_key: "key", arguments: &[] };
-    let found = spec.between(exchange, crate::broker::topology::Destination::Queue(queue));
+    let spec = crate::topology::BindingSpec { source: "x", routing_key: "key", arguments: &[] };
+    let found = spec.between(exchange, crate::topology::Destination::Queue(queue));
     let mut cx = Context::new(&mut world.journal, &mut world.messages, &mut world.work);
     world.topology.bind(&mut cx, &world.access, &mut world.quota, &mut world.queues, &found).unwrap();
     let shown = |world: &World| {

@@ -28,7 +28,7 @@
 //!
 //! The tags are RabbitMQ's, not the specification's (which has `U` and gives `s` and `L` other meanings).
 
-use crate::wire::{Reader, TABLE_DEPTH_MAX, WireError};
+use crate::{Reader, TABLE_DEPTH_MAX, WireError};
 
 /// A field table: its entries as received, without the length in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

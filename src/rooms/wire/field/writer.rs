@@ -7,7 +7,7 @@
 
 use super::value::{Table, Value};
 use crate::mem::sort_by_key;
-use crate::wire::{Full, Writer};
+use crate::{Full, Writer};
 
 /// Entries that are put in order; a table of more stays in its own.
 const SORTED_MAX: usize = 128;
@@ -81,7 +81,7 @@ pub struct TableWriter<'w, 'b> {
 }
 
 impl<'w, 'b> TableWriter<'w, 'b> {
-    pub(in crate::wire) fn new(w: &'w mut Writer<'b>) -> Self {
+    pub(crate) fn new(w: &'w mut Writer<'b>) -> Self {
         Self { w }
     }
 

@@ -8,6 +8,8 @@
 //! that reading takes no more than [`READING_BYTES`]; of fields that have one name the last one counts; a
 //! field that is missing or of another kind is named in the error.
 
+#![warn(clippy::unwrap_used)]
+
 use core::fmt;
 use std::borrow::Cow;
 

@@ -8,6 +8,8 @@
 //! Always true: a key that is not known, or a value that does not fit its key, is refused with the file, the
 //! line and what to write instead. Nothing is guessed, nothing is cut to fit.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod board;
 pub mod bridge;
 pub mod by_hand;
@@ -255,3 +257,7 @@ fn lay_over(config: &mut Config, layer: Layer, announced: &mut Announced) {
 
 #[cfg(test)]
 mod tests;
+
+// The rooms below, by the names that everybody has for them.
+use leveret_base::{command, limits, mem};
+use leveret_fields as fields;

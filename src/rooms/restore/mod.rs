@@ -4,16 +4,18 @@
 //! Always true: no message is read here; what cannot be made is logged and stays in the store, unless it
 //! belongs to nothing that there is; messages that belong to nothing stay.
 
+#![warn(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use crate::broker::{Broker, Contents, Context, Restored, levels_of};
-use crate::command::QueueId;
-use crate::journal::definition::{is_access, queue_in};
-use crate::journal::{Definition, DestinationName, is_transient};
-use crate::password::PasswordHash;
-use crate::store::{self, Access, AccessReport, Log};
-use crate::time::Now;
+use leveret_base::command::QueueId;
+use leveret_base::journal::definition::{is_access, queue_in};
+use leveret_base::journal::{Definition, DestinationName, is_transient};
+use leveret_base::password::PasswordHash;
+use leveret_base::time::Now;
+use leveret_broker::{Broker, Contents, Context, Restored, levels_of};
+use leveret_store::{self as store, Access, AccessReport, Log};
 
 /// Whom a new store begins with: a name, and what its password is kept as.
 pub type First<'a> = Option<(&'a str, PasswordHash)>;
@@ -308,7 +310,7 @@ fn restore_queue(broker: &mut Broker, log: &Log, incarnation: u64, queue: QueueI
 }
 
 /// Puts into a queue what the log has for it.
-pub(super) fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: QueueId) {
+pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: QueueId) {
     for range in found.live_ranges() {
         if !broker.queues_mut().restore_messages(queue, range.start, range.end) {
             log::error!(
