@@ -1,9 +1,9 @@
 //! What a start makes of a disk that refuses to be read: who may come in does not hang on its mood.
 
-use leveret::engine::restore;
-use leveret::password::PasswordHash;
-use leveret::store::{Disk, Log, Settings};
-use leveret::time::Now;
+use leveret_base::password::PasswordHash;
+use leveret_base::time::Now;
+use leveret_restore::restore;
+use leveret_store::{Disk, Log, Settings};
 
 use crate::dead_letters::{IDENTITY, Life};
 use crate::sim_disk::{Mutant, SimDisk};
