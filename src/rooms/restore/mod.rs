@@ -15,7 +15,7 @@ use leveret_base::journal::{Definition, DestinationName, is_transient};
 use leveret_base::password::PasswordHash;
 use leveret_base::time::Now;
 use leveret_broker::{Broker, Contents, Context, Restored, levels_of};
-use leveret_store::{self as store, Access, AccessReport, Log};
+use leveret_store::{self as store, Access, AccessDefinition, AccessReport, Log};
 
 /// Whom a new store begins with: a name, and what its password is kept as.
 pub type First<'a> = Option<(&'a str, PasswordHash)>;
@@ -225,7 +225,7 @@ fn restore_definitions(
     broker: &mut Broker,
     context: &mut Context<'_>,
     log: &Log,
-    (disk, of_access): (&mut impl store::Disk, &[(Box<[u8]>, Box<[u8]>)]),
+    (disk, of_access): (&mut impl store::Disk, &[AccessDefinition]),
 ) -> io::Result<()> {
     let mut restoring = Restoring {
         versions: log.index().versions_of_queues(),
@@ -234,7 +234,7 @@ fn restore_definitions(
         orphans: Vec::new(),
         unread: 0,
     };
-    for (key, value) in of_access {
+    for AccessDefinition { key, value } in of_access {
         restoring.restore(broker, context, log, (key, value));
     }
     let mut repeated = Vec::new();

@@ -40,7 +40,7 @@ use super::disk::Disk;
 use super::log::Log;
 use super::record::Record;
 use super::record_walk;
-use super::report::{Access, AccessReport, Report, Restored, Step};
+use super::report::{Access, AccessDefinition, AccessReport, Report, Restored, Step};
 
 /// Where a definition could be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,7 +73,7 @@ impl Log {
                     if is_digest {
                         written = Some((definition.version, said(value)));
                     }
-                    read.push((key.clone(), value.into()));
+                    read.push(AccessDefinition { key: key.clone(), value: value.into() });
                 }
                 None => unreadable.push(key.clone()),
             }

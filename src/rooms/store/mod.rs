@@ -163,7 +163,7 @@ pub use record::{
     Targets,
 };
 pub use recover::OpenError;
-pub use report::{Access, AccessReport, Report, Restored, SetAside};
+pub use report::{Access, AccessDefinition, AccessReport, Report, Restored, SetAside};
 pub use runs::{Run, Runs};
 pub use segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 pub use segment_index::Segment;

@@ -96,6 +96,15 @@ pub struct Restored {
     pub value: Option<Box<[u8]>>,
 }
 
+/// A definition of access.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccessDefinition {
+    /// Its key.
+    pub key: Box<[u8]>,
+    /// Its value.
+    pub value: Box<[u8]>,
+}
+
 /// What a start reads of access.
 #[derive(Debug, Default)]
 pub struct AccessReport {
@@ -107,9 +116,9 @@ pub struct AccessReport {
     pub is_thin: bool,
     /// Definitions that the log had lost, or had not as they were written last, and the files beside it have.
     pub restored: Vec<Restored>,
-    /// All there is of access: key and value of each definition, rising by the keys. It is read once, for a disk that
-    /// refuses to read it a second time must not lock anybody out.
-    pub definitions: Vec<(Box<[u8]>, Box<[u8]>)>,
+    /// All there is of access, rising by the keys. It is read once, for a disk that refuses to read it a second time must
+    /// not lock anybody out.
+    pub definitions: Vec<AccessDefinition>,
 }
 
 impl AccessReport {
@@ -117,16 +126,20 @@ impl AccessReport {
     /// lost that, too, and without it a new store's user would be there.
     pub(super) fn take_restored(&mut self) {
         for Restored { key, value } in &self.restored {
-            match (self.definitions.binary_search_by(|(known, _)| known.cmp(key)), value) {
-                (Ok(at), Some(value)) => self.definitions[at].1.clone_from(value),
+            let place = self.definitions.binary_search_by(|known| known.key.cmp(key));
+            match (place, value.clone()) {
+                (Ok(at), Some(value)) => self.definitions[at].value = value,
                 (Ok(at), None) => drop(self.definitions.remove(at)),
-                (Err(at), Some(value)) => self.definitions.insert(at, (key.clone(), value.clone())),
+                (Err(at), Some(value)) => {
+                    self.definitions.insert(at, AccessDefinition { key: key.clone(), value });
+                }
                 (Err(_), None) => {}
             }
         }
-        let is_said = self.definitions.first().is_some_and(|(key, _)| **key == ACCESS_WRITTEN_KEY);
+        let is_said = self.definitions.first().is_some_and(|first| *first.key == ACCESS_WRITTEN_KEY);
         if self.access == Access::Whole && !is_said {
-            self.definitions.insert(0, (ACCESS_WRITTEN_KEY.into(), [].into()));
+            let (key, value) = (ACCESS_WRITTEN_KEY.into(), [].into());
+            self.definitions.insert(0, AccessDefinition { key, value });
         }
     }
 }

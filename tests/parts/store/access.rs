@@ -203,7 +203,7 @@ fn readable(disk: &SimDisk) -> (Report, Definitions) {
 /// All definitions, and whether it is among them that nobody exists but what is written.
 fn read((log, report): (&Log, &Report), disk: &SimDisk) -> (Definitions, bool) {
     let of_access = report.access.definitions.iter();
-    let mut found: Definitions = of_access.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+    let mut found: Definitions = of_access.map(|it| (it.key.to_vec(), it.value.to_vec())).collect();
     let damaged =
         log.read_definitions(&mut disk.clone(), |key, value, _| found.push((key.to_vec(), value.to_vec())));
     assert_eq!(damaged.expect("the disk is well"), 0, "all can be read");

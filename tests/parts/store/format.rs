@@ -67,7 +67,7 @@ fn contents((log, report): (&Log, &Report), disk: &SimDisk) -> Vec<String> {
         }
         said.push(definition.to_string());
     };
-    report.access.definitions.iter().for_each(|(key, value)| note(key, value));
+    report.access.definitions.iter().for_each(|it| note(&it.key, &it.value));
     let read = log.read_definitions(&mut disk.clone(), |key, value, _| note(key, value));
     assert_eq!(read.expect("the disk is well"), 0);
     let (mut messages, mut chunks) = (BTreeMap::new(), BTreeMap::new());

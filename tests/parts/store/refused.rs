@@ -152,7 +152,7 @@ fn a_user_whom_the_disk_refuses_for_a_moment_is_there_after_damage_too() {
             disk.relent(slot, at);
             let (_, report) = open(&copy);
             let mut is_there = matches!(report.access.access, Access::InDoubt(_));
-            is_there |= report.access.definitions.iter().any(|(key, _)| **key == *ALICE);
+            is_there |= report.access.definitions.iter().any(|it| *it.key == *ALICE);
             assert!(is_there, "after {after} reads, then file {slot}, byte {at}: {:?}", report.access);
         }
     }

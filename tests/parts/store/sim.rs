@@ -346,7 +346,7 @@ impl World {
                 actual.insert(key, number(value).unwrap_or(u64::MAX));
             }
         };
-        report.access.definitions.iter().for_each(|(key, value)| note(key, value));
+        report.access.definitions.iter().for_each(|it| note(&it.key, &it.value));
         let read = log.read_definitions(&mut self.disk.clone(), |key, value, _| note(key, value));
         if read.is_ok_and(|damaged| damaged > 0) && !self.damaged {
             self.complain("a definition is damaged".into());
