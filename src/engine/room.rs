@@ -12,8 +12,7 @@ use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::{LogKind, LogSource};
 
-use super::peer::{Ending, Session, Waiting};
-use super::peer_id::PeerId;
+use super::peer::{Session, Waiting};
 use super::platform::Platform;
 use super::room_awaited::{Need, RoomAwaited};
 use super::state::Engine;
@@ -36,6 +35,8 @@ impl<P: Platform> Engine<P> {
     /// room tries once more although none was made, and must find none.
     #[cfg(debug_assertions)]
     pub(super) fn check_no_sleeper(&mut self) {
+        use super::{peer::Ending, peer_id::PeerId};
+
         debug_assert!(!self.shared.has_stash_to_offer(), "somebody waits for stash room that is there");
         debug_assert_eq!(
             self.shared.broker.queues().forgotten_queue(),

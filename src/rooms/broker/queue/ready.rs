@@ -3,7 +3,7 @@
 //! Always true: a queue is on the ready list exactly when it has a message, a consumer that can take it, and nothing
 //! that has to come first; a queue with priorities is on it itself, never a level of it.
 
-use super::record::{Front, Queue, Rank};
+use super::record::{Front, Rank};
 use super::records::Records;
 use crate::command::QueueId;
 
@@ -78,8 +78,7 @@ impl Records {
     #[cfg(debug_assertions)]
     pub(crate) fn forgotten_queue(&self) -> Option<usize> {
         let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
-        let is_forgotten =
-            |index: usize, queue: &Queue| !queue.listed.is_ready && !queue.is_level() && wants(index);
-        self.slab.iter().find(|(index, queue)| is_forgotten(*index, queue)).map(|(index, _)| index)
+        let mut queues = self.slab.iter().filter(|(_, queue)| !queue.listed.is_ready && !queue.is_level());
+        queues.find(|(index, _)| wants(*index)).map(|(index, _)| index)
     }
 }
