@@ -206,6 +206,7 @@ impl<D: Disk> Lister<'_, '_, D> {
             let length = self.disk.read(segment.slot, 0, self.bytes)?;
             let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
             let mut number = header.map(|(_, _, header)| header.commits);
+            repaired = header.map_or(repaired, |(_, _, header)| repaired.max(header.repaired));
             let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
             for (_, commit) in commits.filter(|(_, commit)| commit.header.segment == segment.sequence) {
                 let CommitHeader { number: this, covers, .. } = commit.header;

@@ -16,6 +16,8 @@ use super::disk::Disk;
 use super::footer::{self, Footer};
 use super::format::Format;
 use super::reader::{Newest, Pass, Reader};
+use super::record::Record;
+use super::record_walk::apply_records;
 use super::report::SetAside;
 use super::salvage;
 use super::segment::{FoundFile, Headers, SegmentHeader, SegmentRef};
@@ -23,15 +25,24 @@ use super::slots::Slot;
 use super::sync_proof::{records_again, synced_by_headers, synced_by_heads};
 
 impl<D: Disk> Reader<'_, '_, D> {
-    /// Reads the messages of the newest segment. A commit of number `proven`, if not 0, was surely synced.
+    /// Reads the messages of the newest segment, and the other facts of commits that are not `known` from a read before:
+    /// the disk may have refused them then, and what is written again is to be in the index. A commit of number `proven`,
+    /// if not 0, was surely synced.
     pub(super) fn read_newest(
         &mut self,
         segment: SegmentRef,
         header_bytes: u32,
-        proven: u64,
+        (proven, known): (u64, &[(u64, u32)]),
     ) -> io::Result<Newest> {
         self.served.clear();
         let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
+        for (_, at) in commits.iter().filter(|commit| !known.contains(commit)) {
+            if let Some(commit) = Commit::parse(&self.bytes[*at as usize..], self.identity.seed()) {
+                let first = at + COMMIT_HEADER_BYTES as u32;
+                let is_fact = |record: &Record<'_>| !matches!(record, Record::Message(_));
+                apply_records(&mut self.index, commit.records, segment.sequence, first, is_fact);
+            }
+        }
         let served_end = self.serve(segment, tail..self.segment_bytes, proven, Pass::Messages);
         let mut served = self.served.iter().peekable();
         let commit_at = |at: u32| Commit::parse(&self.bytes[at as usize..], self.identity.seed());

@@ -142,14 +142,14 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         // Where it is sealed, its footer knows what damaged commits said, and later starts go by that.
         self.read_footer(newest)?;
         self.chain = chain;
-        let (tail, _) = self.scan(newest, header_bytes, Pass::Facts)?;
+        let (tail, known) = self.scan(newest, header_bytes, Pass::Facts)?;
         let proven = synced_by_headers(headers).max(noted).max(self.synced_in_newest(newest, tail));
         self.serve(newest, tail..self.segment_bytes, proven, Pass::Facts);
         for old in &olds {
             self.read_messages(old, headers)?;
         }
         self.chain = chain;
-        let mut newest = self.read_newest(newest, header_bytes, proven)?;
+        let mut newest = self.read_newest(newest, header_bytes, (proven, &known))?;
         if let Some((_, _, header)) = headers.iter().find(|h| h.2.sequence == newest.segment.sequence) {
             newest.format = header.format;
         }

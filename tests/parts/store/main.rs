@@ -24,6 +24,7 @@ mod meanwhile;
 mod mending;
 mod newest;
 mod refused;
+mod repaired;
 mod room;
 mod sample;
 mod sim;

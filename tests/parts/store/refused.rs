@@ -159,6 +159,40 @@ fn a_user_whom_the_disk_refuses_for_a_moment_is_there_after_damage_too() {
     assert!(refused > 20, "{refused} starts were refused something");
 }
 
+/// The last commit is refused for good, so a start looks thrice, and the last look counts. The newest segment is read twice
+/// in it: what the disk refuses in the first read only is written again by the start, and must be told as well.
+#[test]
+fn whoever_was_deleted_is_not_there_though_the_disk_refuses_a_read_for_a_moment() {
+    let mut disk = written();
+    let (mut log, _) = open(&disk);
+    for turn in 0..2 {
+        let version = (u64::from(log.life()) << 32) + turn;
+        let record = Record::Defined { version, key: ALICE, value: None };
+        log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+        commit(&mut log, &mut disk);
+    }
+    drop(log);
+    disk.lose_access_files();
+    let (slot, at) = *disk.written().last().expect("it was written");
+    let mut whole = 0;
+    for (after, count) in (0..600).flat_map(|after| [(after, 1), (after, 2), (after, 3), (after, 4)]) {
+        let disk = disk.copy();
+        disk.refuse(slot, at);
+        disk.start(Trouble::FailedRead(after, count));
+        let settings = Settings { segment_bytes: SEGMENT_BYTES, segments_max: 30, ..Settings::default() };
+        let Ok((_, report)) = Log::open(&mut disk.clone(), settings, IDENTITY, NOW) else { continue };
+        whole += u64::from(report.access.access == Access::Whole);
+        let is_there = report.access.definitions.iter().any(|(key, _)| **key == *ALICE);
+        assert!(
+            report.access.access != Access::Whole || !is_there,
+            "after {after} reads {count}: {:?} {:?}",
+            report.access,
+            report.refused
+        );
+    }
+    assert!(whole > 100, "{whole}");
+}
+
 #[test]
 fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
     let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();

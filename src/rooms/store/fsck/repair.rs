@@ -381,16 +381,20 @@ impl Repair<'_> {
         let room = patch.to.saturating_sub(patch.from) as usize;
         let owner = Owner { identity: self.identity, segment_bytes: self.scan.segment_bytes };
         let covers = u32::try_from(number.checked_sub(patch.after.number + 1)?).unwrap_or(u32::MAX);
-        let mut mark = Vec::new();
-        varint::put(&mut mark, self.scan.last.1);
-        let make = |settled: &[Vec<u8>]| {
+        let (mut mark, mut number_found) = (Vec::new(), Vec::new());
+        varint::put(&mut number_found, self.scan.last.1);
+        let CommitHeader { format, life, time_ms, .. } = patch.after;
+        // Programs that know no other version cannot pass over it.
+        if format >= Format::Two {
+            Record::Optional { kind: STANDS_FOR_LOST, payload: &number_found }.encode(&mut mark);
+        }
+        let make = |mark: &[u8], settled: &[Vec<u8>]| {
             let mut bytes = Vec::new();
             commit::begin(&mut bytes);
-            Record::Optional { kind: STANDS_FOR_LOST, payload: &mark }.encode(&mut bytes);
+            bytes.extend_from_slice(mark);
             bytes.extend_from_slice(&patch.records);
             settled.iter().for_each(|record| bytes.extend_from_slice(record));
-            let CommitHeader { format, life, time_ms, .. } = patch.after;
-            let records = 1 + patch.count + settled.len() as u32;
+            let records = u32::from(!mark.is_empty()) + patch.count + settled.len() as u32;
             let life = life.max(1);
             let header = CommitHeader {
                 format,
@@ -405,7 +409,9 @@ impl Repair<'_> {
             commit::finish(&mut bytes, &header, &owner);
             (bytes.len() <= room).then_some((header, bytes))
         };
-        make(&settled).or_else(|| make(&[]))
+        // What can be read of the lost ones may fill their blocks: it is worth more than the mark.
+        let marked = make(&mark, &settled).or_else(|| make(&mark, &[]));
+        marked.or_else(|| make(&[], &settled)).or_else(|| make(&[], &[]))
     }
 
     /// Settlements of the messages that are lost.
@@ -477,6 +483,8 @@ impl Repair<'_> {
             time_ms: last.time_ms,
             commits: remains.before,
             written: 0,
+            // What it lists and what is said to have left behind it was kept for a gap.
+            repaired: self.scan.last.1,
             live: self.log.iter().filter(|other| other.sequence < sequence).copied().collect(),
         };
         let mut bytes = Vec::new();
