@@ -182,7 +182,7 @@ fn whoever_was_deleted_is_not_there_though_the_disk_refuses_a_read_for_a_moment(
         let settings = Settings { segment_bytes: SEGMENT_BYTES, segments_max: 30, ..Settings::default() };
         let Ok((_, report)) = Log::open(&mut disk.clone(), settings, IDENTITY, NOW) else { continue };
         whole += u64::from(report.access.access == Access::Whole);
-        let is_there = report.access.definitions.iter().any(|(key, _)| **key == *ALICE);
+        let is_there = report.access.definitions.iter().any(|it| *it.key == *ALICE);
         assert!(
             report.access.access != Access::Whole || !is_there,
             "after {after} reads {count}: {:?} {:?}",
