@@ -213,7 +213,12 @@ impl SegmentHeader {
         let mut live = Vec::new();
         let mut previous = 0;
         for _ in 0..count {
-            previous = u64::checked_add(previous, input.varint()?)?;
+            // A header that names a segment twice, or itself, was never written: it is somebody's forgery.
+            let older = u64::checked_add(previous, input.varint()?)?;
+            if older <= previous || older >= sequence {
+                return None;
+            }
+            previous = older;
             live.push(SegmentRef { sequence: previous, slot: u32::try_from(input.varint()?).ok()? });
         }
         let has_access = flags & HAS_ACCESS != 0;
@@ -313,6 +318,23 @@ mod tests {
         bytes[12..16].copy_from_slice(&length.to_le_bytes());
         sum_again(&mut bytes);
         assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(5), BLOCK_BYTES as u32));
+    }
+
+    #[test]
+    fn a_list_that_names_a_segment_twice_or_the_one_it_is_in_is_no_header() {
+        let mut bytes = Vec::new();
+        let of = |sequences: &[u64]| SegmentHeader {
+            live: sequences.iter().map(|&sequence| SegmentRef { sequence, slot: sequence as u32 }).collect(),
+            sequence: 9,
+            ..header(0)
+        };
+        for (sequences, is_one) in
+            [(&[3, 8][..], true), (&[3, 3], false), (&[3, 9], false), (&[3, 12], false)]
+        {
+            of(sequences).encode(&mut bytes);
+            let read = SegmentHeader::parse(&bytes);
+            assert_eq!(read == HeaderRead::Bad, !is_one, "{sequences:?}: {read:?}");
+        }
     }
 
     fn sum_again(bytes: &mut [u8]) {
