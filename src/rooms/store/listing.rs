@@ -4,7 +4,8 @@
 //! commits are newer, come behind it; what commits since then say has left is left out.
 //!
 //! Always true: nothing is written; no segment is listed twice; what says that a segment has left is believed only where
-//! all that was copied of it before is there. So a repair leaves a mark where it closes a gap.
+//! all that was copied of it before is there. So a repair leaves a mark where it closes a gap, and in a header that it
+//! makes again.
 
 use core::cmp::Reverse;
 use std::io;

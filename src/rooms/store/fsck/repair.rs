@@ -3,7 +3,9 @@
 //! The one place where a synced block is written again: nobody else has the store meanwhile, and what is
 //! written over is what nobody can read. Where commits are missing, one takes their place: it has the records
 //! of theirs that are whole, settles the messages that are lost, so that their offsets are never used again,
-//! says how many commits it stands for, and bears a mark, for what the lost ones copied of older segments is not there. Then the footer, if there was one, and the header are made again.
+//! says how many commits it stands for, and bears a mark where it has room for one: what the lost ones copied of older
+//! segments is not there, so a start keeps those as it did before the repair (`listing`). Then the footer, if there was
+//! one, and the header, which bears the same mark, are made again.
 //!
 //! Always true: whole commits are not touched; a segment is as it was or as it is to be, wherever the power
 //! goes (`mending`), so a start finds no less than before, and is in doubt about users if it was, for that is
