@@ -36,7 +36,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     ) -> io::Result<Newest> {
         self.served.clear();
         let (mut tail, commits) = self.scan(segment, header_bytes, Pass::Messages)?;
-        for (_, at) in commits.iter().filter(|commit| !known.contains(commit)) {
+        for (_, at) in commits.iter().filter(|commit| known.binary_search(commit).is_err()) {
             if let Some(commit) = Commit::parse(&self.bytes[*at as usize..], self.identity.seed()) {
                 let first = at + COMMIT_HEADER_BYTES as u32;
                 let is_fact = |record: &Record<'_>| !matches!(record, Record::Message(_));

@@ -226,8 +226,9 @@ impl Log {
         Ok(())
     }
 
-    /// Reads the values of all definitions but those of access, which [`AccessReport`](super::AccessReport) has, in the order of their keys;
-    /// tells of each whether no place of its own can be read, but a footer that repeats it.
+    /// Reads the values of all definitions, in the order of their keys, but for those of access, which the report of
+    /// the start has ([`AccessReport`](super::AccessReport)); tells of each whether no place of its own can be read, but
+    /// a footer that repeats it.
     ///
     /// # Errors
     /// The disk cannot be read. A value that is damaged is left out and counted in the result.

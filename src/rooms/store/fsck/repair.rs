@@ -9,8 +9,8 @@
 //!
 //! Always true: whole commits are not touched; a segment is as it was or as it is to be, wherever the power
 //! goes (`mending`), so a start finds no less than before, and is in doubt about users if it was, for that is
-//! noted before anything is written over; done twice it does nothing more. What is in a commit of a newer
-//! version stays, and so does the commit at the end, which the next start cuts.
+//! noted before anything is written over; where it has left no damage, it does nothing when it is done again. What is in
+//! a commit of a newer version stays, and so does the commit at the end, which the next start cuts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -386,7 +386,7 @@ impl Repair<'_> {
         let (mut mark, mut number_found) = (Vec::new(), Vec::new());
         varint::put(&mut number_found, self.scan.last.1);
         let CommitHeader { format, life, time_ms, .. } = patch.after;
-        // Programs that know no other version cannot pass over it.
+        // A program that knows version 1 alone has no records that it passes over.
         if format >= Format::Two {
             Record::Optional { kind: STANDS_FOR_LOST, payload: &number_found }.encode(&mut mark);
         }
