@@ -51,6 +51,7 @@ impl<P: Platform> Engine<P> {
         if peer.waiting != Waiting::No || peer.ending != Ending::No {
             return;
         }
+        peer.read_at = self.shared.now;
         match id.connection() {
             Some(connection) if peer.session.is_bridge() => self.read_bridge(connection),
             Some(connection) => self.shared.read_amqp(connection),
@@ -100,6 +101,14 @@ impl<P: Platform> Engine<P> {
         }
         if peer.lost.is_due(self.shared.now) {
             return self.shared.end_now(id);
+        }
+        if let Session::Amqp(session) = &mut peer.session {
+            session.extend_handshake(self.shared.now, self.shared.limits.handshake_timeout_ms.into());
+        }
+        if peer.must_read_first(self.shared.now) {
+            // After a pause of the process, what came in time is still unread. Reading sets the deadline anew.
+            peer.stream.look_again();
+            return self.shared.list_to_read(id);
         }
         let Some(connection) = id.connection() else { return self.shared.call_operator(id) };
         if peer.session.is_bridge() {

@@ -89,6 +89,8 @@ pub(super) struct Needs {
     pub(super) awaits_disk: bool,
     /// The body that has been coming in for longest has done so since then.
     pub(super) body_since: Option<Now>,
+    /// The earliest deadline that input can still move.
+    pub(super) input_deadline: Deadline,
 }
 
 impl Session {
@@ -116,6 +118,15 @@ impl Session {
             Self::Operator(client) => client.deadline(),
             // It says itself when it was looked at.
             Self::Bridge(_) => Deadline::NEVER,
+        }
+    }
+
+    /// Returns the earliest deadline that input can still move.
+    pub(super) fn input_deadline(&self) -> Deadline {
+        match self {
+            Self::Amqp(session) => session.input_deadline(),
+            Self::Operator(client) => client.deadline(),
+            Self::Bridge(needs) => needs.input_deadline,
         }
     }
 
@@ -182,6 +193,8 @@ pub(super) struct Peer<S> {
     pub(super) leave_seen: Option<u64>,
     /// Until when what the peer sent, which is gone, may wait to be taken.
     pub(super) lost: Deadline,
+    /// When the socket was last read, whether or not it had anything.
+    pub(super) read_at: Now,
 }
 
 /// What went over a connection since it was made, without what TLS adds.
@@ -228,12 +241,21 @@ impl<S: Socket> Peer<S> {
             leave_due: Deadline::NEVER,
             leave_seen: None,
             lost: Deadline::NEVER,
+            read_at: now,
         }
     }
 
     /// When it is to be looked at if nothing happens to it.
     pub(super) fn deadline(&self) -> Deadline {
         self.session.deadline().earlier(self.lost).earlier(self.write_stall).earlier(self.leave_due)
+    }
+
+    /// Whether a deadline that input can move is due, and the socket has not been read since.
+    pub(super) fn must_read_first(&self, now: Now) -> bool {
+        self.waiting == Waiting::No
+            && self.ending == Ending::No
+            && self.read_at < now
+            && self.session.input_deadline().is_due(now)
     }
 
     /// Whether the answer to a command comes later, and what it waits for. The confirm of a publish waits

@@ -59,6 +59,8 @@ impl<P: Platform> Shared<P> {
             self.end_now(id);
         } else if peer.stream.readable && !peer.stream.is_away() {
             self.list_to_read(id);
+        } else {
+            self.lists.deadlines.lower(id, peer.deadline());
         }
     }
 

@@ -112,6 +112,7 @@ impl Contact {
             has_remainder: self.cut.is_some() || self.forwards().any(|lane| lane.begun > 0),
             awaits_disk: self.fetches().any(|lane| !lane.arrivals.is_empty()),
             body_since: self.fetches().filter_map(Fetch::body_since).min(),
+            input_deadline: Deadline::NEVER,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::tls::Shaken;
 use super::contact::{Contact, End, Lane};
 use super::message::Common;
 use super::state::{Direction, Head, LinkState};
-use crate::peer::{Ending, Peer, Session, Waiting};
+use crate::peer::{Ending, Needs, Peer, Session, Waiting};
 use crate::platform::Platform;
 use crate::shared::Shared;
 
@@ -84,9 +84,10 @@ impl<P: Platform> Task<'_, P> {
             }
             self.contact.lanes.iter_mut().for_each(|lane| self.shared.end_lane(lane));
         }
-        let deadline = if is_alive { self.deadline(is_read) } else { Deadline::NEVER };
-        self.shared.lists.deadlines.lower(id.into(), deadline);
-        let needs = self.contact.needs();
+        let input_deadline = if is_alive { self.input_deadline(is_read) } else { Deadline::NEVER };
+        let pace = if is_alive { self.pace_deadline() } else { Deadline::NEVER };
+        self.shared.lists.deadlines.lower(id.into(), input_deadline.earlier(pace));
+        let needs = Needs { input_deadline, ..self.contact.needs() };
         if let Some(Peer { session: Session::Bridge(known), .. }) = self.shared.peers.get_mut(id) {
             *known = needs;
         }
@@ -235,16 +236,21 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- time
 
-    fn deadline(&self, is_read: bool) -> Deadline {
+    /// Returns the earliest deadline that input from the upstream can still move.
+    fn input_deadline(&self, is_read: bool) -> Deadline {
         let contact = &self.contact;
         let owed = contact.confirm_deadline(self.head.config.confirm_timeout_ms.into());
         let content = contact.content_deadline(self.shared.limits.content_timeout_ms.into());
+        contact.client.deadline(is_read).earlier(owed).earlier(content)
+    }
+
+    /// Returns when the byte rate of the rule lets the next message go.
+    fn pace_deadline(&self) -> Deadline {
         // With nothing to send that costs a look, and no more: by then it may go.
-        let pace = match self.direction {
+        match self.direction {
             Direction::Forward => self.head.pace.deadline(self.shared.now),
             Direction::Fetch => Deadline::NEVER,
-        };
-        contact.client.deadline(is_read).earlier(owed).earlier(content).earlier(pace)
+        }
     }
 
     fn keep_time(&mut self) {

@@ -20,6 +20,10 @@ pub(super) const LOGIN_PATIENCE_MS: u64 = 60_000;
 /// How long a peer may take to answer connection.close, unless its heartbeat says less.
 const CLOSE_OK_MS: u64 = 30_000;
 
+/// A deadline that is judged this many milliseconds late was missed by the broker, not by the client: the process
+/// was paused, or the board was too busy.
+const LATE_MS: u64 = 1_000;
+
 /// How long a publisher must not have been waiting before it is told so.
 const UNBLOCKED_AFTER_MS: u64 = 100;
 
@@ -48,21 +52,44 @@ impl Connection {
         }
     }
 
+    /// Returns the earliest deadline that input can still move.
+    ///
+    /// Before one of these is judged, the socket must be read: after a pause of the process the input that
+    /// came in time may not have been read yet.
+    pub fn input_deadline(&self) -> Deadline {
+        match self.phase {
+            Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } => due,
+            Phase::Opening { due } => due.earlier(self.silence_deadline()),
+            Phase::Closing { until, .. } => until,
+            Phase::Open => self.silence_deadline().earlier(self.content_deadline()),
+            Phase::Refused { .. } | Phase::Ending { .. } | Phase::Finished { .. } => Deadline::NEVER,
+        }
+    }
+
+    /// Gives the client the whole handshake timeout again if its handshake is overdue by more than
+    /// [`LATE_MS`]: then it was the broker that was late.
+    pub fn extend_handshake(&mut self, now: Now, timeout_ms: u64) {
+        if let Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } | Phase::Opening { due } =
+            &mut self.phase
+            && due.later_ms(LATE_MS).is_due(now)
+        {
+            *due = now.after_ms(timeout_ms);
+        }
+    }
+
     fn heartbeat_deadline(&self) -> Deadline {
-        if self.negotiated.heartbeat_ms == 0 {
+        if self.negotiated.heartbeat_ms == 0 || self.output.is_heartbeat_due {
+            return self.silence_deadline();
+        }
+        self.timing.wrote.after_ms(self.send_after_ms()).earlier(self.silence_deadline())
+    }
+
+    /// Returns when a client that stays silent counts as gone.
+    fn silence_deadline(&self) -> Deadline {
+        if self.negotiated.heartbeat_ms == 0 || self.input.is_suspended {
             return Deadline::NEVER;
         }
-        let send = if self.output.is_heartbeat_due {
-            Deadline::NEVER
-        } else {
-            self.timing.wrote.after_ms(self.send_after_ms())
-        };
-        let lost = if self.input.is_suspended {
-            Deadline::NEVER
-        } else {
-            self.timing.heard.after_ms(self.lost_after_ms())
-        };
-        send.earlier(lost)
+        self.timing.heard.after_ms(self.lost_after_ms())
     }
 
     const fn content_deadline(&self) -> Deadline {

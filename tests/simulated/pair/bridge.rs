@@ -432,6 +432,25 @@ fn a_silent_upstream_is_dead_after_two_heartbeats_and_we_are_never_silent() {
     assert_eq!(world.engine.platform_mut().dialed, 2);
 }
 
+/// What an upstream sent while the process was paused is read before its silence, or a confirm that it owes, is
+/// judged.
+#[test]
+fn an_upstream_that_answered_during_a_pause_is_not_dead() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    fill(&mut world, 1);
+    far.answer(&mut world);
+    let channels: Vec<u16> = far.counts.keys().copied().collect();
+    channels.iter().for_each(|channel| far.say(*channel, &ack(0, true)));
+    far.line.borrow_mut().arrive();
+    world.pause_ms(600_000);
+    assert_eq!(world.engine.platform_mut().dialed, 1);
+    // An upstream that says nothing in two heartbeats is dead, pause or not.
+    world.pause_ms(600_000);
+    world.pass_ms(1_000);
+    assert_eq!(world.engine.platform_mut().dialed, 2);
+}
+
 #[test]
 fn an_upstream_that_says_nonsense_ends_its_link_and_nobody_elses() {
     let heartbeat_with_payload = [8, 0, 0, 0, 0, 0, 1, 0, 0xce];

@@ -550,3 +550,18 @@ fn a_known_user_without_a_tag_does_not_keep_an_administrator_out() {
         world.operator(operator).hang_up();
     }
 }
+
+/// A request that was sent while the process was paused is read before the client counts as idle.
+#[test]
+fn a_request_that_was_sent_during_a_pause_is_answered() {
+    let mut world = World::new(small_limits());
+    let client = world.connect_management(Shape::WIDE, HOME);
+    assert_eq!(status(&ask(&mut world, client, &get("/api/whoami", GUEST))), "200");
+    world.operator(client).write_up(get("/api/overview", GUEST).as_bytes());
+    world.pause_ms(600_000);
+    assert_eq!(status(&ask(&mut world, client, "")), "200");
+    // A client that asks for nothing is idle.
+    world.pause_ms(600_000);
+    world.pass_ms(1);
+    assert!(!is_held(&world, client));
+}

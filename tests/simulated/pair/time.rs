@@ -104,6 +104,69 @@ fn a_publisher_that_waits_for_room_may_leave() {
     }
 }
 
+/// A process that was paused reads what came in time before it judges a heartbeat.
+#[test]
+fn what_was_sent_during_a_pause_is_read_before_heartbeats_are_judged() {
+    for shape in [Shape::WIDE, Shape::fragments(100)] {
+        let mut world = World::new(small_limits());
+        let publisher = world.open_with(with_heartbeat(1, true), shape, &[1]);
+        world.declare(publisher, 1, "q");
+        for _ in 0..20 {
+            world.publish_to(publisher, 1, "q", b"x");
+        }
+        world.pause_ms(60_000);
+        assert_eq!(world.clients[publisher].checker.phase, Phase::Open);
+        assert_eq!(world.counts(publisher, 1, "q").0, 20);
+        world.ask(publisher, 1, &purge("q"));
+        world.end(&["q"]);
+    }
+}
+
+/// A client that sent nothing for two heartbeats is lost after a pause, too.
+#[test]
+fn a_client_that_was_silent_during_a_pause_is_lost() {
+    let mut world = World::new(small_limits());
+    world.open_with(with_heartbeat(1, false), Shape::WIDE, &[1]);
+    world.pause_ms(60_000);
+    assert_eq!(world.peers_count(), 0);
+    world.end(&[]);
+}
+
+/// A client whose message was begun before a pause, and sent to its end during it, is not closed for standing still.
+#[test]
+fn a_message_that_was_sent_during_a_pause_is_read_before_its_progress_is_judged() {
+    let mut world = World::new(small_limits());
+    let client = world.open_with(with_heartbeat(0, false), Shape::WIDE, &[1]);
+    world.declare(client, 1, "q");
+    let publish =
+        Method::BasicPublish { exchange: "", routing_key: b"q", mandatory: false, immediate: false };
+    let all = [method_frame(1, &publish), content_frames(1, &[0, 0], b"abcdef", 100)].concat();
+    world.clients[client].say(&all[..all.len() - 4]);
+    world.run();
+    world.clients[client].say(&all[all.len() - 4..]);
+    world.pause_ms(600_000);
+    assert_eq!(world.clients[client].checker.phase, Phase::Open);
+    assert_eq!(world.counts(client, 1, "q").0, 1);
+    world.ask(client, 1, &purge("q"));
+    world.end(&["q"]);
+}
+
+/// A handshake goes on after a pause, at whichever step the pause came: the broker was late, and not the client.
+#[test]
+fn a_handshake_goes_on_after_a_pause_at_any_step() {
+    for rounds in 0..6 {
+        let mut world = World::new(small_limits());
+        let client = world.connect(Manners::default(), Shape::WIDE);
+        for _ in 0..rounds {
+            world.round();
+        }
+        world.pause_ms(60_000);
+        world.pass_ms(2_000);
+        assert_eq!(world.clients[client].checker.phase, Phase::Open, "paused after {rounds} rounds");
+        world.end(&[]);
+    }
+}
+
 #[test]
 fn a_peer_without_heartbeats_is_lost_after_two_intervals_and_not_before() {
     for heartbeat_s in [1, 10, 60] {

@@ -317,6 +317,22 @@ impl World {
         self.run();
     }
 
+    /// Pauses the broker's process: clients send meanwhile, and the first turn afterwards begins before the
+    /// system has reported what arrived.
+    pub fn pause_ms(&mut self, ms: u64) {
+        for (client, line) in self.clients.iter_mut().zip(&self.lines) {
+            client.step(&mut line.borrow_mut(), self.now);
+            line.borrow_mut().arrive();
+        }
+        for line in &self.operators {
+            line.borrow_mut().arrive();
+        }
+        self.now = Now::from_ms(self.now.as_ms() + ms);
+        self.engine.set_now(self.now);
+        self.engine.turn().expect("there is no disk that could fail");
+        self.run();
+    }
+
     // ---- what clients do
 
     /// Says a method; nothing moves before the world runs.
