@@ -269,6 +269,39 @@ def came_back() -> None:
                 assert numbers_of(take_all(peer, "q"), "q") == [1, 2]
 
 
+def came_back_in_bulk() -> None:
+    """A prefetch of 100 messages is returned three times, as by a consumer that the first message brings down: all 100
+    counts outlive a stop and a kill, and the delivery limit ends the first message."""
+    total = 100
+    for how in ENDS:
+        with lives(QUICKLY) as series:
+            series.start()
+            limits = {"x-queue-type": "quorum", "x-delivery-limit": 4}
+            with client(series.broker) as peer:
+                peer.call(1, "queue.declare", queue="q", durable=True, arguments=limits)
+                fill(peer, "q", range(total))
+                for _ in range(3):
+                    last = take_all_unacknowledged(peer, "q", total)[-1]
+                    tag = last.method.args["delivery_tag"]
+                    peer.send(wire.method(1, "basic.nack", delivery_tag=tag, multiple=True, requeue=True))
+                    until(lambda: count(peer, "q") == total, "all are back")
+                all_written(series)
+            series.again(how)
+            with client(series.broker) as peer:
+                for number in (3, 4):
+                    got = take_all_unacknowledged(peer, "q", total)
+                    said = [dict(one.header.props["headers"])[b"x-delivery-count"].value for one in got]
+                    assert said == [number] * total, said
+                    tag = got[-1].method.args["delivery_tag"]
+                    peer.send(wire.method(1, "basic.nack", delivery_tag=tag, multiple=True, requeue=True))
+                    until(lambda: count(peer, "q") == (total if number == 3 else 0), "back, or over the limit")
+
+
+def take_all_unacknowledged(peer: Client, queue: str, total: int) -> List[Any]:
+    """Gets so many messages of a queue and acknowledges none."""
+    return [peer.call(1, "basic.get", queue=queue) for _ in range(total)]
+
+
 PROPERTIES: Dict[str, Any] = {
     "content_type": "application/octet-stream",
     "content_encoding": "identity",
@@ -491,7 +524,8 @@ def waits(broker: Any) -> None:
 
 
 CASES = [
-    tutorial_durability, definitions, deleted_with_messages, persistent_and_transient, redelivered, came_back, properties,
+    tutorial_durability, definitions, deleted_with_messages, persistent_and_transient, redelivered, came_back,
+    came_back_in_bulk, properties,
     large_bodies, persist_all, disk_limit_changed, two_brokers, newer_format, read_only, nothing_to_read,
 ]
 QUICK_CASES = CASES

@@ -212,6 +212,7 @@ impl Queues {
         let Some(offset) = logged else { return };
         let record = &mut self.records[queue];
         record.logged.settled(log_bytes(cx.messages, message));
+        record.requeues.note_settled(offset, offset);
         if record.dying {
             cx.journal.forsake(cx.messages, record.logged.incarnation(), message);
         } else {
@@ -260,6 +261,9 @@ impl Queues {
     ) {
         let record = &mut self.records[queue];
         record.uncount_stored(lane, count.into());
+        if lane == Lane::Durable && count > 0 {
+            record.requeues.note_settled(start, start + u64::from(count) - 1);
+        }
         // The virtual host of the queue has less in the log by now.
         self.releases += 1;
         let record = &self.records[queue];
