@@ -31,6 +31,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame, limits.messages_max as usize)
             + session::WritePlan::bytes(output)
+            + session::Pools::refused_channel_bytes()
             + if config.serves_management() { requests::tokens::TOKENS_BYTES } else { 0 },
         store_bytes: store::buffer_bytes(segment, commit, frame),
         tls_session_bytes: if_tls(tls::SESSION_BYTES + chain + reserved),

@@ -148,12 +148,18 @@ impl OwnChannels {
     pub(super) const NONE: Self = Self { first: NONE, count: 0, contents: 0, cached: (0, NONE) };
 }
 
+/// Channels that were refused and wait for the client's close-ok, over all connections, when every record that
+/// the broker has is in use.
+const REFUSED_MAX: usize = 16;
+
 impl Channels {
+    /// Bytes of the records for refused channels.
+    pub(super) const REFUSED_BYTES: usize = REFUSED_MAX * Self::RECORD_BYTES;
     pub(super) const RECORD_BYTES: usize = Slab::<Channel>::record_bytes() + size_of::<Slot>() * 2;
 
     pub(super) fn new(channels_max: usize) -> Self {
         Self {
-            records: Slab::with_capacity(channels_max),
+            records: Slab::with_capacity(channels_max + REFUSED_MAX),
             buckets: vec![NONE; channels_max.next_power_of_two()].into_boxed_slice(),
             hasher: RandomState::default(),
         }

@@ -38,6 +38,11 @@ impl Pools {
         Channels::RECORD_BYTES
     }
 
+    /// Bytes of the records for refused channels, for the memory table.
+    pub const fn refused_channel_bytes() -> usize {
+        Channels::REFUSED_BYTES
+    }
+
     /// Bytes that nobody uses and the system holds memory for, about.
     pub const fn idle_bytes(&self) -> usize {
         self.channels.idle_bytes() + self.replies.idle_bytes()

@@ -83,7 +83,7 @@ impl Connection {
             return Verdict::Wait(Suspension::ReplySpace);
         }
         let Some(slot) = context.pools.channels.open(&mut self.channels, self.id, number) else {
-            let text = format_args!("no channel is left on this broker; raise channels_max");
+            let text = format_args!("this broker has no more channels: raise channels_max or close some");
             return Verdict::hard(ReplyCode::ResourceError, text, method.id());
         };
         self.input.pending = Pending::on_channel(Kind::OpenChannel, method.id(), slot, false);

@@ -63,7 +63,7 @@ impl Settings {
     /// The part of the limits that a session keeps, and connection.start ready to be sent.
     pub fn new(limits: &Limits, identity: &Identity) -> Self {
         Self {
-            channel_max: limits.channel_max,
+            channel_max: limits.channels_of_a_connection(),
             frame_max: limits.frame_max,
             heartbeat_s: limits.heartbeat_s,
             message_size_max: limits.message_size_max,

@@ -438,15 +438,6 @@ fn a_bad_end_of_a_body_closes_and_deafens() {
 }
 
 #[test]
-fn no_more_channels_than_the_board_has() {
-    let mut world = World::new(Limits { channels_max: 2, ..small_limits() });
-    let mut host = open_channels(&mut world, &[1, 2]);
-    host.run(&mut world, &open_channel(3));
-    assert!(host.said()[0].contains("raise channels_max"));
-    host.end(&mut world);
-}
-
-#[test]
 fn records_are_small() {
     let bytes = size_of::<leveret_session::Connection>();
     assert!(bytes <= 512, "{bytes}");

@@ -60,7 +60,7 @@ impl World {
 pub fn small_limits() -> Limits {
     Limits {
         connections_max: 8,
-        channels_max: 64,
+        channels_max: 4096,
         messages_max: 4096,
         body_bytes_max: 4 << 20,
         assembly_bytes_max: 2 << 20,

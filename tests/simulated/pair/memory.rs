@@ -667,3 +667,36 @@ fn a_publisher_that_is_made_to_wait_is_not_closed_for_that() {
         assert_eq!(world.clients[filler].closed_with, None);
     }
 }
+
+/// `connection.tune` names the channels that a connection can have. When others have some of them, only the
+/// channel.open is refused: the connection and its other channels go on, and an open succeeds later.
+#[test]
+fn a_channel_that_there_is_no_room_for_is_refused_and_the_connection_goes_on() {
+    let mut world = World::new(Limits { channels_max: 8, channel_max: 2047, ..small_limits() });
+    let first = world.open(&[1, 2, 3, 4]);
+    assert_eq!(world.clients[first].channel_max, 4, "half of all, when nobody else has any");
+    let second = world.open(&[1, 2]);
+    let refused = |world: &mut World, client: usize, number: u16| {
+        let said = world.ask(client, number, &Method::ChannelOpen {});
+        let Method::ChannelClose { reply_code: 506, reply_text, .. } = said.method() else {
+            panic!("{}", said.shown())
+        };
+        assert!(reply_text.contains("channels_max"), "{reply_text}");
+    };
+    for _ in 0..40 {
+        refused(&mut world, second, 3);
+    }
+    let third = world.open(&[1]);
+    // All eight but one are in use, and none is left for the last connection.
+    let fourth = world.open(&[1]);
+    let fifth = world.open(&[]);
+    refused(&mut world, fifth, 1);
+    for client in [first, second, third, fourth, fifth] {
+        assert_eq!(world.clients[client].checker.phase, Phase::Open);
+    }
+    world.ask(second, 2, &qos(1));
+    world.ask(first, 4, &close_channel());
+    world.ask(fifth, 1, &Method::ChannelOpen {});
+    world.ask(fifth, 1, &qos(1));
+    world.end(&[]);
+}

@@ -73,6 +73,8 @@ pub struct Client {
     pub checker: Checker,
     /// Everything heard that nobody asked about yet.
     pub heard: VecDeque<Said>,
+    /// The most channels, as connection.tune named them.
+    pub channel_max: u16,
     /// connection.close as it came: code and text.
     pub closed_with: Option<(u16, String)>,
     outgoing: Vec<u8>,
@@ -91,6 +93,7 @@ impl Client {
             manners,
             checker: Checker::default(),
             heard: VecDeque::new(),
+            channel_max: 0,
             closed_with: None,
             outgoing: Vec::new(),
             held_back: Vec::new(),
@@ -222,6 +225,7 @@ impl Client {
             {
                 let frame_max = self.manners.frame_max.min(frame_max);
                 self.checker.frame_max = frame_max;
+                self.channel_max = channel_max;
                 let heartbeat = self.manners.heartbeat_s;
                 let tune_ok = Method::ConnectionTuneOk { channel_max, frame_max, heartbeat };
                 self.outgoing.extend(method_frame(0, &tune_ok));

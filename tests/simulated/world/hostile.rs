@@ -23,7 +23,7 @@ pub(super) fn limits() -> Limits {
     Limits {
         connections_max: 8,
         handshakes_max: 8,
-        channels_max: 12,
+        channels_max: 16,
         channel_max: 8,
         frame_max: 4096,
         consumers_max: 12,

@@ -23,7 +23,7 @@ pub struct Limits {
     pub tls_handshakes_max: u32,
     /// Channels open at once, over all connections.
     pub channels_max: u32,
-    /// Channels per connection, announced in connection.tune (`channel_max`), 1 to 65535.
+    /// Channels per connection, 1 to 65535; connection.tune announces half of `channels_max` if that is less.
     pub channel_max: u16,
     /// Largest frame in bytes, announced in connection.tune, [`FRAME_BYTES_MIN`] and up; a frame must fit
     /// into half the input buffer.

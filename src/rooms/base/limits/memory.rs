@@ -170,6 +170,14 @@ impl Limits {
         }
     }
 
+    /// Returns the most channels that a connection can have, as connection.tune names it.
+    ///
+    /// A connection may have as many channels as it leaves to others, so half of `channels_max` when it is alone.
+    pub fn channels_of_a_connection(&self) -> u16 {
+        let half = self.channels_max.div_ceil(2);
+        self.channel_max.min(u16::try_from(half).unwrap_or(u16::MAX))
+    }
+
     /// Connections that bridges may have, one for each direction.
     pub const fn bridge_links(&self) -> usize {
         2 * self.bridges_max as usize

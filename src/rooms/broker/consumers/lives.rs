@@ -7,7 +7,7 @@
 use super::records::{Channel, Connection, Consumer, ConsumerState};
 use super::state::Consumers;
 use crate::command::{ChannelId, ConnectionId, Name, QueueId, ReplyOrder, VhostId};
-use crate::error::{Fault, ReplyCode, Scope};
+use crate::error::{Fault, ReplyCode};
 use crate::faults::out_of;
 use crate::mem::List;
 use crate::queues::Queues;
@@ -222,11 +222,9 @@ impl Consumers {
         vhost: VhostId,
         number: u16,
     ) -> Result<ChannelId, Fault> {
-        let may_take = quota.may_take(connection, Pool::Channels, self.channels.room());
-        // No channel is open yet that could be closed.
-        may_take.map_err(|fault| Fault { scope: Scope::Connection, ..fault })?;
+        quota.may_take(connection, Pool::Channels, self.channels.room())?;
         let Ok(index) = self.channels.insert(Channel::new(number, connection, vhost)) else {
-            return Err(Fault::connection(
+            return Err(Fault::new(
                 ReplyCode::ResourceError,
                 format_args!("this broker has no more channels: raise channels_max or close some"),
             ));
