@@ -419,11 +419,13 @@ impl Broker {
         global: bool,
     ) {
         let record = self.consumers.channel_mut(channel);
-        if global {
-            record.global_prefetch_count = prefetch_count;
-            self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
-        } else {
+        if !global {
             record.prefetch_count = prefetch_count;
+        }
+        // As in RabbitMQ, a prefetch for each new consumer lifts the one that all consumers of the channel share.
+        let shared = if global { prefetch_count } else { 0 };
+        if core::mem::replace(&mut record.global_prefetch_count, shared) != shared {
+            self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
         }
     }
 

@@ -282,6 +282,30 @@ def qos(t: Script) -> None:
     a.once("basic.qos", prefetch_size=100000, prefetch_count=1)
 
 
+@scenario("qos-lifted")
+def qos_lifted(t: Script) -> None:
+    a = t.connect()
+    ch, p = a.channel(1), a.channel(9)
+    for queue in ("lift-a", "lift-b"):
+        p.call("queue.declare", queue=queue)
+    t.note("a prefetch that the consumers of the channel share, and one delivery outstanding")
+    ch.call("basic.qos", prefetch_count=1, **{"global": True})
+    ch.call("basic.consume", queue="lift-a", consumer_tag="a")
+    publish_all(p, "lift-a", "1")
+    ch.expect(1)
+    t.note("a consumer without acknowledgements waits for it, too")
+    ch.call("basic.consume", queue="lift-b", consumer_tag="b", no_ack=True)
+    publish_all(p, "lift-b", "3")
+    ch.expect(0)
+    t.note("a prefetch for each consumer lifts the shared one")
+    ch.call("basic.qos", prefetch_count=1)
+    t.settle()
+    ch.expect(1)
+    t.note("the consumer that was there has no prefetch of its own")
+    publish_all(p, "lift-a", "2")
+    ch.expect(1)
+
+
 @scenario("qos-per-consumer")
 def qos_per_consumer(t: Script) -> None:
     a = t.connect()
