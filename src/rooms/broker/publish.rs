@@ -199,10 +199,10 @@ impl Broker {
         let vhost = self.consumers.channel(publish.channel).vhost;
         let claim = Claim { vhost, share: publish.share, may_wait: publish.may_wait };
         let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
-        if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_)))) {
-            // The count of bytes in the log may be old: some messages of the virtual host may have been taken
-            // since.
+        if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_) | Shortage::QueueDisk(_)))) {
+            // The count of bytes in the log may be old: some messages may have been taken since.
             self.quota.forget_disk();
+            self.queues.recount_live_log_bytes(cx.journal.durable());
             self.weigh_log(cx.journal);
             reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
         }
@@ -223,7 +223,7 @@ impl Broker {
                     self.quota.want_disk(cx.journal, vhost);
                 }
                 self.publishing.shortage = shortage;
-                self.note_wait(cx.messages, targets, publish.channel);
+                self.note_wait(cx.messages, message, targets, publish.channel);
                 // The publisher may wait for the commit that is being gathered.
                 cx.journal.hurry();
                 Ok(Outcome::Wait)
@@ -294,9 +294,15 @@ impl Broker {
     }
 
     /// Remembers the target queue that the channel's connection waits for, if one has used up its share.
-    pub(crate) fn note_wait(&mut self, messages: &Messages, targets: &[QueueId], channel: ChannelId) {
-        let full =
-            targets.iter().copied().find(|&queue| !self.queues.records().within_share(messages, queue));
+    pub(crate) fn note_wait(
+        &mut self,
+        messages: &Messages,
+        message: MessageId,
+        targets: &[QueueId],
+        channel: ChannelId,
+    ) {
+        let free = self.queues.free_memory(messages).with(messages, message);
+        let full = targets.iter().copied().find(|&queue| !self.queues.records().within_share(free, queue));
         let connection = self.consumers.connection_of(channel);
         self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
             queue,
@@ -306,13 +312,14 @@ impl Broker {
     }
 
     /// Whether the connection waits for a queue that has not fallen well below its share yet, so that trying again is
-    /// in vain: a publisher waits from a full share on, and goes on at seven eighths of it.
+    /// in vain: a publisher waits from a full share on, and goes on at three quarters of it.
     pub fn is_kept_waiting(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
         let Some(full) = self.consumers.connection(connection).waits_for else { return false };
         let record = self.queues.records().get(full.queue.index());
         let is_there = record.is_some_and(|record| record.serial == full.serial && !record.dying)
             && self.revision() == full.revision;
-        let is_full = is_there && !self.queues.records().is_well_within_share(messages, full.queue);
+        let is_full = is_there
+            && !self.queues.records().is_well_within_share(self.queues.free_memory(messages), full.queue);
         // A publisher who by now holds deliveries that others wait for is not made to wait.
         let is_kept = is_full && self.publish_share(connection) == Share::Ordinary;
         if !is_kept {
@@ -527,6 +534,7 @@ impl Broker {
 
     /// Counts the bytes in the log of each virtual host's messages, if that matters now.
     pub(crate) fn weigh_log(&mut self, journal: &mut Journal) {
+        self.queues.count_live_log_bytes(journal);
         let queues = self.queues.records().iter().filter(|(_, queue)| !queue.dying);
         let taken = queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()));
         self.quota.weigh_disk(journal, taken);

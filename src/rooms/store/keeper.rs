@@ -25,10 +25,6 @@ use super::record::{
 };
 use super::zeroes::ResizeZeroed;
 
-/// A queue may fill so many fifths of what the disk limit leaves for messages, so that one that nobody reads
-/// leaves room for others.
-const QUEUE_FIFTHS: u64 = 4;
-
 /// Something to be written, by a helper.
 #[derive(Debug)]
 pub enum Write {
@@ -359,7 +355,7 @@ impl Keeper {
     fn report_room(&self, journal: &mut Journal) {
         let most = self.log.space.most_bytes();
         let room = (self.log.space.room_bytes(), most);
-        journal.set_disk_room(room, most / 5 * QUEUE_FIFTHS, self.log.space.is_file_system_full());
+        journal.set_disk_room(room, self.log.space.is_file_system_full());
         journal.set_index_room(self.log.space.index_room());
     }
 

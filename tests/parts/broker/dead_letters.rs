@@ -502,7 +502,7 @@ impl Life {
         let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
         let mut house = TestBroker::with(limits);
         house.journal.start(log.life(), true, log.space().record_bytes_max() as u64);
-        house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+        house.journal.set_disk_room((u64::MAX, u64::MAX), false);
         let first = Some(("guest", PasswordHash::Nobodys));
         restore(&mut house.broker, &mut context!(house), &log, &mut disk, report.access, first, NOW).ok()?;
         let at = house.connect();

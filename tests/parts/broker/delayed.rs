@@ -375,7 +375,7 @@ fn memory_is_the_same_for_any_number_that_sleeps() {
     let limits = Limits { messages_max: 4_000, queue_entries_max: 8_192, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     house.journal.start(1, true, 1 << 20);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
     house.journal.set_time(START_MS);
     let at = house.connect();
     ready(&mut house, at, true);

@@ -418,7 +418,7 @@ fn what_stands_in_the_log_expires_one_after_the_other() {
 /// What left memory because it is short, durable or not, goes in time all the same.
 #[test]
 fn what_left_memory_expires() {
-    let limits = Limits { messages_max: 128, connections_max: 16, ..Limits::default() };
+    let limits = Limits { messages_max: 160, connections_max: 16, ..Limits::default() };
     for properties in [PERSISTENT, &[0, 0][..]] {
         let disk = disk();
         let mut life = Life::begin_with(&disk, &limits).expect("it opens");

@@ -239,7 +239,7 @@ fn what_expires_makes_room_in_the_share_of_the_log() {
         let mut house = TestBroker::new(64);
         house.journal.start(1, true, 1 << 20);
         house.admit("other", "other");
-        house.journal.set_disk_room((400_000, 1_000_000), 1_000_000, false);
+        house.journal.set_disk_room((400_000, 1_000_000), false);
         house.journal.set_time(1_000);
         let at = house.connect();
         declare(&mut house, at, "q", true, &table(|t| t.int(argument, 100)));

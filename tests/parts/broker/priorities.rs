@@ -214,7 +214,7 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
 fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
     let mut house = TestBroker::new(64);
     house.journal.start(100, true, u64::MAX >> 8);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
     house.journal.set_time(1_000);
     let at = house.connect();
     crate::dead_letters::declare(&mut house, at, QUEUE, true, PRIORITIES);

@@ -42,7 +42,7 @@ fn no_more_leaves_than_makes_memory_enough_again() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
     let mut house = TestBroker::with(&limits);
     house.journal.start(1, true, 1 << 20);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
     let at = house.connect();
     let declare = Command::QueueDeclare {
         queue: "q",
@@ -110,7 +110,7 @@ fn read_back(house: &mut TestBroker, limits: &Limits) -> PageIn {
 fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
     let mut house = TestBroker::with(limits);
     house.journal.start(1, true, u64::MAX >> 8);
-    house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+    house.journal.set_disk_room((u64::MAX, u64::MAX), false);
     let at = house.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = &[];
@@ -213,9 +213,10 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
     for queues in [&["one", "two"][..], &["one", "two", "three", "four"]] {
         let mut house = TestBroker::with(&limits);
         house.journal.start(1, true, u64::MAX >> 8);
-        house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+        house.journal.set_disk_room((u64::MAX, u64::MAX), false);
         let at = house.connect();
-        house.declare(at, "flood", false);
+        let floods = ["flood-1", "flood-2", "flood-3", "flood-4", "flood-5", "flood-6"];
+        floods.iter().for_each(|queue| house.declare(at, queue, false));
         for queue in queues {
             let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
             let arguments = &[];
@@ -227,7 +228,9 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
         }
         for body_len in [20_000, 20_000, 20_000, 3_000, 3_000, 10, 10] {
             house.messages.lift_hold(house.broker.owner(at.connection));
-            while house.offer(at, "flood", body_len) == Outcome::Published {}
+            for queue in floods {
+                while house.offer(at, queue, body_len) == Outcome::Published {}
+            }
             while house.broker.spill(&mut context!(house)) {}
         }
         // None of the consumers reads its socket: the first message read back stays in its outbox.

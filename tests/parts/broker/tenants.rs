@@ -73,7 +73,7 @@ impl Life {
         let is_logged = seed.is_multiple_of(2);
         if is_logged {
             house.journal.start(1_000, true, u64::MAX >> 8);
-            house.journal.set_disk_room((u64::MAX, u64::MAX), u64::MAX, false);
+            house.journal.set_disk_room((u64::MAX, u64::MAX), false);
         }
         let now_ms = 1_000_000;
         house.journal.set_time(now_ms);

@@ -10,7 +10,7 @@ const MANY: u32 = 60_000;
 
 fn limits() -> Limits {
     Limits {
-        messages_max: 80_000,
+        messages_max: 100_000,
         queue_entries_max: 160_000,
         unacknowledged_max: 2 * MANY + 4_000,
         ..small_limits()

@@ -68,7 +68,7 @@ fn a_publisher_that_waits_a_day_for_room_is_kept_and_goes_on() {
     world.pass_ms(100);
     assert!(!world.clients[waiting].checker.is_blocked);
     world.pass_ms(15_000);
-    assert_eq!(world.counts(waiting, 1, "q"), (12, 0));
+    assert_eq!(world.counts(waiting, 1, "q"), (19, 0));
     world.end(&["q"]);
 }
 
@@ -76,7 +76,7 @@ fn a_publisher_that_waits_a_day_for_room_is_kept_and_goes_on() {
 /// makes room: what was not taken is dropped as if the line had broken. Who is let on, however slowly, loses nothing.
 #[test]
 fn a_publisher_that_waits_for_room_may_leave() {
-    for (gets, kept) in [(0, 48), (20, 60)] {
+    for (gets, kept) in [(0, 41), (24, 60)] {
         let mut world = World::new(Limits { messages_max: 64, ..small_limits() });
         let waiting = world.open(&[1]);
         world.declare(waiting, 1, "q");

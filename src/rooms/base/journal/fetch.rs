@@ -171,22 +171,16 @@ impl Journal {
         self.durable > before
     }
 
-    /// So many bytes may still be written of so many when the log is empty, and so many for one queue in all;
-    /// what says so is the disk limit, or a file system that is full before that.
-    pub const fn set_disk_room(
-        &mut self,
-        (bytes, bytes_max): (u64, u64),
-        queue_bytes_max: u64,
-        is_file_system_full: bool,
-    ) {
+    /// So many bytes may still be written of so many when the log is empty; what says so is the disk limit, or a
+    /// file system that is full before that.
+    pub const fn set_disk_room(&mut self, (bytes, bytes_max): (u64, u64), is_file_system_full: bool) {
         // Of less in all, less is kept for others, too.
         let is_divided_anew = bytes_max != self.disk_bytes_max;
-        if bytes > self.disk_room_bytes || queue_bytes_max > self.queue_bytes_max || is_divided_anew {
+        if bytes > self.disk_room_bytes || is_divided_anew {
             self.room_made += 1;
         }
         self.is_file_system_full = is_file_system_full;
         self.disk_bytes_max = bytes_max;
-        self.queue_bytes_max = queue_bytes_max;
         self.disk_room_bytes = bytes;
     }
 

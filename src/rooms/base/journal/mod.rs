@@ -181,7 +181,6 @@ pub struct Journal {
     durable: Batch,
     disk_room_bytes: u64,
     disk_bytes_max: u64,
-    queue_bytes_max: u64,
     /// Room that is kept for others than those who wait for some.
     kept_bytes: u64,
     is_file_system_full: bool,
@@ -234,7 +233,6 @@ impl Journal {
             disk_room_bytes: u64::MAX,
             disk_bytes_max: 0,
             kept_bytes: 0,
-            queue_bytes_max: u64::MAX,
             is_file_system_full: false,
             index_room: IndexRoom::Enough,
             room_made: 0,
@@ -329,11 +327,6 @@ impl Journal {
     /// Rises with everything that is to be written.
     pub const fn said(&self) -> u64 {
         self.said
-    }
-
-    /// No queue may hold more bytes of the log than this, so that there is room for the others.
-    pub const fn queue_bytes_max(&self) -> u64 {
-        self.queue_bytes_max
     }
 
     /// Bytes that may still be written before the disk limit, without what waits here.

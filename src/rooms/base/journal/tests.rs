@@ -155,7 +155,7 @@ fn without_a_store_nothing_is_written_and_without_a_disk_nothing_is_taken() {
     journal.start(1, false, 0);
     assert_eq!(journal.admit(10, 1), Err(NoRoom::Commit));
     journal.start(1, true, 64 << 10);
-    journal.set_disk_room((1_000, 1_000), 800, false);
+    journal.set_disk_room((1_000, 1_000), false);
     assert_eq!(journal.admit(100, 1), Ok(()));
     assert_eq!(journal.admit(1_000, 1), Err(NoRoom::Disk));
 }
@@ -252,15 +252,15 @@ fn what_goes_with_its_queue_is_safe_when_the_queue_is_surely_gone() {
 }
 
 #[test]
-fn a_larger_share_for_one_queue_is_room_too() {
+fn another_limit_of_the_log_is_room_too() {
     let mut journal = World::new().journal;
-    journal.set_disk_room((1000, 8000), 400, false);
+    journal.set_disk_room((1000, 8000), false);
     let before = journal.room_made();
-    journal.set_disk_room((1000, 8000), 500, false);
-    assert!(journal.room_made() > before, "a queue's publisher that waits may go on");
+    journal.set_disk_room((1000, 9000), false);
+    assert!(journal.room_made() > before, "a queue may take more of a larger log");
     let before = journal.room_made();
-    journal.set_disk_room((900, 8000), 500, false);
+    journal.set_disk_room((900, 9000), false);
     assert_eq!(journal.room_made(), before, "and with less of everything nobody may");
-    journal.set_disk_room((900, 7000), 500, false);
+    journal.set_disk_room((900, 7000), false);
     assert!(journal.room_made() > before, "less is kept for other virtual hosts");
 }

@@ -403,6 +403,14 @@ impl Messages {
         (self.pages_max - self.pages_reserve).saturating_sub(self.pages_kept)
     }
 
+    /// Returns the slots and the bytes of blocks that ordinary publishers can still have.
+    #[inline]
+    pub const fn ordinary_free(&self) -> (usize, usize) {
+        let slots = (self.slots.max() - self.slots_reserve).saturating_sub(self.slots.used());
+        let pages = self.pages_for_publishers().saturating_sub(self.blocks.pages_used());
+        (slots, pages * PAGE_BYTES)
+    }
+
     /// Bytes that nobody uses and the system holds memory for, about.
     pub const fn idle_bytes(&self) -> usize {
         self.slots.idle_bytes() + self.blocks.pages_idle() * PAGE_BYTES

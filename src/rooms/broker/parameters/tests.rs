@@ -111,7 +111,7 @@ fn what_a_component_or_its_setter_may_not_is_refused() {
     assert_eq!(world.set(shovel("s", "1"), nowhere), invalid("there is no vhost \"v\" in this broker"));
     let long = "1".repeat(PARAMETER_BYTES_MAX + 1);
     assert!(matches!(world.set(global("g", &long), OPERATOR), Err(OperatorFault::Invalid(_))));
-    world.journal.set_disk_room((0, 1 << 20), u64::MAX, true);
+    world.journal.set_disk_room((0, 1 << 20), true);
     assert_eq!(world.set(global("g", "1"), OPERATOR), Err(OperatorFault::FileSystemFull));
     world.journal.start(2, false, u64::MAX);
     assert!(matches!(world.set(global("g", "1"), OPERATOR), Err(OperatorFault::Store(_))));

@@ -208,7 +208,7 @@ fn one_changes_in_its_place_though_there_is_no_room_for_another() {
 #[test]
 fn on_a_full_disk_the_operator_alone_may_say_something() {
     let mut world = World::new();
-    world.journal.set_disk_room((0, 1 << 20), u64::MAX, true);
+    world.journal.set_disk_room((0, 1 << 20), true);
     let expires = table("expires", "1");
     assert_eq!(world.set(said("p", "", &expires)), Err(OperatorFault::FileSystemFull));
     world.set(NewPolicy { kind: PolicyKind::Operator, ..said("p", "", &expires) }).unwrap();

@@ -175,6 +175,16 @@ impl Backlog {
         self.fifo.len() + returned + deep
     }
 
+    /// Entries of the queue.
+    #[inline]
+    pub(crate) const fn entries(&self) -> u64 {
+        self.returned_entries.len() as u64
+            + self.head.len() as u64
+            + self.middle.len() as u64
+            + self.leaving.len() as u64
+            + self.fifo.len() as u64
+    }
+
     /// Ready messages that were never taken.
     const fn fresh(&self) -> u32 {
         self.fifo.len() + self.head.len() + self.middle_messages + self.leaving.len()

@@ -2,18 +2,41 @@
 //!
 //! Always true: the limits of a queue with priorities hold for all its levels together.
 
-use super::backlog::SLOT_BYTES;
+use super::backlog::{SLOT_BYTES, block_bytes};
 use super::record::{Queue, Rank};
 use super::records::Records;
 use crate::arguments::Overflow;
 use crate::command::{QueueId, VhostId};
 use crate::mem::{MessageFlags, MessageId, Messages};
-use crate::shortage::Shortage;
+use crate::shortage::{Pool, Shortage};
 
-/// Eighths of its share of the memory that a queue may take.
-const SHARE: u64 = 8;
-/// Eighths of its share to which a queue must have fallen before the publishers that wait for it go on.
-const LOW_SHARE: u64 = 7;
+/// A queue may hold this many times what is still free of the memory for messages. So one queue alone may hold two
+/// thirds, and three queues that nobody reads leave a seventh to all others.
+const TIMES_FREE_MEMORY: u64 = 2;
+/// A queue may hold this many times what is still free of the log: one queue alone four fifths.
+pub(crate) const TIMES_FREE_DISK: u64 = 4;
+/// Quarters of its share to which a queue must have fallen before the publishers that wait for it go on.
+const LOW_QUARTERS: u64 = 3;
+
+/// What ordinary publishers can still have of the memory for messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FreeMemory {
+    /// Entries of queues.
+    pub(crate) entries: u64,
+    /// Message slots.
+    pub(crate) messages: u64,
+    /// Bytes of blocks, beyond the slots.
+    pub(crate) bytes: u64,
+}
+
+impl FreeMemory {
+    /// Counts the memory of a message that comes in as free: it is not a queue's yet.
+    #[inline]
+    pub(crate) fn with(self, messages: &Messages, message: MessageId) -> Self {
+        let bytes = self.bytes + block_bytes(messages, message);
+        Self { messages: self.messages + 1, bytes, ..self }
+    }
+}
 
 impl Records {
     /// Whether the queue refuses the message for its length limit (reject-publish).
@@ -51,25 +74,27 @@ impl Records {
             || body_bytes() > settings.max_length_bytes.saturating_add(bytes)
     }
 
-    /// Whether a queue is below its share of the memory for messages, unsettled deliveries included: no queue
-    /// may take the whole pool.
-    pub(crate) fn within_share(&self, messages: &Messages, queue: QueueId) -> bool {
-        self.is_below(messages, queue, SHARE)
+    /// Whether a queue is within its share of the memory for messages, unsettled deliveries included.
+    #[inline]
+    pub(crate) fn within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
+        self.is_within(free, queue, 4)
     }
 
     /// Whether a queue has fallen well below its share of the memory for messages.
-    pub(crate) fn is_well_within_share(&self, messages: &Messages, queue: QueueId) -> bool {
-        self.is_below(messages, queue, LOW_SHARE)
+    pub(crate) fn is_well_within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
+        self.is_within(free, queue, LOW_QUARTERS)
     }
 
-    /// Whether a queue takes less than this many eighths of its share, which is four fifths of the memory for
-    /// messages.
+    /// Whether a queue holds at most this many quarters of its share.
     #[inline]
-    fn is_below(&self, messages: &Messages, queue: QueueId, eighths: u64) -> bool {
-        let part = |max: usize| (max / 5 * 4) as u64 * eighths / 8;
-        let (messages_share, bytes_share) = (part(messages.messages_max()), part(messages.body_bytes_max()));
-        let Used { resident, messages, bytes } = self.taken_by(queue);
-        messages < messages_share && bytes < bytes_share + resident * SLOT_BYTES
+    fn is_within(&self, free: FreeMemory, queue: QueueId, quarters: u64) -> bool {
+        let most = |free: u64| free * TIMES_FREE_MEMORY * quarters / 4;
+        let used = self.taken_by(queue);
+        // The rest of a chunk of entries can be had by nobody else.
+        let has_entries = !self.slab[queue.index()].backlog.needs_chunk();
+        used.messages <= most(free.messages)
+            && used.bytes <= most(free.bytes)
+            && (has_entries || used.entries <= most(free.entries))
     }
 
     #[inline]
@@ -84,18 +109,21 @@ impl Records {
         }
     }
 
-    /// How much of its share a queue takes, in message slots or in bytes, whichever is more.
-    pub(crate) fn share_of_memory(&self, messages: &Messages, queue: QueueId) -> MemoryShare {
-        let part = |max: usize| (max / 5 * 4) as u64;
-        let taken = self.taken_by(queue);
-        let bytes_share = part(messages.body_bytes_max()) + taken.resident * SLOT_BYTES;
-        let messages_share = part(messages.messages_max());
-        let is_of_bytes = u128::from(taken.bytes) * u128::from(messages_share)
-            > u128::from(taken.messages) * u128::from(bytes_share);
-        match is_of_bytes {
-            true => MemoryShare { is_of_bytes, used: taken.bytes, most: bytes_share },
-            false => MemoryShare { is_of_bytes, used: taken.messages, most: messages_share },
-        }
+    /// Returns the pool of which a queue takes most of its share, and how much it takes.
+    pub(crate) fn fullest_pool(&self, free: FreeMemory, queue: QueueId) -> (Pool, u64) {
+        let used = self.taken_by(queue);
+        let pools = [
+            (Pool::Messages, used.messages, free.messages),
+            (Pool::Bodies, used.bytes, free.bytes),
+            (Pool::Entries, used.entries, free.entries),
+        ];
+        let [first, others @ ..] = pools;
+        let (pool, used, _) = others.into_iter().fold(first, |most, other| {
+            let is_fuller = u128::from(other.1) * u128::from(most.2.max(1))
+                > u128::from(most.1) * u128::from(other.2.max(1));
+            if is_fuller { other } else { most }
+        });
+        (pool, used)
     }
 
     /// Counts the messages that left the queue which a publisher waits for; `None`: he waits for something
@@ -136,8 +164,8 @@ impl Records {
 
     /// The target queue that has used up its share of the memory.
     #[cold]
-    pub(crate) fn crowded_queue(&self, messages: &Messages, targets: &[QueueId]) -> Shortage {
-        let full = targets.iter().copied().find(|&queue| !self.within_share(messages, queue));
+    pub(crate) fn crowded_queue(&self, free: FreeMemory, targets: &[QueueId]) -> Shortage {
+        let full = targets.iter().copied().find(|&queue| !self.within_share(free, queue));
         Shortage::QueueMemory(self.queue_of_level(full.unwrap_or(targets[0])))
     }
 
@@ -202,39 +230,32 @@ impl Records {
     }
 }
 
-/// How much of its share of the memory for messages a queue takes.
-pub(crate) struct MemoryShare {
-    pub(crate) is_of_bytes: bool,
-    pub(crate) used: u64,
-    pub(crate) most: u64,
-}
-
 /// How much of the memory for messages a queue takes.
 #[derive(Clone, Copy, Default)]
 struct Used {
-    /// Ready messages that are in memory.
-    resident: u64,
+    /// Entries of the queue.
+    entries: u64,
     /// Messages in memory, ready or delivered.
     messages: u64,
-    /// Bytes of blocks of the messages in memory.
+    /// Bytes of blocks of the messages in memory, beyond their slots.
     bytes: u64,
 }
 
 impl Used {
     #[inline]
     fn by(record: &Queue) -> Self {
-        let resident = record.backlog.resident();
+        let slots = u64::from(record.backlog.resident()) * SLOT_BYTES;
         Self {
-            resident: resident.into(),
+            entries: record.backlog.entries(),
             messages: record.resident_messages(),
-            bytes: record.backlog.bytes() + record.unsettled.bytes,
+            bytes: (record.backlog.bytes() + record.unsettled.bytes).saturating_sub(slots),
         }
     }
 
     fn with(self, record: &Queue) -> Self {
         let other = Self::by(record);
         Self {
-            resident: self.resident + other.resident,
+            entries: self.entries + other.entries,
             messages: self.messages + other.messages,
             bytes: self.bytes + other.bytes,
         }

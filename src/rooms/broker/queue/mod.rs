@@ -36,6 +36,7 @@ mod routes;
 mod tests;
 
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
+pub(super) use fullness::{FreeMemory, TIMES_FREE_DISK};
 pub(super) use lanes::Logged;
 pub(super) use levels::{SLOTS, first_rank};
 pub(super) use place::{Lane, Place};

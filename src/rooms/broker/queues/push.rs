@@ -11,9 +11,9 @@ use crate::Context;
 use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
 use crate::faults::{out_of, out_of_disk, unwritable};
-use crate::journal::{Appended, Journal, Mode, NoRoom, Urgency};
-use crate::mem::{MessageFlags, MessageId, Share};
-use crate::queue::{Queue, Rank, Size};
+use crate::journal::{Appended, Batch, Journal, Mode, NoRoom, Urgency};
+use crate::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
+use crate::queue::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
 use crate::quota::{Declarer, LogShares, Quota, owner_of};
 use crate::shortage::{Pool, Shortage};
 use crate::wire::field::Table;
@@ -112,6 +112,9 @@ impl Queues {
         if appended.targets() > 0 {
             let vhost = self.records[targets[0]].vhost;
             quota.take_disk(vhost, bytes * u64::from(appended.targets()));
+            if let Some((_, live)) = &mut self.live_log_bytes {
+                *live += bytes * u64::from(appended.targets());
+            }
             if urgency == Urgency::Awaited {
                 cx.await_batch(appended.batch());
             }
@@ -222,6 +225,44 @@ impl Queues {
 
     // ---- room for it
 
+    /// Returns what ordinary publishers can still have of the memory for messages.
+    #[inline]
+    pub(crate) fn free_memory(&self, messages: &Messages) -> FreeMemory {
+        let chunks = self.pool.chunks_free().saturating_sub(self.settings.chunks_reserve);
+        let (slots, bytes) = messages.ordinary_free();
+        FreeMemory {
+            entries: (chunks * ENTRIES_PER_CHUNK) as u64,
+            messages: slots as u64,
+            bytes: bytes as u64,
+        }
+    }
+
+    /// Returns the most bytes that the messages of one queue may take in the log now.
+    pub(crate) fn queue_log_bytes_max(&self, journal: &Journal) -> u64 {
+        match self.live_log_bytes {
+            Some((_, live)) => journal.disk_bytes_max().saturating_sub(live).saturating_mul(TIMES_FREE_DISK),
+            None => u64::MAX,
+        }
+    }
+
+    /// Counts the bytes that all messages take in the log, once for each commit, while at most half of the log is
+    /// free. With more free no queue can be over its share.
+    pub(crate) fn count_live_log_bytes(&mut self, journal: &Journal) {
+        let (room, most, durable) = (journal.disk_room(), journal.disk_bytes_max(), journal.durable());
+        if journal.mode() != Mode::On || room > most / 2 {
+            self.live_log_bytes = None;
+        } else if self.live_log_bytes.is_none_or(|(counted, _)| counted != durable) {
+            self.recount_live_log_bytes(durable);
+        }
+    }
+
+    /// Counts the bytes that all messages take in the log, because a publisher is about to wait for some.
+    #[cold]
+    pub(crate) fn recount_live_log_bytes(&mut self, durable: Batch) {
+        let queues = self.records.iter().filter(|(_, queue)| !queue.dying);
+        self.live_log_bytes = Some((durable, queues.map(|(_, queue)| queue.log_bytes()).sum()));
+    }
+
     /// Whether every target queue takes the message now; changes nothing.
     pub(crate) fn reserve(
         &self,
@@ -243,12 +284,13 @@ impl Queues {
         // All target queues are in the virtual host of the channel.
         let owner = || owner_of(claim.vhost);
         let fits = self.pool.may_take(owner, needed, reserve);
-        let within_share = share == Share::Reserve
-            || targets.iter().all(|&queue| self.records.within_share(cx.messages, queue));
+        let free = self.free_memory(cx.messages).with(cx.messages, message);
+        let within_share =
+            share == Share::Reserve || targets.iter().all(|&queue| self.records.within_share(free, queue));
         match (fits && within_share, share) {
             (true, _) => self.reserve_log(cx, quota, message, targets, claim),
             (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
-                true => self.records.crowded_queue(cx.messages, targets),
+                true => self.records.crowded_queue(free, targets),
                 false => self.lacks_entries(claim.vhost, needed + reserve),
             })),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
@@ -281,7 +323,7 @@ impl Queues {
             return Err(Hindrance::Fault(unwritable()));
         }
         let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
-        let most = cx.journal.queue_bytes_max();
+        let most = self.queue_log_bytes_max(cx.journal);
         let within = targets
             .iter()
             .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= most);

@@ -265,7 +265,7 @@ impl Queues {
     fn spilling(&self, cx: &Context<'_>, disk: &LogShares, queue: QueueId, message: MessageId) -> Spilling {
         let bytes = cx.messages.stream_len(message) as u64;
         let record = &self.records[queue];
-        let has_share = record.log_bytes() + bytes <= cx.journal.queue_bytes_max()
+        let has_share = record.log_bytes() + bytes <= self.queue_log_bytes_max(cx.journal)
             && disk.leaves_room(cx.journal, record.vhost, bytes);
         let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
         match cx.journal.admit(bytes + self.kept_for_letters(cx.journal), 1) {

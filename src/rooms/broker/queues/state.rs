@@ -101,6 +101,9 @@ pub struct Queues {
     /// Queues whose first message waits for a commit.
     pub(super) awaited: AwaitedCommits,
     pub(super) scratch: Scratch,
+    /// Bytes that all messages take in the log, and the batch that was durable when they were counted; `None` while
+    /// more than half of the log is free.
+    pub(super) live_log_bytes: Option<(Batch, u64)>,
     /// Counts messages that left memory or an outbox; a publisher that waits for room asks again when it
     /// rises.
     pub(super) releases: u64,
@@ -135,6 +138,7 @@ impl Queues {
                 properties: vec![0; frame].into_boxed_slice(),
                 rewritten: vec![0; frame + 256].into_boxed_slice(),
             },
+            live_log_bytes: None,
             releases: 0,
             minutes: Minutes::default(),
         }

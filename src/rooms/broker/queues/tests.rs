@@ -639,7 +639,7 @@ fn a_message_that_comes_back_beyond_the_limit_is_too_much() {
 fn whoever_publishes_to_a_queue_with_its_share_waits_until_it_has_less() {
     let mut world = World::new();
     let [full, other] = ["full", "other"].map(|name| world.queue(name, &[]));
-    (0..79).for_each(|_| world.put(full, &["m"]));
+    (0..62).for_each(|_| world.put(full, &["m"]));
     assert_eq!(world.reserve(full, Share::Ordinary), Ok(()));
     world.put(full, &["m"]);
     assert_eq!(world.reserve(full, Share::Ordinary), Err(Ok(full)));

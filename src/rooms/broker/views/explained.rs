@@ -92,10 +92,12 @@ impl fmt::Display for Explained<'_> {
             Shortage::QueueDisk(queue) => {
                 self.queue(f, queue)?;
                 let bytes = self.sum_over_levels(queue, Queue::log_bytes);
-                let (bytes, most) = (Megabytes(bytes), Megabytes(self.journal.queue_bytes_max()));
+                let (bytes, most) =
+                    (Megabytes(bytes), Megabytes(self.views.queues.queue_log_bytes_max(self.journal)));
                 let (of, deed) = self.disk();
                 write!(f, " has its share of {of}, {bytes} of {most}")?;
                 self.with_messages(f, self.sum_over_levels(queue, |record| record.logged.count()))?;
+                f.write_str(" (at most four times what is free)")?;
                 self.limit(f)?;
                 self.deed(f, format_args!("consume or purge that queue, or {deed}"))
             }
@@ -216,16 +218,23 @@ impl Explained<'_> {
         if self.views.queues.records().get(queue.index()).is_none() {
             return self.deed(f, format_args!("wait, it goes on by itself"));
         }
-        let share = self.views.queues.records().share_of_memory(self.messages, queue);
-        let key = if share.is_of_bytes { Pool::Bodies.key() } else { Pool::Messages.key() };
+        let free = self.views.queues.free_memory(self.messages);
+        let (pool, used) = self.views.queues.records().fullest_pool(free, queue);
+        let key = pool.key();
         write!(f, " has its share of {key}, ")?;
-        match share.is_of_bytes {
-            true => write!(f, "{} of {}", Megabytes(share.used), Megabytes(share.most))?,
-            false => write!(f, "{} of {}", share.used, share.most)?,
+        match pool {
+            Pool::Bodies => {
+                let most = self.messages.body_bytes_max() as u64;
+                write!(f, "{} of {}", Megabytes(used), Megabytes(most))?;
+                self.with_messages(f, self.sum_over_levels(queue, Queue::resident_messages))?;
+            }
+            Pool::Entries => {
+                let most = self.views.queues.entries().chunks_max() * ENTRIES_PER_CHUNK;
+                write!(f, "{used} of {most}")?;
+            }
+            _ => write!(f, "{used} of {}", self.messages.messages_max())?,
         }
-        if share.is_of_bytes {
-            self.with_messages(f, self.sum_over_levels(queue, Queue::resident_messages))?;
-        }
+        f.write_str(" (at most twice what is free)")?;
         self.deed(f, format_args!("consume or purge that queue, or raise {key}"))
     }
 
