@@ -29,4 +29,5 @@ mod single_active;
 mod spilling;
 mod starts;
 mod tenants;
+mod transactions;
 mod turns;

@@ -122,7 +122,10 @@ impl Ledger {
             };
             let is_settled = |place: &&(Key, u64, u32)| entry(place).is_some() && !is_there(place);
             let is_left = |place: &&(Key, u64, u32)| entry(place).is_some() && is_there(place);
+            // A consumer sees what a transaction published only when all of it is durable.
+            let was_seen = |place: &&(Key, u64, u32)| entry(place).is_some_and(|entry| entry.has_been_out());
             let came = asked.published.iter().find(|place| is_there(place));
+            let came = came.or_else(|| asked.published.iter().find(was_seen));
             let happened = came.or_else(|| asked.witnesses.iter().find(is_settled));
             let missing = asked.published.iter().find(is_missing);
             let has_not = missing.or_else(|| asked.settled.iter().find(is_left));

@@ -45,8 +45,9 @@ impl Journal {
 
     /// All that belongs together was said, and is written this soon. Returns the batch to wait for.
     ///
-    /// If something was settled, what was published is [`MessageFlags::MOVING`] until that batch is durable:
-    /// a power cut before would bring back what was settled, and what became of it would come once more.
+    /// What was published is [`MessageFlags::MOVING`] until that batch is durable, if something was settled or a
+    /// client waits for the group. A power cut before would bring back what was settled, and what became of it
+    /// would come once more; and a consumer of one message of a transaction must not see it without the others.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
@@ -54,13 +55,17 @@ impl Journal {
         let end = self.first + self.pending.len() as u64;
         let batch = if first == end || (settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));
-            if urgency == Urgency::Awaited { self.await_all() } else { self.open }
+            let batch = if urgency == Urgency::Awaited { self.await_all() } else { self.open };
+            if urgency == Urgency::Awaited {
+                self.hold_moving(messages, first, batch);
+            }
+            batch
         } else {
             let bytes = settled_bytes(&settles) + self.message_bytes(messages, first);
             let batch = self.expect_open(urgency);
             self.groups.waiting.push_back(Group { first, end, bytes, settles: settles.len(), batch });
             self.groups.settles.extend(&settles);
-            if !settles.is_empty() {
+            if urgency == Urgency::Awaited || !settles.is_empty() {
                 self.hold_moving(messages, first, batch);
             }
             batch

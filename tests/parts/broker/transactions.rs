@@ -1,0 +1,80 @@
+//! What a transaction published reaches consumers only when all of it is durable.
+
+use leveret_base::command::{Command, Outcome};
+
+use crate::dead_letters::{Life, PERSISTENT, declare, disk, publish};
+use crate::support::At;
+
+const TRANSIENT: &[u8] = &[0, 0];
+
+/// Bodies of what is delivered to a consumer now.
+fn delivered(life: &mut Life, at: At) -> Vec<String> {
+    while life.house.broker.run_jobs(&mut context!(life.house)) {}
+    life.house.broker.deliver(&mut context!(life.house), 8192);
+    while life.house.broker.next_noted().is_some() {}
+    life.house.outbox_bodies(at)
+}
+
+#[test]
+fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_their_places() {
+    for size in [1, 3] {
+        for is_got in [false, true] {
+            let disk = disk();
+            let mut life = Life::begin(&disk).expect("it opens");
+            let (publisher, taker) = (life.at, life.house.connect());
+            let transacted = life.house.open(publisher, 2);
+            declare(&mut life.house, publisher, "q", true, &[]);
+            if !is_got {
+                life.house.consume(taker, "q");
+            }
+            life.store().expect("the disk is well");
+            life.house.done(transacted, Command::TxSelect);
+            let bodies: Vec<String> = (0..size).map(|number| format!("t{number}")).collect();
+            for body in &bodies {
+                assert_eq!(publish(&mut life.house, transacted, "q", PERSISTENT, body), Outcome::Published);
+            }
+            let commit = life.house.ask(transacted, Command::TxCommit);
+            assert_eq!(commit, Outcome::Done);
+            for (properties, body) in [(TRANSIENT, "later"), (PERSISTENT, "last")] {
+                assert_eq!(publish(&mut life.house, publisher, "q", properties, body), Outcome::Published);
+            }
+            let expected = [&bodies[..], &["later".into(), "last".into()]].concat();
+            if is_got {
+                let get = Command::Get { queue: "q", no_ack: true };
+                assert_eq!(life.house.ask(taker, get), Outcome::Later, "it waits for the sync");
+                assert_eq!(delivered(&mut life, taker), [""; 0]);
+                life.store().expect("the disk is well");
+                assert_eq!(delivered(&mut life, taker), expected[..1]);
+            } else {
+                assert_eq!(delivered(&mut life, taker), [""; 0], "{size} messages");
+                let mut all = Vec::new();
+                for _ in 0..3 {
+                    life.store().expect("the disk is well");
+                    all.extend(delivered(&mut life, taker));
+                }
+                assert_eq!(all, expected);
+            }
+        }
+    }
+}
+
+/// Transient messages, and those of queues that do not outlive the broker, need no sync.
+#[test]
+fn what_a_transaction_published_without_the_log_is_delivered_at_once() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let (publisher, taker) = (life.at, life.house.connect());
+    let transacted = life.house.open(publisher, 2);
+    declare(&mut life.house, publisher, "q", true, &[]);
+    declare(&mut life.house, publisher, "brief", false, &[]);
+    life.house.consume(taker, "q");
+    life.house.consume(taker, "brief");
+    life.store().expect("the disk is well");
+    life.house.done(transacted, Command::TxSelect);
+    publish(&mut life.house, transacted, "q", TRANSIENT, "a");
+    publish(&mut life.house, transacted, "brief", PERSISTENT, "b");
+    life.house.done(transacted, Command::TxCommit);
+    let mut bodies = delivered(&mut life, taker);
+    bodies.sort();
+    assert_eq!(bodies, ["a", "b"]);
+}
