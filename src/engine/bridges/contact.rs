@@ -71,11 +71,6 @@ impl Contact {
         self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
     }
 
-    /// Whether a rule flows.
-    pub(super) fn flows(&self) -> bool {
-        self.lanes.iter().any(|lane| matches!(lane, Lane::Forward(_) | Lane::Fetch(_)))
-    }
-
     /// Messages on their way, of all rules.
     pub(super) fn pending(&self) -> usize {
         let forward: usize = self.forwards().map(|lane| lane.flights.len()).sum();

@@ -148,8 +148,9 @@ impl<P: Platform> Task<'_, P> {
                     Direction::Forward => self.begin_forward(rule),
                     Direction::Fetch => self.begin_fetch(rule),
                 });
-                if let Err(cause) = begun {
-                    self.give_up(rule, cause);
+                match begun {
+                    Ok(()) => self.state.courses[rule].note_ready(),
+                    Err(cause) => self.give_up(rule, cause),
                 }
                 self.note_source_depth(rule, depth);
             }
@@ -184,7 +185,8 @@ impl<P: Platform> Task<'_, P> {
     #[cold]
     fn note_up(&mut self) {
         // It is news after the start, and after trouble.
-        if self.state.was_ready.is_none() || self.state.last_error.is_some() {
+        let had_error = self.state.last_error.take().is_some();
+        if self.state.was_ready.is_none() || had_error {
             let way = (self.direction, self.state.upstream);
             self.shared.say_of_link(log::Level::Info, self.head, way, format_args!("up"));
         }

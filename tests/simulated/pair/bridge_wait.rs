@@ -267,6 +267,94 @@ fn a_queue_that_is_full_for_long_is_tried_and_not_emptied_into_the_parked_one() 
     assert_eq!(world.counts(client, 1, "here").0, 200 - parked, "the others wait");
 }
 
+/// Returns all that was published on the channel of the first rule, as a broker without the queue does; says what.
+fn give_back(world: &mut World, far: &mut Far, count: &mut u64) -> Vec<u8> {
+    let came = far.published();
+    for (body, properties) in &came {
+        let (reply_text, routing_key) = ("NO_ROUTE", &b"here.moved"[..]);
+        far.say(1, &Method::BasicReturn { reply_code: 312, reply_text, exchange: "", routing_key });
+        far.say_bytes(&content_frames(1, properties, body, 100_000));
+        *count += 1;
+        far.say(1, &ack(*count, false));
+        world.run();
+    }
+    bodies(&came)
+}
+
+/// 2,525 messages were parked in 20 s, though nothing was wrong with any of them.
+#[test]
+fn a_to_queue_that_is_missing_there_holds_its_rule_and_parks_nothing() {
+    for refused in [Refused::Park, Refused::Wait] {
+        let config = Bridge { forward: vec![rule("here", refused)], ..waiting() };
+        let (mut world, mut far) = world(Bridge { park_after: 1, ..config });
+        open(&mut world, &mut far);
+        let client = fill(&mut world, 10);
+        assert_eq!(give_back(&mut world, &mut far, &mut 0), [0, 1, 2, 3]);
+        let mut tried = Vec::new();
+        for _ in 0..600 {
+            world.pass_ms(100);
+            far.answer(&mut world);
+            tried.extend(give_back(&mut world, &mut far, &mut 0));
+        }
+        assert!(tried.iter().all(|body| *body == 0), "the first is tried, and no other: {tried:?}");
+        assert!((8..=40).contains(&tried.len()), "{} times in a minute", tried.len());
+        assert_eq!((world.counts(client, 1, "parked").0, world.counts(client, 1, "here").0), (0, 10));
+        let shown = ask(&mut world, "GET /api/ctl/bridges");
+        assert!(shown.contains("\"state\":\"held\"") && shown.contains("\"held_rules\":1"), "{shown}");
+        assert!(shown.contains("here: queue 'here.moved' is missing there"), "{shown}");
+        assert_eq!(next_try(&mut world, &mut far), [0]);
+        far.say(1, &ack(1, false));
+        world.run();
+        assert_eq!(bodies(&far.published()), [1, 2, 3, 4], "it is there by now");
+        let shown = ask(&mut world, "GET /api/ctl/bridges");
+        assert!(shown.contains("\"state\":\"running\"") && shown.contains("\"last_error\":\"\""), "{shown}");
+        assert_eq!(world.engine.platform_mut().dialed, 1);
+    }
+}
+
+/// The same in the other direction, for a queue here that somebody deletes.
+#[test]
+fn a_to_queue_that_is_deleted_here_is_made_again_and_nothing_is_parked() {
+    let fetch = vec![rule("commands", Refused::Park)];
+    let config = Bridge { forward: Vec::new(), fetch, heartbeat_s: 0, ..bridge() };
+    let (mut world, mut far) = world(config);
+    let client = world.open(&[1]);
+    assert_eq!(open_fetch(&mut world, &mut far), 1);
+    world.ask(client, 1, &delete("commands.moved"));
+    deliver(&mut world, &far, 0, 1);
+    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    assert!(shown.contains("commands: queue 'commands.moved' is missing here"), "{shown}");
+    assert!(shown.contains("\"state\":\"held\""), "{shown}");
+    far.answer(&mut world);
+    far.pass_ms(&mut world, 1_100);
+    deliver(&mut world, &far, 0, 1);
+    assert_eq!(world.counts(client, 1, "commands.moved").0, 1);
+    assert_eq!(world.counts(client, 1, "parked").0, 0);
+    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    assert!(shown.contains("\"state\":\"running\"") && shown.contains("\"last_error\":\"\""), "{shown}");
+}
+
+/// Each rule is told by itself, and one that waits does not hide behind another that runs.
+#[test]
+fn the_state_names_a_rule_that_is_held_beside_one_that_runs() {
+    let (mut world, mut far) = world(waiting());
+    open(&mut world, &mut far);
+    let client = fill(&mut world, 1);
+    give_back(&mut world, &mut far, &mut 0);
+    world.publish_to(client, 1, "alarms", &[100]);
+    world.run();
+    far.say(2, &ack(1, false));
+    world.run();
+    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    assert!(shown.contains("\"state\":\"held\""), "{shown}");
+    assert!(
+        shown.contains(
+            "\"rules\":[{\"queue\":\"here\",\"state\":\"held\"},{\"queue\":\"alarms\",\"state\":\"running\"}]"
+        ),
+        "{shown}"
+    );
+}
+
 #[test]
 fn what_is_parked_at_once_if_the_operator_says_so_and_goes_back_by_itself() {
     let forward = vec![rule("here", Refused::Park)];
