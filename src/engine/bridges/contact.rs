@@ -126,7 +126,11 @@ impl Contact {
         if self.client.is_blocked() {
             return Deadline::NEVER;
         }
-        let owed = self.forwards().filter(|lane| !lane.flights.is_empty());
+        // What the upstream has paused it need not confirm.
+        let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
+            Lane::Forward(lane) if !lane.flights.is_empty() && !self.client.is_stopped(rule) => Some(lane),
+            _ => None,
+        });
         let deadlines = owed.map(|lane| {
             // Of one that ends without them nothing is owed any more but by the link.
             let since = if lane.end < End::Sent { lane.progress } else { self.progress };

@@ -136,6 +136,7 @@ impl<P: Platform> Task<'_, P> {
         let messages = &self.shared.supplies.messages;
         while page.len < page.octets.len() {
             let may_begin = !lane.is_ending
+                && !self.contact.client.is_stopped(rule)
                 && page.len < stop
                 && page.pace_left > 0
                 && lane.flights.len() + done < window;
@@ -196,13 +197,14 @@ impl<P: Platform> Task<'_, P> {
                 What::Said => self.contact.client.note_written(now, took),
                 What::Message { rule, from, head, total, body, tag, id, is_repeat } => {
                     self.contact.client.note_sent(now);
-                    let Contact { lanes, cut, progress, .. } = &mut *self.contact;
+                    let Contact { client, lanes, cut, progress, .. } = &mut *self.contact;
                     let Lane::Forward(lane) = &mut lanes[rule] else {
                         unreachable!("a lane that ends is in no page")
                     };
                     let reached = from + took as u64;
                     *cut = (left_of_frame(head, total, reached) > 0).then_some(rule);
                     lane.begun = if reached == total { 0 } else { reached };
+                    client.note_message(rule, lane.begun > 0);
                     (*progress, lane.progress) = (now, now);
                     if reached < total {
                         continue;

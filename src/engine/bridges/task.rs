@@ -281,6 +281,7 @@ impl<P: Platform> Task<'_, P> {
         for rule in 0..self.contact.lanes.len() {
             if let Lane::Forward(lane) = &mut self.contact.lanes[rule]
                 && !lane.flights.is_empty()
+                && !self.contact.client.is_stopped(rule)
                 && lane.end < End::Sent
                 && lane.progress.after_ms(timeout_ms).is_due(now)
             {

@@ -176,6 +176,12 @@ impl<P: Platform> Task<'_, P> {
                     self.give_up(rule, Cause::new(format_args!("it closed the channel: {cause}")));
                 }
             },
+            Event::Resumed(rule) => {
+                if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+                    lane.progress = self.shared.now;
+                    self.contact.progress = self.shared.now;
+                }
+            }
             Event::QueueGone(rule, cause) => self.give_up(rule, cause),
         }
         Ok(Next::GoOn)

@@ -153,6 +153,7 @@ fn state_of_rule(head: &Head, link: &Link, contact: &Contact, rule: usize) -> &'
         _ if link.state.courses[rule].error().is_some() => "held",
         _ if is_of_budget => "budget used",
         Lane::Shut | Lane::Opening => "connecting",
+        Lane::Forward(_) if contact.client.is_stopped(rule) => "blocked",
         Lane::Forward(_) | Lane::Fetch(_) if contact.client.is_blocked() => "blocked",
         Lane::Forward(_) | Lane::Fetch(_) => "running",
     }

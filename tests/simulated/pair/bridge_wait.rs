@@ -4,7 +4,7 @@
 use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
 use leveret::wire::{Method, Table, Writer};
 
-use super::bridge::{Far, ack, ask, bodies, bridge, fill, open, open_for, world};
+use super::bridge::{Far, Heard, ack, ask, bodies, bridge, fill, open, open_for, world};
 use super::bridge_day::{deliver, open_fetch};
 use super::world::{Shape, World, content_frames, delete, small_limits};
 
@@ -353,6 +353,72 @@ fn the_state_names_a_rule_that_is_held_beside_one_that_runs() {
         ),
         "{shown}"
     );
+}
+
+/// The upstream asks for a pause of one channel, and nothing else waits for that.
+#[test]
+fn channel_flow_from_the_upstream_pauses_one_rule_until_it_says_so() {
+    let (mut world, mut far) = world(waiting());
+    open(&mut world, &mut far);
+    let client = fill(&mut world, 2);
+    assert_eq!(bodies(&far.published()), [0, 1]);
+    far.say(1, &Method::ChannelFlow { active: false });
+    world.run();
+    assert_eq!(far.answer(&mut world), [(1, "channel.flow-ok")]);
+    fill(&mut world, 3);
+    world.publish_to(client, 1, "alarms", &[100]);
+    world.run();
+    let came: Vec<_> = far.published_on().into_iter().map(|(on, body, _)| (on, body[0])).collect();
+    assert_eq!(came, [(2, 100)], "the other channel goes on");
+    far.say(2, &ack(1, false));
+    world.run();
+    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    assert!(shown.contains("\"state\":\"blocked\""), "{shown}");
+    far.pass_ms(&mut world, 180_000);
+    assert!(far.published().is_empty());
+    assert_eq!(world.engine.platform_mut().dialed, 1, "what pauses need confirm nothing");
+    far.say(1, &ack(2, true));
+    world.run();
+    assert!(far.published().is_empty(), "there is room in the window, and a pause");
+    far.say(1, &Method::ChannelFlow { active: true });
+    world.run();
+    assert_eq!(far.answer(&mut world), [(1, "channel.flow-ok")]);
+    assert_eq!(bodies(&far.published()), [0, 1, 2]);
+    far.say(1, &ack(5, true));
+    world.run();
+    assert_eq!(world.counts(client, 1, "here"), (0, 1));
+    assert_eq!(world.engine.platform_mut().dialed, 1);
+}
+
+/// What was begun is made whole before the answer, for nothing may come between the frames of a content.
+#[test]
+fn channel_flow_in_the_middle_of_a_message_is_answered_behind_it() {
+    for cut in [1, 60, 5_000, 40_000] {
+        let (mut world, mut far) = world(waiting());
+        open(&mut world, &mut far);
+        let client = world.open(&[1]);
+        far.line.borrow_mut().shape.down_room = cut;
+        world.publish_to(client, 1, "here", &vec![7; 100_000]);
+        world.publish_to(client, 1, "here", &[8]);
+        world.run();
+        far.say(1, &Method::ChannelFlow { active: false });
+        world.run();
+        far.line.borrow_mut().shape.down_room = Shape::WIDE.down_room;
+        let mut came = String::new();
+        let mut body_bytes = 0;
+        for _ in 0..20 {
+            for (on, heard) in far.take() {
+                match heard {
+                    Heard::Method(name, _) => came += &format!("{on} {name} after {body_bytes}; "),
+                    Heard::Body(octets) => body_bytes += octets.len(),
+                    Heard::Header(..) | Heard::Heartbeat => {}
+                }
+            }
+            world.run();
+        }
+        let wanted = "1 basic.publish after 0; 1 channel.flow-ok after 100000; ";
+        assert_eq!((&*came, body_bytes), (wanted, 100_000), "cut at {cut}");
+    }
 }
 
 #[test]
