@@ -71,11 +71,6 @@ impl Contact {
         self.is_draining && self.is_idle() && self.fetches().all(|lane| lane.is_over)
     }
 
-    /// Whether a rule flows.
-    pub(super) fn flows(&self) -> bool {
-        self.lanes.iter().any(|lane| matches!(lane, Lane::Forward(_) | Lane::Fetch(_)))
-    }
-
     /// Messages on their way, of all rules.
     pub(super) fn pending(&self) -> usize {
         let forward: usize = self.forwards().map(|lane| lane.flights.len()).sum();
@@ -132,7 +127,11 @@ impl Contact {
         if self.client.is_blocked() {
             return Deadline::NEVER;
         }
-        let owed = self.forwards().filter(|lane| !lane.flights.is_empty());
+        // What the upstream has paused it need not confirm.
+        let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
+            Lane::Forward(lane) if !lane.flights.is_empty() && !self.client.is_stopped(rule) => Some(lane),
+            _ => None,
+        });
         let deadlines = owed.map(|lane| {
             // Of one that ends without them nothing is owed any more but by the link.
             let since = if lane.end < End::Sent { lane.progress } else { self.progress };

@@ -33,10 +33,23 @@ impl Told {
     }
 }
 
+/// What ends the trouble of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Remedy {
+    /// Its channel at the upstream is open again.
+    Open,
+    /// A message is taken.
+    Taken,
+    /// A message that is sent alone is taken: they are tried one by one.
+    OneTaken,
+}
+
 /// One rule's course.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Course {
     backoff: Backoff,
+    /// Why the rule is held, and since when; what ends that.
+    error: Option<(Cause, Now, Remedy)>,
     waits: Option<Deadline>,
     /// Since when its queue there is consumed again, while nothing of it was taken.
     open_since: Option<Now>,
@@ -74,6 +87,17 @@ impl Course {
         }
     }
 
+    /// Why the rule is held, and since when; `None`: it is not held.
+    pub(super) fn error(&self) -> Option<(&Cause, Now)> {
+        self.error.as_ref().map(|(cause, at, _)| (cause, *at))
+    }
+
+    /// Notes that the channel at the upstream is open: an error that needed no more is mended.
+    pub(super) fn note_ready(&mut self) {
+        let is_careful = self.is_careful;
+        self.error.take_if(|(.., remedy)| *remedy == Remedy::Open && !is_careful);
+    }
+
     /// Whether it takes one message at a time, to see if that is taken.
     pub(super) const fn is_careful(&self) -> bool {
         self.is_careful
@@ -84,12 +108,11 @@ impl Course {
         self.backoff.failures()
     }
 
-    /// Has the course wait from now on, for this cause, and take one message at a time after that if it
-    /// `is_careful`; says whether the cause is news.
+    /// Has the course wait from now on, for this cause, until the remedy; says whether the cause is news.
     pub(super) fn wait(
         &mut self,
         now: Now,
-        (cause, is_careful): (&Cause, bool),
+        (cause, remedy): (&Cause, Remedy),
         most_ms: u64,
         chance: u64,
     ) -> bool {
@@ -99,7 +122,8 @@ impl Course {
                 self.told.forget();
             }
         }
-        self.is_careful |= is_careful;
+        self.is_careful |= remedy == Remedy::OneTaken;
+        self.error = Some((cause.clone(), now, remedy));
         self.told.is_news(cause)
     }
 

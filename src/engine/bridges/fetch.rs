@@ -14,13 +14,14 @@
 use crate::bridge::{Arrivals, Cause, Event, Marks, Verdict, hops_of};
 use crate::broker::{Shortage, parked};
 use crate::command::{Command, Outcome};
-use crate::config::bridge::Refused;
+use crate::config::bridge::{Destination, Refused};
 use crate::journal::Batch;
 use crate::mem::{Draw, MessageId, PoolFull};
 use crate::session::message_flags;
 use crate::wire::{Properties, Writer};
 
 use super::contact::{Fetch, Incoming, Lane, Received};
+use super::course::Remedy;
 use super::message::{Scratch, crossing};
 use super::task::{Next, Task};
 use crate::peer::Waiting;
@@ -246,6 +247,13 @@ impl<P: Platform> Task<'_, P> {
             Outcome::Published if self.shared.broker.has_returned(peer) => {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, peer, 1);
+                if let Destination::Queue(queue) = &self.head.config.fetch[rule].to {
+                    // That is no fault of the message. The queue is made before the next try.
+                    let cause = Cause::new(format_args!("queue '{queue}' is missing here: it is made again"));
+                    self.wait(rule, cause, Remedy::OneTaken);
+                    self.shut(rule);
+                    return Ok(Next::GoOn);
+                }
                 "unroutable here: it reaches no queue".to_string()
             }
             Outcome::Published => return self.take_over(rule, (tag, message), batch),
@@ -292,7 +300,7 @@ impl<P: Platform> Task<'_, P> {
             }
             Err(cause) => Cause::new(format_args!("{why}, and parking it takes nothing now: {cause}")),
         };
-        self.wait(rule, cause, true);
+        self.wait(rule, cause, Remedy::OneTaken);
         // With its channel all that is not acknowledged goes back there, in its order.
         self.shut(rule);
         Ok(Next::GoOn)

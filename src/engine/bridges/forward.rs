@@ -13,11 +13,12 @@ use crate::bridge::{
     write_publish,
 };
 use crate::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
-use crate::config::bridge::{RULES_MAX, Refused};
+use crate::config::bridge::{Destination, RULES_MAX, Refused};
 use crate::mem::Messages;
 use crate::wire::{Full, Properties};
 
 use super::contact::{Contact, End, Forward, Lane, Own};
+use super::course::Remedy;
 use super::message::{Piece, Scratch, What, crossing};
 use super::own_connections::of_broker;
 use super::state::Head;
@@ -27,6 +28,9 @@ use crate::shared::Shared;
 
 /// The least that a lane gets of a page when others wait, in bytes.
 const SHARE_BYTES_MIN: usize = 4096;
+
+/// The code of a message that comes back because it reaches no queue.
+const NO_ROUTE: u16 = 312;
 
 /// A page of output, as far as it is filled.
 pub(super) struct Page {
@@ -67,7 +71,7 @@ impl<P: Platform> Task<'_, P> {
             if self.shared.broker.next_cancelled(lane.own.connection).is_some() {
                 self.shared.broker.told_cancelled(lane.own.connection);
                 lane.end(End::Settled);
-                self.wait(rule, Cause::new(format_args!("this queue was deleted here")), false);
+                self.wait(rule, Cause::new(format_args!("this queue was deleted here")), Remedy::Open);
             }
         }
     }
@@ -132,6 +136,7 @@ impl<P: Platform> Task<'_, P> {
         let messages = &self.shared.supplies.messages;
         while page.len < page.octets.len() {
             let may_begin = !lane.is_ending
+                && !self.contact.client.is_stopped(rule)
                 && page.len < stop
                 && page.pace_left > 0
                 && lane.flights.len() + done < window;
@@ -192,13 +197,14 @@ impl<P: Platform> Task<'_, P> {
                 What::Said => self.contact.client.note_written(now, took),
                 What::Message { rule, from, head, total, body, tag, id, is_repeat } => {
                     self.contact.client.note_sent(now);
-                    let Contact { lanes, cut, progress, .. } = &mut *self.contact;
+                    let Contact { client, lanes, cut, progress, .. } = &mut *self.contact;
                     let Lane::Forward(lane) = &mut lanes[rule] else {
                         unreachable!("a lane that ends is in no page")
                     };
                     let reached = from + took as u64;
                     *cut = (left_of_frame(head, total, reached) > 0).then_some(rule);
                     lane.begun = if reached == total { 0 } else { reached };
+                    client.note_message(rule, lane.begun > 0);
                     (*progress, lane.progress) = (now, now);
                     if reached < total {
                         continue;
@@ -276,36 +282,49 @@ impl<P: Platform> Task<'_, P> {
         } else {
             self.contact.lanes[rule] = Lane::Shut;
         }
-        self.wait(rule, Cause::new(format_args!("it closed the channel: {cause}")), over_publish);
+        let remedy = if over_publish { Remedy::OneTaken } else { Remedy::Open };
+        self.wait(rule, Cause::new(format_args!("it closed the channel: {cause}")), remedy);
     }
 
     // ---- what is refused
 
     /// The upstream does not take a message that was sent: it is set aside, or goes back to its queue, and its
     /// rule waits. A nack or a closed channel says more of a queue there (it has no leader, is full or is
-    /// missing) than of a message, and mostly passes; so the same is tried some times.
+    /// missing) than of a message, and mostly passes; so the same is tried some times. A message that comes back
+    /// from `to_queue` says that the queue is missing, and nothing of the message: none is set aside for that.
     #[cold]
     fn refuse(&mut self, rule: usize, tag: u64, why: Refusal) {
         let is_of_message = !matches!(why, Refusal::Nacked | Refusal::Closed(_));
         let is_enough =
             is_of_message || self.state.courses[rule].failures() >= self.head.config.park_after.into();
-        let is_parked = self.head.config.forward[rule].refused == Refused::Park && is_enough;
+        let config = &self.head.config.forward[rule];
+        let missing = match (&config.to, why) {
+            (Destination::Queue(queue), Refusal::Returned(NO_ROUTE)) => Some(Cause::new(format_args!(
+                "queue '{queue}' is missing there: make it, or let `declare = true` do so"
+            ))),
+            _ => None,
+        };
+        let is_parked = config.refused == Refused::Park && is_enough && missing.is_none();
         let Some(&Forward { own, .. }) = self.contact.forward(rule) else {
             unreachable!("only what was sent is refused")
         };
         let cause = match is_parked.then(|| self.park(own.channel, tag, why)) {
-            None => Cause::new(format_args!("its first message is {why}")),
+            None => missing.unwrap_or_else(|| Cause::new(format_args!("its first message is {why}"))),
             Some(Err(cause)) => cause,
             Some(Ok(())) => {
                 self.count_down(1);
                 if !is_of_message {
-                    self.wait(rule, Cause::new(format_args!("a message was parked: {why}")), true);
+                    self.wait(
+                        rule,
+                        Cause::new(format_args!("a message was parked: {why}")),
+                        Remedy::OneTaken,
+                    );
                 }
                 return;
             }
         };
         match self.shared.settle(own, tag, Settlement::Requeue) {
-            Ok(()) => self.wait(rule, cause, true),
+            Ok(()) => self.wait(rule, cause, Remedy::OneTaken),
             Err(cause) => self.lose(cause),
         }
     }

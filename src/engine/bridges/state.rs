@@ -1,7 +1,7 @@
 //! What is known of bridges: what each is to do, how its links are, and what they have done.
 //!
-//! Always true: a link is in one phase, which owns what it needs; the last error of a link stays with its time
-//! until it is replaced, whatever comes after it; one cause is logged once, until the link was up for long.
+//! Always true: a link is in one phase, which owns what it needs; the last error of a link or rule stays with its
+//! time until it is mended or replaced; one cause is logged once, until the link was up for long.
 
 use core::net::SocketAddr;
 
@@ -150,6 +150,7 @@ pub(super) struct LinkState {
     pub(super) rest_due: Deadline,
     /// The link may rest, and is ending for that.
     pub(super) is_going_to_rest: bool,
+    /// Why the link was lost or not made, until it is up again. What holds a rule is the rule's own.
     pub(super) last_error: Option<(Cause, Now)>,
     /// What was logged last of each upstream since the link was up for long.
     logged: Vec<Told>,
@@ -328,10 +329,17 @@ impl Link {
         courses.fold(Deadline::NEVER, Deadline::earlier)
     }
 
-    /// Rules that take nothing now: until the next day, or until what was not taken of them is tried again.
-    pub(super) fn held_rules(&self, head: &Head, now: Now) -> usize {
+    /// Rules that take nothing now: until the next day, or until what they wait for is mended.
+    pub(super) fn held_rules(&self, head: &Head) -> usize {
         let rules = head.rules(self.direction).iter().zip(&self.state.courses);
-        rules.filter(|(rule, course)| head.holds(rule) || course.waits(now)).count()
+        rules.filter(|(rule, course)| head.holds(rule) || course.error().is_some()).count()
+    }
+
+    /// The newest error that is not mended: of the link, or of a rule that is held.
+    pub(super) fn last_error(&self) -> Option<(&Cause, Now)> {
+        let of_link = self.state.last_error.as_ref().map(|(cause, at)| (cause, *at));
+        let of_rules = self.state.courses.iter().filter_map(Course::error);
+        of_link.into_iter().chain(of_rules).max_by_key(|(_, at)| *at)
     }
 }
 

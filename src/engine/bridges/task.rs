@@ -8,6 +8,7 @@ use crate::time::{Deadline, Now};
 use crate::tls::Shaken;
 
 use super::contact::{Contact, End, Lane};
+use super::course::Remedy;
 use super::message::Common;
 use super::state::{Direction, Head, LinkState};
 use crate::peer::{Ending, Needs, Peer, Session, Waiting};
@@ -177,23 +178,22 @@ impl<P: Platform> Task<'_, P> {
     /// What a rule has there ended, or could not begin: it waits.
     #[cold]
     pub(super) fn give_up(&mut self, rule: usize, cause: Cause) {
-        self.wait(rule, cause, false);
+        self.wait(rule, cause, Remedy::Open);
         self.shut(rule);
     }
 
-    /// A rule waits from now on for what it failed of, and nothing else does.
+    /// Holds a rule, and no other, until the remedy.
     #[cold]
-    pub(super) fn wait(&mut self, rule: usize, cause: Cause, is_careful: bool) {
+    pub(super) fn wait(&mut self, rule: usize, cause: Cause, remedy: Remedy) {
         let (now, chance) = (self.shared.now, self.common.chance());
         let most_ms = self.head.config.reconnect_max_ms.into();
         let queue = &self.head.rules(self.direction)[rule].queue;
         let cause = Cause::new(format_args!("{queue}: {cause}"));
-        if self.state.courses[rule].wait(now, (&cause, is_careful), most_ms, chance) {
+        if self.state.courses[rule].wait(now, (&cause, remedy), most_ms, chance) {
             let words = format_args!("{cause}; it is tried again, ever more rarely, and other rules go on");
             let way = (self.direction, self.state.upstream);
             self.shared.say_of_link(log::Level::Warn, self.head, way, words);
         }
-        self.state.last_error = Some((cause, now));
         if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
             lane.is_ending = true;
         }
@@ -217,7 +217,7 @@ impl<P: Platform> Task<'_, P> {
             Lane::Shut | Lane::Opening => {}
             Lane::Forward(lane) => {
                 if let Err(cause) = self.shared.take_ahead(lane.own, self.head.config.window) {
-                    self.wait(rule, cause, false);
+                    self.wait(rule, cause, Remedy::Open);
                 }
             }
             Lane::Fetch(_) => self.widen_fetch(rule),
@@ -287,12 +287,13 @@ impl<P: Platform> Task<'_, P> {
         for rule in 0..self.contact.lanes.len() {
             if let Lane::Forward(lane) = &mut self.contact.lanes[rule]
                 && !lane.flights.is_empty()
+                && !self.contact.client.is_stopped(rule)
                 && lane.end < End::Sent
                 && lane.progress.after_ms(timeout_ms).is_due(now)
             {
                 // Others are confirmed: it is this one's queue there.
                 lane.end(End::Sent);
-                self.wait(rule, cause.clone(), false);
+                self.wait(rule, cause.clone(), Remedy::Taken);
             }
         }
     }

@@ -148,8 +148,9 @@ impl<P: Platform> Task<'_, P> {
                     Direction::Forward => self.begin_forward(rule),
                     Direction::Fetch => self.begin_fetch(rule),
                 });
-                if let Err(cause) = begun {
-                    self.give_up(rule, cause);
+                match begun {
+                    Ok(()) => self.state.courses[rule].note_ready(),
+                    Err(cause) => self.give_up(rule, cause),
                 }
                 self.note_source_depth(rule, depth);
             }
@@ -175,6 +176,12 @@ impl<P: Platform> Task<'_, P> {
                     self.give_up(rule, Cause::new(format_args!("it closed the channel: {cause}")));
                 }
             },
+            Event::Resumed(rule) => {
+                if let Lane::Forward(lane) = &mut self.contact.lanes[rule] {
+                    lane.progress = self.shared.now;
+                    self.contact.progress = self.shared.now;
+                }
+            }
             Event::QueueGone(rule, cause) => self.give_up(rule, cause),
         }
         Ok(Next::GoOn)
@@ -184,7 +191,8 @@ impl<P: Platform> Task<'_, P> {
     #[cold]
     fn note_up(&mut self) {
         // It is news after the start, and after trouble.
-        if self.state.was_ready.is_none() || self.state.last_error.is_some() {
+        let had_error = self.state.last_error.take().is_some();
+        if self.state.was_ready.is_none() || had_error {
             let way = (self.direction, self.state.upstream);
             self.shared.say_of_link(log::Level::Info, self.head, way, format_args!("up"));
         }

@@ -10,7 +10,7 @@ use crate::requests::request_context::{
 };
 use crate::time::Now;
 
-use super::contact::Lane;
+use super::contact::{Contact, Lane};
 use super::registry::Bridges;
 use super::state::{Bridge, Direction, Head, Link, LinkState, Phase};
 use crate::platform::Platform;
@@ -47,7 +47,8 @@ impl BridgeViews for ShownBridges<'_> {
             Phase::Resting => head.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
             Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
         };
-        let failed_at = state.last_error.as_ref().map(|(_, at)| *at);
+        let last_error = link.last_error();
+        let failed_at = last_error.map(|(_, at)| at);
         let changes = [Some(state.since), state.ready_since, state.was_ready, failed_at];
         let changed_at = changes.into_iter().flatten().max().unwrap_or_default();
         // What is set aside is the bridge's, and told with the first of its links.
@@ -55,7 +56,7 @@ impl BridgeViews for ShownBridges<'_> {
         Some(BridgeLinkView {
             bridge: &head.config.name,
             direction: direction.name(),
-            state: state_of(head, link, self.now),
+            state: state_of(head, link),
             vhost: &head.config.vhost,
             upstream: head.config.upstream[state.upstream].to_string(),
             moved: state.counts.moved,
@@ -76,7 +77,8 @@ impl BridgeViews for ShownBridges<'_> {
             day_bytes,
             day_bytes_max: head.config.day_bytes_max,
             yesterday_bytes,
-            held_rules: link.held_rules(head, self.now) as u64,
+            held_rules: link.held_rules(head) as u64,
+            rules: rules_of(head, link),
             is_day_spent: head.day.is_spent(),
             connected: state.counts.connected,
             failed: state.counts.failed,
@@ -85,7 +87,7 @@ impl BridgeViews for ShownBridges<'_> {
                 (None, Some(cause)) => cause.to_string(),
                 (None, None) => String::new(),
             },
-            last_error: state.last_error.as_ref().map(|(cause, at)| (cause.as_str(), self.now.ms_since(*at))),
+            last_error: last_error.map(|(cause, at)| (cause.as_str(), self.now.ms_since(at))),
             up_for_ms: state.ready_since.map(|since| self.now.ms_since(since)),
             down_for_ms: state
                 .was_ready
@@ -122,25 +124,53 @@ fn shovel_of<'a>(head: &'a Head, state: &LinkState) -> Option<ShovelView<'a>> {
     })
 }
 
+/// The state of a link: that of its connection, or else that of the rule that somebody has to look at first.
 #[cold]
-fn state_of(head: &Head, link: &Link, now: Now) -> &'static str {
+fn state_of(head: &Head, link: &Link) -> &'static str {
     match &link.phase {
         _ if head.is_leaving => "ending",
         Phase::Connected(contact) if contact.is_draining => "ending",
         Phase::Connected(contact) if contact.client.stage() != Stage::Open => "connecting",
-        Phase::Connected(contact) if contact.flows() && contact.client.is_blocked() => "blocked",
-        Phase::Connected(contact) if contact.flows() => "running",
-        Phase::Connected(contact) if contact.lanes.iter().any(|lane| matches!(lane, Lane::Opening)) => {
-            "connecting"
+        Phase::Connected(contact) => {
+            let states: Vec<_> =
+                (0..contact.lanes.len()).map(|rule| state_of_rule(head, link, contact, rule)).collect();
+            let first =
+                ["held", "blocked", "budget used", "running"].into_iter().find(|it| states.contains(it));
+            first.unwrap_or("connecting")
         }
-        Phase::Connected(_) if link.state.courses.iter().any(|course| course.waits(now)) => "waiting",
-        // What keeps its rules from flowing is the budget of the day, which `held_rules` tells.
-        Phase::Connected(_) => "running",
         Phase::LookingUp(_) => "connecting",
         Phase::Waiting(_) => "waiting",
         Phase::Resting => "resting",
         Phase::Paused => "paused",
     }
+}
+
+/// The state of a rule whose connection is open.
+#[cold]
+fn state_of_rule(head: &Head, link: &Link, contact: &Contact, rule: usize) -> &'static str {
+    let is_of_budget = head.holds(&head.rules(link.direction)[rule]);
+    match &contact.lanes[rule] {
+        _ if link.state.courses[rule].error().is_some() => "held",
+        _ if is_of_budget => "budget used",
+        Lane::Shut | Lane::Opening => "connecting",
+        Lane::Forward(_) if contact.client.is_stopped(rule) => "blocked",
+        Lane::Forward(_) | Lane::Fetch(_) if contact.client.is_blocked() => "blocked",
+        Lane::Forward(_) | Lane::Fetch(_) => "running",
+    }
+}
+
+/// The state of each rule of a link, by its queue.
+#[cold]
+fn rules_of<'a>(head: &'a Head, link: &Link) -> Vec<(&'a str, &'static str)> {
+    let of_link = state_of(head, link);
+    let is_open = !matches!(of_link, "ending" | "connecting");
+    let contact = link.contact().filter(|_| is_open);
+    let rules = head.rules(link.direction).iter().enumerate();
+    rules
+        .map(|(at, rule)| {
+            (&*rule.queue, contact.map_or(of_link, |contact| state_of_rule(head, link, contact, at)))
+        })
+        .collect()
 }
 
 impl Bridges {

@@ -79,8 +79,12 @@ pub(super) struct Channel {
     returning: Option<u16>,
     /// How far the consumer is in beginning again with another number: its methods that are still to be said.
     widening: u8,
-    /// The upstream has asked for this, and is to hear that it was heard.
+    /// The upstream has asked for this by channel.flow, and is to be answered.
     flow: Option<bool>,
+    /// The upstream takes no message for now.
+    is_stopped: bool,
+    /// A message is begun on it and not whole: no method may come between its frames.
+    is_in_message: bool,
     /// The upstream has closed it while we did, and is to hear that it was heard.
     crossed: bool,
 }
@@ -92,6 +96,16 @@ impl Channel {
 
     pub(super) fn is_in_content(&self) -> bool {
         self.content != Content::None
+    }
+
+    pub(super) const fn is_stopped(&self) -> bool {
+        self.is_stopped
+    }
+
+    /// Notes whether a message is begun on it and not whole; says whether an answer has waited for its end.
+    pub(super) const fn note_message(&mut self, is_cut: bool) -> bool {
+        self.is_in_message = is_cut;
+        !is_cut && self.flow.is_some()
     }
 
     /// When the upstream should have answered.
@@ -149,7 +163,7 @@ impl Channel {
         if self.crossed {
             return Some(Method::ChannelCloseOk {});
         }
-        if let Some(active) = self.flow {
+        if let Some(active) = self.flow.filter(|_| !self.is_in_message) {
             return Some(Method::ChannelFlowOk { active });
         }
         if self.stage == Stage::Ready {
@@ -179,13 +193,16 @@ impl Channel {
     }
 
     pub(super) fn note_said(&mut self) {
-        if core::mem::take(&mut self.crossed) || self.flow.take().is_some() {
+        let is_in_message = self.is_in_message;
+        if core::mem::take(&mut self.crossed) || self.flow.take_if(|_| !is_in_message).is_some() {
             return;
         }
         match self.stage {
             Stage::Ready => self.widening = self.widening.saturating_sub(1),
             Stage::Answer { again: false } => *self = Self::default(),
-            Stage::Answer { again: true } => (self.stage, self.is_said) = (Stage::Open, false),
+            Stage::Answer { again: true } => {
+                (self.stage, self.is_said, self.is_stopped) = (Stage::Open, false, false);
+            }
             _ => self.is_said = true,
         }
     }
@@ -256,11 +273,10 @@ impl Channel {
                 (self.content, self.returning) = (Content::Header, Some(reply_code));
                 None
             }
-            Method::ChannelFlow { active }
-                if matches!(self.stage, Stage::Ready | Stage::Cancel | Stage::Idle) =>
-            {
+            Method::ChannelFlow { active } if self.stage != Stage::Open => {
+                let was_stopped = core::mem::replace(&mut self.is_stopped, !active);
                 self.flow = Some(active);
-                None
+                (active && was_stopped).then_some(Event::Resumed(rule))
             }
             Method::BasicDeliver { consumer_tag, delivery_tag, redelivered, exchange, routing_key }
                 if flows && consumer_tag == tag =>
@@ -288,6 +304,7 @@ impl Channel {
             // It was as good as closed.
             Stage::Closing => self.begin(Stage::Answer { again: false }),
             Stage::Prepare if self.preparing.as_mut().is_some_and(|it| it.is_missing(code)) => {
+                self.flow = None;
                 self.begin(Stage::Answer { again: true })
             }
             _ => {

@@ -183,6 +183,18 @@ impl Client {
         self.talk();
     }
 
+    /// Whether the upstream has paused a rule by channel.flow: no message of it may begin.
+    pub fn is_stopped(&self, rule: usize) -> bool {
+        self.channels[rule].is_stopped()
+    }
+
+    /// Notes whether a message of a rule is begun and not whole.
+    pub fn note_message(&mut self, rule: usize, is_cut: bool) {
+        if self.channels[rule].note_message(is_cut) {
+            self.talk();
+        }
+    }
+
     // ---- time
 
     /// When [`Self::keep_time`] wants to be called; while nothing is read, nothing can be heard.

@@ -65,6 +65,8 @@ pub enum Event<'i> {
     Body(usize, &'i [u8]),
     /// The consumer of a rule is over, as was asked: nothing more comes in for it.
     Cancelled(usize),
+    /// The upstream takes messages of a rule again, after a pause that it has asked for.
+    Resumed(usize),
     /// The upstream has closed the channel of a rule, with this code, over a publish or over something else.
     Closed {
         /// Which rule.

@@ -103,6 +103,42 @@ pub struct UpstreamTls {
     pub identity: Option<(PathBuf, PathBuf)>,
     /// What the upstream's certificate is to be made out to, when that is not the host of its address.
     pub server_name: Option<String>,
+    /// The only certificate that is accepted, whatever stands in it and whoever signed it.
+    pub certificate_sha256: Option<Sha256>,
+}
+
+/// The SHA-256 of a certificate in DER.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sha256(pub [u8; 32]);
+
+impl FromStr for Sha256 {
+    type Err = BadValue;
+
+    /// Reads 64 hexadecimal digits, with or without the colons of `openssl x509 -fingerprint`.
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        let digits: Option<Vec<u8>> = text
+            .chars()
+            .filter(|letter| *letter != ':')
+            .map(|letter| letter.to_digit(16).map(|digit| digit as u8))
+            .collect();
+        let mut sum = [0; 32];
+        let Some(digits) = digits.filter(|digits| digits.len() == 2 * sum.len()) else {
+            return Err(BadValue::new(
+                text,
+                "a SHA-256: 64 hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256` tells",
+            ));
+        };
+        for (octet, pair) in sum.iter_mut().zip(digits.chunks(2)) {
+            *octet = pair[0] << 4 | pair[1];
+        }
+        Ok(Self(sum))
+    }
+}
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+    }
 }
 
 /// So much in a second, more than 0.
@@ -202,6 +238,7 @@ super::transports::words! {
 }
 
 read_from_text! {
+    Sha256;
     Refused;
     DrainRate;
 }
@@ -239,6 +276,7 @@ section! {
         certificate: PathBuf,
         key: PathBuf,
         server_name: Name,
+        server_certificate_sha256: Sha256,
     }
 }
 
@@ -417,10 +455,18 @@ fn bridge(value: &Value<'_>, said: BridgeLayer) -> Result<Bridge, Wrong> {
     if server_name.as_ref().is_some_and(|name| !is_host_name(name)) {
         return Err(wrong("server_name must be the name or the address that a certificate is made out to"));
     }
-    let tls = UpstreamTls { ca_file: said.ca_file, identity, server_name };
+    if said.ca_file.is_some() && said.server_certificate_sha256.is_some() {
+        return Err(wrong(
+            "either ca_file or server_certificate_sha256, not both: with the latter nobody is asked who signed it",
+        ));
+    }
+    let certificate_sha256 = said.server_certificate_sha256;
+    let tls = UpstreamTls { ca_file: said.ca_file, identity, server_name, certificate_sha256 };
     let with_tls = upstream.0.iter().any(|address| address.with_tls);
     if !with_tls && tls != UpstreamTls::default() {
-        return Err(wrong("ca_file, certificate, key and server_name are of use with amqps:// only"));
+        return Err(wrong(
+            "ca_file, certificate, key, server_name and server_certificate_sha256 are of use with amqps:// only",
+        ));
     }
     let bridge = Bridge {
         tls,
@@ -529,13 +575,14 @@ impl Bridge {
         lines.extend(self.day_bytes_max.map(|max| format!("day_bytes_max = {}", Bytes(max))));
         lines.extend(self.outage_days_min.map(|days| format!("outage_days_min = {days}")));
         lines.extend(self.on_demand.iter().flat_map(OnDemand::shown));
-        let UpstreamTls { ca_file, identity, server_name } = &self.tls;
+        let UpstreamTls { ca_file, identity, server_name, certificate_sha256 } = &self.tls;
         let (certificate, key) =
             identity.as_ref().map_or((None, None), |(one, other)| (Some(one), Some(other)));
         for (name, path) in [("ca_file", ca_file.as_ref()), ("certificate", certificate), ("key", key)] {
             lines.extend(path.map(|path| format!("{name} = {}", quoted(path))));
         }
         lines.extend(server_name.as_ref().map(|name| format!("server_name = {name:?}")));
+        lines.extend(certificate_sha256.map(|sum| format!("server_certificate_sha256 = \"{sum}\"")));
         for (heading, rules) in [("[[bridge.forward]]", &self.forward), ("[[bridge.fetch]]", &self.fetch)] {
             for rule in rules {
                 lines.extend([heading.to_string(), format!("queue = {:?}", rule.queue)]);
@@ -598,6 +645,19 @@ mod tests {
         let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
         assert_eq!(again[0].tls, bridges[0].tls);
         assert_eq!(again[0].tls.identity, Some(("/c.pem".into(), "/k.pem".into())));
+    }
+
+    /// As OpenSSL tells it.
+    fn pinned() -> String {
+        format!("server_certificate_sha256 = \"{}\"\n", ["A0"; 32].join(":"))
+    }
+
+    #[test]
+    fn one_certificate_is_named_as_openssl_tells_it() {
+        let bridges = read(&format!("{SAFE}{}{RULE}", pinned())).expect("it is right");
+        assert_eq!(bridges[0].tls.certificate_sha256, Some(Sha256([0xa0; 32])));
+        let again = read(&bridges[0].shown().join("\n")).expect("what is shown can be read");
+        assert_eq!(again[0].tls, bridges[0].tls);
     }
 
     #[test]
@@ -697,6 +757,9 @@ mod tests {
             (format!("{PLANT}ca_file = \"/ca\"\n{RULE}"), 1, "amqps:// only"),
             (format!("{SAFE}key = \"/k\"\n{RULE}"), 1, "name both"),
             (format!("{SAFE}server_name = \"a b\"\n{RULE}"), 1, "made out to"),
+            (format!("{SAFE}server_certificate_sha256 = \"ab:cd\"\n{RULE}"), 4, "64 hexadecimal digits"),
+            (format!("{PLANT}{}{RULE}", pinned()), 1, "amqps:// only"),
+            (format!("{SAFE}{}ca_file = \"/ca\"\n{RULE}", pinned()), 1, "not both"),
         ] {
             let why = read(&text).expect_err(&text);
             assert!(why.starts_with(&format!("f, line {line}: ")) && why.contains(part), "{why}");

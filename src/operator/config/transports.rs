@@ -113,6 +113,8 @@ words! {
     /// The common name of its subject.
     #[default]
     CommonName = "common_name",
+    /// The whole subject, as RFC 4514 writes it: `CN=meter-1,O=Plant`.
+    DistinguishedName = "distinguished_name",
     /// The first alternative name that is one of a machine.
     Dns = "subject_alternative_name_dns",
     /// The first alternative name that is an address of mail.

@@ -38,6 +38,19 @@ impl Kind for BridgeLinks {
         ("day_bytes_by_kind", |link, pen| numbers(&link.today, pen)),
         ("yesterday_bytes_by_kind", |link, pen| numbers(&link.yesterday, pen)),
         ("held_rules", |link, pen| pen.json.number(link.held_rules)),
+        ("rules", |link, pen| {
+            let mut is_first = true;
+            pen.json.raw(b"[");
+            for (queue, state) in &link.rules {
+                pen.json.comma(&mut is_first);
+                pen.json.raw(b"{\"queue\":");
+                pen.json.text(queue);
+                pen.json.raw(b",\"state\":");
+                pen.json.text(state);
+                pen.json.raw(b"}");
+            }
+            pen.json.raw(b"]");
+        }),
         ("connected", |link, pen| pen.json.number(link.connected)),
         ("failed", |link, pen| pen.json.number(link.failed)),
         ("last_error", |link, pen| pen.json.text(link.last_error.map_or("", |(text, _)| text))),
@@ -87,6 +100,10 @@ impl Kind for Shovels {
         ("state", |link, pen| {
             pen.json.text(match link.state {
                 "running" | "blocked" => "running",
+                // Other rules go on.
+                "held" | "budget used" if link.rules.iter().any(|(_, state)| *state == "running") => {
+                    "running"
+                }
                 "connecting" | "resting" => "starting",
                 _ => "terminated",
             });
@@ -104,6 +121,9 @@ impl Kind for Shovels {
         ("dest_exchange_key", of_end!(destination, key)),
         ("reason", |link, pen| match link.is_paused {
             true => pen.json.text("it was paused: resume_bridge lets it go on"),
+            false if link.state == "budget used" => {
+                pen.json.text("its bytes of the day are used: day_bytes_max")
+            }
             false => pen.json.text(link.last_error.map_or("", |(text, _)| text)),
         }),
         ("remaining", |link, pen| or_null(link.shovel.as_ref().and_then(|shovel| shovel.left), pen)),

@@ -104,7 +104,7 @@ connection_channels Channels on a connection",
         families: &["leveret_bridge_metrics"],
         rows: Rows::Bridges,
         before: 0,
-        names: "bridge_state 0 paused or ending, 1 waiting, 2 connecting, 3 blocked, 4 running, 5 resting
+        names: "bridge_state 0 paused or ending, 1 waiting, 2 connecting, 3 blocked, 4 running, 5 resting, 6 held, 7 budget used
 bridge_backlog_messages Messages here that wait to be forwarded
 bridge_pending_messages Messages on their way
 bridge_parked_messages Messages set aside
@@ -115,7 +115,7 @@ bridge_failed_total Times that they could not, or not any more
 bridge_day_bytes Bytes of this day over both links of the bridge
 bridge_day_bytes_max Bytes of a day after which only urgent rules go on, 0 without a limit
 bridge_yesterday_bytes Bytes of the day before
-bridge_held_rules Rules that take nothing until the next day, or until the next attempt
+bridge_held_rules Rules that take nothing until the next day, or until what holds them is mended
 bridge_day_sent_bytes Bytes of this day that went over this link, TLS included
 bridge_day_received_bytes Bytes of this day that came over this link, TLS included
 bridge_day_repeated_bytes Bytes of this day of messages that may have gone or come before
@@ -163,7 +163,7 @@ fn padded<const COUNT: usize>(values: [u64; COUNT]) -> [u64; VALUES_MAX] {
 #[cold]
 fn of_bridge(link: &BridgeLinkView<'_>, context: ReadContext<'_>) -> [u64; VALUES_MAX] {
     let outage = Outage::of(link, context.broker);
-    let state = ["waiting", "connecting", "blocked", "running", "resting"];
+    let state = ["waiting", "connecting", "blocked", "running", "resting", "held", "budget used"];
     let state = state.iter().position(|state| *state == link.state).map_or(0, |at| at + 1);
     [
         state as u64,

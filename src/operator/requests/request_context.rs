@@ -110,7 +110,7 @@ pub struct BridgeLinkView<'a> {
     pub bridge: &'a str,
     /// `forward` or `fetch`.
     pub direction: &'static str,
-    /// `running`, `blocked`, `connecting`, `waiting`, `resting`, `paused` or `ending`.
+    /// `running`, `held`, `budget used`, `blocked`, `connecting`, `waiting`, `resting`, `paused` or `ending`.
     pub state: &'static str,
     /// The virtual host here.
     pub vhost: &'a str,
@@ -150,8 +150,10 @@ pub struct BridgeLinkView<'a> {
     pub day_bytes_max: Option<u64>,
     /// Bytes of the day before.
     pub yesterday_bytes: u64,
-    /// Rules of this direction that wait for the next day, or for the next try.
+    /// Rules of this direction that wait for the next day, or for what holds them to be mended.
     pub held_rules: u64,
+    /// The state of each rule of this direction, by its queue.
+    pub rules: Vec<(&'a str, &'static str)>,
     /// The bytes of the day are used.
     pub is_day_spent: bool,
     /// Times that messages could flow.

@@ -146,6 +146,7 @@ impl CertificateStore {
                 let names: Vec<&str> = certificate.common_names().collect();
                 return (!names.is_empty()).then(|| names.join(","));
             }
+            LoginFrom::DistinguishedName => return certificate.distinguished_name(),
             LoginFrom::Dns => AlternativeName::Dns,
             LoginFrom::Email => AlternativeName::Email,
             LoginFrom::Uri => AlternativeName::Uri,
@@ -379,7 +380,7 @@ fn verifier(
         Ok(Judge { verifier: judge(vec![sharing.list])?, may_be_of_namesake })
     });
     let others = others.collect::<Result<Vec<_>, TlsError>>()?;
-    Ok(if others.is_empty() { first } else { Arc::new(Unanimous { first, others }) })
+    Ok(Arc::new(Unanimous { first, others, roots }))
 }
 
 /// Says when clients will not take our certificate, or the clock is surely wrong.
@@ -400,6 +401,16 @@ fn log_validity(pair: &CertifiedKey, path: &Path, clock: Clock) {
     } else {
         log::info!("[tls] certificate: {path} is good until {until}");
     }
+    let flaw = if !certificate.is_version_3 {
+        "is of X.509 version 1: make it with an extension (`openssl x509 -req -extfile`), such as subjectAltName"
+    } else if certificate.is_authority {
+        "is one of an authority (CA:TRUE): have that sign one for this broker, with CA:FALSE"
+    } else if !certificate.names_a_host() {
+        "names no host and no address, and a common name does not count: make it with subjectAltName"
+    } else {
+        return;
+    };
+    log::warn!("[tls] certificate: many clients will refuse it, for {path} {flaw}");
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //!                 algorithm, signature }
 //! Name          { SET{ SEQUENCE{ OID, text } } … }            the common name is OID 2.5.4.3
 //! SAN value     { [1] email | [2] dns | [6] uri | … }         OID 2.5.29.17
+//! basicConstraints value{ cA?, pathLenConstraint? }           OID 2.5.29.19
 //! ```
 //!
 //! Why it exists: whether a certificate is sound and by whom it is signed is for rustls to say; a login name
@@ -23,8 +24,12 @@ use super::clock::days_since_1970;
 const INTEGER: u8 = 0x02;
 const OID: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0c;
+const NUMERIC_STRING: u8 = 0x12;
 const PRINTABLE_STRING: u8 = 0x13;
+const TELETEX_STRING: u8 = 0x14;
 const IA5_STRING: u8 = 0x16;
+const UNIVERSAL_STRING: u8 = 0x1c;
+const BMP_STRING: u8 = 0x1e;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const BIT_STRING: u8 = 0x03;
@@ -37,6 +42,30 @@ const EXTENSIONS: u8 = 0xa3;
 
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+/// The tag of an alternative name that is an address.
+const ADDRESS: u8 = 0x87;
+
+/// Kinds of attributes in a distinguished name, and what RabbitMQ calls them.
+const ATTRIBUTES: [(&[u8], &str); 17] = [
+    (COMMON_NAME, "CN"),
+    (&[0x55, 0x04, 0x04], "SN"),
+    (&[0x55, 0x04, 0x05], "SERIALNUMBER"),
+    (&[0x55, 0x04, 0x06], "C"),
+    (&[0x55, 0x04, 0x07], "L"),
+    (&[0x55, 0x04, 0x08], "ST"),
+    (&[0x55, 0x04, 0x09], "STREET"),
+    (&[0x55, 0x04, 0x0a], "O"),
+    (&[0x55, 0x04, 0x0b], "OU"),
+    (&[0x55, 0x04, 0x0c], "TITLE"),
+    (&[0x55, 0x04, 0x2a], "GIVENNAME"),
+    (&[0x55, 0x04, 0x2b], "INITIALS"),
+    (&[0x55, 0x04, 0x2c], "GENERATIONQUALIFIER"),
+    (&[0x55, 0x04, 0x41], "PSEUDONYM"),
+    (&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x01], "EMAILADDRESS"),
+    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01, 0x19], "DC"),
+    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xf2, 0x2c, 0x64, 0x01, 0x01], "UID"),
+];
 
 /// A kind of subject alternative name, by its tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,8 +87,14 @@ pub(super) struct Certificate<'a> {
     /// Who signed it.
     pub(super) issuer: &'a [u8],
     /// How it is used, and the key.
-    public_key: &'a [u8],
+    pub(super) public_key: &'a [u8],
+    /// The same with its tag and length.
+    pub(super) public_key_der: &'a [u8],
     alternative_names: &'a [u8],
+    /// Whether the version is 3, as standards want it since 1999.
+    pub(super) is_version_3: bool,
+    /// Whether the certificate is one of an authority (CA:TRUE).
+    pub(super) is_authority: bool,
 }
 
 /// Octets of DER, taken from the front.
@@ -102,21 +137,87 @@ impl<'a> Certificate<'a> {
     pub(super) fn parse(der: &'a [u8]) -> Option<Self> {
         let mut outer = Der(Der(der).take(SEQUENCE)?);
         let mut tbs = Der(outer.take(SEQUENCE)?);
-        tbs.take(VERSION);
+        let is_version_3 = tbs.take(VERSION).and_then(|version| Der(version).take(INTEGER)) == Some(&[2]);
         tbs.take(INTEGER)?;
         tbs.take(SEQUENCE)?;
         let issuer = tbs.take(SEQUENCE)?;
         let mut validity = Der(tbs.take(SEQUENCE)?);
         let (not_before, not_after) = (time(&mut validity)?, time(&mut validity)?);
         let subject = tbs.take(SEQUENCE)?;
+        let whole = tbs.0;
         let public_key = tbs.take(SEQUENCE)?;
-        let mut alternative_names: &[u8] = &[];
+        let public_key_der = &whole[..whole.len() - tbs.0.len()];
+        let (mut alternative_names, mut is_authority): (&[u8], _) = (&[], false);
         while let Some((tag, content)) = tbs.next() {
             if tag == EXTENSIONS {
-                alternative_names = find_alternative_names(content).unwrap_or_default();
+                let value = |oid| Der(find_extension(content, oid)?).take(SEQUENCE);
+                alternative_names = value(SUBJECT_ALTERNATIVE_NAME).unwrap_or_default();
+                let constraints = value(BASIC_CONSTRAINTS).unwrap_or_default();
+                is_authority = Der(constraints).take(BOOLEAN).is_some_and(|value| value != [0]);
             }
         }
-        Some(Self { not_before, not_after, subject, issuer, public_key, alternative_names })
+        Some(Self {
+            not_before,
+            not_after,
+            subject,
+            issuer,
+            public_key,
+            public_key_der,
+            alternative_names,
+            is_version_3,
+            is_authority,
+        })
+    }
+
+    /// Whether it names a host or an address that a client could connect to. A common name is none.
+    pub(super) fn names_a_host(&self) -> bool {
+        let mut names = Der(self.alternative_names);
+        let mut all = core::iter::from_fn(move || names.next());
+        all.any(|(tag, _)| tag == AlternativeName::Dns as u8 || tag == ADDRESS)
+    }
+
+    /// Whether the key has made a signature in one of these ways.
+    pub(super) fn has_signed(
+        &self,
+        message: &[u8],
+        signature: &[u8],
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> bool {
+        let mut public_key = Der(self.public_key);
+        let (Some(kind), Some(key)) = (public_key.take(SEQUENCE), bits(&mut public_key)) else {
+            return false;
+        };
+        algorithms.iter().any(|algorithm| {
+            algorithm.public_key_alg_id().as_ref() == kind
+                && algorithm.verify_signature(key, message, signature).is_ok()
+        })
+    }
+
+    /// The subject as RFC 4514 writes it and RabbitMQ does: the last part first. `None`: there is none.
+    pub(super) fn distinguished_name(&self) -> Option<String> {
+        let mut subject = Der(self.subject);
+        let mut parts = Vec::new();
+        while let Some(set) = subject.take(SET) {
+            let mut set = Der(set);
+            let mut part = String::new();
+            while let Some(attribute) = set.take(SEQUENCE) {
+                let mut attribute = Der(attribute);
+                let oid = attribute.take(OID)?;
+                let (tag, value) = attribute.next()?;
+                if !part.is_empty() {
+                    part.push('+');
+                }
+                match ATTRIBUTES.iter().find(|(known, _)| *known == oid) {
+                    Some((_, name)) => part.push_str(name),
+                    None => part.push_str(&dotted(oid)),
+                }
+                part.push('=');
+                push_value(&mut part, tag, value);
+            }
+            parts.push(part);
+        }
+        parts.reverse();
+        Some(parts.join(",")).filter(|name| !name.is_empty())
     }
 
     /// The common names of the subject, in their order.
@@ -183,15 +284,11 @@ impl<'a> RevocationList<'a> {
         authority: &Certificate<'_>,
         algorithms: &[&dyn SignatureVerificationAlgorithm],
     ) -> bool {
-        let mut public_key = Der(authority.public_key);
-        let (Some(kind), Some(key)) = (public_key.take(SEQUENCE), bits(&mut public_key)) else {
-            return false;
+        let is_its = |algorithm: &&&dyn SignatureVerificationAlgorithm| {
+            algorithm.signature_alg_id().as_ref() == self.algorithm
         };
-        algorithms.iter().any(|algorithm| {
-            algorithm.public_key_alg_id().as_ref() == kind
-                && algorithm.signature_alg_id().as_ref() == self.algorithm
-                && algorithm.verify_signature(key, self.signed, self.signature).is_ok()
-        })
+        let its: Vec<_> = algorithms.iter().filter(is_its).copied().collect();
+        authority.has_signed(self.signed, self.signature, &its)
     }
 }
 
@@ -200,17 +297,69 @@ fn bits<'a>(der: &mut Der<'a>) -> Option<&'a [u8]> {
     der.take(BIT_STRING)?.split_first().filter(|(unused, _)| **unused == 0).map(|(_, octets)| octets)
 }
 
-fn find_alternative_names(extensions: &[u8]) -> Option<&[u8]> {
+/// The value of an extension.
+fn find_extension<'a>(extensions: &'a [u8], oid: &[u8]) -> Option<&'a [u8]> {
     let mut list = Der(Der(extensions).take(SEQUENCE)?);
     while let Some(extension) = list.take(SEQUENCE) {
         let mut extension = Der(extension);
-        if extension.take(OID)? != SUBJECT_ALTERNATIVE_NAME {
+        if extension.take(OID)? != oid {
             continue;
         }
         extension.take(BOOLEAN);
-        return Der(extension.take(OCTET_STRING)?).take(SEQUENCE);
+        return extension.take(OCTET_STRING);
     }
     None
+}
+
+/// An object identifier in numbers with dots.
+fn dotted(oid: &[u8]) -> String {
+    let mut numbers: Vec<u64> = Vec::new();
+    let mut number = 0_u64;
+    for octet in oid {
+        number = number << 7 | u64::from(octet & 0x7f);
+        if octet & 0x80 == 0 {
+            match numbers.is_empty() {
+                true => numbers.extend([(number / 40).min(2), number - 40 * (number / 40).min(2)]),
+                false => numbers.push(number),
+            }
+            number = 0;
+        }
+    }
+    let numbers: Vec<String> = numbers.iter().map(u64::to_string).collect();
+    numbers.join(".")
+}
+
+/// Adds the value of an attribute: as UTF-8, with what RFC 4514 reserves and all that is not printable ASCII
+/// escaped, as RabbitMQ does. What is no text is written in hexadecimal digits.
+fn push_value(part: &mut String, tag: u8, value: &[u8]) {
+    let of_units = |size: usize| -> Vec<u8> {
+        let units =
+            value.chunks(size).map(|unit| unit.iter().fold(0, |all, octet| all << 8 | u32::from(*octet)));
+        let text: String =
+            units.map(|unit| char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+        text.into_bytes()
+    };
+    let text = match tag {
+        UTF8_STRING | PRINTABLE_STRING | IA5_STRING | NUMERIC_STRING => value.to_vec(),
+        TELETEX_STRING => of_units(1),
+        BMP_STRING => of_units(2),
+        UNIVERSAL_STRING => of_units(4),
+        _ => {
+            part.push('#');
+            return value.iter().for_each(|octet| part.push_str(&format!("{octet:02X}")));
+        }
+    };
+    for (at, octet) in text.iter().enumerate() {
+        let is_first = at == 0;
+        let is_last = at + 1 == text.len();
+        match octet {
+            b' ' if is_first || is_last => part.push_str("\\ "),
+            b'#' if is_first => part.push_str("\\#"),
+            b'"' | b'+' | b',' | b';' | b'<' | b'>' | b'\\' => part.extend(['\\', char::from(*octet)]),
+            0..32 | 126.. => part.push_str(&format!("\\{octet:02X}")),
+            _ => part.push(char::from(*octet)),
+        }
+    }
 }
 
 /// A text that may be a name: UTF-8 without control characters.
@@ -241,13 +390,26 @@ fn time(der: &mut Der<'_>) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A certificate as version 1: without extensions, signed anew.
+    pub(in super::super) fn version_1(der: &[u8], sign: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+        let mut outer = Der(Der(der).take(SEQUENCE).unwrap());
+        let (mut tbs, algorithm) = (Der(outer.take(SEQUENCE).unwrap()), outer.take(SEQUENCE).unwrap());
+        let parts =
+            core::iter::from_fn(|| tbs.next()).filter(|(tag, _)| ![VERSION, EXTENSIONS].contains(tag));
+        let parts: Vec<Vec<u8>> = parts.map(|(tag, content)| element(tag, content)).collect();
+        let tbs = elements(SEQUENCE, &parts);
+        let signature = element(BIT_STRING, &[&[0], &sign(&tbs)[..]].concat());
+        elements(SEQUENCE, &[tbs, element(SEQUENCE, algorithm), signature])
+    }
 
     fn element(tag: u8, content: &[u8]) -> Vec<u8> {
         let mut bytes = vec![tag];
         match content.len() {
             len @ 0..=0x7f => bytes.push(len as u8),
+            len @ 0x80..=0xff => bytes.extend([0x81, len as u8]),
             len => bytes.extend([0x82, (len >> 8) as u8, len as u8]),
         }
         bytes.extend(content);
@@ -298,6 +460,37 @@ mod tests {
         assert_eq!(certificate.not_after, 2_466_633_599);
     }
 
+    fn attribute(oid: &[u8], tag: u8, text: &[u8]) -> Vec<u8> {
+        elements(SEQUENCE, &[element(OID, oid), element(tag, text)])
+    }
+
+    /// What RabbitMQ 3.10.8 makes of the same subjects, by `rabbit_cert_info:subject/1`.
+    #[test]
+    fn a_distinguished_name_is_written_as_rabbitmq_writes_it() {
+        let set = |attributes: &[Vec<u8>]| elements(SET, attributes);
+        let country = set(&[attribute(&[0x55, 0x04, 0x06], PRINTABLE_STRING, b"CH")]);
+        let plant = set(&[attribute(&[0x55, 0x04, 0x0a], UTF8_STRING, b"Plant, North")]);
+        let two = set(&[
+            attribute(&[0x55, 0x04, 0x0b], UTF8_STRING, b"a+b"),
+            attribute(COMMON_NAME, UTF8_STRING, "zähler~".as_bytes()),
+        ]);
+        let mail = attribute(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 1], IA5_STRING, b"a@b");
+        let old = attribute(&[0x55, 0x04, 0x07], TELETEX_STRING, b"Z\xfcrich");
+        let wide = attribute(&[0x55, 0x04, 0x08], BMP_STRING, b"\0Z\0\xfc");
+        let own = attribute(&[0x2a, 0x03, 0x84, 0x00], UTF8_STRING, b"# x ");
+        for (subject, wanted) in [
+            (vec![common_name(b"meter-1")], "CN=meter-1"),
+            (vec![country, plant, two], "OU=a\\+b+CN=z\\C3\\A4hler\\7E,O=Plant\\, North,C=CH"),
+            (vec![set(&[mail]), set(&[old])], "L=Z\\C3\\BCrich,EMAILADDRESS=a@b"),
+            (vec![set(&[wide]), set(&[own])], "1.2.3.512=\\# x\\ ,ST=Z\\C3\\BC"),
+        ] {
+            let der = certificate(&subject, &[]);
+            assert_eq!(Certificate::parse(&der).unwrap().distinguished_name().as_deref(), Some(wanted));
+        }
+        let der = certificate(&[], &[]);
+        assert_eq!(Certificate::parse(&der).unwrap().distinguished_name(), None);
+    }
+
     #[test]
     fn names_with_control_characters_are_none() {
         let der = certificate(&[common_name(b"root\0.example"), common_name(b"")], &[]);
@@ -317,6 +510,7 @@ mod tests {
                 if let Some(certificate) = Certificate::parse(&damaged) {
                     certificate.common_names().for_each(drop);
                     certificate.alternative_names(AlternativeName::Dns).for_each(drop);
+                    drop(certificate.distinguished_name());
                 }
             }
         }

@@ -27,6 +27,7 @@ use super::der::Certificate;
 use super::known_time::KnownTime;
 use super::records::{Connection, End, RECORD_BYTES_MAX, first_record_len, is_aligned, with_either};
 use super::upstream::Target;
+use super::verifier::explain_other;
 
 /// What a peer may have sent that has not been used up: its certificates have to fit.
 const INCOMING_BYTES_MAX: usize = RECORD_BYTES_MAX + (4 << 10);
@@ -198,7 +199,9 @@ impl Handshake {
         let opened = self.finish(plain)?;
         match &self.target {
             Some(target) => {
-                known.note(target.clock());
+                if target.judges_by_time() {
+                    known.note(target.clock());
+                }
                 Ok(Some(opened))
             }
             None => admit(opened, certificates).map(Some),
@@ -367,20 +370,13 @@ fn explain(error: &Error, clock: Clock) -> String {
                 at(not_before)
             )
         }
-        Error::InvalidCertificate(CertificateError::Other(why))
-            if why.to_string().contains("UnsupportedCertVersion") =>
-        {
-            "its certificate is one of version 1, as `openssl x509 -req` makes it without -extfile; give it \
-             an extension, such as extendedKeyUsage=clientAuth"
-                .into()
-        }
         Error::AlertReceived(alert) => explain_alert(*alert),
         Error::PeerIncompatible(_) => {
             format!(
                 "nothing that both sides can do ({error}); [tls] minimum_version, or its program is too old"
             )
         }
-        _ => error.to_string(),
+        _ => explain_other(error, "client").unwrap_or_else(|| error.to_string()),
     }
 }
 
@@ -388,8 +384,8 @@ fn explain_alert(alert: AlertDescription) -> String {
     let hint = match alert {
         AlertDescription::UnknownCA => "it does not know who signed our certificate: give it the authority's",
         AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
-            "it does not like our certificate: is it made out to the name or address it connects to, and \
-             signed by an authority it knows?"
+            "it refuses our certificate: that has to name what it connects to (subjectAltName), be of version 3 \
+             and no authority's (CA:TRUE), and be signed by one that it knows"
         }
         AlertDescription::CertificateExpired => "to it our certificate has expired, or its clock is wrong",
         AlertDescription::ProtocolVersion => "it speaks no version of TLS that [tls] minimum_version allows",

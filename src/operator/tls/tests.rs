@@ -5,11 +5,12 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SigningKey as _};
 use rustls::client::Resumption;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, version};
 
+use super::der::tests::version_1;
 use super::records::is_aligned;
 use super::*;
 use crate::config::transports::{ClientCertificates, LoginFrom, Tls as Keys, TlsVersion};
@@ -68,6 +69,22 @@ impl Office {
         Paper { certificate, key, serial }
     }
 
+    /// One of X.509 version 1.
+    pub(super) fn issue_version_1(&self, name: &str) {
+        let paper = self.issue(name, None);
+        let der = version_1(paper.certificate.der(), |tbs| paper.key.sign(tbs).unwrap());
+        fs::write(self.path(&format!("{name}.pem")), pem(&der)).unwrap();
+    }
+
+    /// One that has signed itself, and may be an authority's.
+    pub(super) fn issue_itself(&self, name: &str, is_ca: IsCa) {
+        let mut params = self.params(name);
+        params.is_ca = is_ca;
+        let key = KeyPair::generate().unwrap();
+        fs::write(self.path(&format!("{name}.pem")), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+
     pub(super) fn keys(&self, name: &str) -> Keys {
         Keys {
             certificates: vec![self.path(&format!("{name}.pem"))],
@@ -97,6 +114,21 @@ impl Office {
             }
         })
     }
+}
+
+/// A certificate as a PEM file.
+fn pem(der: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in der.chunks(48) {
+        for group in line.chunks(3) {
+            let bits = (0..3).fold(0, |all, at| all << 8 | u32::from(*group.get(at).unwrap_or(&0)));
+            let digit = |at: usize| char::from(DIGITS[(bits >> (18 - 6 * at)) as usize & 63]);
+            (0..4).for_each(|at| text.push(if at <= group.len() { digit(at) } else { '=' }));
+        }
+        text.push('\n');
+    }
+    text + "-----END CERTIFICATE-----\n"
 }
 
 impl Drop for Office {
@@ -264,7 +296,11 @@ fn a_clients_certificate_names_its_user() {
     office.issue("localhost", None);
     let paper = office.issue("meter-1", None);
     for versions in BOTH {
-        for (from, name) in [(LoginFrom::CommonName, "cn of meter-1"), (LoginFrom::Dns, "meter-1")] {
+        for (from, name) in [
+            (LoginFrom::CommonName, "cn of meter-1"),
+            (LoginFrom::DistinguishedName, "CN=cn of meter-1"),
+            (LoginFrom::Dns, "meter-1"),
+        ] {
             let mut keys = office.keys("localhost");
             keys.client_certificates = ClientCertificates::Require;
             keys.login_from = from;

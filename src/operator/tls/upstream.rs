@@ -11,16 +11,18 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, UnbufferedClientConnection, WebPkiServerVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature, verify_tls13_signature_with_raw_key,
+};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
     SignatureScheme, version,
 };
 
-use crate::config::bridge::UpstreamTls;
+use crate::config::bridge::{Sha256, UpstreamTls};
 
 use super::certificates::read_pair;
 use super::clock::{Clock, Utc, system_s};
@@ -28,6 +30,7 @@ use super::der::Certificate;
 use super::files::open_bounded;
 use super::known_time::KnownTime;
 use super::suites;
+use super::verifier::{Refusal, explain_other};
 
 /// Where systems keep the authorities that they know.
 const SYSTEM_ROOTS: [&str; 5] = [
@@ -61,6 +64,11 @@ impl Target {
         self.clock
     }
 
+    /// Whether the upstream's certificate is held against the clock.
+    pub(super) const fn judges_by_time(&self) -> bool {
+        self.tls.certificate_sha256.is_none()
+    }
+
     /// A connection that has said nothing yet.
     ///
     /// # Errors
@@ -74,12 +82,15 @@ impl Target {
         let made_s = own.map_or(0, |certificate| certificate.not_before);
         self.clock = Clock { not_before_s: known.seconds().max(made_s) };
         let failed = |error: Error| format!("TLS cannot be set up: {error}");
-        let verifier = Verifier { ca_file: self.tls.ca_file.clone(), provider: provider.clone() };
+        let verifier: Arc<dyn ServerCertVerifier> = match self.tls.certificate_sha256 {
+            Some(sum) => Arc::new(OneCertificate { sum, provider: provider.clone() }),
+            None => Arc::new(Verifier { ca_file: self.tls.ca_file.clone(), provider: provider.clone() }),
+        };
         let builder = ClientConfig::builder_with_details(provider, Arc::new(self.clock))
             .with_protocol_versions(&[&version::TLS13, &version::TLS12])
             .map_err(failed)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
+            .with_custom_certificate_verifier(verifier);
         let mut config = match pair {
             None => builder.with_no_client_auth(),
             Some(pair) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))),
@@ -98,7 +109,11 @@ impl Target {
             Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
                 match &self.tls.ca_file {
                     Some(path) => {
-                        format!("its certificate is not signed by an authority in ca_file {}", path.display())
+                        format!(
+                            "its certificate is not signed by an authority in ca_file {}; \
+                             server_certificate_sha256 accepts exactly one",
+                            path.display()
+                        )
                     }
                     None => {
                         "its certificate is not signed by an authority that this system knows: name its own \
@@ -106,6 +121,13 @@ impl Target {
                             .into()
                     }
                 }
+            }
+            Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. })
+                if presented.is_empty() =>
+            {
+                "its certificate names no host, and a common name does not count: make it with \
+                 subjectAltName, or accept exactly it by server_certificate_sha256"
+                    .into()
             }
             Error::InvalidCertificate(CertificateError::NotValidForNameContext { presented, .. }) => {
                 // rustls shows them as DnsName("…") and IpAddress(…).
@@ -131,17 +153,10 @@ impl Target {
                     at(not_before)
                 )
             }
-            Error::InvalidCertificate(CertificateError::Other(other))
-                if other.to_string().contains("CaUsedAsEndEntity") =>
-            {
-                "its certificate is one of an authority (CA:TRUE), which no server may show: have that sign \
-                 one for it (CA:FALSE)"
-                    .into()
-            }
             Error::AlertReceived(alert) => explain_alert(*alert),
             Error::PeerIncompatible(_) => format!("nothing that both sides can do: {error}"),
             Error::General(why) => why.clone(),
-            _ => error.to_string(),
+            _ => explain_other(error, "server").unwrap_or_else(|| error.to_string()),
         }
     }
 }
@@ -158,12 +173,78 @@ pub(super) fn explain_alert(alert: AlertDescription) -> String {
         | AlertDescription::CertificateRevoked
         | AlertDescription::CertificateUnknown
         | AlertDescription::DecryptError
-        | AlertDescription::AccessDenied => "it refuses our certificate",
+        | AlertDescription::AccessDenied => {
+            "it refuses our certificate: that has to be of version 3, no authority's (CA:TRUE), and signed by \
+             one that it knows"
+        }
         AlertDescription::ProtocolVersion => "it speaks neither TLS 1.2 nor 1.3",
         AlertDescription::UnrecognisedName => "it is known by another name: set server_name",
         _ => return format!("it says {alert:?}"),
     };
     format!("{hint} (it says {alert:?})")
+}
+
+/// Accepts one certificate, whatever stands in it, and no other.
+#[derive(Debug)]
+struct OneCertificate {
+    sum: Sha256,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for OneCertificate {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let sum = ring::digest::digest(&ring::digest::SHA256, end_entity);
+        if sum.as_ref() == self.sum.0 {
+            return Ok(ServerCertVerified::assertion());
+        }
+        let mut shown = [0; 32];
+        shown.copy_from_slice(sum.as_ref());
+        Err(Refusal::error(&format!(
+            "its certificate has the SHA-256 {}, not server_certificate_sha256",
+            Sha256(shown)
+        )))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        // rustls' own way reads certificates of version 3 alone.
+        let ways = self.provider.signature_verification_algorithms.mapping.iter();
+        let ways = ways.filter(|(scheme, _)| *scheme == dss.scheme);
+        let has_signed = |own: &Certificate<'_>| {
+            ways.clone().any(|(_, ways)| own.has_signed(message, dss.signature(), ways))
+        };
+        match Certificate::parse(cert).is_some_and(|own| has_signed(&own)) {
+            true => Ok(HandshakeSignatureValid::assertion()),
+            false => Err(CertificateError::BadSignature.into()),
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let own = Certificate::parse(cert).ok_or(CertificateError::BadEncoding)?;
+        let key = SubjectPublicKeyInfoDer::from(own.public_key_der);
+        let ways = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature_with_raw_key(message, &key, dss, ways)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// Judges an upstream's certificate.

@@ -1,9 +1,16 @@
 //! Both ends are ours: a link's client and a listener's server, every octet handed over in memory.
 
 use std::fs;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, version};
 
 use super::tests::Office;
 use super::*;
+use crate::config::bridge::Sha256;
 use crate::config::transports::ClientCertificates;
 
 /// What came of a handshake at the client's end, and what the server's end became.
@@ -194,4 +201,145 @@ fn a_certificate_of_ours_is_shown_and_its_refusal_is_told() {
     let said =
         why(meet(&mut server, "rabbit", &UpstreamTls { identity: torn, ..trusting(&office) }, &mut known));
     assert!(said.contains("is not the key of the certificate"), "{said}");
+}
+
+/// Certificates that no careful verifier takes, by name, and what is said of each on both sides.
+fn odd(office: &Office) -> [(&'static str, &'static str); 3] {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "rabbit");
+    office.sign("nameless", params);
+    office.issue_version_1("old");
+    office.issue_itself("itself", IsCa::Ca(BasicConstraints::Unconstrained));
+    [
+        ("nameless", "names no host, and a common name does not count: make it with subjectAltName"),
+        ("old", "is of X.509 version 1"),
+        ("itself", "(CA:TRUE), which no server may show"),
+    ]
+}
+
+/// With a common name only it was "made out to , not to …", and with version 1 `Other(OtherError(…))`.
+#[test]
+fn a_server_certificate_that_breaks_rules_is_refused_with_what_to_do_on_both_sides() {
+    let office = Office::new("upstream-odd");
+    for (name, part) in odd(&office) {
+        let mut server = CertificateStore::open(&office.keys(name)).unwrap();
+        let ca_file = Some(office.path(if name == "itself" { "itself.pem" } else { "ca.pem" }));
+        let tls = UpstreamTls { ca_file, ..UpstreamTls::default() };
+        let (client, listener) = meet(&mut server, "itself", &tls, &mut KnownTime::default());
+        let (here, there) = (client.err().unwrap(), listener.err().unwrap());
+        assert!(here.contains(part), "{name}: {here}");
+        assert!(there.contains("it refuses our certificate") && there.contains("subjectAltName"), "{there}");
+        assert!(!here.contains("OtherError") && !there.contains("OtherError"), "{here} {there}");
+        assert!(here.len() < 170, "a cause has 200 bytes: {here}");
+    }
+}
+
+#[test]
+fn a_client_certificate_that_breaks_rules_is_refused_with_what_to_do_on_both_sides() {
+    let (office, others) = (Office::new("client-odd"), Office::new("client-others"));
+    office.issue("rabbit", None);
+    odd(&office);
+    others.issue("meter", None);
+    office.issue_itself("alone", IsCa::NoCa);
+    fs::copy(others.path("meter.pem"), office.path("meter.pem")).unwrap();
+    fs::copy(others.path("meter.key"), office.path("meter.key")).unwrap();
+    for (name, client_ca, part) in [
+        ("old", "ca.pem", "is of X.509 version 1"),
+        ("itself", "ca.pem", "(CA:TRUE), which no client may show"),
+        ("itself", "itself.pem", "is itself in [tls] client_ca and is an authority's (CA:TRUE)"),
+        ("meter", "ca.pem", "is not signed by an authority in [tls] client_ca"),
+        ("meter", "meter.pem", "is itself in [tls] client_ca, which is for authorities"),
+        ("alone", "alone.pem", ""),
+    ] {
+        let mut keys = office.keys("rabbit");
+        keys.client_certificates = ClientCertificates::Require;
+        keys.client_ca = Some(office.path(client_ca));
+        let mut server = CertificateStore::open(&keys).unwrap();
+        let identity = Some((office.path(&format!("{name}.pem")), office.path(&format!("{name}.key"))));
+        let tls = UpstreamTls { identity, ..trusting(&office) };
+        let (client, listener) = meet(&mut server, "rabbit", &tls, &mut KnownTime::default());
+        let Err(here) = listener else {
+            assert_eq!(part, "", "{name} is admitted by {client_ca}");
+            continue;
+        };
+        assert!(here.contains(part) && !part.is_empty() && !here.contains("OtherError"), "{name}: {here}");
+        let there = client.unwrap().fault().expect("an alert says it");
+        let is_said = there.contains("it refuses our certificate: that has to be of version 3");
+        assert!(is_said || there.contains("does not know who signed our certificate"), "{name}: {there}");
+    }
+}
+
+/// The SHA-256 of a certificate in a file.
+fn sum_of(office: &Office, name: &str) -> Sha256 {
+    let der = CertificateDer::from_pem_file(office.path(&format!("{name}.pem"))).unwrap();
+    let mut sum = [0; 32];
+    sum.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &der).as_ref());
+    Sha256(sum)
+}
+
+#[test]
+fn server_certificate_sha256_accepts_exactly_one_certificate() {
+    let office = Office::new("upstream-pinned");
+    odd(&office);
+    office.issue("late", Some((2020, 1, 1)));
+    office.issue("other", None);
+    let mut known = KnownTime::default();
+    for name in ["nameless", "old", "itself", "late"] {
+        let mut server = CertificateStore::open(&office.keys(name)).unwrap();
+        let certificate_sha256 = Some(sum_of(&office, name));
+        let tls = UpstreamTls { certificate_sha256, ..UpstreamTls::default() };
+        let (client, listener) = meet(&mut server, "rabbit", &tls, &mut known);
+        assert!(client.is_ok() && listener.is_ok(), "{name}: {:?}", client.err());
+        let mut server = CertificateStore::open(&office.keys("other")).unwrap();
+        let said = why(meet(&mut server, "rabbit", &tls, &mut known));
+        let shown = sum_of(&office, "other").to_string();
+        assert!(said.contains(&shown) && said.contains("not server_certificate_sha256"), "{said}");
+    }
+    assert_eq!(known.seconds(), 0, "nothing was held against the clock");
+}
+
+/// Both versions of TLS sign in ways of their own.
+#[test]
+fn who_has_the_certificate_and_not_its_key_is_no_upstream() {
+    let office = Office::new("upstream-stolen");
+    odd(&office);
+    for protocol in [&version::TLS12, &version::TLS13] {
+        for (name, key, is_accepted) in
+            [("old", "old", true), ("nameless", "nameless", true), ("old", "itself", false)]
+        {
+            let provider = Arc::new(suites::provider());
+            let der = CertificateDer::from_pem_file(office.path(&format!("{name}.pem"))).unwrap();
+            let key = PrivateKeyDer::from_pem_file(office.path(&format!("{key}.key"))).unwrap();
+            let key = provider.key_provider.load_private_key(key).unwrap();
+            let pair = rustls::sign::CertifiedKey::new(vec![der], key);
+            let config = ServerConfig::builder_with_provider(provider)
+                .with_protocol_versions(&[protocol])
+                .unwrap()
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair)));
+            let mut server = ServerConnection::new(Arc::new(config)).unwrap();
+            let certificate_sha256 = Some(sum_of(&office, name));
+            let tls = UpstreamTls { certificate_sha256, ..UpstreamTls::default() };
+            let Tls::Shaking(client) = Tls::to_upstream("rabbit", &tls) else { unreachable!("it begins so") };
+            let (mut client, mut up, mut known) = (Next::More(client), Vec::new(), KnownTime::default());
+            for _ in 0..10 {
+                let mut down = Vec::new();
+                while server.wants_write() {
+                    server.write_tls(&mut down).unwrap();
+                }
+                if let Next::More(mut handshake) = client {
+                    handshake.take_in(&down);
+                    client = advance(handshake, None, &mut known, &mut up);
+                }
+                let said = core::mem::take(&mut up);
+                let mut said = &said[..];
+                while !said.is_empty() {
+                    server.read_tls(&mut said).unwrap();
+                    let _ = server.process_new_packets();
+                }
+            }
+            let is_open = matches!(client, Next::Open(_));
+            assert_eq!(is_open, is_accepted, "{protocol:?} {name}");
+        }
+    }
 }

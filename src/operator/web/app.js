@@ -195,7 +195,9 @@ const bridges = {
           ['Sent today, this way', spentOn(row.day_bytes_by_kind, 'sent')],
           ['Received today, this way', spentOn(row.day_bytes_by_kind, 'received')],
           ['of which twice, perhaps', spentOn(row.day_bytes_by_kind, 'repeated')],
-          ['Rules that take nothing for now', row.held_rules || null],
+          ['Rules that take nothing for now', !row.held_rules ? null : row.rules
+            .filter((rule) => ['held', 'budget used'].includes(rule.state))
+            .map((rule) => `${rule.queue}: ${rule.state}`).join(', ') || row.held_rules],
           ['Comes in a day', row.inflow_per_day === null ? null : count(row.inflow_per_day)],
           ['The disk has room for', row.outage_days === null ? null : `${row.outage_days} days of an outage`],
           ['Parked', row.parked ? count(row.parked) : null],

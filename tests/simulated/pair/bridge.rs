@@ -452,6 +452,22 @@ fn an_upstream_that_answered_during_a_pause_is_not_dead() {
 }
 
 #[test]
+fn an_error_of_the_link_disappears_when_the_link_is_up_again() {
+    let (mut world, mut far) = world(bridge());
+    open(&mut world, &mut far);
+    far.line.borrow_mut().lose();
+    world.run();
+    far.heard.clear();
+    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    assert!(shown.contains("\"state\":\"waiting\"") && !shown.contains("\"last_error\":\"\""), "{shown}");
+    world.pass_ms(1_100);
+    open(&mut world, &mut far);
+    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    assert!(shown.contains("\"state\":\"running\"") && shown.contains("\"last_error\":\"\""), "{shown}");
+    assert!(shown.contains("\"failed\":1"), "that it was down stays counted: {shown}");
+}
+
+#[test]
 fn an_upstream_that_says_nonsense_ends_its_link_and_nobody_elses() {
     let heartbeat_with_payload = [8, 0, 0, 0, 0, 0, 1, 0, 0xce];
     let mut room = [0; 64];

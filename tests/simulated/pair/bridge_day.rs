@@ -7,7 +7,7 @@ use std::rc::Rc;
 use leveret::config::bridge::{Bridge, Destination, Refused, Rule};
 use leveret::wire::Method;
 
-use super::bridge::{Far, alarms, bodies, bridge, fill, open, open_for, upstream, world};
+use super::bridge::{Far, alarms, ask, bodies, bridge, fill, open, open_for, upstream, world};
 use super::world::{Line, Shape, World, content_frames};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -48,6 +48,9 @@ fn what_is_not_urgent_waits_for_the_next_day_and_goes_on_in_order() {
     assert_eq!(world.counts(client, 1, "here"), (left, 0), "nothing was taken and put back");
     let said = alarms(&mut world);
     assert!(said.contains("budget: bridge plant has used its bytes of the day"), "{said}");
+    let shown = ask(&mut world, "GET /api/ctl/bridges");
+    assert!(shown.contains("\"state\":\"budget used\""), "{shown}");
+    assert!(shown.contains("\"rules\":[{\"queue\":\"here\",\"state\":\"budget used\"},{\"queue\":\"urgent\",\"state\":\"running\"}]"), "{shown}");
     world.publish_to(client, 1, "urgent", &[200]);
     world.run();
     assert_eq!(drain(&mut world, &mut far), [200], "what is urgent goes, and nothing else");

@@ -44,7 +44,11 @@ fn config(seed: u64) -> Bridge {
     let is_small = random.once_in(3);
     let rule = |queue: &str, refused, is_urgent| Rule {
         queue: queue.into(),
-        to: Destination::Queue(format!("{queue}.moved")),
+        // What an exchange returns is parked; what a queue does, which is missing then, is tried again.
+        to: match queue == QUEUES[2] {
+            true => Destination::Exchange("moved".into(), Some(format!("{queue}.moved"))),
+            false => Destination::Queue(format!("{queue}.moved")),
+        },
         refused,
         is_urgent,
     };

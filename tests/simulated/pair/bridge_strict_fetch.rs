@@ -50,7 +50,11 @@ fn config(seed: u64) -> Bridge {
     let random = &mut Random::of(seed, "config", &[]);
     let rule = |at: usize, refused| Rule {
         queue: THERE[at].into(),
-        to: Destination::Queue(HERE[at].into()),
+        // A queue that is deleted is made again if a rule names it; what an exchange does not route is set aside.
+        to: match at {
+            1 => Destination::Exchange(String::new(), Some(HERE[at].into())),
+            _ => Destination::Queue(HERE[at].into()),
+        },
         refused,
         is_urgent: at == 1,
     };
@@ -436,6 +440,7 @@ impl Life {
             world.keep_on_disk(Settings::default());
         }
         let client = world.open(&[1]);
+        world.declare(client, 1, HERE[1]);
         Self {
             world,
             upstream: Upstream::new(Link::new(far)),

@@ -441,7 +441,10 @@ impl Bridged {
 fn config() -> Bridge {
     let rule = |queue: &str, is_urgent| Rule {
         queue: queue.into(),
-        to: Destination::Queue("there".into()),
+        to: match is_urgent {
+            true => Destination::Queue("there".into()),
+            false => Destination::Exchange("there".into(), None),
+        },
         refused: Refused::Park,
         is_urgent,
     };

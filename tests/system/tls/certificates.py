@@ -80,7 +80,7 @@ def mutual(folder: Path) -> None:
         (None, "it shows no certificate"),
         (wrong, "its certificate is not signed by an authority in \\[tls\\] client_ca"),
         (late, "its certificate was good until .* only; the clock here says"),
-        (old, "its certificate is one of version 1"),
+        (old, "its certificate is of X.509 version 1"),
         (early, "its certificate is good from .* on, but the clock here says .*; is that right\\?"),
     ]:
         for version in (TLS12, TLS13):
