@@ -189,8 +189,8 @@ pub(super) struct Peer<S> {
     pub(super) write_stall: Deadline,
     /// When the peer, which waits for room, is to be asked whether it wants to leave.
     pub(super) leave_due: Deadline,
-    /// What had been taken away by then of what it waits for, when it was looked at last.
-    pub(super) leave_seen: Option<u64>,
+    /// What had been freed of what it waits for when it was looked at last, and since when that has not changed.
+    pub(super) leave_seen: Option<(u64, Now)>,
     /// Until when what the peer sent, which is gone, may wait to be taken.
     pub(super) lost: Deadline,
     /// When the socket was last read, whether or not it had anything.

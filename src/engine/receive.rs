@@ -21,6 +21,10 @@ use super::stream::Reading;
 /// for was taken away in between, it is asked whether it wants to leave.
 const LEAVE_LOOK_MS: u64 = 10_000;
 
+/// How long a worker that holds deliveries may wait for room on the disk while nothing is freed there, in
+/// milliseconds.
+const SELF_WAIT_MS: u64 = 60_000;
+
 impl<P: Platform> Shared<P> {
     /// Reads once, and applies as much of it as can be.
     pub(super) fn read_amqp(&mut self, id: ConnectionId) {
@@ -167,6 +171,21 @@ impl<P: Platform> Shared<P> {
         (at, is_done)
     }
 
+    /// Refuses what a worker waits to publish when nothing was freed on the disk for [`SELF_WAIT_MS`]: it holds
+    /// deliveries, and may be what the disk waits for. Says whether it did.
+    fn refuse_self_wait(&mut self, id: ConnectionId, still_ms: u64) -> bool {
+        let Some(peer) = self.peers.get_mut(id) else { return false };
+        let is_for_disk = peer.need.shortage.is_of_disk();
+        if still_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.holds_deliveries(id) {
+            return false;
+        }
+        self.broker.refuse_waiting(id);
+        peer.session.amqp().blocked(self.now, false);
+        self.lists.for_room.remove(id);
+        self.resume(id);
+        true
+    }
+
     /// A client that waits for room may have closed its connection behind what it published, and hangs until
     /// that is answered. After a while it is: what was not taken of it is given up, as if the line had broken.
     pub(super) fn look_for_leave(&mut self, id: ConnectionId) {
@@ -180,9 +199,21 @@ impl<P: Platform> Shared<P> {
         peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
         // As long as something is taken away of what is full he may still be let on, however slowly that goes.
         let shortage = peer.need.shortage;
-        let made = self.broker.queues().left_queue_of(shortage).unwrap_or_else(|| self.room_made());
+        let made = match shortage.is_of_disk() {
+            true => self.journal.freed(),
+            false => self.broker.queues().left_queue_of(shortage).unwrap_or_else(|| self.room_made()),
+        };
+        let now = self.now;
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let stands_still = peer.leave_seen.replace(made) == Some(made);
+        let still_since = peer.leave_seen.filter(|(seen, _)| *seen == made).map(|(_, since)| since);
+        peer.leave_seen = Some((made, still_since.unwrap_or(now)));
+        if let Some(since) = still_since
+            && self.refuse_self_wait(id, now.ms_since(since))
+        {
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let stands_still = still_since.is_some();
         if !stands_still || !peer.stream.may_look(&self.buffers) {
             return;
         }

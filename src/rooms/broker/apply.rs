@@ -640,6 +640,7 @@ impl Broker {
             mandatory: false,
             share: Share::Reserve,
             may_wait: true,
+            gives_up: false,
             urgency: Urgency::Awaited,
         };
         let mut targets = core::mem::take(&mut self.publishing.targets);

@@ -35,6 +35,27 @@ pub(crate) fn unwritable() -> Fault {
     )
 }
 
+/// 506: the store cannot be written, for a publisher of something persistent.
+pub(crate) fn unwritable_for_messages() -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!("the store cannot be written, so nothing persistent is taken now"),
+    )
+}
+
+/// 506: a publisher waited in vain for room in the log, while it held deliveries itself.
+pub(crate) fn waits_behind_itself(journal: &Journal) -> Fault {
+    let raise = if journal.is_file_system_full() { "make room on the file system" } else { "raise" };
+    let key = if journal.is_file_system_full() { "" } else { journal.room_key() };
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "the disk is full, and nothing was freed for 60 s while this connection held unacknowledged \
+             deliveries: acknowledge them first, publish on another connection, or {raise} {key}"
+        ),
+    )
+}
+
 /// The version for something that is about to be declared; 0 if it is not durable, or not stored.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use super::access::{Right, Thing};
 use super::arguments::Overflow;
 use super::consumers::{FullQueue, Mode};
 use super::deliveries::{Carrier, NewDelivery};
-use super::faults::{out_of, out_of_disk};
+use super::faults::{out_of, out_of_disk, unwritable_for_messages};
 use super::promised::Promised;
 use super::properties::expiration_ms;
 use super::queue::SLOT_BYTES;
@@ -42,6 +42,8 @@ pub(crate) struct Publish {
     pub(crate) share: Share,
     /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(crate) may_wait: bool,
+    /// The publisher has waited for the disk in vain.
+    pub(crate) gives_up: bool,
     /// How long the message may wait for its commit, if it has one.
     pub(crate) urgency: Urgency,
 }
@@ -146,7 +148,14 @@ impl Broker {
             Mode::Confirm => (false, true),
             Mode::Transaction(_) => (true, true),
         };
-        let result = if in_transaction {
+        let gives_up = core::mem::take(&mut self.consumers.connection_mut(connection).gives_up);
+        let room = match in_transaction {
+            true => self.queues.reserve_transaction(cx, &self.quota, routed, targets, gives_up),
+            false => Ok(()),
+        };
+        let result = if let Err(hindrance) = room {
+            self.hinder(cx, routed, targets, channel, hindrance)
+        } else if in_transaction {
             // On the default exchange the keys are the names of the queues, so a commit finds them without a kept
             // route; a rewritten copy needs one, for its BCC keys may be gone.
             let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
@@ -155,7 +164,7 @@ impl Broker {
         } else {
             let share = self.publish_share(connection);
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
-            let publish = Publish { channel, mandatory, share, may_wait: true, urgency };
+            let publish = Publish { channel, mandatory, share, may_wait: true, gives_up, urgency };
             self.deliver_to_targets(cx, routed, targets, &publish)
         };
         let is_taken = matches!(result, Ok(Outcome::Published | Outcome::PublishRefused));
@@ -197,7 +206,8 @@ impl Broker {
         }
         self.weigh_log(cx.journal);
         let vhost = self.consumers.channel(publish.channel).vhost;
-        let claim = Claim { vhost, share: publish.share, may_wait: publish.may_wait };
+        let Publish { share, may_wait, gives_up, .. } = *publish;
+        let claim = Claim { vhost, share, may_wait, gives_up };
         let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
         if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_) | Shortage::QueueDisk(_)))) {
             // The count of bytes in the log may be old: some messages may have been taken since.
@@ -218,21 +228,46 @@ impl Broker {
                 cx.messages.release(message);
                 Ok(if refused { Outcome::PublishRefused } else { Outcome::Published })
             }
-            Err(Hindrance::Wait(shortage)) => {
+            Err(hindrance) => self.hinder(cx, message, targets, publish.channel, hindrance),
+        }
+    }
+
+    /// A message is not taken now: its publisher waits, or is refused.
+    fn hinder(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        targets: &[QueueId],
+        channel: ChannelId,
+        hindrance: Hindrance,
+    ) -> Result<Outcome, Fault> {
+        match hindrance {
+            Hindrance::Wait(shortage) => {
                 if let Shortage::VhostDisk(vhost) = shortage {
                     self.quota.want_disk(cx.journal, vhost);
                 }
                 self.publishing.shortage = shortage;
-                self.note_wait(cx.messages, message, targets, publish.channel);
+                self.note_wait(cx.messages, message, targets, channel);
                 // The publisher may wait for the commit that is being gathered.
                 cx.journal.hurry();
                 Ok(Outcome::Wait)
             }
-            Err(Hindrance::Fault(fault)) => {
+            Hindrance::Fault(fault) => {
                 cx.messages.release(message);
                 Err(fault)
             }
         }
+    }
+
+    /// Whether a connection holds deliveries, so that what it waits for may be what it holds itself.
+    pub fn holds_deliveries(&self, connection: ConnectionId) -> bool {
+        self.quota.has_deliveries(connection)
+    }
+
+    /// Has the message that a connection waits to publish refused with 506 when it is next tried, if the disk has
+    /// still no room for it.
+    pub fn refuse_waiting(&mut self, connection: ConnectionId) {
+        self.consumers.connection_mut(connection).gives_up = true;
     }
 
     /// The part of the pools that a connection's publishes may come from: a publisher who holds deliveries
@@ -645,6 +680,7 @@ impl Broker {
                 mandatory,
                 share: Share::Reserve,
                 may_wait: false,
+                gives_up: false,
                 urgency: Urgency::Awaited,
             };
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
@@ -749,10 +785,9 @@ impl Broker {
         let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         match journal.admit(times * bytes + self.queues.kept_for_letters(journal), 1) {
             Err(NoRoom::Disk) => Err(out_of_disk(journal)),
-            Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => Err(Fault::new(
-                ReplyCode::ResourceError,
-                format_args!("the store cannot be written, so nothing persistent is taken now"),
-            )),
+            Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => {
+                Err(unwritable_for_messages())
+            }
             Ok(()) if !self.quota.disk().leaves_room(journal, vhost, times * bytes) => {
                 Err(LogShares::is_used_up())
             }

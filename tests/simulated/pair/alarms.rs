@@ -60,9 +60,9 @@ fn flood_all(world: &mut World, body_len: usize) {
     }
 }
 
-/// The same by three to durable queues that are there before the log is full.
+/// The same with durable queues that are there before the log is full.
 fn flood_log(world: &mut World) {
-    let queues = ["a", "b", "b"];
+    let queues = ["a", "b", "c", "d", "e", "f"];
     let clients = queues.map(|queue| {
         let client = world.open(&[1]);
         make(world, client, queue, true);
@@ -483,4 +483,124 @@ fn queues_that_nobody_reads_leave_the_log_to_the_publishers_of_others() {
         }
         assert!(clients.iter().all(|client| world.clients[*client].checker.is_blocked));
     }
+}
+
+/// Publishes to a full log by a worker that holds a delivery; gives the worker.
+fn worker_at_full_log(world: &mut World, in_transaction: bool) -> usize {
+    let client = world.open(&[1]);
+    make(world, client, "jobs", true);
+    make(world, client, "results", true);
+    make(world, client, "tiny", true);
+    for _ in 0..5 {
+        world.publish(client, 1, Publish { key: "tiny", properties: PERSISTENT, ..Publish::default() }, b"x");
+    }
+    world.publish(client, 1, Publish { key: "jobs", properties: PERSISTENT, ..Publish::default() }, b"job");
+    world.pass_ms(1_000);
+    flood_log(world);
+    let worker = world.open(&[1, 2]);
+    world.consume(worker, 1, "jobs", "it", false);
+    world.pass_ms(1_000);
+    assert_eq!(world.deliveries(worker).len(), 1);
+    if in_transaction {
+        world.ask(worker, 2, &Method::TxSelect {});
+    }
+    let publish = Publish { key: "results", properties: PERSISTENT, ..Publish::default() };
+    world.publish(worker, 2, publish, &[7; 4_000]);
+    if in_transaction {
+        world.send(worker, 2, &Method::TxCommit {});
+    }
+    world.run();
+    worker
+}
+
+/// Code and text of channel 2's end.
+fn end_of_channel(world: &World, client: usize) -> Option<(u16, String)> {
+    world.clients[client].heard.iter().find_map(|said| match said.method() {
+        Method::ChannelClose { reply_code, reply_text, .. } if said.channel == 2 => {
+            Some((reply_code, reply_text.to_owned()))
+        }
+        _ => None,
+    })
+}
+
+/// A worker that holds a delivery waits for what others can free on the disk, as a plain publisher does.
+#[test]
+fn a_worker_and_a_transaction_wait_for_room_on_the_disk_that_others_free() {
+    for in_transaction in [false, true] {
+        let mut world = with_store();
+        let worker = worker_at_full_log(&mut world, in_transaction);
+        world.pass_ms(50_000);
+        assert_eq!(end_of_channel(&world, worker), None);
+        assert!(world.clients[worker].checker.is_blocked, "in a transaction: {in_transaction}");
+        let other = world.open(&[1]);
+        world.ask(other, 1, &purge("a"));
+        world.pass_ms(10_000);
+        assert_eq!((end_of_channel(&world, worker), world.counts(other, 1, "results").0), (None, 1));
+    }
+}
+
+/// While others free something, however slowly, the worker is not refused; it is when nothing was freed for 60 s.
+#[test]
+fn a_worker_that_waits_behind_its_own_deliveries_is_refused_after_a_minute_without_news() {
+    for in_transaction in [false, true] {
+        let mut world = with_store();
+        let worker = worker_at_full_log(&mut world, in_transaction);
+        let other = world.open(&[1]);
+        // A message of one byte frees too little, but shows that somebody consumes.
+        for _ in 0..3 {
+            world.pass_ms(40_000);
+            let got = world.ask(other, 1, &Method::BasicGet { queue: "tiny", no_ack: true });
+            assert!(matches!(got.method(), Method::BasicGetOk { .. }), "{}", got.shown());
+        }
+        world.pass_ms(40_000);
+        assert_eq!(end_of_channel(&world, worker), None, "in a transaction: {in_transaction}");
+        assert!(world.clients[worker].checker.is_blocked, "in a transaction: {in_transaction}");
+        world.pass_ms(50_000);
+        let (code, text) = end_of_channel(&world, worker).expect("it is refused");
+        assert_eq!(code, 506);
+        assert!(text.contains("unacknowledged deliveries") && text.contains("disk_limit"), "{text}");
+    }
+}
+
+/// A publisher that holds nothing waits for as long as it takes, in a transaction too.
+#[test]
+fn a_transaction_without_deliveries_waits_for_the_disk_for_as_long_as_it_takes() {
+    let mut world = with_store();
+    let client = world.open(&[2]);
+    let other = world.open(&[1]);
+    make(&mut world, other, "results", true);
+    world.ask(client, 2, &Method::TxSelect {});
+    flood_log(&mut world);
+    world.publish(
+        client,
+        2,
+        Publish { key: "results", properties: PERSISTENT, ..Publish::default() },
+        &[7; 4_000],
+    );
+    world.send(client, 2, &Method::TxCommit {});
+    world.pass_ms(600_000);
+    assert_eq!(end_of_channel(&world, client), None);
+    assert!(world.clients[client].checker.is_blocked);
+    world.ask(other, 1, &purge("a"));
+    world.pass_ms(10_000);
+    assert_eq!((end_of_channel(&world, client), world.counts(other, 1, "results").0), (None, 1));
+}
+
+/// On a store that cannot be written, the text speaks of publishing.
+#[test]
+fn a_worker_hears_that_a_store_cannot_be_written() {
+    let mut world = with_store();
+    let client = world.open(&[1, 2]);
+    make(&mut world, client, "kept", true);
+    world.declare(client, 1, "jobs");
+    world.publish_to(client, 1, "jobs", b"job");
+    world.consume(client, 1, "jobs", "it", false);
+    let (_, mut context) = world.engine.broker_mut();
+    context.journal_mut().start(2, false, 1 << 16);
+    let publish = Publish { key: "kept", properties: PERSISTENT, ..Publish::default() };
+    world.publish(client, 2, publish, b"x");
+    world.run();
+    let (code, text) = end_of_channel(&world, client).expect("it is refused");
+    assert_eq!(code, 506);
+    assert!(text.contains("nothing persistent is taken") && !text.contains("declared"), "{text}");
 }

@@ -18,6 +18,7 @@ impl Journal {
     /// Notes that a queue is gone with all its messages. Those that wait are not written any more, and their
     /// publishers hear that they are safe when the deletion is: else the queue might come back without them.
     pub fn queue_gone(&mut self, queue: u64) -> Batch {
+        self.freed += 1;
         if self.mode == Mode::On && !self.pending.is_empty() {
             self.gone.push_back((queue, self.first + self.pending.len() as u64));
         }

@@ -178,6 +178,7 @@ impl Journal {
         let is_divided_anew = bytes_max != self.disk_bytes_max;
         if bytes > self.disk_room_bytes || is_divided_anew {
             self.room_made += 1;
+            self.freed += 1;
         }
         self.is_file_system_full = is_file_system_full;
         self.disk_bytes_max = bytes_max;

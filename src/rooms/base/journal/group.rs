@@ -52,6 +52,7 @@ impl Journal {
         let first = self.groups.open.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
         merge(&mut settles);
+        self.freed += settles.len() as u64;
         let end = self.first + self.pending.len() as u64;
         let batch = if first == end || (settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));

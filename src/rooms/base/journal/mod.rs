@@ -187,6 +187,8 @@ pub struct Journal {
     /// Whether what memory may know of the log, not the disk limit, leaves no more room.
     index_room: IndexRoom,
     room_made: u64,
+    /// Rises with everything that frees bytes of the log, or will with the next compaction.
+    freed: u64,
 }
 
 impl Journal {
@@ -236,7 +238,13 @@ impl Journal {
             is_file_system_full: false,
             index_room: IndexRoom::Enough,
             room_made: 0,
+            freed: 0,
         }
+    }
+
+    /// Returns a count that rises when a message in the log is settled, its queue is deleted, or the log gets room.
+    pub const fn freed(&self) -> u64 {
+        self.freed
     }
 
     const fn pending_max(messages_max: usize) -> usize {

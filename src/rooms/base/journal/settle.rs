@@ -62,6 +62,7 @@ impl Journal {
 
     #[inline]
     fn settle_range(&mut self, settled: Settled) {
+        self.freed += 1;
         if let Some(last) = self.settles.last_mut().filter(|last| last.queue == settled.queue) {
             if last.end == settled.start {
                 last.end = settled.end;

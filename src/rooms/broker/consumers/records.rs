@@ -34,6 +34,8 @@ pub(crate) struct Connection {
     pub(crate) waits_for: Option<FullQueue>,
     /// Open transactions with something in them.
     pub(crate) open_transactions: u32,
+    /// The connection has waited for the disk in vain, and its next publish is refused if it would wait again.
+    pub(crate) gives_up: bool,
     /// Jobs begun by the connection's last command; it is not read until they are done.
     pub(crate) jobs: u32,
     /// The connection is on the list of those whose output the turn should look at.
@@ -69,6 +71,7 @@ impl Connection {
             cancelled: List::default(),
             waits_for: None,
             open_transactions: 0,
+            gives_up: false,
             jobs: 0,
             noted: false,
             waits_for_share: false,

@@ -174,7 +174,7 @@ impl Post<'_> {
         let (kept, _) = queues.records().keep_willing(cx.messages, copy, &mut targets, is_taken_at_once);
         targets.truncate(kept);
         self.quota.weigh_disk(cx.journal, self.queues.records().log_bytes_by_vhost());
-        let claim = Claim { vhost, share: Share::Ordinary, may_wait: true };
+        let claim = Claim { vhost, share: Share::Ordinary, may_wait: true, gives_up: false };
         if !targets.is_empty() {
             match self.queues.reserve(cx, self.quota, copy, &targets, claim) {
                 Ok(()) => self.queues.push_letter(cx, self.quota, copy, &targets),

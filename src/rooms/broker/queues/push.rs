@@ -10,11 +10,11 @@ use super::state::Queues;
 use crate::Context;
 use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
-use crate::faults::{out_of, out_of_disk, unwritable};
+use crate::faults::{out_of, unwritable_for_messages, waits_behind_itself};
 use crate::journal::{Appended, Batch, Journal, Mode, NoRoom, Urgency};
 use crate::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 use crate::queue::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
-use crate::quota::{Declarer, LogShares, Quota, owner_of};
+use crate::quota::{Declarer, Quota, owner_of};
 use crate::shortage::{Pool, Shortage};
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
@@ -35,6 +35,9 @@ pub(crate) struct Claim {
     pub(crate) share: Share,
     /// Whether the publisher can be made to wait; not in the middle of a commit.
     pub(crate) may_wait: bool,
+    /// The publisher has waited for the disk for so long that it is refused now: see
+    /// [`crate::Broker::refuse_waiting`].
+    pub(crate) gives_up: bool,
 }
 
 /// What in a message decides to which level it goes.
@@ -299,8 +302,8 @@ impl Queues {
         }
     }
 
-    /// Whether the log takes the message now, if it is to be logged. Everybody can wait for the next commit;
-    /// for room on the disk only a publisher that holds nothing others wait for.
+    /// Whether the log takes the message now, if it is to be logged. Everybody can wait for the next commit and for
+    /// room on the disk; a publisher that holds deliveries itself waits for a limited time.
     fn reserve_log(
         &self,
         cx: &Context<'_>,
@@ -320,9 +323,11 @@ impl Queues {
         let holds_up = claim.share == Share::Reserve && claim.may_wait;
         if holds_up && cx.journal.mode() == Mode::Unwritable {
             // Others wait for what the publisher holds, and the disk will not recover by itself.
-            return Err(Hindrance::Fault(unwritable()));
+            return Err(Hindrance::Fault(unwritable_for_messages()));
         }
-        let room = cx.journal.admit(bytes + self.kept_for_letters(cx.journal), logged);
+        // Open transactions were promised their room when they published.
+        let kept = self.kept_for_letters(cx.journal) + quota.open_log_bytes();
+        let room = cx.journal.admit(bytes + kept, logged);
         let most = self.queue_log_bytes_max(cx.journal);
         let within = targets
             .iter()
@@ -337,17 +342,36 @@ impl Queues {
                 Err(Hindrance::Wait(Shortage::Unwritable))
             }
             Err(NoRoom::Commit) => Err(Hindrance::Wait(Shortage::Commit)),
-            Ok(()) if within && claim.share == Share::Ordinary => {
-                Err(Hindrance::Wait(Shortage::VhostDisk(vhost)))
+            _ if claim.gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
+            Ok(()) if within => Err(Hindrance::Wait(Shortage::VhostDisk(vhost))),
+            Ok(()) => Err(Hindrance::Wait(self.records.longest_in_log(targets))),
+            Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
+        }
+    }
+
+    /// Whether the log takes a message of an open transaction when that is committed, beside those of all open
+    /// transactions. Changes nothing.
+    pub(crate) fn reserve_transaction(
+        &self,
+        cx: &Context<'_>,
+        quota: &Quota,
+        message: MessageId,
+        targets: &[QueueId],
+        gives_up: bool,
+    ) -> Result<(), Hindrance> {
+        if self.logged_targets(cx, message, targets) == 0 {
+            return Ok(());
+        }
+        let bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes();
+        // What no commit can hold at once is written twice.
+        let times = if cx.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        match cx.journal.admit(times * bytes + self.kept_for_letters(cx.journal), targets.len()) {
+            Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
+                Err(Hindrance::Fault(unwritable_for_messages()))
             }
-            Ok(()) if within => Err(Hindrance::Fault(LogShares::is_used_up())),
-            Ok(()) if claim.share == Share::Ordinary => {
-                Err(Hindrance::Wait(self.records.longest_in_log(targets)))
-            }
-            Err(NoRoom::Disk) if claim.share == Share::Ordinary => {
-                Err(Hindrance::Wait(disk_shortage(cx.journal)))
-            }
-            Ok(()) | Err(NoRoom::Disk) => Err(Hindrance::Fault(out_of_disk(cx.journal))),
+            Ok(()) | Err(NoRoom::Commit) => Ok(()),
+            Err(NoRoom::Disk) if gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
+            Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
         }
     }
 

@@ -192,7 +192,7 @@ impl World {
     fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
         let message = self.message("m", &[], MessageFlags::NONE);
         let cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
-        let claim = Claim { vhost: self.vhost, share, may_wait: true };
+        let claim = Claim { vhost: self.vhost, share, may_wait: true, gives_up: false };
         let reserved = self.queues.reserve(&cx, &self.quota, message, &[queue], claim);
         self.messages.release(message);
         reserved.map_err(|hindrance| match hindrance {

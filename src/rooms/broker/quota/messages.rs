@@ -8,6 +8,7 @@
 
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
+use crate::mem::MESSAGE_SLOT_BYTES;
 
 use super::state::Quota;
 
@@ -84,6 +85,11 @@ impl Quota {
     pub(crate) fn give_delivered_bytes_back(&mut self, connection: ConnectionId, bytes: u64) {
         self.connections.of_mut(connection).pinned.unsettled_bytes -= bytes;
         self.pinned.unsettled_bytes -= bytes;
+    }
+
+    /// Returns the bytes of the log that all open transactions need at most when they are committed.
+    pub(crate) fn open_log_bytes(&self) -> u64 {
+        u64::from(self.pinned.open_messages) * MESSAGE_SLOT_BYTES as u64 + self.pinned.open_bytes
     }
 
     /// Counts slots and bytes for an open transaction of the connection.
