@@ -12,6 +12,7 @@ use super::answer::{Answer, Answered, bad, body, not_found};
 use super::call::{Call, exists};
 use super::definitions::{self, Item, ItemError, Password, SECTIONS};
 use super::http::{Request, Status};
+use super::json::Json;
 use super::request_context::RequestContext;
 
 /// Makes all that is said, or all of one virtual host.
@@ -77,12 +78,20 @@ fn make(context: &mut RequestContext<'_>, mut item: Item) -> Result<(), String> 
     definitions::apply(broker, &mut context, &item).map(|_| ())
 }
 
+/// What the answer to one line of an import takes at most: its name in an error, and remarks on fields that are not known.
+const LINE_ANSWER_BYTES: usize = 8 << 10;
+/// Fields that are not known of one thing, beyond which no more are named.
+const REMARKS_MAX: usize = 16;
+
 /// Makes what lines say: each the name of a list in a file of definitions, a space, one of its things.
+///
+/// The answer lists errors and remarks by the number of their line. When it is full, `[number,"stopped",""]` says from
+/// which line on nothing was done; the client sends those again.
 pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let body = body(|json| {
+    let body = body(|mut json| {
         json.raw(b"[");
         let mut is_first = true;
-        let mut tell = |number: usize, kind: &str, why: &str| {
+        let mut tell = |json: &mut Json<'_>, number: usize, kind: &str, why: &str| {
             json.comma(&mut is_first);
             json.raw(b"[");
             json.number(number as u64);
@@ -93,6 +102,10 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
             json.raw(b"]");
         };
         for (number, line) in call.request.body.split(|byte| *byte == b'\n').enumerate() {
+            if json.room_bytes() < LINE_ANSWER_BYTES {
+                tell(&mut json, number, "stopped", "");
+                break;
+            }
             let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
             let section = String::from_utf8_lossy(&line[..at]);
             let text = core::str::from_utf8(&line[at..]).map_err(|error| error.to_string());
@@ -100,13 +113,15 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
                 text.and_then(|text| definitions::parse(&section, text).map_err(|why| why.to_string()));
             let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
                 let told = unknown_fields.iter().map(|name| definitions::unknown_field(name));
-                told.for_each(|why| tell(number, "remark", &why));
+                told.take(REMARKS_MAX).for_each(|why| tell(&mut json, number, "remark", &why));
                 let (broker, mut context) = context.broker();
                 definitions::apply(broker, &mut context, &item)
             });
             match applied {
-                Ok(applied) => applied.remark().iter().for_each(|remark| tell(number, "remark", remark)),
-                Err(why) => tell(number, "error", &why),
+                Ok(applied) => {
+                    applied.remark().iter().for_each(|remark| tell(&mut json, number, "remark", remark))
+                }
+                Err(why) => tell(&mut json, number, "error", &why),
             }
         }
         json.raw(b"]");

@@ -56,6 +56,14 @@ impl<'o> Json<'o> {
         self.is_full
     }
 
+    /// Returns how many bytes still fit.
+    pub const fn room_bytes(&self) -> usize {
+        match &self.out {
+            Out::Bounded { bytes, bytes_max } => bytes_max.saturating_sub(bytes.len()),
+            Out::Endless(_) => usize::MAX,
+        }
+    }
+
     /// Writes bytes that are JSON already.
     #[inline(never)]
     pub fn raw(&mut self, bytes: &[u8]) {

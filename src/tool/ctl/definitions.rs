@@ -25,8 +25,6 @@ const BATCH_BYTES: usize = 32 << 10;
 const THING_BYTES_MAX: usize = 60 << 10;
 /// After so many hashes of passwords the broker hears of us again, which hangs up on who is silent for long.
 const HASHES_AT_ONCE: usize = 32;
-/// So many complaints are printed.
-const COMPLAINTS_MAX: usize = 100;
 
 pub(super) fn export(call: &Call) -> Result<(), Failure> {
     let name = &call.args[0];
@@ -142,30 +140,36 @@ impl Importer {
         let batch = core::mem::take(&mut self.batch);
         let places = core::mem::take(&mut self.places);
         self.hashes = 0;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let reply = self.client.ask("POST", "/api/ctl/import", "", &batch)?;
-        let problems = reply.body.as_array().filter(|_| reply.status == 200);
-        for problem in problems.ok_or_else(|| Failure::refused(&reply))? {
-            let number = problem.get(0).and_then(Value::as_u64).unwrap_or(u64::MAX);
-            let place = usize::try_from(number).ok().and_then(|number| places.get(number));
-            let place =
-                place.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker complains of nothing"))?;
-            let text = problem.get(2).and_then(Value::as_str).unwrap_or_default();
-            match problem.get(1).and_then(Value::as_str) {
-                Some("error") => self.complain(place, text),
-                _ => remark(&format!("{place}: {text}")),
+        let (mut lines, mut done) = (&*batch, 0);
+        while !lines.is_empty() {
+            let reply = self.client.ask("POST", "/api/ctl/import", "", lines)?;
+            let problems = reply.body.as_array().filter(|_| reply.status == 200);
+            let mut stopped_at = None;
+            for problem in problems.ok_or_else(|| Failure::refused(&reply))? {
+                let number = problem.get(0).and_then(Value::as_u64).unwrap_or(u64::MAX);
+                let number = usize::try_from(number).unwrap_or(usize::MAX);
+                let place = number.checked_add(done).and_then(|number| places.get(number));
+                let place =
+                    place.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker complains of nothing"))?;
+                let text = problem.get(2).and_then(Value::as_str).unwrap_or_default();
+                match problem.get(1).and_then(Value::as_str) {
+                    Some("error") => self.complain(place, text),
+                    Some("stopped") => stopped_at = Some(number),
+                    _ => remark(&format!("{place}: {text}")),
+                }
             }
+            // The answer was full: what follows was not looked at yet.
+            let Some(count) = stopped_at.filter(|count| *count > 0) else { break };
+            let handled: usize = lines.split_inclusive('\n').take(count).map(str::len).sum();
+            lines = lines.get(handled..).unwrap_or_default();
+            done += count;
         }
         Ok(())
     }
 
     fn complain(&mut self, place: &str, why: &str) {
         self.complaints += 1;
-        if self.complaints <= COMPLAINTS_MAX {
-            remark(&format!("{place}: {why}"));
-        }
+        remark(&format!("{place}: {why}"));
     }
 }
 

@@ -203,4 +203,27 @@ def passwords_in_clear() -> None:
         assert good(broker, "authenticate_user", "u59", "p59").endswith("Success\n")
 
 
-CASES = [at_a_start, what_is_wrong_is_told, passwords_in_clear, there_and_back]
+def many_refusals_are_all_told() -> None:
+    """A file with far more queues than the broker may have, for a small board: each refusal is told, and the
+    bindings behind the queues are made."""
+    with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home, \
+            leveret(config="[limits]\nqueues_max = 64\n") as broker:
+        there, total = 20, 900
+        name = "q" * 150
+        queues = [{"name": f"{name}{number}", "vhost": "/", "durable": True, "auto_delete": False, "arguments": {}}
+                  for number in range(total)]
+        bindings = [{"source": "amq.direct", "vhost": "/", "destination": f"{name}{number}",
+                     "destination_type": "queue", "routing_key": "k", "arguments": {}} for number in range(there)]
+        file = Path(home) / "many.json"
+        file.write_text(json.dumps({"queues": queues, "bindings": bindings}))
+        done = ctl(broker, "import_definitions", str(file))
+        made = len(rows(broker, "list_queues", "name"))
+        assert there <= made <= 64, made
+        refused = [line for line in done.err.splitlines() if "queues_max" in line]
+        assert len(refused) == total - made, (len(refused), made, done.err[-300:])
+        assert f"Error: {total - made} things were not imported" in done.err, done.err[-300:]
+        bound = [row for row in rows(broker, "list_bindings", "source_name") if row == ["amq.direct"]]
+        assert len(bound) == there, bound
+
+
+CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, passwords_in_clear, there_and_back]
