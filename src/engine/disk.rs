@@ -15,6 +15,9 @@ use super::state::Engine;
 /// A commit that takes so long is recorded, in microseconds.
 const SLOW_COMMIT_US: u64 = 1_000_000;
 
+/// After this many commits that waited for the sync budget the log says so, once.
+const COMMITS_OVER_BUDGET_TOLD: u64 = 100;
+
 impl<P: Platform> Engine<P> {
     /// Takes what the helpers did. A failure is final: nothing that was not durable before is confirmed.
     pub(super) fn take_from_disk(&mut self) -> io::Result<()> {
@@ -59,6 +62,14 @@ impl<P: Platform> Engine<P> {
         let (journal, messages) = (&mut shared.journal, &mut shared.supplies.messages);
         if let Some(job) = store.keeper.next_write(journal, messages, now) {
             shared.platform.start_write(job);
+        }
+        if !store.has_told_budget && store.log().over_budget().0 >= COMMITS_OVER_BUDGET_TOLD {
+            store.has_told_budget = true;
+            let text = format_args!(
+                "confirms wait for the sync budget: a publisher that waits for each confirm gets at most \
+                 syncs_per_second of them a second; keep several messages unconfirmed, or raise it"
+            );
+            shared.supplies.log.log(now, log::Level::Info, LogSource::Anybody, LogKind::Shortage, text);
         }
         if let Some(bytes) = store.keeper.log_mut().take_index_overflow() {
             let text = format_args!(

@@ -76,7 +76,7 @@ impl<P: Platform> Shared<P> {
     /// Names a connection for the firehose.
     #[cold]
     pub(super) fn name_traced(&mut self, connection: ConnectionId) {
-        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0 };
+        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0, is_over_budget: false };
         if let Some(socket) = peers.at(connection) {
             self.broker.name_traced(connection, &name_of(&socket));
         }

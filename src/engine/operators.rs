@@ -14,7 +14,9 @@ use crate::command::ConnectionId;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
 use crate::requests::operator_session::OperatorSession;
-use crate::requests::request_context::{Ends, Files, RequestContext, SocketView, Sockets, StoreView};
+use crate::requests::request_context::{
+    Ends, Files, RequestContext, SYNC_BUDGET_SHOWN_MS, SocketView, Sockets, StoreView,
+};
 use crate::requests::samples::Outside;
 use crate::store::Log;
 use crate::time::Now;
@@ -210,12 +212,15 @@ impl<P: Platform> Engine<P> {
         if let Some(store) = &mut self.store {
             let log = store.keeper.log_mut();
             let counters = log.counters();
+            let (commits_over_budget, _) = log.over_budget();
             process.store = StoreView {
                 written_bytes: counters.bytes_written + counters.bytes_zeroed,
                 written_ever_bytes: log.written_ever(),
                 syncs: counters.syncs,
                 bytes_max: log.space().most_bytes(),
                 room_bytes: log.space().room_bytes(),
+                commits_over_budget,
+                is_over_budget: is_over_budget(log.over_budget(), self.shared.now),
             };
         }
         let held_before = self.operators.holder.is_some();
@@ -223,6 +228,7 @@ impl<P: Platform> Engine<P> {
             peers: &self.shared.peers,
             now: self.shared.now,
             unix_ms: self.shared.platform.unix_ms(),
+            is_over_budget: process.store.is_over_budget,
         };
         let disk_room = self.store.as_ref().map(|_| self.shared.journal.disk_room());
         let unix_ms = self.shared.platform.unix_ms();
@@ -295,6 +301,13 @@ pub(super) struct Connections<'p, S> {
     pub(super) peers: &'p Peers<S>,
     pub(super) now: Now,
     pub(super) unix_ms: u64,
+    /// Commits wait for the sync budget, and so do confirms.
+    pub(super) is_over_budget: bool,
+}
+
+/// Whether an awaited commit waited for the sync budget lately: `(count, last)` as [`Log::over_budget`] has them.
+fn is_over_budget((count, last): (u64, Now), now: Now) -> bool {
+    count > 0 && now.ms_since(last) < SYNC_BUDGET_SHOWN_MS
 }
 
 impl<S: Socket> Sockets for Connections<'_, S> {
@@ -319,6 +332,8 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
             state: match (peer.ending, peer.waiting) {
                 (Ending::No, Waiting::Room) => "blocked",
+                // RabbitMQ's word for a publisher that is slowed down.
+                (Ending::No, _) if self.is_over_budget && session.awaits_disk() => "flow",
                 (Ending::No, _) => "running",
                 _ => "closing",
             },

@@ -8,6 +8,7 @@
 //! Always true: whoever of a virtual host waited longest for room tries first, and while that has no memory the others
 //! go on; what was told to have begun is told to be over.
 
+use crate::broker::DiskFacts;
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::log_limiter::{LogKind, LogSource};
@@ -234,7 +235,10 @@ impl<P: Platform> Engine<P> {
             self.room.disk_told = Some(self.shared.now);
         }
         let pools = (&self.shared.journal, &self.shared.supplies.messages);
-        let why = self.shared.broker.views().explain(pools, waiters, self.operators.process.disk_limit_bytes);
+        let machine = self.shared.platform.machine();
+        let limit_bytes = self.operators.process.disk_limit_bytes;
+        let disk = DiskFacts { limit_bytes, has_no_inodes: machine.has_no_inodes };
+        let why = self.shared.broker.views().explain(pools, waiters, disk);
         let text = format_args!("{why}");
         self.shared.supplies.log.warn(self.shared.now, LogSource::Anybody, LogKind::Shortage, text);
     }

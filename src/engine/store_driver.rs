@@ -29,6 +29,8 @@ pub struct StoreDriver {
     spills: bool,
     /// How long commits took.
     sync_times: SyncTimes,
+    /// The log has said that confirms wait for the sync budget.
+    pub(super) has_told_budget: bool,
 }
 
 /// A read that the disk refuses is asked for so often again before what it was for counts as lost.
@@ -69,6 +71,7 @@ impl StoreDriver {
             refused: 0,
             spills: false,
             sync_times: SyncTimes::default(),
+            has_told_budget: false,
         }
     }
 

@@ -255,7 +255,12 @@ impl Platform for System {
         let resident = pages.as_deref().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
         let files = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
         let disk = self.control_path.parent().and_then(|folder| rustix::fs::statvfs(folder).ok());
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let heat = std::fs::read_to_string("/sys/class/thermal/thermal_zone0/temp").ok();
         Machine {
+            has_no_inodes: disk.as_ref().is_some_and(|disk| disk.f_files > 0 && disk.f_favail == 0),
+            cpu_ms: cpu_ms(&stat, rustix::param::clock_ticks_per_second()),
+            temperature_mc: heat.and_then(|text| text.trim().parse().ok()),
             resident_bytes: resident.unwrap_or(0) * rustix::param::page_size() as u64,
             files_open: files,
             files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(0),
@@ -266,6 +271,16 @@ impl Platform for System {
     fn unix_ms(&self) -> u64 {
         unix_ms()
     }
+}
+
+/// Returns the processor time in milliseconds that `/proc/PID/stat` tells, in user and in system mode; 0 if it tells
+/// none.
+fn cpu_ms(stat: &str, ticks_per_s: u64) -> u64 {
+    // The name of the program is in parentheses and may hold spaces; utime and stime are fields 14 and 15.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks * 1000 / ticks_per_s.max(1)
 }
 
 /// Milliseconds since 1970, as far as the machine knows.
@@ -286,6 +301,12 @@ pub(super) fn shown(listener: &Listener) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processor_time_is_read_behind_a_name_with_spaces() {
+        let stat = "7 (a b) c) S 1 7 7 0 -1 4194304 1 0 0 0 250 50 0 0 20 0 6 0 1 2 3";
+        assert_eq!((cpu_ms(stat, 100), cpu_ms("", 100)), (3_000, 0));
+    }
 
     #[test]
     fn a_token_says_whose_it_is() {

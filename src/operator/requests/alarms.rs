@@ -14,8 +14,16 @@ use super::outage::Outage;
 use super::request_context::RequestContext;
 use super::wear::Wear;
 
+/// How long publishers may wait for a log that compaction can free before that is an alarm, in milliseconds.
+const COMPACTION_MS: u64 = 10_000;
 /// The most alarms at once.
 const ALARMS_MAX: usize = 12;
+
+/// The names of all alarms, for metrics.
+pub(super) const KINDS: [&str; 14] = [
+    "access", "damage", "orphans", "rebuilt", "tls", "memory", "room", "store", "disk", "wear", "parked",
+    "held", "budget", "outage",
+];
 
 /// All there are now, as a list.
 pub(super) fn show(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
@@ -58,15 +66,13 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
             "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
         ),
     ];
-    let waiters = context.process.waiters;
+    let waiters = context.process.waiters.filter(|waiters| !is_passing(context, waiters));
     let is_awaited = |shortage| waiters.is_some_and(|waiters| waiters.shortage == shortage);
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
     let shortages = expected.map(Waiters::expected).into_iter().chain(waiters);
     let told = shortages.map(|waiters| {
         let pools = (journal, &*context.messages);
-        Cow::from(
-            context.broker.views().explain(pools, waiters, context.process.disk_limit_bytes).to_string(),
-        )
+        Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
     held.chain(told)
@@ -83,7 +89,26 @@ fn shortage_of_store(context: &RequestContext<'_>) -> Option<Shortage> {
     let journal = &*context.journal;
     let is_writable = journal.mode() == crate::journal::Mode::On;
     let is_short = !is_writable || !journal.has_room_to_define() || journal.is_file_system_full();
-    is_short.then(|| disk_shortage(journal))
+    is_short.then(|| disk_shortage(journal)).filter(|shortage| !makes_room(context, *shortage))
+}
+
+/// Whether publishers wait for the disk only until the next compaction.
+fn is_passing(context: &RequestContext<'_>, waiters: &Waiters) -> bool {
+    waiters.for_ms < COMPACTION_MS && makes_room(context, waiters.shortage)
+}
+
+/// Whether compaction will make room in the log: much of what it takes is settled.
+fn makes_room(context: &RequestContext<'_>, shortage: Shortage) -> bool {
+    let (store, live_bytes) = (context.process.store, context.broker.views().live_log_bytes());
+    let for_ms = context.process.waiters.map_or(0, |waiters| waiters.for_ms);
+    shortage == Shortage::DiskLimit
+        && for_ms < COMPACTION_MS
+        && is_mostly_settled(store.log_bytes(), live_bytes, store.bytes_max)
+}
+
+/// Whether so much of the log is settled that compaction frees some: more than a quarter of what it may take.
+const fn is_mostly_settled(log_bytes: u64, live_bytes: u64, bytes_max: u64) -> bool {
+    log_bytes.saturating_sub(live_bytes) > bytes_max / 4
 }
 
 /// What bridges have set aside and nobody has taken yet, whoever put it there.
@@ -149,5 +174,18 @@ pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     let found = context.process.waiters.filter(|waiters| waiters.shortage == shortage);
     let waiters = found.unwrap_or(Waiters::expected(shortage));
     let pools = (&*context.journal, &*context.messages);
-    Some(context.broker.views().explain(pools, waiters, context.process.disk_limit_bytes).to_string())
+    Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_compaction_can_free_is_no_alarm() {
+        // 85 % of a full log is settled.
+        assert!(is_mostly_settled(100, 15, 100));
+        assert!(!is_mostly_settled(100, 80, 100));
+        assert!(!is_mostly_settled(20, 0, 100));
+    }
 }

@@ -92,6 +92,9 @@ fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool)
         ("disk_limit", context.process.disk_limit_bytes),
         ("disk_usable", usable),
         ("disk_used", usable.saturating_sub(context.journal.disk_room())),
+        ("disk_live", context.broker.views().live_log_bytes()),
+        ("sync_budget_delayed_commits", context.process.store.commits_over_budget),
+        ("is_over_sync_budget", context.process.store.is_over_budget.into()),
     ];
     numbers(json, is_first, &counts);
     json.name("pools", is_first);

@@ -119,8 +119,8 @@ bridge_held_rules Rules that take nothing until the next day, or until what hold
 bridge_day_sent_bytes Bytes of this day that went over this link, TLS included
 bridge_day_received_bytes Bytes of this day that came over this link, TLS included
 bridge_day_repeated_bytes Bytes of this day of messages that may have gone or come before
-bridge_inflow_per_day Messages that come in to be forwarded in a day, 0 while that is not known
-bridge_outage_tenths_of_days Tenths of days of them that the disk has room for, 0 while that is not known",
+bridge_inflow_per_day Messages that come in to be forwarded in a day
+bridge_outage_tenths_of_days Tenths of days of them that the disk has room for",
     },
 ];
 
@@ -167,7 +167,7 @@ fn of_bridge(link: &BridgeLinkView<'_>, context: ReadContext<'_>) -> [u64; VALUE
     let state = state.iter().position(|state| *state == link.state).map_or(0, |at| at + 1);
     [
         state as u64,
-        link.backlog(context.broker).unwrap_or(0),
+        link.backlog(context.broker).unwrap_or(UNKNOWN),
         link.pending,
         link.parked(context.broker),
         link.moved,
@@ -181,8 +181,8 @@ fn of_bridge(link: &BridgeLinkView<'_>, context: ReadContext<'_>) -> [u64; VALUE
         link.today[0].1,
         link.today[1].1,
         link.today[2].1,
-        outage.inflow_per_day.unwrap_or(0),
-        outage.tenths_left.unwrap_or(0),
+        outage.inflow_per_day.unwrap_or(UNKNOWN),
+        outage.tenths_left.unwrap_or(UNKNOWN),
     ]
 }
 
@@ -297,7 +297,10 @@ impl Exposition {
                 (self.name, self.place) = (self.name + 1, None);
                 continue;
             }
-            if let Some((labels, values)) = group.rows.at(context, place, &self.vhosts) {
+            let row = group.rows.at(context, place, &self.vhosts);
+            if let Some((labels, values)) = row
+                && values[group.before + self.name] != UNKNOWN
+            {
                 lines.sample(name_of(family), labels.as_str(), &values[group.before + self.name]);
             }
             self.place = Some(place + 1);
@@ -325,6 +328,7 @@ impl Lines<'_> {
         let (name, help) = family.split_once(' ').unwrap_or((family, ""));
         let kind = match name {
             name if name.ends_with("_total") => "counter",
+            name if name.ends_with("_latency_seconds") => "histogram",
             name if name.ends_with("_info") || name.starts_with("alarms_") => "untyped",
             _ => "gauge",
         };

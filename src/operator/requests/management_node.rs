@@ -102,6 +102,9 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("leveret_disk_limit_bytes", if process.store.bytes_max > 0 { process.disk_limit_bytes } else { 0 }),
         ("leveret_store_bytes_max", process.store.bytes_max),
         ("leveret_store_room_bytes", process.store.room_bytes),
+        ("leveret_store_log_bytes", process.store.log_bytes()),
+        ("leveret_store_live_bytes", context.broker.views().live_log_bytes()),
+        ("leveret_sync_budget_delayed_commits", process.store.commits_over_budget),
     ];
     numbers(json, &mut is_first, &gauges);
     if let Some(wear) = Wear::of(process) {

@@ -14,6 +14,7 @@
 //! labels are escaped.
 
 use crate::command::RABBITMQ_VERSION;
+use crate::journal::{LATENCY_BOUNDS_MS, LatencyHistogram};
 
 use super::alarms;
 use super::answer::Answer;
@@ -27,6 +28,7 @@ use super::wear::Wear;
 pub(super) const MEDIA: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const AMQP: &str = "protocol=\"amqp091\"";
+const DEAD_LETTERS: &str = "queue_type=\"rabbit_classic_queue\",dead_letter_strategy=\"at_most_once\"";
 /// All our queues behave as RabbitMQ's classic ones.
 const AMQP_QUEUE: &str = "protocol=\"amqp091\",queue_type=\"rabbit_classic_queue\"";
 
@@ -83,10 +85,19 @@ const OWN: &str = "flash_written_bytes_total Bytes written to the data directory
 flash_syncs_total Times that the disk was asked to keep them
 store_max_bytes Bytes that the store may take
 store_room_bytes Bytes that it has room for now
+store_log_bytes Bytes that the log takes of it, settled messages that are not compacted yet included
+store_live_bytes Bytes of the log that messages in queues take
+sync_budget_delayed_commits_total Commits that publishers waited for and that waited for syncs_per_second
 publishers_waiting Clients that wait for room to publish
 handshakes_evicted_total Handshakes ended because others wanted in
-newcomers_dropped_total Newcomers hung up on before a handshake
-alarms Alarms that somebody should see to";
+newcomers_dropped_total Newcomers hung up on before a handshake";
+const DEAD_LETTERED: &str = "global_messages_dead_lettered_rejected_total Total number of messages \
+dead-lettered due to basic.reject or basic.nack
+global_messages_dead_lettered_expired_total Total number of messages dead-lettered due to message TTL exceeded
+global_messages_dead_lettered_maxlen_total Total number of messages dead-lettered due to overflow drop-head or \
+reject-publish-dlx
+global_messages_dead_lettered_delivery_limit_total Total number of messages dead-lettered due to delivery-limit \
+exceeded";
 
 const WEAR: &str = "flash_written_ever_bytes Bytes written to the data directory by all lives of the store
 flash_bytes_per_day Bytes that this process writes in a day
@@ -247,6 +258,35 @@ fn messages(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         counters.acknowledged,
     ];
     lines.all(AMQP_QUEUE, DELIVERED, &delivered);
+    let dead_lettered = [
+        counters.dead_lettered_rejected,
+        counters.dead_lettered_expired,
+        counters.dead_lettered_max_length,
+        counters.dead_lettered_delivery_limit,
+    ];
+    lines.all(DEAD_LETTERS, DEAD_LETTERED, &dead_lettered);
+}
+
+/// How long publishers of persistent messages wait for their confirms.
+#[cold]
+fn confirm_latency(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
+    if context.process.store.bytes_max == 0 {
+        return;
+    }
+    let LatencyHistogram { counts, sum_ms } = context.journal.latency();
+    let name = lines.head(
+        "confirm_latency_seconds Time from the first message of a commit until its sync, once for each message that is \
+         confirmed",
+    );
+    let (bucket, mut total) = (format!("{name}_bucket"), 0);
+    for (at, count) in counts.into_iter().enumerate() {
+        total += count;
+        let bound = LATENCY_BOUNDS_MS.get(at).map(|ms| format!("{}.{:03}", ms / 1000, ms % 1000));
+        let labels = format!("le=\"{}\"", bound.as_deref().unwrap_or("+Inf"));
+        lines.sample(&bucket, &labels, &total);
+    }
+    lines.sample(&format!("{name}_sum"), "", &format_args!("{}.{:03}", sum_ms / 1000, sum_ms % 1000));
+    lines.sample(&format!("{name}_count"), "", &total);
 }
 
 /// What RabbitMQ has no name for.
@@ -260,12 +300,31 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         of_store(store.syncs),
         of_store(store.bytes_max),
         of_store(store.room_bytes),
+        of_store(store.log_bytes()),
+        of_store(context.broker.views().live_log_bytes()),
+        of_store(store.commits_over_budget),
         process.waiting_publishers.into(),
         process.handshakes_evicted,
         process.newcomers_dropped,
-        alarms::which_alarms(context).len() as u64,
     ];
     lines.all("", OWN, &values);
+    let name = lines.head("alarms is 1 while this alarm is in effect");
+    let alarms = alarms::which_alarms(context);
+    for kind in alarms::KINDS {
+        let is_on = alarms.iter().any(|alarm| alarm.split_once(':').is_some_and(|(found, _)| found == kind));
+        lines.sample(name, &format!("alarm=\"{kind}\""), &u8::from(is_on));
+    }
+    confirm_latency(lines, context);
+    let machine = process.machine;
+    let seconds = |ms: u64| format!("{}.{:03}", ms / 1000, ms % 1000);
+    if machine.cpu_ms > 0 {
+        let name = lines.head("process_cpu_seconds_total Processor time that the process has used");
+        lines.sample(name, "", &seconds(machine.cpu_ms));
+    }
+    if let Some(thousandths) = machine.temperature_mc {
+        let name = lines.head("board_temperature_celsius Temperature of the board, as the kernel tells it");
+        lines.sample(name, "", &format_args!("{:.1}", f64::from(thousandths) / 1000.0));
+    }
     if let Some(wear) = Wear::of(process) {
         let endurance = known(process.endurance.bytes);
         lines.all("", WEAR, &[wear.written_bytes, wear.bytes_per_day.unwrap_or(UNKNOWN), endurance]);

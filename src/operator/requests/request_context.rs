@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use super::samples::Samples;
 use super::tokens::Tokens;
-use crate::broker::{self, Broker, Waiters};
+use crate::broker::{self, Broker, DiskFacts, Waiters};
 use crate::command::{ClientLabel, ConnectionId};
 use crate::journal::{Batch, Journal};
 use crate::mem::Messages;
@@ -287,6 +287,20 @@ pub struct StoreView {
     pub bytes_max: u64,
     /// Bytes that it has room for now.
     pub room_bytes: u64,
+    /// Awaited commits that waited for the sync budget (`syncs_per_second`), since the start.
+    pub commits_over_budget: u64,
+    /// Whether one did in the last [`SYNC_BUDGET_SHOWN_MS`].
+    pub is_over_budget: bool,
+}
+
+/// How long after a commit that waited for the sync budget that is still shown, in milliseconds.
+pub const SYNC_BUDGET_SHOWN_MS: u64 = 10_000;
+
+impl StoreView {
+    /// Returns the bytes that the log takes of what it may take, messages that are settled included.
+    pub const fn log_bytes(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.room_bytes)
+    }
 }
 
 /// What the owner says of the card.
@@ -309,6 +323,12 @@ pub struct Machine {
     pub files_max: u64,
     /// Bytes that are free where the data directory is.
     pub disk_free_bytes: u64,
+    /// Whether the file system of the data directory has no free inodes.
+    pub has_no_inodes: bool,
+    /// Processor time that the process has used, in milliseconds.
+    pub cpu_ms: u64,
+    /// Temperature of the board in thousandths of a degree Celsius, where the kernel tells it.
+    pub temperature_mc: Option<i32>,
 }
 
 /// What is known of the process.
@@ -367,6 +387,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// Returns what the text of an alarm says of the disk.
+    pub const fn disk_facts(&self) -> DiskFacts {
+        DiskFacts { limit_bytes: self.disk_limit_bytes, has_no_inodes: self.machine.has_no_inodes }
+    }
+
     /// How little may be free where the data directory is before publishers of persistent messages wait: what
     /// is free less what the store may still take. `None`: there is no store.
     pub fn disk_free_limit(&self) -> Option<u64> {

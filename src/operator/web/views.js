@@ -100,7 +100,8 @@ function diskBar(node) {
   const most = node.leveret_store_bytes_max;
   if (!most) return h('p', { class: 'quiet' }, 'Nothing is written to a disk.');
   const limit = node.leveret_disk_limit_bytes;
-  const told = `${bytes(storeUsed(node))} of ${bytes(most)} usable; disk_limit is ${bytes(limit)}`;
+  const told = `${bytes(storeUsed(node))} of ${bytes(most)} usable, ${bytes(node.leveret_store_live_bytes)} by messages; `
+    + `disk_limit is ${bytes(limit)}`;
   return bar('Disk', storeUsed(node), most, told, node.disk_free_alarm);
 }
 

@@ -7,6 +7,8 @@
 //! counts once; what the broker moves by itself (dead letters, messages read back) is neither received nor
 //! delivered.
 
+use super::letters::Reason;
+
 /// Counters since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -34,6 +36,14 @@ pub struct Counters {
     pub redelivered: u64,
     /// Messages acknowledged by clients.
     pub acknowledged: u64,
+    /// Messages dead-lettered because a consumer rejected them.
+    pub dead_lettered_rejected: u64,
+    /// Messages dead-lettered because they expired.
+    pub dead_lettered_expired: u64,
+    /// Messages dead-lettered because their queue was over its length limit.
+    pub dead_lettered_max_length: u64,
+    /// Messages dead-lettered because they were over the delivery limit.
+    pub dead_lettered_delivery_limit: u64,
     /// Channels opened.
     pub channels_opened: u64,
     /// Declarations of queues, existing ones included.
@@ -45,6 +55,17 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Counts a message that is dead-lettered for this reason. Messages that bridges park are none.
+    pub(crate) const fn note_dead_lettered(&mut self, reason: Reason) {
+        match reason {
+            Reason::Rejected => self.dead_lettered_rejected += 1,
+            Reason::Expired => self.dead_lettered_expired += 1,
+            Reason::MaxLength => self.dead_lettered_max_length += 1,
+            Reason::DeliveryLimit => self.dead_lettered_delivery_limit += 1,
+            Reason::Parked(_) => {}
+        }
+    }
+
     /// Messages written for basic.get and to consumers.
     pub const fn delivered(&self) -> u64 {
         self.delivered_manual + self.delivered_auto + self.get_manual + self.get_auto

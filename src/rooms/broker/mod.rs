@@ -116,7 +116,7 @@ pub use sizes::{
 };
 pub use state::{Broker, Gauges};
 pub use views::{
-    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, Explained,
-    PoolFill, QueueView, Views,
+    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, DiskFacts, ExchangeView,
+    Explained, PoolFill, QueueView, Views,
 };
 pub use work::Work;

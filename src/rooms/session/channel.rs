@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn channels_are_found_by_owner_and_number_until_they_close() {
-        let mut channels = Channels::new(64);
+        let mut channels = Channels::new(64 - REFUSED_MAX);
         let owners: Vec<ConnectionId> = (0..4).map(ConnectionId::from_index).collect();
         let mut own = [OwnChannels::NONE; 4];
         for (owner, own) in owners.iter().zip(&mut own) {

@@ -215,6 +215,12 @@ impl Log {
         Footers { index: &self.index, segment_bytes, seed }
     }
 
+    /// Returns the number of awaited commits that waited for the sync budget, since the start, and when the last of
+    /// them was handed out.
+    pub const fn over_budget(&self) -> (u64, Now) {
+        self.schedule.over_budget()
+    }
+
     /// The files, and how much may be written to them.
     pub const fn space(&self) -> &Space {
         &self.space

@@ -27,6 +27,10 @@ pub(super) struct Schedule {
     said_at: Now,
     /// Somebody waits for what gathers.
     is_awaited: bool,
+    /// The commit that gathers is awaited, and waits for the sync budget.
+    is_over_budget: bool,
+    /// Awaited commits that waited for the sync budget, since the start, and when the last of them did.
+    over_budget: (u64, Now),
     /// The first commit of this life is still to come.
     is_starting: bool,
     /// The next commit is the last of this life, or one that says how late it is.
@@ -45,6 +49,8 @@ impl Schedule {
             asked_at: Now::from_ms(0),
             said_at: Now::from_ms(0),
             is_awaited: true,
+            is_over_budget: false,
+            over_budget: (0, Now::from_ms(0)),
             is_starting: true,
             is_closing: false,
         }
@@ -70,7 +76,9 @@ impl Schedule {
         let window_ms = match urgency {
             Urgency::Awaited => {
                 self.is_awaited = true;
-                if self.budget.has_one(now) { 0 } else { self.confirm_window_ms }
+                let has_sync = self.budget.has_one(now);
+                self.is_over_budget |= !has_sync;
+                if has_sync { 0 } else { self.confirm_window_ms }
             }
             Urgency::Window => self.commit_window_ms,
             Urgency::Lazy => self.settle_window_ms,
@@ -94,10 +102,17 @@ impl Schedule {
         self.budget.has_one(now)
     }
 
+    /// Returns the number of awaited commits that waited for the sync budget, since the start, and when the last of
+    /// them was handed out.
+    pub(super) const fn over_budget(&self) -> (u64, Now) {
+        self.over_budget
+    }
+
     /// Nothing waits after all.
     pub(super) const fn rest(&mut self) {
         self.due_at = Deadline::NEVER;
         self.is_awaited = false;
+        self.is_over_budget = false;
     }
 
     /// A commit is asked for.
@@ -142,6 +157,9 @@ impl Schedule {
 
     /// A commit was handed out: whether it has made room for files, and whether more gathers for the next.
     pub(super) fn note_handed_out(&mut self, frees_files: bool, has_more: bool, now: Now) {
+        if core::mem::take(&mut self.is_over_budget) {
+            self.over_budget = (self.over_budget.0 + 1, now);
+        }
         if core::mem::take(&mut self.is_awaited) || frees_files {
             self.budget.take_one(now);
         }

@@ -80,7 +80,18 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
         resident_bytes(pid).map_or_else(|| "unknown".to_string(), |bytes| Megabytes(bytes).to_string());
     let size = |key: &str| Megabytes(number(key));
     let (used, usable) = (size("disk_used"), size("disk_usable"));
-    let disk = format!("Disk used: {used} of {usable} usable; disk_limit is {}", size("disk_limit"));
+    let live = size("disk_live");
+    let disk = format!(
+        "Disk used: {used} of {usable} usable, {live} by messages; disk_limit is {}",
+        size("disk_limit")
+    );
+    let syncs = match (number("is_over_sync_budget"), number("sync_budget_delayed_commits")) {
+        (0, 0) => "Sync budget: no confirm has waited for it".to_string(),
+        (is_now, count) => {
+            let now = if is_now == 0 { "" } else { ", and do now" };
+            format!("Sync budget: {count} commits have waited for syncs_per_second{now}")
+        }
+    };
     let wear = match text("wear") {
         wear if wear.is_empty() => "Disk written: nothing is written to a disk".to_string(),
         wear => format!("Disk written: {wear}"),
@@ -96,7 +107,7 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
                 format!("Announced as: {} {}", text("product_name"), text("product_version")),
             ],
         ),
-        ("Data directory", vec![format!("Node data directory: {}", text("data_dir")), disk, wear]),
+        ("Data directory", vec![format!("Node data directory: {}", text("data_dir")), disk, syncs, wear]),
         ("Config files", list_of(text("configuration"))),
         ("Alarms", list("alarms")),
         ("Memory", vec![format!("Resident: {resident}"), format!("Memory limit: {}", size("memory_limit"))]),

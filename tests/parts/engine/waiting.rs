@@ -47,12 +47,17 @@ fn await_blocked(link: &mut Link, blocked: bool) {
     }
 }
 
-/// Fills the pool; the links that wait.
-fn fill(broker: &Broker, operator: &mut Link) -> [Link; 2] {
-    ["full", "brimful"].map(|queue| {
+/// Queues that take all the memory of ordinary publishers together, each two thirds of what is left, and how many
+/// messages are published to each.
+const FILLED: [(&str, usize); 8] =
+    [("full", 640), ("b", 220), ("c", 80), ("d", 35), ("e", 20), ("f", 12), ("g", 8), ("h", 8)];
+
+/// Fills the pool; gives the links that wait.
+fn fill(broker: &Broker, operator: &mut Link) -> [Link; 8] {
+    FILLED.map(|(queue, count)| {
         operator.ask(1, &declare(queue));
         let mut link = Link::open(broker.address, &[1]);
-        link.write(&publish("", queue, false, &[0, 0], b"x").repeat(801));
+        link.write(&publish("", queue, false, &[0, 0], b"x").repeat(count));
         await_blocked(&mut link, true);
         link
     })
@@ -70,7 +75,7 @@ fn when_room_is_made_every_waiting_publisher_goes_on() {
         link.write(&publish("", "other", false, &[0, 0], b"x"));
         await_blocked(link, true);
     }
-    for queue in ["full", "brimful", "full", "brimful"] {
+    for (queue, _) in FILLED.into_iter().chain(FILLED) {
         operator.ask(1, &purge(queue));
     }
     for link in &mut waiting {

@@ -604,3 +604,52 @@ fn a_worker_hears_that_a_store_cannot_be_written() {
     assert_eq!(code, 506);
     assert!(text.contains("nothing persistent is taken") && !text.contains("declared"), "{text}");
 }
+
+/// A publisher that waits for each confirm learns that the sync budget slows it down.
+#[test]
+fn confirms_that_wait_for_the_sync_budget_are_told_in_every_place() {
+    let mut world = World::new(limits());
+    let settings = Settings { syncs_per_s: 5, sync_burst: 1, confirm_window_ms: 200, ..Settings::default() };
+    world.keep_on_disk(settings);
+    let client = world.open(&[1]);
+    world.send(client, 1, &declare_as("q", true));
+    world.pass_ms(30_000);
+    let operator = world.connect_operator(Shape::WIDE, 0);
+    let before = order(&mut world, operator, "GET", "overview", "");
+    assert!(before.contains("\"is_over_sync_budget\":0"), "{before}");
+    world.ask(client, 1, &Method::ConfirmSelect { no_wait: false });
+    for _ in 0..10 {
+        let publish = Publish { key: "q", properties: PERSISTENT, ..Publish::default() };
+        world.publish(client, 1, publish, b"x");
+        // The next message goes as soon as this one is confirmed.
+        for _ in 0..60 {
+            world.pass_ms(5);
+            if world.clients[client].checker.unconfirmed(1) == 0 {
+                break;
+            }
+        }
+        assert_eq!(world.clients[client].checker.unconfirmed(1), 0);
+    }
+    world.publish(client, 1, Publish { key: "q", properties: PERSISTENT, ..Publish::default() }, b"x");
+    world.pass_ms(20);
+    let shown = order(&mut world, operator, "GET", "connections", "");
+    assert!(shown.contains("\"state\":\"flow\""), "{shown}");
+    let overview = order(&mut world, operator, "GET", "overview", "");
+    assert!(overview.contains("\"is_over_sync_budget\":1"), "{overview}");
+    let metrics = world.connect_metrics(Shape::WIDE, [127, 0, 0, 1]);
+    let told = super::management::ask(&mut world, metrics, &super::management::get("/metrics", ""));
+    let value = |name: &str| {
+        let line = told.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+        line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
+    };
+    assert!(value("leveret_sync_budget_delayed_commits_total ") >= 5.0);
+    assert_eq!(
+        value("leveret_confirm_latency_seconds_count "),
+        value("leveret_confirm_latency_seconds_bucket{le=\"+Inf\"}")
+    );
+    assert!(value("leveret_confirm_latency_seconds_count ") >= 10.0);
+    assert!(value("leveret_confirm_latency_seconds_sum ") >= 1.0, "most wait for 200 ms");
+    assert_eq!(value("leveret_alarms{alarm=\"disk\"}"), 0.0);
+    assert!(value("leveret_store_live_bytes ") > 0.0);
+    assert!(!told.contains("board_temperature"), "what is not known is left out");
+}

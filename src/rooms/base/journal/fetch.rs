@@ -153,6 +153,7 @@ impl Journal {
             messages.release(message);
         }
         self.durable = self.durable.max(batch);
+        self.latency.note_durable(self.durable, self.time_ms);
         self.release_moved(messages);
         self.facts_stored = self.facts_handed;
         self.facts_safe = self.repeats.front().map_or(self.facts_handed, |(_, number, _)| number - 1);
@@ -167,6 +168,7 @@ impl Journal {
         let before = self.durable;
         let settles_left = self.settles_awaited.is_some();
         self.durable = self.durable.max(self.cover(settles_left));
+        self.latency.note_durable(self.durable, self.time_ms);
         self.release_moved(messages);
         self.durable > before
     }

@@ -24,6 +24,7 @@ mod fact;
 mod fetch;
 mod group;
 mod groups;
+mod latency;
 mod records;
 mod settle;
 
@@ -34,9 +35,11 @@ use crate::mem::{MessageId, Messages, sort};
 pub use definition::{Definition, DestinationName};
 pub use fact::Fact;
 pub use groups::{Cursor, Group, is_group};
+pub use latency::{LATENCY_BOUNDS_MS, LatencyHistogram};
 pub use records::{Batch, Front, Mode, NoRoom, Settled, Target, Urgency, is_transient};
 
 use groups::{GROUPS_MAX, Groups};
+use latency::LatencyMeter;
 use records::{CHUNK_BYTES, TRANSIENT};
 
 /// A message on its way into queues: the journal has its record, or it is none for the journal.
@@ -189,6 +192,7 @@ pub struct Journal {
     room_made: u64,
     /// Rises with everything that frees bytes of the log, or will with the next compaction.
     freed: u64,
+    latency: LatencyMeter,
 }
 
 impl Journal {
@@ -239,7 +243,13 @@ impl Journal {
             index_room: IndexRoom::Enough,
             room_made: 0,
             freed: 0,
+            latency: LatencyMeter::new(),
         }
+    }
+
+    /// Returns how long messages waited for the disk whose publishers wait for it.
+    pub const fn latency(&self) -> LatencyHistogram {
+        self.latency.histogram()
     }
 
     /// Returns a count that rises when a message in the log is settled, its queue is deleted, or the log gets room.
@@ -495,6 +505,9 @@ impl Journal {
         messages.set_mark(message, mark_of(self.first + self.pending.len() as u64));
         let bytes = bytes.min(u64::from(u32::MAX)) as u32;
         let batch = self.open;
+        if urgency == Urgency::Awaited {
+            self.latency.note_awaited(batch, self.time_ms);
+        }
         self.pending.push_back(Pending { message, targets, live: targets, bytes, batch, transient_queue });
         self.live += 1;
         self.note(urgency);

@@ -76,6 +76,9 @@ impl Post<'_> {
         let letter = self.address_letter(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
         self.queues.return_scratch(scratch);
         self.letters.targets = targets;
+        if letter.is_some() {
+            self.counters.note_dead_lettered(reason);
+        }
         letter
     }
 

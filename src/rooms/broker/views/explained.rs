@@ -17,16 +17,24 @@ use crate::queue::Queue;
 use crate::shortage::{Pool, Shortage, Waiters};
 
 impl<'b> Views<'b> {
-    /// The text for publishers who wait: how many, since when, for what, and what to do. `disk_limit` is as
-    /// the operator set it.
+    /// Returns the text for publishers that wait: how many, since when, for what, and what to do.
     pub const fn explain(
         self,
         (journal, messages): (&'b Journal, &'b Messages),
         waiters: Waiters,
-        disk_limit: u64,
+        disk: DiskFacts,
     ) -> Explained<'b> {
-        Explained { views: self, journal, messages, waiters, disk_limit }
+        Explained { views: self, journal, messages, waiters, disk }
     }
+}
+
+/// What the text says of the disk that the broker does not know by itself.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct DiskFacts {
+    /// `disk_limit` in bytes; 0 when that is not to be told.
+    pub limit_bytes: u64,
+    /// The file system has no free inodes.
+    pub has_no_inodes: bool,
 }
 
 /// The text that tells why publishers wait.
@@ -36,7 +44,7 @@ pub struct Explained<'a> {
     pub(super) journal: &'a Journal,
     pub(super) messages: &'a Messages,
     pub(super) waiters: Waiters,
-    pub(super) disk_limit: u64,
+    pub(super) disk: DiskFacts,
 }
 
 impl fmt::Display for Explained<'_> {
@@ -84,6 +92,12 @@ impl fmt::Display for Explained<'_> {
             Shortage::Index => {
                 f.write_str("index_bytes_max is reached, so publishers of persistent messages wait")?;
                 self.free_log(f, "index_bytes_max")
+            }
+            Shortage::FileSystem if self.disk.has_no_inodes => {
+                f.write_str(
+                    "the file system of the data directory has no free inodes, whatever its free bytes",
+                )?;
+                self.deed(f, format_args!("delete files there, small ones too"))
             }
             Shortage::FileSystem => {
                 f.write_str("the file system of the data directory is full before disk_limit is reached")?;
@@ -266,7 +280,7 @@ impl Explained<'_> {
     }
 
     fn limit(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.disk_limit {
+        match self.disk.limit_bytes {
             0 => Ok(()),
             limit => write!(f, " (disk_limit is {})", Megabytes(limit)),
         }

@@ -14,7 +14,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use explained::Explained;
+pub use explained::{DiskFacts, Explained};
 pub use rows::{
     BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, PoolFill,
     QueueView,

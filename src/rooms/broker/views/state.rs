@@ -41,6 +41,12 @@ impl core::fmt::Debug for Views<'_> {
 }
 
 impl<'b> Views<'b> {
+    /// Returns the bytes that all messages take in the log, without what is settled and not yet compacted.
+    pub fn live_log_bytes(self) -> u64 {
+        let queues = self.queues.records().iter().filter(|(_, queue)| !queue.dying);
+        queues.map(|(_, queue)| queue.log_bytes()).sum()
+    }
+
     /// Channels on which something was published.
     pub fn publishers(self) -> u64 {
         self.consumers.publishers() as u64

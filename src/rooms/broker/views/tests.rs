@@ -114,7 +114,7 @@ impl World {
     /// The text for so many publishers who have waited for 2.5 s, and one who waits for something else.
     fn explained(&self, shortage: Shortage, count: u32) -> String {
         let waiters = Waiters { shortage, count, for_ms: 2_500, others: count.min(1) };
-        self.views().explain((&self.journal, &self.messages), waiters, 0).to_string()
+        self.views().explain((&self.journal, &self.messages), waiters, DiskFacts::default()).to_string()
     }
 }
 
