@@ -88,7 +88,7 @@ const REMARKS_MAX: usize = 16;
 /// The answer lists errors and remarks by the number of their line. When it is full, `[number,"stopped",""]` says from
 /// which line on nothing was done; the client sends those again.
 pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    let body = body(|mut json| {
+    let body = body(|json| {
         json.raw(b"[");
         let mut is_first = true;
         let mut tell = |json: &mut Json<'_>, number: usize, kind: &str, why: &str| {
@@ -103,7 +103,7 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
         };
         for (number, line) in call.request.body.split(|byte| *byte == b'\n').enumerate() {
             if json.room_bytes() < LINE_ANSWER_BYTES {
-                tell(&mut json, number, "stopped", "");
+                tell(json, number, "stopped", "");
                 break;
             }
             let Some(at) = line.iter().position(|byte| *byte == b' ') else { continue };
@@ -113,15 +113,15 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
                 text.and_then(|text| definitions::parse(&section, text).map_err(|why| why.to_string()));
             let applied = parsed.and_then(|definitions::Parsed { item, unknown_fields }| {
                 let told = unknown_fields.iter().map(|name| definitions::unknown_field(name));
-                told.take(REMARKS_MAX).for_each(|why| tell(&mut json, number, "remark", &why));
+                told.take(REMARKS_MAX).for_each(|why| tell(json, number, "remark", &why));
                 let (broker, mut context) = context.broker();
                 definitions::apply(broker, &mut context, &item)
             });
             match applied {
                 Ok(applied) => {
-                    applied.remark().iter().for_each(|remark| tell(&mut json, number, "remark", remark))
+                    applied.remark().iter().for_each(|remark| tell(json, number, "remark", remark))
                 }
-                Err(why) => tell(&mut json, number, "error", &why),
+                Err(why) => tell(json, number, "error", &why),
             }
         }
         json.raw(b"]");
