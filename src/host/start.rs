@@ -86,8 +86,11 @@ impl EventLoop {
             engine.set_origin(id, life);
             engine.set_store(store);
         }
-        if let Some(file) = &config.load_definitions {
-            defined::load(file, engine.broker_mut())?;
+        if let Some(file) = &config.load_definitions
+            && let Err(why) = defined::load(file, engine.broker_mut())
+        {
+            log::error!("{why}");
+            engine.set_definitions_unread();
         }
         let is_beyond_loopback = |listener: &Listener| match &listener.address {
             ListenerAddress::Network(address) => !address.ip().is_loopback(),
@@ -146,14 +149,12 @@ fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
     Ok(certificates)
 }
 
-/// The certificates. Beside them: what is to be told, if they cannot be used and there are other listeners.
+/// The certificates. Beside them: what is to be told, if a file of them cannot be used.
+///
+/// # Errors
+/// What is wrong with the configuration itself.
 pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
-    let has_other_door = !config.listen.is_empty() || config.unix.path.is_some();
-    let opened = match has_other_door {
-        true => CertificateStore::open_or_wait(&config.tls),
-        false => CertificateStore::open(&config.tls).map(|certificates| (certificates, None)),
-    };
-    opened.map_err(StartError::Tls)
+    CertificateStore::open_or_wait(&config.tls).map_err(StartError::Tls)
 }
 
 fn log_limits(config: &Config, table: &MemoryTable) {
@@ -217,6 +218,7 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         waiting_publishers: 0,
         waiters: None,
         disk_limit_bytes: config.store.disk_limit_bytes.unwrap_or(0),
+        are_definitions_unread: false,
         store: StoreView::default(),
         endurance: Endurance {
             bytes: config.store.flash_endurance_bytes,

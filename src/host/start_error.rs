@@ -30,8 +30,6 @@ pub enum StartError {
     Directory(PathBuf, String),
     /// The store must not be touched.
     Store(PathBuf, OpenError),
-    /// The file of definitions cannot be used, and why.
-    Definitions(PathBuf, String),
     /// The limits do not fit the memory or each other.
     Limits(ConfigError),
     /// The system refused something every program gets.
@@ -85,9 +83,6 @@ impl fmt::Display for StartError {
             Self::Tls(error) => error.fmt(f),
             Self::NowhereToListen => {
                 f.write_str("there is no address to listen on; name one with --listen or `listen`")
-            }
-            Self::Definitions(file, why) => {
-                write!(f, "load_definitions: {}: {why}; mend the file, or name another", file.display())
             }
             Self::Directory(directory, why) => write!(f, "the data directory {}: {why}", directory.display()),
             Self::Store(directory, error) => write!(f, "{}: {error}", directory.display()),

@@ -32,6 +32,7 @@ mod variables;
 
 use std::path::Path;
 
+pub use crate::fields::BYTE_ORDER_MARK;
 use crate::limits::{LimitsError, Megabytes};
 use board::{AUTO, Machine};
 use bridge::Bridge;

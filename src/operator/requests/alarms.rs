@@ -15,7 +15,7 @@ use super::request_context::RequestContext;
 use super::wear::Wear;
 
 /// The most alarms at once.
-const ALARMS_MAX: usize = 12;
+const ALARMS_MAX: usize = 13;
 
 /// All there are now, as a list.
 pub(super) fn show(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
@@ -56,6 +56,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         (
             context.process.is_tls_shut,
             "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
+        ),
+        (
+            context.process.are_definitions_unread,
+            "definitions: the file of load_definitions could not be read to its end, so what it says was not made at \
+             this start; the log says why; mend the file and start again",
         ),
     ];
     let waiters = context.process.waiters;
