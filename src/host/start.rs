@@ -94,7 +94,8 @@ impl EventLoop {
         }
         let is_beyond_loopback = |listener: &Listener| match &listener.address {
             ListenerAddress::Network(address) => !address.ip().is_loopback(),
-            _ => false,
+            ListenerAddress::Interface(_) => true,
+            ListenerAddress::Local(_) => false,
         };
         engine.broker().access().warn_of_guest(engine.platform().listeners.iter().any(is_beyond_loopback));
         engine.set_bridges(&config.bridges);
@@ -107,14 +108,16 @@ impl EventLoop {
         if config.memory_lock {
             lock_memory()?;
         }
-        for (place, listener) in engine.platform().management.iter().enumerate() {
+        let is_open = |listener: &Listener| !listener.is_absent();
+        let management = engine.platform().management.iter().enumerate();
+        for (place, listener) in management.filter(|(_, listener)| is_open(listener)) {
             let is_api = is_api(config, place);
             let what = if is_api { "management API" } else { "metrics without a login" };
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
-        for listener in &engine.platform().listeners {
+        for listener in engine.platform().listeners.iter().filter(|listener| is_open(listener)) {
             log::info!(
                 "listening {}on {}",
                 if listener.with_tls { "with TLS " } else { "" },
@@ -215,10 +218,10 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         is_store_damaged: false,
         certificates_end: None,
         is_tls_shut: false,
+        are_definitions_unread: false,
         waiting_publishers: 0,
         waiters: None,
         disk_limit_bytes: config.store.disk_limit_bytes.unwrap_or(0),
-        are_definitions_unread: false,
         store: StoreView::default(),
         endurance: Endurance {
             bytes: config.store.flash_endurance_bytes,

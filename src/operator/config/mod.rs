@@ -155,7 +155,7 @@ impl Config {
         Some(format!(
             "management = \"{}\" lets other machines in without TLS: logins and passwords go over the network \
              as they are; use management_tls, or listen on 127.0.0.1 and come in by `ssh -L`",
-            open.socket
+            open
         ))
     }
 
@@ -177,13 +177,13 @@ impl Config {
 
     /// Key and value of everything, the way a file would say it.
     pub fn shown(&self) -> String {
-        let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{}\"", listen.socket)).collect();
+        let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{listen}\"")).collect();
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
         let with_tls: Vec<String> =
             self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
         let apart = [&self.management, &self.management_tls, &self.metrics];
         let [management, management_tls, metrics] = apart.map(|listeners| {
-            let quoted = listeners.iter().map(|listen| format!("\"{}\"", listen.socket));
+            let quoted = listeners.iter().map(|listen| format!("\"{listen}\""));
             quoted.collect::<Vec<String>>().join(", ")
         });
         let (frame_max, limits) = self.shown_limits();

@@ -349,7 +349,7 @@ fn the_keys_of_tls_and_their_words() {
          login_from = \"subject_alternative_name_dns\"",
     )
     .unwrap();
-    let ports: Vec<u16> = config.listen_tls.iter().map(|listen| listen.0.port()).collect();
+    let ports: Vec<u16> = config.listen_tls.iter().map(|listen| listen.0.socket.port()).collect();
     assert_eq!(ports, [transports::AMQPS_PORT, 7]);
     assert_eq!(config.unix.mode, FileMode(0o600));
     assert_eq!((config.tls.certificates.len(), config.tls.keys.len()), (2, 1));
