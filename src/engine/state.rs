@@ -223,6 +223,11 @@ impl<P: Platform> Engine<P> {
         self.operators.process.environment = shown;
     }
 
+    /// Raises the alarm that the file of `load_definitions` could not be read.
+    pub fn set_definitions_unread(&mut self) {
+        self.operators.process.are_definitions_unread = true;
+    }
+
     /// Has the configuration read again, and its certificates with it.
     pub fn reload(&mut self, config: Box<Config>) {
         self.shared.worker.reload = Some(config);

@@ -1,9 +1,11 @@
 //! `load_definitions`: what a file says there is to be, made at a start.
 //!
-//! Always true: a file that cannot be read, or is no such file, keeps the broker from starting, as any other
-//! mistake in its configuration does; a thing in it that cannot be made is told, and the rest is made; what
-//! is there already is not written again, so starting often costs no flash; systemd does not take the time
-//! that the hashes of passwords need for a start that has failed.
+//! # Invariants
+//! - A file that cannot be read, or is damaged, changes nothing and stops no start: what it says is in the store since
+//!   an earlier start, and an alarm tells of it.
+//! - A thing in it that cannot be made is told, and the rest is made.
+//! - What is there already is not written again, so starting often costs no flash.
+//! - systemd does not take the time that the hashes of passwords need for a start that has failed.
 
 use std::convert::Infallible;
 use std::fs::{self, File};
@@ -15,13 +17,12 @@ use crate::requests::definitions::{At, Item, Parsed, apply, hash_password, parse
 use crate::requests::systemd;
 
 use super::entropy::entropy;
-use super::start_error::StartError;
 
 /// Makes everything that the file says.
 ///
 /// # Errors
-/// The file cannot be read to its end.
-pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), StartError> {
+/// The file cannot be read to its end: a sentence with its name, and the line where it is damaged.
+pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), String> {
     let (mut made, mut refused) = (0, 0);
     go_through(path, |at, parsed| {
         let done = parsed.and_then(|parsed| {
@@ -51,24 +52,28 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
 }
 
 /// What is to be told of the file, with nothing made.
-///
-/// # Errors
-/// As of [`load`].
-pub(super) fn rehearse(path: &Path) -> Result<Vec<String>, StartError> {
+pub(super) fn rehearse(path: &Path) -> Vec<String> {
     let mut remarks = Vec::new();
-    go_through(path, |at, parsed| match parsed {
+    let done = go_through(path, |at, parsed| match parsed {
         Ok(parsed) => {
             let unknown = parsed.unknown_fields.iter();
             remarks.extend(unknown.map(|name| format!("{}: {at}: {}", path.display(), unknown_field(name))));
         }
         Err(why) => remarks.push(format!("{}: {at}: {why}", path.display())),
-    })?;
-    Ok(remarks)
+    });
+    remarks.extend(done.err());
+    remarks
 }
 
 /// Hands over each thing that the file says, or why it makes no sense.
-fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>)) -> Result<(), StartError> {
-    let unusable = |why: String| StartError::Definitions(path.to_path_buf(), why);
+fn go_through(path: &Path, mut take: impl FnMut(At<'_>, Result<Parsed, String>)) -> Result<(), String> {
+    let unusable = |why: String| {
+        let path = path.display();
+        format!(
+            "load_definitions: {path}: {why}; what the store has is served without it: mend the file and start again, \
+             or name another"
+        )
+    };
     let found = fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
     if !found.is_file() {
         return Err(unusable("it is not a file".to_string()));

@@ -21,6 +21,7 @@ use crate::engine::{Engine, Interest, Readiness};
 use crate::requests::systemd;
 use crate::time::{Deadline, Now};
 
+use super::listen::LISTEN_AGAIN_MS;
 use super::start_error::StartError;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, Whose, whose};
 use super::{bridge_file, signals};
@@ -40,6 +41,8 @@ pub struct EventLoop {
     pub(super) hangups: UnixStream,
     /// The service manager wants to hear of us so often, and at the latest then.
     watchdog: Option<(u64, Deadline)>,
+    /// When the addresses that were not there are tried again.
+    listen_again: Deadline,
     has_said_stopping: bool,
 }
 
@@ -65,6 +68,7 @@ impl EventLoop {
             signals,
             hangups,
             watchdog: systemd::watchdog_interval_ms().map(|ms| (ms, Now::from_ms(0).after_ms(ms))),
+            listen_again: Deadline::NEVER,
             has_said_stopping: false,
         }
     }
@@ -86,6 +90,9 @@ impl EventLoop {
         // What the start took was no turn.
         let now = self.clock();
         self.engine.set_now(now);
+        if self.engine.platform().has_absent_listener() {
+            self.listen_again = now.after_ms(LISTEN_AGAIN_MS);
+        }
         while !self.engine.is_stopped() {
             self.wait()?;
             self.engine.turn().map_err(disk_failed)?;
@@ -126,7 +133,8 @@ impl EventLoop {
     fn wait(&mut self) -> Result<(), StartError> {
         let watchdog = self.watchdog.map_or(Deadline::NEVER, |(_, at)| at);
         let deadline = self.engine.sleeps_until().map(|deadline| deadline.earlier(watchdog));
-        self.wait_until(deadline)?;
+        self.wait_until(deadline.map(|deadline| deadline.earlier(self.listen_again)))?;
+        self.listen_again();
         if let Some((interval_ms, at)) = self.watchdog {
             let now = self.engine.now();
             if at.is_due(now) {
@@ -135,6 +143,16 @@ impl EventLoop {
             }
         }
         Ok(())
+    }
+
+    /// Tries the addresses again that were not there, when it is time.
+    fn listen_again(&mut self) {
+        let now = self.engine.now();
+        if self.listen_again.is_due(now) {
+            self.engine.platform_mut().listen_again(&self.config.limits);
+            let is_any_left = self.engine.platform().has_absent_listener();
+            self.listen_again = if is_any_left { now.after_ms(LISTEN_AGAIN_MS) } else { Deadline::NEVER };
+        }
     }
 
     /// Waits for events until then at most; `None`: only takes those that are there.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Poll, Token};
 use rustix::io::Errno;
+use rustix::net::netdevice::name_to_index;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type};
 
@@ -33,6 +34,8 @@ use super::start_error::StartError;
 
 /// Listeners of the management API and for metrics at most.
 pub(super) const MANAGEMENT_LISTENERS_MAX: usize = 16;
+/// How often an address is tried again whose address family or interface was not there.
+pub(super) const LISTEN_AGAIN_MS: u64 = 10_000;
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
 /// Bytes that the kernel takes from a bridge before they are sent: two seconds at 64 kbit/s, and as much as a
@@ -60,6 +63,8 @@ pub(super) struct Listener {
 enum ListeningSocket {
     Tcp(TcpListener),
     Local(LocalListener),
+    /// The address family, or the interface, is not there yet: nobody can connect.
+    Absent(ListenAddress),
 }
 
 /// Where a listener is.
@@ -67,6 +72,8 @@ enum ListeningSocket {
 pub(super) enum ListenerAddress {
     /// On the network.
     Network(SocketAddr),
+    /// On an interface, as the configuration names it.
+    Interface(ListenAddress),
     /// A Unix socket.
     Local(PathBuf),
 }
@@ -75,6 +82,7 @@ impl fmt::Display for ListenerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Network(address) => address.fmt(f),
+            Self::Interface(listen) => listen.fmt(f),
             Self::Local(path) => path.display().fmt(f),
         }
     }
@@ -88,6 +96,7 @@ impl ListeningSocket {
                 Ok((Socket::new(Stream::Tcp(stream)), PeerAddress::Network(address)))
             }
             Self::Local(listener) => listener.accept(),
+            Self::Absent(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
@@ -96,22 +105,74 @@ impl Listener {
     /// Listens on an address; port 0 takes a free one. Whoever comes in has the listening socket's options,
     /// so they cost no call for each connection.
     fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
-        let socket = match passed.take(listen.socket) {
+        let address = address_with_scope(listen)?;
+        let socket = match passed.take(address) {
             Some(socket) => socket,
-            None => bound(listen)?,
+            None => bound(ListenAddress { socket: address, ..listen })?,
         };
         socket.set_nonblocking(true)?;
         set_options(&socket, limits)?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
-        let address = ListenerAddress::Network(listener.local_addr()?);
+        let socket = listener.local_addr()?;
+        let address = match listen.zone {
+            Some(_) => ListenerAddress::Interface(ListenAddress { socket, ..listen }),
+            None => ListenerAddress::Network(socket),
+        };
         Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls })
+    }
+
+    /// Opens one, or keeps its place among the others where its address family or interface is not there yet.
+    ///
+    /// # Errors
+    /// Whatever else the system says against it.
+    fn open_or_wait(
+        listen: ListenAddress,
+        with_tls: bool,
+        limits: &Limits,
+        passed: &mut Passed,
+    ) -> io::Result<Self> {
+        match Self::open(listen, with_tls, limits, passed) {
+            Err(error) if is_absent(&error) => {
+                log::warn!(
+                    "not listening on {listen} now: {}; it is tried again every {} s, and the rest is served",
+                    why_absent(&error),
+                    LISTEN_AGAIN_MS / 1000
+                );
+                let address = ListenerAddress::Interface(listen);
+                Ok(Self { listener: ListeningSocket::Absent(listen), address, with_tls })
+            }
+            opened => opened,
+        }
+    }
+
+    /// Whether its address family or interface is not there yet.
+    pub(super) const fn is_absent(&self) -> bool {
+        matches!(self.listener, ListeningSocket::Absent(_))
+    }
+
+    /// Listens after all, if what was missing is there now.
+    pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits) {
+        let ListeningSocket::Absent(listen) = self.listener else { return };
+        let opened =
+            Self::open(listen, self.with_tls, limits, &mut Passed(Vec::new())).and_then(|mut opened| {
+                opened.register(poll, token)?;
+                Ok(opened)
+            });
+        match opened {
+            Ok(opened) => {
+                *self = opened;
+                log::info!("listening on {} now", self.address);
+            }
+            Err(error) => log::debug!("still not listening on {listen}: {error}"),
+        }
     }
 
     fn register(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
         match &mut self.listener {
             ListeningSocket::Tcp(listener) => poll.registry().register(listener, token, Interest::READABLE),
             ListeningSocket::Local(listener) => listener.register(poll, token),
+            ListeningSocket::Absent(_) => Ok(()),
         }
     }
 
@@ -182,6 +243,32 @@ fn address_of(socket: &RawSocket) -> Option<SocketAddr> {
     socket.local_addr().ok()?.as_socket()
 }
 
+/// The address with the number of the interface that it names.
+///
+/// # Errors
+/// There is no such interface now.
+fn address_with_scope(listen: ListenAddress) -> io::Result<SocketAddr> {
+    let mut address = listen.socket;
+    if let (Some(zone), SocketAddr::V6(address)) = (listen.zone, &mut address) {
+        let socket = RawSocket::new(Domain::IPV6, Type::DGRAM, None)?;
+        address.set_scope_id(name_to_index(&socket, zone.name())?);
+    }
+    Ok(address)
+}
+
+/// Whether an address family that the kernel lacks, or an interface that is not there, keeps an address from being
+/// listened on.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::NODEV))
+}
+
+fn why_absent(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::NODEV) => "there is no such interface",
+        _ => "the kernel has no such address family (is it booted with ipv6.disable=1?)",
+    }
+}
+
 /// A new socket that is bound to an address.
 fn bound(listen: ListenAddress) -> io::Result<RawSocket> {
     let address = listen.socket;
@@ -221,15 +308,16 @@ fn bind(socket: &RawSocket, listen: ListenAddress) -> io::Result<()> {
 /// # Errors
 /// There is none, also counting the Unix socket, or one is named twice.
 pub(super) fn wanted(config: &Config) -> Result<Vec<(ListenAddress, bool)>, StartError> {
-    let with_tls = config.listen_tls.iter().map(|listen| (ListenAddress::required(listen.0), true));
+    let with_tls = config.listen_tls.iter().map(|listen| (listen.0, true));
     let wanted: Vec<_> = config.listen.iter().map(|listen| (*listen, false)).chain(with_tls).collect();
     if wanted.is_empty() && config.unix.path.is_none() {
         return Err(StartError::NowhereToListen);
     }
     for (at, (listen, _)) in wanted.iter().enumerate() {
-        let is_same = |(other, _): &(ListenAddress, bool)| other.socket == listen.socket;
+        let is_same =
+            |(other, _): &(ListenAddress, bool)| (other.socket, other.zone) == (listen.socket, listen.zone);
         if listen.socket.port() != 0 && wanted[..at].iter().any(is_same) {
-            return Err(StartError::ListenTwice(listen.socket));
+            return Err(StartError::ListenTwice(*listen));
         }
     }
     Ok(wanted)
@@ -244,13 +332,15 @@ pub(super) fn open_listeners(
 ) -> Result<Vec<Listener>, StartError> {
     let mut listeners: Vec<Listener> = Vec::new();
     for (listen, with_tls) in wanted(config)? {
-        match Listener::open(listen, with_tls, &config.limits, passed) {
-            Ok(listener) => listeners.push(listener),
-            Err(error) if listen.if_available => {
-                log::info!("not listening on {}: {error}", listen.socket);
+        if listen.if_available {
+            match Listener::open(listen, with_tls, &config.limits, passed) {
+                Ok(listener) => listeners.push(listener),
+                Err(error) => log::info!("not listening on {listen}: {error}"),
             }
-            Err(error) => return Err(StartError::Listen(listen.socket, error)),
+            continue;
         }
+        let opened = Listener::open_or_wait(listen, with_tls, &config.limits, passed);
+        listeners.push(opened.map_err(|error| StartError::Listen(listen, error))?);
     }
     if let Some(path) = &config.unix.path {
         let listener = LocalListener::open(path, Folder::Anybodys, config.unix.mode.0, BACKLOG);
@@ -281,14 +371,12 @@ pub(super) fn open_management(
         return Err(StartError::System("listen on so many addresses of management and metrics", why));
     }
     for (listen, with_tls) in wanted {
-        match Listener::open(*listen, with_tls, &config.limits, passed) {
-            Ok(mut listener) => {
-                let failed = |error| StartError::System("wait for connections", error);
-                listener.register(poll, token(listeners.len())).map_err(failed)?;
-                listeners.push(listener);
-            }
-            Err(error) => return Err(StartError::Listen(listen.socket, error)),
-        }
+        // An absent one keeps its place, for the places say which are those of the API.
+        let opened = Listener::open_or_wait(*listen, with_tls, &config.limits, passed);
+        let mut listener = opened.map_err(|error| StartError::Listen(*listen, error))?;
+        let failed = |error| StartError::System("wait for connections", error);
+        listener.register(poll, token(listeners.len())).map_err(failed)?;
+        listeners.push(listener);
     }
     Ok(listeners)
 }

@@ -28,7 +28,7 @@ pub fn rehearse(config: &Config) -> Result<Vec<String>, StartError> {
             .push(format!("the data directory {directory} cannot be used ({error}): nobody would be let in"));
     }
     if let Some(file) = &config.load_definitions {
-        remarks.extend(defined::rehearse(file)?);
+        remarks.extend(defined::rehearse(file));
     }
     Ok(remarks)
 }

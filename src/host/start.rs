@@ -86,12 +86,16 @@ impl EventLoop {
             engine.set_origin(id, life);
             engine.set_store(store);
         }
-        if let Some(file) = &config.load_definitions {
-            defined::load(file, engine.broker_mut())?;
+        if let Some(file) = &config.load_definitions
+            && let Err(why) = defined::load(file, engine.broker_mut())
+        {
+            log::error!("{why}");
+            engine.set_definitions_unread();
         }
         let is_beyond_loopback = |listener: &Listener| match &listener.address {
             ListenerAddress::Network(address) => !address.ip().is_loopback(),
-            _ => false,
+            ListenerAddress::Interface(_) => true,
+            ListenerAddress::Local(_) => false,
         };
         engine.broker().access().warn_of_guest(engine.platform().listeners.iter().any(is_beyond_loopback));
         engine.set_bridges(&config.bridges);
@@ -104,14 +108,16 @@ impl EventLoop {
         if config.memory_lock {
             lock_memory()?;
         }
-        for (place, listener) in engine.platform().management.iter().enumerate() {
+        let is_open = |listener: &Listener| !listener.is_absent();
+        let management = engine.platform().management.iter().enumerate();
+        for (place, listener) in management.filter(|(_, listener)| is_open(listener)) {
             let is_api = is_api(config, place);
             let what = if is_api { "management API" } else { "metrics without a login" };
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
-        for listener in &engine.platform().listeners {
+        for listener in engine.platform().listeners.iter().filter(|listener| is_open(listener)) {
             log::info!(
                 "listening {}on {}",
                 if listener.with_tls { "with TLS " } else { "" },
@@ -146,14 +152,12 @@ fn open_certificates(config: &Config) -> Result<CertificateStore, StartError> {
     Ok(certificates)
 }
 
-/// The certificates. Beside them: what is to be told, if they cannot be used and there are other listeners.
+/// The certificates. Beside them: what is to be told, if a file of them cannot be used.
+///
+/// # Errors
+/// What is wrong with the configuration itself.
 pub(super) fn read_certificates(config: &Config) -> Result<(CertificateStore, Option<String>), StartError> {
-    let has_other_door = !config.listen.is_empty() || config.unix.path.is_some();
-    let opened = match has_other_door {
-        true => CertificateStore::open_or_wait(&config.tls),
-        false => CertificateStore::open(&config.tls).map(|certificates| (certificates, None)),
-    };
-    opened.map_err(StartError::Tls)
+    CertificateStore::open_or_wait(&config.tls).map_err(StartError::Tls)
 }
 
 fn log_limits(config: &Config, table: &MemoryTable) {
@@ -214,6 +218,7 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         is_store_damaged: false,
         certificates_end: None,
         is_tls_shut: false,
+        are_definitions_unread: false,
         waiting_publishers: 0,
         waiters: None,
         disk_limit_bytes: config.store.disk_limit_bytes.unwrap_or(0),

@@ -4,10 +4,11 @@
 
 use core::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
+use crate::config::units::ListenAddress;
 use crate::store::OpenError;
 use crate::tls::TlsError;
 
@@ -15,9 +16,9 @@ use crate::tls::TlsError;
 #[derive(Debug)]
 pub enum StartError {
     /// An address cannot be listened on.
-    Listen(SocketAddr, io::Error),
+    Listen(ListenAddress, io::Error),
     /// An address is named twice.
-    ListenTwice(SocketAddr),
+    ListenTwice(ListenAddress),
     /// systemd passed a socket that the configuration does not name: its address, if it is one of TCP.
     Passed(Option<SocketAddr>),
     /// A Unix socket cannot be listened on.
@@ -30,8 +31,6 @@ pub enum StartError {
     Directory(PathBuf, String),
     /// The store must not be touched.
     Store(PathBuf, OpenError),
-    /// The file of definitions cannot be used, and why.
-    Definitions(PathBuf, String),
     /// The limits do not fit the memory or each other.
     Limits(ConfigError),
     /// The system refused something every program gets.
@@ -62,6 +61,11 @@ impl fmt::Display for StartError {
                 "cannot listen on {address}: not permitted; choose a port from 1024 on, or give the program \
                  CAP_NET_BIND_SERVICE"
             ),
+            Self::Listen(address, _) if is_link_local(address) && address.zone.is_none() => write!(
+                f,
+                "cannot listen on {address}: an IPv6 link-local address is one of an interface; name that as well, \
+                 such as [fe80::1%eth0]:5672"
+            ),
             Self::Listen(address, error) => write!(
                 f,
                 "cannot listen on {address} ({error}); choose an address of this machine with --listen or \
@@ -86,9 +90,6 @@ impl fmt::Display for StartError {
             Self::NowhereToListen => {
                 f.write_str("there is no address to listen on; name one with --listen or `listen`")
             }
-            Self::Definitions(file, why) => {
-                write!(f, "load_definitions: {}: {why}; mend the file, or name another", file.display())
-            }
             Self::Directory(directory, why) => write!(f, "the data directory {}: {why}", directory.display()),
             Self::Store(directory, error) => write!(f, "{}: {error}", directory.display()),
             Self::Limits(error) => error.fmt(f),
@@ -107,6 +108,10 @@ impl fmt::Display for StartError {
             Self::TooSmall(fault) => write!(f, "the limits are too small: {}", fault.text),
         }
     }
+}
+
+fn is_link_local(listen: &ListenAddress) -> bool {
+    matches!(listen.socket.ip(), IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 impl core::error::Error for StartError {}

@@ -100,6 +100,21 @@ pub(super) struct System {
 }
 
 impl System {
+    /// Whether an address is not listened on because its address family or interface is not there yet.
+    pub(super) fn has_absent_listener(&self) -> bool {
+        self.listeners.iter().chain(&self.management).any(Listener::is_absent)
+    }
+
+    /// Tries those again.
+    pub(super) fn listen_again(&mut self, limits: &Limits) {
+        for (place, listener) in self.listeners.iter_mut().enumerate() {
+            listener.try_again(&self.poll, Token(place), limits);
+        }
+        for (place, listener) in self.management.iter_mut().enumerate() {
+            listener.try_again(&self.poll, management_token(place), limits);
+        }
+    }
+
     pub(super) fn new(
         poll: Poll,
         (listeners, management): (Vec<Listener>, Vec<Listener>),
@@ -292,8 +307,8 @@ pub(super) fn unix_ms() -> u64 {
 pub(super) fn shown(listener: &Listener) -> String {
     let protocol = match (&listener.address, listener.with_tls) {
         (ListenerAddress::Local(_), _) => "amqp/local",
-        (ListenerAddress::Network(_), true) => "amqp/ssl",
-        (ListenerAddress::Network(_), false) => "amqp",
+        (_, true) => "amqp/ssl",
+        (_, false) => "amqp",
     };
     format!("{protocol} {}", listener.address)
 }

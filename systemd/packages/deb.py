@@ -41,6 +41,8 @@ PT_LOAD, PF_X = 1, 1
 # There is no list or forge of its own yet: who builds packages for others says who he is, as Debian's tools have it.
 MAINTAINER = "{} <{}>".format(os.environ.get("DEBFULLNAME", "The Leveret authors"),
                               os.environ.get("DEBEMAIL", "leveret@leveret.invalid"))
+# What postinst makes the configuration of.
+CONFIGURATION = "usr/share/leveret/leveret.toml"
 GENERATORS = "usr/lib/systemd/system-generators/"
 # Where what is executed lies.
 PROGRAMS = ("usr/bin/", GENERATORS)
@@ -152,7 +154,7 @@ def contents(binary: Path, bench: Path, says: Path, architecture: str, version: 
     """Every file by its path, but for the programs."""
     systemd = ROOT / "systemd"
     files = {
-        "etc/leveret/leveret.toml": (systemd / "leveret.toml").read_bytes(),
+        CONFIGURATION: (systemd / "leveret.toml").read_bytes(),
         "usr/lib/systemd/system/leveret.service": (systemd / "leveret.service").read_bytes(),
         "usr/lib/systemd/system/leveret.socket": (systemd / "leveret.socket").read_bytes(),
         f"{GENERATORS}leveret": (systemd / "leveret.generator").read_bytes(),
@@ -209,11 +211,10 @@ def build(binary: Path, architecture: str, says: Path, version: str, out: Path, 
         about.mkdir()
         about.chmod(0o755)
         (about / "control").write_text(control(version, architecture, needs, size_kib))
-        (about / "conffiles").write_text("/etc/leveret/leveret.toml\n")
-        sums = subprocess.run(["md5sum", *sorted(place for place in files if not place.startswith("etc/"))],
+        sums = subprocess.run(["md5sum", *sorted(files)],
                               cwd=tree, check=True, capture_output=True, text=True).stdout
         (about / "md5sums").write_text(sums)
-        for name in ("control", "conffiles", "md5sums"):
+        for name in ("control", "md5sums"):
             (about / name).chmod(0o644)
         for script in (HERE / "debian").iterdir():
             shutil.copy(script, about / script.name)

@@ -159,6 +159,18 @@ impl Machine {
         }
     }
 
+    /// The profile that `auto` would take, if the device tree names a board that there are profiles for.
+    pub(super) fn recognised(&self, memory_limit_bytes: Option<u64>) -> Option<Choice> {
+        self.by_model().map(|_| self.choose(memory_limit_bytes))
+    }
+
+    /// The best profile for its model.
+    fn by_model(&self) -> Option<&'static Board> {
+        let names = || self.model.iter().chain(&self.compatible);
+        let (_, name) = MODELS.iter().find(|(part, _)| names().any(|name| name.contains(part)))?;
+        BOARDS.iter().find(|board| board.name == *name)
+    }
+
     /// The profile for it. A `memory_limit` that is set says what a control group has to allow, whichever profile it
     /// is.
     pub fn choose(&self, memory_limit_bytes: Option<u64>) -> Choice {
@@ -172,11 +184,7 @@ impl Machine {
             board.memory_bytes_min <= memory
                 && self.group_bytes.is_none_or(|group| needed() < group + GROUP_UNIT_BYTES)
         };
-        let names = || self.model.iter().chain(&self.compatible);
-        let by_model = MODELS
-            .iter()
-            .find(|(part, _)| names().any(|name| name.contains(part)))
-            .and_then(|(_, name)| BOARDS.iter().find(|board| board.name == *name));
+        let by_model = self.by_model();
         if by_model.is_none() && fits(&BOARDS[0]) {
             return Choice { board: BOARDS[0].name, why: facts };
         }

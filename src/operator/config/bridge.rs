@@ -3,15 +3,16 @@
 //! Always true: what is not built is refused by its name; variables are filled in once, when the file is
 //! read; the password is shown to nobody.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::{fmt, fs};
 
 use toml::de::DeValue;
 
 use crate::mem::NAME_BYTES_MAX;
 
 use super::first_user::Secret;
+use super::layer::read_text_file;
 use super::nearest::describe_unknown;
 use super::on_demand::{LinkMode, OnDemand, Said, TimeOfDay};
 use super::read::{Readable, Value, Wrong, fill, read_from_text, section};
@@ -44,6 +45,8 @@ pub(super) const HOPS_MAX_DEFAULT: u16 = 8;
 pub(super) const PARK_AFTER_DEFAULT: u16 = 5;
 /// A password file is not larger.
 const PASSWORD_BYTES_MAX: u64 = 255;
+/// What else may stand in a password file: a byte-order mark and a line end.
+const FILE_BYTES_BESIDES: u64 = 5;
 
 /// One bridge.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -525,11 +528,9 @@ pub fn read_password(file: &Path) -> Result<Secret, String> {
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").filter(|_| file.components().count() == 1);
     let file = &credentials.map_or_else(|| file.to_path_buf(), |folder| PathBuf::from(folder).join(file));
     let shown = file.display();
-    let unreadable = |error| format!("password_file {shown} cannot be read: {error}");
-    if fs::metadata(file).map_err(unreadable)?.len() > PASSWORD_BYTES_MAX + 2 {
-        return Err(format!("password_file {shown} is longer than a password can be"));
-    }
-    let text = fs::read_to_string(file).map_err(unreadable)?;
+    let text = read_text_file(file, PASSWORD_BYTES_MAX + FILE_BYTES_BESIDES);
+    let text = text.map_err(|error| format!("password_file {shown} cannot be read: {error}"))?;
+    let text = text.ok_or_else(|| format!("password_file {shown} is longer than a password can be"))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(format!("password_file {shown} is empty")),
         lines if lines.contains('\n') => {
@@ -605,6 +606,8 @@ impl Bridge {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::layer::Layer;
     use super::*;
 
@@ -704,8 +707,14 @@ mod tests {
     #[test]
     fn a_file_with_more_than_the_password_is_refused_when_it_is_read() {
         let file = std::env::temp_dir().join(format!("leveret-password-{}", std::process::id()));
-        let cases: [(&str, Result<&str, &str>); 4] = [
+        let longest = "x".repeat(255);
+        let longest_file = format!("\u{feff}{longest}\r\n");
+        let too_long = format!("{longest_file}x");
+        let cases: [(&str, Result<&str, &str>); 7] = [
             ("secret\n", Ok("secret")),
+            ("\u{feff}secret", Ok("secret")),
+            (&longest_file, Ok(&longest)),
+            (&too_long, Err("longer than a password")),
             ("se cret\r\n", Ok("se cret")),
             ("user\nsecret\n", Err("has several lines")),
             ("\n", Err("is empty")),

@@ -19,6 +19,7 @@ use super::units::{
     Bytes, Compat, Count, DiskLimit, FlashEndurance, Label, ListenAddress, LogLevel, Millis, Persist,
     Seconds, Switch,
 };
+use crate::fields::BYTE_ORDER_MARK;
 use crate::limits::Limits;
 
 /// More than any configuration file has; it keeps `--config /dev/zero` from eating the memory.
@@ -193,18 +194,29 @@ pub(super) fn line_of(file: &Path, key: &str) -> Option<usize> {
 
 fn read_text(file: &Path) -> Result<String, ConfigError> {
     let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
-    let mut text = String::new();
+    let text = read_text_file(file, FILE_BYTES_MAX).map_err(unreadable)?;
+    text.ok_or_else(|| unreadable(io::Error::other("it is larger than any configuration")))
+}
+
+/// Reads a text file of the operator's, without the byte-order mark that it may begin with. `None`: it has more than
+/// `bytes_max` bytes.
+///
+/// # Errors
+/// It cannot be read, is no regular file, or is not UTF-8.
+pub(super) fn read_text_file(file: &Path, bytes_max: u64) -> io::Result<Option<String>> {
     // Opening a pipe must not wait for its writer.
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = File::options().read(true).custom_flags(nonblocking).open(file).map_err(unreadable)?;
-    if !opened.metadata().map_err(unreadable)?.is_file() {
-        return Err(unreadable(io::Error::other("it is not a file")));
+    let opened = File::options().read(true).custom_flags(nonblocking).open(file)?;
+    if !opened.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
     }
-    opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > FILE_BYTES_MAX {
-        return Err(unreadable(io::Error::other("it is larger than any configuration")));
+    let mut text = Vec::new();
+    opened.take(bytes_max + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        return Ok(None);
     }
-    Ok(text)
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).to_vec();
+    String::from_utf8(text).map(Some).map_err(io::Error::other)
 }
 
 impl Layer {

@@ -32,8 +32,9 @@ mod variables;
 
 use std::path::Path;
 
+pub use crate::fields::BYTE_ORDER_MARK;
 use crate::limits::{LimitsError, Megabytes};
-use board::{AUTO, Machine};
+use board::{AUTO, BOARDS, Machine};
 use bridge::Bridge;
 use by_hand::Profile;
 pub use error::ConfigError;
@@ -135,7 +136,9 @@ impl Config {
 
     /// What is to be told before a start, and does not keep it from starting.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
-        self.machine_warning().into_iter().chain(self.management_warning())
+        let machine = Machine::look();
+        let of_machine = self.machine_warning(&machine).into_iter().chain(self.board_warning(&machine));
+        of_machine.chain(self.management_warning())
     }
 
     /// Whether anybody comes in over TLS, so that `[tls]` must name certificates.
@@ -154,13 +157,12 @@ impl Config {
         Some(format!(
             "management = \"{}\" lets other machines in without TLS: logins and passwords go over the network \
              as they are; use management_tls, or listen on 127.0.0.1 and come in by `ssh -L`",
-            open.socket
+            open
         ))
     }
 
     /// What is to be told of the limit on a machine that has less.
-    fn machine_warning(&self) -> Option<String> {
-        let machine = Machine::look();
+    fn machine_warning(&self, machine: &Machine) -> Option<String> {
         let (limit, has) =
             (self.memory_limit_bytes, machine.memory_bytes.into_iter().chain(machine.group_bytes).min()?);
         (limit > has).then(|| {
@@ -174,15 +176,31 @@ impl Config {
         })
     }
 
+    /// What is to be told of a profile that is not the one for the board.
+    fn board_warning(&self, machine: &Machine) -> Option<String> {
+        // A profile of the operator's own may be for any board.
+        let is_built_in = BOARDS.iter().any(|board| board.name == self.board);
+        let is_chosen = self.board_why.is_some();
+        let choice =
+            machine.recognised(Some(self.memory_limit_bytes)).filter(|_| is_built_in && !is_chosen)?;
+        (choice.board != self.board).then(|| {
+            format!(
+                "this board is recognised as {}, but the profile in use is {}, whose limits of memory and of writes \
+                 are not made for it: write board = \"auto\", or board = \"{0}\" ({})",
+                choice.board, self.board, choice.why
+            )
+        })
+    }
+
     /// Key and value of everything, the way a file would say it.
     pub fn shown(&self) -> String {
-        let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{}\"", listen.socket)).collect();
+        let listen: Vec<String> = self.listen.iter().map(|listen| format!("\"{listen}\"")).collect();
         let why = self.board_why.as_ref().map_or_else(String::new, |why| format!("  # {AUTO}: {why}"));
         let with_tls: Vec<String> =
             self.listen_tls.iter().map(|listen| format!("\"{}\"", listen.0)).collect();
         let apart = [&self.management, &self.management_tls, &self.metrics];
         let [management, management_tls, metrics] = apart.map(|listeners| {
-            let quoted = listeners.iter().map(|listen| format!("\"{}\"", listen.socket));
+            let quoted = listeners.iter().map(|listen| format!("\"{listen}\""));
             quoted.collect::<Vec<String>>().join(", ")
         });
         let (frame_max, limits) = self.shown_limits();

@@ -92,7 +92,7 @@ impl Default for Config {
         Self {
             board: BOARD_DEFAULT.to_string(),
             board_why: None,
-            listen: vec![ipv4, ListenAddress { socket, if_available: true }],
+            listen: vec![ipv4, ListenAddress { if_available: true, ..ListenAddress::required(socket) }],
             listen_tls: Vec::new(),
             unix: UnixListener::default(),
             management: Vec::new(),

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use super::board::BOARDS;
 use super::layer::LimitsLayer;
 use super::transports::FileMode;
 use super::*;
@@ -349,7 +348,7 @@ fn the_keys_of_tls_and_their_words() {
          login_from = \"subject_alternative_name_dns\"",
     )
     .unwrap();
-    let ports: Vec<u16> = config.listen_tls.iter().map(|listen| listen.0.port()).collect();
+    let ports: Vec<u16> = config.listen_tls.iter().map(|listen| listen.0.socket.port()).collect();
     assert_eq!(ports, [transports::AMQPS_PORT, 7]);
     assert_eq!(config.unix.mode, FileMode(0o600));
     assert_eq!((config.tls.certificates.len(), config.tls.keys.len()), (2, 1));
@@ -366,4 +365,28 @@ fn the_keys_of_tls_and_their_words() {
         "leveret.toml, line 1: listen_unix_mode: \"0o8\" is not the permissions of a file, such as \"0660\"",
     );
     refused("client_ca = \"x\"", "leveret.toml, line 1: client_ca belongs under [tls]");
+}
+
+#[test]
+fn a_board_that_is_recognised_and_not_used_is_a_warning() {
+    let pi = || Machine {
+        model: Some("Raspberry Pi 3 Model B Plus Rev 1.3".to_string()),
+        memory_bytes: Some(948_000_000),
+        ..Machine::default()
+    };
+    let warning = |board: Option<&str>, machine: Machine| {
+        let flags = Layer { board: board.map(str::to_string), ..Layer::default() };
+        let config = Config::gather_on(|| machine.clone(), None, flags).expect("a configuration");
+        config.board_warning(&machine)
+    };
+    for board in [None, Some("generic"), Some("pi-zero-w")] {
+        let told = warning(board, pi()).expect("a warning");
+        assert!(told.starts_with("this board is recognised as pi-3, but the profile in use is"), "{told}");
+        assert!(told.contains("board = \"auto\"") && told.contains("Raspberry Pi 3 Model B Plus"), "{told}");
+    }
+    for board in ["auto", "pi-3", "../../../boards/pi-zero-w.toml"] {
+        assert_eq!(warning(Some(board), pi()), None, "{board}");
+    }
+    let unknown = Machine { model: Some("Some Industrial Computer".to_string()), ..pi() };
+    assert_eq!(warning(None, unknown), None);
 }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use toml::de::DeValue;
 
 use super::read::{Readable, Value, Wrong, put, read_from_text, section};
-use super::units::{BadValue, ListenAddress};
+use super::units::{BadValue, ListenAddress, split_zone};
 
 /// The port registered for AMQP.
 pub const AMQP_PORT: u16 = 5672;
@@ -152,16 +152,20 @@ impl fmt::Display for FileMode {
 
 /// An address to listen on with TLS; without a port, on the one registered for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TlsAddress(pub SocketAddr);
+pub struct TlsAddress(pub ListenAddress);
 
 impl FromStr for TlsAddress {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
         if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(Self(SocketAddr::new(ip, AMQPS_PORT)));
+            return Ok(Self(ListenAddress::required(SocketAddr::new(ip, AMQPS_PORT))));
         }
-        text.parse::<ListenAddress>().map(|listen| Self(listen.socket))
+        if let Some((address, zone)) = split_zone(text) {
+            let socket = SocketAddr::from((address, AMQPS_PORT));
+            return Ok(Self(ListenAddress { zone: Some(zone), ..ListenAddress::required(socket) }));
+        }
+        text.parse().map(Self)
     }
 }
 

@@ -5,7 +5,7 @@
 //! the place it was written in is still known, and never cut to fit.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use super::read::{Readable, Value, Wrong, read_from_text};
@@ -256,6 +256,8 @@ impl FromStr for Seconds {
 pub struct ListenAddress {
     /// Address and port; port 0 takes any that is free.
     pub socket: SocketAddr,
+    /// The interface of an IPv6 link-local address, as in `[fe80::1%eth0]:5672`.
+    pub zone: Option<Zone>,
     /// Whether to go on without it on a machine that has no such address; so for `[::1]` when nobody asked.
     pub if_available: bool,
 }
@@ -263,8 +265,48 @@ pub struct ListenAddress {
 impl ListenAddress {
     /// An address that must be had.
     pub const fn required(socket: SocketAddr) -> Self {
-        Self { socket, if_available: false }
+        Self { socket, zone: None, if_available: false }
     }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "[{}%{}]:{}", self.socket.ip(), zone.name(), self.socket.port()),
+            None => self.socket.fmt(f),
+        }
+    }
+}
+
+/// The name of a network interface, padded with zeros. Its number is known only to the system, and changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Zone([u8; ZONE_BYTES_MAX]);
+
+/// `IFNAMSIZ` of linux/if.h without the zero at its end.
+const ZONE_BYTES_MAX: usize = 15;
+
+impl Zone {
+    fn new(name: &str) -> Option<Self> {
+        let is_name =
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%\"".contains(&byte));
+        let mut padded = [0; ZONE_BYTES_MAX];
+        padded.get_mut(..name.len()).filter(|_| is_name)?.copy_from_slice(name.as_bytes());
+        Some(Self(padded))
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        // It was made of ASCII.
+        core::str::from_utf8(&self.0).unwrap_or_default().trim_end_matches('\0')
+    }
+}
+
+/// An IPv6 address and the name of the interface behind its `%`, or, as URIs have it, behind `%25`.
+pub(super) fn split_zone(text: &str) -> Option<(Ipv6Addr, Zone)> {
+    let (address, zone) = text.split_once('%')?;
+    let address: Ipv6Addr = address.parse().ok()?;
+    let zone = zone.strip_prefix("25").filter(|zone| !zone.is_empty()).unwrap_or(zone);
+    Zone::new(zone).filter(|_| address.is_unicast_link_local()).map(|zone| (address, zone))
 }
 
 impl FromStr for ListenAddress {
@@ -275,6 +317,12 @@ impl FromStr for ListenAddress {
                     port alone for this machine; names but localhost are not looked up";
         let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let port = text.strip_prefix("localhost:").unwrap_or(text);
+        if let Some((place, port)) = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"))
+            && let (Some((address, zone)), Ok(port)) = (split_zone(place), port.parse())
+        {
+            let socket = SocketAddr::from((address, port));
+            return Ok(Self { zone: Some(zone), ..Self::required(socket) });
+        }
         let socket = text.parse().or_else(|_| port.parse().map(here));
         socket.map(Self::required).map_err(|_| BadValue::new(text, must))
     }
@@ -416,6 +464,29 @@ mod tests {
                 bad.parse::<ListenAddress>().unwrap_err().to_string().contains("127.0.0.1:5672"),
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn link_local_addresses_have_an_interface() {
+        for (text, shown) in [
+            ("[fe80::1%eth0]:5672", "[fe80::1%eth0]:5672"),
+            ("[fe80::1%25br-lan.2]:0", "[fe80::1%br-lan.2]:0"),
+            ("[fe80::1%abcdefghijklmno]:1", "[fe80::1%abcdefghijklmno]:1"),
+        ] {
+            let listen = text.parse::<ListenAddress>().expect(text);
+            assert_eq!(listen.to_string(), shown);
+            assert_eq!(listen.to_string().parse(), Ok(listen), "it is read as it is shown");
+        }
+        for bad in [
+            "[fe80::1%]:5672",
+            "[fe80::1%a/b]:5672",
+            "[fe80::1%abcdefghijklmnop]:5672",
+            "[2001:db8::1%eth0]:5672",
+            "[fe80::1%eth0]",
+            "fe80::1%eth0:5672",
+        ] {
+            bad.parse::<ListenAddress>().expect_err(bad);
         }
     }
 

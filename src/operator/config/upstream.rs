@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::first_user::{GUEST, Secret};
 use super::transports::{AMQP_PORT, AMQPS_PORT};
+use super::units::split_zone;
 
 /// The longest user name, password or name of a virtual host, in bytes: an AMQP short string.
 const PART_BYTES_MAX: usize = 255;
@@ -66,9 +67,22 @@ impl Upstream {
             );
         }
         let or = |text: String, default: &str| if text.is_empty() { default.to_string() } else { text };
+        let host = match host.split_once('%') {
+            None => host.to_string(),
+            Some((address, _)) => match split_zone(host) {
+                Some((_, zone)) => format!("{address}%{}", zone.name()),
+                None => {
+                    return Err(
+                        "only an IPv6 link-local address has an interface behind a %, which is written \
+                                [fe80::1%25eth0]"
+                            .to_string(),
+                    );
+                }
+            },
+        };
         Ok(Self {
             with_tls,
-            host: host.to_string(),
+            host,
             port,
             user: or(decoded(user)?, GUEST),
             password: password.map(Secret),
@@ -98,6 +112,7 @@ impl fmt::Display for Upstream {
         let Self { with_tls, host, port, user, vhost, .. } = self;
         let scheme = if *with_tls { "amqps" } else { "amqp" };
         let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+        let host = host.replace('%', "%25");
         write!(f, "{scheme}://{}@{open}{host}{close}:{port}/{}", Encoded(user), Encoded(vhost))
     }
 }
@@ -170,6 +185,8 @@ mod tests {
             ("amqp://edge@rabbit.example.com:7000/%2f", "amqp://edge@rabbit.example.com:7000/%2f"),
             ("amqp://e%40dge:p@ss@rabbit/plant", "amqp://e%40dge@rabbit:5672/plant"),
             ("amqp://[::1]:9/a%20b", "amqp://guest@[::1]:9/a%20b"),
+            ("amqp://[fe80::1%25eth0]:9", "amqp://guest@[fe80::1%25eth0]:9/%2f"),
+            ("amqps://[fe80::1%eth0]", "amqps://guest@[fe80::1%25eth0]:5671/%2f"),
             ("amqps://rabbit", "amqps://guest@rabbit:5671/%2f"),
             ("amqps://rabbit:7000/plant", "amqps://guest@rabbit:7000/plant"),
         ] {
@@ -205,6 +222,10 @@ mod tests {
             ("http://h", "such as amqp://"),
             ("amqp://", "means this broker itself"),
             ("amqp:///vhost", "means this broker itself"),
+            ("amqp://[2001:db8::1%25eth0]", "link-local"),
+            ("amqp://[fe80::1%]", "link-local"),
+            ("amqp://[fe80::1%25a b]", "link-local"),
+            ("amqp://h%25x", "link-local"),
             ("amqp://h:0", "port"),
             ("amqp://h:x", "port"),
             ("amqp://a:secret@::1", "brackets"),

@@ -24,6 +24,9 @@ pub const DEPTH_MAX: usize = 32;
 /// their list grows, a thing of a file, and what becomes of it.
 pub const READING_BYTES: usize = 288 << 10;
 
+/// UTF-8's byte-order mark. Some editors put it at the beginning of a file; it is skipped there.
+pub const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// One value.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value<'b> {
@@ -42,11 +45,12 @@ pub enum Value<'b> {
 }
 
 impl<'b> Value<'b> {
-    /// Out of a whole text.
+    /// Out of a whole text, which may begin with a byte-order mark.
     ///
     /// # Errors
     /// It is no JSON.
     pub fn parse(text: &'b [u8]) -> Result<Self, String> {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let text = core::str::from_utf8(text).map_err(|error| error.to_string())?;
         Self::of(serde_json::from_str::<&RawValue>(text).map_err(|error| error.to_string())?.get())
     }
@@ -425,7 +429,7 @@ mod tests {
             "\"\n\"",
             "[1,]",
             "{} {}",
-            "\u{feff}1",
+            "1\u{feff}",
         ] {
             assert!(text.parse::<serde_json::Value>().is_err(), "{text}");
             assert!(Value::parse(text.as_bytes()).and_then(|value| value.compact()).is_err(), "{text}");

@@ -17,12 +17,25 @@ use super::wear::Wear;
 /// How long publishers may wait for a log that compaction can free before that is an alarm, in milliseconds.
 const COMPACTION_MS: u64 = 10_000;
 /// The most alarms at once.
-const ALARMS_MAX: usize = 12;
+const ALARMS_MAX: usize = 13;
 
 /// The names of all alarms, for metrics.
-pub(super) const KINDS: [&str; 14] = [
-    "access", "damage", "orphans", "rebuilt", "tls", "memory", "room", "store", "disk", "wear", "parked",
-    "held", "budget", "outage",
+pub(super) const KINDS: [&str; 15] = [
+    "access",
+    "damage",
+    "orphans",
+    "rebuilt",
+    "tls",
+    "definitions",
+    "memory",
+    "room",
+    "store",
+    "disk",
+    "wear",
+    "parked",
+    "held",
+    "budget",
+    "outage",
 ];
 
 /// All there are now, as a list.
@@ -64,6 +77,11 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         (
             context.process.is_tls_shut,
             "tls: the files of [tls] cannot be used, so nobody comes in by TLS; the log says why",
+        ),
+        (
+            context.process.are_definitions_unread,
+            "definitions: the file of load_definitions could not be read to its end, so what it says was not made at \
+             this start; the log says why; mend the file and start again",
         ),
     ];
     let waiters = context.process.waiters.filter(|waiters| !is_passing(context, waiters));

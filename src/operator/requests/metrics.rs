@@ -310,8 +310,13 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     lines.all("", OWN, &values);
     let name = lines.head("alarms is 1 while this alarm is in effect");
     let alarms = alarms::which_alarms(context);
+    let kind_of = |alarm: &str| alarm.split_once(':').map_or("", |(kind, _)| kind).to_owned();
+    debug_assert!(
+        alarms.iter().all(|alarm| alarms::KINDS.contains(&&*kind_of(alarm))),
+        "each has its sample"
+    );
     for kind in alarms::KINDS {
-        let is_on = alarms.iter().any(|alarm| alarm.split_once(':').is_some_and(|(found, _)| found == kind));
+        let is_on = alarms.iter().any(|alarm| kind_of(alarm) == kind);
         lines.sample(name, &format!("alarm=\"{kind}\""), &u8::from(is_on));
     }
     confirm_latency(lines, context);

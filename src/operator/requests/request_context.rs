@@ -372,6 +372,8 @@ pub struct Process {
     pub certificates_end: Option<(u64, u64)>,
     /// Nobody comes in by TLS, for the files of `[tls]` cannot be used.
     pub is_tls_shut: bool,
+    /// The file of `load_definitions` could not be read to its end at the start.
+    pub are_definitions_unread: bool,
     /// Clients that wait for room to publish.
     pub waiting_publishers: u32,
     /// What most of them wait for.

@@ -44,7 +44,7 @@ struct Loaded {
 }
 
 /// What follows when there is nothing that could be used.
-const SHUT: &str = "nobody comes in by TLS until that file can be used; the other listeners are open";
+const SHUT: &str = "nobody comes in by TLS until that file can be used; the rest is served";
 
 /// By what a file is known to be another than before.
 type Stamp = Option<(u64, u64, i64, i64, u64)>;
@@ -69,8 +69,8 @@ impl CertificateStore {
         Ok(Self { tls: tls.clone(), loaded: Some(load(tls)?), stamps, looked: Instant::now() })
     }
 
-    /// The same for a broker with other listeners: what a power cut has left of a file must not shut those
-    /// too. So with a file that cannot be used nobody comes in by TLS until it can; then what is to be told
+    /// The same at a start: what a power cut has left of a file must not keep the rest of the broker from its work, be
+    /// it other listeners or bridges. So with a file that cannot be used nobody comes in by TLS until it can; then what is to be told
     /// of that is given too.
     ///
     /// # Errors
@@ -369,7 +369,9 @@ fn verifier(
             if how == ClientCertificates::Allow { builder.allow_unauthenticated() } else { builder };
         builder.build().map_err(|error| match error {
             VerifierBuilderError::InvalidCrl(why) => {
-                TlsError::said(format!("[tls] crl: cannot be used: {why:?}"))
+                // The first of them, for it is not told which.
+                let file = tls.crls.first().unwrap_or(path);
+                TlsError::new("[tls] crl", file, format_args!("or another list cannot be used: {why:?}"))
             }
             error => TlsError::new("[tls] client_ca", path, error),
         })

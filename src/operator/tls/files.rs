@@ -9,6 +9,8 @@ use std::io::{self, Read, Take};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::config::BYTE_ORDER_MARK;
+
 /// More than any chain of certificates or list of authorities has.
 const FILE_BYTES_MAX: u64 = 512 << 10;
 
@@ -55,6 +57,9 @@ pub(super) fn read(key: &str, path: &Path) -> Result<(Vec<u8>, Metadata), TlsErr
         .map_err(|error| unreadable(key, &resolved, &error))?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(TlsError::new(key, &resolved, "is larger than any such file; name the PEM file"));
+    }
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len());
     }
     Ok((text, found))
 }

@@ -363,6 +363,19 @@ fn the_certificate_is_chosen_by_the_name_asked_for() {
     }
 }
 
+/// As editors under Windows write files.
+#[test]
+fn a_byte_order_mark_before_a_certificate_or_a_key_is_skipped() {
+    let office = Office::new("mark");
+    office.issue("localhost", None);
+    let keys = office.keys("localhost");
+    for file in keys.certificates.iter().chain(&keys.keys) {
+        let text = fs::read_to_string(file).unwrap();
+        fs::write(file, format!("\u{feff}{text}")).unwrap();
+    }
+    CertificateStore::open(&keys).unwrap();
+}
+
 #[test]
 fn files_that_do_not_go_together_are_refused_and_the_old_ones_stay() {
     let office = Office::new("files");

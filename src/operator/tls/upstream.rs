@@ -56,6 +56,8 @@ pub(super) struct Target {
 impl Target {
     /// An upstream at this host.
     pub(super) fn new(host: &str, tls: &UpstreamTls) -> Self {
+        // A certificate is made out to an address without its interface, which only this machine knows.
+        let host = host.split_once('%').map_or(host, |(address, _)| address);
         let name = tls.server_name.as_deref().unwrap_or(host).to_string();
         Self { name, tls: tls.clone(), clock: Clock { not_before_s: 0 } }
     }

@@ -429,6 +429,7 @@ fn process() -> Process {
         is_store_damaged: false,
         certificates_end: None,
         is_tls_shut: false,
+        are_definitions_unread: false,
         waiting_publishers: 0,
         waiters: None,
         disk_limit_bytes: 0,

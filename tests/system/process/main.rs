@@ -14,3 +14,4 @@ mod inspect;
 mod log_writer;
 mod program;
 mod report;
+mod start;

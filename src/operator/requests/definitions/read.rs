@@ -10,6 +10,8 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::fields::BYTE_ORDER_MARK;
+
 /// The longest file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 
@@ -88,8 +90,14 @@ pub fn read<E>(
     if length > FILE_BYTES_MAX {
         return Err(ReadError::TooLong);
     }
+    file.rewind().map_err(ReadError::System)?;
+    let mut beginning = Vec::new();
+    Read::take(&mut *file, BYTE_ORDER_MARK.len() as u64)
+        .read_to_end(&mut beginning)
+        .map_err(ReadError::System)?;
+    let start = if beginning == BYTE_ORDER_MARK { BYTE_ORDER_MARK.len() as u64 } else { 0 };
     for section in SECTIONS {
-        file.seek(SeekFrom::Start(0)).map_err(ReadError::System)?;
+        file.seek(SeekFrom::Start(start)).map_err(ReadError::System)?;
         let mut stopped = None;
         let mut index = 0;
         let done = go_through(file, section, &mut |thing| {
@@ -273,6 +281,17 @@ mod tests {
             order(text).unwrap(),
             ["users[0] 5", "policies[0] 4", "queues[0] 2", "queues[1] 3", "bindings[0] 1"]
         );
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_once_and_only_at_the_beginning() {
+        assert_eq!(
+            order("\u{feff}{\"bindings\":[1],\"users\":[5]}").unwrap(),
+            ["users[0] 5", "bindings[0] 1"]
+        );
+        for text in ["\u{feff}", "\u{feff}\u{feff}{}", "{}\u{feff}", "{\u{feff}}"] {
+            order(text).unwrap_err();
+        }
     }
 
     #[test]
