@@ -224,4 +224,26 @@ def many_refusals_are_all_told() -> None:
         assert len(bound) == there, bound
 
 
-CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, passwords_in_clear, there_and_back]
+def policies_for_kinds_of_queues() -> None:
+    """Policies for one kind of queue, as RabbitMQ has them from 3.12 on, apply to that kind, and come back as they
+    were."""
+    policies = [
+        {"vhost": "/", "name": name, "pattern": "^e3", "definition": definition, "priority": priority,
+         "apply-to": apply_to}
+        for name, definition, priority, apply_to in (
+            ("pc", {"max-length": 6}, 1, "classic_queues"), ("pq", {"max-length": 7}, 2, "quorum_queues"),
+            ("ps", {"max-age": "1h"}, 3, "streams"))]
+    queues = [{"name": name, "vhost": "/", "durable": True, "auto_delete": False, "arguments": arguments}
+              for name, arguments in (("e3c", {}), ("e3q", {"x-queue-type": "quorum"}))]
+    with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home, leveret() as broker:
+        file, back = Path(home) / "kinds.json", Path(home) / "back.json"
+        file.write_text(json.dumps({"policies": policies, "queues": queues}))
+        good(broker, "import_definitions", str(file))
+        shown = sorted(rows(broker, "list_queues", "name", "policy"))
+        assert shown == [["e3c", "pc"], ["e3q", "pq"]], shown
+        good(broker, "export_definitions", str(back))
+        kept = sorted(json.loads(back.read_text())["policies"], key=lambda policy: policy["name"])
+        assert kept == policies, kept
+
+
+CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, policies_for_kinds_of_queues, passwords_in_clear, there_and_back]

@@ -60,10 +60,15 @@ impl Policy {
 
     /// Whether the policy exists, and is for such queues or exchanges.
     pub(super) fn is_for(&self, vhost: VhostId, subject: Subject) -> bool {
+        use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues};
         let applies = match subject {
-            Subject::Exchange => self.apply_to != ApplyTo::Queues,
-            Subject::ClassicQueue => self.apply_to != ApplyTo::Exchanges && !self.not_for.classic,
-            Subject::QuorumQueue => self.apply_to != ApplyTo::Exchanges && !self.not_for.quorum,
+            Subject::Exchange => matches!(self.apply_to, All | Exchanges),
+            Subject::ClassicQueue => {
+                matches!(self.apply_to, All | Queues | ClassicQueues) && !self.not_for.classic
+            }
+            Subject::QuorumQueue => {
+                matches!(self.apply_to, All | Queues | QuorumQueues) && !self.not_for.quorum
+            }
         };
         applies && self.vhost == vhost && !self.is_gone
     }

@@ -25,6 +25,12 @@ pub enum ApplyTo {
     Queues,
     /// Exchanges alone.
     Exchanges,
+    /// Classic queues alone. This and the following are of RabbitMQ from 3.12 on.
+    ClassicQueues,
+    /// Quorum queues alone.
+    QuorumQueues,
+    /// Streams alone, so nothing here.
+    Streams,
 }
 
 impl ApplyTo {
@@ -34,12 +40,17 @@ impl ApplyTo {
             Self::All => "all",
             Self::Queues => "queues",
             Self::Exchanges => "exchanges",
+            Self::ClassicQueues => "classic_queues",
+            Self::QuorumQueues => "quorum_queues",
+            Self::Streams => "streams",
         }
     }
 
     /// The value that a word stands for.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::All, Self::Queues, Self::Exchanges].into_iter().find(|kind| kind.name() == name)
+        use ApplyTo::{All, ClassicQueues, Exchanges, Queues, QuorumQueues, Streams};
+        let all = [All, Queues, Exchanges, ClassicQueues, QuorumQueues, Streams];
+        all.into_iter().find(|apply_to| apply_to.name() == name)
     }
 }
 
