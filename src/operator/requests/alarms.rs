@@ -17,14 +17,15 @@ use super::wear::Wear;
 /// How long publishers may wait for a log that compaction can free before that is an alarm, in milliseconds.
 const COMPACTION_MS: u64 = 10_000;
 /// The most alarms at once.
-const ALARMS_MAX: usize = 13;
+const ALARMS_MAX: usize = 14;
 
 /// The names of all alarms, for metrics.
-pub(super) const KINDS: [&str; 15] = [
+pub(super) const KINDS: [&str; 16] = [
     "access",
     "damage",
     "orphans",
     "rebuilt",
+    "limits",
     "tls",
     "definitions",
     "memory",
@@ -73,6 +74,12 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
             context.broker.recovery().has_rebuilt(),
             "rebuilt: what some queues were declared with is lost, and they are plain durable ones; the log \
              says which; whoever declares them again ends this",
+        ),
+        (
+            context.broker.recovery().beyond_limits() > 0,
+            "limits: the store has more than this configuration has room for, and what is beyond is kept but not \
+             served; the log of the start names it; raise the limits or memory_limit, or use a larger profile, and \
+             start again",
         ),
         (
             context.process.is_tls_shut,

@@ -136,6 +136,9 @@ impl Restoring {
                     _ => "only another version knows its type",
                 };
                 log::error!("{definition} is stored, but {why}");
+                if not_now == Restored::NoRoom {
+                    broker.recovery_mut().note_beyond_limits();
+                }
                 broker.recovery_mut().leave_out_levels(incarnation, &levels.known);
                 self.absent.insert(incarnation);
                 self.absent.extend(levels.known);
@@ -316,6 +319,7 @@ pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: Q
             log::error!(
                 "queue_entries_max has no room for all that is stored: some messages wait for a restart"
             );
+            broker.recovery_mut().note_beyond_limits();
             break;
         }
     }

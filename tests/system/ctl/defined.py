@@ -246,4 +246,25 @@ def policies_for_kinds_of_queues() -> None:
         assert kept == policies, kept
 
 
-CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, policies_for_kinds_of_queues, passwords_in_clear, there_and_back]
+def more_than_a_smaller_profile_has_room_for() -> None:
+    """A start under lower limits says by an alarm that some of the store is not served; with the old limits all is
+    there again."""
+    with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home:
+        file, data = Path(home) / "many.json", Path(home) / "data"
+        file.write_text(json.dumps({"queues": [
+            {"name": f"q{number}", "vhost": "/", "durable": True, "auto_delete": False, "arguments": {}}
+            for number in range(100)]}))
+        binary = brokers.leveret_binary()
+        with Leveret(binary, [], None, data) as broker:
+            good(broker, "import_definitions", str(file))
+            assert "limits:" not in good(broker, "list_alarms")
+        with Leveret(binary, [], "[limits]\nqueues_max = 64\n", data) as broker:
+            assert len(rows(broker, "list_queues", "name")) == 64
+            assert "limits: the store has more than" in good(broker, "list_alarms")
+        with Leveret(binary, [], None, data) as broker:
+            assert len(rows(broker, "list_queues", "name")) == 100
+            assert "limits:" not in good(broker, "list_alarms")
+
+
+CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, policies_for_kinds_of_queues,
+         more_than_a_smaller_profile_has_room_for, passwords_in_clear, there_and_back]

@@ -18,12 +18,24 @@ use crate::words::QueueInWords;
 pub struct Recovery {
     left_out: LeftOut,
     orphans: Orphans,
+    /// Definitions of the store, and queues with messages, for which the limits had no room at the start.
+    beyond_limits: u32,
 }
 
 impl Recovery {
     /// An empty recovery; at most this many definitions that were left out are known.
     pub(crate) fn new(left_out_max: usize, seed: u64) -> Self {
-        Self { left_out: LeftOut::new(left_out_max, seed), orphans: Orphans::default() }
+        Self { left_out: LeftOut::new(left_out_max, seed), orphans: Orphans::default(), beyond_limits: 0 }
+    }
+
+    /// Counts something of the store for which the limits have no room.
+    pub const fn note_beyond_limits(&mut self) {
+        self.beyond_limits += 1;
+    }
+
+    /// Returns how many definitions of the store, and queues with messages, the limits had no room for at the start.
+    pub const fn beyond_limits(&self) -> u32 {
+        self.beyond_limits
     }
 
     // ---- messages without a queue
