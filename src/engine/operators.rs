@@ -315,7 +315,7 @@ impl<S: Socket> Sockets for Connections<'_, S> {
         self.peers.connections_seen()
     }
 
-    fn at(&self, connection: ConnectionId) -> Option<SocketView> {
+    fn at(&self, connection: ConnectionId) -> Option<SocketView<'_>> {
         let peer = self.peers.get(connection)?;
         let Session::Amqp(session) = &peer.session else { return None };
         let negotiated = session.negotiated();
@@ -341,7 +341,7 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             channel_max: negotiated.channel_max,
             heartbeat_s: negotiated.heartbeat_ms / 1000,
             mechanism: session.mechanism(),
-            client: session.client(),
+            client_properties: session.client_properties(),
             received: (peer.traffic.received_bytes, peer.traffic.reads),
             sent: (peer.traffic.sent_bytes, peer.traffic.writes),
         })

@@ -40,7 +40,9 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         tls_record_bytes: if_serving(engine::tls_scratch_bytes(limits))
             .max(if_link(engine::tls_scratch_bytes(limits))),
         tls_crl_bytes: if_serving(if config.tls.crls.is_empty() { 0 } else { tls::CRL_BYTES }),
-        connection_bytes: engine::peer_bytes::<Socket>() + broker::CONNECTION_BYTES,
+        connection_bytes: engine::peer_bytes::<Socket>()
+            + broker::CONNECTION_BYTES
+            + session::Pools::client_properties_bytes(),
         bridge_bytes: engine::bridge_bytes::<Socket>(limits.frame_max as usize, window)
             + 3 * broker::CONNECTION_BYTES
             + 3 * broker::CHANNEL_BYTES

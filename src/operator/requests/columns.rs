@@ -74,7 +74,7 @@ impl Pen<'_, '_> {
     }
 
     /// The other end of a connection, as members of an object.
-    fn peer(&mut self, socket: &SocketView, is_first: &mut bool) {
+    fn peer(&mut self, socket: &SocketView<'_>, is_first: &mut bool) {
         self.json.name("peer_host", is_first);
         end(socket.ends, false, self);
         numbers(&mut self.json, is_first, &[("peer_port", port(socket.ends, false).into())]);
@@ -148,7 +148,7 @@ pub fn parse_connection_pid(pid: &str) -> Option<(u64, ConnectionId)> {
 }
 
 /// `peer -> host`, as RabbitMQ names connections.
-pub fn name_of(socket: &SocketView) -> String {
+pub fn name_of(socket: &SocketView<'_>) -> String {
     match socket.ends {
         Ends::Network { host, peer } => format!("{peer} -> {host}"),
         Ends::Local { pid, uid } => format!("process {pid} of user {uid} -> unix socket"),
@@ -396,7 +396,7 @@ pub struct ConnectionRow<'a> {
     /// The broker's side.
     pub view: ConnectionView<'a>,
     /// The socket's side.
-    pub socket: SocketView,
+    pub socket: SocketView<'a>,
 }
 
 /// Connections.
@@ -431,14 +431,10 @@ impl Kind for Connections {
         ("recv_cnt", |row, pen| pen.json.number(row.socket.received.1)),
         ("send_oct", |row, pen| pen.json.number(row.socket.sent.0)),
         ("send_cnt", |row, pen| pen.json.number(row.socket.sent.1)),
-        ("client_properties", |row, pen| {
-            let mut is_first = true;
-            pen.json.raw(b"{");
-            for (name, text) in row.socket.client.iter() {
-                pen.json.name(name, &mut is_first);
-                pen.json.text(text);
-            }
-            pen.json.raw(b"}");
+        ("client_properties", |row, pen| pen.json.table(row.socket.client_properties, pen.tables)),
+        ("user_provided_name", |row, pen| {
+            let name = row.socket.client_properties.get("connection_name");
+            pen.json.text(name.and_then(|value| value.as_str()).unwrap_or_default());
         }),
     ];
     const WITHOUT_FIGURE: &'static [&'static str] = &[
@@ -484,7 +480,7 @@ pub struct ChannelRow<'a> {
     /// What is known of it.
     pub view: ChannelView<'a>,
     /// What is known of its connection's socket.
-    pub socket: Option<SocketView>,
+    pub socket: Option<SocketView<'a>>,
 }
 
 /// Channels.

@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use super::samples::Samples;
 use super::tokens::Tokens;
 use crate::broker::{self, Broker, DiskFacts, Waiters};
-use crate::command::{ClientLabel, ConnectionId};
+use crate::command::ConnectionId;
 use crate::journal::{Batch, Journal};
 use crate::mem::Messages;
+use crate::wire::field::Table;
 
 /// Lent to a client's machine for one step.
 pub struct RequestContext<'s> {
@@ -223,12 +224,12 @@ pub trait Sockets {
     /// Places of connections that were ever used.
     fn places(&self) -> usize;
     /// The connection in a place.
-    fn at(&self, connection: ConnectionId) -> Option<SocketView>;
+    fn at(&self, connection: ConnectionId) -> Option<SocketView<'_>>;
 }
 
 /// One connection's socket.
 #[derive(Clone, Copy, Debug)]
-pub struct SocketView {
+pub struct SocketView<'s> {
     /// Connections are numbered in the order of their coming.
     pub number: u64,
     /// The addresses of both ends.
@@ -247,8 +248,8 @@ pub struct SocketView {
     pub heartbeat_s: u32,
     /// How its user logged in.
     pub mechanism: &'static str,
-    /// What the client says it is.
-    pub client: ClientLabel,
+    /// What the client says of itself, as far as it is kept.
+    pub client_properties: Table<'s>,
     /// Bytes that came, without what TLS adds, and in how many reads.
     pub received: (u64, u64),
     /// Bytes that went, and in how many writes.

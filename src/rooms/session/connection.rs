@@ -6,21 +6,23 @@
 //! Always true: only an open connection has channels that are in use; what is held in pools is given back by
 //! `teardown` whatever the connection was doing.
 
-use core::fmt;
+use core::fmt::{self, Write as _};
 use core::net::SocketAddr;
 
 use super::channel::{ConfirmList, NONE, OwnChannels, Slot, State};
+use super::client_properties::ClientProperties;
 use super::context::Context;
 use super::deliveries::Begun;
 use super::pending::{Mechanism, Pending};
 use super::settings::Settings;
 use super::step::BodyFrame;
 use super::write_plan::PartialFrame;
-use crate::command::{ChannelId, ClientLabel, ConnectionId, ReplyOrder};
+use crate::command::{ChannelId, ConnectionId, ReplyOrder};
 use crate::error::Fault;
 use crate::log_limiter::{LogKind, LogSource};
 use crate::mem::ByteChain;
 use crate::time::{Deadline, Now};
+use crate::wire::field::Table;
 
 /// How long a peer may take to close its socket when all has been said.
 pub(super) const PARTING_MS: u64 = 3_000;
@@ -45,7 +47,12 @@ pub struct Caller<'c> {
     /// The other end.
     pub peer: Peer,
     names: &'c str,
+    /// What the client calls the connection; empty if it does not.
+    connection_name: &'c str,
 }
+
+/// Characters of a `connection_name` that a line of the log shows.
+const CONNECTION_NAME_SHOWN: usize = 48;
 
 impl fmt::Display for Caller<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,7 +60,13 @@ impl fmt::Display for Caller<'_> {
             (LogSource::Address(address), port) if port > 0 => SocketAddr::new(address, port).fmt(f)?,
             (source, _) => source.fmt(f)?,
         }
-        f.write_str(self.names)
+        f.write_str(self.names)?;
+        if self.connection_name.is_empty() {
+            return Ok(());
+        }
+        f.write_str(" connection_name ")?;
+        let shown = self.connection_name.chars().take(CONNECTION_NAME_SHOWN);
+        shown.flat_map(char::escape_debug).try_for_each(|letter| f.write_char(letter))
     }
 }
 
@@ -192,8 +205,7 @@ pub struct Connection {
     pub(super) peer: Peer,
     /// Who the peer is by its verified certificate.
     pub(super) certificate_name: Option<Box<str>>,
-    /// What the client says it is.
-    pub(super) client: ClientLabel,
+    pub(super) client: ClientProperties,
     /// How it logged in; empty before.
     pub(super) mechanism: &'static str,
     /// User and virtual host, for the log; empty until both are known.
@@ -216,9 +228,9 @@ impl Connection {
         context.log.warn(context.now, self.peer.source, kind, format_args!("{}{text}", self.caller()));
     }
 
-    /// What the client says it is.
-    pub const fn client(&self) -> ClientLabel {
-        self.client
+    /// Returns the client's properties, as far as they are kept.
+    pub fn client_properties(&self) -> Table<'_> {
+        self.client.table()
     }
 
     /// By what it logged in: `PLAIN`, `AMQPLAIN` or `EXTERNAL`; empty before.
@@ -228,7 +240,8 @@ impl Connection {
 
     /// Who it is, for the log.
     pub fn caller(&self) -> Caller<'_> {
-        Caller { peer: self.peer, names: &self.names }
+        let name = self.client.table().get("connection_name").and_then(|value| value.as_str());
+        Caller { peer: self.peer, names: &self.names, connection_name: name.unwrap_or_default() }
     }
 
     /// From now on the log says whose it is.
@@ -248,7 +261,7 @@ impl Connection {
         Self {
             id,
             peer,
-            client: ClientLabel::default(),
+            client: ClientProperties::default(),
             mechanism: "",
             names: heapless::String::new(),
             certificate_name: None,
@@ -369,6 +382,7 @@ impl Connection {
     /// The socket is gone: gives back everything held in pools. The broker forgets the connection apart
     /// from this.
     pub fn teardown(&mut self, context: &mut Context<'_>) {
+        context.pools.clients.give_back(core::mem::take(&mut self.client));
         self.drop_channels(context);
         self.output.replies.clear(&mut context.pools.replies);
         self.output.begun = None;

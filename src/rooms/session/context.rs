@@ -1,6 +1,7 @@
 //! What a session is lent for one call, and what all sessions hold together.
 
 use super::channel::Channels;
+use super::client_properties::{self, ClientPool};
 use super::settings::Settings;
 use crate::command::{Name, ReplyOrder};
 use crate::journal::Batch;
@@ -14,6 +15,7 @@ use crate::time::Now;
 pub struct Pools {
     pub(super) channels: Channels,
     pub(super) replies: BytePool,
+    pub(super) clients: ClientPool,
     /// The consumer tag of the basic.cancel under way. There is one at most: a command is answered before
     /// any connection is asked for its next.
     pub(super) cancelled_tag: Name,
@@ -28,6 +30,7 @@ impl Pools {
         Self {
             channels: Channels::new(limits.channels_max as usize),
             replies: BytePool::with_bytes(replies),
+            clients: ClientPool::new(limits.connections_max as usize),
             cancelled_tag: Name::new(),
             confirmed: 0,
         }
@@ -36,6 +39,11 @@ impl Pools {
     /// Bytes of a channel's record, for the memory table.
     pub const fn channel_record_bytes() -> usize {
         Channels::RECORD_BYTES
+    }
+
+    /// Bytes that the properties of clients take for each connection, for the memory table.
+    pub const fn client_properties_bytes() -> usize {
+        client_properties::BYTES_PER_CONNECTION
     }
 
     /// Bytes of the records for refused channels, for the memory table.

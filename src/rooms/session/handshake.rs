@@ -25,7 +25,7 @@ use super::pending::{Kind, Mechanism, Pending};
 use super::settings::Settings;
 use super::step::Step;
 use super::timers;
-use crate::command::{ClientLabel, Command, Name};
+use crate::command::{Command, Name};
 use crate::error::{Fault, ReplyCode};
 use crate::limits::FRAME_BYTES_MIN;
 use crate::log_limiter::LogKind;
@@ -205,7 +205,7 @@ impl Connection {
         response: &'a [u8],
     ) -> Option<Step<'a>> {
         self.capabilities = capabilities(client_properties);
-        self.client = ClientLabel::of(|key| client_properties.get(key).and_then(|value| value.as_str()));
+        self.client = context.pools.clients.keep(client_properties);
         let known = match mechanism {
             "PLAIN" => Mechanism::Plain,
             "AMQPLAIN" => Mechanism::AmqPlain,

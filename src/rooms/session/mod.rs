@@ -56,6 +56,7 @@
 )]
 
 mod channel;
+mod client_properties;
 mod confirms;
 mod connection;
 mod content;

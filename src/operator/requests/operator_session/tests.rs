@@ -28,7 +28,7 @@ impl Sockets for NoSockets {
         0
     }
 
-    fn at(&self, _: ConnectionId) -> Option<SocketView> {
+    fn at(&self, _: ConnectionId) -> Option<SocketView<'_>> {
         None
     }
 }
