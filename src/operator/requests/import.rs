@@ -102,10 +102,10 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
                 let told = unknown_fields.iter().map(|name| definitions::unknown_field(name));
                 told.for_each(|why| tell(number, "remark", &why));
                 let (broker, mut context) = context.broker();
-                definitions::apply(broker, &mut context, &item)
+                definitions::apply(broker, &mut context, &item).map(|applied| applied.remark(&item))
             });
             match applied {
-                Ok(applied) => applied.remark().iter().for_each(|remark| tell(number, "remark", remark)),
+                Ok(remark) => remark.iter().for_each(|remark| tell(number, "remark", remark)),
                 Err(why) => tell(number, "error", &why),
             }
         }
