@@ -34,12 +34,12 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
                 systemd::still_starting();
             }
             hash_password(broker, &mut item, &mut entropy);
-            apply(broker, &mut context, &item)
+            apply(broker, &mut context, &item).map(|applied| applied.remark(&item))
         });
         match done {
-            Ok(applied) => {
+            Ok(remark) => {
                 made += 1;
-                applied.remark().iter().for_each(|remark| log::warn!("{}: {at}: {remark}", path.display()));
+                remark.iter().for_each(|remark| log::warn!("{}: {at}: {remark}", path.display()));
             }
             Err(why) => {
                 refused += 1;

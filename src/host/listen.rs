@@ -102,7 +102,7 @@ impl ListeningSocket {
 }
 
 impl Listener {
-    /// Listens on an address; port 0 takes a free one. Whoever comes in has the listening socket's options,
+    /// Binds to an address, without accepting anybody yet; port 0 takes a free one. Whoever comes in has the listening socket's options,
     /// so they cost no call for each connection.
     fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
         let address = address_with_scope(listen)?;
@@ -112,7 +112,6 @@ impl Listener {
         };
         socket.set_nonblocking(true)?;
         set_options(&socket, limits)?;
-        socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into());
         let socket = listener.local_addr()?;
         let address = match listen.zone {
@@ -146,6 +145,30 @@ impl Listener {
         }
     }
 
+    /// Lets the kernel accept connections: as late as possible, so that whatever a script does next after it could
+    /// connect, the command line included, works.
+    ///
+    /// # Errors
+    /// Another program has begun to listen there since.
+    pub(super) fn listen(&self) -> Result<(), StartError> {
+        match (&self.listener, &self.address) {
+            (ListeningSocket::Absent(_), _) => Ok(()),
+            (ListeningSocket::Local(listener), _) => listener
+                .listen(BACKLOG)
+                .map_err(|why| StartError::ListenLocal(listener.path().to_path_buf(), why)),
+            (ListeningSocket::Tcp(listener), address) => {
+                SockRef::from(listener).listen(BACKLOG).map_err(|why| {
+                    let listen = match address {
+                        ListenerAddress::Network(address) => ListenAddress::required(*address),
+                        ListenerAddress::Interface(listen) => *listen,
+                        ListenerAddress::Local(path) => return StartError::ListenLocal(path.clone(), why),
+                    };
+                    StartError::Listen(listen, why)
+                })
+            }
+        }
+    }
+
     /// Whether its address family or interface is not there yet.
     pub(super) const fn is_absent(&self) -> bool {
         matches!(self.listener, ListeningSocket::Absent(_))
@@ -156,6 +179,7 @@ impl Listener {
         let ListeningSocket::Absent(listen) = self.listener else { return };
         let opened =
             Self::open(listen, self.with_tls, limits, &mut Passed(Vec::new())).and_then(|mut opened| {
+                opened.listen().map_err(io::Error::other)?;
                 opened.register(poll, token)?;
                 Ok(opened)
             });
@@ -343,7 +367,7 @@ pub(super) fn open_listeners(
         listeners.push(opened.map_err(|error| StartError::Listen(listen, error))?);
     }
     if let Some(path) = &config.unix.path {
-        let listener = LocalListener::open(path, Folder::Anybodys, config.unix.mode.0, BACKLOG);
+        let listener = LocalListener::bind(path, Folder::Anybodys, config.unix.mode.0);
         let listener =
             listener.map(ListeningSocket::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
         listeners.push(Listener { listener, address: ListenerAddress::Local(path.clone()), with_tls: false });
@@ -471,6 +495,7 @@ mod tests {
         let limits = Limits::default();
         let listener =
             Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits, &mut Passed(Vec::new())).unwrap();
+        listener.listen().unwrap();
         let ListenerAddress::Network(address) = listener.address else { panic!("it is one of the network") };
         let _client = std::net::TcpStream::connect(address).unwrap();
         let (socket, _) = listener.listener.accept().unwrap();

@@ -16,7 +16,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, open};
 use rustix::process::geteuid;
-use socket2::{Domain, SockAddr, Socket as RawSocket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket as RawSocket, Type};
 
 use crate::engine::PeerAddress;
 
@@ -43,6 +43,21 @@ pub(super) struct LocalListener {
 impl LocalListener {
     /// Listens; whoever may write to a file of this mode may connect.
     pub(super) fn open(path: &Path, folder: Folder, mode: u32, backlog: i32) -> io::Result<Self> {
+        let bound = Self::bind(path, folder, mode)?;
+        bound.listen(backlog).map(|()| bound)
+    }
+
+    /// Lets the kernel accept connections.
+    pub(super) fn listen(&self, backlog: i32) -> io::Result<()> {
+        SockRef::from(&self.listener).listen(backlog)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the socket, which accepts nobody yet.
+    pub(super) fn bind(path: &Path, folder: Folder, mode: u32) -> io::Result<Self> {
         remove_stale(path, folder)?;
         let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -51,7 +66,6 @@ impl LocalListener {
         if folder == Folder::Ours {
             give_to_owner(path)?;
         }
-        socket.listen(backlog)?;
         let found = fs::symlink_metadata(path)?;
         let listener = UnixListener::from_std(socket.into());
         Ok(Self { listener, path: path.to_path_buf(), file: (found.dev(), found.ino()) })

@@ -108,6 +108,9 @@ impl EventLoop {
         if config.memory_lock {
             lock_memory()?;
         }
+        // After the control socket: whoever could connect can use the command line, too.
+        let platform = engine.platform();
+        platform.listeners.iter().chain(&platform.management).try_for_each(Listener::listen)?;
         let is_open = |listener: &Listener| !listener.is_absent();
         let management = engine.platform().management.iter().enumerate();
         for (place, listener) in management.filter(|(_, listener)| is_open(listener)) {

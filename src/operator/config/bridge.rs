@@ -12,11 +12,11 @@ use toml::de::DeValue;
 use crate::mem::NAME_BYTES_MAX;
 
 use super::first_user::Secret;
-use super::layer::read_text_file;
 use super::nearest::describe_unknown;
 use super::on_demand::{LinkMode, OnDemand, Said, TimeOfDay};
 use super::read::{Readable, Value, Wrong, fill, read_from_text, section};
 use super::shovel::Shovel;
+use super::text_file::read_text_file;
 use super::transports::quoted;
 use super::units::{BadValue, Bytes, Count, Millis, Seconds};
 use super::upstream::Upstream;

@@ -3,9 +3,7 @@
 //! Always true: what is not said stays as it is in the layer below; a key in the wrong section is told where
 //! it belongs.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::bridge::Bridges;
@@ -14,12 +12,12 @@ use super::first_user::{Secret, UserName};
 use super::nearest::describe_unknown;
 use super::read::{Wrong, read, section};
 use super::store::Store;
+use super::text_file::read_text_file;
 use super::transports::{FileMode, TlsAddress, TlsLayer};
 use super::units::{
     Bytes, Compat, Count, DiskLimit, FlashEndurance, Label, ListenAddress, LogLevel, Millis, Persist,
     Seconds, Switch,
 };
-use crate::fields::BYTE_ORDER_MARK;
 use crate::limits::Limits;
 
 /// More than any configuration file has; it keeps `--config /dev/zero` from eating the memory.
@@ -196,27 +194,6 @@ fn read_text(file: &Path) -> Result<String, ConfigError> {
     let unreadable = |why| ConfigError::Unreadable { file: file.to_path_buf(), why };
     let text = read_text_file(file, FILE_BYTES_MAX).map_err(unreadable)?;
     text.ok_or_else(|| unreadable(io::Error::other("it is larger than any configuration")))
-}
-
-/// Reads a text file of the operator's, without the byte-order mark that it may begin with. `None`: it has more than
-/// `bytes_max` bytes.
-///
-/// # Errors
-/// It cannot be read, is no regular file, or is not UTF-8.
-pub(super) fn read_text_file(file: &Path, bytes_max: u64) -> io::Result<Option<String>> {
-    // Opening a pipe must not wait for its writer.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = File::options().read(true).custom_flags(nonblocking).open(file)?;
-    if !opened.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let mut text = Vec::new();
-    opened.take(bytes_max + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > bytes_max {
-        return Ok(None);
-    }
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text).to_vec();
-    String::from_utf8(text).map(Some).map_err(io::Error::other)
 }
 
 impl Layer {

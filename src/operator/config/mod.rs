@@ -25,6 +25,7 @@ mod settings;
 pub mod shovel;
 pub mod shovel_parameter;
 mod store;
+mod text_file;
 pub mod transports;
 pub mod units;
 pub mod upstream;

@@ -115,12 +115,10 @@ pub(super) fn lines(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
                 let told = unknown_fields.iter().map(|name| definitions::unknown_field(name));
                 told.take(REMARKS_MAX).for_each(|why| tell(json, number, "remark", &why));
                 let (broker, mut context) = context.broker();
-                definitions::apply(broker, &mut context, &item)
+                definitions::apply(broker, &mut context, &item).map(|applied| applied.remark(&item))
             });
             match applied {
-                Ok(applied) => {
-                    applied.remark().iter().for_each(|remark| tell(json, number, "remark", remark))
-                }
+                Ok(remark) => remark.iter().for_each(|remark| tell(json, number, "remark", remark)),
                 Err(why) => tell(json, number, "error", &why),
             }
         }

@@ -8,15 +8,19 @@ use std::io::{self, BufRead, IsTerminal, Read, Write};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 
+use crate::config::nearest::nearest;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use crate::requests::http::encode;
 
 use super::args::Call;
 use super::client::Reply;
-use super::failure::{BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused_as, tell};
+use super::failure::{BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused_as, tell, warn};
 use super::find::{ask, connect};
 use super::listings::{Source, print};
 
+/// Tags that mean something to the broker. Others are kept and shown.
+const TAGS_WITH_RIGHTS: [&str; 5] =
+    ["administrator", "monitoring", "policymaker", "management", "impersonator"];
 const MUST_BE_THERE: &str = "if-match: *\r\n";
 const MUST_BE_NEW: &str = "if-none-match: *\r\n";
 
@@ -140,7 +144,20 @@ pub(super) fn delete_user(call: &Call) -> Result<(), Failure> {
 pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
     let (user, tags) = (&call.args[0], &call.args[1..]);
     tell(call, &format!("Setting tags for user \"{user}\" to [{}] ...", tags.join(", ")))?;
-    user_done(&put_user(call, user, MUST_BE_THERE, &json!({"tags": tags.join(",")}))?, user)
+    user_done(&put_user(call, user, MUST_BE_THERE, &json!({"tags": tags.join(",")}))?, user)?;
+    // The broker takes any tag, as RabbitMQ does.
+    for tag in tags.iter().flat_map(|tags| tags.split(',')).map(str::trim) {
+        if !tag.is_empty() && !TAGS_WITH_RIGHTS.contains(&tag) {
+            let meant = TAGS_WITH_RIGHTS.iter().find(|known| known.starts_with(tag)).copied();
+            let meant = meant.or_else(|| nearest(tag, TAGS_WITH_RIGHTS));
+            let meant = meant.map(|meant| format!(" did you mean {meant}?")).unwrap_or_default();
+            warn(&format!(
+                "Warning: the tag \"{tag}\" gives no rights;{meant} Tags with rights: {}",
+                TAGS_WITH_RIGHTS.join(", ")
+            ));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn add_vhost(call: &Call) -> Result<(), Failure> {

@@ -53,6 +53,10 @@ impl fmt::Display for Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        // The reader of a pipe has seen enough, such as `head`: that is no failure.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::new(0, "");
+        }
         Self::new(SOFTWARE, format!("Error: standard output: {error}"))
     }
 }
@@ -80,6 +84,23 @@ pub(super) fn tell(call: &Call, text: &str) -> Result<(), Failure> {
         writeln!(io::stdout(), "{text}")?;
     }
     Ok(())
+}
+
+/// Tells on standard error what does not keep the command from its work.
+pub(super) fn warn(text: &str) {
+    // Nobody is left to be told when standard error is closed.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// A user who is not there, in rabbitmqctl's words and in plain ones.
+pub(super) fn no_such_user(user: &str) -> Failure {
+    Failure::error(UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}\nThere is no user {user:?}"))
+}
+
+/// An argument that is no JSON, in rabbitmqctl's words and in plain ones.
+pub(super) fn no_json(what: &str, error: &serde_json::Error) -> Failure {
+    let text = format_args!("JSON decoding error. Reason: badarg\nThe {what} is not JSON: {error}");
+    Failure::error(UNAVAILABLE, text)
 }
 
 /// A line of an answer as it is shown: in a report nothing gets out of it that a peer chose.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::access::done;
 use super::args::Call;
 use super::client::Reply;
-use super::failure::{Failure, UNAVAILABLE, shown, tell};
+use super::failure::{Failure, UNAVAILABLE, no_json, no_such_user, shown, tell};
 use super::find::{ask, connect};
 use super::format::Formatter;
 
@@ -116,9 +116,7 @@ fn show_all(call: &Call, what: &str, all: &[(String, Value)]) -> Result<(), Fail
 
 /// Why these are no limits, in rabbitmqctl's words.
 fn what_is_wrong(limits: &str, known: [&str; 2], what: &str) -> Result<Option<String>, Failure> {
-    let Ok(limits) = limits.parse::<Value>() else {
-        return Err(Failure::error(UNAVAILABLE, "JSON decoding error. Reason: badarg"));
-    };
+    let limits = limits.parse::<Value>().map_err(|error| no_json("definition", &error))?;
     let Some(limits) = limits.as_object() else { return Ok(None) };
     let erlang =
         |value: &Value| value.as_str().map_or_else(|| value.to_string(), |text| format!("<<{text:?}>>"));
@@ -140,8 +138,4 @@ fn what_is_wrong(limits: &str, known: [&str; 2], what: &str) -> Result<Option<St
 
 fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
     if reply.error() == "no_such_user" { Err(no_such_user(user)) } else { done(reply) }
-}
-
-fn no_such_user(user: &str) -> Failure {
-    Failure::error(UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}"))
 }

@@ -13,7 +13,7 @@ use crate::requests::parameter_columns::VALUE_IN_WORDS;
 use crate::requests::policy_columns::IN_WORDS;
 
 use super::args::Call;
-use super::failure::{BAD_DATA, Failure, UNAVAILABLE, misused, tell};
+use super::failure::{BAD_DATA, Failure, misused, no_such_user, tell};
 use super::find;
 use super::find::connect;
 use super::format::{Formatter, Printer};
@@ -171,7 +171,7 @@ pub(super) fn print(call: &Call, source: Source<'_>) -> Result<(), Failure> {
         }
         Some(reply) if reply.error() == "no_such_user" => {
             let user = call.args.first().map_or("", String::as_str);
-            return Err(Failure::error(UNAVAILABLE, format_args!("{{:no_such_user, {user:?}}}")));
+            return Err(no_such_user(user));
         }
         Some(reply) => return Err(Failure::refused(&reply)),
         None => {}

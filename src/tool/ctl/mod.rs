@@ -54,7 +54,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(failure) => failure,
     };
     // Nobody is left to be told when standard error is closed.
-    let _ = writeln!(io::stderr(), "{}", failure.text);
+    if !failure.text.is_empty() {
+        let _ = writeln!(io::stderr(), "{}", failure.text);
+    }
     ExitCode::from(failure.code)
 }
 

@@ -217,7 +217,10 @@ pub(super) fn purge_queue(call: &Call) -> Result<(), Failure> {
     let reply = ask(call, "DELETE", &["queues", call.vhost(), queue, "contents"], "")?;
     match reply.status {
         200 => Ok(()),
-        404 => Err(Failure::error(UNAVAILABLE, "not_found")),
+        404 => {
+            let text = format!("not_found\nThere is no queue {queue:?} in vhost {:?}", call.vhost());
+            Err(Failure::error(UNAVAILABLE, text))
+        }
         _ => Err(Failure::refused(&reply)),
     }
 }

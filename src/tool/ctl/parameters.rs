@@ -11,7 +11,7 @@ use crate::requests::http::encode;
 
 use super::access::done;
 use super::args::Call;
-use super::failure::{Failure, UNAVAILABLE, tell};
+use super::failure::{Failure, UNAVAILABLE, no_json, tell};
 use super::find::{ask, connect};
 use super::format::Printer;
 use super::listings::{Source, print};
@@ -20,7 +20,7 @@ use super::listings::{Source, print};
 fn body_of(value: &str) -> Result<String, Failure> {
     match value.parse::<Value>() {
         Ok(value) => Ok(json!({ "value": value }).to_string()),
-        Err(_) => Err(Failure::error(UNAVAILABLE, "JSON decoding error. Reason: badarg")),
+        Err(error) => Err(no_json("value", &error)),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::requests::http::encode;
 
 use super::access::done;
 use super::args::Call;
-use super::failure::{Failure, UNAVAILABLE, misused, tell};
+use super::failure::{Failure, UNAVAILABLE, misused, no_json, tell};
 use super::find::ask;
 use super::listings::{Source, print};
 
@@ -38,9 +38,7 @@ pub(super) fn set(call: &Call) -> Result<(), Failure> {
              \"{priority}\" for vhost \"{vhost}\" ..."
         ),
     )?;
-    let Ok(definition) = definition.parse::<Value>() else {
-        return Err(Failure::error(UNAVAILABLE, "JSON decoding error. Reason: badarg"));
-    };
+    let definition = definition.parse::<Value>().map_err(|error| no_json("definition", &error))?;
     let body = json!({
         "pattern": pattern,
         "definition": definition,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from typing import Any, Deque, List, NamedTuple, Optional
+from typing import Any, Deque, Dict, List, NamedTuple, Optional
 
 from . import wire
 from .brokers import Address
@@ -35,8 +35,9 @@ class Client:
 
     def __init__(self, address: Address, timeout: float = 20.0, heartbeat: int = 0, frame_max: int = 131072,
                  receive_buffer: Optional[int] = None, user: str = "guest", password: str = "guest",
-                 vhost: str = "/", mechanism: str = "PLAIN", connected: Optional[socket.socket] = None) -> None:
-        """`connected` is a socket that is there already, over TLS say. The timeout only tells a hang, and is taken
+                 vhost: str = "/", mechanism: str = "PLAIN", connected: Optional[socket.socket] = None,
+                 properties: Optional[Dict[str, Any]] = None) -> None:
+        """`properties` are the client's, beside its capabilities. `connected` is a socket that is there already, over TLS say. The timeout only tells a hang, and is taken
         with patience; those of `frame`, `recv` and `expect` are what they say."""
         self.timeout = patience(timeout)
         self.frame_max = frame_max
@@ -50,14 +51,15 @@ class Client:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
             self.socket.connect(address)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._handshake(heartbeat, mechanism, credentials(mechanism, user, password), vhost)
+        self._handshake(heartbeat, mechanism, credentials(mechanism, user, password), vhost, properties or {})
 
-    def _handshake(self, heartbeat: int, mechanism: str, response: bytes, vhost: str) -> None:
+    def _handshake(self, heartbeat: int, mechanism: str, response: bytes, vhost: str,
+                   properties: Dict[str, Any]) -> None:
         capabilities = {name: True for name in ("basic.nack", "consumer_cancel_notify", "publisher_confirms",
                                                 "authentication_failure_close", "connection.blocked")}
         self.send(wire.PROTOCOL_HEADER)
         self.expect("connection.start")
-        self.send(wire.method(0, "connection.start-ok", client_properties={"capabilities": capabilities},
+        self.send(wire.method(0, "connection.start-ok", client_properties={"capabilities": capabilities, **properties},
                               mechanism=mechanism, response=response, locale="en_US"))
         tune = self.expect("connection.tune")
         self.frame_max = min(self.frame_max, tune.args["frame_max"])

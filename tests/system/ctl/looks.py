@@ -191,4 +191,21 @@ def waiting_publisher(broker: Leveret, queue: str, size: int) -> Iterator[None]:
         client.drop()
 
 
-CASES = [status_says_what_is, environment_is_the_configuration, alarms_come_and_go]
+def clients_are_shown_by_what_they_say() -> None:
+    """Properties of clients of any key and length, as RabbitMQ shows them, and the name in the log."""
+    name = "sensor " + "x" * 200
+    said = {"product": "probe", "connection_name": name, "site": "hall 7", "revision": 12, "is_spare": False,
+            "list": [1, 2]}
+    with leveret() as broker:
+        with Client(broker.address, properties=said):
+            shown = rows(broker, "list_connections", "user_provided_name")
+            assert shown == [[name]], shown
+            listed = json.loads(good(broker, "list_connections", "client_properties", "--formatter", "json"))
+            text = json.dumps(listed)
+            for part in ("probe", name, "hall 7", "revision", "12", "is_spare", "capabilities", "basic.nack"):
+                assert part in text, (part, text)
+        lines = [line for line in broker.log().splitlines() if "connection opened" in line]
+        assert lines and "connection_name sensor xxx" in lines[0], lines
+
+
+CASES = [status_says_what_is, environment_is_the_configuration, alarms_come_and_go, clients_are_shown_by_what_they_say]

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
@@ -287,5 +287,93 @@ fn link_local_addresses_with_an_interface_are_listened_on_and_connected_to() {
     };
     assert!(shown.contains("it refused the login: 403"), "{shown}");
     other.end();
+    broker.end();
+}
+
+/// Who could connect can use the command line at once: what a script does after it waited for the port.
+#[test]
+fn the_control_socket_is_there_when_amqp_accepts() {
+    let home = Home::new("control");
+    let file = home.path().join("definitions.json");
+    // Hashing passwords takes long on purpose, so this start takes a while.
+    let users: Vec<String> =
+        (0..20).map(|user| format!("{{\"name\":\"u{user}\",\"password\":\"p\",\"tags\":\"\"}}")).collect();
+    fs::write(&file, format!("{{\"users\":[{}]}}", users.join(","))).expect("the folder can be written");
+    let free =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let socket = home.path().join("data").join(leveret::host::SOCKET_NAME);
+    let client = std::thread::spawn(move || {
+        while TcpStream::connect(free).is_err() {
+            std::thread::yield_now();
+        }
+        socket.exists()
+    });
+    let broker = Broker::start_by(program(), &home, &format!("listen = [\"{free}\"]\n{}", loading(&file)));
+    assert!(client.join().expect("it connects"), "it was let in before the control socket was there");
+    broker.end();
+}
+
+#[test]
+fn the_command_line_says_what_is_wrong_in_plain_words() {
+    let home = Home::new("words");
+    let broker = Broker::start(&home, "");
+    let stderr = |arguments: &[&str]| {
+        let output = ctl(&home, arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, told) = stderr(&["set_user_tags", "guest", "admin", "monitoring"]);
+    assert_eq!(code, Some(0));
+    assert!(told.contains("the tag \"admin\" gives no rights; did you mean administrator?"), "{told}");
+    assert!(!told.contains("\"monitoring\""), "{told}");
+    assert_eq!(stderr(&["set_user_tags", "guest", "administrator"]), (Some(0), String::new()));
+    let (code, told) = stderr(&["list_user_limits", "--user", "nobody"]);
+    assert_eq!(code, Some(69), "{told}");
+    assert!(told.contains("{:no_such_user, \"nobody\"}\nThere is no user \"nobody\""), "{told}");
+    let (_, told) = stderr(&["set_policy", "p", ".*", "{max-length: 1}"]);
+    assert!(told.contains("Reason: badarg\nThe definition is not JSON: "), "{told}");
+    let (_, told) = stderr(&["purge_queue", "q"]);
+    assert!(told.contains("not_found\nThere is no queue \"q\" in vhost \"/\""), "{told}");
+    let file = home.path().join("definitions.json");
+    let import = |text: &str| {
+        fs::write(&file, text).expect("the folder can be written");
+        stderr(&["import_definitions", file.to_str().expect("UTF-8")])
+    };
+    let (code, told) = import("[store]\nqueues = 1\n");
+    assert_eq!(code, Some(65));
+    assert!(told.contains("it is not JSON: "), "{told}");
+    let queue = |durable: bool| {
+        format!(
+            "{{\"queues\":[{{\"name\":\"q\",\"vhost\":\"/\",\"durable\":{durable},\"auto_delete\":false,\
+             \"arguments\":{{}}}}]}}"
+        )
+    };
+    assert_eq!(import(&queue(true)), (Some(0), String::new()));
+    let (_, told) = import(&queue(false));
+    assert!(told.contains("queue") && told.contains("q") && told.contains(": it is there already"), "{told}");
+    broker.end();
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let home = Home::new("pipe");
+    let broker = Broker::start(&home, "");
+    let data = home.path().join("data");
+    for arguments in
+        [&["ctl", "list_exchanges"][..], &["ctl", "export_definitions", "-"], &["check"], &["--help"]]
+    {
+        let mut command = program();
+        command.args(arguments);
+        if arguments[0] == "ctl" {
+            command.arg("--data-dir").arg(&data);
+        }
+        let (reader, writer) = std::io::pipe().expect("the system has pipes");
+        drop(reader);
+        let output = command.stdout(writer).stderr(Stdio::piped()).output().expect("it runs");
+        assert_eq!(
+            (output.status.code(), &output.stderr[..]),
+            (Some(0), &b""[..]),
+            "{arguments:?}: {output:?}"
+        );
+    }
     broker.end();
 }

@@ -19,13 +19,14 @@ pub enum Applied {
 
 impl Applied {
     /// What is to be told of it, if anything.
-    pub const fn remark(self) -> Option<&'static str> {
+    pub fn remark(self, item: &Item) -> Option<String> {
         match self {
             Self::Done => None,
-            Self::Differs => Some("it is there already with other properties, and stays so"),
+            Self::Differs => Some(format!("{item}: it is there already with other properties, and stays so")),
             Self::WithoutPassword => Some(
                 "the user has no password now, for neither `password` nor `password_hash` is given; set one \
-                 with change_password, unless it comes in by its certificate",
+                 with change_password, unless it comes in by its certificate"
+                    .to_string(),
             ),
         }
     }

@@ -7,7 +7,7 @@
 use core::fmt;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::fields::BYTE_ORDER_MARK;
@@ -108,7 +108,12 @@ pub fn read<E>(
         if let Some(error) = stopped {
             return Err(ReadError::Stopped(error));
         }
-        done.map_err(|error| malformed(error, section, index))?;
+        if let Err(error) = done {
+            // A text that is no JSON at all, such as TOML, may begin like a value that is not expected.
+            file.seek(SeekFrom::Start(start)).map_err(ReadError::System)?;
+            let error = check_syntax(file).err().filter(|other| !other.is_io()).unwrap_or(error);
+            return Err(malformed(error, section, index));
+        }
     }
     Ok(())
 }
@@ -123,6 +128,13 @@ fn go_through(file: &mut dyn Source, wanted: &str, take: Take<'_>) -> serde_json
     json.end()
 }
 
+/// Once through the file, whatever values are in it.
+fn check_syntax(file: &mut dyn Source) -> serde_json::Result<()> {
+    let mut json = serde_json::Deserializer::from_reader(BufReader::new(Pieces::of(file)));
+    IgnoredAny::deserialize(&mut json)?;
+    json.end()
+}
+
 fn malformed<E>(error: serde_json::Error, section: &str, index: usize) -> ReadError<E> {
     if error.is_io() {
         return ReadError::System(error.into());
@@ -130,7 +142,7 @@ fn malformed<E>(error: serde_json::Error, section: &str, index: usize) -> ReadEr
     if error.classify() == serde_json::error::Category::Data {
         return ReadError::Malformed(format!("after {section}[{index}]: {error}"));
     }
-    ReadError::Malformed(error.to_string())
+    ReadError::Malformed(format!("it is not JSON: {error}"))
 }
 
 /// A file, no piece of which is too long to be held: whoever reads JSON holds a text, a number or a thing whole.
@@ -300,6 +312,9 @@ mod tests {
             (r#"{"users":[{"name":"q"}"#, "EOF while parsing"),
             (r#"{"users":3}"#, "after users[0]: invalid type: integer `3`, expected a list"),
             ("[]", "an object with lists of definitions"),
+            ("[store]\nqueues = 1\n", "it is not JSON: expected value at line 1 column 2"),
+            ("queues_max = 1\n", "it is not JSON: expected value at line 1 column 1"),
+            ("\0\0", "it is not JSON: expected value at line 1 column 1"),
             (r#"{"users":[]} x"#, "trailing characters"),
             (r#"{"queues":["stop"]}"#, "enough"),
             ("", "EOF"),
