@@ -150,7 +150,7 @@ impl Broker {
         };
         let gives_up = core::mem::take(&mut self.consumers.connection_mut(connection).gives_up);
         let room = match in_transaction {
-            true => self.queues.reserve_transaction(cx, &self.quota, routed, targets, gives_up),
+            true => self.queues.reserve_transaction(cx, &self.quota, connection, (routed, targets), gives_up),
             false => Ok(()),
         };
         let result = if let Err(hindrance) = room {

@@ -586,6 +586,24 @@ fn a_transaction_without_deliveries_waits_for_the_disk_for_as_long_as_it_takes()
     assert_eq!((end_of_channel(&world, client), world.counts(other, 1, "results").0), (None, 1));
 }
 
+/// A transaction that no log of this size could hold is refused: whatever others free, it would wait for ever.
+#[test]
+fn a_transaction_larger_than_the_log_is_refused() {
+    let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+    let (segment_bytes, commit_bytes, segments_max) = (256 << 10, 64 << 10, 8);
+    world.keep_on_disk(Settings { segment_bytes, commit_bytes, segments_max, ..Settings::default() });
+    let client = world.open(&[1, 2]);
+    make(&mut world, client, "q", true);
+    world.ask(client, 2, &Method::TxSelect {});
+    for _ in 0..60 {
+        let publish = Publish { key: "q", properties: PERSISTENT, ..Publish::default() };
+        world.publish(client, 2, publish, &[7; 16_000]);
+    }
+    world.pass_ms(1_000);
+    let (code, text) = end_of_channel(&world, client).expect("it is refused");
+    assert_eq!((code, text.contains("disk_limit")), (506, true), "{text}");
+}
+
 /// On a store that cannot be written, the text speaks of publishing.
 #[test]
 fn a_worker_hears_that_a_store_cannot_be_written() {

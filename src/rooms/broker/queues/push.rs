@@ -8,7 +8,7 @@ use super::delay_wheel::delay_ms;
 use super::head::log_bytes;
 use super::state::Queues;
 use crate::Context;
-use crate::command::{QueueId, VhostId};
+use crate::command::{ConnectionId, QueueId, VhostId};
 use crate::error::Fault;
 use crate::faults::{out_of, unwritable_for_messages, waits_behind_itself};
 use crate::journal::{Appended, Batch, Journal, Mode, NoRoom, Urgency};
@@ -355,8 +355,8 @@ impl Queues {
         &self,
         cx: &Context<'_>,
         quota: &Quota,
-        message: MessageId,
-        targets: &[QueueId],
+        connection: ConnectionId,
+        (message, targets): (MessageId, &[QueueId]),
         gives_up: bool,
     ) -> Result<(), Hindrance> {
         if self.logged_targets(cx, message, targets) == 0 {
@@ -365,6 +365,12 @@ impl Queues {
         let bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes();
         // What no commit can hold at once is written twice.
         let times = if cx.journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
+        let own = cx.messages.stream_len(message) as u64 + quota.open_log_bytes_of(connection);
+        let most = cx.journal.disk_bytes_max();
+        if most > 0 && times * own > most {
+            // Whatever others free, the transaction would never fit.
+            return Err(Hindrance::Fault(out_of("disk_limit")));
+        }
         match cx.journal.admit(times * bytes + self.kept_for_letters(cx.journal), targets.len()) {
             Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
                 Err(Hindrance::Fault(unwritable_for_messages()))

@@ -10,6 +10,7 @@ use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
 use crate::mem::MESSAGE_SLOT_BYTES;
 
+use super::held::Pinned;
 use super::state::Quota;
 
 impl Quota {
@@ -89,7 +90,12 @@ impl Quota {
 
     /// Returns the bytes of the log that all open transactions need at most when they are committed.
     pub(crate) fn open_log_bytes(&self) -> u64 {
-        u64::from(self.pinned.open_messages) * MESSAGE_SLOT_BYTES as u64 + self.pinned.open_bytes
+        log_bytes_of(self.pinned)
+    }
+
+    /// Returns the bytes of the log that the open transactions of a connection need at most.
+    pub(crate) fn open_log_bytes_of(&self, connection: ConnectionId) -> u64 {
+        log_bytes_of(self.connections.of(connection).pinned)
     }
 
     /// Counts slots and bytes for an open transaction of the connection.
@@ -138,6 +144,11 @@ impl Quota {
             pinned.open_bytes -= bytes;
         }
     }
+}
+
+/// Bytes of the log that messages of open transactions take at most.
+fn log_bytes_of(pinned: Pinned) -> u64 {
+    u64::from(pinned.open_messages) * MESSAGE_SLOT_BYTES as u64 + pinned.open_bytes
 }
 
 /// 506: open transactions have used up their share; they may be forgotten, and nobody else can have what they
