@@ -146,6 +146,10 @@ impl<P: Platform> Engine<P> {
         else {
             return;
         };
+        if client.session.awaits_disk() {
+            // What was decoded or made in this step may be what it waits for.
+            self.shared.lists.for_disk.push(id);
+        }
         match stream.write(&mut self.shared.buffers, client.session.output()) {
             Ok(count) => {
                 client.session.wrote(count);

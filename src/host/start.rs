@@ -209,6 +209,7 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
+        message_size_max: config.limits.message_size_max,
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,

@@ -9,11 +9,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::command::{ChannelId, Command, ConnectionId, Outcome, Settlement};
+use crate::command::{Command, Outcome, Settlement};
 use crate::error::Fault;
 use crate::fields::{Fields, Value};
 use crate::journal::Batch;
-use crate::mem::Draw;
+use crate::mem::{Draw, MessageId, Messages, PoolFull};
 use crate::wire::props::{PROPERTIES, Properties, PropertyKind};
 use crate::wire::{Full, Writer};
 
@@ -28,6 +28,7 @@ use super::listing::is_wanted;
 use super::queue_get::QueueGet;
 use super::request_context::RequestContext;
 use super::shown_message::Payloads;
+use super::upload::{Publishing, Upload, no_room, payload_too_large};
 
 /// Properties of a message, in bytes: no more than a request has.
 const PROPERTIES_BYTES_MAX: usize = 64 << 10;
@@ -220,79 +221,141 @@ impl<'b, 's> By<'b, 's> {
 
     pub(super) fn publish(&mut self) -> Answered {
         let exchange = default_named(self.call.name("exchange"));
-        let mut fields = fields(self.call.request)?;
+        if exchange.len() > 255 {
+            return Err(bad_request(NAMES_TOO_LONG));
+        }
+        let (size_max, request) = (self.context.process.message_size_max, self.call.request);
+        let (broker, mut context) = self.context.broker();
+        let (own, _) = broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
+        let draw = Draw { share: broker.content_share(own), owner: broker.owner(own) };
+        broker.release(&mut context, own);
+        if !request.is_whole() {
+            if request.body_bytes > Publishing::request_bytes_max(size_max) {
+                return Err(payload_too_large(size_max));
+            }
+            let publishing = Publishing::new(self.user, self.vhost, exchange, draw);
+            return Ok(Answer::Upload(Upload::publish(publishing)));
+        }
+        let fields = MessageFields::parse(request.body)?;
+        let payload = match fields.is_base64 {
+            false => fields.payload.into_bytes(),
+            true => BASE64.decode(&fields.payload).map_err(|_| bad_request("the payload is not base64"))?,
+        };
+        // A request is far below 4 GiB.
+        let len = payload.len() as u32;
+        if len > size_max {
+            return Err(payload_too_large(size_max));
+        }
+        let names = (exchange, fields.routing_key.as_bytes());
+        let messages = &mut *self.context.messages;
+        let message = begin_message(messages, names, &fields.properties, len, draw).map_err(|_| no_room())?;
+        messages.append_body(message, &payload);
+        publish_as(self.context, (self.user, self.vhost), message)
+    }
+}
+
+const NAMES_TOO_LONG: &str = "the name of an exchange and a routing key have 255 bytes at most";
+
+/// What a request says of a message.
+#[derive(Debug)]
+pub(super) struct MessageFields {
+    pub(super) properties: Vec<u8>,
+    pub(super) routing_key: String,
+    payload: String,
+    pub(super) is_base64: bool,
+}
+
+impl MessageFields {
+    /// Reads the body of a request.
+    ///
+    /// # Errors
+    /// It is none that publishes.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, Answer> {
+        let mut fields =
+            if body.is_empty() { Fields::default() } else { Fields::parse(body).map_err(bad)? };
         let properties = properties_of(&fields.value("properties"))?;
-        let key = fields.text("routing_key").map_err(bad)?;
+        let routing_key = fields.text("routing_key").map_err(bad)?;
         let payload = fields.text("payload").map_err(bad)?;
-        let payload = match fields.text("payload_encoding").map_err(bad)?.as_str() {
-            "string" => payload.into_bytes(),
-            "base64" => BASE64.decode(&payload).map_err(|_| bad_request("the payload is not base64"))?,
+        let is_base64 = match fields.text("payload_encoding").map_err(bad)?.as_str() {
+            "string" => false,
+            "base64" => true,
             other => {
                 return Err(bad_request(&format!("Unsupported encoding: {other}. Use string or base64.")));
             }
         };
-        if exchange.len() > 255 || key.len() > 255 {
-            return Err(bad_request("the name of an exchange and a routing key have 255 bytes at most"));
+        if routing_key.len() > 255 {
+            return Err(bad_request(NAMES_TOO_LONG));
         }
-        let (broker, mut context) = self.context.broker();
-        let own = broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
-        let published = self.publish_by(own, (exchange, key.as_bytes()), &properties, &payload);
-        let (broker, mut context) = self.context.broker();
-        broker.release(&mut context, own.0);
-        let (is_routed, batch) = published?;
-        let answer = body(|json| {
-            json.raw(b"{\"routed\":");
-            json.truth(is_routed);
-            json.raw(b"}");
-        });
-        Ok(Answer::Durable(batch, Status::Ok, answer))
+        Ok(Self { properties, routing_key, payload, is_base64 })
     }
+}
 
-    fn publish_by(
-        &mut self,
-        (connection, channel): (ConnectionId, ChannelId),
-        (exchange, key): (&str, &[u8]),
-        properties: &[u8],
-        payload: &[u8],
-    ) -> Result<(bool, Batch), Answer> {
-        let no_room = || {
-            let why = "there is no room for a message now: publishers wait; try again later";
-            Answer::Now(Status::Unavailable, problem("unavailable", why))
-        };
-        let broker = &*self.context.broker;
-        let draw = Draw { share: broker.content_share(connection), owner: broker.owner(connection) };
-        let messages = &mut *self.context.messages;
-        let message = messages.begin(exchange, key, draw).map_err(|_| no_room())?;
-        let flags = Properties::trusted(properties).message_flags();
-        // A request is far below 4 GiB.
-        let len = payload.len() as u32;
-        if messages.reserve_content(message, properties, flags, len, draw.share).is_err() {
-            messages.release(message);
-            return Err(no_room());
-        }
-        messages.append_body(message, payload);
-        messages.finish(message);
-        let (broker, mut context) = self.context.broker();
-        broker.apply(&mut context, connection, Some(channel), Command::ConfirmSelect);
-        let publish = Command::Publish { message, mandatory: true };
-        let outcome = broker.apply(&mut context, connection, Some(channel), publish).0;
-        let batch = context.awaited();
-        match outcome {
-            Outcome::Published => {
-                let is_returned = broker.has_returned(connection);
-                if is_returned {
-                    broker.sent(&mut context, connection, 1);
-                }
-                Ok((!is_returned, batch))
-            }
-            Outcome::PublishRefused => Ok((false, Batch::NONE)),
-            Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code as u16, fault.text))),
-            _ => {
-                context.messages_mut().discard(message);
-                Err(no_room())
-            }
-        }
+/// Begins a message to which a body of `len` bytes is to be appended.
+///
+/// # Errors
+/// The pool is full.
+pub(super) fn begin_message(
+    messages: &mut Messages,
+    (exchange, routing_key): (&str, &[u8]),
+    properties: &[u8],
+    len: u32,
+    draw: Draw,
+) -> Result<MessageId, PoolFull> {
+    let message = messages.begin(exchange, routing_key, draw)?;
+    let flags = Properties::trusted(properties).message_flags();
+    if let Err(full) = messages.reserve_whole(message, properties, flags, len, draw.share) {
+        messages.release(message);
+        return Err(full);
     }
+    Ok(message)
+}
+
+/// Publishes a whole message as a user, over a connection that lives as long as that takes.
+///
+/// # Errors
+/// The message is refused with this answer.
+pub(super) fn publish_as(
+    context: &mut RequestContext<'_>,
+    (user, vhost): (&str, &str),
+    message: MessageId,
+) -> Answered {
+    let (broker, mut context) = context.broker();
+    context.messages_mut().finish(message);
+    let (connection, channel) = match broker.connect_user(&mut context, user, vhost) {
+        Ok(own) => own,
+        Err(fault) => {
+            context.messages_mut().release(message);
+            return Err(refused(fault));
+        }
+    };
+    broker.apply(&mut context, connection, Some(channel), Command::ConfirmSelect);
+    let publish = Command::Publish { message, mandatory: true };
+    let outcome = broker.apply(&mut context, connection, Some(channel), publish).0;
+    let batch = context.awaited();
+    let published = match outcome {
+        Outcome::Published => {
+            let is_returned = broker.has_returned(connection);
+            if is_returned {
+                broker.sent(&mut context, connection, 1);
+            }
+            Ok((!is_returned, batch))
+        }
+        Outcome::PublishRefused => Ok((false, Batch::NONE)),
+        Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code as u16, fault.text))),
+        _ => {
+            context.messages_mut().release(message);
+            let why = "there is no room for a message now: publishers wait; try again later";
+            Err(Answer::Now(Status::Unavailable, problem("unavailable", why)))
+        }
+    };
+    broker.release(&mut context, connection);
+    let (is_routed, batch) = published?;
+    let answer = body(|json| {
+        json.raw(b"{\"routed\":");
+        json.truth(is_routed);
+        json.raw(b"}");
+    });
+    Ok(Answer::Durable(batch, Status::Ok, answer))
 }
 
 fn binding<'c>(

@@ -13,6 +13,7 @@ use super::looking::Looking;
 use super::management_parts::said;
 use super::pages::Page;
 use super::queue_get::QueueGet;
+use super::upload::Upload;
 
 /// Bytes that may wait to be taken by one client.
 pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -40,6 +41,8 @@ pub enum Answer {
     Get(Box<QueueGet>),
     /// With messages that are looked at, once they are read from the disk.
     Look(Box<Looking>),
+    /// When the body of the request is here and decoded, with what comes of that.
+    Upload(Upload),
     /// An answer of many rows, written as room comes.
     List(Box<Listing>),
     /// Metrics: what stands first, and rows that are written as room comes.

@@ -33,6 +33,7 @@
 //! | `orphan_columns` | messages without a queue, as columns |
 //! | `outage` | how long the upstream of a bridge may be away |
 //! | `import` | definitions that are sent |
+//! | `upload`, `spool`, `split` | requests with a long body; where it is kept; a payload out of its JSON |
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
 //! | `request_context` | what a request is answered from |
@@ -87,9 +88,12 @@ mod queue_get;
 pub mod request_context;
 pub mod samples;
 mod shown_message;
+mod split;
+mod spool;
 pub mod systemd;
 mod table;
 pub mod tokens;
+mod upload;
 pub mod wear;
 
 // The rooms below, by the names that everybody has for them.

@@ -48,8 +48,9 @@ use super::parameters;
 use super::policies;
 use super::policy_columns::{OperatorPolicies, Policies};
 use super::request_context::RequestContext;
+use super::upload::request_too_large;
 
-use Does::{Act, Change, Closed, Show};
+use Does::{Act, Change, Closed, Receive, Show};
 
 /// By which way a request comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +70,8 @@ enum Does {
     Show(fn(&Call<'_>, &RequestContext<'_>) -> Answer),
     /// A function that changes something, or begins to.
     Change(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
+    /// A function that changes something with a body that may be longer than a request buffer.
+    Receive(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
     /// What a user does in a virtual host, as over AMQP.
     Act(fn(&mut By<'_, '_>) -> Answered),
     /// Nothing does: there is no such request, and only who may ask for what is near is told so.
@@ -165,8 +168,8 @@ requests! {
     // Everything that is defined.
     both Get "api/definitions" Administrator Show(|_, _| lists::export());
     network Get "api/definitions/{vhost}" Administrator Show(lists::export_of);
-    network Post "api/definitions" Administrator Change(import::all);
-    network Post "api/definitions/{vhost}" Administrator Change(import::all);
+    network Post "api/definitions" Administrator Receive(import::all);
+    network Post "api/definitions/{vhost}" Administrator Receive(import::all);
     socket Post "api/ctl/import" Operator Change(import::lines);
     // Users, virtual hosts, and who may do what.
     both Get "api/users" Administrator Show(list::<Users>);
@@ -277,7 +280,7 @@ requests! {
     network Get "api/exchanges/{vhost}/{exchange}" Member Show(one::<Exchanges>);
     network Put "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.put_exchange());
     network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.delete_exchange());
-    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Act(|by| by.publish());
+    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Receive(|call, context| By::of(call, context)?.publish());
     network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(lists::bindings);
     network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(lists::bindings);
     both Get "api/bindings" Nothing Show(lists::bindings);
@@ -354,10 +357,12 @@ pub(super) fn answer(
         return not_taken(request, context, door, user);
     };
     let answered = call.allow(context, row.demand).and_then(|()| match row.does {
+        Receive(receive) => receive(&call, context),
+        Closed => Err(not_taken(request, context, door, user)),
+        _ if !request.is_whole() => Err(request_too_large()),
         Show(show) => Ok(show(&call, context)),
         Change(change) => change(&call, context),
         Act(act) => By::of(&call, context).and_then(|mut by| act(&mut by)),
-        Closed => Err(not_taken(request, context, door, user)),
     });
     answered.unwrap_or_else(|refused| refused)
 }

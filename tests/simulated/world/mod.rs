@@ -491,6 +491,7 @@ fn process() -> Process {
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
+        message_size_max: 1 << 20,
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,

@@ -90,6 +90,7 @@ impl Stage {
                 connections: 0,
                 handshakes_evicted: 0,
                 newcomers_dropped: 0,
+                message_size_max: 1 << 20,
                 connections_made: 0,
                 confirmed: 0,
                 is_store_damaged: false,
