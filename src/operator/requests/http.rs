@@ -50,6 +50,8 @@ pub struct Request<'a> {
     pub query: &'a str,
     /// The request's body; empty when it has none, or is too long to stand beside its head.
     pub body: &'a [u8],
+    /// `Content-Type`; empty when it is not said.
+    pub media: &'a str,
     /// The length of the body that the head announces.
     pub body_bytes: usize,
     /// The client sends the body only after it hears that it may (`Expect: 100-continue`).
@@ -225,9 +227,20 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
     let is_last = told.closes || version == 0;
     let is_head = method == "HEAD";
-    let Told { body_len: body_bytes, condition, awaits_word, origin, .. } = told;
-    let request =
-        Request { verb, segments, query, body, body_bytes, awaits_word, condition, is_last, is_head, origin };
+    let Told { body_len: body_bytes, media, condition, awaits_word, origin, .. } = told;
+    let request = Request {
+        verb,
+        segments,
+        query,
+        body,
+        media,
+        body_bytes,
+        awaits_word,
+        condition,
+        is_last,
+        is_head,
+        origin,
+    };
     Parsed::Request(request, end)
 }
 
@@ -235,6 +248,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
 #[derive(Default)]
 struct Told<'a> {
     body_len: usize,
+    media: &'a str,
     condition: Condition,
     closes: bool,
     awaits_word: bool,
@@ -268,6 +282,7 @@ impl<'a> Told<'a> {
                 name if name.eq_ignore_ascii_case("expect") => {
                     told.awaits_word = value.eq_ignore_ascii_case("100-continue");
                 }
+                name if name.eq_ignore_ascii_case("content-type") => told.media = value,
                 name if name.eq_ignore_ascii_case("host") => once(&mut told.origin.host, value)?,
                 name if name.eq_ignore_ascii_case("authorization") => {
                     once(&mut told.origin.authorization, Secret(header.value))?;

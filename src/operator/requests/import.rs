@@ -14,6 +14,7 @@ use super::answer::{Answer, Answered, bad, body, not_found};
 use super::call::{Call, exists};
 use super::definitions::{self, Found, Item, ItemError, Password, SECTIONS, Scanner};
 use super::http::Status;
+use super::multipart::Form;
 use super::request_context::RequestContext;
 use super::spool::Spool;
 use super::upload::{Upload, no_room, too_large};
@@ -45,7 +46,8 @@ pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
         return Err(too_large(&why));
     }
     let file = if call.request.is_whole() { Spool::buffered(call.request.body) } else { Spool::default() };
-    let import = Import { file, vhost: vhost.map(Into::into), ..Import::default() };
+    let form = Form::of(call.request.media);
+    let import = Import { file, form, vhost: vhost.map(Into::into), ..Import::default() };
     Ok(Answer::Upload(Upload::definitions(import)))
 }
 
@@ -53,6 +55,11 @@ pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
 #[derive(Debug, Default)]
 pub(super) struct Import {
     file: Spool,
+    /// The form that the file is in, until it is found there.
+    form: Option<Form>,
+    /// Where it begins in what was sent, and where it ends, if that is not the end of all.
+    begin: usize,
+    end: Option<usize>,
     /// What stands in the file is of this virtual host, whatever it says.
     vhost: Option<String>,
     scanner: Scanner,
@@ -87,6 +94,12 @@ impl Import {
     /// # Errors
     /// The file is refused with this answer.
     pub(super) fn step(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Answer>, Answer> {
+        if let Some(form) = &mut self.form {
+            if let Some((begin, end)) = form.step(&self.file, context.messages).map_err(bad)? {
+                (self.form, self.begin, self.at, self.end) = (None, begin, begin, Some(end));
+            }
+            return Ok(None);
+        }
         let mut piece = vec![0; LOOK_BYTES];
         let (mut things, mut bytes) = (0, 0);
         while things < THINGS_PER_STEP && bytes < BYTES_PER_STEP {
@@ -105,14 +118,15 @@ impl Import {
                 }
                 continue;
             }
-            let count = self.file.read(context.messages, self.at, &mut piece);
+            let most = self.end.map_or(LOOK_BYTES, |end| end.saturating_sub(self.at).min(LOOK_BYTES));
+            let count = self.file.read(context.messages, self.at, &mut piece[..most]);
             if count == 0 {
                 self.scanner.end().map_err(bad)?;
                 self.making = Some(0);
                 continue;
             }
-            if self.at == 0 && piece.starts_with(BYTE_ORDER_MARK) {
-                self.at = BYTE_ORDER_MARK.len();
+            if self.at == self.begin && piece[..count].starts_with(BYTE_ORDER_MARK) {
+                self.at += BYTE_ORDER_MARK.len();
                 continue;
             }
             let (used, found) = self.scanner.take(&piece[..count]).map_err(bad)?;

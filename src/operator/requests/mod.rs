@@ -33,7 +33,7 @@
 //! | `orphan_columns` | messages without a queue, as columns |
 //! | `outage` | how long the upstream of a bridge may be away |
 //! | `import` | definitions that are sent |
-//! | `upload`, `spool`, `split` | requests with a long body; where it is kept; a payload out of its JSON |
+//! | `upload`, `spool`, `split`, `multipart` | requests with a long body; where it is kept; a payload out of its JSON; a file out of a form |
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
 //! | `request_context` | what a request is answered from |
@@ -75,6 +75,7 @@ mod management;
 mod management_node;
 mod management_parts;
 mod metrics;
+mod multipart;
 pub mod operator_session;
 pub mod ordering;
 pub mod orphan_columns;

@@ -235,6 +235,49 @@ fn large_definitions_are_made_whole_or_told_what_is_wrong() {
     }
 }
 
+/// `curl -F file=@defs.json`.
+#[test]
+fn a_form_with_a_file_of_definitions_is_taken_as_the_file() {
+    let (mut world, _, api) = broker_with_queue(Shape { up_fragment: 5_000, ..Shape::WIDE });
+    let post = |world: &mut World, form: &str| {
+        let media = "Content-Type: multipart/form-data; boundary=\"----x\"\r\n";
+        let head = request("POST /api/definitions", &format!("{GUEST}{media}"), form.len());
+        ask(world, api, &(head + form))
+    };
+    let part = |name: &str, content: &str| {
+        format!(
+            "------x\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"d\"\r\nX: y\r\n\r\n{content}\r\n"
+        )
+    };
+    let end = "------x--\r\n";
+    for (number, spaces) in [0, 65_000, 65_300, 65_400, 65_500, 200_000].into_iter().enumerate() {
+        let queue = format!(
+            r#"{{"name":"{number}","vhost":"/","durable":true,"auto_delete":false,"arguments":{{}}}}"#
+        );
+        let file = format!("\u{feff}{{\"queues\":{}[{queue}]}}\r\n--", " ".repeat(spaces));
+        let wrong = post(&mut world, &(part("redirect", "/x") + &part("file", &file) + end));
+        assert_eq!(status(&wrong), "400", "two dashes are not JSON: {wrong}");
+        let file = file.trim_end_matches('-');
+        let answer = post(&mut world, &(part("redirect", "") + &part("file", file) + end));
+        assert_eq!(status(&answer), "204", "{spaces}: {answer}");
+        let made = say(&mut world, api, GUEST, &format!("GET /api/queues/%2F/{number}"), "");
+        assert_eq!(status(&made), "200", "{spaces}");
+    }
+    let file = part("file", "{}");
+    for (form, why) in [
+        (part("other", "{}") + end, "the form has no part named `file`"),
+        (file.clone(), "the form has no part named `file`"),
+        (String::from("{}"), "the form has no part named `file`"),
+        (part("file", "{\"queues\":[{") + end, "the definitions end where"),
+        (part("file", "") + end, "the definitions end where"),
+    ] {
+        let answer = post(&mut world, &form);
+        assert_eq!((status(&answer), answer.contains(why)), ("400", true), "{form}: {answer}");
+    }
+    world.lose_everybody();
+    world.assert_no_bytes();
+}
+
 /// Others go on while a file is made: a turn makes a few definitions and goes through a part of the text.
 #[test]
 fn a_turn_makes_a_few_definitions_only() {
