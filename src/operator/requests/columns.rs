@@ -28,6 +28,8 @@ pub struct Pen<'p, 'o> {
     pub ranges: Ranges,
     /// Who sees it, if it is somebody who may not see everything.
     pub viewer: Option<&'p Viewer>,
+    /// It is for the command line, which is told some things in words of its own.
+    pub is_ctl: bool,
 }
 
 impl Pen<'_, '_> {
@@ -182,6 +184,8 @@ pub trait Kind: 'static {
     fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
     }
+    /// The columns that a list is sorted by over the network when no order is asked for: those of RabbitMQ.
+    const ORDER: &'static str = "vhost,name";
     /// Whether a list of them can be asked for page by page.
     const HAS_PAGES: bool = false;
     /// Who sees them.
@@ -415,7 +419,7 @@ impl Kind for Connections {
         ("peer_host", |row, pen| end(row.socket.ends, false, pen)),
         ("peer_port", |row, pen| pen.json.number(port(row.socket.ends, false))),
         ("ssl", |row, pen| pen.json.truth(row.socket.is_tls)),
-        ("protocol", |_, pen| pen.json.text("{0,9,1}")),
+        ("protocol", |_, pen| pen.json.text(if pen.is_ctl { "{0,9,1}" } else { "AMQP 0-9-1" })),
         ("state", |row, pen| pen.json.text(row.socket.state)),
         ("type", |_, pen| pen.json.text("network")),
         ("node", |_, pen| pen.json.text(pen.context.node)),
@@ -598,6 +602,7 @@ impl Kind for Consumers {
         }),
     ];
 
+    const ORDER: &'static str = "vhost,queue_name,consumer_tag";
     const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {

@@ -164,7 +164,7 @@ requests! {
     network Get "api/health/checks/protocol-listener/{protocol}" Nothing Show(health::protocol);
     network Get "api/healthchecks/node" Nothing Show(health::node);
     network Get "api/healthchecks/node/{node}" Nothing Show(management::node_health);
-    network Get "api/aliveness-test/{vhost}" Permissions Show(|_, _| health::status_ok());
+    network Get "api/aliveness-test/{vhost}" Permissions Show(health::aliveness);
     // Everything that is defined.
     both Get "api/definitions" Administrator Show(|_, _| lists::export());
     network Get "api/definitions/{vhost}" Administrator Show(lists::export_of);

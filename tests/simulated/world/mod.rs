@@ -481,7 +481,9 @@ fn process() -> Process {
         environment: String::new(),
         data_dir: String::new(),
         configuration: String::new(),
-        listeners: Vec::new(),
+        listeners: ["amqp 127.0.0.1:5672", "http 127.0.0.1:15672", "http/prometheus 127.0.0.1:15692"]
+            .map(str::to_string)
+            .to_vec(),
         hosts: vec!["localhost".to_string()],
         node: "leveret@here".to_string(),
         machine: Machine::default(),
