@@ -3,9 +3,10 @@
 
 use super::listener::Listener;
 use super::peer_id::PeerId;
+use crate::limits::Limits;
 use crate::requests::operator_session::OperatorSession;
 use crate::requests::request_context::{Orders, Process};
-use crate::requests::samples::Samples;
+use crate::requests::samples::{SampledPlaces, Samples};
 use crate::requests::tokens::Tokens;
 use crate::time::{Deadline, Now};
 
@@ -24,6 +25,16 @@ const METRICS_ANSWER_MS: u64 = 30_000;
 /// end it; and an answer: long enough for the page over a slow link.
 pub(super) const UNDISTURBED_REQUEST_MS: u64 = 1_500;
 const UNDISTURBED_ANSWER_MS: u64 = 8_000;
+
+/// Returns how many things there can be of those whose rates the management API tells.
+pub fn sampled_places(limits: &Limits) -> SampledPlaces {
+    SampledPlaces {
+        queues: limits.queues_max as usize,
+        exchanges: limits.exchanges_max as usize,
+        channels: limits.channels_max as usize,
+        connections: limits.connections_max as usize,
+    }
+}
 
 /// The control socket, and what clients of both kinds share.
 pub(super) struct Operators {

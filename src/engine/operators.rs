@@ -176,7 +176,9 @@ impl<P: Platform> Engine<P> {
             connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
         };
-        self.operators.samples.take((now_ms, self.shared.platform.unix_ms()), &self.shared.broker, outside);
+        let unix_ms = self.shared.platform.unix_ms();
+        let sockets = Connections { peers: &self.shared.peers, now: self.shared.now, unix_ms };
+        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, &sockets, outside);
     }
 
     /// Has a client go on with all there is for it to look at.

@@ -4,8 +4,8 @@
 //! one thing, both are here. What we do not know is not here, and asking for it is an error.
 
 use crate::broker::{
-    AppliedView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, QueueView,
-    VhostLimits, VhostView,
+    AppliedView, ChannelCounters, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView,
+    QueueView, VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
@@ -14,7 +14,7 @@ use super::filter::{Audience, BindingEnds, Viewer};
 use super::json::{Json, Tables};
 use super::management_parts::{numbers, texts};
 use super::request_context::{Ends, ReadContext, SocketView};
-use super::samples::{QueueColumn, Ranges};
+use super::samples::{QueueColumn, Ranges, counts_of_channel};
 
 /// What a cell is written with.
 pub struct Pen<'p, 'o> {
@@ -113,6 +113,19 @@ impl Pen<'_, '_> {
         let is_rate = matches!(column, QueueColumn::Came | QueueColumn::Went);
         let range = if is_rate { self.ranges.rates } else { self.ranges.lengths };
         self.context.samples.of_queue(&mut self.json, queue, column, range);
+    }
+
+    /// Numbers with the rate of each: an object.
+    fn stats(&mut self, counts: &[(&str, u32)], rate: impl Fn(&mut Self, usize)) {
+        let mut is_first = true;
+        self.json.raw(b"{");
+        for (column, (name, count)) in counts.iter().enumerate() {
+            self.json.name(name, &mut is_first);
+            self.json.number(*count);
+            self.json.name(&format!("{name}_details"), &mut is_first);
+            rate(self, column);
+        }
+        self.json.raw(b"}");
     }
 
     fn text_or_null(&mut self, text: Option<&str>) {
@@ -241,6 +254,8 @@ pub type Column<K> = (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as Kind>::View
 
 /// The name of the columns with typed arguments, which only our own command line asks for.
 pub const TYPED: &str = "arguments_typed";
+/// What happened to messages, left out where nothing did.
+const STATS: &str = "message_stats";
 /// How many messages a delayed exchange keeps.
 const DELAYED: &str = "messages_delayed";
 
@@ -369,10 +384,17 @@ impl Kind for Exchanges {
         (TYPED, |exchange, pen| typed(exchange.arguments, pen)),
         ("policy", |exchange, pen| pen.json.text(exchange.policy.unwrap_or_default())),
         (DELAYED, |exchange, pen| pen.json.number(exchange.messages_delayed.unwrap_or(0))),
+        (STATS, |exchange, pen| {
+            let [published, routed] = exchange.published;
+            pen.stats(&[("publish_in", published), ("publish_out", routed)], |pen, column| {
+                let (samples, range) = (pen.context.samples, pen.ranges.rates);
+                samples.of_exchange(&mut pen.json, exchange, column, range);
+            });
+        }),
     ];
 
     fn leaves_out(view: &Self::View<'_>, column: &str) -> bool {
-        column == DELAYED && view.messages_delayed.is_none()
+        column == DELAYED && view.messages_delayed.is_none() || column == STATS && view.published == [0; 2]
     }
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -434,6 +456,14 @@ impl Kind for Connections {
         ("recv_oct", |row, pen| pen.json.number(row.socket.received.0)),
         ("recv_cnt", |row, pen| pen.json.number(row.socket.received.1)),
         ("send_oct", |row, pen| pen.json.number(row.socket.sent.0)),
+        ("recv_oct_details", |row, pen| {
+            let (samples, bytes) = (pen.context.samples, row.socket.received.0);
+            samples.of_connection(&mut pen.json, (row.id, row.socket.number), (0, bytes));
+        }),
+        ("send_oct_details", |row, pen| {
+            let (samples, bytes) = (pen.context.samples, row.socket.sent.0);
+            samples.of_connection(&mut pen.json, (row.id, row.socket.number), (1, bytes));
+        }),
         ("send_cnt", |row, pen| pen.json.number(row.socket.sent.1)),
         ("client_properties", |row, pen| {
             let mut is_first = true;
@@ -525,8 +555,21 @@ impl Kind for Channels {
         ("acks_uncommitted", |row, pen| pen.json.number(row.view.acks_uncommitted)),
         ("prefetch_count", |row, pen| pen.json.number(row.view.prefetch_count)),
         ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
+        (STATS, |row, pen| {
+            let counts = counts_of_channel(&row.view);
+            pen.stats(&counts, |pen, column| {
+                let (samples, range) = (pen.context.samples, pen.ranges.rates);
+                let of = (row.id.index(), row.view.serial);
+                samples.of_channel(&mut pen.json, of, (column, counts[column].1), range);
+            });
+        }),
     ];
     const WITHOUT_FIGURE: &'static [&'static str] = &["messages_unconfirmed"];
+
+    fn leaves_out(row: &Self::View<'_>, column: &str) -> bool {
+        column == STATS && row.view.counters == ChannelCounters::default()
+    }
+
     const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn name(view: &Self::View<'_>) -> Option<String> {

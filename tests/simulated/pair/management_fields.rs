@@ -2,7 +2,7 @@
 
 use super::management::GUEST;
 use super::management_changes::{body, say, script};
-use super::world::{Shape, World, small_limits};
+use super::world::{Publish, Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 
@@ -189,4 +189,77 @@ fn a_connection_tells_its_protocol_as_rabbitmq_does_and_an_overview_where_it_is_
     let mut metrics = context("RabbitMQ Prometheus", "15692");
     metrics["protocol"] = "'http/prometheus'".into();
     assert_eq!(overview["contexts"], serde_json::json!([context("RabbitMQ Management", "15672"), metrics]));
+}
+
+/// Lets time pass until a sample is due, and a little more.
+fn pass_to_next_sample(world: &mut World) {
+    let left = 5_000 - world.engine.now().as_ms() % 5_000;
+    world.pass_ms(left + 100);
+}
+
+#[test]
+fn exchanges_channels_and_connections_tell_their_rates() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1, 2]);
+    for queue in ["q", "r"] {
+        world.declare(client, 1, queue);
+    }
+    let api = world.connect_management(Shape::WIDE, HOME);
+    for queue in ["q", "r"] {
+        say(&mut world, api, GUEST, &format!("POST /api/bindings/%2F/e/amq.fanout/q/{queue}"), "{}");
+    }
+    let idle = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.fanout", ""));
+    assert!(idle.get("message_stats").is_none(), "nothing was published: {idle}");
+    (0..2).for_each(|_| pass_to_next_sample(&mut world));
+    let fanout = Publish { exchange: "amq.fanout", ..Publish::default() };
+    for _ in 0..50 {
+        world.publish(client, 1, fanout, b"hi");
+    }
+    for _ in 0..5 {
+        world.publish(client, 1, Publish { exchange: "", key: "nowhere", ..fanout }, b"hi");
+    }
+    world.consume(client, 2, "q", "c", false);
+    world.run();
+    for tag in 1..=20 {
+        world.ack(client, 2, tag, false);
+    }
+    world.run();
+    pass_to_next_sample(&mut world);
+    let api = world.connect_management(Shape::WIDE, HOME);
+    let exchange = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.fanout", ""));
+    let stats = &exchange["message_stats"];
+    let numbers = ["publish_in", "publish_out"].map(|name| stats[name].clone());
+    let rates = ["publish_in", "publish_out"].map(|name| stats[format!("{name}_details")]["rate"].clone());
+    assert_eq!((numbers, rates), ([50.into(), 100.into()], [10.0.into(), 20.0.into()]), "{exchange}");
+    let default = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.default", ""));
+    let stats = &default["message_stats"];
+    assert_eq!([&stats["publish_in"], &stats["publish_out"]], [5, 0], "{default}");
+    let channels = body(&say(&mut world, api, GUEST, "GET /api/channels?sort=number", ""));
+    let stats = |at: usize, name: &str| {
+        let stats = &channels[at]["message_stats"];
+        (stats[name].clone(), stats[format!("{name}_details")]["rate"].clone())
+    };
+    assert_eq!(stats(0, "publish"), (55.into(), 11.0.into()), "{channels}");
+    assert_eq!(stats(0, "drop_unroutable"), (5.into(), 1.0.into()), "{channels}");
+    assert_eq!(stats(1, "deliver"), (50.into(), 10.0.into()), "{channels}");
+    assert_eq!(stats(1, "deliver_get"), (50.into(), 10.0.into()), "{channels}");
+    assert_eq!(stats(1, "ack"), (20.into(), 4.0.into()), "{channels}");
+    assert_eq!(stats(1, "publish"), (0.into(), 0.0.into()), "{channels}");
+    let connections = body(&say(&mut world, api, GUEST, "GET /api/connections", ""));
+    let rate = |name: &str| connections[0][name]["rate"].as_f64().expect("a rate");
+    assert!(rate("recv_oct_details") > 400.0 && rate("send_oct_details") > 300.0, "{connections}");
+    // Five seconds in which nothing happens.
+    (0..2).for_each(|_| pass_to_next_sample(&mut world));
+    let channels = body(&say(&mut world, api, GUEST, "GET /api/channels?sort=number", ""));
+    assert_eq!(channels[0]["message_stats"]["publish_details"]["rate"], 0.0, "{channels}");
+    // Another exchange in the place of one that went begins anew.
+    for line in ["PUT /api/exchanges/%2F/x", "DELETE /api/exchanges/%2F/x", "PUT /api/exchanges/%2F/y"] {
+        say(&mut world, api, GUEST, line, r#"{"type":"fanout"}"#);
+    }
+    for rate in [0.0, 0.2] {
+        world.publish(client, 1, Publish { exchange: "y", ..fanout }, b"hi");
+        pass_to_next_sample(&mut world);
+        let exchange = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/y", ""));
+        assert_eq!(exchange["message_stats"]["publish_in_details"]["rate"], rate, "{exchange}");
+    }
 }
