@@ -15,7 +15,7 @@ use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
 use crate::requests::operator_session::OperatorSession;
 use crate::requests::request_context::{Ends, Files, RequestContext, SocketView, Sockets, StoreView};
-use crate::requests::samples::Outside;
+use crate::requests::samples::{Outside, SampledConnection};
 use crate::store::Log;
 use crate::time::Now;
 
@@ -178,7 +178,11 @@ impl<P: Platform> Engine<P> {
         };
         let unix_ms = self.shared.platform.unix_ms();
         let sockets = Connections { peers: &self.shared.peers, now: self.shared.now, unix_ms };
-        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, &sockets, outside);
+        let connections = (0..sockets.places()).map(ConnectionId::from_index).filter_map(|id| {
+            let SocketView { number, received, sent, .. } = sockets.at(id)?;
+            Some(SampledConnection { id, number, received_bytes: received.0, sent_bytes: sent.0 })
+        });
+        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, outside);
     }
 
     /// Has a client go on with all there is for it to look at.

@@ -13,11 +13,9 @@ use crate::command::{Command, Outcome, Settlement};
 use crate::error::Fault;
 use crate::fields::{Fields, Value};
 use crate::journal::Batch;
-use crate::mem::{Draw, MessageId, Messages, PoolFull};
-use crate::wire::props::{PROPERTIES, Properties, PropertyKind};
-use crate::wire::{Full, Writer};
+use crate::mem::Draw;
 
-use super::answer::{Answer, Answered, bad, bad_request, body, not_found, problem, refusal};
+use super::answer::{Answer, Answered, bad, bad_request, no_room, not_found, refusal};
 use super::binding_columns::{Bindings, properties_key};
 use super::call::{Call, default_named};
 use super::columns::Kind;
@@ -25,13 +23,12 @@ use super::definitions::table_of;
 use super::filter::{BindingEnds, Filter};
 use super::http::{Request, Status, encode};
 use super::listing::is_wanted;
+use super::publishing::{
+    MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
+};
 use super::queue_get::QueueGet;
 use super::request_context::RequestContext;
 use super::shown_message::Payloads;
-use super::upload::{Publishing, Upload, no_room, payload_too_large};
-
-/// Properties of a message, in bytes: no more than a request has.
-const PROPERTIES_BYTES_MAX: usize = 64 << 10;
 
 fn refused(fault: Fault) -> Answer {
     refusal(&fault)
@@ -234,7 +231,7 @@ impl<'b, 's> By<'b, 's> {
                 return Err(payload_too_large(size_max));
             }
             let publishing = Publishing::new(self.user, self.vhost, exchange, draw);
-            return Ok(Answer::Upload(Upload::publish(publishing)));
+            return Ok(Answer::Upload(Box::new(publishing)));
         }
         let fields = MessageFields::parse(request.body)?;
         let payload = match fields.is_base64 {
@@ -252,110 +249,6 @@ impl<'b, 's> By<'b, 's> {
         messages.append_body(message, &payload);
         publish_as(self.context, (self.user, self.vhost), message)
     }
-}
-
-const NAMES_TOO_LONG: &str = "the name of an exchange and a routing key have 255 bytes at most";
-
-/// What a request says of a message.
-#[derive(Debug)]
-pub(super) struct MessageFields {
-    pub(super) properties: Vec<u8>,
-    pub(super) routing_key: String,
-    payload: String,
-    pub(super) is_base64: bool,
-}
-
-impl MessageFields {
-    /// Reads the body of a request.
-    ///
-    /// # Errors
-    /// It is none that publishes.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Answer> {
-        let mut fields =
-            if body.is_empty() { Fields::default() } else { Fields::parse(body).map_err(bad)? };
-        let properties = properties_of(&fields.value("properties"))?;
-        let routing_key = fields.text("routing_key").map_err(bad)?;
-        let payload = fields.text("payload").map_err(bad)?;
-        let is_base64 = match fields.text("payload_encoding").map_err(bad)?.as_str() {
-            "string" => false,
-            "base64" => true,
-            other => {
-                return Err(bad_request(&format!("Unsupported encoding: {other}. Use string or base64.")));
-            }
-        };
-        if routing_key.len() > 255 {
-            return Err(bad_request(NAMES_TOO_LONG));
-        }
-        Ok(Self { properties, routing_key, payload, is_base64 })
-    }
-}
-
-/// Begins a message to which a body of `len` bytes is to be appended.
-///
-/// # Errors
-/// The pool is full.
-pub(super) fn begin_message(
-    messages: &mut Messages,
-    (exchange, routing_key): (&str, &[u8]),
-    properties: &[u8],
-    len: u32,
-    draw: Draw,
-) -> Result<MessageId, PoolFull> {
-    let message = messages.begin(exchange, routing_key, draw)?;
-    let flags = Properties::trusted(properties).message_flags();
-    if let Err(full) = messages.reserve_whole(message, properties, flags, len, draw.share) {
-        messages.release(message);
-        return Err(full);
-    }
-    Ok(message)
-}
-
-/// Publishes a whole message as a user, over a connection that lives as long as that takes.
-///
-/// # Errors
-/// The message is refused with this answer.
-pub(super) fn publish_as(
-    context: &mut RequestContext<'_>,
-    (user, vhost): (&str, &str),
-    message: MessageId,
-) -> Answered {
-    let (broker, mut context) = context.broker();
-    context.messages_mut().finish(message);
-    let (connection, channel) = match broker.connect_user(&mut context, user, vhost) {
-        Ok(own) => own,
-        Err(fault) => {
-            context.messages_mut().release(message);
-            return Err(refused(fault));
-        }
-    };
-    broker.apply(&mut context, connection, Some(channel), Command::ConfirmSelect);
-    let publish = Command::Publish { message, mandatory: true };
-    let outcome = broker.apply(&mut context, connection, Some(channel), publish).0;
-    let batch = context.awaited();
-    let published = match outcome {
-        Outcome::Published => {
-            let is_returned = broker.has_returned(connection);
-            if is_returned {
-                broker.sent(&mut context, connection, 1);
-            }
-            Ok((!is_returned, batch))
-        }
-        Outcome::PublishRefused => Ok((false, Batch::NONE)),
-        Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code as u16, fault.text))),
-        _ => {
-            context.messages_mut().release(message);
-            let why = "there is no room for a message now: publishers wait; try again later";
-            Err(Answer::Now(Status::Unavailable, problem("unavailable", why)))
-        }
-    };
-    broker.release(&mut context, connection);
-    let (is_routed, batch) = published?;
-    let answer = body(|json| {
-        json.raw(b"{\"routed\":");
-        json.truth(is_routed);
-        json.raw(b"}");
-    });
-    Ok(Answer::Durable(batch, Status::Ok, answer))
 }
 
 fn binding<'c>(
@@ -401,51 +294,4 @@ fn number(fields: &mut Fields<'_>, name: &str) -> Result<Option<i64>, Answer> {
     };
     let why = || bad_request(&format!("`{name}` must be a whole number, not {value}"));
     number.map(Some).ok_or_else(why)
-}
-
-/// The properties of a message, out of an object with their names; others are passed over, as by RabbitMQ.
-fn properties_of(value: &Value<'_>) -> Result<Vec<u8>, Answer> {
-    let mut fields = match value {
-        // An empty list is what an empty object is called by some.
-        Value::Array(_) if !value.holds_something() => return Ok(vec![0, 0]),
-        Value::Null => return Err(bad_request("missing field `properties`")),
-        value => Fields::of(value).map_err(bad)?,
-    };
-    let mut said = Vec::new();
-    for (name, flag, kind) in PROPERTIES {
-        match fields.value(name) {
-            Value::Null => {}
-            value => said.push((flag, kind, value, name)),
-        }
-    }
-    let mut bytes = vec![0; PROPERTIES_BYTES_MAX];
-    let mut writer = Writer::new(&mut bytes);
-    let flags = said.iter().fold(0, |flags, (flag, ..)| flags | flag);
-    writer.write_u16(flags).map_err(too_large)?;
-    for (_, kind, value, name) in said {
-        let unfit = |wanted: &str| bad_request(&format!("property `{name}` must be {wanted}"));
-        match (kind, value) {
-            (PropertyKind::Text, Value::String(text)) if text.len() <= 255 => {
-                writer.write_short_str(text.as_bytes())
-            }
-            (PropertyKind::Text, _) => return Err(unfit("a text of 255 bytes at most")),
-            (PropertyKind::Headers, value) => {
-                let table = table_of(&value).map_err(bad)?;
-                writer.write_u32(table.len() as u32).and_then(|()| writer.write_raw(&table))
-            }
-            (PropertyKind::Octet, value) => {
-                let octet = value.as_u64().and_then(|number| u8::try_from(number).ok());
-                writer.write_u8(octet.ok_or_else(|| unfit("a number up to 255"))?)
-            }
-            (PropertyKind::Timestamp, value) => {
-                writer.write_u64(value.as_u64().ok_or_else(|| unfit("a number of seconds"))?)
-            }
-        }
-        .map_err(too_large)?;
-    }
-    Ok(writer.written().to_vec())
-}
-
-fn too_large(_: Full) -> Answer {
-    bad_request("the properties are too large")
 }

@@ -9,6 +9,8 @@ use std::io::Write;
 
 use crate::password::Secret;
 
+/// The longest request, head and body, in bytes, but for those whose body is taken in parts.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Headers of a request at most.
 const HEADERS_MAX: usize = 32;
 /// Segments of a path at most.

@@ -10,14 +10,13 @@ use crate::fields::{Fields, Value};
 use crate::mem::{Draw, Messages, Share};
 use crate::password::PasswordHash;
 
-use super::answer::{Answer, Answered, bad, body, not_found};
+use super::answer::{Answer, Answered, Upload, bad, body, no_room, not_found, too_large};
 use super::call::{Call, exists};
 use super::definitions::{self, Found, Item, ItemError, Password, SECTIONS, Scanner};
 use super::http::Status;
 use super::multipart::Form;
 use super::request_context::RequestContext;
 use super::spool::Spool;
-use super::upload::{Upload, no_room, too_large};
 
 /// Things that one step reads, or makes.
 const THINGS_PER_STEP: usize = 8;
@@ -48,7 +47,7 @@ pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     let file = if call.request.is_whole() { Spool::buffered(call.request.body) } else { Spool::default() };
     let form = Form::of(call.request.media);
     let import = Import { file, form, vhost: vhost.map(Into::into), ..Import::default() };
-    Ok(Answer::Upload(Upload::definitions(import)))
+    Ok(Answer::Upload(Box::new(import)))
 }
 
 /// A file that is being made.
@@ -74,26 +73,17 @@ pub(super) struct Import {
     making: Option<usize>,
 }
 
-impl Import {
-    pub(super) fn take(
-        &mut self,
-        bytes: &[u8],
-        left: usize,
-        context: &mut RequestContext<'_>,
-    ) -> Result<(), Answer> {
+impl Upload for Import {
+    fn take(&mut self, bytes: &[u8], left: usize, context: &mut RequestContext<'_>) -> Result<(), Answer> {
         let draw = Draw::from(Share::Ordinary);
         self.file.push(context.messages, draw, bytes, left).map_err(|_| no_room())
     }
 
-    pub(super) fn release(&mut self, messages: &mut Messages) {
+    fn release(&mut self, messages: &mut Messages) {
         self.file.release(messages);
     }
 
-    /// Goes on by a few things.
-    ///
-    /// # Errors
-    /// The file is refused with this answer.
-    pub(super) fn step(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Answer>, Answer> {
+    fn step(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Answer>, Answer> {
         if let Some(form) = &mut self.form {
             if let Some((begin, end)) = form.step(&self.file, context.messages).map_err(bad)? {
                 (self.form, self.begin, self.at, self.end) = (None, begin, begin, Some(end));
@@ -137,7 +127,9 @@ impl Import {
         }
         Ok(None)
     }
+}
 
+impl Import {
     fn handle(&mut self, found: Found, context: &mut RequestContext<'_>) -> Result<(), String> {
         match found {
             Found::Nothing => {}

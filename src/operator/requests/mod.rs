@@ -33,7 +33,8 @@
 //! | `orphan_columns` | messages without a queue, as columns |
 //! | `outage` | how long the upstream of a bridge may be away |
 //! | `import` | definitions that are sent |
-//! | `upload`, `spool`, `split`, `multipart` | requests with a long body; where it is kept; a payload out of its JSON; a file out of a form |
+//! | `publishing`, `split` | publishes, however long; a payload out of its JSON |
+//! | `spool`, `multipart` | where a long body is kept; a file out of a form |
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
 //! | `request_context` | what a request is answered from |
@@ -85,6 +86,7 @@ pub mod parameter_columns;
 mod parameters;
 mod policies;
 pub mod policy_columns;
+mod publishing;
 mod queue_get;
 pub mod request_context;
 pub mod samples;
@@ -94,7 +96,6 @@ mod spool;
 pub mod systemd;
 mod table;
 pub mod tokens;
-mod upload;
 pub mod wear;
 
 // The rooms below, by the names that everybody has for them.

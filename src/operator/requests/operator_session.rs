@@ -12,10 +12,11 @@
 //! output have a cap each; a client that does not read costs those and nothing else; however small the pieces
 //! that a request comes in, no octet of it is looked at more than a few times.
 
-use super::answer::{Answer, OUTPUT_BYTES_MAX, problem, refusal};
+use super::answer::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
 use super::control;
 use super::exposition::Exposition;
 use super::gate;
+pub use super::http::REQUEST_BYTES_MAX;
 use super::http::{self, Head, Origin, Parsed, Status};
 use super::listing::{Listing, Room};
 use super::looking::Looking;
@@ -24,15 +25,12 @@ use super::queue_get::{Getting, Progress};
 use super::request_context::RequestContext;
 use super::table::{self, Door};
 use super::tokens::Tokens;
-use super::upload::{Upload, request_too_large};
 use crate::broker::{self, Broker};
 use crate::journal::{Batch, Journal};
 use crate::password::PasswordCheck;
 
 use zeroize::Zeroizing;
 
-/// The longest request, head and body, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// The longest body that is read to its end before it is refused, in bytes: a client that sends all of its request
 /// first would not see an answer that comes before.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
@@ -53,9 +51,9 @@ enum State {
     /// When this is durable, the store's files are held still.
     Holding(Batch),
     /// The body of a request is on its way, of which so many bytes are still to come.
-    Uploading(Upload, usize),
+    Uploading(Box<dyn Upload>, usize),
     /// The body is here and is being decoded.
-    Decoding(Upload),
+    Decoding(Box<dyn Upload>),
     /// A request is refused with this answer after so many more bytes of its body.
     Discarding(Box<Answer>, usize),
     /// The password that the request in the input came with is being checked.
@@ -293,7 +291,8 @@ impl OperatorSession {
                 }
             }
             State::Decoding(upload) => {
-                if let Some(answer) = upload.step(context) {
+                if let Some(answer) = upload.step(context).unwrap_or_else(Some) {
+                    upload.release(context.messages);
                     self.begin(answer, context);
                     // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
                     self.fill(context);
@@ -356,7 +355,9 @@ impl OperatorSession {
         match self.state {
             State::Getting(getting) => getting.abandon(broker, context),
             State::Looking(looking) => looking.abandon(broker, context),
-            State::Uploading(upload, _) | State::Decoding(upload) => upload.abandon(broker, context),
+            State::Uploading(mut upload, _) | State::Decoding(mut upload) => {
+                upload.release(context.messages_mut());
+            }
             _ => {}
         }
     }

@@ -13,7 +13,6 @@ use core::time::Duration;
 
 use super::http::Request;
 use super::json::Json;
-use super::request_context::Sockets;
 use crate::broker::{Broker, ChannelView, Counters, ExchangeView, QueueView};
 use crate::command::ConnectionId;
 
@@ -180,6 +179,19 @@ pub struct SampledPlaces {
     pub connections: usize,
 }
 
+/// What is sampled of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct SampledConnection {
+    /// Its place.
+    pub id: ConnectionId,
+    /// Connections are numbered in the order of their coming.
+    pub number: u64,
+    /// Bytes that came.
+    pub received_bytes: u64,
+    /// Bytes that went.
+    pub sent_bytes: u64,
+}
+
 /// What is counted of a channel.
 const CHANNEL_COUNTS: usize = 12;
 
@@ -288,7 +300,7 @@ impl Samples {
         &mut self,
         (now_ms, unix_ms): (u64, u64),
         broker: &Broker,
-        sockets: &dyn Sockets,
+        connections: impl Iterator<Item = SampledConnection>,
         outside: Outside,
     ) {
         let slot = slot_of(now_ms);
@@ -304,7 +316,11 @@ impl Samples {
                 history.take((last, slot), &queue);
             }
         }
-        self.take_pairs((last, slot), broker, sockets);
+        self.take_pairs((last, slot), broker);
+        for connection in connections {
+            let bytes = [connection.received_bytes as u32, connection.sent_bytes as u32];
+            self.connections.take((last, slot), connection.id.index(), connection.number, bytes);
+        }
         let totals =
             totals(broker.counters(), broker.gauges().channels as u64, (ready, unacknowledged), outside);
         for slot in newly(last, slot, TOTALS_KEPT) {
@@ -313,7 +329,7 @@ impl Samples {
         self.kept = Some((first.max((slot + 1).saturating_sub(TOTALS_KEPT).max(1)), slot));
     }
 
-    fn take_pairs(&mut self, slots: (Slot, Slot), broker: &Broker, sockets: &dyn Sockets) {
+    fn take_pairs(&mut self, slots: (Slot, Slot), broker: &Broker) {
         let views = broker.views();
         for view in (0..views.exchange_places()).filter_map(|place| views.exchange_at(place)) {
             self.exchanges.take(slots, view.place, view.serial, view.published);
@@ -322,12 +338,6 @@ impl Samples {
             if let Some(view) = views.channel_at(place) {
                 let counts = counts_of_channel(&view).map(|(_, count)| count);
                 self.channels.take(slots, place, view.serial, counts);
-            }
-        }
-        for place in 0..sockets.places() {
-            if let Some(view) = sockets.at(ConnectionId::from_index(place)) {
-                let bytes = [view.received.0 as u32, view.sent.0 as u32];
-                self.connections.take(slots, place, view.number, bytes);
             }
         }
     }

@@ -30,7 +30,7 @@ use super::access;
 use super::access_columns::{Permissions, TopicPermissions, Users};
 use super::actions::By;
 use super::alarms;
-use super::answer::{Answer, Answered, not_found, problem, unauthorized};
+use super::answer::{Answer, Answered, not_found, problem, request_too_large, unauthorized};
 use super::bridges::BridgeLinks;
 use super::call::{Call, Demand, NAMES_MAX, User};
 use super::columns::{Channels, Connections, Consumers, Exchanges, Queues, Vhosts};
@@ -48,7 +48,6 @@ use super::parameters;
 use super::policies;
 use super::policy_columns::{OperatorPolicies, Policies};
 use super::request_context::RequestContext;
-use super::upload::request_too_large;
 
 use Does::{Act, Change, Closed, Receive, Show};
 
