@@ -98,6 +98,7 @@ pub use bridges::bridge_bytes;
 pub use disk::log_full;
 pub use doors::{QUEUE_PLACES, VISITORS_MAX};
 pub use name_lookup::{FoundAddresses, NameLookup};
+pub use operator_client::sampled_places;
 pub use peer_id::PeerId;
 pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Socket, Visitor};
 pub use restore::{First, restore};

@@ -3,9 +3,10 @@
 
 use super::listener::Listener;
 use super::peer_id::PeerId;
+use crate::limits::Limits;
 use crate::requests::operator_session::OperatorSession;
 use crate::requests::request_context::{Orders, Process};
-use crate::requests::samples::Samples;
+use crate::requests::samples::{SampledPlaces, Samples};
 use crate::requests::tokens::Tokens;
 use crate::time::{Deadline, Now};
 
@@ -14,7 +15,8 @@ pub(super) const IDLE_MS: u64 = 60_000;
 
 /// A request over the network has so much time from its first octet to its last.
 const REQUEST_MS: u64 = 15_000;
-/// How long an answer over the network may take to be read, from its first octet to its last.
+/// How long an answer over the network may take to be read, from its first octet to its last; and a request whose
+/// body is longer than a request buffer to come in.
 const ANSWER_MS: u64 = 120_000;
 /// How long a client may take to read metrics: a program reads them and waits no longer than that, as Prometheus
 /// does.
@@ -23,6 +25,16 @@ const METRICS_ANSWER_MS: u64 = 30_000;
 /// end it; and an answer: long enough for the page over a slow link.
 pub(super) const UNDISTURBED_REQUEST_MS: u64 = 1_500;
 const UNDISTURBED_ANSWER_MS: u64 = 8_000;
+
+/// Returns how many things there can be of those whose rates the management API tells.
+pub fn sampled_places(limits: &Limits) -> SampledPlaces {
+    SampledPlaces {
+        queues: limits.queues_max as usize,
+        exchanges: limits.exchanges_max as usize,
+        channels: limits.channels_max as usize,
+        connections: limits.connections_max as usize,
+    }
+}
 
 /// The control socket, and what clients of both kinds share.
 pub(super) struct Operators {
@@ -65,6 +77,8 @@ pub(super) struct OperatorClient {
     pub(super) exchange_at: Deadline,
     /// Which of the two it is.
     is_answering: bool,
+    /// It is a request with a long body, which has more time.
+    is_uploading: bool,
     /// From then on it may be asked to give up its place.
     pub(super) disturbed_at: Deadline,
 }
@@ -77,6 +91,7 @@ impl OperatorClient {
             idle_at: now.after_ms(IDLE_MS),
             exchange_at: Deadline::NEVER,
             is_answering: false,
+            is_uploading: false,
             disturbed_at: now.after_ms(UNDISTURBED_REQUEST_MS),
         }
     }
@@ -97,11 +112,13 @@ impl OperatorClient {
             return;
         }
         let (was_going_on, is_going_on) = (self.exchange_at != Deadline::NEVER, !self.session.is_empty());
-        let is_answering = self.session.has_output();
-        if is_going_on && !(was_going_on && self.is_answering == is_answering) {
+        let (is_answering, is_uploading) = (self.session.has_output(), self.session.is_uploading());
+        let was = (self.is_answering, self.is_uploading);
+        if is_going_on && !(was_going_on && was == (is_answering, is_uploading)) {
             let (exchange_ms, undisturbed_ms) = match is_answering {
                 true if self.session.is_for_metrics() => (METRICS_ANSWER_MS, UNDISTURBED_ANSWER_MS),
                 true => (ANSWER_MS, UNDISTURBED_ANSWER_MS),
+                false if is_uploading => (ANSWER_MS, UNDISTURBED_ANSWER_MS),
                 false => (REQUEST_MS, UNDISTURBED_REQUEST_MS),
             };
             self.exchange_at = now.after_ms(exchange_ms);
@@ -110,7 +127,7 @@ impl OperatorClient {
             self.exchange_at = Deadline::NEVER;
             self.disturbed_at = now.after_ms(0);
         }
-        self.is_answering = is_answering;
+        (self.is_answering, self.is_uploading) = (is_answering, is_uploading);
     }
 
     /// Notes that the client got on, or waits for the broker.

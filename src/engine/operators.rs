@@ -17,7 +17,7 @@ use crate::requests::operator_session::OperatorSession;
 use crate::requests::request_context::{
     Ends, Files, RequestContext, SYNC_BUDGET_SHOWN_MS, SocketView, Sockets, StoreView,
 };
-use crate::requests::samples::Outside;
+use crate::requests::samples::{Outside, SampledConnection};
 use crate::store::Log;
 use crate::time::Now;
 
@@ -148,6 +148,10 @@ impl<P: Platform> Engine<P> {
         else {
             return;
         };
+        if client.session.awaits_disk() {
+            // What was decoded or made in this step may be what it waits for.
+            self.shared.lists.for_disk.push(id);
+        }
         match stream.write(&mut self.shared.buffers, client.session.output()) {
             Ok(count) => {
                 client.session.wrote(count);
@@ -174,7 +178,14 @@ impl<P: Platform> Engine<P> {
             connections: (self.shared.peers.connections_made(), self.shared.peers.connections().into()),
             disk: (counters.bytes_written + counters.bytes_zeroed, counters.syncs),
         };
-        self.operators.samples.take((now_ms, self.shared.platform.unix_ms()), &self.shared.broker, outside);
+        let unix_ms = self.shared.platform.unix_ms();
+        let sockets =
+            Connections { peers: &self.shared.peers, now: self.shared.now, unix_ms, is_over_budget: false };
+        let connections = (0..sockets.places()).map(ConnectionId::from_index).filter_map(|id| {
+            let SocketView { number, received, sent, .. } = sockets.at(id)?;
+            Some(SampledConnection { id, number, received_bytes: received.0, sent_bytes: sent.0 })
+        });
+        self.operators.samples.take((now_ms, unix_ms), &self.shared.broker, connections, outside);
     }
 
     /// Has a client go on with all there is for it to look at.

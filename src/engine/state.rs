@@ -17,7 +17,7 @@ use super::bridges::{self, Bridges};
 use super::doors::{Doors, Listeners};
 use super::idle_memory::IdleMemory;
 use super::lists::Lists;
-use super::operator_client::Operators;
+use super::operator_client::{Operators, sampled_places};
 use super::peers::Peers;
 use super::platform::Platform;
 use super::room_awaited::RoomOffers;
@@ -92,7 +92,7 @@ impl<P: Platform> Engine<P> {
         let tls_others =
             setup.tls_links + if manages_tls { limits.management_clients_max as usize } else { 0 };
         let has_api = listeners.management.len() > listeners.metrics;
-        let samples = if has_api { Samples::new(limits.queues_max as usize) } else { Samples::default() };
+        let samples = if has_api { Samples::new(sampled_places(&limits)) } else { Samples::default() };
         let shared = Shared {
             now: Now::from_ms(0),
             stopping: None,

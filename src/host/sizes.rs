@@ -67,7 +67,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
                 / CONTROL_CLIENTS_MAX,
         samples_bytes: match config.serves_management() {
             false => 0,
-            true => requests::samples::Samples::bytes(limits.queues_max as usize),
+            true => requests::samples::Samples::bytes(engine::sampled_places(limits)),
         },
         json_bytes: fields::READING_BYTES,
         flight_bytes: if config.flight_recorder.is_some() { flight::FILE_BYTES } else { 0 },

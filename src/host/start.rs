@@ -183,8 +183,20 @@ const fn is_api(config: &Config, place: usize) -> bool {
     place < config.management.len() + config.management_tls.len()
 }
 
+/// The name of this node, and of the cluster that it is alone.
+fn node_name(config: &Config) -> String {
+    match config.node_name.contains('@') {
+        true => config.node_name.clone(),
+        false => format!("{}@{}", config.node_name, machine_name()),
+    }
+}
+
+fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
+}
+
 fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> Process {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+    let name = machine_name();
     Process {
         environment: config.shown(),
         data_dir: absolute(&config.data_dir),
@@ -206,16 +218,14 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
             .chain(config.management_hosts.iter().map(|host| host.to_ascii_lowercase()))
             .collect(),
         machine: Machine::default(),
-        node: match config.node_name.contains('@') {
-            true => config.node_name.clone(),
-            false => format!("{}@{name}", config.node_name),
-        },
+        node: node_name(config),
         product: (config.product.name.clone(), config.product.version.clone()),
         memory_limit_bytes: config.memory_limit_bytes,
         uptime_ms: 0,
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
+        message_size_max: config.limits.message_size_max,
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,
@@ -255,6 +265,22 @@ fn identity(config: &Config) -> Identity {
         platform: format!("Rust {}", std::env::consts::ARCH),
         copyright: "Copyright the Leveret authors".to_string(),
         information: "Licensed under MIT or Apache-2.0".to_string(),
-        cluster_name: "leveret".to_string(),
+        cluster_name: node_name(config),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Layer;
+
+    #[test]
+    fn the_cluster_has_one_name_over_amqp_and_over_the_management_api() {
+        for (text, begins) in [("", "leveret@"), ("node_name = \"plant@hall\"", "plant@hall")] {
+            let config = Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap();
+            let node = process(&config, &[], &[]).node;
+            assert_eq!(identity(&config).cluster_name, node);
+            assert!(node.starts_with(begins), "{node}");
+        }
     }
 }

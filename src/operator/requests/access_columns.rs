@@ -51,6 +51,7 @@ pub(super) struct Permissions;
 impl Kind for Permissions {
     type View<'a> = PermissionView<'a>;
 
+    const ORDER: &'static str = "vhost,user";
     const COLUMNS: &'static [Column<Self>] = &[
         ("user", |it, pen| pen.json.text(it.user)),
         ("vhost", |it, pen| pen.json.text(it.vhost)),
@@ -88,6 +89,7 @@ pub(super) struct TopicPermissions;
 impl Kind for TopicPermissions {
     type View<'a> = TopicPermissionView<'a>;
 
+    const ORDER: &'static str = "vhost,user";
     const COLUMNS: &'static [Column<Self>] = &[
         ("user", |it, pen| pen.json.text(it.user)),
         ("vhost", |it, pen| pen.json.text(it.vhost)),

@@ -9,15 +9,13 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::command::{ChannelId, Command, ConnectionId, Outcome, Settlement};
+use crate::command::{Command, Outcome, Settlement};
 use crate::error::Fault;
 use crate::fields::{Fields, Value};
 use crate::journal::Batch;
 use crate::mem::Draw;
-use crate::wire::props::{PROPERTIES, Properties, PropertyKind};
-use crate::wire::{Full, Writer};
 
-use super::answer::{Answer, Answered, bad, bad_request, body, not_found, problem, refusal};
+use super::answer::{Answer, Answered, bad, bad_request, no_room, not_found, refusal};
 use super::binding_columns::{Bindings, properties_key};
 use super::call::{Call, default_named};
 use super::columns::Kind;
@@ -25,12 +23,12 @@ use super::definitions::table_of;
 use super::filter::{BindingEnds, Filter};
 use super::http::{Request, Status, encode};
 use super::listing::is_wanted;
+use super::publishing::{
+    MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
+};
 use super::queue_get::QueueGet;
 use super::request_context::RequestContext;
 use super::shown_message::Payloads;
-
-/// Properties of a message, in bytes: no more than a request has.
-const PROPERTIES_BYTES_MAX: usize = 64 << 10;
 
 fn refused(fault: Fault) -> Answer {
     refusal(&fault)
@@ -220,78 +218,36 @@ impl<'b, 's> By<'b, 's> {
 
     pub(super) fn publish(&mut self) -> Answered {
         let exchange = default_named(self.call.name("exchange"));
-        let mut fields = fields(self.call.request)?;
-        let properties = properties_of(&fields.value("properties"))?;
-        let key = fields.text("routing_key").map_err(bad)?;
-        let payload = fields.text("payload").map_err(bad)?;
-        let payload = match fields.text("payload_encoding").map_err(bad)?.as_str() {
-            "string" => payload.into_bytes(),
-            "base64" => BASE64.decode(&payload).map_err(|_| bad_request("the payload is not base64"))?,
-            other => {
-                return Err(bad_request(&format!("Unsupported encoding: {other}. Use string or base64.")));
-            }
-        };
-        if exchange.len() > 255 || key.len() > 255 {
-            return Err(bad_request("the name of an exchange and a routing key have 255 bytes at most"));
+        if exchange.len() > 255 {
+            return Err(bad_request(NAMES_TOO_LONG));
         }
+        let (size_max, request) = (self.context.process.message_size_max, self.call.request);
         let (broker, mut context) = self.context.broker();
-        let own = broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
-        let published = self.publish_by(own, (exchange, key.as_bytes()), &properties, &payload);
-        let (broker, mut context) = self.context.broker();
-        broker.release(&mut context, own.0);
-        let (is_routed, batch) = published?;
-        let answer = body(|json| {
-            json.raw(b"{\"routed\":");
-            json.truth(is_routed);
-            json.raw(b"}");
-        });
-        Ok(Answer::Durable(batch, Status::Ok, answer))
-    }
-
-    fn publish_by(
-        &mut self,
-        (connection, channel): (ConnectionId, ChannelId),
-        (exchange, key): (&str, &[u8]),
-        properties: &[u8],
-        payload: &[u8],
-    ) -> Result<(bool, Batch), Answer> {
-        let no_room = || {
-            let why = "there is no room for a message now: publishers wait; try again later";
-            Answer::Now(Status::Unavailable, problem("unavailable", why))
+        let (own, _) = broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
+        let draw = Draw { share: broker.content_share(own), owner: broker.owner(own) };
+        broker.release(&mut context, own);
+        if !request.is_whole() {
+            if request.body_bytes > Publishing::request_bytes_max(size_max) {
+                return Err(payload_too_large(size_max));
+            }
+            let publishing = Publishing::new(self.user, self.vhost, exchange, draw);
+            return Ok(Answer::Upload(Box::new(publishing)));
+        }
+        let fields = MessageFields::parse(request.body)?;
+        let payload = match fields.is_base64 {
+            false => fields.payload.into_bytes(),
+            true => BASE64.decode(&fields.payload).map_err(|_| bad_request("the payload is not base64"))?,
         };
-        let broker = &*self.context.broker;
-        let draw = Draw { share: broker.content_share(connection), owner: broker.owner(connection) };
-        let messages = &mut *self.context.messages;
-        let message = messages.begin(exchange, key, draw).map_err(|_| no_room())?;
-        let flags = Properties::trusted(properties).message_flags();
         // A request is far below 4 GiB.
         let len = payload.len() as u32;
-        if messages.reserve_content(message, properties, flags, len, draw.share).is_err() {
-            messages.release(message);
-            return Err(no_room());
+        if len > size_max {
+            return Err(payload_too_large(size_max));
         }
-        messages.append_body(message, payload);
-        messages.finish(message);
-        let (broker, mut context) = self.context.broker();
-        broker.apply(&mut context, connection, Some(channel), Command::ConfirmSelect);
-        let publish = Command::Publish { message, mandatory: true };
-        let outcome = broker.apply(&mut context, connection, Some(channel), publish).0;
-        let batch = context.awaited();
-        match outcome {
-            Outcome::Published => {
-                let is_returned = broker.has_returned(connection);
-                if is_returned {
-                    broker.sent(&mut context, connection, 1);
-                }
-                Ok((!is_returned, batch))
-            }
-            Outcome::PublishRefused => Ok((false, Batch::NONE)),
-            Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code as u16, fault.text))),
-            _ => {
-                context.messages_mut().discard(message);
-                Err(no_room())
-            }
-        }
+        let names = (exchange, fields.routing_key.as_bytes());
+        let messages = &mut *self.context.messages;
+        let message = begin_message(messages, names, &fields.properties, len, draw).map_err(|_| no_room())?;
+        messages.append_body(message, &payload);
+        publish_as(self.context, (self.user, self.vhost), message)
     }
 }
 
@@ -338,51 +294,4 @@ fn number(fields: &mut Fields<'_>, name: &str) -> Result<Option<i64>, Answer> {
     };
     let why = || bad_request(&format!("`{name}` must be a whole number, not {value}"));
     number.map(Some).ok_or_else(why)
-}
-
-/// The properties of a message, out of an object with their names; others are passed over, as by RabbitMQ.
-fn properties_of(value: &Value<'_>) -> Result<Vec<u8>, Answer> {
-    let mut fields = match value {
-        // An empty list is what an empty object is called by some.
-        Value::Array(_) if !value.holds_something() => return Ok(vec![0, 0]),
-        Value::Null => return Err(bad_request("missing field `properties`")),
-        value => Fields::of(value).map_err(bad)?,
-    };
-    let mut said = Vec::new();
-    for (name, flag, kind) in PROPERTIES {
-        match fields.value(name) {
-            Value::Null => {}
-            value => said.push((flag, kind, value, name)),
-        }
-    }
-    let mut bytes = vec![0; PROPERTIES_BYTES_MAX];
-    let mut writer = Writer::new(&mut bytes);
-    let flags = said.iter().fold(0, |flags, (flag, ..)| flags | flag);
-    writer.write_u16(flags).map_err(too_large)?;
-    for (_, kind, value, name) in said {
-        let unfit = |wanted: &str| bad_request(&format!("property `{name}` must be {wanted}"));
-        match (kind, value) {
-            (PropertyKind::Text, Value::String(text)) if text.len() <= 255 => {
-                writer.write_short_str(text.as_bytes())
-            }
-            (PropertyKind::Text, _) => return Err(unfit("a text of 255 bytes at most")),
-            (PropertyKind::Headers, value) => {
-                let table = table_of(&value).map_err(bad)?;
-                writer.write_u32(table.len() as u32).and_then(|()| writer.write_raw(&table))
-            }
-            (PropertyKind::Octet, value) => {
-                let octet = value.as_u64().and_then(|number| u8::try_from(number).ok());
-                writer.write_u8(octet.ok_or_else(|| unfit("a number up to 255"))?)
-            }
-            (PropertyKind::Timestamp, value) => {
-                writer.write_u64(value.as_u64().ok_or_else(|| unfit("a number of seconds"))?)
-            }
-        }
-        .map_err(too_large)?;
-    }
-    Ok(writer.written().to_vec())
-}
-
-fn too_large(_: Full) -> Answer {
-    bad_request("the properties are too large")
 }

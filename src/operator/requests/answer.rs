@@ -4,15 +4,17 @@
 
 use crate::error::{Fault, ReplyCode};
 use crate::journal::Batch;
+use crate::mem::Messages;
 
 use super::exposition::Exposition;
-use super::http::Status;
+use super::http::{REQUEST_BYTES_MAX, Status};
 use super::json::Json;
 use super::listing::Listing;
 use super::looking::Looking;
 use super::management_parts::said;
 use super::pages::Page;
 use super::queue_get::QueueGet;
+use super::request_context::RequestContext;
 
 /// Bytes that may wait to be taken by one client.
 pub const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -40,10 +42,32 @@ pub enum Answer {
     Get(Box<QueueGet>),
     /// With messages that are looked at, once they are read from the disk.
     Look(Box<Looking>),
+    /// When the body of the request is here and decoded, with what comes of that.
+    Upload(Box<dyn Upload>),
     /// An answer of many rows, written as room comes.
     List(Box<Listing>),
     /// Metrics: what stands first, and rows that are written as room comes.
     Metrics(Vec<u8>, Box<Exposition>),
+}
+
+/// A request whose body is longer than a request buffer, or takes more than one step.
+///
+/// ```text
+/// body ─take, 16 KiB a turn─→ message pool ─step, one part a turn─→ answer
+/// ```
+pub trait Upload: core::fmt::Debug {
+    /// Takes the next bytes of the body; `left`: so many are still to come, these included.
+    ///
+    /// # Errors
+    /// The body is refused with this answer.
+    fn take(&mut self, bytes: &[u8], left: usize, context: &mut RequestContext<'_>) -> Result<(), Answer>;
+    /// Goes on by a bounded part once the whole body is here; `None`: there is more to do.
+    ///
+    /// # Errors
+    /// The body is refused with this answer.
+    fn step(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Answer>, Answer>;
+    /// Frees what the body takes of the message pool: it is answered, or its client is gone.
+    fn release(&mut self, messages: &mut Messages);
 }
 
 /// An answer, or the refusal where it is known that there is none.
@@ -109,4 +133,24 @@ pub(super) fn refusal(fault: &Fault) -> Answer {
         ReplyCode::ResourceError => Answer::Now(Status::Unavailable, problem("unavailable", text)),
         _ => bad_request(text),
     }
+}
+
+/// Says that a body is longer than it may be.
+#[cold]
+pub(super) fn too_large(why: &str) -> Answer {
+    Answer::Now(Status::TooLarge, problem("too_large", why))
+}
+
+/// Says that a request that takes no long body has one.
+#[cold]
+pub(super) fn request_too_large() -> Answer {
+    too_large(&format!("this request may have {REQUEST_BYTES_MAX} bytes, its head included"))
+}
+
+/// Says that the pool has no room for a body.
+#[cold]
+pub(super) fn no_room() -> Answer {
+    let why = "the message pool (messages_max, body_bytes_max) has no room for the body of this request now: \
+               try again later";
+    Answer::Now(Status::Unavailable, problem("unavailable", why))
 }

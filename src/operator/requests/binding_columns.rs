@@ -15,6 +15,7 @@ pub struct Bindings;
 impl Kind for Bindings {
     type View<'a> = BindingView<'a>;
 
+    const ORDER: &'static str = "vhost,source,destination,routing_key,properties_key";
     const COLUMNS: &'static [Column<Self>] = &[
         ("source_name", |binding, pen| pen.json.text(binding.source)),
         ("source", |binding, pen| pen.json.text(binding.source)),

@@ -117,6 +117,8 @@ impl<'c> Call<'c> {
             | Demand::Administrator
             | Demand::Policymaker => Ok(()),
             Demand::PolicymakerThere => in_vhost(user.is_administrator, no_policymaker),
+            // An administrator asks as over AMQP, and is told so in RabbitMQ's words.
+            Demand::Permissions if user.is_administrator => in_vhost(false, "Access refused."),
             Demand::Permissions => in_vhost(false, no_member),
             Demand::Member => in_vhost(user.is_administrator, no_member),
             Demand::Watcher => in_vhost(user.is_monitor, no_member),
@@ -129,7 +131,8 @@ impl<'c> Call<'c> {
         let ranges = Ranges::asked(self.request);
         // A component of parameters stands where others have a user.
         let user = self.has("user").or(self.has("component")).map(Into::into);
-        Filter { vhost: self.has("vhost").map(Into::into), user, viewer, ranges, ..Filter::default() }
+        let (vhost, is_ctl) = (self.has("vhost").map(Into::into), self.user.is_none());
+        Filter { vhost, user, viewer, ranges, is_ctl, ..Filter::default() }
     }
 
     /// Connections that its user may close: a monitor only watches what is others'.

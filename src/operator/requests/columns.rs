@@ -4,8 +4,8 @@
 //! one thing, both are here. What we do not know is not here, and asking for it is an error.
 
 use crate::broker::{
-    AppliedView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView, QueueView,
-    VhostLimits, VhostView,
+    AppliedView, ChannelCounters, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, ExchangeView,
+    QueueView, VhostLimits, VhostView,
 };
 use crate::command::{ChannelId, ConnectionId};
 use crate::wire::field::Table;
@@ -14,7 +14,7 @@ use super::filter::{Audience, BindingEnds, Viewer};
 use super::json::{Json, Tables};
 use super::management_parts::{numbers, texts};
 use super::request_context::{Ends, ReadContext, SocketView};
-use super::samples::{QueueColumn, Ranges};
+use super::samples::{QueueColumn, Ranges, counts_of_channel};
 
 /// What a cell is written with.
 pub struct Pen<'p, 'o> {
@@ -28,6 +28,8 @@ pub struct Pen<'p, 'o> {
     pub ranges: Ranges,
     /// Who sees it, if it is somebody who may not see everything.
     pub viewer: Option<&'p Viewer>,
+    /// It is for the command line, which is told some things in words of its own.
+    pub is_ctl: bool,
 }
 
 impl Pen<'_, '_> {
@@ -113,6 +115,19 @@ impl Pen<'_, '_> {
         self.context.samples.of_queue(&mut self.json, queue, column, range);
     }
 
+    /// Numbers with the rate of each: an object.
+    fn stats(&mut self, counts: &[(&str, u32)], rate: impl Fn(&mut Self, usize)) {
+        let mut is_first = true;
+        self.json.raw(b"{");
+        for (column, (name, count)) in counts.iter().enumerate() {
+            self.json.name(name, &mut is_first);
+            self.json.number(*count);
+            self.json.name(&format!("{name}_details"), &mut is_first);
+            rate(self, column);
+        }
+        self.json.raw(b"}");
+    }
+
     fn text_or_null(&mut self, text: Option<&str>) {
         match text {
             Some(text) => self.json.text(text),
@@ -182,6 +197,8 @@ pub trait Kind: 'static {
     fn is_between(_: &Self::View<'_>, _: &BindingEnds) -> bool {
         true
     }
+    /// The columns that a list is sorted by over the network when no order is asked for: those of RabbitMQ.
+    const ORDER: &'static str = "vhost,name";
     /// Whether a list of them can be asked for page by page.
     const HAS_PAGES: bool = false;
     /// Who sees them.
@@ -237,6 +254,8 @@ pub type Column<K> = (&'static str, for<'a, 'v, 'p, 'o> fn(&'v <K as Kind>::View
 
 /// The name of the columns with typed arguments, which only our own command line asks for.
 pub const TYPED: &str = "arguments_typed";
+/// What happened to messages, left out where nothing did.
+const STATS: &str = "message_stats";
 /// How many messages a delayed exchange keeps.
 const DELAYED: &str = "messages_delayed";
 
@@ -365,10 +384,17 @@ impl Kind for Exchanges {
         (TYPED, |exchange, pen| typed(exchange.arguments, pen)),
         ("policy", |exchange, pen| pen.json.text(exchange.policy.unwrap_or_default())),
         (DELAYED, |exchange, pen| pen.json.number(exchange.messages_delayed.unwrap_or(0))),
+        (STATS, |exchange, pen| {
+            let [published, routed] = exchange.published;
+            pen.stats(&[("publish_in", published), ("publish_out", routed)], |pen, column| {
+                let (samples, range) = (pen.context.samples, pen.ranges.rates);
+                samples.of_exchange(&mut pen.json, exchange, column, range);
+            });
+        }),
     ];
 
     fn leaves_out(view: &Self::View<'_>, column: &str) -> bool {
-        column == DELAYED && view.messages_delayed.is_none()
+        column == DELAYED && view.messages_delayed.is_none() || column == STATS && view.published == [0; 2]
     }
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -415,7 +441,7 @@ impl Kind for Connections {
         ("peer_host", |row, pen| end(row.socket.ends, false, pen)),
         ("peer_port", |row, pen| pen.json.number(port(row.socket.ends, false))),
         ("ssl", |row, pen| pen.json.truth(row.socket.is_tls)),
-        ("protocol", |_, pen| pen.json.text("{0,9,1}")),
+        ("protocol", |_, pen| pen.json.text(if pen.is_ctl { "{0,9,1}" } else { "AMQP 0-9-1" })),
         ("state", |row, pen| pen.json.text(row.socket.state)),
         ("type", |_, pen| pen.json.text("network")),
         ("node", |_, pen| pen.json.text(pen.context.node)),
@@ -430,6 +456,14 @@ impl Kind for Connections {
         ("recv_oct", |row, pen| pen.json.number(row.socket.received.0)),
         ("recv_cnt", |row, pen| pen.json.number(row.socket.received.1)),
         ("send_oct", |row, pen| pen.json.number(row.socket.sent.0)),
+        ("recv_oct_details", |row, pen| {
+            let (samples, bytes) = (pen.context.samples, row.socket.received.0);
+            samples.of_connection(&mut pen.json, (row.id, row.socket.number), (0, bytes));
+        }),
+        ("send_oct_details", |row, pen| {
+            let (samples, bytes) = (pen.context.samples, row.socket.sent.0);
+            samples.of_connection(&mut pen.json, (row.id, row.socket.number), (1, bytes));
+        }),
         ("send_cnt", |row, pen| pen.json.number(row.socket.sent.1)),
         ("client_properties", |row, pen| pen.json.table(row.socket.client_properties, pen.tables)),
         ("user_provided_name", |row, pen| {
@@ -517,8 +551,21 @@ impl Kind for Channels {
         ("acks_uncommitted", |row, pen| pen.json.number(row.view.acks_uncommitted)),
         ("prefetch_count", |row, pen| pen.json.number(row.view.prefetch_count)),
         ("global_prefetch_count", |row, pen| pen.json.number(row.view.global_prefetch_count)),
+        (STATS, |row, pen| {
+            let counts = counts_of_channel(&row.view);
+            pen.stats(&counts, |pen, column| {
+                let (samples, range) = (pen.context.samples, pen.ranges.rates);
+                let of = (row.id.index(), row.view.serial);
+                samples.of_channel(&mut pen.json, of, (column, counts[column].1), range);
+            });
+        }),
     ];
     const WITHOUT_FIGURE: &'static [&'static str] = &["messages_unconfirmed"];
+
+    fn leaves_out(row: &Self::View<'_>, column: &str) -> bool {
+        column == STATS && row.view.counters == ChannelCounters::default()
+    }
+
     const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -594,6 +641,7 @@ impl Kind for Consumers {
         }),
     ];
 
+    const ORDER: &'static str = "vhost,queue_name,consumer_tag";
     const AUDIENCE: Audience = Audience::OwnerAndMonitors;
 
     fn user<'a>(view: &Self::View<'a>) -> Option<&'a str> {

@@ -15,6 +15,8 @@ pub struct Filter {
     pub ends: BindingEnds,
     /// Which histories are wanted beside rates.
     pub ranges: Ranges,
+    /// The command line asks.
+    pub is_ctl: bool,
 }
 
 /// Who sees not everything.

@@ -4,7 +4,7 @@
 //! nobody knows is not found, so that a probe with a slip in its path does not pass.
 
 use super::alarms::store_alarm;
-use super::answer::{Answer, bad_request, body};
+use super::answer::{Answer, bad_request, body, refusal};
 use super::call::Call;
 use super::http::Status;
 use super::json::Json;
@@ -23,6 +23,14 @@ fn passed(more: impl FnOnce(&mut Json<'_>)) -> Answer {
         json.raw(b"}");
     });
     Answer::Now(Status::Ok, written)
+}
+
+/// Whether its user could declare the queue `aliveness-test`, publish to it and take a message from it, as RabbitMQ
+/// does; here none of that is done.
+pub(super) fn aliveness(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
+    let user = call.user.map_or("", |user| &user.name);
+    let checked = context.broker.check_use_of_queue(user, call.name("vhost"), "aliveness-test");
+    checked.map_or_else(|fault| refusal(&fault), |()| status_ok())
 }
 
 /// The old check of a node: it is answered, whatever the answer is.

@@ -230,9 +230,9 @@ pub fn row<K: Kind>(
         return Written::Nothing;
     }
     let columns = listing.columns.iter().filter_map(|column| K::COLUMNS.get(usize::from(*column)));
-    let Filter { ranges, viewer, .. } = &listing.filter;
-    let viewer = viewer.as_ref();
-    write_cells::<K>(&view, columns, Pen { json, tables, context, ranges: *ranges, viewer })
+    let Filter { ranges, viewer, is_ctl, .. } = &listing.filter;
+    let (ranges, viewer, is_ctl) = (*ranges, viewer.as_ref(), *is_ctl);
+    write_cells::<K>(&view, columns, Pen { json, tables, context, ranges, viewer, is_ctl })
 }
 
 /// What rows of a kind are looked at with.
@@ -249,16 +249,34 @@ fn cell<K: Kind>(
 ) -> bool {
     let found = K::at(context, place).filter(|view| is_wanted::<K>(filter, context, view));
     let Some(view) = found else { return false };
+    let mut columns = column.split(',');
+    let Some(first) = columns.next() else { return true };
+    write_cell::<K>(&view, context, first, out);
+    let mut next = Vec::new();
+    for column in columns {
+        // One text for all of them: what sorts below every letter stands between two.
+        if out.pop().is_none() {
+            out.push(b'"');
+        }
+        next.clear();
+        write_cell::<K>(&view, context, column, &mut next);
+        out.push(1);
+        out.extend_from_slice(next.strip_prefix(b"\"").unwrap_or(b"\""));
+    }
+    true
+}
+
+fn write_cell<K: Kind>(view: &K::View<'_>, context: ReadContext<'_>, column: &str, out: &mut Vec<u8>) {
     let (column, inner) =
         column.split_once('.').map_or((column, None), |(column, inner)| (column, Some(inner)));
     if let Some((_, write)) = K::COLUMNS.iter().find(|(name, _)| *name == column) {
         let (json, ranges) = (Json::new(out, CELL_BYTES_MAX), Ranges::default());
-        write(&view, &mut Pen { json, tables: Tables::LeftOut, context, ranges, viewer: None });
+        let pen = &mut Pen { json, tables: Tables::LeftOut, context, ranges, viewer: None, is_ctl: false };
+        write(view, pen);
         if let Some(inner) = inner {
             keep_inner(out, inner);
         }
     }
-    true
 }
 
 /// Keeps of an object a number in it, by the names that lead there: nothing, if there is none.
@@ -275,7 +293,7 @@ fn keep_inner(cell: &mut Vec<u8>, path: &str) {
 
 /// Whether a row is one of those that are listed.
 pub(super) fn is_wanted<K: Kind>(filter: &Filter, context: ReadContext<'_>, view: &K::View<'_>) -> bool {
-    let Filter { vhost, user, viewer, ends, ranges: _ } = filter;
+    let Filter { vhost, user, viewer, ends, ranges: _, is_ctl: _ } = filter;
     if vhost.as_deref().is_some_and(|wanted| K::vhost(view) != Some(wanted))
         || user.as_deref().is_some_and(|wanted| K::user(view) != Some(wanted))
         || !K::is_between(view, ends)
@@ -301,7 +319,7 @@ pub fn whole_row<K: Kind>(
     }
     let is_parameter = K::COLUMNS.iter().any(|(name, _)| *name == "component");
     let columns = K::COLUMNS.iter().filter(|(name, _)| only.is_none() || is_parameter || *name != "vhost");
-    let pen = Pen { json, tables, context, ranges: Ranges::default(), viewer: None };
+    let pen = Pen { json, tables, context, ranges: Ranges::default(), viewer: None, is_ctl: true };
     write_cells::<K>(&view, columns, pen)
 }
 

@@ -70,7 +70,8 @@ fn list_of<K: Kind>(
             }
         }
     };
-    match Ordered::asked(call.request, K::HAS_PAGES) {
+    // rabbitmqctl shows things in no order.
+    match Ordered::asked(call.request, K::HAS_PAGES, call.user.map(|_| K::ORDER)) {
         Ok(ordered) => Answer::List(Box::new(Listing::new(parts, filter, chosen).ordered(ordered))),
         Err((status, error, why)) => Answer::Now(status, problem(error, &why)),
     }

@@ -216,7 +216,7 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
     }
     exchange_types(json, &mut is_first);
     json.name("contexts", &mut is_first);
-    json.raw(b"[]");
+    contexts(json, context);
     json.name("alarms", &mut is_first);
     json.texts(which_alarms(context));
     json.raw(b"}");
@@ -268,6 +268,36 @@ fn with_rates(
         context.samples.total(json, *total, ranges.rates);
     }
     json.raw(b"}");
+}
+
+/// Where this API and metrics are served, as RabbitMQ tells of its web servers.
+fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
+    json.raw(b"[");
+    let mut is_first = true;
+    for (protocol, at) in context.process.listeners.iter().filter_map(|text| text.split_once(' ')) {
+        let description = match protocol {
+            "http" | "https" => "RabbitMQ Management",
+            "http/prometheus" => "RabbitMQ Prometheus",
+            _ => continue,
+        };
+        let Some((address, port)) = at.rsplit_once(':') else { continue };
+        json.comma(&mut is_first);
+        json.raw(b"{\"ssl_opts\":[]");
+        let said = [
+            ("node", &*context.process.node),
+            ("description", description),
+            ("path", "/"),
+            ("cowboy_opts", "[{sendfile,false}]"),
+            ("ip", address.trim_start_matches('[').trim_end_matches(']')),
+            ("port", port),
+        ];
+        texts(json, &mut false, &said);
+        if protocol == "http/prometheus" {
+            texts(json, &mut false, &[("protocol", "'http/prometheus'")]);
+        }
+        json.raw(b"}");
+    }
+    json.raw(b"]");
 }
 
 fn listeners(json: &mut Json<'_>, context: &RequestContext<'_>) {

@@ -33,6 +33,8 @@
 //! | `orphan_columns` | messages without a queue, as columns |
 //! | `outage` | how long the upstream of a bridge may be away |
 //! | `import` | definitions that are sent |
+//! | `publishing`, `split` | publishes, however long; a payload out of its JSON |
+//! | `spool`, `multipart` | where a long body is kept; a file out of a form |
 //! | `definitions` | everything that is defined, out of files and into them |
 //! | `json` | JSON into a buffer that is full at some point |
 //! | `request_context` | what a request is answered from |
@@ -74,6 +76,7 @@ mod management;
 mod management_node;
 mod management_parts;
 mod metrics;
+mod multipart;
 pub mod operator_session;
 pub mod ordering;
 pub mod orphan_columns;
@@ -83,10 +86,13 @@ pub mod parameter_columns;
 mod parameters;
 mod policies;
 pub mod policy_columns;
+mod publishing;
 mod queue_get;
 pub mod request_context;
 pub mod samples;
 mod shown_message;
+mod split;
+mod spool;
 pub mod systemd;
 mod table;
 pub mod tokens;

@@ -4,6 +4,7 @@
 //! ```text
 //! reading ─ request ─→ answered at once
 //!    ↑                 waiting for the disk ─→ answered
+//!    ↑                 uploading, a longer body ─→ decoding, a part each turn ─→ answered
 //!    └──── answered ── listing, a part whenever there is room
 //! ```
 //!
@@ -11,10 +12,11 @@
 //! output have a cap each; a client that does not read costs those and nothing else; however small the pieces
 //! that a request comes in, no octet of it is looked at more than a few times.
 
-use super::answer::{Answer, OUTPUT_BYTES_MAX, problem, refusal};
+use super::answer::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
 use super::control;
 use super::exposition::Exposition;
 use super::gate;
+pub use super::http::REQUEST_BYTES_MAX;
 use super::http::{self, Head, Origin, Parsed, Status};
 use super::listing::{Listing, Room};
 use super::looking::Looking;
@@ -29,8 +31,9 @@ use crate::password::PasswordCheck;
 
 use zeroize::Zeroizing;
 
-/// The longest request, head and body, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// The longest body that is read to its end before it is refused, in bytes: a client that sends all of its request
+/// first would not see an answer that comes before.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a listing that one turn writes.
 const OUTPUT_BYTES_ENOUGH: usize = 16 << 10;
 /// Bytes of both, for the memory table.
@@ -47,6 +50,12 @@ enum State {
     Changing(u64, Status, Vec<u8>),
     /// When this is durable, the store's files are held still.
     Holding(Batch),
+    /// The body of a request is on its way, of which so many bytes are still to come.
+    Uploading(Box<dyn Upload>, usize),
+    /// The body is here and is being decoded.
+    Decoding(Box<dyn Upload>),
+    /// A request is refused with this answer after so many more bytes of its body.
+    Discarding(Box<Answer>, usize),
     /// The password that the request in the input came with is being checked.
     Checking,
     /// The rows of an answer are being written.
@@ -101,10 +110,17 @@ enum Looked {
     Partial,
     /// Nothing that can be answered but with this.
     Refused(Status),
-    /// A request of so many bytes, and its answer.
-    Answered(Answer, usize),
+    /// A request of so many bytes, its answer, and how much of its body is still to come.
+    Answered(Answer, usize, BodyLeft),
     /// One whose password must be checked first.
     Checking(Box<PasswordCheck>),
+}
+
+/// The part of a body that is not here.
+struct BodyLeft {
+    bytes: usize,
+    /// The client sends it only after it hears that it may.
+    awaits_word: bool,
 }
 
 /// Who is there.
@@ -212,7 +228,9 @@ impl OperatorSession {
     /// How many more bytes of input are taken now.
     pub fn room(&self) -> usize {
         match self.state {
-            State::Reading => REQUEST_BYTES_MAX - self.input.len(),
+            State::Reading | State::Uploading(..) | State::Discarding(..) => {
+                REQUEST_BYTES_MAX - self.input.len()
+            }
             _ => 0,
         }
     }
@@ -221,7 +239,8 @@ impl OperatorSession {
     pub fn take(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= self.room(), "no more than there is room for");
         // Line ends before a request mean nothing, and are not kept to be looked at again.
-        let is_blank = |byte: &&u8| self.input.is_empty() && matches!(byte, b'\r' | b'\n');
+        let is_before = matches!(self.state, State::Reading) && self.input.is_empty();
+        let is_blank = |byte: &&u8| is_before && matches!(byte, b'\r' | b'\n');
         let bytes = &bytes[bytes.iter().take_while(is_blank).count()..];
         let from = self.input.len();
         if self.input.capacity() < self.input.len() + bytes.len() {
@@ -271,7 +290,17 @@ impl OperatorSession {
                     self.finish();
                 }
             }
+            State::Decoding(upload) => {
+                if let Some(answer) = upload.step(context).unwrap_or_else(Some) {
+                    upload.release(context.messages);
+                    self.begin(answer, context);
+                    // An answer that waits for the disk may have nothing to wait for: no commit would wake it.
+                    self.fill(context);
+                }
+            }
             State::Reading
+            | State::Uploading(..)
+            | State::Discarding(..)
             | State::Checking
             | State::Holding(_)
             | State::Looking(_)
@@ -283,17 +312,22 @@ impl OperatorSession {
 
     /// Whether a request can be handled. What the last one left to be written goes first.
     pub fn has_request(&self) -> bool {
-        matches!(self.state, State::Reading)
-            && self.output().is_empty()
-            && !self.input.is_empty()
-            && !self.is_partial
+        match self.state {
+            State::Reading => self.output().is_empty() && !self.input.is_empty() && !self.is_partial,
+            State::Uploading(..) | State::Discarding(..) => !self.input.is_empty(),
+            _ => false,
+        }
     }
 
     /// Whether there is something to be written, now or by [`Self::fill`], without anything new from outside.
     pub fn has_output(&self) -> bool {
         let goes_on = matches!(
             self.state,
-            State::Listing(_) | State::Exposing(_) | State::Sending(_) | State::Getting(_)
+            State::Listing(_)
+                | State::Exposing(_)
+                | State::Sending(_)
+                | State::Getting(_)
+                | State::Decoding(_)
         );
         !self.output().is_empty() || goes_on && !self.waits()
     }
@@ -321,8 +355,16 @@ impl OperatorSession {
         match self.state {
             State::Getting(getting) => getting.abandon(broker, context),
             State::Looking(looking) => looking.abandon(broker, context),
+            State::Uploading(mut upload, _) | State::Decoding(mut upload) => {
+                upload.release(context.messages_mut());
+            }
             _ => {}
         }
+    }
+
+    /// Whether a body longer than a request buffer is on its way.
+    pub const fn is_uploading(&self) -> bool {
+        matches!(self.state, State::Uploading(..))
     }
 
     /// Bytes to be written.
@@ -361,6 +403,9 @@ impl OperatorSession {
         if !self.has_request() {
             return;
         }
+        if !matches!(self.state, State::Reading) {
+            return self.take_body(context);
+        }
         // What is not kept is wiped: it may have passwords.
         let mut input = Zeroizing::new(core::mem::take(&mut self.input));
         match self.look(&input, context) {
@@ -370,17 +415,65 @@ impl OperatorSession {
             }
             Looked::Refused(status) => {
                 self.is_last = true;
-                self.answer(status, &problem("bad_request", "the request cannot be understood"));
+                match status {
+                    Status::TooLarge => self.begin(request_too_large(), context),
+                    _ => self.answer(status, &problem("bad_request", "the request cannot be understood")),
+                }
             }
-            Looked::Answered(answer, end) => {
+            Looked::Answered(answer, end, left) => {
                 self.input.extend_from_slice(&input[end..]);
-                self.begin(answer, context);
+                match answer {
+                    Answer::Upload(upload) if left.bytes > 0 => {
+                        if left.awaits_word {
+                            http::ask_for_body(&mut self.output);
+                        }
+                        self.state = State::Uploading(upload, left.bytes);
+                    }
+                    answer if left.bytes == 0 => self.begin(answer, context),
+                    answer if left.awaits_word || left.bytes > DISCARDED_BYTES_MAX => {
+                        self.is_last = true;
+                        self.begin(answer, context);
+                    }
+                    answer => self.state = State::Discarding(Box::new(answer), left.bytes),
+                }
             }
             // The request is looked at again when that is done.
             Looked::Checking(check) => {
                 (self.check, self.state) = (Some(check), State::Checking);
                 self.input = core::mem::take(&mut *input);
             }
+        }
+    }
+
+    /// Hands on the part of a body that is in the input.
+    fn take_body(&mut self, context: &mut RequestContext<'_>) {
+        let mut input = Zeroizing::new(core::mem::take(&mut self.input));
+        let state = core::mem::replace(&mut self.state, State::Reading);
+        let taken = match &state {
+            State::Uploading(_, left) | State::Discarding(_, left) => input.len().min(*left),
+            _ => 0,
+        };
+        self.input.extend_from_slice(&input[taken..]);
+        input.truncate(taken);
+        match state {
+            State::Uploading(mut upload, left) => match upload.take(&input, left, context) {
+                Ok(()) if taken == left => self.state = State::Decoding(upload),
+                Ok(()) => self.state = State::Uploading(upload, left - taken),
+                Err(answer) => {
+                    upload.release(context.messages);
+                    self.discard(answer, left - taken, context);
+                }
+            },
+            State::Discarding(answer, left) => self.discard(*answer, left - taken, context),
+            other => self.state = other,
+        }
+    }
+
+    /// Answers when the rest of the body is read.
+    fn discard(&mut self, answer: Answer, left: usize, context: &RequestContext<'_>) {
+        match left {
+            0 => self.begin(answer, context),
+            left => self.state = State::Discarding(Box::new(answer), left),
         }
     }
 
@@ -405,6 +498,8 @@ impl OperatorSession {
         (self.has_asked_for_body, self.looked, self.whole_bytes) = (false, 0, None);
         (self.is_last, self.is_head) = (request.is_last, request.is_head);
         self.challenges = !request.origin.is_script;
+        let left =
+            BodyLeft { bytes: request.body_bytes - request.body.len(), awaits_word: request.awaits_word };
         let answer = match self.caller {
             Caller::Operator => Ok(table::answer(&request, context, Door::Socket, None)),
             Caller::Network { from_loopback } => {
@@ -413,7 +508,7 @@ impl OperatorSession {
             Caller::Scraper => Ok(gate::metrics_alone(&request, context)),
         };
         match answer {
-            Ok(answer) => Looked::Answered(answer, end),
+            Ok(answer) => Looked::Answered(answer, end, left),
             Err(check) => Looked::Checking(check),
         }
     }
@@ -451,6 +546,7 @@ impl OperatorSession {
                 self.state = State::Exposing(rows);
             }
             Answer::Look(looking) => self.state = State::Looking(looking),
+            Answer::Upload(upload) => self.state = State::Decoding(upload),
             Answer::Get(get) => self.state = State::Getting(Box::new(Getting::new(*get))),
             Answer::Page(page) => {
                 http::begin(&mut self.output, gate::page_head(page, Status::Ok), Some(page.bytes.len()));

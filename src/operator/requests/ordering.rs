@@ -87,14 +87,18 @@ fn matching(pattern: &str) -> Option<Named> {
 pub type Refused = (Status, &'static str, String);
 
 impl Ordered {
-    /// What a request says of order and pages, if anything.
+    /// What a request says of order and pages; `default`: the columns to sort by if it says nothing.
     ///
     /// # Errors
     /// It makes no sense.
-    pub fn asked(request: &Request<'_>, has_pages: bool) -> Result<Option<Self>, Refused> {
+    pub fn asked(
+        request: &Request<'_>,
+        has_pages: bool,
+        default: Option<&str>,
+    ) -> Result<Option<Self>, Refused> {
         let page = request.asked("page").filter(|_| has_pages);
         let sort = request.asked("sort").and_then(decode).filter(|sort| !sort.is_empty());
-        if page.is_none() && sort.is_none() {
+        if page.is_none() && sort.is_none() && default.is_none() {
             return Ok(None);
         }
         let invalid = || (Status::BadRequest, "bad_request", "Pagination parameters are invalid".to_string());
@@ -121,7 +125,7 @@ impl Ordered {
             Some(name) => Some(Named::Holding(name.to_lowercase())),
             None => None,
         };
-        let sort = sort.map_or_else(|| "name".to_string(), |sort| sort.into_owned());
+        let sort = sort.map_or_else(|| default.unwrap_or("name").to_string(), |sort| sort.into_owned());
         let is_reverse = request.says("sort_reverse");
         Ok(Some(Self {
             named,

@@ -19,6 +19,7 @@ pub struct Parameters;
 impl Kind for Parameters {
     type View<'a> = ParameterView<'a>;
 
+    const ORDER: &'static str = "vhost,component,name";
     const COLUMNS: &'static [Column<Self>] = &[
         ("value", |it, pen| raw_value(it, &mut pen.json)),
         (VALUE_IN_WORDS, |it, pen| pen.json.text(&String::from_utf8_lossy(it.value))),

@@ -353,6 +353,8 @@ pub struct Process {
     pub product: (String, String),
     /// Memory that it may use, in bytes.
     pub memory_limit_bytes: u64,
+    /// The longest body of a message, in bytes.
+    pub message_size_max: u32,
     /// Milliseconds since its start.
     pub uptime_ms: u64,
     /// AMQP connections that are open.

@@ -6,13 +6,15 @@
 //! had none.
 //!
 //! Always true: memory is fixed, and there is none where nobody can ask; a rate is that of the last five
-//! seconds that are over; queues beyond [`QUEUES_MAX`] places have none, and that is said by leaving it out.
+//! seconds that are over; queues beyond [`QUEUES_MAX`] places have none, and that is said by leaving it out; of
+//! exchanges, channels and connections only what a rate takes is kept, of as many places each.
 
 use core::time::Duration;
 
 use super::http::Request;
 use super::json::Json;
-use crate::broker::{Broker, Counters, QueueView};
+use crate::broker::{Broker, ChannelView, Counters, ExchangeView, QueueView};
+use crate::command::ConnectionId;
 
 /// Time between samples.
 pub const SAMPLE_MS: u64 = 5_000;
@@ -22,7 +24,9 @@ const TOTALS_KEPT: u64 = 121;
 const QUEUE_KEPT: u64 = 13;
 /// Samples that are written of a series at most: those of an overview have room in one answer.
 const WRITTEN_MAX: u64 = 32;
-/// Places of queues that are sampled at most.
+/// Samples of an exchange, a channel or a connection: what a rate takes.
+const PAIR_KEPT: u64 = 2;
+/// Places of queues that are sampled at most, and of exchanges, channels and connections each.
 const QUEUES_MAX: usize = 1024;
 
 /// What is counted of all together.
@@ -118,6 +122,98 @@ const NO_HISTORY: QueueHistory = QueueHistory {
     samples: [QueueSample { came: 0, went: 0, ready: 0, unacknowledged: 0 }; QUEUE_KEPT as usize],
 };
 
+/// The last two samples of something in a place, modulo 2³².
+#[derive(Clone, Copy, Debug)]
+struct Pair<const N: usize> {
+    /// What it is of.
+    serial: u64,
+    /// 0: of none yet.
+    first: Slot,
+    samples: [[u32; N]; PAIR_KEPT as usize],
+}
+
+impl<const N: usize> Pair<N> {
+    const NONE: Self = Self { serial: 0, first: 0, samples: [[0; N]; PAIR_KEPT as usize] };
+}
+
+/// Those of the things in all places that are sampled.
+#[derive(Debug, Default)]
+struct Pairs<const N: usize>(Vec<Pair<N>>);
+
+impl<const N: usize> Pairs<N> {
+    fn new(places: usize) -> Self {
+        Self(Vec::with_capacity(places.min(QUEUES_MAX)))
+    }
+
+    const fn bytes(places: usize) -> usize {
+        (if places < QUEUES_MAX { places } else { QUEUES_MAX }) * size_of::<Pair<N>>()
+    }
+
+    fn take(&mut self, (last, slot): (Slot, Slot), place: usize, serial: u64, sample: [u32; N]) {
+        if place >= self.0.capacity() {
+            return;
+        }
+        if place >= self.0.len() {
+            self.0.resize(place + 1, Pair::NONE);
+        }
+        let pair = &mut self.0[place];
+        if pair.serial != serial || pair.first == 0 {
+            (pair.serial, pair.first) = (serial, slot);
+        }
+        for slot in newly(last, slot, PAIR_KEPT) {
+            pair.samples[(slot % PAIR_KEPT) as usize] = sample;
+        }
+    }
+}
+
+/// How many of each there can be.
+#[derive(Clone, Copy, Debug)]
+pub struct SampledPlaces {
+    /// Queues.
+    pub queues: usize,
+    /// Exchanges.
+    pub exchanges: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Connections.
+    pub connections: usize,
+}
+
+/// What is sampled of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct SampledConnection {
+    /// Its place.
+    pub id: ConnectionId,
+    /// Connections are numbered in the order of their coming.
+    pub number: u64,
+    /// Bytes that came.
+    pub received_bytes: u64,
+    /// Bytes that went.
+    pub sent_bytes: u64,
+}
+
+/// What is counted of a channel.
+const CHANNEL_COUNTS: usize = 12;
+
+/// What happened to messages on a channel, in RabbitMQ's words.
+pub fn counts_of_channel(view: &ChannelView<'_>) -> [(&'static str, u32); CHANNEL_COUNTS] {
+    let counters = &view.counters;
+    [
+        ("publish", counters.published),
+        ("confirm", counters.confirmed),
+        ("return_unroutable", counters.returned),
+        ("drop_unroutable", counters.dropped),
+        ("deliver", counters.delivered_manual),
+        ("deliver_no_ack", counters.delivered_auto),
+        ("get", counters.get_manual),
+        ("get_no_ack", counters.get_auto),
+        ("get_empty", counters.get_empty),
+        ("deliver_get", counters.delivered()),
+        ("redeliver", counters.redelivered),
+        ("ack", counters.acknowledged),
+    ]
+}
+
 /// A place in the rings: steps of [`SAMPLE_MS`] since the process's start, counted from 1.
 type Slot = u64;
 
@@ -131,6 +227,9 @@ pub struct Samples {
     totals: Box<[Totals]>,
     /// By the places of queues, as far as there were any.
     queues: Vec<QueueHistory>,
+    exchanges: Pairs<2>,
+    channels: Pairs<CHANNEL_COUNTS>,
+    connections: Pairs<2>,
     /// The first slot there is, and the last; `None` before there is one.
     kept: Option<(Slot, Slot)>,
     /// The date at the process's start, in milliseconds since 1970.
@@ -170,18 +269,25 @@ struct Series<'s> {
 }
 
 impl Samples {
-    /// Room for samples of all together, and of the queues in so many places.
-    pub fn new(queues: usize) -> Self {
+    /// Room for samples of all together, and of the things in so many places.
+    pub fn new(places: SampledPlaces) -> Self {
         Self {
             totals: vec![[0; TOTALS]; TOTALS_KEPT as usize].into_boxed_slice(),
-            queues: Vec::with_capacity(queues.min(QUEUES_MAX)),
+            queues: Vec::with_capacity(places.queues.min(QUEUES_MAX)),
+            exchanges: Pairs::new(places.exchanges),
+            channels: Pairs::new(places.channels),
+            connections: Pairs::new(places.connections),
             ..Self::default()
         }
     }
 
     /// What that takes.
-    pub fn bytes(queues: usize) -> usize {
-        TOTALS_KEPT as usize * size_of::<Totals>() + queues.min(QUEUES_MAX) * size_of::<QueueHistory>()
+    pub fn bytes(places: SampledPlaces) -> usize {
+        TOTALS_KEPT as usize * size_of::<Totals>()
+            + places.queues.min(QUEUES_MAX) * size_of::<QueueHistory>()
+            + Pairs::<2>::bytes(places.exchanges)
+            + Pairs::<CHANNEL_COUNTS>::bytes(places.channels)
+            + Pairs::<2>::bytes(places.connections)
     }
 
     /// Whether a turn at this time has to take a sample.
@@ -190,7 +296,13 @@ impl Samples {
     }
 
     /// Takes one, which is due.
-    pub fn take(&mut self, (now_ms, unix_ms): (u64, u64), broker: &Broker, outside: Outside) {
+    pub fn take(
+        &mut self,
+        (now_ms, unix_ms): (u64, u64),
+        broker: &Broker,
+        connections: impl Iterator<Item = SampledConnection>,
+        outside: Outside,
+    ) {
         let slot = slot_of(now_ms);
         let (first, last) = self.kept.unwrap_or((slot, slot));
         self.start_unix_ms = unix_ms.saturating_sub(now_ms);
@@ -204,12 +316,78 @@ impl Samples {
                 history.take((last, slot), &queue);
             }
         }
+        self.take_pairs((last, slot), broker);
+        for connection in connections {
+            let bytes = [connection.received_bytes as u32, connection.sent_bytes as u32];
+            self.connections.take((last, slot), connection.id.index(), connection.number, bytes);
+        }
         let totals =
             totals(broker.counters(), broker.gauges().channels as u64, (ready, unacknowledged), outside);
         for slot in newly(last, slot, TOTALS_KEPT) {
             self.totals[(slot % TOTALS_KEPT) as usize] = totals;
         }
         self.kept = Some((first.max((slot + 1).saturating_sub(TOTALS_KEPT).max(1)), slot));
+    }
+
+    fn take_pairs(&mut self, slots: (Slot, Slot), broker: &Broker) {
+        let views = broker.views();
+        for view in (0..views.exchange_places()).filter_map(|place| views.exchange_at(place)) {
+            self.exchanges.take(slots, view.place, view.serial, view.published);
+        }
+        for place in 0..views.channel_places() {
+            if let Some(view) = views.channel_at(place) {
+                let counts = counts_of_channel(&view).map(|(_, count)| count);
+                self.channels.take(slots, place, view.serial, counts);
+            }
+        }
+    }
+
+    /// Writes the rate of a number of an exchange: of messages published to it, or of queues that they went to.
+    pub fn of_exchange(&self, json: &mut Json<'_>, view: &ExchangeView<'_>, column: usize, range: Range) {
+        let now = view.published[column].into();
+        self.pair(json, &self.exchanges, (view.place, view.serial), (column, now), range);
+    }
+
+    /// Writes the rate of one of the [`counts_of_channel`] of the channel in a place.
+    pub fn of_channel(
+        &self,
+        json: &mut Json<'_>,
+        (place, serial): (usize, u64),
+        (column, now): (usize, u32),
+        range: Range,
+    ) {
+        self.pair(json, &self.channels, (place, serial), (column, now.into()), range);
+    }
+
+    /// Writes the rate of bytes that a connection received, or sent: `column` 0 or 1.
+    pub fn of_connection(
+        &self,
+        json: &mut Json<'_>,
+        (id, number): (ConnectionId, u64),
+        (column, now): (usize, u64),
+    ) {
+        self.pair(json, &self.connections, (id.index(), number), (column, now), None);
+    }
+
+    fn pair<const N: usize>(
+        &self,
+        json: &mut Json<'_>,
+        pairs: &Pairs<N>,
+        (place, serial): (usize, u64),
+        (column, now): (usize, u64),
+        range: Range,
+    ) {
+        let pair = pairs.0.get(place).filter(|pair| pair.serial == serial);
+        // Of one that came since the last sample it is known that there was nothing.
+        let kept = self.kept.filter(|_| place < pairs.0.capacity()).map(|(_, last)| {
+            let first = pair.map_or(last, |pair| pair.first);
+            (first.max((last + 1).saturating_sub(PAIR_KEPT)), last)
+        });
+        let value = |slot: Slot| {
+            let then = pair.map_or(0, |pair| pair.samples[(slot % PAIR_KEPT) as usize][column]);
+            by_then(now, then)
+        };
+        self.write(json, kept, &value, range);
     }
 
     /// Writes the rate of a total, and its history if one is asked for: an object.
@@ -236,8 +414,6 @@ impl Samples {
         });
         let value = |slot: Slot| {
             let sample = history.map_or(QueueSample::default(), |history| history.at(slot));
-            // What came by then is what came by now, less the difference.
-            let by_then = |now: u64, then: u32| now.wrapping_sub(u64::from((now as u32).wrapping_sub(then)));
             match column {
                 QueueColumn::Came => by_then(queue.came, sample.came),
                 QueueColumn::Went => by_then(queue.went, sample.went),
@@ -278,6 +454,11 @@ pub enum QueueColumn {
     Unacknowledged,
     /// Both.
     All,
+}
+
+/// What came by then is what came by now, less the difference.
+const fn by_then(now: u64, then: u32) -> u64 {
+    now.wrapping_sub((now as u32).wrapping_sub(then) as u64)
 }
 
 /// Slots behind `last` up to and with `slot`, as many as are kept; also that one, when it is the first.

@@ -30,7 +30,7 @@ use super::access;
 use super::access_columns::{Permissions, TopicPermissions, Users};
 use super::actions::By;
 use super::alarms;
-use super::answer::{Answer, Answered, not_found, problem, unauthorized};
+use super::answer::{Answer, Answered, not_found, problem, request_too_large, unauthorized};
 use super::bridges::BridgeLinks;
 use super::call::{Call, Demand, NAMES_MAX, User};
 use super::columns::{Channels, Connections, Consumers, Exchanges, Queues, Vhosts};
@@ -49,7 +49,7 @@ use super::policies;
 use super::policy_columns::{OperatorPolicies, Policies};
 use super::request_context::RequestContext;
 
-use Does::{Act, Change, Closed, Show};
+use Does::{Act, Change, Closed, Receive, Show};
 
 /// By which way a request comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +69,8 @@ enum Does {
     Show(fn(&Call<'_>, &RequestContext<'_>) -> Answer),
     /// A function that changes something, or begins to.
     Change(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
+    /// A function that changes something with a body that may be longer than a request buffer.
+    Receive(fn(&Call<'_>, &mut RequestContext<'_>) -> Answered),
     /// What a user does in a virtual host, as over AMQP.
     Act(fn(&mut By<'_, '_>) -> Answered),
     /// Nothing does: there is no such request, and only who may ask for what is near is told so.
@@ -161,12 +163,12 @@ requests! {
     network Get "api/health/checks/protocol-listener/{protocol}" Nothing Show(health::protocol);
     network Get "api/healthchecks/node" Nothing Show(health::node);
     network Get "api/healthchecks/node/{node}" Nothing Show(management::node_health);
-    network Get "api/aliveness-test/{vhost}" Permissions Show(|_, _| health::status_ok());
+    network Get "api/aliveness-test/{vhost}" Permissions Show(health::aliveness);
     // Everything that is defined.
     both Get "api/definitions" Administrator Show(|_, _| lists::export());
     network Get "api/definitions/{vhost}" Administrator Show(lists::export_of);
-    network Post "api/definitions" Administrator Change(import::all);
-    network Post "api/definitions/{vhost}" Administrator Change(import::all);
+    network Post "api/definitions" Administrator Receive(import::all);
+    network Post "api/definitions/{vhost}" Administrator Receive(import::all);
     socket Post "api/ctl/import" Operator Change(import::lines);
     // Users, virtual hosts, and who may do what.
     both Get "api/users" Administrator Show(list::<Users>);
@@ -277,7 +279,7 @@ requests! {
     network Get "api/exchanges/{vhost}/{exchange}" Member Show(one::<Exchanges>);
     network Put "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.put_exchange());
     network Delete "api/exchanges/{vhost}/{exchange}" Member Act(|by| by.delete_exchange());
-    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Act(|by| by.publish());
+    network Post "api/exchanges/{vhost}/{exchange}/publish" Member Receive(|call, context| By::of(call, context)?.publish());
     network Get "api/exchanges/{vhost}/{source}/bindings/source" Member Show(lists::bindings);
     network Get "api/exchanges/{vhost}/{exchange}/bindings/destination" Member Show(lists::bindings);
     both Get "api/bindings" Nothing Show(lists::bindings);
@@ -354,10 +356,12 @@ pub(super) fn answer(
         return not_taken(request, context, door, user);
     };
     let answered = call.allow(context, row.demand).and_then(|()| match row.does {
+        Receive(receive) => receive(&call, context),
+        Closed => Err(not_taken(request, context, door, user)),
+        _ if !request.is_whole() => Err(request_too_large()),
         Show(show) => Ok(show(&call, context)),
         Change(change) => change(&call, context),
         Act(act) => By::of(&call, context).and_then(|mut by| act(&mut by)),
-        Closed => Err(not_taken(request, context, door, user)),
     });
     answered.unwrap_or_else(|refused| refused)
 }

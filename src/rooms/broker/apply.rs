@@ -437,6 +437,7 @@ impl Broker {
         self.access.check_user_channels(&record.identity, self.load_of(&record.identity))?;
         let channel = self.consumers.open_channel(&mut self.quota, connection, vhost, number)?;
         self.counters.channels_opened += 1;
+        self.consumers.channel_mut(channel).serial = self.counters.channels_opened;
         Ok(Outcome::ChannelOpened(channel))
     }
 

@@ -71,3 +71,46 @@ impl Counters {
         self.delivered_manual + self.delivered_auto + self.get_manual + self.get_auto
     }
 }
+
+/// Counters of one channel since it was opened, modulo 2³².
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ChannelCounters {
+    /// Messages published.
+    pub published: u32,
+    /// Those of them that were taken in confirm mode.
+    pub confirmed: u32,
+    /// Messages returned.
+    pub returned: u32,
+    /// Messages that reached no queue and were dropped.
+    pub dropped: u32,
+    /// Messages written to consumers that acknowledge.
+    pub delivered_manual: u32,
+    /// Messages written to consumers with automatic acknowledgement.
+    pub delivered_auto: u32,
+    /// Messages written for basic.get, to be acknowledged.
+    pub get_manual: u32,
+    /// Messages written for basic.get with automatic acknowledgement.
+    pub get_auto: u32,
+    /// Times that basic.get found no message.
+    pub get_empty: u32,
+    /// Messages written that were marked as redelivered.
+    pub redelivered: u32,
+    /// Messages acknowledged.
+    pub acknowledged: u32,
+}
+
+impl ChannelCounters {
+    /// Messages written for basic.get and to consumers.
+    pub const fn delivered(&self) -> u32 {
+        self.delivered_manual
+            .wrapping_add(self.delivered_auto)
+            .wrapping_add(self.get_manual)
+            .wrapping_add(self.get_auto)
+    }
+}
+
+/// Counts one more, modulo 2³².
+#[inline]
+pub(crate) const fn count_up(counter: &mut u32) {
+    *counter = counter.wrapping_add(1);
+}

@@ -17,6 +17,7 @@ use crate::journal::Journal;
 use crate::mem::Messages;
 
 use super::consumers::ConsumerState;
+use super::counters::count_up;
 use super::deliveries::{Carrier, NewDelivery};
 use super::faults::out_of;
 use super::job::Job;
@@ -297,14 +298,30 @@ impl Broker {
             let delivery = &self.queues.deliveries()[index];
             let channel = delivery.channel;
             if delivery.carrier != Carrier::Return {
-                self.consumers.channel_mut(channel).last_sent = delivery.tag;
+                let record = self.consumers.channel_mut(channel);
+                record.last_sent = delivery.tag;
+                if delivery.redelivered {
+                    count_up(&mut record.counters.redelivered);
+                }
                 let counters = &mut self.counters;
                 counters.redelivered += u64::from(delivery.redelivered);
                 match (delivery.carrier, delivery.no_ack) {
-                    (Carrier::Deliver, false) => counters.delivered_manual += 1,
-                    (Carrier::Deliver, true) => counters.delivered_auto += 1,
-                    (_, false) => counters.get_manual += 1,
-                    (_, true) => counters.get_auto += 1,
+                    (Carrier::Deliver, false) => {
+                        counters.delivered_manual += 1;
+                        count_up(&mut record.counters.delivered_manual);
+                    }
+                    (Carrier::Deliver, true) => {
+                        counters.delivered_auto += 1;
+                        count_up(&mut record.counters.delivered_auto);
+                    }
+                    (_, false) => {
+                        counters.get_manual += 1;
+                        count_up(&mut record.counters.get_manual);
+                    }
+                    (_, true) => {
+                        counters.get_auto += 1;
+                        count_up(&mut record.counters.get_auto);
+                    }
                 }
             }
             if delivery.orphaned && !delivery.no_ack {
@@ -391,6 +408,7 @@ impl Broker {
         }
         if record.backlog.ready() == 0 || whole.dying {
             self.counters.get_empty += 1;
+            count_up(&mut self.consumers.channel_mut(channel).counters.get_empty);
             return Ok(Some(false));
         }
         let owner = self.consumers.connection(connection);

@@ -96,7 +96,7 @@ pub use access::{
 };
 pub use apply::DeliverySource;
 pub use context::Context;
-pub use counters::Counters;
+pub use counters::{ChannelCounters, Counters};
 pub use definitions::DeleteIf;
 pub use deliver::OutboxView;
 pub use letters::{came_from, parked, unparked};

@@ -13,7 +13,7 @@ use crate::error::{Fault, ReplyCode};
 use crate::journal::{Batch, DestinationName, Journal};
 use crate::password::PasswordHash;
 
-use super::access::{OperatorFault, check_name};
+use super::access::{OperatorFault, Right, Thing, check_name};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::faults::{check_changeable, check_deletable, check_room};
 use super::job::{Job, Sweep};
@@ -21,6 +21,7 @@ use super::letters::{Firehose, TracedName};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, ParameterView, Setter};
 use super::policy::{NewPolicy, PolicyKind, PolicyView};
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
+use super::work::Work;
 use super::{Broker, Context};
 
 /// The result of a declaration by an operator.
@@ -67,6 +68,26 @@ impl Broker {
         let batch = cx.journal.await_settles();
         cx.await_batch(batch);
         Ok(count)
+    }
+
+    /// Checks whether a user may declare a queue of this name, publish to it over the default exchange and consume
+    /// from it; the queue need not exist.
+    ///
+    /// # Errors
+    /// The user may not, or there is no such user or virtual host.
+    pub fn check_use_of_queue(&self, user: &str, vhost: &str, queue: &str) -> Result<(), Fault> {
+        let Some(vhost) = self.access.find_vhost(vhost) else {
+            return Err(Fault::new(ReplyCode::NotFound, format_args!("no vhost '{vhost}'")));
+        };
+        let who = self.access.identity_of(user);
+        for (right, thing) in [
+            (Right::Configure, Thing::Queue(queue)),
+            (Right::Write, Thing::Exchange("")),
+            (Right::Read, Thing::Queue(queue)),
+        ] {
+            self.access.check(&mut Work::default(), &who, vhost, right, thing)?;
+        }
+        Ok(())
     }
 
     /// Deletes a queue, exclusive ones included; returns how many messages were ready.

@@ -20,6 +20,7 @@ use crate::wire::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, Propert
 use super::access::{Right, Thing};
 use super::arguments::Overflow;
 use super::consumers::{FullQueue, Mode};
+use super::counters::count_up;
 use super::deliveries::{Carrier, NewDelivery};
 use super::faults::{out_of, out_of_disk, unwritable_for_messages};
 use super::promised::Promised;
@@ -140,6 +141,7 @@ impl Broker {
             true => self.post().trace_published(cx, channel, routed, targets),
             false => None,
         };
+        let routed_to = targets.len() as u32;
         let record = self.consumers.channel_mut(channel);
         record.has_published = true;
         let connection = record.connection;
@@ -176,6 +178,15 @@ impl Broker {
         if is_taken {
             self.counters.received += 1;
             self.counters.received_confirm += u64::from(is_awaited || mandatory);
+            let revision = self.revision();
+            let record = self.consumers.channel_mut(channel);
+            count_up(&mut record.counters.published);
+            if matches!((&record.mode, &result), (Mode::Confirm, Ok(Outcome::Published))) {
+                count_up(&mut record.counters.confirmed);
+            }
+            if let Some(exchange) = record.may_write.filter(|_| record.may_write_until == revision) {
+                self.topology.count_published(exchange, routed_to);
+            }
         }
         if routed != message {
             match result {
@@ -528,6 +539,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         if !publish.mandatory {
             self.counters.unroutable_dropped += 1;
+            count_up(&mut self.consumers.channel_mut(publish.channel).counters.dropped);
             messages.release(message);
             return Ok(Outcome::Published);
         }
@@ -548,6 +560,7 @@ impl Broker {
             return Err(out_of("unacknowledged_max"));
         }
         self.counters.unroutable_returned += 1;
+        count_up(&mut self.consumers.channel_mut(channel).counters.returned);
         self.put_into_outbox(
             messages,
             NewDelivery {

@@ -16,6 +16,7 @@ use crate::mem::Messages;
 use crate::time::{Deadline, Now};
 
 use super::consumers::{Channel, Mode, Transaction};
+use super::counters::count_up;
 use super::deliveries::Carrier;
 use super::job::{Job, spend};
 use super::letters::Reason;
@@ -127,6 +128,10 @@ impl Broker {
             Settlement::Reject => self.give_up_delivery(cx, index, Reason::Rejected),
             Settlement::Ack => {
                 self.counters.acknowledged += 1;
+                let channel = self.queues.deliveries()[index].channel;
+                if self.consumers.find_channel(channel).is_some() {
+                    count_up(&mut self.consumers.channel_mut(channel).counters.acknowledged);
+                }
                 self.finish_delivery(cx, index);
             }
         }

@@ -79,7 +79,8 @@ fn write(table: &mut TableWriter<'_, '_>, properties: Table<'_>, extent: Extent)
         match value {
             Value::LongStr(_) => match value.as_str() {
                 Some(text) if extent != Extent::Whole && text.len() > CUT_TEXT_BYTES => {
-                    let end = text.floor_char_boundary(CUT_TEXT_BYTES - ELLIPSIS.len());
+                    let room = CUT_TEXT_BYTES - ELLIPSIS.len();
+                    let end = (0..=room).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                     let cut = [&text[..end], ELLIPSIS].concat();
                     table.value(name, Value::LongStr(cut.as_bytes()))?;
                 }

@@ -15,6 +15,7 @@
 //! | `confirms`     | publisher confirms of a channel, as numbers |
 //! | `content`      | how far a message has come |
 //! | `channel`      | the records of all channels |
+//! | `client_properties` | what a client says of itself, as far as it is kept |
 //! | `pending`      | the command that the broker is being asked |
 //! | `step`         | what input led to |
 //! | `write_plan`   | what a fill wrote, stretch by stretch |

@@ -30,7 +30,7 @@ GENERATED = [
 ]
 # What depends on the machine the oracle runs on, on the date, and on its start: it lists the mechanisms in either order.
 MACHINE = [
-    (re.compile(r"oracle@[A-Za-z0-9_.-]+"), "oracle@<host>"),
+    (re.compile(r"(oracle|leveret)@[A-Za-z0-9_.-]+"), r"\1@<host>"),
     (re.compile(r"Erlang/OTP [0-9.]+"), "Erlang/OTP <version>"),
     (re.compile(r"(platform=S)'(Linux|Rust)[^']*'"), r"\1'<platform>'"),
     (re.compile(r"time=T:1[0-9]{9}\b"), "time=T:<now>"),

@@ -25,6 +25,7 @@
 //! | `management_metrics` | those who come for metrics without a login |
 //! | `management_fields` | what stands in its answers |
 //! | `management_rights` | who may ask it for what, and what deceives it |
+//! | `management_uploads` | requests whose body is longer than a request buffer |
 //! | `operators` | the operator's clients, as peers among the others |
 //! | `shovels` | shovels that parameters define |
 //! | `mass`    | one command that means a lot of work |
@@ -55,6 +56,7 @@ mod management_changes;
 mod management_fields;
 mod management_metrics;
 mod management_rights;
+mod management_uploads;
 mod mass;
 mod memory;
 mod operators;

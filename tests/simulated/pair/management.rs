@@ -341,7 +341,7 @@ fn the_seventeenth_token_takes_the_place_of_the_one_used_longest_ago() {
 }
 
 /// Base64 of what needs no padding.
-fn base64(text: &str) -> String {
+pub(super) fn base64(text: &str) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bits = text
         .as_bytes()

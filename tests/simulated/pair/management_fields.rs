@@ -2,7 +2,7 @@
 
 use super::management::GUEST;
 use super::management_changes::{body, say, script};
-use super::world::{Shape, World, small_limits};
+use super::world::{Publish, Shape, World, small_limits};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
 
@@ -76,4 +76,190 @@ fn definitions_of_a_virtual_host_are_its_own_and_go_into_another() {
             ("GET /api/health/checks/certificate-expiration/x/days", "", "400", ""),
         ],
     );
+}
+
+/// The names of the rows of an answer, each with its virtual host.
+fn named(world: &mut World, api: usize, line: &str) -> Vec<String> {
+    let rows = body(&say(world, api, GUEST, line, ""));
+    let rows = rows.get("items").unwrap_or(&rows).as_array().expect("a list").clone();
+    let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_string();
+    let name =
+        |row| text(row, "vhost") + " " + &text(row, "name") + &text(row, "destination") + &text(row, "user");
+    rows.iter().map(name).collect()
+}
+
+#[test]
+fn lists_are_sorted_by_virtual_host_and_name_unless_another_order_is_asked_for() {
+    let mut world = World::new(small_limits());
+    let api = world.connect_management(Shape::WIDE, HOME);
+    for vhost in ["b", "a", "Z", "aa"] {
+        say(&mut world, api, GUEST, &format!("PUT /api/vhosts/{vhost}"), "");
+        for name in ["z", "B", "q10", "q9"] {
+            say(&mut world, api, GUEST, &format!("PUT /api/queues/{vhost}/{name}"), "{}");
+            say(&mut world, api, GUEST, &format!("PUT /api/exchanges/{vhost}/{name}"), "{}");
+        }
+    }
+    let names = ["B", "q10", "q9", "z"];
+    let of = |vhost: &str| names.iter().map(|name| format!("{vhost} {name}")).collect::<Vec<_>>();
+    let all = ["Z", "a", "aa", "b"].map(of).concat();
+    assert_eq!(named(&mut world, api, "GET /api/queues"), all);
+    assert_eq!(named(&mut world, api, "GET /api/queues?page=1"), all);
+    assert_eq!(named(&mut world, api, "GET /api/queues/aa"), of("aa"));
+    assert_eq!(named(&mut world, api, "GET /api/bindings"), all);
+    assert_eq!(named(&mut world, api, "GET /api/vhosts"), [" /", " Z", " a", " aa", " b"]);
+    let users = ["/", "Z", "a", "aa", "b"].map(|vhost| format!("{vhost} guest"));
+    assert_eq!(named(&mut world, api, "GET /api/permissions"), users);
+    let exchanges = named(&mut world, api, "GET /api/exchanges/a");
+    let begin = ["a ", "a B", "a amq.direct", "a amq.fanout", "a amq.headers", "a amq.match"];
+    assert_eq!(exchanges[..6], begin, "the default exchange is the first");
+    assert!(exchanges.is_sorted(), "{exchanges:?}");
+    let reverse = named(&mut world, api, "GET /api/queues/a?sort=name&sort_reverse=true");
+    assert_eq!(reverse, of("a").into_iter().rev().collect::<Vec<_>>());
+}
+
+#[test]
+fn an_aliveness_test_takes_the_permissions_of_what_rabbitmq_does() {
+    let mut world = World::new(small_limits());
+    let rights = |[configure, write, read]: [&str; 3]| {
+        format!(r#"{{"configure":"{configure}","write":"{write}","read":"{read}"}}"#)
+    };
+    let own = ["^aliveness-test$", "^amq[.]default$", "^aliveness-test$"];
+    let user = r#"{"password":"meter","tags":"management"}"#;
+    let administrator = r#"{"password":"meter","tags":"administrator"}"#;
+    script(
+        &mut world,
+        GUEST,
+        &[
+            ("PUT /api/vhosts/v", "", "201", ""),
+            ("PUT /api/users/meter", user, "201", ""),
+            ("PUT /api/users/d", administrator, "201", ""),
+            ("GET /api/aliveness-test/v", "", "200", "{\"status\":\"ok\"}"),
+        ],
+    );
+    // `meter:meter` and `d:meter`
+    let [meter, d] = ["Authorization: Basic bWV0ZXI6bWV0ZXI=\r\n", "Authorization: Basic ZDptZXRlcg==\r\n"];
+    let line = "GET /api/aliveness-test/v";
+    script(&mut world, meter, &[(line, "", "401", "User not authorised to access virtual host")]);
+    script(
+        &mut world,
+        d,
+        &[(line, "", "401", "\"Access refused.\""), (&line.replace("/v", "/w"), "", "404", "")],
+    );
+    for (allowed, wanted, part) in [
+        (own, "200", "ok"),
+        (
+            ["", own[1], own[2]],
+            "401",
+            "access to queue 'aliveness-test' in vhost 'v' refused for user 'meter'",
+        ),
+        ([own[0], "", own[2]], "401", "access to exchange"),
+        (
+            [own[0], own[1], ""],
+            "401",
+            "access to queue 'aliveness-test' in vhost 'v' refused for user 'meter'",
+        ),
+    ] {
+        let put = "PUT /api/permissions/v/meter";
+        let api = world.connect_management(Shape::WIDE, HOME);
+        say(&mut world, api, GUEST, put, &rights(allowed));
+        script(&mut world, meter, &[(line, "", wanted, part)]);
+    }
+}
+
+#[test]
+fn a_connection_tells_its_protocol_as_rabbitmq_does_and_an_overview_where_it_is_served() {
+    let mut world = World::new(small_limits());
+    world.open(&[1]);
+    let api = world.connect_management(Shape::WIDE, HOME);
+    let connections = body(&say(&mut world, api, GUEST, "GET /api/connections", ""));
+    assert_eq!(connections[0]["protocol"], "AMQP 0-9-1");
+    let operator = world.connect_operator(Shape::WIDE, 0);
+    world.operator(operator).write_up(b"GET /api/connections?columns=protocol HTTP/1.1\r\n\r\n");
+    world.run();
+    let mut heard = Vec::new();
+    world.operator(operator).read_down(usize::MAX, &mut heard);
+    assert!(String::from_utf8_lossy(&heard).contains("{0,9,1}"), "rabbitmqctl has it in Erlang's words");
+    let overview = body(&say(&mut world, api, GUEST, "GET /api/overview", ""));
+    let context = |description: &str, port: &str| {
+        serde_json::json!({
+            "ssl_opts": [], "node": overview["node"], "description": description, "path": "/",
+            "cowboy_opts": "[{sendfile,false}]", "ip": "127.0.0.1", "port": port,
+        })
+    };
+    let mut metrics = context("RabbitMQ Prometheus", "15692");
+    metrics["protocol"] = "'http/prometheus'".into();
+    assert_eq!(overview["contexts"], serde_json::json!([context("RabbitMQ Management", "15672"), metrics]));
+}
+
+/// Lets time pass until a sample is due, and a little more.
+fn pass_to_next_sample(world: &mut World) {
+    let left = 5_000 - world.engine.now().as_ms() % 5_000;
+    world.pass_ms(left + 100);
+}
+
+#[test]
+fn exchanges_channels_and_connections_tell_their_rates() {
+    let mut world = World::new(small_limits());
+    let client = world.open(&[1, 2]);
+    for queue in ["q", "r"] {
+        world.declare(client, 1, queue);
+    }
+    let api = world.connect_management(Shape::WIDE, HOME);
+    for queue in ["q", "r"] {
+        say(&mut world, api, GUEST, &format!("POST /api/bindings/%2F/e/amq.fanout/q/{queue}"), "{}");
+    }
+    let idle = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.fanout", ""));
+    assert!(idle.get("message_stats").is_none(), "nothing was published: {idle}");
+    (0..2).for_each(|_| pass_to_next_sample(&mut world));
+    let fanout = Publish { exchange: "amq.fanout", ..Publish::default() };
+    for _ in 0..50 {
+        world.publish(client, 1, fanout, b"hi");
+    }
+    for _ in 0..5 {
+        world.publish(client, 1, Publish { exchange: "", key: "nowhere", ..fanout }, b"hi");
+    }
+    world.consume(client, 2, "q", "c", false);
+    world.run();
+    for tag in 1..=20 {
+        world.ack(client, 2, tag, false);
+    }
+    world.run();
+    pass_to_next_sample(&mut world);
+    let api = world.connect_management(Shape::WIDE, HOME);
+    let exchange = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.fanout", ""));
+    let stats = &exchange["message_stats"];
+    let numbers = ["publish_in", "publish_out"].map(|name| stats[name].clone());
+    let rates = ["publish_in", "publish_out"].map(|name| stats[format!("{name}_details")]["rate"].clone());
+    assert_eq!((numbers, rates), ([50.into(), 100.into()], [10.0.into(), 20.0.into()]), "{exchange}");
+    let default = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/amq.default", ""));
+    let stats = &default["message_stats"];
+    assert_eq!([&stats["publish_in"], &stats["publish_out"]], [5, 0], "{default}");
+    let channels = body(&say(&mut world, api, GUEST, "GET /api/channels?sort=number", ""));
+    let stats = |at: usize, name: &str| {
+        let stats = &channels[at]["message_stats"];
+        (stats[name].clone(), stats[format!("{name}_details")]["rate"].clone())
+    };
+    assert_eq!(stats(0, "publish"), (55.into(), 11.0.into()), "{channels}");
+    assert_eq!(stats(0, "drop_unroutable"), (5.into(), 1.0.into()), "{channels}");
+    assert_eq!(stats(1, "deliver"), (50.into(), 10.0.into()), "{channels}");
+    assert_eq!(stats(1, "deliver_get"), (50.into(), 10.0.into()), "{channels}");
+    assert_eq!(stats(1, "ack"), (20.into(), 4.0.into()), "{channels}");
+    assert_eq!(stats(1, "publish"), (0.into(), 0.0.into()), "{channels}");
+    let connections = body(&say(&mut world, api, GUEST, "GET /api/connections", ""));
+    let rate = |name: &str| connections[0][name]["rate"].as_f64().expect("a rate");
+    assert!(rate("recv_oct_details") > 400.0 && rate("send_oct_details") > 300.0, "{connections}");
+    // Five seconds in which nothing happens.
+    (0..2).for_each(|_| pass_to_next_sample(&mut world));
+    let channels = body(&say(&mut world, api, GUEST, "GET /api/channels?sort=number", ""));
+    assert_eq!(channels[0]["message_stats"]["publish_details"]["rate"], 0.0, "{channels}");
+    // Another exchange in the place of one that went begins anew.
+    for line in ["PUT /api/exchanges/%2F/x", "DELETE /api/exchanges/%2F/x", "PUT /api/exchanges/%2F/y"] {
+        say(&mut world, api, GUEST, line, r#"{"type":"fanout"}"#);
+    }
+    for rate in [0.0, 0.2] {
+        world.publish(client, 1, Publish { exchange: "y", ..fanout }, b"hi");
+        pass_to_next_sample(&mut world);
+        let exchange = body(&say(&mut world, api, GUEST, "GET /api/exchanges/%2F/y", ""));
+        assert_eq!(exchange["message_stats"]["publish_in_details"]["rate"], rate, "{exchange}");
+    }
 }

@@ -423,6 +423,7 @@ fn process() -> Process {
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
+        message_size_max: 1 << 20,
         endurance: leveret::requests::request_context::Endurance::default(),
         connections_made: 0,
         confirmed: 0,

@@ -481,7 +481,9 @@ fn process() -> Process {
         environment: String::new(),
         data_dir: String::new(),
         configuration: String::new(),
-        listeners: Vec::new(),
+        listeners: ["amqp 127.0.0.1:5672", "http 127.0.0.1:15672", "http/prometheus 127.0.0.1:15692"]
+            .map(str::to_string)
+            .to_vec(),
         hosts: vec!["localhost".to_string()],
         node: "leveret@here".to_string(),
         machine: Machine::default(),
@@ -491,6 +493,7 @@ fn process() -> Process {
         connections: 0,
         handshakes_evicted: 0,
         newcomers_dropped: 0,
+        message_size_max: 1 << 20,
         connections_made: 0,
         confirmed: 0,
         is_store_damaged: false,

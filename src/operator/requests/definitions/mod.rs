@@ -3,6 +3,7 @@
 //! | file | what it holds |
 //! |------|---------------|
 //! | `read` | a file, gone through once per kind, so that things come after what they need |
+//! | `scan` | a file out of pieces of it, one thing at a time |
 //! | `item`, `policy`, `tables` | one thing out of JSON; a policy; arguments |
 //! | `apply` | one thing into the broker |
 //! | `export` | the other way round |
@@ -16,6 +17,7 @@ mod export;
 mod item;
 mod policy;
 mod read;
+mod scan;
 mod tables;
 
 pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
@@ -23,6 +25,7 @@ pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
 pub use item::{Item, ItemError, Limits, Parameter, Parsed, Password, UserLimits, parse, parse_fields};
 pub use policy::Policy;
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
+pub use scan::{Found, Scanner};
 pub use tables::table_of;
 
 /// What is said of a field that nobody knows.

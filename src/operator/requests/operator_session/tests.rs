@@ -90,6 +90,7 @@ impl Stage {
                 connections: 0,
                 handshakes_evicted: 0,
                 newcomers_dropped: 0,
+                message_size_max: 1 << 20,
                 connections_made: 0,
                 confirmed: 0,
                 is_store_damaged: false,
@@ -296,7 +297,7 @@ fn names_that_begin_alike_are_put_in_order_in_steps() {
     for reverse in ["false", "true"] {
         let text = format!("GET /api/queues?sort=name&sort_reverse={reverse} HTTP/1.1\r\n\r\n");
         let Parsed::Request(request, _) = http::parse(text.as_bytes(), 1024) else { panic!() };
-        let mut ordered = Ordered::asked(&request, true).unwrap().unwrap();
+        let mut ordered = Ordered::asked(&request, true, None).unwrap().unwrap();
         let stage = Stage::new();
         let context = ReadContext {
             broker: &stage.broker,

@@ -125,7 +125,7 @@ impl Default for Limits {
             policies_max: 64,
             parameters_max: 16,
             patterns_bytes_max: 400 << 10,
-            messages_max: 188_000,
+            messages_max: 184_000,
             body_bytes_max: 35 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 400_000,

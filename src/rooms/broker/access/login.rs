@@ -149,10 +149,15 @@ impl Access {
         Ok(())
     }
 
+    /// Returns the identity of a user, as whom nobody is logged in by that.
+    pub(crate) fn identity_of(&self, name: &str) -> Identity {
+        let (name, user) = (Name::try_from(name).unwrap_or_default(), self.find_user(name));
+        Identity { name, user, is_own: false }
+    }
+
     fn admit(&self, journal: &Journal, name: &str, from_loopback: bool) -> Result<Identity, Fault> {
         self.check_admission(journal, name, from_loopback)?;
-        let (name, user) = (Name::try_from(name).unwrap_or_default(), self.find_user(name));
-        Ok(Identity { name, user, is_own: false })
+        Ok(self.identity_of(name))
     }
 }
 

@@ -5,6 +5,7 @@
 //! from; a closed channel stays until all its deliveries are requeued.
 
 use crate::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, VhostId};
+use crate::counters::ChannelCounters;
 use crate::mem::{Links, List, MessageId};
 
 use crate::access::Identity;
@@ -127,6 +128,9 @@ pub(crate) struct Channel {
     pub(crate) closing: bool,
     /// The channel's deliveries are all requeued: the record goes when the outbox no longer refers to it.
     pub(crate) cleared: bool,
+    /// The number of the channel among all that were opened, which no other channel has.
+    pub(crate) serial: u64,
+    pub(crate) counters: ChannelCounters,
     pub(super) links: Links,
 }
 
@@ -152,6 +156,8 @@ impl Channel {
             outbox_last: 0,
             closing: false,
             cleared: false,
+            serial: 0,
+            counters: ChannelCounters::default(),
             links: Links::default(),
         }
     }

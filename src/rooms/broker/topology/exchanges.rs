@@ -57,6 +57,13 @@ impl Topology {
         &self.exchanges[exchange.index()]
     }
 
+    /// Counts a message that was published to an exchange and went to so many queues.
+    #[inline]
+    pub(crate) fn count_published(&mut self, exchange: ExchangeId, queues: u32) {
+        let [published, routed] = &mut self.exchanges[exchange.index()].published;
+        (*published, *routed) = (published.wrapping_add(1), routed.wrapping_add(queues));
+    }
+
     /// Places of exchanges ever used.
     pub(crate) const fn exchange_places(&self) -> usize {
         self.exchanges.places()
@@ -132,6 +139,9 @@ impl Topology {
             incoming: List::default(),
             pairs: 0,
             routed_at: 0,
+            // It rises with every exchange.
+            serial: self.revision() + 1,
+            published: [0; 2],
             dying: false,
         };
         let index = self.exchanges.insert(record).expect("there was room");

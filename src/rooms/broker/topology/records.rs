@@ -80,6 +80,10 @@ pub(crate) struct Exchange {
     pub(super) pairs: u32,
     /// The number of the route that came to the exchange last.
     pub(super) routed_at: u64,
+    /// The number of the exchange, which no other exchange of this process has.
+    pub(crate) serial: u64,
+    /// Messages published to the exchange, and queues that those went to, modulo 2³².
+    pub(crate) published: [u32; 2],
     /// The exchange is deleted: its record goes with its last binding.
     pub(crate) dying: bool,
 }

@@ -3,6 +3,7 @@
 //! Always true: a row borrows from the record.
 
 use crate::command::{ChannelId, ConnectionId};
+use crate::counters::ChannelCounters;
 use crate::policy::AppliedView;
 use crate::wire::field::Table;
 
@@ -87,6 +88,12 @@ pub struct ExchangeView<'a> {
     pub policy: Option<&'a str>,
     /// Delayed messages that wait in the exchange, if it is a delayed one.
     pub messages_delayed: Option<u64>,
+    /// The exchange's place, for listing.
+    pub place: usize,
+    /// The number of the exchange, which no other exchange of this process has.
+    pub serial: u64,
+    /// Messages published to the exchange, and queues that those went to, modulo 2³².
+    pub published: [u32; 2],
 }
 
 /// A binding, as operators see it.
@@ -146,6 +153,10 @@ pub struct ChannelView<'a> {
     pub prefetch_count: u16,
     /// Prefetch of all consumers of the channel together; 0 is unlimited.
     pub global_prefetch_count: u16,
+    /// The number of the channel among all that were opened.
+    pub serial: u64,
+    /// What happened to messages on the channel.
+    pub counters: ChannelCounters,
 }
 
 /// A consumer, as operators see it.

@@ -122,6 +122,9 @@ impl<'b> Views<'b> {
             arguments: Table::trusted(&record.arguments),
             policy: self.policies.applied_view(record.applied).policy,
             messages_delayed: record.delayed_queue.map(|queue| self.queues.records().delayed_in(queue)),
+            place,
+            serial: record.serial,
+            published: record.published,
         })
     }
 
@@ -233,6 +236,8 @@ impl<'b> Views<'b> {
             acks_uncommitted,
             prefetch_count: record.prefetch_count,
             global_prefetch_count: record.global_prefetch_count,
+            serial: record.serial,
+            counters: record.counters,
         })
     }
 
