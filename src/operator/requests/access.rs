@@ -3,9 +3,9 @@
 //! Passwords come as hashes: the command line makes them, so the broker's loop need not. Tools of RabbitMQ's
 //! send them in clear; those are kept as RabbitMQ keeps them, which takes no time.
 
-use crate::broker::{self, OperatorFault, VhostLimits};
+use crate::broker::{self, OperatorFault, VhostChange, VhostLimits};
 use crate::command::ConnectionId;
-use crate::definitions::{Limits, UserLimits, limits_of, user_limits_of};
+use crate::definitions::{Limits, UserLimits, limits_of, user_limits_of, vhost_change};
 use crate::fields::{Fields, Value, items};
 use crate::journal::Batch;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
@@ -57,6 +57,17 @@ pub(super) fn delete_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> 
 pub(super) fn delete_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let (broker, mut context) = context.broker();
     changed(broker.delete_vhost(&mut context, call.name("vhost")))
+}
+
+/// Protects a virtual host from deletion, or lifts that.
+pub(super) fn protect_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let vhost = call.name("vhost");
+    if !exists(context, vhost) {
+        return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
+    }
+    let is_protected = Some(call.request.verb == Verb::Post);
+    let change = VhostChange { is_protected, ..VhostChange::default() };
+    changed(context.broker.put_vhost_with(context.journal, vhost, &change))
 }
 
 /// Has the operator vouch for users and permissions that the store cannot vouch for.
@@ -216,20 +227,21 @@ fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answered
     Ok(done(Status::NoContent))
 }
 
-/// Makes a virtual host, unless it is there; `tracing` is as it is said, also of one that is there.
+/// Makes a virtual host, unless it is there. Metadata and `tracing` that are given change, also of one that is
+/// there.
 pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let vhost = call.name("vhost");
     let said = match call.request.body {
-        [] => Ok(None),
+        [] => Ok((None, VhostChange::default())),
         body => Fields::parse(body).and_then(|mut fields| match fields.value("tracing") {
-            Value::Null => Ok(None),
-            Value::Bool(is_on) => Ok(Some(is_on)),
+            Value::Null => Ok((None, vhost_change(&mut fields)?)),
+            Value::Bool(is_on) => Ok((Some(is_on), vhost_change(&mut fields)?)),
             other => Err(format!("tracing is true or false, not {other}")),
         }),
     };
-    let is_traced = said.map_err(bad)?;
+    let (is_traced, change) = said.map_err(bad)?;
     let is_new = !exists(context, vhost);
-    let answer = put(is_new, context.broker.put_vhost(context.journal, vhost))?;
+    let answer = put(is_new, context.broker.put_vhost_with(context.journal, vhost, &change))?;
     if let Some(is_on) = is_traced {
         trace(context, vhost, is_on)?;
     }
@@ -343,6 +355,7 @@ pub(super) fn changed(outcome: Changed) -> Answered {
     let (status, error) = match &fault {
         OperatorFault::NoSuchUser(_) => (Status::NotFound, "no_such_user"),
         OperatorFault::NoSuchVhost(_) => (Status::NotFound, "no_such_vhost"),
+        OperatorFault::Protected(_) => (Status::PreconditionFailed, "precondition_failed"),
         OperatorFault::NoSuchParameter => (Status::NotFound, "not_found"),
         OperatorFault::BadName(..) | OperatorFault::BadPattern { .. } | OperatorFault::Invalid(_) => {
             (Status::BadRequest, "bad_request")

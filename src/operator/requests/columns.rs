@@ -673,10 +673,11 @@ impl Kind for Vhosts {
         ("name", |vhost, pen| pen.json.text(vhost.name)),
         ("limits", limits),
         ("tracing", |vhost, pen| pen.json.truth(vhost.is_traced)),
-        ("description", |_, pen| pen.json.text("")),
-        ("tags", |_, pen| pen.json.raw(b"[]")),
-        ("metadata", |_, pen| pen.json.raw(b"{\"description\":\"\",\"tags\":[]}")),
-        ("default_queue_type", |_, pen| pen.json.text("classic")),
+        ("description", |vhost, pen| pen.json.text(vhost.metadata.description)),
+        ("tags", crate::access_columns::vhost_tags),
+        ("metadata", crate::access_columns::vhost_metadata),
+        ("default_queue_type", crate::access_columns::default_queue_type),
+        ("protected_from_deletion", |vhost, pen| pen.json.truth(vhost.metadata.is_protected)),
         ("messages_ready", |vhost, pen| pen.json.number(pen.context.broker.views().depth_of(vhost.name).0)),
         ("messages_unacknowledged", |vhost, pen| {
             pen.json.number(pen.context.broker.views().depth_of(vhost.name).1)

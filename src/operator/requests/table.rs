@@ -183,6 +183,8 @@ requests! {
     network Get "api/vhosts/{vhost}" Administrator Show(one::<Vhosts>);
     both Put "api/vhosts/{vhost}" Administrator Change(access::put_vhost);
     both Delete "api/vhosts/{vhost}" Administrator Change(access::delete_vhost);
+    both Post "api/vhosts/{vhost}/deletion/protection" Administrator Change(access::protect_vhost);
+    both Delete "api/vhosts/{vhost}/deletion/protection" Administrator Change(access::protect_vhost);
     both Get "api/vhosts/{vhost}/permissions" Administrator Show(list::<Permissions>);
     both Get "api/vhosts/{vhost}/topic-permissions" Administrator Show(list::<TopicPermissions>);
     network Get "api/vhosts/{vhost}/connections" Member Show(list::<Connections>);

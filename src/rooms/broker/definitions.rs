@@ -42,6 +42,9 @@ pub(crate) struct QueueDeclaration<'a> {
     pub(crate) arguments: &'a [u8],
 }
 
+/// The argument that names the type of a queue.
+const TYPE: &str = "x-queue-type";
+
 impl QueueDeclaration<'_> {
     /// Whether the queue outlives the broker: an exclusive queue dies with its connection, so durable means
     /// nothing for it.
@@ -422,6 +425,9 @@ impl Broker {
                 format_args!("queue name '{}' contains reserved prefix 'amq.*'", declaration.queue),
             ));
         }
+        let typed = self.with_default_type(vhost, declaration);
+        let arguments = typed.as_deref().unwrap_or(declaration.arguments);
+        let declaration = &QueueDeclaration { arguments, ..*declaration };
         if declaration.queue.is_empty() {
             let name = self.unique_name("amq.gen-");
             let named = QueueDeclaration { queue: &name, ..*declaration };
@@ -433,6 +439,28 @@ impl Broker {
             Some(queue) => self.compare_queue(cx, connection, vhost, queue, declaration),
             None => self.create_declared(cx, connection, vhost, declaration),
         }
+    }
+
+    /// Returns the arguments of a declaration with the default queue type of the virtual host, if it names no
+    /// type and its flags suit that type; else `None`. As RabbitMQ 3.11 does it.
+    pub(crate) fn with_default_type(
+        &self,
+        vhost: VhostId,
+        declaration: &QueueDeclaration<'_>,
+    ) -> Option<Vec<u8>> {
+        let default = self.access.vhost_metadata(vhost).default_queue_type;
+        let QueueDeclaration { durable, exclusive, auto_delete, arguments, .. } = *declaration;
+        let suits = default == "classic" || durable && !exclusive && !auto_delete;
+        if default.is_empty() || !suits || Table::trusted(arguments).get(TYPE).is_some() {
+            return None;
+        }
+        let mut typed = arguments.to_vec();
+        typed.push(TYPE.len() as u8);
+        typed.extend_from_slice(TYPE.as_bytes());
+        typed.push(b'S');
+        typed.extend_from_slice(&(default.len() as u32).to_be_bytes());
+        typed.extend_from_slice(default.as_bytes());
+        Some(typed)
     }
 
     fn create_declared(

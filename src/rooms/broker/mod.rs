@@ -92,7 +92,7 @@ use leveret_wire as wire;
 
 pub use access::{
     Access, OperatorFault, PATTERN_BYTES_MAX, PermissionView, TopicPermissionView, UserLimits, UserView,
-    VhostLimits, VhostView,
+    VHOST_METADATA_BYTES_MAX, VhostChange, VhostLimits, VhostView,
 };
 pub use apply::DeliverySource;
 pub use context::Context;

@@ -10,10 +10,10 @@
 
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Batch, DestinationName, Journal};
+use crate::journal::{Batch, DestinationName, Journal, VhostMetadata};
 use crate::password::PasswordHash;
 
-use super::access::{OperatorFault, Right, Thing, check_name};
+use super::access::{OperatorFault, Right, Thing, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::faults::{check_changeable, check_deletable, check_room};
 use super::job::{Job, Sweep};
@@ -43,6 +43,29 @@ fn compared(outcome: Result<impl Sized, Fault>) -> Result<Declared, Fault> {
 }
 
 type Changed = Result<Batch, OperatorFault>;
+
+/// The types of queues that RabbitMQ has.
+const QUEUE_TYPES: [&str; 3] = ["classic", "quorum", "stream"];
+
+/// Checks metadata that a virtual host is to have after a change.
+///
+/// # Errors
+/// The texts are too long, or there is no such type of queues.
+fn check_metadata(name: &str, change: &VhostChange, after: VhostMetadata<'_>) -> Result<(), OperatorFault> {
+    let bytes = after.description.len() + after.tags.len();
+    if bytes > VHOST_METADATA_BYTES_MAX {
+        return Err(OperatorFault::Invalid(format!(
+            "the description and the tags of virtual host '{name}' have {bytes} bytes; at most \
+             {VHOST_METADATA_BYTES_MAX} are kept"
+        )));
+    }
+    match change.default_queue_type.as_deref().filter(|kind| !QUEUE_TYPES.contains(kind)) {
+        Some(_) => Err(OperatorFault::Invalid(format!(
+            "the default_queue_type of virtual host '{name}' must be classic, quorum or stream"
+        ))),
+        None => Ok(()),
+    }
+}
 
 /// Messages that came into a queue, and its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,6 +187,9 @@ impl Broker {
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;
         let declaration = QueueDeclaration { queue, durable, exclusive: false, auto_delete, arguments };
+        let typed = self.with_default_type(vhost, &declaration);
+        let declaration =
+            QueueDeclaration { arguments: typed.as_deref().unwrap_or(arguments), ..declaration };
         match self.queues.records().find_queue(vhost, queue) {
             Some(found) if self.queues.at(found).declared.exclusive_owner.is_some() => Ok(Declared::Differs),
             Some(found) => compared(self.compare_properties(cx, vhost, found, &declaration)),
@@ -229,17 +255,66 @@ impl Broker {
     /// # Errors
     /// The name is not valid, or there is no room.
     pub fn put_vhost(&mut self, journal: &mut Journal, name: &str) -> Result<Batch, OperatorFault> {
+        self.put_vhost_with(journal, name, &VhostChange::default())
+    }
+
+    /// Makes a virtual host, unless it exists, and changes its metadata.
+    ///
+    /// # Errors
+    /// The name or the metadata are not valid, or there is no room; then nothing is changed.
+    pub fn put_vhost_with(
+        &mut self,
+        journal: &mut Journal,
+        name: &str,
+        change: &VhostChange,
+    ) -> Result<Batch, OperatorFault> {
         check_name("virtual host", name)?;
-        if self.access.find_vhost(name).is_some() {
+        let found = self.access.find_vhost(name);
+        let before = found.map_or_else(VhostMetadata::default, |vhost| self.access.vhost_metadata(vhost));
+        let after = change.applied_to(before);
+        if found.is_some() && after == before {
             return Ok(journal.await_facts());
         }
         if self.access.is_being_deleted(name) {
             return Err(OperatorFault::BeingDeleted(name.into()));
         }
+        check_metadata(name, change, after)?;
         check_changeable(journal)?;
         check_room(journal)?;
-        let vhost = self.add_vhost(name).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
+        let (bytes_before, bytes) = (before.text_bytes(), after.text_bytes());
+        if bytes > self.quota.names_room() + bytes_before {
+            return Err(OperatorFault::NoRoom("names_bytes_max"));
+        }
+        let (description, tags) = (after.description.to_string(), after.tags.to_string());
+        let (default_queue_type, is_protected) = (after.default_queue_type.to_string(), after.is_protected);
+        let vhost = match found {
+            Some(vhost) => vhost,
+            None => self.add_vhost(name).map_err(|fault| OperatorFault::Store(fault.text.into()))?,
+        };
+        let after = VhostMetadata {
+            description: &description,
+            tags: &tags,
+            default_queue_type: &default_queue_type,
+            is_protected,
+        };
+        self.describe_vhost(vhost, after).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
         Ok(self.access.append_vhost(journal, vhost, true))
+    }
+
+    /// Sets the metadata of a virtual host and counts their bytes, without writing them down.
+    ///
+    /// # Errors
+    /// There is no room for the texts.
+    pub(crate) fn describe_vhost(
+        &mut self,
+        vhost: VhostId,
+        metadata: VhostMetadata<'_>,
+    ) -> Result<(), Fault> {
+        self.quota.give_names_back(vhost, self.access.vhost_metadata(vhost).text_bytes());
+        self.access.describe_vhost(vhost, VhostMetadata::default());
+        self.quota.take_names(vhost, metadata.text_bytes())?;
+        self.access.describe_vhost(vhost, metadata);
+        Ok(())
     }
 
     /// Deletes a virtual host with everything in it: the name at once, the rest step by step.
@@ -248,7 +323,13 @@ impl Broker {
     /// There is no such virtual host, or the store cannot be written.
     pub fn delete_vhost(&mut self, cx: &mut Context<'_>, name: &str) -> Result<Batch, OperatorFault> {
         let vhost = self.access.require_vhost(name)?;
+        let metadata = self.access.vhost_metadata(vhost);
+        if metadata.is_protected {
+            return Err(OperatorFault::Protected(name.into()));
+        }
         check_changeable(cx.journal)?;
+        self.quota.give_names_back(vhost, metadata.text_bytes());
+        self.access.describe_vhost(vhost, VhostMetadata::default());
         self.access.append_vhost(cx.journal, vhost, false);
         self.access.drop_permissions_for(cx.journal, vhost);
         self.drop_policies_of(cx.journal, vhost, name);

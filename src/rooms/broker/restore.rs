@@ -246,10 +246,18 @@ impl Broker {
                 self.forget_first_tenants(cx);
                 Restored::Exists(None)
             }
-            Definition::Vhost { name, queues_max, connections_max } => {
-                let found = self.access.find_vhost(name).or_else(|| self.add_vhost(name).ok());
+            Definition::Vhost { name, queues_max, connections_max, metadata } => {
+                let found = self.access.find_vhost(name);
+                let known = found.map_or(0, |vhost| self.access.vhost_metadata(vhost).text_bytes());
+                if metadata.text_bytes() > self.quota.names_room() + known {
+                    return self.access.no_room_at_start();
+                }
+                let found = found.or_else(|| self.add_vhost(name).ok());
                 let Some(vhost) = found else { return self.access.no_room_at_start() };
                 self.access.limit_vhost(vhost, VhostLimits { queues_max, connections_max });
+                if self.describe_vhost(vhost, metadata).is_err() {
+                    return self.access.no_room_at_start();
+                }
                 Restored::Exists(None)
             }
             Definition::User { .. } => {

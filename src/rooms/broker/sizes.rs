@@ -48,11 +48,13 @@ pub const EXCHANGE_BYTES: usize =
 /// Bytes of a binding's record with its nodes, or its pairs.
 pub const BINDING_BYTES: usize =
     Topology::BINDING_BYTES + (2 + Topology::NODES_PER_BINDING) * ALLOCATION_BYTES;
-/// Bytes of a virtual host's record with its predeclared exchanges, and its place among the jobs.
+/// Bytes of a virtual host's record with its predeclared exchanges, its place among the jobs, and the
+/// allocator's overhead for its metadata.
 pub const VHOST_BYTES: usize = access::VHOST_BYTES
     + Quota::VHOST_BYTES
     + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES
-    + size_of::<Begun>();
+    + size_of::<Begun>()
+    + 3 * ALLOCATION_BYTES;
 /// Bytes of a user's record.
 pub const USER_BYTES: usize = access::USER_BYTES + Quota::USER_BYTES;
 /// Bytes of a permission's record without its patterns.

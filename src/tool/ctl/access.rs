@@ -163,13 +163,36 @@ pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
 pub(super) fn add_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
     tell(call, &format!("Adding vhost \"{vhost}\" ..."))?;
-    done(&ask(call, "PUT", &["vhosts", vhost], "")?)
+    let options = ["description", "tags", "default-queue-type"];
+    let given =
+        options.iter().filter_map(|option| Some((option.replace('-', "_"), call.value(option)?.into())));
+    let body: serde_json::Map<String, Value> = given.collect();
+    let body = if body.is_empty() { String::new() } else { Value::Object(body).to_string() };
+    done(&ask(call, "PUT", &["vhosts", vhost], &body)?)
 }
 
 pub(super) fn delete_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
     tell(call, &format!("Deleting vhost \"{vhost}\" ..."))?;
-    done(&ask(call, "DELETE", &["vhosts", vhost], "")?)
+    let reply = ask(call, "DELETE", &["vhosts", vhost], "")?;
+    if reply.status == 412 {
+        let why = "Cannot delete this virtual host: it is protected from deletion. To lift the protection, \
+                   inspect and update its metadata";
+        return Err(Failure::error(BAD_DATA, why));
+    }
+    done(&reply)
+}
+
+pub(super) fn protect_vhost(call: &Call) -> Result<(), Failure> {
+    let vhost = &call.args[0];
+    tell(call, &format!("Protecting vhost \"{vhost}\" from deletion ..."))?;
+    done(&ask(call, "POST", &["vhosts", vhost, "deletion", "protection"], "")?)
+}
+
+pub(super) fn unprotect_vhost(call: &Call) -> Result<(), Failure> {
+    let vhost = &call.args[0];
+    tell(call, &format!("Lifting the protection of vhost \"{vhost}\" from deletion ..."))?;
+    done(&ask(call, "DELETE", &["vhosts", vhost, "deletion", "protection"], "")?)
 }
 
 pub(super) fn set_permissions(call: &Call) -> Result<(), Failure> {

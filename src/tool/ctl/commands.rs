@@ -90,6 +90,8 @@ const SECTIONS: [(&str, &[&str]); 12] = [
             "add_vhost",
             "clear_vhost_limits",
             "delete_vhost",
+            "disable_vhost_protection_from_deletion",
+            "enable_vhost_protection_from_deletion",
             "list_vhosts",
             "list_vhost_limits",
             "set_vhost_limits",
@@ -240,7 +242,14 @@ commands! {
         access::set_topic_permissions, "Sets user topic permissions for an exchange";
     "clear_topic_permissions", " [--vhost <vhost>] <username> [<exchange>]", 1..=2,
         access::clear_topic_permissions, "Clears user topic permissions for a vhost or exchange";
-    "add_vhost", " <vhost>", 1..=1, access::add_vhost, "Creates a virtual host";
+    "add_vhost", " <vhost> [--description <text>] [--tags <tag,...>] [--default-queue-type <type>]", 1..=1,
+        access::add_vhost,
+        "Creates a virtual host, or changes the metadata of one. Queues that are declared without a type get the \
+         default queue type: classic or quorum";
+    "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, access::protect_vhost,
+        "Protects a virtual host from deletion";
+    "disable_vhost_protection_from_deletion", " <vhost>", 1..=1, access::unprotect_vhost,
+        "Lifts the protection of a virtual host from deletion";
     "delete_vhost", " <vhost>", 1..=1, access::delete_vhost, "Deletes a virtual host";
     "list_vhost_limits", " [--vhost <vhost>] [--global]", 0..=0, limits::list_vhost_limits,
         "Displays configured virtual host limits";

@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 
 use crate::broker::levels_of;
 use crate::journal::definition::queue_in;
-use crate::journal::{Definition, DestinationName, is_group, is_transient};
+use crate::journal::{Definition, DestinationName, VhostMetadata, is_group, is_transient};
 use crate::json::Object;
 use crate::store::fsck::Scan;
 use crate::store::{Disk, Record};
@@ -143,9 +143,16 @@ impl fmt::Display for Defined<'_> {
         let quoted = |name: &'_ str| Quoted(name.as_bytes()).to_string();
         match self.0 {
             Definition::AccessWritten => f.write_str("access=written"),
-            Definition::Vhost { name, queues_max, connections_max } => {
+            Definition::Vhost { name, queues_max, connections_max, metadata } => {
                 let (queues, connections) = (shown_limit(queues_max), shown_limit(connections_max));
-                write!(f, "vhost={} max_queues={queues} max_connections={connections}", quoted(name))
+                write!(f, "vhost={} max_queues={queues} max_connections={connections}", quoted(name))?;
+                if metadata != VhostMetadata::default() {
+                    let (description, tags) = (quoted(metadata.description), quoted(metadata.tags));
+                    let (kind, is_protected) = (quoted(metadata.default_queue_type), metadata.is_protected);
+                    write!(f, " description={description} tags={tags} default_queue_type={kind}")?;
+                    write!(f, " protected_from_deletion={is_protected}")?;
+                }
+                Ok(())
             }
             Definition::User { name, tags, .. } => {
                 write!(f, "user={} tags={} hash=hidden", quoted(name), quoted(tags))

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use leveret_base::command::{ChannelId, Command, ConnectionId, Outcome};
-use leveret_base::journal::{Definition, Fact, Journal};
+use leveret_base::journal::{Definition, Fact, Journal, VhostMetadata};
 use leveret_base::limits::Limits;
 use leveret_base::mem::{MessageFlags, Messages, Share};
 use leveret_base::password::PasswordHash;
-use leveret_broker::{Broker, Context, Gauges, OperatorFault, Restored, VhostLimits, Work};
+use leveret_broker::{
+    Broker, Context, Declared, Gauges, OperatorFault, Restored, VHOST_METADATA_BYTES_MAX, VhostChange,
+    VhostLimits, Work,
+};
 
 /// A broker with its messages.
 struct TestBroker {
@@ -411,7 +414,8 @@ fn what_there_is_no_room_for_is_not_forgotten() {
         let limits = Limits { vhosts_max: 2, ..limits() };
         Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap()
     };
-    let vhost = |name| Definition::Vhost { name, queues_max: None, connections_max: None };
+    let metadata = VhostMetadata::default();
+    let vhost = |name| Definition::Vhost { name, queues_max: None, connections_max: None, metadata };
     let queue = Definition::Queue {
         vhost: "b",
         name: "q",
@@ -493,4 +497,108 @@ fn nothing_is_left_when_everybody_is_gone() {
     let at = house.connect("guest", "/").unwrap();
     house.hang_up(at.connection);
     assert_eq!(house.broker.gauges(), Gauges::default());
+}
+
+fn described(description: &str, default_queue_type: &str) -> VhostChange {
+    VhostChange {
+        description: Some(description.into()),
+        tags: Some("a,b".into()),
+        default_queue_type: Some(default_queue_type.into()),
+        is_protected: Some(true),
+    }
+}
+
+#[test]
+fn metadata_of_a_virtual_host_are_kept_and_protect_it() {
+    let mut house = TestBroker::new();
+    let before = house.broker.gauges().names_bytes;
+    house.broker.put_vhost_with(&mut house.journal, "v", &described("d", "quorum")).unwrap();
+    assert_eq!(house.broker.gauges().names_bytes, before + 1 + 3 + 6);
+    let limits = VhostLimits { queues_max: Some(9), connections_max: None };
+    house.broker.access_mut().set_vhost_limits(&mut house.journal, "v", limits).unwrap();
+    house.broker.put_vhost(&mut house.journal, "v").unwrap();
+    let facts = house.take_facts();
+    let mut restarted = TestBroker::restart(&facts);
+    let kept =
+        VhostMetadata { description: "d", tags: "a,b", default_queue_type: "quorum", is_protected: true };
+    for broker in [&house.broker, &restarted.broker] {
+        let view = broker.access().vhosts().find(|view| view.name == "v").unwrap();
+        assert_eq!((view.metadata, view.limits), (kept, limits));
+    }
+    assert_eq!(restarted.broker.gauges().names_bytes, before + 10);
+    let refusal = restarted.broker.delete_vhost(&mut context!(restarted), "v").unwrap_err();
+    let text = "Refusing to delete virtual host 'v' because it is protected from deletion";
+    assert_eq!(refusal.to_string(), text);
+    let lifted = VhostChange { is_protected: Some(false), ..VhostChange::default() };
+    restarted.broker.put_vhost_with(&mut restarted.journal, "v", &lifted).unwrap();
+    restarted.broker.delete_vhost(&mut context!(restarted), "v").unwrap();
+    assert_eq!(restarted.broker.gauges().names_bytes, before);
+}
+
+#[test]
+fn metadata_of_a_virtual_host_are_bounded() {
+    let mut house = TestBroker::new();
+    let (broker, journal) = (&mut house.broker, &mut house.journal);
+    let most = "d".repeat(VHOST_METADATA_BYTES_MAX - 3);
+    let long = broker.put_vhost_with(journal, "v", &described(&format!("{most}d"), "quorum")).unwrap_err();
+    assert!(long.to_string().contains("have 1025 bytes; at most 1024 are kept"), "{long}");
+    let kind = broker.put_vhost_with(journal, "v", &described("d", "delayed")).unwrap_err();
+    assert!(kind.to_string().contains("must be classic, quorum or stream"), "{kind}");
+    assert_eq!(broker.access().vhosts().count(), 1, "a refused virtual host is not made");
+    broker.put_vhost_with(journal, "v", &described(&most, "quorum")).unwrap();
+    let mut small = TestBroker::new();
+    let limits = Limits { names_bytes_max: 512, ..limits() };
+    small.broker = Broker::new(&limits, Box::new(|bytes| bytes.fill(7))).unwrap();
+    let full = small.broker.put_vhost_with(&mut small.journal, "v", &described(&most, "quorum")).unwrap_err();
+    assert_eq!(full, OperatorFault::NoRoom("names_bytes_max"));
+    assert_eq!(small.broker.access().vhosts().count(), 1);
+}
+
+#[test]
+fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
+    let mut house = TestBroker::new();
+    for kind in ["quorum", "stream"] {
+        house.broker.put_vhost_with(&mut house.journal, kind, &described("", kind)).unwrap();
+        house
+            .broker
+            .access_mut()
+            .set_permissions(&mut house.journal, "guest", kind, ".*", ".*", ".*")
+            .unwrap();
+    }
+    let at = house.connect("guest", "quorum").unwrap();
+    let declare = |queue, durable, arguments| {
+        let (passive, exclusive, auto_delete) = (false, false, false);
+        Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments }
+    };
+    let classic: &[u8] = b"\x0cx-queue-typeS\0\0\0\x07classic";
+    let quorum: &[u8] = b"\x0cx-queue-typeS\0\0\0\x06quorum";
+    for command in [
+        declare("unnamed", true, &[]),
+        declare("unnamed", true, quorum),
+        declare("named", true, classic),
+        declare("transient", false, &[]),
+        declare("", true, &[]),
+    ] {
+        let outcome = house.ask(at, command);
+        assert!(matches!(outcome, Outcome::QueueDeclared { .. }), "{outcome:?}");
+    }
+    let declared =
+        house.broker.operator_declare_queue(&mut context!(house), "quorum", "o", (true, false), &[]);
+    assert_eq!(declared.unwrap(), Declared::Done);
+    let types = |broker: &Broker| -> BTreeMap<String, Option<String>> {
+        let views = (0..broker.views().queue_places()).filter_map(|place| broker.views().queue_at(place));
+        let kind = |value: leveret_wire::Value<'_>| value.as_str().map(str::to_string);
+        views
+            .filter(|view| !view.name.starts_with("amq.gen-"))
+            .map(|view| (view.name.into(), view.arguments.get("x-queue-type").and_then(kind)))
+            .collect()
+    };
+    let wanted =
+        [("named", Some("classic")), ("o", Some("quorum")), ("transient", None), ("unnamed", Some("quorum"))];
+    let wanted = wanted.map(|(name, kind)| (name.to_string(), kind.map(str::to_string))).into();
+    assert_eq!(types(&house.broker), wanted);
+    let at = house.connect("guest", "stream").unwrap();
+    let refusal = house.ask(at, declare("s", true, &[]));
+    assert!(refused(&refusal).starts_with("NOT_IMPLEMENTED - stream queues"), "{refusal:?}");
+    assert!(matches!(house.ask(at, declare("c", false, &[])), Outcome::QueueDeclared { .. }));
 }

@@ -10,6 +10,7 @@ from typing import Any, Dict, List
 
 from harness import brokers, environment
 from harness.brokers import Leveret, leveret, rabbitmq
+from hostile import talk
 from support import ctl, good, rows
 
 WORDS = [
@@ -266,5 +267,53 @@ def more_than_a_smaller_profile_has_room_for() -> None:
             assert "limits:" not in good(broker, "list_alarms")
 
 
-CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, policies_for_kinds_of_queues,
-         more_than_a_smaller_profile_has_room_for, passwords_in_clear, there_and_back]
+def virtual_host_metadata() -> None:
+    """Metadata and limits of virtual hosts are kept, shown, exported and imported, and act."""
+    described = {
+        "vhosts": [{"limits": [], "metadata": {"default_queue_type": "quorum", "description": "a", "tags": ["t1"],
+                                               "protected_from_deletion": True},
+                    "name": "dqt", "default_queue_type": "quorum"}],
+        "permissions": [{"user": "guest", "vhost": "dqt", "configure": ".*", "write": ".*", "read": ".*"}],
+        "queues": [{"name": "tq", "vhost": "dqt", "durable": True, "auto_delete": False}],
+    }
+    columns = ["name", "description", "tags", "default_queue_type", "protected_from_deletion"]
+    refusal = b"Refusing to delete virtual host 'dqt' because it is protected from deletion"
+    with leveret() as broker:
+        file, ours = broker.home / "described.json", broker.home / "ours.json"
+        file.write_text(json.dumps(described))
+        good(broker, "import_definitions", str(file))
+        good(broker, "set_vhost_limits", "-p", "dqt", '{"max-queues":9}')
+        good(broker, "export_definitions", str(ours))
+        exported = ours.read_text()
+        shown = rows(broker, "list_vhosts", "name", "description", "tags", "default_queue_type")
+        assert ["dqt", "a", "[t1]", "quorum"] in shown, shown
+    with leveret() as broker:
+        good(broker, "import_definitions", "-", stdin=exported)
+        assert ["dqt", "a", "[t1]", "quorum", "true"] in rows(broker, "list_vhosts", *columns)
+        assert rows(broker, "list_vhost_limits", "-p", "dqt") == [['{"max-queues":9}']]
+        assert "quorum" in rows(broker, "list_queues", "-p", "dqt", "name", "arguments")[0][1]
+        answer = talk(broker, b"GET /api/vhosts HTTP/1.1\r\n\r\n")
+        metadata = b'"metadata":{"description":"a","tags":["t1"],"default_queue_type":"quorum",'
+        assert metadata + b'"protected_from_deletion":true}' in answer, answer
+        answer = talk(broker, b"DELETE /api/vhosts/dqt HTTP/1.1\r\n\r\n")
+        assert b" 412 " in answer and b"precondition_failed" in answer and refusal in answer, answer
+        done = ctl(broker, "delete_vhost", "dqt")
+        assert done.status == 65 and "it is protected from deletion" in done.err, done
+        good(broker, "disable_vhost_protection_from_deletion", "dqt")
+        good(broker, "delete_vhost", "dqt")
+        good(broker, "add_vhost", "v", "--description", "D", "--tags", "a, b", "--default-queue-type", "classic")
+        good(broker, "add_vhost", "v")
+        assert ["v", "D", "[a, b]", "classic", "false"] in rows(broker, "list_vhosts", *columns)
+        good(broker, "enable_vhost_protection_from_deletion", "v")
+        assert ctl(broker, "delete_vhost", "v").status == 65
+        body = b'{"description":"E","protected_from_deletion":false}'
+        put = b"PUT /api/vhosts/v HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+        assert b" 204 " in talk(broker, put)
+        assert ["v", "E", "[a, b]", "classic", "false"] in rows(broker, "list_vhosts", *columns)
+        for words in (["--description", "d" * 1025], ["--default-queue-type", "fast"]):
+            assert ctl(broker, "add_vhost", "w", *words).status == 69
+        assert rows(broker, "list_vhosts", "name") == [["/"], ["v"]]
+
+
+CASES = [at_a_start, what_is_wrong_is_told, many_refusals_are_all_told, virtual_host_metadata,
+         policies_for_kinds_of_queues, more_than_a_smaller_profile_has_room_for, passwords_in_clear, there_and_back]

@@ -46,10 +46,12 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
     }
     let journal = context.journal_mut();
     let changed = match item {
-        Item::Vhost(name, limits) => broker.put_vhost(journal, name).and_then(|batch| match limits {
-            Some(limits) => broker.access_mut().set_vhost_limits(journal, name, limits_of(*limits)),
-            None => Ok(batch),
-        }),
+        Item::Vhost(it) => {
+            broker.put_vhost_with(journal, &it.name, &it.metadata).and_then(|batch| match it.limits {
+                Some(limits) => broker.access_mut().set_vhost_limits(journal, &it.name, limits_of(limits)),
+                None => Ok(batch),
+            })
+        }
         Item::User(user) => return put_user(broker, journal, user),
         Item::Permission(it) => broker.access_mut().set_permissions(
             journal,
@@ -138,7 +140,11 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
             thing == (it.user.as_str(), it.vhost.as_str(), it.exchange.as_str())
                 && patterns == (it.write.as_str(), it.read.as_str())
         }),
-        Item::Limits(vhost, limits) | Item::Vhost(vhost, Some(limits)) => {
+        Item::Vhost(it) => broker.access().vhosts().any(|view| {
+            let has_limits = it.limits.is_none_or(|limits| view.limits == limits_of(limits));
+            view.name == it.name && has_limits && it.metadata.applied_to(view.metadata) == view.metadata
+        }),
+        Item::Limits(vhost, limits) => {
             broker.access().vhosts().any(|view| view.name == *vhost && view.limits == limits_of(*limits))
         }
         Item::Policy(it) => broker.views().policies().any(|view| {
@@ -148,9 +154,7 @@ fn is_so(broker: &Broker, item: &Item) -> bool {
                 (is.pattern, is.apply_to, is.priority) == (said.pattern, said.apply_to, said.priority);
             named && speaks && is.definition == said.definition
         }),
-        Item::Vhost(_, None) | Item::Parameter(_) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => {
-            false
-        }
+        Item::Parameter(_) | Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => false,
     }
 }
 

@@ -117,8 +117,11 @@ exported!(
     |_| None,
     [
         ("name", |vhost, pen| pen.json.text(vhost.name)),
-        ("limits", |_, pen| pen.json.raw(b"[]")),
-        ("metadata", |_, pen| pen.json.raw(b"{\"description\":\"\",\"tags\":[]}")),
+        ("limits", |vhost, pen| match vhost.limits == Default::default() {
+            true => pen.json.raw(b"[]"),
+            false => crate::columns::limits(vhost, pen),
+        }),
+        ("metadata", |vhost, pen| crate::access_columns::vhost_metadata(vhost, pen)),
     ]
 );
 

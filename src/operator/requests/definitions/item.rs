@@ -6,7 +6,7 @@ use core::fmt;
 
 use zeroize::Zeroizing;
 
-use crate::broker::{PolicyKind, SHOVEL};
+use crate::broker::{PolicyKind, SHOVEL, VhostChange};
 use crate::command::NAME_BYTES_MAX;
 use crate::fields::{Fields, Value, items, unfit};
 use crate::password::{PASSWORD_BYTES_MAX, PasswordHash};
@@ -27,8 +27,8 @@ pub struct Parsed {
 /// One thing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Item {
-    /// A virtual host, and its limits if it comes with any.
-    Vhost(String, Option<Limits>),
+    /// A virtual host.
+    Vhost(Vhost),
     /// A user.
     User(User),
     /// What a user may do in a virtual host.
@@ -90,6 +90,17 @@ impl fmt::Debug for Parameter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Parameter {:?} of {:?}", self.name, self.component)
     }
+}
+
+/// A virtual host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vhost {
+    /// Its name.
+    pub name: String,
+    /// Limits, if it comes with any.
+    pub limits: Option<Limits>,
+    /// The metadata that it comes with.
+    pub metadata: VhostChange,
 }
 
 /// Limits of a virtual host; below 0 is without limit.
@@ -281,14 +292,7 @@ fn item_of(section: &str, fields: &mut Fields<'_>) -> Result<Parsed, ItemError> 
 }
 
 /// Fields that are in what RabbitMQ exports, and by which nothing here goes.
-const OF_NO_MATTER: [(&str, &str); 6] = [
-    ("vhosts", "metadata"),
-    ("vhosts", "description"),
-    ("vhosts", "tags"),
-    ("vhosts", "default_queue_type"),
-    ("queues", "type"),
-    ("parameters", "name"),
-];
+const OF_NO_MATTER: [(&str, &str); 2] = [("queues", "type"), ("parameters", "name")];
 
 fn unknown(section: &str, fields: &Fields<'_>) -> Vec<String> {
     fields.names().filter(|name| !OF_NO_MATTER.contains(&(section, name))).map(str::to_string).collect()
@@ -297,7 +301,45 @@ fn unknown(section: &str, fields: &Fields<'_>) -> Vec<String> {
 fn vhost(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
     let limits = limits_said(fields)?.map(Limits::read).transpose()?;
-    Ok(Item::Vhost(name, limits))
+    Ok(Item::Vhost(Vhost { name, limits, metadata: vhost_change(fields)? }))
+}
+
+/// Reads metadata of a virtual host: from the object `metadata`, and beside it, which goes first.
+///
+/// # Errors
+/// A field has a value that it cannot have.
+pub fn vhost_change(fields: &mut Fields<'_>) -> Result<VhostChange, String> {
+    let object = fields.value("metadata");
+    let inner = match object.holds_something() {
+        true => change_in(&mut Fields::of(&object)?)?,
+        false => VhostChange::default(),
+    };
+    let outer = change_in(fields)?;
+    Ok(VhostChange {
+        description: outer.description.or(inner.description),
+        tags: outer.tags.or(inner.tags),
+        default_queue_type: outer.default_queue_type.or(inner.default_queue_type),
+        is_protected: outer.is_protected.or(inner.is_protected),
+    })
+}
+
+fn change_in(fields: &mut Fields<'_>) -> Result<VhostChange, String> {
+    let tags = tags(fields)?.map(|tags| {
+        let tags: Vec<&str> = tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).collect();
+        tags.join(",")
+    });
+    // RabbitMQ exports an unset type as a text.
+    let is_set = |kind: &String| !["", "undefined"].contains(&kind.as_str());
+    Ok(VhostChange {
+        description: fields.text_if_said("description")?,
+        tags,
+        default_queue_type: fields.text_if_said("default_queue_type")?.filter(is_set),
+        is_protected: match fields.value("protected_from_deletion") {
+            Value::Null => None,
+            Value::Bool(is_protected) => Some(is_protected),
+            other => return Err(unfit("protected_from_deletion", "true or false", &other)),
+        },
+    })
 }
 
 fn permission(fields: &mut Fields<'_>) -> Result<Item, String> {
@@ -411,13 +453,21 @@ fn limits_said<'b>(fields: &mut Fields<'b>) -> Result<Option<Fields<'b>>, String
 fn user(fields: &mut Fields<'_>) -> Result<Item, String> {
     let name = fields.text("name")?;
     let password = password(fields)?;
-    let tags = match fields.value("tags") {
-        Value::Null => String::new(),
-        Value::String(tags) => tags.into_owned(),
-        tags => tags_listed(&tags).ok_or_else(|| unfit("tags", "a text or a list of texts", &tags))?,
-    };
+    let tags = tags(fields)?.unwrap_or_default();
     let limits = limits_said(fields)?.map(UserLimits::read).transpose()?;
     Ok(Item::User(User { name, password, tags, limits }))
+}
+
+/// Tags, with commas between them; `None` if there are none.
+fn tags(fields: &mut Fields<'_>) -> Result<Option<String>, String> {
+    match fields.value("tags") {
+        Value::Null => Ok(None),
+        Value::String(tags) => Ok(Some(tags.into_owned())),
+        tags => match tags_listed(&tags) {
+            Some(tags) => Ok(Some(tags)),
+            None => Err(unfit("tags", "a text or a list of texts", &tags)),
+        },
+    }
 }
 
 /// Tags that come as a list of texts, with commas between them.
@@ -480,7 +530,7 @@ fn described(section: &str, fields: &Fields<'_>) -> String {
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vhost(name, _) | Self::Limits(name, _) => write!(f, "vhost '{name}'"),
+            Self::Vhost(Vhost { name, .. }) | Self::Limits(name, _) => write!(f, "vhost '{name}'"),
             Self::User(it) => write!(f, "user '{}'", it.name),
             Self::Permission(it) => write!(f, "permission of '{}' in vhost '{}'", it.user, it.vhost),
             Self::TopicPermission(it) => {
@@ -503,7 +553,7 @@ impl fmt::Display for Item {
 impl Item {
     fn check(self) -> Result<Self, ItemError> {
         let names: [&str; 4] = match &self {
-            Self::Vhost(name, _) | Self::Limits(name, _) => [name, "", "", ""],
+            Self::Vhost(Vhost { name, .. }) | Self::Limits(name, _) => [name, "", "", ""],
             Self::User(user) => [&user.name, "", "", ""],
             Self::Permission(it) => [&it.user, &it.vhost, "", ""],
             Self::TopicPermission(it) => [&it.user, &it.vhost, &it.exchange, ""],
@@ -578,12 +628,24 @@ mod tests {
                           "tags": ["administrator", "x"]});
         let Ok(Item::User(user)) = item_of("users", user) else { panic!() };
         assert_eq!((user.name.as_str(), user.tags.as_str()), ("guest", "administrator,x"));
-        let vhost = json!({"limits": [], "metadata": {"description": "d", "tags": []}, "name": "/"});
-        assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost("/".into(), None)));
+        let vhost = json!({"limits": [], "metadata": {"default_queue_type": "quorum", "description": "a",
+                           "tags": ["t1", "t2"], "protected_from_deletion": true},
+                           "name": "dqt", "default_queue_type": "classic"});
+        let metadata = VhostChange {
+            description: Some("a".into()),
+            tags: Some("t1,t2".into()),
+            default_queue_type: Some("classic".into()),
+            is_protected: Some(true),
+        };
+        let dqt = Vhost { name: "dqt".into(), limits: None, metadata };
+        assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost(dqt)));
+        let unset = json!({"name": "v", "tags": null, "default_queue_type": "undefined"});
+        let plain = |limits| Vhost { name: "v".into(), limits, metadata: VhostChange::default() };
+        assert_eq!(item_of("vhosts", unset), Ok(Item::Vhost(plain(None))));
         let limited = Limits { queues_max: Some(5), connections_max: None };
         for limits in [json!([["max-queues", 5]]), json!({"max-queues": 5})] {
             let vhost = json!({"name": "v", "limits": limits});
-            assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost("v".into(), Some(limited))));
+            assert_eq!(item_of("vhosts", vhost), Ok(Item::Vhost(plain(Some(limited)))));
         }
         let limits = json!({"component": "vhost-limits", "name": "limits", "vhost": "/",
                             "value": {"max-queues": 5}});
@@ -681,6 +743,8 @@ mod tests {
                 "queue or exchange",
             ),
             ("vhosts", json!({"name": "v", "limits": {"max-queus": 1}}), "max-queus"),
+            ("vhosts", json!({"name": "v", "metadata": {"tags": 3}}), "`tags` must be a text or a list"),
+            ("vhosts", json!({"name": "v", "protected_from_deletion": 1}), "must be true or false"),
         ] {
             let error = parse(section, value).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

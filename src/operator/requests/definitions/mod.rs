@@ -22,7 +22,9 @@ mod tables;
 
 pub use apply::{Applied, apply, hash_password, limits_of, user_limits_of};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
-pub use item::{Item, ItemError, Limits, Parameter, Parsed, Password, UserLimits, parse, parse_fields};
+pub use item::{
+    Item, ItemError, Limits, Parameter, Parsed, Password, UserLimits, parse, parse_fields, vhost_change,
+};
 pub use policy::Policy;
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
 pub use scan::{Found, Scanner};

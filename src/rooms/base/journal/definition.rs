@@ -16,7 +16,8 @@
 //!         | 7 global parameter | name |
 //!
 //! value of written down| whatever the store says with it, see `store::access` |
-//!          a vhost     | max-queues u32 | max-connections u32 |                 0xffffffff: no limit
+//!          a vhost     | max-queues u32 | max-connections u32 | metadata |      0xffffffff: no limit
+//!          metadata    | flags: 1 protected | type of queues | description u16 + text | tags u16 + text |
 //!          a user      | tags, with commas between | hash, see the room password |
 //!          a permission| configure u16 + text | write u16 + text | read u16 + text |
 //!          a topic     | write u16 + text | read u16 + text |
@@ -29,6 +30,7 @@
 //!          a parameter | JSON |
 //! ```
 //!
+//! Versions that know no metadata of virtual hosts do not read it; without any, nothing stands there.
 //! Names have their length before them in one byte; arguments, and what a policy says, are the rest. Little
 //! endian, but for the number of the levels: programs that know no levels take it for an argument, which
 //! means nothing to them.
@@ -57,6 +59,8 @@ pub enum Definition<'a> {
         queues_max: Option<u32>,
         /// The most connections it may have.
         connections_max: Option<u32>,
+        /// The metadata.
+        metadata: VhostMetadata<'a>,
     },
     /// A user.
     User {
@@ -178,6 +182,26 @@ pub enum Definition<'a> {
     },
 }
 
+/// The metadata of a virtual host, as RabbitMQ calls it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct VhostMetadata<'a> {
+    /// A description for people.
+    pub description: &'a str,
+    /// The tags, with commas between them.
+    pub tags: &'a str,
+    /// The type of queues that are declared without one; empty if it is not set.
+    pub default_queue_type: &'a str,
+    /// The virtual host is not deleted until this is lifted (`protected_from_deletion`).
+    pub is_protected: bool,
+}
+
+impl VhostMetadata<'_> {
+    /// Bytes of all texts.
+    pub const fn text_bytes(&self) -> usize {
+        self.description.len() + self.tags.len() + self.default_queue_type.len()
+    }
+}
+
 impl fmt::Display for Definition<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -269,6 +293,7 @@ const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;
 const LEVELS: u8 = 4;
+const PROTECTED: u8 = 1;
 /// What stands before the number of the levels, as before an argument's.
 const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
 
@@ -325,9 +350,16 @@ impl<'a> Definition<'a> {
         let mut value = Vec::new();
         match *self {
             Self::AccessWritten => {}
-            Self::Vhost { queues_max, connections_max, .. } => {
+            Self::Vhost { queues_max, connections_max, metadata, .. } => {
                 for limit in [queues_max, connections_max] {
                     value.extend_from_slice(&limit.unwrap_or(NO_LIMIT).to_le_bytes());
+                }
+                if metadata != VhostMetadata::default() {
+                    value.push(u8::from(metadata.is_protected) * PROTECTED);
+                    put_name(&mut value, metadata.default_queue_type);
+                    [metadata.description, metadata.tags]
+                        .into_iter()
+                        .for_each(|text| put_text(&mut value, text));
                 }
             }
             Self::UserLimits { connections_max, channels_max, .. } => {
@@ -470,7 +502,10 @@ impl<'a> Definition<'a> {
             VHOST => {
                 let name = key.name()?;
                 let (queues_max, connections_max) = (value.limit()?, value.limit()?);
-                Self::Vhost { name, queues_max, connections_max }
+                // Older versions wrote none.
+                let metadata =
+                    if value.0.is_empty() { VhostMetadata::default() } else { value.metadata()? };
+                Self::Vhost { name, queues_max, connections_max, metadata }
             }
             USER => Self::User { name: key.name()?, tags: value.name()?, hash: value.0 },
             PERMISSION => {
@@ -548,6 +583,13 @@ impl<'a> Input<'a> {
         Some(Some(u32::from_le_bytes(bytes)).filter(|limit| *limit != NO_LIMIT))
     }
 
+    fn metadata(&mut self) -> Option<VhostMetadata<'a>> {
+        let is_protected = self.byte()? & PROTECTED != 0;
+        let default_queue_type = self.name()?;
+        let (description, tags) = (self.text()?, self.text()?);
+        Some(VhostMetadata { description, tags, default_queue_type, is_protected })
+    }
+
     fn text(&mut self) -> Option<&'a str> {
         let len: [u8; 2] = self.take(2)?.try_into().ok()?;
         core::str::from_utf8(self.take(u16::from_le_bytes(len).into())?).ok()
@@ -601,7 +643,12 @@ mod tests {
             routing_key: "a.#",
             arguments: b"\x01xt\x01",
         };
-        let vhost = Definition::Vhost { name: "/", queues_max: None, connections_max: Some(0) };
+        let vhost = Definition::Vhost {
+            name: "/",
+            queues_max: None,
+            connections_max: Some(0),
+            metadata: VhostMetadata::default(),
+        };
         let user = Definition::User { name: "me", tags: "administrator,x", hash: &[0] };
         let permission = Definition::Permission { vhost: "/", user: "me", patterns: ["", ".*", "^a"] };
         let topic = Definition::TopicPermission {
@@ -641,6 +688,26 @@ mod tests {
         }
         assert!(keys.is_sorted(), "what a binding needs comes before it");
         assert_eq!(Definition::parse(b"\x08\x01/", b""), None, "of a later program");
+    }
+
+    /// The first eight bytes are all that older versions write, and read.
+    #[test]
+    fn metadata_of_a_virtual_host_stand_behind_what_older_versions_read() {
+        let with =
+            |metadata| Definition::Vhost { name: "v", queues_max: Some(3), connections_max: None, metadata };
+        let old = with(VhostMetadata::default());
+        let description = "d".repeat(1_000);
+        let described = with(VhostMetadata {
+            description: &description,
+            tags: "a,b",
+            default_queue_type: "quorum",
+            is_protected: true,
+        });
+        let (key, value) = (described.key(), described.value());
+        assert!(Definition::parse(&key, &value) == Some(described));
+        assert_eq!((old.value().len(), &value[..8]), (8, &*old.value()));
+        assert!(Definition::parse(&key, &value[..8]) == Some(old));
+        assert!(Definition::parse(&key, &value[..value.len() - 1]).is_none());
     }
 
     /// A start says in its log which definitions the limits have no room for.

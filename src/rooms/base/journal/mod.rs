@@ -32,7 +32,7 @@ use std::collections::VecDeque;
 
 use crate::mem::{MessageId, Messages, sort};
 
-pub use definition::{Definition, DestinationName};
+pub use definition::{Definition, DestinationName, VhostMetadata};
 pub use fact::Fact;
 pub use groups::{Cursor, Group, is_group};
 pub use latency::{LATENCY_BOUNDS_MS, LatencyHistogram};

@@ -13,6 +13,8 @@ pub enum OperatorFault {
     NoSuchUser(String),
     /// A virtual host of this name is still being deleted.
     BeingDeleted(String),
+    /// The virtual host of this name is protected from deletion.
+    Protected(String),
     /// A name is not valid: what it names, and why.
     BadName(&'static str, &'static str),
     /// A pattern of a permission is not valid.
@@ -41,6 +43,9 @@ impl fmt::Display for OperatorFault {
             Self::NoSuchUser(name) => write!(f, "User '{name}' does not exist"),
             Self::BeingDeleted(name) => {
                 write!(f, "Virtual host '{name}' is still being deleted; try again in a moment")
+            }
+            Self::Protected(name) => {
+                write!(f, "Refusing to delete virtual host '{name}' because it is protected from deletion")
             }
             Self::BadName(what, why) => write!(f, "the name of a {what} must {why}"),
             Self::BadPattern { right, why } => write!(f, "the pattern to {right} is invalid: {why}"),

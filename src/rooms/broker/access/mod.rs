@@ -51,6 +51,6 @@ pub(super) use users::Load;
 
 pub use fault::OperatorFault;
 pub use pattern::PATTERN_BYTES_MAX;
-pub use records::{UserLimits, VhostLimits};
+pub use records::{UserLimits, VHOST_METADATA_BYTES_MAX, VhostChange, VhostLimits};
 pub use state::Access;
 pub use views::{PermissionView, TopicPermissionView, UserView, VhostView};

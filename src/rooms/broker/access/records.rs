@@ -7,6 +7,8 @@ use ring::hmac;
 use crate::command::VhostId;
 use crate::password::PasswordHash;
 
+use crate::journal::VhostMetadata;
+
 use super::pattern::Pattern;
 
 /// The limits of a virtual host; `None` is without limit.
@@ -16,6 +18,34 @@ pub struct VhostLimits {
     pub queues_max: Option<u32>,
     /// The most connections (`max-connections`).
     pub connections_max: Option<u32>,
+}
+
+/// A description and tags of a virtual host have at most this many bytes together.
+pub const VHOST_METADATA_BYTES_MAX: usize = 1024;
+
+/// A change of the metadata of a virtual host. Absent fields keep their value.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VhostChange {
+    /// A description for people.
+    pub description: Option<String>,
+    /// The tags, with commas between them.
+    pub tags: Option<String>,
+    /// The type of queues that are declared without one.
+    pub default_queue_type: Option<String>,
+    /// The virtual host is not deleted until this is lifted.
+    pub is_protected: Option<bool>,
+}
+
+impl VhostChange {
+    /// Returns the metadata after this change.
+    pub fn applied_to<'a>(&'a self, before: VhostMetadata<'a>) -> VhostMetadata<'a> {
+        VhostMetadata {
+            description: self.description.as_deref().unwrap_or(before.description),
+            tags: self.tags.as_deref().unwrap_or(before.tags),
+            default_queue_type: self.default_queue_type.as_deref().unwrap_or(before.default_queue_type),
+            is_protected: self.is_protected.unwrap_or(before.is_protected),
+        }
+    }
 }
 
 /// The limits of a user, in all virtual hosts together; `None` is without limit.
@@ -139,6 +169,13 @@ impl User {
 pub(super) struct Vhost {
     pub(super) name: Box<str>,
     pub(super) limits: VhostLimits,
+    pub(super) description: Box<str>,
+    /// The tags, with commas between them.
+    pub(super) tags: Box<str>,
+    /// The type of queues that are declared without one; empty if it is not set.
+    pub(super) default_queue_type: Box<str>,
+    /// The virtual host is not deleted until this is lifted.
+    pub(super) is_protected: bool,
     /// Queues of the virtual host that can be found.
     pub(super) queues: u32,
     /// Records of queues, exchanges and connections that still name the virtual host.
@@ -149,4 +186,15 @@ pub(super) struct Vhost {
     pub(super) dying: bool,
     /// Everything in the deleted virtual host is deleted, too.
     pub(super) swept: bool,
+}
+
+impl Vhost {
+    pub(super) fn metadata(&self) -> VhostMetadata<'_> {
+        VhostMetadata {
+            description: &self.description,
+            tags: &self.tags,
+            default_queue_type: &self.default_queue_type,
+            is_protected: self.is_protected,
+        }
+    }
 }

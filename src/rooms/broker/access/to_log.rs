@@ -20,7 +20,8 @@ impl Access {
         }
         let record = &self.vhosts[vhost.index()];
         let VhostLimits { queues_max, connections_max } = record.limits;
-        let definition = Definition::Vhost { name: &record.name, queues_max, connections_max };
+        let metadata = record.metadata();
+        let definition = Definition::Vhost { name: &record.name, queues_max, connections_max, metadata };
         let (key, value) = (definition.key(), exists.then(|| definition.value()));
         journal.define(key, value)
     }

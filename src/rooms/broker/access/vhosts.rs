@@ -6,7 +6,7 @@
 
 use crate::command::VhostId;
 use crate::error::{Fault, ReplyCode};
-use crate::journal::{Batch, Journal};
+use crate::journal::{Batch, Journal, VhostMetadata};
 
 use super::fault::OperatorFault;
 use super::identity::Identity;
@@ -50,6 +50,10 @@ impl Access {
         let record = Vhost {
             name: name.into(),
             limits: VhostLimits::default(),
+            description: Box::default(),
+            tags: Box::default(),
+            default_queue_type: Box::default(),
+            is_protected: false,
             queues: 0,
             held: 0,
             is_traced: false,
@@ -84,6 +88,20 @@ impl Access {
     /// Sets the limits of a virtual host, without writing them down.
     pub(crate) fn limit_vhost(&mut self, vhost: VhostId, limits: VhostLimits) {
         self.vhosts[vhost.index()].limits = limits;
+    }
+
+    /// Returns the metadata of a virtual host.
+    pub(crate) fn vhost_metadata(&self, vhost: VhostId) -> VhostMetadata<'_> {
+        self.vhosts[vhost.index()].metadata()
+    }
+
+    /// Sets the metadata of a virtual host, without writing them down.
+    pub(crate) fn describe_vhost(&mut self, vhost: VhostId, metadata: VhostMetadata<'_>) {
+        let host = &mut self.vhosts[vhost.index()];
+        host.description = metadata.description.into();
+        host.tags = metadata.tags.into();
+        host.default_queue_type = metadata.default_queue_type.into();
+        host.is_protected = metadata.is_protected;
     }
 
     /// The virtual host of this name, if one more connection of a user may open it.

@@ -3,6 +3,7 @@
 //! Always true: nothing is changed here; a listing goes through the places in rising order and may stop
 //! between any two for any time.
 
+use crate::journal::VhostMetadata;
 use crate::password::PasswordHash;
 
 use super::pattern::Pattern;
@@ -16,6 +17,8 @@ pub struct VhostView<'a> {
     pub name: &'a str,
     /// The limits of the virtual host.
     pub limits: VhostLimits,
+    /// The metadata of the virtual host.
+    pub metadata: VhostMetadata<'a>,
     /// The firehose copies the messages of the virtual host.
     pub is_traced: bool,
 }
@@ -77,7 +80,8 @@ impl Access {
     /// The virtual host in a place, unless it is being deleted.
     pub fn vhost_at(&self, place: usize) -> Option<VhostView<'_>> {
         let vhost = self.vhosts.get(place).filter(|vhost| !vhost.dying)?;
-        Some(VhostView { name: &vhost.name, limits: vhost.limits, is_traced: vhost.is_traced })
+        let (metadata, is_traced) = (vhost.metadata(), vhost.is_traced);
+        Some(VhostView { name: &vhost.name, limits: vhost.limits, metadata, is_traced })
     }
 
     /// All users.

@@ -117,6 +117,13 @@ impl Quota {
         Ok(())
     }
 
+    /// Counts out names of something that no connection answers for.
+    pub(crate) fn give_names_back(&mut self, vhost: VhostId, names_bytes: usize) {
+        self.names_bytes -= names_bytes;
+        let holder = Holder { vhost: Some(vhost), user: None };
+        self.tenants.count(holder, |held| held.declared.names_bytes -= names_bytes as u32);
+    }
+
     /// Counts nodes of a trie that are about to be made for a binding; `room`: how many fit.
     ///
     /// # Errors
@@ -147,7 +154,8 @@ impl Quota {
         self.tenants.count(holder, |held| held.declared.nodes -= 1);
     }
 
-    const fn names_room(&self) -> usize {
+    /// Bytes of names that still fit.
+    pub(crate) const fn names_room(&self) -> usize {
         self.sizes.names_bytes.saturating_sub(self.names_bytes)
     }
 
