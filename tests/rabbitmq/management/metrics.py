@@ -167,10 +167,11 @@ def is_counted(name: str) -> bool:
 
 
 def counts(exposed: Exposed) -> Dict[str, float]:
-    """What is counted, all queue types together."""
+    """What is counted, all queue types together. RabbitMQ also counts messages that are given up where there is no
+    dead letter exchange, by the strategy `disabled`; those are no dead letters here."""
     found: Dict[str, float] = {}
-    for name, _, value in exposed.samples:
-        if is_counted(name):
+    for name, labels, value in exposed.samples:
+        if is_counted(name) and labels.get("dead_letter_strategy") != "disabled":
             found[name] = found.get(name, 0) + float(value)
     return found
 
