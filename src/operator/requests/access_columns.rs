@@ -2,7 +2,7 @@
 //!
 //! Always true: of a password its hash alone is shown, and that to who may see users.
 
-use crate::broker::{PermissionView, TopicPermissionView, UserLimits, UserView, VhostView};
+use crate::broker::{PermissionView, TopicPermissionView, UserLimits, UserView};
 
 use super::columns::{Column, Kind, Pen, put_limits};
 use super::request_context::ReadContext;
@@ -119,34 +119,4 @@ impl Kind for TopicPermissions {
 pub(super) fn user_limits(user: &UserView<'_>, pen: &mut Pen<'_, '_>) {
     let UserLimits { connections_max, channels_max } = user.limits;
     put_limits([("max-channels", channels_max), ("max-connections", connections_max)], pen);
-}
-
-/// Writes the tags of a virtual host.
-pub(super) fn vhost_tags(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
-    pen.json.texts(vhost.metadata.tags.split(',').filter(|tag| !tag.is_empty()));
-}
-
-/// Writes the type of queues that are declared without one.
-pub(super) fn default_queue_type(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
-    let kind = vhost.metadata.default_queue_type;
-    pen.json.text(if kind.is_empty() { "classic" } else { kind });
-}
-
-/// Writes the metadata of a virtual host, without what is not set.
-pub(super) fn vhost_metadata(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
-    let mut is_first = true;
-    pen.json.raw(b"{");
-    pen.json.name("description", &mut is_first);
-    pen.json.text(vhost.metadata.description);
-    pen.json.name("tags", &mut is_first);
-    vhost_tags(vhost, pen);
-    if !vhost.metadata.default_queue_type.is_empty() {
-        pen.json.name("default_queue_type", &mut is_first);
-        pen.json.text(vhost.metadata.default_queue_type);
-    }
-    if vhost.metadata.is_protected {
-        pen.json.name("protected_from_deletion", &mut is_first);
-        pen.json.truth(true);
-    }
-    pen.json.raw(b"}");
 }

@@ -674,9 +674,9 @@ impl Kind for Vhosts {
         ("limits", limits),
         ("tracing", |vhost, pen| pen.json.truth(vhost.is_traced)),
         ("description", |vhost, pen| pen.json.text(vhost.metadata.description)),
-        ("tags", crate::access_columns::vhost_tags),
-        ("metadata", crate::access_columns::vhost_metadata),
-        ("default_queue_type", crate::access_columns::default_queue_type),
+        ("tags", vhost_tags),
+        ("metadata", vhost_metadata),
+        ("default_queue_type", default_queue_type),
         ("protected_from_deletion", |vhost, pen| pen.json.truth(vhost.metadata.is_protected)),
         ("messages_ready", |vhost, pen| pen.json.number(pen.context.broker.views().depth_of(vhost.name).0)),
         ("messages_unacknowledged", |vhost, pen| {
@@ -705,6 +705,36 @@ impl Kind for Vhosts {
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.name)
     }
+}
+
+/// Writes the tags of a virtual host.
+fn vhost_tags(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+    pen.json.texts(vhost.metadata.tags.split(',').filter(|tag| !tag.is_empty()));
+}
+
+/// Writes the type of queues that are declared without one.
+fn default_queue_type(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+    let kind = vhost.metadata.default_queue_type;
+    pen.json.text(if kind.is_empty() { "classic" } else { kind });
+}
+
+/// Writes the metadata of a virtual host, without what is not set.
+pub(super) fn vhost_metadata(vhost: &VhostView<'_>, pen: &mut Pen<'_, '_>) {
+    let mut is_first = true;
+    pen.json.raw(b"{");
+    pen.json.name("description", &mut is_first);
+    pen.json.text(vhost.metadata.description);
+    pen.json.name("tags", &mut is_first);
+    vhost_tags(vhost, pen);
+    if !vhost.metadata.default_queue_type.is_empty() {
+        pen.json.name("default_queue_type", &mut is_first);
+        pen.json.text(vhost.metadata.default_queue_type);
+    }
+    if vhost.metadata.is_protected {
+        pen.json.name("protected_from_deletion", &mut is_first);
+        pen.json.truth(true);
+    }
+    pen.json.raw(b"}");
 }
 
 /// What the policies of a queue say together: of limits the smaller one.

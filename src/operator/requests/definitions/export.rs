@@ -121,7 +121,7 @@ exported!(
             true => pen.json.raw(b"[]"),
             false => crate::columns::limits(vhost, pen),
         }),
-        ("metadata", |vhost, pen| crate::access_columns::vhost_metadata(vhost, pen)),
+        ("metadata", |vhost, pen| crate::columns::vhost_metadata(vhost, pen)),
     ]
 );
 
