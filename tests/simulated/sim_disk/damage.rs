@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use leveret_store::{BLOCK_BYTES, NEWEST_SLOT, is_beside_the_log};
+use leveret_store::{ACCESS_SLOTS, BLOCK_BYTES, NEWEST_SLOT, is_beside_the_log};
 
 use super::disk::{File, Inner, SECTOR, SimDisk};
 use super::random::Random;
@@ -24,12 +24,14 @@ const NEIGHBOURS_MAX: u64 = 6;
 pub struct Damaged {
     blocks: BTreeSet<(u32, usize)>,
     files: BTreeSet<u32>,
+    /// A file of users and permissions has bytes again that it had before, and nothing in them tells so.
+    pub has_old_access: bool,
 }
 
 impl Damaged {
     /// These blocks are.
     pub fn of(blocks: BTreeSet<(u32, usize)>) -> Self {
-        Self { blocks, files: BTreeSet::new() }
+        Self { blocks, ..Self::default() }
     }
 
     /// Whether nothing is damaged.
@@ -176,10 +178,12 @@ impl SimDisk {
             3 => file.wipe(block..block + 1, 0),
             4 => file.wipe(block..block + 1, 0xFF),
             5 => {
+                damaged.has_old_access = [slot, other.0].iter().all(|slot| ACCESS_SLOTS.contains(slot));
                 file.put(block, &misplaced);
                 block..block + 1
             }
             6 if file.stale.contains_key(&block) => {
+                damaged.has_old_access = ACCESS_SLOTS.contains(&slot);
                 let stale = file.stale[&block].clone();
                 file.put(block, &stale);
                 block..block + 1

@@ -102,8 +102,9 @@ pub struct Run {
     pub harms: Vec<Harm>,
     /// A start since then has told of damage.
     pub is_told: bool,
-    /// The device has lost something that it said it had synced, and no start has come behind it.
-    pub has_broken_promises: bool,
+    /// The device has lost something that it said it had synced, or gives older bytes of a file of users and
+    /// permissions, and no start has come behind it.
+    pub may_have_old_access: bool,
     /// The log was damaged while the files beside it said nothing of users, for there was no room for them.
     pub was_access_bare: bool,
     /// The file system may have less room than the settings say.
@@ -141,7 +142,7 @@ impl Run {
             damages: Vec::new(),
             harms: Vec::new(),
             is_told: false,
-            has_broken_promises: false,
+            may_have_old_access: false,
             was_access_bare: false,
             is_full: room.is_some(),
             upgraded_in: (is_old && random.once_in(2)).then(|| random.below(LIVES / 2)),
@@ -279,7 +280,7 @@ impl Run {
         let lost = self.disk.lose_owed();
         if !lost.is_nothing() {
             self.note_damage(before, &lost);
-            self.has_broken_promises = true;
+            self.may_have_old_access = true;
         }
     }
 
@@ -305,6 +306,7 @@ impl Run {
     pub fn note_damage(&mut self, mut before: SimDisk, damaged: &Damaged) {
         self.damages.push(format!("before life {}: {damaged:?}", self.ledger.life + 1));
         self.was_access_bare |= !has_access_file(&mut before);
+        self.may_have_old_access |= damaged.has_old_access;
         self.harms.push(Harm::of(&mut before, damaged));
         (self.is_damaged, self.ledger.is_lenient) = (true, true);
         self.counts.damaged += 1;

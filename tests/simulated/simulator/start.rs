@@ -251,7 +251,7 @@ impl Run {
     ) {
         let journal = context.journal_mut();
         let doubt = broker.access().access_doubt();
-        let may_be_old = core::mem::take(&mut self.has_broken_promises);
+        let may_be_old = core::mem::take(&mut self.may_have_old_access);
         let is_excused = doubt.is_some() || is_unbounded || core::mem::take(&mut self.was_access_bare);
         let complaint = self.ledger.accesses.begin(broker, is_excused, may_be_old);
         complaint.into_iter().for_each(|complaint| self.ledger.complain(complaint));
