@@ -21,7 +21,7 @@ use super::stream::Reading;
 /// for was taken away in between, it is asked whether it wants to leave.
 const LEAVE_LOOK_MS: u64 = 10_000;
 
-/// How long a worker that holds deliveries may wait for room on the disk while nothing is freed there, in
+/// How long a connection that may wait for itself may wait for room on the disk while nothing is freed there, in
 /// milliseconds.
 const SELF_WAIT_MS: u64 = 60_000;
 
@@ -171,12 +171,12 @@ impl<P: Platform> Shared<P> {
         (at, is_done)
     }
 
-    /// Refuses what a worker waits to publish when nothing was freed on the disk for [`SELF_WAIT_MS`]: it holds
-    /// deliveries, and may be what the disk waits for. Says whether it did.
+    /// Refuses what a connection waits to publish when nothing was freed on the disk for [`SELF_WAIT_MS`] and the
+    /// connection may wait for itself. Says whether it did.
     fn refuse_self_wait(&mut self, id: ConnectionId, still_ms: u64) -> bool {
         let Some(peer) = self.peers.get_mut(id) else { return false };
         let is_for_disk = peer.need.shortage.is_of_disk();
-        if still_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.holds_deliveries(id) {
+        if still_ms < SELF_WAIT_MS || !is_for_disk || !self.broker.may_wait_for_itself(id) {
             return false;
         }
         self.broker.refuse_waiting(id);

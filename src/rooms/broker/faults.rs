@@ -43,7 +43,7 @@ pub(crate) fn unwritable_for_messages() -> Fault {
     )
 }
 
-/// 506: a publisher waited in vain for room in the log, while it held deliveries itself.
+/// 506: a publisher waited in vain for room in the log, while it held deliveries or had an open transaction itself.
 pub(crate) fn waits_behind_itself(journal: &Journal) -> Fault {
     let raise = if journal.is_file_system_full() { "make room on the file system" } else { "raise" };
     let key = if journal.is_file_system_full() { "" } else { journal.room_key() };
@@ -51,7 +51,7 @@ pub(crate) fn waits_behind_itself(journal: &Journal) -> Fault {
         ReplyCode::ResourceError,
         format_args!(
             "the disk is full, and nothing was freed for 60 s while this connection held unacknowledged \
-             deliveries: acknowledge them first, publish on another connection, or {raise} {key}"
+             deliveries, or one of several open transactions: acknowledge or commit earlier, or {raise} {key}"
         ),
     )
 }

@@ -270,9 +270,11 @@ impl Broker {
         }
     }
 
-    /// Whether a connection holds deliveries, so that what it waits for may be what it holds itself.
-    pub fn holds_deliveries(&self, connection: ConnectionId) -> bool {
-        self.quota.has_deliveries(connection)
+    /// Whether a connection that waits for room on the disk may wait for itself: the disk is full of messages that
+    /// were delivered to it, or of another connection's open transaction, which waits for the room of its own.
+    pub fn may_wait_for_itself(&self, connection: ConnectionId) -> bool {
+        let own = self.quota.open_log_bytes_of(connection);
+        self.quota.has_deliveries(connection) || (own > 0 && self.quota.open_log_bytes() > own)
     }
 
     /// Has the message that a connection waits to publish refused with 506 when it is next tried, if the disk has

@@ -604,6 +604,46 @@ fn a_transaction_larger_than_the_log_is_refused() {
     assert_eq!((code, text.contains("disk_limit")), (506, true), "{text}");
 }
 
+/// Each of two open transactions has the room on the disk that the other waits for: one of them is refused after a
+/// minute, and the other is committed. Without that both wait for ever, and so does whoever publishes after them.
+#[test]
+fn of_two_transactions_that_wait_for_each_other_one_is_refused_after_a_minute() {
+    let mut world = World::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+    let (segment_bytes, commit_bytes, segments_max) = (256 << 10, 64 << 10, 16);
+    world.keep_on_disk(Settings { segment_bytes, commit_bytes, segments_max, ..Settings::default() });
+    let clients = [world.open(&[1, 2]), world.open(&[1, 2])];
+    make(&mut world, clients[0], "q", true);
+    for client in clients {
+        world.ask(client, 2, &Method::TxSelect {});
+    }
+    let is_blocked = |world: &World, client: usize| world.clients[client].checker.is_blocked;
+    let mut published = [0, 0];
+    for _ in 0..200 {
+        for (client, count) in clients.into_iter().zip(&mut published) {
+            if !is_blocked(&world, client) {
+                let publish = Publish { key: "q", properties: PERSISTENT, ..Publish::default() };
+                world.publish(client, 2, publish, &[7; 16_000]);
+                world.pass_ms(20);
+                *count += 1;
+            }
+        }
+    }
+    assert!(clients.into_iter().all(|client| is_blocked(&world, client)), "both wait after {published:?}");
+    clients.into_iter().for_each(|client| world.send(client, 2, &Method::TxCommit {}));
+    world.pass_ms(50_000);
+    assert!(clients.into_iter().all(|client| end_of_channel(&world, client).is_none()));
+    world.pass_ms(60_000);
+    let ends = clients.map(|client| end_of_channel(&world, client));
+    let refused: Vec<_> = ends.iter().flatten().collect();
+    let [(code, text)] = refused[..] else { panic!("not one is refused: {ends:?}") };
+    assert!(*code == 506 && text.contains("open transactions") && text.contains("disk_limit"), "{text}");
+    let at = usize::from(ends[0].is_some());
+    let is_committed = |said: &Said| matches!(said.method(), Method::TxCommitOk {});
+    assert!(world.clients[clients[at]].heard.iter().any(is_committed));
+    let other = world.open(&[1]);
+    assert_eq!(world.counts(other, 1, "q").0, published[at]);
+}
+
 /// On a store that cannot be written, the text speaks of publishing.
 #[test]
 fn a_worker_hears_that_a_store_cannot_be_written() {
