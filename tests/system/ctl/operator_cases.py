@@ -179,8 +179,8 @@ def a_full_disk_leaves_root_its_commands() -> None:
             good(broker, "add_user", "thief", "secret")
             good(broker, "set_permissions", "thief", ".*", ".*", ".*")
             with contextlib.ExitStack() as stack:
-                # One queue alone may not fill it.
-                filling = [stack.enter_context(publisher(broker, f"deep-{number}")) for number in range(4)]
+                # A queue may hold at most four times what is free: four queues leave 1/17, twelve leave 1/49.
+                filling = [stack.enter_context(publisher(broker, f"deep-{number}")) for number in range(12)]
                 names = (f"vhost-{number}" for number in itertools.count())
                 refusals: list[str] = []
 
