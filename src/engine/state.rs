@@ -233,6 +233,11 @@ impl<P: Platform> Engine<P> {
         self.shared.worker.reload = Some(config);
     }
 
+    /// Has the certificates read again if their files have changed.
+    pub fn look_at_certificates(&mut self) {
+        self.shared.worker.are_certificates_due = true;
+    }
+
     /// What the configuration says that was read again, or why it cannot be used.
     pub fn take_reloaded(&mut self) -> Option<Result<Config, String>> {
         self.shared.worker.reloaded.take().map(|again| *again)

@@ -209,6 +209,7 @@ impl<P: Platform> Engine<P> {
                     }
                 }
                 WorkerResult::Reload(again) => self.shared.worker.reloaded = Some(again),
+                WorkerResult::Certificates => {}
                 WorkerResult::Note(noted) => self.take_noted(noted),
             }
         }

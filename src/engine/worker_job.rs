@@ -20,6 +20,8 @@ pub enum WorkerJob {
     Handshake(Shake),
     /// Read configuration and certificates again.
     Reload(Box<Config>),
+    /// Read the certificates again if their files have changed.
+    Certificates,
     /// Write down what of bridges is to outlive a restart.
     Note(String),
 }
@@ -50,6 +52,8 @@ pub enum WorkerResult {
     Handshake(Step),
     /// What the configuration says now, or why that cannot be.
     Reload(Box<Result<Config, String>>),
+    /// The files of the certificates were looked at.
+    Certificates,
     /// The note is written, or why not.
     Note(Result<(), String>),
 }
@@ -115,6 +119,8 @@ pub(super) struct WorkerQueue {
     pub(super) reload: Option<Box<Config>>,
     /// What came of that.
     pub(super) reloaded: Option<Box<Result<Config, String>>>,
+    /// The files of the certificates are to be looked at.
+    pub(super) are_certificates_due: bool,
     /// The next job is a handshake, if there is one.
     pub(super) shakes_next: bool,
 }
@@ -136,6 +142,7 @@ impl WorkerQueue {
             shakes: VecDeque::with_capacity(shakes_max),
             reload: None,
             note: None,
+            are_certificates_due: false,
             reloaded: None,
             shakes_next: false,
         }
@@ -148,7 +155,11 @@ impl WorkerQueue {
     }
 
     pub(super) fn has_next(&self, now: Now) -> bool {
-        self.reload.is_some() || self.note.is_some() || !self.shakes.is_empty() || self.throttle.has_next(now)
+        self.are_certificates_due
+            || self.reload.is_some()
+            || self.note.is_some()
+            || !self.shakes.is_empty()
+            || self.throttle.has_next(now)
     }
 
     /// A number that no job had before.

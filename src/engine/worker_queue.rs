@@ -39,6 +39,9 @@ impl<P: Platform> Shared<P> {
         if let Some(config) = self.worker.reload.take() {
             return Some(WorkerJob::Reload(config));
         }
+        if core::mem::take(&mut self.worker.are_certificates_due) {
+            return Some(WorkerJob::Certificates);
+        }
         if let Some(notes) = self.worker.note.take() {
             return Some(WorkerJob::Note(notes));
         }

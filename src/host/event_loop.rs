@@ -90,7 +90,7 @@ impl EventLoop {
         // What the start took was no turn.
         let now = self.clock();
         self.engine.set_now(now);
-        if self.engine.platform().has_absent_listener() {
+        if self.engine.platform().has_closed_listener() {
             self.listen_again = now.after_ms(LISTEN_AGAIN_MS);
         }
         while !self.engine.is_stopped() {
@@ -145,12 +145,16 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Tries the addresses again that were not there, when it is time.
+    /// Tries the addresses that were not there and the certificates that could not be used again, every
+    /// [`LISTEN_AGAIN_MS`].
     fn listen_again(&mut self) {
         let now = self.engine.now();
         if self.listen_again.is_due(now) {
+            if self.engine.platform().is_tls_shut {
+                self.engine.look_at_certificates();
+            }
             self.engine.platform_mut().listen_again(&self.config.limits);
-            let is_any_left = self.engine.platform().has_absent_listener();
+            let is_any_left = self.engine.platform().has_closed_listener();
             self.listen_again = if is_any_left { now.after_ms(LISTEN_AGAIN_MS) } else { Deadline::NEVER };
         }
     }

@@ -34,8 +34,8 @@ use super::start_error::StartError;
 
 /// Listeners of the management API and for metrics at most.
 pub(super) const MANAGEMENT_LISTENERS_MAX: usize = 16;
-/// How often an address is tried again whose address family or interface was not there.
-pub(super) const LISTEN_AGAIN_MS: u64 = 10_000;
+/// How often an address is tried again whose address family, interface or certificate is missing.
+pub(super) const LISTEN_AGAIN_MS: u64 = 2_000;
 /// Peers that may wait in the kernel's queue.
 const BACKLOG: i32 = 1024;
 /// Bytes that the kernel takes from a bridge before they are sent: two seconds at 64 kbit/s, and as much as a
@@ -57,6 +57,8 @@ pub(super) struct Listener {
     pub(super) address: ListenerAddress,
     /// Whoever comes in here speaks TLS.
     pub(super) with_tls: bool,
+    /// Whether the kernel accepts connections. A listener with TLS stays closed while there is no certificate to use.
+    is_listening: bool,
 }
 
 #[derive(Debug)]
@@ -102,8 +104,8 @@ impl ListeningSocket {
 }
 
 impl Listener {
-    /// Binds to an address, without accepting anybody yet; port 0 takes a free one. Whoever comes in has the listening socket's options,
-    /// so they cost no call for each connection.
+    /// Binds to an address, without accepting connections yet; port 0 takes a free one. Accepted connections inherit the
+    /// options of the listening socket, so options cost no system call for each connection.
     fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
         let address = address_with_scope(listen)?;
         let socket = match passed.take(address) {
@@ -118,7 +120,7 @@ impl Listener {
             Some(_) => ListenerAddress::Interface(ListenAddress { socket, ..listen }),
             None => ListenerAddress::Network(socket),
         };
-        Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls })
+        Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls, is_listening: false })
     }
 
     /// Opens one, or keeps its place among the others where its address family or interface is not there yet.
@@ -139,7 +141,7 @@ impl Listener {
                     LISTEN_AGAIN_MS / 1000
                 );
                 let address = ListenerAddress::Interface(listen);
-                Ok(Self { listener: ListeningSocket::Absent(listen), address, with_tls })
+                Ok(Self { listener: ListeningSocket::Absent(listen), address, with_tls, is_listening: false })
             }
             opened => opened,
         }
@@ -150,12 +152,12 @@ impl Listener {
     ///
     /// # Errors
     /// Another program has begun to listen there since.
-    pub(super) fn listen(&self) -> Result<(), StartError> {
+    pub(super) fn listen(&mut self) -> Result<(), StartError> {
         match (&self.listener, &self.address) {
-            (ListeningSocket::Absent(_), _) => Ok(()),
+            (ListeningSocket::Absent(_), _) => return Ok(()),
             (ListeningSocket::Local(listener), _) => listener
                 .listen(BACKLOG)
-                .map_err(|why| StartError::ListenLocal(listener.path().to_path_buf(), why)),
+                .map_err(|why| StartError::ListenLocal(listener.path().to_path_buf(), why))?,
             (ListeningSocket::Tcp(listener), address) => {
                 SockRef::from(listener).listen(BACKLOG).map_err(|why| {
                     let listen = match address {
@@ -164,9 +166,16 @@ impl Listener {
                         ListenerAddress::Local(path) => return StartError::ListenLocal(path.clone(), why),
                     };
                     StartError::Listen(listen, why)
-                })
+                })?;
             }
         }
+        self.is_listening = true;
+        Ok(())
+    }
+
+    /// Whether the kernel accepts connections here.
+    pub(super) const fn is_listening(&self) -> bool {
+        self.is_listening
     }
 
     /// Whether its address family or interface is not there yet.
@@ -174,9 +183,13 @@ impl Listener {
         matches!(self.listener, ListeningSocket::Absent(_))
     }
 
-    /// Listens after all, if what was missing is there now.
-    pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits) {
+    /// Listens after all, if the address family or interface that was missing is there now. `is_tls_shut`: no
+    /// certificate can be used, so an address with TLS is not tried.
+    pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits, is_tls_shut: bool) {
         let ListeningSocket::Absent(listen) = self.listener else { return };
+        if self.with_tls && is_tls_shut {
+            return;
+        }
         let opened =
             Self::open(listen, self.with_tls, limits, &mut Passed(Vec::new())).and_then(|mut opened| {
                 opened.listen().map_err(io::Error::other)?;
@@ -216,6 +229,10 @@ impl Listener {
         limiter: &mut LogLimiter,
         now: Now,
     ) -> Result<Visitor<Socket>, AcceptFailure> {
+        if !self.is_listening {
+            // epoll reports a hang-up for a TCP socket that does not listen.
+            return Err(AcceptFailure::Nobody);
+        }
         let error = match self.listener.accept() {
             Ok((socket, address)) => return Ok(Visitor { socket, address }),
             Err(error) => error,
@@ -370,7 +387,12 @@ pub(super) fn open_listeners(
         let listener = LocalListener::bind(path, Folder::Anybodys, config.unix.mode.0);
         let listener =
             listener.map(ListeningSocket::Local).map_err(|why| StartError::ListenLocal(path.clone(), why))?;
-        listeners.push(Listener { listener, address: ListenerAddress::Local(path.clone()), with_tls: false });
+        listeners.push(Listener {
+            listener,
+            address: ListenerAddress::Local(path.clone()),
+            with_tls: false,
+            is_listening: false,
+        });
     }
     for (place, listener) in listeners.iter_mut().enumerate() {
         let failed = |error| StartError::System("wait for connections", error);

@@ -66,8 +66,10 @@ impl EventLoop {
             },
             own_uid: rustix::process::geteuid().as_raw(),
         };
+        let is_tls_shut = setup.certificates.is_shut;
         let worker = worker::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
         let mut system = System::new(poll, (listeners, management), worker, &config, limits);
+        system.is_tls_shut = is_tls_shut;
         if config.limits.bridges_max > 0 {
             system.resolver = Some(Resolver::new(waker.clone(), config.limits.bridge_links()));
         }
@@ -109,26 +111,22 @@ impl EventLoop {
             lock_memory()?;
         }
         // After the control socket: whoever could connect can use the command line, too.
-        let platform = engine.platform();
-        platform.listeners.iter().chain(&platform.management).try_for_each(Listener::listen)?;
-        let is_open = |listener: &Listener| !listener.is_absent();
+        engine.platform_mut().listen()?;
         let management = engine.platform().management.iter().enumerate();
-        for (place, listener) in management.filter(|(_, listener)| is_open(listener)) {
+        for (place, listener) in management.filter(|(_, listener)| listener.is_listening()) {
             let is_api = is_api(config, place);
             let what = if is_api { "management API" } else { "metrics without a login" };
             let scheme = if listener.with_tls { "https" } else { "http" };
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
-        for listener in engine.platform().listeners.iter().filter(|listener| is_open(listener)) {
-            log::info!(
-                "listening {}on {}",
-                if listener.with_tls { "with TLS " } else { "" },
-                listener.address
-            );
-        }
+        engine.platform().listeners.iter().filter(|listener| listener.is_listening()).for_each(log_listening);
         Ok(())
     }
+}
+
+pub(super) fn log_listening(listener: &Listener) {
+    log::info!("listening {}on {}", if listener.with_tls { "with TLS " } else { "" }, listener.address);
 }
 
 /// A process that fails writes its memory nowhere: there are messages and passwords in it, and a card that is

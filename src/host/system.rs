@@ -29,6 +29,8 @@ use super::listen::{self, Listener, ListenerAddress, MANAGEMENT_LISTENERS_MAX, S
 use super::local::{Folder, LocalListener};
 use super::resolver::Resolver;
 use super::socket::Socket;
+use super::start::log_listening;
+use super::start_error::StartError;
 
 /// The name of the control socket in the data directory.
 pub const SOCKET_NAME: &str = "ctl.sock";
@@ -87,6 +89,8 @@ pub(super) struct System {
     pub(super) poll: Poll,
     pub(super) listeners: Vec<Listener>,
     pub(super) management: Vec<Listener>,
+    /// No certificate can be used, so listeners with TLS stay closed.
+    pub(super) is_tls_shut: bool,
     control_listener: Option<LocalListener>,
     control_path: PathBuf,
     spare: SpareDescriptor,
@@ -100,18 +104,49 @@ pub(super) struct System {
 }
 
 impl System {
-    /// Whether an address is not listened on because its address family or interface is not there yet.
-    pub(super) fn has_absent_listener(&self) -> bool {
-        self.listeners.iter().chain(&self.management).any(Listener::is_absent)
+    /// Whether an address is not listened on because its address family, its interface or the certificate is missing.
+    pub(super) fn has_closed_listener(&self) -> bool {
+        self.is_tls_shut || self.listeners.iter().chain(&self.management).any(Listener::is_absent)
+    }
+
+    /// Lets the kernel accept connections at every listener that may be open now.
+    ///
+    /// # Errors
+    /// See [`Listener::listen`].
+    pub(super) fn listen(&mut self) -> Result<(), StartError> {
+        for listener in self.listeners.iter_mut().chain(&mut self.management) {
+            if listener.with_tls && self.is_tls_shut {
+                log::error!(
+                    "not listening with TLS on {} until the files of [tls] can be used",
+                    listener.address
+                );
+            } else if !listener.is_listening() {
+                listener.listen()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the listeners with TLS after the files of `[tls]` became usable.
+    fn open_tls_listeners(&mut self) {
+        for listener in
+            self.listeners.iter_mut().chain(&mut self.management).filter(|listener| listener.with_tls)
+        {
+            match listener.listen() {
+                Ok(()) if listener.is_listening() => log_listening(listener),
+                Ok(()) => {}
+                Err(error) => log::error!("{error}"),
+            }
+        }
     }
 
     /// Tries those again.
     pub(super) fn listen_again(&mut self, limits: &Limits) {
         for (place, listener) in self.listeners.iter_mut().enumerate() {
-            listener.try_again(&self.poll, Token(place), limits);
+            listener.try_again(&self.poll, Token(place), limits, self.is_tls_shut);
         }
         for (place, listener) in self.management.iter_mut().enumerate() {
-            listener.try_again(&self.poll, management_token(place), limits);
+            listener.try_again(&self.poll, management_token(place), limits, self.is_tls_shut);
         }
     }
 
@@ -127,6 +162,7 @@ impl System {
             local_buffers: LocalBuffers::new(&limits, &listeners),
             listeners,
             management,
+            is_tls_shut: false,
             control_listener: None,
             control_path: config.data_dir.join(SOCKET_NAME),
             spare: SpareDescriptor::new(),
@@ -262,7 +298,15 @@ impl Platform for System {
     }
 
     fn take_worked(&mut self) -> Option<(WorkerResult, CertificateState)> {
-        self.worker.take()
+        let worked = self.worker.take();
+        if let Some((_, certificates)) = &worked
+            && self.is_tls_shut
+            && !certificates.is_shut
+        {
+            self.is_tls_shut = false;
+            self.open_tls_listeners();
+        }
+        worked
     }
 
     fn machine(&self) -> Machine {

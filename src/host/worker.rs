@@ -44,6 +44,10 @@ fn run(
         WorkerJob::Note(notes) => {
             WorkerResult::Note(bridge_file::write(folder, &notes).map_err(|error| error.to_string()))
         }
+        WorkerJob::Certificates => {
+            certificates.map(CertificateStore::look_again);
+            WorkerResult::Certificates
+        }
         WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(reload(&config, certificates))),
     }
 }

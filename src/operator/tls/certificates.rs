@@ -99,6 +99,12 @@ impl CertificateStore {
     /// What a new connection works with, if there is anything; looks whether the files have changed, if that
     /// is some time ago.
     pub(super) fn current(&mut self) -> Option<Arc<ServerConfig>> {
+        self.look_again();
+        self.loaded.as_ref().map(|loaded| loaded.server.clone())
+    }
+
+    /// Reads the files again if they have changed, unless that was looked at a moment ago.
+    pub fn look_again(&mut self) {
         if self.looked.elapsed() >= LOOK_AGAIN {
             self.looked = Instant::now();
             let stamps = stamps(&self.tls);
@@ -107,7 +113,6 @@ impl CertificateStore {
                 self.read_again(&self.tls.clone(), stamps);
             }
         }
-        self.loaded.as_ref().map(|loaded| loaded.server.clone())
     }
 
     /// Reads everything again, after what the configuration says now, and says whether it is in use from now

@@ -417,6 +417,7 @@ impl Platform for Memory {
                 self.noted.push(notes);
                 WorkerResult::Note(Ok(()))
             }
+            WorkerJob::Certificates => WorkerResult::Certificates,
             WorkerJob::Reload(config) => WorkerResult::Reload(Box::new(Ok(*config))),
         };
         helpers.works += 1;

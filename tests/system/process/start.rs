@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use crate::flight::program;
 use crate::home::{Home, undisturbed};
@@ -144,12 +146,60 @@ fn a_byte_order_mark_is_skipped_wherever_json_or_toml_is_read() {
 #[test]
 fn listeners_without_their_certificate_stay_closed_and_the_start_goes_on() {
     let home = Home::new("certificate");
-    let tls =
-        "listen_tls = [\"127.0.0.1:0\"]\n[tls]\ncertificate = \"/nowhere.pem\"\nkey = \"/nowhere.key\"\n";
-    let broker = Broker::start_by(program(), &home, &format!("listen = []\n{tls}"));
-    let line = broker.line("ERROR");
-    assert!(line.contains("/nowhere.pem does not exist"), "{line}");
+    let [certificate, key] = ["own.pem", "own.key"].map(|name| home.path().join(name));
+    let broker = Broker::start(
+        &home,
+        &format!(
+            "listen_tls = [\"127.0.0.1:0\"]\nmanagement_tls = [\"127.0.0.1:0\"]\n[tls]\ncertificate = {certificate:?}\n\
+             key = {key:?}\n"
+        ),
+    );
+    assert!(broker.line("ERROR").contains("own.pem does not exist"), "{:?}", broker.said);
+    let closed: Vec<String> = broker
+        .said
+        .iter()
+        .filter_map(|line| line.split_once("not listening with TLS on "))
+        .filter_map(|(_, rest)| Some(rest.split_once(' ')?.0.to_string()))
+        .collect();
+    assert_eq!(closed.len(), 2, "{:?}", broker.said);
+    for address in &closed {
+        assert!(TcpStream::connect(address).is_err(), "{address} is open");
+    }
     assert!(said(&ctl(&home, &["check_alarms"])).contains("tls: the files of [tls] cannot be used"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args([
+            "-subj",
+            "/CN=own",
+            "-addext",
+            "subjectAltName=DNS:own",
+            "-addext",
+            "basicConstraints=CA:FALSE",
+        ])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl is installed");
+    assert!(made.status.success(), "{made:?}");
+    // The files are looked at again without a signal.
+    for address in &closed {
+        while TcpStream::connect(address).is_err() {
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+    assert!(!said(&ctl(&home, &["list_alarms"])).contains("tls:"));
     broker.end();
 }
 
