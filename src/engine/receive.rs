@@ -154,7 +154,7 @@ impl<P: Platform> Shared<P> {
         }
         match peer.waiting {
             Waiting::Room => {
-                peer.session.amqp().blocked(self.now, true);
+                peer.session.amqp().block(self.now, peer.need.shortage.is_of_disk());
                 if peer.leave_due == Deadline::NEVER || at > 0 {
                     peer.leave_due = self.now.after_ms(LEAVE_LOOK_MS);
                     peer.leave_seen = None;
@@ -180,7 +180,7 @@ impl<P: Platform> Shared<P> {
             return false;
         }
         self.broker.refuse_waiting(id);
-        peer.session.amqp().blocked(self.now, false);
+        peer.session.amqp().unblock(self.now);
         self.lists.for_room.remove(id);
         self.resume(id);
         true

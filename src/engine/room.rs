@@ -123,7 +123,7 @@ impl<P: Platform> Engine<P> {
             peer.waiting = Waiting::No;
             let before = peer.need;
             if let Session::Amqp(session) = &mut peer.session {
-                session.blocked(self.shared.now, false);
+                session.unblock(self.shared.now);
             }
             peer.stream.look_again();
             self.read_from(waiting);

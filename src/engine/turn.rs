@@ -256,7 +256,7 @@ impl<P: Platform> Engine<P> {
                 continue;
             }
             if peer.waiting == Waiting::Room {
-                peer.session.amqp().blocked(self.shared.now, false);
+                peer.session.amqp().unblock(self.shared.now);
                 self.shared.lists.for_room.remove(id);
                 self.shared.resume(id);
             }

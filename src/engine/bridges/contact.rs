@@ -127,7 +127,7 @@ impl Contact {
         if self.client.is_blocked() {
             return Deadline::NEVER;
         }
-        // What the upstream has paused it need not confirm.
+        // A rule that the upstream paused with channel.flow is owed no confirms.
         let owed = self.lanes.iter().enumerate().filter_map(|(rule, lane)| match lane {
             Lane::Forward(lane) if !lane.flights.is_empty() && !self.client.is_stopped(rule) => Some(lane),
             _ => None,

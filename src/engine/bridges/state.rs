@@ -1,7 +1,8 @@
 //! What is known of bridges: what each is to do, how its links are, and what they have done.
 //!
-//! Always true: a link is in one phase, which owns what it needs; the last error of a link or rule stays with its
-//! time until it is mended or replaced; one cause is logged once, until the link was up for long.
+//! Always true: a link is in one phase, which owns what it needs; the last error of a link or rule is kept with
+//! its time until the link works again or another error replaces it; the same error is logged again only after the link
+//! was up for a while.
 
 use core::net::SocketAddr;
 

@@ -87,8 +87,8 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         ),
         (
             context.process.are_definitions_unread,
-            "definitions: the file of load_definitions could not be read to its end, so what it says was not made at \
-             this start; the log says why; mend the file and start again",
+            "definitions: the file of load_definitions is missing or damaged, so its definitions were not applied at this \
+             start; the log says why; mend the file and start again",
         ),
     ];
     let waiters = context.process.waiters.filter(|waiters| !is_passing(context, waiters));

@@ -144,7 +144,7 @@ pub(super) fn too_large(why: &str) -> Answer {
 /// Says that a request that takes no long body has one.
 #[cold]
 pub(super) fn request_too_large() -> Answer {
-    too_large(&format!("this request may have {REQUEST_BYTES_MAX} bytes, its head included"))
+    too_large(&format!("this request may have at most {REQUEST_BYTES_MAX} bytes, its head included"))
 }
 
 /// Says that the pool has no room for a body.

@@ -82,7 +82,7 @@ impl Splitter {
         for (at, byte) in bytes.iter().enumerate() {
             if self.rest.len() >= self.rest_bytes_max {
                 let (member, most) = (self.member, self.rest_bytes_max);
-                return Err(format!("all of the request but `{member}` may have {most} bytes"));
+                return Err(format!("all of the request but `{member}` may have at most {most} bytes"));
             }
             self.rest.push(*byte);
             if self.outside(*byte) {

@@ -132,6 +132,8 @@ pub(super) struct Blocked {
     pub(super) now: bool,
     pub(super) told: bool,
     pub(super) concerned: bool,
+    /// The room that is missing is on the disk, not in memory.
+    pub(super) is_for_disk: bool,
     /// Since when it is as it is now.
     pub(super) since: Now,
     /// It is so for long enough to be told: waiting counts at once.
@@ -371,11 +373,21 @@ impl Connection {
         true
     }
 
-    /// Whether this publisher waits for room now; told to peers that asked to be told, once per change. That
-    /// it is over is told only when it has been over for a moment: room that is filled again at once is none.
-    pub const fn blocked(&mut self, now: Now, blocked: bool) {
-        if self.blocked.now != blocked {
-            (self.blocked.now, self.blocked.since, self.blocked.lasts) = (blocked, now, blocked);
+    /// This publisher waits for room in memory or on the disk. Clients that asked for it get `connection.blocked`, once.
+    pub const fn block(&mut self, now: Now, is_for_disk: bool) {
+        if !self.blocked.now {
+            (self.blocked.now, self.blocked.since, self.blocked.lasts) = (true, now, true);
+            if !self.blocked.told {
+                self.blocked.is_for_disk = is_for_disk;
+            }
+        }
+    }
+
+    /// This publisher does not wait any more. `connection.unblocked` follows only when that lasts, because room may be
+    /// filled again at once.
+    pub const fn unblock(&mut self, now: Now) {
+        if self.blocked.now {
+            (self.blocked.now, self.blocked.since, self.blocked.lasts) = (false, now, false);
         }
     }
 

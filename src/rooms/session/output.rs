@@ -311,7 +311,7 @@ impl Connection {
         }
         if self.blocked.is_due() {
             self.blocked.told = !self.blocked.told;
-            let (frame, len) = small_frame(0, &blocked_method(self.blocked.told));
+            let (frame, len) = small_frame(0, &blocked_method(self.blocked));
             page.copy(&frame[..len]);
             page.note(plan, What::Blocked);
         }

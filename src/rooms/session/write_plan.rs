@@ -5,6 +5,7 @@
 
 use super::channel::Slot;
 use super::confirms::Run;
+use super::connection::Blocked;
 use super::deliveries::Begun;
 use crate::wire::{Method, Writer};
 
@@ -12,7 +13,6 @@ use crate::wire::{Method, Writer};
 pub(super) const REPLIES_AT_ONCE: usize = 4096;
 /// The longest frame that is kept when it was cut: connection.blocked.
 pub(super) const SMALL_FRAME_BYTES_MAX: usize = 32;
-const BLOCKED_REASON: &str = "low on memory";
 /// The shortest delivery: what a stretch stands for at least.
 const DELIVERY_BYTES_MIN: usize = 46;
 /// Confirms in one fill.
@@ -144,11 +144,12 @@ impl WritePlan {
     }
 }
 
-pub(super) const fn blocked_method(blocked: bool) -> Method<'static> {
-    if blocked {
-        Method::ConnectionBlocked { reason: BLOCKED_REASON }
-    } else {
-        Method::ConnectionUnblocked {}
+/// `connection.blocked` with the reason that RabbitMQ gives, or `connection.unblocked`.
+pub(super) const fn blocked_method(blocked: Blocked) -> Method<'static> {
+    match (blocked.told, blocked.is_for_disk) {
+        (true, false) => Method::ConnectionBlocked { reason: "low on memory" },
+        (true, true) => Method::ConnectionBlocked { reason: "low on disk" },
+        (false, _) => Method::ConnectionUnblocked {},
     }
 }
 

@@ -80,7 +80,7 @@ impl Connection {
             What::Small => self.output.partial.drop_small(count),
             What::Heartbeat => self.output.partial.set_small(&HEARTBEAT_FRAME[count..]),
             What::Blocked => {
-                let (frame, len) = small_frame(0, &blocked_method(self.blocked.told));
+                let (frame, len) = small_frame(0, &blocked_method(self.blocked));
                 self.output.partial.set_small(&frame[count..len]);
             }
             What::Confirm(index) => {

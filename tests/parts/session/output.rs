@@ -139,29 +139,34 @@ fn cancels_and_blocks_are_told_to_those_who_want_to_know() {
     let mut host = open_channels(&mut world, &[1]);
     assert!(host.connection.server_cancel(&mut context!(world), 1, "tag", 0));
     assert!(host.connection.server_cancel(&mut context!(world), 9, "tag", 0), "a channel that is gone");
-    host.connection.blocked(world.now, true);
+    host.connection.block(world.now, false);
     host.flush(&mut world);
     assert_eq!(host.said(), [format!("1 {:?}", Method::BasicCancel { consumer_tag: "tag", no_wait: true })]);
     host.run(&mut world, &publish(1, "k", b"now it is concerned"));
     host.flush(&mut world);
-    // That it is over is told when it lasts; however often it begins anew before, nothing more is said.
-    for blocked in [true, true, false, true, false, true, false] {
-        host.connection.blocked(world.now, blocked);
+    for (is_for_disk, reason) in [(false, "low on memory"), (true, "low on disk")] {
+        // The client is told that the wait is over when that lasts, and nothing of the changes before.
+        for blocked in [true, true, false, true, false, true, false] {
+            match blocked {
+                true => host.connection.block(world.now, is_for_disk),
+                false => host.connection.unblock(world.now),
+            }
+            host.later(&mut world, 60);
+            host.flush(&mut world);
+        }
+        assert_eq!(host.said(), [format!("0 {:?}", Method::ConnectionBlocked { reason })]);
         host.later(&mut world, 60);
         host.flush(&mut world);
+        host.flush(&mut world);
+        assert_eq!(host.said(), [format!("0 {:?}", Method::ConnectionUnblocked {})]);
     }
-    assert_eq!(host.said(), [format!("0 {:?}", Method::ConnectionBlocked { reason: "low on memory" })]);
-    host.later(&mut world, 60);
-    host.flush(&mut world);
-    host.flush(&mut world);
-    assert_eq!(host.said(), [format!("0 {:?}", Method::ConnectionUnblocked {})]);
     host.end(&mut world);
 
     let mut host = open_with(&mut world, 0, &[]);
     host.run(&mut world, &open_channel(1));
     host.run(&mut world, &publish(1, "k", b"x"));
     host.said();
-    host.connection.blocked(world.now, true);
+    host.connection.block(world.now, false);
     host.later(&mut world, 100);
     assert!(host.connection.server_cancel(&mut context!(world), 1, "tag", 0));
     assert!(!host.connection.has_output());

@@ -243,7 +243,7 @@ fn any_appetite_gets_the_same_bytes() {
             let mut host = open(&mut world);
             host.rules.tells_counts = seed % 2 == 0;
             let suspended = host.feed(&mut world, &script);
-            host.connection.blocked(world.now, true);
+            host.connection.block(world.now, false);
             host.later(&mut world, 100);
             host.out_bytes = out_bytes;
             world.write_plan = leveret_session::WritePlan::for_output_bytes(8 << 20);

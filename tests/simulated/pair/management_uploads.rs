@@ -100,7 +100,7 @@ fn what_is_too_large_is_refused_with_the_limit_and_the_client_goes_on() {
     let rest = format!(r#"{{"payload":"","routing_key":"{}"}}"#, "r".repeat(70_000));
     for (line, said, why) in [
         (PUBLISH, &said, "the payload is longer than message_size_max (1048576 bytes)"),
-        ("PUT /api/queues/%2F/large", &large, "this request may have 65536 bytes, its head included"),
+        ("PUT /api/queues/%2F/large", &large, "this request may have at most 65536 bytes, its head included"),
         ("POST /api/definitions", &file, "definitions may have message_size_max (1048576 bytes)"),
     ] {
         let answer = say(&mut world, api, GUEST, line, said);

@@ -172,7 +172,7 @@ impl Scanner {
     /// Takes a byte of a value; returns whether it is one of it, and whether the value is whole.
     fn read(&mut self, byte: u8) -> Result<(bool, bool), String> {
         if self.value.len() >= THING_BYTES_MAX {
-            return Err(format!("a definition may have {THING_BYTES_MAX} bytes"));
+            return Err(format!("a definition may have at most {THING_BYTES_MAX} bytes"));
         }
         let is_first = self.value.is_empty();
         if self.is_in_text {
@@ -189,7 +189,7 @@ impl Scanner {
                 self.depth += 1;
                 if self.depth > DEPTH_MAX {
                     return Err(format!(
-                        "a definition may have {DEPTH_MAX} lists and objects in one another"
+                        "lists and objects may be nested at most {DEPTH_MAX} deep in a definition"
                     ));
                 }
             }
