@@ -703,7 +703,7 @@ impl Broker {
             ));
         };
         let body_len = self.queues.deliveries()[index].body_len;
-        if self.queues.records().refuses_body(target, body_len) {
+        if self.queues.records().refuses_body(target, body_len, 0) {
             let why = format_args!("{queue} takes no more, by its own arguments");
             return Err(Fault::new(ReplyCode::PreconditionFailed, why));
         }

@@ -22,7 +22,7 @@ use super::deliveries::{Carrier, NewDelivery};
 use super::faults::out_of;
 use super::job::Job;
 use super::letters::{Cleared, Turn};
-use super::queue::{Rank, Taken};
+use super::queue::{Front, Rank, Taken};
 use super::queues::{Getting, Patience};
 use super::{Broker, Context};
 
@@ -120,9 +120,9 @@ impl Broker {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
         if record.has_rules() {
-            // Messages over the length limit of a queue whose consumer is ready for more go to him in the
-            // next turn.
-            let is_over = delivered < most || !record.audience.is_ready();
+            // With a consumer ready, messages over the length limit of a queue are delivered in the next turn, or
+            // after the sync or the read that the first one waits for.
+            let is_over = !record.audience.is_ready() || delivered < most && record.front != Front::Blocked;
             if is_over || self.queues.is_far_over_length(queue) {
                 self.post().enforce_limits(cx, queue);
             }

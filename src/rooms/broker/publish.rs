@@ -337,8 +337,8 @@ impl Broker {
         message: MessageId,
         targets: &mut Vec<QueueId>,
     ) -> (usize, bool) {
-        let is_taken_at_once = |queue| self.consumers.take_at_once(&self.queues, &self.quota, queue);
-        self.queues.records().keep_willing(messages, message, targets, is_taken_at_once)
+        let credit = |queue| self.consumers.waiting_credit(&self.queues, &self.quota, queue);
+        self.queues.records().keep_willing(messages, message, targets, Some(&credit))
     }
 
     /// Remembers the target queue that the channel's connection waits for, if one has used up its share.

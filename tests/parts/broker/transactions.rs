@@ -2,7 +2,7 @@
 
 use leveret_base::command::{Command, Outcome};
 
-use crate::dead_letters::{Life, PERSISTENT, declare, disk, publish};
+use crate::dead_letters::{Life, PERSISTENT, declare, disk, publish, table};
 use crate::support::At;
 
 const TRANSIENT: &[u8] = &[0, 0];
@@ -54,6 +54,40 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
                 }
                 assert_eq!(all, expected);
             }
+        }
+    }
+}
+
+/// RabbitMQ delivers each message when it comes to a queue with a waiting consumer, so the length limit of the queue
+/// counts only what the consumers cannot have.
+#[test]
+fn a_length_limit_counts_what_consumers_cannot_have_after_the_sync() {
+    for overflow in ["drop-head", "reject-publish"] {
+        for (prefetch, expected, left) in [(None, 0..320, 0), (Some(100), 0..100, 5)] {
+            let disk = disk();
+            let mut life = Life::begin(&disk).expect("it opens");
+            let (publisher, taker) = (life.at, life.house.connect());
+            let transacted = life.house.open(publisher, 2);
+            let limits = table(|t| t.long("x-max-length", 5).and_then(|()| t.text("x-overflow", overflow)));
+            declare(&mut life.house, publisher, "q", true, &limits);
+            life.house.done(taker, Command::Qos { prefetch_count: prefetch.unwrap_or(0), global: false });
+            life.house.consume(taker, "q");
+            life.store().expect("the disk is well");
+            life.house.done(transacted, Command::TxSelect);
+            for number in 0..320 {
+                publish(&mut life.house, transacted, "q", PERSISTENT, &format!("{number}"));
+            }
+            let _ = life.house.ask(transacted, Command::TxCommit);
+            let mut all = delivered(&mut life, taker);
+            for _ in 0..3 {
+                life.store().expect("the disk is well");
+                for _ in 0..10 {
+                    all.extend(delivered(&mut life, taker));
+                }
+            }
+            let wanted: Vec<String> = expected.map(|number| number.to_string()).collect();
+            assert_eq!(all, wanted, "{overflow}, {prefetch:?}");
+            assert_eq!(life.house.ready(publisher, "q"), left, "{overflow}, {prefetch:?}");
         }
     }
 }

@@ -82,22 +82,22 @@ impl Consumers {
             && quota.may_take_delivery(connection, queues.deliveries().room())
     }
 
-    /// Whether a message that enters a queue now leaves it in this turn: whether the waiting consumers can
-    /// have more messages than are before it.
-    pub(crate) fn take_at_once(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> bool {
+    /// Messages that the first [`WAITING_LOOKED_AT`] waiting consumers of a queue can have now by their prefetch
+    /// limits. More messages than a queue can hold mean no limit.
+    pub(crate) fn waiting_credit(&self, queues: &Queues, quota: &Quota, queue: QueueId) -> u64 {
         let whole = queues.records().record_of_queue(queue);
-        let (mut before, mut at) = (queues.records().ready_before(queue), whole.audience.eligible.front());
+        if whole.returning > 0 {
+            return 0;
+        }
+        let (mut credit, mut at) = (0, whole.audience.eligible.front());
         for _ in 0..WAITING_LOOKED_AT {
-            let Some(consumer) = at.filter(|_| whole.returning == 0) else { return false };
-            let can_take = self.connection_can_take(queues, quota, consumer);
-            let credit = if can_take { self.credit(consumer) } else { 0 };
-            if credit > before {
-                return true;
+            let Some(consumer) = at else { break };
+            if self.connection_can_take(queues, quota, consumer) {
+                credit += u64::from(self.credit(consumer));
             }
-            before -= credit;
             at = List::after(&self.slab, consumer, |consumer| &consumer.eligible_links);
         }
-        false
+        credit
     }
 
     /// Whether the outbox of a connection holds `times` the bytes it is meant to, or more.

@@ -195,19 +195,20 @@ fn consumers_of_one_priority_take_turns_and_a_higher_one_comes_before_them() {
 }
 
 #[test]
-fn a_message_goes_at_once_if_those_who_wait_can_have_more_than_is_before_it() {
+fn waiting_consumers_can_have_what_their_prefetch_allows() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
-    assert!(!world.consumers.take_at_once(&world.queues, &world.quota, queue), "nobody is there");
+    assert_eq!(world.consumers.waiting_credit(&world.queues, &world.quota, queue), 0);
     world.consumers.channel_mut(channel).prefetch_count = 2;
     for tag in ["a", "b"] {
         world.start(channel, queue, plain(tag));
     }
-    for _ in 0..4 {
-        assert!(world.consumers.take_at_once(&world.queues, &world.quota, queue));
-        world.put(queue);
-    }
-    assert!(!world.consumers.take_at_once(&world.queues, &world.quota, queue));
+    world.put(queue);
+    assert_eq!(
+        world.consumers.waiting_credit(&world.queues, &world.quota, queue),
+        4,
+        "two consumers, two each"
+    );
 }
 
 // ---- credit

@@ -236,7 +236,7 @@ impl Post<'_> {
         if let Err(fault) = self.route(cx.work, exchange, &key, headers, targets) {
             return Some(self.drop_awakened(exchange, &fault.text));
         }
-        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, |_| true);
+        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, None);
         if targets.is_empty() {
             self.counters.unroutable_dropped += 1;
             return Some(Letter::Nowhere);

@@ -170,8 +170,8 @@ impl Post<'_> {
         }
         self.queues.choose_levels(cx, self.quota, copy, &mut targets);
         let (consumers, quota, queues) = (self.consumers, &*self.quota, &*self.queues);
-        let is_taken_at_once = |queue| consumers.take_at_once(queues, quota, queue);
-        let (kept, _) = queues.records().keep_willing(cx.messages, copy, &mut targets, is_taken_at_once);
+        let credit = |queue| consumers.waiting_credit(queues, quota, queue);
+        let (kept, _) = queues.records().keep_willing(cx.messages, copy, &mut targets, Some(&credit));
         targets.truncate(kept);
         self.quota.weigh_disk(cx.journal, self.queues.records().log_bytes_by_vhost());
         let claim = Claim { vhost, share: Share::Ordinary, may_wait: true, gives_up: false };

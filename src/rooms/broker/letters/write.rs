@@ -143,7 +143,7 @@ impl Post<'_> {
             return Some(Letter::Nowhere);
         }
         self.leave_out_passed(cx.work, vhost, &death, targets);
-        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, |_| true);
+        let (kept, _) = self.queues.records().keep_willing(cx.messages, message, targets, None);
         if targets.is_empty() {
             return Some(Letter::Nowhere);
         }

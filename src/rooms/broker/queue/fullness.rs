@@ -39,21 +39,23 @@ impl FreeMemory {
 }
 
 impl Records {
-    /// Whether the queue refuses the message for its length limit (reject-publish).
+    /// Whether the queue refuses the message for its length limit (reject-publish), whatever its consumers can have.
     pub(crate) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
-        self.refuses_body(queue, messages.body_len(message))
+        self.refuses_body(queue, messages.body_len(message), 0)
     }
 
     /// Whether the queue refuses a message with a body of this many bytes for its length limit
-    /// (reject-publish).
-    pub(crate) fn refuses_body(&self, queue: QueueId, body_len: u32) -> bool {
+    /// (reject-publish). `credit`: messages that its consumers can have now. They do not count towards the limit,
+    /// although messages of a transaction are delivered only after their sync.
+    pub(crate) fn refuses_body(&self, queue: QueueId, body_len: u32, credit: u64) -> bool {
         let settings = &self.slab[queue.index()].settings;
-        if settings.overflow == Overflow::DropHead {
+        let ready = u64::from(self.ready_in(queue));
+        if settings.overflow == Overflow::DropHead || credit > ready {
             return false;
         }
         let body_bytes = self.sum_over_levels(queue, |record| record.backlog.body_bytes());
         let bytes = body_bytes + u64::from(body_len);
-        u64::from(self.ready_in(queue)) >= settings.max_length || bytes > settings.max_length_bytes
+        ready - credit >= settings.max_length || bytes > settings.max_length_bytes
     }
 
     /// Whether the queue is over its length limit.
@@ -192,7 +194,8 @@ impl Records {
     }
 
     /// Leaves out the queues that refuse the message for their length limit, and, for a message that expires
-    /// at once, those where no consumer waits for it (`is_taken_at_once`) and which have no dead letters.
+    /// at once, those where no consumer can have it now and which have no dead letters. `credit`: messages that the
+    /// consumers of a queue can have now. `None`: the limit counts every message, and nothing expires at once.
     /// Says how many stay, in front of those that refuse and dead-letter it, and whether a length limit
     /// refused it.
     pub(crate) fn keep_willing(
@@ -200,13 +203,17 @@ impl Records {
         messages: &Messages,
         message: MessageId,
         targets: &mut Vec<QueueId>,
-        is_taken_at_once: impl Fn(QueueId) -> bool,
+        credit: Option<&dyn Fn(QueueId) -> u64>,
     ) -> (usize, bool) {
         let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
         let (mut kept, mut end, mut refused) = (0, 0, false);
         for at in 0..targets.len() {
             let queue = targets[at];
-            let refuses = self.refuses(messages, queue, message);
+            let is_taken_at_once =
+                |queue| credit.is_none_or(|credit| credit(queue) > u64::from(self.ready_before(queue)));
+            let refuses = self.refuses(messages, queue, message)
+                && credit
+                    .is_none_or(|credit| self.refuses_body(queue, messages.body_len(message), credit(queue)));
             refused |= refuses;
             let due = due || self[queue].settings.message_ttl_ms == 0;
             let stays = !refuses && (!due || self.goes_on_though_due(queue) || is_taken_at_once(queue));

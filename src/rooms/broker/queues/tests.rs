@@ -497,11 +497,12 @@ fn a_queue_that_refuses_is_full_at_its_length_and_drops_nothing() {
     });
     let queue = world.queue("q", &arguments);
     world.put(queue, &["a"]);
-    assert!(!world.queues.records().refuses_body(queue, 1));
+    assert!(!world.queues.records().refuses_body(queue, 1, 0));
     world.put(queue, &["b"]);
-    assert!(world.queues.records().refuses_body(queue, 1));
+    assert!(world.queues.records().refuses_body(queue, 1, 0));
+    assert!(!world.queues.records().refuses_body(queue, 1, 1), "a consumer can have one of them");
     let taken = world.take(queue);
-    assert!(!world.queues.records().refuses_body(queue, 1));
+    assert!(!world.queues.records().refuses_body(queue, 1, 0));
     world.put(queue, &["c"]);
     world.give_back(taken);
     assert!(!world.queues.records().is_over_length(queue), "what comes back is kept");
