@@ -122,7 +122,8 @@ impl Broker {
         if record.has_rules() {
             // With a consumer ready, messages over the length limit of a queue are delivered in the next turn, or
             // after the sync or the read that the first one waits for.
-            let is_over = !record.audience.is_ready() || delivered < most && record.front != Front::Blocked;
+            let first = self.queues.at(self.queues.records().first_level(queue));
+            let is_over = !record.audience.is_ready() || delivered < most && first.front != Front::Blocked;
             if is_over || self.queues.is_far_over_length(queue) {
                 self.post().enforce_limits(cx, queue);
             }

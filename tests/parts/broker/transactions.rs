@@ -62,13 +62,21 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
 /// counts only what the consumers cannot have.
 #[test]
 fn a_length_limit_counts_what_consumers_cannot_have_after_the_sync() {
-    for overflow in ["drop-head", "reject-publish"] {
+    for (overflow, levels) in
+        [("drop-head", 0), ("drop-head", 3), ("reject-publish", 0), ("reject-publish", 3)]
+    {
         for (prefetch, expected, left) in [(None, 0..320, 0), (Some(100), 0..100, 5)] {
             let disk = disk();
             let mut life = Life::begin(&disk).expect("it opens");
             let (publisher, taker) = (life.at, life.house.connect());
             let transacted = life.house.open(publisher, 2);
-            let limits = table(|t| t.long("x-max-length", 5).and_then(|()| t.text("x-overflow", overflow)));
+            let limits = table(|t| {
+                t.long("x-max-length", 5)?;
+                if levels > 0 {
+                    t.long("x-max-priority", levels)?;
+                }
+                t.text("x-overflow", overflow)
+            });
             declare(&mut life.house, publisher, "q", true, &limits);
             life.house.done(taker, Command::Qos { prefetch_count: prefetch.unwrap_or(0), global: false });
             life.house.consume(taker, "q");
@@ -87,9 +95,30 @@ fn a_length_limit_counts_what_consumers_cannot_have_after_the_sync() {
             }
             let wanted: Vec<String> = expected.map(|number| number.to_string()).collect();
             assert_eq!(all, wanted, "{overflow}, {prefetch:?}");
-            assert_eq!(life.house.ready(publisher, "q"), left, "{overflow}, {prefetch:?}");
+            assert_eq!(life.house.ready(publisher, "q"), left, "{overflow}, {levels}, {prefetch:?}");
         }
     }
+}
+
+#[test]
+fn a_length_limit_acts_when_the_waiting_consumer_leaves_before_the_sync() {
+    let disk = disk();
+    let mut life = Life::begin(&disk).expect("it opens");
+    let (publisher, taker) = (life.at, life.house.connect());
+    let transacted = life.house.open(publisher, 2);
+    declare(&mut life.house, publisher, "q", true, &table(|t| t.long("x-max-length", 5)));
+    life.house.consume(taker, "q");
+    life.store().expect("the disk is well");
+    life.house.done(transacted, Command::TxSelect);
+    for number in 0..320 {
+        publish(&mut life.house, transacted, "q", PERSISTENT, &format!("{number}"));
+    }
+    let _ = life.house.ask(transacted, Command::TxCommit);
+    assert_eq!(delivered(&mut life, taker), [""; 0]);
+    life.house.done(taker, Command::Cancel { tag: "q" });
+    life.store().expect("the disk is well");
+    life.house.turns(publisher);
+    assert_eq!(life.house.ready(publisher, "q"), 5);
 }
 
 /// Transient messages, and those of queues that do not outlive the broker, need no sync.

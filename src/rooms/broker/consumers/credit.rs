@@ -153,8 +153,17 @@ impl Consumers {
         if !core::mem::take(&mut self.slab[index].eligible) {
             return;
         }
-        let eligible = &mut queues.records_mut().audience_mut(self.slab[index].queue).eligible;
+        let queue = self.slab[index].queue;
+        let eligible = &mut queues.records_mut().audience_mut(queue).eligible;
         eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
+        let record = queues.at(queue);
+        if record.settings.limits_length
+            && !record.audience.is_ready()
+            && queues.records().is_over_length(queue)
+        {
+            // Messages over the length limit waited for this consumer.
+            queues.note_shed_anew(queue);
+        }
     }
 
     /// Leaves a queue that has a single active consumer from now on no other that can take a message.
