@@ -103,7 +103,9 @@ impl<P: Platform> Engine<P> {
             return self.shared.end_now(id);
         }
         if let Session::Amqp(session) = &mut peer.session {
-            session.extend_handshake(self.shared.now, self.shared.limits.handshake_timeout_ms.into());
+            let limits = &self.shared.limits;
+            let (handshake_ms, content_ms) = (limits.handshake_timeout_ms, limits.content_timeout_ms);
+            session.extend_after_pause(self.shared.now, handshake_ms.into(), content_ms.into());
         }
         if peer.must_read_first(self.shared.now) {
             // After a pause of the process, what came in time is still unread. Reading sets the deadline anew.

@@ -148,9 +148,9 @@ impl OwnChannels {
     pub(super) const NONE: Self = Self { first: NONE, count: 0, contents: 0, cached: (0, NONE) };
 }
 
-/// Channels that were refused and wait for the client's close-ok, over all connections, when every record that
-/// the broker has is in use.
-const REFUSED_MAX: usize = 16;
+/// Refused channels, over all connections, that wait for the channel.close-ok of their clients while every channel
+/// record is in use. A channel.open beyond these closes its connection.
+const REFUSED_MAX: usize = 64;
 
 impl Channels {
     /// Bytes of the records for refused channels.
@@ -294,9 +294,9 @@ mod tests {
 
     #[test]
     fn channels_are_found_by_owner_and_number_until_they_close() {
-        let mut channels = Channels::new(64 - REFUSED_MAX);
-        let owners: Vec<ConnectionId> = (0..4).map(ConnectionId::from_index).collect();
-        let mut own = [OwnChannels::NONE; 4];
+        let mut channels = Channels::new(128 - REFUSED_MAX);
+        let owners: Vec<ConnectionId> = (0..8).map(ConnectionId::from_index).collect();
+        let mut own = [OwnChannels::NONE; 8];
         for (owner, own) in owners.iter().zip(&mut own) {
             for number in 1..=16 {
                 assert!(channels.open(own, *owner, number * 1000).is_some());
@@ -321,6 +321,6 @@ mod tests {
             }
             assert_eq!(listed, 8);
         }
-        assert_eq!(channels.len(), 32);
+        assert_eq!(channels.len(), 64);
     }
 }

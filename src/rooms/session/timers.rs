@@ -66,14 +66,22 @@ impl Connection {
         }
     }
 
-    /// Gives the client the whole handshake timeout again if its handshake is overdue by more than
-    /// [`LATE_MS`]: then it was the broker that was late.
-    pub fn extend_handshake(&mut self, now: Now, timeout_ms: u64) {
+    /// Gives the client more time if a deadline is judged more than [`LATE_MS`] late: the whole `handshake_ms`, the
+    /// whole `content_ms`, or one heartbeat interval, as in RabbitMQ. A pause of the machine may have stopped the client
+    /// as well.
+    pub fn extend_after_pause(&mut self, now: Now, handshake_ms: u64, content_ms: u64) {
+        let is_late = |due: Deadline| due.later_ms(LATE_MS).is_due(now);
         if let Phase::Header { due } | Phase::Start { due } | Phase::Tune { due } | Phase::Opening { due } =
             &mut self.phase
-            && due.later_ms(LATE_MS).is_due(now)
+            && is_late(*due)
         {
-            *due = now.after_ms(timeout_ms);
+            *due = now.after_ms(handshake_ms);
+        }
+        if is_late(self.silence_deadline()) {
+            self.timing.heard = Now::from_ms(now.as_ms().saturating_sub(self.negotiated.heartbeat_ms.into()));
+        }
+        if is_late(self.content_deadline()) {
+            (self.timing.resumed, self.timing.content_due) = (now, now.after_ms(content_ms));
         }
     }
 

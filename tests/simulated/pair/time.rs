@@ -122,14 +122,25 @@ fn what_was_sent_during_a_pause_is_read_before_heartbeats_are_judged() {
     }
 }
 
-/// A client that sent nothing for two heartbeats is lost after a pause, too.
+/// A pause of the machine may have stopped the client as well. It has one more heartbeat interval to send something,
+/// as in RabbitMQ.
 #[test]
-fn a_client_that_was_silent_during_a_pause_is_lost() {
-    let mut world = World::new(small_limits());
-    world.open_with(with_heartbeat(1, false), Shape::WIDE, &[1]);
-    world.pause_ms(60_000);
-    assert_eq!(world.peers_count(), 0);
-    world.end(&[]);
+fn a_client_that_was_silent_during_a_pause_is_lost_one_heartbeat_after_it() {
+    for is_alive in [false, true] {
+        let mut world = World::new(small_limits());
+        let client = world.open_with(with_heartbeat(5, false), Shape::WIDE, &[1]);
+        world.pause_ms(60_000);
+        world.pass_ms(4_000);
+        assert_eq!(world.clients[client].checker.phase, Phase::Open);
+        if is_alive {
+            world.ask(client, 1, &qos(1));
+        }
+        world.pass_ms(2_000);
+        assert_eq!(world.peers_count(), usize::from(is_alive));
+        world.pass_ms(10_000);
+        assert_eq!(world.peers_count(), 0, "later it has two intervals, as always");
+        world.end(&[]);
+    }
 }
 
 /// A client whose message was begun before a pause, and sent to its end during it, is not closed for standing still.
