@@ -80,7 +80,7 @@ const POOLS: [Pool; 23] = pools! {
     unacknowledged_max: 256, 1 << 24, 1;
     stash_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     index_bytes_max: 64 << 10, 1 << 28, 4 << 10;
-    management_clients_max: 1, 8, 1;
+    management_clients_max: 2, 8, 1;
 };
 
 impl Pool {
@@ -326,6 +326,18 @@ mod tests {
         let memory_limit = memory_limit.map(Bytes);
         let flags = Layer { board: Some(board.into()), listen_tls, memory_limit, ..Layer::default() };
         Config::gather(None, flags).unwrap()
+    }
+
+    /// One client of the management API with half a request must not keep everybody else out.
+    #[test]
+    fn two_clients_of_the_management_api_are_served_on_every_board() {
+        for board in &BOARDS {
+            let management = Some(vec!["127.0.0.1:15672".parse().unwrap()]);
+            let flags = Layer { board: Some(board.name.into()), management, ..Layer::default() };
+            let mut config = Config::gather(None, flags).unwrap();
+            config.fit(about).unwrap();
+            assert!(config.limits.management_clients_max >= 2, "{}", board.name);
+        }
     }
 
     /// Numbers by chance, the same in every run.
