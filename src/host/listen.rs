@@ -173,6 +173,11 @@ impl Listener {
         Ok(())
     }
 
+    /// Logs that clients of AMQP can connect here.
+    pub(super) fn log_open(&self) {
+        log::info!("listening {}on {}", if self.with_tls { "with TLS " } else { "" }, self.address);
+    }
+
     /// Whether the kernel accepts connections here.
     pub(super) const fn is_listening(&self) -> bool {
         self.is_listening

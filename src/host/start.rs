@@ -120,13 +120,14 @@ impl EventLoop {
             log::info!("{what} on {scheme}://{}/", listener.address);
         }
         // Said no earlier: whoever waits for this line takes it for a start that worked.
-        engine.platform().listeners.iter().filter(|listener| listener.is_listening()).for_each(log_listening);
+        engine
+            .platform()
+            .listeners
+            .iter()
+            .filter(|listener| listener.is_listening())
+            .for_each(Listener::log_open);
         Ok(())
     }
-}
-
-pub(super) fn log_listening(listener: &Listener) {
-    log::info!("listening {}on {}", if listener.with_tls { "with TLS " } else { "" }, listener.address);
 }
 
 /// A process that fails writes its memory nowhere: there are messages and passwords in it, and a card that is

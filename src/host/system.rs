@@ -29,7 +29,6 @@ use super::listen::{self, Listener, ListenerAddress, MANAGEMENT_LISTENERS_MAX, S
 use super::local::{Folder, LocalListener};
 use super::resolver::Resolver;
 use super::socket::Socket;
-use super::start::log_listening;
 use super::start_error::StartError;
 
 /// The name of the control socket in the data directory.
@@ -133,7 +132,7 @@ impl System {
             self.listeners.iter_mut().chain(&mut self.management).filter(|listener| listener.with_tls)
         {
             match listener.listen() {
-                Ok(()) if listener.is_listening() => log_listening(listener),
+                Ok(()) if listener.is_listening() => listener.log_open(),
                 Ok(()) => {}
                 Err(error) => log::error!("{error}"),
             }

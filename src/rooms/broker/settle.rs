@@ -316,7 +316,10 @@ impl Broker {
     }
 
     fn run_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        while self.queues.drop_first(cx, queue) || self.queues.drop_rejected(cx, queue) {
+        while self.queues.drop_first(cx, queue)
+            || self.queues.drop_rejected(cx, queue)
+            || self.queues.drop_expired_aside(cx, queue)
+        {
             if !spend(left) {
                 return false;
             }

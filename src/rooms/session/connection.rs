@@ -16,7 +16,7 @@ use super::deliveries::Begun;
 use super::pending::{Mechanism, Pending};
 use super::settings::Settings;
 use super::step::BodyFrame;
-use super::write_plan::PartialFrame;
+use super::write_plan::{Blocked, PartialFrame};
 use crate::command::{ChannelId, ConnectionId, ReplyOrder};
 use crate::error::Fault;
 use crate::log_limiter::{LogKind, LogSource};
@@ -124,30 +124,6 @@ pub(super) struct Capabilities {
     pub(super) authentication_failure_close: bool,
     pub(super) consumer_cancel_notify: bool,
     pub(super) connection_blocked: bool,
-}
-
-/// connection.blocked and unblocked: told once per change, to clients that publish and want to know.
-#[derive(Clone, Copy, Default, Debug)]
-pub(super) struct Blocked {
-    pub(super) now: bool,
-    pub(super) told: bool,
-    pub(super) concerned: bool,
-    /// The room that is missing is on the disk, not in memory.
-    pub(super) is_for_disk: bool,
-    /// Since when it is as it is now.
-    pub(super) since: Now,
-    /// It is so for long enough to be told: waiting counts at once.
-    pub(super) lasts: bool,
-}
-
-impl Blocked {
-    pub(super) const fn is_due(self) -> bool {
-        self.lasts && self.differs()
-    }
-
-    pub(super) const fn differs(self) -> bool {
-        (self.now && self.concerned) != self.told
-    }
 }
 
 /// What is being read, and what the broker is asked for it.

@@ -9,7 +9,7 @@
 //! close-ok means anything.
 
 use super::channel::{ConfirmList, Listed, NONE, Slot, State};
-use super::connection::{Blocked, Connection, PARTING_MS, Phase};
+use super::connection::{Connection, PARTING_MS, Phase};
 use super::content::Content;
 use super::context::{Context, Names};
 use super::erlang::{BadEnd, FrameSnippet};
@@ -19,6 +19,7 @@ use super::frame_faults::{
 use super::pending::{Kind, Pending};
 use super::publish::misplaced_body;
 use super::step::{BodyFrame, Step, Suspension, Verdict};
+use super::write_plan::Blocked;
 use crate::command::{Command, ReplyOrder};
 use crate::error::{Fault, ReplyCode, Scope};
 use crate::log_limiter::LogKind;

@@ -5,8 +5,8 @@
 
 use super::channel::Slot;
 use super::confirms::Run;
-use super::connection::Blocked;
 use super::deliveries::Begun;
+use crate::time::Now;
 use crate::wire::{Method, Writer};
 
 /// Replies looked at in one fill, in octets.
@@ -17,6 +17,30 @@ pub(super) const SMALL_FRAME_BYTES_MAX: usize = 32;
 const DELIVERY_BYTES_MIN: usize = 46;
 /// Confirms in one fill.
 pub(super) const TOLD_MAX: usize = 1024;
+
+/// connection.blocked and unblocked: told once per change, to clients that publish and want to know.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Blocked {
+    pub(super) now: bool,
+    pub(super) told: bool,
+    pub(super) concerned: bool,
+    /// The room that is missing is on the disk, not in memory.
+    pub(super) is_for_disk: bool,
+    /// Since when it is as it is now.
+    pub(super) since: Now,
+    /// It is so for long enough to be told: waiting counts at once.
+    pub(super) lasts: bool,
+}
+
+impl Blocked {
+    pub(super) const fn is_due(self) -> bool {
+        self.lasts && self.differs()
+    }
+
+    pub(super) const fn differs(self) -> bool {
+        (self.now && self.concerned) != self.told
+    }
+}
 
 /// Rests of frames that are not deliveries.
 #[derive(Clone, Copy, Default, Debug)]

@@ -481,7 +481,7 @@ fn a_queue_that_is_deleted_takes_with_it_what_waits_to_go_on() {
 // ---- over power cuts
 
 pub(crate) const IDENTITY: Identity = Identity { id: *b"0123456789abcdef", secret: 0x61_0A9 };
-const NOW: Now = Now::from_ms(1);
+pub(crate) const NOW: Now = Now::from_ms(1);
 
 /// A broker on a disk.
 pub(crate) struct Life {

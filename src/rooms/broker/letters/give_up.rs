@@ -249,14 +249,18 @@ impl Post<'_> {
     }
 
     fn dead_letter_rejected_all(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        while let Some(index) = self.queues.at(queue).backlog.first_rejected() {
-            let before = cx.work.units();
-            if *left == 0 || !self.dead_letter_rejected(cx, queue, index) {
-                return false;
+        loop {
+            while let Some(index) = self.queues.at(queue).backlog.first_rejected() {
+                let before = cx.work.units();
+                if *left == 0 || !self.dead_letter_rejected(cx, queue, index) {
+                    return false;
+                }
+                take_step(left, before, cx.work);
             }
-            take_step(left, before, cx.work);
+            if !self.queues.reject_expired(queue) {
+                return !self.queues.at(queue).backlog.has_expired_aside();
+            }
         }
-        true
     }
 
     fn dead_letter_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) -> bool {
@@ -313,7 +317,7 @@ impl Post<'_> {
             }
             let before = cx.work.units();
             cx.work.charge(1);
-            let is_gone = *left > 0 && self.give_up_first(cx, queue, Reason::Expired);
+            let is_gone = *left > 0 && self.give_up_expired(cx, queue);
             if !is_gone {
                 return false;
             }
@@ -321,6 +325,24 @@ impl Post<'_> {
             take_step(left, before, cx.work);
         }
         true
+    }
+
+    /// Gives up the first message of a queue, which has expired. If the log has no room for its dead letter, it is set
+    /// aside, and so are those that expire behind it, which keeps their order; `false`: not now.
+    fn give_up_expired(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+        let follows = self.queues.at(queue).backlog.has_expired_aside();
+        if follows && self.queues.set_expired_aside(cx, queue) {
+            self.queues.note_shed(queue);
+            return true;
+        }
+        if self.give_up_first(cx, queue, Reason::Expired) {
+            return true;
+        }
+        let is_aside = self.letters.lacks_disk && self.queues.set_expired_aside(cx, queue);
+        if is_aside {
+            self.queues.note_shed(queue);
+        }
+        is_aside
     }
 
     /// Gives up the expired messages at the front of a queue before a delivery.
