@@ -351,6 +351,15 @@ def virtual_host_metadata() -> None:
         put = b"PUT /api/vhosts/v HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
         assert b" 204 " in talk(broker, put)
         assert ["v", "E", "[a, b]", "classic", "false"] in rows(broker, "list_vhosts", *columns)
+        good(broker, "update_vhost_metadata", "v", "--tags", "c,d")
+        assert ["v", "E", "[c, d]", "classic", "false"] in rows(broker, "list_vhosts", *columns)
+        good(broker, "update_vhost_metadata", "v", "--description", "F", "--default-queue-type", "quorum")
+        assert ["v", "F", "[c, d]", "quorum", "false"] in rows(broker, "list_vhosts", *columns)
+        assert ctl(broker, "update_vhost_metadata", "none", "--tags", "c").err.endswith(
+            "Virtual host 'none' does not exist\n")
+        for words in ([], ["--default-queue-type", "fast"]):
+            done = ctl(broker, "update_vhost_metadata", "v", *words)
+            assert done.status == 64 and "argument validation" in done.err, done
         for words in (["--description", "d" * 1025], ["--default-queue-type", "fast"]):
             assert ctl(broker, "add_vhost", "w", *words).status == 69
         assert rows(broker, "list_vhosts", "name") == [["/"], ["v"]]
