@@ -210,6 +210,8 @@ fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
             ),
             ("PUT /api/vhosts/v", "", "204", ""),
             ("GET /api/vhosts/v", "", "200", r#""description":"","tags":[],"default_queue_type":"quorum""#),
+            // The name of the cluster is node_name of the configuration.
+            ("PUT /api/cluster-name", r#"{"name":"x"}"#, "405", ""),
             ("PUT /api/vhosts/v", r#"{"tracing":7}"#, "400", "tracing is true or false"),
         ],
     );
