@@ -7,6 +7,7 @@ use std::fmt::Write;
 use crate::config::Config;
 use crate::config::board;
 use crate::host::{self, StartError};
+use crate::store_limits;
 
 /// The report on a configuration, and whether the broker would start with it.
 ///
@@ -18,7 +19,10 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
     let table = config.limits.memory_table(&host::record_sizes(&config));
     let mut report = format!("{}\n\n{}", config.shown(), table.shown(config.memory_limit_bytes));
     let (remarks, verdict) = match rehearsed {
-        Ok(remarks) => (remarks, Ok(())),
+        Ok(mut remarks) => {
+            remarks.extend(store_limits::beyond(&config));
+            (remarks, Ok(()))
+        }
         Err(error) => (Vec::new(), Err(error)),
     };
     for remark in config.warnings().chain(remarks) {

@@ -17,6 +17,7 @@ mod new_file;
 pub mod options;
 pub mod program;
 pub mod restore;
+mod store_limits;
 mod tar;
 pub mod upgrade;
 

@@ -227,9 +227,25 @@ fn trace(context: &mut RequestContext<'_>, vhost: &str, is_on: bool) -> Answered
     Ok(done(Status::NoContent))
 }
 
-/// Makes a virtual host, unless it is there. Metadata and `tracing` that are given change, also of one that is
-/// there.
+/// Makes a virtual host, or changes one: as with RabbitMQ, a description and tags that are not given become empty. The
+/// default queue type, the protection and `tracing` stay unless they are given.
 pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    change_vhost(call, context, |change| {
+        change.description.get_or_insert_default();
+        change.tags.get_or_insert_default();
+    })
+}
+
+/// Makes a virtual host, unless it must exist, or changes what is given of one.
+pub(super) fn update_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    change_vhost(call, context, |_| ())
+}
+
+fn change_vhost(
+    call: &Call<'_>,
+    context: &mut RequestContext<'_>,
+    complete: impl FnOnce(&mut VhostChange),
+) -> Answered {
     let vhost = call.name("vhost");
     let said = match call.request.body {
         [] => Ok((None, VhostChange::default())),
@@ -239,8 +255,12 @@ pub(super) fn put_vhost(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
             other => Err(format!("tracing is true or false, not {other}")),
         }),
     };
-    let (is_traced, change) = said.map_err(bad)?;
+    let (is_traced, mut change) = said.map_err(bad)?;
     let is_new = !exists(context, vhost);
+    if is_new && call.request.condition == Condition::Exists {
+        return changed(Err(OperatorFault::NoSuchVhost(vhost.into())));
+    }
+    complete(&mut change);
     let answer = put(is_new, context.broker.put_vhost_with(context.journal, vhost, &change))?;
     if let Some(is_on) = is_traced {
         trace(context, vhost, is_on)?;

@@ -32,6 +32,8 @@ pub enum Answer {
     Made(Batch, String),
     /// When all that was said of what exists is durable, whatever messages wait for.
     Changed(Status, Vec<u8>),
+    /// The same, and the client goes on at this address.
+    ChangedGoOn(String),
     /// With what the store consists of, once this is durable.
     Hold(Batch),
     /// A file of the page.

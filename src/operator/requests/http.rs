@@ -132,6 +132,8 @@ pub enum Status {
     Created = 201,
     /// The request was carried out, and there is nothing to show.
     NoContent = 204,
+    /// The request was carried out, and the client goes on elsewhere.
+    SeeOther = 303,
     /// The request makes no sense.
     BadRequest = 400,
     /// The copy that the client has is good.
@@ -160,6 +162,7 @@ impl Status {
             Self::Ok => "OK",
             Self::Created => "Created",
             Self::NoContent => "No Content",
+            Self::SeeOther => "See Other",
             Self::BadRequest => "Bad Request",
             Self::NotModified => "Not Modified",
             Self::Unauthorized => "Unauthorized",

@@ -57,6 +57,8 @@ pub(super) struct Import {
     file: Spool,
     /// The form that the file is in, until it is found there.
     form: Option<Form>,
+    /// Where the client goes on when all is made.
+    redirect: Option<String>,
     /// Where it begins in what was sent, and where it ends, if that is not the end of all.
     begin: usize,
     end: Option<usize>,
@@ -86,8 +88,11 @@ impl Upload for Import {
 
     fn step(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Answer>, Answer> {
         if let Some(form) = &mut self.form {
-            if let Some((begin, end)) = form.step(&self.file, context.messages).map_err(bad)? {
-                (self.form, self.begin, self.at, self.end) = (None, begin, begin, Some(end));
+            if let Some(found) = form.step(&self.file, context.messages).map_err(bad)?
+                && let Some((begin, end)) = found.file
+            {
+                (self.form, self.redirect) = (None, found.redirect);
+                (self.begin, self.at, self.end) = (begin, begin, Some(end));
             }
             return Ok(None);
         }
@@ -98,7 +103,10 @@ impl Upload for Import {
                 && self.list.is_none()
             {
                 let Some(begin) = self.lists.get(making) else {
-                    return Ok(Some(Answer::Changed(Status::NoContent, Vec::new())));
+                    return Ok(Some(match self.redirect.take() {
+                        Some(address) => Answer::ChangedGoOn(address),
+                        None => Answer::Changed(Status::NoContent, Vec::new()),
+                    }));
                 };
                 match begin {
                     Some(begin) => {

@@ -1,7 +1,8 @@
-//! The file in a form that a browser or `curl -F file=@defs.json` sends (`multipart/form-data`).
+//! The file in a form that a browser or `curl -F file=@defs.json` sends (`multipart/form-data`), and where the browser
+//! goes on afterwards (`-F redirect=ADDRESS`).
 //!
 //! # Invariants
-//! - A step looks at a bounded number of bytes, and the head of a part is bounded.
+//! - A step looks at a bounded number of bytes; the number of parts and the head of each are bounded.
 
 use crate::mem::Messages;
 
@@ -13,16 +14,39 @@ const BYTES_PER_STEP: usize = 64 << 10;
 const HEAD_BYTES_MAX: usize = 4 << 10;
 /// The longest boundary, in bytes: that of RFC 2046.
 const BOUNDARY_BYTES_MAX: usize = 70;
+/// The longest address in a part named `redirect`, in bytes.
+const REDIRECT_BYTES_MAX: usize = 1024;
 
-/// Finds the part named `file`.
+/// The most parts of a form.
+const PARTS_MAX: usize = 64;
+
+/// Finds the parts named `file` and `redirect`.
 #[derive(Debug)]
 pub(super) struct Form {
     /// What stands before each part: a line end, two dashes and the boundary.
     delimiter: Vec<u8>,
     /// Where the search goes on.
     at: usize,
-    /// Where the content of the part begins that the search is in, and whether it is the file.
-    part: Option<(usize, bool)>,
+    /// Where the content of the part begins that the search is in, and the part's name if it matters.
+    part: Option<(usize, Option<Name>)>,
+    part_count: usize,
+    found: Found,
+}
+
+/// The names that matter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Name {
+    File,
+    Redirect,
+}
+
+/// What was found in a form.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Found {
+    /// Where the file begins and ends; `None`: there is none.
+    pub(super) file: Option<(usize, usize)>,
+    /// Where the client goes on once the file is imported.
+    pub(super) redirect: Option<String>,
 }
 
 impl Form {
@@ -37,19 +61,15 @@ impl Form {
             name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"'))
         })?;
         let is_one = (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len());
-        is_one.then(|| Self { delimiter: format!("\r\n--{boundary}").into_bytes(), at: 0, part: None })
+        let delimiter = format!("\r\n--{boundary}").into_bytes();
+        is_one.then(|| Self { delimiter, at: 0, part: None, part_count: 0, found: Found::default() })
     }
 
-    /// Goes on; returns where the file begins and ends, once it is found.
+    /// Goes on; returns what was found once the form ends.
     ///
     /// # Errors
-    /// There is no such part.
-    pub(super) fn step(
-        &mut self,
-        body: &Spool,
-        messages: &Messages,
-    ) -> Result<Option<(usize, usize)>, String> {
-        let none = || "the form has no part named `file`".to_string();
+    /// There is no part named `file`, or the one named `redirect` is no address.
+    pub(super) fn step(&mut self, body: &Spool, messages: &Messages) -> Result<Option<Found>, String> {
         let mut bytes = vec![0; BYTES_PER_STEP];
         let count = read(body, messages, self.at, &mut bytes);
         let bytes = &bytes[..count];
@@ -60,24 +80,57 @@ impl Form {
         };
         let Some(found) = bytes.windows(needle.len()).position(|part| part == needle) else {
             if count < BYTES_PER_STEP {
-                return Err(none());
+                return self.end();
             }
             self.at += count + 1 - needle.len();
             return Ok(None);
         };
         let delimiter_at = self.at + found;
-        if let Some((begin, true)) = self.part {
-            return Ok(Some((begin, delimiter_at)));
-        }
         let head_at = delimiter_at + needle.len();
+        match self.part.take() {
+            Some((begin, Some(Name::File))) => {
+                self.found.file.get_or_insert((begin, delimiter_at));
+            }
+            Some((begin, Some(Name::Redirect))) => {
+                let mut address = vec![0; delimiter_at.saturating_sub(begin).min(REDIRECT_BYTES_MAX + 1)];
+                read(body, messages, begin, &mut address);
+                self.found.redirect = address_of(address)?;
+            }
+            _ => {}
+        }
         let mut head = vec![0; HEAD_BYTES_MAX];
         let count = read(body, messages, head_at, &mut head);
-        let end = head[..count].windows(4).position(|part| part == b"\r\n\r\n").ok_or_else(none)?;
-        let is_file = is_named_file(&String::from_utf8_lossy(&head[..end]));
+        let end = head[..count].windows(4).position(|part| part == b"\r\n\r\n");
+        let Some(end) = end.filter(|_| !head.starts_with(b"--")) else { return self.end() };
+        self.part_count += 1;
+        if self.part_count > PARTS_MAX {
+            return Err(format!("the form may have {PARTS_MAX} parts"));
+        }
         let begin = head_at + end + 4;
+        let name = name_of(&String::from_utf8_lossy(&head[..end]));
         // The line end before the next delimiter may be that of an empty part's head.
-        (self.part, self.at) = (Some((begin, is_file)), begin.saturating_sub(2).max(1));
+        (self.part, self.at) = (Some((begin, name)), begin.saturating_sub(2).max(1));
         Ok(None)
+    }
+
+    fn end(&mut self) -> Result<Option<Found>, String> {
+        match self.found.file {
+            Some(_) => Ok(Some(core::mem::take(&mut self.found))),
+            None => Err("the form has no part named `file`".to_string()),
+        }
+    }
+}
+
+/// Reads the content of a part named `redirect`. An empty one is as good as none.
+fn address_of(bytes: Vec<u8>) -> Result<Option<String>, String> {
+    if bytes.len() > REDIRECT_BYTES_MAX {
+        return Err(format!("the form's part `redirect` may have {REDIRECT_BYTES_MAX} bytes"));
+    }
+    match String::from_utf8(bytes) {
+        Ok(address) if address.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(Some(address).filter(|address| !address.is_empty()))
+        }
+        _ => Err("the form's part `redirect` must be an address: visible ASCII without spaces".to_string()),
     }
 }
 
@@ -93,12 +146,16 @@ fn read(body: &Spool, messages: &Messages, at: usize, out: &mut [u8]) -> usize {
     done
 }
 
-fn is_named_file(head: &str) -> bool {
+fn name_of(head: &str) -> Option<Name> {
     let lines = head.split("\r\n").filter_map(|line| line.split_once(':'));
     let mut dispositions = lines.filter(|(name, _)| name.trim().eq_ignore_ascii_case("content-disposition"));
-    dispositions.any(|(_, value)| {
-        value.split(';').filter_map(|part| part.split_once('=')).any(|(name, value)| {
-            name.trim().eq_ignore_ascii_case("name") && value.trim().trim_matches('"') == "file"
-        })
+    dispositions.find_map(|(_, value)| {
+        let mut fields = value.split(';').filter_map(|part| part.split_once('='));
+        let (_, name) = fields.find(|(key, _)| key.trim().eq_ignore_ascii_case("name"))?;
+        match name.trim().trim_matches('"') {
+            "file" => Some(Name::File),
+            "redirect" => Some(Name::Redirect),
+            _ => None,
+        }
     })
 }

@@ -83,7 +83,7 @@ pub struct OperatorSession {
     is_last: bool,
     /// The answer's body is not wanted.
     is_head: bool,
-    /// Where to find what was made.
+    /// Where to find what was made, or where the client goes on.
     location: Option<String>,
     /// What is in the input is no whole request.
     is_partial: bool,
@@ -531,6 +531,10 @@ impl OperatorSession {
             Answer::Changed(status, body) => {
                 self.state = State::Changing(context.journal.facts_said(), status, body);
             }
+            Answer::ChangedGoOn(location) => {
+                self.location = Some(location);
+                self.state = State::Changing(context.journal.facts_said(), Status::SeeOther, Vec::new());
+            }
             Answer::Hold(batch) => self.state = State::Holding(batch),
             Answer::List(listing) if listing.is_gathered() => self.begin_list(listing),
             Answer::List(listing) => self.state = State::Listing(listing),
@@ -603,7 +607,8 @@ impl OperatorSession {
 
     fn answer(&mut self, status: Status, body: &[u8]) {
         let head = self.head(status);
-        let more = match self.location.take().filter(|_| status == Status::Created) {
+        let is_told = matches!(status, Status::Created | Status::SeeOther);
+        let more = match self.location.take().filter(|_| is_told) {
             Some(place) => &*format!("{}location: {place}\r\n", head.more),
             None => head.more,
         };

@@ -181,7 +181,8 @@ requests! {
     both Get "api/users/{user}/topic-permissions" Administrator Show(list::<TopicPermissions>);
     both Get "api/vhosts" Nothing Show(list::<Vhosts>);
     network Get "api/vhosts/{vhost}" Administrator Show(one::<Vhosts>);
-    both Put "api/vhosts/{vhost}" Administrator Change(access::put_vhost);
+    network Put "api/vhosts/{vhost}" Administrator Change(access::put_vhost);
+    socket Put "api/vhosts/{vhost}" Operator Change(access::update_vhost);
     both Delete "api/vhosts/{vhost}" Administrator Change(access::delete_vhost);
     both Post "api/vhosts/{vhost}/deletion/protection" Administrator Change(access::protect_vhost);
     both Delete "api/vhosts/{vhost}/deletion/protection" Administrator Change(access::protect_vhost);

@@ -139,6 +139,8 @@ const vhosts = {
     table({ caption: 'Virtual hosts', ctx, sort: 'name', rows: list.rows, key: (row) => row.name, columns: [
       { label: 'Name', sort: 'name', cell: (row) => h('a', { href: `#/queues?vhost=${seg(row.name)}` }, row.name) },
       { label: 'Description', cell: (row) => row.description },
+      { label: 'Tags', cell: (row) => row.tags.join(', ') },
+      { label: 'Queue type', cell: (row) => row.metadata.default_queue_type },
       { label: 'Ready', sort: 'messages_ready', num: true, cell: (row) => count(row.messages_ready ?? 0) },
       { label: 'Unacked', sort: 'messages_unacknowledged', num: true,
         cell: (row) => count(row.messages_unacknowledged ?? 0) },

@@ -104,7 +104,7 @@ pub use names::Entropy;
 pub use operator::Declared;
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, ParameterView, SHOVEL};
 pub use policy::{AppliedView, ApplyTo, NewPolicy, PolicyKind, PolicyView};
-pub use queue::{BROWSED_MAX, BrowseResult, Browsed, LogRun, levels_of};
+pub use queue::{BROWSED_MAX, BrowseResult, Browsed, LogRun, declared_arguments, levels_of};
 pub use queues::{Browses, Fetch, FetchFrom, Page, PageIn, Queues, disk_shortage};
 pub use recovery::{Orphan, Recovery};
 pub use restored::{Contents, Restored};

@@ -336,6 +336,18 @@ impl Log {
     pub fn access_of_files(files: &mut FileDisk) -> Result<Access, OpenError> {
         Self::access_of(files)
     }
+
+    /// Reads the store as a start does, to count what it holds; takes no lock, and writes nothing. The log must not
+    /// be appended to.
+    ///
+    /// # Errors
+    /// See [`Self::open`]; there is no store.
+    #[inline(never)]
+    pub fn read_only(files: &mut FileDisk) -> Result<(Self, Report), OpenError> {
+        let nobody = Identity { id: [0; 16], secret: 0 };
+        let (log, report) = Self::look(files, Settings::default(), nobody)?;
+        if report.is_new { Err(OpenError::NoStore) } else { Ok((log, report)) }
+    }
 }
 
 fn recover<D: Disk>(

@@ -14,7 +14,9 @@ use crate::requests::http::encode;
 
 use super::args::Call;
 use super::client::Reply;
-use super::failure::{BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused_as, tell, warn};
+use super::failure::{
+    BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused, misused_as, tell, warn,
+};
 use super::find::{ask, connect};
 use super::listings::{Source, print};
 
@@ -163,12 +165,31 @@ pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
 pub(super) fn add_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
     tell(call, &format!("Adding vhost \"{vhost}\" ..."))?;
+    let body = vhost_metadata(call).map(|metadata| metadata.to_string());
+    done(&ask(call, "PUT", &["vhosts", vhost], &body.unwrap_or_default())?)
+}
+
+/// Returns the metadata that the options give, as an object; `None` without such options.
+fn vhost_metadata(call: &Call) -> Option<Value> {
     let options = ["description", "tags", "default-queue-type"];
     let given =
         options.iter().filter_map(|option| Some((option.replace('-', "_"), call.value(option)?.into())));
-    let body: serde_json::Map<String, Value> = given.collect();
-    let body = if body.is_empty() { String::new() } else { Value::Object(body).to_string() };
-    done(&ask(call, "PUT", &["vhosts", vhost], &body)?)
+    let metadata: serde_json::Map<String, Value> = given.collect();
+    (!metadata.is_empty()).then_some(Value::Object(metadata))
+}
+
+pub(super) fn update_vhost_metadata(call: &Call) -> Result<(), Failure> {
+    let vhost = &call.args[0];
+    let metadata = vhost_metadata(call).ok_or_else(|| misused(call, "not enough arguments."))?;
+    if let Some(kind) = call.value("default-queue-type")
+        && !["quorum", "stream", "classic"].contains(&kind)
+    {
+        let why = format!("Default queue type must be one of: quorum, stream, classic. Provided: {kind}");
+        return Err(misused(call, &why));
+    }
+    tell(call, &format!("Updating metadata of vhost \"{vhost}\" ..."))?;
+    let path = format!("/api/vhosts/{}", encode(vhost));
+    done(&connect(call)?.ask("PUT", &path, MUST_BE_THERE, &metadata.to_string())?)
 }
 
 pub(super) fn delete_vhost(call: &Call) -> Result<(), Failure> {

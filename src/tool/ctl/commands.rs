@@ -97,6 +97,7 @@ const SECTIONS: [(&str, &[&str]); 12] = [
             "set_vhost_limits",
             "trace_off",
             "trace_on",
+            "update_vhost_metadata",
         ],
     ),
     (
@@ -246,6 +247,9 @@ commands! {
         access::add_vhost,
         "Creates a virtual host, or changes the metadata of one. Queues that are declared without a type get the \
          default queue type: classic or quorum";
+    "update_vhost_metadata", " <vhost> [--description <description>] [--tags \"<tag1>,<tag2>,<...>\"] \
+        [--default-queue-type <quorum|classic|stream>]", 1..=1, access::update_vhost_metadata,
+        "Updates metadata (tags, description, default queue type) of a virtual host; what is not given stays";
     "enable_vhost_protection_from_deletion", " <vhost>", 1..=1, access::protect_vhost,
         "Protects a virtual host from deletion";
     "disable_vhost_protection_from_deletion", " <vhost>", 1..=1, access::unprotect_vhost,

@@ -67,10 +67,8 @@ const ELSEWHERE: &[(&[&str], &str)] = &[
         &["list_ciphers", "list_hashes", "hipe_compile", "check_certificate_expiration"],
         "The chapters of the guide on TLS, and on users and logins, say what there is of that",
     ),
-    (
-        &["set_vhost_tags", "list_node_auth_attempt_stats"],
-        "That is not kept here: list_vhosts and list_users show what is",
-    ),
+    (&["list_node_auth_attempt_stats"], "That is not kept here: list_users shows what is"),
+    (&["set_vhost_tags"], "Use update_vhost_metadata with the virtual host and --tags"),
     (&["wait"], "The process needs no file to be found by: use await_startup"),
     (
         &["autocomplete"],

@@ -188,6 +188,30 @@ fn policies_are_set_shown_and_cleared_by_whom_it_is_given_to() {
             ("GET /api/vhosts/v", "", "200", r#""tracing":true"#),
             ("PUT /api/vhosts/v", r#"{"tracing":false}"#, "204", ""),
             ("GET /api/vhosts/v", "", "200", r#""tracing":false"#),
+            // As with RabbitMQ, a description and tags that are not given go; the type of queues stays.
+            (
+                "PUT /api/vhosts/v",
+                r#"{"description":"x","tags":"t","default_queue_type":"quorum"}"#,
+                "204",
+                "",
+            ),
+            (
+                "GET /api/vhosts/v",
+                "",
+                "200",
+                r#""description":"x","tags":["t"],"default_queue_type":"quorum""#,
+            ),
+            ("PUT /api/vhosts/v", r#"{"tags":["u"]}"#, "204", ""),
+            (
+                "GET /api/vhosts/v",
+                "",
+                "200",
+                r#""description":"","tags":["u"],"default_queue_type":"quorum""#,
+            ),
+            ("PUT /api/vhosts/v", "", "204", ""),
+            ("GET /api/vhosts/v", "", "200", r#""description":"","tags":[],"default_queue_type":"quorum""#),
+            // The name of the cluster is node_name of the configuration.
+            ("PUT /api/cluster-name", r#"{"name":"x"}"#, "405", ""),
             ("PUT /api/vhosts/v", r#"{"tracing":7}"#, "400", "tracing is true or false"),
         ],
     );

@@ -264,10 +264,34 @@ fn a_form_with_a_file_of_definitions_is_taken_as_the_file() {
         assert_eq!(status(&made), "200", "{spaces}");
     }
     let file = part("file", "{}");
+    // As with RabbitMQ, a redirect before the file or behind it is answered with 303.
+    let place = "../#/import-succeeded";
+    let redirect = part("redirect", place);
+    let longest = format!("/{}", "x".repeat(1023));
+    for (form, place) in [
+        (redirect.clone() + &file + end, place),
+        (file.clone() + &redirect + end, place),
+        (part("file", &format!("{{{}}}", " ".repeat(70_000))) + &redirect + end, place),
+        (part("redirect", &longest) + &file + end, longest.as_str()),
+    ] {
+        let answer = post(&mut world, &form);
+        assert!(answer.starts_with("HTTP/1.1 303 See Other\r\n"), "{answer}");
+        assert!(answer.to_lowercase().contains(&format!("\r\nlocation: {place}\r\n")), "{answer}");
+        assert_eq!(status(&say(&mut world, api, GUEST, "GET /api/whoami", "")), "200");
+    }
+    let queue = r#"{"queues":[{"name":"never","vhost":"/"}]}"#;
+    for place in ["/a\r\nSet-Cookie: b", "/a\0", "/a b", "/é", &format!("{longest}x")] {
+        let answer = post(&mut world, &(part("file", queue) + &part("redirect", place) + end));
+        assert_eq!((status(&answer), answer.contains("`redirect`")), ("400", true), "{place:?}: {answer}");
+        assert_eq!(status(&say(&mut world, api, GUEST, "GET /api/queues/%2F/never", "")), "404");
+    }
+    let answer = post(&mut world, &(redirect + &part("file", "{") + end));
+    assert_eq!(status(&answer), "400", "{answer}");
     for (form, why) in [
         (part("other", "{}") + end, "the form has no part named `file`"),
         (file.clone(), "the form has no part named `file`"),
         (String::from("{}"), "the form has no part named `file`"),
+        (part("other", "").repeat(64) + &file + end, "the form may have 64 parts"),
         (part("file", "{\"queues\":[{") + end, "the definitions end where"),
         (part("file", "") + end, "the definitions end where"),
     ] {

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List
 
 from harness import brokers, environment
 from harness.brokers import Leveret, leveret, rabbitmq
+from harness.suite import patience
 from hostile import talk
-from support import ctl, good, rows
+from support import ctl, good, program, rows
 
 WORDS = [
     ["add_vhost", "plant"],
@@ -247,24 +249,63 @@ def policies_for_kinds_of_queues() -> None:
         assert kept == policies, kept
 
 
+def checked(home: Path, data: Path, config: str, is_in_use: bool = False) -> List[str]:
+    """The warnings of `leveret check` about this data directory, which it leaves as it was."""
+    def files() -> Dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in data.glob("*") if path.is_file() and not is_in_use}
+
+    (home / "check.toml").write_text(config)
+    command = [str(brokers.leveret_binary()), "check", "--config", str(home / "check.toml"), "--data-dir", str(data)]
+    before = files()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60))
+    assert done.returncode == 0, done
+    assert files() == before, "check has written to the store"
+    return [line for line in done.stdout.splitlines() if line.startswith("# warning: this store ")]
+
+
 def more_than_a_smaller_profile_has_room_for() -> None:
-    """A start under lower limits says by an alarm that some of the store is not served; with the old limits all is
-    there again."""
+    """A start under lower limits says by an alarm that some of the store is not served, and `leveret check` says so
+    before; with the old limits all is there again."""
+    small = "[limits]\nqueues_max = 64\nexchanges_max = 8\nbindings_max = 16\nusers_max = 2\nvhosts_max = 1\n"
     with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home:
         file, data = Path(home) / "many.json", Path(home) / "data"
-        file.write_text(json.dumps({"queues": [
-            {"name": f"q{number}", "vhost": "/", "durable": True, "auto_delete": False, "arguments": {}}
-            for number in range(100)]}))
+        assert checked(Path(home), data, small) == []
+        file.write_text(json.dumps({
+            "queues": [{"name": f"q{number}", "vhost": "/", "durable": True, "auto_delete": False, "arguments": {}}
+                       for number in range(1_100)],
+            "exchanges": [{"name": f"e{number}", "vhost": "/", "type": "fanout", "durable": True,
+                           "auto_delete": False, "arguments": {}} for number in range(9)],
+            "bindings": [{"source": "e0", "vhost": "/", "destination": f"q{number}", "destination_type": "queue",
+                          "routing_key": "", "arguments": {}} for number in range(17)]}))
         binary = brokers.leveret_binary()
         with Leveret(binary, [], None, data) as broker:
             good(broker, "import_definitions", str(file))
+            good(broker, "add_vhost", "v2")
+            for name in ("u2", "u3"):
+                good(broker, "add_user", name, "p")
             assert "limits:" not in good(broker, "list_alarms")
+        told = checked(Path(home), data, small)
+        for words in ("has 1,100 queues, queues_max is 64", "has 9 exchanges, exchanges_max is 8",
+                      "has 17 bindings, bindings_max is 16", "has 3 users, users_max is 2",
+                      "has 2 virtual hosts, vhosts_max is 1"):
+            assert len([line for line in told if words in line]) == 1, (words, told)
+        assert len(told) == 5, told
+        assert checked(Path(home), data, "") == []
         with Leveret(binary, [], "[limits]\nqueues_max = 64\n", data) as broker:
             assert len(rows(broker, "list_queues", "name")) == 64
             assert "limits: the store has more than" in good(broker, "list_alarms")
         with Leveret(binary, [], None, data) as broker:
-            assert len(rows(broker, "list_queues", "name")) == 100
+            assert len(rows(broker, "list_queues", "name")) == 1_100
             assert "limits:" not in good(broker, "list_alarms")
+            program("publish", broker, "q0", "9000")
+        full = 'frame_max = "16KiB"\n[limits]\nsegment_bytes = "512KiB"\ncommit_bytes_max = "160KiB"\n'
+        told = checked(Path(home), data, full + '[store]\ndisk_limit = "4MiB"\n')
+        assert len(told) == 1 and "MB of messages, disk_limit is 4.2 MB" in told[0], told
+        for segment in data.glob("*.seg"):
+            segment.write_bytes(b"\x55" * segment.stat().st_size)
+        # Users and virtual hosts lie in files beside the log, too.
+        told = checked(Path(home), data, small)
+        assert ["users" in line or "virtual hosts" in line for line in told] == [True, True], told
 
 
 def virtual_host_metadata() -> None:
@@ -310,6 +351,15 @@ def virtual_host_metadata() -> None:
         put = b"PUT /api/vhosts/v HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
         assert b" 204 " in talk(broker, put)
         assert ["v", "E", "[a, b]", "classic", "false"] in rows(broker, "list_vhosts", *columns)
+        good(broker, "update_vhost_metadata", "v", "--tags", "c,d")
+        assert ["v", "E", "[c, d]", "classic", "false"] in rows(broker, "list_vhosts", *columns)
+        good(broker, "update_vhost_metadata", "v", "--description", "F", "--default-queue-type", "quorum")
+        assert ["v", "F", "[c, d]", "quorum", "false"] in rows(broker, "list_vhosts", *columns)
+        assert ctl(broker, "update_vhost_metadata", "none", "--tags", "c").err.endswith(
+            "Virtual host 'none' does not exist\n")
+        for words in ([], ["--default-queue-type", "fast"]):
+            done = ctl(broker, "update_vhost_metadata", "v", *words)
+            assert done.status == 64 and "argument validation" in done.err, done
         for words in (["--description", "d" * 1025], ["--default-queue-type", "fast"]):
             assert ctl(broker, "add_vhost", "w", *words).status == 69
         assert rows(broker, "list_vhosts", "name") == [["/"], ["v"]]

@@ -426,8 +426,8 @@ impl fmt::Display for Megabytes {
     }
 }
 
-/// A number with its digits in groups of three.
-fn grouped(number: u64) -> String {
+/// Returns a number with its digits in groups of three.
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

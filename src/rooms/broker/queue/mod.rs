@@ -43,6 +43,7 @@ pub(super) use place::{Lane, Place};
 pub(super) use record::{Front, Peeked, Queue, Rank};
 pub(super) use records::Records;
 pub(super) use requeue_counts::RequeueCounts;
+pub use requeue_counts::declared_arguments;
 pub(super) use routes::Targets;
 
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, LogRun};

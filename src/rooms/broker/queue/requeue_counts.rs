@@ -83,11 +83,16 @@ impl RequeueCountsDue {
     }
 }
 
+/// Returns the arguments that a queue was declared with, out of those in its definition.
+pub fn declared_arguments(arguments: &[u8]) -> &[u8] {
+    let counts = last_list(arguments).map_or(0, |list| ARGUMENT.len() + 4 + list.len());
+    &arguments[..arguments.len() - counts]
+}
+
 impl RequeueCounts {
     /// Takes the requeue counts out of the arguments of a queue's definition; gives the arguments without them.
     pub(crate) fn split(arguments: &[u8]) -> (&[u8], Self) {
         let Some(list) = last_list(arguments) else { return (arguments, Self::default()) };
-        let rest = arguments.len() - ARGUMENT.len() - 4 - list.len();
         let mut counts = Self::default();
         let mut before = None;
         for [offset @ .., high, low] in list.as_chunks::<ENTRY_BYTES>().0 {
@@ -96,7 +101,7 @@ impl RequeueCounts {
             counts.set(Range { first, last: offset & !RANGE_END, count });
             before = (offset < RANGE_END).then_some(offset);
         }
-        (&arguments[..rest], counts)
+        (declared_arguments(arguments), counts)
     }
 
     /// Returns the arguments of a queue's definition with the requeue counts.
