@@ -520,7 +520,7 @@ mod tests {
     #[test]
     fn who_comes_in_has_the_options_of_the_door() {
         let limits = Limits::default();
-        let listener =
+        let mut listener =
             Listener::open("127.0.0.1:0".parse().unwrap(), false, &limits, &mut Passed(Vec::new())).unwrap();
         listener.listen().unwrap();
         let ListenerAddress::Network(address) = listener.address else { panic!("it is one of the network") };
