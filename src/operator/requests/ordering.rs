@@ -14,6 +14,7 @@ use regex_lite::{Regex, RegexBuilder};
 use super::filter::Filter;
 use super::http::{Request, Status, decode};
 use super::request_context::ReadContext;
+use crate::limits::LISTED_ROW_BYTES;
 
 /// What a compiled pattern may take, in bytes: the smallest that fits says what a match costs.
 const PATTERN_SIZES: [usize; 3] = [1 << 10, 4 << 10, 16 << 10];
@@ -30,6 +31,7 @@ const PAGE_ROWS_DEFAULT: usize = 100;
 type Key = [u8; 16];
 /// Letters of a text in a key.
 const KEY_LETTERS: usize = 15;
+const _: () = assert!(2 * size_of::<(Key, u8, u32)>() <= LISTED_ROW_BYTES);
 
 /// Rows that are alike in all that was compared so far.
 #[derive(Clone, Copy, Debug)]
@@ -204,7 +206,11 @@ impl Ordered {
     fn sort(&mut self, from: usize, to: usize, letters: usize) {
         let is_reverse = self.is_reverse;
         let rows = &mut self.rows[from..to];
-        rows.sort_by(|a, b| if is_reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) });
+        // Without memory of its own; rows with the same key stay in the order of their places.
+        rows.sort_unstable_by(|a, b| {
+            let keys = if is_reverse { b.0.cmp(&a.0) } else { a.0.cmp(&b.0) };
+            keys.then((a.1, a.2).cmp(&(b.1, b.2)))
+        });
         let mut at = from;
         for same in rows.chunk_by(|a, b| a.0 == b.0) {
             if same.len() > 1 && same[0].0[KEY_LETTERS] != 0 {

@@ -17,6 +17,9 @@ use crate::mem::{
 const PROGRAM_BYTES: u64 = 5_500_000;
 /// Clients of the control socket at once; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
+/// A row of a list that the management API puts in order, and as much again while the list grows.
+pub const LISTED_ROW_BYTES: usize = 2 * 24;
+
 /// The most clients of the management API that `management_clients_max` may allow.
 pub const MANAGEMENT_CLIENTS_MOST: usize = 8;
 /// Threads that wait for the disk, the one that does what else takes long, and the one that writes the log.
@@ -243,6 +246,18 @@ impl Limits {
         ]
     }
 
+    /// Rows of the longest list of the management API.
+    fn listed_rows(&self) -> u32 {
+        let rows = [
+            self.connections_max,
+            self.channels_max,
+            self.consumers_max,
+            self.queues_max,
+            self.exchanges_max,
+        ];
+        rows.into_iter().fold(self.bindings_max, u32::max)
+    }
+
     /// Messages and their places.
     fn lines_of_messages(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
         let page = PAGE_BYTES + Messages::PAGE_OVERHEAD_BYTES;
@@ -312,8 +327,8 @@ impl Limits {
             line(
                 "management_clients_max",
                 self.management_clients_max.into(),
-                sizes.management_bytes,
-                "clients of the management API: a request and an answer each",
+                sizes.management_bytes + self.listed_rows() as usize * LISTED_ROW_BYTES,
+                "clients of the management API: a request, an answer and the order of a list each",
             ),
             line("samples", 1, sizes.samples_bytes, "rates and histories of the management API"),
             line("json", 1, sizes.json_bytes, "a body or a thing of a file of definitions, while it is read"),

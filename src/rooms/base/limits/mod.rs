@@ -13,6 +13,6 @@ mod memory;
 pub use check::{LimitsError, SEGMENTS_MIN};
 pub use keys::{FRAME_BYTES_MIN, Limits};
 pub use memory::{
-    BRIDGE_RULES_MAX, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LOG_RING_BYTES, MANAGEMENT_CLIENTS_MOST,
-    Megabytes, MemoryLine, MemoryTable, RecordSizes, grouped,
+    BRIDGE_RULES_MAX, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LISTED_ROW_BYTES, LOG_RING_BYTES,
+    MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryLine, MemoryTable, RecordSizes, grouped,
 };
