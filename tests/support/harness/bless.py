@@ -55,7 +55,7 @@ def memory() -> None:
 
 def title_of(line: str) -> str:
     """A row of the table without its figures."""
-    return re.sub(r"[0-9][0-9,. ]*", "#", line)
+    return re.sub(r"[0-9,. ]+", " ", line)
 
 
 def transcript() -> None:

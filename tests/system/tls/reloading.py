@@ -128,8 +128,8 @@ def authority(folder: Path) -> None:
 
 def comes_in(broker: Broker, shown: object, session: object = None) -> bool:
     """Whether a client over TLS gets as far as AMQP."""
-    raw = socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20))
     try:
+        raw = socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20))
         with shown.wrap_socket(raw, server_hostname="localhost", session=session) as secure:
             Client(broker.address, connected=secure).close()
             return True
@@ -245,8 +245,8 @@ def several_lists(folder: Path) -> None:
 
 
 def useless_files_at_a_start(folder: Path) -> None:
-    """A list or a certificate that a power cut has left empty or cut off shuts the door of TLS and no other; the log
-    and the alarms say so, and a whole file opens it without a restart."""
+    """A list or a certificate that a power cut has left empty or cut off keeps the listener with TLS closed and no
+    other; the log and the alarms say so, and a whole file opens it without a restart."""
     office = Office(folder)
     stolen, other = office.issue("stolen"), office.issue("other")
     listed = folder / "crl.pem"

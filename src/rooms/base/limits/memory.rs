@@ -287,6 +287,10 @@ impl Limits {
 
     /// What is there once.
     fn lines_of_the_process(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
+        let management_bytes = match sizes.management_bytes {
+            0 => 0,
+            bytes => bytes + self.listed_rows() as usize * LISTED_ROW_BYTES,
+        };
         vec![
             line("input_buffer_bytes", 1, self.input_buffer_bytes as usize, "the one input buffer"),
             line("output_buffer_bytes", 1, self.output_buffer_bytes as usize, "the one output buffer"),
@@ -327,7 +331,7 @@ impl Limits {
             line(
                 "management_clients_max",
                 self.management_clients_max.into(),
-                sizes.management_bytes + self.listed_rows() as usize * LISTED_ROW_BYTES,
+                management_bytes,
                 "clients of the management API: a request, an answer and the order of a list each",
             ),
             line("samples", 1, sizes.samples_bytes, "rates and histories of the management API"),
