@@ -316,10 +316,7 @@ impl Broker {
     }
 
     fn run_queue(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        while self.queues.drop_first(cx, queue)
-            || self.queues.drop_rejected(cx, queue)
-            || self.queues.drop_expired_aside(cx, queue)
-        {
+        while self.queues.drop_first(cx, queue) || self.queues.drop_rejected(cx, queue) {
             if !spend(left) {
                 return false;
             }

@@ -170,41 +170,6 @@ impl Deliveries {
         Some(index)
     }
 
-    /// Makes the record of a message that was delivered to nobody and that only the log has; `None` when the pool is
-    /// full.
-    #[cold]
-    pub(crate) fn insert_absent(&mut self, queue: QueueId, offset: u64, death: Reason) -> Option<usize> {
-        let record = Delivered {
-            tag: 0,
-            offset,
-            logged: Some(offset),
-            sequence: 0,
-            message: None,
-            body_len: 0,
-            // Only records that a client can name or that are in an outbox need their channel.
-            channel: ChannelId::from_index(0),
-            consumer: None,
-            queue: Some(queue),
-            wire_bytes: 0,
-            delivered_s: 0,
-            carrier: Carrier::Deliver,
-            redelivered: false,
-            requeues: 0,
-            death: Some(death),
-            no_ack: true,
-            sent: true,
-            returned: false,
-            is_pageable: false,
-            orphaned: false,
-            decided: None,
-            links: Links::default(),
-            outbox_links: Links::default(),
-            bucket_next: 0,
-            heap: HeapLinks::default(),
-        };
-        self.slab.insert(record).ok()
-    }
-
     /// The unsettled delivery with this tag.
     pub(crate) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let mut at = self.buckets[self.bucket(channel, tag)];

@@ -249,18 +249,14 @@ impl Post<'_> {
     }
 
     fn dead_letter_rejected_all(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        loop {
-            while let Some(index) = self.queues.at(queue).backlog.first_rejected() {
-                let before = cx.work.units();
-                if *left == 0 || !self.dead_letter_rejected(cx, queue, index) {
-                    return false;
-                }
-                take_step(left, before, cx.work);
+        while let Some(index) = self.queues.at(queue).backlog.first_rejected() {
+            let before = cx.work.units();
+            if *left == 0 || !self.dead_letter_rejected(cx, queue, index) {
+                return false;
             }
-            if !self.queues.reject_expired(queue) {
-                return !self.queues.at(queue).backlog.has_expired_aside();
-            }
+            take_step(left, before, cx.work);
         }
+        true
     }
 
     fn dead_letter_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId, index: usize) -> bool {
@@ -317,7 +313,7 @@ impl Post<'_> {
             }
             let before = cx.work.units();
             cx.work.charge(1);
-            let is_gone = *left > 0 && self.give_up_expired(cx, queue);
+            let is_gone = *left > 0 && self.give_up_first(cx, queue, Reason::Expired);
             if !is_gone {
                 return false;
             }
@@ -325,24 +321,6 @@ impl Post<'_> {
             take_step(left, before, cx.work);
         }
         true
-    }
-
-    /// Gives up the first message of a queue, which has expired. If the log has no room for its dead letter, it is set
-    /// aside, and so are those that expire behind it, which keeps their order; `false`: not now.
-    fn give_up_expired(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let follows = self.queues.at(queue).backlog.has_expired_aside();
-        if follows && self.queues.set_expired_aside(cx, queue) {
-            self.queues.note_shed(queue);
-            return true;
-        }
-        if self.give_up_first(cx, queue, Reason::Expired) {
-            return true;
-        }
-        let is_aside = self.letters.lacks_disk && self.queues.set_expired_aside(cx, queue);
-        if is_aside {
-            self.queues.note_shed(queue);
-        }
-        is_aside
     }
 
     /// Gives up the expired messages at the front of a queue before a delivery.

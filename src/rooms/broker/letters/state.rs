@@ -25,8 +25,6 @@ pub(crate) struct Letters {
     pub(super) targets: Vec<QueueId>,
     /// The room that the commit being carried out may still need.
     pub(super) promised: Promised,
-    /// The last dead letter that was not written had no room in the log.
-    pub(super) lacks_disk: bool,
     /// The second of this turn since 1970: the time in dead letters.
     pub(super) unix_s: u64,
     /// The minute in which a dropped dead letter was logged last.

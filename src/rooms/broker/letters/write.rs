@@ -13,7 +13,7 @@
 
 use crate::command::{ExchangeId, Name, QueueId, VhostId};
 use crate::error::Fault;
-use crate::journal::{NoRoom, Urgency};
+use crate::journal::Urgency;
 use crate::mem::MessageId;
 use crate::properties::copy_flags;
 use crate::wire::Writer;
@@ -67,7 +67,6 @@ impl Post<'_> {
         message: MessageId,
         reason: Reason,
     ) -> Option<Letter> {
-        self.letters.lacks_disk = false;
         if let Reason::Parked(place) = reason {
             return self.write_parked(cx, queue, message, place);
         }
@@ -242,7 +241,6 @@ impl Post<'_> {
                 && cx.journal.fits_transaction(self.letters.promised.logged + 1)
                 && cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), logged)
                 && cx.journal.admit(bytes, logged).is_ok();
-        self.letters.lacks_disk = logged > 0 && cx.journal.admit(bytes, logged) == Err(NoRoom::Disk);
         if !takes {
             // The letter may wait for the commit that is being gathered.
             cx.journal.hurry();

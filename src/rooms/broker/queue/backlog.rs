@@ -18,9 +18,7 @@
 //! not.
 
 use super::place::{Lane, Place};
-use crate::command::QueueId;
 use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
-use crate::letters::Reason;
 use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner};
 
 /// Messages in the middle of one queue, in memory or not: with those outside of it their number fits the 32 bits of
@@ -93,7 +91,6 @@ pub(crate) struct Taken {
 pub(crate) struct Purged {
     fifos: [Fifo; 5],
     returned: RequeuedHeap,
-    expired: Vec<(u64, u32)>,
 }
 
 /// One piece of a purged queue.
@@ -103,9 +100,6 @@ pub(crate) enum PurgedItem {
     /// The messages of one queue entry.
     Place(Place),
 }
-
-/// Runs of expired messages that a queue sets aside while a full log has no room for their dead letters.
-const EXPIRED_RUNS_MAX: usize = 64;
 
 /// The messages of a queue.
 #[derive(Debug, Default)]
@@ -126,9 +120,6 @@ pub(crate) struct Backlog {
     rejected_absent: u32,
     /// Bytes of pool memory that rejected messages occupy.
     rejected_bytes: u64,
-    /// Expired messages that only the log has, in runs of neighbouring offsets (first, count), lowest first. They wait
-    /// for room for their dead letters, behind the rejected messages, and are not counted as ready.
-    expired: Vec<(u64, u32)>,
     /// Messages read back from the log.
     head: Fifo,
     /// Messages still to be read back from the log, and transient ones between them.
@@ -216,7 +207,7 @@ impl Backlog {
 
     /// Whether only the log has some messages of this queue.
     pub(crate) const fn has_absent(&self) -> bool {
-        self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0 || self.has_expired_aside()
+        self.stored > 0 || self.returned_absent > 0 || self.rejected_absent > 0
     }
 
     /// Requeued messages that only the log has.
@@ -370,10 +361,9 @@ impl Backlog {
         assert!(popped.is_some(), "a part that has a first message is not empty");
     }
 
-    /// Takes all ready messages out, and the expired ones that were set aside, for the caller to drop; says how many.
+    /// Takes all ready messages out, for the caller to drop; says how many.
     pub(crate) fn detach(&mut self) -> (u32, Purged) {
-        let expired = core::mem::take(&mut self.expired);
-        let count = self.ready() + expired.iter().map(|(_, count)| count).sum::<u32>();
+        let count = self.ready();
         // The messages taken out use up their numbers.
         let fresh = u64::from(self.fresh());
         (self.taken, self.dropped) = (self.taken + fresh, self.dropped + fresh);
@@ -382,8 +372,7 @@ impl Backlog {
         (self.middle_messages, self.stored, self.stored_bytes) = (0, 0, 0);
         let fifos =
             [&mut self.returned_entries, &mut self.head, &mut self.middle, &mut self.leaving, &mut self.fifo];
-        let fifos = fifos.map(Fifo::detach);
-        (count, Purged { fifos, returned: core::mem::take(&mut self.returned), expired })
+        (count, Purged { fifos: fifos.map(Fifo::detach), returned: core::mem::take(&mut self.returned) })
     }
 
     // ---- what came back
@@ -485,20 +474,6 @@ impl Backlog {
         self.rejected.insert(deliveries, index);
     }
 
-    /// Keeps a message that only the log has as a rejected one; `false`: there is no delivery record for it.
-    pub(crate) fn reject_absent(
-        &mut self,
-        deliveries: &mut Deliveries,
-        queue: QueueId,
-        offset: u64,
-        reason: Reason,
-    ) -> bool {
-        let Some(index) = deliveries.insert_absent(queue, offset, reason) else { return false };
-        self.rejected_absent += 1;
-        self.rejected.insert(deliveries, index);
-        true
-    }
-
     /// The record of the first rejected message.
     pub(crate) fn first_rejected(&self) -> Option<usize> {
         self.rejected.first()
@@ -531,41 +506,6 @@ impl Backlog {
         deliveries[index].message = Some(message);
         self.rejected_bytes += size.footprint;
         self.rejected_absent -= 1;
-    }
-
-    // ---- expired messages
-
-    /// Notes an expired message that only the log has from now on; `false`: it would make too many runs.
-    pub(crate) fn set_expired_aside(&mut self, offset: u64) -> bool {
-        let at = self.expired.partition_point(|(first, _)| *first < offset);
-        if let Some((first, count)) = at.checked_sub(1).and_then(|before| self.expired.get_mut(before))
-            && *first + u64::from(*count) == offset
-            && *count < u32::MAX
-        {
-            *count += 1;
-            return true;
-        }
-        if self.expired.len() == EXPIRED_RUNS_MAX {
-            return false;
-        }
-        self.expired.insert(at, (offset, 1));
-        true
-    }
-
-    /// Whether expired messages wait for room for their dead letters.
-    pub(crate) const fn has_expired_aside(&self) -> bool {
-        !self.expired.is_empty()
-    }
-
-    /// Takes up to `most` expired messages of the first run: the first offset and how many.
-    pub(crate) fn take_expired(&mut self, most: u32) -> Option<(u64, u32)> {
-        let (first, count) = self.expired.first_mut()?;
-        let taken = (*first, most.min(*count));
-        (*first, *count) = (taken.0 + u64::from(taken.1), *count - taken.1);
-        if *count == 0 {
-            self.expired.remove(0);
-        }
-        Some(taken)
     }
 
     const fn uncount_absent(&mut self) {
@@ -738,15 +678,12 @@ impl Purged {
         if let Some(index) = self.returned.pop(deliveries) {
             return Some(PurgedItem::Delivered(deliveries.remove(index)));
         }
-        if let Some((first, count)) = self.expired.pop() {
-            return Some(PurgedItem::Place(Place::Stored(Lane::Durable, first, count)));
-        }
         let entry = self.fifos.iter_mut().find_map(|fifo| fifo.pop(pool));
         entry.map(|(_, entry)| PurgedItem::Place(Place::of(entry)))
     }
 
     /// Whether all pieces of a purged queue are dropped.
     pub(crate) fn is_empty(&self) -> bool {
-        self.returned.is_empty() && self.expired.is_empty() && self.fifos.iter().all(Fifo::is_empty)
+        self.returned.is_empty() && self.fifos.iter().all(Fifo::is_empty)
     }
 }

@@ -20,7 +20,6 @@ use super::state::Queues;
 use crate::Context;
 use crate::command::QueueId;
 use crate::journal::Journal;
-use crate::letters::Reason;
 use crate::mem::{MessageFlags, MessageId};
 use crate::properties::expiration_ms;
 use crate::queue::{First, Lane, Peeked, Place, Purged, PurgedItem};
@@ -162,49 +161,6 @@ impl Queues {
             messages,
             settings.output_budget_bytes.min(settings.body_bytes / 4),
         )
-    }
-
-    // ---- expired messages without room for their dead letters
-
-    /// Sets the first message of a queue aside if the log has it: it leaves memory, and waits for room for its dead
-    /// letter behind the rejected messages. The messages behind it can be delivered. `false`: it stays where it is.
-    #[cold]
-    pub(crate) fn set_expired_aside(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let Some((first, message, true)) = self.first_in_memory(queue) else { return false };
-        let offset = match first {
-            First::At(_, Place::Logged(_, offset)) => Some(offset),
-            First::CameBack => self.records[queue].backlog.first_returned(&self.pool, &self.deliveries).1,
-            _ => None,
-        };
-        let flags = cx.messages.flags(message);
-        let can_be_read_back = flags.has(MessageFlags::STORED) && !flags.has(MessageFlags::MOVING);
-        let Some(offset) = offset.filter(|_| can_be_read_back) else { return false };
-        if !self.records[queue].backlog.set_expired_aside(offset) {
-            return false;
-        }
-        let taken = self.take_first(cx, queue, first);
-        self.records[queue].backlog.note_dropped();
-        cx.messages.release(taken.message);
-        true
-    }
-
-    /// Makes the first expired message that was set aside a rejected one, to be read back for its dead letter; `false`:
-    /// there is none, or there is no delivery record for it now.
-    #[cold]
-    pub(crate) fn reject_expired(&mut self, queue: QueueId) -> bool {
-        if self.deliveries.room() == 0 {
-            return false;
-        }
-        let backlog = &mut self.records[queue].backlog;
-        let Some((offset, _)) = backlog.take_expired(1) else { return false };
-        backlog.reject_absent(&mut self.deliveries, queue, offset, Reason::Expired)
-    }
-
-    /// Settles a run of expired messages that were set aside, unread; `false`: there is none.
-    pub(crate) fn drop_expired_aside(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
-        let Some((first, count)) = self.records[queue].backlog.take_expired(u32::MAX) else { return false };
-        self.settle_run(cx.journal, queue, Lane::Durable, first, count);
-        true
     }
 
     // ---- purged
