@@ -63,7 +63,9 @@ impl<P: Platform> Engine<P> {
         if waiting == 0 || waiting > RETRIES_PER_TURN {
             return;
         }
-        let sleepers: heapless::Vec<PeerId, RETRIES_PER_TURN> = self.shared.lists.for_room.iter().collect();
+        let shortage_of = |id: PeerId| self.shared.peers.get(id).map(|peer| peer.need.shortage);
+        let sleepers: heapless::Vec<_, RETRIES_PER_TURN> =
+            self.shared.lists.for_room.iter().map(|id| (id, shortage_of(id))).collect();
         self.room.retries_left = waiting;
         self.resume_for_room();
         self.close();
@@ -75,11 +77,15 @@ impl<P: Platform> Engine<P> {
             .lists
             .to_write
             .retain(|id| self.shared.peers.get(id).is_some_and(|peer| peer.stream.writable));
-        for id in sleepers {
+        for (id, shortage) in sleepers {
             let peer = self.shared.peers.get(id);
             let still_waits =
                 peer.is_none_or(|peer| peer.waiting == Waiting::Room || peer.ending != Ending::No);
-            assert!(still_waits, "peer {} slept although there was room for it", id.index());
+            assert!(
+                still_waits,
+                "peer {} waited for {shortage:?} although there was room for it",
+                id.index()
+            );
         }
     }
 

@@ -11,6 +11,7 @@
 
 use super::records::ConsumerState;
 use super::state::Consumers;
+use crate::arguments::Overflow;
 use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::mem::List;
 use crate::queues::Queues;
@@ -163,6 +164,10 @@ impl Consumers {
         {
             // Messages over the length limit waited for this consumer.
             queues.note_shed_anew(queue);
+        }
+        if queues.at(queue).settings.overflow != Overflow::DropHead {
+            // A publisher that waits for room on the disk may be refused now.
+            queues.note_release();
         }
     }
 

@@ -309,7 +309,7 @@ impl Queues {
         self.pool.given() + self.deliveries.given() + self.releases
     }
 
-    /// Notes that a message left memory, an outbox or a transaction.
+    /// Notes that a message left memory, an outbox or a transaction, or that a waiting publisher may be refused now.
     pub(crate) const fn note_release(&mut self) {
         self.releases += 1;
     }
