@@ -153,7 +153,7 @@ impl EventLoop {
             if self.engine.platform().is_tls_shut {
                 self.engine.look_at_certificates();
             }
-            self.engine.platform_mut().listen_again(&self.config.limits);
+            self.engine.platform_mut().listen_again();
             let is_any_left = self.engine.platform().has_closed_listener();
             self.listen_again = if is_any_left { now.after_ms(LISTEN_AGAIN_MS) } else { Deadline::NEVER };
         }

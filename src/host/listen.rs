@@ -108,9 +108,9 @@ impl Listener {
     /// options of the listening socket, so options cost no system call for each connection.
     fn open(listen: ListenAddress, with_tls: bool, limits: &Limits, passed: &mut Passed) -> io::Result<Self> {
         let address = address_with_scope(listen)?;
-        let socket = match passed.take(address) {
-            Some(socket) => socket,
-            None => bound(ListenAddress { socket: address, ..listen })?,
+        let (socket, is_listening) = match passed.take(address) {
+            Some(socket) => (socket, true),
+            None => (bound(ListenAddress { socket: address, ..listen })?, false),
         };
         socket.set_nonblocking(true)?;
         set_options(&socket, limits)?;
@@ -120,7 +120,7 @@ impl Listener {
             Some(_) => ListenerAddress::Interface(ListenAddress { socket, ..listen }),
             None => ListenerAddress::Network(socket),
         };
-        Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls, is_listening: false })
+        Ok(Self { listener: ListeningSocket::Tcp(listener), address, with_tls, is_listening })
     }
 
     /// Opens one, or keeps its place among the others where its address family or interface is not there yet.
@@ -183,18 +183,21 @@ impl Listener {
         self.is_listening
     }
 
-    /// Whether its address family or interface is not there yet.
-    pub(super) const fn is_absent(&self) -> bool {
-        matches!(self.listener, ListeningSocket::Absent(_))
+    /// Whether it is bound to its address and does not accept connections yet.
+    pub(super) const fn is_closed(&self) -> bool {
+        !self.is_listening && !matches!(self.listener, ListeningSocket::Absent(_))
     }
 
-    /// Listens after all, if the address family or interface that was missing is there now. `is_tls_shut`: no
-    /// certificate can be used, so an address with TLS is not tried.
+    /// Listens after all, if the address family or interface that was missing is there now, or another program has left
+    /// the port. `is_tls_shut`: no certificate can be used, so an address with TLS is not tried.
     pub(super) fn try_again(&mut self, poll: &Poll, token: Token, limits: &Limits, is_tls_shut: bool) {
-        let ListeningSocket::Absent(listen) = self.listener else { return };
         if self.with_tls && is_tls_shut {
             return;
         }
+        if self.is_closed() && self.listen().is_ok() {
+            return self.log_open();
+        }
+        let ListeningSocket::Absent(listen) = self.listener else { return };
         let opened =
             Self::open(listen, self.with_tls, limits, &mut Passed(Vec::new())).and_then(|mut opened| {
                 opened.listen().map_err(io::Error::other)?;

@@ -105,7 +105,8 @@ pub(super) struct System {
 impl System {
     /// Whether an address is not listened on because its address family, its interface or the certificate is missing.
     pub(super) fn has_closed_listener(&self) -> bool {
-        self.is_tls_shut || self.listeners.iter().chain(&self.management).any(Listener::is_absent)
+        self.is_tls_shut
+            || self.listeners.iter().chain(&self.management).any(|listener| !listener.is_listening())
     }
 
     /// Lets the kernel accept connections at every listener that may be open now.
@@ -114,38 +115,29 @@ impl System {
     /// See [`Listener::listen`].
     pub(super) fn listen(&mut self) -> Result<(), StartError> {
         for listener in self.listeners.iter_mut().chain(&mut self.management) {
-            if listener.with_tls && self.is_tls_shut {
-                log::error!(
+            match listener.with_tls && self.is_tls_shut {
+                true if listener.is_listening() => log::error!(
+                    "connections with TLS to {} are closed until the files of [tls] can be used",
+                    listener.address
+                ),
+                true => log::error!(
                     "not listening with TLS on {} until the files of [tls] can be used",
                     listener.address
-                );
-            } else if !listener.is_listening() {
-                listener.listen()?;
+                ),
+                false => listener.listen()?,
             }
         }
         Ok(())
     }
 
-    /// Opens the listeners with TLS after the files of `[tls]` became usable.
-    fn open_tls_listeners(&mut self) {
-        for listener in
-            self.listeners.iter_mut().chain(&mut self.management).filter(|listener| listener.with_tls)
-        {
-            match listener.listen() {
-                Ok(()) if listener.is_listening() => listener.log_open(),
-                Ok(()) => {}
-                Err(error) => log::error!("{error}"),
-            }
-        }
-    }
-
-    /// Tries those again.
-    pub(super) fn listen_again(&mut self, limits: &Limits) {
+    /// Tries listeners again that are not open yet.
+    pub(super) fn listen_again(&mut self) {
+        let Self { poll, limits, is_tls_shut, .. } = self;
         for (place, listener) in self.listeners.iter_mut().enumerate() {
-            listener.try_again(&self.poll, Token(place), limits, self.is_tls_shut);
+            listener.try_again(poll, Token(place), limits, *is_tls_shut);
         }
         for (place, listener) in self.management.iter_mut().enumerate() {
-            listener.try_again(&self.poll, management_token(place), limits, self.is_tls_shut);
+            listener.try_again(poll, management_token(place), limits, *is_tls_shut);
         }
     }
 
@@ -303,7 +295,16 @@ impl Platform for System {
             && !certificates.is_shut
         {
             self.is_tls_shut = false;
-            self.open_tls_listeners();
+            self.listen_again();
+            for listener in
+                self.listeners.iter().chain(&self.management).filter(|listener| listener.is_closed())
+            {
+                log::error!(
+                    "not listening with TLS on {}: another program does; it is tried again every {} s",
+                    listener.address,
+                    listen::LISTEN_AGAIN_MS / 1000
+                );
+            }
         }
         worked
     }

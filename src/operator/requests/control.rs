@@ -66,7 +66,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
         json.shown(wear);
     }
     json.name("listeners", &mut is_first);
-    json.texts(process.listeners.iter().map(String::as_str));
+    json.texts(process.open_listeners());
     json.name("alarms", &mut is_first);
     json.texts(which_alarms(context));
     pools(json, context, &mut is_first);

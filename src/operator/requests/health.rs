@@ -79,7 +79,7 @@ pub(super) fn of_one_node(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
 
 /// What is spoken, and where, which ends with a port.
 fn listeners<'c>(context: &'c RequestContext<'_>) -> impl Iterator<Item = (&'c str, &'c str)> {
-    context.process.listeners.iter().filter_map(|text| text.split_once(' '))
+    context.process.open_listeners().filter_map(|text| text.split_once(' '))
 }
 
 /// Whether somebody listens at a port.

@@ -274,7 +274,7 @@ fn with_rates(
 fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.raw(b"[");
     let mut is_first = true;
-    for (protocol, at) in context.process.listeners.iter().filter_map(|text| text.split_once(' ')) {
+    for (protocol, at) in context.process.open_listeners().filter_map(|text| text.split_once(' ')) {
         let description = match protocol {
             "http" | "https" => "RabbitMQ Management",
             "http/prometheus" => "RabbitMQ Prometheus",
@@ -303,7 +303,7 @@ fn contexts(json: &mut Json<'_>, context: &RequestContext<'_>) {
 fn listeners(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.raw(b"[");
     let mut is_first = true;
-    for (protocol, at) in context.process.listeners.iter().filter_map(|text| text.split_once(' ')) {
+    for (protocol, at) in context.process.open_listeners().filter_map(|text| text.split_once(' ')) {
         let Some((address, port)) = at.rsplit_once(':') else { continue };
         json.comma(&mut is_first);
         json.raw(b"{");

@@ -392,6 +392,13 @@ pub struct Process {
 }
 
 impl Process {
+    /// The listeners that are open: protocol, a space, and the address. Those with TLS are closed while no certificate
+    /// can be used.
+    pub(crate) fn open_listeners(&self) -> impl Iterator<Item = &str> {
+        let has_tls = |text: &str| text.starts_with("amqp/ssl ") || text.starts_with("https ");
+        self.listeners.iter().map(String::as_str).filter(move |text| !self.is_tls_shut || !has_tls(text))
+    }
+
     /// Returns what the text of an alarm says of the disk.
     pub const fn disk_facts(&self) -> DiskFacts {
         DiskFacts { limit_bytes: self.disk_limit_bytes, has_no_inodes: self.machine.has_no_inodes }

@@ -166,6 +166,13 @@ fn listeners_without_their_certificate_stay_closed_and_the_start_goes_on() {
         assert!(TcpStream::connect(address).is_err(), "{address} is open");
     }
     assert!(said(&ctl(&home, &["check_alarms"])).contains("tls: the files of [tls] cannot be used"));
+    let listeners = said(&ctl(&home, &["status"]));
+    assert!(
+        listeners.contains("amqp") && !listeners.contains("ssl") && !listeners.contains("https"),
+        "{listeners}"
+    );
+    // Another program may take a port meanwhile, and leave it later.
+    let other = TcpListener::bind(&closed[1]).expect("nobody listens there");
     let made = Command::new("openssl")
         .args([
             "req",
@@ -193,12 +200,17 @@ fn listeners_without_their_certificate_stay_closed_and_the_start_goes_on() {
         .output()
         .expect("openssl is installed");
     assert!(made.status.success(), "{made:?}");
-    // The files are looked at again without a signal.
-    for address in &closed {
-        while TcpStream::connect(address).is_err() {
-            thread::sleep(Duration::from_millis(50));
-        }
+    // The files are looked at again without a signal, and so is the port.
+    let is_open = |address: &String| TcpStream::connect(address).is_ok();
+    while !is_open(&closed[0]) {
+        thread::sleep(Duration::from_millis(50));
     }
+    drop(other);
+    while !is_open(&closed[1]) {
+        thread::sleep(Duration::from_millis(50));
+    }
+    let listeners = said(&ctl(&home, &["status"]));
+    assert!(listeners.contains("amqp/ssl") && listeners.contains("https"), "{listeners}");
     assert!(!said(&ctl(&home, &["list_alarms"])).contains("tls:"));
     broker.end();
 }
