@@ -251,6 +251,7 @@ impl<'r> Life<'r> {
             self.operate();
             self.police();
             self.stride();
+            self.pause();
         }
         let moved = self.exchange();
         self.check()?;
@@ -275,6 +276,14 @@ impl<'r> Life<'r> {
             let count = (1 << width) - random.below(20) + random.below(10);
             let (broker, mut context) = self.engine.broker_mut();
             broker.queues_mut().pass_offsets(context.journal_mut(), count);
+        }
+    }
+
+    /// The process is paused, and the machine with its clients or without: what arrived is read late.
+    fn pause(&mut self) {
+        let random = &mut self.chance("pause");
+        if self.run.plan.has_pauses && random.once_in(200) {
+            self.now += 1_000 + random.below(20_000);
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Plan {
     pub heartbeat_s: u16,
     /// Offsets advance by large steps now and then, without messages.
     pub has_strides: bool,
+    /// The process is paused for some seconds now and then.
+    pub has_pauses: bool,
     pub hazards: Hazards,
 }
 
@@ -162,6 +164,7 @@ impl Plan {
             latency_ms: random.one_of(&[0, 0, 3, 40]),
             heartbeat_s: random.one_of(&[0, 0, 2]),
             has_strides: random.once_in(6),
+            has_pauses: Random::of(seed, "pauses", &[]).once_in(4),
             hazards: Hazards::default(),
         };
         plan.endanger(random);
