@@ -6,7 +6,6 @@
 use crate::broker;
 use crate::command::{ConnectionId, Outcome};
 use crate::log_limiter::LogKind;
-use crate::mem::Owner;
 use crate::session::{Step, Suspension};
 use crate::time::Deadline;
 
@@ -29,8 +28,7 @@ impl<P: Platform> Shared<P> {
     /// Reads once, and applies as much of it as can be.
     pub(super) fn read_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let is_scarce = self.supplies.messages.is_held(self.broker.owner(id))
-            || !self.buffers.can_take(self.scratch.input.len());
+        let is_scarce = self.supplies.messages.is_held() || !self.buffers.can_take(self.scratch.input.len());
         let session = peer.session.amqp();
         let reading = match session.is_logged_in() {
             false => Reading::Stranger,
@@ -104,7 +102,7 @@ impl<P: Platform> Shared<P> {
                     break;
                 }
                 Step::Suspended(Suspension::ContentRoom(full)) => {
-                    let shortage = self.broker.shortage_of(context.messages, id, full);
+                    let shortage = broker::Shortage::from(full);
                     (peer.waiting, peer.need) = (Waiting::Room, Need { shortage, since: self.now });
                     break;
                 }
@@ -243,8 +241,8 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    pub(super) fn may_enter(&mut self, owner: Owner) -> bool {
-        !self.supplies.messages.is_held(owner) || self.supplies.messages.lift_hold(owner)
+    pub(super) fn may_enter(&mut self) -> bool {
+        !self.supplies.messages.is_held() || self.supplies.messages.lift_hold()
     }
 
     /// Rises with everything that can make room for a publisher: each pool counts for itself what is given

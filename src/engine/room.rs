@@ -104,21 +104,16 @@ impl<P: Platform> Engine<P> {
         // What was read in this turn does not count here, so that the first in line may always try.
         self.shared.budget.begin_retries();
         let mut left = RETRIES_PER_TURN;
-        let mut at = 0;
         while left > 0 && self.room.retries_left > 0 && !self.shared.budget.is_over() {
-            let Some(peer) = self.shared.lists.for_room.get(at) else {
+            // While the first in line does not fit, all wait, each in its place.
+            let first =
+                self.shared.lists.for_room.get(0).filter(|_| is_large_next || self.shared.may_enter());
+            let Some(peer) = first else {
                 self.room.retries_left = 0;
                 break;
             };
             let id = peer.connection().expect("the broker's connections wait for its room");
-            let owner = self.shared.broker.owner(id);
-            if !self.shared.may_enter(owner) && !is_large_next {
-                // The first in line of its virtual host did not fit: all of that wait until it does, each in
-                // its place.
-                at += 1;
-                continue;
-            }
-            let waiting = self.shared.lists.for_room.take(at);
+            let waiting = self.shared.lists.for_room.take(0);
             self.room.retries_left -= 1;
             left -= 1;
             if self.shared.broker.is_kept_waiting(&self.shared.supplies.messages, id) {
@@ -134,10 +129,10 @@ impl<P: Platform> Engine<P> {
             peer.stream.look_again();
             self.read_from(waiting);
             self.shared.keep_since(waiting, before);
-            let is_held = self.shared.supplies.messages.is_held(owner) && !is_large_next;
+            let is_held = self.shared.supplies.messages.is_held() && !is_large_next;
             // It may have been refused instead, when it wanted more than a connection may wait for.
             if is_held && self.shared.lists.for_room.last() == Some(waiting) {
-                self.shared.lists.for_room.move_to(waiting, at);
+                self.shared.lists.for_room.move_to(waiting, 0);
             }
         }
     }

@@ -61,7 +61,6 @@ impl Supplies {
             messages: &mut self.messages,
             settings: &self.settings,
             share: broker.content_share(id),
-            owner: broker.owner(id),
             durable: journal.durable(),
             last_delivery: broker.last_delivery(id),
             log: &mut self.log,

@@ -16,7 +16,7 @@ use crate::broker::{Shortage, parked};
 use crate::command::{Command, Outcome};
 use crate::config::bridge::{Destination, Refused};
 use crate::journal::Batch;
-use crate::mem::{Draw, MessageId, PoolFull};
+use crate::mem::{MessageId, PoolFull};
 use crate::session::message_flags;
 use crate::wire::{Properties, Writer};
 
@@ -95,8 +95,7 @@ impl<P: Platform> Task<'_, P> {
             }
             Event::Header { rule, properties, body_len } => {
                 if let Err(full) = self.begin_arriving(rule, properties, body_len) {
-                    let (peer, messages) = (self.contact.peer, &self.shared.supplies.messages);
-                    let shortage = self.shared.broker.shortage_of(messages, peer, full);
+                    let shortage = Shortage::from(full);
                     return Ok(self.wait_for_room(shortage));
                 }
                 self.publish_arrived(rule)
@@ -159,14 +158,14 @@ impl<P: Platform> Task<'_, P> {
             return Ok(());
         };
         let broker = &self.shared.broker;
-        let draw = Draw { share: broker.content_share(peer), owner: broker.owner(peer) };
+        let share = broker.content_share(peer);
         let to = &self.head.config.fetch[rule].to;
         let key = to.key().map_or(&*incoming.key, str::as_bytes);
         let exchange = to.exchange().unwrap_or(&incoming.exchange);
         let messages = &mut self.shared.supplies.messages;
-        let message = messages.begin(exchange, key, draw)?;
+        let message = messages.begin(exchange, key, share)?;
         let flags = message_flags(properties);
-        let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, draw.share);
+        let kept = messages.reserve_content(message, properties.as_bytes(), flags, len, share);
         kept.inspect_err(|_| messages.discard(message))?;
         incoming.content = Received::Part(message, len.into());
         if len == 0 {

@@ -24,7 +24,7 @@ impl<P: Platform> Task<'_, P> {
 
     pub(super) fn read(&mut self) {
         let id = self.contact.peer;
-        let is_scarce = self.shared.supplies.messages.is_held(self.shared.broker.owner(id))
+        let is_scarce = self.shared.supplies.messages.is_held()
             || !self.shared.buffers.can_take(self.shared.scratch.input.len());
         let Some(peer) = self.shared.peers.get_mut(id) else { return };
         if self.contact.client.is_unheard()

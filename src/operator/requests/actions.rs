@@ -13,7 +13,6 @@ use crate::command::{Command, Outcome, Settlement};
 use crate::error::Fault;
 use crate::fields::{Fields, Value};
 use crate::journal::Batch;
-use crate::mem::Draw;
 
 use super::answer::{Answer, Answered, bad, bad_request, no_room, not_found, refusal};
 use super::binding_columns::{Bindings, properties_key};
@@ -224,13 +223,13 @@ impl<'b, 's> By<'b, 's> {
         let (size_max, request) = (self.context.process.message_size_max, self.call.request);
         let (broker, mut context) = self.context.broker();
         let (own, _) = broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
-        let draw = Draw { share: broker.content_share(own), owner: broker.owner(own) };
+        let share = broker.content_share(own);
         broker.release(&mut context, own);
         if !request.is_whole() {
             if request.body_bytes > Publishing::request_bytes_max(size_max) {
                 return Err(payload_too_large(size_max));
             }
-            let publishing = Publishing::new(self.user, self.vhost, exchange, draw);
+            let publishing = Publishing::new(self.user, self.vhost, exchange, share);
             return Ok(Answer::Upload(Box::new(publishing)));
         }
         let fields = MessageFields::parse(request.body)?;
@@ -245,7 +244,8 @@ impl<'b, 's> By<'b, 's> {
         }
         let names = (exchange, fields.routing_key.as_bytes());
         let messages = &mut *self.context.messages;
-        let message = begin_message(messages, names, &fields.properties, len, draw).map_err(|_| no_room())?;
+        let message =
+            begin_message(messages, names, &fields.properties, len, share).map_err(|_| no_room())?;
         messages.append_body(message, &payload);
         publish_as(self.context, (self.user, self.vhost), message)
     }

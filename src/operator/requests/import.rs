@@ -7,7 +7,7 @@
 //! is gone through in steps of at most [`THINGS_PER_STEP`] things or [`BYTES_PER_STEP`] bytes.
 
 use crate::fields::{Fields, Value};
-use crate::mem::{Draw, Messages, Share};
+use crate::mem::{Messages, Share};
 use crate::password::PasswordHash;
 
 use super::answer::{Answer, Answered, Upload, bad, body, no_room, not_found, too_large};
@@ -78,8 +78,7 @@ pub(super) struct Import {
 
 impl Upload for Import {
     fn take(&mut self, bytes: &[u8], left: usize, context: &mut RequestContext<'_>) -> Result<(), Answer> {
-        let draw = Draw::from(Share::Ordinary);
-        self.file.push(context.messages, draw, bytes, left).map_err(|_| no_room())
+        self.file.push(context.messages, Share::Ordinary, bytes, left).map_err(|_| no_room())
     }
 
     fn release(&mut self, messages: &mut Messages) {

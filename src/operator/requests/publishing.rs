@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::command::{Command, Outcome};
 use crate::fields::{Fields, Value};
 use crate::journal::Batch;
-use crate::mem::{Draw, MessageId, Messages, PoolFull};
+use crate::mem::{MessageId, Messages, PoolFull, Share};
 use crate::wire::props::{PROPERTIES, Properties, PropertyKind};
 use crate::wire::{Full, Writer};
 
@@ -36,7 +36,7 @@ pub(super) struct Publishing {
     user: String,
     vhost: String,
     exchange: String,
-    draw: Draw,
+    share: Share,
     split: Splitter,
     /// The payload as it stands in the request, without JSON's escapes.
     payload: Spool,
@@ -53,12 +53,12 @@ enum Stage {
 }
 
 impl Publishing {
-    pub(super) fn new(user: &str, vhost: &str, exchange: &str, draw: Draw) -> Self {
+    pub(super) fn new(user: &str, vhost: &str, exchange: &str, share: Share) -> Self {
         Self {
             user: user.into(),
             vhost: vhost.into(),
             exchange: exchange.into(),
-            draw,
+            share,
             split: Splitter::new("payload", REQUEST_BYTES_MAX),
             payload: Spool::default(),
             stage: Stage::Receiving,
@@ -91,7 +91,7 @@ impl Upload for Publishing {
             }
             let text = taken.text.as_bytes();
             self.payload
-                .push(context.messages, self.draw, text, left.max(text.len()))
+                .push(context.messages, self.share, text, left.max(text.len()))
                 .map_err(|_| no_room())?;
             left -= taken.bytes;
         }
@@ -112,7 +112,7 @@ impl Upload for Publishing {
                 // Padding stands at the end only.
                 let decoded = decoded.filter(|bytes| is_last || bytes.len() == PIECE_BYTES / 4 * 3);
                 let decoded = decoded.ok_or_else(|| bad_request("the payload is not base64"))?;
-                let replaced = self.payload.replace(context.messages, self.draw, number, &decoded);
+                let replaced = self.payload.replace(context.messages, self.share, number, &decoded);
                 replaced.map_err(|_| no_room())?;
                 self.stage = Stage::Decoding(number + 1, fields);
             }
@@ -122,7 +122,7 @@ impl Upload for Publishing {
                     return Err(payload_too_large(size_max));
                 }
                 let names = (&*self.exchange, fields.routing_key.as_bytes());
-                let message = begin_message(context.messages, names, &fields.properties, len, self.draw)
+                let message = begin_message(context.messages, names, &fields.properties, len, self.share)
                     .map_err(|_| no_room())?;
                 self.stage = Stage::Copying(0, message);
             }
@@ -192,11 +192,11 @@ pub(super) fn begin_message(
     (exchange, routing_key): (&str, &[u8]),
     properties: &[u8],
     len: u32,
-    draw: Draw,
+    share: Share,
 ) -> Result<MessageId, PoolFull> {
-    let message = messages.begin(exchange, routing_key, draw)?;
+    let message = messages.begin(exchange, routing_key, share)?;
     let flags = Properties::trusted(properties).message_flags();
-    if let Err(full) = messages.reserve_whole(message, properties, flags, len, draw.share) {
+    if let Err(full) = messages.reserve_whole(message, properties, flags, len, share) {
         messages.release(message);
         return Err(full);
     }

@@ -7,7 +7,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::mem::{Draw, MessageFlags, MessageId, Messages, PoolFull};
+use crate::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 
 /// The longest piece in bytes: a multiple of four, so that base64 is decoded piece by piece.
 pub(super) const PIECE_BYTES: usize = 64 << 10;
@@ -51,7 +51,7 @@ impl Spool {
     pub(super) fn push(
         &mut self,
         messages: &mut Messages,
-        draw: Draw,
+        share: Share,
         mut bytes: &[u8],
         mut expected: usize,
     ) -> Result<(), PoolFull> {
@@ -61,7 +61,8 @@ impl Spool {
                 Some(Piece::Buffered(_)) | None => 0,
             };
             if room == 0 {
-                let piece = begin(messages, draw, expected.clamp(bytes.len().min(PIECE_BYTES), PIECE_BYTES))?;
+                let piece =
+                    begin(messages, share, expected.clamp(bytes.len().min(PIECE_BYTES), PIECE_BYTES))?;
                 self.pieces.push(Piece::Pooled(piece, 0));
             } else if let Some(Piece::Pooled(id, filled)) = self.pieces.last_mut() {
                 let (now, later) = bytes.split_at(room.min(bytes.len()));
@@ -114,12 +115,12 @@ impl Spool {
     pub(super) fn replace(
         &mut self,
         messages: &mut Messages,
-        draw: Draw,
+        share: Share,
         number: usize,
         bytes: &[u8],
     ) -> Result<(), PoolFull> {
         self.free(messages, number);
-        let id = begin(messages, draw, bytes.len())?;
+        let id = begin(messages, share, bytes.len())?;
         messages.append_body(id, bytes);
         self.len += bytes.len();
         match self.pieces.get_mut(number) {
@@ -148,10 +149,10 @@ impl Spool {
     }
 }
 
-fn begin(messages: &mut Messages, draw: Draw, bytes: usize) -> Result<MessageId, PoolFull> {
-    let id = messages.begin("", b"", draw)?;
+fn begin(messages: &mut Messages, share: Share, bytes: usize) -> Result<MessageId, PoolFull> {
+    let id = messages.begin("", b"", share)?;
     // A piece is far below 4 GiB.
-    if let Err(full) = messages.reserve_whole(id, &[], MessageFlags::NONE, bytes as u32, draw.share) {
+    if let Err(full) = messages.reserve_whole(id, &[], MessageFlags::NONE, bytes as u32, share) {
         messages.discard(id);
         return Err(full);
     }

@@ -143,7 +143,6 @@ impl Broker {
             || self.queues.records().is_any_ready()
             || self.consumers.has_noted()
             || self.consumers.has_share_news()
-            || self.quota.has_to_tell()
     }
 
     fn apply_to_connection(
@@ -801,7 +800,7 @@ impl Broker {
         let who = &self.consumers.connection(connection).identity;
         let connections_in = |vhost| self.quota.connections_in(vhost);
         let vhost = self.access.check_open(who, name, connections_in, self.load_of(who))?;
-        self.quota.open_vhost(connection, vhost, self.consumers.connections_fill().room())?;
+        self.quota.enter_vhost(connection, vhost);
         self.access.hold_vhost(vhost);
         self.consumers.connection_mut(connection).vhost = Some(vhost);
         Ok(Outcome::Done)

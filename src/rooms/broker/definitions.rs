@@ -138,7 +138,7 @@ impl Broker {
         version: u64,
     ) -> Result<ExchangeId, Fault> {
         self.access.check_vhost_alive(vhost)?;
-        let (bytes, who) = (declaration.bytes(), (vhost, cx.declarer));
+        let (bytes, who) = (declaration.bytes(), cx.declarer);
         self.declare_quota(Declared::Exchange, bytes, who)?;
         let is_delayed = declaration.is_delayed();
         let delayed_queue =
@@ -208,7 +208,7 @@ impl Broker {
         (version, durable): (u64, bool),
     ) -> Result<QueueId, Fault> {
         let settings = QueueSettings::of(&self.policies.terms(&[], Applied::default()));
-        self.declare_quota(Declared::Queue, 0, (vhost, cx.declarer))?;
+        self.declare_quota(Declared::Queue, 0, cx.declarer)?;
         let mut record = Queue::delayed_queue(cx.journal, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
         let queue = self.queues.records_mut().insert_hidden(record)?;
@@ -542,7 +542,7 @@ impl Broker {
         let record = self.queues.at(queue);
         if record.declared.is_rebuilt && declaration.outlives_broker() {
             arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
-            return self.redefine_rebuilt(cx, vhost, queue, declaration);
+            return self.redefine_rebuilt(cx, queue, declaration);
         }
         let flags = [
             ("durable", declaration.outlives_broker(), record.declared.durable),
@@ -630,7 +630,7 @@ impl Broker {
         let (hidden, is_rebuilt) = (record.hidden, record.declared.is_rebuilt);
         let consumer_timeout_ms = record.settings.consumer_timeout_ms;
         self.access.check_vhost_alive(vhost)?;
-        self.declare_quota(Declared::Queue, bytes, (vhost, cx.declarer))?;
+        self.declare_quota(Declared::Queue, bytes, cx.declarer)?;
         record.declared.declarer = cx.declarer;
         let queue = self.queues.records_mut().insert(record)?;
         self.access.hold_vhost(vhost);
@@ -947,12 +947,11 @@ impl Broker {
     pub(crate) fn redefine_rebuilt(
         &mut self,
         cx: &mut Context<'_>,
-        vhost: VhostId,
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
     ) -> Result<(), Fault> {
         version_for(cx.journal, true)?;
-        self.quota.take_names(vhost, declaration.arguments.len())?;
+        self.quota.take_names(declaration.arguments.len())?;
         let record = self.queues.at_mut(queue);
         assert!(record.arguments.is_empty(), "a queue that was rebuilt has none");
         record.arguments = declaration.arguments.into();

@@ -4,7 +4,7 @@
 //!
 //! | part | owns | is asked |
 //! |---|---|---|
-//! | `quota` | every share of every pool, by connection, user and virtual host | may he have it |
+//! | `quota` | what each connection holds of the shared pools | may it have more |
 //! | `access` | users, virtual hosts, permissions | may that user do that |
 //! | `policy` | policies, and what they and arguments say together | the terms of this queue |
 //! | `parameters` | runtime parameters | what a component is told |

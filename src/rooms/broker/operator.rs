@@ -310,9 +310,9 @@ impl Broker {
         vhost: VhostId,
         metadata: VhostMetadata<'_>,
     ) -> Result<(), Fault> {
-        self.quota.give_names_back(vhost, self.access.vhost_metadata(vhost).text_bytes());
+        self.quota.give_names_back(self.access.vhost_metadata(vhost).text_bytes());
         self.access.describe_vhost(vhost, VhostMetadata::default());
-        self.quota.take_names(vhost, metadata.text_bytes())?;
+        self.quota.take_names(metadata.text_bytes())?;
         self.access.describe_vhost(vhost, metadata);
         Ok(())
     }
@@ -328,7 +328,7 @@ impl Broker {
             return Err(OperatorFault::Protected(name.into()));
         }
         check_changeable(cx.journal)?;
-        self.quota.give_names_back(vhost, metadata.text_bytes());
+        self.quota.give_names_back(metadata.text_bytes());
         self.access.describe_vhost(vhost, VhostMetadata::default());
         self.access.append_vhost(cx.journal, vhost, false);
         self.access.drop_permissions_for(cx.journal, vhost);
@@ -355,7 +355,7 @@ impl Broker {
         tags: &str,
     ) -> Result<Batch, OperatorFault> {
         let batch = self.access.put_user(journal, name, hash, tags)?;
-        self.note_tenants();
+        self.note_users();
         Ok(batch)
     }
 
@@ -368,7 +368,7 @@ impl Broker {
         let reason = format!("user '{name}' is deleted");
         self.consumers.force_close_all(&reason, |record| record.identity.user() == Some(user));
         self.consumers.forget_user(user);
-        self.note_tenants();
+        self.note_users();
         Ok(journal.await_facts())
     }
 

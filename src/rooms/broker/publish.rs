@@ -27,7 +27,6 @@ use super::promised::Promised;
 use super::properties::expiration_ms;
 use super::queue::SLOT_BYTES;
 use super::queues::{Claim, Hindrance, Scratch};
-use super::quota::{LogShares, owner_of};
 use super::shortage::{Pool, Shortage};
 use super::state::REPLY_TO;
 use super::topology::{copies, exchange_in_words};
@@ -215,22 +214,20 @@ impl Broker {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
         }
-        self.weigh_log(cx.journal);
-        let vhost = self.consumers.channel(publish.channel).vhost;
+        self.queues.count_live_log_bytes(cx.journal);
         let Publish { share, may_wait, gives_up, .. } = *publish;
-        let claim = Claim { vhost, share, may_wait, gives_up };
+        let claim = Claim { share, may_wait, gives_up };
         let mut reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
-        if matches!(reserved, Err(Hindrance::Wait(Shortage::VhostDisk(_) | Shortage::QueueDisk(_)))) {
+        if matches!(reserved, Err(Hindrance::Wait(Shortage::QueueDisk(_)))) {
             // The count of bytes in the log may be old: some messages may have been taken since.
-            self.quota.forget_disk();
             self.queues.recount_live_log_bytes(cx.journal.durable());
-            self.weigh_log(cx.journal);
+            self.queues.count_live_log_bytes(cx.journal);
             reserved = self.queues.reserve(cx, &self.quota, message, &targets[..kept], claim);
         }
         match reserved {
             Ok(()) => {
                 self.counters.routed += routed;
-                if self.queues.push(cx, &mut self.quota, message, &targets[..kept], publish.urgency) {
+                if self.queues.push(cx, message, &targets[..kept], publish.urgency) {
                     self.post().enforce_limits_after_push(cx, message, &targets[..kept]);
                 }
                 if kept < targets.len() {
@@ -254,9 +251,6 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         match hindrance {
             Hindrance::Wait(shortage) => {
-                if let Shortage::VhostDisk(vhost) = shortage {
-                    self.quota.want_disk(cx.journal, vhost);
-                }
                 self.publishing.shortage = shortage;
                 self.note_wait(cx.messages, message, targets, channel);
                 // The publisher may wait for the commit that is being gathered.
@@ -582,14 +576,6 @@ impl Broker {
         Ok(Outcome::Published)
     }
 
-    /// Counts the bytes in the log of each virtual host's messages, if that matters now.
-    pub(crate) fn weigh_log(&mut self, journal: &mut Journal) {
-        self.queues.count_live_log_bytes(journal);
-        let queues = self.queues.records().iter().filter(|(_, queue)| !queue.dying);
-        let taken = queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()));
-        self.quota.weigh_disk(journal, taken);
-    }
-
     /// Keeps a message until tx.commit, with its route: whatever is bound or unbound until then, a message is routed
     /// when it is published, as in RabbitMQ. `route`: the queues chosen now; `None`: on the default exchange, whose
     /// keys are names of queues.
@@ -615,9 +601,8 @@ impl Broker {
         message: MessageId,
         route: Option<&[QueueId]>,
     ) -> Result<(), Fault> {
-        let route = route
-            .map(|targets| self.queues.records_mut().write_route(messages, message, targets))
-            .transpose()?;
+        let route =
+            route.map(|targets| self.queues.records_mut().write_route(messages, targets)).transpose()?;
         let held = || core::iter::once(message).chain(route);
         let bytes = held().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
         let connection = self.consumers.connection_of(channel);
@@ -755,9 +740,8 @@ impl Broker {
             panic!("only a transaction is committed");
         };
         let mut next = transaction.first;
-        let owner = owner_of(self.consumers.channel(channel).vhost);
         self.topology.limit_routing(cx.work, COMMIT_TIMES);
-        self.weigh_log(cx.journal);
+        self.queues.count_live_log_bytes(cx.journal);
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         let mut chunks = 0;
         while let Some((message, route)) = take_published(cx.messages, &mut next) {
@@ -779,13 +763,11 @@ impl Broker {
                 if !cx.journal.fits_transaction(logged) {
                     return Err(too_much_to_write());
                 }
-                self.check_log(cx.journal, self.consumers.channel(channel).vhost, log_bytes)?;
+                self.check_log(cx.journal, log_bytes)?;
             }
             // Asked for each message, so that a transaction far too large is not routed to its end first.
             chunks = entries.min(self.queues.records().len() + entries / crate::mem::ENTRIES_PER_CHUNK + 1);
-            if !self.queues.entries().may_take(|| owner, chunks, 0)
-                || targets.len() > self.queues.fan_out_max()
-            {
+            if !self.queues.entries().may_take(chunks, 0) || targets.len() > self.queues.fan_out_max() {
                 return Err(out_of("queue_entries_max"));
             }
         }
@@ -796,15 +778,12 @@ impl Broker {
     }
 
     /// Whether the log takes this many bytes together; a transaction larger than one commit is written twice.
-    fn check_log(&self, journal: &Journal, vhost: VhostId, bytes: u64) -> Result<(), Fault> {
+    fn check_log(&self, journal: &Journal, bytes: u64) -> Result<(), Fault> {
         let times = if journal.fits_commit(bytes, 0, 0) { 1 } else { 2 };
         match journal.admit(times * bytes + self.queues.kept_for_letters(journal), 1) {
             Err(NoRoom::Disk) => Err(out_of_disk(journal)),
             Err(NoRoom::Commit) if journal.mode() == JournalMode::Unwritable => {
                 Err(unwritable_for_messages())
-            }
-            Ok(()) if !self.quota.disk().leaves_room(journal, vhost, times * bytes) => {
-                Err(LogShares::is_used_up())
             }
             Ok(()) | Err(NoRoom::Commit) => Ok(()),
         }

@@ -229,21 +229,21 @@ impl Broker {
     /// Sets the user of a new store, who may do everything in `/`; or none.
     pub fn begin_users(&mut self, first: Option<(&str, PasswordHash)>) {
         self.access.begin_users(first);
-        self.note_tenants();
+        self.note_users();
     }
 
     /// Notes that the store cannot vouch for its users: nobody logs in until somebody confirms them.
     /// `unreadable` are keys of definitions that the store cannot read.
     pub fn doubt_access(&mut self, why: &'static str, unreadable: Vec<Box<[u8]>>) {
         self.access.doubt_users(why, unreadable);
-        self.note_tenants();
+        self.note_users();
     }
 
     /// Puts back a user, permission or limit from the log; definitions come in the order of their keys.
     pub(crate) fn restore_access(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
             Definition::AccessWritten => {
-                self.forget_first_tenants(cx);
+                self.forget_first_access(cx);
                 Restored::Exists(None)
             }
             Definition::Vhost { name, queues_max, connections_max, metadata } => {
@@ -262,15 +262,15 @@ impl Broker {
             }
             Definition::User { .. } => {
                 let restored = self.access.restore(definition);
-                self.note_tenants();
+                self.note_users();
                 restored
             }
             _ => self.access.restore(definition),
         }
     }
 
-    /// Forgets the user and virtual host assumed for a new store, for the log says who there is.
-    fn forget_first_tenants(&mut self, cx: &mut Context<'_>) {
+    /// Forgets the user and the virtual hosts assumed for a new store, for the log says who there is.
+    fn forget_first_access(&mut self, cx: &mut Context<'_>) {
         if !self.access.forget_first_users() {
             return;
         }
@@ -278,7 +278,7 @@ impl Broker {
         for vhost in vhosts {
             self.drop_empty_vhost(cx, vhost);
         }
-        self.note_tenants();
+        self.note_users();
     }
 
     pub(crate) fn restore_policy(&mut self, vhost: &str, said: &NewPolicy<'_>) -> Restored {

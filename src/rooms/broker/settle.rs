@@ -242,8 +242,6 @@ impl Broker {
 
     /// Does a bounded part of the jobs; says whether there is more.
     pub fn run_jobs(&mut self, cx: &mut Context<'_>) -> bool {
-        let fan_out_max = self.queues.fan_out_max();
-        self.quota.tell(cx.messages, self.queues.entries_mut(), fan_out_max);
         let mut left = STEP;
         while left > 0 {
             let Some(mut begun) = self.jobs.pop() else { return false };

@@ -5,7 +5,7 @@
 //!
 //! Always true: each cause that can make a publisher wait is here.
 
-use crate::command::{QueueId, VhostId};
+use crate::command::QueueId;
 use crate::mem::PoolFull;
 
 /// A pool of memory that publishers take from.
@@ -28,10 +28,6 @@ pub enum Pool {
 pub enum Shortage {
     /// A pool is full.
     Pool(Pool),
-    /// A virtual host has used up its share of a pool.
-    VhostMemory(Pool, VhostId),
-    /// The user in this place has used up its share of a pool.
-    UserMemory(Pool, u32),
     /// A queue has used up its share of the memory for messages.
     QueueMemory(QueueId),
     /// The client does not read messages that are returned to it.
@@ -48,8 +44,6 @@ pub enum Shortage {
     FileSystem,
     /// A queue has used up its share of the log.
     QueueDisk(QueueId),
-    /// A virtual host has used up its share of the log.
-    VhostDisk(VhostId),
 }
 
 /// Publishers that wait for one thing.
@@ -88,19 +82,22 @@ impl From<PoolFull> for Pool {
     }
 }
 
+impl From<PoolFull> for Shortage {
+    fn from(full: PoolFull) -> Self {
+        Self::Pool(full.into())
+    }
+}
+
 impl Shortage {
     /// Whether the log is what lacks room, so that nothing comes in before somebody makes some.
     pub const fn is_of_disk(self) -> bool {
-        matches!(
-            self,
-            Self::DiskLimit | Self::Index | Self::FileSystem | Self::QueueDisk(_) | Self::VhostDisk(_)
-        )
+        matches!(self, Self::DiskLimit | Self::Index | Self::FileSystem | Self::QueueDisk(_))
     }
 
     /// The word that the text for this shortage begins with.
     pub(crate) const fn kind(self) -> &'static str {
         match self {
-            Self::Pool(_) | Self::VhostMemory(..) | Self::UserMemory(..) | Self::QueueMemory(_) => "memory",
+            Self::Pool(_) | Self::QueueMemory(_) => "memory",
             Self::Returns | Self::Commit => "room",
             Self::Unwritable => "store",
             _ => "disk",

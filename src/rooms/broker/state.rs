@@ -10,7 +10,6 @@ use crate::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use crate::error::Fault;
 use crate::journal::Journal;
 use crate::limits::Limits;
-use crate::mem::{Messages, Owner, PoolFull, Scarce};
 
 use super::Context;
 use super::access::{
@@ -221,19 +220,6 @@ impl Broker {
         self.publishing.shortage
     }
 
-    /// What a connection waits for, if this pool did not take the content of its message.
-    #[cold]
-    pub fn shortage_of(&self, messages: &Messages, connection: ConnectionId, full: PoolFull) -> Shortage {
-        let record = self.consumers.find_connection(connection);
-        let (vhost, user) = record.map_or((None, None), |record| (record.vhost, record.identity.user()));
-        let pool = full.into();
-        match (messages.who_is_short(full, self.quota.owner(connection)), vhost, user) {
-            (Scarce::ForVhost, Some(vhost), _) => Shortage::VhostMemory(pool, vhost),
-            (Scarce::ForUser, _, Some(user)) => Shortage::UserMemory(pool, user as u32),
-            _ => Shortage::Pool(pool),
-        }
-    }
-
     /// The read-only views of the broker, for operators.
     #[inline]
     pub const fn views(&self) -> Views<'_> {
@@ -253,12 +239,6 @@ impl Broker {
         draw_seed(&mut self.entropy)
     }
 
-    /// The owner of the memory that a connection's messages take.
-    #[inline]
-    pub fn owner(&self, connection: ConnectionId) -> Owner {
-        self.quota.owner(connection)
-    }
-
     /// Whether exclusive queues live as long as this connection.
     pub fn owns_queues(&self, connection: ConnectionId) -> bool {
         !self.consumers.connection(connection).exclusive_queues.is_empty()
@@ -268,7 +248,7 @@ impl Broker {
     /// count these), room in the share of a queue, in an outbox, or in the log; and when routes change, for
     /// other queues may have room.
     pub const fn room_made(&self) -> u64 {
-        self.queues.room_made() + self.quota.room_made() + self.revision()
+        self.queues.room_made() + self.revision()
     }
 
     /// How much of the pools is in use.
@@ -317,15 +297,13 @@ impl Broker {
             OperatorFault::NoRoom(key) => super::faults::out_of(key),
             other => unreachable!("guest can be: {other}"),
         })?;
-        self.note_tenants();
+        self.note_users();
         Ok(())
     }
 
-    /// Divides the pools anew when a virtual host or a user has come or gone; whoever waits for a share asks
-    /// again.
-    pub(crate) fn note_tenants(&mut self) {
-        self.quota.share_among(self.access.vhost_ids(), self.access.lives());
-        self.consumers.note_settled();
+    /// Notes that a user has come or gone.
+    pub(crate) fn note_users(&mut self) {
+        self.quota.note_users(self.access.lives());
     }
 
     /// Connections and channels of a connection's user.
@@ -349,7 +327,7 @@ impl Broker {
     /// Makes a virtual host with the exchanges that each begins with.
     pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
         let vhost = self.access.add_vhost(name)?;
-        self.note_tenants();
+        self.note_users();
         for (exchange, kind, internal) in PREDECLARED {
             let declaration = ExchangeDeclaration {
                 exchange,
@@ -369,7 +347,7 @@ impl Broker {
     /// Frees the record of a virtual host that nothing names any more.
     pub(crate) fn remove_vhost(&mut self, vhost: VhostId) {
         self.access.remove_vhost(vhost);
-        self.note_tenants();
+        self.note_users();
     }
 
     /// Notes that a record which named a virtual host is gone.
@@ -384,17 +362,17 @@ impl Broker {
         }
     }
 
-    /// Counts something that is about to be declared for a virtual host, with its names.
+    /// Counts something that is about to be declared, with its names.
     ///
     /// # Errors
-    /// There is no more room, or whoever declares it has used up his share.
+    /// There is no more room, or the connection that declares it has used up its share.
     pub(crate) fn declare_quota(
         &mut self,
         declared: Declared,
         names_bytes: usize,
-        who: (VhostId, Option<Declarer>),
+        declarer: Option<Declarer>,
     ) -> Result<(), Fault> {
-        self.quota.declare(declared, names_bytes, who, Room { queues: self.queues.records().room() })
+        self.quota.declare(declared, names_bytes, declarer, Room { queues: self.queues.records().room() })
     }
 
     /// Frees the record of a cleared queue once neither a delivery nor a level refers to it.
@@ -410,7 +388,7 @@ impl Broker {
         let mut next = Some(queue);
         while let Some((record, whole)) = next.and_then(|queue| self.queues.take_if_done(queue)) {
             let bytes = record.name.len() + record.arguments.len();
-            self.quota.undeclare(Declared::Queue, bytes, (record.vhost, record.declared.declarer));
+            self.quota.undeclare(Declared::Queue, bytes, record.declared.declarer);
             if !record.is_level() {
                 self.release_vhost(record.vhost);
             }

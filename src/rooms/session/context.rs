@@ -7,7 +7,7 @@ use crate::command::{Name, ReplyOrder};
 use crate::journal::Batch;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
-use crate::mem::{BytePool, Draw, Messages, Owner, Share};
+use crate::mem::{BytePool, Messages, Share};
 use crate::time::Now;
 
 /// What sessions hold beyond their own records.
@@ -99,19 +99,10 @@ pub struct Context<'p> {
     pub settings: &'p Settings,
     /// From which part of the pools this connection publishes.
     pub share: Share,
-    /// Whose memory its messages take.
-    pub owner: Owner,
     /// Everything up to this batch is durable.
     pub durable: Batch,
     /// The sequence of the last delivery that was put into the connection's outbox.
     pub last_delivery: ReplyOrder,
     /// What is logged of peers goes through it.
     pub log: &'p mut LogLimiter,
-}
-
-impl Context<'_> {
-    /// Where the memory for a content comes from.
-    pub(super) const fn draw(&self) -> Draw {
-        Draw { share: self.share, owner: self.owner }
-    }
 }

@@ -95,7 +95,7 @@ impl Connection {
         if !context.pools.channels[slot].confirms.has_room() {
             return None;
         }
-        let message = context.messages.begin(exchange, whole.routing_key, context.draw()).ok()?;
+        let message = context.messages.begin(exchange, whole.routing_key, context.share).ok()?;
         let len = whole.body.len() as u32;
         if context.messages.reserve_content(message, whole.properties, flags, len, context.share).is_err() {
             context.messages.discard(message);

@@ -37,7 +37,7 @@ impl Connection {
             return Verdict::Wait(Suspension::ReplySpace);
         }
         self.blocked.concerned = self.capabilities.connection_blocked;
-        let message = match context.messages.begin(exchange, routing_key, context.draw()) {
+        let message = match context.messages.begin(exchange, routing_key, context.share) {
             Ok(message) => message,
             Err(full) if self.may_wait(context, 0) => {
                 return Verdict::Wait(Suspension::ContentRoom(full));

@@ -428,7 +428,7 @@ impl Log {
     /// index alone must not have what lies densely written again and again.
     fn percent_worth_writing(&mut self) -> Option<u64> {
         let spare = self.space.slots.spare();
-        let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE + self.space.segments_kept;
+        let low = SEGMENTS_RESERVED + CLEAN_BELOW_FREE;
         let high = low + (self.space.slots.most() / CLEAN_AHEAD_PART).min(CLEAN_AHEAD_MAX);
         let is_short = spare <= low;
         self.cleaner.cleans_ahead =

@@ -255,7 +255,6 @@ impl Keeper {
     /// What to write next, if the helper is free and it is time.
     pub fn next_write(&mut self, journal: &mut Journal, messages: &mut Messages, now: Now) -> Option<Write> {
         journal.set_time(self.log.time_ms(now));
-        self.log.keep_room(journal.kept_room());
         if let Some(urgency) = journal.take_urgency() {
             self.log.note(urgency, now);
             self.is_blocked = false;

@@ -487,10 +487,4 @@ impl Log {
     pub fn ask_deadline(&self) -> Deadline {
         if self.failed { Deadline::NEVER } else { self.space.ask_deadline() }
     }
-
-    /// So many bytes are kept for others than those who wait for room: what makes room does so beside them.
-    pub(super) fn keep_room(&mut self, bytes: u64) {
-        // Whoever came to wait may wait for what nobody has looked for yet.
-        self.cleaner.may_clean |= self.space.keep_room(bytes);
-    }
 }

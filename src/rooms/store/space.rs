@@ -29,8 +29,6 @@ pub struct Space {
     pub(super) active: ActiveSegment,
     /// What memory knows of the log, held against what it may take.
     pub(super) weight: IndexWeight,
-    /// Segments that are kept for others than those who wait for room.
-    pub(super) segments_kept: usize,
     pub(super) spares: SegmentSpares,
     /// Which queues were named last in a footer.
     pub(super) naming: Naming,
@@ -45,18 +43,9 @@ impl Space {
             slots,
             active,
             weight: IndexWeight::new(index, settings),
-            segments_kept: 0,
             spares: SegmentSpares::new(settings.segment_bytes),
             naming: Naming::default(),
         }
-    }
-
-    /// So many bytes are kept for others than those who wait for room; whether they are more than before.
-    pub(super) fn keep_room(&mut self, bytes: u64) -> bool {
-        let segments = bytes.div_ceil(u64::from(self.segment_bytes / 16 * 15)) as usize;
-        let is_more = segments > self.segments_kept;
-        self.segments_kept = segments;
-        is_more
     }
 
     /// When a full file system is to be asked for room again.
@@ -88,7 +77,7 @@ impl Space {
 
     /// Whether segments should leave at once: somebody waits for their room, or soon will.
     pub(super) const fn needs_room(&self) -> bool {
-        self.slots.spare() <= SEGMENTS_RESERVED + SEGMENTS_READY + self.segments_kept || self.weight.is_full()
+        self.slots.spare() <= SEGMENTS_RESERVED + SEGMENTS_READY || self.weight.is_full()
     }
 
     /// Whether a file would be made next: one that is used already does as well, and wears nothing.

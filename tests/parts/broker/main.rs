@@ -12,7 +12,6 @@ mod delayed;
 mod expiry;
 mod expiry_room;
 mod firehose;
-mod holders;
 mod letters;
 mod lives;
 mod offsets;

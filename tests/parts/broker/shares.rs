@@ -5,6 +5,7 @@ use crate::support::{At, TestBroker};
 use leveret_base::command::{Command, Outcome, Settlement};
 use leveret_base::limits::Limits;
 use leveret_base::mem::{MessageFlags, Share};
+use leveret_broker::UserLimits;
 
 const BODY: u32 = 4000;
 
@@ -365,4 +366,43 @@ fn a_long_transaction_of_acknowledgements_rolls_back_into_order() {
     house.done(at, Command::TxCommit);
     assert_eq!(house.broker.gauges().deliveries, COUNT as usize / 4 * 3);
     house.settle(at, u64::from(COUNT / 4) + 1, false, Settlement::Ack);
+}
+
+#[test]
+fn limits_of_a_user_hold_in_all_virtual_hosts_together() {
+    let mut house = TestBroker::new(64);
+    house.admit("loud", "loud");
+    house.admit("loud", "/");
+    let limits = UserLimits { connections_max: Some(2), channels_max: Some(3) };
+    house.broker.access_mut().set_user_limits(&mut house.journal, "loud", limits).unwrap();
+    let (one, _other) = (house.connect_as("loud", "/"), house.connect_as("loud", "loud"));
+    let third = house.broker.connect().unwrap();
+    let login = Command::LoginExternal { user: "loud", from_loopback: true };
+    house.broker.apply(&mut context!(house), third, None, login);
+    let open = Command::OpenVhost { vhost: "/" };
+    let Outcome::Fault(fault) = house.broker.apply(&mut context!(house), third, None, open).0 else {
+        panic!("a third connection")
+    };
+    let words = "NOT_ALLOWED - connection refused for user 'loud': user connection limit (2) is reached";
+    assert_eq!(&*fault.text, words);
+    let third_channel = house.open(one, 2);
+    let open = Command::OpenChannel { number: 3 };
+    let Outcome::Fault(fault) = house.broker.apply(&mut context!(house), one.connection, None, open).0 else {
+        panic!("a fourth channel")
+    };
+    assert_eq!(
+        &*fault.text,
+        "NOT_ALLOWED - number of channels opened for user 'loud' has reached the maximum allowed user limit \
+         of (3)"
+    );
+    // What is given back may be taken again; and a limit may be lifted.
+    house.done(third_channel, Command::CloseChannel);
+    while house.broker.run_jobs(&mut context!(house)) {}
+    let _ = house.open(one, 3);
+    house.broker.access_mut().set_user_limits(&mut house.journal, "loud", UserLimits::default()).unwrap();
+    let _ = house.open(one, 4);
+    assert_eq!(
+        house.broker.apply(&mut context!(house), third, None, Command::OpenVhost { vhost: "/" }).0,
+        Outcome::Done
+    );
 }

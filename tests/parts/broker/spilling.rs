@@ -72,7 +72,7 @@ fn no_more_leaves_than_makes_memory_enough_again() {
 /// Publishes transient messages until those who publish wait; says how many there was room for.
 fn fill(house: &mut TestBroker, at: At, queue: &str, body_len: u32) -> u32 {
     let mut count = 0;
-    house.messages.lift_hold(house.broker.owner(at.connection));
+    house.messages.lift_hold();
     while house.offer(at, queue, body_len) == Outcome::Published {
         count += 1;
     }
@@ -227,7 +227,7 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
             publish_large(&mut house, at, queue, BODY_LEN);
         }
         for body_len in [20_000, 20_000, 20_000, 3_000, 3_000, 10, 10] {
-            house.messages.lift_hold(house.broker.owner(at.connection));
+            house.messages.lift_hold();
             for queue in floods {
                 while house.offer(at, queue, body_len) == Outcome::Published {}
             }

@@ -5,7 +5,7 @@
 use leveret_base::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
 use leveret_base::journal::{Batch, Journal};
 use leveret_base::limits::Limits;
-use leveret_base::mem::{Draw, MessageFlags, MessageId, Messages, Share};
+use leveret_base::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_base::password::PasswordHash;
 use leveret_broker::{Broker, Work};
 
@@ -143,8 +143,7 @@ impl TestBroker {
     /// Publishes a body of so many bytes as the connection's session would; what must wait is given up.
     pub fn offer(&mut self, at: At, key: &str, body_len: u32) -> Outcome {
         let share = self.broker.content_share(at.connection);
-        let draw = Draw { share, owner: self.broker.owner(at.connection) };
-        let Ok(id) = self.messages.begin("", key.as_bytes(), draw) else { return Outcome::Wait };
+        let Ok(id) = self.messages.begin("", key.as_bytes(), share) else { return Outcome::Wait };
         if self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, body_len, share).is_err() {
             self.messages.release(id);
             return Outcome::Wait;

@@ -7,7 +7,7 @@
 
 use leveret_base::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
 use leveret_base::limits::Limits;
-use leveret_base::mem::{Draw, MessageFlags};
+use leveret_base::mem::MessageFlags;
 use leveret_base::password::PasswordHash;
 use leveret_base::time::Now;
 use leveret_broker::{ApplyTo, Gauges, NewPolicy, PolicyKind};
@@ -275,9 +275,9 @@ impl Life {
         let body_len = self.random.one_of(&[0_u32, 10, 3_000]);
         let mandatory = self.random.once_in(3);
         let house = &mut self.house;
-        let (share, owner) = (house.broker.content_share(connection), house.broker.owner(connection));
-        let Ok(message) = house.messages.begin(exchange, key.as_bytes(), Draw { share, owner }) else {
-            house.messages.lift_hold(owner);
+        let share = house.broker.content_share(connection);
+        let Ok(message) = house.messages.begin(exchange, key.as_bytes(), share) else {
+            house.messages.lift_hold();
             return;
         };
         let persistent = if is_persistent { MessageFlags::PERSISTENT } else { MessageFlags::NONE };

@@ -300,7 +300,7 @@ fn a_first_content_waits_for_room_and_a_second_one_is_refused() {
     for id in held.drain(20..) {
         world.messages.release(id);
     }
-    assert!(world.messages.lift_hold(leveret_base::mem::Owner::default()));
+    assert!(world.messages.lift_hold());
     assert_eq!(host.feed(&mut world, b""), None);
     assert_eq!(host.rules.log.len(), 1);
     // One is incomplete: the next one may not wait for it.

@@ -314,7 +314,6 @@ macro_rules! context {
             messages: &mut $world.messages,
             settings: &$world.settings,
             share: $world.share,
-            owner: leveret_base::mem::Owner::default(),
             durable: $world.durable,
             last_delivery: 0,
             log: &mut $world.log,

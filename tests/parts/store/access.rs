@@ -130,8 +130,6 @@ fn a_change_is_durable_when_two_commits_have_it() {
         messages_max: 10,
         body_bytes_max: 64 << 10,
         assembly_bytes_max: 64 << 10,
-        vhosts_max: 1,
-        users_max: 1,
     });
     let mut journal = Journal::new(10);
     journal.start(log.life(), true, log.space().record_bytes_max() as u64);

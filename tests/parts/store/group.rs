@@ -50,8 +50,6 @@ impl World {
             messages_max: 4096,
             body_bytes_max: 16 << 20,
             assembly_bytes_max: 1 << 20,
-            vhosts_max: 1,
-            users_max: 1,
         });
         let (keeper, is_damaged) = (Keeper::new(log, 4096), report.is_damaged());
         Some(Self { disk: disk.clone(), messages, journal, keeper, is_damaged })

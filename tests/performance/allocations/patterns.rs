@@ -16,8 +16,6 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
         messages_max: 16,
         body_bytes_max: 1 << 20,
         assembly_bytes_max: 1 << 20,
-        vhosts_max: 2,
-        users_max: 2,
     });
     let (mut journal, mut work) = (Journal::new(16), Work::default());
     let mut context = Context::new(&mut journal, &mut messages, &mut work);

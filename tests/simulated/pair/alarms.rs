@@ -4,10 +4,9 @@
 //! Always true: a cause that is added does not compile here without its case.
 
 use leveret::broker::{Pool, Shortage};
-use leveret::command::{QueueId, VhostId};
+use leveret::command::QueueId;
 use leveret::config::Layer;
 use leveret::limits::Limits;
-use leveret::password::PasswordHash;
 use leveret::store::Settings;
 use leveret::wire::{Method, Table, Writer};
 
@@ -132,18 +131,9 @@ fn order(world: &mut World, operator: usize, method: &str, path: &str, body: &st
     String::from_utf8(heard).expect("answers are text")
 }
 
-/// Another virtual host, and another user who may enter both.
-fn divide(world: &mut World) {
-    let operator = world.connect_operator(Shape::WIDE, 0);
-    order(world, operator, "PUT", "vhosts/other", "");
-    let (algorithm, hash) = PasswordHash::of(b"other", &mut |salt| salt.fill(7)).export();
-    let said = format!(r#"{{"password_hash":"{hash}","hashing_algorithm":"{algorithm}"}}"#);
-    order(world, operator, "PUT", "users/other", &said);
-}
-
 /// What is waited for is brought about; the next cause, or none.
 fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Shortage>) {
-    let (queue, vhost) = (QueueId::from_index(0), VhostId::from_index(0));
+    let queue = QueueId::from_index(0);
     match shortage {
         Shortage::QueueMemory(_) => {
             let mut world = World::new(limits());
@@ -158,33 +148,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
         }
         Shortage::Pool(pool) => {
             let (world, text, next) = use_up(pool);
-            (world, text, Some(next.map_or(Shortage::VhostMemory(Pool::Messages, vhost), Shortage::Pool)))
-        }
-        Shortage::VhostMemory(..) => {
-            let mut world = World::new(limits());
-            let operator = world.connect_operator(Shape::WIDE, 0);
-            order(&mut world, operator, "PUT", "vhosts/other", "");
-            flood_all(&mut world, 8);
-            let text = &[
-                "memory: virtual host '/' has its share of messages_max",
-                ", most by queue 'a'",
-                "raise messages_max",
-            ];
-            (world, text, Some(Shortage::UserMemory(Pool::Messages, 0)))
-        }
-        Shortage::UserMemory(..) => {
-            let mut world = World::new(limits());
-            let operator = world.connect_operator(Shape::WIDE, 0);
-            let (algorithm, hash) = PasswordHash::of(b"other", &mut |salt| salt.fill(7)).export();
-            let said = format!(r#"{{"password_hash":"{hash}","hashing_algorithm":"{algorithm}"}}"#);
-            order(&mut world, operator, "PUT", "users/other", &said);
-            flood_all(&mut world, 8);
-            let text = &[
-                "memory: user 'guest' has its share of messages_max",
-                ", most by queue 'a'",
-                "raise messages_max",
-            ];
-            (world, text, Some(Shortage::Returns))
+            (world, text, Some(next.map_or(Shortage::Returns, Shortage::Pool)))
         }
         Shortage::Returns => {
             let limits = Limits { output_buffer_bytes: 16 << 10, body_bytes_max: 4 << 20, ..limits() };
@@ -254,26 +218,7 @@ fn bring_about(shortage: Shortage) -> (World, &'static [&'static str], Option<Sh
             disk.start(Trouble::NoRoom(0, u64::MAX / 2));
             flood_by(&mut world, client, "a", 4_000, PERSISTENT);
             let text = &["disk: the file system of the data directory is full", "make room there"];
-            (world, text, Some(Shortage::VhostDisk(vhost)))
-        }
-        Shortage::VhostDisk(_) => {
-            let mut world = with_store();
-            divide(&mut world);
-            let client = world.open(&[1]);
-            for queue in ["a", "b"] {
-                make(&mut world, client, queue, true);
-            }
-            for _ in 0..700 {
-                let publish = Publish { key: "a", properties: PERSISTENT, ..Publish::default() };
-                world.publish(client, 1, publish, &[7; 4_000]);
-                world.run();
-            }
-            // The cleaner finds some room yet for whoever waits.
-            for _ in 0..5 {
-                flood_by(&mut world, client, "b", 4_000, PERSISTENT);
-                world.pass_ms(1_000);
-            }
-            (world, &["disk: virtual host '/' has its share of disk_limit", "raise disk_limit"], None)
+            (world, text, None)
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use leveret::limits::Limits;
 use leveret::mem::ENTRIES_PER_CHUNK;
-use leveret::password::PasswordHash;
 use leveret::wire::{Method, Table};
 
 use crate::world::*;
@@ -439,88 +438,6 @@ fn when_a_full_queue_is_unbound_its_publisher_goes_on() {
     world.pass_ms(UNBLOCKED_AFTER_MS);
     assert!(!world.clients[publisher].checker.is_blocked, "nothing goes to the full queue any more");
     world.end(&["full"]);
-}
-
-/// Four tenants with a virtual host and a user each; the first is the one there always is.
-const TENANTS: [(&str, &str); 4] = [("/", "guest"), ("east", "east"), ("west", "west"), ("north", "north")];
-
-/// An operator says this, and it is done.
-fn order(world: &mut World, operator: usize, method: &str, path: &str, body: &str) {
-    let length = body.len();
-    let request = format!("{method} /api/{path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
-    world.operator(operator).write_up(request.as_bytes());
-    world.run();
-    let mut heard = Vec::new();
-    world.operator(operator).read_down(usize::MAX, &mut heard);
-    assert!(heard.starts_with(b"HTTP/1.1 2"), "{method} {path}: {}", String::from_utf8_lossy(&heard));
-}
-
-/// A broker that is there for all tenants, and its operator.
-fn with_tenants() -> (World, usize) {
-    let mut world = World::new(room_for(320));
-    let operator = world.connect_operator(Shape::WIDE, 0);
-    for (vhost, user) in &TENANTS[1..] {
-        order(&mut world, operator, "PUT", &format!("vhosts/{vhost}"), "");
-        let (algorithm, hash) = PasswordHash::of(user.as_bytes(), &mut |salt| salt.fill(7)).export();
-        let said = format!(r#"{{"password_hash":"{hash}","hashing_algorithm":"{algorithm}"}}"#);
-        order(&mut world, operator, "PUT", &format!("users/{user}"), &said);
-        let all = r#"{"configure":".*","write":".*","read":".*"}"#;
-        order(&mut world, operator, "PUT", &format!("permissions/{vhost}/{user}"), all);
-    }
-    (world, operator)
-}
-
-fn is_blocked(world: &World, client: usize) -> bool {
-    world.clients[client].checker.is_blocked
-}
-
-#[test]
-fn when_others_take_what_was_kept_for_them_twice_who_waits_has_the_rest() {
-    let (mut world, _) = with_tenants();
-    let others = [1, 2, 3].map(|at| {
-        let (vhost, user) = TENANTS[at];
-        let tenant = world.open_with(Manners { vhost, user, ..Manners::default() }, Shape::WIDE, &[1]);
-        world.declare(tenant, 1, "own");
-        tenant
-    });
-    // One message more than there is room for, so that nothing of the flood is left to wait again.
-    let flood = world.open(&[1]);
-    let queues = ["full", "brimful"];
-    for queue in queues {
-        world.declare(flood, 1, queue);
-    }
-    let mut sent = 0;
-    while !is_blocked(&world, flood) {
-        world.publish_to(flood, 1, queues[sent % 2], b"flooding");
-        world.run();
-        sent += 1;
-    }
-    assert_eq!(world.engine.messages().messages_used(), sent - 1);
-    for tenant in others {
-        for _ in 0..18 {
-            world.publish_to(tenant, 1, "own", b"within its part of either kind");
-        }
-    }
-    world.run();
-    assert!(others.into_iter().all(|tenant| !is_blocked(&world, tenant)));
-    assert_eq!(world.engine.messages().messages_used(), sent + 3 * 18, "the flood has of what is left");
-}
-
-#[test]
-fn when_virtual_hosts_and_users_go_who_waits_has_what_was_kept_for_them() {
-    let (mut world, operator) = with_tenants();
-    fill(&mut world, ["full", "brimful"]);
-    let mut before = world.engine.messages().messages_used();
-    for kind in ["users", "vhosts"] {
-        for (vhost, user) in &TENANTS[1..] {
-            let name = if kind == "users" { user } else { vhost };
-            order(&mut world, operator, "DELETE", &format!("{kind}/{name}"), "");
-        }
-        world.pass_ms(UNBLOCKED_AFTER_MS);
-        let after = world.engine.messages().messages_used();
-        assert!(after > before, "nothing is kept for {kind} that are gone: {before}, then {after}");
-        before = after;
-    }
 }
 
 #[test]

@@ -73,8 +73,6 @@ impl Stage {
                 messages_max: 64,
                 body_bytes_max: 1 << 20,
                 assembly_bytes_max: 1 << 19,
-                vhosts_max: 64,
-                users_max: 64,
             }),
             process: Process {
                 hosts: Vec::new(),

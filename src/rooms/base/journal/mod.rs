@@ -184,8 +184,6 @@ pub struct Journal {
     durable: Batch,
     disk_room_bytes: u64,
     disk_bytes_max: u64,
-    /// Room that is kept for others than those who wait for some.
-    kept_bytes: u64,
     is_file_system_full: bool,
     /// Whether what memory may know of the log, not the disk limit, leaves no more room.
     index_room: IndexRoom,
@@ -238,7 +236,6 @@ impl Journal {
             durable: Batch::NONE,
             disk_room_bytes: u64::MAX,
             disk_bytes_max: 0,
-            kept_bytes: 0,
             is_file_system_full: false,
             index_room: IndexRoom::Enough,
             room_made: 0,
@@ -355,19 +352,6 @@ impl Journal {
     /// What that is at most, when the log is empty; 0 while there is no limit.
     pub const fn disk_bytes_max(&self) -> u64 {
         self.disk_bytes_max
-    }
-
-    /// So much room is kept for others than those who wait: the store is to make room beside it.
-    pub const fn keep_room(&mut self, bytes: u64) {
-        if bytes < self.kept_bytes {
-            self.room_made += 1;
-        }
-        self.kept_bytes = bytes;
-    }
-
-    /// See [`Self::keep_room`].
-    pub const fn kept_room(&self) -> u64 {
-        self.kept_bytes
     }
 
     /// Rises with everything that makes room here.

@@ -11,13 +11,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let limits = MessageLimits {
-            messages_max: 4096,
-            body_bytes_max: 1 << 20,
-            assembly_bytes_max: 1 << 20,
-            vhosts_max: 1,
-            users_max: 1,
-        };
+        let limits =
+            MessageLimits { messages_max: 4096, body_bytes_max: 1 << 20, assembly_bytes_max: 1 << 20 };
         let mut journal = Journal::new(4096);
         journal.start(1, true, 64 << 10);
         Self { messages: Messages::new(limits), journal, offsets: 0 }

@@ -6,7 +6,6 @@ use core::fmt;
 
 use super::keys::{FRAME_BYTES_MIN, Limits};
 use super::memory::{MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryTable, RecordSizes};
-use crate::mem::Owner;
 
 /// With fewer segments the log cannot be cleaned.
 pub const SEGMENTS_MIN: u64 = 8;
@@ -199,9 +198,9 @@ impl Limits {
             (self.channel_max >= 1, "channel_max", "at least 1"),
             (self.exchanges_max >= 8, "exchanges_max", "at least 8: seven are predeclared"),
             (self.vhosts_max >= 1, "vhosts_max", "at least 1"),
-            (self.vhosts_max as usize <= Owner::MAX, "vhosts_max", "at most 65534"),
+            (self.vhosts_max <= 65_534, "vhosts_max", "at most 65534"),
             (self.users_max >= 1, "users_max", "at least 1"),
-            (self.users_max as usize <= Owner::MAX, "users_max", "at most 65534"),
+            (self.users_max <= 65_534, "users_max", "at most 65534"),
             (self.permissions_max >= 1, "permissions_max", "at least 1"),
             (self.policies_max >= 1, "policies_max", "at least 1"),
             (self.parameters_max >= 1, "parameters_max", "at least 1"),

@@ -168,8 +168,6 @@ impl Limits {
             messages_max: self.messages_max as usize,
             body_bytes_max: self.body_bytes_max as usize,
             assembly_bytes_max: self.assembly_bytes_max as usize,
-            vhosts_max: self.vhosts_max as usize,
-            users_max: self.users_max as usize,
         }
     }
 

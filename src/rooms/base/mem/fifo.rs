@@ -10,8 +10,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::MessageId;
 use super::plain::Plain;
-use super::{Division, MessageId, Owner};
 
 /// Entries in one chunk.
 pub const ENTRIES_PER_CHUNK: usize = 21;
@@ -53,9 +53,6 @@ const _: () = assert!(CHUNK_BYTES == 256, "no chunk lies across two groups that 
 #[derive(Debug)]
 pub struct FifoPool {
     chunks: Plain<Chunk>,
-    /// Chunks of each virtual host, and whether a part is kept for it.
-    owners: Box<[(u32, bool)]>,
-    division: Division,
 }
 
 /// The entries of one queue, first in, first out.
@@ -65,53 +62,21 @@ pub struct Fifo {
     tail_chunk: u32,
     head_at: u8,
     tail_at: u8,
-    /// The virtual host that its chunks count for.
-    vhost: u16,
     len: u32,
     head_offset: u64,
 }
 
 impl FifoPool {
-    /// Room for `entries_max` entries of so many owners, rounded up to chunks, and for what is read back.
-    pub fn with_entries(entries_max: usize, owners_max: usize) -> Self {
+    /// Room for `entries_max` entries, rounded up to chunks, and for what is read back.
+    pub fn with_entries(entries_max: usize) -> Self {
         let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK) + READ_BACK_CHUNKS;
-        Self {
-            chunks: Plain::new(chunks_max),
-            owners: vec![(0, false); owners_max.max(1)].into_boxed_slice(),
-            division: Division::default(),
-        }
+        Self { chunks: Plain::new(chunks_max) }
     }
 
-    /// Bytes that one virtual host takes.
-    pub const OWNER_BYTES: usize = size_of::<(u32, bool)>();
-
-    /// From now on so many chunks are divided among these; one alone has all.
-    pub fn divide_among(&mut self, chunks: usize, owners: impl Iterator<Item = Owner> + Clone) {
-        let is_one_of_several = owners.clone().nth(1).is_some();
-        self.owners.iter_mut().for_each(|owner| owner.1 = false);
-        owners.clone().for_each(|owner| self.owners[owner.vhost()].1 = is_one_of_several);
-        let counts = &self.owners;
-        self.division = Division::new(chunks as u64, owners.map(|owner| counts[owner.vhost()].0.into()));
-    }
-
-    /// Whether an owner may have so many chunks more, of all but a reserve of so many.
+    /// Whether so many chunks more are free, of all but a reserve of so many.
     #[inline]
-    pub fn may_take(&self, owner: impl FnOnce() -> Owner, chunks: usize, reserve: usize) -> bool {
-        if self.division.is_divided() {
-            return self.may_take_of_divided(owner(), chunks, reserve);
-        }
+    pub const fn may_take(&self, chunks: usize, reserve: usize) -> bool {
         chunks + reserve <= self.chunks_free()
-    }
-
-    #[inline(never)]
-    fn may_take_of_divided(&self, owner: Owner, chunks: usize, reserve: usize) -> bool {
-        let (held, has_part) = self.owners[owner.vhost()];
-        let free = self.chunks_free();
-        if has_part && self.division.is_own_part(held.into(), chunks as u64) {
-            return chunks <= free;
-        }
-        let kept = self.division.kept_for_others(if has_part { held.into() } else { u64::MAX });
-        chunks + reserve + kept as usize <= free
     }
 
     /// Chunks that could still be handed out to anybody.
@@ -149,24 +114,14 @@ impl FifoPool {
         self.chunks.trim()
     }
 
-    fn take(&mut self, vhost: u16) -> Option<u32> {
+    fn take(&mut self) -> Option<u32> {
         let chunk = self.chunks.take()?;
         self.chunks[chunk].next = 0;
-        let (held, has_part) = &mut self.owners[vhost as usize];
-        if *has_part {
-            self.division.take((*held).into(), 1);
-        }
-        *held += 1;
         Some(chunk as u32 + 1)
     }
 
-    fn give(&mut self, vhost: u16, chunk: u32) {
+    fn give(&mut self, chunk: u32) {
         self.chunks.give(chunk as usize - 1);
-        let (held, has_part) = &mut self.owners[vhost as usize];
-        *held -= 1;
-        if *has_part {
-            self.division.give_back((*held).into(), 1);
-        }
     }
 
     #[inline]
@@ -187,11 +142,6 @@ impl FifoPool {
 }
 
 impl Fifo {
-    /// An empty fifo, whose chunks count for this owner.
-    pub fn owned_by(owner: Owner) -> Self {
-        Self { vhost: owner.vhost() as u16, ..Self::default() }
-    }
-
     /// How many entries it holds.
     pub const fn len(&self) -> u32 {
         self.len
@@ -225,7 +175,7 @@ impl Fifo {
     #[must_use]
     pub fn push_read_back(&mut self, pool: &mut FifoPool, entry: Entry) -> bool {
         if self.needs_chunk() {
-            let Some(chunk) = pool.take(self.vhost) else {
+            let Some(chunk) = pool.take() else {
                 return false;
             };
             if self.len == 0 {
@@ -291,13 +241,13 @@ impl Fifo {
         self.head_at += 1;
         self.len -= 1;
         if self.len == 0 {
-            pool.give(self.vhost, self.head_chunk);
+            pool.give(self.head_chunk);
             (self.head_chunk, self.tail_chunk) = (0, 0);
         } else if self.head_at as usize == ENTRIES_PER_CHUNK {
             let chunk = self.head_chunk;
             self.head_chunk = pool.chunks[chunk as usize - 1].next;
             self.head_at = 0;
-            pool.give(self.vhost, chunk);
+            pool.give(chunk);
         }
         Some((offset, entry))
     }
@@ -306,7 +256,7 @@ impl Fifo {
     #[must_use]
     pub fn detach(&mut self) -> Self {
         let next_offset = self.head_offset + u64::from(self.len);
-        core::mem::replace(self, Self { head_offset: next_offset, vhost: self.vhost, ..Self::default() })
+        core::mem::replace(self, Self { head_offset: next_offset, ..Self::default() })
     }
 }
 
@@ -323,7 +273,7 @@ mod tests {
 
     #[test]
     fn the_last_chunks_are_for_what_is_read_back() {
-        let mut pool = FifoPool::with_entries(ENTRIES_PER_CHUNK, 1);
+        let mut pool = FifoPool::with_entries(ENTRIES_PER_CHUNK);
         let (mut fifo, mut head) = (Fifo::default(), Fifo::default());
         while fifo.push(&mut pool, entry(1)) {}
         assert_eq!((fifo.len(), pool.chunks_free()), (ENTRIES_PER_CHUNK as u32, 0));
@@ -335,7 +285,7 @@ mod tests {
 
     #[test]
     fn keeps_order_and_offsets_over_many_chunks_and_gives_all_back() {
-        let mut pool = FifoPool::with_entries(200, 1);
+        let mut pool = FifoPool::with_entries(200);
         let mut fifo = Fifo::default();
         for round in 0..50_u64 {
             for number in 0..100 {
@@ -350,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_full_pool_refuses_and_keeps_what_is_there() {
-        let mut pool = FifoPool::with_entries(2 * ENTRIES_PER_CHUNK, 1);
+        let mut pool = FifoPool::with_entries(2 * ENTRIES_PER_CHUNK);
         let (mut one, mut two) = (Fifo::default(), Fifo::default());
         for number in 0..=ENTRIES_PER_CHUNK {
             assert!(one.push(&mut pool, entry(number)));
@@ -361,7 +311,7 @@ mod tests {
 
     #[test]
     fn detaching_leaves_the_offsets_running() {
-        let mut pool = FifoPool::with_entries(64, 1);
+        let mut pool = FifoPool::with_entries(64);
         let mut fifo = Fifo::default();
         for number in 0..10 {
             assert!(fifo.push(&mut pool, entry(number)));

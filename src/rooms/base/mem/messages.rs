@@ -1,7 +1,7 @@
 //! Messages: one slot each, however many queues hold them.
 //!
 //! ```text
-//! slot (128 B) | counts and lengths | inline: first 90 bytes of the stream |
+//! slot (128 B) | counts and lengths | inline: first 94 bytes of the stream |
 //!                                     then the chain of blocks, if there is more
 //! stream       | exchange | routing key | properties | body |
 //! ```
@@ -14,26 +14,20 @@
 //! until [`Messages::finish`]. From then on it does not change; [`Messages::retain`] and
 //! [`Messages::release`] count its holders.
 //!
-//! Always true: each belongs to a virtual host and to who sent it (`owners`), and the pools are divided
-//! among those; ordinary publishers never take the reserve, so what drains the broker (deliveries,
+//! Always true: ordinary publishers never take the reserve, so what drains the broker (deliveries,
 //! acknowledgements of connections that also publish) finds memory when everybody else waits; half-sent
-//! contents never hold more than the assembly share, but for the parts that are kept for each owner.
+//! contents never hold more than the assembly share.
 
 use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
 use super::plain::Plain;
 
 mod admission;
 mod claim;
-mod owners;
 mod slot;
 mod stream;
 
 use claim::Claim;
-use owners::Owners;
-pub use slot::{
-    Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Owner, PoolFull, Scarce,
-    Sender, Share,
-};
+pub use slot::{Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, PoolFull, Share};
 use slot::{INLINE_BYTES, Slot, easy, last_part, names_room, text};
 
 /// The pools of slots and blocks.
@@ -41,7 +35,7 @@ use slot::{INLINE_BYTES, Slot, easy, last_part, names_room, text};
 pub struct Messages {
     slots: Plain<Slot>,
     slots_reserve: usize,
-    /// With fewer in use everybody may have one, whatever its share: there is one owner, and nobody waits.
+    /// With fewer in use every share may have one, unless somebody waits.
     slots_easy: usize,
     blocks: Blocks,
     pages_max: usize,
@@ -52,7 +46,8 @@ pub struct Messages {
     pages_kept: usize,
     assembly_pages: usize,
     assembly_pages_max: usize,
-    owners: Owners,
+    /// An ordinary publisher was refused, and all of them wait until use has fallen to the low mark.
+    is_held: bool,
     /// Of a message that waits.
     claim: Option<Claim>,
     /// How many there have been.
@@ -62,8 +57,7 @@ pub struct Messages {
     /// Pages that left the assembly share.
     assembly_left: u64,
     /// Rises when there is room though no message left: a content became whole and holds nothing of the
-    /// assembly share any more, or less is kept for others. What a virtual host and a user take of their
-    /// parts was kept for them twice, so it makes room.
+    /// assembly share any more, or less is kept to read a message back.
     releases: u64,
 }
 
@@ -85,7 +79,7 @@ impl Messages {
             pages_kept: 0,
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
-            owners: Owners::new(limits.vhosts_max, limits.users_max),
+            is_held: false,
             claim: None,
             claims: 0,
             frees: 0,
@@ -99,21 +93,15 @@ impl Messages {
     ///
     /// # Errors
     /// No slot, or no page for names that do not fit inline.
-    pub fn begin(
-        &mut self,
-        exchange: &str,
-        routing_key: &[u8],
-        draw: impl Into<Draw>,
-    ) -> Result<MessageId, PoolFull> {
-        let Draw { share, owner } = draw.into();
+    pub fn begin(&mut self, exchange: &str, routing_key: &[u8], share: Share) -> Result<MessageId, PoolFull> {
         debug_assert!(exchange.len() <= 255 && routing_key.len() <= 255, "short strings");
         let names_len = exchange.len() + routing_key.len();
         let mut first_block = 0;
         if names_len > INLINE_BYTES {
-            self.admit(share, 1, owner)?;
+            self.admit(share, 1)?;
             first_block = self.blocks.allocate_chain(names_room(names_len)).ok_or(PoolFull::Bodies)?;
         } else {
-            self.admit(share, 0, owner)?;
+            self.admit(share, 0)?;
         }
         // What was admitted has a place.
         let place = self.slots.take().ok_or(PoolFull::Messages)?;
@@ -126,19 +114,13 @@ impl Messages {
             filled: 0,
             write_block: first_block,
             write_at: 0,
-            vhost: 0,
             link: 0,
             exchange_len: exchange.len() as u8,
             key_len: routing_key.len() as u8,
             flags,
-            user: 0,
             inline: [0; INLINE_BYTES],
         };
-        self.slots[place].set_owner(owner);
         let id = MessageId::from_index(place);
-        if self.owners.is_divided() {
-            self.count_begun(id);
-        }
         self.append(id, exchange.as_bytes());
         self.append(id, routing_key);
         Ok(id)
@@ -209,9 +191,6 @@ impl Messages {
         slot.flags = slot.flags.with(flags.without(MessageFlags::ITS_OWN));
         slot.properties_len = properties.len() as u32;
         slot.body_len = body_len;
-        if self.owners.is_divided() {
-            self.count_content(id);
-        }
         self.append(id, properties);
         Ok(())
     }
@@ -328,10 +307,8 @@ impl Messages {
     /// for ever.
     pub fn discard(&mut self, id: MessageId) {
         assert!(!self.is_shared(id), "nobody else holds what was made in vain");
-        let (pages_freed, flags) = (self.pages_freed, self.flags(id));
+        let pages_freed = self.pages_freed;
         self.free(id);
-        let told = [MessageFlags::NAMES_TOLD, MessageFlags::CONTENT_TOLD];
-        self.releases -= told.into_iter().filter(|told| flags.has(*told)).count() as u64;
         self.frees -= 1;
         self.pages_freed = pages_freed;
     }
@@ -465,19 +442,15 @@ impl Messages {
     /// Whether a content of so many pages may take them. A large one that may not has a claim instead, if
     /// nobody else has.
     fn admit_content(&mut self, share: Share, pages: usize, id: MessageId) -> Result<(), PoolFull> {
-        let owner = self.owner(id);
-        let Err(full) = self.admit_pages(share, pages, Some(id), owner) else { return Ok(()) };
+        let Err(full) = self.admit_pages(share, pages, Some(id)) else { return Ok(()) };
         if share == Share::Ordinary && self.claim(id, pages) {
             return Err(full);
         }
-        Err(self.refuse(share, full, owner))
+        Err(self.refuse(share, full))
     }
 
     fn free(&mut self, id: MessageId) {
         self.leave_assembly(id);
-        if self.owners.is_divided() {
-            self.count_freed(id);
-        }
         let chain = core::mem::take(&mut self.slots[id.index()].first_block);
         self.slots.give(id.index());
         self.frees += 1;
@@ -498,8 +471,6 @@ impl Messages {
         }
         let pages = slot.assembly_pages();
         slot.flags = slot.flags.without(MessageFlags::ASSEMBLING);
-        let owner = slot.owner();
-        self.owners.assembled(owner, pages);
         self.assembly_pages -= pages;
         self.assembly_left += pages as u64;
         pages

@@ -12,7 +12,6 @@
 //! | `bytes`    | byte queues of single connections, in a region of their own |
 //! | `give_back` | memory back to the system |
 //! | `sort`     | putting things in order, in little code |
-//! | `division` | how a pool is divided among those who share it |
 //! | `fifo`     | queue entries in chunks of a shared pool |
 //!
 //! Always true: a pool reserves address space at boot and never asks the allocator again, so nothing here
@@ -21,7 +20,6 @@
 
 mod blocks;
 mod bytes;
-mod division;
 mod fifo;
 mod give_back;
 mod list;
@@ -34,13 +32,11 @@ mod sort;
 
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
-pub use division::Division;
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Entry, Fifo, FifoPool, READ_BACK_CHUNKS};
 pub use give_back::{let_go_of_start, would_be_given};
 pub use list::{Links, LinksOf, List};
 pub use messages::{
-    Cursor, Draw, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, Owner, PoolFull,
-    Scarce, Sender, Share,
+    Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
 };
 pub use name::{NAME_BYTES_MAX, Name};
 pub use slab::Slab;

@@ -61,11 +61,6 @@ impl Places {
         self.end
     }
 
-    /// Whether somebody has it.
-    pub(super) fn is_taken(&self, place: usize) -> bool {
-        place < self.end && self.bits[place / BITS] & 1 << (place % BITS) == 0
-    }
-
     /// Takes the lowest free place.
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {
@@ -221,6 +216,5 @@ mod tests {
             }
             assert_eq!(places.used(), taken.len());
         }
-        assert!((0..places.end).filter(|place| places.is_taken(*place)).eq(taken.iter().copied()));
     }
 }

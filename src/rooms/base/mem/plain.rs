@@ -56,12 +56,6 @@ impl<T: Pod> Plain<T> {
         self.places.max()
     }
 
-    /// Those in use, from the lowest place.
-    pub(super) fn taken_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        let Self { places, data, .. } = self;
-        data.iter_mut().enumerate().filter(|(place, _)| places.is_taken(*place)).map(|(_, value)| value)
-    }
-
     /// Takes a place; what is in it is left from before, or zeros.
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {

@@ -1,6 +1,6 @@
 //! Access: who may log in, and who may do what.
 //!
-//! Why it exists: one broker serves several tenants, and each is to see, fill and change only what is his.
+//! Virtual hosts keep names apart; users may see and change only what they have permissions for.
 //!
 //! | file | what |
 //! |---|---|

@@ -6,7 +6,7 @@ use ring::hmac;
 
 use crate::command::VhostId;
 use crate::limits::Limits;
-use crate::mem::{FifoPool, Messages, Slab};
+use crate::mem::Slab;
 
 use super::fault::OperatorFault;
 use super::pattern_bytes::PatternBytes;
@@ -35,10 +35,9 @@ pub(crate) const PREDECLARED: [(&str, Kind, bool); 8] = [
 /// How many exchanges a virtual host starts with.
 pub(crate) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
 /// Bytes of memory that a virtual host takes without its exchanges, with the longest name.
-pub(crate) const VHOST_BYTES: usize =
-    Slab::<Vhost>::record_bytes() + 256 + Messages::OWNER_BYTES + FifoPool::OWNER_BYTES;
+pub(crate) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + 256;
 /// Bytes of memory that a user takes, with the longest name.
-pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256 + Messages::OWNER_BYTES;
+pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256;
 /// Bytes of memory that a permission or a topic permission takes, without its patterns.
 pub(crate) const PERMISSION_BYTES: usize = if size_of::<Permission>() > size_of::<TopicPermission>() {
     Slab::<Permission>::record_bytes() + IndexTable::ENTRY_BYTES + 256
@@ -111,11 +110,6 @@ impl Access {
     /// The name of an existing virtual host.
     pub(crate) fn vhost_name(&self, vhost: VhostId) -> &str {
         &self.vhosts[vhost.index()].name
-    }
-
-    /// The name of a virtual host; empty for one that is gone.
-    pub(crate) fn vhost_name_if_there(&self, vhost: VhostId) -> &str {
-        self.vhosts.get(vhost.index()).map_or("", |vhost| &vhost.name)
     }
 
     /// The virtual host of this name that is not being deleted.

@@ -79,7 +79,6 @@ fn a_deleted_virtual_host_keeps_its_place_until_nothing_names_it() {
     access.release_vhost(vhost);
     assert!(access.is_vhost_done(vhost));
     access.remove_vhost(vhost);
-    assert_eq!(access.vhost_name_if_there(vhost), "");
 }
 
 #[test]

@@ -265,7 +265,7 @@ impl Consumers {
         }
     }
 
-    /// Notes that a delivery was settled, or the pools are shared anew: connections refused for their share
+    /// Notes that a delivery was settled: connections refused for their share
     /// may try again.
     #[inline]
     pub(crate) fn note_settled(&mut self) {

@@ -42,8 +42,7 @@ impl World {
             ..Limits::default()
         };
         let vhost = VhostId::from_index(0);
-        let mut quota = Quota::new(&limits);
-        quota.share_among([vhost].into_iter(), [].into_iter());
+        let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
             consumers: Consumers::new(&limits, 1),
@@ -75,14 +74,14 @@ impl World {
         self.messages.append_body(message, &[0; 10]);
         self.messages.finish(message);
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
-        self.queues.push(&mut cx, &mut self.quota, message, &[queue], Urgency::Window);
+        self.queues.push(&mut cx, message, &[queue], Urgency::Window);
         self.messages.release(message);
     }
 
     /// A connection with a channel.
     fn channel(&mut self) -> ChannelId {
         let connection = self.consumers.connect(&mut self.quota).unwrap();
-        self.quota.open_vhost(connection, self.vhost, 100).unwrap();
+        self.quota.enter_vhost(connection, self.vhost);
         self.another_channel(connection)
     }
 

@@ -29,7 +29,6 @@ use crate::queues::LevelChoice;
 use crate::queues::Scratch;
 use crate::queues::take_step;
 use crate::queues::{Held, NARROWEST_PUBLISHED, Next, Slot, delay_ms};
-use crate::quota::owner_of;
 
 /// Steps that a turn takes to route or move delayed messages; some messages take several ([`take_step`]).
 const ROUSE_STEP: u32 = 512;
@@ -93,9 +92,8 @@ impl Post<'_> {
         };
         let (slot, now_ms, due_ms) =
             (Slot::of_key(key), cx.journal.time_ms(), self.queues.due_ms(cx, message));
-        let owner = owner_of(self.queues.at(level).vhost);
         let is_room =
-            self.queues.delay_wheel().holds_none() || cx.messages.has_ordinary_room(owner, HELD_ROOM_BYTES);
+            self.queues.delay_wheel().holds_none() || cx.messages.has_ordinary_room(HELD_ROOM_BYTES);
         if self.queues.delay_wheel().has_place() && is_room && due_ms <= slot.start_ms.saturating_add(NEAR_MS)
         {
             let taken = self.queues.take_first(cx, level, first);
@@ -148,10 +146,9 @@ impl Post<'_> {
         (level, message, is_logged): (QueueId, MessageId, bool),
         target: QueueId,
     ) -> Step {
-        let vhost = self.queues.at(level).vhost;
         let bytes = cx.messages.stream_len(message) as u64;
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
-        if !self.takes_letter(cx, vhost, (message, bytes), &[target]) {
+        if !self.takes_letter(cx, (message, bytes), &[target]) {
             return Step::Blocked;
         }
         let Scratch { properties, rewritten } = self.queues.scratch_mut();
@@ -209,8 +206,7 @@ impl Post<'_> {
         scratch: &mut Scratch,
         targets: &mut Vec<QueueId>,
     ) -> Option<Letter> {
-        let record = self.queues.at(level);
-        let (vhost, Some(exchange)) = (record.vhost, record.delayed_exchange) else {
+        let Some(exchange) = self.queues.at(level).delayed_exchange else {
             return Some(Letter::Nowhere);
         };
         cx.work.charge(8);
@@ -250,7 +246,7 @@ impl Post<'_> {
         {
             return Some(self.drop_awakened(exchange, "it goes to more queues than commit_bytes_max allows"));
         }
-        if !self.takes_letter(cx, vhost, (message, bytes), targets) {
+        if !self.takes_letter(cx, (message, bytes), targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);

@@ -24,7 +24,6 @@ use super::traced::TracedName;
 use crate::Context;
 use crate::queues::Claim;
 use crate::queues::Scratch;
-use crate::quota::owner_of;
 use crate::topology::copies;
 
 /// The exchange that the copies are published to.
@@ -87,7 +86,7 @@ impl Post<'_> {
         let body_len = cx.messages.body_len(message);
         cx.work.charge(8);
         cx.work.charge_octets(body_len as usize);
-        if !cx.messages.has_ordinary_room(owner_of(vhost), body_len as usize + COPY_BYTES) {
+        if !cx.messages.has_ordinary_room(body_len as usize + COPY_BYTES) {
             self.log_left_out(vhost);
             return None;
         }
@@ -173,11 +172,10 @@ impl Post<'_> {
         let credit = |queue| consumers.waiting_credit(queues, quota, queue);
         let (kept, _) = queues.records().keep_willing(cx.messages, copy, &mut targets, Some(&credit));
         targets.truncate(kept);
-        self.quota.weigh_disk(cx.journal, self.queues.records().log_bytes_by_vhost());
-        let claim = Claim { vhost, share: Share::Ordinary, may_wait: true, gives_up: false };
+        let claim = Claim { share: Share::Ordinary, may_wait: true, gives_up: false };
         if !targets.is_empty() {
             match self.queues.reserve(cx, self.quota, copy, &targets, claim) {
-                Ok(()) => self.queues.push_letter(cx, self.quota, copy, &targets),
+                Ok(()) => self.queues.push_letter(cx, copy, &targets),
                 Err(_) => self.log_left_out(vhost),
             }
         }

@@ -110,7 +110,7 @@ impl Post<'_> {
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
         let names_len = exchange.len() + key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        let is_taken = self.takes_letter(cx, vhost, (message, bytes as u64), &targets);
+        let is_taken = self.takes_letter(cx, (message, bytes as u64), &targets);
         self.letters.targets = targets;
         let flags = copy_flags(cx.messages, message, &written);
         let copy = is_taken

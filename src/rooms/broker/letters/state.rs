@@ -77,10 +77,6 @@ impl Post<'_> {
     /// Rises when room is made that a letter may wait for.
     pub(super) fn room_count(&self, journal: &Journal, messages: &Messages) -> u64 {
         let revision = self.topology.revision() + self.access.revision();
-        self.queues.room_made()
-            + self.quota.room_made()
-            + revision
-            + journal.room_made()
-            + messages.room_made()
+        self.queues.room_made() + revision + journal.room_made() + messages.room_made()
     }
 }

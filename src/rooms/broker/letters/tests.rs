@@ -64,8 +64,7 @@ impl World {
         let limits = Limits { queues_max: 8, messages_max: 16, ..Limits::default() };
         let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
-        let mut quota = Quota::new(&limits);
-        quota.share_among([vhost].into_iter(), [].into_iter());
+        let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         let mut topology = Topology::with_capacity(20, 40, 4096, 1);
         let (durable, auto_delete, internal) = (true, false, false);
@@ -136,7 +135,7 @@ impl World {
         let name = self.queues.at(queue).name.clone();
         let message = self.message(&name, body);
         self.with(|post, cx| {
-            post.queues.push(cx, post.quota, message, &[queue], Urgency::Window);
+            post.queues.push(cx, message, &[queue], Urgency::Window);
             post.enforce_limits_after_push(cx, message, &[queue]);
         });
         self.messages.release(message);

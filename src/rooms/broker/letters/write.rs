@@ -26,7 +26,6 @@ use crate::Context;
 use crate::queue::Targets;
 use crate::queues::LevelChoice;
 use crate::queues::Scratch;
-use crate::quota::owner_of;
 use crate::work::Work;
 
 /// How many times the routing work of one message a letter may take.
@@ -150,7 +149,7 @@ impl Post<'_> {
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let names_len = address.name.len() + own_key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        if !self.takes_letter(cx, vhost, (message, bytes as u64), targets) {
+        if !self.takes_letter(cx, (message, bytes as u64), targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
@@ -224,15 +223,12 @@ impl Post<'_> {
     pub(crate) fn takes_letter(
         &mut self,
         cx: &mut Context<'_>,
-        vhost: VhostId,
         (message, bytes): (MessageId, u64),
         targets: &[QueueId],
     ) -> bool {
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
         let lacks_slot = self.queues.take_lacks_slot();
-        if lacks_slot
-            || !self.queues.entries().may_take(|| owner_of(vhost), needed + self.letters.promised.chunks, 0)
-        {
+        if lacks_slot || !self.queues.entries().may_take(needed + self.letters.promised.chunks, 0) {
             return false;
         }
         let logged = self.queues.logged_targets(cx, message, targets);
@@ -284,7 +280,7 @@ impl Post<'_> {
         let Letter::Copy(copy, kept) = letter else { return };
         let targets = core::mem::take(&mut self.letters.targets);
         if kept > 0 {
-            self.queues.push_letter(cx, self.quota, copy, &targets[..kept]);
+            self.queues.push_letter(cx, copy, &targets[..kept]);
         }
         let refused = targets[kept..].iter().copied();
         let refused: heapless::Vec<QueueId, { LETTERS_AT_ONCE as usize }> =

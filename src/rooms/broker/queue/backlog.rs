@@ -19,7 +19,7 @@
 
 use super::place::{Lane, Place};
 use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
-use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, Owner};
+use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages};
 
 /// Messages in the middle of one queue, in memory or not: with those outside of it their number fits the 32 bits of
 /// queue.declare-ok.
@@ -147,18 +147,6 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// An empty backlog, whose messages count for this owner.
-    pub(crate) fn owned_by(owner: Owner) -> Self {
-        Self {
-            returned_entries: Fifo::owned_by(owner),
-            head: Fifo::owned_by(owner),
-            middle: Fifo::owned_by(owner),
-            leaving: Fifo::owned_by(owner),
-            fifo: Fifo::owned_by(owner),
-            ..Self::default()
-        }
-    }
-
     // ---- how much there is
 
     /// Messages ready for delivery.

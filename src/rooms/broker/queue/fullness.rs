@@ -6,7 +6,7 @@ use super::backlog::{SLOT_BYTES, block_bytes};
 use super::record::{Queue, Rank};
 use super::records::Records;
 use crate::arguments::Overflow;
-use crate::command::{QueueId, VhostId};
+use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId, Messages};
 use crate::shortage::{Pool, Shortage};
 
@@ -138,25 +138,15 @@ impl Records {
         Some(came.wrapping_sub(self.ready_in(queue).into()))
     }
 
-    /// The queue, of one virtual host or of all, with the largest sum of `much` over all its levels.
-    pub(crate) fn fullest(
-        &self,
-        of: Option<VhostId>,
-        much: impl Fn(&Queue) -> u64,
-    ) -> Option<(QueueId, u64)> {
+    /// The queue with the largest sum of `much` over all its levels.
+    pub(crate) fn fullest(&self, much: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
         let whole = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
         let shown = whole.filter(|queue| {
             let record = &self.slab[queue.index()];
-            !record.dying && !record.hidden && of.is_none_or(|vhost| vhost == record.vhost)
+            !record.dying && !record.hidden
         });
         let found = shown.map(|queue| (queue, self.sum_over_levels(queue, &much)));
         found.max_by_key(|(_, much)| *much).filter(|(_, much)| *much > 0)
-    }
-
-    /// Bytes that the messages of each queue take in the log, with its virtual host.
-    pub(crate) fn log_bytes_by_vhost(&self) -> impl Iterator<Item = (VhostId, u64)> {
-        let queues = self.slab.iter().filter(|(_, queue)| !queue.dying);
-        queues.map(|(_, queue)| (queue.vhost, queue.log_bytes()))
     }
 
     /// Whether the next message that comes to a queue needs a fresh chunk.

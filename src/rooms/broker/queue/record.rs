@@ -15,7 +15,7 @@ use crate::consumers::QueueConsumers;
 use crate::journal::Appended;
 use crate::mem::{FifoPool, Links, List};
 use crate::policy::Applied;
-use crate::quota::{Declarer, owner_of};
+use crate::quota::Declarer;
 
 /// One queue.
 #[derive(Debug)]
@@ -196,7 +196,7 @@ impl Queue {
             logged: Logged::default(),
             requeues: RequeueCounts::default(),
             spilled: Spilled::default(),
-            backlog: Backlog::owned_by(owner_of(vhost)),
+            backlog: Backlog::default(),
             unsettled: Unsettled::default(),
             times: Times {
                 due_ms: u64::MAX,

@@ -4,7 +4,7 @@ use super::records::Records;
 use crate::command::{QueueId, VhostId};
 use crate::error::Fault;
 use crate::faults::out_of;
-use crate::mem::{Draw, MessageFlags, MessageId, Messages, Share};
+use crate::mem::{MessageFlags, MessageId, Messages, Share};
 use crate::work::Work;
 
 /// Octets of a hidden queue in a route that is kept.
@@ -45,17 +45,15 @@ impl Records {
     pub(crate) fn write_route(
         &mut self,
         messages: &mut Messages,
-        message: MessageId,
         targets: &[QueueId],
     ) -> Result<MessageId, Fault> {
-        let draw = Draw { share: Share::Reserve, owner: messages.owner(message) };
         let len_of = |queue: &QueueId| match self.slab[queue.index()].name.len() {
             0 => HIDDEN_LEN,
             len => 1 + len,
         };
         let body_len = targets.iter().map(len_of).sum::<usize>() as u32;
-        let route = messages.begin("", &[], draw).map_err(|full| out_of(full.key()))?;
-        let reserved = messages.reserve_whole(route, &[], MessageFlags::ROUTE, body_len, draw.share);
+        let route = messages.begin("", &[], Share::Reserve).map_err(|full| out_of(full.key()))?;
+        let reserved = messages.reserve_whole(route, &[], MessageFlags::ROUTE, body_len, Share::Reserve);
         if let Err(full) = reserved {
             messages.discard(route);
             return Err(out_of(full.key()));

@@ -32,18 +32,15 @@ impl World {
     /// Room for 8 queues and levels.
     fn new() -> Self {
         let limits = Limits { queues_max: 8, ..Limits::default() };
-        let mut quota = Quota::new(&limits);
-        quota.share_among([vhost()].into_iter(), [].into_iter());
+        let quota = Quota::new(&limits);
         let messages = Messages::new(MessageLimits {
             messages_max: 100,
             body_bytes_max: 1 << 20,
             assembly_bytes_max: 1 << 16,
-            vhosts_max: limits.vhosts_max as usize,
-            users_max: limits.users_max as usize,
         });
         Self {
             records: Records::with_capacity(8, 1),
-            pool: FifoPool::with_entries(1_000, limits.vhosts_max as usize),
+            pool: FifoPool::with_entries(1_000),
             deliveries: Deliveries::with_capacity(16),
             messages,
             quota,

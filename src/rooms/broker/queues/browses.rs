@@ -8,10 +8,8 @@
 //! had; the messages found are held until the caller takes them.
 
 use super::fetch::{Fetch, FetchFrom, Page, PageIn, begin_page};
-use crate::command::VhostId;
 use crate::mem::{MessageId, Messages};
 use crate::queue::{Lane, LogRun};
-use crate::quota::owner_of;
 
 /// Bytes of records read from the log for one browse.
 const BROWSE_BYTES: u32 = 128 << 10;
@@ -75,24 +73,16 @@ impl Browses {
         Some(Fetch { queue, incarnation, start, end, bytes_max: BROWSE_BYTES, from, is_peek: false })
     }
 
-    /// Begins a message that was read for a look in this virtual host, its body still to come.
-    pub(super) fn begin(
-        &mut self,
-        messages: &mut Messages,
-        vhost: VhostId,
-        fetch: &Fetch,
-        page: &Page<'_>,
-    ) -> PageIn {
+    /// Begins a message that was read for a look, its body still to come.
+    pub(super) fn begin(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
         if self.reading().is_none() || !(fetch.start..fetch.end).contains(&page.offset) {
             return PageIn::NotWanted;
         }
-        let owner = owner_of(vhost);
-        if page.body_len as usize > messages.body_bytes_max() / 4
-            || !messages.has_ordinary_room(owner, page.bytes())
+        if page.body_len as usize > messages.body_bytes_max() / 4 || !messages.has_ordinary_room(page.bytes())
         {
             return PageIn::NoRoom;
         }
-        begin_page(messages, owner, Lane::Durable, page).map_or(PageIn::NoRoom, PageIn::Begun)
+        begin_page(messages, Lane::Durable, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
     /// Adds a message whose body is whole to its browse.

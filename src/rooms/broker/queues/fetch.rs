@@ -3,7 +3,7 @@
 //! Always true: a message that is read takes memory only from what is kept free to read back.
 
 use crate::command::QueueId;
-use crate::mem::{Draw, MessageFlags, MessageId, Messages, Owner, PoolFull, Share};
+use crate::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use crate::queue::Lane;
 use crate::wire::props::Properties;
 
@@ -85,12 +85,10 @@ pub enum PageIn {
 /// There is no memory for it now.
 pub(crate) fn begin_page(
     messages: &mut Messages,
-    owner: Owner,
     lane: Lane,
     page: &Page<'_>,
 ) -> Result<MessageId, PoolFull> {
-    let share = Share::ReadBack;
-    let message = messages.begin(page.exchange, page.routing_key, Draw { share, owner })?;
+    let message = messages.begin(page.exchange, page.routing_key, Share::ReadBack)?;
     let flags = match lane {
         Lane::Durable => MessageFlags::PERSISTENT.with(MessageFlags::STORED),
         // A persistent message in a queue that is not durable.
@@ -100,7 +98,7 @@ pub(crate) fn begin_page(
     let properties = Properties::trusted(page.properties);
     let flags = if properties.expiration().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags };
     let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
-    match messages.reserve_content(message, page.properties, flags, page.body_len, share) {
+    match messages.reserve_content(message, page.properties, flags, page.body_len, Share::ReadBack) {
         Ok(()) => Ok(message),
         Err(full) => {
             // Whoever waits for memory must not be woken by an attempt in vain.

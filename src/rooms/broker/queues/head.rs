@@ -15,7 +15,6 @@ use crate::journal::{Journal, Mode, Settled, Target};
 use crate::letters::Reason;
 use crate::mem::{MessageFlags, MessageId, Messages};
 use crate::queue::{First, Front, Lane, Place, QueuePart, Size, Taken, block_bytes};
-use crate::quota::owner_of;
 
 /// Bytes of memory that must be free for reading ahead.
 const HEAD_BYTES: usize = 16 << 10;
@@ -106,6 +105,7 @@ impl Queues {
             {
                 record.front = Front::Free;
                 self.records.wake(queue);
+                self.gets.note_change();
             }
             !is_new
         });
@@ -131,6 +131,7 @@ impl Queues {
                 record.logged.raise_watermark(through);
                 record.front = Front::Free;
                 self.records.wake(queue);
+                self.gets.note_change();
             }
         }
     }
@@ -176,7 +177,7 @@ impl Queues {
         let offset = record.backlog.take_from(&mut self.pool, part, Size::of(cx.messages, message));
         let redelivered = logged.is_some_and(|offset| record.logged.taken(offset));
         let requeues = logged.map_or(0, |offset| record.requeues.count_of(offset));
-        let is_to_spare = || cx.messages.has_ordinary_room(owner_of(record.vhost), HEAD_BYTES);
+        let is_to_spare = || cx.messages.has_ordinary_room(HEAD_BYTES);
         if part == QueuePart::Head && record.backlog.is_head_low(is_to_spare) {
             self.want_pages(queue);
         }

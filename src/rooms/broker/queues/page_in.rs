@@ -14,7 +14,6 @@ use crate::Context;
 use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId, Messages};
 use crate::queue::{First, Lane, Place, Size};
-use crate::quota::owner_of;
 
 /// Bytes of records read back at once.
 const FETCH_BYTES: u32 = 128 << 10;
@@ -72,8 +71,10 @@ impl Queues {
     /// Takes a message that was read back, its body still to come.
     pub fn page_in(&mut self, messages: &mut Messages, fetch: &Fetch, page: &Page<'_>) -> PageIn {
         if fetch.from == FetchFrom::Browse {
-            let Some(record) = self.records.get(fetch.queue.index()) else { return PageIn::NotWanted };
-            return self.browses.begin(messages, record.vhost, fetch, page);
+            if self.records.get(fetch.queue.index()).is_none() {
+                return PageIn::NotWanted;
+            }
+            return self.browses.begin(messages, fetch, page);
         }
         self.skip_lost(fetch, page.offset);
         let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
@@ -91,14 +92,13 @@ impl Queues {
         if !self.has_place(fetch) {
             return PageIn::NoRoom;
         }
-        let owner = owner_of(self.records[fetch.queue].vhost);
         // A message that a queue stands still for may have the last memory there is; what is read ahead may
         // not.
         let is_first = fetch.is_single() || self.records[fetch.queue].backlog.is_head_empty();
-        if !is_first && !messages.has_ordinary_room(owner, page.bytes()) {
+        if !is_first && !messages.has_ordinary_room(page.bytes()) {
             return PageIn::NoRoom;
         }
-        begin_page(messages, owner, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
+        begin_page(messages, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
     /// Notes that there was no memory for a message read. If the queue stands still for it, it is read again when

@@ -8,13 +8,13 @@ use super::delay_wheel::delay_ms;
 use super::head::log_bytes;
 use super::state::Queues;
 use crate::Context;
-use crate::command::{ConnectionId, QueueId, VhostId};
+use crate::command::{ConnectionId, QueueId};
 use crate::error::Fault;
 use crate::faults::{out_of, unwritable_for_messages, waits_behind_itself};
 use crate::journal::{Appended, Batch, Journal, Mode, NoRoom, Urgency};
 use crate::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 use crate::queue::{FreeMemory, Queue, Rank, Size, TIMES_FREE_DISK};
-use crate::quota::{Declarer, Quota, owner_of};
+use crate::quota::{Declarer, Quota};
 use crate::shortage::{Pool, Shortage};
 use crate::wire::field::Table;
 use crate::wire::props::Properties;
@@ -29,8 +29,6 @@ pub(crate) enum Hindrance {
 /// The publisher who asks for room.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim {
-    /// The virtual host of the target queues.
-    pub(crate) vhost: VhostId,
     /// The part of the pools that the publisher may use.
     pub(crate) share: Share,
     /// Whether the publisher can be made to wait; not in the middle of a commit.
@@ -60,14 +58,8 @@ impl LevelChoice {
 impl Queues {
     /// Pushes a message that the broker itself sends on: a dead letter, or a copy for the firehose. Length
     /// limits are checked later where messages go on as dead letters, for letters may cause letters.
-    pub(crate) fn push_letter(
-        &mut self,
-        cx: &mut Context<'_>,
-        quota: &mut Quota,
-        message: MessageId,
-        targets: &[QueueId],
-    ) {
-        if self.push(cx, quota, message, targets, Urgency::Window) {
+    pub(crate) fn push_letter(&mut self, cx: &mut Context<'_>, message: MessageId, targets: &[QueueId]) {
+        if self.push(cx, message, targets, Urgency::Window) {
             self.enforce_limits_after_letter(cx, message, targets);
         }
     }
@@ -76,7 +68,6 @@ impl Queues {
     pub(crate) fn push(
         &mut self,
         cx: &mut Context<'_>,
-        quota: &mut Quota,
         message: MessageId,
         targets: &[QueueId],
         urgency: Urgency,
@@ -84,7 +75,7 @@ impl Queues {
         let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
         let mut has_rules = cx.messages.flags(message).has(MessageFlags::EXPIRES);
-        let appended = self.append_to_journal(cx, quota, message, targets, urgency);
+        let appended = self.append_to_journal(cx, message, targets, urgency);
         for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.records[queue];
@@ -100,7 +91,6 @@ impl Queues {
     fn append_to_journal(
         &mut self,
         cx: &mut Context<'_>,
-        quota: &mut Quota,
         message: MessageId,
         targets: &[QueueId],
         urgency: Urgency,
@@ -113,8 +103,6 @@ impl Queues {
         let places = targets.iter().filter_map(|queue| records[*queue].logged.next_target(bytes));
         let appended = cx.journal.append(cx.messages, message, places, urgency);
         if appended.targets() > 0 {
-            let vhost = self.records[targets[0]].vhost;
-            quota.take_disk(vhost, bytes * u64::from(appended.targets()));
             if let Some((_, live)) = &mut self.live_log_bytes {
                 *live += bytes * u64::from(appended.targets());
             }
@@ -284,9 +272,7 @@ impl Queues {
         if needed > self.fan_out_max() {
             return Err(Hindrance::Fault(out_of("queue_entries_max")));
         }
-        // All target queues are in the virtual host of the channel.
-        let owner = || owner_of(claim.vhost);
-        let fits = self.pool.may_take(owner, needed, reserve);
+        let fits = self.pool.may_take(needed, reserve);
         let free = self.free_memory(cx.messages).with(cx.messages, message);
         let within_share =
             share == Share::Reserve || targets.iter().all(|&queue| self.records.within_share(free, queue));
@@ -294,7 +280,7 @@ impl Queues {
             (true, _) => self.reserve_log(cx, quota, message, targets, claim),
             (false, Share::Ordinary) => Err(Hindrance::Wait(match fits {
                 true => self.records.crowded_queue(free, targets),
-                false => self.lacks_entries(claim.vhost, needed + reserve),
+                false => Shortage::Pool(Pool::Entries),
             })),
             (false, Share::Transaction | Share::Reserve | Share::ReadBack) => {
                 Err(Hindrance::Fault(out_of("queue_entries_max")))
@@ -332,10 +318,8 @@ impl Queues {
         let within = targets
             .iter()
             .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= most);
-        let vhost = claim.vhost;
-        let leaves_enough = quota.disk().leaves_room(cx.journal, vhost, bytes * logged as u64);
         match room {
-            Ok(()) if within && leaves_enough => Ok(()),
+            Ok(()) if within => Ok(()),
             // For a commit all room was made sure of before.
             _ if !claim.may_wait => Ok(()),
             Err(NoRoom::Commit) if cx.journal.mode() == Mode::Unwritable => {
@@ -343,7 +327,6 @@ impl Queues {
             }
             Err(NoRoom::Commit) => Err(Hindrance::Wait(Shortage::Commit)),
             _ if claim.gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
-            Ok(()) if within => Err(Hindrance::Wait(Shortage::VhostDisk(vhost))),
             Ok(()) => Err(Hindrance::Wait(self.records.longest_in_log(targets))),
             Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
         }
@@ -378,15 +361,6 @@ impl Queues {
             Ok(()) | Err(NoRoom::Commit) => Ok(()),
             Err(NoRoom::Disk) if gives_up => Err(Hindrance::Fault(waits_behind_itself(cx.journal))),
             Err(NoRoom::Disk) => Err(Hindrance::Wait(disk_shortage(cx.journal))),
-        }
-    }
-
-    /// Why queue entries are missing: all are used, or the rest is kept for other virtual hosts.
-    #[cold]
-    fn lacks_entries(&self, vhost: VhostId, chunks: usize) -> Shortage {
-        match chunks <= self.pool.chunks_free() {
-            true => Shortage::VhostMemory(Pool::Entries, vhost),
-            false => Shortage::Pool(Pool::Entries),
         }
     }
 }

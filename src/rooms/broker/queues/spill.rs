@@ -20,7 +20,7 @@ use crate::command::{ChannelId, ConnectionId, QueueId};
 use crate::journal::{Journal, Mode, NoRoom};
 use crate::mem::{MessageFlags, MessageId, Messages};
 use crate::queue::{Lane, Place, Queue, QueuePart, Size, block_bytes};
-use crate::quota::{LogShares, Quota};
+use crate::quota::Quota;
 
 /// Messages that one step takes out of memory.
 const SPILL_STEP: u32 = 512;
@@ -76,7 +76,7 @@ impl Queues {
         for _ in 0..SPILL_QUEUES.min(places) {
             let index = self.paging.hand(places);
             let may_spill = self.records.get(index).is_some_and(|queue| self.may_spill(queue));
-            if may_spill && self.spill_from(cx, quota.disk(), QueueId::from_index(index), &mut left) {
+            if may_spill && self.spill_from(cx, QueueId::from_index(index), &mut left) {
                 // The step is used up, or memory is no longer short.
                 return true;
             }
@@ -158,7 +158,7 @@ impl Queues {
 
     /// Takes messages of one queue out of memory, as many as are `left` for this step; `false`: the queue has none
     /// that can leave now.
-    fn spill_from(&mut self, cx: &mut Context<'_>, disk: &LogShares, queue: QueueId, left: &mut u32) -> bool {
+    fn spill_from(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         // Stops as soon as memory is not short: what left without need would be read back at once where a consumer
         // keeps up.
         while *left > 0 && self.is_short(cx.messages) {
@@ -170,7 +170,7 @@ impl Queues {
             }
             let goes_on = match backlog.first_leaving(&self.pool) {
                 Some(place) => self.leave(cx, queue, place),
-                None => self.keep_window(queue) || self.spill_first(cx, disk, queue, left),
+                None => self.keep_window(queue) || self.spill_first(cx, queue, left),
             };
             if !goes_on {
                 return false;
@@ -189,13 +189,7 @@ impl Queues {
     }
 
     /// The first message of the fifo leaves memory, begins to, or stays in the middle.
-    fn spill_first(
-        &mut self,
-        cx: &mut Context<'_>,
-        disk: &LogShares,
-        queue: QueueId,
-        left: &mut u32,
-    ) -> bool {
+    fn spill_first(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let record = &self.records[queue];
         let may_spill_transient = self.may_spill_transient(record);
         let Some(place) = record.backlog.first_in_fifo(&self.pool) else { return false };
@@ -207,7 +201,7 @@ impl Queues {
                 self.give_up(cx.messages, (queue, QueuePart::Fifo), message, (Lane::Durable, offset));
                 true
             }
-            Place::Plain(_) if may_spill_transient => self.spill_transient(cx, disk, queue, left),
+            Place::Plain(_) if may_spill_transient => self.spill_transient(cx, queue, left),
             Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => {
                 self.records[queue].backlog.stay(&mut self.pool, QueuePart::Fifo, place);
                 true
@@ -234,19 +228,13 @@ impl Queues {
 
     /// Begins to write transient messages from the front of the fifo on, as many as there is room for, and
     /// takes the messages between them along; `false` when none can be taken now.
-    fn spill_transient(
-        &mut self,
-        cx: &mut Context<'_>,
-        disk: &LogShares,
-        queue: QueueId,
-        left: &mut u32,
-    ) -> bool {
+    fn spill_transient(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
         let mut taken = false;
         while *left > 0 && self.pool.chunks_free() >= CHUNKS_LEFT {
             let record = &self.records[queue];
             let Some(place) = record.backlog.first_in_fifo(&self.pool) else { break };
             let spilling = match place {
-                Place::Plain(message) => self.spilling(cx, disk, queue, message),
+                Place::Plain(message) => self.spilling(cx, queue, message),
                 _ => Spilling::No,
             };
             let place = match (spilling, place) {
@@ -262,11 +250,10 @@ impl Queues {
         taken
     }
 
-    fn spilling(&self, cx: &Context<'_>, disk: &LogShares, queue: QueueId, message: MessageId) -> Spilling {
+    fn spilling(&self, cx: &Context<'_>, queue: QueueId, message: MessageId) -> Spilling {
         let bytes = cx.messages.stream_len(message) as u64;
         let record = &self.records[queue];
-        let has_share = record.log_bytes() + bytes <= self.queue_log_bytes_max(cx.journal)
-            && disk.leaves_room(cx.journal, record.vhost, bytes);
+        let has_share = record.log_bytes() + bytes <= self.queue_log_bytes_max(cx.journal);
         let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
         match cx.journal.admit(bytes + self.kept_for_letters(cx.journal), 1) {
             // The message is being written for another of its queues already.

@@ -113,7 +113,7 @@ pub struct Queues {
 impl Queues {
     pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
         let (queues, frame) = (limits.queues_max as usize, limits.frame_max as usize);
-        let pool = FifoPool::with_entries(limits.queue_entries_max as usize, limits.vhosts_max as usize);
+        let pool = FifoPool::with_entries(limits.queue_entries_max as usize);
         Self {
             settings: Settings {
                 output_budget_bytes: u64::from(limits.output_buffer_bytes),
@@ -255,11 +255,6 @@ impl Queues {
     #[inline]
     pub(crate) const fn entries(&self) -> &FifoPool {
         &self.pool
-    }
-
-    /// The pool of entries of all queues, which is to hear who shares it.
-    pub(crate) const fn entries_mut(&mut self) -> &mut FifoPool {
-        &mut self.pool
     }
 
     /// The minute of this turn, since the start of the process.

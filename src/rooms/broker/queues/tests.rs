@@ -49,8 +49,7 @@ impl World {
     fn new() -> Self {
         let limits = Limits { queues_max: 8, messages_max: 100, unacknowledged_max: 50, ..Limits::default() };
         let vhost = VhostId::from_index(0);
-        let mut quota = Quota::new(&limits);
-        quota.share_among([vhost].into_iter(), [].into_iter());
+        let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
             queues: Queues::new(&limits, 1),
@@ -91,7 +90,7 @@ impl World {
         let mut targets = queues.to_vec();
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
         self.queues.choose_levels(&mut cx, &mut self.quota, message, &mut targets);
-        self.queues.push(&mut cx, &mut self.quota, message, &targets, Urgency::Window);
+        self.queues.push(&mut cx, message, &targets, Urgency::Window);
         targets.iter().for_each(|queue| self.queues.note_arrival(&mut cx, *queue, message));
         self.messages.release(message);
     }
@@ -180,7 +179,7 @@ impl World {
     /// Somebody takes messages from a queue from now on.
     fn consumer(&mut self, queue: QueueId) -> usize {
         let connection = self.consumers.connect(&mut self.quota).unwrap();
-        self.quota.open_vhost(connection, self.vhost, 100).unwrap();
+        self.quota.enter_vhost(connection, self.vhost);
         let channel = self.consumers.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap();
         let consumer = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active).unwrap();
         let new = NewConsumer { tag: Name::new(), priority: 0, no_ack: false, exclusive: false };
@@ -192,7 +191,7 @@ impl World {
     fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
         let message = self.message("m", &[], MessageFlags::NONE);
         let cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
-        let claim = Claim { vhost: self.vhost, share, may_wait: true, gives_up: false };
+        let claim = Claim { share, may_wait: true, gives_up: false };
         let reserved = self.queues.reserve(&cx, &self.quota, message, &[queue], claim);
         self.messages.release(message);
         reserved.map_err(|hindrance| match hindrance {

@@ -36,8 +36,6 @@ impl World {
             messages_max: 16,
             body_bytes_max: 1 << 16,
             assembly_bytes_max: 1 << 16,
-            vhosts_max: 4,
-            users_max: 4,
         });
         let (recovery, work) = (Recovery::new(left_out_max, 1), Work::default());
         Self { recovery, access, journal, messages, work, vhost }

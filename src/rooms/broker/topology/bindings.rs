@@ -11,11 +11,12 @@ use super::records::{Binding, BindingSpec, Destination, Exchange, FoundBinding, 
 use super::state::Topology;
 use crate::command::{BindingId, ExchangeId, VhostId};
 use crate::error::Fault;
+use crate::faults::out_of;
 use crate::faults::version_for;
 use crate::journal::{Definition, DestinationName, Journal, Mode};
 use crate::mem::{Links, List, Slab};
 use crate::queues::Queues;
-use crate::quota::{Declared, Declarer, Quota, Room};
+use crate::quota::{Declared, Quota, Room};
 use crate::wire::field::Table;
 use crate::{Access, Context};
 
@@ -100,16 +101,16 @@ impl Topology {
         queues: &mut Queues,
         new: &FoundBinding<'_>,
     ) -> Result<BindingId, Fault> {
-        let Exchange { kind, vhost, root, dying, .. } = self.exchanges[new.source.index()];
+        let Exchange { kind, root, dying, .. } = self.exchanges[new.source.index()];
         assert!(!dying, "nothing is bound to an exchange that is gone");
-        let (key, who) = (new.routing_key.as_bytes(), (vhost, cx.declarer));
+        let key = new.routing_key.as_bytes();
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
-        quota.declare(declared, bytes, who, Room { queues: queues.records().room() })?;
         // Each exchange needs a root node, so nodes are left for all exchanges there can be.
-        let nodes_room = self.trie.room() - self.exchanges.room();
-        let nodes = quota.take_nodes(self.trie.missing(root, kind, key), who, nodes_room);
-        nodes.inspect_err(|_| quota.undeclare(declared, bytes, who))?;
-        let node = self.trie.place(root, kind, key, cx.declarer.map_or(0, Declarer::user));
+        if self.trie.missing(root, kind, key) > self.trie.room() - self.exchanges.room() {
+            return Err(out_of("bindings_max"));
+        }
+        quota.declare(declared, bytes, cx.declarer, Room { queues: queues.records().room() })?;
+        let node = self.trie.place(root, kind, key);
         let record = Binding {
             source: new.source,
             destination: new.destination,
@@ -160,7 +161,7 @@ impl Topology {
         outgoing.remove(&mut self.bindings, index, |binding| &mut binding.source_links);
         let incoming = incoming(&mut self.exchanges, queues, destination);
         incoming.remove(&mut self.bindings, index, |binding| &mut binding.destination_links);
-        let Exchange { kind, vhost, .. } = self.exchanges[source.index()];
+        let Exchange { kind, .. } = self.exchanges[source.index()];
         if is_on_node(kind, Table::trusted(&self.bindings[index].arguments)) {
             self.trie.remove_binding(&mut self.bindings, node, index);
         }
@@ -168,9 +169,8 @@ impl Topology {
         let gone = self.bindings.remove(index);
         self.binding_table.remove(gone.found(), index);
         self.revise();
-        quota.undeclare(gone.found().declared(kind), gone.found().bytes(kind), (vhost, gone.declarer));
-        while let Some((parent, user)) = self.trie.prune(node) {
-            quota.give_node_back(vhost, user);
+        quota.undeclare(gone.found().declared(kind), gone.found().bytes(kind), gone.declarer);
+        while let Some(parent) = self.trie.prune(node) {
             node = parent;
         }
         let record = self.exchange(source);

@@ -211,7 +211,7 @@ impl Topology {
         // Predeclared exchanges are counted with their virtual host.
         if !is_system_name(&record.name) {
             let bytes = record.name.len() + record.arguments.len();
-            quota.undeclare(Declared::Exchange, bytes, (record.vhost, record.declarer));
+            quota.undeclare(Declared::Exchange, bytes, record.declarer);
         }
         record.vhost
     }

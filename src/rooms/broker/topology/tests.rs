@@ -55,8 +55,7 @@ impl World {
         journal.start(1, true, u64::MAX);
         let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
-        let mut quota = Quota::new(&limits);
-        quota.share_among([vhost].into_iter(), [].into_iter());
+        let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
             topology: Topology::with_capacity(20, 40, 4096, 1),
@@ -75,7 +74,7 @@ impl World {
         let vhost = self.vhost;
         if !declaration.exchange.is_empty() {
             let (bytes, room) = (declaration.bytes(), Room { queues: 0 });
-            self.quota.declare(Declared::Exchange, bytes, (vhost, None), room).unwrap();
+            self.quota.declare(Declared::Exchange, bytes, None, room).unwrap();
         }
         let is_logged = declaration.durable && !declaration.exchange.is_empty();
         let version = if is_logged { self.journal.next_version() } else { 0 };

@@ -27,8 +27,6 @@ struct Node {
     word: Box<[u8]>,
     bindings: List,
     children: u32,
-    /// The number of the user for whose binding the node was made; 0 for none.
-    user: u32,
     /// The child with the word `*`, if there is one.
     star: Option<usize>,
     /// The child with the word `#`, if there is one.
@@ -71,7 +69,7 @@ impl Trie {
 
     /// Makes the root of a new exchange; the caller made sure of room.
     pub(super) fn add_root(&mut self) -> usize {
-        self.insert(None, b"", 0)
+        self.insert(None, b"")
     }
 
     /// Removes the root of an exchange that has no bindings.
@@ -94,12 +92,12 @@ impl Trie {
     }
 
     /// Finds or makes the node for a binding with this routing key; the caller made sure of room for new
-    /// nodes, which are made for the user of this number.
-    pub(super) fn place(&mut self, root: usize, kind: Kind, key: &[u8], user: u32) -> usize {
+    /// nodes.
+    pub(super) fn place(&mut self, root: usize, kind: Kind, key: &[u8]) -> usize {
         match kind {
             Kind::Fanout | Kind::Headers | Kind::Default => root,
-            Kind::Direct => self.child_or_new(root, key, user),
-            Kind::Topic => words(key).fold(root, |at, word| self.child_or_new(at, word, user)),
+            Kind::Direct => self.child_or_new(root, key),
+            Kind::Topic => words(key).fold(root, |at, word| self.child_or_new(at, word)),
         }
     }
 
@@ -118,9 +116,8 @@ impl Trie {
         self.nodes[node].bindings.front()
     }
 
-    /// Removes a node without bindings and children: gives its parent, which is to be pruned next, and the
-    /// number of the user it was made for.
-    pub(super) fn prune(&mut self, node: usize) -> Option<(usize, u32)> {
+    /// Removes a node without bindings and children: gives its parent, which is to be pruned next.
+    pub(super) fn prune(&mut self, node: usize) -> Option<usize> {
         let record = &self.nodes[node];
         let parent = record.parent?;
         if record.children > 0 || !record.bindings.is_empty() {
@@ -135,7 +132,7 @@ impl Trie {
             b"#" => above.hash = None,
             _ => {}
         }
-        Some((parent, record.user))
+        Some(parent)
     }
 
     /// The child of `parent` with this word.
@@ -185,11 +182,11 @@ impl Trie {
         self.reached.get(place).copied()
     }
 
-    fn child_or_new(&mut self, parent: usize, word: &[u8], user: u32) -> usize {
+    fn child_or_new(&mut self, parent: usize, word: &[u8]) -> usize {
         if let Some(child) = self.child(parent, word) {
             return child;
         }
-        let child = self.insert(Some(parent), word, user);
+        let child = self.insert(Some(parent), word);
         self.table.insert((parent as u32, word), child);
         let record = &mut self.nodes[parent];
         record.children += 1;
@@ -201,13 +198,12 @@ impl Trie {
         child
     }
 
-    fn insert(&mut self, parent: Option<usize>, word: &[u8], user: u32) -> usize {
+    fn insert(&mut self, parent: Option<usize>, word: &[u8]) -> usize {
         let node = Node {
             parent,
             word: word.into(),
             bindings: List::default(),
             children: 0,
-            user,
             star: None,
             hash: None,
             reached_at: 0,

@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use crate::command::{QueueId, VhostId};
+use crate::command::QueueId;
 use crate::journal::Journal;
 use crate::limits::Megabytes;
 use crate::mem::{ENTRIES_PER_CHUNK, Messages};
@@ -53,20 +53,6 @@ impl fmt::Display for Explained<'_> {
         write!(f, "{}: ", shortage.kind())?;
         match shortage {
             Shortage::Pool(pool) => self.pool(f, pool),
-            Shortage::VhostMemory(pool, vhost) => {
-                self.share_of_vhost(f, vhost, pool.key())?;
-                self.used(f, pool)?;
-                self.most_by(f, pool, Some(vhost))?;
-                self.deed(f, format_args!("consume or purge its queues, or raise {}", pool.key()))
-            }
-            Shortage::UserMemory(pool, user) => {
-                let name = self.views.access.user_at(user as usize).map_or("", |user| user.name);
-                write!(f, "user '{}' has its share of {}", name.escape_debug(), pool.key())?;
-                f.write_str(", the rest is kept for other users")?;
-                self.used(f, pool)?;
-                self.most_by(f, pool, None)?;
-                self.deed(f, format_args!("consume or purge what it published, or raise {}", pool.key()))
-            }
             Shortage::QueueMemory(queue) => self.queue_memory(f, queue),
             Shortage::Returns => {
                 f.write_str("a publisher does not read the messages that are returned to it")?;
@@ -115,13 +101,6 @@ impl fmt::Display for Explained<'_> {
                 self.limit(f)?;
                 self.deed(f, format_args!("consume or purge that queue, or {deed}"))
             }
-            Shortage::VhostDisk(vhost) => {
-                let (of, deed) = self.disk();
-                self.share_of_vhost(f, vhost, of)?;
-                self.disk_used(f)?;
-                self.most_in_log(f, Some(vhost))?;
-                self.deed(f, format_args!("consume or purge its queues, or {deed}"))
-            }
         }
     }
 }
@@ -161,7 +140,7 @@ impl Explained<'_> {
             Pool::Unacknowledged => write!(f, "deliveries that nobody has acknowledged use up {key}")?,
         }
         self.used(f, pool)?;
-        let Some(()) = self.most_by(f, pool, None)? else {
+        let Some(()) = self.most_by(f, pool)? else {
             return match pool {
                 Pool::Assembly => {
                     self.deed(f, format_args!("have publishers send whole messages, or raise {key}"))
@@ -177,13 +156,8 @@ impl Explained<'_> {
         }
     }
 
-    /// Writes the queue that takes most of a pool, of one virtual host or of all; `None`: none does.
-    fn most_by(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        pool: Pool,
-        of: Option<VhostId>,
-    ) -> Result<Option<()>, fmt::Error> {
+    /// Writes the queue that takes most of a pool; `None`: none does.
+    fn most_by(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> Result<Option<()>, fmt::Error> {
         let much = |queue: &Queue| match pool {
             Pool::Messages => queue.resident_messages(),
             Pool::Bodies => queue.backlog.bytes() + queue.unsettled.bytes,
@@ -191,7 +165,7 @@ impl Explained<'_> {
             Pool::Unacknowledged => queue.unsettled.count.into(),
             Pool::Assembly => 0,
         };
-        let Some((queue, much)) = self.views.queues.records().fullest(of, much) else { return Ok(None) };
+        let Some((queue, much)) = self.views.queues.records().fullest(much) else { return Ok(None) };
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         match pool {
@@ -254,15 +228,15 @@ impl Explained<'_> {
 
     /// Writes what to do when the log has no room: the queue that takes most of it, and the key.
     fn free_log(&self, f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
-        match self.most_in_log(f, None)? {
+        match self.most_in_log(f)? {
             None => self.deed(f, format_args!("raise {key}")),
             Some(()) => self.deed(f, format_args!("consume or purge that queue, or raise {key}")),
         }
     }
 
-    /// Writes the queue that takes most of the log, of one virtual host or of all; `None`: none does.
-    fn most_in_log(&self, f: &mut fmt::Formatter<'_>, of: Option<VhostId>) -> Result<Option<()>, fmt::Error> {
-        let Some((queue, bytes)) = self.views.queues.records().fullest(of, Queue::log_bytes) else {
+    /// Writes the queue that takes most of the log; `None`: none does.
+    fn most_in_log(&self, f: &mut fmt::Formatter<'_>) -> Result<Option<()>, fmt::Error> {
+        let Some((queue, bytes)) = self.views.queues.records().fullest(Queue::log_bytes) else {
             return Ok(None);
         };
         f.write_str(", most by ")?;
@@ -289,12 +263,6 @@ impl Explained<'_> {
     fn with_messages(&self, f: &mut fmt::Formatter<'_>, count: u64) -> fmt::Result {
         let s = if count == 1 { "" } else { "s" };
         write!(f, " in {count} message{s}")
-    }
-
-    fn share_of_vhost(&self, f: &mut fmt::Formatter<'_>, vhost: VhostId, key: &str) -> fmt::Result {
-        let name = self.views.access.vhost_name_if_there(vhost);
-        let name = name.escape_debug();
-        write!(f, "virtual host '{name}' has its share of {key}, the rest is kept for other virtual hosts")
     }
 
     /// Writes the name of a queue, made safe to show: clients choose names.

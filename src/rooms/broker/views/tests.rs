@@ -39,8 +39,7 @@ impl World {
         let limits = Limits { queues_max: 12, messages_max: 100, ..Limits::default() };
         let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
-        let mut quota = Quota::new(&limits);
-        quota.share_among([vhost].into_iter(), [].into_iter());
+        let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
             access,
@@ -90,14 +89,14 @@ impl World {
         let mut targets = vec![queue];
         let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
         self.queues.choose_levels(&mut cx, &mut self.quota, message, &mut targets);
-        self.queues.push(&mut cx, &mut self.quota, message, &targets, Urgency::Window);
+        self.queues.push(&mut cx, message, &targets, Urgency::Window);
         self.messages.release(message);
     }
 
     /// Somebody consumes a queue, on a connection of its own.
     fn consumer(&mut self, queue: QueueId, tag: &str, exclusive: bool) -> ConnectionId {
         let connection = self.consumers.connect(&mut self.quota).unwrap();
-        self.quota.open_vhost(connection, self.vhost, 100).unwrap();
+        self.quota.enter_vhost(connection, self.vhost);
         let channel = self.consumers.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap();
         let consumer = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active).unwrap();
         let new = NewConsumer { tag: Name::try_from(tag).unwrap(), priority: 0, no_ack: false, exclusive };
@@ -231,9 +230,7 @@ fn each_cause_has_its_text() {
     let mut world = World::new();
     let queue = world.queue("q");
     let pools = [Pool::Messages, Pool::Bodies, Pool::Assembly, Pool::Entries, Pool::Unacknowledged];
-    let of_pools = pools.into_iter().flat_map(|pool| {
-        [Shortage::Pool(pool), Shortage::VhostMemory(pool, world.vhost), Shortage::UserMemory(pool, 0)]
-    });
+    let of_pools = pools.into_iter().map(Shortage::Pool);
     let others = [
         Shortage::QueueMemory(queue),
         Shortage::Returns,
@@ -243,7 +240,6 @@ fn each_cause_has_its_text() {
         Shortage::Index,
         Shortage::FileSystem,
         Shortage::QueueDisk(queue),
-        Shortage::VhostDisk(world.vhost),
     ];
     let mut texts = std::collections::BTreeSet::new();
     for shortage in of_pools.chain(others) {

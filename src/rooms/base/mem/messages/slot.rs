@@ -1,5 +1,4 @@
-//! What a message is in the pool: its slot, whose memory it takes, and from which part of the pools it may
-//! come.
+//! What a message is in the pool: its slot, and from which part of the pools it may come.
 
 use core::num::NonZeroU32;
 
@@ -7,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::mem::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES};
 
-pub(super) const INLINE_BYTES: usize = 90;
+pub(super) const INLINE_BYTES: usize = 94;
 /// One in so many slots and pages is for what is read back alone.
 pub(super) const LAST_PART: usize = 64;
 /// Bytes of one message slot.
@@ -75,12 +74,8 @@ impl MessageFlags {
     pub(super) const INLINE: Self = Self(512);
     pub(super) const ASSEMBLING: Self = Self(4);
     pub(super) const MANDATORY: Self = Self(8);
-    /// It was told as room made that its names took of what is kept for its owner.
-    pub(super) const NAMES_TOLD: Self = Self(4096);
-    /// It was told as room made that its content took of what is kept for its owner.
-    pub(super) const CONTENT_TOLD: Self = Self(8192);
     /// What is true of one message alone, and of no copy of it.
-    pub(super) const ITS_OWN: Self = Self::INLINE.with(Self::NAMES_TOLD).with(Self::CONTENT_TOLD);
+    pub(super) const ITS_OWN: Self = Self::INLINE;
 
     /// These flags and the others.
     #[must_use]
@@ -134,17 +129,6 @@ impl PoolFull {
     }
 }
 
-/// For whom a pool had no room.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Scarce {
-    /// It is used up.
-    ForAll,
-    /// The rest is kept for other virtual hosts.
-    ForVhost,
-    /// The rest is kept for other users.
-    ForUser,
-}
-
 /// The sizes of the pools.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageLimits {
@@ -154,10 +138,6 @@ pub struct MessageLimits {
     pub body_bytes_max: usize,
     /// Bytes of blocks that contents may hold while they are incomplete.
     pub assembly_bytes_max: usize,
-    /// Virtual hosts.
-    pub vhosts_max: usize,
-    /// Users that send them.
-    pub users_max: usize,
 }
 
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -171,17 +151,13 @@ pub(super) struct Slot {
     /// those two say when it came to its queues, if that matters.
     pub(super) filled: u32,
     pub(super) write_block: BlockId,
+    /// The next slot on a list of whoever holds the message (an open transaction); from 1.
+    pub(super) link: u32,
     /// The offset within the last page where the next octet of the body goes.
     pub(super) write_at: u16,
-    /// The owner in whose share the memory counts.
-    pub(super) vhost: u16,
-    /// The next slot on a list of the owner's (an open transaction); from 1.
-    pub(super) link: u32,
     pub(super) exchange_len: u8,
     pub(super) key_len: u8,
     pub(super) flags: MessageFlags,
-    /// And who sent it.
-    pub(super) user: u16,
     pub(super) inline: [u8; INLINE_BYTES],
 }
 
@@ -191,69 +167,6 @@ pub struct Cursor {
     /// 0 while inside the inline part.
     pub(super) block: BlockId,
     pub(super) at: u32,
-}
-
-/// Whose memory it is: that of the virtual host in this place, and of the user in that one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Owner {
-    vhost: u16,
-    /// From 1; 0 is nobody.
-    user: u16,
-}
-
-impl Owner {
-    /// The most virtual hosts, and the most users, there can be.
-    pub const MAX: usize = u16::MAX as usize - 1;
-
-    /// The virtual host in place `index`, below [`Self::MAX`], and no user.
-    pub const fn of_vhost(index: usize) -> Self {
-        debug_assert!(index < Self::MAX, "limits allows no more virtual hosts");
-        Self { vhost: index as u16, user: 0 }
-    }
-
-    /// The same with the user in place `index`, below [`Self::MAX`].
-    #[must_use]
-    pub const fn with_user(self, index: usize) -> Self {
-        debug_assert!(index < Self::MAX, "limits allows no more users");
-        Self { user: index as u16 + 1, ..self }
-    }
-
-    pub(in super::super) const fn vhost(self) -> usize {
-        self.vhost as usize
-    }
-
-    pub(super) const fn without_user(self) -> Self {
-        Self { user: 0, ..self }
-    }
-
-    pub(super) const fn user(self) -> usize {
-        self.user as usize
-    }
-}
-
-/// A user that sends messages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sender {
-    /// Its place.
-    pub index: usize,
-    /// What tells it from others that had its place before; not 0.
-    pub life: u32,
-}
-
-/// Where the memory of a message comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Draw {
-    /// Which part of the pools may be used.
-    pub share: Share,
-    /// The owner who is to have the memory.
-    pub owner: Owner,
-}
-
-impl From<Share> for Draw {
-    /// For the first owner, who usually is the only one.
-    fn from(share: Share) -> Self {
-        Self { share, owner: Owner::default() }
-    }
 }
 
 impl Slot {
@@ -295,15 +208,6 @@ impl Slot {
     #[inline]
     pub(super) const fn stream_len(&self) -> usize {
         self.names_len() + self.properties_len as usize + self.body_len as usize
-    }
-
-    /// Whose memory it takes.
-    pub(super) const fn owner(&self) -> Owner {
-        Owner { vhost: self.vhost, user: self.user }
-    }
-
-    pub(super) const fn set_owner(&mut self, owner: Owner) {
-        (self.vhost, self.user) = (owner.vhost, owner.user);
     }
 }
 

@@ -3,7 +3,7 @@
 //! Always true: nothing is written beyond what was reserved, nothing read beyond what is there.
 
 use super::Messages;
-use super::slot::{Cursor, Draw, INLINE_BYTES, MessageFlags, MessageId, PoolFull, Share, text};
+use super::slot::{Cursor, INLINE_BYTES, MessageFlags, MessageId, PoolFull, Share, text};
 
 impl Messages {
     /// Where the properties begin.
@@ -117,8 +117,7 @@ impl Messages {
         properties: &[u8],
         flags: MessageFlags,
     ) -> Result<MessageId, PoolFull> {
-        let draw = Draw { share: Share::Reserve, owner: self.owner(id) };
-        let copy = self.begin(exchange, routing_key, draw)?;
+        let copy = self.begin(exchange, routing_key, Share::Reserve)?;
         let body_len = self.body_len(id);
         if let Err(full) = self.reserve_whole(copy, properties, flags, body_len, Share::Reserve) {
             self.discard(copy);

@@ -3,13 +3,7 @@
 use super::*;
 
 fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -> Messages {
-    Messages::new(MessageLimits {
-        messages_max,
-        body_bytes_max,
-        assembly_bytes_max,
-        vhosts_max: 4,
-        users_max: 4,
-    })
+    Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max })
 }
 
 fn make(pool: &mut Messages, key: &str, properties: &[u8], body: &[u8]) -> MessageId {
@@ -74,7 +68,7 @@ fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
         held.push(id);
     }
     assert_eq!(held.len(), 150);
-    assert!(pool.is_held(Owner::default()) && !pool.lift_hold(Owner::default()));
+    assert!(pool.is_held() && !pool.lift_hold());
     let reserve = pool.begin("", b"q", Share::Reserve).unwrap();
     pool.release(reserve);
     pool.release(held.pop().unwrap());
@@ -86,7 +80,7 @@ fn ordinary_publishers_leave_the_reserve_and_wait_until_the_low_mark() {
     for id in held.drain(100..) {
         pool.release(id);
     }
-    assert!(pool.lift_hold(Owner::default()));
+    assert!(pool.lift_hold());
     assert!(pool.begin("", b"q", Share::Ordinary).is_ok());
 }
 
@@ -139,7 +133,7 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     }
     let large = begun(&mut pool);
     assert_eq!(reserve(&mut pool, large, 600), Err(PoolFull::Bodies));
-    assert!(!pool.is_held(Owner::default()), "nobody else has to wait for it");
+    assert!(!pool.is_held(), "nobody else has to wait for it");
     // Nothing is freed: the others may use what there is, to the last page.
     while let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
         match reserve(&mut pool, id, 1) {
@@ -154,7 +148,7 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     while reserve(&mut pool, large, 600).is_err() {
         pool.release(small.pop_front().expect("it came in before all others had gone"));
         gone += 1;
-        pool.lift_hold(Owner::default());
+        pool.lift_hold();
         if let Ok(id) = pool.begin("", b"q", Share::Ordinary) {
             match reserve(&mut pool, id, 1) {
                 Ok(()) => small.push_back(id),
@@ -165,14 +159,14 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     assert!((600..=700).contains(&gone), "{gone} had to go first");
     // What is set aside for one that goes away is for others again.
     pool.release(large);
-    assert!(pool.lift_hold(Owner::default()));
+    assert!(pool.lift_hold());
     let another = begun(&mut pool);
     assert_eq!(reserve(&mut pool, another, 900), Err(PoolFull::Bodies));
     for id in small.drain(..) {
         pool.release(id);
     }
     pool.release(another);
-    assert!(pool.lift_hold(Owner::default()) && !pool.claim_fits());
+    assert!(pool.lift_hold() && !pool.claim_fits());
     let all = begun(&mut pool);
     assert_eq!(reserve(&mut pool, all, 960), Ok(()));
 }
@@ -245,43 +239,13 @@ fn names_that_do_not_fit_into_the_slot_take_a_unit_and_no_page() {
 }
 
 #[test]
-fn long_names_of_one_virtual_host_leave_another_its_part() {
-    for key_len in [120, 255] {
-        let mut pool = pool(4000, 1 << 20, 1 << 20);
-        let (flood, witness) = (Owner::of_vhost(0), Owner::of_vhost(1));
-        pool.divide_among([flood, witness].into_iter(), core::iter::empty());
-        let key = vec![b'k'; key_len];
-        let mut send = |owner| -> Result<(), PoolFull> {
-            let id = pool.begin("amq.topic", &key, Draw { share: Share::Ordinary, owner })?;
-            let content = pool.reserve_content(id, b"", MessageFlags::NONE, 4, Share::Ordinary);
-            if let Err(full) = content {
-                pool.release(id);
-                return Err(full);
-            }
-            pool.append_body(id, b"23.5");
-            pool.finish(id);
-            Ok(())
-        };
-        let flooded = (0..4000).take_while(|_| send(flood).is_ok()).count();
-        assert!(flooded < 4000, "it was no flood");
-        let heard = (0..20).filter(|_| send(witness).is_ok()).count();
-        assert_eq!(heard, 20, "names of {} bytes", key_len + 9);
-    }
-}
-
-#[test]
 fn a_message_begun_in_vain_makes_no_room() {
-    // Seed 1033176 of the simulator: two users, and a publisher that was told of room by its own attempt.
     let mut pool = pool(64, 1 << 20, 1 << 20);
-    let (first, second) = (Owner::of_vhost(0), Owner::of_vhost(1));
-    pool.divide_among([first, second].into_iter(), core::iter::empty());
-    let draw = Draw { share: Share::Ordinary, owner: first };
     let key = [b'k'; 200];
     let kept = make(&mut pool, "key", b"", &[7; 5000]);
     let before = pool.room_made();
-    let begun = pool.begin("amq.topic", &key, draw).unwrap();
+    let begun = pool.begin("amq.topic", &key, Share::Ordinary).unwrap();
     pool.reserve_content(begun, b"", MessageFlags::NONE, 2 << 20, Share::Ordinary).unwrap_err();
-    assert!(pool.room_made() > before, "what it took of its part is not kept for it any more");
     pool.discard(begun);
     assert_eq!(pool.room_made(), before, "begun");
     let copy = pool.copy_as(kept, ("amq.topic", &key), b"", MessageFlags::NONE).unwrap();
@@ -296,8 +260,6 @@ fn a_message_begun_in_vain_makes_no_room() {
 fn a_copy_made_in_vain_takes_no_room_away_that_others_made() {
     for count in 2..40 {
         let mut pool = pool(64, 1 << 20, 1 << 20);
-        let (first, second) = (Owner::of_vhost(0), Owner::of_vhost(1));
-        pool.divide_among([first, second].into_iter(), core::iter::empty());
         let held: Vec<_> = (0..count).map(|_| make(&mut pool, "key", b"", &[7; 10])).collect();
         let before = pool.room_made();
         let copy = pool.copy_with_properties(held[0], b"", MessageFlags::NONE).unwrap();
