@@ -173,7 +173,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Logs that clients of AMQP can connect here.
+    /// Logs that clients can connect here.
     pub(super) fn log_open(&self) {
         log::info!("listening {}on {}", if self.with_tls { "with TLS " } else { "" }, self.address);
     }

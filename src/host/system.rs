@@ -300,7 +300,8 @@ impl Platform for System {
                 self.listeners.iter().chain(&self.management).filter(|listener| listener.is_closed())
             {
                 log::error!(
-                    "not listening with TLS on {}: another program does; it is tried again every {} s",
+                    "not listening with TLS on {}: another program has the port; stop that program, or name another \
+                     port; it is tried again every {} s",
                     listener.address,
                     listen::LISTEN_AGAIN_MS / 1000
                 );

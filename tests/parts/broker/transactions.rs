@@ -58,6 +58,25 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
     }
 }
 
+/// A queue with these arguments and a consumer with this prefetch, and a transaction of 320 messages that is committed
+/// and not synced: the broker, the publisher, and the consumer.
+fn committed(arguments: &[u8], prefetch_count: u16) -> (Life, At, At) {
+    let mut life = Life::begin(&disk()).expect("it opens");
+    let (publisher, taker) = (life.at, life.house.connect());
+    let transacted = life.house.open(publisher, 2);
+    declare(&mut life.house, publisher, "q", true, arguments);
+    life.house.done(taker, Command::Qos { prefetch_count, global: false });
+    life.house.consume(taker, "q");
+    life.store().expect("the disk is well");
+    life.house.done(transacted, Command::TxSelect);
+    for number in 0..320 {
+        publish(&mut life.house, transacted, "q", PERSISTENT, &format!("{number}"));
+    }
+    // A queue that refuses some of them makes this a fault.
+    let _ = life.house.ask(transacted, Command::TxCommit);
+    (life, publisher, taker)
+}
+
 /// RabbitMQ delivers each message when it comes to a queue with a waiting consumer, so the length limit of the queue
 /// counts only what the consumers cannot have.
 #[test]
@@ -66,10 +85,6 @@ fn a_length_limit_counts_what_consumers_cannot_have_after_the_sync() {
         [("drop-head", 0), ("drop-head", 3), ("reject-publish", 0), ("reject-publish", 3)]
     {
         for (prefetch, expected, left) in [(None, 0..320, 0), (Some(100), 0..100, 5)] {
-            let disk = disk();
-            let mut life = Life::begin(&disk).expect("it opens");
-            let (publisher, taker) = (life.at, life.house.connect());
-            let transacted = life.house.open(publisher, 2);
             let limits = table(|t| {
                 t.long("x-max-length", 5)?;
                 if levels > 0 {
@@ -77,15 +92,7 @@ fn a_length_limit_counts_what_consumers_cannot_have_after_the_sync() {
                 }
                 t.text("x-overflow", overflow)
             });
-            declare(&mut life.house, publisher, "q", true, &limits);
-            life.house.done(taker, Command::Qos { prefetch_count: prefetch.unwrap_or(0), global: false });
-            life.house.consume(taker, "q");
-            life.store().expect("the disk is well");
-            life.house.done(transacted, Command::TxSelect);
-            for number in 0..320 {
-                publish(&mut life.house, transacted, "q", PERSISTENT, &format!("{number}"));
-            }
-            let _ = life.house.ask(transacted, Command::TxCommit);
+            let (mut life, publisher, taker) = committed(&limits, prefetch.unwrap_or(0));
             let mut all = delivered(&mut life, taker);
             for _ in 0..3 {
                 life.store().expect("the disk is well");
@@ -102,18 +109,7 @@ fn a_length_limit_counts_what_consumers_cannot_have_after_the_sync() {
 
 #[test]
 fn a_length_limit_acts_when_the_waiting_consumer_leaves_before_the_sync() {
-    let disk = disk();
-    let mut life = Life::begin(&disk).expect("it opens");
-    let (publisher, taker) = (life.at, life.house.connect());
-    let transacted = life.house.open(publisher, 2);
-    declare(&mut life.house, publisher, "q", true, &table(|t| t.long("x-max-length", 5)));
-    life.house.consume(taker, "q");
-    life.store().expect("the disk is well");
-    life.house.done(transacted, Command::TxSelect);
-    for number in 0..320 {
-        publish(&mut life.house, transacted, "q", PERSISTENT, &format!("{number}"));
-    }
-    let _ = life.house.ask(transacted, Command::TxCommit);
+    let (mut life, publisher, taker) = committed(&table(|t| t.long("x-max-length", 5)), 0);
     assert_eq!(delivered(&mut life, taker), [""; 0]);
     life.house.done(taker, Command::Cancel { tag: "q" });
     life.store().expect("the disk is well");

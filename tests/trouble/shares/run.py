@@ -1,7 +1,7 @@
-"""A tenant that takes what it can get, and what is left to another virtual host and user, on small boards.
+"""A client that takes what it can get, and what is left to another one, on small boards.
 
-The tenant `loud` has a user and a virtual host of its own (in one case it is in `/`); the honest program is guest in `/`. Suite lines:
-`PASS shares/BOARD/NAME`.
+The first client is the user `loud` in a virtual host of its own (in one case in `/`); the other one is guest in `/`.
+Suite lines: `PASS shares/BOARD/NAME`.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ impl Messages {
             flags = flags.with(MessageFlags::ASSEMBLING);
         }
         let slot = &mut self.slots[id.index()];
-        slot.flags = slot.flags.with(flags.without(MessageFlags::ITS_OWN));
+        slot.flags = slot.flags.with(flags.without(MessageFlags::INLINE));
         slot.properties_len = properties.len() as u32;
         slot.body_len = body_len;
         self.append(id, properties);

@@ -74,8 +74,6 @@ impl MessageFlags {
     pub(super) const INLINE: Self = Self(512);
     pub(super) const ASSEMBLING: Self = Self(4);
     pub(super) const MANDATORY: Self = Self(8);
-    /// What is true of one message alone, and of no copy of it.
-    pub(super) const ITS_OWN: Self = Self::INLINE;
 
     /// These flags and the others.
     #[must_use]
