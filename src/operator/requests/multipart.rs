@@ -104,7 +104,7 @@ impl Form {
         let Some(end) = end.filter(|_| !head.starts_with(b"--")) else { return self.end() };
         self.part_count += 1;
         if self.part_count > PARTS_MAX {
-            return Err(format!("the form may have {PARTS_MAX} parts"));
+            return Err(format!("the form may have at most {PARTS_MAX} parts"));
         }
         let begin = head_at + end + 4;
         let name = name_of(&String::from_utf8_lossy(&head[..end]));
@@ -124,7 +124,7 @@ impl Form {
 /// Reads the content of a part named `redirect`. An empty one is as good as none.
 fn address_of(bytes: Vec<u8>) -> Result<Option<String>, String> {
     if bytes.len() > REDIRECT_BYTES_MAX {
-        return Err(format!("the form's part `redirect` may have {REDIRECT_BYTES_MAX} bytes"));
+        return Err(format!("the form's part `redirect` may have at most {REDIRECT_BYTES_MAX} bytes"));
     }
     match String::from_utf8(bytes) {
         Ok(address) if address.bytes().all(|byte| byte.is_ascii_graphic()) => {

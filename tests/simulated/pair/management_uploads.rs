@@ -291,7 +291,7 @@ fn a_form_with_a_file_of_definitions_is_taken_as_the_file() {
         (part("other", "{}") + end, "the form has no part named `file`"),
         (file.clone(), "the form has no part named `file`"),
         (String::from("{}"), "the form has no part named `file`"),
-        (part("other", "").repeat(64) + &file + end, "the form may have 64 parts"),
+        (part("other", "").repeat(64) + &file + end, "the form may have at most 64 parts"),
         (part("file", "{\"queues\":[{") + end, "the definitions end where"),
         (part("file", "") + end, "the definitions end where"),
     ] {
