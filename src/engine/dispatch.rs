@@ -178,7 +178,6 @@ impl<P: Platform> Engine<P> {
             self.shared.lists.deadlines.remove(id);
             self.shared.platform.close(peer.stream.socket);
         }
-        self.shared.doors.note_change();
         self.shared.lists.forget_gone(&self.shared.peers);
     }
 
@@ -194,7 +193,7 @@ impl<P: Platform> Engine<P> {
         broker.release(&mut context, id);
         self.shared.worker.leave(id.into());
         self.shared.peers.note_connection_gone();
-        self.shared.doors.note_gone(id, peer.stream.is_tls());
+        self.shared.admission.note_closed(id, peer.stream.is_tls());
     }
 
     /// A client is gone, and what was held still for it may move.

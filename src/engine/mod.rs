@@ -19,14 +19,12 @@
 //! | `address` | who is at the other end |
 //! | `stream` | the octets of a peer: readiness, TLS, input that has to wait |
 //! | `protocol_sniff` | handshakes of TLS, and peers that speak something else |
-//! | `listener` | whether somebody may be waiting at a listening socket |
-//! | `doors` | who comes in next, at the doors of AMQP and of management: a part of its own |
-//! | `newcomers` | what the doors decided is done: newcomers become peers |
+//! | `admission` | listeners; which accepted connection gets a place, and which one loses its place to it |
 //! | `worker_job`, `worker_queue` | what would hold the loop up, and who waits for it |
 //! | `work_units` | how much a turn may read, and how much work it may cause |
 //! | `idle_memory` | when memory that lies idle goes back to the system |
 //! | `room`, `room_awaited` | publishers that wait for room: who tries next, what the log tells; what is known of them |
-//! | `login_throttle` | logins that wait for their password to be checked |
+//! | `password_checks` | logins that wait for the check of their password; the limit on wrong passwords |
 //! | `store_driver` | what passes between broker and store |
 //! | `operators`, `operator_client` | the operator's clients: another kind of peer; their records |
 //! | `bridges` | what moves messages between this broker and others: a part of its own |
@@ -40,19 +38,17 @@
 #![warn(clippy::unwrap_used)]
 
 mod address;
+mod admission;
 mod bridges;
 mod deadlines;
 mod disk;
 mod dispatch;
-mod doors;
 mod idle_memory;
-mod listener;
 mod lists;
-mod login_throttle;
 mod name_lookup;
-mod newcomers;
 mod operator_client;
 mod operators;
+mod password_checks;
 mod peer;
 mod peer_id;
 mod peers;
@@ -96,11 +92,10 @@ use crate::mem::BytePool;
 pub use address::PeerAddress;
 pub use bridges::bridge_bytes;
 pub use disk::log_full;
-pub use doors::{QUEUE_PLACES, VISITORS_MAX};
 pub use name_lookup::{FoundAddresses, NameLookup};
 pub use operator_client::sampled_places;
 pub use peer_id::PeerId;
-pub use platform::{AcceptFailure, Interest, ListenerId, Platform, Readiness, Socket, Visitor};
+pub use platform::{AcceptFailure, Accepted, ListenerId, Platform, Readiness, Socket};
 pub use restore::{First, restore};
 pub use state::{Engine, Setup};
 pub use store_driver::StoreDriver;
@@ -111,13 +106,11 @@ pub const fn peer_bytes<S>() -> usize {
     lists::peer_bytes::<S>()
 }
 
-/// Bytes for each that is in its handshake.
-pub const LOGIN_BYTES: usize = login_throttle::LOGIN_BYTES + doors::PLACE_BYTES;
+/// Bytes of each connection that has not logged in, besides its record.
+pub const LOGIN_BYTES: usize = password_checks::LOGIN_BYTES + admission::PLACE_BYTES;
 
-/// Bytes for those that wait to come in, with sockets of this kind, and for what is known of who failed.
-pub const fn newcomers_bytes<S>() -> usize {
-    doors::queue_bytes::<S>() + login_throttle::TABLES_BYTES
-}
+/// Bytes of what is known of wrong passwords.
+pub const WRONG_PASSWORDS_BYTES: usize = password_checks::TABLES_BYTES;
 
 /// Bytes of a connection over TLS, if all its connections are of that kind.
 pub fn tls_reserved_bytes(connections: usize) -> usize {

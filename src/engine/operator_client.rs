@@ -1,7 +1,6 @@
 //! The operator's part of the engine: the control socket, what clients of both kinds share, and one of them. What is
 //! done with them stands in `operators`.
 
-use super::listener::Listener;
 use super::peer_id::PeerId;
 use crate::limits::Limits;
 use crate::requests::operator_session::OperatorSession;
@@ -21,8 +20,8 @@ const ANSWER_MS: u64 = 120_000;
 /// How long a client may take to read metrics: a program reads them and waits no longer than that, as Prometheus
 /// does.
 const METRICS_ANSWER_MS: u64 = 30_000;
-/// So long somebody new may take to begin, and a request to come in, before others that wait for a place may
-/// end it; and an answer: long enough for the page over a slow link.
+/// A request may take so long to come in, and an answer to be read, before the client can be closed for another one:
+/// long enough for the page over a slow link.
 pub(super) const UNDISTURBED_REQUEST_MS: u64 = 1_500;
 const UNDISTURBED_ANSWER_MS: u64 = 8_000;
 
@@ -39,8 +38,6 @@ pub fn sampled_places(limits: &Limits) -> SampledPlaces {
 /// The control socket, and what clients of both kinds share.
 pub(super) struct Operators {
     pub(super) is_open: bool,
-    /// Whether somebody may be waiting outside.
-    pub(super) listener: Listener,
     pub(super) process: Process,
     pub(super) own_uid: u32,
     pub(super) orders: Orders,
@@ -55,7 +52,6 @@ impl Operators {
     pub(super) fn closed(process: Process, own_uid: u32, samples: Samples) -> Self {
         Self {
             is_open: false,
-            listener: Listener::new(false),
             process,
             own_uid,
             orders: Orders::default(),
@@ -75,12 +71,14 @@ pub(super) struct OperatorClient {
     pub(super) idle_at: Deadline,
     /// A request that has begun must be whole by then, and an answer that has begun must be taken.
     pub(super) exchange_at: Deadline,
-    /// Which of the two it is.
+    /// A request or an answer has begun.
+    is_going_on: bool,
+    /// It is an answer.
     is_answering: bool,
     /// It is a request with a long body, which has more time.
     is_uploading: bool,
-    /// From then on it may be asked to give up its place.
-    pub(super) disturbed_at: Deadline,
+    /// From then on it can be closed for another client.
+    pub(super) closable_at: Deadline,
 }
 
 impl OperatorClient {
@@ -90,9 +88,10 @@ impl OperatorClient {
             has_ended: false,
             idle_at: now.after_ms(IDLE_MS),
             exchange_at: Deadline::NEVER,
+            is_going_on: false,
             is_answering: false,
             is_uploading: false,
-            disturbed_at: now.after_ms(UNDISTURBED_REQUEST_MS),
+            closable_at: now.after_ms(UNDISTURBED_REQUEST_MS),
         }
     }
 
@@ -100,18 +99,11 @@ impl OperatorClient {
         self.idle_at.earlier(self.exchange_at)
     }
 
-    /// Nothing has begun that is not over.
-    pub(super) fn is_idle(&self) -> bool {
-        self.session.is_empty()
-    }
-
-    /// Something was read or handled, or an answer has left: who came over the network has so much time for
-    /// each of these, and for nothing longer than that.
+    /// Sets the deadlines anew after something was read, handled or written. Clients of the control socket have no
+    /// limit for a request or an answer as a whole.
     pub(super) fn keep_exchange_time(&mut self, now: Now) {
-        if !self.session.is_of_network() {
-            return;
-        }
-        let (was_going_on, is_going_on) = (self.exchange_at != Deadline::NEVER, !self.session.is_empty());
+        let was_going_on = core::mem::replace(&mut self.is_going_on, !self.session.is_empty());
+        let is_going_on = self.is_going_on;
         let (is_answering, is_uploading) = (self.session.has_output(), self.session.is_uploading());
         let was = (self.is_answering, self.is_uploading);
         if is_going_on && !(was_going_on && was == (is_answering, is_uploading)) {
@@ -121,11 +113,13 @@ impl OperatorClient {
                 false if is_uploading => (ANSWER_MS, UNDISTURBED_ANSWER_MS),
                 false => (REQUEST_MS, UNDISTURBED_REQUEST_MS),
             };
-            self.exchange_at = now.after_ms(exchange_ms);
-            self.disturbed_at = now.after_ms(undisturbed_ms);
+            if self.session.is_of_network() {
+                self.exchange_at = now.after_ms(exchange_ms);
+            }
+            self.closable_at = now.after_ms(undisturbed_ms);
         } else if was_going_on && !is_going_on {
             self.exchange_at = Deadline::NEVER;
-            self.disturbed_at = now.after_ms(0);
+            self.closable_at = now.after_ms(0);
         }
         (self.is_answering, self.is_uploading) = (is_answering, is_uploading);
     }

@@ -11,7 +11,6 @@
 //! a minute is hung up on.
 
 use crate::command::ConnectionId;
-use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
 use crate::requests::operator_session::OperatorSession;
 use crate::requests::request_context::{
@@ -23,11 +22,10 @@ use crate::time::Now;
 
 use super::address::PeerAddress;
 use super::bridges::ShownBridges;
-use super::operator_client::OperatorClient;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::peers::Peers;
-use super::platform::{Interest, ListenerId, Platform, Socket, Visitor};
+use super::platform::{Platform, Socket};
 use super::room_awaited::Need;
 use super::state::Engine;
 use super::stream::Reading;
@@ -37,55 +35,9 @@ use super::worker_job::CertificateState;
 const READ_BYTES: usize = 16 << 10;
 
 impl<P: Platform> Engine<P> {
-    /// Whether one of the operator's clients is there to be let in, and can be.
-    pub(super) fn may_let_operator_in(&self) -> bool {
-        self.operators.is_open && self.operators.listener.is_ready() && self.operator_place().is_some()
-    }
-
-    fn operator_place(&self) -> Option<PeerId> {
-        self.shared.peers.place_apart(0..CONTROL_CLIENTS_MAX)
-    }
-
-    pub(super) fn let_operators_in(&mut self) {
-        self.operators.listener.keep_time(self.shared.now);
-        while self.may_let_operator_in()
-            && let Some(id) = self.operator_place()
-        {
-            match self.shared.platform.accept(
-                ListenerId::Control,
-                &mut self.shared.supplies.log,
-                self.shared.now,
-            ) {
-                Ok(visitor) => self.welcome_operator(id, visitor),
-                Err(failure) => self.operators.listener.note_failure(failure, self.shared.now),
-            }
-        }
-    }
-
-    /// Lets somebody in who may come in.
-    fn welcome_operator(&mut self, id: PeerId, visitor: Visitor<P::Socket>) {
-        let Visitor { mut socket, address } = visitor;
-        let ours = self.operators.own_uid;
-        match address {
-            PeerAddress::Local { uid, .. } if uid == 0 || uid == ours => {}
-            who => {
-                let text = format_args!("leveret ctl is for root and user {ours} only, and not for {who}");
-                return self.shared.supplies.log.warn(self.shared.now, who.source(), LogKind::Control, text);
-            }
-        }
-        if let Err(error) = self.shared.platform.register(&mut socket, Interest::Peer(id)) {
-            let text = format_args!("a ctl client could not be set up: {error}");
-            return self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
-        }
-        let client = OperatorClient::new(OperatorSession::default(), self.shared.now);
-        self.shared.lists.deadlines.lower(id, client.deadline());
-        self.shared.peers.put(id, Peer::new(socket, address, Session::Operator(client), self.shared.now));
-        self.shared.list_to_read(id);
-    }
-
     /// Reads once, and handles one request.
     pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Operator(client), address, .. }) =
+        let Some(Peer { stream, session: Session::Operator(client), address, has_spoken, .. }) =
             self.shared.peers.get_mut(id)
         else {
             return;
@@ -105,6 +57,7 @@ impl<P: Platform> Engine<P> {
             client.session.take(&self.shared.scratch.input[..taken]);
             client.has_ended |= got.end && taken == got.len;
             if taken > 0 {
+                *has_spoken = true;
                 client.note_progress(now);
             }
             client.keep_exchange_time(now);
@@ -203,9 +156,7 @@ impl<P: Platform> Engine<P> {
         process.connections = self.shared.peers.connections();
         process.connections_made = self.shared.peers.connections_made();
         process.confirmed = self.shared.supplies.pools.confirmed();
-        let refusals = self.shared.doors.refusals();
-        process.handshakes_evicted = refusals.evicted;
-        process.newcomers_dropped = refusals.dropped + refusals.silent;
+        process.handshakes_evicted = self.shared.admission.evicted_count();
         process.is_store_damaged =
             self.store.as_mut().is_some_and(|store| store.keeper.log_mut().is_damaged());
         let CertificateState { is_shut, end_s } = self.shared.worker.certificates;

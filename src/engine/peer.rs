@@ -29,12 +29,12 @@ use super::stream::Stream;
 /// | `Room` | something was given back | what the pools count: `Engine::has_room_to_offer` |
 /// | `Job` | the broker is not busy with it | `Broker::has_work`, as long as it is |
 /// | `Handshake` | the helper gave it back | the helper's waker |
-/// | `Worker` | the same, or its address may try again | that waker, and `LoginThrottle::deadline` |
+/// | `Worker` | the same, or its address may try again | that waker, and `PasswordChecks::deadline` |
 /// | `Disk` | the batch is durable | the helper's waker: `Engine::note_durable` |
 ///
 /// Besides, a connection that is read may need more of the stashes than is free (`for_stash`): it asks how
-/// much is free now, `Engine::has_stash_to_offer`. A place at a door is asked for in the same way
-/// (`Doors::is_ready`), and so is a journal that is crowded (`Engine::has_work`).
+/// much is free now, `Engine::has_stash_to_offer`. A connection that waits for a place is looked at in the same
+/// way (`Engine::may_admit`), and so is a journal that is crowded (`Engine::has_work`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
     /// The peer waits for nothing and is read.
@@ -181,10 +181,10 @@ pub(super) struct Peer<S> {
     pub(super) held: Option<(Outcome, ReplyOrder)>,
     /// The peer holds a handshake place.
     pub(super) shaking_hands: bool,
-    /// Since then it has not logged in, but for the time that it waited for us.
+    /// When the broker last answered it before its login, or when it was accepted.
     pub(super) silent_since: Now,
-    /// The peer's address has wasted no handshake place lately.
-    pub(super) is_unspent: bool,
+    /// A client of AMQP has been answered, or one of the management API or the control socket has sent something.
+    pub(super) has_spoken: bool,
     /// Deliveries wait and its socket has taken nothing: so long that may last.
     pub(super) write_stall: Deadline,
     /// When the peer, which waits for room, is to be asked whether it wants to leave.
@@ -236,7 +236,7 @@ impl<S: Socket> Peer<S> {
             held: None,
             shaking_hands: false,
             silent_since: now,
-            is_unspent: true,
+            has_spoken: false,
             write_stall: Deadline::NEVER,
             leave_due: Deadline::NEVER,
             leave_seen: None,

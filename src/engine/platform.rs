@@ -52,7 +52,7 @@ pub trait Socket: Read + Write {
 
 /// A connection that was just accepted.
 #[derive(Debug)]
-pub struct Visitor<S> {
+pub struct Accepted<S> {
     /// The connection.
     pub socket: S,
     /// Who is at the other end.
@@ -68,15 +68,6 @@ pub enum ListenerId {
     Control,
     /// One of the management API, by its place.
     Management(usize),
-}
-
-/// What is to be told the engine of a socket, and under which name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Interest {
-    /// Something can be read from the newcomer in this place of the accept queue: `note_newcomer`.
-    Newcomer(usize),
-    /// Reading or writing leads to something for a peer, of whatever kind: `note_peer`.
-    Peer(PeerId),
 }
 
 /// What was reported of a socket.
@@ -119,14 +110,13 @@ pub trait Platform {
         listener: ListenerId,
         log: &mut LogLimiter,
         now: Now,
-    ) -> Result<Visitor<Self::Socket>, AcceptFailure>;
+    ) -> Result<Accepted<Self::Socket>, AcceptFailure>;
 
-    /// Reports from now on what happens at a socket, under this name and no other; for a connection of the
-    /// broker it makes the socket ready for traffic besides.
+    /// Makes a socket ready for traffic, and reports from now on what happens at it, by `note_peer`.
     ///
     /// # Errors
     /// The system cannot: the socket is of no use.
-    fn register(&mut self, socket: &mut Self::Socket, interest: Interest) -> io::Result<()>;
+    fn register(&mut self, socket: &mut Self::Socket, peer: PeerId) -> io::Result<()>;
 
     /// Begins to connect to somebody. That it is connected, or cannot be, is reported when it is registered.
     ///

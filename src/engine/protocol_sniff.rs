@@ -68,16 +68,15 @@ impl<P: Platform> Shared<P> {
     pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
+        (peer.has_spoken, peer.silent_since) = (true, self.now);
         let waited_ms = self.now.ms_since(since);
         if let Session::Amqp(session) = &mut peer.session {
             session.postpone(waited_ms);
         }
-        peer.silent_since = Now::from_ms(peer.silent_since.as_ms() + waited_ms);
         let shaken = peer.stream.shaken(&mut self.buffers, shaken);
         match shaken {
             Ok(None) => {}
             Ok(Some((login, spoken))) => {
-                self.doors.note_change();
                 log::debug!("{}: {spoken}, certificate of {login:?}", peer.address);
                 if let (Some(login), Session::Amqp(session)) = (login, &mut peer.session) {
                     session.set_certificate_name(&login);

@@ -9,6 +9,7 @@ use crate::log_limiter::LogKind;
 use crate::session::{Step, Suspension};
 use crate::time::Deadline;
 
+use super::password_checks::Login;
 use super::peer::{Ending, Waiting};
 use super::peer_id::PeerId;
 use super::platform::Platform;
@@ -113,14 +114,14 @@ impl<P: Platform> Shared<P> {
                     let batch = lent.awaited();
                     self.budget.charge_work();
                     let outcome = match outcome {
-                        Outcome::Check(check) if self.worker.throttle.is_known_wrong(&check) => {
-                            self.doors.note_wrong(peer.address.origin());
+                        Outcome::Check(check) if self.worker.checks.is_known_wrong(&check) => {
                             self.broker.checked(&self.journal, id, &check, false)
                         }
                         Outcome::Check(check) => {
                             session.defer_login(self.now);
                             let ticket = self.worker.ticket();
-                            self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
+                            let from = peer.address;
+                            self.worker.checks.push(Login { peer: id.into(), from, ticket, check });
                             peer.waiting = Waiting::Worker(ticket);
                             peer.silent_since = self.now;
                             break;

@@ -1,7 +1,7 @@
 //! What follows when something was done with a peer: it has more to say, is written to its end, or is gone.
 //!
 //! Always true: whoever had a session do something calls this afterwards; a connection is closed between two pieces of
-//! work: at the end of a turn, or when a newcomer is given its place.
+//! work: at the end of a turn, or when another one gets its place.
 
 use std::io;
 
@@ -102,9 +102,7 @@ impl<P: Platform> Shared<P> {
         let Session::Amqp(session) = &mut peer.session else { return };
         if peer.shaking_hands && session.stage() == Stage::Open {
             peer.shaking_hands = false;
-            let source = peer.address.origin();
-            self.worker.throttle.prove(self.now, source, self.broker.views().user_of(id));
-            self.doors.note_opened(id, source);
+            self.admission.note_opened(id);
             session.set_names(self.broker.views().user_of(id), self.broker.views().vhost_of(id));
             let (caller, log) = (session.caller(), &mut self.supplies.log);
             let (source, text) = (caller.peer.source, format_args!("{caller}: connection opened"));
@@ -136,6 +134,9 @@ impl<P: Platform> Shared<P> {
 
     pub(super) fn after_write(&mut self, id: PeerId, count: usize) {
         let Some(peer) = self.peers.get_mut(id) else { return };
+        if peer.shaking_hands && count > 0 {
+            (peer.has_spoken, peer.silent_since) = (true, self.now);
+        }
         if peer.waiting == Waiting::Replies && count > 0 {
             self.resume(id);
         }
@@ -194,7 +195,7 @@ impl<P: Platform> Shared<P> {
         match waited {
             Waiting::Room => self.lists.for_room.remove(id),
             Waiting::Job => self.lists.for_jobs.remove(id),
-            Waiting::Worker(_) => self.worker.throttle.leave(id),
+            Waiting::Worker(_) => self.worker.checks.remove(id.into()),
             Waiting::No | Waiting::Replies | Waiting::Handshake(_) | Waiting::Disk(_) => {}
         }
         self.resume(id);

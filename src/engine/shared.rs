@@ -1,7 +1,7 @@
 //! What every part of the engine is lent: the peers and their lists, the broker and what it works with, budgets.
 //!
 //! The parts are the sessions of peers, the worker's jobs, bridges, operators and the disk. One of them runs at a time,
-//! and has all of this for as long, the doors included, which are told who came in and who went.
+//! and has all of this for as long.
 //!
 //! Always true: nothing here knows of bridges, operators or the disk: what concerns more than one part is done by
 //! [`Engine`](super::state::Engine), which has them.
@@ -11,7 +11,7 @@ use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::time::{Deadline, Now};
 
-use super::doors::Doors;
+use super::admission::Admission;
 use super::lists::Lists;
 use super::peer_id::PeerId;
 use super::peers::Peers;
@@ -29,7 +29,7 @@ pub(super) struct Shared<P: Platform> {
     pub(super) stopping: Option<Deadline>,
     /// The world outside.
     pub(super) platform: P,
-    pub(super) doors: Doors<P::Socket>,
+    pub(super) admission: Admission<P::Socket>,
     /// Whoever is connected, of whatever kind.
     pub(super) peers: Peers<P::Socket>,
     /// Who of them is to be read, written to, closed or called, and who waits for what.

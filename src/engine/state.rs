@@ -13,8 +13,8 @@ use crate::requests::samples::Samples;
 use crate::session::{Identity, Pools, Settings};
 use crate::time::Now;
 
+use super::admission::{Admission, Listeners};
 use super::bridges::{self, Bridges};
-use super::doors::{Doors, Listeners};
 use super::idle_memory::IdleMemory;
 use super::lists::Lists;
 use super::operator_client::{Operators, sampled_places};
@@ -35,8 +35,6 @@ pub struct Setup {
     pub limits: Limits,
     /// What peers are told of the broker.
     pub identity: Identity,
-    /// Connections that may wait for a handshake place.
-    pub queue_places: usize,
     /// Listeners for AMQP, by their places: whether whoever comes in there speaks TLS.
     pub listeners: Vec<bool>,
     /// Listeners of the management API and behind them those for metrics, by their places: whether whoever comes in
@@ -97,7 +95,7 @@ impl<P: Platform> Engine<P> {
             now: Now::from_ms(0),
             stopping: None,
             platform,
-            doors: Doors::new(&listeners, &limits, setup.queue_places),
+            admission: Admission::new(&listeners, limits.handshakes_max as usize),
             peers: Peers::with_capacity(connections),
             lists: Lists::with_capacity(peers),
             supplies: Supplies {

@@ -3,7 +3,7 @@
 //! A turn does the same things in the same order, and everything it does is bounded:
 //!
 //! ```text
-//! poll ─ what the disk did ─ who may come in ─ read and apply ─ worker ─ who is put out ─ timers
+//! poll ─ what the disk did ─ admission ─ read and apply ─ worker ─ who is put out ─ timers
 //!      ─ the operator's orders ─ jobs ─ deliver ─ write ─ to the disk ─ who waited for room
 //!      ─ who waited for a job ─ close ─ who waited for the stash ─ idle memory goes back
 //! ```
@@ -14,8 +14,7 @@
 //! What happens in a turn happens at one time, read after the poll (and before it once, for how long it may
 //! sleep). Whoever still has work is on a list for the next turn, which then polls
 //! without sleeping; when nobody has, the poll sleeps until the earliest deadline, or for ever. So an idle
-//! broker does not wake up but for heartbeats and the watchdog; who waits at the door for a place that may
-//! come with time makes it look again every 20 ms.
+//! broker does not wake up but for heartbeats and the watchdog.
 //!
 //! Why this order: what was read in a turn is delivered in the same turn, and whatever a turn gives a peer
 //! to read leaves in one write. The disk comes after that: what a consumer without acknowledgements has taken
@@ -27,7 +26,6 @@ use crate::log_limiter::{LogKind, LogSource};
 use crate::time::{Deadline, Now};
 
 use super::bridges::Call;
-use super::doors::Knock;
 use super::peer::Waiting;
 use super::peer_id::PeerId;
 use super::platform::{ListenerId, Platform, Readiness};
@@ -63,8 +61,7 @@ impl<P: Platform> Engine<P> {
     /// The disk failed: nothing more becomes durable, and the process must end.
     pub fn turn(&mut self) -> io::Result<()> {
         self.take_from_disk()?;
-        self.let_in();
-        self.let_operators_in();
+        self.admit();
         self.read();
         self.run_worker();
         self.put_out();
@@ -108,7 +105,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// What a turn goes through: each has its line, so none can have work and no deadline, or the other way round.
-    const PARTS: [Part<P>; 11] = [
+    const PARTS: [Part<P>; 10] = [
         // Whoever is to be read or written to now, and whoever wants to be called at some time.
         Part {
             is_ready: |it| {
@@ -136,13 +133,8 @@ impl<P: Platform> Engine<P> {
             },
             deadline: |it| it.store.as_ref().map_or(Deadline::NEVER, |store| store.keeper.deadline()),
         },
-        // The operator's clients who want in.
-        Part { is_ready: Self::may_let_operator_in, deadline: |it| it.operators.listener.deadline() },
-        // Everybody else who wants in.
-        Part {
-            is_ready: |it| it.shared.doors.is_ready(&it.house()),
-            deadline: |it| it.shared.doors.deadline(&it.house()),
-        },
+        // Connections that were accepted, or can be.
+        Part { is_ready: Self::may_admit, deadline: Self::admission_deadline },
         // Who waits for room, or for the stashes.
         Part {
             is_ready: |it| it.has_room_to_offer() || it.shared.has_stash_to_offer(),
@@ -184,17 +176,7 @@ impl<P: Platform> Engine<P> {
 
     /// Somebody may have come to a listener.
     pub fn note_listener(&mut self, listener: ListenerId) {
-        match listener {
-            ListenerId::Control => self.operators.listener.note_event(),
-            ListenerId::Amqp(_) | ListenerId::Management(_) => {
-                self.shared.doors.handle(&Knock::Listener(listener))
-            }
-        }
-    }
-
-    /// Something happened to a connection that waits for a handshake place.
-    pub fn note_newcomer(&mut self, place: usize, is_closed: bool) {
-        self.shared.doors.handle(&Knock::Newcomer(place, is_closed));
+        self.shared.admission.note_event(listener);
     }
 
     /// Takes what was done, and gives out what is next.

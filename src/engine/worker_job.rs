@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use super::login_throttle::{Login, LoginThrottle};
+use super::password_checks::{Login, PasswordChecks};
 use super::peer_id::PeerId;
 use crate::config::Config;
 use crate::limits::{Limits, MANAGEMENT_CLIENTS_MOST};
@@ -110,7 +110,8 @@ pub(super) struct WorkerQueue {
     /// When the job under way was given out.
     pub(super) given: Now,
     pub(super) tickets: u64,
-    pub(super) throttle: LoginThrottle,
+    /// Passwords, in an order of their own.
+    pub(super) checks: PasswordChecks,
     /// Handshakes of TLS, first come first served.
     pub(super) shakes: VecDeque<Shake>,
     /// What of bridges is to be written down.
@@ -138,7 +139,7 @@ impl WorkerQueue {
             certificates,
             given: Now::default(),
             tickets: 0,
-            throttle: LoginThrottle::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_MOST),
+            checks: PasswordChecks::new(limits.handshakes_max as usize + MANAGEMENT_CLIENTS_MOST),
             shakes: VecDeque::with_capacity(shakes_max),
             reload: None,
             note: None,
@@ -150,7 +151,7 @@ impl WorkerQueue {
 
     /// A peer is gone, and waits in no line any more.
     pub(super) fn leave(&mut self, id: PeerId) {
-        self.throttle.leave(id);
+        self.checks.remove(id);
         self.shakes.retain(|shake| shake.peer != id);
     }
 
@@ -159,7 +160,7 @@ impl WorkerQueue {
             || self.reload.is_some()
             || self.note.is_some()
             || !self.shakes.is_empty()
-            || self.throttle.has_next(now)
+            || self.checks.deadline().is_due(now)
     }
 
     /// A number that no job had before.

@@ -16,8 +16,8 @@ use crate::log_limiter::LogKind;
 use crate::password::PasswordCheck;
 use crate::time::Deadline;
 
-use super::login_throttle::Login;
 use super::operator_client::IDLE_MS;
+use super::password_checks::Login;
 use super::peer::{Ending, Peer, Session, Waiting};
 use super::peer_id::PeerId;
 use super::platform::Platform;
@@ -32,7 +32,7 @@ impl<P: Platform> Shared<P> {
 
     /// When one can be that has to wait until then.
     pub(super) fn job_deadline(&self) -> Deadline {
-        if self.worker.is_busy { Deadline::NEVER } else { self.worker.throttle.deadline() }
+        if self.worker.is_busy { Deadline::NEVER } else { self.worker.checks.deadline() }
     }
 
     pub(super) fn next_job(&mut self) -> Option<WorkerJob> {
@@ -64,7 +64,7 @@ impl<P: Platform> Shared<P> {
     }
 
     fn next_login(&mut self) -> Option<WorkerJob> {
-        while let Some(login) = self.worker.throttle.next(self.now) {
+        while let Some(login) = self.worker.checks.next(self.now) {
             // Another of the same user may have been checked while this one waited.
             if !self.broker.access().is_remembered(&login.check) {
                 return Some(WorkerJob::Password(login));
@@ -76,16 +76,13 @@ impl<P: Platform> Shared<P> {
 
     /// Answers a login.
     pub(super) fn finish_login(&mut self, login: &Login, is_right: bool) {
-        let check_ms = self.now.ms_since(self.worker.given);
-        self.worker.throttle.finish(self.now, login, is_right, check_ms);
         if !is_right {
-            self.doors.note_wrong(login.from.origin());
-        }
-        let is_exhausted = self.worker.throttle.is_exhausted(self.now, login.from.origin());
-        if !is_right && is_exhausted {
-            let from = login.from;
-            let text = format_args!("{from}: so many wrong passwords that its logins have to wait");
-            self.supplies.log.warn(self.now, from.source(), LogKind::Login, text);
+            let (from, check_ms) = (login.from, self.now.ms_since(self.worker.given));
+            self.worker.checks.note_wrong(self.now, login, check_ms);
+            if !self.worker.checks.has_tokens(self.now, from.origin()) {
+                let text = format_args!("{from}: so many wrong passwords that its logins have to wait");
+                self.supplies.log.warn(self.now, from.source(), LogKind::Login, text);
+            }
         }
         if !self.awaits(login.peer, Waiting::Worker(login.ticket)) {
             if is_right {
@@ -122,12 +119,12 @@ impl<P: Platform> Shared<P> {
     /// Has a password checked that a request came with, unless it is known to be wrong.
     pub(super) fn begin_management_login(&mut self, id: PeerId, check: Box<PasswordCheck>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if self.worker.throttle.is_known_wrong(&check) {
+        if self.worker.checks.is_known_wrong(&check) {
             return self.answer_management_login(id, &check, false);
         }
         let ticket = self.worker.ticket();
         peer.waiting = Waiting::Worker(ticket);
-        self.worker.throttle.enter(self.now, id, ticket, peer.address, check);
+        self.worker.checks.push(Login { peer: id, from: peer.address, ticket, check });
     }
 
     /// The password that a request came with has been checked: the request is looked at again.

@@ -1,12 +1,10 @@
-//! File descriptors: what a full house needs, and what the system lets us have.
+//! File descriptors: the number that the limits need, and the number that the system allows.
 //!
-//! Always true: connections never take those that the store needs, for it would have to wait for somebody to
-//! leave, and with it all who wait for the disk.
+//! Connections never take the descriptors that the store needs.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
-use crate::engine::{QUEUE_PLACES, VISITORS_MAX};
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::store::FileDisk;
 
@@ -16,22 +14,19 @@ use super::start_error::StartError;
 /// open for a moment: certificates, the configuration, the service manager's socket.
 const OWN: u64 = 20;
 
-/// As many connections as there are descriptors for, at most `connections_max`, and places for newcomers
-/// beside them. The process's own limit is raised as far as that takes and the system allows; when it is
-/// short, a third of what there is goes to newcomers.
+/// Returns the number of connections for which there are descriptors, at most `connections_max`, and raises the
+/// process's own limit as far as the system allows.
 ///
 /// # Errors
-/// There is not one for a single connection.
-pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
+/// There is no descriptor for a single connection.
+pub(super) fn connections(config: &Config) -> Result<u32, StartError> {
     let others = others(config);
-    let wanted = others + u64::from(config.limits.connections_max) + QUEUE_PLACES as u64;
+    let wanted = others + u64::from(config.limits.connections_max);
     let allowed = raise_to(wanted);
     if allowed >= wanted {
-        return Ok((config.limits.connections_max, QUEUE_PLACES));
+        return Ok(config.limits.connections_max);
     }
-    let left = allowed.saturating_sub(others);
-    let places = (left / 3).clamp(1, QUEUE_PLACES as u64);
-    let connections = u32::try_from(left.saturating_sub(places)).unwrap_or(u32::MAX);
+    let connections = u32::try_from(allowed.saturating_sub(others)).unwrap_or(u32::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { allowed, wanted });
     }
@@ -41,18 +36,19 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
          `ulimit -n`)",
         config.limits.connections_max
     );
-    Ok((connections, places as usize))
+    Ok(connections)
 }
 
-/// What everything but connections takes.
+/// Descriptors of everything but connections. Each listener holds one accepted connection that waits.
 fn others(config: &Config) -> u64 {
     let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
     let links = config.limits.bridge_links();
     let management = match config.management.len() + config.management_tls.len() + config.metrics.len() {
         0 => 0,
-        listeners => listeners + config.limits.management_clients_max as usize + VISITORS_MAX,
+        listeners => 2 * listeners + config.limits.management_clients_max as usize,
     };
-    OWN + (listeners + links + CONTROL_CLIENTS_MAX + management + 2 * FileDisk::DESCRIPTORS_MAX) as u64
+    OWN + (2 * listeners + links + CONTROL_CLIENTS_MAX + 1 + management + 2 * FileDisk::DESCRIPTORS_MAX)
+        as u64
 }
 
 /// Raises the process's limit to `wanted` if it is lower and that is allowed; what it is then.

@@ -17,7 +17,7 @@ use mio::net::UnixStream;
 use mio::{Events, Token};
 
 use crate::config::Config;
-use crate::engine::{Engine, Interest, Readiness};
+use crate::engine::{Engine, Readiness};
 use crate::requests::systemd;
 use crate::time::{Deadline, Now};
 
@@ -217,10 +217,7 @@ fn report(engine: &mut Engine<System>, token: Token, event: &mio::event::Event) 
         is_error: event.is_error(),
     };
     match whose(token) {
-        Whose::Socket(Interest::Peer(id)) => engine.note_peer(id, readiness),
-        Whose::Socket(Interest::Newcomer(place)) => {
-            engine.note_newcomer(place, readiness.is_read_closed || readiness.is_error);
-        }
+        Whose::Peer(id) => engine.note_peer(id, readiness),
         Whose::Listener(listener) => engine.note_listener(listener),
     }
 }

@@ -20,7 +20,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, TcpKeepalive, Type
 
 use crate::config::Config;
 use crate::config::units::ListenAddress;
-use crate::engine::{AcceptFailure, PeerAddress, Visitor};
+use crate::engine::{AcceptFailure, Accepted, PeerAddress};
 use crate::error::is_out_of_descriptors;
 use crate::limits::Limits;
 use crate::log_limiter::{LogKind, LogLimiter, LogSource};
@@ -236,13 +236,13 @@ impl Listener {
         spare: &mut SpareDescriptor,
         limiter: &mut LogLimiter,
         now: Now,
-    ) -> Result<Visitor<Socket>, AcceptFailure> {
+    ) -> Result<Accepted<Socket>, AcceptFailure> {
         if !self.is_listening {
             // epoll reports a hang-up for a TCP socket that does not listen.
             return Err(AcceptFailure::Nobody);
         }
         let error = match self.listener.accept() {
-            Ok((socket, address)) => return Ok(Visitor { socket, address }),
+            Ok((socket, address)) => return Ok(Accepted { socket, address }),
             Err(error) => error,
         };
         if is_out_of_descriptors(&error) {

@@ -35,8 +35,7 @@ impl EventLoop {
         let mut config = config.clone();
         let table = fit(&mut config)?;
         let mut limits = config.limits.clone();
-        let queue_places;
-        (limits.connections_max, queue_places) = descriptors::connections(&config)?;
+        limits.connections_max = descriptors::connections(&config)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
@@ -53,7 +52,6 @@ impl EventLoop {
         let setup = Setup {
             limits: limits.clone(),
             identity: identity(&config),
-            queue_places,
             listeners: listeners.iter().map(|listener| listener.with_tls).collect(),
             tls_links: config.tls_links(),
             certificates: CertificateState::of(certificates.as_ref()),
@@ -223,7 +221,6 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         uptime_ms: 0,
         connections: 0,
         handshakes_evicted: 0,
-        newcomers_dropped: 0,
         message_size_max: config.limits.message_size_max,
         connections_made: 0,
         confirmed: 0,

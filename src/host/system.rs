@@ -12,7 +12,7 @@ use mio::{Interest, Poll, Token};
 
 use crate::config::Config;
 use crate::engine::{
-    self, AcceptFailure, CertificateState, FoundAddresses, ListenerId, NameLookup, PeerId, Platform, Visitor,
+    AcceptFailure, Accepted, CertificateState, FoundAddresses, ListenerId, NameLookup, PeerId, Platform,
     WorkerJob, WorkerResult,
 };
 use crate::limits::Limits;
@@ -46,16 +46,14 @@ pub(super) const HANGUP: Token = Token(usize::MAX - 3);
 const CONTROL: usize = usize::MAX - 16;
 /// The token of the first listener of the management API.
 const FIRST_MANAGEMENT: usize = CONTROL - MANAGEMENT_LISTENERS_MAX;
-/// The first token of a newcomer; tokens below are those of listeners.
-const FIRST_NEWCOMER: usize = 1 << 15;
-/// The first token of a peer; tokens below are those of newcomers.
+/// The first token of a peer; tokens below are those of listeners.
 const FIRST_PEER: usize = 1 << 16;
 
 /// What a token of the poll stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Whose {
     Listener(ListenerId),
-    Socket(engine::Interest),
+    Peer(PeerId),
 }
 
 /// Of a token that belongs to a socket.
@@ -65,9 +63,8 @@ pub(super) fn whose(Token(token): Token) -> Whose {
         token if (FIRST_MANAGEMENT..CONTROL).contains(&token) => {
             Whose::Listener(ListenerId::Management(token - FIRST_MANAGEMENT))
         }
-        token if token < FIRST_NEWCOMER => Whose::Listener(ListenerId::Amqp(token)),
-        token if token < FIRST_PEER => Whose::Socket(engine::Interest::Newcomer(token - FIRST_NEWCOMER)),
-        token => Whose::Socket(engine::Interest::Peer(PeerId::from_index(token - FIRST_PEER))),
+        token if token < FIRST_PEER => Whose::Listener(ListenerId::Amqp(token)),
+        token => Whose::Peer(PeerId::from_index(token - FIRST_PEER)),
     }
 }
 
@@ -76,11 +73,8 @@ pub(super) const fn management_token(place: usize) -> Token {
     Token(FIRST_MANAGEMENT + place)
 }
 
-const fn token_of(interest: engine::Interest) -> Token {
-    Token(match interest {
-        engine::Interest::Newcomer(place) => FIRST_NEWCOMER + place,
-        engine::Interest::Peer(id) => FIRST_PEER + id.index(),
-    })
+const fn token_of(peer: PeerId) -> Token {
+    Token(FIRST_PEER + peer.index())
 }
 
 /// The system as the engine has it.
@@ -180,9 +174,9 @@ impl System {
         self.control_listener.is_some()
     }
 
-    fn accept_control(&self, limiter: &mut LogLimiter, now: Now) -> Result<Visitor<Socket>, AcceptFailure> {
+    fn accept_control(&self, limiter: &mut LogLimiter, now: Now) -> Result<Accepted<Socket>, AcceptFailure> {
         let Some(listener) = &self.control_listener else { return Err(AcceptFailure::Nobody) };
-        listener.accept().map(|(socket, address)| Visitor { socket, address }).map_err(|error| {
+        listener.accept().map(|(socket, address)| Accepted { socket, address }).map_err(|error| {
             let failure = failure_of(&error);
             if failure == AcceptFailure::System {
                 let text = format_args!("accepting on {} failed: {error}", self.control_path.display());
@@ -212,7 +206,7 @@ impl Platform for System {
         listener: ListenerId,
         log: &mut LogLimiter,
         now: Now,
-    ) -> Result<Visitor<Socket>, AcceptFailure> {
+    ) -> Result<Accepted<Socket>, AcceptFailure> {
         match listener {
             ListenerId::Amqp(place) => self.listeners[place].accept(&mut self.spare, log, now),
             ListenerId::Control => self.accept_control(log, now),
@@ -220,26 +214,21 @@ impl Platform for System {
         }
     }
 
-    fn register(&mut self, socket: &mut Socket, interest: engine::Interest) -> io::Result<()> {
-        let token = token_of(interest);
+    fn register(&mut self, socket: &mut Socket, peer: PeerId) -> io::Result<()> {
+        let token = token_of(peer);
         let both = Interest::READABLE | Interest::WRITABLE;
-        match interest {
-            engine::Interest::Newcomer(_) => socket.register(self.poll.registry(), token, Interest::READABLE),
-            engine::Interest::Peer(id) if id.connection().is_none() => {
-                listen::prepare(socket, &self.limits, BufferSize::Usual)?;
-                socket.register(self.poll.registry(), token, both)
-            }
-            engine::Interest::Peer(_) => {
-                socket.buffer_size = self.local_buffers.take(socket, &self.listeners);
-                let prepared = listen::prepare(socket, &self.limits, socket.buffer_size)
-                    .and_then(|()| socket.register(self.poll.registry(), token, both));
-                if prepared.is_err() {
-                    self.give_back(socket);
-                    socket.buffer_size = BufferSize::Usual;
-                }
-                prepared
-            }
+        if peer.connection().is_none() {
+            listen::prepare(socket, &self.limits, BufferSize::Usual)?;
+            return socket.register(self.poll.registry(), token, both);
         }
+        socket.buffer_size = self.local_buffers.take(socket, &self.listeners);
+        let prepared = listen::prepare(socket, &self.limits, socket.buffer_size)
+            .and_then(|()| socket.register(self.poll.registry(), token, both));
+        if prepared.is_err() {
+            self.give_back(socket);
+            socket.buffer_size = BufferSize::Usual;
+        }
+        prepared
     }
 
     fn connect(&mut self, address: SocketAddr) -> io::Result<Socket> {
@@ -370,14 +359,8 @@ mod tests {
 
     #[test]
     fn a_token_says_whose_it_is() {
-        let interests = [
-            engine::Interest::Newcomer(0),
-            engine::Interest::Newcomer(255),
-            engine::Interest::Peer(PeerId::from_index(0)),
-            engine::Interest::Peer(PeerId::from_index(65_535)),
-        ];
-        for interest in interests {
-            assert_eq!(whose(token_of(interest)), Whose::Socket(interest));
+        for peer in [0, 65_535].map(PeerId::from_index) {
+            assert_eq!(whose(token_of(peer)), Whose::Peer(peer));
         }
         assert_eq!(whose(Token(3)), Whose::Listener(ListenerId::Amqp(3)));
         assert_eq!(whose(Token(CONTROL)), Whose::Listener(ListenerId::Control));

@@ -24,7 +24,7 @@ use super::state::{ADDRESSES_MAX, Bridge, Link, LinkId, Phase};
 use crate::address::PeerAddress;
 use crate::name_lookup::NameLookup;
 use crate::peer::{Needs, Peer, Session};
-use crate::platform::{Interest, Platform};
+use crate::platform::Platform;
 use crate::shared::Shared;
 
 /// The pause before the next upstream of several is tried, in milliseconds.
@@ -129,9 +129,10 @@ impl Bridges {
         let tls = upstream.with_tls.then(|| (upstream.host.clone(), bridge.config.tls.clone()));
         let name = format!("bridge {}", bridge.config.name);
         let own = shared.broker.connect_own(&name, &bridge.config.vhost).map_err(of_broker)?;
-        let registered = shared.platform.connect(address).and_then(|mut socket| {
-            shared.platform.register(&mut socket, Interest::Peer(own.into())).map(|()| socket)
-        });
+        let registered = shared
+            .platform
+            .connect(address)
+            .and_then(|mut socket| shared.platform.register(&mut socket, own.into()).map(|()| socket));
         let socket = match registered {
             Ok(socket) => socket,
             Err(error) => {

@@ -58,7 +58,6 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("memory_limit", process.memory_limit_bytes),
         ("pid", std::process::id().into()),
         ("handshakes_evicted", process.handshakes_evicted),
-        ("newcomers_dropped", process.newcomers_dropped),
     ];
     numbers(json, &mut is_first, &counts);
     if let Some(wear) = Wear::of(process) {

@@ -20,9 +20,6 @@ use super::http::{Head, JSON, Origin, Request, Status, Verb};
 use super::pages::Page;
 use super::request_context::RequestContext;
 use super::table::{self, Door};
-use super::tokens::Tokens;
-use crate::broker::Broker;
-use crate::journal::Journal;
 use crate::password::{PASSWORD_BYTES_MAX, PasswordCheck};
 
 /// The longest login that is looked at, in base64: a name of 255 bytes, a colon and a password.
@@ -95,26 +92,6 @@ pub(super) fn handle(
     }
     let Some(user) = User::of(context.broker, &user) else { return Ok(unauthorized("Not management user")) };
     Ok(table::answer(request, context, Door::Network, Some(&user)))
-}
-
-/// Whether a request says a token that is good, or the password that was its user's when it was checked last,
-/// and the user may come in here: then it is known who asks, at the cost of a hash.
-pub(super) fn is_known(
-    origin: &Origin<'_>,
-    (broker, journal, tokens): (&Broker, &Journal, &Tokens),
-    (uptime_ms, from_loopback): (u64, bool),
-) -> bool {
-    let may_come_in = |user: &str| {
-        User::of(broker, user).is_some()
-            && broker.access().check_admission(journal, user, from_loopback).is_ok()
-    };
-    match origin.token() {
-        Some(token) => tokens.would_be_of(token, broker, uptime_ms).is_some_and(may_come_in),
-        None => Login::of(origin).is_some_and(|login| {
-            let check = broker.access().password_check(&login.user, &login.password, from_loopback);
-            may_come_in(&login.user) && broker.access().is_remembered(&check)
-        }),
-    }
 }
 
 /// Answers a request that came to where metrics are shown without a login: nothing else is there.

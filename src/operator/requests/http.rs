@@ -86,17 +86,6 @@ pub struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    /// What stands above the body of the request at the start of `bytes` says of who asks; `None`: that is not
-    /// all there, or is no request.
-    pub fn of_head(bytes: &'a [u8]) -> Option<Self> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut head = httparse::Request::new(&mut headers);
-        match head.parse(bytes) {
-            Ok(httparse::Status::Complete(_)) => Told::of(head.headers).ok().map(|told| told.origin),
-            Ok(httparse::Status::Partial) | Err(_) => None,
-        }
-    }
-
     /// The token that it came with instead of a password.
     pub fn token(&self) -> Option<&'a [u8]> {
         let (scheme, token) = self.authorization?.0.trim_ascii().split_at_checked(7)?;

@@ -89,8 +89,7 @@ store_log_bytes Bytes that the log takes of it, settled messages that are not co
 store_live_bytes Bytes of the log that messages in queues take
 sync_budget_delayed_commits_total Commits that publishers waited for and that waited for syncs_per_second
 publishers_waiting Clients that wait for room to publish
-handshakes_evicted_total Handshakes ended because others wanted in
-newcomers_dropped_total Newcomers hung up on before a handshake";
+handshakes_evicted_total Connections closed before their login for another connection";
 const DEAD_LETTERED: &str = "global_messages_dead_lettered_rejected_total Total number of messages \
 dead-lettered due to basic.reject or basic.nack
 global_messages_dead_lettered_expired_total Total number of messages dead-lettered due to message TTL exceeded
@@ -305,7 +304,6 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         of_store(store.commits_over_budget),
         process.waiting_publishers.into(),
         process.handshakes_evicted,
-        process.newcomers_dropped,
     ];
     lines.all("", OWN, &values);
     let name = lines.head("alarms is 1 while this alarm is in effect");

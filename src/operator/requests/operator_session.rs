@@ -17,16 +17,15 @@ use super::control;
 use super::exposition::Exposition;
 use super::gate;
 pub use super::http::REQUEST_BYTES_MAX;
-use super::http::{self, Head, Origin, Parsed, Status};
+use super::http::{self, Head, Parsed, Status};
 use super::listing::{Listing, Room};
 use super::looking::Looking;
 use super::metrics;
 use super::queue_get::{Getting, Progress};
 use super::request_context::RequestContext;
 use super::table::{self, Door};
-use super::tokens::Tokens;
 use crate::broker::{self, Broker};
-use crate::journal::{Batch, Journal};
+use crate::journal::Batch;
 use crate::password::PasswordCheck;
 
 use zeroize::Zeroizing;
@@ -100,8 +99,6 @@ pub struct OperatorSession {
     check: Option<Box<PasswordCheck>>,
     /// What came of that, for the request in the input.
     is_login_right: Option<bool>,
-    /// Its last request came with a login that is known.
-    is_known: bool,
 }
 
 /// What the input is.
@@ -152,28 +149,8 @@ impl Default for OperatorSession {
             challenges: false,
             check: None,
             is_login_right: None,
-            is_known: false,
         }
     }
-}
-
-/// What is looked at of a request before it is read: enough for a browser's headers.
-const PEEKED_BYTES: usize = 2048;
-
-/// Whether what somebody on the network is about to say, as `peek` shows it, comes with a login that is known:
-/// the token, or the password that was right before, of a user who may come in. It costs a hash, and no check
-/// of a password. `at` is the uptime in milliseconds, and whether it comes from this machine.
-pub fn says_a_known_login(
-    peek: impl FnOnce(&mut [u8]) -> std::io::Result<usize>,
-    known: (&Broker, &Journal, &Tokens),
-    at: (u64, bool),
-) -> bool {
-    let mut room = Zeroizing::new([0; PEEKED_BYTES]);
-    peek(&mut *room).is_ok_and(|count| has_known_login(&room[..count], known, at))
-}
-
-fn has_known_login(bytes: &[u8], known: (&Broker, &Journal, &Tokens), at: (u64, bool)) -> bool {
-    Origin::of_head(bytes).is_some_and(|origin| gate::is_known(&origin, known, at))
 }
 
 impl OperatorSession {
@@ -195,11 +172,6 @@ impl OperatorSession {
     /// Whether it came for metrics, and nobody knows who it is.
     pub const fn is_for_metrics(&self) -> bool {
         matches!(self.caller, Caller::Scraper)
-    }
-
-    /// Whether its last request came with a login that is known.
-    pub const fn is_known(&self) -> bool {
-        self.is_known
     }
 
     /// Whether nothing has begun that is not over.
@@ -479,10 +451,6 @@ impl OperatorSession {
 
     /// What is to be done about the input.
     fn look(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> Looked {
-        if let Caller::Network { from_loopback } = self.caller {
-            let known = (&*context.broker, &*context.journal, &*context.tokens);
-            self.is_known = has_known_login(input, known, (context.process.uptime_ms, from_loopback));
-        }
         let (request, end) = match http::parse(input, REQUEST_BYTES_MAX) {
             Parsed::NeedMore => return Looked::Partial,
             Parsed::NeedBody { end, awaits_word } => {

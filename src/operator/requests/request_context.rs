@@ -365,9 +365,6 @@ pub struct Process {
     pub confirmed: u64,
     /// Handshakes ended since the start because others wanted in.
     pub handshakes_evicted: u64,
-    /// Newcomers hung up on since the start before they had a handshake place: they said nothing, or their
-    /// address filled the queue.
-    pub newcomers_dropped: u64,
     /// Parts of the store are missing, or could not be read.
     pub is_store_damaged: bool,
     /// When the first of our certificates ends, in seconds since 1970, and the time of this machine; `None`:

@@ -123,11 +123,6 @@ impl Tokens {
         Some(self.rows[at].user.to_string())
     }
 
-    /// Whose token it would be if it were used now.
-    pub(super) fn would_be_of(&self, token: &[u8], broker: &Broker, now_ms: u64) -> Option<&str> {
-        self.find(token, broker, now_ms).map(|at| &*self.rows[at].user)
-    }
-
     fn find(&self, token: &[u8], broker: &Broker, now_ms: u64) -> Option<usize> {
         if token.len() != TOKEN_LETTERS {
             return None;

@@ -53,7 +53,7 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
 }
 
 /// What `status` counts, and by which names the broker tells it.
-const TOTALS: [(&str, &str); 11] = [
+const TOTALS: [(&str, &str); 10] = [
     ("Connection count", "connections"),
     ("Channel count", "channels"),
     ("Queue count", "queues"),
@@ -64,7 +64,6 @@ const TOTALS: [(&str, &str); 11] = [
     ("Messages ready", "messages_ready"),
     ("Messages unacknowledged", "messages_unacknowledged"),
     ("Handshakes evicted", "handshakes_evicted"),
-    ("Newcomers dropped", "newcomers_dropped"),
 ];
 
 /// What `status` shows: titles, and lines under each.

@@ -18,7 +18,7 @@
 //! | `bridge_strict_fetch` | random lives of one that fetches, from an upstream that keeps accounts |
 //! | `bridge_strict_link` | that upstream's end of a connection |
 //! | `bridge_wait` | what is refused waits alone |
-//! | `doors`   | who comes in while a crowd tries passwords |
+//! | `admission` | logins while other connections are silent, slow or send wrong passwords |
 //! | `fleet` | ten thousand devices whose upstream returns, on paper |
 //! | `management` | clients of the management API |
 //! | `management_changes` | what users change by the management API |
@@ -36,6 +36,7 @@
 #[path = "../world/mod.rs"]
 mod world;
 
+mod admission;
 mod alarms;
 mod bridge;
 mod bridge_crossed;
@@ -48,7 +49,6 @@ mod bridge_strict_fetch;
 mod bridge_strict_link;
 mod bridge_wait;
 mod bytes;
-mod doors;
 mod fleet;
 mod lives;
 mod management;

@@ -135,24 +135,6 @@ fn where_metrics_are_shown_without_a_login_there_is_nothing_else() {
 }
 
 #[test]
-fn whoever_comes_for_metrics_has_the_only_place_for_as_long_as_no_client_of_the_api_comes() {
-    let mut world = World::new(Limits { management_clients_max: 1, ..small_limits() });
-    for _ in 0..9 {
-        let client = world.connect_metrics(Shape::WIDE, HOME);
-        world.operator(client).write_up(HALF);
-    }
-    world.run();
-    let same = world.connect_management(Shape::WIDE, HOME);
-    let said = ask(&mut world, same, &get("/api/whoami", GUEST));
-    assert_eq!(status(&said), "none", "the only place is taken by who has just come");
-    assert_eq!(status(&ask(&mut world, same, "")), "200", "and no longer, though the address is the same");
-    let scraper = world.connect_metrics(Shape::WIDE, AWAY);
-    world.pass_ms(1_500);
-    let said = ask(&mut world, scraper, &get("/metrics", ""));
-    assert_eq!(status(&said), "200", "a client of the API that does nothing leaves it in turn");
-}
-
-#[test]
 fn who_is_slow_with_a_request_or_an_answer_is_hung_up_on() {
     let mut world = World::new(small_limits());
     let [slow, idle] = [0, 1].map(|_| world.connect_management(Shape::WIDE, HOME));
@@ -195,66 +177,40 @@ fn who_is_idle_gives_its_place_to_who_waits_and_to_nobody_else() {
 /// Half a request: who says no more than that is busy for as long as it may take.
 const HALF: &[u8] = b"GET /api/whoami HTTP/1.1\r\nHost";
 
+/// All places are held and 20 more clients wait: by clients that send nothing, and by clients that send half a request.
+/// Another client is answered after them.
 #[test]
-fn an_address_that_holds_every_place_and_waits_for_more_keeps_nobody_else_out() {
-    let mut world = World::new(small_limits());
-    let most = small_limits().management_clients_max as usize;
-    for _ in 0..most + 20 {
-        let client = world.connect_management(Shape::WIDE, HOME);
-        world.operator(client).write_up(HALF);
-    }
-    world.run();
-    for _ in 0..3 {
-        let other = world.connect_management(Shape::WIDE, AWAY);
-        assert_eq!(
-            status(&ask(&mut world, other, &get("/api/none", ""))),
-            "401",
-            "it is heard, and guest is not it"
-        );
-    }
-}
-
-#[test]
-fn a_single_place_goes_from_address_to_address() {
-    let mut world = World::new(Limits { management_clients_max: 1, ..small_limits() });
-    for _ in 0..9 {
-        let client = world.connect_management(Shape::WIDE, HOME);
-        world.operator(client).write_up(HALF);
-    }
-    world.run();
-    for round in 0..3 {
-        let other = world.connect_management(Shape::WIDE, AWAY);
-        world.operator(other).write_up(get("/api/none", "").as_bytes());
-        world.pass_ms(1_000);
-        assert!(round > 0 || world.operator(other).unread() == 0, "who has just begun is not disturbed");
-        world.pass_ms(1_000);
-        assert_eq!(status(&ask(&mut world, other, "")), "401");
-        for _ in 0..9 {
-            let client = world.connect_management(Shape::WIDE, HOME);
-            world.operator(client).write_up(HALF);
+fn silent_clients_and_slow_ones_lose_their_place_to_those_that_wait() {
+    for (words, within_ms) in [(&b""[..], 1_000), (HALF, 20_000)] {
+        for most in [1, 2, 8] {
+            let mut world = World::new(Limits { management_clients_max: most, ..small_limits() });
+            for _ in 0..most + if words.is_empty() { 9 } else { 10 } {
+                let client = world.connect_management(Shape::WIDE, HOME);
+                world.operator(client).write_up(words);
+            }
+            world.run();
+            let other = world.connect_management(Shape::WIDE, AWAY);
+            world.operator(other).write_up(get("/api/none", "").as_bytes());
+            world.pass_ms(within_ms);
+            assert_eq!(status(&ask(&mut world, other, "")), "401", "{most} places");
         }
-        world.run();
     }
 }
 
+/// A request that is coming in, and an answer that is being read, are not cut short at once.
 #[test]
-fn who_has_fewer_places_gives_none_up_for_who_has_more() {
-    let mut world = World::new(small_limits());
-    let most = small_limits().management_clients_max as usize;
-    let crowd: Vec<usize> = (1..most).map(|_| world.connect_management(Shape::WIDE, HOME)).collect();
-    for client in &crowd {
-        world.operator(*client).write_up(HALF);
-    }
-    let other = world.connect_management(Shape::WIDE, AWAY);
+fn a_client_that_has_just_begun_keeps_its_place_for_a_moment() {
+    let mut world = World::new(Limits { management_clients_max: 1, ..small_limits() });
+    let slow = world.connect_management(Shape::WIDE, HOME);
+    world.operator(slow).write_up(HALF);
     world.run();
-    for _ in 0..20 {
-        let client = world.connect_management(Shape::WIDE, HOME);
-        world.operator(client).write_up(HALF);
-        world.run();
-    }
-    assert!(is_held(&world, other), "it has said nothing yet, and has the only place of its address");
-    assert_eq!(status(&ask(&mut world, other, &get("/api/none", ""))), "401");
-    assert!(crowd.iter().all(|client| is_held(&world, *client)), "nor does one that is busy");
+    let other = world.connect_management(Shape::WIDE, AWAY);
+    world.operator(other).write_up(get("/api/none", "").as_bytes());
+    world.pass_ms(1_000);
+    assert!(is_held(&world, slow) && world.operator(other).unread() == 0);
+    world.pass_ms(1_000);
+    assert!(!is_held(&world, slow));
+    assert_eq!(status(&ask(&mut world, other, "")), "401");
 }
 
 /// A user whom no password fits.
@@ -466,89 +422,6 @@ fn who_asks_whether_its_body_may_come_is_told_so_once() {
     assert_eq!(status(&ask(&mut world, client, &format!("{head}{{\"durable\":true}}"))), "204");
     let long = head.replace("Length: 16", "Length: 999999");
     assert_eq!(status(&ask(&mut world, client, &long)), "413");
-}
-
-/// Somebody of this machine without a login comes again and again: `words` are what each of them says.
-fn flood_of_strangers(world: &mut World, count: usize, words: impl Fn(usize) -> Vec<u8>) {
-    for at in 0..count {
-        let stranger = world.connect_management(Shape::WIDE, HOME);
-        world.operator(stranger).write_up(&words(at));
-    }
-}
-
-/// A local process without a login has every place and every seat, and comes anew all the time. The operator comes from
-/// the same address, through a tunnel, and is answered at once, with a token or with a password that was right before.
-#[test]
-fn a_local_process_without_a_login_does_not_keep_a_known_operator_out() {
-    let half = |_| HALF.to_vec();
-    let silent = |_| Vec::new();
-    let wrong = |at: usize| {
-        let login = base64(&format!("guest:wrong{at:04}"));
-        get("/api/whoami", &format!("Authorization: Basic {login}\r\n")).into_bytes()
-    };
-    let floods: [&dyn Fn(usize) -> Vec<u8>; 3] = [&half, &silent, &wrong];
-    for (kind, words) in ["half", "silent", "wrong"].into_iter().zip(floods) {
-        let mut world = World::new(small_limits());
-        let first = world.connect_management(Shape::WIDE, HOME);
-        let bearer = log_in(&mut world, first);
-        world.operator(first).hang_up();
-        world.run();
-        flood_of_strangers(&mut world, 40, words);
-        world.run();
-        for round in 0..6 {
-            let operator = world.connect_management(Shape::WIDE, HOME);
-            flood_of_strangers(&mut world, 3, words);
-            if round % 3 == 0 {
-                // What a tunnel carries comes a moment after the connection.
-                world.run();
-            }
-            let login = if round % 2 == 0 { &bearer } else { GUEST };
-            world.operator(operator).write_up(get("/api/whoami", login).as_bytes());
-            world.run();
-            flood_of_strangers(&mut world, 20, words);
-            world.pass_ms(150);
-            let mut answer = Vec::new();
-            world.operator(operator).read_down(usize::MAX, &mut answer);
-            assert_eq!(
-                status(&String::from_utf8_lossy(&answer)),
-                "200",
-                "{kind}, round {round}, held: {}",
-                is_held(&world, operator)
-            );
-            world.operator(operator).hang_up();
-        }
-        // Strangers among each other are as they were.
-        let other = world.connect_management(Shape::WIDE, AWAY);
-        assert_eq!(status(&ask(&mut world, other, &get("/api/none", ""))), "401");
-    }
-}
-
-/// A user who may log in here and not see anything has a password that is known, and crowds at an address of its own.
-#[test]
-fn a_known_user_without_a_tag_does_not_keep_an_administrator_out() {
-    let mut world = World::new(small_limits());
-    let first = world.connect_management(Shape::WIDE, HOME);
-    let put = |path: &str, body: &str| {
-        let lines = format!("Host: localhost:15672\r\nContent-Length: {}\r\n{GUEST}", body.len());
-        format!("PUT {path} HTTP/1.1\r\n{lines}\r\n{body}")
-    };
-    let made = ask(&mut world, first, &put("/api/users/sensor", r#"{"password":"secret","tags":""}"#));
-    assert_eq!(status(&made), "201", "{made}");
-    let login = "Authorization: Basic c2Vuc29yOnNlY3JldA==\r\n";
-    assert_eq!(status(&ask(&mut world, first, &get("/api/whoami", login))), "401", "it has no tag");
-    world.operator(first).hang_up();
-    world.run();
-    let busy = format!("POST /api/x HTTP/1.1\r\nHost: localhost:15672\r\nContent-Length: 10\r\n{login}\r\n");
-    for round in 0..6 {
-        for _ in 0..40 {
-            let client = world.connect_management(Shape::WIDE, AWAY);
-            world.operator(client).write_up(busy.as_bytes());
-        }
-        world.run();
-        let operator = world.connect_management(Shape::WIDE, HOME);
-        assert_eq!(status(&ask(&mut world, operator, &get("/api/whoami", GUEST))), "200", "round {round}");
-        world.operator(operator).hang_up();
-    }
 }
 
 /// A request that was sent while the process was paused is read before the client counts as idle.

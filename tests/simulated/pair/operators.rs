@@ -94,23 +94,28 @@ fn who_is_still_for_a_minute_is_hung_up_on_and_who_is_not_stays() {
     assert!(!is_held(&world, busy));
 }
 
+/// Clients that hold all places and send nothing, or half a request, lose them to one that asks.
 #[test]
-fn more_of_them_wait_outside_until_one_has_gone_and_connections_of_the_broker_are_not_counted() {
-    let mut world = World::new(small_limits());
-    let clients = [0, 1].map(|_| world.open(&[1]));
-    for _ in 0..=CONTROL_CLIENTS_MAX {
-        world.connect_operator(Shape::WIDE, 0);
-    }
-    world.run();
-    assert_eq!(world.engine.platform_mut().operators_outside(), 1);
-    world.operator(1).lose();
-    world.run();
-    assert_eq!((is_held(&world, 1), world.engine.platform_mut().operators_outside()), (false, 0));
+fn silent_clients_lose_their_place_to_one_that_speaks_and_connections_of_the_broker_are_not_counted() {
     let overview = b"GET /api/connections?columns=state HTTP/1.1\r\n\r\n";
-    world.operator(CONTROL_CLIENTS_MAX).write_up(overview);
-    world.run();
-    let heard = read(&world, CONTROL_CLIENTS_MAX, usize::MAX);
-    assert_eq!(heard.matches("running").count(), clients.len(), "{heard}");
+    for (words, within_ms) in [(&b""[..], 150), (&overview[..20], 1_600)] {
+        let mut world = World::new(small_limits());
+        let clients = [0, 1].map(|_| world.open(&[1]));
+        for _ in 0..CONTROL_CLIENTS_MAX {
+            let client = world.connect_operator(Shape::WIDE, 0);
+            world.operator(client).write_up(words);
+        }
+        world.run();
+        let asks = world.connect_operator(Shape::WIDE, 0);
+        world.operator(asks).write_up(overview);
+        world.run();
+        assert!(read(&world, asks, usize::MAX).is_empty(), "each has its place for a moment");
+        world.pass_ms(within_ms);
+        let heard = read(&world, asks, usize::MAX);
+        assert_eq!(heard.matches("running").count(), clients.len(), "{heard}");
+        let lost = (0..CONTROL_CLIENTS_MAX).filter(|client| !is_held(&world, *client)).count();
+        assert_eq!(lost, 1);
+    }
 }
 
 #[test]

@@ -107,7 +107,6 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
     let setup = Setup {
         limits,
         identity: leveret::session::Identity::default(),
-        queue_places: 64,
         listeners: vec![false],
         tls_links: 0,
         management_listeners: Vec::new(),
@@ -422,7 +421,6 @@ fn process() -> Process {
         uptime_ms: 0,
         connections: 0,
         handshakes_evicted: 0,
-        newcomers_dropped: 0,
         message_size_max: 1 << 20,
         endurance: leveret::requests::request_context::Endurance::default(),
         connections_made: 0,

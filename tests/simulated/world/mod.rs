@@ -35,7 +35,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use leveret::broker::{Broker, Gauges};
-use leveret::engine::{Engine, ListenerId, PeerAddress, QUEUE_PLACES, Setup, StoreDriver};
+use leveret::engine::{Engine, ListenerId, PeerAddress, Setup, StoreDriver};
 use leveret::limits::Limits;
 use leveret::password::PasswordHash;
 use leveret::requests::request_context::{Endurance, Machine, Process, StoreView};
@@ -137,7 +137,6 @@ impl World {
         let setup = Setup {
             limits: limits.clone(),
             identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
-            queue_places: QUEUE_PLACES,
             listeners: vec![false],
             tls_links: 0,
             management_listeners: vec![false, false],
@@ -492,7 +491,6 @@ fn process() -> Process {
         uptime_ms: 0,
         connections: 0,
         handshakes_evicted: 0,
-        newcomers_dropped: 0,
         message_size_max: 1 << 20,
         connections_made: 0,
         confirmed: 0,

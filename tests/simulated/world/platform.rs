@@ -15,8 +15,8 @@ use std::rc::Rc;
 
 use super::sim_disk::{Random, SimDisk};
 use leveret::engine::{
-    AcceptFailure, CertificateState, Engine, FoundAddresses, Interest, ListenerId, NameLookup, PeerAddress,
-    Platform, Readiness, Socket, Visitor, WorkerJob, WorkerResult,
+    AcceptFailure, Accepted, CertificateState, Engine, FoundAddresses, ListenerId, NameLookup, PeerAddress,
+    PeerId, Platform, Readiness, Socket, WorkerJob, WorkerResult,
 };
 use leveret::log_limiter::LogLimiter;
 use leveret::store::{Read as ReadJob, ReadOutcome, Write as WriteJob, WriteDone};
@@ -81,7 +81,7 @@ impl Drop for LineEnd {
 #[derive(Debug)]
 struct Registered {
     line: Rc<RefCell<Line>>,
-    interest: Interest,
+    peer: PeerId,
     closed_told: bool,
 }
 
@@ -204,7 +204,7 @@ impl Helpers {
 /// What the engine runs on.
 #[derive(Default)]
 pub struct Memory {
-    arrivals: VecDeque<(ListenerId, Visitor<LineEnd>)>,
+    arrivals: VecDeque<(ListenerId, Accepted<LineEnd>)>,
     has_news_of_operators: bool,
     registered: Vec<Registered>,
     /// Whom the engine can connect to, and how often it did.
@@ -233,7 +233,7 @@ impl Memory {
     /// Somebody connects to this listener.
     pub fn arrive_at(&mut self, listener: ListenerId, line: &Rc<RefCell<Line>>, address: PeerAddress) {
         line.borrow_mut().is_held = true;
-        self.arrivals.push_back((listener, Visitor { socket: LineEnd(line.clone()), address }));
+        self.arrivals.push_back((listener, Accepted { socket: LineEnd(line.clone()), address }));
     }
 
     /// Says of every line that something may have happened to it, although nothing has: whoever gets on by
@@ -241,10 +241,8 @@ impl Memory {
     pub fn report_falsely(engine: &mut Engine<Self>) {
         let readiness = Readiness { is_readable: true, is_writable: true, ..Readiness::default() };
         for index in 0..engine.platform_mut().registered.len() {
-            match engine.platform_mut().registered[index].interest {
-                Interest::Peer(id) => engine.note_peer(id, readiness),
-                Interest::Newcomer(place) => engine.note_newcomer(place, false),
-            }
+            let peer = engine.platform_mut().registered[index].peer;
+            engine.note_peer(peer, readiness);
         }
         engine.note_listener(ListenerId::Amqp(0));
         engine.note_listener(ListenerId::Control);
@@ -282,16 +280,14 @@ impl Memory {
         }
         engine.platform_mut().registered.retain(|registered| registered.line.borrow().is_held);
         for index in 0..engine.platform_mut().registered.len() {
-            let Registered { line, interest, closed_told } = &mut engine.platform_mut().registered[index];
+            let Registered { line, peer, closed_told } = &mut engine.platform_mut().registered[index];
             let edges = line.borrow_mut().take_edges(closed_told);
             if edges == Edges::default() {
                 continue;
             }
             any = true;
-            match *interest {
-                Interest::Peer(id) => engine.note_peer(id, readiness(edges)),
-                Interest::Newcomer(place) => engine.note_newcomer(place, edges.closed || edges.error),
-            }
+            let peer = *peer;
+            engine.note_peer(peer, readiness(edges));
         }
         any
     }
@@ -315,18 +311,18 @@ impl Platform for Memory {
         listener: ListenerId,
         _: &mut LogLimiter,
         _: Now,
-    ) -> Result<Visitor<LineEnd>, AcceptFailure> {
+    ) -> Result<Accepted<LineEnd>, AcceptFailure> {
         let next = self.arrivals.iter().position(|(other, _)| *other == listener);
         let next = next.and_then(|at| self.arrivals.remove(at));
         next.map(|(_, visitor)| visitor).ok_or(AcceptFailure::Nobody)
     }
 
-    fn register(&mut self, socket: &mut LineEnd, interest: Interest) -> io::Result<()> {
+    fn register(&mut self, socket: &mut LineEnd, peer: PeerId) -> io::Result<()> {
         let line = socket.0.clone();
         self.registered.retain(|registered| !Rc::ptr_eq(&registered.line, &line));
         // What is there already is reported at once.
         line.borrow_mut().tell_again();
-        self.registered.push(Registered { line, interest, closed_told: false });
+        self.registered.push(Registered { line, peer, closed_told: false });
         Ok(())
     }
 

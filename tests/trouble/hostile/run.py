@@ -31,7 +31,7 @@ from harness.raw import Client, Closed, name_of  # noqa: E402
 from harness.suite import Suite, patience  # noqa: E402
 
 import accepting  # noqa: E402
-import door  # noqa: E402
+import admission  # noqa: E402
 
 MIB = 1 << 20
 MEMORY_LIMIT_KIB = 128_000_000 // 1024
@@ -809,7 +809,7 @@ def main() -> int:
     suite = Suite("hostile", args.case)
     for case in CASES:
         suite.case(case.__name__.replace("_", "-"), case)
-    for name, case in {**accepting.cases(), **door.cases()}.items():
+    for name, case in {**accepting.cases(), **admission.cases()}.items():
         suite.case(name, case)
     return suite.status()
 

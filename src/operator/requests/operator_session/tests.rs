@@ -87,7 +87,6 @@ impl Stage {
                 uptime_ms: 0,
                 connections: 0,
                 handshakes_evicted: 0,
-                newcomers_dropped: 0,
                 message_size_max: 1 << 20,
                 connections_made: 0,
                 confirmed: 0,

@@ -136,10 +136,10 @@ pub struct RecordSizes {
     pub policy_bytes: usize,
     /// A runtime parameter.
     pub parameter_bytes: usize,
-    /// A handshake place, and a login that waits for its password to be checked.
+    /// A connection that has not logged in, besides its record: its password, while that waits for its check.
     pub login_bytes: usize,
-    /// The queue of accepted connections without a handshake place, and what is known of addresses.
-    pub newcomers_bytes: usize,
+    /// The tables of addresses that sent wrong passwords.
+    pub wrong_passwords_bytes: usize,
     /// A delivery that is not settled, with its place in the tag table.
     pub unacknowledged_bytes: usize,
     /// Buffers that sessions and broker have once.
@@ -415,7 +415,7 @@ impl Limits {
                 "patterns of permissions, policies",
             ),
             line("handshakes_max", self.handshakes_max.into(), sizes.login_bytes, logins),
-            line("accept queue", 1, sizes.newcomers_bytes, "who waits for a handshake place; wrong logins"),
+            line("wrong passwords", 1, sizes.wrong_passwords_bytes, "addresses that sent wrong passwords"),
         ]
     }
 

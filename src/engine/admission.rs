@@ -1,0 +1,461 @@
+//! Admission: which accepted connection gets a place, and which one loses its place to it.
+//!
+//! Connections that have not logged in are limited in number: `handshakes_max` of them, half of that (32 at most)
+//! from one address, and of those over TLS `tls_handshakes_max` and `tls_connections_max`. Clients of the management
+//! API and of the control socket have a fixed number of places each.
+//!
+//! Each listener accepts one connection ahead of those that have a place. When its limit is reached, the connection
+//! that could be closed first loses its place: see [`Engine::closable_at`]. Until there is one, the accepted
+//! connection waits, and others behind it wait in the kernel's queue.
+//!
+//! # Invariants
+//! - A connection that waits for the broker (a step of TLS, the check of its password) is not closed for another.
+//! - A connection is closed for another only if that one gets its place in the same call.
+//! - One turn accepts at most [`ACCEPTS_PER_TURN`] connections at each listener.
+
+use crate::command::ConnectionId;
+use crate::limits::CONTROL_CLIENTS_MAX;
+use crate::log_limiter::LogKind;
+use crate::requests::columns::name_of;
+use crate::requests::operator_session::OperatorSession;
+use crate::requests::request_context::Sockets;
+use crate::session::{self, Stage};
+use crate::time::{Deadline, Now};
+
+use super::address::{PeerAddress, Source};
+use super::operator_client::OperatorClient;
+use super::operators::Connections;
+use super::peer::{Ending, Peer, Session, Waiting};
+use super::peer_id::PeerId;
+use super::platform::{AcceptFailure, Accepted, ListenerId, Platform, Socket};
+use super::shared::Shared;
+use super::state::Engine;
+
+/// Connections accepted at one listener in one turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Connections of one address that have not logged in: half of `handshakes_max`, and at most this many, so that a
+/// right password waits behind at most this many wrong ones of its address.
+const PER_ADDRESS_MAX: usize = 32;
+/// A connection to which the broker has not answered anything yet can be closed for another after this time: its
+/// client has not sent a complete first message.
+const UNANSWERED_MS: u64 = 100;
+/// A connection that has been answered and has not logged in can be closed for another when it has been silent for
+/// this time since the last answer. A microcontroller needs up to 2 s for a step of TLS.
+const SILENT_MS: u64 = 3_000;
+/// Time until accepting is tried again when the system could not, in milliseconds.
+const RETRY_MS: u64 = 100;
+
+/// The listeners, and the connections that have not logged in.
+#[derive(Debug)]
+pub(super) struct Admission<S> {
+    listeners: Vec<Listener<S>>,
+    /// The listener whose turn it is to have the next free place.
+    next: usize,
+    /// Connections that have not opened a virtual host.
+    unauthenticated: Vec<ConnectionId>,
+    /// Connections over TLS, before and after their login.
+    tls_connections: u32,
+    /// Connections closed for another since the start.
+    evicted_count: u64,
+}
+
+/// What is known of one listening socket.
+#[derive(Debug)]
+struct Listener<S> {
+    kind: ListenerKind,
+    id: ListenerId,
+    with_tls: bool,
+    /// The kernel reports a new connection once, so this stays set until accepting finds none.
+    is_ready: bool,
+    /// When accepting is to be tried again after the system could not.
+    retry: Deadline,
+    /// Accepted, and without a place so far.
+    accepted: Option<Accepted<S>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ListenerKind {
+    Amqp,
+    /// The management API, with a login.
+    Api,
+    /// Metrics without a login.
+    Metrics,
+    Control,
+}
+
+/// The listeners of the configuration, each with whether it speaks TLS.
+pub(super) struct Listeners {
+    pub(super) amqp: Vec<bool>,
+    /// Those of the management API, and behind them those of metrics.
+    pub(super) management: Vec<bool>,
+    /// Number of listeners of `management` that are for metrics.
+    pub(super) metrics: usize,
+}
+
+/// A limit on connections of AMQP that have not logged in.
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    /// `tls_handshakes_max`.
+    TlsHandshakes,
+    /// `tls_connections_max`, which counts those that have logged in, too.
+    TlsConnections,
+    /// The share of one address.
+    Address(Source),
+    /// `handshakes_max` and `connections_max`.
+    All,
+}
+
+impl Limit {
+    fn counts<S: Socket>(self, peer: &Peer<S>) -> bool {
+        match self {
+            Self::TlsHandshakes => peer.stream.is_shaking_hands(),
+            Self::TlsConnections => peer.stream.is_tls(),
+            Self::Address(source) => peer.address.origin() == source,
+            Self::All => true,
+        }
+    }
+}
+
+/// Connections that lose their place: at most one for each limit that is reached.
+type Evicted = heapless::Vec<PeerId, 4>;
+
+/// Bytes for each place of `handshakes_max`.
+pub(super) const PLACE_BYTES: usize = size_of::<ConnectionId>();
+
+impl<S> Listener<S> {
+    /// A connection may have arrived before the first event.
+    const fn new(kind: ListenerKind, id: ListenerId, with_tls: bool) -> Self {
+        Self { kind, id, with_tls, is_ready: true, retry: Deadline::NEVER, accepted: None }
+    }
+
+    /// Tries again what the system could not do, when its time has come.
+    const fn keep_time(&mut self, now: Now) {
+        if self.retry.is_due(now) {
+            (self.is_ready, self.retry) = (true, Deadline::NEVER);
+        }
+    }
+
+    /// Only an empty queue ends the readiness. A connection that failed by itself was taken out of the queue, so the
+    /// next is tried at once; a shortage of the system is tried again after [`RETRY_MS`].
+    const fn note_failure(&mut self, failure: AcceptFailure, now: Now) {
+        match failure {
+            AcceptFailure::Nobody => self.is_ready = false,
+            AcceptFailure::Newcomer => {}
+            AcceptFailure::System => (self.is_ready, self.retry) = (false, now.after_ms(RETRY_MS)),
+        }
+    }
+}
+
+impl<S> Admission<S> {
+    pub(super) fn new(listeners: &Listeners, handshakes_max: usize) -> Self {
+        let first_metrics = listeners.management.len() - listeners.metrics;
+        let amqp = listeners.amqp.iter().enumerate();
+        let amqp = amqp.map(|(at, tls)| Listener::new(ListenerKind::Amqp, ListenerId::Amqp(at), *tls));
+        let management = listeners.management.iter().enumerate().map(|(at, tls)| {
+            let kind = if at < first_metrics { ListenerKind::Api } else { ListenerKind::Metrics };
+            Listener::new(kind, ListenerId::Management(at), *tls)
+        });
+        let control = Listener::new(ListenerKind::Control, ListenerId::Control, false);
+        Self {
+            listeners: amqp.chain(management).chain([control]).collect(),
+            next: 0,
+            unauthenticated: Vec::with_capacity(handshakes_max),
+            tls_connections: 0,
+            evicted_count: 0,
+        }
+    }
+
+    /// Notes that a connection may have arrived at a listener.
+    pub(super) fn note_event(&mut self, id: ListenerId) {
+        self.listeners.iter_mut().filter(|listener| listener.id == id).for_each(|one| one.is_ready = true);
+    }
+
+    /// Accepts nothing more, except at the control socket, and closes what waits.
+    pub(super) fn stop_listening(&mut self) {
+        self.listeners.retain(|listener| listener.kind == ListenerKind::Control);
+        self.next = 0;
+    }
+
+    /// Notes that a connection has logged in and opened a virtual host.
+    pub(super) fn note_opened(&mut self, id: ConnectionId) {
+        self.unauthenticated.retain(|other| *other != id);
+    }
+
+    /// Notes that a connection of the broker was closed.
+    pub(super) fn note_closed(&mut self, id: ConnectionId, was_tls: bool) {
+        self.unauthenticated.retain(|other| *other != id);
+        self.tls_connections -= u32::from(was_tls);
+    }
+
+    /// Returns the number of connections closed for another since the start.
+    pub(super) const fn evicted_count(&self) -> u64 {
+        self.evicted_count
+    }
+}
+
+impl<P: Platform> Engine<P> {
+    /// Accepts connections and gives them places, until there are no more of either.
+    pub(super) fn admit(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let count = self.shared.admission.listeners.len();
+            let first = self.shared.admission.next;
+            let admitted = (0..count).filter(|offset| self.admit_at((first + offset) % count)).count();
+            if admitted == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Whether [`Self::admit`] would get on now, with nothing reported and no time passing.
+    pub(super) fn may_admit(&self) -> bool {
+        self.shared.admission.listeners.iter().any(|listener| match &listener.accepted {
+            None => listener.is_ready && self.is_open(listener.kind),
+            Some(accepted) => self.place_for(listener, accepted.address).is_ok(),
+        })
+    }
+
+    /// When to call [`Self::admit`] if nothing else happens.
+    pub(super) fn admission_deadline(&self) -> Deadline {
+        let listeners = self.shared.admission.listeners.iter();
+        let deadlines = listeners.map(|listener| match &listener.accepted {
+            None => listener.retry,
+            Some(accepted) => self.place_for(listener, accepted.address).err().unwrap_or(Deadline::NEVER),
+        });
+        deadlines.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    /// The control socket is opened when the data directory is known to be ours.
+    const fn is_open(&self, kind: ListenerKind) -> bool {
+        self.operators.is_open || !matches!(kind, ListenerKind::Control)
+    }
+
+    /// Admits one connection at this listener; `false`: none is there, or it has to wait.
+    fn admit_at(&mut self, at: usize) -> bool {
+        let now = self.shared.now;
+        let listener = &mut self.shared.admission.listeners[at];
+        listener.keep_time(now);
+        let kind = listener.kind;
+        while self.shared.admission.listeners[at].accepted.is_none() {
+            if !self.shared.admission.listeners[at].is_ready || !self.is_open(kind) {
+                return false;
+            }
+            let id = self.shared.admission.listeners[at].id;
+            match self.shared.platform.accept(id, &mut self.shared.supplies.log, now) {
+                Ok(accepted) if kind == ListenerKind::Control && !self.may_use_control(accepted.address) => {}
+                Ok(accepted) => self.shared.admission.listeners[at].accepted = Some(accepted),
+                Err(failure) => self.shared.admission.listeners[at].note_failure(failure, now),
+            }
+        }
+        let listener = &self.shared.admission.listeners[at];
+        let Some(address) = listener.accepted.as_ref().map(|accepted| accepted.address) else { return false };
+        let Ok(evicted) = self.place_for(listener, address) else { return false };
+        evicted.into_iter().for_each(|id| self.evict(id));
+        let count = self.shared.admission.listeners.len();
+        self.shared.admission.next = (at + 1) % count;
+        let listener = &mut self.shared.admission.listeners[at];
+        let with_tls = listener.with_tls;
+        if let Some(accepted) = listener.accepted.take() {
+            let begun = match kind {
+                ListenerKind::Amqp => self.shared.begin_amqp(accepted, with_tls),
+                ListenerKind::Api | ListenerKind::Metrics | ListenerKind::Control => {
+                    self.begin_operator(kind, accepted, with_tls)
+                }
+            };
+            if let Err(error) = begun {
+                let text = format_args!("{address}: a connection could not be set up: {error}");
+                self.shared.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
+            }
+        }
+        true
+    }
+
+    /// The mode of the control socket's file lets in root and the user of the broker; the kernel is asked besides.
+    fn may_use_control(&mut self, address: PeerAddress) -> bool {
+        let ours = self.operators.own_uid;
+        let may = matches!(address, PeerAddress::Local { uid, .. } if uid == 0 || uid == ours);
+        if !may {
+            let text = format_args!("leveret ctl is for root and user {ours} only, and not for {address}");
+            self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Control, text);
+        }
+        may
+    }
+
+    /// Returns the connections to be closed for a new one of this address, mostly none.
+    ///
+    /// # Errors
+    /// None can be closed before this deadline, if nothing else happens.
+    fn place_for(&self, listener: &Listener<P::Socket>, address: PeerAddress) -> Result<Evicted, Deadline> {
+        match listener.kind {
+            ListenerKind::Amqp => self.place_for_amqp(address.origin(), listener.with_tls),
+            ListenerKind::Api | ListenerKind::Metrics | ListenerKind::Control => {
+                if self.free_place(listener.kind).is_some() {
+                    return Ok(Evicted::new());
+                }
+                let client = self.first_closable(self.places(listener.kind).map(PeerId::from_index))?;
+                Ok(Evicted::from_iter([client]))
+            }
+        }
+    }
+
+    fn place_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, Deadline> {
+        let Shared { admission, limits, peers, broker, .. } = &self.shared;
+        let ids_of = |limit: Limit| {
+            let ids = admission.unauthenticated.iter().map(|id| PeerId::from(*id));
+            ids.filter(move |id| peers.get(*id).is_some_and(|peer| limit.counts(peer)))
+        };
+        let is_reached = |limit: Limit| match limit {
+            Limit::TlsHandshakes => with_tls && ids_of(limit).count() >= limits.tls_handshakes_max as usize,
+            Limit::TlsConnections => with_tls && admission.tls_connections >= limits.tls_connections_max,
+            Limit::Address(_) => {
+                ids_of(limit).count() >= (limits.handshakes_max as usize / 2).clamp(1, PER_ADDRESS_MAX)
+            }
+            Limit::All => {
+                admission.unauthenticated.len() >= limits.handshakes_max as usize
+                    || peers.connections() >= limits.connections_max
+                    || broker.connections_room() == 0
+            }
+        };
+        // The narrowest first: a connection that is closed for it counts for the wider ones, too.
+        let limits = [Limit::TlsHandshakes, Limit::TlsConnections, Limit::Address(source), Limit::All];
+        let mut evicted = Evicted::new();
+        for limit in limits.into_iter().filter(|limit| is_reached(*limit)) {
+            if !ids_of(limit).any(|id| evicted.contains(&id)) {
+                let is_in = evicted.push(self.first_closable(ids_of(limit))?).is_ok();
+                assert!(is_in, "at most one is closed for each limit");
+            }
+        }
+        Ok(evicted)
+    }
+
+    /// Returns which of these connections can be closed for another, the one that could be closed first.
+    fn first_closable(&self, ids: impl Iterator<Item = PeerId>) -> Result<PeerId, Deadline> {
+        let first = ids.filter_map(|id| Some((self.closable_at(id, self.shared.peers.get(id)?), id))).min();
+        match first {
+            Some((at, id)) if at.is_due(self.shared.now) => Ok(id),
+            Some((at, _)) => Err(at),
+            None => Err(Deadline::NEVER),
+        }
+    }
+
+    /// Returns when a connection can be closed for another one that waits.
+    fn closable_at(&self, id: PeerId, peer: &Peer<P::Socket>) -> Deadline {
+        let is_over = match &peer.session {
+            Session::Amqp(session) => session.stage() == Stage::Over,
+            Session::Operator(_) | Session::Bridge(_) => false,
+        };
+        if is_over || peer.ending != Ending::No {
+            return peer.silent_since.after_ms(0);
+        }
+        let has_tokens = || self.shared.worker.checks.has_tokens(self.shared.now, peer.address.origin());
+        match (peer.waiting, &peer.session) {
+            (Waiting::Handshake(_), _) => Deadline::NEVER,
+            (Waiting::Worker(_), _) if has_tokens() => Deadline::NEVER,
+            _ if !peer.has_spoken => peer.silent_since.after_ms(UNANSWERED_MS),
+            (_, Session::Operator(client)) => {
+                let is_ours = client.session.awaits_disk() || client.session.waits();
+                let holds_files = self.operators.holder == Some(id);
+                if is_ours || holds_files { Deadline::NEVER } else { client.closable_at }
+            }
+            (_, Session::Amqp(_) | Session::Bridge(_)) => peer.silent_since.after_ms(SILENT_MS),
+        }
+    }
+
+    /// Closes a connection whose place another one gets.
+    fn evict(&mut self, id: PeerId) {
+        self.shared.admission.evicted_count += u64::from(id.connection().is_some());
+        if let Some(peer) = self.shared.peers.get(id) {
+            let address = peer.address;
+            let limits = match id.connection() {
+                Some(_) => "handshakes_max, tls_handshakes_max, tls_connections_max, connections_max",
+                None => "management_clients_max",
+            };
+            let text = format_args!("{address}: closed before its login, for another connection ({limits})");
+            if id.connection().is_some() {
+                self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
+            } else {
+                log::debug!("{address}: its place goes to another client ({limits})");
+            }
+        }
+        self.shared.end_now(id);
+        self.close();
+    }
+
+    /// The places of clients of this kind. Clients of the API and of metrics share theirs.
+    fn places(&self, kind: ListenerKind) -> core::ops::Range<usize> {
+        match kind {
+            ListenerKind::Control => 0..CONTROL_CLIENTS_MAX,
+            ListenerKind::Amqp | ListenerKind::Api | ListenerKind::Metrics => {
+                let most = self.shared.limits.management_clients_max as usize;
+                CONTROL_CLIENTS_MAX..CONTROL_CLIENTS_MAX + most
+            }
+        }
+    }
+
+    fn free_place(&self, kind: ListenerKind) -> Option<PeerId> {
+        self.shared.peers.place_apart(self.places(kind))
+    }
+
+    /// Begins with a client of the management API, of metrics or of the control socket.
+    fn begin_operator(
+        &mut self,
+        kind: ListenerKind,
+        accepted: Accepted<P::Socket>,
+        with_tls: bool,
+    ) -> std::io::Result<()> {
+        let Some(id) = self.free_place(kind) else { return Err(std::io::Error::other("no place is free")) };
+        let Accepted { mut socket, address } = accepted;
+        self.shared.platform.register(&mut socket, id)?;
+        let session = match kind {
+            ListenerKind::Control | ListenerKind::Amqp => OperatorSession::default(),
+            ListenerKind::Metrics => OperatorSession::for_metrics(),
+            ListenerKind::Api => OperatorSession::of_network(address.is_loopback()),
+        };
+        let client = OperatorClient::new(session, self.shared.now);
+        self.shared.lists.deadlines.lower(id, client.deadline());
+        let mut peer = Peer::new(socket, address, Session::Operator(client), self.shared.now);
+        if with_tls {
+            peer.stream.begin_tls();
+        }
+        self.shared.peers.put(id, peer);
+        self.shared.list_to_read(id);
+        Ok(())
+    }
+}
+
+impl<P: Platform> Shared<P> {
+    /// Begins the handshake of a connection, and makes its record at the broker.
+    fn begin_amqp(&mut self, accepted: Accepted<P::Socket>, with_tls: bool) -> std::io::Result<()> {
+        let Accepted { mut socket, address } = accepted;
+        let Some(id) = self.broker.connect() else { return Err(std::io::Error::other("no record is free")) };
+        if let Err(error) = self.platform.register(&mut socket, id.into()) {
+            let (broker, mut context) = self.broker_mut();
+            broker.release(&mut context, id);
+            return Err(error);
+        }
+        log::debug!("connection {}: from {address}", id.index());
+        let session = session::Connection::new(self.now, id, address.peer(), &self.supplies.settings);
+        let mut peer = Peer::new(socket, address, Session::Amqp(session), self.now);
+        peer.shaking_hands = true;
+        if with_tls {
+            peer.stream.begin_tls();
+        }
+        self.lists.deadlines.lower(id.into(), peer.deadline());
+        self.peers.put_connection(id, peer);
+        self.admission.unauthenticated.push(id);
+        self.admission.tls_connections += u32::from(with_tls);
+        if self.broker.is_tracing() {
+            self.name_traced(id);
+        }
+        self.list_to_read(id);
+        Ok(())
+    }
+
+    /// Names a connection for the firehose.
+    #[cold]
+    pub(super) fn name_traced(&mut self, connection: ConnectionId) {
+        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0, is_over_budget: false };
+        if let Some(socket) = peers.at(connection) {
+            self.broker.name_traced(connection, &name_of(&socket));
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Logins while other connections are silent, slow, or send wrong passwords, in virtual time.
+
+use leveret::limits::Limits;
+
+use crate::world::{Manners, Phase, Shape, Silence, World, small_limits};
+
+/// A login takes at most this time, whatever the other connections do.
+const LOGIN_MS: u64 = 5_000;
+/// Milliseconds between two steps of a crowd.
+const STEP_MS: u64 = 20;
+
+/// A broker and many connections that do not log in. Each that is closed is replaced by another one.
+struct Crowd {
+    world: World,
+    /// Each with the number of bytes it has sent.
+    members: Vec<(usize, usize)>,
+    made: u32,
+    /// Makes the connection with this number.
+    join: fn(&mut World, u32) -> usize,
+    steps: u64,
+}
+
+/// An address of this number.
+fn address(number: u32) -> [u8; 4] {
+    let [_, _, high, low] = number.to_be_bytes();
+    [198, 51, high, low]
+}
+
+impl Crowd {
+    fn new(handshakes_max: u32, count: usize, join: fn(&mut World, u32) -> usize) -> Self {
+        let limits = Limits { connections_max: 2 * handshakes_max, handshakes_max, ..small_limits() };
+        let mut crowd = Self { world: World::new(limits), members: Vec::new(), made: 0, join, steps: 0 };
+        crowd.add(count);
+        crowd
+    }
+
+    fn add(&mut self, count: usize) {
+        for _ in 0..count {
+            let member = self.joined();
+            self.members.push((member, 0));
+        }
+    }
+
+    fn joined(&mut self) -> usize {
+        self.made += 1;
+        (self.join)(&mut self.world, self.made - 1)
+    }
+
+    /// Lets time pass. Silent members send one byte of the protocol header a second.
+    fn pass_ms(&mut self, ms: u64) {
+        for _ in 0..ms / STEP_MS {
+            self.world.pass_ms(STEP_MS);
+            self.steps += 1;
+            let sends = self.steps.is_multiple_of(1_000 / STEP_MS);
+            for at in 0..self.members.len() {
+                let (member, sent) = self.members[at];
+                if !self.world.line(member).is_held {
+                    self.members[at] = (self.joined(), 0);
+                } else if let (true, Some(byte)) = (sends, b"AMQP\0\0\x09\x01".get(sent)) {
+                    self.members[at].1 += 1;
+                    self.world.clients[member].say_raw(&[*byte]);
+                }
+            }
+        }
+    }
+
+    /// Logs in from this address; tries again when the connection is closed. Returns the time it took.
+    fn log_in(&mut self, address: [u8; 4], user: &'static str) -> (usize, u64) {
+        let begun = self.world.now.as_ms();
+        loop {
+            let manners = Manners { user, ..Manners::default() };
+            let client = self.world.connect_from(manners, Shape::WIDE, address);
+            self.world.run();
+            while self.world.line(client).is_held {
+                let took_ms = self.world.now.as_ms() - begun;
+                if self.world.clients[client].checker.phase == Phase::Open {
+                    return (client, took_ms);
+                }
+                assert!(took_ms <= LOGIN_MS, "{address:?} did not log in");
+                self.pass_ms(STEP_MS);
+            }
+        }
+    }
+}
+
+fn silent(world: &mut World, number: u32) -> usize {
+    let manners = Manners { silence: Silence::AtOnce, ..Manners::default() };
+    world.connect_from(manners, Shape::WIDE, address(number % 80))
+}
+
+/// Each with a password of its own, for one that was wrong lately is refused without a check.
+fn wrong_password(world: &mut World, number: u32, address: [u8; 4]) -> usize {
+    let user = Box::leak(format!("nobody{number}").into_boxed_str());
+    world.connect_from(Manners { user, ..Manners::default() }, Shape::WIDE, address)
+}
+
+/// Makes a user whose password is its name.
+fn add_user(world: &mut World, user: &str) {
+    let operator = world.connect_operator(Shape::WIDE, 0);
+    let put = |path: &str, body: &str| {
+        format!("PUT /api/{path} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    let user_body = format!(r#"{{"password":"{user}","tags":""}}"#);
+    let permissions = r#"{"configure":".*","write":".*","read":".*"}"#;
+    let requests =
+        put(&format!("users/{user}"), &user_body) + &put(&format!("permissions/%2F/{user}"), permissions);
+    world.operator(operator).write_up(requests.as_bytes());
+    world.run();
+    let mut bytes = Vec::new();
+    world.operator(operator).read_down(usize::MAX, &mut bytes);
+    assert_eq!(String::from_utf8_lossy(&bytes).matches("HTTP/1.1 201").count(), 2);
+    world.operator(operator).hang_up();
+    world.run();
+}
+
+#[test]
+fn eighty_addresses_that_stay_silent_keep_nobody_out() {
+    for (handshakes_max, count) in [(8, 80), (256, 80), (8, 160), (256, 1_000)] {
+        let mut crowd = Crowd::new(handshakes_max, count, silent);
+        for last in 0..4 {
+            crowd.pass_ms(1_000);
+            let (client, _) = crowd.log_in([127, 0, 1, last], "guest");
+            crowd.world.lose(client);
+        }
+        let is_full = count > handshakes_max as usize;
+        assert_eq!(crowd.made as usize > count, is_full, "those that were closed came again");
+    }
+}
+
+/// From one address and from many; clients that had logged in before lose no message and no heartbeat.
+#[test]
+fn five_hundred_connections_that_send_a_byte_a_second_keep_nobody_out() {
+    for join in [silent, |world: &mut World, _| silent(world, 7)] {
+        let mut crowd = Crowd::new(128, 0, join);
+        let manners = Manners { heartbeat_s: 2, sends_heartbeats: true, ..Manners::default() };
+        let beating = crowd.world.connect_from(manners, Shape::WIDE, [127, 0, 0, 1]);
+        let working = crowd.world.open(&[1]);
+        crowd.world.declare(working, 1, "q");
+        crowd.world.consume(working, 1, "q", "tag", true);
+        crowd.add(500);
+        for round in 0..6 {
+            crowd.world.publish_to(working, 1, "q", b"reading");
+            crowd.pass_ms(1_000);
+            let (client, _) = crowd.log_in([127, 0, 1, round], "guest");
+            crowd.world.lose(client);
+            assert_eq!(crowd.world.deliveries(working).len(), 1);
+        }
+        assert!(crowd.world.line(beating).is_held, "its heartbeats were read");
+    }
+}
+
+/// A client that was there before, one of the same address that comes for the first time, and one of another address.
+#[test]
+fn an_address_that_sends_wrong_passwords_without_end_keeps_nobody_out() {
+    const FAILING: [u8; 4] = [198, 51, 7, 7];
+    for (handshakes_max, count) in [(8, 1), (8, 4), (128, 1), (128, 20)] {
+        let mut crowd = Crowd::new(handshakes_max, 0, |world, number| wrong_password(world, number, FAILING));
+        add_user(&mut crowd.world, "known");
+        add_user(&mut crowd.world, "first");
+        let (known, _) = crowd.log_in(FAILING, "known");
+        crowd.world.lose(known);
+        crowd.add(count);
+        crowd.pass_ms(5_000);
+        assert!(crowd.made as usize > 2 * count, "{} wrong passwords", crowd.made);
+        for (address, user) in [(FAILING, "known"), (FAILING, "first"), ([127, 0, 0, 9], "guest")] {
+            let (client, _) = crowd.log_in(address, user);
+            crowd.world.lose(client);
+        }
+    }
+}
+
+#[test]
+fn a_hundred_addresses_with_wrong_passwords_keep_nobody_out() {
+    let mut crowd = Crowd::new(8, 40, |world, number| wrong_password(world, number, address(number % 120)));
+    crowd.pass_ms(200);
+    assert!(crowd.made > 40, "{} wrong passwords", crowd.made);
+    for last in 1..=2 {
+        let (client, _) = crowd.log_in([127, 0, 1, last], "guest");
+        crowd.world.lose(client);
+    }
+}
+
+/// A fleet behind one address (NAT, or containers) returns at once. All log in, and none is closed.
+#[test]
+fn two_hundred_clients_of_one_address_log_in_at_once() {
+    for handshakes_max in [4, 8, 256] {
+        let limits = Limits { connections_max: 200, handshakes_max, ..small_limits() };
+        let mut world = World::new(limits);
+        let clients: Vec<usize> =
+            (0..200).map(|_| world.connect_from(Manners::default(), Shape::WIDE, [127, 0, 0, 1])).collect();
+        world.pass_ms(1_000);
+        assert!(clients.iter().all(|client| world.clients[*client].checker.phase == Phase::Open));
+    }
+}
+
+/// A client with a long round trip, or a slow processor, needs up to 2 s for each step.
+#[test]
+fn a_slow_client_logs_in_while_others_wait() {
+    let mut crowd = Crowd::new(8, 40, silent);
+    crowd.pass_ms(1_000);
+    let manners = Manners { silence: Silence::AfterHeader, ..Manners::default() };
+    let slow = crowd.world.connect_from(manners, Shape::WIDE, [127, 0, 0, 9]);
+    crowd.pass_ms(2_500);
+    assert!(crowd.world.line(slow).is_held, "it was answered less than 3 s ago");
+    crowd.pass_ms(3_500);
+    assert!(!crowd.world.line(slow).is_held, "others wait, and it does nothing");
+}
+
+/// Connections that were refused and stay lose their places to new ones, of which none is closed for another.
+#[test]
+fn refused_connections_lose_their_places_and_new_ones_do_not() {
+    for is_login in [false, true] {
+        let mut world = World::new(Limits { connections_max: 32, handshakes_max: 4, ..small_limits() });
+        for number in 0..4 {
+            if is_login {
+                // A refusal is sent a moment later.
+                wrong_password(&mut world, number, address(number / 2));
+            } else {
+                let manners = Manners { silence: Silence::AtOnce, is_heedless: true, ..Manners::default() };
+                let client = world.connect_from(manners, Shape::WIDE, address(number / 2));
+                world.clients[client].say_raw(b"this is no AMQP at all");
+            }
+        }
+        world.run();
+        assert_eq!(world.peers_count(), 4);
+        let clients: Vec<usize> = (0..4)
+            .map(|last| world.connect_from(Manners::default(), Shape::WIDE, [127, 0, 1, last]))
+            .collect();
+        world.pass_ms(100);
+        let phases: Vec<Phase> = clients.iter().map(|client| world.clients[*client].checker.phase).collect();
+        assert_eq!(phases, [Phase::Open; 4]);
+    }
+}
+
+/// A connection beyond `connections_max` waits without waking the loop, and is admitted when another one ends.
+#[test]
+fn a_connection_that_waits_for_a_place_does_not_wake_the_loop() {
+    let mut world = World::new(Limits { connections_max: 4, handshakes_max: 4, ..small_limits() });
+    let open: Vec<usize> = (0..4).map(|_| world.open(&[])).collect();
+    let waits = world.connect_from(Manners::default(), Shape::WIDE, [127, 9, 0, 2]);
+    world.run();
+    let before = world.turns;
+    world.pass_ms(1_000);
+    assert!(world.turns - before < 5, "{} turns in a second", world.turns - before);
+    assert_eq!(world.clients[waits].checker.phase, Phase::Start);
+    world.lose(open[0]);
+    world.run();
+    assert_eq!(world.clients[waits].checker.phase, Phase::Open);
+}
