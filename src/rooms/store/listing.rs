@@ -119,7 +119,7 @@ impl<D: Disk> Lister<'_, '_, D> {
     ) -> io::Result<Listing> {
         let mut listing = Listing::default();
         self.drop_misplaced(headers, &mut listing)?;
-        let mut newest = 0;
+        let (mut newest, mut not_begun) = (0, Vec::new());
         for &(slot, bytes, header) in headers.iter() {
             let segment = SegmentRef { sequence: header.sequence, slot };
             if self.has_begun(segment, bytes, header)? {
@@ -128,8 +128,10 @@ impl<D: Disk> Lister<'_, '_, D> {
                 listing.segments.push(segment);
                 break;
             }
+            // Its list is not proven, but where the header of a segment in it was lost, nothing else names that.
+            not_begun.extend(header.live.iter().map(|segment| segment.slot));
         }
-        self.add_headless(found, newest, &mut listing)?;
+        self.add_headless(found, (newest, &not_begun), &mut listing)?;
         self.leave_out(newest, headers, &mut listing)?;
         Ok(listing)
     }
@@ -169,11 +171,23 @@ impl<D: Disk> Lister<'_, '_, D> {
         Ok(has_commit || is_proven() || footer::of_segment(self.bytes, segment.sequence, seed).is_some())
     }
 
-    /// Adds segments whose header is damaged but whose commits are newer than every header that is not.
-    fn add_headless(&mut self, found: &[FoundFile], newest: u64, listing: &mut Listing) -> io::Result<()> {
+    /// Adds segments whose header is damaged but whose commits are newer than segment `newest`. A header that a card has
+    /// put back is older than the commits behind it: the lists of newer headers name such files.
+    fn add_headless(
+        &mut self,
+        found: &[FoundFile],
+        (newest, not_begun): (u64, &[u32]),
+        listing: &mut Listing,
+    ) -> io::Result<()> {
         let mut headless = Vec::new();
-        let is_bad =
-            |file: &&FoundFile| file.header == HeaderRead::Bad || listing.misplaced.contains(&file.slot);
+        let is_bad = |file: &&FoundFile| match &file.header {
+            HeaderRead::Bad => true,
+            HeaderRead::Good(header, _) if header.sequence <= newest => {
+                not_begun.contains(&file.slot) && listing.segments.iter().all(|s| s.slot != file.slot)
+                    || listing.misplaced.contains(&file.slot)
+            }
+            _ => listing.misplaced.contains(&file.slot),
+        };
         for file in found.iter().filter(is_bad) {
             let length = self.disk.read(file.slot, 0, self.bytes)?;
             let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());

@@ -8,7 +8,8 @@ use leveret_store::{
 
 use crate::sample::PLAIN;
 use crate::small::{
-    HEADER_BYTES, IDENTITY, NOW, OTHER, all, body, new_disk, open, publish, publish_ten, readable, turn, zero,
+    HEADER_BYTES, IDENTITY, NOW, OTHER, all, body, new_disk, open, publish, publish_ten, readable, settings,
+    turn, zero,
 };
 
 #[test]
@@ -532,4 +533,52 @@ fn a_flipped_bit_in_a_long_commit_costs_one_message_where_the_footer_is_damaged_
     let found = readable(&mut log, &mut disk);
     let lost: Vec<u64> = all(count).into_iter().filter(|offset| !found.contains(offset)).collect();
     assert!(lost.len() == 1 && (first..first + 250).contains(&lost[0]), "{lost:?}");
+}
+
+/// A store whose newest segment has an old header in its file, as a card puts one back; and the messages in it.
+fn store_with_an_old_header() -> (SimDisk, Vec<u64>) {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    let (mut offset, mut rounds_left) = (0, None);
+    let mut headers: Vec<Vec<u8>> = Vec::new();
+    let mut old = (0, Vec::new());
+    // All messages but the last hundred are settled, until a file is used again; then some more are published.
+    while rounds_left != Some(0) {
+        turn(&mut log, &mut disk);
+        publish_ten(&mut log, &mut disk, offset);
+        offset += 10;
+        if offset > 100 {
+            log.settle(1, Range { start: offset - 110, end: offset - 100 }, Urgency::Awaited, NOW);
+        }
+        let slot = log.index().segments().values().next_back().map_or(0, |segment| segment.slot);
+        let mut block = vec![0; 4096];
+        disk.read(slot, 0, &mut block).expect("the disk is well");
+        headers.resize(headers.len().max(slot as usize + 1), Vec::new());
+        let before = core::mem::replace(&mut headers[slot as usize], block.clone());
+        if rounds_left.is_none() && !before.is_empty() && before != block {
+            (old, rounds_left) = ((slot, before), Some(2));
+        } else {
+            rounds_left = rounds_left.map(|left: u32| left - 1);
+        }
+    }
+    let expected = readable(&mut log, &mut disk);
+    drop(log);
+    disk.write(old.0, 0, &old.1).expect("the disk is well");
+    disk.sync(old.0).expect("the disk is well");
+    (disk, expected)
+}
+
+/// The power goes while the next start opens another segment: then no header of that segment is left, neither in its
+/// file nor beside the log.
+#[test]
+fn an_old_header_in_the_newest_file_and_a_cut_while_the_next_one_is_opened_cost_nothing() {
+    for cut in 0..60 {
+        let (disk, expected) = store_with_an_old_header();
+        disk.start(Trouble::Cut(cut));
+        let _ = Log::open(&mut disk.clone(), settings(), IDENTITY, NOW);
+        disk.power_cut();
+        let (mut log, report) = open(&disk, IDENTITY);
+        let left = readable(&mut log, &mut disk.clone());
+        assert!(expected.iter().all(|offset| left.contains(offset)), "cut {cut}: {report:?}");
+    }
 }
