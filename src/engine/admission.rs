@@ -4,18 +4,21 @@
 //! from one address, and of those over TLS `tls_handshakes_max` and `tls_connections_max`. Clients of the management
 //! API and of the control socket have a fixed number of places each.
 //!
-//! Each listener accepts one connection ahead of those that have a place. When its limit is reached, the connection
-//! that could be closed first loses its place: see [`Engine::closable_at`]. Until there is one, the accepted
-//! connection waits, and others behind it wait in the kernel's queue.
+//! Accepted connections wait in one list until there is a place for them. A connection whose own address is at its limit
+//! does not hold up those behind it. When a limit is reached, the connection that could be closed first loses its
+//! place: see [`Engine::closable_at`].
 //!
 //! # Invariants
 //! - A connection that waits for the broker (a step of TLS, the check of its password) is not closed for another.
 //! - A connection is closed for another only if that one gets its place in the same call.
-//! - One turn accepts at most [`ACCEPTS_PER_TURN`] connections at each listener.
+//! - When the list is full, the newest connection of the address with the most of them is closed, or nothing more is
+//!   accepted when no address has more than an eighth of the list.
+//! - One turn calls `accept` at most [`ACCEPTS_PER_TURN`] times for each listener.
 
 use crate::command::ConnectionId;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::log_limiter::LogKind;
+use crate::mem::sort;
 use crate::requests::columns::name_of;
 use crate::requests::operator_session::OperatorSession;
 use crate::requests::request_context::Sockets;
@@ -25,14 +28,18 @@ use crate::time::{Deadline, Now};
 use super::address::{PeerAddress, Source};
 use super::operator_client::OperatorClient;
 use super::operators::Connections;
-use super::peer::{Ending, Peer, Session, Waiting};
+use super::peer::{self, Ending, Peer, Session};
 use super::peer_id::PeerId;
 use super::platform::{AcceptFailure, Accepted, ListenerId, Platform, Socket};
 use super::shared::Shared;
 use super::state::Engine;
 
-/// Connections accepted at one listener in one turn.
+/// Calls of `accept` for one listener in one turn, and connections that get a place in one turn.
 const ACCEPTS_PER_TURN: usize = 64;
+/// Accepted connections that wait for a place, if there are file descriptors for them.
+pub const WAITING_MAX: usize = 256;
+/// An address with more than this part of a full list loses its newest connection in it.
+const CROWD_PART: usize = 8;
 /// Connections of one address that have not logged in: half of `handshakes_max`, and at most this many, so that a
 /// right password waits behind at most this many wrong ones of its address.
 const PER_ADDRESS_MAX: usize = 32;
@@ -48,9 +55,12 @@ const RETRY_MS: u64 = 100;
 /// The listeners, and the connections that have not logged in.
 #[derive(Debug)]
 pub(super) struct Admission<S> {
-    listeners: Vec<Listener<S>>,
-    /// The listener whose turn it is to have the next free place.
-    next: usize,
+    listeners: Vec<Listener>,
+    /// Accepted, and without a place so far, in the order of their arrival.
+    waiting: Vec<Waiting<S>>,
+    waiting_max: usize,
+    /// The kind that had the last place of the management API: the API and metrics have them in turn.
+    last: ListenerKind,
     /// Connections that have not opened a virtual host.
     unauthenticated: Vec<ConnectionId>,
     /// Connections over TLS, before and after their login.
@@ -59,9 +69,17 @@ pub(super) struct Admission<S> {
     evicted_count: u64,
 }
 
-/// What is known of one listening socket.
+/// An accepted connection that waits for a place.
 #[derive(Debug)]
-struct Listener<S> {
+struct Waiting<S> {
+    kind: ListenerKind,
+    with_tls: bool,
+    accepted: Accepted<S>,
+}
+
+/// One listening socket.
+#[derive(Debug)]
+struct Listener {
     kind: ListenerKind,
     id: ListenerId,
     with_tls: bool,
@@ -69,8 +87,6 @@ struct Listener<S> {
     is_ready: bool,
     /// When accepting is to be tried again after the system could not.
     retry: Deadline,
-    /// Accepted, and without a place so far.
-    accepted: Option<Accepted<S>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +109,7 @@ pub(super) struct Listeners {
 }
 
 /// A limit on connections of AMQP that have not logged in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Limit {
     /// `tls_handshakes_max`.
     TlsHandshakes,
@@ -114,6 +130,15 @@ impl Limit {
             Self::All => true,
         }
     }
+
+    /// Whether a connection of this address needs a place of it.
+    fn holds_up(self, source: Source, with_tls: bool) -> bool {
+        match self {
+            Self::TlsHandshakes | Self::TlsConnections => with_tls,
+            Self::Address(other) => other == source,
+            Self::All => true,
+        }
+    }
 }
 
 /// Connections that lose their place: at most one for each limit that is reached.
@@ -122,10 +147,15 @@ type Evicted = heapless::Vec<PeerId, 4>;
 /// Bytes for each place of `handshakes_max`.
 pub(super) const PLACE_BYTES: usize = size_of::<ConnectionId>();
 
-impl<S> Listener<S> {
+/// Bytes of the list of accepted connections, with sockets of this kind.
+pub(super) const fn waiting_bytes<S>() -> usize {
+    WAITING_MAX * size_of::<Waiting<S>>()
+}
+
+impl Listener {
     /// A connection may have arrived before the first event.
     const fn new(kind: ListenerKind, id: ListenerId, with_tls: bool) -> Self {
-        Self { kind, id, with_tls, is_ready: true, retry: Deadline::NEVER, accepted: None }
+        Self { kind, id, with_tls, is_ready: true, retry: Deadline::NEVER }
     }
 
     /// Tries again what the system could not do, when its time has come.
@@ -147,7 +177,8 @@ impl<S> Listener<S> {
 }
 
 impl<S> Admission<S> {
-    pub(super) fn new(listeners: &Listeners, handshakes_max: usize) -> Self {
+    /// `waiting_max`: accepted connections that may wait for a place.
+    pub(super) fn new(listeners: &Listeners, handshakes_max: usize, waiting_max: usize) -> Self {
         let first_metrics = listeners.management.len() - listeners.metrics;
         let amqp = listeners.amqp.iter().enumerate();
         let amqp = amqp.map(|(at, tls)| Listener::new(ListenerKind::Amqp, ListenerId::Amqp(at), *tls));
@@ -158,7 +189,9 @@ impl<S> Admission<S> {
         let control = Listener::new(ListenerKind::Control, ListenerId::Control, false);
         Self {
             listeners: amqp.chain(management).chain([control]).collect(),
-            next: 0,
+            waiting: Vec::with_capacity(waiting_max),
+            waiting_max,
+            last: ListenerKind::Metrics,
             unauthenticated: Vec::with_capacity(handshakes_max),
             tls_connections: 0,
             evicted_count: 0,
@@ -173,7 +206,36 @@ impl<S> Admission<S> {
     /// Accepts nothing more, except at the control socket, and closes what waits.
     pub(super) fn stop_listening(&mut self) {
         self.listeners.retain(|listener| listener.kind == ListenerKind::Control);
-        self.next = 0;
+        self.waiting.retain(|waiting| waiting.kind == ListenerKind::Control);
+    }
+
+    /// Whether another connection can be put on the list.
+    fn has_room(&self) -> bool {
+        self.waiting.len() < self.waiting_max || self.crowd().is_some()
+    }
+
+    /// Returns the address with the most connections on the list, if those are too many.
+    fn crowd(&self) -> Option<Source> {
+        let sources = self.waiting.iter().map(|waiting| waiting.accepted.address.origin());
+        let mut sources: heapless::Vec<Source, WAITING_MAX> = sources.take(WAITING_MAX).collect();
+        sort(&mut sources);
+        let largest = sources.chunk_by(|one, next| one == next).max_by_key(|all| all.len())?;
+        (largest.len() > self.waiting_max / CROWD_PART).then_some(largest[0])
+    }
+
+    /// Appends a connection; closes the newest one of the largest address if the list is full.
+    fn push(&mut self, waiting: Waiting<S>) {
+        if self.waiting.len() >= self.waiting_max
+            && let Some(source) = self.crowd()
+        {
+            let is_of_crowd = |other: &Waiting<S>| other.accepted.address.origin() == source;
+            if is_of_crowd(&waiting) {
+                return;
+            }
+            let newest = self.waiting.iter().rposition(is_of_crowd);
+            newest.map(|at| self.waiting.remove(at));
+        }
+        self.waiting.push(waiting);
     }
 
     /// Notes that a connection has logged in and opened a virtual host.
@@ -194,67 +256,19 @@ impl<S> Admission<S> {
 }
 
 impl<P: Platform> Engine<P> {
-    /// Accepts connections and gives them places, until there are no more of either.
+    /// Accepts connections, and gives places to those that wait.
     pub(super) fn admit(&mut self) {
+        for at in 0..self.shared.admission.listeners.len() {
+            self.accept_at(at);
+        }
         for _ in 0..ACCEPTS_PER_TURN {
-            let count = self.shared.admission.listeners.len();
-            let first = self.shared.admission.next;
-            let admitted = (0..count).filter(|offset| self.admit_at((first + offset) % count)).count();
-            if admitted == 0 {
-                return;
+            let Ok((at, evicted)) = self.next_admission() else { return };
+            evicted.into_iter().for_each(|id| self.evict(id));
+            let Waiting { kind, with_tls, accepted } = self.shared.admission.waiting.remove(at);
+            let address = accepted.address;
+            if matches!(kind, ListenerKind::Api | ListenerKind::Metrics) {
+                self.shared.admission.last = kind;
             }
-        }
-    }
-
-    /// Whether [`Self::admit`] would get on now, with nothing reported and no time passing.
-    pub(super) fn may_admit(&self) -> bool {
-        self.shared.admission.listeners.iter().any(|listener| match &listener.accepted {
-            None => listener.is_ready && self.is_open(listener.kind),
-            Some(accepted) => self.place_for(listener, accepted.address).is_ok(),
-        })
-    }
-
-    /// When to call [`Self::admit`] if nothing else happens.
-    pub(super) fn admission_deadline(&self) -> Deadline {
-        let listeners = self.shared.admission.listeners.iter();
-        let deadlines = listeners.map(|listener| match &listener.accepted {
-            None => listener.retry,
-            Some(accepted) => self.place_for(listener, accepted.address).err().unwrap_or(Deadline::NEVER),
-        });
-        deadlines.fold(Deadline::NEVER, Deadline::earlier)
-    }
-
-    /// The control socket is opened when the data directory is known to be ours.
-    const fn is_open(&self, kind: ListenerKind) -> bool {
-        self.operators.is_open || !matches!(kind, ListenerKind::Control)
-    }
-
-    /// Admits one connection at this listener; `false`: none is there, or it has to wait.
-    fn admit_at(&mut self, at: usize) -> bool {
-        let now = self.shared.now;
-        let listener = &mut self.shared.admission.listeners[at];
-        listener.keep_time(now);
-        let kind = listener.kind;
-        while self.shared.admission.listeners[at].accepted.is_none() {
-            if !self.shared.admission.listeners[at].is_ready || !self.is_open(kind) {
-                return false;
-            }
-            let id = self.shared.admission.listeners[at].id;
-            match self.shared.platform.accept(id, &mut self.shared.supplies.log, now) {
-                Ok(accepted) if kind == ListenerKind::Control && !self.may_use_control(accepted.address) => {}
-                Ok(accepted) => self.shared.admission.listeners[at].accepted = Some(accepted),
-                Err(failure) => self.shared.admission.listeners[at].note_failure(failure, now),
-            }
-        }
-        let listener = &self.shared.admission.listeners[at];
-        let Some(address) = listener.accepted.as_ref().map(|accepted| accepted.address) else { return false };
-        let Ok(evicted) = self.place_for(listener, address) else { return false };
-        evicted.into_iter().for_each(|id| self.evict(id));
-        let count = self.shared.admission.listeners.len();
-        self.shared.admission.next = (at + 1) % count;
-        let listener = &mut self.shared.admission.listeners[at];
-        let with_tls = listener.with_tls;
-        if let Some(accepted) = listener.accepted.take() {
             let begun = match kind {
                 ListenerKind::Amqp => self.shared.begin_amqp(accepted, with_tls),
                 ListenerKind::Api | ListenerKind::Metrics | ListenerKind::Control => {
@@ -263,10 +277,44 @@ impl<P: Platform> Engine<P> {
             };
             if let Err(error) = begun {
                 let text = format_args!("{address}: a connection could not be set up: {error}");
-                self.shared.supplies.log.warn(now, address.source(), LogKind::Shortage, text);
+                self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
             }
         }
-        true
+    }
+
+    /// Whether [`Self::admit`] would get on now, with nothing reported and no time passing.
+    pub(super) fn may_admit(&self) -> bool {
+        let admission = &self.shared.admission;
+        let mut listeners = admission.listeners.iter();
+        listeners.any(|one| one.is_ready && self.is_open(one.kind)) && admission.has_room()
+            || self.next_admission().is_ok()
+    }
+
+    /// Returns when to call [`Self::admit`] if nothing else happens.
+    pub(super) fn admission_deadline(&self) -> Deadline {
+        let retries = self.shared.admission.listeners.iter().map(|listener| listener.retry);
+        retries.fold(self.next_admission().err().unwrap_or(Deadline::NEVER), Deadline::earlier)
+    }
+
+    /// The control socket is opened when the data directory is known to be ours.
+    const fn is_open(&self, kind: ListenerKind) -> bool {
+        self.operators.is_open || !matches!(kind, ListenerKind::Control)
+    }
+
+    fn accept_at(&mut self, at: usize) {
+        let now = self.shared.now;
+        self.shared.admission.listeners[at].keep_time(now);
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Listener { kind, id, with_tls, is_ready, .. } = self.shared.admission.listeners[at];
+            if !is_ready || !self.is_open(kind) || !self.shared.admission.has_room() {
+                return;
+            }
+            match self.shared.platform.accept(id, &mut self.shared.supplies.log, now) {
+                Ok(accepted) if kind == ListenerKind::Control && !self.may_use_control(accepted.address) => {}
+                Ok(accepted) => self.shared.admission.push(Waiting { kind, with_tls, accepted }),
+                Err(failure) => self.shared.admission.listeners[at].note_failure(failure, now),
+            }
+        }
     }
 
     /// The mode of the control socket's file lets in root and the user of the broker; the kernel is asked besides.
@@ -280,24 +328,62 @@ impl<P: Platform> Engine<P> {
         may
     }
 
-    /// Returns the connections to be closed for a new one of this address, mostly none.
+    /// Returns the next connection that gets a place, by its position on the list, and the connections to be closed for
+    /// it, mostly none.
     ///
     /// # Errors
-    /// None can be closed before this deadline, if nothing else happens.
-    fn place_for(&self, listener: &Listener<P::Socket>, address: PeerAddress) -> Result<Evicted, Deadline> {
-        match listener.kind {
-            ListenerKind::Amqp => self.place_for_amqp(address.origin(), listener.with_tls),
-            ListenerKind::Api | ListenerKind::Metrics | ListenerKind::Control => {
-                if self.free_place(listener.kind).is_some() {
-                    return Ok(Evicted::new());
+    /// Until this deadline there is none, unless something else happens.
+    fn next_admission(&self) -> Result<(usize, Evicted), Deadline> {
+        let waiting = || self.shared.admission.waiting.iter().enumerate();
+        let mut earliest = Deadline::NEVER;
+        let mut reached: heapless::Vec<Limit, 24> = heapless::Vec::new();
+        for (at, Waiting { with_tls, accepted, .. }) in
+            waiting().filter(|(_, one)| one.kind == ListenerKind::Amqp)
+        {
+            let source = accepted.address.origin();
+            if reached.iter().any(|limit| limit.holds_up(source, *with_tls)) {
+                continue;
+            }
+            match self.place_for_amqp(source, *with_tls) {
+                Ok(evicted) => return Ok((at, evicted)),
+                Err((limit, deadline)) => {
+                    earliest = earliest.earlier(deadline);
+                    // Without room to remember it, the limit is looked at again for the next connection.
+                    let _ = reached.push(limit);
                 }
-                let client = self.first_closable(self.places(listener.kind).map(PeerId::from_index))?;
-                Ok(Evicted::from_iter([client]))
             }
         }
+        for is_control in [true, false] {
+            let of_kind = waiting().filter(|(_, one)| {
+                one.kind != ListenerKind::Amqp && (one.kind == ListenerKind::Control) == is_control
+            });
+            // The address with the fewest places is next, of the kind that did not have the last one.
+            let held = |one: &Waiting<P::Socket>| {
+                let peers =
+                    self.places(one.kind).filter_map(|at| self.shared.peers.get(PeerId::from_index(at)));
+                peers.filter(|peer| peer.address.origin() == one.accepted.address.origin()).count()
+            };
+            let Some((at, next)) =
+                of_kind.min_by_key(|(at, one)| (held(one), one.kind == self.shared.admission.last, *at))
+            else {
+                continue;
+            };
+            if self.free_place(next.kind).is_some() {
+                return Ok((at, Evicted::new()));
+            }
+            match self.first_closable(self.places(next.kind).map(PeerId::from_index)) {
+                Ok(id) => return Ok((at, Evicted::from_iter([id]))),
+                Err(deadline) => earliest = earliest.earlier(deadline),
+            }
+        }
+        Err(earliest)
     }
 
-    fn place_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, Deadline> {
+    /// Returns the connections to be closed for a new one of this address.
+    ///
+    /// # Errors
+    /// The limit for which none can be closed before this deadline.
+    fn place_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
         let Shared { admission, limits, peers, broker, .. } = &self.shared;
         let ids_of = |limit: Limit| {
             let ids = admission.unauthenticated.iter().map(|id| PeerId::from(*id));
@@ -316,25 +402,36 @@ impl<P: Platform> Engine<P> {
             }
         };
         // The narrowest first: a connection that is closed for it counts for the wider ones, too.
-        let limits = [Limit::TlsHandshakes, Limit::TlsConnections, Limit::Address(source), Limit::All];
+        let all = [Limit::Address(source), Limit::TlsHandshakes, Limit::TlsConnections, Limit::All];
         let mut evicted = Evicted::new();
-        for limit in limits.into_iter().filter(|limit| is_reached(*limit)) {
+        for limit in all.into_iter().filter(|limit| is_reached(*limit)) {
             if !ids_of(limit).any(|id| evicted.contains(&id)) {
-                let is_in = evicted.push(self.first_closable(ids_of(limit))?).is_ok();
+                let id = self.first_closable(ids_of(limit)).map_err(|deadline| (limit, deadline))?;
+                let is_in = evicted.push(id).is_ok();
                 assert!(is_in, "at most one is closed for each limit");
             }
         }
         Ok(evicted)
     }
 
-    /// Returns which of these connections can be closed for another, the one that could be closed first.
+    /// Returns which of these connections is closed for another: an idle one before one with a request or an answer under
+    /// way, then the one that could be closed first.
+    ///
+    /// # Errors
+    /// None can be closed before this deadline.
     fn first_closable(&self, ids: impl Iterator<Item = PeerId>) -> Result<PeerId, Deadline> {
-        let first = ids.filter_map(|id| Some((self.closable_at(id, self.shared.peers.get(id)?), id))).min();
-        match first {
-            Some((at, id)) if at.is_due(self.shared.now) => Ok(id),
-            Some((at, _)) => Err(at),
-            None => Err(Deadline::NEVER),
+        let (mut first, mut earliest) = (None, Deadline::NEVER);
+        for id in ids {
+            let Some(peer) = self.shared.peers.get(id) else { continue };
+            let at = self.closable_at(id, peer);
+            let is_busy = matches!(&peer.session, Session::Operator(client) if !client.session.is_empty());
+            if at.is_due(self.shared.now) {
+                first = first.into_iter().chain([(is_busy, at, id)]).min();
+            } else {
+                earliest = earliest.earlier(at);
+            }
         }
+        first.map(|(_, _, id)| id).ok_or(earliest)
     }
 
     /// Returns when a connection can be closed for another one that waits.
@@ -343,13 +440,14 @@ impl<P: Platform> Engine<P> {
             Session::Amqp(session) => session.stage() == Stage::Over,
             Session::Operator(_) | Session::Bridge(_) => false,
         };
-        if is_over || peer.ending != Ending::No {
+        let is_answered = peer.ending == Ending::Flushing && matches!(peer.session, Session::Operator(_));
+        if is_over || peer.ending != Ending::No && !is_answered {
             return peer.silent_since.after_ms(0);
         }
         let has_tokens = || self.shared.worker.checks.has_tokens(self.shared.now, peer.address.origin());
         match (peer.waiting, &peer.session) {
-            (Waiting::Handshake(_), _) => Deadline::NEVER,
-            (Waiting::Worker(_), _) if has_tokens() => Deadline::NEVER,
+            (peer::Waiting::Handshake(_), _) => Deadline::NEVER,
+            (peer::Waiting::Worker(_), _) if has_tokens() => Deadline::NEVER,
             _ if !peer.has_spoken => peer.silent_since.after_ms(UNANSWERED_MS),
             (_, Session::Operator(client)) => {
                 let is_ours = client.session.awaits_disk() || client.session.waits();

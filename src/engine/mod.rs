@@ -90,6 +90,7 @@ use crate::limits::Limits;
 use crate::mem::BytePool;
 
 pub use address::PeerAddress;
+pub use admission::WAITING_MAX;
 pub use bridges::bridge_bytes;
 pub use disk::log_full;
 pub use name_lookup::{FoundAddresses, NameLookup};
@@ -109,8 +110,10 @@ pub const fn peer_bytes<S>() -> usize {
 /// Bytes of each connection that has not logged in, besides its record.
 pub const LOGIN_BYTES: usize = password_checks::LOGIN_BYTES + admission::PLACE_BYTES;
 
-/// Bytes of what is known of wrong passwords.
-pub const WRONG_PASSWORDS_BYTES: usize = password_checks::TABLES_BYTES;
+/// Bytes of the accepted connections that wait, with sockets of this kind, and of the tables of wrong passwords.
+pub const fn admission_bytes<S>() -> usize {
+    admission::waiting_bytes::<S>() + password_checks::TABLES_BYTES
+}
 
 /// Bytes of a connection over TLS, if all its connections are of that kind.
 pub fn tls_reserved_bytes(connections: usize) -> usize {

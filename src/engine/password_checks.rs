@@ -5,8 +5,8 @@
 //! an address without tokens wait; a right password costs no token.
 //!
 //! # Invariants
-//! - The address with the fewest wrong passwords of late has the next check; of one address the oldest login.
-//! - A password that was wrong for the same user lately is refused without a check.
+//! - The address with the most tokens has the next check; of one address the oldest login.
+//! - One of the last [`WRONG_KEPT`] wrong passwords is refused without a check when it comes again for its user.
 //! - Whether a user exists makes no difference here.
 //! - Every table has a fixed size.
 
@@ -21,8 +21,7 @@ use crate::token_bucket::{NS_PER_MS, TokenBucket};
 use super::address::{PeerAddress, Source};
 use super::peer_id::PeerId;
 
-/// Addresses whose wrong passwords are counted. When there are more, the one that may send the most again is
-/// forgotten.
+/// Addresses whose wrong passwords are counted. When there are more, the one with the most tokens is removed.
 const ADDRESSES_KEPT: usize = 128;
 /// Wrong passwords that are refused without a check.
 const WRONG_KEPT: usize = 64;
@@ -51,7 +50,7 @@ pub struct Login {
     pub(super) check: Box<PasswordCheck>,
 }
 
-/// The queue, and the wrong passwords of late.
+/// The queue, and the last wrong passwords.
 #[derive(Debug)]
 pub(super) struct PasswordChecks {
     /// In the order of arrival, at most one of each peer.
@@ -74,7 +73,7 @@ impl PasswordChecks {
         }
     }
 
-    /// Returns whether this password was wrong for this user lately; what it is compared with has not changed.
+    /// Returns whether this password is one of the last wrong ones, compared with the same hash of the same user.
     pub(super) fn is_known_wrong(&self, check: &PasswordCheck) -> bool {
         self.wrong.contains(&self.digest(check))
     }

@@ -35,6 +35,8 @@ pub struct Setup {
     pub limits: Limits,
     /// What peers are told of the broker.
     pub identity: Identity,
+    /// Accepted connections that may wait for a place, at most [`WAITING_MAX`](crate::WAITING_MAX).
+    pub waiting_max: usize,
     /// Listeners for AMQP, by their places: whether whoever comes in there speaks TLS.
     pub listeners: Vec<bool>,
     /// Listeners of the management API and behind them those for metrics, by their places: whether whoever comes in
@@ -95,7 +97,7 @@ impl<P: Platform> Engine<P> {
             now: Now::from_ms(0),
             stopping: None,
             platform,
-            admission: Admission::new(&listeners, limits.handshakes_max as usize),
+            admission: Admission::new(&listeners, limits.handshakes_max as usize, setup.waiting_max),
             peers: Peers::with_capacity(connections),
             lists: Lists::with_capacity(peers),
             supplies: Supplies {

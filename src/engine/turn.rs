@@ -3,7 +3,7 @@
 //! A turn does the same things in the same order, and everything it does is bounded:
 //!
 //! ```text
-//! poll ─ what the disk did ─ admission ─ read and apply ─ worker ─ who is put out ─ timers
+//! poll ─ what the disk did ─ read and apply ─ admission ─ worker ─ who is put out ─ timers
 //!      ─ the operator's orders ─ jobs ─ deliver ─ write ─ to the disk ─ who waited for room
 //!      ─ who waited for a job ─ close ─ who waited for the stash ─ idle memory goes back
 //! ```
@@ -61,8 +61,8 @@ impl<P: Platform> Engine<P> {
     /// The disk failed: nothing more becomes durable, and the process must end.
     pub fn turn(&mut self) -> io::Result<()> {
         self.take_from_disk()?;
-        self.admit();
         self.read();
+        self.admit();
         self.run_worker();
         self.put_out();
         self.keep_time();

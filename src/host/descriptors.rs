@@ -5,6 +5,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
+use crate::engine::WAITING_MAX;
 use crate::limits::CONTROL_CLIENTS_MAX;
 use crate::store::FileDisk;
 
@@ -14,19 +15,22 @@ use super::start_error::StartError;
 /// open for a moment: certificates, the configuration, the service manager's socket.
 const OWN: u64 = 20;
 
-/// Returns the number of connections for which there are descriptors, at most `connections_max`, and raises the
-/// process's own limit as far as the system allows.
+/// Returns the number of connections for which there are descriptors, at most `connections_max`, and of accepted ones
+/// that may wait besides. Raises the process's own limit as far as the system allows. When there are too few, a third is
+/// for connections that wait.
 ///
 /// # Errors
 /// There is no descriptor for a single connection.
-pub(super) fn connections(config: &Config) -> Result<u32, StartError> {
+pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
     let others = others(config);
-    let wanted = others + u64::from(config.limits.connections_max);
+    let wanted = others + u64::from(config.limits.connections_max) + WAITING_MAX as u64;
     let allowed = raise_to(wanted);
     if allowed >= wanted {
-        return Ok(config.limits.connections_max);
+        return Ok((config.limits.connections_max, WAITING_MAX));
     }
-    let connections = u32::try_from(allowed.saturating_sub(others)).unwrap_or(u32::MAX);
+    let left = allowed.saturating_sub(others);
+    let waiting = (left / 3).clamp(1, WAITING_MAX as u64);
+    let connections = u32::try_from(left.saturating_sub(waiting)).unwrap_or(u32::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { allowed, wanted });
     }
@@ -36,19 +40,18 @@ pub(super) fn connections(config: &Config) -> Result<u32, StartError> {
          `ulimit -n`)",
         config.limits.connections_max
     );
-    Ok(connections)
+    Ok((connections, waiting as usize))
 }
 
-/// Descriptors of everything but connections. Each listener holds one accepted connection that waits.
+/// Descriptors of everything but connections.
 fn others(config: &Config) -> u64 {
     let listeners = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
     let links = config.limits.bridge_links();
     let management = match config.management.len() + config.management_tls.len() + config.metrics.len() {
         0 => 0,
-        listeners => 2 * listeners + config.limits.management_clients_max as usize,
+        listeners => listeners + config.limits.management_clients_max as usize,
     };
-    OWN + (2 * listeners + links + CONTROL_CLIENTS_MAX + 1 + management + 2 * FileDisk::DESCRIPTORS_MAX)
-        as u64
+    OWN + (listeners + links + CONTROL_CLIENTS_MAX + management + 2 * FileDisk::DESCRIPTORS_MAX) as u64
 }
 
 /// Raises the process's limit to `wanted` if it is lower and that is allowed; what it is then.

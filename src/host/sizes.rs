@@ -60,7 +60,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         policy_bytes: broker::POLICY_BYTES,
         parameter_bytes: broker::PARAMETER_BYTES,
         login_bytes: engine::LOGIN_BYTES,
-        wrong_passwords_bytes: engine::WRONG_PASSWORDS_BYTES,
+        admission_bytes: engine::admission_bytes::<Socket>(),
         unacknowledged_bytes: broker::DELIVERY_BYTES,
         control_bytes: requests::operator_session::OPERATOR_SESSION_BYTES
             + engine::peer_bytes::<Socket>() * (CONTROL_CLIENTS_MAX + MANAGEMENT_CLIENTS_MOST)

@@ -35,7 +35,8 @@ impl EventLoop {
         let mut config = config.clone();
         let table = fit(&mut config)?;
         let mut limits = config.limits.clone();
-        limits.connections_max = descriptors::connections(&config)?;
+        let waiting_max;
+        (limits.connections_max, waiting_max) = descriptors::connections(&config)?;
         let mut poll = Poll::new().map_err(|error| StartError::System("create an epoll instance", error))?;
         let signals = signals::open(&mut poll, SIGNAL, &[SIGTERM, SIGINT])?;
         let hangups = signals::open(&mut poll, HANGUP, &[SIGHUP])?;
@@ -52,6 +53,7 @@ impl EventLoop {
         let setup = Setup {
             limits: limits.clone(),
             identity: identity(&config),
+            waiting_max,
             listeners: listeners.iter().map(|listener| listener.with_tls).collect(),
             tls_links: config.tls_links(),
             certificates: CertificateState::of(certificates.as_ref()),

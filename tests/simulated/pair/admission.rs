@@ -180,6 +180,29 @@ fn a_hundred_addresses_with_wrong_passwords_keep_nobody_out() {
     }
 }
 
+/// One address sends the protocol header and nothing more, or a wrong password, on many connections at once, and again
+/// when they are closed. Other addresses do not wait for it.
+#[test]
+fn many_connections_of_one_address_do_not_hold_up_another() {
+    const CROWD: [u8; 4] = [198, 51, 7, 7];
+    let header = |world: &mut World, _| {
+        let manners = Manners { silence: Silence::AfterHeader, ..Manners::default() };
+        world.connect_from(manners, Shape::WIDE, CROWD)
+    };
+    let wrong = |world: &mut World, number| wrong_password(world, number, CROWD);
+    for join in [header, wrong] {
+        for (handshakes_max, count) in [(8, 50), (8, 300), (64, 300)] {
+            let mut crowd = Crowd::new(handshakes_max, count, join);
+            crowd.pass_ms(500);
+            for last in 0..3 {
+                let (client, took_ms) = crowd.log_in([127, 0, 1, last], "guest");
+                assert!(took_ms <= 500, "{count} connections, {handshakes_max} places: {took_ms} ms");
+                crowd.world.lose(client);
+            }
+        }
+    }
+}
+
 /// A fleet behind one address (NAT, or containers) returns at once. All log in, and none is closed.
 #[test]
 fn two_hundred_clients_of_one_address_log_in_at_once() {

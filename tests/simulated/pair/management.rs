@@ -197,6 +197,41 @@ fn silent_clients_and_slow_ones_lose_their_place_to_those_that_wait() {
     }
 }
 
+/// Clients of one address that send half a request, or nothing, do not hold up another address for longer than the first
+/// of them keeps its place.
+#[test]
+fn a_crowd_of_one_address_does_not_hold_up_another() {
+    for most in [1, 2, 8] {
+        let mut world = World::new(Limits { management_clients_max: most, ..small_limits() });
+        for round in 0..3 {
+            for _ in 0..100 {
+                let client = world.connect_management(Shape::WIDE, HOME);
+                world.operator(client).write_up(HALF);
+            }
+            world.run();
+            let other = world.connect_management(Shape::WIDE, AWAY);
+            world.operator(other).write_up(get("/api/none", "").as_bytes());
+            world.pass_ms(1_600);
+            assert_eq!(status(&ask(&mut world, other, "")), "401", "{most} places, round {round}");
+        }
+    }
+}
+
+/// A client that reads a long answer for more than 8 s keeps its place while another one is idle.
+#[test]
+fn an_idle_client_is_closed_before_one_that_reads_its_answer() {
+    let mut world = World::new(Limits { management_clients_max: 2, ..small_limits() });
+    let narrow = Shape { down_room: 300, ..Shape::WIDE };
+    let reads = world.connect_management(narrow, HOME);
+    world.operator(reads).write_up(get("/api/overview", GUEST).as_bytes());
+    world.pass_ms(9_000);
+    let idle = world.connect_management(Shape::WIDE, HOME);
+    assert_eq!(status(&ask(&mut world, idle, &get("/api/whoami", GUEST))), "200");
+    let other = world.connect_management(Shape::WIDE, AWAY);
+    assert_eq!(status(&ask(&mut world, other, &get("/api/none", ""))), "401");
+    assert_eq!((is_held(&world, reads), is_held(&world, idle)), (true, false));
+}
+
 /// A request that is coming in, and an answer that is being read, are not cut short at once.
 #[test]
 fn a_client_that_has_just_begun_keeps_its_place_for_a_moment() {

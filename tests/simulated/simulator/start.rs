@@ -106,6 +106,7 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
     memory.helpers = helpers;
     let setup = Setup {
         limits,
+        waiting_max: 64,
         identity: leveret::session::Identity::default(),
         listeners: vec![false],
         tls_links: 0,

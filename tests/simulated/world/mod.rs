@@ -35,7 +35,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use leveret::broker::{Broker, Gauges};
-use leveret::engine::{Engine, ListenerId, PeerAddress, Setup, StoreDriver};
+use leveret::engine::{Engine, ListenerId, PeerAddress, Setup, StoreDriver, WAITING_MAX};
 use leveret::limits::Limits;
 use leveret::password::PasswordHash;
 use leveret::requests::request_context::{Endurance, Machine, Process, StoreView};
@@ -136,6 +136,7 @@ impl World {
         broker.begin_users(Some(("guest", GUEST)));
         let setup = Setup {
             limits: limits.clone(),
+            waiting_max: WAITING_MAX,
             identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
             listeners: vec![false],
             tls_links: 0,

@@ -153,7 +153,7 @@ impl Limits {
                 "allocator",
                 "definitions",
                 "crl",
-                "wrong passwords",
+                "admission",
             ];
             !fixed.contains(&line.key)
         });
@@ -284,7 +284,7 @@ mod tests {
         policy_bytes: 1800,
         parameter_bytes: 2700,
         login_bytes: 1000,
-        wrong_passwords_bytes: 3_000,
+        admission_bytes: 20_000,
         unacknowledged_bytes: 72,
         scratch_bytes: 300_000,
         store_bytes: 4_000_000,

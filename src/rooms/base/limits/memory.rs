@@ -138,8 +138,8 @@ pub struct RecordSizes {
     pub parameter_bytes: usize,
     /// A connection that has not logged in, besides its record: its password, while that waits for its check.
     pub login_bytes: usize,
-    /// The tables of addresses that sent wrong passwords.
-    pub wrong_passwords_bytes: usize,
+    /// The list of accepted connections that wait, and the tables of wrong passwords.
+    pub admission_bytes: usize,
     /// A delivery that is not settled, with its place in the tag table.
     pub unacknowledged_bytes: usize,
     /// Buffers that sessions and broker have once.
@@ -415,7 +415,7 @@ impl Limits {
                 "patterns of permissions, policies",
             ),
             line("handshakes_max", self.handshakes_max.into(), sizes.login_bytes, logins),
-            line("wrong passwords", 1, sizes.wrong_passwords_bytes, "addresses that sent wrong passwords"),
+            line("admission", 1, sizes.admission_bytes, "accepted connections that wait; wrong passwords"),
         ]
     }
 
