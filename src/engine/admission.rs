@@ -46,6 +46,8 @@ const PER_ADDRESS_MAX: usize = 32;
 /// A connection to which the broker has not answered anything yet can be closed for another after this time: its
 /// client has not sent a complete first message.
 const UNANSWERED_MS: u64 = 100;
+/// The same for another connection of its own address: many programs that start on one machine wait for each other.
+const UNANSWERED_OF_ADDRESS_MS: u64 = 1_000;
 /// A connection that has been answered and has not logged in can be closed for another when it has been silent for
 /// this time since the last answer. A microcontroller needs up to 2 s for a step of TLS.
 const SILENT_MS: u64 = 3_000;
@@ -371,7 +373,7 @@ impl<P: Platform> Engine<P> {
             if self.free_place(next.kind).is_some() {
                 return Ok((at, Evicted::new()));
             }
-            match self.first_closable(self.places(next.kind).map(PeerId::from_index)) {
+            match self.first_closable(self.places(next.kind).map(PeerId::from_index), UNANSWERED_MS) {
                 Ok(id) => return Ok((at, Evicted::from_iter([id]))),
                 Err(deadline) => earliest = earliest.earlier(deadline),
             }
@@ -406,7 +408,12 @@ impl<P: Platform> Engine<P> {
         let mut evicted = Evicted::new();
         for limit in all.into_iter().filter(|limit| is_reached(*limit)) {
             if !ids_of(limit).any(|id| evicted.contains(&id)) {
-                let id = self.first_closable(ids_of(limit)).map_err(|deadline| (limit, deadline))?;
+                let unanswered_ms = match limit {
+                    Limit::Address(_) => UNANSWERED_OF_ADDRESS_MS,
+                    Limit::TlsHandshakes | Limit::TlsConnections | Limit::All => UNANSWERED_MS,
+                };
+                let closable = self.first_closable(ids_of(limit), unanswered_ms);
+                let id = closable.map_err(|deadline| (limit, deadline))?;
                 let is_in = evicted.push(id).is_ok();
                 assert!(is_in, "at most one is closed for each limit");
             }
@@ -419,11 +426,15 @@ impl<P: Platform> Engine<P> {
     ///
     /// # Errors
     /// None can be closed before this deadline.
-    fn first_closable(&self, ids: impl Iterator<Item = PeerId>) -> Result<PeerId, Deadline> {
+    fn first_closable(
+        &self,
+        ids: impl Iterator<Item = PeerId>,
+        unanswered_ms: u64,
+    ) -> Result<PeerId, Deadline> {
         let (mut first, mut earliest) = (None, Deadline::NEVER);
         for id in ids {
             let Some(peer) = self.shared.peers.get(id) else { continue };
-            let at = self.closable_at(id, peer);
+            let at = self.closable_at(id, peer, unanswered_ms);
             let is_busy = matches!(&peer.session, Session::Operator(client) if !client.session.is_empty());
             if at.is_due(self.shared.now) {
                 first = first.into_iter().chain([(is_busy, at, id)]).min();
@@ -434,8 +445,9 @@ impl<P: Platform> Engine<P> {
         first.map(|(_, _, id)| id).ok_or(earliest)
     }
 
-    /// Returns when a connection can be closed for another one that waits.
-    fn closable_at(&self, id: PeerId, peer: &Peer<P::Socket>) -> Deadline {
+    /// Returns when a connection can be closed for another one that waits; `unanswered_ms` after it was accepted if it has
+    /// not been answered.
+    fn closable_at(&self, id: PeerId, peer: &Peer<P::Socket>, unanswered_ms: u64) -> Deadline {
         let is_over = match &peer.session {
             Session::Amqp(session) => session.stage() == Stage::Over,
             Session::Operator(_) | Session::Bridge(_) => false,
@@ -448,7 +460,7 @@ impl<P: Platform> Engine<P> {
         match (peer.waiting, &peer.session) {
             (peer::Waiting::Handshake(_), _) => Deadline::NEVER,
             (peer::Waiting::Worker(_), _) if has_tokens() => Deadline::NEVER,
-            _ if !peer.has_spoken => peer.silent_since.after_ms(UNANSWERED_MS),
+            _ if !peer.has_spoken => peer.silent_since.after_ms(unanswered_ms),
             (_, Session::Operator(client)) => {
                 let is_ours = client.session.awaits_disk() || client.session.waits();
                 let holds_files = self.operators.holder == Some(id);
