@@ -11,8 +11,8 @@
 //! # Invariants
 //! - A connection that waits for the broker (a step of TLS, the check of its password) is not closed for another.
 //! - A connection is closed for another only if that one gets its place in the same call.
-//! - When the list is full, the newest connection of the address with the most of them is closed, or nothing more is
-//!   accepted when no address has more than an eighth of the list.
+//! - When the list is full, the oldest connection of the address with the most of them is closed: its client has most
+//!   likely gone. Nothing more is accepted when no address has more than an eighth of the list.
 //! - One turn calls `accept` at most [`ACCEPTS_PER_TURN`] times for each listener.
 
 use crate::command::ConnectionId;
@@ -38,7 +38,7 @@ use super::state::Engine;
 const ACCEPTS_PER_TURN: usize = 64;
 /// Accepted connections that wait for a place, if there are file descriptors for them.
 pub const WAITING_MAX: usize = 256;
-/// An address with more than this part of a full list loses its newest connection in it.
+/// An address with more than this part of a full list loses its oldest connection in it.
 const CROWD_PART: usize = 8;
 /// Connections of one address that have not logged in: half of `handshakes_max`, and at most this many, so that a
 /// right password waits behind at most this many wrong ones of its address.
@@ -225,17 +225,13 @@ impl<S> Admission<S> {
         (largest.len() > self.waiting_max / CROWD_PART).then_some(largest[0])
     }
 
-    /// Appends a connection; closes the newest one of the largest address if the list is full.
+    /// Appends a connection; closes the oldest one of the largest address if the list is full.
     fn push(&mut self, waiting: Waiting<S>) {
         if self.waiting.len() >= self.waiting_max
             && let Some(source) = self.crowd()
         {
-            let is_of_crowd = |other: &Waiting<S>| other.accepted.address.origin() == source;
-            if is_of_crowd(&waiting) {
-                return;
-            }
-            let newest = self.waiting.iter().rposition(is_of_crowd);
-            newest.map(|at| self.waiting.remove(at));
+            let oldest = self.waiting.iter().position(|other| other.accepted.address.origin() == source);
+            oldest.map(|at| self.waiting.remove(at));
         }
         self.waiting.push(waiting);
     }
