@@ -48,8 +48,7 @@ const PER_ADDRESS_MAX: usize = 32;
 const UNANSWERED_MS: u64 = 100;
 /// The same for another connection of its own address: many programs that start on one machine wait for each other.
 const UNANSWERED_OF_ADDRESS_MS: u64 = 1_000;
-/// A connection that has been answered and has not logged in can be closed for another when it has been silent for
-/// this time since the last answer. A microcontroller needs up to 2 s for a step of TLS.
+/// A connection that has been answered and has not logged in can be closed for another this time after the last answer. A microcontroller needs up to 2 s for a step of TLS.
 const SILENT_MS: u64 = 3_000;
 /// Time until accepting is tried again when the system could not, in milliseconds.
 const RETRY_MS: u64 = 100;
@@ -62,7 +61,7 @@ pub(super) struct Admission<S> {
     waiting: Vec<Waiting<S>>,
     waiting_max: usize,
     /// The kind that had the last place of the management API: the API and metrics have them in turn.
-    last: ListenerKind,
+    last: OperatorKind,
     /// Connections that have not opened a virtual host.
     unauthenticated: Vec<ConnectionId>,
     /// Connections over TLS, before and after their login.
@@ -94,10 +93,17 @@ struct Listener {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum ListenerKind {
     Amqp,
+    Operator(OperatorKind),
+}
+
+/// What a client comes for that the broker has no record of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum OperatorKind {
     /// The management API, with a login.
     Api,
     /// Metrics without a login.
     Metrics,
+    /// The control socket.
     Control,
 }
 
@@ -133,7 +139,17 @@ impl Limit {
         }
     }
 
-    /// Whether a connection of this address needs a place of it.
+    /// Returns the key to raise.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::TlsHandshakes => "tls_handshakes_max",
+            Self::TlsConnections => "tls_connections_max",
+            Self::Address(_) => "half of handshakes_max for one address, and 32 at most",
+            Self::All => "handshakes_max or connections_max",
+        }
+    }
+
+    /// Whether the limit, when it is reached, keeps a connection of this address from a place.
     fn holds_up(self, source: Source, with_tls: bool) -> bool {
         match self {
             Self::TlsHandshakes | Self::TlsConnections => with_tls,
@@ -143,8 +159,10 @@ impl Limit {
     }
 }
 
-/// Connections that lose their place: at most one for each limit that is reached.
-type Evicted = heapless::Vec<PeerId, 4>;
+const CONTROL: ListenerKind = ListenerKind::Operator(OperatorKind::Control);
+
+/// Connections that lose their place, each with the limit that is reached: at most one for each limit.
+type Evicted = heapless::Vec<(PeerId, &'static str), 4>;
 
 /// Bytes for each place of `handshakes_max`.
 pub(super) const PLACE_BYTES: usize = size_of::<ConnectionId>();
@@ -167,12 +185,11 @@ impl Listener {
         }
     }
 
-    /// Only an empty queue ends the readiness. A connection that failed by itself was taken out of the queue, so the
-    /// next is tried at once; a shortage of the system is tried again after [`RETRY_MS`].
+    /// Accepting is tried again at once after a connection failed, and after [`RETRY_MS`] when the system could not.
     const fn note_failure(&mut self, failure: AcceptFailure, now: Now) {
         match failure {
-            AcceptFailure::Nobody => self.is_ready = false,
-            AcceptFailure::Newcomer => {}
+            AcceptFailure::Empty => self.is_ready = false,
+            AcceptFailure::Connection => {}
             AcceptFailure::System => (self.is_ready, self.retry) = (false, now.after_ms(RETRY_MS)),
         }
     }
@@ -185,15 +202,15 @@ impl<S> Admission<S> {
         let amqp = listeners.amqp.iter().enumerate();
         let amqp = amqp.map(|(at, tls)| Listener::new(ListenerKind::Amqp, ListenerId::Amqp(at), *tls));
         let management = listeners.management.iter().enumerate().map(|(at, tls)| {
-            let kind = if at < first_metrics { ListenerKind::Api } else { ListenerKind::Metrics };
-            Listener::new(kind, ListenerId::Management(at), *tls)
+            let kind = if at < first_metrics { OperatorKind::Api } else { OperatorKind::Metrics };
+            Listener::new(ListenerKind::Operator(kind), ListenerId::Management(at), *tls)
         });
-        let control = Listener::new(ListenerKind::Control, ListenerId::Control, false);
+        let control = Listener::new(CONTROL, ListenerId::Control, false);
         Self {
             listeners: amqp.chain(management).chain([control]).collect(),
             waiting: Vec::with_capacity(waiting_max),
             waiting_max,
-            last: ListenerKind::Metrics,
+            last: OperatorKind::Metrics,
             unauthenticated: Vec::with_capacity(handshakes_max),
             tls_connections: 0,
             evicted_count: 0,
@@ -207,16 +224,16 @@ impl<S> Admission<S> {
 
     /// Accepts nothing more, except at the control socket, and closes what waits.
     pub(super) fn stop_listening(&mut self) {
-        self.listeners.retain(|listener| listener.kind == ListenerKind::Control);
-        self.waiting.retain(|waiting| waiting.kind == ListenerKind::Control);
+        self.listeners.retain(|listener| listener.kind == CONTROL);
+        self.waiting.retain(|waiting| waiting.kind == CONTROL);
     }
 
-    /// Whether another connection can be put on the list.
+    /// Whether another connection can be appended to the list.
     fn has_room(&self) -> bool {
         self.waiting.len() < self.waiting_max || self.crowd().is_some()
     }
 
-    /// Returns the address with the most connections on the list, if those are too many.
+    /// Returns the address with the most connections on the list, if it has more than its part.
     fn crowd(&self) -> Option<Source> {
         let sources = self.waiting.iter().map(|waiting| waiting.accepted.address.origin());
         let mut sources: heapless::Vec<Source, WAITING_MAX> = sources.take(WAITING_MAX).collect();
@@ -261,17 +278,12 @@ impl<P: Platform> Engine<P> {
         }
         for _ in 0..ACCEPTS_PER_TURN {
             let Ok((at, evicted)) = self.next_admission() else { return };
-            evicted.into_iter().for_each(|id| self.evict(id));
+            evicted.into_iter().for_each(|(id, limit)| self.evict(id, limit));
             let Waiting { kind, with_tls, accepted } = self.shared.admission.waiting.remove(at);
             let address = accepted.address;
-            if matches!(kind, ListenerKind::Api | ListenerKind::Metrics) {
-                self.shared.admission.last = kind;
-            }
             let begun = match kind {
                 ListenerKind::Amqp => self.shared.begin_amqp(accepted, with_tls),
-                ListenerKind::Api | ListenerKind::Metrics | ListenerKind::Control => {
-                    self.begin_operator(kind, accepted, with_tls)
-                }
+                ListenerKind::Operator(kind) => self.begin_operator(kind, accepted, with_tls),
             };
             if let Err(error) = begun {
                 let text = format_args!("{address}: a connection could not be set up: {error}");
@@ -296,7 +308,7 @@ impl<P: Platform> Engine<P> {
 
     /// The control socket is opened when the data directory is known to be ours.
     const fn is_open(&self, kind: ListenerKind) -> bool {
-        self.operators.is_open || !matches!(kind, ListenerKind::Control)
+        self.operators.is_open || !matches!(kind, CONTROL)
     }
 
     fn accept_at(&mut self, at: usize) {
@@ -308,7 +320,7 @@ impl<P: Platform> Engine<P> {
                 return;
             }
             match self.shared.platform.accept(id, &mut self.shared.supplies.log, now) {
-                Ok(accepted) if kind == ListenerKind::Control && !self.may_use_control(accepted.address) => {}
+                Ok(accepted) if kind == CONTROL && !self.may_use_control(accepted.address) => {}
                 Ok(accepted) => self.shared.admission.push(Waiting { kind, with_tls, accepted }),
                 Err(failure) => self.shared.admission.listeners[at].note_failure(failure, now),
             }
@@ -330,13 +342,30 @@ impl<P: Platform> Engine<P> {
     /// it, mostly none.
     ///
     /// # Errors
-    /// Until this deadline there is none, unless something else happens.
+    /// The deadline until which none gets a place, unless something else happens.
     fn next_admission(&self) -> Result<(usize, Evicted), Deadline> {
-        let waiting = || self.shared.admission.waiting.iter().enumerate();
+        let ways = [
+            self.next_amqp(),
+            self.next_operator(|kind| kind == OperatorKind::Control),
+            self.next_operator(|kind| kind != OperatorKind::Control),
+        ];
+        let mut earliest = Deadline::NEVER;
+        for next in ways {
+            match next {
+                Ok(found) => return Ok(found),
+                Err(deadline) => earliest = earliest.earlier(deadline),
+            }
+        }
+        Err(earliest)
+    }
+
+    /// As [`Self::next_admission`], of the clients of AMQP: the first for which no limit is reached, or can be met.
+    fn next_amqp(&self) -> Result<(usize, Evicted), Deadline> {
         let mut earliest = Deadline::NEVER;
         let mut reached: heapless::Vec<Limit, 24> = heapless::Vec::new();
+        let waiting = self.shared.admission.waiting.iter().enumerate();
         for (at, Waiting { with_tls, accepted, .. }) in
-            waiting().filter(|(_, one)| one.kind == ListenerKind::Amqp)
+            waiting.filter(|(_, one)| one.kind == ListenerKind::Amqp)
         {
             let source = accepted.address.origin();
             if reached.iter().any(|limit| limit.holds_up(source, *with_tls)) {
@@ -351,36 +380,36 @@ impl<P: Platform> Engine<P> {
                 }
             }
         }
-        for is_control in [true, false] {
-            let of_kind = waiting().filter(|(_, one)| {
-                one.kind != ListenerKind::Amqp && (one.kind == ListenerKind::Control) == is_control
-            });
-            // The address with the fewest places is next, of the kind that did not have the last one.
-            let held = |one: &Waiting<P::Socket>| {
-                let peers =
-                    self.places(one.kind).filter_map(|at| self.shared.peers.get(PeerId::from_index(at)));
-                peers.filter(|peer| peer.address.origin() == one.accepted.address.origin()).count()
-            };
-            let Some((at, next)) =
-                of_kind.min_by_key(|(at, one)| (held(one), one.kind == self.shared.admission.last, *at))
-            else {
-                continue;
-            };
-            if self.free_place(next.kind).is_some() {
-                return Ok((at, Evicted::new()));
-            }
-            match self.first_closable(self.places(next.kind).map(PeerId::from_index), UNANSWERED_MS) {
-                Ok(id) => return Ok((at, Evicted::from_iter([id]))),
-                Err(deadline) => earliest = earliest.earlier(deadline),
-            }
-        }
         Err(earliest)
+    }
+
+    /// As [`Self::next_admission`], of the operator's clients of these kinds, which share places: one of the address with
+    /// the fewest places, and of the kind that did not have the last one.
+    fn next_operator(&self, is_of: fn(OperatorKind) -> bool) -> Result<(usize, Evicted), Deadline> {
+        let waiting = self.shared.admission.waiting.iter().enumerate();
+        let waiting = waiting.filter_map(|(at, one)| match one.kind {
+            ListenerKind::Operator(kind) if is_of(kind) => Some((at, kind, one.accepted.address.origin())),
+            _ => None,
+        });
+        let held = |kind, source| {
+            let peers = self.places(kind).filter_map(|id| self.shared.peers.get(id));
+            peers.filter(|peer| peer.address.origin() == source).count()
+        };
+        let next = waiting.min_by_key(|(at, kind, source)| {
+            (held(*kind, *source), *kind == self.shared.admission.last, *at)
+        });
+        let Some((at, kind, _)) = next else { return Err(Deadline::NEVER) };
+        if self.free_place(kind).is_some() {
+            return Ok((at, Evicted::new()));
+        }
+        let id = self.first_closable(self.places(kind), UNANSWERED_MS)?;
+        Ok((at, Evicted::from_iter([(id, "management_clients_max")])))
     }
 
     /// Returns the connections to be closed for a new one of this address.
     ///
     /// # Errors
-    /// The limit for which none can be closed before this deadline.
+    /// The limit that is reached, and the deadline before which no connection can be closed for it.
     fn place_for_amqp(&self, source: Source, with_tls: bool) -> Result<Evicted, (Limit, Deadline)> {
         let Shared { admission, limits, peers, broker, .. } = &self.shared;
         let ids_of = |limit: Limit| {
@@ -403,14 +432,14 @@ impl<P: Platform> Engine<P> {
         let all = [Limit::Address(source), Limit::TlsHandshakes, Limit::TlsConnections, Limit::All];
         let mut evicted = Evicted::new();
         for limit in all.into_iter().filter(|limit| is_reached(*limit)) {
-            if !ids_of(limit).any(|id| evicted.contains(&id)) {
+            if !ids_of(limit).any(|id| evicted.iter().any(|(other, _)| *other == id)) {
                 let unanswered_ms = match limit {
                     Limit::Address(_) => UNANSWERED_OF_ADDRESS_MS,
                     Limit::TlsHandshakes | Limit::TlsConnections | Limit::All => UNANSWERED_MS,
                 };
                 let closable = self.first_closable(ids_of(limit), unanswered_ms);
                 let id = closable.map_err(|deadline| (limit, deadline))?;
-                let is_in = evicted.push(id).is_ok();
+                let is_in = evicted.push((id, limit.key())).is_ok();
                 assert!(is_in, "at most one is closed for each limit");
             }
         }
@@ -421,7 +450,7 @@ impl<P: Platform> Engine<P> {
     /// way, then the one that could be closed first.
     ///
     /// # Errors
-    /// None can be closed before this deadline.
+    /// The deadline before which none can be closed.
     fn first_closable(
         &self,
         ids: impl Iterator<Item = PeerId>,
@@ -456,7 +485,7 @@ impl<P: Platform> Engine<P> {
         match (peer.waiting, &peer.session) {
             (peer::Waiting::Handshake(_), _) => Deadline::NEVER,
             (peer::Waiting::Worker(_), _) if has_tokens() => Deadline::NEVER,
-            _ if !peer.has_spoken => peer.silent_since.after_ms(unanswered_ms),
+            _ if !peer.has_sent => peer.silent_since.after_ms(unanswered_ms),
             (_, Session::Operator(client)) => {
                 let is_ours = client.session.awaits_disk() || client.session.waits();
                 let holds_files = self.operators.holder == Some(id);
@@ -466,45 +495,46 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Closes a connection whose place another one gets.
-    fn evict(&mut self, id: PeerId) {
-        self.shared.admission.evicted_count += u64::from(id.connection().is_some());
-        if let Some(peer) = self.shared.peers.get(id) {
-            let address = peer.address;
-            let limits = match id.connection() {
-                Some(_) => "handshakes_max, tls_handshakes_max, tls_connections_max, connections_max",
-                None => "management_clients_max",
-            };
-            let text = format_args!("{address}: closed before its login, for another connection ({limits})");
-            if id.connection().is_some() {
-                self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
-            } else {
-                log::debug!("{address}: its place goes to another client ({limits})");
-            }
+    /// Closes a connection whose place another one gets, because this limit is reached.
+    fn evict(&mut self, id: PeerId, limit: &str) {
+        let Some(peer) = self.shared.peers.get(id) else { return };
+        let address = peer.address;
+        if id.connection().is_some() {
+            self.shared.admission.evicted_count += 1;
+            let text = format_args!(
+                "{address}: closed before its login, for another connection that waits: the limit is reached ({limit})"
+            );
+            self.shared.supplies.log.warn(self.shared.now, address.source(), LogKind::Shortage, text);
+        } else {
+            log::debug!("{address}: closed for another client that waits ({limit})");
         }
         self.shared.end_now(id);
         self.close();
     }
 
     /// The places of clients of this kind. Clients of the API and of metrics share theirs.
-    fn places(&self, kind: ListenerKind) -> core::ops::Range<usize> {
+    fn places(&self, kind: OperatorKind) -> impl Iterator<Item = PeerId> + use<P> {
+        self.place_range(kind).map(PeerId::from_index)
+    }
+
+    fn place_range(&self, kind: OperatorKind) -> core::ops::Range<usize> {
         match kind {
-            ListenerKind::Control => 0..CONTROL_CLIENTS_MAX,
-            ListenerKind::Amqp | ListenerKind::Api | ListenerKind::Metrics => {
+            OperatorKind::Control => 0..CONTROL_CLIENTS_MAX,
+            OperatorKind::Api | OperatorKind::Metrics => {
                 let most = self.shared.limits.management_clients_max as usize;
                 CONTROL_CLIENTS_MAX..CONTROL_CLIENTS_MAX + most
             }
         }
     }
 
-    fn free_place(&self, kind: ListenerKind) -> Option<PeerId> {
-        self.shared.peers.place_apart(self.places(kind))
+    fn free_place(&self, kind: OperatorKind) -> Option<PeerId> {
+        self.shared.peers.place_apart(self.place_range(kind))
     }
 
     /// Begins with a client of the management API, of metrics or of the control socket.
     fn begin_operator(
         &mut self,
-        kind: ListenerKind,
+        kind: OperatorKind,
         accepted: Accepted<P::Socket>,
         with_tls: bool,
     ) -> std::io::Result<()> {
@@ -512,10 +542,13 @@ impl<P: Platform> Engine<P> {
         let Accepted { mut socket, address } = accepted;
         self.shared.platform.register(&mut socket, id)?;
         let session = match kind {
-            ListenerKind::Control | ListenerKind::Amqp => OperatorSession::default(),
-            ListenerKind::Metrics => OperatorSession::for_metrics(),
-            ListenerKind::Api => OperatorSession::of_network(address.is_loopback()),
+            OperatorKind::Control => OperatorSession::default(),
+            OperatorKind::Metrics => OperatorSession::for_metrics(),
+            OperatorKind::Api => OperatorSession::of_network(address.is_loopback()),
         };
+        if kind != OperatorKind::Control {
+            self.shared.admission.last = kind;
+        }
         let client = OperatorClient::new(session, self.shared.now);
         self.shared.lists.deadlines.lower(id, client.deadline());
         let mut peer = Peer::new(socket, address, Session::Operator(client), self.shared.now);

@@ -20,10 +20,11 @@ const ANSWER_MS: u64 = 120_000;
 /// How long a client may take to read metrics: a program reads them and waits no longer than that, as Prometheus
 /// does.
 const METRICS_ANSWER_MS: u64 = 30_000;
-/// A request may take so long to come in, and an answer to be read, before the client can be closed for another one:
-/// long enough for the page over a slow link.
-pub(super) const UNDISTURBED_REQUEST_MS: u64 = 1_500;
-const UNDISTURBED_ANSWER_MS: u64 = 8_000;
+/// Time for a request to come in before the client can be closed for another one.
+const REQUEST_KEPT_MS: u64 = 1_500;
+/// Time for an upload to come in, and for an answer to be read, before the client can be closed for another one: long
+/// enough for the page over a slow link.
+const ANSWER_KEPT_MS: u64 = 8_000;
 
 /// Returns how many things there can be of those whose rates the management API tells.
 pub fn sampled_places(limits: &Limits) -> SampledPlaces {
@@ -62,6 +63,16 @@ impl Operators {
     }
 }
 
+/// What has begun and is not over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Exchange {
+    None,
+    Request,
+    /// A request whose body is longer than a request buffer.
+    Upload,
+    Answer,
+}
+
 /// What is spoken with one client.
 #[derive(Debug)]
 pub(super) struct OperatorClient {
@@ -71,13 +82,8 @@ pub(super) struct OperatorClient {
     pub(super) idle_at: Deadline,
     /// A request that has begun must be whole by then, and an answer that has begun must be taken.
     pub(super) exchange_at: Deadline,
-    /// A request or an answer has begun.
-    is_going_on: bool,
-    /// It is an answer.
-    is_answering: bool,
-    /// It is a request with a long body, which has more time.
-    is_uploading: bool,
-    /// From then on it can be closed for another client.
+    exchange: Exchange,
+    /// When it can be closed for another client that waits.
     pub(super) closable_at: Deadline,
 }
 
@@ -88,10 +94,8 @@ impl OperatorClient {
             has_ended: false,
             idle_at: now.after_ms(IDLE_MS),
             exchange_at: Deadline::NEVER,
-            is_going_on: false,
-            is_answering: false,
-            is_uploading: false,
-            closable_at: now.after_ms(UNDISTURBED_REQUEST_MS),
+            exchange: Exchange::None,
+            closable_at: now.after_ms(REQUEST_KEPT_MS),
         }
     }
 
@@ -102,26 +106,29 @@ impl OperatorClient {
     /// Sets the deadlines anew after something was read, handled or written. Clients of the control socket have no
     /// limit for a request or an answer as a whole.
     pub(super) fn keep_exchange_time(&mut self, now: Now) {
-        let was_going_on = core::mem::replace(&mut self.is_going_on, !self.session.is_empty());
-        let is_going_on = self.is_going_on;
-        let (is_answering, is_uploading) = (self.session.has_output(), self.session.is_uploading());
-        let was = (self.is_answering, self.is_uploading);
-        if is_going_on && !(was_going_on && was == (is_answering, is_uploading)) {
-            let (exchange_ms, undisturbed_ms) = match is_answering {
-                true if self.session.is_for_metrics() => (METRICS_ANSWER_MS, UNDISTURBED_ANSWER_MS),
-                true => (ANSWER_MS, UNDISTURBED_ANSWER_MS),
-                false if is_uploading => (ANSWER_MS, UNDISTURBED_ANSWER_MS),
-                false => (REQUEST_MS, UNDISTURBED_REQUEST_MS),
-            };
-            if self.session.is_of_network() {
-                self.exchange_at = now.after_ms(exchange_ms);
-            }
-            self.closable_at = now.after_ms(undisturbed_ms);
-        } else if was_going_on && !is_going_on {
-            self.exchange_at = Deadline::NEVER;
-            self.closable_at = now.after_ms(0);
+        let exchange = match (self.session.is_empty(), self.session.has_output(), self.session.is_uploading())
+        {
+            (true, ..) => Exchange::None,
+            (false, true, _) => Exchange::Answer,
+            (false, false, true) => Exchange::Upload,
+            (false, false, false) => Exchange::Request,
+        };
+        if core::mem::replace(&mut self.exchange, exchange) == exchange {
+            return;
         }
-        (self.is_answering, self.is_uploading) = (is_answering, is_uploading);
+        let (exchange_ms, kept_ms) = match exchange {
+            Exchange::None => {
+                (self.exchange_at, self.closable_at) = (Deadline::NEVER, now.after_ms(0));
+                return;
+            }
+            Exchange::Request => (REQUEST_MS, REQUEST_KEPT_MS),
+            Exchange::Answer if self.session.is_for_metrics() => (METRICS_ANSWER_MS, ANSWER_KEPT_MS),
+            Exchange::Answer | Exchange::Upload => (ANSWER_MS, ANSWER_KEPT_MS),
+        };
+        if self.session.is_of_network() {
+            self.exchange_at = now.after_ms(exchange_ms);
+        }
+        self.closable_at = now.after_ms(kept_ms);
     }
 
     /// Notes that the client got on, or waits for the broker.

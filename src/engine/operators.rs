@@ -37,7 +37,7 @@ const READ_BYTES: usize = 16 << 10;
 impl<P: Platform> Engine<P> {
     /// Reads once, and handles one request.
     pub(super) fn read_operator(&mut self, id: PeerId) {
-        let Some(Peer { stream, session: Session::Operator(client), address, has_spoken, .. }) =
+        let Some(Peer { stream, session: Session::Operator(client), address, has_sent, .. }) =
             self.shared.peers.get_mut(id)
         else {
             return;
@@ -57,7 +57,7 @@ impl<P: Platform> Engine<P> {
             client.session.take(&self.shared.scratch.input[..taken]);
             client.has_ended |= got.end && taken == got.len;
             if taken > 0 {
-                *has_spoken = true;
+                *has_sent = true;
                 client.note_progress(now);
             }
             client.keep_exchange_time(now);

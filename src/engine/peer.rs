@@ -179,12 +179,12 @@ pub(super) struct Peer<S> {
     pub(super) ending: Ending,
     /// The answer that waits for the disk.
     pub(super) held: Option<(Outcome, ReplyOrder)>,
-    /// The peer holds a handshake place.
+    /// It has not logged in and opened a virtual host.
     pub(super) shaking_hands: bool,
     /// When the broker last answered it before its login, or when it was accepted.
     pub(super) silent_since: Now,
-    /// A client of AMQP has been answered, or one of the management API or the control socket has sent something.
-    pub(super) has_spoken: bool,
+    /// Its first message has arrived: a client of AMQP has been answered, an operator's client has sent something.
+    pub(super) has_sent: bool,
     /// Deliveries wait and its socket has taken nothing: so long that may last.
     pub(super) write_stall: Deadline,
     /// When the peer, which waits for room, is to be asked whether it wants to leave.
@@ -236,7 +236,7 @@ impl<S: Socket> Peer<S> {
             held: None,
             shaking_hands: false,
             silent_since: now,
-            has_spoken: false,
+            has_sent: false,
             write_stall: Deadline::NEVER,
             leave_due: Deadline::NEVER,
             leave_seen: None,

@@ -75,7 +75,7 @@ impl<S> Peers<S> {
             self.places.push(None);
         }
         let before = self.places[id.index()].replace(peer);
-        assert!(before.is_none(), "the place of a newcomer is empty");
+        assert!(before.is_none(), "the place of a new peer is empty");
     }
 
     pub(super) fn take(&mut self, id: impl Into<PeerId>) -> Option<Peer<S>> {

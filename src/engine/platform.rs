@@ -85,14 +85,14 @@ pub struct Readiness {
     pub is_error: bool,
 }
 
-/// Why nobody could be accepted.
+/// Why no connection was accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AcceptFailure {
-    /// Nobody is waiting to be accepted.
-    Nobody,
-    /// The newcomer has gone, cannot be reached or was turned away; the next may be there.
-    Newcomer,
-    /// The system cannot, whoever is there.
+    /// No connection waits to be accepted.
+    Empty,
+    /// This connection failed or was closed; the next may be there.
+    Connection,
+    /// The system cannot accept any.
     System,
 }
 

@@ -68,7 +68,7 @@ impl<P: Platform> Shared<P> {
     pub(super) fn take_shaken(&mut self, id: PeerId, since: Now, shaken: Shaken) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.waiting = Waiting::No;
-        (peer.has_spoken, peer.silent_since) = (true, self.now);
+        (peer.has_sent, peer.silent_since) = (true, self.now);
         let waited_ms = self.now.ms_since(since);
         if let Session::Amqp(session) = &mut peer.session {
             session.postpone(waited_ms);

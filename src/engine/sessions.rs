@@ -135,7 +135,7 @@ impl<P: Platform> Shared<P> {
     pub(super) fn after_write(&mut self, id: PeerId, count: usize) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         if peer.shaking_hands && count > 0 {
-            (peer.has_spoken, peer.silent_since) = (true, self.now);
+            (peer.has_sent, peer.silent_since) = (true, self.now);
         }
         if peer.waiting == Waiting::Replies && count > 0 {
             self.resume(id);

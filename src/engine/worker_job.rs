@@ -110,7 +110,7 @@ pub(super) struct WorkerQueue {
     /// When the job under way was given out.
     pub(super) given: Now,
     pub(super) tickets: u64,
-    /// Passwords, in an order of their own.
+    /// Logins that wait for the check of their password.
     pub(super) checks: PasswordChecks,
     /// Handshakes of TLS, first come first served.
     pub(super) shakes: VecDeque<Shake>,

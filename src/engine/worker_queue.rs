@@ -80,7 +80,9 @@ impl<P: Platform> Shared<P> {
             let (from, check_ms) = (login.from, self.now.ms_since(self.worker.given));
             self.worker.checks.note_wrong(self.now, login, check_ms);
             if !self.worker.checks.has_tokens(self.now, from.origin()) {
-                let text = format_args!("{from}: so many wrong passwords that its logins have to wait");
+                let text = format_args!(
+                    "{from}: its logins wait after many wrong passwords: look there for a program with an old password"
+                );
                 self.supplies.log.warn(self.now, from.source(), LogKind::Login, text);
             }
         }

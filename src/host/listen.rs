@@ -239,7 +239,7 @@ impl Listener {
     ) -> Result<Accepted<Socket>, AcceptFailure> {
         if !self.is_listening {
             // epoll reports a hang-up for a TCP socket that does not listen.
-            return Err(AcceptFailure::Nobody);
+            return Err(AcceptFailure::Empty);
         }
         let error = match self.listener.accept() {
             Ok((socket, address)) => return Ok(Accepted { socket, address }),
@@ -251,7 +251,7 @@ impl Listener {
             limiter.warn(now, LogSource::Anybody, LogKind::Shortage, text);
             // It is said before anybody looks whether somebody is there.
             let turned_away = spare.turn_away(&self.listener);
-            return Err(turned_away.map_or_else(|error| failure_of(&error), |()| AcceptFailure::Newcomer));
+            return Err(turned_away.map_or_else(|error| failure_of(&error), |()| AcceptFailure::Connection));
         }
         let failure = failure_of(&error);
         if failure == AcceptFailure::System {
@@ -498,7 +498,7 @@ fn set_options(socket: &RawSocket, limits: &Limits) -> io::Result<()> {
 /// On Linux accept() also says what has become of the connection meanwhile, which it takes out of the queue.
 pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
     match Errno::from_io_error(error) {
-        Some(Errno::WOULDBLOCK) => AcceptFailure::Nobody,
+        Some(Errno::WOULDBLOCK) => AcceptFailure::Empty,
         Some(
             Errno::INTR
             | Errno::CONNABORTED
@@ -511,7 +511,7 @@ pub(super) fn failure_of(error: &io::Error) -> AcceptFailure {
             | Errno::HOSTDOWN
             | Errno::HOSTUNREACH
             | Errno::NONET,
-        ) => AcceptFailure::Newcomer,
+        ) => AcceptFailure::Connection,
         _ => AcceptFailure::System,
     }
 }
@@ -540,8 +540,8 @@ mod tests {
     #[test]
     fn a_shortage_is_no_sign_that_nobody_is_there() {
         let of = |errno: Errno| failure_of(&errno.into());
-        assert_eq!(of(Errno::AGAIN), AcceptFailure::Nobody);
-        assert_eq!(of(Errno::PROTO), AcceptFailure::Newcomer);
+        assert_eq!(of(Errno::AGAIN), AcceptFailure::Empty);
+        assert_eq!(of(Errno::PROTO), AcceptFailure::Connection);
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::PERM] {
             assert_eq!(of(errno), AcceptFailure::System);
         }

@@ -175,7 +175,7 @@ impl System {
     }
 
     fn accept_control(&self, limiter: &mut LogLimiter, now: Now) -> Result<Accepted<Socket>, AcceptFailure> {
-        let Some(listener) = &self.control_listener else { return Err(AcceptFailure::Nobody) };
+        let Some(listener) = &self.control_listener else { return Err(AcceptFailure::Empty) };
         listener.accept().map(|(socket, address)| Accepted { socket, address }).map_err(|error| {
             let failure = failure_of(&error);
             if failure == AcceptFailure::System {

@@ -306,7 +306,7 @@ mod tests {
             policy_bytes: broker::POLICY_BYTES,
             parameter_bytes: broker::PARAMETER_BYTES,
             login_bytes: 1_076,
-            admission_bytes: 19_968,
+            admission_bytes: 14_848,
             unacknowledged_bytes: broker::DELIVERY_BYTES,
             scratch_bytes: broker::buffer_bytes(frame, limits.messages_max as usize)
                 + limits.output_buffer_bytes as usize,

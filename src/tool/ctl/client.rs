@@ -161,7 +161,9 @@ impl Client {
         let mut pending = Vec::new();
         loop {
             let mut head = Vec::new();
-            self.read_line(&mut head)?;
+            if self.read_line(&mut head)? == 0 {
+                return Err(broken(&io::ErrorKind::UnexpectedEof.into()));
+            }
             let digits = core::str::from_utf8(head.trim_ascii()).map_err(|_| nonsense())?;
             let length =
                 usize::from_str_radix(digits, 16).ok().filter(|length| *length as u64 <= LINE_BYTES_MAX);
@@ -203,7 +205,8 @@ fn broken(error: &io::Error) -> Failure {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
             Failure::new(
                 UNAVAILABLE,
-                "Error: the broker hung up: it is stopping, or you are neither root nor its user",
+                "Error: the broker closed the connection: it is stopping, this command was idle for 8 s while others \
+                 waited for its place, or you are neither root nor its user",
             )
         }
         _ => Failure::new(UNAVAILABLE, format!("Error: the broker cannot be heard: {error}")),

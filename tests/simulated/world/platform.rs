@@ -314,7 +314,7 @@ impl Platform for Memory {
     ) -> Result<Accepted<LineEnd>, AcceptFailure> {
         let next = self.arrivals.iter().position(|(other, _)| *other == listener);
         let next = next.and_then(|at| self.arrivals.remove(at));
-        next.map(|(_, visitor)| visitor).ok_or(AcceptFailure::Nobody)
+        next.map(|(_, visitor)| visitor).ok_or(AcceptFailure::Empty)
     }
 
     fn register(&mut self, socket: &mut LineEnd, peer: PeerId) -> io::Result<()> {

@@ -31,7 +31,7 @@ WRONG = wire.method(0, "connection.start-ok", client_properties={}, mechanism="P
                     locale="en_US")
 
 
-class Door:
+class Server:
     """A broker of one board, with a plain port and one for TLS."""
 
     def __init__(self, board: str, folder: Path) -> None:
@@ -63,7 +63,7 @@ class Door:
             peer.close()
             raise
 
-    def __enter__(self) -> "Door":
+    def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,8 +97,8 @@ class Crowd:
     """One silent connection from each of these addresses, which connects again as soon as it is closed. Each sends a
     byte of `words` a second."""
 
-    def __init__(self, door: Door, kind: str, sources: List[str], words: bytes = b"") -> None:
-        self.door, self.kind, self.sources, self.words = door, kind, sources, words
+    def __init__(self, server: Server, kind: str, sources: List[str], words: bytes = b"") -> None:
+        self.server, self.kind, self.sources, self.words = server, kind, sources, words
         self.stopping = threading.Event()
         self.made = 0
         self.thread = threading.Thread(target=self._keep, daemon=True)
@@ -116,7 +116,7 @@ class Crowd:
             for at, source in enumerate(self.sources):
                 if members[at] is None:
                     with contextlib.suppress(OSError):
-                        peer = self.door.dial(self.kind, source)
+                        peer = self.server.dial(self.kind, source)
                         peer.setblocking(False)
                         members[at] = (peer, 0)
                         self.made += 1
@@ -152,23 +152,23 @@ def is_gone(peer: socket.socket) -> bool:
 
 
 @contextlib.contextmanager
-def door_of(board: str) -> Iterator[Door]:
+def server_of(board: str) -> Iterator[Server]:
     """A broker of this board, that must be alive at the end."""
-    with tempfile.TemporaryDirectory(prefix="leveret-door-") as folder, Door(board, Path(folder)) as door:
+    with tempfile.TemporaryDirectory(prefix="leveret-admission-") as folder, Server(board, Path(folder)) as server:
         try:
-            yield door
-            assert door.broker.alive(), "the broker ended"
+            yield server
+            assert server.broker.alive(), "the broker ended"
         except BaseException:
-            print(door.broker.log()[-2000:])
+            print(server.broker.log()[-2000:])
             raise
 
 
-def served(door: Door, kind: str, source: str, patience: float, user: str = "guest", password: str = "guest") -> float:
+def login_time(server: Server, kind: str, source: str, patience: float, user: str = "guest", password: str = "guest") -> float:
     """How long it takes a client to come in; it comes again when it is hung up on, as clients do."""
     began = time.monotonic()
     while True:
         try:
-            client = door.client(kind, source, user, password)
+            client = server.client(kind, source, user, password)
         except (Closed, OSError, ssl.SSLError) as why:
             assert time.monotonic() - began < patience, f"{source} did not get in over {kind} in {patience} s: {why!r}"
             time.sleep(0.02)
@@ -183,10 +183,10 @@ def silent_addresses(board: str) -> None:
     """Eighty addresses connect and stay silent, at the plain port or at the port for TLS: another client logs in
     within five seconds at either."""
     for crowded in ("plain", "tls"):
-        with door_of(board) as door:
-            crowd = Crowd(door, crowded, CROWD)
+        with server_of(board) as server:
+            crowd = Crowd(server, crowded, CROWD)
             try:
-                slowest = max(served(door, kind, OTHER, LOGIN_S) for _ in range(3) for kind in ("plain", "tls"))
+                slowest = max(login_time(server, kind, OTHER, LOGIN_S) for _ in range(3) for kind in ("plain", "tls"))
             finally:
                 crowd.end()
             print(f"# {board}, {crowded}: {crowd.made} came, the slowest login took {slowest * 1000:.0f} ms")
@@ -196,21 +196,21 @@ def byte_a_second() -> None:
     """Five hundred connections send a byte a second: clients that are connected lose no message and no heartbeat, and a
     login takes five seconds at most."""
     for crowded, words in (("plain", wire.PROTOCOL_HEADER), ("tls", first_flight())):
-        with door_of("generic") as door:
-            publisher, consumer = door.client("plain", OTHER), door.client("plain", OTHER)
+        with server_of("generic") as server:
+            publisher, consumer = server.client("plain", OTHER), server.client("plain", OTHER)
             for client in (publisher, consumer):
                 client.open()
             publisher.call(1, "queue.declare", queue="q")
             consumer.call(1, "basic.consume", queue="q", no_ack=True)
-            beating = Client(door.broker.address, heartbeat=2)
-            crowd = Crowd(door, crowded, CROWD[:1] * 250 + CROWD[1:51] * 5, words)
+            beating = Client(server.broker.address, heartbeat=2)
+            crowd = Crowd(server, crowded, CROWD[:1] * 250 + CROWD[1:51] * 5, words)
             try:
                 slowest = 0.0
                 for number in range(10):
                     publisher.publish(1, "", "q", b"%d" % number)
                     assert consumer.expect("basic.deliver").body == b"%d" % number
                     beating.send(HEARTBEAT)
-                    slowest = max(slowest, *(served(door, kind, OTHER, LOGIN_S) for kind in ("plain", "tls")))
+                    slowest = max(slowest, *(login_time(server, kind, OTHER, LOGIN_S) for kind in ("plain", "tls")))
                     time.sleep(0.5)
                     beating.send(HEARTBEAT)
                 assert not closed(beating), "its heartbeats were not read"
@@ -233,32 +233,32 @@ def closed(client: Client) -> bool:
 def ends_with_fin() -> None:
     """Clients that connect, or log in, and close their socket without another word do not slow the logins of others."""
 
-    def logins(door: Door) -> int:
+    def logins(server: Server) -> int:
         count, until = 0, time.monotonic() + 2.0
         while time.monotonic() < until:
-            door.client("plain", OTHER).close()
+            server.client("plain", OTHER).close()
             count += 1
         return count
 
     for logs_in in (False, True):
-        with door_of("generic") as door:
-            alone = logins(door)
+        with server_of("generic") as server:
+            alone = logins(server)
             ended = multiprocessing.Value("i", 0)
 
             def come() -> None:
                 while True:
                     with contextlib.suppress(OSError, Closed):
                         if logs_in:
-                            door.client("plain", CROWD[0]).drop()
+                            server.client("plain", CROWD[0]).drop()
                         else:
-                            door.dial("plain", CROWD[0]).close()
+                            server.dial("plain", CROWD[0]).close()
                         ended.value += 1
 
             # In a process of its own, so that both clients do not share one interpreter.
             other = multiprocessing.get_context("fork").Process(target=come, daemon=True)
             other.start()
             try:
-                beside = logins(door)
+                beside = logins(server)
             finally:
                 other.kill()
                 other.join()
@@ -268,30 +268,30 @@ def ends_with_fin() -> None:
 
 def silent_control_clients() -> None:
     """Connections to the control socket that are silent lose their place to `leveretctl`."""
-    with door_of("generic") as door, contextlib.ExitStack() as stack:
+    with server_of("generic") as server, contextlib.ExitStack() as stack:
         for _ in range(20):
             peer = stack.enter_context(socket.socket(socket.AF_UNIX))
-            peer.connect(str(door.broker.data_dir / "ctl.sock"))
+            peer.connect(str(server.broker.data_dir / "ctl.sock"))
         began = time.monotonic()
-        door.broker.ctl("status")
+        server.broker.ctl("status")
         assert time.monotonic() - began < LOGIN_S, f"leveretctl took {time.monotonic() - began:.1f} s"
 
 
 def slow_hello() -> None:
     """A fleet of slow devices returns at once over TLS. A device needs 0.3 s before its first message and 1 s for each
     further step, and tries again 2 s after it was closed. All log in."""
-    with door_of("pi-zero-w") as door:
+    with server_of("pi-zero-w") as server:
         clients: List[Client] = []
 
         def come(source: str) -> None:
             until = time.monotonic() + patience(30)
             while time.monotonic() < until:
                 try:
-                    peer = door.dial("tls", source)
+                    peer = server.dial("tls", source)
                     time.sleep(0.3)
-                    slow = door.context.wrap_socket(peer)
+                    slow = server.context.wrap_socket(peer)
                     time.sleep(1.0)
-                    clients.append(Client(door.broker.address, connected=slow))
+                    clients.append(Client(server.broker.address, connected=slow))
                     return
                 except (OSError, ssl.SSLError, Closed):
                     time.sleep(2.0)
@@ -311,7 +311,7 @@ def many_behind_one(board: str) -> None:
     in, and none is hung up on."""
     limits = {"router-64": (50, 6), "router-128": (110, 12), "pi-zero-w": (200, 24), "generic": (200, 48)}
     for kind, count in zip(("plain", "tls"), limits[board]):
-        with door_of(board) as door:
+        with server_of(board) as server:
             barrier = threading.Barrier(count)
             clients: List[Client] = []
             accidents: List[BaseException] = []
@@ -319,7 +319,7 @@ def many_behind_one(board: str) -> None:
             def come() -> None:
                 try:
                     barrier.wait()
-                    clients.append(door.client(kind, OTHER))
+                    clients.append(server.client(kind, OTHER))
                 except BaseException as accident:
                     accidents.append(accident)
 
@@ -328,7 +328,7 @@ def many_behind_one(board: str) -> None:
                 thread.start()
             for thread in threads:
                 thread.join(patience(60))
-            status = door.broker.ctl("status")
+            status = server.broker.ctl("status")
             for client in clients:
                 client.drop()
             assert len(clients) == count, f"{len(clients)} of {count} got in over {kind}: {accidents[:3]}"
@@ -337,18 +337,18 @@ def many_behind_one(board: str) -> None:
 
 def slow_but_honest() -> None:
     """While there are places, one that takes two seconds for each step keeps its time."""
-    with door_of("router-64") as door:
-        peers = [door.dial("plain", source) for source in CROWD[:3]]
+    with server_of("router-64") as server:
+        peers = [server.dial("plain", source) for source in CROWD[:3]]
         for peer in peers:
             peer.sendall(wire.PROTOCOL_HEADER)
-        slow = door.dial("plain", OTHER)
+        slow = server.dial("plain", OTHER)
         time.sleep(2.0)
         slow.sendall(wire.PROTOCOL_HEADER[:4])
         time.sleep(2.0)
         slow.sendall(wire.PROTOCOL_HEADER[4:])
-        served(door, "plain", CROWD[3], LOGIN_S)
+        login_time(server, "plain", CROWD[3], LOGIN_S)
         time.sleep(2.5)
-        Client.__init__(SlowClient.__new__(SlowClient), door.broker.address, connected=slow)
+        Client.__init__(SlowClient.__new__(SlowClient), server.broker.address, connected=slow)
         for peer in [*peers, slow]:
             peer.close()
 
@@ -365,8 +365,8 @@ class SlowClient(Client):
 class Sprayer:
     """A program that sends wrong passwords as fast as it can, on several sockets."""
 
-    def __init__(self, door: Door, source: str, response: Callable[[int], str], sockets: int = 20) -> None:
-        self.door, self.source, self.response = door, source, response
+    def __init__(self, server: Server, source: str, response: Callable[[int], str], sockets: int = 20) -> None:
+        self.server, self.source, self.response = server, source, response
         self.stopping = threading.Event()
         self.sent = 0
         self.threads = [threading.Thread(target=self._work, args=(at, sockets), daemon=True) for at in range(sockets)]
@@ -377,7 +377,7 @@ class Sprayer:
     def _work(self, number: int, step: int) -> None:
         while not self.stopping.is_set():
             try:
-                peer = self.door.dial("plain", self.source)
+                peer = self.server.dial("plain", self.source)
             except OSError:
                 continue
             with peer, contextlib.suppress(OSError):
@@ -405,22 +405,22 @@ SPRAYS: Dict[str, Callable[[int], str]] = {
 
 
 def wrong_passwords_next_door(board: str) -> None:
-    """Forty right logins of forty, by either door, while another program at the same address sends wrong passwords
+    """Forty right logins of forty, by either server, while another program at the same address sends wrong passwords
     without end: of one that never logged in before, too."""
     for spray, response in SPRAYS.items():
-        with door_of(board) as door:
+        with server_of(board) as server:
             for user in ("known", "honest"):
-                door.broker.ctl("add_user", user, "right")
-                door.broker.ctl("set_permissions", user, ".*", ".*", ".*")
-            door.client("plain", OTHER, "known", "right").close()
-            sprayer = Sprayer(door, OTHER, response)
+                server.broker.ctl("add_user", user, "right")
+                server.broker.ctl("set_permissions", user, ".*", ".*", ".*")
+            server.client("plain", OTHER, "known", "right").close()
+            sprayer = Sprayer(server, OTHER, response)
             try:
                 with ThreadPoolExecutor(4) as pool:
-                    ask = [pool.submit(served, door, ("plain", "tls")[number % 2], OTHER, LOGIN_S, "known", "right")
+                    ask = [pool.submit(served, server, ("plain", "tls")[number % 2], OTHER, LOGIN_S, "known", "right")
                            for number in range(40)]
                     plain, tls = (max(asked.result() for asked in ask[at::2]) for at in range(2))
-                first = served(door, "tls", OTHER, LOGIN_S, "honest", "right")
-                other = served(door, "plain", "127.0.0.10", LOGIN_S)
+                first = login_time(server, "tls", OTHER, LOGIN_S, "honest", "right")
+                other = login_time(server, "plain", "127.0.0.10", LOGIN_S)
             finally:
                 sprayer.end()
             print(f"# {board}, {spray}: {sprayer.sent} wrong ones; 40 right ones took {plain * 1000:.0f} ms at most "
@@ -443,5 +443,5 @@ def cases() -> Dict[str, Callable[[], None]]:
     for board in ("router-64", "router-128", "pi-zero-w", "generic"):
         made[f"many-behind-one-{board}"] = lambda board=board: many_behind_one(board)
     for board in ("router-64", "generic"):
-        made[f"wrong-passwords-next-door-{board}"] = lambda board=board: wrong_passwords_next_door(board)
+        made[f"wrong-passwords-next-server-{board}"] = lambda board=board: wrong_passwords_next_door(board)
     return made
