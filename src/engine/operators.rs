@@ -157,8 +157,8 @@ impl<P: Platform> Engine<P> {
         process.connections_made = self.shared.peers.connections_made();
         process.confirmed = self.shared.supplies.pools.confirmed();
         process.handshakes_evicted = self.shared.admission.evicted_count();
-        process.is_store_damaged =
-            self.store.as_mut().is_some_and(|store| store.keeper.log_mut().is_damaged());
+        process.has_refused_reads =
+            self.store.as_mut().is_some_and(|store| store.keeper.log_mut().has_refused_reads());
         let CertificateState { is_shut, end_s } = self.shared.worker.certificates;
         process.is_tls_shut = is_shut;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));

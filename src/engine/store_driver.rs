@@ -165,7 +165,7 @@ impl StoreDriver {
         context: &mut Context<'_>,
         outcome: ReadOutcome,
     ) -> Option<Read> {
-        match (core::mem::replace(&mut self.reading, Reading::Nothing), outcome) {
+        let next = match (core::mem::replace(&mut self.reading, Reading::Nothing), outcome) {
             (Reading::Cleaning, ReadOutcome::Clean(done)) => {
                 self.keeper.log_mut().clean_read_done(done);
                 None
@@ -178,7 +178,9 @@ impl StoreDriver {
             }
             // One read is under way at a time, and whose it is stands until it is back.
             _ => unreachable!("what comes back is what was asked for"),
-        }
+        };
+        broker.note_lost_messages(context);
+        next
     }
 
     /// Puts what was read into its queue, as far as there is memory for it.

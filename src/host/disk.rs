@@ -18,9 +18,7 @@ use crate::engine::{First, StoreDriver, log_full, restore};
 use crate::journal::Journal;
 use crate::limits::SEGMENTS_MIN;
 use crate::password::{GUEST, PasswordHash};
-use crate::store::{
-    self, Access, FileDisk, Format, Log, OpenError, Report, Settings, Unopened, Write, WriteDone,
-};
+use crate::store::{self, Access, FileDisk, Format, Log, OpenError, Report, Settings, Write, WriteDone};
 use crate::time::Now;
 
 use super::directory;
@@ -80,7 +78,7 @@ pub(super) fn open(
     let record_bytes_max = log.space().record_bytes_max() as u64;
     context.journal_mut().start(log.life(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
-    restore(broker, &mut context, &log, &mut files, report.access, first, START)
+    restore(broker, &mut context, &log, &mut files, (report.access, report.losses), first, START)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
     log_first_user(config, broker, access);
     let driver = StoreDriver::new(log, config.limits.frame_max as usize);
@@ -117,6 +115,7 @@ fn settings(config: &Config, directory: &Path) -> Settings {
     let limit = store.disk_limit_bytes.unwrap_or_else(|| auto_limit(directory));
     Settings {
         upgrade: false,
+        checks_all: false,
         format: Format::NEWEST,
         segment_bytes: limits.segment_bytes,
         commit_bytes: limits.commit_bytes_max,
@@ -195,47 +194,22 @@ fn tell(report: &Report, directory: &Path) {
             log::warn!("{}: {why}", directory.display());
         }
     }
-    if report.is_lost {
+    for line in report.found_losses() {
         log::error!(
-            "{0}: the store is lost: no queue and no message of it can be read; it begins anew, beside what \
-             is left (`leveret inspect {0}` says more)",
+            "{0}: {line}; the rest is served, `leveret inspect {0}` says what of it can be read",
             directory.display()
         );
     }
-    for Unopened { name, why, .. } in &report.unopened {
-        log::error!(
-            "{}: the file {name} cannot be opened ({why}): it is not used, what it held is missing, the rest \
-             is served; move away what stands there, or see to the card (e2fsck)",
+    if report.losses.is_alarm() {
+        log::warn!(
+            "{}: this damage, or earlier damage, is an alarm until `leveretctl acknowledge_damage`",
             directory.display()
-        );
-    }
-    if let Some((slot, at)) = report.refused.first() {
-        log::error!(
-            "{}: the disk refuses to read {} blocks, the first at byte {at} of segment file {slot:08}: what \
-             lies in them is missing, the rest is served; see to the card",
-            directory.display(),
-            report.refused.len()
-        );
-    }
-    if report.newest_gone {
-        log::error!(
-            "{}: the newest segment file is not there, nor the file newest: if this is a copy of a store, it \
-             is not all of it; the rest is served",
-            directory.display()
-        );
-    }
-    for part in &report.set_aside {
-        log::error!(
-            "{0}: bytes {1} to {2} of segment file {3:08} are set aside; `leveret inspect {0}` says more",
-            directory.display(),
-            part.from,
-            part.to,
-            part.slot
         );
     }
     if report.footers_missing > 0 {
         log::warn!(
-            "{}: {} full segment files have no good end; if it is damaged, messages may be missing",
+            "{}: {} full segment files have no footer, as a power cut may leave them; if one was damaged, messages may be \
+             missing",
             directory.display(),
             report.footers_missing
         );
@@ -253,14 +227,6 @@ fn tell(report: &Report, directory: &Path) {
 
 /// What became of transactions that no commit holds, and that had no time to be written to their end.
 fn log_groups(report: &Report, directory: &Path) {
-    if report.groups_damaged > 0 {
-        log::error!(
-            "{}: {} large transactions that a power cut ended are damaged, and a part of them may be there: \
-             see to the card",
-            directory.display(),
-            report.groups_damaged
-        );
-    }
     if report.groups_undone > 0 {
         log::warn!(
             "{}: {} large transactions that a power cut ended have not happened, and nobody was told that \

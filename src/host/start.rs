@@ -226,7 +226,7 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         message_size_max: config.limits.message_size_max,
         connections_made: 0,
         confirmed: 0,
-        is_store_damaged: false,
+        has_refused_reads: false,
         certificates_end: None,
         is_tls_shut: false,
         are_definitions_unread: false,

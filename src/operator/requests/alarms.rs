@@ -17,7 +17,7 @@ use super::wear::Wear;
 /// How long publishers may wait for a log that compaction can free before that is an alarm, in milliseconds.
 const COMPACTION_MS: u64 = 10_000;
 /// The most alarms at once.
-const ALARMS_MAX: usize = 14;
+const ALARMS_MAX: usize = 15;
 
 /// The names of all alarms, for metrics.
 pub(super) const KINDS: [&str; 16] = [
@@ -61,9 +61,9 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
              disk and start again",
         ),
         (
-            context.process.is_store_damaged,
-            "damage: parts of the store are missing or cannot be read; the log says which, and \
-             `leveret inspect` with the data directory",
+            context.process.has_refused_reads,
+            "damage: the disk has refused to read parts of the store since the start; the log says of which queues; see \
+             to the card",
         ),
         (
             context.broker.recovery().has_orphans(),
@@ -100,13 +100,32 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
-    held.chain(told)
+    let losses = losses(context);
+    losses
+        .into_iter()
+        .chain(held)
+        .chain(told)
         .chain(Wear::alarm(context.process))
         .chain(parked(context))
         .chain(kept_there(context))
         .chain(spent(context))
         .chain(Outage::alarm(context.bridges, context.broker))
         .collect()
+}
+
+/// What the store could not read, and nobody has acknowledged yet.
+fn losses(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let losses = context.broker.recovery().losses();
+    let first = losses.lines().first().filter(|_| losses.is_alarm())?;
+    let others = match losses.count() - 1 {
+        0 => String::new(),
+        1 => "; and 1 more".to_string(),
+        others => format!("; and {others} more"),
+    };
+    Some(Cow::from(format!(
+        "damage: parts of the store could not be read: {first}{others}; `leveret inspect` with the data directory names \
+         all; acknowledge_damage ends this alarm"
+    )))
 }
 
 /// Why nothing more is written, while nothing is, whether somebody waits or not.

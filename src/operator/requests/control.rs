@@ -8,6 +8,7 @@ use crate::broker::{ConnectionView, Context, DeleteIf};
 use crate::command::ConnectionId;
 use crate::error::Fault;
 
+use super::access::changed;
 use super::alarms::which_alarms;
 use super::answer::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
 use super::call::Call;
@@ -174,6 +175,11 @@ pub(super) fn purge_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> 
     let (broker, mut context) = context.broker();
     let purged = broker.operator_purge(&mut context, call.name("vhost"), call.name("queue"));
     counted(&context, purged)
+}
+
+/// Ends the alarm about parts of the store that could not be read.
+pub(super) fn acknowledge_damage(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    changed(context.broker.recovery_mut().acknowledge_losses(context.journal))
 }
 
 /// Gives an orphan a queue.

@@ -365,8 +365,8 @@ pub struct Process {
     pub confirmed: u64,
     /// Handshakes ended since the start because others wanted in.
     pub handshakes_evicted: u64,
-    /// Parts of the store are missing, or could not be read.
-    pub is_store_damaged: bool,
+    /// The disk has refused to read parts of the store since the start.
+    pub has_refused_reads: bool,
     /// When the first of our certificates ends, in seconds since 1970, and the time of this machine; `None`:
     /// there are none.
     pub certificates_end: Option<(u64, u64)>,

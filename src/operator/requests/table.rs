@@ -211,6 +211,7 @@ requests! {
     both Put "api/user-limits/{user}/{limit}" Administrator Change(access::put_user_limits);
     both Delete "api/user-limits/{user}/{limit}" Administrator Change(access::clear_user_limit);
     socket Post "api/ctl/confirm-users" Operator Change(access::confirm);
+    socket Post "api/ctl/acknowledge-damage" Operator Change(control::acknowledge_damage);
     network any "api/users/**" Administrator Closed;
     network any "api/vhosts/{vhost}/**" Administrator Closed;
     network any "api/permissions/**" Administrator Closed;

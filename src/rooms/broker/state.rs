@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use crate::error::Fault;
-use crate::journal::Journal;
+use crate::journal::{Journal, UNDELIVERED};
 use crate::limits::Limits;
 
 use super::Context;
@@ -168,6 +168,20 @@ impl Broker {
             self.consumers.note_settled();
         }
         goes_on
+    }
+
+    /// Remembers the messages that the last read from the log did not find, for the alarm about damage.
+    pub fn note_lost_messages(&mut self, cx: &mut Context<'_>) {
+        let Some(lost) = self.queues.take_lost() else { return };
+        if self.queues.records().get(lost.queue.index()).is_none() {
+            return;
+        }
+        let queue = self.queues.at(self.queues.records().queue_of_level(lost.queue));
+        let (name, first, last) =
+            (self.queue_in_words(queue.vhost, &queue.name).to_string(), lost.first, lost.last);
+        let line =
+            format!("{UNDELIVERED}{first} to {last} of {} could not be read back", name.escape_debug());
+        self.recovery.note_lost_messages(cx.journal, &line);
     }
 
     /// Before a clean stop, when all else is written: resets watermarks that ran ahead of the deliveries.

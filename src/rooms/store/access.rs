@@ -19,8 +19,7 @@
 //! Whom the log cannot vouch for, the files beside it may (`access_file`): what they say is everything that
 //! anybody was told to be done, and what the log has lost of it is written into the log again. A file that
 //! is older than what the log says of itself vouches for nobody: it could not be removed when it was due. And
-//! a file that is not older and says "in doubt" is believed: who writes over what is damaged notes there what
-//! the damage told.
+//! a file that is not older and says "in doubt" is believed.
 //!
 //! Always true: a commit with a change of access has the digest with it, so a power cut never parts them; the
 //! digest is of what is durable with its commit; a doubt ends when somebody confirms what there is, and with
@@ -129,24 +128,8 @@ impl Log {
         Ok(())
     }
 
-    /// Before what is damaged is written over: has the files beside the log say that users and permissions
-    /// are in doubt, if a start would say so now, for what tells of it may be in the damage.
-    pub(super) fn note_doubt<D: Disk>(&self, disk: &mut D, access: Access) -> io::Result<()> {
-        if !matches!(access, Access::InDoubt(_)) {
-            return Ok(());
-        }
-        let owner = Owner { identity: self.writer.identity, segment_bytes: self.settings.segment_bytes };
-        let kept = access_file::read(disk).filter(|copy| copy.owner == owner);
-        let mut snapshot = kept.map(|copy| copy.snapshot).unwrap_or_default();
-        (snapshot.version, snapshot.is_in_doubt) = (snapshot.version.max(self.version_of_life()), true);
-        match access_file::write(disk, &owner, &snapshot, 0)? {
-            0 => Err(io::Error::other("neither access.a nor access.b can be made")),
-            _ => Ok(()),
-        }
-    }
-
     /// Above every version of the lives before.
-    const fn version_of_life(&self) -> u64 {
+    pub(super) const fn version_of_life(&self) -> u64 {
         (self.writer.life as u64) << 32
     }
 

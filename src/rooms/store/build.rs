@@ -306,7 +306,6 @@ impl Log {
             time_ms: self.time_ms(now),
             commits: self.number_synced(),
             written: self.written_ever(),
-            repaired: 0,
             live,
         };
         let mut bytes = core::mem::take(&mut self.space.spares.header);

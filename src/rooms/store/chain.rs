@@ -1,4 +1,4 @@
-//! The chain of commits, and the walk along it through one segment: for a start, and for whoever looks.
+//! The chain of commits, and the walk along it through one segment.
 //!
 //! ```text
 //! segment | header | commit 7 | commit 8 | damaged, or another's | commit 10 | ...
@@ -12,16 +12,15 @@
 use core::ops::Range;
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, whole_commits};
-use super::format::Format;
 
 /// Where the chain of commits stands: what its last commit says.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chain {
-    pub(super) format: Format,
     pub(super) segment: u64,
     pub(super) life: u32,
-    /// 0 where nothing is known.
     pub(super) number: u64,
+    /// The number is that of the last commit there was.
+    pub(super) is_known: bool,
     /// The latest that any of its commits says.
     pub(super) time_ms: u64,
     pub(super) covers: u32,
@@ -31,13 +30,13 @@ impl Chain {
     /// Whether the numbers of a segment's commits go on where the chain stands. Segments that left the log took their
     /// numbers with them.
     pub(super) const fn is_adjacent(&self, segment: u64) -> bool {
-        self.number > 0 && segment <= self.segment + 1
+        self.is_known && segment <= self.segment + 1
     }
 
     /// Goes on to a commit.
     pub(super) fn advance(&mut self, header: &CommitHeader) {
-        let CommitHeader { format, life, number, segment, time_ms, covers, .. } = *header;
-        *self = Self { format, segment, life, number, time_ms: time_ms.max(self.time_ms), covers };
+        let CommitHeader { life, number, segment, time_ms, covers, .. } = *header;
+        *self = Self { segment, life, number, is_known: true, time_ms: time_ms.max(self.time_ms), covers };
     }
 }
 
@@ -77,8 +76,8 @@ impl CommitWalk {
     }
 
     /// The next commit in `bytes`, which are the segment up to where commits end; the chain goes on to it when the
-    /// caller has seen to what is missing. What lies at a place that is `taken` is none.
-    pub(super) fn next(&mut self, bytes: &[u8], chain: &Chain, taken: &[Range<u32>]) -> Option<Step> {
+    /// caller has seen to what is missing.
+    pub(super) fn next(&mut self, bytes: &[u8], chain: &Chain) -> Option<Step> {
         while self.at < bytes.len() {
             let (at, rest) = (self.at, &bytes[self.at..]);
             let Some(commit) = Commit::parse(rest, self.seed) else {
@@ -90,8 +89,7 @@ impl CommitWalk {
             let (begin, end) = (at as u32, (at + commit.bytes()) as u32);
             let Commit { header, records } = commit;
             let belongs = header.follows(self.sequence, (chain.life, chain.number))
-                && !is_misplaced(&header, chain.number, behind, self.seed)
-                && !taken.iter().any(|taken| taken.start < end && begin < taken.end);
+                && !is_misplaced(&header, chain.number, behind, self.seed);
             if !belongs {
                 self.at += BLOCK_BYTES;
                 continue;
@@ -103,14 +101,6 @@ impl CommitWalk {
             return Some(Step { gap, missing, header, records, end });
         }
         None
-    }
-
-    /// Goes to the end of `bytes`, and the chain with it.
-    pub(super) fn run(mut self, bytes: &[u8], chain: &mut Chain) -> u32 {
-        while let Some(step) = self.next(bytes, chain, &[]) {
-            chain.advance(&step.header);
-        }
-        self.tail
     }
 }
 

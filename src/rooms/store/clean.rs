@@ -98,7 +98,10 @@ impl Log {
         };
         let cleaning = self.cleaner.cleaning.as_ref().map(|cleaning| cleaning.segment);
         let found = self.index.segments().iter().filter(|&(sequence, segment)| {
-            segment.live == 0 && *sequence != self.space.active.sequence() && cleaning != Some(*sequence)
+            segment.live == 0
+                && *sequence != self.space.active.sequence()
+                && cleaning != Some(*sequence)
+                && !self.refused_files.contains(&segment.slot)
         });
         let mut leaving = core::mem::take(&mut self.cleaner.spares.drained);
         leaving.clear();
@@ -278,7 +281,7 @@ impl Log {
             panic!("a read is done that nobody asked for")
         };
         cleaning.reading = false;
-        self.is_damaged |= done.outcome.is_err();
+        self.has_refused_reads |= done.outcome.is_err();
         let known = done.outcome.unwrap_or(0);
         self.counters.bytes_read_to_copy += known as u64;
         (cleaning.read, cleaning.asked) = ((cleaning.at, known), cleaning.wanted);

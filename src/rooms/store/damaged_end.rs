@@ -56,7 +56,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
         self.serve(segment, tail..length, through, pass);
-        if pass == Pass::Facts {
+        if pass.reports() {
             let (SegmentRef { sequence, slot }, to) = (segment, self.segment_bytes);
             self.report.commits_missing += missing;
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: tail, to });
@@ -79,7 +79,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         let (places, end) = salvage::all_served(bytes, within.start, numbers, self.identity.seed(), segment);
         for place in places {
             if let Ok((record, _)) = Record::parse(&self.bytes[place.at as usize..])
-                && matches!(record, Record::Message(_)) == (pass == Pass::Messages)
+                && pass.wants(&record)
             {
                 self.index.apply(&record, place);
             }

@@ -20,12 +20,13 @@ pub const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
 /// The slot of another one; see `newest_note`.
 pub const NEWEST_SLOT: u32 = u32::MAX - 2;
 
-/// The slot of a segment that is being repaired; see `mending`.
-pub const MENDING_SLOT: u32 = u32::MAX - 3;
+/// The slot of the file `mending`: a segment that a repair by an older version had not finished. It is reported, and not
+/// read.
+pub const REPAIR_SLOT: u32 = u32::MAX - 3;
 
 /// Whether a slot is that of a file beside the log.
 pub const fn is_beside_the_log(slot: u32) -> bool {
-    slot >= MENDING_SLOT
+    slot >= REPAIR_SLOT
 }
 
 /// A file of the store that cannot be opened: its inode is damaged, or something else stands there.

@@ -101,7 +101,7 @@ impl Log {
     /// offset. Messages that were settled meanwhile may be among them.
     pub fn fetch_done(&mut self, done: FetchDone, mut each: impl FnMut(u64, &Message<'_>)) -> Fetched {
         let FetchDone { job, error } = done;
-        self.is_damaged |= error.is_some();
+        self.has_refused_reads |= error.is_some();
         let moved = self.first_moved(&job);
         let through = moved.unwrap_or(job.through);
         for found in job.scratch.found.iter().take_while(|found| found.offset < through) {
@@ -116,7 +116,7 @@ impl Log {
     /// Takes what a [`Log::fetch_chunk`] brought; `each` gets the chunk, or `None` when it is lost.
     pub fn chunk_done(&mut self, done: FetchDone, each: impl FnOnce(Option<&[u8]>)) -> Fetched {
         let FetchDone { job, error } = done;
-        self.is_damaged |= error.is_some();
+        self.has_refused_reads |= error.is_some();
         let found = job.scratch.found.first().map(|found| job.scratch.bytes_of(found));
         let mut retry = false;
         match found.and_then(|bytes| Record::parse_known(bytes).ok()) {
@@ -207,7 +207,7 @@ impl Scratch {
         self.noted.extend_from_slice(noted);
     }
 
-    fn bytes_of(&self, found: &FetchedMessage) -> &[u8] {
+    pub(super) fn bytes_of(&self, found: &FetchedMessage) -> &[u8] {
         &self.bytes[found.at as usize..][..found.bytes as usize]
     }
 }

@@ -28,14 +28,14 @@ use rustix::process::geteuid;
 
 use crate::error::is_out_of_descriptors;
 
-use super::disk::{ACCESS_SLOTS, Disk, MENDING_SLOT, NEWEST_SLOT, Unopened};
+use super::disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, Unopened};
 use super::read_around::is_about_a_block;
 
 /// The file in the data directory that whoever writes there locks.
 pub const LOCK_NAME: &str = "lock";
 const SUFFIX: &str = ".seg";
 const NEWEST_NAME: &str = "newest";
-const MENDING_NAME: &str = "mending";
+const REPAIR_NAME: &str = "mending";
 const ACCESS_NAMES: [&str; 2] = ["access.a", "access.b"];
 /// Taken for those that cannot be opened.
 const ACCESS_SPARE_NAMES: [&str; 2] = ["access.c", "access.d"];
@@ -223,8 +223,8 @@ impl FileDisk {
         if slot == NEWEST_SLOT {
             return NEWEST_NAME.into();
         }
-        if slot == MENDING_SLOT {
-            return MENDING_NAME.into();
+        if slot == REPAIR_SLOT {
+            return REPAIR_NAME.into();
         }
         let Some(at) = ACCESS_SLOTS.iter().position(|other| *other == slot) else {
             return format!("{slot:08}{SUFFIX}");

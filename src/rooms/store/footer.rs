@@ -139,8 +139,8 @@ pub(super) struct Trailer {
 impl Trailer {
     /// Where the chain of commits stands behind the segment.
     pub(super) const fn chain(&self) -> Chain {
-        let Self { format, life, sequence: segment, number, time_ms } = *self;
-        Chain { format, segment, life, number, time_ms, covers: 0 }
+        let Self { life, sequence: segment, number, time_ms, .. } = *self;
+        Chain { segment, life, number, is_known: true, time_ms, covers: 0 }
     }
 }
 

@@ -22,8 +22,7 @@
 pub(super) const OPTIONAL: u8 = 0x80;
 /// The kind of a name's record, which only footers have.
 pub(super) const NAMED: u8 = OPTIONAL | 1;
-/// The kind of the record which says that its commit was written by a repair, in the place of commits that are lost.
-pub const STANDS_FOR_LOST: u8 = OPTIONAL | 2;
+// Kind `OPTIONAL | 2` (130) was written by repairs of older versions. It is passed over, and not used again.
 
 /// A version of the format.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

@@ -1,4 +1,4 @@
-//! Which segments the files are whose headers cannot be read: for a start, and for whoever looks.
+//! Which segments the files are whose headers cannot be read.
 //!
 //! Always true: no two files are the same segment; where no block lies in the wrong file, each is the one that its first
 //! whole commit is of.

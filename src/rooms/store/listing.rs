@@ -1,11 +1,10 @@
-//! Which files are the log, and in which order: for a start, and for whoever looks.
+//! Which files are the log, and in which order.
 //!
 //! The newest header with a commit behind it has the list of the log. Segments whose headers cannot be read, but whose
 //! commits are newer, come behind it; what commits since then say has left is left out.
 //!
 //! Always true: nothing is written; no segment is listed twice; what says that a segment has left is believed only where
-//! all that was copied of it before is there. So a repair leaves a mark where it closes a gap, and in a header that it
-//! makes again.
+//! all that was copied of it before is there.
 
 use core::cmp::Reverse;
 use std::io;
@@ -15,7 +14,6 @@ use crate::mem::{sort, sort_by_key};
 use super::commit::{BLOCK_BYTES, CommitHeader, whole_commits};
 use super::disk::Disk;
 use super::footer;
-use super::format::STANDS_FOR_LOST;
 use super::headless::{Headless, segments_of};
 use super::identity::Identity;
 use super::newest_note::Note;
@@ -24,7 +22,6 @@ use super::record::Record;
 use super::record_walk::for_each_record;
 use super::segment::{FoundFile, FoundHeader, HeaderRead, SegmentHeader, SegmentRef};
 use super::sync_proof::{has_more, has_synced, said_most};
-use super::varint::Input;
 use super::zeroes::ResizeZeroed;
 
 /// The most bytes that a header is read with: no store has so many segments.
@@ -214,26 +211,21 @@ impl<D: Disk> Lister<'_, '_, D> {
     ) -> io::Result<()> {
         let mut left = Vec::new();
         let mut has_gap = listing.segments.iter().any(|segment| self.disk.is_unopened(segment.slot));
-        // The last commit that was there when gaps were closed: what was said up to it was said behind them.
-        let mut repaired = 0;
         let mut before_last = 0;
         for segment in listing.segments.iter().filter(|segment| segment.sequence >= newest) {
             let length = self.disk.read(segment.slot, 0, self.bytes)?;
             let header = headers.iter().find(|(_, _, header)| header.sequence == segment.sequence);
             let mut number = header.map(|(_, _, header)| header.commits);
-            repaired = header.map_or(repaired, |(_, _, header)| repaired.max(header.repaired));
             let commits = whole_commits(&self.bytes[..length], BLOCK_BYTES, self.identity.seed());
             for (_, commit) in commits.filter(|(_, commit)| commit.header.segment == segment.sequence) {
                 let CommitHeader { number: this, covers, .. } = commit.header;
                 has_gap |= number.is_some_and(|before| this > before + 1 + u64::from(covers));
                 number = Some(this.max(number.unwrap_or(0)));
                 before_last = left.len();
-                for_each_record(commit.records, 0, |record, _| match record {
-                    Record::Left { segment } => left.push((*segment, has_gap || this <= repaired)),
-                    Record::Optional { kind: STANDS_FOR_LOST, payload } => {
-                        repaired = Input::new(payload).varint().map_or(repaired, |found| repaired.max(found));
+                for_each_record(commit.records, 0, |record, _| {
+                    if let Record::Left { segment } = record {
+                        left.push((*segment, has_gap));
                     }
-                    _ => {}
                 });
             }
         }

@@ -108,8 +108,12 @@ pub struct Log {
     pub(super) reading: Reading,
     pub(super) counters: Counters,
     pub(super) failed: bool,
-    /// Since this start something of it was found to be missing, or the disk has refused to read.
+    /// This start could not read all of it.
     pub(super) is_damaged: bool,
+    /// Files of which this start could not read some blocks: their segments stay in the log, for a later start may read them.
+    pub(super) refused_files: Vec<u32>,
+    /// Since this start the disk has refused to read something.
+    pub(super) has_refused_reads: bool,
     pub(super) access: AccessState,
 }
 
@@ -159,6 +163,8 @@ impl Log {
             counters: Counters { written_before: start.written_before, ..Counters::default() },
             failed: false,
             is_damaged: false,
+            refused_files: Vec::new(),
+            has_refused_reads: false,
             access: AccessState::new(start.had_access),
             settings,
         }
@@ -204,9 +210,14 @@ impl Log {
         &self.writer.identity
     }
 
-    /// Whether, at this start or since, parts of it were found to be missing or could not be read.
+    /// Whether this start could not read all of it.
     pub const fn is_damaged(&self) -> bool {
         self.is_damaged
+    }
+
+    /// Whether the disk has refused to read something since this start.
+    pub const fn has_refused_reads(&self) -> bool {
+        self.has_refused_reads
     }
 
     /// The footers of its segments, for whoever looks names and definitions up in them.

@@ -11,10 +11,10 @@
 //! | `access`, `access_state`, `access_digest`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `newest_note` | the newest segment's header once more, beside the log |
 //! | `recover`, `reader`, `newest`, `listing`, `headless`, `sync_proof`, `chain`, `report` | starting: what lies on the disk becomes a log again |
+//! | `losses` | what could not be read, remembered until an operator acknowledges it |
 //! | `salvage`, `damaged_end` | what of a damaged commit is still served, and of those at the end of a segment |
-//! | `mending` | a segment as it is to be once it is repaired, beside the log |
 //! | `read_around` | reading a disk that refuses single blocks |
-//! | `fsck` | what a store holds and whether it is whole, without touching it |
+//! | `inspection` | reading a store without changing it |
 //! | `index`, `index_weight`, `segment_index`, `definition_index`, `large_body`, `queue_index`, `runs`, `ranges`, `settled`, `spans` | which segment holds which part of each queue, and what is settled |
 //! | `fetch`, `read_back`, `pins` | reading a queue's messages back; files that stay as they are while they are read or copied |
 //! | `keeper` | from the journal into the log, a commit at a time |
@@ -45,8 +45,7 @@
 //!
 //! # What always holds
 //!
-//! - A block that was synced is not written again before its segment is recycled; only `inspect
-//!   --drop-set-aside` does, with no broker there, to what nobody can read.
+//! - A block that was synced is not written again before its segment is recycled.
 //! - Facts form a set that only grows: reading them twice or in another order changes nothing, so copies,
 //!   repeated commits and recovery need no rules of their own.
 //! - A settlement is dropped only when every segment with something that it kills has durably left the log;
@@ -82,7 +81,6 @@ mod fetch;
 mod file_disk;
 mod footer;
 mod format;
-pub mod fsck;
 mod gathering;
 mod group;
 mod headless;
@@ -90,13 +88,14 @@ mod identity;
 mod in_place;
 mod index;
 mod index_weight;
+mod inspection;
 mod jobs;
 mod keeper;
 mod large_body;
 mod large_group;
 mod listing;
 mod log;
-mod mending;
+mod losses;
 mod names;
 mod newest;
 mod newest_note;
@@ -138,18 +137,18 @@ pub use alignment::{Misaligned, misaligned};
 pub use commit::BLOCK_BYTES;
 pub use counters::{Counters, SyncTimes};
 pub use definition_index::DefinitionIndex;
-pub use disk::{ACCESS_SLOTS, Disk, MENDING_SLOT, NEWEST_SLOT, Unopened, is_beside_the_log, is_full};
+pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, Unopened, is_beside_the_log, is_full};
 pub use fetch::Fetched;
 pub use file_disk::{FileDisk, LOCK_NAME, make_directory};
-pub use format::{Format, STANDS_FOR_LOST};
+pub use format::Format;
 pub use identity::Identity;
 pub use in_place::{NotInPlace, not_in_place};
 pub use index::{DEFINITION_BYTES, Index, QUEUE_STANDING_BYTES};
+pub use inspection::{FoundRecord, SegmentFound};
 pub use jobs::{CommitDone, CommitJob, EndJob, PrepareDone, PrepareJob, ReadDone, ReadJob};
 pub use journal::Urgency;
 pub use keeper::{Keeper, Read, ReadOutcome, Write, WriteDone, buffer_bytes};
 pub use log::{Failed, Log, Refused};
-pub use mending::forget as forget_mending;
 pub use names::Names;
 pub use newest_note::forget as forget_newest;
 pub use parts::BodyPart;

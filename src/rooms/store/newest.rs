@@ -126,13 +126,22 @@ impl<D: Disk> Reader<'_, '_, D> {
                 self.report.set_aside.push(SetAside { slot, segment: header.sequence, from: first, to: end });
             }
             synced = synced.max(heads);
+            // A file has its length before it gets a header. What the note beside the log names is judged by that.
+            if (length as u32) < end && self.noted.is_none_or(|noted| noted.slot != slot) {
+                self.note_cut(SegmentRef { sequence: header.sequence, slot }, length as u32);
+                self.set_aside.push(slot);
+                let commits = u64::from((end - length as u32).div_ceil(BLOCK_BYTES as u32));
+                self.report.commits_lost_at_end += commits;
+                self.chain.number += commits;
+                (newest.is_damaged, newest.tail) = (true, end);
+            }
         }
         if synced > chain.number {
             let SegmentRef { sequence, slot } = newest.segment;
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
             self.report.commits_missing += synced - chain.number;
             self.report.commits_lost_at_end = synced - chain.number;
-            self.chain.number = synced;
+            self.chain.number = self.chain.number.max(synced);
             newest.is_damaged = true;
             newest.tail = end;
         }
@@ -191,10 +200,13 @@ impl<D: Disk> Reader<'_, '_, D> {
         self.cut.push(slot);
     }
 
-    /// Files that cannot be opened and are not known to be older segments.
+    /// Files that cannot be opened, or of which neither the header nor a commit can be read, and that are not known to be
+    /// older segments.
     pub(super) fn unopened_beside(&self, found: &[FoundFile], list: &[SegmentRef]) -> u32 {
         let is_listed = |slot| list.iter().any(|segment| segment.slot == slot);
-        found.iter().filter(|file| self.disk.is_unopened(file.slot) && !is_listed(file.slot)).count() as u32
+        let is_unread =
+            |slot| self.disk.is_unopened(slot) || self.disk.refused.binary_search(&(slot, 0)).is_ok();
+        found.iter().filter(|file| is_unread(file.slot) && !is_listed(file.slot)).count() as u32
     }
 
     /// Files that cannot be opened may be newer segments when the newest one that can is full: another is
@@ -247,7 +259,10 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
         let SegmentRef { sequence, slot } = newest.segment;
         let behind = |&&(other, at): &&(u32, u32)| other == slot && at >= newest.tail;
-        let lost = self.disk.refused.iter().filter(behind).count() as u64;
+        let lost = match self.disk.is_file_given_up(slot) {
+            true => u64::from((end - newest.tail).div_ceil(BLOCK_BYTES as u32)),
+            false => self.disk.refused.iter().filter(behind).count() as u64,
+        };
         if lost > 0 && sequence > 0 {
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
             self.report.commits_lost_at_end += lost;

@@ -98,6 +98,15 @@ impl FetchDone {
     pub const fn was_refused(&self) -> bool {
         self.error.is_some()
     }
+
+    /// The messages that were found, by rising offset.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (u64, Message<'_>)> {
+        let scratch = &self.job.scratch;
+        scratch.found.iter().filter_map(|found| match Record::parse_known(scratch.bytes_of(found)) {
+            Ok((Record::Message(message), _)) => Some((found.offset, message)),
+            _ => None,
+        })
+    }
 }
 
 /// Reads messages or a chunk back.

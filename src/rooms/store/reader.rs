@@ -34,6 +34,24 @@ pub(super) enum Pass {
     Facts,
     /// Messages.
     Messages,
+    /// None: a footer tells them, and only what is missing is reported.
+    Check,
+}
+
+impl Pass {
+    /// Whether a record is one of those.
+    pub(super) const fn wants(self, record: &Record<'_>) -> bool {
+        match self {
+            Self::Facts => !matches!(record, Record::Message(_)),
+            Self::Messages => matches!(record, Record::Message(_)),
+            Self::Check => false,
+        }
+    }
+
+    /// Whether what is missing is reported: once for each segment.
+    pub(super) fn reports(self) -> bool {
+        self != Self::Messages
+    }
 }
 
 /// A segment whose facts are read and whose messages are still to come.
@@ -90,6 +108,8 @@ pub(super) struct Reader<'d, 'r, D> {
     pub(super) is_noted_only: bool,
     /// The newest version of the format that a commit was found in.
     pub(super) format: Format,
+    /// Every commit is checked, also where a footer has what a start needs.
+    pub(super) checks_all: bool,
     pub(super) identity: Identity,
     pub(super) segment_bytes: u32,
 }
@@ -110,6 +130,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             noted: None,
             is_noted_only: false,
             format: Format::One,
+            checks_all: false,
             identity,
             segment_bytes,
         }
@@ -132,6 +153,14 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         let headers = &**headers;
         let Some(&newest) = list.last() else { return self.read_nothing(found, noted) };
+        // The header of the oldest segment says how many commits there were before it.
+        let oldest = headers
+            .iter()
+            .find(|(slot, _, header)| (header.sequence, *slot) == (list[0].sequence, list[0].slot));
+        if let Some((_, _, header)) = oldest {
+            let (segment, number) = (header.sequence - 1, header.commits);
+            self.chain = Chain { segment, number, is_known: true, ..self.chain };
+        }
         let mut olds = Vec::new();
         for at in 0..list.len() - 1 {
             olds.extend(self.read_facts(list[at], list.get(at + 1).copied(), headers)?);
@@ -250,22 +279,31 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.index.add_segment(segment.sequence, segment.slot, self.segment_bytes);
         let chain = self.chain;
         let footer = self.read_footer(segment)?;
-        if footer.is_none() {
-            let (tail, commits) = self.scan(segment, header_bytes, Pass::Facts)?;
-            let through = self.number_before(segment, next, headers, 0)?;
-            self.read_end(segment, tail, through, Pass::Facts)?;
-            self.report.footers_missing += 1;
+        let at_footer = self.chain;
+        if footer.is_none() || self.checks_all {
+            self.chain = chain;
+            let (pass, known) = match footer {
+                Some(_) => (Pass::Check, at_footer.number),
+                None => (Pass::Facts, 0),
+            };
+            let (tail, commits) = self.scan(segment, header_bytes, pass)?;
+            let through = self.number_before(segment, next, headers, known)?;
+            self.read_end(segment, tail, through, pass)?;
+            self.report.footers_missing += u32::from(footer.is_none());
             let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
             if length < self.segment_bytes {
                 self.note_cut(segment, length);
             }
-            if commits.is_empty() {
+            if commits.is_empty() && footer.is_none() {
                 let (slot, sequence) = (segment.slot, segment.sequence);
                 let aside = SetAside { slot, segment: sequence, from: 0, to: self.segment_bytes };
                 self.report.set_aside.push(aside);
             }
         }
-        let footer = footer.map(|lengths| (lengths, self.chain.number));
+        if footer.is_some() {
+            self.chain = at_footer;
+        }
+        let footer = footer.map(|lengths| (lengths, at_footer.number));
         Ok(Some(Old { segment, header_bytes, chain, footer, next }))
     }
 
@@ -362,11 +400,11 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let mut walk = CommitWalk::new(segment.sequence, self.identity.seed(), header_bytes);
         let mut commits = Vec::new();
         let SegmentRef { slot, sequence } = segment;
-        while let Some(step) = walk.next(&self.bytes[..length], &self.chain, &[]) {
+        while let Some(step) = walk.next(&self.bytes[..length], &self.chain) {
             let (header, Range { start: from, end: at }) = (step.header, step.gap.clone());
             self.format = self.format.max(header.format);
             if !step.covers_gap() {
-                if pass == Pass::Facts {
+                if pass.reports() {
                     self.report.commits_missing += step.missing.unwrap_or(0);
                     self.report.set_aside.push(SetAside { slot, segment: sequence, from, to: at });
                 }
@@ -374,10 +412,9 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
                 self.serve(segment, step.gap.clone(), header.number - 1, pass);
             }
             let records = &self.bytes[step.records.start as usize..step.records.end as usize];
-            let count = apply_records(&mut self.index, records, sequence, step.records.start, |record| {
-                matches!(record, Record::Message(_)) == (pass == Pass::Messages)
-            });
-            if pass == Pass::Facts && count != header.records {
+            let wants = |record: &Record<'_>| pass.wants(record);
+            let count = apply_records(&mut self.index, records, sequence, step.records.start, wants);
+            if pass.reports() && count != header.records {
                 // Some are of a kind that this version does not know, or were written wrongly.
                 self.report.set_aside.push(SetAside { slot, segment: sequence, from: at, to: step.end });
             }

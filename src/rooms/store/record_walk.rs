@@ -1,6 +1,4 @@
-//! From the bytes of one commit to records and into the index: for life, a start and whoever looks.
-//!
-//! From commit to commit a start (`reader`) and whoever looks (`fsck`) go each in their own way.
+//! From the bytes of one commit to records and into the index.
 
 use std::io;
 

@@ -17,28 +17,26 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::journal::definition::is_access;
+use crate::journal::definition::{LOSSES_KEY, is_access};
 use crate::time::Now;
 
 use super::access::FoundAt;
 use super::access_file;
-use super::commit::{BLOCK_BYTES, Commit, Owner};
-use super::disk::{Disk, is_full};
+use super::commit::{BLOCK_BYTES, Owner};
+use super::disk::{Disk, REPAIR_SLOT, is_full};
 use super::file_disk::FileDisk;
 use super::format::Format;
 use super::identity::Identity;
 use super::listing::{own_headers, read_headers, take_noted};
 use super::log::{Log, Start, Writer};
-use super::mending;
 use super::names::Names;
 use super::newest_note;
 use super::place::Place;
-use super::read_around::{ReadAround, is_about_a_block};
+use super::read_around::{REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
 use super::reader::Reader;
 use super::record::{Message, Record};
 use super::record_walk;
-use super::report::{Access, Report, Step};
-use super::salvage;
+use super::report::{Report, Step};
 use super::segment::{HeaderRead, Headers, SegmentRef, is_segment_size};
 use super::settings::Settings;
 use super::sync_proof::owner_of;
@@ -95,14 +93,12 @@ impl Log {
             io::ErrorKind::WouldBlock => OpenError::InUse,
             _ => OpenError::Unreadable(error),
         })?;
-        // A repair that was cut short; what it was at is in two pieces.
-        let mended = mending::finish(disk);
         let may_begin = settings.may_begin;
         let (mut log, mut report) = Self::look_well(disk, settings, fresh)?;
         if (report.is_new || report.is_gone) && !may_begin {
             return Err(OpenError::NoStore);
         }
-        let begun = mended.and_then(|_| log.begin(disk, &mut report, now));
+        let begun = log.begin(disk, &mut report, now);
         report.is_full = log.space.is_file_system_full();
         report.is_pending = log.schedule.is_starting() || log.is_busy();
         if let Err(error) = begun
@@ -111,8 +107,6 @@ impl Log {
             log.failed = true;
             report.unwritable = Some(error);
         }
-        report.unopened = disk.unopened().to_vec();
-        log.is_damaged |= !report.unopened.is_empty();
         Ok((log, report))
     }
 
@@ -141,35 +135,22 @@ impl Log {
     }
 
     /// Reads the store as a start does, and writes nothing.
-    fn look<D: Disk>(disk: &mut D, settings: Settings, fresh: Identity) -> Result<(Self, Report), OpenError> {
+    pub(super) fn look<D: Disk>(
+        disk: &mut D,
+        settings: Settings,
+        fresh: Identity,
+    ) -> Result<(Self, Report), OpenError> {
         let disk = &mut ReadAround::new(disk);
         let (start, mut report) = recover(disk, settings, fresh)?;
         let mut log = Self::start(start);
         log.judge_access(disk, &mut report).map_err(OpenError::Unreadable)?;
         report.refused.clone_from(&disk.refused);
-        log.is_damaged = report.is_damaged() || report.is_lost || !report.refused.is_empty();
+        report.unopened = disk.unopened().to_vec();
+        report.has_unfinished_repair = disk.read(REPAIR_SLOT, 0, &mut [0]).is_ok_and(|length| length > 0);
+        log.is_damaged = !report.found_losses().is_empty();
+        log.refused_files = report.refused.iter().map(|(slot, _)| *slot).collect();
+        log.refused_files.dedup();
         Ok((log, report))
-    }
-
-    /// What a start would say of users and permissions; takes no lock, and writes nothing. A broker may write
-    /// meanwhile and open a segment, so what is in doubt is looked at twice.
-    ///
-    /// # Errors
-    /// See [`Self::open`].
-    pub fn access_of<D: Disk>(disk: &mut D) -> Result<Access, OpenError> {
-        let nobody = Identity { id: [0; 16], secret: 0 };
-        let mut access =
-            || Self::look(disk, Settings::default(), nobody).map(|(_, report)| report.access.access);
-        match access()? {
-            Access::InDoubt(_) => access(),
-            sure => Ok(sure),
-        }
-    }
-
-    /// See [`Self::note_doubt`]; the disk must have the lock.
-    pub(super) fn note_doubt_found<D: Disk>(disk: &mut D, identity: Identity) -> Result<(), OpenError> {
-        let (log, report) = Self::look(disk, Settings::default(), identity)?;
-        log.note_doubt(disk, report.access.access).map_err(OpenError::Unreadable)
     }
 
     /// The version of the format that a start would write, and the bytes of a segment; takes no lock, and
@@ -189,6 +170,7 @@ impl Log {
     /// The first commits of a life.
     fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
         let groups = self.find_groups(disk, report)?;
+        self.merge_losses(disk, report)?;
         if let Err(error) = self.begin_life(disk, report, now) {
             self.hide_groups(&groups);
             return Err(error);
@@ -202,7 +184,10 @@ impl Log {
     /// next start to repeat, and what makes room: else a broker that dies soon after each start would use up
     /// the disk.
     fn begin_life<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
-        self.find_drain();
+        let mut are_losses_gathered = self.gather_losses(report, now);
+        if are_losses_gathered {
+            self.find_drain();
+        }
         // Where the end is lost, the note is one of the witnesses until the next segment has its own.
         if report.commits_lost_at_end == 0 {
             newest_note::renew(disk, self.space.active.segment())?;
@@ -213,7 +198,11 @@ impl Log {
         while self.schedule.is_starting() || (self.space.is_short() && self.cleaner.drain.is_some()) {
             match self.step(disk, now)? {
                 Step::Prepared => continue,
-                Step::Committed => {}
+                Step::Committed if are_losses_gathered => {}
+                Step::Committed => {
+                    are_losses_gathered = self.gather_losses(report, now);
+                    self.find_drain();
+                }
                 Step::Nothing if self.schedule.is_starting() => return Err(io::ErrorKind::StorageFull.into()),
                 Step::Nothing => return Ok(()),
             }
@@ -238,7 +227,8 @@ impl Log {
         mut each: impl FnMut(&[u8], &[u8], bool),
     ) -> io::Result<u64> {
         let (mut bytes, mut damaged) = (Vec::new(), 0);
-        let definitions = self.index.definitions().iter().filter(|(key, _)| !is_access(key));
+        let definitions =
+            self.index.definitions().iter().filter(|(key, _)| !is_access(key) && ***key != LOSSES_KEY);
         for (key, definition) in definitions.filter(|(_, definition)| !definition.deleted) {
             match self.read_definition(disk, (key, definition), &mut bytes)? {
                 Some((value, place)) => each(key, value, place == FoundAt::Footer),
@@ -259,43 +249,6 @@ impl Log {
         bytes: &'b mut Vec<u8>,
     ) -> io::Result<Option<Record<'b>>> {
         record_walk::read_record(&self.index, disk, place, bytes)
-    }
-
-    /// Walks over all live messages and chunks, segment by segment. For inspection and export: it reads
-    /// everything. A record of the commit that this life repeated may be seen twice.
-    ///
-    /// # Errors
-    /// The disk cannot be read.
-    pub fn read_live<D: Disk>(&self, disk: &mut D, mut each: impl FnMut(&Record<'_>)) -> io::Result<()> {
-        let mut bytes = vec![0; self.settings.segment_bytes as usize];
-        let mut disk = ReadAround::at_any_price(disk);
-        for (&sequence, segment) in self.index.segments() {
-            let length = disk.read(segment.slot, 0, &mut bytes)?;
-            let mut at = BLOCK_BYTES;
-            while at < length {
-                let commit = Commit::parse(&bytes[at..length], self.writer.identity.seed());
-                let Some(commit) = commit.filter(|commit| commit.header.segment == sequence) else {
-                    let served = salvage::served(&bytes[at..length], self.writer.identity.seed(), sequence);
-                    for (from, bytes_of) in served.into_iter().flat_map(|served| served.records) {
-                        self.for_live(&bytes[at + from..][..bytes_of], sequence, &mut each);
-                    }
-                    at += BLOCK_BYTES;
-                    continue;
-                };
-                self.for_live(commit.records, sequence, &mut each);
-                at += commit.bytes();
-            }
-        }
-        Ok(())
-    }
-
-    fn for_live(&self, mut records: &[u8], segment: u64, each: &mut impl FnMut(&Record<'_>)) {
-        while let Ok((record, length)) = Record::parse(records) {
-            if self.index.is_live_in(&record, segment) {
-                each(&record);
-            }
-            records = &records[length..];
-        }
     }
 
     /// Whether a message found in the log still waits in a queue, with the offsets that do.
@@ -327,27 +280,6 @@ impl Log {
     ) -> Result<(Self, Report), OpenError> {
         Self::open(files, settings, fresh, now)
     }
-
-    /// See [`Self::access_of`].
-    ///
-    /// # Errors
-    /// As there.
-    #[inline(never)]
-    pub fn access_of_files(files: &mut FileDisk) -> Result<Access, OpenError> {
-        Self::access_of(files)
-    }
-
-    /// Reads the store as a start does, to count what it holds; takes no lock, and writes nothing. The log must not
-    /// be appended to.
-    ///
-    /// # Errors
-    /// See [`Self::open`]; there is no store.
-    #[inline(never)]
-    pub fn read_only(files: &mut FileDisk) -> Result<(Self, Report), OpenError> {
-        let nobody = Identity { id: [0; 16], secret: 0 };
-        let (log, report) = Self::look(files, Settings::default(), nobody)?;
-        if report.is_new { Err(OpenError::NoStore) } else { Ok((log, report)) }
-    }
 }
 
 fn recover<D: Disk>(
@@ -375,9 +307,17 @@ fn recover<D: Disk>(
     let mut reader = Reader::new(disk, identity, segment_bytes);
     reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
     reader.is_noted_only = is_noted_only;
+    reader.checks_all = settings.checks_all;
     let kept = kept.filter(|copy| copy.owner.identity == identity);
     let noted = access_file::read_end_of(reader.disk, &identity);
     let mut newest = reader.read_log(&mut headers, &found, noted).map_err(OpenError::Unreadable)?;
+    let has_found_nothing = reader.report.is_lost || reader.report.is_new;
+    if has_found_nothing && reader.disk.refused.len() > REFUSED_IN_FILE_MAX {
+        // A store that was begun beside it would hide it from the start that can read it again.
+        let why =
+            io::Error::other("the disk refuses to read so much of it that no part of the log can be found");
+        return Err(OpenError::Unreadable(why));
+    }
     let settings = settings.with_segments_of(segment_bytes);
     let mut slots = reader.slots(&found, &headers);
     reader.keep_off_refused(&mut newest, &mut slots);

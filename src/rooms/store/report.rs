@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::journal::Losses;
 use crate::journal::definition::ACCESS_WRITTEN_KEY;
 
 use super::disk::Unopened;
@@ -46,6 +47,12 @@ pub struct Report {
     /// So it is, and no file has anything of it: the files were moved or deleted, or another file system is
     /// mounted.
     pub is_gone: bool,
+    /// The file of a repair is there that an older version did not finish: the segment that it was at may be damaged.
+    pub has_unfinished_repair: bool,
+    /// What this start and earlier ones could not read, until an operator acknowledges it.
+    pub losses: Losses,
+    /// This start has added to it.
+    pub are_losses_new: bool,
     /// Large transactions that did not come to their end and cannot be read: some of their messages may be
     /// there.
     pub groups_damaged: u32,

@@ -12,7 +12,7 @@
 //!         | n × (sequence minus the one before, slot): varints, rising, this segment not included |
 //!
 //! more    | written u64: bytes that all lives wrote to the disk before this header, zeros too; or nothing
-//!         | repaired u64: the last commit there was when a repair made this header again; or nothing
+//!         | what follows is passed over: repairs of older versions wrote a u64 here
 //! flags   | 1: it was said who there is, so a log that says nothing of that has lost it
 //! ```
 //!
@@ -88,9 +88,6 @@ pub(super) struct SegmentHeader {
     pub has_access: bool,
     /// Bytes that all lives wrote before; 0 where that was not counted yet.
     pub written: u64,
-    /// The last commit that there was when a repair made this header again; 0 for others. What is said up to it of
-    /// segments in the list that have left was said behind gaps; not told in version 1.
-    pub repaired: u64,
     /// All older segments that are part of the log, rising.
     pub live: Vec<SegmentRef>,
 }
@@ -138,10 +135,8 @@ impl SegmentHeader {
         if self.format > Format::One {
             let flags = if self.has_access { HAS_ACCESS } else { 0 };
             out.extend_from_slice(&flags.to_le_bytes());
-            let more = [self.written, self.repaired];
-            let more = if self.repaired > 0 { &more[..] } else { &more[..1] };
-            out.extend_from_slice(&(size_of_val(more) as u32).to_le_bytes());
-            more.iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
+            out.extend_from_slice(&(size_of::<u64>() as u32).to_le_bytes());
+            out.extend_from_slice(&self.written.to_le_bytes());
         }
         let mut previous = SegmentRef { sequence: 0, slot: 0 };
         for live in &self.live {
@@ -202,13 +197,12 @@ impl SegmentHeader {
         let (segment_bytes, life) = (input.u32()?, input.u32()?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         let (sequence, time_ms, commits, count) = (input.u64()?, input.u64()?, input.u64()?, input.u32()?);
-        let (mut flags, mut written, mut repaired) = (0, 0, 0);
+        let (mut flags, mut written) = (0, 0);
         if format > Format::One {
             flags = input.u32()?;
             let more = input.u32()?;
             let mut more = Input::new(input.take(more as usize)?);
             written = more.u64().unwrap_or(0);
-            repaired = more.u64().unwrap_or(0);
         }
         let mut live = Vec::new();
         let mut previous = 0;
@@ -232,7 +226,6 @@ impl SegmentHeader {
             commits,
             has_access,
             written,
-            repaired,
             live,
         };
         (is_segment_size(segment_bytes) && input.is_empty()).then_some((header, flags))
@@ -248,7 +241,6 @@ mod tests {
             format: Format::Two,
             has_access: live > 1,
             written: 1 << 40 | live,
-            repaired: live / 2,
             identity: Identity { id: *b"0123456789abcdef", secret: 42 },
             segment_bytes: SEGMENT_BYTES_MIN,
             life: 2,
@@ -265,13 +257,7 @@ mod tests {
         for live in [0, 1, 900, 4096] {
             header(live).encode(&mut bytes);
             assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(live), bytes.len() as u32));
-            let older = SegmentHeader {
-                format: Format::One,
-                has_access: false,
-                written: 0,
-                repaired: 0,
-                ..header(live)
-            };
+            let older = SegmentHeader { format: Format::One, has_access: false, written: 0, ..header(live) };
             older.encode(&mut bytes);
             assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(older, bytes.len() as u32));
             header(live).encode(&mut bytes);
@@ -313,7 +299,7 @@ mod tests {
         header(5).encode(&mut bytes);
         let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) + 9;
         bytes[80] += 9;
-        bytes.splice(100..100, *b"something");
+        bytes.splice(92..92, *b"something");
         bytes.truncate(BLOCK_BYTES);
         bytes[12..16].copy_from_slice(&length.to_le_bytes());
         sum_again(&mut bytes);

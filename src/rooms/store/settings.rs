@@ -34,6 +34,8 @@ pub struct Settings {
     pub may_begin: bool,
     /// An old store is brought to the newest version of the format.
     pub upgrade: bool,
+    /// Every commit is checked while the store is read, also where a footer has what a start needs.
+    pub checks_all: bool,
     /// The version of a new store.
     pub format: Format,
 }
@@ -53,6 +55,7 @@ impl Default for Settings {
             sync_burst: 200,
             may_begin: true,
             upgrade: false,
+            checks_all: false,
             format: Format::NEWEST,
         }
     }

@@ -129,6 +129,7 @@ const SECTIONS: [(&str, &[&str]); 12] = [
     (
         "Operations",
         &[
+            "acknowledge_damage",
             "adopt_orphan",
             "bridge_status",
             "close_all_connections",
@@ -313,6 +314,9 @@ commands! {
         "Purges a queue (removes all messages in it)";
     "delete_queue", " [--vhost <vhost>] <queue_name> [--if-empty|-e] [--if-unused|-u]", 1..=1,
         operations::delete_queue, "Deletes a queue";
+    "acknowledge_damage", "", 0..=0, operations::acknowledge_damage,
+        "Ends the alarm that parts of the store could not be read. It stays over restarts until then; later \
+         damage is an alarm again";
     "list_orphans", " [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY, listings::orphans,
         "Lists messages whose queue was lost with the blocks that defined it; vhost and name are empty where \
          nothing says them any more";

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::limits::Megabytes;
 use crate::requests::http::encode;
 
+use super::access::done;
 use super::args::Call;
 use super::client::Reply;
 use super::failure::{Failure, UNAVAILABLE, USAGE, heading, shown, tell};
@@ -260,6 +261,11 @@ fn order_bridge(call: &Call, doing: &str, order: &str) -> Result<(), Failure> {
     tell(call, &format!("{doing} bridge '{bridge}' ..."))?;
     let reply = ask(call, "POST", &["ctl", "bridges", bridge, order], "")?;
     if reply.status == 204 { Ok(()) } else { Err(Failure::refused(&reply)) }
+}
+
+pub(super) fn acknowledge_damage(call: &Call) -> Result<(), Failure> {
+    tell(call, "Acknowledging the damage that was reported ...")?;
+    done(&ask(call, "POST", &["ctl", "acknowledge-damage"], "")?)
 }
 
 pub(super) fn adopt_orphan(call: &Call) -> Result<(), Failure> {

@@ -7,37 +7,32 @@ use std::io::{self, Write};
 
 use super::names::{Defined, Quoted};
 use crate::journal::Definition;
-use crate::store::fsck::{FoundRecord, Scan, Trust};
-use crate::store::{Body, Disk, Index, Message, Record, STANDS_FOR_LOST, Targets};
+use crate::store::{Body, Disk, FoundRecord, Log, Message, Record, Targets};
 
 /// The most bytes of a body, and of a definition, that are shown.
 const SHOWN_BYTES_MAX: usize = 48;
 /// The most targets, and ranges, that are shown.
 const SHOWN_PARTS_MAX: usize = 8;
 
-/// Writes a line for each record; returns the segments that were used again meanwhile.
-pub(super) fn write<D: Disk>(out: &mut dyn Write, scan: &Scan, disk: &mut D) -> io::Result<Vec<u64>> {
-    scan.for_each(disk, |found| writeln!(out, "{}", Line { found, index: &scan.index }))
+/// Writes a line for each record of commits that can be read.
+pub(super) fn write<D: Disk>(out: &mut dyn Write, log: &Log, disk: &mut D) -> io::Result<()> {
+    log.for_each_record(disk, |found| writeln!(out, "{}", Line { found, log })).map(|_| ())
 }
 
 /// A record as a line.
 struct Line<'a> {
     found: &'a FoundRecord<'a>,
-    index: &'a Index,
+    log: &'a Log,
 }
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FoundRecord { place, commit, life, trust, record } = self.found;
+        let FoundRecord { place, commit, life, is_of_damaged_commit, record } = self.found;
         write!(f, "record segment={} at={} bytes={}", place.segment, place.at, place.bytes)?;
-        if *commit > 0 {
-            write!(f, " commit={commit} life={life}")?;
+        write!(f, " commit={commit} life={life}")?;
+        if *is_of_damaged_commit {
+            f.write_str(" commit_damaged")?;
         }
-        f.write_str(match trust {
-            Trust::Whole => "",
-            Trust::Salvaged => " trust=salvaged",
-            Trust::Tail => " trust=tail",
-        })?;
         match record {
             Record::Message(message) => self.message(f, message),
             Record::Chunk { body, index, bytes } => {
@@ -69,7 +64,6 @@ impl fmt::Display for Line<'_> {
                 write!(f, " rested queue={queue} delivered_below={offset} watermark={watermark}")
             }
             Record::Left { segment } => write!(f, " left segment={segment}"),
-            Record::Optional { kind: STANDS_FOR_LOST, .. } => write!(f, " stands for lost commits"),
             Record::Optional { kind, payload } => write!(f, " kind={kind} bytes={}", payload.len()),
         }
     }
@@ -99,11 +93,8 @@ impl Line<'_> {
 
     /// How many queues have the message, and have it from this segment.
     fn live(&self, targets: Targets<'_>) -> usize {
-        let segment = Some(self.found.place.segment);
-        let is_live = |queue: u64, offset: u64| {
-            self.index.queues().get(&queue).and_then(|queue| queue.segment_of(offset)) == segment
-        };
-        targets.iter().filter(|target| is_live(target.queue, target.offset)).count()
+        let segment = self.found.place.segment;
+        targets.iter().filter(|target| self.log.is_live_in(target, segment)).count()
     }
 }
 

@@ -9,14 +9,14 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::look::{Look, queues_of};
 use super::names::Names;
 use super::options::ExportTo;
 use super::props;
 use super::verdict::InspectError;
 use crate::json::{self, Base64, Object};
 use crate::requests::json::Json;
-use crate::store::fsck::{FoundRecord, Scan, Trust};
-use crate::store::{Body, FileDisk, Message, Range, RangeSet, Record};
+use crate::store::{Body, FileDisk, Log, Message, Range, RangeSet};
 
 /// What an export wrote and what it could not read.
 #[derive(Debug, Default)]
@@ -25,29 +25,25 @@ pub(super) struct Exported {
     pub(super) messages: u64,
     /// Bytes of their bodies.
     pub(super) bytes: u64,
-    /// Those of them that come from commits that are not whole.
-    pub(super) salvaged: u64,
-    /// Live messages of which a part cannot be read.
-    pub(super) broken: u64,
-    /// Segments that a broker used again before they were read.
-    pub(super) recycled: Vec<u64>,
+    /// Messages that cannot be read, each counted for every queue that has it.
+    pub(super) unreadable: u64,
 }
 
-/// Exports from the store in `directory`, of which `look` was taken.
+/// Exports from the store in `directory`, which was read before.
 pub(super) fn run(
-    scan: &Scan,
+    look: &mut Look,
     directory: &Path,
     target: &ExportTo,
     messages: &mut dyn Write,
 ) -> Result<Exported, InspectError> {
     let outcome = match target {
-        ExportTo::StandardOutput => all(scan, directory, &mut Sink::Stream(messages)),
+        ExportTo::StandardOutput => all(look, directory, &mut Sink::Stream(messages)),
         ExportTo::File(path) => OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .and_then(|file| all(scan, directory, &mut Sink::File(BufWriter::new(file)))),
+            .and_then(|file| all(look, directory, &mut Sink::File(BufWriter::new(file)))),
     };
     outcome.map_err(|why| match target {
         ExportTo::StandardOutput => InspectError::Output(why),
@@ -55,13 +51,13 @@ pub(super) fn run(
     })
 }
 
-fn all(scan: &Scan, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
+fn all(look: &mut Look, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
     let mut export = Export { sink, done: BTreeMap::new(), exported: Exported::default() };
-    export.round(scan, directory)?;
-    if !export.exported.recycled.is_empty() || export.exported.broken > scan.bodies_broken {
-        // What a broker moved meanwhile is somewhere else by now.
-        if let Ok(again) = Scan::of(&mut FileDisk::only_reading(directory)) {
-            export.round(&again, directory)?;
+    export.round(&mut look.log, directory)?;
+    if export.exported.unreadable > look.count_unreadable() {
+        // A broker has moved them meanwhile.
+        if let Ok((mut again, _)) = Log::read_only(&mut FileDisk::only_reading(directory)) {
+            export.round(&mut again, directory)?;
         }
     }
     export.sink.end()?;
@@ -115,32 +111,27 @@ impl Sink<'_> {
 }
 
 /// Where messages come from.
-struct Source<'l> {
-    scan: &'l Scan,
+struct Source {
     names: Names,
     disk: FileDisk,
     chunk: Vec<u8>,
 }
 
-impl Source<'_> {
+impl Source {
     /// A part of a large body.
-    fn chunk(&mut self, body: u64, index: u32) -> Option<&[u8]> {
-        let place = *self.scan.chunks.get(&(body, index))?;
-        match self.scan.read_record(&mut self.disk, place, &mut self.chunk)? {
-            Record::Chunk { body: id, index: number, bytes } if (id, number) == (body, index) => Some(bytes),
-            _ => None,
-        }
+    fn chunk(&mut self, log: &Log, body: u64, index: u32) -> Option<&[u8]> {
+        log.read_chunk(&mut self.disk, (body, index), &mut self.chunk)
     }
 
     /// Whether a body can be read from its first byte to its last.
-    fn has_body(&mut self, body: &Body<'_>) -> bool {
+    fn has_body(&mut self, log: &Log, body: &Body<'_>) -> bool {
         let Body::Chunked { body, chunks, bytes } = *body else { return true };
-        let lengths = (0..chunks).map(|index| self.chunk(body, index).map(|part| part.len() as u64));
+        let lengths = (0..chunks).map(|index| self.chunk(log, body, index).map(|part| part.len() as u64));
         lengths.sum::<Option<u64>>() == Some(bytes)
     }
 
     /// Writes a body; false when a part of it was gone.
-    fn write_body(&mut self, object: &mut Object<'_, '_>, body: &Body<'_>) -> bool {
+    fn write_body(&mut self, log: &Log, object: &mut Object<'_, '_>, body: &Body<'_>) -> bool {
         object.number("payload_bytes", bytes_of(body));
         let encoding = match *body {
             Body::Inline(bytes) => match std::str::from_utf8(bytes) {
@@ -156,7 +147,7 @@ impl Source<'_> {
             Body::Chunked { body, chunks, .. } => {
                 let mut base64 = Base64::open(object.field("payload"));
                 for index in 0..chunks {
-                    let Some(bytes) = self.chunk(body, index) else { return false };
+                    let Some(bytes) = self.chunk(log, body, index) else { return false };
                     base64.put(bytes);
                 }
                 base64.close();
@@ -183,32 +174,30 @@ struct Export<'e, 's> {
 }
 
 impl Export<'_, '_> {
-    /// Exports what was not exported yet. What stays out is told of the last round only.
-    fn round(&mut self, scan: &Scan, directory: &Path) -> io::Result<()> {
+    /// Exports what was not exported yet, queue by queue. A message that is in several queues comes with the first.
+    fn round(&mut self, log: &mut Log, directory: &Path) -> io::Result<()> {
         let mut disk = FileDisk::only_reading(directory);
-        let names = Names::of(scan, &mut disk);
-        let chunks = FileDisk::only_reading(directory);
-        let mut source = Source { scan, names, disk: chunks, chunk: Vec::new() };
-        self.exported.broken = 0;
-        self.exported.recycled = scan.for_each(&mut disk, |found| match &found.record {
-            Record::Message(message) => self.take(&mut source, found, message),
-            _ => Ok(()),
-        })?;
+        let names = Names::of(log, &mut disk)?;
+        let mut source = Source { names, disk: FileDisk::only_reading(directory), chunk: Vec::new() };
+        for queue in queues_of(log) {
+            log.for_each_message(&mut disk, queue, |log, _, message| self.take(&mut source, log, message))?;
+        }
+        self.exported.unreadable = 0;
+        for queue in queues_of(log) {
+            let mut done = self.done.get(&queue).cloned().unwrap_or_default();
+            for range in log.index().queues().get(&queue).into_iter().flat_map(|known| known.live_ranges()) {
+                done.insert(range, |part| self.exported.unreadable += part.end - part.start);
+            }
+        }
         Ok(())
     }
 
-    fn take(
-        &mut self,
-        source: &mut Source<'_>,
-        found: &FoundRecord<'_>,
-        message: &Message<'_>,
-    ) -> io::Result<()> {
-        let targets = self.targets(source.scan, found, message);
+    fn take(&mut self, source: &mut Source, log: &Log, message: &Message<'_>) -> io::Result<()> {
+        let targets = self.targets(log, message);
         if targets.is_empty() {
             return Ok(());
         }
-        if !source.has_body(&message.body) || !self.write(source, found, message, &targets)? {
-            self.exported.broken += 1;
+        if !source.has_body(log, &message.body) || !self.write(source, log, message, &targets)? {
             return Ok(());
         }
         for (queue, offset) in targets {
@@ -217,30 +206,20 @@ impl Export<'_, '_> {
         }
         self.exported.messages += 1;
         self.exported.bytes += bytes_of(&message.body);
-        self.exported.salvaged += u64::from(found.trust != Trust::Whole);
         Ok(())
     }
 
-    /// The queues that still have the message, and have it from here.
-    fn targets(&self, scan: &Scan, found: &FoundRecord<'_>, message: &Message<'_>) -> Vec<(u64, u64)> {
-        let is_live = |queue: u64, offset: u64| match scan.index.queues().get(&queue) {
-            // The index knows nothing of the tail, but what it knows as dead is dead there too.
-            Some(known) if found.trust == Trust::Tail => {
-                !known.gone && !known.settled.contains(offset) && known.segment_of(offset).is_none()
-            }
-            Some(known) => known.segment_of(offset) == Some(found.place.segment),
-            None => found.trust == Trust::Tail,
-        };
-        let is_new = |queue: u64, offset| !self.done.get(&queue).is_some_and(|done| done.contains(offset));
-        let targets = message.targets.iter().map(|target| (target.queue, target.offset));
-        targets.filter(|&(queue, offset)| is_live(queue, offset) && is_new(queue, offset)).collect()
+    /// The queues that still have the message and with which it was not exported yet.
+    fn targets(&self, log: &Log, message: &Message<'_>) -> Vec<(u64, u64)> {
+        let is_new = |queue, offset| !self.done.get(&queue).is_some_and(|done| done.contains(offset));
+        log.live_targets(message).filter(|&(queue, offset)| is_new(queue, offset)).collect()
     }
 
     /// Writes the line of a message; false when a part of its body was gone, and then there is no line.
     fn write(
         &mut self,
-        source: &mut Source<'_>,
-        found: &FoundRecord<'_>,
+        source: &mut Source,
+        log: &Log,
         message: &Message<'_>,
         targets: &[(u64, u64)],
     ) -> io::Result<bool> {
@@ -254,12 +233,9 @@ impl Export<'_, '_> {
             let mut object = Object::open(json);
             object.bytes("exchange", message.exchange);
             object.bytes("routing_key", message.key);
-            write_queues(object.field("queues"), source, targets);
-            if found.trust != Trust::Whole {
-                object.truth("salvaged", true);
-            }
+            write_queues(object.field("queues"), (source, log), targets);
             props::write(&mut object, message.properties);
-            is_whole = source.write_body(&mut object, &message.body);
+            is_whole = source.write_body(log, &mut object, &message.body);
             if is_whole {
                 object.close();
                 json.raw(b"\n");
@@ -273,7 +249,7 @@ impl Export<'_, '_> {
 }
 
 /// Each queue with the place of the message in it.
-fn write_queues(json: &mut Json<'_>, source: &Source<'_>, targets: &[(u64, u64)]) {
+fn write_queues(json: &mut Json<'_>, (source, log): (&Source, &Log), targets: &[(u64, u64)]) {
     json.raw(b"[");
     let mut is_first = true;
     for &(queue, offset) in targets {
@@ -281,7 +257,7 @@ fn write_queues(json: &mut Json<'_>, source: &Source<'_>, targets: &[(u64, u64)]
         let mut object = Object::open(json);
         source.names.write(&mut object, queue);
         object.number("offset", offset);
-        let known = source.scan.index.queues().get(&queue);
+        let known = log.index().queues().get(&queue);
         object.truth("redelivered", known.is_some_and(|known| offset < known.delivered_below()));
         object.close();
     }

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::io;
 
 use crate::broker::levels_of;
 use crate::journal::definition::queue_in;
 use crate::journal::{Definition, DestinationName, VhostMetadata, is_group, is_transient};
 use crate::json::Object;
-use crate::store::fsck::Scan;
-use crate::store::{Disk, Record};
+use crate::store::{Disk, Log};
 
 /// What is defined.
 #[derive(Debug, Default)]
@@ -25,62 +25,51 @@ pub(super) struct Names {
     pub(super) hidden: usize,
     pub(super) exchanges: u64,
     pub(super) bindings: u64,
-    /// Definitions that nobody can read.
+    /// Definitions that are damaged, and those that only another version understands.
     pub(super) unread: u64,
 }
 
 impl Names {
     /// The definitions in a store.
-    pub(super) fn of<D: Disk>(scan: &Scan, disk: &mut D) -> Self {
-        let (mut names, mut bytes) = (Self::default(), Vec::new());
-        let living = scan.index.definitions().iter().filter(|(_, definition)| !definition.deleted);
-        for (key, definition) in living {
-            let places = [Some(definition.place), definition.second].into_iter().flatten();
-            let mut value = Vec::new();
-            for place in places {
-                let record = scan.read_record(disk, place, &mut bytes);
-                if let Some(Record::Defined { key: found, value: Some(found_value), .. }) = record
-                    && *found == **key
-                {
-                    value = found_value.to_vec();
-                    break;
-                }
-            }
-            match Definition::parse(key, &value) {
-                Some(defined @ Definition::Queue { vhost, name, incarnation, .. }) => {
-                    names.queues.insert(incarnation, (vhost.to_string(), name.to_string()));
-                    let levels = levels_of(&defined).zip(1..);
-                    names.levels.extend(levels.map(|(level, priority)| (level, (incarnation, priority))));
-                }
-                Some(defined @ Definition::Exchange { vhost, name, version, .. }) => {
-                    names.exchanges += 1;
-                    let mut slots = levels_of(&defined).zip(1..).peekable();
-                    if slots.peek().is_some() {
-                        let name = format!("(delayed by exchange '{name}')");
-                        names.hidden += 1;
-                        names.queues.insert(version, (vhost.to_string(), name));
-                        names.levels.extend(slots.map(|(slot, number)| (slot, (version, number))));
-                    }
-                }
-                Some(Definition::Binding { .. }) => names.bindings += 1,
-                Some(
-                    Definition::AccessWritten
-                    | Definition::Vhost { .. }
-                    | Definition::User { .. }
-                    | Definition::Permission { .. }
-                    | Definition::TopicPermission { .. }
-                    | Definition::UserLimits { .. }
-                    | Definition::Policy { .. }
-                    | Definition::Parameter { .. },
-                ) => {}
-                None => names.unread += 1,
-            }
+    pub(super) fn of<D: Disk>(log: &Log, disk: &mut D) -> io::Result<Self> {
+        let mut names = Self::default();
+        let damaged = log.read_definitions(disk, |key, value, _| names.add(Definition::parse(key, value)))?;
+        names.unread += damaged;
+        let mut lost = log.index().queues_with_messages();
+        lost.retain(|queue| !names.queues.contains_key(queue) && !names.levels.contains_key(queue));
+        if lost.is_empty() {
+            return Ok(names);
         }
-        let is_defined = |queue| names.queues.contains_key(&queue) || names.levels.contains_key(&queue);
-        let orphans = scan.orphans(disk, is_defined);
-        let name = |key: Box<[u8]>| queue_in(&key).map(|(vhost, name)| (vhost.into(), name.into()));
-        names.orphans.extend(orphans.into_iter().map(|(queue, key)| (queue, key.and_then(name))));
-        names
+        let mut found = log.read_names(disk, &lost)?;
+        for queue in lost {
+            let key = found.remove(&queue);
+            let name = key.and_then(|key| queue_in(&key).map(|(vhost, name)| (vhost.into(), name.into())));
+            names.orphans.insert(queue, name);
+        }
+        Ok(names)
+    }
+
+    fn add(&mut self, definition: Option<Definition<'_>>) {
+        match definition {
+            Some(defined @ Definition::Queue { vhost, name, incarnation, .. }) => {
+                self.queues.insert(incarnation, (vhost.to_string(), name.to_string()));
+                let levels = levels_of(&defined).zip(1..);
+                self.levels.extend(levels.map(|(level, priority)| (level, (incarnation, priority))));
+            }
+            Some(defined @ Definition::Exchange { vhost, name, version, .. }) => {
+                self.exchanges += 1;
+                let mut slots = levels_of(&defined).zip(1..).peekable();
+                if slots.peek().is_some() {
+                    let name = format!("(delayed by exchange '{name}')");
+                    self.hidden += 1;
+                    self.queues.insert(version, (vhost.to_string(), name));
+                    self.levels.extend(slots.map(|(slot, number)| (slot, (version, number))));
+                }
+            }
+            Some(Definition::Binding { .. }) => self.bindings += 1,
+            Some(_) => {}
+            None => self.unread += 1,
+        }
     }
 
     /// Virtual host and name of a queue, defined or not.

@@ -11,12 +11,11 @@ pub fn help() -> String {
 }
 
 const BEFORE_OPTIONS: &str = "\
-What a data directory holds, and whether all of it is as it was written.
+What a data directory holds, and whether all of it can be read.
 
 Usage: leveret inspect DIR [OPTIONS]
 
-Without --drop-set-aside it only reads: a broker may be using the directory, and a card or a user that
-can only read will do. Beside a broker that writes it reads again what looks wrong, and says so.
+It only reads: a broker may be using the directory, and a card or a user that can only read will do. Beside a broker that writes it reads again what looks wrong, and says so.
 ";
 
 const AFTER_OPTIONS: &str = "\
@@ -25,22 +24,17 @@ queues with the place of the message in each; the payload as text (payload_encod
 UTF-8, else as base64; what is not UTF-8 elsewhere under a name that ends in _base64. Lines come as the
 messages lie on the disk: sort by offset for the order of a queue.
 
-Exit code: 0 everything is as it was written; 1 the last commit is not whole: the next start cuts it;
-2 something is damaged: the next start sets it aside; 3 DIR could not be inspected.
+Exit code: 0 everything can be read; 2 something cannot, or users are in doubt, or messages have no queue;
+3 DIR could not be inspected.
 ";
 
 const OPTIONS: Table<Options> = Table(&[Section {
     heading: "Options:",
     rows: &[
-        OptionRow::new(
-            "--details",
-            "",
-            "the log's segments too, and what its bytes were written for",
-            |options, _| {
-                options.details = true;
-                Ok(())
-            },
-        ),
+        OptionRow::new("--details", "", "the log's segments too", |options, _| {
+            options.details = true;
+            Ok(())
+        }),
         OptionRow::new(
             "--records",
             "",
@@ -55,23 +49,12 @@ const OPTIONS: Table<Options> = Table(&[Section {
             "FILE",
             "write every live message that can be read to FILE, which must not be there yet,\n\
              one JSON object a line; - is standard output, and the report goes to standard\n\
-             error. From a damaged directory it saves what can be parsed",
+             error",
             |options, given| {
                 let file = given.path()?;
                 let is_stdout = file.as_os_str() == "-";
                 options.export =
                     Some(if is_stdout { ExportTo::StandardOutput } else { ExportTo::File(file) });
-                Ok(())
-            },
-        ),
-        OptionRow::new(
-            "--drop-set-aside",
-            "",
-            "afterwards write over what is damaged, keeping every record of it that can be read,\n\
-             so that the broker finds a whole store; the one thing here that writes. Not while\n\
-             a broker has the directory; asks nothing, says what it did",
-            |options, _| {
-                options.drop_set_aside = true;
                 Ok(())
             },
         ),
@@ -90,8 +73,6 @@ pub struct Options {
     pub records: bool,
     /// Where live messages go.
     pub export: Option<ExportTo>,
-    /// Write over what is damaged.
-    pub drop_set_aside: bool,
 }
 
 /// Where messages are written to.
@@ -153,8 +134,7 @@ mod tests {
         );
         let stdout = Some(ExportTo::StandardOutput);
         assert_eq!(parsed("d --export -"), Ok(Some(Options { export: stdout, ..plain.clone() })));
-        assert_eq!(parsed("d --details"), Ok(Some(Options { details: true, ..plain.clone() })));
-        assert_eq!(parsed("d --drop-set-aside"), Ok(Some(Options { drop_set_aside: true, ..plain })));
+        assert_eq!(parsed("d --details"), Ok(Some(Options { details: true, ..plain })));
         assert_eq!(parsed("d --help"), Ok(None));
     }
 

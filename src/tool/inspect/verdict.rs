@@ -5,9 +5,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use super::look::Look;
 use super::names::Names;
-use crate::store::Access;
-use crate::store::fsck::{FsckError, Scan};
+use crate::store::{Access, OpenError};
 
 /// Why nothing can be told, as a sentence.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub enum InspectError {
         /// The path.
         path: PathBuf,
         /// Why it cannot be read.
-        why: FsckError,
+        why: OpenError,
     },
     /// The file for the export cannot be written.
     Export {
@@ -26,15 +26,6 @@ pub enum InspectError {
         /// What the system says.
         why: io::Error,
     },
-    /// A broker has the directory, and something was to be written to it.
-    InUse(PathBuf),
-    /// What is damaged could not be written over.
-    NotDropped {
-        /// Of which directory.
-        path: PathBuf,
-        /// Why it cannot be read.
-        why: FsckError,
-    },
     /// Nobody takes what is printed.
     Output(io::Error),
 }
@@ -42,18 +33,16 @@ pub enum InspectError {
 impl fmt::Display for InspectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Directory { path, why: OpenError::NoStore } => write!(
+                f,
+                "{}: there is no store: not one segment file (such as 00000000.seg)",
+                path.display()
+            ),
             Self::Directory { path, why } => write!(f, "{}: {why}", path.display()),
             Self::Export { path, why } if why.kind() == io::ErrorKind::AlreadyExists => {
                 write!(f, "{} is there already: name a file that is not", path.display())
             }
             Self::Export { path, why } => write!(f, "{} cannot be written: {why}", path.display()),
-            Self::InUse(path) => {
-                write!(f, "{}: a broker has it, so nothing is dropped: stop the broker first", path.display())
-            }
-            Self::NotDropped { path, why: FsckError::Unreadable(why) } => {
-                write!(f, "{}: cannot be written: {why}; what is set aside stays", path.display())
-            }
-            Self::NotDropped { path, why } => write!(f, "{}: {why}", path.display()),
             Self::Output(why) => write!(f, "the report cannot be written: {why}"),
         }
     }
@@ -72,9 +61,7 @@ impl From<io::Error> for InspectError {
 pub enum Verdict {
     /// Every checksum holds.
     Good,
-    /// The last commit is not whole; the next start cuts it.
-    CutTail,
-    /// Something is not as it was written.
+    /// Something cannot be read.
     Damaged,
     /// What is there is as it was written, but there are messages whose queue nothing defines.
     Orphans,
@@ -87,18 +74,19 @@ impl Verdict {
     pub const fn code(self) -> u8 {
         match self {
             Self::Good => 0,
-            Self::CutTail => 1,
             Self::Damaged | Self::AccessInDoubt | Self::Orphans => 2,
         }
     }
 
-    pub(super) fn of(scan: &Scan, names: &Names, access: Access) -> Self {
-        match (scan.damage.is_empty(), &scan.tail) {
-            (false, _) => Self::Damaged,
-            _ if matches!(access, Access::InDoubt(_)) => Self::AccessInDoubt,
-            _ if !names.orphans.is_empty() => Self::Orphans,
-            (true, Some(_)) => Self::CutTail,
-            (true, None) => Self::Good,
+    pub(super) fn of(look: &Look, names: &Names) -> Self {
+        if !look.is_whole() {
+            Self::Damaged
+        } else if matches!(look.report.access.access, Access::InDoubt(_)) {
+            Self::AccessInDoubt
+        } else if !names.orphans.is_empty() {
+            Self::Orphans
+        } else {
+            Self::Good
         }
     }
 }

@@ -504,7 +504,16 @@ impl Life {
         house.journal.start(log.life(), true, log.space().record_bytes_max() as u64);
         house.journal.set_disk_room((u64::MAX, u64::MAX), false);
         let first = Some(("guest", PasswordHash::Nobodys));
-        restore(&mut house.broker, &mut context!(house), &log, &mut disk, report.access, first, NOW).ok()?;
+        restore(
+            &mut house.broker,
+            &mut context!(house),
+            &log,
+            &mut disk,
+            (report.access, report.losses),
+            first,
+            NOW,
+        )
+        .ok()?;
         let at = house.connect();
         Some(Self { house, keeper: Keeper::new(log, 1 << 17), disk, at })
     }

@@ -30,8 +30,16 @@ fn a_user_who_was_read_is_there_though_the_disk_refuses_to_be_read_again() {
     }
     let mut house = TestBroker::with(&Default::default());
     let first = Some(("guest", PasswordHash::Nobodys));
-    restore(&mut house.broker, &mut context!(house), &log, &mut disk, report.access, first, NOW)
-        .expect("there is nothing else to read");
+    restore(
+        &mut house.broker,
+        &mut context!(house),
+        &log,
+        &mut disk,
+        (report.access, report.losses),
+        first,
+        NOW,
+    )
+    .expect("there is nothing else to read");
     let mut users: Vec<&str> = house.broker.access().users().map(|user| user.name).collect();
     users.sort_unstable();
     assert_eq!(users, ["ann", "guest"]);

@@ -7,7 +7,6 @@ use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret_base::journal::{Definition, Journal};
 use leveret_base::mem::{MessageLimits, Messages};
 use leveret_base::time::Now;
-use leveret_store::fsck::Scan;
 use leveret_store::{
     ACCESS_SLOTS, Access, Disk, Identity, Keeper, Log, Record, Report, Settings, Urgency, Write,
 };
@@ -178,7 +177,7 @@ fn no_flipped_bit_of_the_only_header_costs_a_user() {
         let mut byte = [0];
         disk.read(slot, at, &mut byte).expect("it can be read");
         disk.write(slot, at, &[byte[0] ^ 1 << bit]).expect("it can be written");
-        Log::access_of(&mut disk).expect("it can be read")
+        Log::read_only(&mut disk).expect("it can be read").1.access.access
     };
     for at in 0..76 {
         for bit in 0..8 {
@@ -441,7 +440,7 @@ fn a_file_of_access_that_is_older_than_the_log_vouches_for_nobody() {
             flip(&mut disk, gone);
         }
         put_copies(&mut disk, &old);
-        let access = Log::access_of(&mut disk).expect("it can be read");
+        let access = Log::read_only(&mut disk).expect("it can be read").1.access.access;
         assert_eq!(matches!(access, Access::InDoubt(_)), is_damaged, "{access:?}");
         put_copies(&mut disk, &new);
         let (report, found) = readable(&disk);
@@ -471,46 +470,6 @@ fn files_of_access_that_were_lost_come_back_with_the_next_change() {
     let (report, found) = readable(&disk);
     assert_eq!(report.access.access, Access::Whole, "by the files alone");
     assert_eq!(found.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [ALICE, b"\0\x02\x05carol"]);
-}
-
-/// What `inspect --drop-set-aside` writes over is also what tells that something is missing: the doubt stays
-/// until somebody confirms what there is, wherever the power goes meanwhile.
-#[test]
-fn dropping_what_is_damaged_ends_no_doubt() {
-    let spoilt_store = |commits: usize| {
-        let (mut disk, mut log) = store_of_two();
-        change(&mut log, &mut disk, 1, BOB, None);
-        drop(log);
-        // Their heads are left, and tell that there was something.
-        for (slot, at) in disk.written().into_iter().rev().take(commits) {
-            disk.write(slot, at as u64 + 76, &[0xA5; 4096 - 76]).expect("it can be written");
-            disk.sync(slot).expect("it can be synced");
-        }
-        disk.lose_access_files();
-        disk
-    };
-    let access = |disk: &SimDisk| Log::access_of(&mut disk.clone()).expect("it can be read");
-    for (commits, at) in [(3, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 7), (5, 7)] {
-        let disk = spoilt_store(commits);
-        assert!(matches!(access(&disk), Access::InDoubt(_)), "{commits} are lost");
-        let scan = Scan::of(&mut disk.clone()).expect("it is a store");
-        disk.start(Trouble::Cut(at * at));
-        let is_done = scan.drop_set_aside(&mut disk.clone()).is_ok();
-        assert!(is_done || at < 7, "49 calls are enough");
-        disk.power_cut();
-        let found = access(&disk);
-        assert!(matches!(found, Access::InDoubt(_)), "{commits} are lost, cut at {at}: {found:?}");
-        if is_done {
-            let (mut log, report) = open(&disk);
-            assert!(matches!(report.access.access, Access::InDoubt(_)), "{commits} are lost");
-            let version = u64::from(log.life()) << 32 | 1;
-            let record = Record::Defined { version, key: &ACCESS_WRITTEN_KEY, value: Some(b"") };
-            log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
-            commit(&mut log, &mut disk.clone());
-            drop(log);
-            assert_eq!(open(&disk).1.access.access, Access::Whole, "{commits}: it is confirmed");
-        }
-    }
 }
 
 /// A card refuses the first reads of both files, and the log needs them.
@@ -639,10 +598,6 @@ impl Disk for Worn {
     }
 
     fn remove(&mut self, slot: u32) -> io::Result<()> {
-        // A start asks whether a repair has left an empty one.
-        if slot == leveret_store::MENDING_SLOT {
-            return self.disk.remove(slot);
-        }
         assert!(ACCESS_SLOTS.contains(&slot), "no segment is removed");
         self.fail_if(slot, &[Wear::Inode])?;
         self.is_removed |= slot == self.file;

@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
 use leveret_base::time::Now;
-use leveret_store::fsck::Scan;
 use leveret_store::{
-    Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, Range, Record, Report, Settings, Target,
-    Targets, Urgency,
+    Access, BLOCK_BYTES, Body, Disk, Identity, Log, Message, OpenError, Range, Record, Report, Settings,
+    Target, Targets, Urgency,
 };
 
 use crate::sample::PLAIN;
@@ -98,12 +97,13 @@ fn a_refused_block_costs_its_commit_and_is_told() {
     for (slot, at) in places {
         let mut disk = written();
         disk.refuse(slot, at);
-        let scan = Scan::of(&mut disk.clone()).expect("a bad block does not end an inspection");
+        let (_, inspected) = Log::inspect(&mut disk.clone()).expect("a bad block does not end an inspection");
         let (mut log, report) = open(&disk);
         assert_eq!(report.access.access, Access::Whole, "file {slot}, byte {at}");
         let lost = &all - &served(&log, &disk);
         assert!(lost.len() as u64 <= MESSAGES, "file {slot}, byte {at}: {lost:?} are lost");
-        let is_told = report.is_damaged() || !report.refused.is_empty() || !scan.damage.is_empty();
+        let is_told =
+            report.is_damaged() || !report.refused.is_empty() || !inspected.found_losses().is_empty();
         assert!(lost.is_empty() || is_told, "file {slot}, byte {at}: {lost:?} are lost without a word");
         lossy += usize::from(!lost.is_empty());
         // What is promised now holds, whether or not the block can be read again one day.
@@ -202,8 +202,8 @@ fn a_file_that_cannot_be_opened_costs_what_lies_in_it_and_is_told() {
         let mut disk = written();
         let of_file = disk.written().iter().filter(|(other, _)| *other == slot).count() as u64;
         disk.lose_file(slot, true);
-        let scan = Scan::of(&mut disk.clone()).expect("a bad file does not end an inspection");
-        assert!(scan.damage.iter().any(|damage| damage.slot == slot), "file {slot}: inspect says nothing");
+        let (_, inspected) = Log::inspect(&mut disk.clone()).expect("a bad file does not end an inspection");
+        assert_eq!(inspected.unopened.len(), 1, "file {slot}: inspect says nothing");
         let (mut log, report) = open(&disk);
         assert_eq!(report.access.access, Access::Whole, "file {slot}");
         assert_eq!(report.unopened.len(), 1, "file {slot} is told");
@@ -250,20 +250,56 @@ fn the_newest_segment_that_cannot_be_opened_leaves_access_in_doubt_unless_the_fi
     assert_eq!(report.access.access, Access::Whole, "nothing of it can be missing");
 }
 
-/// Opens it with so many blocks refused.
-fn opens_without(blocks_refused: usize) -> bool {
+/// Nobody is told that a store is new when it cannot be read; else what can be read of it is served, and who may come in is
+/// in doubt where nothing is left that says it.
+#[test]
+fn a_disk_that_refuses_many_blocks_is_served_as_far_as_it_can_be_read() {
     let disk = written();
+    disk.lose_access_files();
+    let whole = served(&Log::read_only(&mut disk.clone()).expect("it is there").0, &disk);
     let places = blocks(&disk);
-    assert!(places.len() > blocks_refused, "there are {} blocks", places.len());
-    places.into_iter().rev().take(blocks_refused).for_each(|(slot, at)| disk.refuse(slot, at));
+    let newest = disk.written().last().copied().expect("there were commits").0;
+    places.iter().filter(|(slot, _)| *slot == newest).for_each(|(slot, at)| disk.refuse(*slot, *at));
+    disk.lose_access_files();
+    let copy = disk.copy();
+    let (log, report) = open(&copy);
+    assert!(report.unwritable.is_none() && matches!(report.access.access, Access::InDoubt(_)), "{report:?}");
+    assert!(report.losses.is_alarm(), "{report:?}");
+    let left = served(&log, &copy);
+    assert!(!left.is_empty() && left.len() < whole.len() && left.is_subset(&whole), "{left:?}");
+    places.iter().for_each(|(slot, at)| disk.refuse(*slot, *at));
+    disk.start(Trouble::Never);
     let settings = Settings { segment_bytes: SEGMENT_BYTES, ..Settings::default() };
-    Log::open(&mut disk.clone(), settings, IDENTITY, NOW).is_ok()
+    let opened = Log::open(&mut disk.clone(), settings, IDENTITY, NOW);
+    assert!(matches!(opened, Err(OpenError::Unreadable(_))), "{opened:?}");
 }
 
+/// A file that is refused as a whole at one start: what lies in it is there again when it can be read, however much was
+/// written meanwhile.
 #[test]
-fn a_disk_that_refuses_too_much_is_no_store_with_bad_spots() {
-    assert!(opens_without(60), "there are bad spots");
-    assert!(!opens_without(70), "it is broken as a whole");
+fn a_file_that_is_refused_at_one_start_stays_in_the_log() {
+    let all: BTreeSet<u64> = (0..MESSAGES * COMMITS).collect();
+    let places = blocks(&written());
+    let last = written().written().last().copied().expect("there were commits").0;
+    let slots: BTreeSet<u32> = places.iter().map(|(slot, _)| *slot).filter(|slot| *slot != last).collect();
+    let mut lossy = 0;
+    for slot in slots {
+        let mut disk = written();
+        let of_file = || places.iter().filter(|(other, _)| *other == slot);
+        of_file().for_each(|(_, at)| disk.refuse(slot, *at));
+        let (mut log, _) = open(&disk);
+        lossy += usize::from(served(&log, &disk) != all);
+        for offset in 1_000..1_060 {
+            publish(&mut log, offset);
+            commit(&mut log, &mut disk);
+        }
+        drop(log);
+        of_file().for_each(|(_, at)| disk.relent(slot, *at));
+        let (log, _) = open(&disk);
+        let found = served(&log, &disk);
+        assert!(all.is_subset(&found), "file {slot}: {:?} are gone", &all - &found);
+    }
+    assert!(lossy > 2, "{lossy} files cost anything");
 }
 
 /// However often it is asked for, and however long the log goes on beside it: what lies in a refused block
@@ -280,7 +316,7 @@ fn a_block_that_is_refused_for_years_is_kept_until_the_disk_relents() {
     disk.refuse(slot, at);
     let kept = &all - &read_back(&mut log, &mut disk);
     assert!((1..=MESSAGES).contains(&(kept.len() as u64)), "{kept:?}");
-    assert!(log.is_damaged(), "it is told");
+    assert!(log.has_refused_reads(), "it is told");
     let mut recycled = 0;
     for year in 0..12 {
         let first = 1_000 + year * 1_000;
@@ -298,7 +334,7 @@ fn a_block_that_is_refused_for_years_is_kept_until_the_disk_relents() {
         // A start reads footers; what it does not read it cannot miss.
         log = open(&disk).0;
         assert_eq!(read_back(&mut log, &mut disk), &all - &kept, "year {year}");
-        assert!(log.is_damaged(), "year {year}: not a word");
+        assert!(log.has_refused_reads(), "year {year}: not a word");
     }
     assert!(recycled > 60, "only {recycled} segments were used again");
     disk.relent(slot, at);

@@ -222,7 +222,7 @@ impl World {
         }
         // A start reads what was refused twice more: few refusals cost nothing, and many are told.
         let is_short = random.once_in(2);
-        let refusals = if is_short { 1 + random.below(5) } else { 100 + random.below(300) };
+        let refusals = if is_short { 1 + random.below(5) } else { 700 + random.below(300) };
         self.disk.start(Trouble::FailedRead(random.below(60), refusals));
         let is_cut = random.once_in(2);
         let settings = self.settings();

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_store::fsck::Scan;
 use leveret_store::{
     ACCESS_SLOTS, Body, Disk, Identity, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
 };
@@ -156,7 +155,7 @@ fn disk_of(files: &Files) -> SimDisk {
 /// What strangers have made of the files of a store with these messages; how many it cost.
 fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize {
     let disk = disk_of(files);
-    let is_good = Scan::of(&mut disk.clone()).is_ok_and(|scan| scan.is_good());
+    let is_good = Log::inspect(&mut disk.clone()).is_ok_and(|(_, report)| report.found_losses().is_empty());
     let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
     let mut store = Store { log, disk, letter: b'a', next: 100_000 };
     let found = store.served(case);
@@ -326,34 +325,29 @@ fn a_directory_that_was_copied_in_part_is_told() {
     }
 }
 
-/// What is gone is told by the start that goes on without it, or dropped before that; then all is well again.
+/// What is gone is told by the start that goes on without it; then all is well again.
 #[test]
-fn a_part_of_a_store_is_told_and_goes_on_or_is_mended() {
+fn a_part_of_a_store_is_told_and_goes_on() {
     let (_, files, _) = two_days();
     let newest = |log: &Log| log.index().segments().values().map(|segment| segment.slot).next_back();
     let of_newest = newest(&Store::of(&files, b'a').log).expect("there is one");
-    let notes = ["whole", "gone", "damaged"];
-    for (note, is_mended) in notes.into_iter().flat_map(|note| [(note, true), (note, false)]) {
-        let case = format!("the note is {note}, mended: {is_mended}");
+    for note in ["whole", "gone", "damaged"] {
+        let case = format!("the note is {note}");
         let mut files = files.clone();
         files.retain(|name, _| *name != of_newest && (note != "gone" || *name != NEWEST_SLOT));
         if note == "damaged" {
             files.get_mut(&NEWEST_SLOT).expect("it is there")[30] ^= 1;
         }
         let mut disk = disk_of(&files);
-        let scan = Scan::of(&mut disk).expect("it is readable");
-        assert!(!scan.damage.is_empty(), "{case}: before");
-        if is_mended {
-            scan.drop_set_aside(&mut disk).expect("the disk is well");
-        } else {
-            let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
-            assert!(report.is_damaged() && report.commits_lost_at_end > 1, "{case}: {report:?}");
-            assert!(log.is_damaged(), "{case}");
-            Store { log, disk: disk.clone(), letter: b'a', next: 100_000 }.go_on(10);
-            disk.start(Trouble::Never);
-        }
-        let after = Scan::of(&mut disk).expect("it is readable");
-        assert!(after.is_good(), "{case}: after it {:?}", after.damage);
+        let (_, report) = Log::inspect(&mut disk).expect("it is readable");
+        assert!(!report.found_losses().is_empty(), "{case}: before");
+        let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
+        assert!(report.is_damaged() && report.commits_lost_at_end > 1, "{case}: {report:?}");
+        assert!(log.is_damaged(), "{case}");
+        Store { log, disk: disk.clone(), letter: b'a', next: 100_000 }.go_on(10);
+        disk.start(Trouble::Never);
+        let (_, after) = Log::inspect(&mut disk).expect("it is readable");
+        assert!(after.found_losses().is_empty() && after.losses.is_alarm(), "{case}: after it {after:?}");
         let report = Log::open(&mut disk, settings(), OTHER, NOW).expect("it opens").1;
         assert!(!report.is_damaged() && report.commits_lost_at_end == 0, "{case}: after it {report:?}");
     }
@@ -378,9 +372,10 @@ fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
         }
         store.disk.start(Trouble::Never);
         let case = format!("{trouble:?}");
-        let scan = Scan::of(&mut store.disk).expect("it is readable");
-        assert!(scan.damage.is_empty(), "{case}: {:?}", scan.damage);
-        sealed += usize::from(scan.segments.last().is_some_and(|newest| newest.sealed));
+        let (log, inspected) = Log::inspect(&mut store.disk).expect("it is readable");
+        assert!(inspected.found_losses().is_empty(), "{case}: {inspected:?}");
+        let segments = log.for_each_record(&mut store.disk, |_| Ok(())).expect("it is readable");
+        sealed += usize::from(segments.last().is_some_and(|newest| newest.is_sealed));
         let report = Log::open(&mut store.disk, settings(), OTHER, NOW).expect("it opens").1;
         assert!(!report.is_damaged() && report.commits_lost_at_end == 0, "{case}: {report:?}");
     }

@@ -86,7 +86,6 @@ fn look(home: &Home) -> (String, Vec<serde_json::Value>) {
         details: false,
         records: false,
         export: Some(ExportTo::StandardOutput),
-        drop_set_aside: false,
     };
     let (mut report, mut lines) = (Vec::new(), Vec::new());
     let verdict = inspect(&options, &mut report, &mut lines).expect("it is a store");

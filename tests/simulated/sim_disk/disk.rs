@@ -13,7 +13,7 @@ use std::io;
 use std::rc::Rc;
 
 use leveret_store::{
-    ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, MENDING_SLOT, RangeSet, Unopened, is_beside_the_log,
+    ACCESS_SLOTS, BLOCK_BYTES, Disk, Identity, REPAIR_SLOT, RangeSet, Unopened, is_beside_the_log,
 };
 
 use super::damage::Damaged;
@@ -459,7 +459,7 @@ impl Disk for SimDisk {
             return Err(io::Error::other("the power is off"));
         }
         // A directory is asked for that one, not the medium.
-        if slot == MENDING_SLOT && !inner.files.contains_key(&slot) {
+        if slot == REPAIR_SLOT && !inner.files.contains_key(&slot) {
             return Ok(0);
         }
         if inner.troubles.read.hits() {
@@ -537,9 +537,6 @@ impl Disk for SimDisk {
 
     fn remove(&mut self, slot: u32) -> io::Result<()> {
         let mut inner = self.0.borrow_mut();
-        if !inner.off && slot == MENDING_SLOT && !inner.files.contains_key(&slot) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
         inner.call()?;
         inner.change()?;
         let file = inner.files.remove(&slot).ok_or(io::ErrorKind::NotFound)?;

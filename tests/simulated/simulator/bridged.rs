@@ -224,8 +224,15 @@ impl Bridged {
         let (broker, mut context) = engine.broker_mut();
         context.journal_mut().start(self.life, true, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
-        let restored =
-            restore(broker, &mut context, &log, &mut self.disk, report.access, first, Now::from_ms(0));
+        let restored = restore(
+            broker,
+            &mut context,
+            &log,
+            &mut self.disk,
+            (report.access, report.losses),
+            first,
+            Now::from_ms(0),
+        );
         if restored.is_err() {
             return false;
         }

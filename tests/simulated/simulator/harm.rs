@@ -12,8 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use leveret::journal::definition::is_access;
-use leveret::store::fsck::{Scan, Trust};
-use leveret::store::{BLOCK_BYTES, Body, Range, RangeSet, Record, Report};
+use leveret::store::{BLOCK_BYTES, Body, Log, Range, RangeSet, Record, Report};
 
 use super::content::number_of;
 use super::world::sim_disk::{Damaged, SimDisk};
@@ -65,10 +64,10 @@ pub struct Harm {
 impl Harm {
     /// What damage to these blocks may cost; `disk` is as it was before.
     pub fn of(disk: &mut SimDisk, damaged: &Damaged) -> Self {
-        let Ok(scan) = Scan::of(disk) else {
+        let Ok((log, _)) = Log::read_only(disk) else {
             return Self { is_fresh: true, is_unbounded: true, ..Self::default() };
         };
-        let copies = copies(&scan, disk, damaged);
+        let copies = copies(&log, disk, damaged);
         let whole = copies.iter().filter(|copy| !copy.is_touched).map(|copy| copy.commit).max().unwrap_or(0);
         let mut harm = Self { is_fresh: true, ..Self::default() };
         harm.note_lost(&copies, whole);
@@ -172,29 +171,21 @@ impl Harm {
 }
 
 /// Every record of the log.
-fn copies(scan: &Scan, disk: &mut SimDisk, damaged: &Damaged) -> Vec<Copy> {
-    let slots: BTreeMap<u64, (u32, bool)> =
-        scan.segments.iter().map(|segment| (segment.sequence, (segment.slot, segment.sealed))).collect();
+fn copies(log: &Log, disk: &mut SimDisk, damaged: &Damaged) -> Vec<Copy> {
     // From the first byte of the first record of a commit to the last of its last.
     let mut spans: BTreeMap<(u64, u64, u32), (u32, u32)> = BTreeMap::new();
     let mut found = Vec::new();
-    let walked = scan.for_each(disk, |record| -> Result<(), ()> {
-        // What no start serves is no copy.
-        if record.trust == Trust::Tail {
-            return Ok(());
-        }
+    let walked = log.for_each_record(disk, |record| {
         let place = record.place;
-        // A record that only a footer still knows stands for itself.
-        let key = match record.commit {
-            0 => (place.segment, 0, place.at),
-            commit => (place.segment, commit, record.life),
-        };
+        let key = (place.segment, record.commit, record.life);
         let span = spans.entry(key).or_insert((place.at, place.at + place.bytes));
         *span = (span.0.min(place.at), span.1.max(place.at + place.bytes));
         found.push((key, says(&record.record)));
         Ok(())
     });
-    debug_assert!(walked.is_ok_and(|recycled| recycled.is_empty()), "nobody else has the disk");
+    let segments = walked.unwrap_or_default();
+    let slots: BTreeMap<u64, (u32, bool)> =
+        segments.iter().map(|segment| (segment.sequence, (segment.slot, segment.is_sealed))).collect();
     let is_touched = |key: &(u64, u64, u32)| {
         let (from, to) = spans[key];
         let blocks = (from.saturating_sub(COMMIT_HEADER_BYTES)) as usize / BLOCK_BYTES

@@ -12,7 +12,7 @@ use super::harm::is_told;
 use super::world::sim_disk::{Random, SimDisk, Trouble};
 use leveret::broker::{Broker, Context, levels_of};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
-use leveret::journal::{Definition, DestinationName, is_group, is_transient};
+use leveret::journal::{Definition, DestinationName, Losses, is_group, is_transient};
 use leveret::password::PasswordHash;
 use leveret::requests::request_context::{Machine, Process, StoreView};
 use leveret::store::{AccessReport, Body, Identity, Log, Message, Record, Report};
@@ -165,7 +165,7 @@ impl Run {
         self.ledger.begin(log.life(), &found, &harms, is_told);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
-        let mut engine = self.filled(&log, report.access, true)?;
+        let mut engine = self.filled(&log, (report.access, report.losses), true)?;
         let (broker, mut context) = engine.broker_mut();
         self.check_access(broker, &mut context, is_damaged, is_unbounded);
         delete_rebuilt(broker, &mut context);
@@ -176,14 +176,19 @@ impl Run {
     }
 
     /// An engine whose broker has what the log has.
-    fn filled(&mut self, log: &Log, access: AccessReport, is_writable: bool) -> Option<Engine<Memory>> {
+    fn filled(
+        &mut self,
+        log: &Log,
+        report: (AccessReport, Losses),
+        is_writable: bool,
+    ) -> Option<Engine<Memory>> {
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life));
         let (broker, mut context) = engine.broker_mut();
         broker.queues_mut().set_persist_all(self.plan.persist_all);
         broker.queues_mut().set_spill_transient(self.plan.spill_transient);
         context.journal_mut().start(log.life(), is_writable, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
-        restore(broker, &mut context, log, &mut self.disk, access, first, Now::from_ms(0)).ok()?;
+        restore(broker, &mut context, log, &mut self.disk, report, first, Now::from_ms(0)).ok()?;
         Some(engine)
     }
 
@@ -197,7 +202,7 @@ impl Run {
         let found = self.find(&log);
         self.ledger.is_unwritable = true;
         self.ledger.begin(log.life(), &found, &[], true);
-        if let Some(mut engine) = self.filled(&log, report.access, false) {
+        if let Some(mut engine) = self.filled(&log, (report.access, report.losses), false) {
             engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
             self.counts.unwritable += 1;
             let steps = self.chance("unwritable").below(300);
@@ -426,7 +431,7 @@ fn process() -> Process {
         endurance: leveret::requests::request_context::Endurance::default(),
         connections_made: 0,
         confirmed: 0,
-        is_store_damaged: false,
+        has_refused_reads: false,
         certificates_end: None,
         is_tls_shut: false,
         are_definitions_unread: false,

@@ -133,7 +133,7 @@ class Hour:
         text = re.sub(r"good until [-\d]+ [:\d]+", "good until TIME", text)
         text = re.sub(r"\(\d+ of (\d+|N)\)", "(N of N)", text)
         text = re.sub(r"(?<=Messages ready: )\d{3,}|(?<=bytes, )\d+(?= of them)", "N", text)
-        text = re.sub(r"^(queue +)\d{10}( +\d+ +)\d+", r"\1N\2N", text)
+        text = re.sub(r"^(queue +)\d{10}( +\d+ +\d+ +)\d+", r"\1N\2N", text)
         text = re.sub(r"= \d{5,}", "= N", text)
         return text.rstrip()
 

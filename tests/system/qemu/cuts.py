@@ -246,7 +246,7 @@ class Damage:
         very end of the log nobody is: what was damaged there looks like a commit that the cut did not let finish."""
         said = self.board.sh("journalctl -b --no-pager -u leveret")
         near = {number for number in lost if f"{queue} {number:07} ".encode() in self.around}
-        if re.search("are set aside|lost", said):
+        if re.search("cannot be read|refuses to read|is not all of it|lost", said):
             self.told += 1
         elif min(lost) > newest:
             self.untold += 1

@@ -90,7 +90,7 @@ impl Stage {
                 message_size_max: 1 << 20,
                 connections_made: 0,
                 confirmed: 0,
-                is_store_damaged: false,
+                has_refused_reads: false,
                 certificates_end: None,
                 is_tls_shut: false,
                 are_definitions_unread: false,

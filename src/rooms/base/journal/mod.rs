@@ -25,6 +25,7 @@ mod fetch;
 mod group;
 mod groups;
 mod latency;
+mod losses;
 mod records;
 mod settle;
 
@@ -36,6 +37,7 @@ pub use definition::{Definition, DestinationName, VhostMetadata};
 pub use fact::Fact;
 pub use groups::{Cursor, Group, is_group};
 pub use latency::{LATENCY_BOUNDS_MS, LatencyHistogram};
+pub use losses::{Losses, UNDELIVERED};
 pub use records::{Batch, Front, Mode, NoRoom, Settled, Target, Urgency, is_transient};
 
 use groups::{GROUPS_MAX, Groups};

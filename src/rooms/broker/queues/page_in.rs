@@ -15,6 +15,14 @@ use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId, Messages};
 use crate::queue::{First, Lane, Place, Size};
 
+/// Messages that could not be read back, by their offsets in the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LostMessages {
+    pub(crate) queue: QueueId,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
 /// Bytes of records read back at once.
 const FETCH_BYTES: u32 = 128 << 10;
 
@@ -197,6 +205,11 @@ impl Queues {
         true
     }
 
+    /// The messages that the last read did not find; told once.
+    pub(crate) const fn take_lost(&mut self) -> Option<LostMessages> {
+        self.lost.take()
+    }
+
     /// A read is over: messages with offsets below `through` that did not come are lost.
     pub fn fetched(&mut self, fetch: &Fetch, through: u64) {
         if fetch.from == FetchFrom::Browse {
@@ -255,6 +268,8 @@ impl Queues {
                 "queue '{}': {lost} messages cannot be read back from the log; they are passed over",
                 name.escape_debug()
             );
+            self.lost =
+                Some(LostMessages { queue: fetch.queue, first: start, last: start + u64::from(lost) - 1 });
             let backlog = &mut self.records[fetch.queue].backlog;
             match fetch.from {
                 FetchFrom::Returned => self.leave_absent(fetch.queue),

@@ -8,6 +8,7 @@ use super::browses::Browses;
 use super::delay_wheel::DelayWheel;
 use super::expiry::Expiry;
 use super::gets::Getting;
+use super::page_in::LostMessages;
 use super::paging::Paging;
 use super::shedding::Shedding;
 use crate::arguments::QueueSettings;
@@ -107,6 +108,8 @@ pub struct Queues {
     /// Counts messages that left memory or an outbox; a publisher that waits for room asks again when it
     /// rises.
     pub(super) releases: u64,
+    /// The messages that the last read did not find.
+    pub(super) lost: Option<LostMessages>,
     minutes: Minutes,
 }
 
@@ -140,6 +143,7 @@ impl Queues {
             },
             live_log_bytes: None,
             releases: 0,
+            lost: None,
             minutes: Minutes::default(),
         }
     }

@@ -1,15 +1,16 @@
 //! Definitions that a start left out, and messages without a queue.
 //!
-//! Always true: nothing is added here but at a start.
+//! Always true: nothing is added here but at a start, except for queues whose messages could not be read back.
 
 use super::left_out::LeftOut;
 use super::orphans::{Adoption, Orphan, Orphans};
 use crate::Context;
-use crate::access::Access;
+use crate::access::{Access, OperatorFault};
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
-use crate::faults::check_deletable;
-use crate::journal::{Definition, DestinationName};
+use crate::faults::{check_changeable, check_deletable};
+use crate::journal::definition::LOSSES_KEY;
+use crate::journal::{Batch, Definition, DestinationName, Journal, Losses, Mode};
 use crate::topology::exchange_in_words;
 use crate::words::QueueInWords;
 
@@ -20,12 +21,18 @@ pub struct Recovery {
     orphans: Orphans,
     /// Definitions of the store, and queues with messages, for which the limits had no room at the start.
     beyond_limits: u32,
+    losses: Losses,
 }
 
 impl Recovery {
     /// An empty recovery; at most this many definitions that were left out are known.
     pub(crate) fn new(left_out_max: usize, seed: u64) -> Self {
-        Self { left_out: LeftOut::new(left_out_max, seed), orphans: Orphans::default(), beyond_limits: 0 }
+        Self {
+            left_out: LeftOut::new(left_out_max, seed),
+            orphans: Orphans::default(),
+            beyond_limits: 0,
+            losses: Losses::default(),
+        }
     }
 
     /// Counts something of the store for which the limits have no room.
@@ -36,6 +43,39 @@ impl Recovery {
     /// Returns how many definitions of the store, and queues with messages, the limits had no room for at the start.
     pub const fn beyond_limits(&self) -> u32 {
         self.beyond_limits
+    }
+
+    // ---- what could not be read
+
+    /// What the store could not read, at this start, at earlier ones and since.
+    pub const fn losses(&self) -> &Losses {
+        &self.losses
+    }
+
+    /// Sets what the start found.
+    pub fn set_losses(&mut self, losses: Losses) {
+        self.losses = losses;
+    }
+
+    /// Notes that messages could not be read when they were to be delivered.
+    pub(crate) fn note_lost_messages(&mut self, journal: &mut Journal, line: &str) {
+        if self.losses.add(line) && journal.mode() == Mode::On {
+            journal.define(LOSSES_KEY.into(), self.losses.value().map(Vec::into_boxed_slice));
+        }
+    }
+
+    /// Ends the alarm about what could not be read, for an operator who has seen it.
+    ///
+    /// # Errors
+    /// The store cannot be written, or has no room.
+    pub fn acknowledge_losses(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
+        check_changeable(journal)?;
+        let mut batch = Batch::NONE;
+        if self.losses.is_alarm() {
+            self.losses.acknowledge();
+            batch = journal.define(LOSSES_KEY.into(), self.losses.value().map(Vec::into_boxed_slice));
+        }
+        Ok(batch)
     }
 
     // ---- messages without a queue

@@ -25,25 +25,16 @@ struct Inspected {
     report: String,
     records: u64,
     messages: BTreeMap<(u64, u64), Sent>,
+    /// How many more the report says cannot be read.
+    unreadable: u64,
 }
 
 fn inspected(directory: &Path) -> Result<Inspected, InspectError> {
-    inspected_and(directory, false)
-}
-
-fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, InspectError> {
     let directory = directory.to_path_buf();
     let export = Some(ExportTo::StandardOutput);
-    let options = Options { directory, details: true, records: true, export, drop_set_aside };
+    let options = Options { directory, details: true, records: true, export };
     let (mut report, mut lines) = (Vec::new(), Vec::new());
-    let is_free = |result: &Result<Verdict, InspectError>| !matches!(result, Err(InspectError::InUse(_)));
-    let scan = || {
-        // What an attempt wrote before it found the store in use does not count.
-        report.clear();
-        lines.clear();
-        inspect(&options, &mut report, &mut lines)
-    };
-    let verdict = soon(scan, is_free)?;
+    let verdict = inspect(&options, &mut report, &mut lines)?;
     let report = String::from_utf8(report).expect("a report is text");
     let records = report.lines().filter(|line| line.starts_with("record ")).count() as u64;
     let report = report.lines().filter(|line| !line.starts_with("record ")).collect::<Vec<_>>().join("\n");
@@ -51,7 +42,10 @@ fn inspected_and(directory: &Path, drop_set_aside: bool) -> Result<Inspected, In
     for line in String::from_utf8(lines).expect("JSON is text").lines() {
         read_line(line, &mut messages);
     }
-    Ok(Inspected { verdict, report, records, messages })
+    let lost = report.split_once("known to be lost: ").map(|(_, rest)| rest);
+    let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>();
+    let unreadable = lost.map_or(0, |rest| digits(rest).parse().expect("a number"));
+    Ok(Inspected { verdict, report, records, messages, unreadable })
 }
 
 /// Tries until what it gives is good, for a while: a child that another test is just starting has our locks

@@ -8,7 +8,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use leveret::journal::Definition;
-use leveret::store::fsck::Scan;
 use leveret::store::{
     Body, Disk, Identity, Log, Message, Range, Record, Refused, Report, Settings, Target, Targets, Urgency,
 };
@@ -264,10 +263,10 @@ impl Traffic {
         files
     }
 
-    /// What the look finds to be live: all pairs of queue and offset.
-    pub(crate) fn live_in(scan: &Scan) -> Vec<(u64, u64)> {
+    /// The messages of a log: all pairs of queue and offset.
+    pub(crate) fn live_in(log: &Log) -> Vec<(u64, u64)> {
         let mut live = Vec::new();
-        for (&queue, known) in scan.index.queues() {
+        for (&queue, known) in log.index().queues().iter().filter(|(_, known)| !known.gone) {
             live.extend(known.live_ranges().flat_map(|range| range.start..range.end).map(|at| (queue, at)));
         }
         live

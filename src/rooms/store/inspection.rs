@@ -1,0 +1,233 @@
+//! Reading a store without changing it: for `leveret check`, `inspect`, `restore` and tests.
+//!
+//! It is the reader of a start, so it finds what a start would find. It takes no lock and writes nothing, so it works
+//! beside a broker that writes, on a card that can only be read, and for a user who may only read. Beside a broker it finds
+//! what each file was at the moment it was read; what two inspections in a row find is damage, the rest was being written.
+
+use std::io;
+
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
+use super::disk::Disk;
+use super::file_disk::FileDisk;
+use super::footer;
+use super::identity::Identity;
+use super::log::Log;
+use super::place::Place;
+use super::read_around::ReadAround;
+use super::read_back::FETCH_BYTES;
+use super::record::{Message, Range, Record, Target};
+use super::recover::OpenError;
+use super::report::Report;
+use super::salvage;
+use super::settings::Settings;
+
+/// A record of a segment.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundRecord<'a> {
+    /// Where it lies.
+    pub place: Place,
+    /// The number of its commit.
+    pub commit: u64,
+    /// The life of the broker that wrote the commit.
+    pub life: u32,
+    /// The checksum of its commit does not hold; its own does.
+    pub is_of_damaged_commit: bool,
+    /// The record.
+    pub record: Record<'a>,
+}
+
+/// What one segment consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SegmentFound {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// Its file.
+    pub slot: u32,
+    /// Whole commits.
+    pub commits: u64,
+    /// Records in those, and those that can be read in damaged ones.
+    pub records: u64,
+    /// Bytes up to the end of the last commit.
+    pub used_bytes: u32,
+    /// It is full and has a footer.
+    pub is_sealed: bool,
+}
+
+impl Log {
+    /// Reads the store as a start does. The log must not be appended to.
+    ///
+    /// # Errors
+    /// See [`Log::open`]; there is no store.
+    pub fn read_only<D: Disk>(disk: &mut D) -> Result<(Self, Report), OpenError> {
+        Self::read(disk, false)
+    }
+
+    /// Reads the store as a start does, and checks every commit besides. The log must not be appended to.
+    ///
+    /// # Errors
+    /// See [`Log::open`]; there is no store.
+    pub fn inspect<D: Disk>(disk: &mut D) -> Result<(Self, Report), OpenError> {
+        Self::read(disk, true)
+    }
+
+    fn read<D: Disk>(disk: &mut D, checks_all: bool) -> Result<(Self, Report), OpenError> {
+        let nobody = Identity { id: [0; 16], secret: 0 };
+        let (mut log, mut report) = Self::look(disk, Settings { checks_all, ..Settings::default() }, nobody)?;
+        if report.is_new {
+            return Err(OpenError::NoStore);
+        }
+        log.merge_losses(disk, &mut report).map_err(OpenError::Unreadable)?;
+        // Nothing can be written; and the newest segment is read as it lies on the disk.
+        log.failed = true;
+        Ok((log, report))
+    }
+
+    /// See [`Self::read_only`].
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(never)]
+    pub fn read_only_files(files: &mut FileDisk) -> Result<(Self, Report), OpenError> {
+        Self::read_only(files)
+    }
+
+    /// Calls `each` with every message of a queue that can be read, by rising offset: it is read as for a delivery.
+    ///
+    /// # Errors
+    /// The first error of `each`.
+    pub fn for_each_message<D: Disk>(
+        &mut self,
+        disk: &mut D,
+        queue: u64,
+        mut each: impl FnMut(&Self, u64, &Message<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut from = 0;
+        while from < u64::MAX {
+            let Some(job) = self.fetch(queue, Range { start: from, end: u64::MAX }, FETCH_BYTES as u32)
+            else {
+                panic!("no other fetch is under way")
+            };
+            let done = job.run(disk);
+            let called = done.messages().try_for_each(|(offset, message)| each(self, offset, &message));
+            from = self.fetch_done(done, |_, _| {}).through;
+            called?;
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with every record of commits that can be read, segment by segment, live or not. The commit that a start repeats
+    /// comes twice.
+    ///
+    /// # Errors
+    /// The disk cannot be read, or `each` failed: the first error.
+    pub fn for_each_record<D: Disk>(
+        &self,
+        disk: &mut D,
+        mut each: impl FnMut(&FoundRecord<'_>) -> io::Result<()>,
+    ) -> io::Result<Vec<SegmentFound>> {
+        let mut bytes = vec![0; self.settings.segment_bytes as usize];
+        let mut disk = ReadAround::new(disk);
+        let mut segments = Vec::with_capacity(self.index.segments().len());
+        for (&sequence, segment) in self.index.segments() {
+            let slot = segment.slot;
+            let mut found = SegmentFound { sequence, slot, ..SegmentFound::default() };
+            let length = disk.read(slot, 0, &mut bytes)?;
+            bytes[length..].fill(0);
+            found.is_sealed = footer::of_segment(&bytes, sequence, self.writer.identity.seed()).is_some();
+            self.walk_records(&bytes[..length], &mut found, &mut each)?;
+            segments.push(found);
+        }
+        Ok(segments)
+    }
+
+    fn walk_records(
+        &self,
+        bytes: &[u8],
+        found: &mut SegmentFound,
+        each: &mut impl FnMut(&FoundRecord<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let (seed, segment) = (self.writer.identity.seed(), found.sequence);
+        let mut at = BLOCK_BYTES;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            let whole = Commit::parse(rest, seed).filter(|commit| commit.header.segment == segment);
+            let (header, records, step) = match whole {
+                Some(commit) => {
+                    found.commits += 1;
+                    let first = COMMIT_HEADER_BYTES;
+                    let records =
+                        records_of(commit.records).map(|(from, length)| (first + from, length)).collect();
+                    (commit.header, records, commit.bytes())
+                }
+                None => match salvage::served(rest, seed, segment) {
+                    Some(served) => (served.header, served.records, BLOCK_BYTES),
+                    None => {
+                        at += BLOCK_BYTES;
+                        continue;
+                    }
+                },
+            };
+            for (from, length) in records {
+                let Ok((record, _)) = Record::parse(&rest[from..from + length]) else { continue };
+                let place = Place { segment, at: (at + from) as u32, bytes: length as u32 };
+                let (commit, life) = (header.number, header.life);
+                found.records += 1;
+                each(&FoundRecord { place, commit, life, is_of_damaged_commit: whole.is_none(), record })?;
+            }
+            at += step;
+            found.used_bytes = at as u32;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a segment.
+    pub const fn segment_bytes(&self) -> u32 {
+        self.settings.segment_bytes
+    }
+
+    /// Whether a message waits in a queue, and its record in this segment is the one that counts.
+    pub fn is_live_in(&self, target: &Target, segment: u64) -> bool {
+        self.index.is_held_in(target, segment)
+    }
+
+    /// Reads a part of a large body into `bytes`; `None` when it cannot be read.
+    pub fn read_chunk<'b, D: Disk>(
+        &self,
+        disk: &mut D,
+        (body, index): (u64, u32),
+        bytes: &'b mut Vec<u8>,
+    ) -> Option<&'b [u8]> {
+        let place = self.index.place_of_chunk(body, index)?;
+        match self.read_record(disk, place, bytes) {
+            Ok(Some(Record::Chunk { body: id, index: number, bytes })) if (id, number) == (body, index) => {
+                Some(bytes)
+            }
+            _ => None,
+        }
+    }
+
+    /// Walks over all live messages and chunks, segment by segment. A record of the commit that this life repeated may be
+    /// seen twice.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn read_live<D: Disk>(&self, disk: &mut D, mut each: impl FnMut(&Record<'_>)) -> io::Result<()> {
+        let walked = self.for_each_record(disk, |found| {
+            if self.index.is_live_in(&found.record, found.place.segment) {
+                each(&found.record);
+            }
+            Ok(())
+        });
+        walked.map(|_| ())
+    }
+}
+
+/// Where each record of a whole commit lies, and its length.
+fn records_of(records: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    core::iter::from_fn(move || {
+        let (_, length) = Record::parse(records.get(at..)?).ok()?;
+        at += length;
+        Some((at - length, length))
+    })
+}

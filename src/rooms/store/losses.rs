@@ -1,0 +1,126 @@
+//! What a start could not read, as sentences, written into the log before a damaged segment leaves it.
+
+use std::fmt::Write as _;
+use std::io;
+
+use crate::journal::definition::LOSSES_KEY;
+use crate::journal::{Losses, Urgency};
+use crate::mem::sort_by_key;
+use crate::time::Now;
+
+use super::disk::Disk;
+use super::log::Log;
+use super::read_around::REFUSED_IN_FILE_MAX;
+use super::record::Record;
+use super::report::{Report, SetAside};
+
+/// The most ranges of a segment that a sentence names.
+const RANGES_MAX: usize = 4;
+
+impl Report {
+    /// What could not be read, as sentences that are the same at every start as long as the damage is the same.
+    pub fn found_losses(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.is_lost {
+            lines.push(
+                "the store is lost: no queue and no message of it can be read; it began anew".to_string(),
+            );
+        }
+        if self.newest_gone {
+            lines.push(
+                "the newest segment file is not there, nor the file newest: if this is a copy of a store, it is not all \
+                 of it"
+                    .to_string(),
+            );
+        }
+        for unopened in &self.unopened {
+            lines.push(format!(
+                "the file {} cannot be opened ({})",
+                unopened.name.escape_debug(),
+                unopened.why.escape_debug()
+            ));
+        }
+        for blocks in self.refused.chunk_by(|a, b| a.0 == b.0) {
+            let (slot, most) = (blocks[0].0, REFUSED_IN_FILE_MAX);
+            let count = match blocks.len() {
+                count if count > most => format!("more than {most}"),
+                count => count.to_string(),
+            };
+            lines.push(format!("the disk refuses to read {count} blocks of {slot:08}.seg"));
+        }
+        let mut parts: Vec<&SetAside> = self.set_aside.iter().collect();
+        sort_by_key(&mut parts, |part| (part.segment, part.slot, part.from, part.to));
+        parts.dedup();
+        for of_segment in parts.chunk_by(|a, b| (a.segment, a.slot) == (b.segment, b.slot)) {
+            let SetAside { segment, slot, .. } = *of_segment[0];
+            if segment == 0 {
+                lines.push(format!("{slot:08}.seg: not a readable segment of this store; it is left alone"));
+                continue;
+            }
+            let mut ranges: Vec<(u32, u32)> = Vec::new();
+            for part in of_segment.iter().filter(|part| part.from < part.to) {
+                match ranges.last_mut().filter(|(_, to)| part.from <= *to) {
+                    Some((_, to)) => *to = part.to.max(*to),
+                    None => ranges.push((part.from, part.to)),
+                }
+            }
+            let mut line = format!("segment {segment} ({slot:08}.seg)");
+            for (at, (from, to)) in ranges.iter().take(RANGES_MAX).enumerate() {
+                let _ = write!(line, "{} {from} to {to}", if at == 0 { ": bytes" } else { "," });
+            }
+            if ranges.len() > RANGES_MAX {
+                let _ = write!(
+                    line,
+                    " and {} more ranges up to {}",
+                    ranges.len() - RANGES_MAX,
+                    ranges[ranges.len() - 1].1
+                );
+            }
+            line.push_str(" cannot be read");
+            lines.push(line);
+        }
+        if lines.is_empty() && self.commits_missing > 0 {
+            lines.push("commits of the log are missing".to_string());
+        }
+        if self.groups_damaged > 0 {
+            lines.push("a large transaction that a power cut interrupted is damaged".to_string());
+        }
+        if self.has_unfinished_repair {
+            lines.push(
+                "the file mending is left of a repair that an older version of Leveret did not finish: its segment may \
+                 be damaged; remove the file"
+                    .to_string(),
+            );
+        }
+        lines
+    }
+}
+
+impl Log {
+    /// Compares what a start found with what earlier ones wrote down.
+    pub(super) fn merge_losses<D: Disk>(&mut self, disk: &mut D, report: &mut Report) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        let written = match self.index.definitions().get(&LOSSES_KEY[..]) {
+            Some(definition) if !definition.deleted => {
+                let value = self.read_definition(disk, (&LOSSES_KEY, definition), &mut bytes)?;
+                value.map_or_else(Losses::default, |(value, _)| Losses::parse(value))
+            }
+            _ => Losses::default(),
+        };
+        report.losses = written.clone();
+        report.losses.merge(&report.found_losses());
+        report.are_losses_new = report.losses != written;
+        Ok(())
+    }
+
+    /// Adds what this start found, if earlier ones have not, to the commit that gathers; `false` when it has no room. Until
+    /// then no segment leaves the log.
+    pub(super) fn gather_losses(&mut self, report: &Report, now: Now) -> bool {
+        if !report.are_losses_new {
+            return true;
+        }
+        let (version, value) = (self.version_of_life(), report.losses.value());
+        let record = Record::Defined { version, key: &LOSSES_KEY, value: value.as_deref() };
+        self.append_reserved(&record, Urgency::Awaited, now).is_ok()
+    }
+}
