@@ -53,7 +53,6 @@ pub(super) fn open(
     let directory = &config.data_dir;
     let refused = |error| StartError::Store(directory.clone(), error);
     broker.queues_mut().set_persist_all(config.store.persist_all);
-    broker.queues_mut().set_spill_transient(config.store.spill_transient);
     let mut files = FileDisk::new(directory);
     if let Err(error) = directory::prepare(config, &mut files)? {
         return Ok(degraded(broker, context.journal_mut(), directory, &error));

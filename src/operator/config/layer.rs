@@ -170,7 +170,6 @@ section_keys! {
     StoreLayer sets Store;
     disk_limit: DiskLimit => disk_limit_bytes;
     persist: Persist => persist_all;
-    spill_transient: Switch => spill_transient;
     require_store: Switch => require_store;
     commit_window: Millis => commit_window_ms;
     confirm_window: Millis => confirm_window_ms;

@@ -45,7 +45,7 @@ use layer::StoreLayer;
 pub use nearest::describe_unknown;
 use product::Announced;
 pub use product::Product;
-use read::put;
+use read::{REMOVED_KEYS, put};
 use settings::BOARD_DEFAULT;
 pub use settings::{Config, Origin};
 pub use store::Store;
@@ -139,7 +139,17 @@ impl Config {
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let machine = Machine::look();
         let of_machine = self.machine_warning(&machine).into_iter().chain(self.board_warning(&machine));
-        of_machine.chain(self.management_warning())
+        of_machine.chain(self.management_warning()).chain(self.removed_warnings())
+    }
+
+    /// Keys of the file that this version does not have any more.
+    fn removed_warnings(&self) -> impl Iterator<Item = String> {
+        let file = self.origin.file.as_deref();
+        REMOVED_KEYS.iter().filter_map(move |(key, instead)| {
+            let file = file?;
+            let line = layer::line_of(file, key)?;
+            Some(format!("{}, line {line}: {key} was removed and does nothing: {instead}", file.display()))
+        })
     }
 
     /// Whether anybody comes in over TLS, so that `[tls]` must name certificates.

@@ -4,7 +4,7 @@
 //! key to the section it stands in. No derived deserialisers: together they were a twenty-fifth of the
 //! program.
 //!
-//! Always true: a key that is not known or a value that does not fit is told with its place in the text, and
+//! Always true: a key that is not known, and was not in older versions either, or a value that does not fit is told with its place in the text, and
 //! then nothing of the text is taken.
 
 use std::fmt;
@@ -12,6 +12,11 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// Keys of older versions, and what holds in their place. They are passed over with a warning, so that a board starts with
+/// its old file after an update.
+pub(super) const REMOVED_KEYS: [(&str, &str); 1] =
+    [("spill_transient", "transient messages stay in memory, and their publishers wait when it is full")];
 
 /// A value as it stands in the text.
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
@@ -224,6 +229,7 @@ pub(super) fn fill(
                 Some(table) => fill(inner, table, unknown)?,
                 None => return Err(named(Wrong::kind(value, "a section"))),
             },
+            Taken::Unknown if REMOVED_KEYS.iter().any(|(key, _)| *key == &**name) => {}
             Taken::Unknown => {
                 return Err(Wrong { at: key.span().start, why: unknown(name, known), first: None });
             }

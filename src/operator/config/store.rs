@@ -7,8 +7,6 @@ pub struct Store {
     pub disk_limit_bytes: Option<u64>,
     /// Every message to a durable queue is persistent, whatever its delivery_mode.
     pub persist_all: bool,
-    /// Transient messages may be written to the log when memory is short; a restart loses them all the same.
-    pub spill_transient: bool,
     /// Where there is no store, none is begun: the start fails.
     pub require_store: bool,
     /// How long persistent messages that nobody awaits may gather before they are synced, in milliseconds:
@@ -34,7 +32,6 @@ impl Default for Store {
         Self {
             disk_limit_bytes: None,
             persist_all: false,
-            spill_transient: false,
             require_store: false,
             commit_window_ms: 1_000,
             confirm_window_ms: 50,

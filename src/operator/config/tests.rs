@@ -390,3 +390,15 @@ fn a_board_that_is_recognised_and_not_used_is_a_warning() {
     let unknown = Machine { model: Some("Some Industrial Computer".to_string()), ..pi() };
     assert_eq!(warning(None, unknown), None);
 }
+
+/// A board starts with its old file after an update.
+#[test]
+fn a_key_of_an_older_version_is_passed_over_with_a_warning() {
+    let file = std::env::temp_dir().join(format!("leveret-old-key-{}.toml", std::process::id()));
+    fs::write(&file, "[store]\nrequire_store = true\nspill_transient = true\n").unwrap();
+    let config = Config::gather(Some(&file), Layer::default()).unwrap();
+    assert!(config.store.require_store);
+    let told: Vec<String> = config.removed_warnings().collect();
+    fs::remove_file(&file).unwrap();
+    assert!(told.len() == 1 && told[0].contains("line 3: spill_transient was removed"), "{told:?}");
+}

@@ -762,7 +762,6 @@ impl Broker {
             self.jobs.begin(Job::Queue(level));
         }
         self.queues.records_mut().append_queue(cx, &self.access, index, false);
-        self.queues.records_mut().append_spilled_gone(cx.journal, index);
         self.queues.records_mut().retire(queue);
         let record = self.queues.at_mut(queue);
         let (vhost, hidden, owner) = (record.vhost, record.hidden, record.declared.exclusive_owner.take());

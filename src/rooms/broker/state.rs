@@ -65,8 +65,6 @@ pub struct Gauges {
     pub open_messages: u32,
     /// Bytes of blocks of messages in open transactions.
     pub open_bytes: u64,
-    /// Transient messages that the log has, or will have, because memory was short.
-    pub spilled_messages: u64,
     /// Unsettled or requeued messages that only the log has.
     pub absent: u32,
     /// Virtual hosts and users that hold, or declared, something counted in a quota.
@@ -283,7 +281,6 @@ impl Broker {
             open_messages: pinned.open_messages,
             open_bytes: pinned.open_bytes,
             absent: self.queues.records().absent(),
-            spilled_messages: self.queues.records().spilled_messages(),
             holders: self.quota.holders(),
         }
     }

@@ -415,36 +415,33 @@ fn what_stands_in_the_log_expires_one_after_the_other() {
     }
 }
 
-/// What left memory because it is short, durable or not, goes in time all the same.
+/// What left memory because it is short goes in time all the same.
 #[test]
 fn what_left_memory_expires() {
     let limits = Limits { messages_max: 160, connections_max: 16, ..Limits::default() };
-    for properties in [PERSISTENT, &[0, 0][..]] {
-        let disk = disk();
-        let mut life = Life::begin_with(&disk, &limits).expect("it opens");
-        life.house.broker.queues_mut().set_spill_transient(true);
-        let at = life.at;
-        declare(&mut life.house, at, "q", true, &ttl(100_000));
-        life.house.journal.set_time(2_000);
-        for _ in 0..100 {
-            publish(&mut life.house, at, "q", properties, "x");
-        }
-        for _ in 0..3 {
-            while life.house.broker.spill(&mut context!(life.house)) {
-                life.store().expect("the disk is well");
-            }
+    let disk = disk();
+    let mut life = Life::begin_with(&disk, &limits).expect("it opens");
+    let at = life.at;
+    declare(&mut life.house, at, "q", true, &ttl(100_000));
+    life.house.journal.set_time(2_000);
+    for _ in 0..100 {
+        publish(&mut life.house, at, "q", PERSISTENT, "x");
+    }
+    for _ in 0..3 {
+        while life.house.broker.spill(&mut context!(life.house)) {
             life.store().expect("the disk is well");
         }
-        assert!(life.house.messages.messages_used() < 80, "{}", life.house.messages.messages_used());
-        assert_eq!(life.read_back(), (0, 0), "when the first expires is known");
-        pass_to(&mut life.house, at, 101_999);
-        life.read_back();
-        assert_eq!(life.house.ready(at, "q"), 100);
-        pass_to(&mut life.house, at, 102_000);
-        life.read_back();
-        assert_eq!(life.house.ready(at, "q"), 0);
-        assert_eq!(life.house.messages.messages_used(), 0);
+        life.store().expect("the disk is well");
     }
+    assert!(life.house.messages.messages_used() < 80, "{}", life.house.messages.messages_used());
+    assert_eq!(life.read_back(), (0, 0), "when the first expires is known");
+    pass_to(&mut life.house, at, 101_999);
+    life.read_back();
+    assert_eq!(life.house.ready(at, "q"), 100);
+    pass_to(&mut life.house, at, 102_000);
+    life.read_back();
+    assert_eq!(life.house.ready(at, "q"), 0);
+    assert_eq!(life.house.messages.messages_used(), 0);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::home::Home;
 use crate::sockets::{Link, publish};
 use crate::world::{bind, consume, declare, qos};
 use leveret::config::units::ListenAddress;
-use leveret::config::{Config, Store};
+use leveret::config::Config;
 use leveret::host::EventLoop;
 use leveret::wire::{Method, Table, Writer};
 
@@ -46,7 +46,7 @@ impl log::Log for Ear {
 }
 
 /// Starts a broker in a thread that ends with the process.
-fn start_broker(home: &Home, spill_transient: bool) -> SocketAddr {
+fn start_broker(home: &Home) -> SocketAddr {
     let data_dir = home.path().to_path_buf();
     let (sender, receiver) = mpsc::channel();
     *EAR.0.lock().expect("nobody panicked") = Some(sender);
@@ -55,7 +55,6 @@ fn start_broker(home: &Home, spill_transient: bool) -> SocketAddr {
         config.listen = vec![ListenAddress::required(SocketAddr::from(([127, 0, 0, 1], 0)))];
         config.data_dir = data_dir;
         config.profile.limits.messages_max = 4_000;
-        config.store = Store { spill_transient, ..Store::default() };
         let mut event_loop = EventLoop::open(&config).expect("it starts");
         COUNT.this_thread();
         event_loop.run().expect("it runs");
@@ -163,7 +162,7 @@ fn with_headers(entries: &[u8]) -> Vec<u8> {
 /// A way that messages go, and its name.
 type Way = (&'static str, fn(&mut Cast));
 
-/// The ways of a broker that lets transient messages wait in memory.
+/// The ways of a message through the broker.
 const WAYS: [Way; 16] = [
     ("automatic acknowledgement, all sizes", by_default_exchange),
     ("every kind of exchange, with and without the cache", by_every_exchange),
@@ -182,16 +181,13 @@ const WAYS: [Way; 16] = [
     ("written down, confirmed, acknowledged", kept),
     ("read back", read_back),
 ];
-/// The ways of one that lets them leave it.
-const SPILLING_WAYS: [Way; 2] = [("read back", read_back), ("transient, read back", passed)];
 
 #[test]
 fn nothing_is_allocated_on_the_way_of_a_message() {
     log::set_logger(&EAR).expect("the test has no other");
     log::set_max_level(log::LevelFilter::Info);
-    let homes = [Home::new("allocations"), Home::new("allocations")];
-    go_all(&mut set_up(start_broker(&homes[0], true)), &SPILLING_WAYS);
-    let mut cast = set_up(start_broker(&homes[1], false));
+    let home = Home::new("allocations");
+    let mut cast = set_up(start_broker(&home));
     go_all(&mut cast, &WAYS);
     assert!(COUNT.allocations() > 0, "the counter does not count");
     // A large body in the log is known chunk by chunk, which takes a little; nothing of the body's size.
@@ -317,11 +313,6 @@ fn kept(cast: &mut Cast) {
 /// More than memory is meant to hold: most of it leaves memory and is read back.
 fn read_back(cast: &mut Cast) {
     fill_and_empty(cast, "deep", &PERSISTENT);
-}
-
-/// The same with messages that are in the log for that alone.
-fn passed(cast: &mut Cast) {
-    fill_and_empty(cast, "got", &[0, 0]);
 }
 
 fn fill_and_empty(cast: &mut Cast, queue: &str, properties: &[u8]) {

@@ -185,7 +185,6 @@ impl Run {
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life));
         let (broker, mut context) = engine.broker_mut();
         broker.queues_mut().set_persist_all(self.plan.persist_all);
-        broker.queues_mut().set_spill_transient(self.plan.spill_transient);
         context.journal_mut().start(log.life(), is_writable, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         restore(broker, &mut context, log, &mut self.disk, report, first, Now::from_ms(0)).ok()?;

@@ -31,14 +31,8 @@ class Flood(NamedTuple):
     least: Dict[str, int]
     # It comes through the door for TLS, which small boards do not have.
     tls: bool = False
-    # It leaves messages in queues, so it matters to it whether they may leave memory.
-    deep: bool = False
     # Why it is right that all its peers are cut off before it is over.
     cut_off: str = ""
-
-    def suits(self, has_tls: bool, is_spilling: bool) -> bool:
-        """Whether a broker that has TLS, or that is there for its spilling, is flooded in this way."""
-        return (has_tls or not self.tls) and (self.deep or not is_spilling)
 
 
 def declare(client: Client, queue: str, **options: bool) -> None:
@@ -574,22 +568,22 @@ def garbage(site: Site) -> None:
 
 
 FLOODS: List[Flood] = [
-    Flood("transient-to-one-queue", transient_to_one, {"bytes in": 500_000, "drained": 500}, deep=True),
-    Flood("transient-to-many-queues", transient_to_many, {"bytes in": 500_000, "drained": 300}, deep=True),
-    Flood("transient-confirmed", transient_confirmed, {"confirmed": 300, "drained": 300}, deep=True),
-    Flood("persistent", persistent, {"bytes in": 2_000_000, "confirmed": 100, "drained": 500}, deep=True),
-    Flood("mixed-with-a-slow-consumer", mixed, {"drained": 400, "taken": 15}, deep=True),
-    Flood("largest-bodies", large_bodies, {"bytes in": 500_000, "drained": 30}, deep=True),
+    Flood("transient-to-one-queue", transient_to_one, {"bytes in": 500_000, "drained": 500}),
+    Flood("transient-to-many-queues", transient_to_many, {"bytes in": 500_000, "drained": 300}),
+    Flood("transient-confirmed", transient_confirmed, {"confirmed": 300, "drained": 300}),
+    Flood("persistent", persistent, {"bytes in": 2_000_000, "confirmed": 100, "drained": 500}),
+    Flood("mixed-with-a-slow-consumer", mixed, {"drained": 400, "taken": 15}),
+    Flood("largest-bodies", large_bodies, {"bytes in": 500_000, "drained": 30}),
     # Where all are held back once the memory of their user is full, what came in is little more than that memory.
     Flood("giant-headers", giant_headers, {"bytes in": 1_500_000, "connection.blocked": 3, "drained": 80}),
     Flood("half-sent-bodies", half_bodies, {"half bodies": 20}),
     Flood("open-transactions", transactions, {"in transactions": 2000, "drained": 100}),
     Flood("forgotten-transactions", forgotten_transactions, {"forgotten": 6, "refused": 30}),
-    Flood("never-acknowledge", never_acknowledge, {"basic.deliver": 150, "drained": 150}, deep=True),
+    Flood("never-acknowledge", never_acknowledge, {"basic.deliver": 150, "drained": 150}),
     Flood("stuck-consumer", stuck_consumer, {"basic.deliver": 200, "drained": 200}),
     Flood("never-read", never_read, {"drained": 60}),
-    Flood("requeue-storm", requeue_storm, {"given back": 5000, "drained": 100}, deep=True),
-    Flood("pipelined-gets", pipelined_gets, {"basic.get-ok": 60, "bytes in": 50_000}, deep=True),
+    Flood("requeue-storm", requeue_storm, {"given back": 5000, "drained": 100}),
+    Flood("pipelined-gets", pipelined_gets, {"basic.get-ok": 60, "bytes in": 50_000}),
     # The broker stops reading as soon as its answers have no room, so what it has read is less than a socket holds.
     Flood("unread-answers", unread_answers, {"sent": 500}),
     Flood("ten-thousand-connections", ten_thousand, {"connections": 9000, "hellos": 40}),

@@ -67,19 +67,15 @@ class Size(NamedTuple):
     kept_kib: int
     # Whether it has room for TLS.
     tls: bool = False
-    # Whether transient messages may leave memory: then only the floods of messages are of interest.
-    spilling: bool = False
 
 
 SIZES = [
     Size("16MB", 'board = "router-64"\n[store]\ndisk_limit = "200MB"\n', 4 * 1024),
-    Size("16MB-spilling", 'board = "router-64"\n[store]\ndisk_limit = "200MB"\nspill_transient = true\n', 4 * 1024,
-         spilling=True),
     Size("64MB", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n', 6 * 1024, tls=True),
 ]
 
 # What runs side by side, in about the same time.
-ROWS = [["16MB", "16MB-spilling"], ["mistakes", "64MB"]]
+ROWS = [["16MB"], ["mistakes", "64MB"]]
 
 
 class Ward:
@@ -356,7 +352,7 @@ def flood_all(suite: Suite, size: Size, floods: List[Flood], caged: bool) -> int
     """All floods against one broker; a broker that did not live through one is replaced for the next."""
     ward: Optional[Ward] = None
     try:
-        for flood in [flood for flood in floods if flood.suits(size.tls, size.spilling)]:
+        for flood in [flood for flood in floods if size.tls or not flood.tls]:
             if ward is None or not ward.broker.alive():
                 if ward:
                     ward.close()

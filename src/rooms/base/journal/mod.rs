@@ -42,7 +42,7 @@ pub use records::{Batch, Front, Mode, NoRoom, Settled, Target, Urgency, is_trans
 
 use groups::{GROUPS_MAX, Groups};
 use latency::LatencyMeter;
-use records::{CHUNK_BYTES, TRANSIENT};
+use records::CHUNK_BYTES;
 
 /// A message on its way into queues: the journal has its record, or it is none for the journal.
 ///
@@ -101,8 +101,6 @@ struct Pending {
     live: u32,
     bytes: u32,
     batch: Batch,
-    /// It is written for this incarnation alone, to leave memory; 0 for one that is written to be kept.
-    transient_queue: u64,
 }
 
 /// Settlements kept before they are put in order and merged.
@@ -326,11 +324,6 @@ impl Journal {
         first
     }
 
-    /// A name for transient messages of a queue, which no other ever had.
-    pub const fn next_transient(&mut self) -> u64 {
-        self.next_version() | TRANSIENT
-    }
-
     /// Everything up to this batch is durable.
     pub const fn durable(&self) -> Batch {
         self.durable
@@ -463,22 +456,14 @@ impl Journal {
         if targets == 0 {
             return Appended { message, targets, batch: Batch::NONE };
         }
-        self.push_pending(messages, message, (targets, 0), urgency)
-    }
-
-    /// Takes a message that must leave memory, for one queue; it must not be waiting for a commit already.
-    pub fn spill(&mut self, messages: &mut Messages, message: MessageId, target: Target) -> Appended {
-        assert!(is_transient(target.queue), "a lane of its own");
-        debug_assert!(!self.is_waiting(messages, message));
-        self.targets.push_back(target);
-        self.push_pending(messages, message, (1, target.queue), Urgency::Awaited)
+        self.push_pending(messages, message, targets, urgency)
     }
 
     fn push_pending(
         &mut self,
         messages: &mut Messages,
         message: MessageId,
-        (targets, transient_queue): (u32, u64),
+        targets: u32,
         urgency: Urgency,
     ) -> Appended {
         let bytes = messages.stream_len(message) as u64 + RECORD_BYTES + TARGET_BYTES * u64::from(targets);
@@ -494,7 +479,7 @@ impl Journal {
         if urgency == Urgency::Awaited {
             self.latency.note_awaited(batch, self.time_ms);
         }
-        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch, transient_queue });
+        self.pending.push_back(Pending { message, targets, live: targets, bytes, batch });
         self.live += 1;
         self.note(urgency);
         Appended { message, targets, batch: self.open }
@@ -503,11 +488,6 @@ impl Journal {
     /// Whether the message, to be kept, has not gone into a commit yet.
     #[inline]
     pub fn is_gathering(&self, messages: &Messages, message: MessageId) -> bool {
-        self.find(messages, message, 0).is_some()
-    }
-
-    /// Whether the message waits for a commit, for whatever reason.
-    pub fn is_waiting(&self, messages: &Messages, message: MessageId) -> bool {
         self.find_waiting(messages, message).is_some()
     }
 
@@ -563,12 +543,6 @@ impl Journal {
         self.is_open_used |= urgency != Urgency::Lazy;
         self.said += 1;
         self.urgency = Some(self.urgency.map_or(urgency, |noted| noted.min(urgency)));
-    }
-
-    #[inline]
-    fn find(&self, messages: &Messages, message: MessageId, transient_queue: u64) -> Option<usize> {
-        let at = self.find_waiting(messages, message)?;
-        (self.pending[at].transient_queue == transient_queue).then_some(at)
     }
 
     #[inline]

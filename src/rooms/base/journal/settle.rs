@@ -4,7 +4,7 @@
 //! settlements of a group are kept apart (`group`), all others are merged before they are fetched.
 
 use super::records::merge;
-use super::{Batch, Journal, Mode, Settled, Target, Urgency, is_transient};
+use super::{Batch, Journal, Mode, Settled, Target, Urgency};
 use crate::mem::{MessageId, Messages};
 
 impl Journal {
@@ -18,24 +18,16 @@ impl Journal {
             let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };
             return self.groups.settle(settled);
         }
-        if !self.forsake(messages, target.queue, message) {
+        if !self.forsake(messages, message) {
             self.settles_matter = true;
             self.note(Urgency::Lazy);
         }
         self.settle_range(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
     }
 
-    /// A message that was to leave memory is taken: it need not be written, or what was written is done with.
-    pub fn cancel_spill(&mut self, messages: &mut Messages, target: Target, message: MessageId) {
-        if !self.forsake(messages, target.queue, message) {
-            self.settle_stored(Settled { queue: target.queue, start: target.offset, end: target.offset + 1 });
-        }
-    }
-
     /// A place of a message is gone with its queue; says whether the message will not be written at all.
-    pub fn forsake(&mut self, messages: &mut Messages, queue: u64, message: MessageId) -> bool {
-        let transient_queue = if is_transient(queue) { queue } else { 0 };
-        let Some(at) = self.find(messages, message, transient_queue) else { return false };
+    pub fn forsake(&mut self, messages: &mut Messages, message: MessageId) -> bool {
+        let Some(at) = self.find_waiting(messages, message) else { return false };
         let pending = &mut self.pending[at];
         pending.live -= 1;
         if pending.live > 0 {

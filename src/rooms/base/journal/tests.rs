@@ -155,40 +155,6 @@ fn without_a_store_nothing_is_written_and_without_a_disk_nothing_is_taken() {
     assert_eq!(journal.admit(1_000, 1), Err(NoRoom::Disk));
 }
 
-#[test]
-fn a_message_that_was_to_leave_memory_is_written_for_its_lane_alone() {
-    let mut world = World::new();
-    let published = world.publish(&[5], Urgency::Window);
-    assert_eq!(world.commit().0, 1);
-    let message = published.0;
-    world.journal.stored(&mut world.messages, published.1);
-    let lane = world.journal.next_transient();
-    assert!(is_transient(lane) && !is_transient(5));
-    let target = Target { queue: lane, offset: 0 };
-    let _ = world.journal.spill(&mut world.messages, message, target);
-    assert!(world.journal.is_waiting(&world.messages, message));
-    assert!(!world.journal.is_gathering(&world.messages, message), "its own commit was made long ago");
-    // The queue that keeps it is done with it: the lane is not.
-    world.settle(5, published);
-    let mut settled = Vec::new();
-    world.journal.drain_settles(|range| settled.push(range));
-    assert_eq!(settled, [Settled { queue: 5, start: 1, end: 2 }]);
-    assert!(world.journal.is_waiting(&world.messages, message));
-    // It is taken before it was written: nothing is.
-    world.journal.cancel_spill(&mut world.messages, target, message);
-    assert_eq!(world.commit().0, 0);
-    // And after: what was written is done with.
-    let batch = world.journal.spill(&mut world.messages, message, target).batch();
-    assert_eq!(world.commit().0, 1);
-    world.journal.stored(&mut world.messages, batch);
-    assert!(batch <= world.journal.durable());
-    world.journal.cancel_spill(&mut world.messages, target, message);
-    world.journal.drain_settles(|range| settled.push(range));
-    assert_eq!(settled[1..], [Settled { queue: lane, start: 0, end: 1 }]);
-    world.messages.release(message);
-    assert_eq!(world.messages.messages_used(), 0);
-}
-
 /// Messages are known by 32 bits of their number.
 #[test]
 fn what_is_settled_before_its_commit_is_found_when_the_numbers_pass_a_width() {
@@ -239,7 +205,7 @@ fn what_goes_with_its_queue_is_safe_when_the_queue_is_surely_gone() {
     assert!(first < last);
     let gone = world.journal.queue_gone(7);
     for (message, ..) in published {
-        assert!(world.journal.forsake(&mut world.messages, 7, message));
+        assert!(world.journal.forsake(&mut world.messages, message));
     }
     world.journal.advance(&mut world.messages);
     assert!(world.journal.durable() < first, "the queue may come back, and without it");

@@ -1,23 +1,20 @@
 //! What waits in a queue, in order, in memory and out of it.
 //!
 //! ```text
-//! requeued           │ head │ middle                     │ leaving      │ fifo
-//!   records, entries │ read │ what the log alone has,    │ waits for    │ what came in last
-//!                    │ back │ and transient ones between │ its commit   │
+//! requeued           │ head │ middle                     │ fifo
+//!   records, entries │ read │ what the log alone has,    │ what came in last
+//!                    │ back │ and transient ones between │
 //! ```
 //!
 //! A queue that fits into memory has nothing but its `fifo`. When memory is short, messages that the log has
 //! leave the front of the `fifo` for the `middle`, where any number of neighbours are one entry; ahead of
-//! delivery they are read back into the `head`. Transient messages stay in memory, or, with
-//! `spill_transient`, are written to the log first and stand in `leaving` until that is done. Transient
-//! messages have a lane of their own in the log, with its own offsets, which the next life of the broker
-//! throws away.
+//! delivery they are read back into the `head`. Transient messages stay in memory.
 //!
 //! Always true: the parts are in the order of arrival, and what moves keeps its place in it; requeued
 //! messages go before all others; the counts and bytes are those of the messages in the parts, in memory or
 //! not.
 
-use super::place::{Lane, Place};
+use super::place::Place;
 use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
 use crate::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages};
 
@@ -69,7 +66,6 @@ pub(crate) enum First {
 pub(crate) enum QueuePart {
     Head,
     Middle,
-    Leaving,
     Fifo,
 }
 
@@ -89,7 +85,7 @@ pub(crate) struct Taken {
 /// Everything that a purge took out of a queue, to be dropped in steps.
 #[derive(Debug)]
 pub(crate) struct Purged {
-    fifos: [Fifo; 5],
+    fifos: [Fifo; 4],
     returned: RequeuedHeap,
 }
 
@@ -124,8 +120,6 @@ pub(crate) struct Backlog {
     head: Fifo,
     /// Messages still to be read back from the log, and transient ones between them.
     middle: Fifo,
-    /// Messages on their way out of memory, some of them still being written.
-    leaving: Fifo,
     /// The newest messages of the queue.
     fifo: Fifo,
     /// Messages in the middle, those in memory included.
@@ -158,7 +152,7 @@ impl Backlog {
     /// Ready messages that are in memory.
     #[inline]
     pub(crate) const fn resident(&self) -> u32 {
-        let deep = self.head.len() + self.middle_messages - self.stored + self.leaving.len();
+        let deep = self.head.len() + self.middle_messages - self.stored;
         let returned = self.returned.len() + self.returned_entries.len() - self.returned_absent;
         self.fifo.len() + returned + deep
     }
@@ -169,13 +163,13 @@ impl Backlog {
         self.returned_entries.len() as u64
             + self.head.len() as u64
             + self.middle.len() as u64
-            + self.leaving.len() as u64
+           
             + self.fifo.len() as u64
     }
 
     /// Ready messages that were never taken.
     const fn fresh(&self) -> u32 {
-        self.fifo.len() + self.head.len() + self.middle_messages + self.leaving.len()
+        self.fifo.len() + self.head.len() + self.middle_messages
     }
 
     /// Messages that arrived since the queue is here, those found in the log at a start included.
@@ -257,14 +251,13 @@ impl Backlog {
         }
         if let Some(entry) = self.returned_entries.front(pool) {
             return Some(match Place::of(entry) {
-                Place::Stored(_, offset, _) => First::Absent(offset),
+                Place::Stored(offset, _) => First::Absent(offset),
                 _ => First::CameBack,
             });
         }
         let at = |part, fifo: &Fifo| fifo.front(pool).map(|entry| First::At(part, Place::of(entry)));
         at(QueuePart::Head, &self.head)
             .or_else(|| at(QueuePart::Middle, &self.middle))
-            .or_else(|| at(QueuePart::Leaving, &self.leaving))
             .or_else(|| at(QueuePart::Fifo, &self.fifo))
     }
 
@@ -282,7 +275,7 @@ impl Backlog {
             let place = match (delivery.message, delivery.logged) {
                 (Some(message), None) => Place::Plain(message),
                 (Some(message), Some(offset)) => Place::Logged(message, offset),
-                (None, Some(offset)) => Place::Stored(Lane::Durable, offset, 1),
+                (None, Some(offset)) => Place::Stored(offset, 1),
                 (None, None) => panic!("a message is in memory or in the log"),
             };
             if !each(place, Some(delivery.redelivered)) {
@@ -290,7 +283,7 @@ impl Backlog {
             }
         }
         let came_back = self.returned_entries.look(pool, &mut |entry| each(Place::of(entry), Some(true)));
-        let parts = [&self.head, &self.middle, &self.leaving, &self.fifo];
+        let parts = [&self.head, &self.middle, &self.fifo];
         let mut rest = parts.into_iter();
         if came_back {
             rest.all(|part| part.look(pool, &mut |entry| each(Place::of(entry), None)));
@@ -324,7 +317,7 @@ impl Backlog {
             let logged = match Place::of(entry) {
                 Place::Logged(_, offset) => Some(offset),
                 Place::Plain(_) => None,
-                Place::Spilled(..) | Place::Stored(..) => panic!("the first is in memory"),
+                Place::Stored(..) => panic!("the first is in memory"),
             };
             // An entry keeps no count of requeues: the counts that the queue keeps may know more.
             Taken { message: entry.message, offset, logged, redelivered: true, requeues: 1 }
@@ -342,7 +335,6 @@ impl Backlog {
                 self.middle_messages -= 1;
                 &mut self.middle
             }
-            QueuePart::Leaving => &mut self.leaving,
             QueuePart::Fifo => &mut self.fifo,
         };
         let popped = fifo.pop(pool);
@@ -359,7 +351,7 @@ impl Backlog {
         (self.returned_absent, self.returned_absent_bytes) = (0, 0);
         (self.middle_messages, self.stored, self.stored_bytes) = (0, 0, 0);
         let fifos =
-            [&mut self.returned_entries, &mut self.head, &mut self.middle, &mut self.leaving, &mut self.fifo];
+            [&mut self.returned_entries, &mut self.head, &mut self.middle, &mut self.fifo];
         (count, Purged { fifos: fifos.map(Fifo::detach), returned: core::mem::take(&mut self.returned) })
     }
 
@@ -378,7 +370,7 @@ impl Backlog {
         let place = match (delivery.message, delivery.logged) {
             (Some(message), None) => Place::Plain(message),
             (Some(message), Some(offset)) => Place::Logged(message, offset),
-            (None, Some(offset)) => Place::Stored(Lane::Durable, offset, 1),
+            (None, Some(offset)) => Place::Stored(offset, 1),
             (None, None) => panic!("a message is in memory or in the log"),
         };
         match delivery.message {
@@ -447,7 +439,7 @@ impl Backlog {
         match Place::of(entry) {
             Place::Logged(message, offset) => (message, Some(offset)),
             Place::Plain(message) => (message, None),
-            Place::Spilled(..) | Place::Stored(..) => panic!("the first is in memory"),
+            Place::Stored(..) => panic!("the first is in memory"),
         }
     }
 
@@ -505,19 +497,9 @@ impl Backlog {
 
     // ---- out of memory
 
-    /// The first message in `leaving`.
-    pub(crate) fn first_leaving(&self, pool: &FifoPool) -> Option<Place> {
-        self.leaving.front(pool).map(Place::of)
-    }
-
     /// The first message of the fifo.
     pub(crate) fn first_in_fifo(&self, pool: &FifoPool) -> Option<Place> {
         self.fifo.front(pool).map(Place::of)
-    }
-
-    /// Whether messages wait for their commit to leave memory.
-    pub(crate) const fn has_leaving(&self) -> bool {
-        !self.leaving.is_empty()
     }
 
     /// Keeps the first message of the fifo in memory, if fewer than `window` messages stand in memory before
@@ -532,49 +514,35 @@ impl Backlog {
         true
     }
 
-    /// Moves the first message of the fifo to `leaving`, to be given up or to stay before those that leave
-    /// memory.
-    pub(crate) fn begin_leaving(&mut self, pool: &mut FifoPool, place: Place) {
+    /// Moves the first message of the fifo to the middle, where it stays in memory.
+    pub(crate) fn stay(&mut self, pool: &mut FifoPool, place: Place) {
         self.pop(pool, QueuePart::Fifo);
-        let kept = self.leaving.push(pool, place.entry());
-        assert!(kept, "chunks are kept for what leaves memory");
-    }
-
-    /// Moves the first message of a part to the middle, where it stays in memory.
-    pub(crate) fn stay(&mut self, pool: &mut FifoPool, from: QueuePart, place: Place) {
-        self.pop(pool, from);
         self.middle_messages += 1;
         let kept = self.middle.push(pool, place.entry());
         assert!(kept, "there are chunks");
     }
 
-    /// The first message of a part leaves memory: from now on only the log has it.
-    pub(crate) fn give_up(
-        &mut self,
-        pool: &mut FifoPool,
-        from: QueuePart,
-        (lane, offset): (Lane, u64),
-        size: Size,
-    ) {
-        self.pop(pool, from);
+    /// The first message of the fifo leaves memory: from now on only the log has it.
+    pub(crate) fn give_up(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
+        self.pop(pool, QueuePart::Fifo);
         self.count_out(size);
         self.stored_bytes += size.body_len;
-        let pushed = self.push_stored(pool, lane, offset, 1);
+        let pushed = self.push_stored(pool, offset, 1);
         assert!(pushed, "there are chunks, and it can be counted");
     }
 
     /// Puts messages that only the log has behind the middle; `false` when there is no chunk for them, or
     /// they are too many to be counted.
-    pub(crate) fn push_stored(&mut self, pool: &mut FifoPool, lane: Lane, start: u64, count: u32) -> bool {
+    pub(crate) fn push_stored(&mut self, pool: &mut FifoPool, start: u64, count: u32) -> bool {
         if count > ABSENT_MAX.saturating_sub(self.middle_messages) {
             return false;
         }
-        let pushed = match self.joined(pool, lane, start, count) {
+        let pushed = match self.joined(pool, start, count) {
             Some(place) => {
                 self.middle.set_back(pool, place.entry());
                 true
             }
-            None => self.middle.push(pool, Place::Stored(lane, start, count).entry()),
+            None => self.middle.push(pool, Place::Stored(start, count).entry()),
         };
         if pushed {
             self.middle_messages += count;
@@ -584,10 +552,10 @@ impl Backlog {
     }
 
     /// The run at the end of the middle, made longer by `count` messages, if those follow it in the log.
-    fn joined(&self, pool: &FifoPool, lane: Lane, start: u64, count: u32) -> Option<Place> {
+    fn joined(&self, pool: &FifoPool, start: u64, count: u32) -> Option<Place> {
         match Place::of(self.middle.back(pool)?) {
-            Place::Stored(last, first, so_far) if last == lane && first + u64::from(so_far) == start => {
-                Some(Place::Stored(lane, first, so_far.checked_add(count)?))
+            Place::Stored(first, so_far) if first + u64::from(so_far) == start => {
+                Some(Place::Stored(first, so_far.checked_add(count)?))
             }
             _ => None,
         }
@@ -596,7 +564,7 @@ impl Backlog {
     /// Whether the first message of the fifo can be given up without a place of its own.
     pub(crate) fn joins_middle(&self, pool: &FifoPool) -> bool {
         match self.first_in_fifo(pool) {
-            Some(Place::Logged(_, offset)) => self.joined(pool, Lane::Durable, offset, 1).is_some(),
+            Some(Place::Logged(_, offset)) => self.joined(pool, offset, 1).is_some(),
             _ => false,
         }
     }
@@ -608,11 +576,11 @@ impl Backlog {
 
     // ---- into memory
 
-    /// The run at the front of the middle, if only the log has it: its lane, first offset and length.
-    pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(Lane, u64, u32)> {
+    /// The run at the front of the middle, if only the log has it: its first offset and length.
+    pub(crate) fn first_stored(&self, pool: &FifoPool) -> Option<(u64, u32)> {
         match Place::of(self.middle.front(pool)?) {
-            Place::Stored(lane, start, count) => Some((lane, start, count)),
-            Place::Plain(_) | Place::Logged(..) | Place::Spilled(..) => None,
+            Place::Stored(start, count) => Some((start, count)),
+            Place::Plain(_) | Place::Logged(..) => None,
         }
     }
 
@@ -638,14 +606,14 @@ impl Backlog {
 
     /// Takes the first `count` messages off the run at the front of the middle.
     pub(crate) fn leave_stored(&mut self, pool: &mut FifoPool, count: u32) {
-        let Some((lane, start, all)) = self.first_stored(pool) else { panic!("no run is at the front") };
+        let Some((start, all)) = self.first_stored(pool) else { panic!("no run is at the front") };
         self.stored_bytes -= self.stored_share(count);
         self.middle_messages -= count;
         self.stored -= count;
         if count == all {
             self.middle.pop(pool);
         } else {
-            let rest = Place::Stored(lane, start + u64::from(count), all - count);
+            let rest = Place::Stored(start + u64::from(count), all - count);
             self.middle.set_front(pool, rest.entry());
         }
     }

@@ -4,7 +4,7 @@
 //!
 //! Always true: no count, mark, order or place of the queue is changed.
 
-use super::place::{Lane, Place};
+use super::place::Place;
 use super::records::Records;
 use crate::command::QueueId;
 use crate::deliveries::Deliveries;
@@ -94,7 +94,7 @@ impl Records {
         let mut goes_on = true;
         let mut each = |place: Place, came_back: Option<bool>| {
             *entries += 1;
-            let here = if let Place::Stored(_, _, run) = place { run } else { 1 };
+            let here = if let Place::Stored(_, run) = place { run } else { 1 };
             if *skip >= here {
                 *skip -= here;
                 goes_on = *entries < ENTRIES_MAX;
@@ -104,18 +104,15 @@ impl Records {
             let was_delivered =
                 |offset| came_back.unwrap_or_else(|| offset < record.logged.delivered_below());
             let one = match place {
-                Place::Plain(message) | Place::Spilled(message, _) => {
-                    Browsed::InMemory(message, came_back.unwrap_or(false))
-                }
+                Place::Plain(message) => Browsed::InMemory(message, came_back.unwrap_or(false)),
                 Place::Logged(message, offset) => Browsed::InMemory(message, was_delivered(offset)),
-                Place::Stored(lane, start, run) => {
+                Place::Stored(start, run) => {
                     let start = start + u64::from(past);
-                    let redelivered_below = match (came_back, lane) {
-                        (Some(true), _) => u64::MAX,
-                        (_, Lane::Durable) => record.logged.delivered_below(),
-                        (_, Lane::Transient) => 0,
+                    let redelivered_below = match came_back {
+                        Some(true) => u64::MAX,
+                        _ => record.logged.delivered_below(),
                     };
-                    let incarnation = record.incarnation(lane);
+                    let incarnation = record.logged.incarnation();
                     let count = (run - past).min(count);
                     Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below })
                 }

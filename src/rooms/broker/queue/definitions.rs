@@ -118,14 +118,6 @@ impl Records {
         !journal.is_empty()
     }
 
-    /// Writes down that the transient messages of a deleted queue are gone from the log.
-    pub(crate) fn append_spilled_gone(&mut self, journal: &mut Journal, index: usize) {
-        let incarnation = self.slab[index].spilled.incarnation();
-        if incarnation != 0 {
-            journal.queue_gone(incarnation);
-        }
-    }
-
     /// At a start: tells a queue what the log has for it.
     pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];

@@ -16,7 +16,7 @@
 
 use core::ops::Range;
 
-use super::lanes::Logged;
+use super::logged::Logged;
 use super::record::{Queue, Rank};
 use super::records::Records;
 use crate::arguments::{QueueSettings, max_priority};
@@ -283,7 +283,6 @@ impl Records {
             if record.logged.is_on() {
                 journal.queue_gone(record.logged.incarnation());
             }
-            self.append_spilled_gone(journal, level.index());
             retired.push(level);
             level = self.below(level).unwrap_or(queue);
         }

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `record` | the record of one queue |
 //! | `backlog`, `place` | what waits in a queue, in memory and out of it; what stands at one place of it |
-//! | `lanes`, `requeue_counts` | what the log has of it; how often messages of quorum queues came back |
+//! | `logged`, `requeue_counts` | what the log has of it; how often messages of quorum queues came back |
 //! | `records` | the records of all queues: found, begun, ended |
 //! | `levels` | queues with priorities: a level for each |
 //! | `ready` | the ready list: queues that can deliver now |
@@ -24,7 +24,7 @@ mod backlog;
 mod browse;
 mod definitions;
 mod fullness;
-mod lanes;
+mod logged;
 mod levels;
 mod place;
 mod ready;
@@ -37,9 +37,9 @@ mod tests;
 
 pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
 pub(super) use fullness::{FreeMemory, TIMES_FREE_DISK};
-pub(super) use lanes::Logged;
+pub(super) use logged::Logged;
 pub(super) use levels::{SLOTS, first_rank};
-pub(super) use place::{Lane, Place};
+pub(super) use place::Place;
 pub(super) use record::{Front, Peeked, Queue, Rank};
 pub(super) use records::Records;
 pub(super) use requeue_counts::RequeueCounts;

@@ -11,19 +11,8 @@ use crate::mem::{Entry, MessageId};
 /// Entry flags: three bits of kind, sixty-one of the log offset, which no queue ever uses up.
 const LOGGED: u64 = 1;
 const STORED: u64 = 2;
-const SPILLED: u64 = 3;
-const SPILLED_STORED: u64 = 4;
 const KIND: u64 = 7;
 const KIND_BITS: u32 = 3;
-
-/// Which of a queue's two message sequences in the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Lane {
-    /// Messages that outlive the broker.
-    Durable,
-    /// Transient messages that had to leave memory.
-    Transient,
-}
 
 /// The messages at one place of a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,10 +21,8 @@ pub(crate) enum Place {
     Plain(MessageId),
     /// A message in memory that the log has too, or will have.
     Logged(MessageId, u64),
-    /// A transient message in memory that is being written, to leave it.
-    Spilled(MessageId, u64),
-    /// A run of messages that only the log has: lane, first offset, count.
-    Stored(Lane, u64, u32),
+    /// A run of messages that only the log has: first offset, count.
+    Stored(u64, u32),
 }
 
 impl Place {
@@ -48,9 +35,7 @@ impl Place {
         let offset = flags >> KIND_BITS;
         match flags & KIND {
             LOGGED => Self::Logged(message, offset),
-            SPILLED => Self::Spilled(message, offset),
-            STORED => Self::Stored(Lane::Durable, offset, message.index() as u32 + 1),
-            SPILLED_STORED => Self::Stored(Lane::Transient, offset, message.index() as u32 + 1),
+            STORED => Self::Stored(offset, message.index() as u32 + 1),
             _ => panic!("an entry is of one of these kinds"),
         }
     }
@@ -61,10 +46,8 @@ impl Place {
         match self {
             Self::Plain(message) => Entry { message, flags: 0 },
             Self::Logged(message, offset) => Entry { message, flags: flags(offset, LOGGED) },
-            Self::Spilled(message, offset) => Entry { message, flags: flags(offset, SPILLED) },
-            Self::Stored(lane, start, count) => {
-                let kind = if lane == Lane::Durable { STORED } else { SPILLED_STORED };
-                Entry { message: MessageId::from_index(count as usize - 1), flags: flags(start, kind) }
+            Self::Stored(start, count) => {
+                Entry { message: MessageId::from_index(count as usize - 1), flags: flags(start, STORED) }
             }
         }
     }
@@ -81,12 +64,7 @@ mod tests {
         for shift in 0..61 {
             let width = 1_u64 << shift;
             for offset in [width - 1, width, width + 1] {
-                for place in [
-                    Place::Logged(message, offset),
-                    Place::Spilled(message, offset),
-                    Place::Stored(Lane::Durable, offset, u32::MAX - 1),
-                    Place::Stored(Lane::Transient, offset, 7),
-                ] {
+                for place in [Place::Logged(message, offset), Place::Stored(offset, u32::MAX - 1)] {
                     assert_eq!(Place::of(place.entry()), place);
                 }
             }

@@ -6,8 +6,8 @@
 //! consumer that can take it, and nothing that has to come first.
 
 use super::backlog::{Backlog, Size};
-use super::lanes::{Logged, Spilled};
-use super::place::{Lane, Place};
+use super::logged::Logged;
+use super::place::Place;
 use super::requeue_counts::RequeueCounts;
 use crate::arguments::QueueSettings;
 use crate::command::{ConnectionId, ExchangeId, QueueId, VhostId};
@@ -39,7 +39,6 @@ pub(crate) struct Queue {
     pub(crate) logged: Logged,
     /// How often messages were requeued, if the queue counts that.
     pub(crate) requeues: RequeueCounts,
-    pub(crate) spilled: Spilled,
     /// Messages that are ready for delivery.
     pub(crate) backlog: Backlog,
     pub(crate) unsettled: Unsettled,
@@ -154,28 +153,28 @@ pub(crate) enum Front {
 /// The expiry of a message that stood first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peeked {
-    place: u64,
+    offset: u64,
     /// When the message expires, in milliseconds of broker time; the largest number for never.
     pub(crate) due_ms: u64,
 }
 
 impl Peeked {
     /// The expiry of no message.
-    pub(crate) const NOTHING: Self = Self { place: u64::MAX, due_ms: u64::MAX };
+    pub(crate) const NOTHING: Self = Self { offset: u64::MAX, due_ms: u64::MAX };
     /// The next read is only to tell the expiry of the first message.
-    pub(crate) const WANTED: Self = Self { place: u64::MAX - 1, due_ms: u64::MAX };
+    pub(crate) const WANTED: Self = Self { offset: u64::MAX - 1, due_ms: u64::MAX };
 
     pub(crate) const fn is_wanted(self) -> bool {
-        self.place == Self::WANTED.place
+        self.offset == Self::WANTED.offset
     }
 
-    pub(crate) const fn of(lane: Lane, offset: u64, due_ms: u64) -> Self {
-        Self { place: offset << 1 | lane as u64, due_ms }
+    pub(crate) const fn of(offset: u64, due_ms: u64) -> Self {
+        Self { offset, due_ms }
     }
 
     /// Whether this is the expiry of the message at this log offset.
-    pub(crate) const fn is_of(self, lane: Lane, offset: u64) -> bool {
-        self.place == offset << 1 | lane as u64
+    pub(crate) const fn is_of(self, offset: u64) -> bool {
+        self.offset == offset
     }
 }
 
@@ -195,7 +194,6 @@ impl Queue {
             rank: Rank::Plain,
             logged: Logged::default(),
             requeues: RequeueCounts::default(),
-            spilled: Spilled::default(),
             backlog: Backlog::default(),
             unsettled: Unsettled::default(),
             times: Times {
@@ -231,31 +229,9 @@ impl Queue {
         self.backlog.has_absent() || self.unsettled.absent > 0
     }
 
-    /// Counts out messages that leave the log without being in memory.
-    pub(crate) fn uncount_stored(&mut self, lane: Lane, count: u64) {
-        match lane {
-            Lane::Durable => self.logged.settled_unread(count),
-            Lane::Transient => self.spilled.settled_unread(count),
-        }
-    }
-
-    /// The number that the log knows a lane of the queue by.
-    pub(crate) const fn incarnation(&self, lane: Lane) -> u64 {
-        match lane {
-            Lane::Durable => self.logged.incarnation(),
-            Lane::Transient => self.spilled.incarnation(),
-        }
-    }
-
-    /// Whether the log knows a lane of the queue by this number.
-    pub(crate) const fn is_known_as(&self, incarnation: u64) -> bool {
-        incarnation != 0
-            && (self.logged.incarnation() == incarnation || self.spilled.incarnation() == incarnation)
-    }
-
     /// Bytes that the messages of the queue take in the log.
     pub(crate) const fn log_bytes(&self) -> u64 {
-        self.logged.bytes() + self.spilled.bytes()
+        self.logged.bytes()
     }
 
     /// Messages of the queue that are in memory.

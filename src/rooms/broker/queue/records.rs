@@ -98,11 +98,6 @@ impl Records {
         self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.returned_absent()).sum()
     }
 
-    /// Transient messages that the log has, or will have, because memory was short.
-    pub(crate) fn spilled_messages(&self) -> u64 {
-        self.slab.iter().map(|(_, queue)| queue.spilled.count()).sum()
-    }
-
     /// A number that no other queue has.
     pub(super) const fn next_serial(&mut self) -> u64 {
         self.serial += 1;

@@ -9,7 +9,7 @@
 
 use super::fetch::{Fetch, FetchFrom, Page, PageIn, begin_page};
 use crate::mem::{MessageId, Messages};
-use crate::queue::{Lane, LogRun};
+use crate::queue::LogRun;
 
 /// Bytes of records read from the log for one browse.
 const BROWSE_BYTES: u32 = 128 << 10;
@@ -82,7 +82,7 @@ impl Browses {
         {
             return PageIn::NoRoom;
         }
-        begin_page(messages, Lane::Durable, page).map_or(PageIn::NoRoom, PageIn::Begun)
+        begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
     /// Adds a message whose body is whole to its browse.

@@ -28,7 +28,6 @@ impl Queues {
         if record.logged.is_on() {
             journal.queue_gone(record.logged.incarnation());
         }
-        self.records.append_spilled_gone(journal, queue.index());
         let records = &self.records;
         let gone = self.delay_wheel.take_held_of(|queue| records[queue].dying);
         let mut unknown = 0;

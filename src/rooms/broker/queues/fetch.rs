@@ -4,7 +4,6 @@
 
 use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
-use crate::queue::Lane;
 use crate::wire::props::Properties;
 
 /// Messages to be read back.
@@ -85,16 +84,10 @@ pub enum PageIn {
 /// There is no memory for it now.
 pub(crate) fn begin_page(
     messages: &mut Messages,
-    lane: Lane,
     page: &Page<'_>,
 ) -> Result<MessageId, PoolFull> {
     let message = messages.begin(page.exchange, page.routing_key, Share::ReadBack)?;
-    let flags = match lane {
-        Lane::Durable => MessageFlags::PERSISTENT.with(MessageFlags::STORED),
-        // A persistent message in a queue that is not durable.
-        Lane::Transient if is_persistent(page) => MessageFlags::PERSISTENT,
-        Lane::Transient => MessageFlags::NONE,
-    };
+    let flags = MessageFlags::PERSISTENT.with(MessageFlags::STORED);
     let properties = Properties::trusted(page.properties);
     let flags = if properties.expiration().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags };
     let flags = if properties.is_blind() { flags.with(MessageFlags::BLIND) } else { flags };
@@ -106,8 +99,4 @@ pub(crate) fn begin_page(
             Err(full)
         }
     }
-}
-
-fn is_persistent(page: &Page<'_>) -> bool {
-    Properties::parse(page.properties).is_ok_and(|properties| properties.is_persistent())
 }

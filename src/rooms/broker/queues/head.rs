@@ -14,7 +14,7 @@ use crate::deliveries::{Carrier, Delivered, NewDelivery};
 use crate::journal::{Journal, Mode, Settled, Target};
 use crate::letters::Reason;
 use crate::mem::{MessageFlags, MessageId, Messages};
-use crate::queue::{First, Front, Lane, Place, QueuePart, Size, Taken, block_bytes};
+use crate::queue::{First, Front, Place, QueuePart, Size, Taken, block_bytes};
 
 /// Bytes of memory that must be free for reading ahead.
 const HEAD_BYTES: usize = 16 << 10;
@@ -29,7 +29,7 @@ impl Queues {
     pub(crate) fn first_to_go(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
-            First::At(_, Place::Plain(_) | Place::Spilled(..)) => true,
+            First::At(_, Place::Plain(_)) => true,
             First::CameBack if self.records[queue].is_forwarded => self.may_forward_returned(cx, queue),
             First::CameBack => true,
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
@@ -152,11 +152,6 @@ impl Queues {
             First::At(part, Place::Logged(message, offset)) => {
                 self.take_from(cx, (queue, part), message, Some(offset))
             }
-            First::At(part, Place::Spilled(message, offset)) => {
-                let taken = self.take_from(cx, (queue, part), message, None);
-                self.cancel_spill(cx, queue, message, offset);
-                taken
-            }
             First::Absent(_) | First::At(_, Place::Stored(..)) => {
                 panic!("what is taken is in memory: {first:?}")
             }
@@ -215,7 +210,7 @@ impl Queues {
         record.logged.settled(log_bytes(cx.messages, message));
         record.requeues.note_settled(offset, offset);
         if record.dying {
-            cx.journal.forsake(cx.messages, record.logged.incarnation(), message);
+            cx.journal.forsake(cx.messages, message);
         } else {
             let target = Target { queue: record.logged.incarnation(), offset };
             cx.journal.settle(cx.messages, target, message);
@@ -228,13 +223,13 @@ impl Queues {
             None => false,
             Some(First::Absent(offset)) => {
                 self.leave_absent(queue);
-                self.settle_run(cx.journal, queue, Lane::Durable, offset, 1);
+                self.settle_run(cx.journal, queue, offset, 1);
                 true
             }
-            Some(First::At(part, Place::Stored(lane, start, count))) => {
+            Some(First::At(part, Place::Stored(start, count))) => {
                 assert_eq!(part, QueuePart::Middle, "only the middle has what is not in memory");
                 let count = if self.records[queue].dying { count } else { 1 };
-                self.settle_run(cx.journal, queue, lane, start, count);
+                self.settle_run(cx.journal, queue, start, count);
                 self.records[queue].backlog.leave_stored(&mut self.pool, count);
                 true
             }
@@ -252,17 +247,10 @@ impl Queues {
     }
 
     /// Settles the first `count` messages of a run that only the log has, unread.
-    pub(crate) fn settle_run(
-        &mut self,
-        journal: &mut Journal,
-        queue: QueueId,
-        lane: Lane,
-        start: u64,
-        count: u32,
-    ) {
+    pub(crate) fn settle_run(&mut self, journal: &mut Journal, queue: QueueId, start: u64, count: u32) {
         let record = &mut self.records[queue];
-        record.uncount_stored(lane, count.into());
-        if lane == Lane::Durable && count > 0 {
+        record.logged.settled_unread(count.into());
+        if count > 0 {
             record.requeues.note_settled(start, start + u64::from(count) - 1);
         }
         // The virtual host of the queue has less in the log by now.
@@ -270,25 +258,7 @@ impl Queues {
         let record = &self.records[queue];
         if !record.dying {
             let end = start + u64::from(count);
-            journal.settle_stored(Settled { queue: record.incarnation(lane), start, end });
-        }
-    }
-
-    /// Keeps a message in memory that was leaving: the log need not have it.
-    pub(crate) fn cancel_spill(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        message: MessageId,
-        offset: u64,
-    ) {
-        let record = &mut self.records[queue];
-        record.spilled.stays(log_bytes(cx.messages, message));
-        let target = Target { queue: record.spilled.incarnation(), offset };
-        if record.dying {
-            cx.journal.forsake(cx.messages, target.queue, message);
-        } else {
-            cx.journal.cancel_spill(cx.messages, target, message);
+            journal.settle_stored(Settled { queue: record.logged.incarnation(), start, end });
         }
     }
 
@@ -313,7 +283,7 @@ impl Queues {
                 self.settle_logged(cx, queue, logged, message);
                 cx.messages.release(message);
             }
-            (None, Some(offset)) => self.settle_run(cx.journal, queue, Lane::Durable, offset, 1),
+            (None, Some(offset)) => self.settle_run(cx.journal, queue, offset, 1),
             (None, None) => {}
         }
     }

@@ -5,15 +5,14 @@
 //! ```
 //!
 //! Always true: order is kept; a message that could not be read back is dropped, the log is told so, and its
-//! bytes stay on the disk for whoever wants to try; a transient message that is in memory again is gone from
-//! the log.
+//! bytes stay on the disk for whoever wants to try.
 
 use super::fetch::{Fetch, FetchFrom, Page, PageIn, begin_page};
 use super::state::Queues;
 use crate::Context;
 use crate::command::QueueId;
 use crate::mem::{MessageFlags, MessageId, Messages};
-use crate::queue::{First, Lane, Place, Size};
+use crate::queue::{First, Place, Size};
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
@@ -57,17 +56,17 @@ impl Queues {
 
     fn fetch_for(&self, queue: QueueId) -> Option<Fetch> {
         let record = &self.records[queue];
-        let (from, (lane, start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
+        let (from, (start, count)) = match (self.absent_rejected(queue), self.first(queue)) {
             _ if record.dying => return None,
-            (Some(offset), _) => (FetchFrom::Rejected, (Lane::Durable, offset, 1)),
-            (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (Lane::Durable, offset, 1)),
+            (Some(offset), _) => (FetchFrom::Rejected, (offset, 1)),
+            (None, Some(First::Absent(offset))) => (FetchFrom::Returned, (offset, 1)),
             (None, _) => (FetchFrom::Middle, record.backlog.first_stored(&self.pool)?),
         };
         let is_peek = record.times.peeked.is_wanted() && from != FetchFrom::Rejected;
         let count = if is_peek { 1 } else { count };
         Some(Fetch {
             queue,
-            incarnation: record.incarnation(lane),
+            incarnation: record.logged.incarnation(),
             start,
             end: start + u64::from(count),
             bytes_max: FETCH_BYTES,
@@ -85,11 +84,11 @@ impl Queues {
             return self.browses.begin(messages, fetch, page);
         }
         self.skip_lost(fetch, page.offset);
-        let Some((lane, ..)) = self.front_run(fetch).filter(|(_, start, _)| *start == page.offset) else {
+        if self.front_run(fetch).is_none_or(|(start, _)| start != page.offset) {
             return PageIn::NotWanted;
-        };
+        }
         if fetch.is_peek {
-            self.peeked(fetch, lane, page);
+            self.peeked(fetch, page);
             return PageIn::NotWanted;
         }
         if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
@@ -106,7 +105,7 @@ impl Queues {
         if !is_first && !messages.has_ordinary_room(page.bytes()) {
             return PageIn::NoRoom;
         }
-        begin_page(messages, lane, page).map_or(PageIn::NoRoom, PageIn::Begun)
+        begin_page(messages, page).map_or(PageIn::NoRoom, PageIn::Begun)
     }
 
     /// Notes that there was no memory for a message read. If the queue stands still for it, it is read again when
@@ -152,7 +151,7 @@ impl Queues {
 
     fn is_same_queue(&self, fetch: &Fetch) -> bool {
         let record = self.records.get(fetch.queue.index());
-        record.is_some_and(|record| record.is_known_as(fetch.incarnation))
+        record.is_some_and(|record| record.logged.is_on() && record.logged.incarnation() == fetch.incarnation)
     }
 
     /// The body is whole: the message, which came at `enqueued_ms` of broker time, stands in its queue again,
@@ -175,11 +174,11 @@ impl Queues {
         {
             self.records.note_may_expire(fetch.queue);
         }
-        let next = self.front_run(fetch).filter(|(_, start, _)| *start == offset);
-        let Some((lane, ..)) = next.filter(|_| self.has_place(fetch)) else {
+        let is_next = self.front_run(fetch).is_some_and(|(start, _)| start == offset);
+        if !is_next || !self.has_place(fetch) {
             cx.messages.release(message);
-            return next.is_none();
-        };
+            return !is_next;
+        }
         let size = Size::of(cx.messages, message);
         let backlog = &mut self.records[fetch.queue].backlog;
         match fetch.from {
@@ -194,14 +193,7 @@ impl Queues {
             }
             FetchFrom::Middle | FetchFrom::Browse => {}
         }
-        let place = match lane {
-            Lane::Durable => Place::Logged(message, offset),
-            Lane::Transient => Place::Plain(message),
-        };
-        backlog.paged_in(&mut self.pool, place, size);
-        if lane == Lane::Transient {
-            self.settle_run(cx.journal, fetch.queue, lane, offset, 1);
-        }
+        backlog.paged_in(&mut self.pool, Place::Logged(message, offset), size);
         true
     }
 
@@ -217,11 +209,7 @@ impl Queues {
         }
         let record = self.records.get(fetch.queue.index());
         let was_seen = fetch.is_peek
-            && record.is_some_and(|record| {
-                [Lane::Durable, Lane::Transient]
-                    .iter()
-                    .any(|lane| record.times.peeked.is_of(*lane, fetch.start))
-            });
+            && record.is_some_and(|record| record.times.peeked.is_of(fetch.start));
         if !was_seen {
             self.skip_lost(fetch, through);
         }
@@ -243,7 +231,7 @@ impl Queues {
 
     /// The run that is being fetched, if it is still wanted: at the front of the middle, or one requeued
     /// message.
-    fn front_run(&self, fetch: &Fetch) -> Option<(Lane, u64, u32)> {
+    fn front_run(&self, fetch: &Fetch) -> Option<(u64, u32)> {
         let record = self.records.get(fetch.queue.index()).filter(|record| !record.dying)?;
         let is_first = match fetch.from {
             FetchFrom::Returned => self.first(fetch.queue) == Some(First::Absent(fetch.start)),
@@ -252,15 +240,15 @@ impl Queues {
         };
         if fetch.is_single() {
             let is_first = is_first && self.is_same_queue(fetch);
-            return is_first.then_some((Lane::Durable, fetch.start, 1));
+            return is_first.then_some((fetch.start, 1));
         }
         let run = record.backlog.first_stored(&self.pool);
-        run.filter(|(lane, ..)| record.incarnation(*lane) == fetch.incarnation)
+        run.filter(|_| record.logged.incarnation() == fetch.incarnation)
     }
 
     fn skip_lost(&mut self, fetch: &Fetch, through: u64) {
         // The queue may have been purged, or have gone, while the disk was asked.
-        let Some((lane, start, count)) = self.front_run(fetch) else { return };
+        let Some((start, count)) = self.front_run(fetch) else { return };
         let lost = through.saturating_sub(start).min(u64::from(count)) as u32;
         if lost > 0 {
             let name = &self.records[self.records.queue_of_level(fetch.queue)].name;
@@ -276,7 +264,7 @@ impl Queues {
                 FetchFrom::Rejected => backlog.lose_rejected(&mut self.deliveries),
                 FetchFrom::Middle | FetchFrom::Browse => backlog.leave_stored(&mut self.pool, lost),
             }
-            self.records[fetch.queue].uncount_stored(lane, lost.into());
+            self.records[fetch.queue].logged.settled_unread(lost.into());
             self.releases += 1;
         }
     }

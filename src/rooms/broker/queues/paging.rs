@@ -20,8 +20,6 @@ pub(crate) struct Paging {
     awaiting_memory: VecDeque<QueueId>,
     /// The count of frees (`Queues::page_room_made`) when the first queue began to await memory.
     awaiting_since: u64,
-    /// Transient messages may go to the log when memory is short.
-    spills_transient: bool,
     /// Where the search for messages that may leave memory goes on.
     hand: usize,
     /// The memory kept free to read back messages that only the log has.
@@ -34,7 +32,6 @@ impl Paging {
             wanted: VecDeque::with_capacity(64),
             awaiting_memory: VecDeque::new(),
             awaiting_since: 0,
-            spills_transient: false,
             hand: 0,
             read_back: ReadBackRoom::new(limits),
         }
@@ -79,16 +76,6 @@ impl Paging {
     }
 
     // ---- out of memory
-
-    /// Whether transient messages may go to the log when memory is short.
-    pub(crate) const fn set_spills_transient(&mut self, spills_transient: bool) {
-        self.spills_transient = spills_transient;
-    }
-
-    /// Whether transient messages may go to the log.
-    pub(crate) const fn spills_transient(&self) -> bool {
-        self.spills_transient
-    }
 
     /// The place, among `places`, at which the search for messages that may leave memory goes on.
     pub(crate) const fn hand(&mut self, places: usize) -> usize {

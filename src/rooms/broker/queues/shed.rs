@@ -22,7 +22,7 @@ use crate::command::QueueId;
 use crate::journal::Journal;
 use crate::mem::{MessageFlags, MessageId};
 use crate::properties::expiration_ms;
-use crate::queue::{First, Lane, Peeked, Place, Purged, PurgedItem};
+use crate::queue::{First, Peeked, Place, Purged, PurgedItem};
 use crate::wire::props::Properties;
 
 /// Messages that one command makes a queue drop at most, when its length limit has become smaller.
@@ -136,7 +136,7 @@ impl Queues {
                 let (message, logged) = backlog.first_returned(&self.pool, &self.deliveries);
                 (message, logged.is_some())
             }
-            First::At(_, Place::Plain(message) | Place::Spilled(message, _)) => (message, false),
+            First::At(_, Place::Plain(message)) => (message, false),
             First::At(_, Place::Logged(message, _)) => (message, true),
         };
         Some((first, message, is_logged))
@@ -198,11 +198,7 @@ impl Queues {
                 self.settle_logged(cx, queue, Some(offset), message);
                 cx.messages.release(message);
             }
-            Place::Spilled(message, offset) => {
-                self.cancel_spill(cx, queue, message, offset);
-                cx.messages.release(message);
-            }
-            Place::Stored(lane, start, count) => self.settle_run(cx.journal, queue, lane, start, count),
+            Place::Stored(start, count) => self.settle_run(cx.journal, queue, start, count),
         }
     }
 
@@ -288,21 +284,15 @@ impl Queues {
         }
         let message = match self.first(queue) {
             None => return Head::Nothing,
-            Some(First::Absent(offset)) => {
-                return self.absent_head(cx.journal, queue, (Lane::Durable, offset));
-            }
-            Some(First::At(_, Place::Stored(lane, offset, _))) => {
-                return self.absent_head(cx.journal, queue, (lane, offset));
+            Some(First::Absent(offset) | First::At(_, Place::Stored(offset, _))) => {
+                return self.absent_head(cx.journal, queue, offset);
             }
             // A consumer had the message already, so that no turn is left for a waiting one.
             Some(First::CameBack) => {
                 patience = Patience::No;
                 record.backlog.first_returned(&self.pool, &self.deliveries).0
             }
-            Some(First::At(
-                _,
-                Place::Plain(message) | Place::Spilled(message, _) | Place::Logged(message, _),
-            )) => message,
+            Some(First::At(_, Place::Plain(message) | Place::Logged(message, _))) => message,
         };
         let (queue_ttl_ms, since_ms) = (record.settings.message_ttl_ms, record.times.ttl_since_ms);
         let ttl_ms = queue_ttl_ms.min(self.own_ttl_ms(cx, message));
@@ -317,10 +307,10 @@ impl Queues {
         Head::At(cx.messages.arrived_ms(message).saturating_add(ttl_ms.max(patience as u64)))
     }
 
-    fn absent_head(&self, journal: &Journal, queue: QueueId, (lane, offset): (Lane, u64)) -> Head {
+    fn absent_head(&self, journal: &Journal, queue: QueueId, offset: u64) -> Head {
         let peeked = self.records[queue].times.peeked;
         match () {
-            () if !peeked.is_of(lane, offset) => Head::Unknown,
+            () if !peeked.is_of(offset) => Head::Unknown,
             () if peeked.due_ms <= journal.time_ms() => Head::DueAbsent,
             () => Head::At(peeked.due_ms),
         }
@@ -352,9 +342,9 @@ impl Queues {
 
     /// Notes the expiry of the first message, whose record was read from the log.
     #[cold]
-    pub(crate) fn peeked(&mut self, fetch: &Fetch, lane: Lane, page: &Page<'_>) {
+    pub(crate) fn peeked(&mut self, fetch: &Fetch, page: &Page<'_>) {
         if self.records[fetch.queue].delayed_exchange.is_some() {
-            self.records[fetch.queue].times.peeked = Peeked::of(lane, page.offset, u64::MAX);
+            self.records[fetch.queue].times.peeked = Peeked::of(page.offset, u64::MAX);
             return self.slot_peeked(fetch.queue, page);
         }
         let own_ttl_ms = expiration_ms(&Properties::trusted(page.properties)).ok().flatten();
@@ -363,6 +353,6 @@ impl Queues {
         }
         let record = &mut self.records[fetch.queue];
         let ttl_ms = own_ttl_ms.unwrap_or(u64::MAX).min(record.settings.message_ttl_ms);
-        record.times.peeked = Peeked::of(lane, page.offset, page.enqueued_ms.saturating_add(ttl_ms));
+        record.times.peeked = Peeked::of(page.offset, page.enqueued_ms.saturating_add(ttl_ms));
     }
 }

@@ -2,24 +2,19 @@
 //!
 //! ```text
 //! spill: fifo ──→ middle (neighbours become one entry); deliveries that are not settled
-//! spill:  fifo ──→ leaving ──→ middle, for transient messages with `spill_transient`
 //! ```
 //!
-//! A transient message has to be written before it can leave. The message is written for one queue alone: if
-//! it waits in several queues it is written for each, and its memory is free when the last has given it up.
-//!
 //! Always true: order is kept; a message is given up only when its commit is durable; a message that cannot
-//! leave keeps its place in the order, and does not keep back the messages behind it; a message that a
-//! consumer takes while it is leaving stays; as long as the log alone has a message, the memory to read it
-//! back is kept free of messages that cannot leave, whatever is published meanwhile.
+//! leave keeps its place in the order, and does not keep back the messages behind it; as long as the log alone
+//! has a message, the memory to read it back is kept free of messages that cannot leave, whatever is published
+//! meanwhile.
 
-use super::head::log_bytes;
 use super::state::Queues;
 use crate::Context;
 use crate::command::{ChannelId, ConnectionId, QueueId};
-use crate::journal::{Journal, Mode, NoRoom};
+use crate::journal::{Journal, Mode};
 use crate::mem::{MessageFlags, MessageId, Messages};
-use crate::queue::{Lane, Place, Queue, QueuePart, Size, block_bytes};
+use crate::queue::{Place, Queue, Size, block_bytes};
 use crate::quota::Quota;
 
 /// Messages that one step takes out of memory.
@@ -33,24 +28,10 @@ const WINDOW: u32 = 64;
 /// Free chunks of queue entries that spilling leaves to others.
 const CHUNKS_LEFT: usize = 4;
 
-/// Whether a transient message can be written to leave memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Spilling {
-    Now,
-    /// The message can be written after the commit that is being gathered.
-    Later,
-    No,
-}
-
 impl Queues {
     /// At a start: the bytes of the largest body in the log; 0 when the log has no message.
     pub fn recovered_largest(&mut self, body_bytes: u64) {
         self.paging.recovered_largest(body_bytes);
-    }
-
-    /// Whether transient messages may go to the log when memory is short.
-    pub const fn set_spill_transient(&mut self, spill_transient: bool) {
-        self.paging.set_spills_transient(spill_transient);
     }
 
     /// Takes a bounded number of messages that the log has out of memory, if memory is short; says whether it
@@ -75,7 +56,7 @@ impl Queues {
         }
         for _ in 0..SPILL_QUEUES.min(places) {
             let index = self.paging.hand(places);
-            let may_spill = self.records.get(index).is_some_and(|queue| self.may_spill(queue));
+            let may_spill = self.records.get(index).is_some_and(|queue| !queue.dying && queue.logged.count() > 0);
             if may_spill && self.spill_from(cx, QueueId::from_index(index), &mut left) {
                 // The step is used up, or memory is no longer short.
                 return true;
@@ -146,16 +127,6 @@ impl Queues {
         self.releases += 1;
     }
 
-    const fn may_spill(&self, queue: &Queue) -> bool {
-        !queue.dying
-            && (queue.logged.count() > 0 || self.may_spill_transient(queue) || queue.backlog.has_leaving())
-    }
-
-    const fn may_spill_transient(&self, queue: &Queue) -> bool {
-        self.paging.spills_transient()
-            && (!queue.hidden || queue.is_level() || queue.delayed_exchange.is_some())
-    }
-
     /// Takes messages of one queue out of memory, as many as are `left` for this step; `false`: the queue has none
     /// that can leave now.
     fn spill_from(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
@@ -164,15 +135,10 @@ impl Queues {
         while *left > 0 && self.is_short(cx.messages) {
             let backlog = &self.records[queue].backlog;
             // A message that joins a run needs no entry, and gives up its own.
-            let needs_none = !backlog.has_leaving() && backlog.joins_middle(&self.pool);
-            if self.pool.chunks_free() < CHUNKS_LEFT && !needs_none {
+            if self.pool.chunks_free() < CHUNKS_LEFT && !backlog.joins_middle(&self.pool) {
                 return false;
             }
-            let goes_on = match backlog.first_leaving(&self.pool) {
-                Some(place) => self.leave(cx, queue, place),
-                None => self.keep_window(queue) || self.spill_first(cx, queue, left),
-            };
-            if !goes_on {
+            if !self.keep_window(queue) && !self.spill_first(cx, queue) {
                 return false;
             }
             *left -= 1;
@@ -188,118 +154,25 @@ impl Queues {
         record.backlog.keep_in_window(&mut self.pool, window)
     }
 
-    /// The first message of the fifo leaves memory, begins to, or stays in the middle.
-    fn spill_first(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        let record = &self.records[queue];
-        let may_spill_transient = self.may_spill_transient(record);
-        let Some(place) = record.backlog.first_in_fifo(&self.pool) else { return false };
-        match place {
-            Place::Logged(message, offset) => {
-                if !is_stored(cx.messages, record, message) {
-                    return false;
-                }
-                self.give_up(cx.messages, (queue, QueuePart::Fifo), message, (Lane::Durable, offset));
-                true
-            }
-            Place::Plain(_) if may_spill_transient => self.spill_transient(cx, queue, left),
-            Place::Plain(_) | Place::Spilled(..) | Place::Stored(..) => {
-                self.records[queue].backlog.stay(&mut self.pool, QueuePart::Fifo, place);
-                true
-            }
-        }
-    }
-
-    /// The first message of a part of the queue leaves memory: from now on only the log has it.
-    fn give_up(
-        &mut self,
-        messages: &mut Messages,
-        (queue, from): (QueueId, QueuePart),
-        message: MessageId,
-        at: (Lane, u64),
-    ) {
-        let size = Size::of(messages, message);
-        self.records[queue].backlog.give_up(&mut self.pool, from, at, size);
-        self.paging.paged_out(messages.stream_len(message) as u64);
-        messages.release(message);
-        self.releases += 1;
-    }
-
-    // ---- transient messages
-
-    /// Begins to write transient messages from the front of the fifo on, as many as there is room for, and
-    /// takes the messages between them along; `false` when none can be taken now.
-    fn spill_transient(&mut self, cx: &mut Context<'_>, queue: QueueId, left: &mut u32) -> bool {
-        let mut taken = false;
-        while *left > 0 && self.pool.chunks_free() >= CHUNKS_LEFT {
-            let record = &self.records[queue];
-            let Some(place) = record.backlog.first_in_fifo(&self.pool) else { break };
-            let spilling = match place {
-                Place::Plain(message) => self.spilling(cx, queue, message),
-                _ => Spilling::No,
-            };
-            let place = match (spilling, place) {
-                (Spilling::Later, _) => break,
-                (Spilling::Now, Place::Plain(message)) => self.begin_spilling(cx, queue, message),
-                _ => place,
-            };
-            self.records[queue].backlog.begin_leaving(&mut self.pool, place);
-            taken = true;
-            *left -= 1;
-        }
-        *left += u32::from(taken);
-        taken
-    }
-
-    fn spilling(&self, cx: &Context<'_>, queue: QueueId, message: MessageId) -> Spilling {
-        let bytes = cx.messages.stream_len(message) as u64;
-        let record = &self.records[queue];
-        let has_share = record.log_bytes() + bytes <= self.queue_log_bytes_max(cx.journal);
-        let fits = cx.journal.fits_commit(bytes, cx.messages.body_len(message).into(), 1);
-        match cx.journal.admit(bytes + self.kept_for_letters(cx.journal), 1) {
-            // The message is being written for another of its queues already.
-            _ if cx.journal.is_waiting(cx.messages, message) => Spilling::Later,
-            Ok(()) if has_share && fits => Spilling::Now,
-            Err(NoRoom::Commit) => Spilling::Later,
-            Ok(()) | Err(NoRoom::Disk) => Spilling::No,
-        }
-    }
-
-    /// Hands a transient message to the journal; gives the place where it stands from now on.
-    fn begin_spilling(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) -> Place {
-        let lane = &mut self.records[queue].spilled;
-        let target = lane.next_target(log_bytes(cx.messages, message), || cx.journal.next_transient());
-        let appended = cx.journal.spill(cx.messages, message, target);
-        lane.set_awaits(appended.batch());
-        Place::Spilled(appended.message(), target.offset)
-    }
-
-    /// The first message of `leaving` leaves memory, or stays for good; `false` while its commit is not
-    /// durable.
-    fn leave(&mut self, cx: &mut Context<'_>, queue: QueueId, place: Place) -> bool {
-        let durable = cx.journal.durable();
+    /// The first message of the fifo leaves memory, or stays in the middle.
+    fn spill_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let record = &mut self.records[queue];
-        let is_there = match place {
-            Place::Spilled(..) => record.spilled.awaits() <= durable && record.backlog.may_give_up(),
-            Place::Logged(message, _) => is_stored(cx.messages, record, message),
-            Place::Plain(_) | Place::Stored(..) => true,
+        let Some(place) = record.backlog.first_in_fifo(&self.pool) else { return false };
+        let Place::Logged(message, offset) = place else {
+            record.backlog.stay(&mut self.pool, place);
+            return true;
         };
-        if !is_there {
+        if !is_stored(cx.messages, record, message) {
             return false;
         }
-        let from = QueuePart::Leaving;
-        match place {
-            Place::Spilled(message, offset) => {
-                self.give_up(cx.messages, (queue, from), message, (Lane::Transient, offset))
-            }
-            Place::Logged(message, offset) => {
-                self.give_up(cx.messages, (queue, from), message, (Lane::Durable, offset))
-            }
-            Place::Plain(_) | Place::Stored(..) => record.backlog.stay(&mut self.pool, from, place),
-        }
+        record.backlog.give_up(&mut self.pool, offset, Size::of(cx.messages, message));
+        self.paging.paged_out(cx.messages.stream_len(message) as u64);
+        cx.messages.release(message);
+        self.releases += 1;
         true
     }
 
-    /// At a start: drops the transient messages that another life of the broker had written.
+    /// At a start: drops the transient messages that an older version of the broker had written.
     pub fn forget_transient(&mut self, journal: &mut Journal, incarnation: u64) {
         journal.queue_gone(incarnation);
     }

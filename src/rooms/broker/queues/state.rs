@@ -18,7 +18,7 @@ use crate::error::Fault;
 use crate::journal::{Batch, Journal};
 use crate::limits::Limits;
 use crate::mem::FifoPool;
-use crate::queue::{Browsed, Lane, Queue, Records};
+use crate::queue::{Browsed, Queue, Records};
 use crate::restored::Contents;
 use crate::shortage::Shortage;
 use crate::waiters::Waiters;
@@ -378,7 +378,7 @@ impl Queues {
         while start < end {
             let count = (end - start).min(u64::from(u32::MAX / 2)) as u32;
             let backlog = &mut self.records[queue].backlog;
-            if !backlog.push_stored(&mut self.pool, Lane::Durable, start, count) {
+            if !backlog.push_stored(&mut self.pool, start, count) {
                 return false;
             }
             start += u64::from(count);

@@ -1,5 +1,4 @@
-//! The messages of a queue that the log has, in two lanes: durable ones, and transient ones that had to leave
-//! memory.
+//! The messages of a queue that the log has.
 //!
 //! Always true: an offset is given to one message only; the counts are of unsettled messages in the log or on
 //! their way there; the delivered watermark never falls.
@@ -14,7 +13,7 @@ const WATERMARK_STEP: u64 = 256;
 /// written, and each watermark is a write.
 const WATERMARK_STEP_FORWARDED: u64 = 1024;
 
-/// The durable lane of a queue; all 0 for a queue that does not outlive the broker.
+/// What a queue has in the log; all 0 for a queue that does not outlive the broker.
 #[derive(Debug, Default)]
 pub(crate) struct Logged {
     /// The number that the log knows the queue by, never used again for another; 0 when nothing of the queue
@@ -42,7 +41,7 @@ pub(crate) struct Logged {
 }
 
 impl Logged {
-    /// The lane of a queue that the log is to know by this number; 0 for a queue that does not outlive the
+    /// Nothing yet, of a queue that the log is to know by this number; 0 for a queue that does not outlive the
     /// broker.
     pub(crate) fn as_incarnation(incarnation: u64) -> Self {
         Self { incarnation, ..Self::default() }
@@ -131,7 +130,10 @@ impl Logged {
 
     /// Counts out `count` settled messages that were not in memory.
     pub(crate) fn settled_unread(&mut self, count: u64) {
-        uncount(&mut self.count, &mut self.bytes, count);
+        // The size of each is not known: it counts with the average.
+        let share = u128::from(self.bytes) * u128::from(count) / u128::from(self.count.max(1));
+        self.bytes = self.bytes.saturating_sub(share as u64);
+        self.count = self.count.saturating_sub(count);
     }
 
     // ---- the watermark
@@ -177,79 +179,4 @@ impl Logged {
         let watermark = self.watermark_asked.max(self.watermark_before);
         (self.count > 0 && watermark > self.taken_below).then_some((self.taken_below, watermark))
     }
-}
-
-/// The lane of a queue's transient messages in the log; all 0 until the first had to leave memory.
-#[derive(Debug, Default)]
-pub(crate) struct Spilled {
-    /// The number that the log knows the lane by, never used again for another and void in the next life of
-    /// the broker.
-    incarnation: u64,
-    /// The offset of the next transient message that leaves memory.
-    next_offset: u64,
-    /// Transient messages in the log or on their way there.
-    count: u64,
-    /// Bytes that the transient messages take in the log.
-    bytes: u64,
-    /// The batch with which the last transient message is in the log.
-    awaits: Batch,
-}
-
-impl Spilled {
-    /// The number that the log knows the lane by; 0 if it never had a message.
-    pub(crate) const fn incarnation(&self) -> u64 {
-        self.incarnation
-    }
-
-    /// Transient messages in the log or on their way there.
-    pub(crate) const fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Bytes that the transient messages take in the log.
-    #[inline]
-    pub(crate) const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The place of the next transient message, which takes `bytes` in the log; `new` gives the number of the
-    /// lane for the first.
-    pub(crate) fn next_target(&mut self, bytes: u64, new: impl FnOnce() -> u64) -> Target {
-        if self.incarnation == 0 {
-            self.incarnation = new();
-        }
-        let target = Target { queue: self.incarnation, offset: self.next_offset };
-        self.next_offset += 1;
-        self.count += 1;
-        self.bytes += bytes;
-        target
-    }
-
-    /// Notes the batch with which the last transient message is in the log.
-    pub(crate) const fn set_awaits(&mut self, batch: Batch) {
-        self.awaits = batch;
-    }
-
-    /// The batch with which the last transient message is in the log.
-    pub(crate) const fn awaits(&self) -> Batch {
-        self.awaits
-    }
-
-    /// Counts out `count` settled messages that were not in memory.
-    pub(crate) fn settled_unread(&mut self, count: u64) {
-        uncount(&mut self.count, &mut self.bytes, count);
-    }
-
-    /// Counts out a message that stays in memory, of `bytes` in the log.
-    pub(crate) const fn stays(&mut self, bytes: u64) {
-        self.count -= 1;
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-}
-
-/// Counts out `count` messages that leave the log unread, each with the average of the bytes.
-fn uncount(messages: &mut u64, bytes: &mut u64, count: u64) {
-    let share = u128::from(*bytes) * u128::from(count) / u128::from((*messages).max(1));
-    *bytes = bytes.saturating_sub(share as u64);
-    *messages = messages.saturating_sub(count);
 }
