@@ -18,7 +18,7 @@ use crate::engine::{First, StoreDriver, log_full, restore};
 use crate::journal::Journal;
 use crate::limits::SEGMENTS_MIN;
 use crate::password::{GUEST, PasswordHash};
-use crate::store::{self, Access, FileDisk, Format, Log, OpenError, Report, Settings, Write, WriteDone};
+use crate::store::{self, Access, FileDisk, Log, OpenError, Report, Settings, Write, WriteDone};
 use crate::time::Now;
 
 use super::directory;
@@ -113,9 +113,7 @@ fn settings(config: &Config, directory: &Path) -> Settings {
     let segment = u64::from(limits.segment_bytes);
     let limit = store.disk_limit_bytes.unwrap_or_else(|| auto_limit(directory));
     Settings {
-        upgrade: false,
         checks_all: false,
-        format: Format::NEWEST,
         segment_bytes: limits.segment_bytes,
         commit_bytes: limits.commit_bytes_max,
         index_bytes: limits.index_bytes_max as usize,

@@ -22,8 +22,6 @@ pub enum Ask {
     Inspect(Option<inspect::options::Options>),
     /// Make a store of a backup.
     Restore(PathBuf, Said),
-    /// Bring a store to the newest version of its format.
-    UpgradeStore(PathBuf),
     /// Speak to a running broker; the arguments are its own.
     Ctl(Vec<OsString>),
     /// Say which version this is.
@@ -99,7 +97,7 @@ pub struct CommandRow {
     options: &'static [&'static str],
 }
 
-static COMMANDS: [CommandRow; 6] = [
+static COMMANDS: [CommandRow; 5] = [
     CommandRow {
         name: "serve",
         usage: "[serve] [OPTIONS]",
@@ -133,13 +131,6 @@ static COMMANDS: [CommandRow; 6] = [
         usage: "restore FILE",
         about: "make a store of what leveret ctl backup wrote, in --data-dir",
         options: &["--config", "--data-dir", "--help"],
-    },
-    CommandRow {
-        name: "upgrade-store",
-        usage: "upgrade-store DIR",
-        about: "bring a stopped broker's data directory to the newest format, once\n\
-                nobody wants to go back to an older version of Leveret",
-        options: &["--help"],
     },
 ];
 
@@ -294,7 +285,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
             (None, Some("help")) => return help_on(parser.value().ok()),
             (None, Some("version")) => return Ok(Ask::Version),
             (None, _) => command = Some(word.to_string_lossy().into_owned()),
-            (Some("restore" | "upgrade-store"), _) if file.is_none() => file = Some(PathBuf::from(word)),
+            (Some("restore"), _) if file.is_none() => file = Some(PathBuf::from(word)),
             (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
         }
     }
@@ -309,10 +300,6 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Ask, BadAr
         Some("restore") => match file {
             Some(file) => Ok(Ask::Restore(file, said)),
             None => Err(BadArguments::new("leveret restore FILE: name the backup".to_string())),
-        },
-        Some("upgrade-store") => match file {
-            Some(directory) => Ok(Ask::UpgradeStore(directory)),
-            None => Err(BadArguments::new("leveret upgrade-store DIR: name the data directory".to_string())),
         },
         Some(other) => Err(unknown_command(other)),
     }
@@ -373,8 +360,6 @@ mod tests {
         assert!(matches!(parsed("-V"), Ok(Ask::Version)));
         assert!(matches!(parsed("ctl -q list_queues"), Ok(Ask::Ctl(rest)) if rest.len() == 2));
         let by_name = parse_all(["/usr/bin/leveretctl", "ping"].map(OsString::from));
-        assert!(matches!(parsed("upgrade-store d"), Ok(Ask::UpgradeStore(of)) if of == Path::new("d")));
-        refused("upgrade-store", "leveret upgrade-store DIR: name the data directory");
         assert!(
             matches!(parsed("restore f --data-dir d"), Ok(Ask::Restore(file, _)) if file == Path::new("f"))
         );

@@ -19,15 +19,12 @@ pub mod program;
 pub mod restore;
 mod store_limits;
 mod tar;
-pub mod upgrade;
 
 use std::error::Error;
 use std::process::ExitCode;
 
 // The rooms of the broker, by the names they have there.
-use leveret_host::{
-    broker, config, flight, host, journal, limits, mem, password, requests, store, time, wire,
-};
+use leveret_host::{broker, config, flight, host, journal, limits, mem, password, requests, store, wire};
 
 /// What the program ends with when it could not do what was asked.
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::args::{self, Ask};
 use crate::config::Config;
 use crate::host::{self, StartError, logging};
-use crate::{check, ctl, inspect, restore, upgrade};
+use crate::{check, ctl, inspect, restore};
 
 /// Does what the arguments say; the code to end with.
 pub fn main() -> ExitCode {
@@ -30,7 +30,6 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             print(&restore::run(&archive, &config.data_dir)?)?;
         }
-        Ask::UpgradeStore(directory) => print(&upgrade::run(&directory)?)?,
         Ask::Ctl(arguments) => return Ok(ctl::run(arguments)),
         Ask::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
         Ask::Check(said) => {

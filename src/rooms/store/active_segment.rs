@@ -6,7 +6,6 @@
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, padded};
 use super::footer::Footer;
-use super::format::Format;
 use super::segment::SegmentRef;
 
 /// A commit that fills a segment up is worth its sync from one in so many parts of the largest on.
@@ -20,23 +19,18 @@ pub(super) struct ActiveSegment {
     /// The next commit goes here; the segment's size when it is sealed.
     tail: u32,
     footer: Footer,
-    /// The version of the format that it is written in, and that of the next one.
-    format: Format,
-    wants: Format,
     sequence_max: u64,
 }
 
 impl ActiveSegment {
-    /// What a start found; `wants` is the version of the segments to come, and none has had a sequence above
-    /// `sequence_max`.
+    /// What a start found; none has had a sequence above `sequence_max`.
     pub(super) fn new(
         (segment, segment_bytes): (SegmentRef, u32),
         (tail, footer): (u32, Footer),
-        (format, wants): (Format, Format),
         sequence_max: u64,
     ) -> Self {
         let footer = footer.with_room(segment_bytes);
-        Self { segment, segment_bytes, tail, footer, format, wants, sequence_max }
+        Self { segment, segment_bytes, tail, footer, sequence_max }
     }
 
     /// Which it is, and its file.
@@ -57,21 +51,6 @@ impl ActiveSegment {
     /// Where the next commit goes, in bytes from its start.
     pub(super) const fn tail(&self) -> u32 {
         self.tail
-    }
-
-    /// The version of the format that it is written in.
-    pub(super) const fn format(&self) -> Format {
-        self.format
-    }
-
-    /// Whether the next segment is of a newer one, so that none is written to this any more.
-    pub(super) fn is_outdated(&self) -> bool {
-        self.format < self.wants
-    }
-
-    /// The version of the segments to come.
-    pub(super) const fn wants(&self) -> Format {
-        self.wants
     }
 
     /// What is noted of it.
@@ -107,7 +86,6 @@ impl ActiveSegment {
     /// The next segment begins in this file; its header follows with [`Self::begin`].
     pub(super) const fn open(&mut self, slot: u32) {
         self.sequence_max += 1;
-        self.format = self.wants;
         self.segment = SegmentRef { sequence: self.sequence_max, slot };
     }
 

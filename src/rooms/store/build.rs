@@ -198,9 +198,7 @@ impl Log {
         let length = padded(self.gathering.len());
         self.space.active.note(self.gathering.record_bytes());
         let (mut header, mut seal) = (None, None);
-        let is_full = self.space.active.is_outdated()
-            || self.space.ends_active_early()
-            || !self.space.active.holds_with_footer(length);
+        let is_full = self.space.ends_active_early() || !self.space.active.holds_with_footer(length);
         let slot = if is_full { self.space.slots.take_free() } else { None };
         if slot.is_none() && !self.space.active.holds(length) {
             self.space.active.undo();
@@ -221,7 +219,6 @@ impl Log {
         let gathered = self.gathering.take();
         self.schedule.note_built(now);
         let commit_header = CommitHeader {
-            format: self.space.active.format(),
             life: self.writer.life,
             number: self.writer.number,
             segment: self.space.active.sequence(),
@@ -257,7 +254,6 @@ impl Log {
             return None;
         }
         let trailer = Trailer {
-            format: self.space.active.format(),
             life: self.writer.life,
             sequence: self.space.active.sequence(),
             number: self.number_synced(),
@@ -297,7 +293,6 @@ impl Log {
         live.extend(segments.map(|(&sequence, segment)| SegmentRef { sequence, slot: segment.slot }));
         self.space.active.open(slot);
         let header = SegmentHeader {
-            format: self.space.active.format(),
             has_access: self.access.is_there(),
             identity: self.writer.identity,
             segment_bytes: self.settings.segment_bytes,

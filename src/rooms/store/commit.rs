@@ -15,7 +15,7 @@
 //! the last one that was found: `covers` is how many commits right before it lose nothing when they are not
 //! readable. Who the store is stands in every commit, so that losing the headers of segments is not losing
 //! the messages. The two highest bits of `covers` are set when some of its records belong together; one of
-//! them is enough, for it is asked of damaged commits only. Version 1 has no such bits: there they may.
+//! them is enough, for it is asked of damaged commits only.
 //!
 //! Always true: a commit is whole or no part of the log, but for what `salvage` serves; it starts in a block
 //! of its own; its number is above that of every commit before it, its life not below theirs.
@@ -23,7 +23,7 @@
 use std::io;
 
 use super::disk::Disk;
-use super::format::Format;
+use super::format::COMMIT_MAGIC;
 use super::identity::Identity;
 use super::varint::Input;
 use super::zeroes::ResizeZeroed;
@@ -42,8 +42,6 @@ const GROUP_BITS: u32 = 3 << 30;
 /// What a commit's header says, but for length and checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct CommitHeader {
-    /// The version of the format.
-    pub format: Format,
     /// Which start of the broker wrote it, from 1.
     pub life: u32,
     /// Rises by one with every commit, over all lives.
@@ -93,17 +91,14 @@ pub(super) fn begin(buffer: &mut Vec<u8>) {
 /// Completes the commit in `buffer` with header, zeros and checksum.
 pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner) {
     let length = buffer.len();
-    buffer[..4].copy_from_slice(&header.format.commit_magic());
+    buffer[..4].copy_from_slice(&COMMIT_MAGIC);
     buffer[8..12].copy_from_slice(&(length as u32).to_le_bytes());
     buffer[12..16].copy_from_slice(&header.life.to_le_bytes());
     buffer[16..24].copy_from_slice(&header.number.to_le_bytes());
     buffer[24..32].copy_from_slice(&header.segment.to_le_bytes());
     buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
     buffer[40..44].copy_from_slice(&header.records.to_le_bytes());
-    let covers = match (header.format, header.has_group) {
-        (Format::One, _) => header.covers,
-        (Format::Two, has_group) => header.covers & !GROUP_BITS | if has_group { GROUP_BITS } else { 0 },
-    };
+    let covers = header.covers & !GROUP_BITS | if header.has_group { GROUP_BITS } else { 0 };
     buffer[44..48].copy_from_slice(&covers.to_le_bytes());
     buffer[48..64].copy_from_slice(&owner.identity.id);
     buffer[64..72].copy_from_slice(&owner.identity.secret.to_le_bytes());
@@ -118,7 +113,7 @@ pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
     let mut input = Input::new(block);
     let magic = input.take(4)?;
     let length = input.take(4).and_then(|_| input.u32())? as usize;
-    (Format::of_commit(magic).is_some() && length >= COMMIT_HEADER_BYTES).then_some(length)
+    (*magic == COMMIT_MAGIC && length >= COMMIT_HEADER_BYTES).then_some(length)
 }
 
 /// The length of the commit at byte `at` of a slot when its checksum agrees. Read in small steps: a length
@@ -163,12 +158,12 @@ impl Claim {
     /// What the first bytes of `block` claim; `None` when they are too few.
     pub(super) fn read(block: &[u8]) -> Option<Self> {
         let mut input = Input::new(block);
-        let format = Format::of_commit(input.take(4)?);
+        let has_magic = *input.take(4)? == COMMIT_MAGIC;
         input.u32()?;
         let length = input.u32()? as usize;
-        let header = CommitHeader::read(&mut input, format.unwrap_or_default())?;
+        let header = CommitHeader::read(&mut input)?;
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
-        Some(Self { has_magic: format.is_some(), identity, length, header })
+        Some(Self { has_magic, identity, length, header })
     }
 }
 
@@ -179,12 +174,11 @@ impl CommitHeader {
         self.segment == segment && self.life >= life && self.number > number
     }
 
-    fn read(input: &mut Input<'_>, format: Format) -> Option<Self> {
+    fn read(input: &mut Input<'_>) -> Option<Self> {
         let (life, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
         let (records, covers) = (input.u32()?, input.u32()?);
-        let has_group = format == Format::One || covers & GROUP_BITS != 0;
-        let covers = if format == Format::One { covers } else { covers & !GROUP_BITS };
-        Some(Self { format, life, number, segment, time_ms, records, covers, has_group })
+        let (has_group, covers) = (covers & GROUP_BITS != 0, covers & !GROUP_BITS);
+        Some(Self { life, number, segment, time_ms, records, covers, has_group })
     }
 }
 
@@ -214,13 +208,13 @@ impl<'a> Commit<'a> {
         let length = claimed_length(bytes)?;
         let commit = bytes.get(..length)?;
         let mut input = Input::new(commit);
-        let format = Format::of_commit(input.take(4)?)?;
+        input.take(4)?;
         let sum = input.u32()?;
         if crc32c::crc32c_append(seed, input.rest()) != sum {
             return None;
         }
         input.u32()?;
-        let header = CommitHeader::read(&mut input, format)?;
+        let header = CommitHeader::read(&mut input)?;
         Some(Self { header, records: commit.get(COMMIT_HEADER_BYTES..)? })
     }
 
@@ -242,7 +236,6 @@ mod tests {
     use super::*;
 
     const HEADER: CommitHeader = CommitHeader {
-        format: Format::Two,
         life: 3,
         number: 77,
         segment: 9,

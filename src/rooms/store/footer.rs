@@ -10,14 +10,9 @@
 //!         | its own, by kind:
 //! chunk   | body id | index
 //! others  | the record itself
-//!
-//! In version 1 of the format, "LVF2":
-//!
-//! fact    | flags: kind (3 bits), 8 = a place follows | [at] | bytes | its own
-//! defined | version | deleted u8 | key with its length
 //! ```
 //!
-//! The last facts of version 2 are names, which lie nowhere else: see `names`.
+//! The last facts are names, which lie nowhere else: see `names`.
 //!
 //! The footer begins in a block of its own. Facts are all records but messages, in their order; they have
 //! the kinds of records. Messages are told queue by queue, in one part each (drawn in `parts`), so that a
@@ -37,8 +32,7 @@
 
 use super::chain::Chain;
 use super::commit::padded;
-use super::format::Format;
-use super::format::NAMED;
+use super::format::{FOOTER_MAGIC, NAMED};
 use super::parts::{self, Before, BodyPart, BodyPartWriter, Entry, Smallest, part_seed};
 use super::place::Place;
 use super::record::{Body, Message, Record, Target, Targets};
@@ -57,11 +51,8 @@ const SEEN_QUEUES_LOG2: u32 = 11;
 const BLOCKS_SHARE: usize = 10;
 const BLOCKS_BYTES_MIN: usize = 64;
 
-/// The bits of the kind where a fact has one byte for kind and place.
-const KIND: u8 = 7;
 const MESSAGE: u8 = 1;
 const CHUNK: u8 = 2;
-const DEFINED: u8 = 5;
 const FACT_HAS_PLACE: u8 = 1;
 const HAS_PLACE: u8 = 8;
 const IS_NEXT: u8 = 16;
@@ -129,7 +120,6 @@ impl Noted {
 /// What a trailer says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Trailer {
-    pub(super) format: Format,
     pub(super) life: u32,
     pub(super) sequence: u64,
     pub(super) number: u64,
@@ -305,14 +295,11 @@ impl Footer {
     ) {
         self.group(BodyPartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
         let parts_bytes = out.len();
-        match trailer.format {
-            Format::One => put_facts_of_one(&self.facts.bytes, out),
-            Format::Two => out.extend_from_slice(&self.facts.bytes),
-        }
+        out.extend_from_slice(&self.facts.bytes);
         let facts_bytes = out.len() - parts_bytes;
         out.resize_zeroed(padded(out.len() + TRAILER_BYTES) - TRAILER_BYTES);
         let start = out.len();
-        out.extend_from_slice(&trailer.format.footer_magic());
+        out.extend_from_slice(&FOOTER_MAGIC);
         out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(facts_bytes as u32).to_le_bytes());
         out.extend_from_slice(&(parts_bytes as u32).to_le_bytes());
@@ -386,14 +373,16 @@ impl Lengths {
         input.u32()?;
         let lengths = Self { facts: input.u32()? as usize, parts: input.u32()? as usize };
         let fits = lengths.facts < segment_bytes && lengths.parts < segment_bytes;
-        (Format::of_footer(magic).is_some() && fits && lengths.footer() <= segment_bytes).then_some(lengths)
+        (*magic == FOOTER_MAGIC && fits && lengths.footer() <= segment_bytes).then_some(lengths)
     }
 }
 
 /// Checks a footer's facts and its trailer, the last bytes of `end`.
 pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     let trailer = end.get(end.len().checked_sub(TRAILER_BYTES)?..)?;
-    let format = Format::of_footer(&trailer[..4])?;
+    if trailer[..4] != FOOTER_MAGIC {
+        return None;
+    }
     let mut input = Input::new(&trailer[4..]);
     let sum = input.u32()?;
     if crc32c::crc32c_append(crc32c::crc32c_append(seed, input.rest()), facts) != sum {
@@ -401,7 +390,7 @@ pub(super) fn parse(facts: &[u8], end: &[u8], seed: u32) -> Option<Trailer> {
     }
     input.take(8)?;
     let (life, sequence) = (input.u32()?, input.u64()?);
-    Some(Trailer { format, life, sequence, number: input.u64()?, time_ms: input.u64()? })
+    Some(Trailer { life, sequence, number: input.u64()?, time_ms: input.u64()? })
 }
 
 /// The footer of the segment whose bytes these are, all of them, when it has a good one.
@@ -412,41 +401,9 @@ pub(super) fn of_segment(bytes: &[u8], sequence: u64, seed: u32) -> Option<(Leng
     (trailer.sequence == sequence).then_some((lengths, trailer))
 }
 
-/// Facts as they are noted, in the form of version 1: it has no room for a kind above 7, but where the bit of
-/// such a kind is the one that says that a place follows, and a place does.
-fn put_facts_of_one(noted: &[u8], out: &mut Vec<u8>) {
-    let mut written = Noted { bytes: core::mem::take(out), end: 0, last: None };
-    // What was noted here is well formed.
-    let _ = for_each_fact(Format::Two, noted, 0, |record, Place { at, bytes, .. }| {
-        let kind = record.kind();
-        let place = if at == written.end { 0 } else { HAS_PLACE };
-        written.bytes.push(kind | place);
-        if (kind | place) & HAS_PLACE != 0 {
-            // Said even where it is known: whoever reads it takes the bit for that.
-            written.end = u32::MAX;
-        }
-        written.put_place(at, bytes);
-        match record {
-            Record::Chunk { body, index, .. } => {
-                varint::put(&mut written.bytes, *body);
-                varint::put(&mut written.bytes, (*index).into());
-            }
-            Record::Defined { version, key, value } => {
-                varint::put(&mut written.bytes, *version);
-                written.bytes.push(value.is_none().into());
-                varint::put(&mut written.bytes, key.len() as u64);
-                written.bytes.extend_from_slice(key);
-            }
-            record => record.encode(&mut written.bytes),
-        }
-    });
-    *out = written.bytes;
-}
-
-/// Calls `each` with the facts of a footer: records, chunks without their bytes, and in version 1 definitions
-/// without their values, and their places. `None` when they make no sense, which a checked footer never does.
+/// Calls `each` with the facts of a footer: records, chunks without their bytes, and their places. `None` when they make
+/// no sense, which a checked footer never does.
 pub(super) fn for_each_fact(
-    format: Format,
     facts: &[u8],
     segment: u64,
     mut each: impl FnMut(&Record<'_>, Place),
@@ -454,22 +411,18 @@ pub(super) fn for_each_fact(
     let mut input = Input::new(facts);
     let mut end = 0_u32;
     while !input.is_empty() {
-        let (kind, has_place) = read_kind(&mut input, format)?;
+        let (kind, has_place) = read_kind(&mut input)?;
         let (at, bytes) = read_place(&mut input, has_place, end)?;
         end = at.checked_add(bytes)?;
         let place = Place { segment, at, bytes };
         match kind {
             // It lies nowhere else.
-            NAMED if format >= Format::Two => {
+            NAMED => {
                 input.take(bytes as usize)?;
             }
             CHUNK => {
                 let (body, index) = (input.varint()?, u32::try_from(input.varint()?).ok()?);
                 each(&Record::Chunk { body, index, bytes: &[] }, place);
-            }
-            DEFINED if format == Format::One => {
-                let (version, deleted, key) = (input.varint()?, input.byte()?, input.counted()?);
-                each(&Record::Defined { version, key, value: (deleted == 0).then_some(&[]) }, place);
             }
             _ => {
                 let (record, _) = Record::parse(input.take(bytes as usize)?).ok()?;
@@ -480,11 +433,11 @@ pub(super) fn for_each_fact(
     Some(())
 }
 
-/// Calls `each` with the records of the names among the facts of a footer of version 2.
+/// Calls `each` with the records of the names among the facts of a footer.
 pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(&[u8])) -> Option<()> {
     let mut input = Input::new(facts);
     while !input.is_empty() {
-        let (kind, has_place) = read_kind(&mut input, Format::Two)?;
+        let (kind, has_place) = read_kind(&mut input)?;
         let (_, bytes) = read_place(&mut input, has_place, 0)?;
         if kind == CHUNK {
             input.varint()?;
@@ -500,11 +453,7 @@ pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(&[u8])) -> Option
 }
 
 /// The kind of a fact, and whether its place follows.
-fn read_kind(input: &mut Input<'_>, format: Format) -> Option<(u8, bool)> {
-    if format == Format::One {
-        let flags = input.byte()?;
-        return Some((flags & KIND, flags & HAS_PLACE != 0));
-    }
+fn read_kind(input: &mut Input<'_>) -> Option<(u8, bool)> {
     Some((input.byte()?, input.byte()? & FACT_HAS_PLACE != 0))
 }
 
@@ -599,7 +548,7 @@ mod tests {
             }
             let mut footer = Footer::default();
             let expected = note(&mut footer, &messages);
-            let trailer = Trailer { format: Format::Two, life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
             let (mut out, mut parts) = (Vec::new(), Vec::new());
             footer.finish(&trailer, 9, &mut out, &mut parts);
             prop_assert!(out.len() <= padded(footer.bytes_max()), "{} {}", out.len(), footer.bytes_max());
@@ -618,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_of_every_kind_read_back_in_every_version() {
+    fn facts_of_every_kind_read_back() {
         let ranges = [Range { start: 1, end: 3 }];
         let records = [
             Record::Settled { queue: 1, ranges: Ranges::List(&ranges) },
@@ -630,10 +579,10 @@ mod tests {
         ];
         let mut bytes = Vec::new();
         records.iter().for_each(|record| record.encode(&mut bytes));
-        for format in [Format::One, Format::Two] {
+        {
             let mut footer = Footer::default();
             footer.note_records(&bytes, 4172);
-            let trailer = Trailer { format, life: 1, sequence: 2, number: 3, time_ms: 4 };
+            let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
             let (mut out, mut parts) = (Vec::new(), Vec::new());
             footer.finish(&trailer, 9, &mut out, &mut parts);
             let lengths = Lengths::claimed(&out, out.len()).expect("a trailer");
@@ -646,7 +595,7 @@ mod tests {
                 assert_eq!(read(&damaged), None, "a bit of byte {at} is another");
             }
             let (mut found, mut end) = (Vec::new(), 4172);
-            for_each_fact(format, &out[lengths.parts..][..lengths.facts], 2, |record, place| {
+            for_each_fact(&out[lengths.parts..][..lengths.facts], 2, |record, place| {
                 assert_eq!(place.at, end);
                 end += place.bytes;
                 let mut bytes = Vec::new();
@@ -657,9 +606,6 @@ mod tests {
             let expected = records.map(|record| {
                 let mut bytes = Vec::new();
                 match record {
-                    Record::Defined { version, key, .. } if format == Format::One => {
-                        Record::Defined { version, key, value: Some(&[]) }.encode(&mut bytes);
-                    }
                     Record::Chunk { body, index, .. } => {
                         Record::Chunk { body, index, bytes: &[] }.encode(&mut bytes);
                     }
@@ -678,7 +624,7 @@ mod tests {
         let mut footer = Footer::default();
         let expected = note(&mut footer, &messages);
         let (mut out, mut parts) = (Vec::new(), Vec::new());
-        let trailer = Trailer { format: Format::Two, life: 1, sequence: 2, number: 3, time_ms: 4 };
+        let trailer = Trailer { life: 1, sequence: 2, number: 3, time_ms: 4 };
         footer.finish(&trailer, 9, &mut out, &mut parts);
         assert_eq!((parts.len(), expected.len()), (1000, 40_000));
         let used = out.len() as f64 / 40_000.0;

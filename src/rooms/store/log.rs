@@ -18,7 +18,6 @@ use super::cleaning::Cleaner;
 use super::commit::{BLOCK_BYTES, padded};
 use super::counters::Counters;
 use super::footer::Footer;
-use super::format::Format;
 use super::gathering::Gathering;
 use super::identity::Identity;
 use super::index::Index;
@@ -126,8 +125,6 @@ pub(super) struct Start {
     /// Those of the log that are shorter than a segment, or gone.
     pub(super) cut: Vec<u32>,
     pub(super) active: SegmentRef,
-    pub(super) format: Format,
-    pub(super) wants: Format,
     pub(super) had_access: bool,
     pub(super) tail: u32,
     pub(super) sequence_max: u64,
@@ -146,7 +143,6 @@ impl Log {
         let active = ActiveSegment::new(
             (start.active, settings.segment_bytes),
             (start.tail, start.footer),
-            (start.format, start.wants),
             start.sequence_max,
         );
         Self {
@@ -198,11 +194,6 @@ impl Log {
     /// This start's number, from 1.
     pub const fn life(&self) -> u32 {
         self.writer.life
-    }
-
-    /// The version of the format that is written.
-    pub const fn format(&self) -> Format {
-        self.space.active.format()
     }
 
     /// The store's identity.

@@ -21,7 +21,7 @@
 //! | `group`, `large_group` | what must become durable together, and is more than one commit holds |
 //! | `jobs` | what the helper threads do |
 //! | `alignment`, `in_place` | whether the partition wears the card more than it must; whether room that is made ready stays |
-//! | `format` | the versions of the format |
+//! | `format` | the version of the format |
 //! | `record`, `commit`, `segment`, `footer`, `parts`, `varint` | the bytes, drawn in each file |
 //! | `record_walk`, `identity` | from bytes to records and into the index; who a store is |
 //! | `counters`, `spares`, `zeroes` | what was done so far; buffers that go round, and that grow by zeroes |
@@ -140,7 +140,7 @@ pub use definition_index::DefinitionIndex;
 pub use disk::{ACCESS_SLOTS, Disk, NEWEST_SLOT, REPAIR_SLOT, Unopened, is_beside_the_log, is_full};
 pub use fetch::Fetched;
 pub use file_disk::{FileDisk, LOCK_NAME, make_directory};
-pub use format::Format;
+pub use format::FORMAT;
 pub use identity::Identity;
 pub use in_place::{NotInPlace, not_in_place};
 pub use index::{DEFINITION_BYTES, Index, QUEUE_STANDING_BYTES};

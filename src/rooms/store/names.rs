@@ -29,7 +29,7 @@ use super::commit::BLOCK_BYTES;
 use super::definition_index::DefinitionIndex;
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
-use super::format::{Format, NAMED};
+use super::format::NAMED;
 use super::index::Index;
 use super::read_around::is_about_a_block;
 use super::record::Record;
@@ -80,9 +80,6 @@ impl Naming {
         active: &ActiveSegment,
         segment_bytes: u32,
     ) {
-        if active.format() < Format::Two {
-            return;
-        }
         let segment_bytes = segment_bytes as usize;
         let room = footer.room_for_names(segment_bytes - active.tail() as usize);
         let mut left = room.min(segment_bytes / SHARE);
@@ -125,15 +122,15 @@ impl Footers<'_> {
     pub(super) fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
         let mut names = Names::new();
         for &segment in self.index.segments().keys() {
-            let Some((format, facts)) = self.read_facts(disk, segment)? else { continue };
+            let Some(facts) = self.read_facts(disk, segment)? else { continue };
             let mut note = |queue: u64, key: &[u8]| {
                 if queues.contains(&queue) {
                     names.insert(queue, key.into());
                 }
             };
-            for_each_name(format, &facts, &mut note);
+            for_each_name(&facts, &mut note);
             // A checked footer makes sense.
-            let _ = footer::for_each_fact(format, &facts, segment, |record, _| {
+            let _ = footer::for_each_fact(&facts, segment, |record, _| {
                 if let Record::Defined { key, value: Some(value), .. } = record
                     && let Some(queue) = incarnation_in(key, value)
                 {
@@ -152,12 +149,11 @@ impl Footers<'_> {
         bytes: &mut Vec<u8>,
     ) -> io::Result<bool> {
         for segment in definition.segments() {
-            let Some((format, facts)) = self.read_facts(disk, *segment)? else { continue };
+            let Some(facts) = self.read_facts(disk, *segment)? else { continue };
             let mut is_found = false;
             // A checked footer makes sense.
-            let _ = footer::for_each_fact(format, &facts, *segment, |record, _| {
+            let _ = footer::for_each_fact(&facts, *segment, |record, _| {
                 if let Record::Defined { version, key: found, value: Some(_) } = record
-                    && format >= Format::Two
                     && (*version, *found) == (definition.version, key)
                 {
                     bytes.clear();
@@ -173,7 +169,7 @@ impl Footers<'_> {
     }
 
     /// The facts of a segment's footer, if it has a good one.
-    fn read_facts<D: Disk>(&self, disk: &mut D, sequence: u64) -> io::Result<Option<(Format, Vec<u8>)>> {
+    fn read_facts<D: Disk>(&self, disk: &mut D, sequence: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(segment) = self.index.segments().get(&sequence) else { return Ok(None) };
         let (slot, end) = (segment.slot, self.segment_bytes as usize);
         let mut block = [0; BLOCK_BYTES];
@@ -187,15 +183,12 @@ impl Footers<'_> {
         }
         let trailer = footer::parse(&facts, &block, self.seed);
         let trailer = trailer.filter(|trailer| trailer.sequence == sequence);
-        Ok(trailer.map(|trailer| (trailer.format, facts)))
+        Ok(trailer.map(|_| facts))
     }
 }
 
 /// Calls `each` with the names in the facts of a checked footer.
-pub(super) fn for_each_name(format: Format, facts: &[u8], mut each: impl FnMut(u64, &[u8])) {
-    if format < Format::Two {
-        return;
-    }
+pub(super) fn for_each_name(facts: &[u8], mut each: impl FnMut(u64, &[u8])) {
     // A checked footer makes sense.
     let _ = footer::for_each_name(facts, |record| {
         if let Ok((Record::Optional { payload, .. }, _)) = Record::parse(record)

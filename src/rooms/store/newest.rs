@@ -14,7 +14,6 @@ use std::io;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
 use super::footer::{self, Footer};
-use super::format::Format;
 use super::reader::{Newest, Pass, Reader};
 use super::record::Record;
 use super::record_walk::apply_records;
@@ -47,7 +46,6 @@ impl<D: Disk> Reader<'_, '_, D> {
         let mut served = self.served.iter().peekable();
         let commit_at = |at: u32| Commit::parse(&self.bytes[at as usize..], self.identity.seed());
         let last = commits.last().and_then(|(_, at)| commit_at(*at));
-        let format = last.map_or(Format::NEWEST, |commit| commit.header.format);
         let (again, again_records) =
             last.map_or((Vec::new(), 0), |commit| records_again(&commit, |segment| self.is_needed(segment)));
         // The last commit, and what it repeats, may be in the page cache only. It is written again, and noted
@@ -78,18 +76,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
         let length = self.disk.read(segment.slot, 0, &mut self.bytes)? as u32;
         let is_damaged = false;
-        Ok(Newest {
-            segment,
-            format,
-            tail,
-            length,
-            again,
-            again_records,
-            footer,
-            is_sealed,
-            synced,
-            is_damaged,
-        })
+        Ok(Newest { segment, tail, length, again, again_records, footer, is_sealed, synced, is_damaged })
     }
 
     /// The newest commit that something in the newest segment, which is in the buffer and was read up to byte

@@ -12,7 +12,6 @@ use super::chain::{Chain, CommitWalk};
 use super::commit::BLOCK_BYTES;
 use super::disk::Disk;
 use super::footer::{self, Footer, Lengths};
-use super::format::Format;
 use super::group;
 use super::identity::Identity;
 use super::index::Index;
@@ -69,8 +68,6 @@ struct Old {
 /// The newest segment as read.
 pub(super) struct Newest {
     pub(super) segment: SegmentRef,
-    /// The version that it is written in.
-    pub(super) format: Format,
     pub(super) tail: u32,
     /// Bytes of its file.
     pub(super) length: u32,
@@ -106,8 +103,6 @@ pub(super) struct Reader<'d, 'r, D> {
     /// The newest segment, by the note beside the log; and whether its file has not its header.
     pub(super) noted: Option<SegmentRef>,
     pub(super) is_noted_only: bool,
-    /// The newest version of the format that a commit was found in.
-    pub(super) format: Format,
     /// Every commit is checked, also where a footer has what a start needs.
     pub(super) checks_all: bool,
     pub(super) identity: Identity,
@@ -129,7 +124,6 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             newer_missing: 0,
             noted: None,
             is_noted_only: false,
-            format: Format::One,
             checks_all: false,
             identity,
             segment_bytes,
@@ -179,9 +173,6 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         }
         self.chain = chain;
         let mut newest = self.read_newest(newest, header_bytes, (proven, &known))?;
-        if let Some((_, _, header)) = headers.iter().find(|h| h.2.sequence == newest.segment.sequence) {
-            newest.format = header.format;
-        }
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(&named);
         self.find_lost_end(&mut newest, headers, noted)?;
@@ -212,7 +203,6 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let tail = self.segment_bytes;
         let mut newest = Newest {
             segment: SegmentRef { sequence: 0, slot: 0 },
-            format: Format::NEWEST,
             tail,
             length: tail,
             again: Vec::new(),
@@ -377,9 +367,8 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             return Ok(None);
         }
         let index = &mut self.index;
-        let applied = footer::for_each_fact(trailer.format, facts, segment.sequence, |record, place| {
-            index.apply(record, place)
-        });
+        let applied =
+            footer::for_each_fact(facts, segment.sequence, |record, place| index.apply(record, place));
         if applied.is_none() {
             return Ok(None);
         }
@@ -402,7 +391,6 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let SegmentRef { slot, sequence } = segment;
         while let Some(step) = walk.next(&self.bytes[..length], &self.chain) {
             let (header, Range { start: from, end: at }) = (step.header, step.gap.clone());
-            self.format = self.format.max(header.format);
             if !step.covers_gap() {
                 if pass.reports() {
                     self.report.commits_missing += step.missing.unwrap_or(0);

@@ -326,21 +326,6 @@ impl<'a> Record<'a> {
         record.filter(|_| input.is_empty()).ok_or(RecordError::Malformed)
     }
 
-    /// The byte that it begins with.
-    pub(super) const fn kind(&self) -> u8 {
-        match self {
-            Self::Message(_) => MESSAGE,
-            Self::Chunk { .. } => CHUNK,
-            Self::Settled { .. } => SETTLED,
-            Self::Gone { .. } => GONE,
-            Self::Defined { .. } => DEFINED,
-            Self::DeliveredWatermark { .. } => DELIVERED_WATERMARK,
-            Self::Left { .. } => LEFT,
-            Self::WatermarkReset { .. } => WATERMARK_RESET,
-            Self::Optional { kind, .. } => *kind,
-        }
-    }
-
     /// Appends the record to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

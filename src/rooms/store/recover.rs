@@ -25,7 +25,6 @@ use super::access_file;
 use super::commit::{BLOCK_BYTES, Owner};
 use super::disk::{Disk, REPAIR_SLOT, is_full};
 use super::file_disk::FileDisk;
-use super::format::Format;
 use super::identity::Identity;
 use super::listing::{own_headers, read_headers, take_noted};
 use super::log::{Log, Start, Writer};
@@ -37,7 +36,7 @@ use super::reader::Reader;
 use super::record::{Message, Record};
 use super::record_walk;
 use super::report::{Report, Step};
-use super::segment::{HeaderRead, Headers, SegmentRef, is_segment_size};
+use super::segment::{FoundFile, HeaderRead, Headers, SegmentRef, is_segment_size};
 use super::settings::Settings;
 use super::sync_proof::owner_of;
 
@@ -51,6 +50,8 @@ pub enum OpenError {
     InUse,
     /// A newer version of Leveret wrote it.
     NewerFormat,
+    /// Leveret 0.1 wrote it, or a part of it.
+    OlderFormat,
     /// There is none, and none is to be made.
     NoStore,
     /// It cannot even be read.
@@ -64,6 +65,12 @@ impl core::fmt::Display for OpenError {
             Self::NewerFormat => {
                 write!(f, "the data directory was written by a newer version of Leveret; run that one")
             }
+            Self::OlderFormat => write!(
+                f,
+                "the data directory is of store format 1 (Leveret 0.1), which this version does not read; nothing was \
+                 changed. Install the version before this one, type `leveret upgrade-store` with the data directory, and \
+                 let that version run until its messages are consumed; or move the directory away to begin anew"
+            ),
             Self::NoStore => write!(
                 f,
                 "there is no store in the data directory, and require_store = true forbids to begin a new \
@@ -151,20 +158,6 @@ impl Log {
         log.refused_files = report.refused.iter().map(|(slot, _)| *slot).collect();
         log.refused_files.dedup();
         Ok((log, report))
-    }
-
-    /// The version of the format that a start would write, and the bytes of a segment; takes no lock, and
-    /// writes nothing.
-    ///
-    /// # Errors
-    /// See [`Self::open`]; there is no store.
-    pub fn format_of<D: Disk>(disk: &mut D) -> Result<(Format, u32), OpenError> {
-        let nobody = Identity { id: [0; 16], secret: 0 };
-        let (log, report) = Self::look(disk, Settings::default(), nobody)?;
-        if report.is_new {
-            return Err(OpenError::NoStore);
-        }
-        Ok((log.space.active.wants(), log.settings.segment_bytes))
     }
 
     /// The first commits of a life.
@@ -288,7 +281,7 @@ fn recover<D: Disk>(
     fresh: Identity,
 ) -> Result<(Start, Report), OpenError> {
     let found = read_headers(disk).map_err(OpenError::Unreadable)?;
-    if found.iter().any(|found| found.header == HeaderRead::OtherVersion) {
+    if found.iter().any(|found| found.header == HeaderRead::NewerVersion) {
         return Err(OpenError::NewerFormat);
     }
     let note = newest_note::read(disk);
@@ -304,6 +297,9 @@ fn recover<D: Disk>(
     let owner = owner.or(kept.as_ref().map(|copy| copy.owner).filter(|o| is_segment_size(o.segment_bytes)));
     let Owner { identity, segment_bytes } =
         owner.unwrap_or(Owner { identity: fresh, segment_bytes: settings.segment_bytes });
+    if has_older_format(&found, &headers) {
+        return Err(OpenError::OlderFormat);
+    }
     let mut reader = Reader::new(disk, identity, segment_bytes);
     reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
     reader.is_noted_only = is_noted_only;
@@ -326,14 +322,6 @@ fn recover<D: Disk>(
     let header_life = headers.iter().map(|(_, _, header)| header.life).max().unwrap_or(0);
     let life = header_life.max(reader.chain.life).max(kept_life).saturating_add(1 + reader.newer_missing);
     let sequence_max = headers.first().map_or(0, |(_, _, header)| header.sequence);
-    let formats = headers.iter().map(|(_, _, header)| header.format);
-    let mut wants = formats.fold(reader.format.max(newest.format), Format::max);
-    if settings.upgrade {
-        wants = Format::NEWEST;
-    }
-    if reader.report.is_new {
-        (newest.format, wants) = (settings.format, settings.format);
-    }
     let has_commit = newest.again_records > 0 || reader.chain.number > 0;
     let start = Start {
         settings,
@@ -348,8 +336,6 @@ fn recover<D: Disk>(
         slots,
         cut: reader.cut,
         active: newest.segment,
-        format: newest.format,
-        wants,
         written_before: written_before(&headers, newest.segment, newest.tail),
         had_access: headers.iter().any(|(_, _, header)| header.has_access),
         tail: newest.tail,
@@ -359,6 +345,16 @@ fn recover<D: Disk>(
         again_records: newest.again_records,
     };
     Ok((start, reader.report))
+}
+
+/// Whether segments of the log are of version 1. Such a header in a file that is not part of the log means nothing: its
+/// segment has left.
+fn has_older_format(found: &[FoundFile], headers: &Headers<'_>) -> bool {
+    let is_live = |slot: u32| match headers.first() {
+        Some((_, _, newest)) => newest.live.iter().any(|segment| segment.slot == slot),
+        None => true,
+    };
+    found.iter().any(|file| file.header == HeaderRead::OlderVersion && is_live(file.slot))
 }
 
 /// What the lives before this one wrote: what was written to the newest segment since its header lies in it.

@@ -7,7 +7,7 @@
 //!           0                  8            12           16                  20
 //!         | store id 16 | secret u64 | sequence u64 | time u64 | commits u64 | live n u32 |
 //!           24            40           48             56         64            72
-//!         | flags u32 | more u32 | so many bytes, passed over |                     not in version 1
+//!         | flags u32 | more u32 | so many bytes, passed over |
 //!           76          80         84
 //!         | n × (sequence minus the one before, slot): varints, rising, this segment not included |
 //!
@@ -27,8 +27,10 @@
 //! header durable, and a header without a commit promises nothing. What the newest proven header leaves out
 //! is not part of the log, whatever lies there.
 
+use core::cmp::Ordering;
+
 use super::commit::{BLOCK_BYTES, padded};
-use super::format::Format;
+use super::format::SEGMENT_MAGIC;
 use super::identity::Identity;
 use super::varint::{self, Input};
 use super::zeroes::ResizeZeroed;
@@ -70,8 +72,6 @@ pub(super) struct SegmentRef {
 /// What the header of a segment says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct SegmentHeader {
-    /// The version of the format.
-    pub format: Format,
     /// The store it belongs to.
     pub identity: Identity,
     /// Bytes of each segment of the store.
@@ -84,7 +84,7 @@ pub(super) struct SegmentHeader {
     pub time_ms: u64,
     /// The number of the newest commit that was synced before: whoever finds fewer has lost some.
     pub commits: u64,
-    /// It was said before who there is; not told in version 1.
+    /// It was said before who there is.
     pub has_access: bool,
     /// Bytes that all lives wrote before; 0 where that was not counted yet.
     pub written: u64,
@@ -98,7 +98,9 @@ pub(super) enum HeaderRead {
     /// A header, and the bytes it takes.
     Good(SegmentHeader, u32),
     /// A header of a newer version of the format.
-    OtherVersion,
+    NewerVersion,
+    /// A header of version 1.
+    OlderVersion,
     /// The header is longer than the bytes given: so many are needed.
     Longer(usize),
     /// Nothing was ever written.
@@ -132,12 +134,10 @@ impl SegmentHeader {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.clear();
         out.resize_zeroed(FIXED_BYTES);
-        if self.format > Format::One {
-            let flags = if self.has_access { HAS_ACCESS } else { 0 };
-            out.extend_from_slice(&flags.to_le_bytes());
-            out.extend_from_slice(&(size_of::<u64>() as u32).to_le_bytes());
-            out.extend_from_slice(&self.written.to_le_bytes());
-        }
+        let flags = if self.has_access { HAS_ACCESS } else { 0 };
+        out.extend_from_slice(&flags.to_le_bytes());
+        out.extend_from_slice(&(size_of::<u64>() as u32).to_le_bytes());
+        out.extend_from_slice(&self.written.to_le_bytes());
         let mut previous = SegmentRef { sequence: 0, slot: 0 };
         for live in &self.live {
             varint::put(out, live.sequence - previous.sequence);
@@ -145,7 +145,7 @@ impl SegmentHeader {
             previous = *live;
         }
         let length = out.len();
-        out[..8].copy_from_slice(&self.format.segment_magic());
+        out[..8].copy_from_slice(&SEGMENT_MAGIC);
         out[12..16].copy_from_slice(&(length as u32).to_le_bytes());
         out[16..20].copy_from_slice(&self.segment_bytes.to_le_bytes());
         out[20..24].copy_from_slice(&self.life.to_le_bytes());
@@ -181,29 +181,26 @@ impl SegmentHeader {
         if length < PREFIX_BYTES || sum != Some(checksum(&bytes[..length])) {
             return HeaderRead::Bad;
         }
-        let Some(format) = Format::of_segment(&bytes[..8]) else {
-            return HeaderRead::OtherVersion;
-        };
-        match Self::parse_checked(&bytes[16..length], format) {
-            Some((_, flags)) if flags & !(HAS_ACCESS | FLAGS_PASSED_OVER) != 0 => HeaderRead::OtherVersion,
+        match bytes[7].cmp(&SEGMENT_MAGIC[7]) {
+            Ordering::Less => return HeaderRead::OlderVersion,
+            Ordering::Equal => {}
+            Ordering::Greater => return HeaderRead::NewerVersion,
+        }
+        match Self::parse_checked(&bytes[16..length]) {
+            Some((_, flags)) if flags & !(HAS_ACCESS | FLAGS_PASSED_OVER) != 0 => HeaderRead::NewerVersion,
             Some((header, _)) => HeaderRead::Good(header, padded(length) as u32),
             None => HeaderRead::Bad,
         }
     }
 
     /// The header, and its flags.
-    fn parse_checked(bytes: &[u8], format: Format) -> Option<(Self, u32)> {
+    fn parse_checked(bytes: &[u8]) -> Option<(Self, u32)> {
         let mut input = Input::new(bytes);
         let (segment_bytes, life) = (input.u32()?, input.u32()?);
         let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
         let (sequence, time_ms, commits, count) = (input.u64()?, input.u64()?, input.u64()?, input.u32()?);
-        let (mut flags, mut written) = (0, 0);
-        if format > Format::One {
-            flags = input.u32()?;
-            let more = input.u32()?;
-            let mut more = Input::new(input.take(more as usize)?);
-            written = more.u64().unwrap_or(0);
-        }
+        let (flags, more) = (input.u32()?, input.u32()?);
+        let written = Input::new(input.take(more as usize)?).u64().unwrap_or(0);
         let mut live = Vec::new();
         let mut previous = 0;
         for _ in 0..count {
@@ -216,18 +213,8 @@ impl SegmentHeader {
             live.push(SegmentRef { sequence: previous, slot: u32::try_from(input.varint()?).ok()? });
         }
         let has_access = flags & HAS_ACCESS != 0;
-        let header = Self {
-            format,
-            identity,
-            segment_bytes,
-            life,
-            sequence,
-            time_ms,
-            commits,
-            has_access,
-            written,
-            live,
-        };
+        let header =
+            Self { identity, segment_bytes, life, sequence, time_ms, commits, has_access, written, live };
         (is_segment_size(segment_bytes) && input.is_empty()).then_some((header, flags))
     }
 }
@@ -238,7 +225,6 @@ mod tests {
 
     fn header(live: u64) -> SegmentHeader {
         SegmentHeader {
-            format: Format::Two,
             has_access: live > 1,
             written: 1 << 40 | live,
             identity: Identity { id: *b"0123456789abcdef", secret: 42 },
@@ -257,10 +243,6 @@ mod tests {
         for live in [0, 1, 900, 4096] {
             header(live).encode(&mut bytes);
             assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(header(live), bytes.len() as u32));
-            let older = SegmentHeader { format: Format::One, has_access: false, written: 0, ..header(live) };
-            older.encode(&mut bytes);
-            assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Good(older, bytes.len() as u32));
-            header(live).encode(&mut bytes);
         }
         assert_eq!(SegmentHeader::parse(&bytes[..4096]), HeaderRead::Longer(bytes.len()));
     }
@@ -282,13 +264,16 @@ mod tests {
         bytes[7] = b'3';
         assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::Bad);
         sum_again(&mut bytes);
-        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::OtherVersion);
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::NewerVersion);
+        bytes[7] = b'1';
+        sum_again(&mut bytes);
+        assert_eq!(SegmentHeader::parse(&bytes), HeaderRead::OlderVersion);
         for bit in 1..32 {
             bytes.copy_from_slice(&good);
             bytes[76 + bit / 8] |= 1 << (bit % 8);
             sum_again(&mut bytes);
             let read = SegmentHeader::parse(&bytes);
-            assert_eq!(read == HeaderRead::OtherVersion, bit >= 16, "flag {bit}");
+            assert_eq!(read == HeaderRead::NewerVersion, bit >= 16, "flag {bit}");
             assert!(bit >= 16 || read == HeaderRead::Good(header(5), bytes.len() as u32), "flag {bit}");
         }
     }
@@ -332,7 +317,7 @@ mod tests {
     #[test]
     fn no_length_that_a_disk_can_hold_wraps_or_asks_for_all_memory() {
         let mut bytes = vec![0; 4096];
-        bytes[..8].copy_from_slice(&Format::NEWEST.segment_magic());
+        bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
         bytes[12..16].fill(0xff);
         assert!(matches!(SegmentHeader::parse(&bytes), HeaderRead::Longer(length) if length > 1 << 31));
         for (segment_bytes, is_one) in [(SEGMENT_BYTES_MAX, true), (1 << 31, false), (0xffff_f000, false)] {

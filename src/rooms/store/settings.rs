@@ -5,7 +5,6 @@
 use crate::limits::SEGMENTS_MIN;
 
 use super::commit::BLOCK_BYTES;
-use super::format::Format;
 
 /// How a store behaves. Sizes hold for a new store; an old one keeps its segment size.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +31,8 @@ pub struct Settings {
     pub sync_burst: u32,
     /// Where there is no store, a new one is begun.
     pub may_begin: bool,
-    /// An old store is brought to the newest version of the format.
-    pub upgrade: bool,
     /// Every commit is checked while the store is read, also where a footer has what a start needs.
     pub checks_all: bool,
-    /// The version of a new store.
-    pub format: Format,
 }
 
 impl Default for Settings {
@@ -54,9 +49,7 @@ impl Default for Settings {
             syncs_per_s: 0,
             sync_burst: 200,
             may_begin: true,
-            upgrade: false,
             checks_all: false,
-            format: Format::NEWEST,
         }
     }
 }

@@ -4,7 +4,7 @@
 
 /// What stands under the names.
 const ELSEWHERE: &[(&[&str], &str)] = &[
-    (&["serve", "check", "inspect", "restore", "upgrade-store"], "That is a command of the program: {}"),
+    (&["serve", "check", "inspect", "restore"], "That is a command of the program: {}"),
     (&["bench"], "That is a program of its own: leveret-bench"),
     (
         &["federation_status"],

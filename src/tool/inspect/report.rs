@@ -12,7 +12,7 @@ use super::look::Look;
 use super::names::Names;
 use super::verdict::Verdict;
 use crate::mem::sort;
-use crate::store::{Access, Format, RangeSet, Report, SegmentFound, misaligned, not_in_place};
+use crate::store::{Access, FORMAT, RangeSet, Report, SegmentFound, misaligned, not_in_place};
 
 /// What a report is about.
 pub(super) struct Subject<'a> {
@@ -27,15 +27,7 @@ pub(super) struct Subject<'a> {
 /// Writes what there is, and what is wrong with it.
 pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()> {
     let Subject { directory, broker, changing, look, names } = subject;
-    let (log, format) = (&look.log, look.log.format());
-    writeln!(out, "store      {}, id {}, format {}", directory.display(), Id(log.id()), format.number())?;
-    if format < Format::NEWEST {
-        let newest = Format::NEWEST.number();
-        writeln!(
-            out,
-            "           older programs read it too; leveret upgrade-store makes it format {newest}"
-        )?;
-    }
+    writeln!(out, "store      {}, id {}, format {FORMAT}", directory.display(), Id(look.log.id()))?;
     if let Some(misaligned) = misaligned(directory) {
         writeln!(out, "card       {misaligned}")?;
     }

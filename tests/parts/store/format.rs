@@ -1,5 +1,5 @@
-//! Versions of the format: stores that older programs left are read, and written on as they are, until
-//! somebody asks for more; newer ones are refused and left alone.
+//! Versions of the format: a store of version 2 that an older program left is read; older and newer ones are refused and
+//! left alone.
 //!
 //! `formats/N.txt` is a store as a program of version N left it when it was killed (`formats/make.py`).
 
@@ -11,14 +11,13 @@ use super::sim_disk::{Mutant, SimDisk, Trouble};
 use leveret_base::journal::Definition;
 use leveret_base::time::Now;
 use leveret_store::{
-    ACCESS_SLOTS, Body, Disk, FileDisk, Format, Identity, Log, OpenError, Record, Report, Settings, Urgency,
+    ACCESS_SLOTS, Body, Disk, FORMAT, FileDisk, Identity, Log, OpenError, Record, Report, Settings, Urgency,
 };
 
 /// The key of a definition that is written to fill a segment.
 const FILLING: [u8; 1] = [7];
 const NOW: Now = Now::from_ms(1);
 const FRESH: Identity = Identity { id: *b"0123456789abcdef", secret: 0xF0_12 };
-const FORMATS: [(Format, &str); 2] = [(Format::One, ONE), (Format::Two, TWO)];
 
 fn settings() -> Settings {
     Settings { segment_bytes: 512 << 10, commit_bytes: 160 << 10, segments_max: 12, ..Settings::default() }
@@ -143,55 +142,57 @@ fn write_on(log: &mut Log, disk: &mut SimDisk) {
 }
 
 #[test]
-fn a_store_of_every_version_is_read_and_written_on_as_it_is() {
-    for (format, text) in FORMATS {
-        let mut disk = disk_of(text, 1);
-        for life in 0..3 {
-            let (mut log, report) = open(&disk, settings());
-            assert_eq!(log.format(), format);
-            assert_eq!(report.footers_missing, 0, "{format:?}");
-            assert_eq!(contents((&log, &report), &disk), expected(), "{format:?} in life {life}");
-            write_on(&mut log, &mut disk);
-            assert!(versions(&disk, &log).iter().all(|version| *version == format.number()));
-        }
+fn a_store_of_an_older_program_is_read_and_written_on() {
+    let mut disk = disk_of(TWO, 1);
+    for life in 0..3 {
+        let (mut log, report) = open(&disk, settings());
+        assert_eq!(report.footers_missing, 0);
+        assert_eq!(contents((&log, &report), &disk), expected(), "in life {life}");
+        write_on(&mut log, &mut disk);
+        assert!(versions(&disk, &log).iter().all(|version| *version == FORMAT));
     }
 }
 
 #[test]
-fn an_upgrade_opens_a_segment_of_the_newest_version_and_loses_nothing_wherever_the_power_goes() {
-    let upgrade = Settings { upgrade: true, ..settings() };
-    for cut in 0..200 {
-        let disk = disk_of(FORMATS[0].1, cut);
-        disk.foresee(Trouble::Cut(cut));
-        let outcome = Log::open(&mut disk.clone(), upgrade.clone(), FRESH, NOW);
-        let is_done = !disk.is_off();
-        if is_done {
-            let (log, report) = outcome.expect("it opens");
-            assert!(report.unwritable.is_none());
-            assert_eq!(log.format(), Format::Two);
-            assert_eq!(versions(&disk, &log).last(), Some(&2));
-            drop(log);
-        }
-        disk.power_cut();
-        disk.start(Trouble::Never);
-        // Whatever is there now, a program that knows both serves it, in the version that it has.
-        let (log, report) = open(&disk, settings());
-        assert_eq!(contents((&log, &report), &disk), expected(), "cut at {cut}");
-        let newest = versions(&disk, &log).last().copied();
-        assert_eq!(newest, Some(log.format().number()));
-        assert!(!is_done || log.format() == Format::Two);
-        drop(log);
-        let (log, report) = open(&disk, upgrade.clone());
-        assert_eq!((log.format(), contents((&log, &report), &disk)), (Format::Two, expected()));
-        drop(log);
-        let (log, _) = open(&disk, settings());
-        assert_eq!(log.format(), Format::Two, "it is not forgotten");
-        if is_done {
-            assert!(cut > 5, "the power went in the midst of it");
-            return;
+fn a_store_of_version_1_is_refused_and_left_alone() {
+    let folder = Folder::new("one", ONE);
+    let before = folder.files();
+    let opened = Log::open(&mut FileDisk::new(&folder.0), settings(), FRESH, NOW);
+    assert!(matches!(opened, Err(OpenError::OlderFormat)), "{opened:?}");
+    drop(opened);
+    assert!(matches!(Log::inspect(&mut FileDisk::only_reading(&folder.0)), Err(OpenError::OlderFormat)));
+    assert_eq!(folder.files(), before);
+}
+
+/// A store that was upgraded has segments of version 1 until they leave the log, and their headers stay in files that are
+/// not used again yet.
+#[test]
+fn a_header_of_version_1_matters_only_in_a_segment_of_the_log() {
+    let disk = disk_of(TWO, 1);
+    let (mut log, _) = open(&disk, settings());
+    write_on(&mut log, &mut disk.clone());
+    let slots = disk.clone().slots().expect("the disk is well");
+    let live: Vec<u32> = log.index().segments().values().map(|segment| segment.slot).collect();
+    drop(log);
+    let older = files_of(ONE).remove("00000000.seg").expect("it is there");
+    let (mut refused, mut opened) = (0, 0);
+    for slot in slots {
+        let mut disk = disk.copy();
+        disk.write(slot, 0, &older[..4096]).expect("the disk is well");
+        disk.sync(slot).expect("the disk is well");
+        let outcome = Log::open(&mut disk.clone(), settings(), FRESH, NOW);
+        match live[..live.len() - 1].contains(&slot) {
+            true => {
+                assert!(matches!(outcome, Err(OpenError::OlderFormat)), "file {slot}");
+                refused += 1;
+            }
+            false => {
+                assert!(outcome.is_ok(), "file {slot}");
+                opened += 1;
+            }
         }
     }
-    panic!("it never ends");
+    assert!(refused > 0 && opened > 0, "{refused} refused, {opened} opened");
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn a_newer_version_is_refused_and_left_alone() {
 
 #[test]
 fn whatever_later_versions_let_others_pass_over_is_passed_over() {
-    let mut disk = disk_of(FORMATS[1].1, 1);
+    let mut disk = disk_of(TWO, 1);
     let mut random = Random::new(7);
     let (mut log, _) = open(&disk, settings());
     for kind in 128..=255_u8 {
@@ -221,7 +222,7 @@ fn whatever_later_versions_let_others_pass_over_is_passed_over() {
     write_on(&mut log, &mut disk);
     drop(log);
     let (log, report) = open(&disk, settings());
-    assert_eq!((report.footers_missing, log.format()), (0, Format::Two));
+    assert_eq!(report.footers_missing, 0);
     assert_eq!(contents((&log, &report), &disk), expected());
     let (_, report) = Log::inspect(&mut disk).expect("it is readable");
     assert!(report.found_losses().is_empty(), "{report:?}");

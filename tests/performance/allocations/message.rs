@@ -13,8 +13,8 @@ use std::sync::mpsc;
 use crate::home::Home;
 use crate::sockets::{Link, publish};
 use crate::world::{bind, consume, declare, qos};
-use leveret::config::units::ListenAddress;
 use leveret::config::Config;
+use leveret::config::units::ListenAddress;
 use leveret::host::EventLoop;
 use leveret::wire::{Method, Table, Writer};
 

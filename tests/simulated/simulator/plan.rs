@@ -9,7 +9,7 @@
 use super::deaths::CHAINS;
 use super::world::sim_disk::Random;
 use leveret::limits::Limits;
-use leveret::store::{Format, Settings};
+use leveret::store::Settings;
 
 /// Virtual hosts, and who works in each.
 pub const VHOSTS: [&str; 2] = ["/", "w"];
@@ -148,9 +148,9 @@ impl Plan {
             standing_bytes: if Random::of(seed, "standing", &[]).once_in(4) { 4 << 10 } else { 256 << 10 },
             sync_burst: 10,
             may_begin: true,
-            upgrade: false,
-            format: if random.once_in(3) { Format::One } else { Format::NEWEST },
         };
+        // The draw of a setting that is gone, so that every seed stays what it was.
+        random.once_in(3);
         let mut plan = Self {
             limits,
             settings,

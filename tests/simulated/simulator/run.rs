@@ -4,7 +4,7 @@
 //! of its own ([`Random::of`]), so a broker that does something else changes only what its clients and its
 //! disk see of that, and a seed goes on being what it was everywhere else.
 
-use leveret::store::{ACCESS_SLOTS, Disk, Format, Log};
+use leveret::store::{ACCESS_SLOTS, Disk, Log};
 use leveret::time::Now;
 
 use super::harm::Harm;
@@ -109,8 +109,6 @@ pub struct Run {
     pub was_access_bare: bool,
     /// The file system may have less room than the settings say.
     pub is_full: bool,
-    /// From this life on the store's format is to be the newest.
-    upgraded_in: Option<u64>,
     /// The life before was killed in the middle of a write.
     was_killed: bool,
     /// Nothing more goes wrong.
@@ -121,14 +119,12 @@ pub struct Run {
 
 impl Run {
     pub fn new(seed: u64, mutant: Mutant) -> Self {
-        let mut random = Random::of(seed, "upgrade", &[]);
         let mut plan = Plan::of(seed);
         // What a mutant makes of settlements is no longer theirs when offsets leap.
         plan.has_strides &= matches!(mutant, Mutant::None | Mutant::SyncSeldomLeftOut);
         let disk = SimDisk::new(seed, mutant, IDENTITY);
         let room = plan.hazards.segments_room;
         disk.set_room(room.map(|segments| u64::from(segments) * u64::from(plan.settings.segment_bytes)));
-        let is_old = plan.settings.format == Format::One;
         let unacknowledged_max = plan.limits.unacknowledged_max as usize;
         let may_lack_levels = plan.limits.queues_max < QUEUES_ROOMY;
         let persist_all = plan.persist_all;
@@ -145,7 +141,6 @@ impl Run {
             may_have_old_access: false,
             was_access_bare: false,
             is_full: room.is_some(),
-            upgraded_in: (is_old && random.once_in(2)).then(|| random.below(LIVES / 2)),
             was_killed: false,
             is_last: false,
             next_connection: 1,
@@ -183,7 +178,6 @@ impl Run {
 
     fn plan_trouble(&mut self, life: u64) {
         let (hazards, mut random) = (self.plan.hazards, self.chance("trouble"));
-        self.plan.settings.upgrade = self.upgraded_in.is_some_and(|first| life >= first);
         let calls = match random.below(6) {
             // In the midst of the start.
             0 if life > 0 => random.below(8),

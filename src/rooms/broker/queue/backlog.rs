@@ -163,7 +163,6 @@ impl Backlog {
         self.returned_entries.len() as u64
             + self.head.len() as u64
             + self.middle.len() as u64
-           
             + self.fifo.len() as u64
     }
 
@@ -350,8 +349,7 @@ impl Backlog {
         (self.bytes, self.body_bytes) = (0, 0);
         (self.returned_absent, self.returned_absent_bytes) = (0, 0);
         (self.middle_messages, self.stored, self.stored_bytes) = (0, 0, 0);
-        let fifos =
-            [&mut self.returned_entries, &mut self.head, &mut self.middle, &mut self.fifo];
+        let fifos = [&mut self.returned_entries, &mut self.head, &mut self.middle, &mut self.fifo];
         (count, Purged { fifos: fifos.map(Fifo::detach), returned: core::mem::take(&mut self.returned) })
     }
 

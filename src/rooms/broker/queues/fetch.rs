@@ -82,10 +82,7 @@ pub enum PageIn {
 ///
 /// # Errors
 /// There is no memory for it now.
-pub(crate) fn begin_page(
-    messages: &mut Messages,
-    page: &Page<'_>,
-) -> Result<MessageId, PoolFull> {
+pub(crate) fn begin_page(messages: &mut Messages, page: &Page<'_>) -> Result<MessageId, PoolFull> {
     let message = messages.begin(page.exchange, page.routing_key, Share::ReadBack)?;
     let flags = MessageFlags::PERSISTENT.with(MessageFlags::STORED);
     let properties = Properties::trusted(page.properties);

@@ -208,8 +208,7 @@ impl Queues {
             return self.browses.end(false);
         }
         let record = self.records.get(fetch.queue.index());
-        let was_seen = fetch.is_peek
-            && record.is_some_and(|record| record.times.peeked.is_of(fetch.start));
+        let was_seen = fetch.is_peek && record.is_some_and(|record| record.times.peeked.is_of(fetch.start));
         if !was_seen {
             self.skip_lost(fetch, through);
         }

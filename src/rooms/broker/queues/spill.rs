@@ -56,7 +56,8 @@ impl Queues {
         }
         for _ in 0..SPILL_QUEUES.min(places) {
             let index = self.paging.hand(places);
-            let may_spill = self.records.get(index).is_some_and(|queue| !queue.dying && queue.logged.count() > 0);
+            let may_spill =
+                self.records.get(index).is_some_and(|queue| !queue.dying && queue.logged.count() > 0);
             if may_spill && self.spill_from(cx, QueueId::from_index(index), &mut left) {
                 // The step is used up, or memory is no longer short.
                 return true;
