@@ -46,7 +46,7 @@ PLACES = [
         "        let since = if is_moved { self.space.active.sequence() } else { since };\n",
     ),
     (
-        "src/rooms/broker/queue/lanes.rs",
+        "src/rooms/broker/queue/logged.rs",
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",
         "        let step = if PLANTED(\"marks-a-million-ahead\") { 1_048_576 } else { step };\n"
         "        self.watermark_asked = (offset + step).max(self.watermark_before + 1);\n",

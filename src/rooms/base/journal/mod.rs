@@ -379,11 +379,14 @@ impl Journal {
     /// # Errors
     /// What it would have to wait for.
     pub fn admit(&self, bytes: u64, targets: usize) -> Result<(), NoRoom> {
-        if self.mode == Mode::Unwritable || self.pending.len() >= self.pending_max {
-            return Err(NoRoom::Commit);
-        }
         let bytes = bytes + RECORD_BYTES + TARGET_BYTES * targets as u64;
-        if self.pending_bytes + bytes > self.disk_room_bytes { Err(NoRoom::Disk) } else { Ok(()) }
+        match self.mode {
+            Mode::Unwritable => Err(NoRoom::Commit),
+            // Before the commit: a transaction does not wait for that, and needs room on the disk all the same.
+            _ if self.pending_bytes + bytes > self.disk_room_bytes => Err(NoRoom::Disk),
+            _ if self.pending.len() >= self.pending_max => Err(NoRoom::Commit),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a message of so many bytes, `body_bytes` of them its body, fits into a commit for so many
