@@ -36,12 +36,15 @@ use super::large_group::{Groups, Large, body_of, chunked};
 use super::log::{Log, Refused};
 use super::place::Position;
 use super::ranges::RangeSet;
+use super::read_around::is_about_a_block;
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
     encode_message,
 };
-use super::record_walk::{for_each_record, read_record};
+use super::record_walk::for_each_record;
+use super::recover::LOOKS_MAX;
 use super::report::{Report, Step};
+use super::zeroes::ResizeZeroed;
 
 /// Ranges that one record of a part holds.
 const RANGES_MAX: usize = 128;
@@ -303,18 +306,31 @@ fn waiting(index: &Index) -> impl Iterator<Item = Waiting> {
     })
 }
 
-/// Reads a part of a group: its records; `false` when it is damaged.
+/// Reads a part of a group: its records; `false` when it is damaged. A card may refuse for a moment only, so it is asked
+/// more than once.
+///
+/// # Errors
+/// The disk refuses to read it.
 fn read_part<D: Disk>(
     index: &Index,
     disk: &mut D,
     (group, part): (Waiting, u32),
     bytes: &mut Vec<u8>,
 ) -> io::Result<bool> {
-    let mut record = Vec::new();
     bytes.clear();
     let Some(place) = index.place_of_chunk(group.body, part) else { return Ok(false) };
-    match read_record(index, disk, place, &mut record)? {
-        Some(Record::Chunk { bytes: found, .. }) => bytes.extend_from_slice(found),
+    let Some(segment) = index.segments().get(&place.segment) else { return Ok(false) };
+    let mut record = Vec::new();
+    record.resize_zeroed(place.bytes as usize);
+    let mut read = disk.read(segment.slot, place.at.into(), &mut record);
+    for _ in 1..LOOKS_MAX {
+        if read.is_err() {
+            read = disk.read(segment.slot, place.at.into(), &mut record);
+        }
+    }
+    read?;
+    match Record::parse(&record) {
+        Ok((Record::Chunk { bytes: found, .. }, _)) => bytes.extend_from_slice(found),
         _ => return Ok(false),
     }
     Ok(true)
@@ -350,18 +366,27 @@ pub(super) struct Found {
     /// Some of what it settles is settled in its own right: so all its messages were there before that, and
     /// to settle those would lose what they replace.
     has_settled: bool,
-    /// Parts of it cannot be read.
+    /// Parts of it are damaged.
     is_damaged: bool,
+    /// Where the disk refuses to read a part of it, file and block: a later start ends it.
+    refused: Option<(u32, u32)>,
 }
 
 impl Found {
     fn read<D: Disk>(index: &Index, disk: &mut D, group: Waiting) -> io::Result<Self> {
         let (messages, bodies) = (BTreeMap::new(), Vec::new());
-        let (has_missing, has_settled, is_damaged) = (false, false, false);
-        let mut found = Self { group, messages, bodies, bytes: 0, has_missing, has_settled, is_damaged };
+        let (has_missing, has_settled, is_damaged, refused) = (false, false, false, None);
+        let mut found =
+            Self { group, messages, bodies, bytes: 0, has_missing, has_settled, is_damaged, refused };
         let mut bytes = Vec::new();
         for part in 0..group.parts {
-            found.is_damaged |= !read_part(index, disk, (group, part), &mut bytes)?;
+            match read_part(index, disk, (group, part), &mut bytes) {
+                Ok(is_good) => found.is_damaged |= !is_good,
+                Err(error) if is_about_a_block(&error) => {
+                    found.refused = index.block_of_chunk(group.body, part)
+                }
+                Err(error) => return Err(error),
+            }
             found.bytes += bytes.len() as u64;
             for_each_record(&bytes, 0, |record, _| found.take(index, record));
         }
@@ -420,6 +445,7 @@ impl Log {
             found.push(Found::read(&self.index, disk, group)?);
         }
         report.groups_damaged = found.iter().filter(|found| found.is_damaged).count() as u32;
+        report.refused.extend(found.iter().filter_map(|found| found.refused));
         Ok(found)
     }
 
@@ -433,6 +459,10 @@ impl Log {
         now: Now,
     ) -> io::Result<()> {
         for (at, found) in groups.iter().enumerate() {
+            // What cannot be read now stays as it is: a later start ends it.
+            if found.refused.is_some() {
+                continue;
+            }
             let mut settled = found.has_settled.then_some(self.durable);
             if let Err(error) = self.end_group(disk, found, &mut settled, report, now) {
                 // What is settled comes last, so once it is durable, all of its messages are there.
@@ -509,7 +539,10 @@ impl Log {
     ) -> io::Result<bool> {
         let (mut bytes, mut reached) = (Vec::new(), BTreeMap::new());
         for part in 0..group.parts {
-            read_part(&self.index, disk, (group, part), &mut bytes)?;
+            if !read_part(&self.index, disk, (group, part), &mut bytes)? {
+                // It was whole a moment ago. Without it a half of the transaction would be there.
+                return Err(io::Error::other("a part of a large transaction cannot be read any more"));
+            }
             let mut rest = &bytes[..];
             while let Ok((record, length)) = Record::parse(rest) {
                 let is_there = match &record {

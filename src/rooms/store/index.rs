@@ -15,6 +15,7 @@ use crate::journal::definition::{ACCESS_WRITTEN_KEY, incarnation_in};
 use crate::journal::{is_group, is_transient};
 
 use super::access_digest::Digest;
+use super::commit::BLOCK_BYTES;
 use super::definition_index::DefinitionIndex;
 use super::definition_index::is_twice;
 use super::large_body::LargeBody;
@@ -363,6 +364,13 @@ impl Index {
     /// Where a chunk of a large body lies.
     pub(super) fn place_of_chunk(&self, body: u64, index: u32) -> Option<Place> {
         self.bodies.get(&body)?.chunks.get(&index).copied()
+    }
+
+    /// The file and the first byte of the block in which a chunk of a large body begins.
+    pub(super) fn block_of_chunk(&self, body: u64, index: u32) -> Option<(u32, u32)> {
+        let place = self.place_of_chunk(body, index)?;
+        let block = BLOCK_BYTES as u32;
+        Some((self.segments.get(&place.segment)?.slot, place.at / block * block))
     }
 
     fn apply_chunk(&mut self, body: u64, index: u32, place: Place) {

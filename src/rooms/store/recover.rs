@@ -41,7 +41,7 @@ use super::settings::Settings;
 use super::sync_proof::owner_of;
 
 /// How often a start reads the store while the disk refuses to read something of it.
-const LOOKS_MAX: u32 = 3;
+pub(super) const LOOKS_MAX: u32 = 3;
 
 /// Why a store cannot be opened.
 #[derive(Debug)]
@@ -163,6 +163,7 @@ impl Log {
     /// The first commits of a life.
     fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
         let groups = self.find_groups(disk, report)?;
+        self.refused_files.extend(report.refused.iter().map(|(slot, _)| *slot));
         self.merge_losses(disk, report)?;
         if let Err(error) = self.begin_life(disk, report, now) {
             self.hide_groups(&groups);
