@@ -77,7 +77,7 @@ pub(super) fn open(
     let record_bytes_max = log.space().record_bytes_max() as u64;
     context.journal_mut().start(log.life(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
-    restore(broker, &mut context, &log, &mut files, (report.access, report.losses), first, START)
+    restore(broker, &mut context, &log, &mut files, (report.access, report.reported_damage), first, START)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
     log_first_user(config, broker, access);
     let driver = StoreDriver::new(log, config.limits.frame_max as usize);
@@ -113,7 +113,6 @@ fn settings(config: &Config, directory: &Path) -> Settings {
     let segment = u64::from(limits.segment_bytes);
     let limit = store.disk_limit_bytes.unwrap_or_else(|| auto_limit(directory));
     Settings {
-        checks_all: false,
         segment_bytes: limits.segment_bytes,
         commit_bytes: limits.commit_bytes_max,
         index_bytes: limits.index_bytes_max as usize,
@@ -191,22 +190,22 @@ fn tell(report: &Report, directory: &Path) {
             log::warn!("{}: {why}", directory.display());
         }
     }
-    for line in report.found_losses() {
+    for line in report.describe_damage() {
         log::error!(
             "{0}: {line}; the rest is served, `leveret inspect {0}` says what of it can be read",
             directory.display()
         );
     }
-    if report.losses.is_alarm() {
+    if report.reported_damage.is_alarm() {
         log::warn!(
-            "{}: this damage, or earlier damage, is an alarm until `leveretctl acknowledge_damage`",
+            "{}: an alarm stands for damage to the store; `leveret inspect` names all of it, `leveretctl acknowledge_damage` \
+             ends the alarm",
             directory.display()
         );
     }
     if report.footers_missing > 0 {
         log::warn!(
-            "{}: {} full segment files have no footer, as a power cut may leave them; if one was damaged, messages may be \
-             missing",
+            "{}: {} full segment files have no footer; a power cut can cause that; if it was damage, messages may be missing",
             directory.display(),
             report.footers_missing
         );

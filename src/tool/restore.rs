@@ -30,7 +30,7 @@ use rustix::process::geteuid;
 
 use crate::checksums::{self, Checksums};
 use crate::host::RESTORE_PART;
-use crate::inspect::look::Look;
+use crate::inspect::inspection::Inspection;
 use crate::store::{Disk, FileDisk, LOCK_NAME, OpenError, REPAIR_SLOT, forget_access, forget_newest};
 use crate::{folder, tar};
 
@@ -113,7 +113,7 @@ fn restore(
         _ => NotRestored::File(archive.to_path_buf(), error),
     })?;
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
-    let look = Look::of(&mut part).map_err(|error| {
+    let inspection = Inspection::of(&mut part).map_err(|error| {
         let why = match error {
             OpenError::NoStore => "there is no store in it: not one segment file".to_string(),
             error => error.to_string(),
@@ -123,7 +123,7 @@ fn restore(
     let why = match sums {
         // What was damaged on the board before is not the archive's fault, and this may be all that is left.
         Sums::Agree => None,
-        _ if !look.is_whole() => Some("the store in it is damaged".to_string()),
+        _ if !inspection.is_whole() => Some("the store in it is damaged".to_string()),
         Sums::Differ => Some(format!(
             "it is damaged, for {0} at its end says something else of its files than they are (unpack it \
              with tar, and sha256sum --check {0} says of which); copy it again, or take another backup",
@@ -145,10 +145,10 @@ fn restore(
     if disk.read(REPAIR_SLOT, 0, &mut [0]).is_ok_and(|length| length > 0) {
         disk.remove(REPAIR_SLOT).map_err(of(folder))?;
     }
-    let newest = look.newest_slot().map(segment_name);
+    let newest = inspection.newest_slot().map(segment_name);
     made.finish(newest.as_deref()).map_err(of(folder))?;
     let (folder, count) = (folder.display(), made.files.len());
-    if look.is_whole() {
+    if inspection.is_whole() {
         return Ok(format!("{folder}: {count} segment files restored, every checksum holds\n"));
     }
     Ok(format!(

@@ -33,7 +33,7 @@ struct Counts {
 /// none.
 pub(crate) fn beyond(config: &Config) -> Vec<String> {
     let mut disk = FileDisk::only_reading(&config.data_dir);
-    let Ok((log, report)) = Log::read_only_files(&mut disk) else { return Vec::new() };
+    let Ok((log, report)) = Log::read_only(&mut disk) else { return Vec::new() };
     let mut counts = Counts::default();
     for access in &report.access.definitions {
         counts.add(log.index(), &access.key, &access.value);

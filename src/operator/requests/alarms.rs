@@ -100,8 +100,8 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
-    let losses = losses(context);
-    losses
+    let damage = damage(context);
+    damage
         .into_iter()
         .chain(held)
         .chain(told)
@@ -114,10 +114,10 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
 }
 
 /// What the store could not read, and nobody has acknowledged yet.
-fn losses(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
-    let losses = context.broker.recovery().losses();
-    let first = losses.lines().first().filter(|_| losses.is_alarm())?;
-    let others = match losses.count() - 1 {
+fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let damage = context.broker.recovery().damage();
+    let first = damage.lines().first().filter(|_| damage.is_alarm())?;
+    let others = match damage.count() - 1 {
         0 => String::new(),
         1 => "; and 1 more".to_string(),
         others => format!("; and {others} more"),

@@ -179,7 +179,7 @@ pub(super) fn purge_queue(call: &Call<'_>, context: &mut RequestContext<'_>) -> 
 
 /// Ends the alarm about parts of the store that could not be read.
 pub(super) fn acknowledge_damage(_: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
-    changed(context.broker.recovery_mut().acknowledge_losses(context.journal))
+    changed(context.broker.recovery_mut().acknowledge_damage(context.journal))
 }
 
 /// Gives an orphan a queue.

@@ -11,7 +11,7 @@ use std::io;
 
 use leveret_base::command::QueueId;
 use leveret_base::journal::definition::{is_access, queue_in};
-use leveret_base::journal::{Definition, DestinationName, Losses, is_transient};
+use leveret_base::journal::{Definition, DestinationName, ReportedDamage, is_transient};
 use leveret_base::password::PasswordHash;
 use leveret_base::time::Now;
 use leveret_broker::{Broker, Contents, Context, Restored, levels_of};
@@ -30,7 +30,7 @@ pub fn restore(
     context: &mut Context<'_>,
     log: &Log,
     disk: &mut impl store::Disk,
-    (report, losses): (AccessReport, Losses),
+    (report, damage): (AccessReport, ReportedDamage),
     first: First<'_>,
     now: Now,
 ) -> io::Result<()> {
@@ -42,7 +42,7 @@ pub fn restore(
         Access::InDoubt(why) => broker.doubt_access(why, unreadable),
         Access::Whole => {}
     }
-    broker.recovery_mut().set_losses(losses);
+    broker.recovery_mut().set_damage(damage);
     restore_definitions(broker, context, log, (disk, &definitions))?;
     if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
         broker.access_mut().write_access(context.journal_mut());

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::journal::{Cursor, Group, Journal, Urgency, is_group};
-use crate::mem::Messages;
+use crate::mem::{Messages, sort};
 use crate::time::Now;
 
 use super::disk::Disk;
@@ -324,9 +324,10 @@ fn read_part<D: Disk>(
     record.resize_zeroed(place.bytes as usize);
     let mut read = disk.read(segment.slot, place.at.into(), &mut record);
     for _ in 1..LOOKS_MAX {
-        if read.is_err() {
-            read = disk.read(segment.slot, place.at.into(), &mut record);
+        if read.is_ok() {
+            break;
         }
+        read = disk.read(segment.slot, place.at.into(), &mut record);
     }
     read?;
     match Record::parse(&record) {
@@ -336,12 +337,15 @@ fn read_part<D: Disk>(
     Ok(true)
 }
 
-/// The large bodies that groups name: their messages may not be there in their own right yet.
-pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<Vec<u64>> {
+/// The large bodies that groups name: their messages may not be there in their own right yet. `None` when a part of a
+/// group cannot be read: nobody knows which bodies it names.
+pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<Option<Vec<u64>>> {
     let (mut named, mut bytes) = (Vec::new(), Vec::new());
     for group in waiting(index) {
         for part in 0..group.parts {
-            read_part(index, disk, (group, part), &mut bytes)?;
+            if !read_part(index, disk, (group, part), &mut bytes)? {
+                return Ok(None);
+            }
             for_each_record(&bytes, 0, |record, _| {
                 if let Record::Message(Message { body: Body::Chunked { body, .. }, .. }) = record {
                     named.push(*body);
@@ -349,7 +353,7 @@ pub(super) fn bodies_named<D: Disk>(index: &Index, disk: &mut D) -> io::Result<V
             });
         }
     }
-    Ok(named)
+    Ok(Some(named))
 }
 
 /// A large group that a start found, and what it says, as far as it can be read.
@@ -446,6 +450,8 @@ impl Log {
         }
         report.groups_damaged = found.iter().filter(|found| found.is_damaged).count() as u32;
         report.refused.extend(found.iter().filter_map(|found| found.refused));
+        sort(&mut report.refused);
+        report.refused.dedup();
         Ok(found)
     }
 

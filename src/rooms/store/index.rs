@@ -577,10 +577,10 @@ impl Index {
     }
 
     /// Ends recovery: chunks without a message are dead, but for those of the bodies that a group names, and
-    /// what kills nothing any more is forgotten.
-    pub(super) fn end_recovery(&mut self, named: &[u64]) {
+    /// what kills nothing any more is forgotten. `None`: a group cannot be read, so it may name any body.
+    pub(super) fn end_recovery(&mut self, named: Option<&[u64]>) {
         for (body, large) in &mut self.bodies {
-            if large.holders == 0 && !named.contains(body) {
+            if large.holders == 0 && named.is_some_and(|named| !named.contains(body)) {
                 large.bury(&mut self.segments);
             }
         }

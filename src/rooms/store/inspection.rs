@@ -1,14 +1,13 @@
 //! Reading a store without changing it: for `leveret check`, `inspect`, `restore` and tests.
 //!
-//! It is the reader of a start, so it finds what a start would find. It takes no lock and writes nothing, so it works
-//! beside a broker that writes, on a card that can only be read, and for a user who may only read. Beside a broker it finds
-//! what each file was at the moment it was read; what two inspections in a row find is damage, the rest was being written.
+//! An inspection uses the reader that a start uses, so it finds what a start would find. It takes no lock and writes nothing:
+//! it works while a broker writes, on a file system mounted read-only, and for a user without write permission. While a
+//! broker writes, a file may be read half written. Only damage that two inspections in a row find is real.
 
 use std::io;
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use super::disk::Disk;
-use super::file_disk::FileDisk;
 use super::footer;
 use super::identity::Identity;
 use super::log::Log;
@@ -30,7 +29,7 @@ pub struct FoundRecord<'a> {
     pub commit: u64,
     /// The life of the broker that wrote the commit.
     pub life: u32,
-    /// The checksum of its commit does not hold; its own does.
+    /// The checksum of the commit is wrong, the checksum of this record is right.
     pub is_of_damaged_commit: bool,
     /// The record.
     pub record: Record<'a>,
@@ -72,23 +71,14 @@ impl Log {
 
     fn read<D: Disk>(disk: &mut D, checks_all: bool) -> Result<(Self, Report), OpenError> {
         let nobody = Identity { id: [0; 16], secret: 0 };
-        let (mut log, mut report) = Self::look(disk, Settings { checks_all, ..Settings::default() }, nobody)?;
+        let (mut log, mut report) = Self::look(disk, Settings::default(), nobody, checks_all)?;
         if report.is_new {
             return Err(OpenError::NoStore);
         }
-        log.merge_losses(disk, &mut report).map_err(OpenError::Unreadable)?;
-        // Nothing can be written; and the newest segment is read as it lies on the disk.
+        log.merge_damage(disk, &mut report).map_err(OpenError::Unreadable)?;
+        // A failed log refuses to append, and reads the newest segment from the disk, not from memory.
         log.failed = true;
         Ok((log, report))
-    }
-
-    /// See [`Self::read_only`].
-    ///
-    /// # Errors
-    /// As there.
-    #[inline(never)]
-    pub fn read_only_files(files: &mut FileDisk) -> Result<(Self, Report), OpenError> {
-        Self::read_only(files)
     }
 
     /// Calls `each` with every message of a queue that can be read, by rising offset: it is read as for a delivery.
@@ -115,8 +105,8 @@ impl Log {
         Ok(())
     }
 
-    /// Calls `each` with every record of commits that can be read, segment by segment, live or not. The commit that a start repeats
-    /// comes twice.
+    /// Calls `each` with every record that can be read, segment by segment, live or not. A start writes the last commit
+    /// again, so the records of such a commit come twice.
     ///
     /// # Errors
     /// The disk cannot be read, or `each` failed: the first error.

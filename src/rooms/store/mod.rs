@@ -11,7 +11,7 @@
 //! | `access`, `access_state`, `access_digest`, `access_file` | whether what is said of users and permissions is all of it; the same once more, beside the log |
 //! | `newest_note` | the newest segment's header once more, beside the log |
 //! | `recover`, `reader`, `newest`, `listing`, `headless`, `sync_proof`, `chain`, `report` | starting: what lies on the disk becomes a log again |
-//! | `losses` | what could not be read, remembered until an operator acknowledges it |
+//! | `damage` | what could not be read, remembered until an operator acknowledges it |
 //! | `salvage`, `damaged_end` | what of a damaged commit is still served, and of those at the end of a segment |
 //! | `read_around` | reading a disk that refuses single blocks |
 //! | `inspection` | reading a store without changing it |
@@ -72,6 +72,7 @@ mod clean;
 mod cleaning;
 mod commit;
 mod counters;
+mod damage;
 mod damaged_end;
 mod definition_index;
 mod disk;
@@ -95,7 +96,6 @@ mod large_body;
 mod large_group;
 mod listing;
 mod log;
-mod losses;
 mod names;
 mod newest;
 mod newest_note;

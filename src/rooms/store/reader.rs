@@ -26,19 +26,19 @@ use super::segment::{FoundFile, FoundHeader, HeaderRead, Headers, SegmentRef};
 use super::slots::Slot;
 use super::sync_proof::{synced_by_headers, synced_by_heads};
 
-/// Which records a walk is about.
+/// Which records are read from a segment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
-    /// All but messages; what is missing is reported.
+    /// All records but messages; damage is reported.
     Facts,
-    /// Messages.
+    /// Messages only; damage is reported by another pass.
     Messages,
-    /// None: a footer tells them, and only what is missing is reported.
+    /// No records: the footer has them. Only damage is reported.
     Check,
 }
 
 impl Pass {
-    /// Whether a record is one of those.
+    /// Whether this pass reads the record.
     pub(super) const fn wants(self, record: &Record<'_>) -> bool {
         match self {
             Self::Facts => !matches!(record, Record::Message(_)),
@@ -47,7 +47,7 @@ impl Pass {
         }
     }
 
-    /// Whether what is missing is reported: once for each segment.
+    /// Whether this pass reports damage. Each segment has one pass that does.
     pub(super) fn reports(self) -> bool {
         self != Self::Messages
     }
@@ -152,7 +152,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             .iter()
             .find(|(slot, _, header)| (header.sequence, *slot) == (list[0].sequence, list[0].slot));
         if let Some((_, _, header)) = oldest {
-            let (segment, number) = (header.sequence - 1, header.commits);
+            let (segment, number) = (header.sequence.saturating_sub(1), header.commits);
             self.chain = Chain { segment, number, is_known: true, ..self.chain };
         }
         let mut olds = Vec::new();
@@ -174,7 +174,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.chain = chain;
         let mut newest = self.read_newest(newest, header_bytes, (proven, &known))?;
         let named = group::bodies_named(&self.index, self.disk)?;
-        self.index.end_recovery(&named);
+        self.index.end_recovery(named.as_deref());
         self.find_lost_end(&mut newest, headers, noted)?;
         self.find_noted(&mut newest)?;
         self.find_cut_end(&mut newest);

@@ -17,7 +17,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::journal::definition::{LOSSES_KEY, is_access};
+use crate::journal::definition::{DAMAGE_KEY, is_access};
 use crate::time::Now;
 
 use super::access::FoundAt;
@@ -132,39 +132,41 @@ impl Log {
         fresh: Identity,
     ) -> Result<(Self, Report), OpenError> {
         for _ in 1..LOOKS_MAX {
-            match Self::look(disk, settings.clone(), fresh) {
+            match Self::look(disk, settings.clone(), fresh, false) {
                 Ok((_, report)) if !report.refused.is_empty() => {}
                 Err(OpenError::Unreadable(error)) if is_about_a_block(&error) => {}
                 looked => return looked,
             }
         }
-        Self::look(disk, settings, fresh)
+        Self::look(disk, settings, fresh, false)
     }
 
-    /// Reads the store as a start does, and writes nothing.
+    /// Reads the store as a start does, and writes nothing. With `checks_all` every commit is checked, also where a
+    /// footer has what a start needs.
     pub(super) fn look<D: Disk>(
         disk: &mut D,
         settings: Settings,
         fresh: Identity,
+        checks_all: bool,
     ) -> Result<(Self, Report), OpenError> {
         let disk = &mut ReadAround::new(disk);
-        let (start, mut report) = recover(disk, settings, fresh)?;
+        let (start, mut report) = recover(disk, settings, fresh, checks_all)?;
         let mut log = Self::start(start);
         log.judge_access(disk, &mut report).map_err(OpenError::Unreadable)?;
         report.refused.clone_from(&disk.refused);
         report.unopened = disk.unopened().to_vec();
         report.has_unfinished_repair = disk.read(REPAIR_SLOT, 0, &mut [0]).is_ok_and(|length| length > 0);
-        log.is_damaged = !report.found_losses().is_empty();
-        log.refused_files = report.refused.iter().map(|(slot, _)| *slot).collect();
-        log.refused_files.dedup();
+        log.is_damaged = !report.describe_damage().is_empty();
         Ok((log, report))
     }
 
     /// The first commits of a life.
     fn begin<D: Disk>(&mut self, disk: &mut D, report: &mut Report, now: Now) -> io::Result<()> {
         let groups = self.find_groups(disk, report)?;
-        self.refused_files.extend(report.refused.iter().map(|(slot, _)| *slot));
-        self.merge_losses(disk, report)?;
+        self.is_damaged = !report.describe_damage().is_empty();
+        self.refused_files = report.refused.iter().map(|(slot, _)| *slot).collect();
+        self.refused_files.dedup();
+        self.merge_damage(disk, report)?;
         if let Err(error) = self.begin_life(disk, report, now) {
             self.hide_groups(&groups);
             return Err(error);
@@ -178,8 +180,8 @@ impl Log {
     /// next start to repeat, and what makes room: else a broker that dies soon after each start would use up
     /// the disk.
     fn begin_life<D: Disk>(&mut self, disk: &mut D, report: &Report, now: Now) -> io::Result<()> {
-        let mut are_losses_gathered = self.gather_losses(report, now);
-        if are_losses_gathered {
+        let mut is_damage_gathered = self.gather_damage(report, now);
+        if is_damage_gathered {
             self.find_drain();
         }
         // Where the end is lost, the note is one of the witnesses until the next segment has its own.
@@ -192,9 +194,9 @@ impl Log {
         while self.schedule.is_starting() || (self.space.is_short() && self.cleaner.drain.is_some()) {
             match self.step(disk, now)? {
                 Step::Prepared => continue,
-                Step::Committed if are_losses_gathered => {}
+                Step::Committed if is_damage_gathered => {}
                 Step::Committed => {
-                    are_losses_gathered = self.gather_losses(report, now);
+                    is_damage_gathered = self.gather_damage(report, now);
                     self.find_drain();
                 }
                 Step::Nothing if self.schedule.is_starting() => return Err(io::ErrorKind::StorageFull.into()),
@@ -222,7 +224,7 @@ impl Log {
     ) -> io::Result<u64> {
         let (mut bytes, mut damaged) = (Vec::new(), 0);
         let definitions =
-            self.index.definitions().iter().filter(|(key, _)| !is_access(key) && ***key != LOSSES_KEY);
+            self.index.definitions().iter().filter(|(key, _)| !is_access(key) && ***key != DAMAGE_KEY);
         for (key, definition) in definitions.filter(|(_, definition)| !definition.deleted) {
             match self.read_definition(disk, (key, definition), &mut bytes)? {
                 Some((value, place)) => each(key, value, place == FoundAt::Footer),
@@ -280,6 +282,7 @@ fn recover<D: Disk>(
     disk: &mut ReadAround<'_, D>,
     settings: Settings,
     fresh: Identity,
+    checks_all: bool,
 ) -> Result<(Start, Report), OpenError> {
     let found = read_headers(disk).map_err(OpenError::Unreadable)?;
     if found.iter().any(|found| found.header == HeaderRead::NewerVersion) {
@@ -304,13 +307,14 @@ fn recover<D: Disk>(
     let mut reader = Reader::new(disk, identity, segment_bytes);
     reader.noted = note.as_ref().filter(|note| note.header.identity == identity).map(|note| note.segment);
     reader.is_noted_only = is_noted_only;
-    reader.checks_all = settings.checks_all;
+    reader.checks_all = checks_all;
     let kept = kept.filter(|copy| copy.owner.identity == identity);
     let noted = access_file::read_end_of(reader.disk, &identity);
     let mut newest = reader.read_log(&mut headers, &found, noted).map_err(OpenError::Unreadable)?;
     let has_found_nothing = reader.report.is_lost || reader.report.is_new;
     if has_found_nothing && reader.disk.refused.len() > REFUSED_IN_FILE_MAX {
-        // A store that was begun beside it would hide it from the start that can read it again.
+        // A new store in the same directory would be what the next start finds, even if the disk can read the old
+        // one by then.
         let why =
             io::Error::other("the disk refuses to read so much of it that no part of the log can be found");
         return Err(OpenError::Unreadable(why));

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::journal::Losses;
+use crate::journal::ReportedDamage;
 use crate::journal::definition::ACCESS_WRITTEN_KEY;
 
 use super::disk::Unopened;
@@ -50,9 +50,9 @@ pub struct Report {
     /// The file of a repair is there that an older version did not finish: the segment that it was at may be damaged.
     pub has_unfinished_repair: bool,
     /// What this start and earlier ones could not read, until an operator acknowledges it.
-    pub losses: Losses,
-    /// This start has added to it.
-    pub are_losses_new: bool,
+    pub reported_damage: ReportedDamage,
+    /// This start has added a sentence to `reported_damage`.
+    pub has_new_damage: bool,
     /// Large transactions that did not come to their end and cannot be read: some of their messages may be
     /// there.
     pub groups_damaged: u32,

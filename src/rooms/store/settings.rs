@@ -31,8 +31,6 @@ pub struct Settings {
     pub sync_burst: u32,
     /// Where there is no store, a new one is begun.
     pub may_begin: bool,
-    /// Every commit is checked while the store is read, also where a footer has what a start needs.
-    pub checks_all: bool,
 }
 
 impl Default for Settings {
@@ -49,7 +47,6 @@ impl Default for Settings {
             syncs_per_s: 0,
             sync_burst: 200,
             may_begin: true,
-            checks_all: false,
         }
     }
 }

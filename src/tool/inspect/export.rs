@@ -9,7 +9,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::look::{Look, queues_of};
+use super::inspection::{Inspection, queues_of};
 use super::names::Names;
 use super::options::ExportTo;
 use super::props;
@@ -31,19 +31,19 @@ pub(super) struct Exported {
 
 /// Exports from the store in `directory`, which was read before.
 pub(super) fn run(
-    look: &mut Look,
+    inspection: &mut Inspection,
     directory: &Path,
     target: &ExportTo,
     messages: &mut dyn Write,
 ) -> Result<Exported, InspectError> {
     let outcome = match target {
-        ExportTo::StandardOutput => all(look, directory, &mut Sink::Stream(messages)),
+        ExportTo::StandardOutput => all(inspection, directory, &mut Sink::Stream(messages)),
         ExportTo::File(path) => OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .and_then(|file| all(look, directory, &mut Sink::File(BufWriter::new(file)))),
+            .and_then(|file| all(inspection, directory, &mut Sink::File(BufWriter::new(file)))),
     };
     outcome.map_err(|why| match target {
         ExportTo::StandardOutput => InspectError::Output(why),
@@ -51,10 +51,10 @@ pub(super) fn run(
     })
 }
 
-fn all(look: &mut Look, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
+fn all(inspection: &mut Inspection, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
     let mut export = Export { sink, done: BTreeMap::new(), exported: Exported::default() };
-    export.round(&mut look.log, directory)?;
-    if export.exported.unreadable > look.count_unreadable() {
+    export.round(&mut inspection.log, directory)?;
+    if export.exported.unreadable > inspection.count_unreadable() {
         // A broker has moved them meanwhile.
         if let Ok((mut again, _)) = Log::read_only(&mut FileDisk::only_reading(directory)) {
             export.round(&mut again, directory)?;

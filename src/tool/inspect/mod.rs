@@ -3,21 +3,21 @@
 //! It runs the reader that a start runs, checks every commit besides, and counts. Always true: nothing is written and no
 //! lock is taken, so a broker may be writing meanwhile; what is exported is what was published, byte for byte.
 //!
-//! | file      | what it is for                                                       |
-//! |-----------|----------------------------------------------------------------------|
-//! | `options` | the command line                                                     |
-//! | `look`    | the store as a start reads it, and which messages can be read        |
-//! | `report`  | the tables                                                           |
-//! | `verdict` | what an inspection comes to                                          |
-//! | `names`   | what queues are called                                               |
-//! | `dump`    | every record, one a line                                             |
-//! | `export`  | every live message, one a line; `json` writes it, `props` decodes it |
-//! | `broker`  | whether a broker has the directory                                   |
+//! | file         | what it is for                                                       |
+//! |--------------|----------------------------------------------------------------------|
+//! | `options`    | the command line                                                     |
+//! | `inspection` | the store as a start reads it, and which messages cannot be read     |
+//! | `report`     | the tables                                                           |
+//! | `verdict`    | what an inspection comes to                                          |
+//! | `names`      | what queues are called                                               |
+//! | `dump`       | every record, one a line                                             |
+//! | `export`     | every live message, one a line; `json` writes it, `props` decodes it |
+//! | `broker`     | whether a broker has the directory                                   |
 
 mod broker;
 mod dump;
 mod export;
-pub(crate) mod look;
+pub(crate) mod inspection;
 mod names;
 pub mod options;
 mod props;
@@ -33,7 +33,7 @@ use std::time::Duration;
 use crate::store::{Access, FileDisk, OpenError};
 use broker::Broker;
 use export::Exported;
-use look::Look;
+use inspection::Inspection;
 use names::Names;
 use options::{ExportTo, Options};
 pub use verdict::{InspectError, Verdict};
@@ -43,7 +43,7 @@ pub const CANNOT: u8 = 3;
 /// How long what a broker is writing may look unfinished.
 const UNFINISHED_FOR: Duration = Duration::from_millis(300);
 /// How often a store is read beside a broker that writes.
-const LOOKS_MAX: usize = 4;
+const INSPECTIONS_MAX: usize = 4;
 
 /// Does what is asked, on standard output.
 ///
@@ -81,48 +81,54 @@ pub fn inspect(
     let trouble = |why: OpenError| InspectError::Directory { path: directory.clone(), why };
     let mut disk = FileDisk::only_reading(directory);
     let broker = Broker::of(directory);
-    let (mut look, changing) = look_at(&mut disk, directory, broker).map_err(trouble)?;
-    let names = Names::of(&look.log, &mut disk).map_err(|why| trouble(OpenError::Unreadable(why)))?;
-    let verdict = Verdict::of(&look, &names);
-    report::write_verdict(out, verdict, &look)?;
-    report::write_access(out, look.report.access.access)?;
-    let subject = report::Subject { directory, broker, changing, look: &look, names: &names };
+    let (mut inspection, changing) = inspect_store(&mut disk, directory, broker).map_err(trouble)?;
+    let names = Names::of(&inspection.log, &mut disk).map_err(|why| trouble(OpenError::Unreadable(why)))?;
+    let verdict = Verdict::of(&inspection, &names);
+    report::write_verdict(out, verdict, &inspection)?;
+    report::write_access(out, inspection.report.access.access)?;
+    let subject = report::Subject { directory, broker, changing, inspection: &inspection, names: &names };
     report::write(out, &subject)?;
     if options.details {
-        let segments = look.log.for_each_record(&mut disk, |_| Ok(()))?;
-        report::write_details(out, &look, &segments)?;
+        let segments = inspection.log.for_each_record(&mut disk, |_| Ok(()))?;
+        report::write_details(out, &inspection, &segments)?;
     }
     if options.records {
-        dump::write(out, &look.log, &mut disk)?;
+        dump::write(out, &inspection.log, &mut disk)?;
     }
     if let Some(target) = &options.export {
-        let exported = export::run(&mut look, directory, target, messages)?;
+        let exported = export::run(&mut inspection, directory, target, messages)?;
         write_exported(out, target, &exported)?;
     }
     out.flush()?;
     Ok(verdict)
 }
 
-/// The store. Beside a broker that writes, what looks damaged is looked at again: what looks so every time is damaged,
-/// and users are in doubt when they are so every time. Tells too how many places were being written.
-fn look_at(disk: &mut FileDisk, directory: &Path, broker: Broker) -> Result<(Look, usize), OpenError> {
-    let (mut look, mut changing) = (Look::of(disk), 0);
-    for _ in 1..LOOKS_MAX {
-        let is_in_doubt = |look: &Look| matches!(look.report.access.access, Access::InDoubt(_));
-        let is_done = look.as_ref().is_ok_and(|look| look.is_whole() && !is_in_doubt(look));
+/// Inspects the store. While a broker has the directory, up to [`INSPECTIONS_MAX`] times: what all of them find damaged is
+/// damaged, and users are in doubt when all of them find so. Also returns how many places were being written.
+fn inspect_store(
+    disk: &mut FileDisk,
+    directory: &Path,
+    broker: Broker,
+) -> Result<(Inspection, usize), OpenError> {
+    let (mut inspection, mut changing) = (Inspection::of(disk), 0);
+    for _ in 1..INSPECTIONS_MAX {
+        let is_in_doubt =
+            |inspection: &Inspection| matches!(inspection.report.access.access, Access::InDoubt(_));
+        let is_done =
+            inspection.as_ref().is_ok_and(|inspection| inspection.is_whole() && !is_in_doubt(inspection));
         if is_done || broker == Broker::No {
             break;
         }
         thread::sleep(UNFINISHED_FOR);
         // Files may have come since.
         *disk = FileDisk::only_reading(directory);
-        let mut again = Look::of(disk);
-        if let (Ok(again), Ok(earlier)) = (&mut again, &look) {
-            changing += again.keep_what_lasts(earlier);
+        let mut again = Inspection::of(disk);
+        if let (Ok(again), Ok(earlier)) = (&mut again, &inspection) {
+            changing += again.keep_damage_of(earlier);
         }
-        look = again;
+        inspection = again;
     }
-    Ok((look?, changing))
+    Ok((inspection?, changing))
 }
 
 fn write_exported(out: &mut dyn Write, target: &ExportTo, exported: &Exported) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::broker::Broker;
-use super::look::Look;
+use super::inspection::Inspection;
 use super::names::Names;
 use super::verdict::Verdict;
 use crate::mem::sort;
@@ -20,14 +20,14 @@ pub(super) struct Subject<'a> {
     pub(super) broker: Broker,
     /// Places that looked wrong while they were being written.
     pub(super) changing: usize,
-    pub(super) look: &'a Look,
+    pub(super) inspection: &'a Inspection,
     pub(super) names: &'a Names,
 }
 
 /// Writes what there is, and what is wrong with it.
 pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()> {
-    let Subject { directory, broker, changing, look, names } = subject;
-    writeln!(out, "store      {}, id {}, format {FORMAT}", directory.display(), Id(look.log.id()))?;
+    let Subject { directory, broker, changing, inspection, names } = subject;
+    writeln!(out, "store      {}, id {}, format {FORMAT}", directory.display(), Id(inspection.log.id()))?;
     if let Some(misaligned) = misaligned(directory) {
         writeln!(out, "card       {misaligned}")?;
     }
@@ -38,17 +38,21 @@ pub(super) fn write(out: &mut dyn Write, subject: &Subject<'_>) -> io::Result<()
     if *changing > 0 {
         writeln!(out, "           {changing} places were being written and were read again")?;
     }
-    write_queues(out, look, names)?;
-    write_orphans(out, look, names)?;
-    write_losses(out, look)
+    write_queues(out, inspection, names)?;
+    write_orphans(out, inspection, names)?;
+    write_damage(out, inspection)
 }
 
 /// Writes what the log consists of.
-pub(super) fn write_details(out: &mut dyn Write, look: &Look, segments: &[SegmentFound]) -> io::Result<()> {
+pub(super) fn write_details(
+    out: &mut dyn Write,
+    inspection: &Inspection,
+    segments: &[SegmentFound],
+) -> io::Result<()> {
     writeln!(out)?;
-    writeln!(out, "log        {} segments of {} bytes", segments.len(), look.log.segment_bytes())?;
-    // Reading has counted one that a start would begin.
-    writeln!(out, "last       life {}", look.log.life().saturating_sub(1))?;
+    writeln!(out, "log        {} segments of {} bytes", segments.len(), inspection.log.segment_bytes())?;
+    // `life()` is the life that the next start would begin; the last one that wrote is one less.
+    writeln!(out, "last       life {}", inspection.log.life().saturating_sub(1))?;
     writeln!(out)?;
     writeln!(
         out,
@@ -57,7 +61,7 @@ pub(super) fn write_details(out: &mut dyn Write, look: &Look, segments: &[Segmen
     )?;
     for segment in segments {
         let SegmentFound { sequence, slot, commits, records, used_bytes, .. } = segment;
-        let known = look.log.index().segments().get(sequence);
+        let known = inspection.log.index().segments().get(sequence);
         let (live, live_bytes) = known.map_or((0, 0), |known| (known.live, known.live_bytes));
         writeln!(
             out,
@@ -68,14 +72,14 @@ pub(super) fn write_details(out: &mut dyn Write, look: &Look, segments: &[Segmen
     Ok(())
 }
 
-fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<()> {
+fn write_queues(out: &mut dyn Write, inspection: &Inspection, names: &Names) -> io::Result<()> {
     writeln!(out)?;
     writeln!(
         out,
         "{:<10}{:>20}{:>10}{:>12}{:>14}{:>14}{:>14}  name",
         "queue", "incarnation", "messages", "unreadable", "stored_bytes", "first_offset", "next_offset"
     )?;
-    let queues = look.log.index().queues();
+    let queues = inspection.log.index().queues();
     let known = |incarnation| queues.get(incarnation).filter(|queue| !queue.gone);
     let with_messages = queues.keys().filter(|incarnation| known(incarnation).is_some());
     let mut all: Vec<u64> = with_messages.chain(names.queues.keys()).copied().collect();
@@ -86,7 +90,7 @@ fn write_queues(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<(
         let queue = known(incarnation);
         let count = queue.map_or(0, |queue| queue.live);
         let first = queue.and_then(|queue| queue.live_ranges().next()).map(|range| range.start);
-        let unreadable = look.unreadable.get(incarnation).map_or(0, count_of);
+        let unreadable = inspection.unreadable.get(incarnation).map_or(0, count_of);
         messages += count;
         writeln!(
             out,
@@ -113,23 +117,26 @@ fn count_of(offsets: &RangeSet) -> u64 {
 }
 
 /// Writes what cannot be read, and what earlier starts could not read.
-fn write_losses(out: &mut dyn Write, look: &Look) -> io::Result<()> {
-    if look.report.footers_missing > 0 {
+fn write_damage(out: &mut dyn Write, inspection: &Inspection) -> io::Result<()> {
+    if inspection.report.footers_missing > 0 {
         writeln!(
             out,
-            "footers    {} full segment files have no footer, as a power cut may leave them; if one was damaged, \
-             messages may be missing",
-            look.report.footers_missing
+            "footers    {} full segment files have no footer; a power cut can cause that; if it was damage, messages may \
+             be missing",
+            inspection.report.footers_missing
         )?;
     }
-    let remembered = &look.report.losses;
-    let mut earlier =
-        remembered.lines().iter().filter(|line| !look.losses.iter().any(|now| **now == ***line)).peekable();
-    if look.losses.is_empty() && earlier.peek().is_none() {
+    let remembered = &inspection.report.reported_damage;
+    let mut earlier = remembered
+        .lines()
+        .iter()
+        .filter(|line| !inspection.damage.iter().any(|now| **now == ***line))
+        .peekable();
+    if inspection.damage.is_empty() && earlier.peek().is_none() {
         return Ok(());
     }
     writeln!(out)?;
-    for line in &look.losses {
+    for line in &inspection.damage {
         writeln!(out, "damage     {line}")?;
     }
     for line in earlier {
@@ -142,9 +149,9 @@ fn write_losses(out: &mut dyn Write, look: &Look) -> io::Result<()> {
 }
 
 /// Says which messages belong to no queue that is defined.
-fn write_orphans(out: &mut dyn Write, look: &Look, names: &Names) -> io::Result<()> {
+fn write_orphans(out: &mut dyn Write, inspection: &Inspection, names: &Names) -> io::Result<()> {
     for &queue in names.orphans.keys() {
-        let count = look.log.index().queues().get(&queue).map_or(0, |queue| queue.live);
+        let count = inspection.log.index().queues().get(&queue).map_or(0, |queue| queue.live);
         writeln!(
             out,
             "orphan     {queue}: {count} messages of a queue that nothing defines: {}",
@@ -176,7 +183,11 @@ pub(super) fn write_access(out: &mut dyn Write, access: Access) -> io::Result<()
 }
 
 /// Writes what to think of the store, and what to do: the first line.
-pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) -> io::Result<()> {
+pub(super) fn write_verdict(
+    out: &mut dyn Write,
+    verdict: Verdict,
+    inspection: &Inspection,
+) -> io::Result<()> {
     match verdict {
         Verdict::Good => {
             writeln!(out, "verdict    good: everything is as it was written; nothing is to be done")
@@ -199,9 +210,9 @@ pub(super) fn write_verdict(out: &mut dyn Write, verdict: Verdict, look: &Look) 
             out,
             "verdict    damaged: {} parts cannot be read; live messages known to be lost: {}{}; a start serves the \
              rest, and --export saves it",
-            look.losses.len(),
-            look.count_unreadable(),
-            if may_hide_messages(&look.report) { ", and others that nobody knows" } else { "" }
+            inspection.damage.len(),
+            inspection.count_unreadable(),
+            if may_hide_messages(&inspection.report) { ", and others that nobody knows" } else { "" }
         ),
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::look::Look;
+use super::inspection::Inspection;
 use super::names::Names;
 use crate::store::{Access, OpenError};
 
@@ -78,10 +78,10 @@ impl Verdict {
         }
     }
 
-    pub(super) fn of(look: &Look, names: &Names) -> Self {
-        if !look.is_whole() {
+    pub(super) fn of(inspection: &Inspection, names: &Names) -> Self {
+        if !inspection.is_whole() {
             Self::Damaged
-        } else if matches!(look.report.access.access, Access::InDoubt(_)) {
+        } else if matches!(inspection.report.access.access, Access::InDoubt(_)) {
             Self::AccessInDoubt
         } else if !names.orphans.is_empty() {
             Self::Orphans

@@ -509,7 +509,7 @@ impl Life {
             &mut context!(house),
             &log,
             &mut disk,
-            (report.access, report.losses),
+            (report.access, report.reported_damage),
             first,
             NOW,
         )

@@ -35,7 +35,7 @@ fn a_user_who_was_read_is_there_though_the_disk_refuses_to_be_read_again() {
         &mut context!(house),
         &log,
         &mut disk,
-        (report.access, report.losses),
+        (report.access, report.reported_damage),
         first,
         NOW,
     )

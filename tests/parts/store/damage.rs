@@ -624,8 +624,8 @@ fn damaged_parts_leave_with_their_segments_and_are_remembered() {
     drop(log);
     zero(&mut disk, slot, 15..16);
     let (mut log, report) = open(&disk, IDENTITY);
-    let line = report.found_losses().pop().expect("it is told");
-    assert!(report.is_damaged() && report.losses.is_alarm(), "{report:?}");
+    let line = report.describe_damage().pop().expect("it is told");
+    assert!(report.is_damaged() && report.reported_damage.is_alarm(), "{report:?}");
     let mut kept: Vec<u64> = (0..offset).filter(|offset| *offset != 23).collect();
     assert_eq!(readable(&mut log, &mut disk), kept);
     // One in ten of the first messages stays, and of the others so many that room is short and segments are compacted.
@@ -656,7 +656,10 @@ fn damaged_parts_leave_with_their_segments_and_are_remembered() {
     drop(log);
     let (mut log, report) = open(&disk, IDENTITY);
     assert!(!report.is_damaged() && !log.is_damaged(), "{report:?}");
-    assert!(report.losses.is_alarm() && report.losses.lines() == [Box::from(line)], "{report:?}");
+    assert!(
+        report.reported_damage.is_alarm() && report.reported_damage.lines() == [Box::from(line)],
+        "{report:?}"
+    );
     assert_eq!(readable(&mut log, &mut disk), kept);
 }
 
@@ -677,8 +680,8 @@ fn no_damage_leaves_the_disk_without_being_remembered() {
             }
             disk.power_cut();
             let (_, report) = open(&disk, IDENTITY);
-            assert!(report.losses.is_alarm(), "{segments} segments, cut {cut}: {report:?}");
-            left += usize::from(report.found_losses().is_empty());
+            assert!(report.reported_damage.is_alarm(), "{segments} segments, cut {cut}: {report:?}");
+            left += usize::from(report.describe_damage().is_empty());
         }
     }
     assert!(left > 20, "in {left} cases the damaged segment had left");

@@ -225,5 +225,5 @@ fn whatever_later_versions_let_others_pass_over_is_passed_over() {
     assert_eq!(report.footers_missing, 0);
     assert_eq!(contents((&log, &report), &disk), expected());
     let (_, report) = Log::inspect(&mut disk).expect("it is readable");
-    assert!(report.found_losses().is_empty(), "{report:?}");
+    assert!(report.describe_damage().is_empty(), "{report:?}");
 }

@@ -67,7 +67,7 @@ fn flip_fourth(disk: &SimDisk, &((slot, at), first): &Tens) {
 fn finds(case: &str, disk: &mut SimDisk, expected: &[u64]) {
     for start in 0..3 {
         let (log, report) = Log::inspect(disk).expect("it is readable");
-        assert!(!report.found_losses().is_empty(), "{case}: inspect before start {start}");
+        assert!(!report.describe_damage().is_empty(), "{case}: inspect before start {start}");
         assert_eq!(
             log.index().queues()[&1].live,
             expected.len() as u64,

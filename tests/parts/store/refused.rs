@@ -103,7 +103,7 @@ fn a_refused_block_costs_its_commit_and_is_told() {
         let lost = &all - &served(&log, &disk);
         assert!(lost.len() as u64 <= MESSAGES, "file {slot}, byte {at}: {lost:?} are lost");
         let is_told =
-            report.is_damaged() || !report.refused.is_empty() || !inspected.found_losses().is_empty();
+            report.is_damaged() || !report.refused.is_empty() || !inspected.describe_damage().is_empty();
         assert!(lost.is_empty() || is_told, "file {slot}, byte {at}: {lost:?} are lost without a word");
         lossy += usize::from(!lost.is_empty());
         // What is promised now holds, whether or not the block can be read again one day.
@@ -264,7 +264,7 @@ fn a_disk_that_refuses_many_blocks_is_served_as_far_as_it_can_be_read() {
     let copy = disk.copy();
     let (log, report) = open(&copy);
     assert!(report.unwritable.is_none() && matches!(report.access.access, Access::InDoubt(_)), "{report:?}");
-    assert!(report.losses.is_alarm(), "{report:?}");
+    assert!(report.reported_damage.is_alarm(), "{report:?}");
     let left = served(&log, &copy);
     assert!(!left.is_empty() && left.len() < whole.len() && left.is_subset(&whole), "{left:?}");
     places.iter().for_each(|(slot, at)| disk.refuse(*slot, *at));

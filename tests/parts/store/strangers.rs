@@ -155,7 +155,8 @@ fn disk_of(files: &Files) -> SimDisk {
 /// What strangers have made of the files of a store with these messages; how many it cost.
 fn is_told_and_goes_on(case: &str, files: &Files, live: &BTreeSet<u64>) -> usize {
     let disk = disk_of(files);
-    let is_good = Log::inspect(&mut disk.clone()).is_ok_and(|(_, report)| report.found_losses().is_empty());
+    let is_good =
+        Log::inspect(&mut disk.clone()).is_ok_and(|(_, report)| report.describe_damage().is_empty());
     let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
     let mut store = Store { log, disk, letter: b'a', next: 100_000 };
     let found = store.served(case);
@@ -340,14 +341,17 @@ fn a_part_of_a_store_is_told_and_goes_on() {
         }
         let mut disk = disk_of(&files);
         let (_, report) = Log::inspect(&mut disk).expect("it is readable");
-        assert!(!report.found_losses().is_empty(), "{case}: before");
+        assert!(!report.describe_damage().is_empty(), "{case}: before");
         let (log, report) = Log::open(&mut disk.clone(), settings(), OTHER, NOW).expect("it opens");
         assert!(report.is_damaged() && report.commits_lost_at_end > 1, "{case}: {report:?}");
         assert!(log.is_damaged(), "{case}");
         Store { log, disk: disk.clone(), letter: b'a', next: 100_000 }.go_on(10);
         disk.start(Trouble::Never);
         let (_, after) = Log::inspect(&mut disk).expect("it is readable");
-        assert!(after.found_losses().is_empty() && after.losses.is_alarm(), "{case}: after it {after:?}");
+        assert!(
+            after.describe_damage().is_empty() && after.reported_damage.is_alarm(),
+            "{case}: after it {after:?}"
+        );
         let report = Log::open(&mut disk, settings(), OTHER, NOW).expect("it opens").1;
         assert!(!report.is_damaged() && report.commits_lost_at_end == 0, "{case}: after it {report:?}");
     }
@@ -373,7 +377,7 @@ fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
         store.disk.start(Trouble::Never);
         let case = format!("{trouble:?}");
         let (log, inspected) = Log::inspect(&mut store.disk).expect("it is readable");
-        assert!(inspected.found_losses().is_empty(), "{case}: {inspected:?}");
+        assert!(inspected.describe_damage().is_empty(), "{case}: {inspected:?}");
         let segments = log.for_each_record(&mut store.disk, |_| Ok(())).expect("it is readable");
         sealed += usize::from(segments.last().is_some_and(|newest| newest.is_sealed));
         let report = Log::open(&mut store.disk, settings(), OTHER, NOW).expect("it opens").1;

@@ -229,7 +229,7 @@ impl Bridged {
             &mut context,
             &log,
             &mut self.disk,
-            (report.access, report.losses),
+            (report.access, report.reported_damage),
             first,
             Now::from_ms(0),
         );

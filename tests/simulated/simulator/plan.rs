@@ -136,7 +136,6 @@ impl Plan {
             ..Limits::default()
         };
         let settings = Settings {
-            checks_all: false,
             segment_bytes: segment,
             commit_bytes: commit,
             segments_max: 8 + random.below(6) as u32,

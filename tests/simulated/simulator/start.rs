@@ -12,7 +12,7 @@ use super::harm::is_told;
 use super::world::sim_disk::{Random, SimDisk, Trouble};
 use leveret::broker::{Broker, Context, levels_of};
 use leveret::engine::{Engine, Setup, StoreDriver, restore};
-use leveret::journal::{Definition, DestinationName, Losses, is_group, is_transient};
+use leveret::journal::{Definition, DestinationName, ReportedDamage, is_group, is_transient};
 use leveret::password::PasswordHash;
 use leveret::requests::request_context::{Machine, Process, StoreView};
 use leveret::store::{AccessReport, Body, Identity, Log, Message, Record, Report};
@@ -165,7 +165,7 @@ impl Run {
         self.ledger.begin(log.life(), &found, &harms, is_told);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
         self.harms = harms;
-        let mut engine = self.filled(&log, (report.access, report.losses), true)?;
+        let mut engine = self.filled(&log, (report.access, report.reported_damage), true)?;
         let (broker, mut context) = engine.broker_mut();
         self.check_access(broker, &mut context, is_damaged, is_unbounded);
         delete_rebuilt(broker, &mut context);
@@ -179,7 +179,7 @@ impl Run {
     fn filled(
         &mut self,
         log: &Log,
-        report: (AccessReport, Losses),
+        report: (AccessReport, ReportedDamage),
         is_writable: bool,
     ) -> Option<Engine<Memory>> {
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life));
@@ -201,7 +201,7 @@ impl Run {
         let found = self.find(&log);
         self.ledger.is_unwritable = true;
         self.ledger.begin(log.life(), &found, &[], true);
-        if let Some(mut engine) = self.filled(&log, (report.access, report.losses), false) {
+        if let Some(mut engine) = self.filled(&log, (report.access, report.reported_damage), false) {
             engine.set_store(StoreDriver::new(log, self.plan.limits.frame_max as usize));
             self.counts.unwritable += 1;
             let steps = self.chance("unwritable").below(300);

@@ -14,7 +14,7 @@
 //!         | 5 operator policy | vhost | name |
 //!         | 6 parameter | vhost | component | name |
 //!         | 7 global parameter | name |
-//!         | 8 losses    | 0 |                        see `store::losses`
+//!         | 8 damage    | 0 |                        see `store::damage`
 //!
 //! value of written down| whatever the store says with it, see `store::access` |
 //!          a vhost     | max-queues u32 | max-connections u32 | metadata |      0xffffffff: no limit
@@ -257,8 +257,8 @@ const ACCESS_WRITTEN: u8 = 0;
 /// The key of [`Definition::AccessWritten`].
 pub const ACCESS_WRITTEN_KEY: [u8; 2] = [ACCESS, ACCESS_WRITTEN];
 
-/// The key under which the store remembers what it could not read, see `store::losses`. No [`Definition`] has it.
-pub const LOSSES_KEY: [u8; 2] = [LOSSES, 0];
+/// The key under which the store remembers what it could not read, see `store::damage`. No [`Definition`] has it.
+pub const DAMAGE_KEY: [u8; 2] = [DAMAGE, 0];
 
 /// Whether a key is of a definition that says who may do what: these are written twice.
 pub fn is_access(key: &[u8]) -> bool {
@@ -293,7 +293,7 @@ const POLICY: u8 = 4;
 const OPERATOR_POLICY: u8 = 5;
 const PARAMETER: u8 = 6;
 const GLOBAL_PARAMETER: u8 = 7;
-const LOSSES: u8 = 8;
+const DAMAGE: u8 = 8;
 const AUTO_DELETE: u8 = 1;
 const INTERNAL: u8 = 2;
 const REBUILT: u8 = 2;

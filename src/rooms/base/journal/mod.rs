@@ -19,13 +19,13 @@
 //! nobody's access and brings none back.
 
 mod append;
+mod damage;
 pub mod definition;
 mod fact;
 mod fetch;
 mod group;
 mod groups;
 mod latency;
-mod losses;
 mod records;
 mod settle;
 
@@ -33,11 +33,11 @@ use std::collections::VecDeque;
 
 use crate::mem::{MessageId, Messages, sort};
 
+pub use damage::{ReportedDamage, UNDELIVERED};
 pub use definition::{Definition, DestinationName, VhostMetadata};
 pub use fact::Fact;
 pub use groups::{Cursor, Group, is_group};
 pub use latency::{LATENCY_BOUNDS_MS, LatencyHistogram};
-pub use losses::{Losses, UNDELIVERED};
 pub use records::{Batch, Front, Mode, NoRoom, Settled, Target, Urgency, is_transient};
 
 use groups::{GROUPS_MAX, Groups};

@@ -9,8 +9,8 @@ use crate::access::{Access, OperatorFault};
 use crate::command::{QueueId, VhostId};
 use crate::error::{Fault, ReplyCode};
 use crate::faults::{check_changeable, check_deletable};
-use crate::journal::definition::LOSSES_KEY;
-use crate::journal::{Batch, Definition, DestinationName, Journal, Losses, Mode};
+use crate::journal::definition::DAMAGE_KEY;
+use crate::journal::{Batch, Definition, DestinationName, Journal, Mode, ReportedDamage};
 use crate::topology::exchange_in_words;
 use crate::words::QueueInWords;
 
@@ -21,7 +21,7 @@ pub struct Recovery {
     orphans: Orphans,
     /// Definitions of the store, and queues with messages, for which the limits had no room at the start.
     beyond_limits: u32,
-    losses: Losses,
+    damage: ReportedDamage,
 }
 
 impl Recovery {
@@ -31,7 +31,7 @@ impl Recovery {
             left_out: LeftOut::new(left_out_max, seed),
             orphans: Orphans::default(),
             beyond_limits: 0,
-            losses: Losses::default(),
+            damage: ReportedDamage::default(),
         }
     }
 
@@ -48,19 +48,19 @@ impl Recovery {
     // ---- what could not be read
 
     /// What the store could not read, at this start, at earlier ones and since.
-    pub const fn losses(&self) -> &Losses {
-        &self.losses
+    pub const fn damage(&self) -> &ReportedDamage {
+        &self.damage
     }
 
     /// Sets what the start found.
-    pub fn set_losses(&mut self, losses: Losses) {
-        self.losses = losses;
+    pub fn set_damage(&mut self, damage: ReportedDamage) {
+        self.damage = damage;
     }
 
     /// Notes that messages could not be read when they were to be delivered.
     pub(crate) fn note_lost_messages(&mut self, journal: &mut Journal, line: &str) {
-        if self.losses.add(line) && journal.mode() == Mode::On {
-            journal.define(LOSSES_KEY.into(), self.losses.value().map(Vec::into_boxed_slice));
+        if self.damage.add(line) && journal.mode() == Mode::On {
+            journal.define(DAMAGE_KEY.into(), self.damage.value().map(Vec::into_boxed_slice));
         }
     }
 
@@ -68,12 +68,12 @@ impl Recovery {
     ///
     /// # Errors
     /// The store cannot be written, or has no room.
-    pub fn acknowledge_losses(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
+    pub fn acknowledge_damage(&mut self, journal: &mut Journal) -> Result<Batch, OperatorFault> {
         check_changeable(journal)?;
         let mut batch = Batch::NONE;
-        if self.losses.is_alarm() {
-            self.losses.acknowledge();
-            batch = journal.define(LOSSES_KEY.into(), self.losses.value().map(Vec::into_boxed_slice));
+        if self.damage.is_alarm() {
+            self.damage.acknowledge();
+            batch = journal.define(DAMAGE_KEY.into(), self.damage.value().map(Vec::into_boxed_slice));
         }
         Ok(batch)
     }

@@ -81,9 +81,9 @@ fn check_start(
     let live: BTreeSet<(u64, u64)> = Traffic::live_in(&log).into_iter().collect();
     let keys = |inspected: &Inspected| inspected.messages.keys().copied().collect::<BTreeSet<_>>();
     let is_missing = keys(whole).difference(&live).next().is_some();
-    let is_told = !report.found_losses().is_empty() || report.footers_missing > 0;
+    let is_told = !report.describe_damage().is_empty() || report.footers_missing > 0;
     assert!(!is_missing || is_told || is_traceless, "{what}: {report:?}\n{}", found.report);
-    assert_eq!(!report.found_losses().is_empty(), report.losses.is_alarm(), "{what}");
+    assert_eq!(!report.describe_damage().is_empty(), report.reported_damage.is_alarm(), "{what}");
     let exported = keys(found);
     assert!(exported.is_subset(&live), "{what}: a start serves what is exported\n{}", found.report);
     assert_eq!((live.len() - exported.len()) as u64, found.unreadable, "{what}\n{}", found.report);

@@ -46,7 +46,7 @@ fn an_inspection_finds_what_a_start_finds_after_any_power_cut() {
             }
             // What failed to be synced may look well to the next life and be gone after a power cut. It was
             // written again before anybody built upon it.
-            assert!(has_failed || report.found_losses().is_empty(), "seed {seed}: {report:?}");
+            assert!(has_failed || report.describe_damage().is_empty(), "seed {seed}: {report:?}");
             segments += inspected.index().segments().len();
             let live = Traffic::live_in(&inspected);
             assert_eq!(readable(&traffic, &inspected), live, "seed {seed}");

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::io;
 
-use crate::journal::definition::LOSSES_KEY;
-use crate::journal::{Losses, Urgency};
+use crate::journal::definition::DAMAGE_KEY;
+use crate::journal::{ReportedDamage, Urgency};
 use crate::mem::sort_by_key;
 use crate::time::Now;
 
@@ -19,7 +19,7 @@ const RANGES_MAX: usize = 4;
 
 impl Report {
     /// What could not be read, as sentences that are the same at every start as long as the damage is the same.
-    pub fn found_losses(&self) -> Vec<String> {
+    pub fn describe_damage(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if self.is_lost {
             lines.push(
@@ -43,10 +43,11 @@ impl Report {
         for blocks in self.refused.chunk_by(|a, b| a.0 == b.0) {
             let (slot, most) = (blocks[0].0, REFUSED_IN_FILE_MAX);
             let count = match blocks.len() {
-                count if count > most => format!("more than {most}"),
-                count => count.to_string(),
+                1 => "1 block".to_string(),
+                count if count > most => format!("more than {most} blocks"),
+                count => format!("{count} blocks"),
             };
-            lines.push(format!("the disk refuses to read {count} blocks of {slot:08}.seg"));
+            lines.push(format!("the disk refuses to read {count} of {slot:08}.seg"));
         }
         let mut parts: Vec<&SetAside> = self.set_aside.iter().collect();
         sort_by_key(&mut parts, |part| (part.segment, part.slot, part.from, part.to));
@@ -97,30 +98,30 @@ impl Report {
 }
 
 impl Log {
-    /// Compares what a start found with what earlier ones wrote down.
-    pub(super) fn merge_losses<D: Disk>(&mut self, disk: &mut D, report: &mut Report) -> io::Result<()> {
+    /// Adds the damage that this start found to the damage that earlier starts wrote into the log.
+    pub(super) fn merge_damage<D: Disk>(&mut self, disk: &mut D, report: &mut Report) -> io::Result<()> {
         let mut bytes = Vec::new();
-        let written = match self.index.definitions().get(&LOSSES_KEY[..]) {
+        let written = match self.index.definitions().get(&DAMAGE_KEY[..]) {
             Some(definition) if !definition.deleted => {
-                let value = self.read_definition(disk, (&LOSSES_KEY, definition), &mut bytes)?;
-                value.map_or_else(Losses::default, |(value, _)| Losses::parse(value))
+                let value = self.read_definition(disk, (&DAMAGE_KEY, definition), &mut bytes)?;
+                value.map_or_else(ReportedDamage::default, |(value, _)| ReportedDamage::parse(value))
             }
-            _ => Losses::default(),
+            _ => ReportedDamage::default(),
         };
-        report.losses = written.clone();
-        report.losses.merge(&report.found_losses());
-        report.are_losses_new = report.losses != written;
+        report.reported_damage = written.clone();
+        report.reported_damage.merge(&report.describe_damage());
+        report.has_new_damage = report.reported_damage != written;
         Ok(())
     }
 
-    /// Adds what this start found, if earlier ones have not, to the commit that gathers; `false` when it has no room. Until
-    /// then no segment leaves the log.
-    pub(super) fn gather_losses(&mut self, report: &Report, now: Now) -> bool {
-        if !report.are_losses_new {
+    /// Adds the damage that this start was the first to find to the commit that gathers. Returns `false` when the commit has
+    /// no room: no segment may leave the log before the damage is written.
+    pub(super) fn gather_damage(&mut self, report: &Report, now: Now) -> bool {
+        if !report.has_new_damage {
             return true;
         }
-        let (version, value) = (self.version_of_life(), report.losses.value());
-        let record = Record::Defined { version, key: &LOSSES_KEY, value: value.as_deref() };
+        let (version, value) = (self.version_of_life(), report.reported_damage.value());
+        let record = Record::Defined { version, key: &DAMAGE_KEY, value: value.as_deref() };
         self.append_reserved(&record, Urgency::Awaited, now).is_ok()
     }
 }

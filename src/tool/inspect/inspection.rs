@@ -1,29 +1,29 @@
-//! A store as a start reads it, and which of its messages can be read.
+//! One inspection: the store as a start would read it, and which of its messages cannot be read.
 //!
 //! Always true: a message counts as unreadable when a start would have it in a queue and could not deliver it.
 
 use std::collections::BTreeMap;
 
 use crate::journal::{is_group, is_transient};
-use crate::store::{Body, Disk, Log, OpenError, QueueIndex, Range, RangeSet, Report};
+use crate::store::{Body, FileDisk, Log, OpenError, QueueIndex, Range, RangeSet, Report};
 
 /// A store, with every message of it read once.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct Inspection {
     pub(super) log: Log,
     pub(super) report: Report,
     /// What is damaged, one sentence each.
-    pub(super) losses: Vec<String>,
+    pub(super) damage: Vec<String>,
     /// Offsets of messages that cannot be read, by the incarnation of their queue.
     pub(super) unreadable: BTreeMap<u64, RangeSet>,
 }
 
-impl Look {
+impl Inspection {
     /// Reads the store on `disk`.
     ///
     /// # Errors
     /// It cannot be read, or there is none.
-    pub(crate) fn of<D: Disk>(disk: &mut D) -> Result<Self, OpenError> {
+    pub(crate) fn of(disk: &mut FileDisk) -> Result<Self, OpenError> {
         let (mut log, report) = Log::inspect(disk)?;
         let (mut unreadable, mut bytes) = (BTreeMap::new(), Vec::new());
         for queue in queues_of(&log) {
@@ -50,12 +50,12 @@ impl Look {
                 unreadable.insert(queue, missing);
             }
         }
-        Ok(Self { losses: report.found_losses(), log, report, unreadable })
+        Ok(Self { damage: report.describe_damage(), log, report, unreadable })
     }
 
     /// Whether all of it can be read.
     pub(crate) fn is_whole(&self) -> bool {
-        self.losses.is_empty() && self.unreadable.is_empty()
+        self.damage.is_empty() && self.unreadable.is_empty()
     }
 
     /// The file of the newest segment.
@@ -68,11 +68,11 @@ impl Look {
         self.unreadable.values().flat_map(RangeSet::ranges).map(|range| range.end - range.start).sum()
     }
 
-    /// Beside a broker that writes: only what was damaged at an earlier look too is damaged, the rest was being written.
-    /// Returns how many places that were.
-    pub(super) fn keep_what_lasts(&mut self, earlier: &Self) -> usize {
-        let before = self.losses.len() + self.unreadable.len();
-        self.losses.retain(|line| earlier.losses.contains(line));
+    /// Drops damage that an earlier inspection did not find: a broker was writing there. Returns how many sentences and queues
+    /// it dropped.
+    pub(super) fn keep_damage_of(&mut self, earlier: &Self) -> usize {
+        let before = self.damage.len() + self.unreadable.len();
+        self.damage.retain(|line| earlier.damage.contains(line));
         for (queue, offsets) in &mut self.unreadable {
             let was_unreadable =
                 |offset| earlier.unreadable.get(queue).is_some_and(|set| set.contains(offset));
@@ -85,7 +85,7 @@ impl Look {
             *offsets = lasting;
         }
         self.unreadable.retain(|_, offsets| !offsets.is_empty());
-        before - self.losses.len() - self.unreadable.len()
+        before - self.damage.len() - self.unreadable.len()
     }
 }
 

@@ -21,7 +21,7 @@ const ACKNOWLEDGED: u8 = 1;
 
 /// Sentences about what could not be read.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Losses {
+pub struct ReportedDamage {
     /// Sums of all sentences, oldest first.
     sums: Vec<u32>,
     /// The first of them as text.
@@ -29,7 +29,7 @@ pub struct Losses {
     is_acknowledged: bool,
 }
 
-impl Losses {
+impl ReportedDamage {
     /// Reads the value of the definition; what makes no sense is as if it were not there.
     pub fn parse(value: &[u8]) -> Self {
         let parsed = || {
@@ -121,72 +121,72 @@ mod tests {
         lines.iter().map(|line| line.to_string()).collect()
     }
 
-    fn read_back(losses: &Losses) -> Losses {
-        let read = Losses::parse(&losses.value().expect("there are some"));
-        assert_eq!(read, *losses);
+    fn read_back(damage: &ReportedDamage) -> ReportedDamage {
+        let read = ReportedDamage::parse(&damage.value().expect("there are some"));
+        assert_eq!(read, *damage);
         read
     }
 
     #[test]
     fn an_acknowledged_loss_is_no_alarm_until_there_is_another() {
-        let mut losses = Losses::default();
-        assert!(losses.value().is_none() && !losses.is_alarm());
-        losses.merge(&found(&["a", "b"]));
-        assert!(losses.is_alarm());
-        let mut losses = read_back(&losses);
+        let mut damage = ReportedDamage::default();
+        assert!(damage.value().is_none() && !damage.is_alarm());
+        damage.merge(&found(&["a", "b"]));
+        assert!(damage.is_alarm());
+        let mut damage = read_back(&damage);
         // What left the disk before anybody saw it stays.
-        losses.merge(&found(&["b"]));
-        assert!(losses.is_alarm() && losses.lines().len() == 2);
-        losses.acknowledge();
-        let mut losses = read_back(&losses);
-        losses.merge(&found(&["b"]));
-        assert!(!losses.is_alarm() && losses.lines() == [Box::from("b")]);
-        losses.merge(&found(&["b", "c"]));
-        assert!(losses.is_alarm());
-        losses.acknowledge();
-        losses.merge(&[]);
-        assert_eq!(losses.value(), None);
+        damage.merge(&found(&["b"]));
+        assert!(damage.is_alarm() && damage.lines().len() == 2);
+        damage.acknowledge();
+        let mut damage = read_back(&damage);
+        damage.merge(&found(&["b"]));
+        assert!(!damage.is_alarm() && damage.lines() == [Box::from("b")]);
+        damage.merge(&found(&["b", "c"]));
+        assert!(damage.is_alarm());
+        damage.acknowledge();
+        damage.merge(&[]);
+        assert_eq!(damage.value(), None);
     }
 
     #[test]
     fn messages_that_could_not_be_delivered_are_no_alarm_again_after_a_start() {
-        let mut losses = Losses::default();
+        let mut damage = ReportedDamage::default();
         let line = format!("{UNDELIVERED}3 to 4 of queue 'q' could not be read back");
-        assert!(losses.add(&line) && losses.is_alarm());
-        losses.acknowledge();
-        losses.merge(&[]);
-        assert!(!losses.add(&line) && !losses.is_alarm());
-        assert!(losses.add("messages 5 to 6 of queue 'q' could not be read back") && losses.is_alarm());
+        assert!(damage.add(&line) && damage.is_alarm());
+        damage.acknowledge();
+        damage.merge(&[]);
+        assert!(!damage.add(&line) && !damage.is_alarm());
+        assert!(damage.add("messages 5 to 6 of queue 'q' could not be read back") && damage.is_alarm());
     }
 
     #[test]
     fn however_many_there_are_they_take_a_bounded_number_of_bytes_and_the_next_is_an_alarm() {
         let mut many: Vec<String> =
             (0..200).map(|number| format!("segment {number} cannot be read")).collect();
-        let mut losses = Losses::default();
-        losses.merge(&many);
-        assert_eq!(losses.count(), 200);
-        losses.acknowledge();
-        losses.merge(&many);
-        assert!(!losses.is_alarm());
+        let mut damage = ReportedDamage::default();
+        damage.merge(&many);
+        assert_eq!(damage.count(), 200);
+        damage.acknowledge();
+        damage.merge(&many);
+        assert!(!damage.is_alarm());
         // Those that are kept as text have left the disk: the others are not new.
         many.drain(..50);
-        losses.merge(&many);
-        assert!(!losses.is_alarm());
+        damage.merge(&many);
+        assert!(!damage.is_alarm());
         many.push("segment 300 cannot be read".to_string());
-        losses.merge(&many);
-        assert!(losses.is_alarm());
+        damage.merge(&many);
+        assert!(damage.is_alarm());
         for number in 0..1000 {
-            losses.add(&format!("file {number} cannot be read"));
+            damage.add(&format!("file {number} cannot be read"));
         }
         let most = 3 + 4 * SUMS_MAX + TEXT_BYTES_MAX;
-        assert!(losses.value().is_some_and(|value| value.len() <= most));
+        assert!(damage.value().is_some_and(|value| value.len() <= most));
     }
 
     #[test]
     fn what_makes_no_sense_is_nothing() {
         for value in [&[][..], &[1], &[1, 9, 0, 1, 2]] {
-            assert_eq!(Losses::parse(value), Losses::default());
+            assert_eq!(ReportedDamage::parse(value), ReportedDamage::default());
         }
     }
 }
