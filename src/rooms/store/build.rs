@@ -248,9 +248,11 @@ impl Log {
         })
     }
 
-    /// The footer of the active segment, unless it was sealed by another life.
+    /// The footer of the active segment, unless it was sealed by another life. A segment of which the disk refused to read a
+    /// block at this start gets none: the footer would leave out what lies in the block, and a later start, which may
+    /// read the block, goes by the footer.
     fn seal(&mut self, now: Now) -> Option<Seal> {
-        if self.space.active.is_sealed() {
+        if self.space.active.is_sealed() || self.refused_files.contains(&self.space.active.slot()) {
             return None;
         }
         let trailer = Trailer {

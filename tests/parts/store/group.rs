@@ -286,6 +286,60 @@ fn a_start_that_cannot_end_it_shows_no_half_of_it() {
     assert!(nothing > 10 && unwritable > 10, "{nothing} and {unwritable}");
 }
 
+/// A start that the disk refuses a part of a transaction leaves it as it is: undone at that start, the half of it that had
+/// been written in its own right was left. The start that can read it again ends it.
+#[test]
+fn what_the_disk_refuses_of_it_at_one_start_is_ended_by_a_later_one() {
+    let bodies = [10_000; 90];
+    let (mut left, mut ended) = (0, 0);
+    for cut in (0..400).step_by(5) {
+        let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
+        let mut world = World::open(&disk).expect("it opens");
+        let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
+        world.store_all().expect("the disk is well");
+        disk.foresee(Trouble::Cut(cut));
+        let batch = world.transact(&inputs, &bodies);
+        let is_over = world.store(batch).is_some() && world.store_all().is_some();
+        drop(world);
+        disk.power_cut();
+        let written = disk.written();
+        let last = written.last().copied();
+        for (slot, at) in written.into_iter().filter(|place| Some(*place) != last) {
+            let disk = disk.copy();
+            let open = || {
+                disk.start(Trouble::Never);
+                Log::open(&mut disk.clone(), World::settings(SEGMENTS), IDENTITY, NOW).expect("it is read")
+            };
+            disk.refuse(slot, at);
+            let (log, report) = open();
+            if !report.refused.is_empty() {
+                let told = report.describe_damage().join("; ");
+                assert!(told.contains("refuses to read 1 block of"), "cut {cut}: {told}");
+                assert!(log.is_damaged() && report.reported_damage.is_alarm(), "cut {cut}: {report:?}");
+            }
+            let waits = |log: &Log| {
+                let queues = log.index().queues().iter();
+                queues.filter(|(number, queue)| is_group(**number) && !queue.gone).count()
+            };
+            left += waits(&log);
+            disk.relent(slot, at);
+            let (log, report) = open();
+            let live = |queue| log.index().queues().get(&queue).map_or(0, |queue| queue.live);
+            let found = (live(INPUT), live(OUTPUT));
+            assert!(
+                [(40, 0), (0, 90)].contains(&found),
+                "cut {cut}, byte {at} of {slot}: {found:?} {report:?}"
+            );
+            ended += usize::from(found.1 == 90);
+        }
+        if is_over {
+            break;
+        }
+    }
+    assert!(left > 10 && ended > 10, "{left} and {ended}");
+}
+
 #[test]
 fn large_bodies_belong_to_it() {
     let (nothing, whole) = at_every_cut(&[100, 200_000, 100, 70_000]);
