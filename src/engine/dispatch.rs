@@ -228,7 +228,7 @@ impl<P: Platform> Engine<P> {
     /// A link of a bridge writes once.
     pub(super) fn write_bridge(&mut self, id: ConnectionId) {
         let count = self.tell_bridge(id, Call::Write);
-        self.shared.after_write(id.into(), count);
+        self.shared.after_write(id.into(), count > 0);
     }
 
     /// The socket of a link of a bridge is about to be closed.

@@ -112,7 +112,7 @@ impl<P: Platform> Engine<P> {
                     client.note_progress(self.shared.now);
                 }
                 client.keep_exchange_time(self.shared.now);
-                self.shared.after_write(id, count);
+                self.shared.after_write(id, count > 0);
             }
             Err(error) => self.shared.lose_writing(id, &error),
         }

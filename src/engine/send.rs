@@ -1,6 +1,6 @@
-//! The way out of a connection that speaks AMQP: writing, and who does not read what it is sent.
-//!
-//! Always true: a turn writes to a socket once; what the socket did not take is not kept here.
+//! Writing to connections that speak AMQP, and ending those that read nothing.
+
+use std::io;
 
 use crate::command::ConnectionId;
 use crate::error::{Fault, ReplyCode};
@@ -11,9 +11,42 @@ use super::platform::Platform;
 use super::shared::Shared;
 
 impl<P: Platform> Shared<P> {
-    /// Writes once: what the session says, then deliveries.
+    /// Writes what was kept, then replies, confirms and deliveries.
+    ///
+    /// While there is room for a whole output buffer, that is one write. With less, it is several, until the socket takes
+    /// no more or one output buffer was written.
     pub(super) fn write_amqp(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
+        let mut result = peer.stream.flush_output(&mut self.buffers, &mut self.scratch.output);
+        let (mut written, mut has_moved) = (*result.as_ref().unwrap_or(&0), false);
+        let most = self.scratch.output.len();
+        let mut filled_bytes = 0;
+        while result.is_ok() && filled_bytes < most && self.may_fill(id) {
+            let room = self.buffers.output_bytes(most);
+            let (filled, sent) = self.write_one_fill(id, room);
+            written += *sent.as_ref().unwrap_or(&0);
+            // Nothing more to write, or all that one turn may write.
+            filled_bytes = if filled == 0 || room == most { most } else { filled_bytes + filled };
+            (result, has_moved) = (sent, has_moved || filled > 0);
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        peer.traffic.sent(written);
+        self.note_stall(id, written);
+        match result {
+            Ok(_) => self.after_write(id.into(), has_moved || written > 0),
+            Err(error) => self.lose_writing(id.into(), &error),
+        }
+    }
+
+    /// Whether everything that was written has left.
+    fn may_fill(&self, id: ConnectionId) -> bool {
+        self.peers.get(id).is_some_and(|peer| peer.stream.writable && !peer.stream.has_unsent())
+    }
+
+    /// Has the session fill at most `room` bytes and writes them. Returns how many were filled, and how many of those
+    /// the socket took.
+    fn write_one_fill(&mut self, id: ConnectionId, room: usize) -> (usize, io::Result<usize>) {
+        let Some(peer) = self.peers.get_mut(id) else { return (0, Ok(0)) };
         let session = peer.session.amqp();
         let mut context = self.supplies.context(self.now, &self.broker, &self.journal, id);
         while let Some((channel, tag, order)) = self.broker.next_cancelled(id) {
@@ -23,29 +56,20 @@ impl<P: Platform> Shared<P> {
             self.broker.told_cancelled(id);
         }
         let mut outbox = self.broker.outbox(id);
-        let filled =
-            session.fill(&mut context, &mut self.scratch.output, &mut self.scratch.write_plan, &mut outbox);
-        let taken = peer.stream.write(&mut self.buffers, &self.scratch.output[..filled]);
-        let count = *taken.as_ref().unwrap_or(&0);
-        peer.traffic.sent(count);
-        let sent = session.written(&mut context, count, &self.scratch.write_plan);
+        let filled = session.fill(&mut context, &mut self.scratch.output[..room], &mut outbox);
+        let sent = peer.stream.write_all(&mut self.buffers, &self.scratch.output[..filled.bytes]);
         let takes_more = !session.has_remainder() && !peer.stream.has_unsent();
         let (broker, mut context) = self.broker_mut();
-        broker.written(&mut context, id, (sent.deliveries, sent.is_first_unseen), takes_more);
-        self.note_stall(id, count);
-        match taken {
-            Ok(_) => self.after_write(id.into(), count),
-            Err(error) => self.lose_writing(id.into(), &error),
-        }
+        broker.written(&mut context, id, (filled.deliveries, filled.is_first_dropped), takes_more);
+        (filled.bytes, sent)
     }
 
-    /// A consumer whose socket takes nothing while deliveries wait has so much time and no more: what waits
-    /// for it waits in memory.
+    /// Starts the timeout of a connection whose socket takes nothing while output waits, or restarts it if the socket
+    /// took `count` bytes: output that waits takes memory.
     pub(super) fn note_stall(&mut self, id: ConnectionId, count: usize) {
         let patience = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let is_cut = peer.session.amqp().has_begun_delivery() || peer.stream.has_unsent();
-        let waits = is_cut || self.broker.has_output(id);
+        let waits = peer.stream.has_unsent() || self.broker.has_output(id);
         if peer.stream.writable || !waits || patience == 0 {
             peer.write_stall = Deadline::NEVER;
         } else if count > 0 || peer.write_stall == Deadline::NEVER {
@@ -59,8 +83,8 @@ impl<P: Platform> Shared<P> {
     pub(super) fn end_if_stalled(&mut self, id: ConnectionId) {
         let patience = self.limits.consumer_stall_timeout_ms;
         let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.stream.writable = true;
-        if !matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
+        peer.stream.writable = !peer.stream.write_closed;
+        if peer.stream.writable && !matches!(peer.ending, Ending::Draining(_) | Ending::Now) {
             self.write_amqp(id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -71,7 +95,7 @@ impl<P: Platform> Shared<P> {
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,
             format_args!(
-                "nothing was read from this connection for {patience} ms while deliveries waited: read \
+                "nothing was read from this connection for {patience} ms while output waited: read \
                  faster, or raise consumer_stall_timeout"
             ),
         );

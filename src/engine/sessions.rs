@@ -44,6 +44,7 @@ impl<P: Platform> Shared<P> {
         } else if seen.is_writable
             && let Some(peer) = self.peers.get_mut(id)
             && !peer.stream.writable
+            && !peer.stream.write_closed
         {
             // The system says so with whatever else it reports. Who could be written to before is on the list
             // if there is something to write.
@@ -132,12 +133,13 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    pub(super) fn after_write(&mut self, id: PeerId, count: usize) {
+    /// Goes on after a write; `has_moved`: the socket took something, or replies or deliveries were written.
+    pub(super) fn after_write(&mut self, id: PeerId, has_moved: bool) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        if peer.shaking_hands && count > 0 {
+        if peer.shaking_hands && has_moved {
             (peer.has_sent, peer.silent_since) = (true, self.now);
         }
-        if peer.waiting == Waiting::Replies && count > 0 {
+        if peer.waiting == Waiting::Replies && has_moved {
             self.resume(id);
         }
         let Some(peer) = self.peers.get_mut(id) else { return };
@@ -149,7 +151,7 @@ impl<P: Platform> Shared<P> {
             peer.stream.look_again();
             self.lists.deadlines.lower(id, until);
             self.list_to_read(id);
-        } else if peer.stream.writable && count > 0 && (more || self.has_deliveries(id)) {
+        } else if peer.stream.writable && has_moved && (more || self.has_deliveries(id)) {
             self.list_to_write(id);
         }
         self.after_session(id);
@@ -163,7 +165,6 @@ impl<P: Platform> Shared<P> {
     pub(super) fn lose_writing(&mut self, id: PeerId, error: &io::Error) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         log::debug!("{}: writing failed: {error}", peer.address);
-        peer.stream.writable = false;
         peer.stream.read_closed = true;
         peer.stream.look_again();
         self.note_deaf(id);
@@ -174,7 +175,7 @@ impl<P: Platform> Shared<P> {
     /// until its last deadline, with all that it holds.
     pub(super) fn note_deaf(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
-        peer.stream.write_closed = true;
+        (peer.stream.write_closed, peer.stream.writable) = (true, false);
         let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
         let connection = id.connection();
         if let Some(connection) = connection {

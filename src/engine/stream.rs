@@ -15,18 +15,22 @@
 //! ```text
 //! reserved, per connection over TLS   | sealed output not sent | input: frames, and a sealed record |
 //! stashes, shared                     | input that waits, beyond what is its connection's own      |
+//! output, shared                      | output not sent: 1 KiB for each connection, and more       |
 //! ```
+//!
+//! Output that the socket does not take is copied and kept, and nothing more is written for that connection before it
+//! has left. So it is the rest of one buffer at most. How large that buffer may be follows from how much of the shared
+//! part is free ([`Buffers::output_bytes`]), so the rest always finds room.
 //!
 //! Always true: of what is shared a stranger holds no more than one frame of the smallest size that AMQP
 //! knows takes, and all of them together no more than half; nobody over TLS needs any of it to have a record
 //! opened; who does need some says how much ([`Stream::missing`]), and is read again when there is so much.
-//! Sealed output cannot be taken back: what of one record the socket did not take waits, and nothing more is
-//! sealed before that has gone.
+//! nothing more is sealed before the rest of the last record has gone.
 
 use std::io;
 
 use crate::config::bridge::UpstreamTls;
-use crate::limits::{FRAME_BYTES_MIN, Limits};
+use crate::limits::{FRAME_BYTES_MIN, Limits, OUTPUT_BYTES_MIN};
 use crate::mem::{ByteChain, BytePool, PAGE_BYTES};
 
 use crate::tls::{
@@ -67,6 +71,10 @@ pub(super) struct Buffers {
     reserved: BytePool,
     /// Where records are opened and sealed; empty when nobody speaks TLS.
     scratch: Box<[u8]>,
+    /// Output that sockets did not take.
+    output: BytePool,
+    /// Bytes of `output` that are kept free for connections with [`OUTPUT_BYTES_MIN`] each.
+    output_reserve: usize,
 }
 
 /// An unfinished frame of a handshake, and a record: opened, or sealed and not all there.
@@ -86,7 +94,16 @@ impl Buffers {
             stash_reserve: limits.stash_bytes_max as usize / 4,
             reserved: BytePool::with_bytes(connections * Self::RESERVED_BYTES),
             scratch: vec![0; scratch].into_boxed_slice(),
+            output: BytePool::with_bytes(limits.unsent_pool_bytes()),
+            output_reserve: limits.unsent_reserve_bytes(),
         }
+    }
+
+    /// How many bytes may be written to one connection at once, at most `most`: a quarter of what is free, or what is
+    /// reserved for each. What its socket does not take of them can be kept.
+    pub(super) fn output_bytes(&self, most: usize) -> usize {
+        let free = self.output.bytes_free().saturating_sub(self.output_reserve);
+        (free / 4).max(OUTPUT_BYTES_MIN).min(most)
     }
 
     /// Whether everything that may come in one reading of `bytes` can be kept.
@@ -105,19 +122,19 @@ impl Buffers {
         2 * self.stash_reserve + bytes + PAGE_BYTES
     }
 
-    /// Bytes of input and of sealed output that wait.
+    /// Bytes of input and of output that wait.
     pub(super) const fn bytes_used(&self) -> usize {
-        self.stashes.bytes_used() + self.reserved.bytes_used()
+        self.stashes.bytes_used() + self.reserved.bytes_used() + self.output.bytes_used()
     }
 
     /// Bytes of memory that nothing lies in, and that could be given back.
     pub(super) const fn idle_bytes(&self) -> usize {
-        self.stashes.idle_bytes() + self.reserved.idle_bytes()
+        self.stashes.idle_bytes() + self.reserved.idle_bytes() + self.output.idle_bytes()
     }
 
     /// Gives some of it back; `true` when there is no more to give.
     pub(super) fn trim(&mut self) -> bool {
-        let parts = [self.stashes.trim(), self.reserved.trim()];
+        let parts = [self.stashes.trim(), self.reserved.trim(), self.output.trim()];
         parts.into_iter().all(|is_done| is_done)
     }
 
@@ -156,7 +173,9 @@ pub(super) struct Stream<S> {
     tls: Option<Tls>,
     /// What was read is no longer in the socket, whichever way it was read.
     is_taken: bool,
-    /// Sealed, and not taken by the socket.
+    /// The rest of a record of TLS that the socket did not take.
+    sealed: ByteChain,
+    /// Output that is written, and that was neither sealed nor taken by the socket.
     unsent: ByteChain,
     /// Octets that the socket gave and took since this was last asked.
     passed: [u32; 2],
@@ -183,6 +202,7 @@ impl<S: Socket> Stream<S> {
             reading: Reading::Take,
             is_taken: false,
             tls: None,
+            sealed: ByteChain::default(),
             unsent: ByteChain::default(),
             passed: [0; 2],
             records: 0,
@@ -325,7 +345,7 @@ impl<S: Socket> Stream<S> {
         session.held.copy_front(reserved, &mut scratch[..held]);
         let count = if self.readable { self.receive(&mut scratch[held..limit]) } else { 0 };
         let total = held + count;
-        let unsealed = session.unseal(&mut scratch[..total], room, (&mut self.unsent, reserved));
+        let unsealed = session.unseal(&mut scratch[..total], room, (&mut self.sealed, reserved));
         self.ended |= unsealed.end;
         self.records += unsealed.records;
         session.held.clear(reserved);
@@ -508,7 +528,7 @@ impl<S: Socket> Stream<S> {
     ) -> Result<Option<(Option<String>, String)>, String> {
         self.look_again();
         self.tls = Some(Tls::Over);
-        if !self.unsent.append(&mut buffers.reserved, &shaken.outgoing) {
+        if !self.sealed.append(&mut buffers.reserved, &shaken.outgoing) {
             return Err("no room for what is to be sent".into());
         }
         match shaken.next {
@@ -543,12 +563,32 @@ impl<S: Socket> Stream<S> {
 
     // ---- writing
 
-    /// Whether something sealed waits to be written.
+    /// Whether output waits that was not taken by the socket.
     pub(super) const fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.sealed.is_empty() || !self.unsent.is_empty()
     }
 
-    /// Writes what the socket takes of `bytes`.
+    /// Writes all of `bytes`, which are at most [`Buffers::output_bytes`]; keeps what the socket does not take. Returns
+    /// how many bytes the socket took. Nothing may be kept from before: [`Self::flush_output`].
+    pub(super) fn write_all(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> io::Result<usize> {
+        assert!(self.unsent.is_empty(), "output is written in its order");
+        let sent = self.write(buffers, bytes)?;
+        let is_kept = self.unsent.append(&mut buffers.output, &bytes[sent..]);
+        assert!(is_kept, "the room for the output of a connection was asked for before it was written");
+        Ok(sent)
+    }
+
+    /// Writes what was kept, as far as the socket takes it. Returns how many bytes that are; `scratch` is as large as
+    /// the most that can be kept.
+    pub(super) fn flush_output(&mut self, buffers: &mut Buffers, scratch: &mut [u8]) -> io::Result<usize> {
+        let scratch = &mut scratch[..self.unsent.len()];
+        self.unsent.copy_front(&buffers.output, scratch);
+        let sent = self.write(buffers, scratch)?;
+        self.unsent.consume(&mut buffers.output, sent);
+        Ok(sent)
+    }
+
+    /// Writes what the socket takes of `bytes`, and returns how many that are.
     pub(super) fn write(&mut self, buffers: &mut Buffers, bytes: &[u8]) -> io::Result<usize> {
         if self.tls.is_none() {
             return if bytes.is_empty() { Ok(0) } else { self.send(bytes) };
@@ -570,7 +610,7 @@ impl<S: Socket> Stream<S> {
     ) -> io::Result<usize> {
         let mut written = 0;
         for piece in bytes.chunks(PLAIN_BYTES_MAX) {
-            if self.has_unsent() || !self.writable {
+            if !self.sealed.is_empty() || !self.writable {
                 break;
             }
             let len = session.seal(piece, &mut buffers.scratch)?;
@@ -581,7 +621,7 @@ impl<S: Socket> Stream<S> {
                 Err(_) if written > 0 => 0,
                 Err(error) => return Err(error),
             };
-            if !self.unsent.append(&mut buffers.reserved, &buffers.scratch[sent..len]) {
+            if !self.sealed.append(&mut buffers.reserved, &buffers.scratch[sent..len]) {
                 return Err(io::Error::other("no room for a sealed record"));
             }
             written += piece.len();
@@ -591,8 +631,8 @@ impl<S: Socket> Stream<S> {
 
     /// Writes what was sealed before.
     fn flush(&mut self, buffers: &mut Buffers) -> io::Result<()> {
-        while self.writable && self.has_unsent() {
-            let front = self.unsent.front(&buffers.reserved);
+        while self.writable && !self.sealed.is_empty() {
+            let front = self.sealed.front(&buffers.reserved);
             let sent = match self.socket.write(front) {
                 Ok(sent) => sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -601,7 +641,7 @@ impl<S: Socket> Stream<S> {
             };
             self.writable = sent == front.len();
             self.note_passed(1, sent);
-            self.unsent.consume(&mut buffers.reserved, sent);
+            self.sealed.consume(&mut buffers.reserved, sent);
         }
         Ok(())
     }
@@ -642,7 +682,8 @@ impl<S: Socket> Stream<S> {
     /// Gives back what it has in pools.
     pub(super) fn release(&mut self, buffers: &mut Buffers) {
         self.stash.clear(if self.is_reserved { &mut buffers.reserved } else { &mut buffers.stashes });
-        self.unsent.clear(&mut buffers.reserved);
+        self.sealed.clear(&mut buffers.reserved);
+        self.unsent.clear(&mut buffers.output);
         if let Some(Tls::Open(session)) = &mut self.tls {
             session.held.clear(&mut buffers.reserved);
         }

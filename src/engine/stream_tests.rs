@@ -1,4 +1,4 @@
-//! A stream over TLS whose socket fails where it is told to: the other end is a stream, too.
+//! Streams over a socket that takes part of what is written, or fails: plain, and over TLS with a stream at the other end.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -8,18 +8,19 @@ use std::{env, fs, process};
 
 use crate::config::bridge::UpstreamTls;
 use crate::config::transports::Tls as Keys;
-use crate::limits::Limits;
+use crate::limits::{Limits, OUTPUT_BYTES_MIN};
 use crate::tls::{CertificateStore, KnownTime, PLAIN_BYTES_MAX};
 
 use super::platform::Socket;
 use super::stream::{Buffers, Reading, Stream};
 
-/// What it was given and has been asked for; after `takes` writes it is broken.
+/// What it was given and has been asked for. After `takes` writes it is broken; a write takes `room` bytes at most.
 #[derive(Default)]
 struct Fake {
     given: VecDeque<u8>,
     taken: Vec<u8>,
     takes: Option<usize>,
+    room: Option<usize>,
 }
 
 impl Read for Fake {
@@ -36,8 +37,12 @@ impl Write for Fake {
         if let Some(takes) = &mut self.takes {
             *takes = takes.checked_sub(1).ok_or(io::ErrorKind::ConnectionReset)?;
         }
-        self.taken.extend_from_slice(bytes);
-        Ok(bytes.len())
+        let count = bytes.len().min(self.room.unwrap_or(usize::MAX));
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.taken.extend_from_slice(&bytes[..count]);
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -138,4 +143,67 @@ fn a_socket_that_is_broken_from_the_first_record_on_took_nothing() {
     let [mut ours, _] = met();
     ours.stream.socket.takes = Some(0);
     assert!(ours.stream.write(&mut ours.buffers, &[7; 3 * PLAIN_BYTES_MAX]).is_err());
+}
+
+/// Bytes that tell where they stood.
+fn counted(from: usize, count: usize) -> Vec<u8> {
+    (from..from + count).map(|at| (at % 251) as u8).collect()
+}
+
+#[test]
+fn what_the_socket_does_not_take_is_kept_and_leaves_in_order() {
+    let [ours, mut theirs] = met();
+    let plain = End::new(None);
+    for mut end in [plain, ours] {
+        let is_tls = end.stream.is_tls();
+        let mut scratch = vec![0; 256 << 10];
+        let (mut all, mut heard) = (0, Vec::new());
+        for round in 0..40 {
+            end.stream.socket.room = Some(round * 1_777 % 20_000);
+            end.stream.writable = true;
+            end.stream.flush_output(&mut end.buffers, &mut scratch).expect("the socket is sound");
+            if !end.stream.has_unsent() && end.stream.writable {
+                let count = end.buffers.output_bytes(50_000);
+                let sent = end.stream.write_all(&mut end.buffers, &counted(all, count));
+                assert!(sent.expect("the socket is sound") <= count);
+                all += count;
+            }
+        }
+        end.stream.socket.room = None;
+        while end.stream.has_unsent() {
+            end.stream.writable = true;
+            end.stream.flush_output(&mut end.buffers, &mut scratch).expect("the socket is sound");
+        }
+        if is_tls {
+            while !end.stream.socket.taken.is_empty() || heard.len() < all {
+                theirs.hear(&mut end);
+                heard.extend(theirs.go_on());
+            }
+        } else {
+            heard = core::mem::take(&mut end.stream.socket.taken);
+        }
+        assert!(all > 200_000 && heard == counted(0, all), "over TLS: {is_tls}");
+    }
+}
+
+#[test]
+fn connections_that_take_nothing_leave_each_other_room_for_their_output() {
+    let limits = Limits { connections_max: 64, unsent_bytes_max: 128 << 10, ..Limits::default() };
+    let mut buffers = Buffers::new(&limits, false, 0);
+    let mut streams: Vec<Stream<Fake>> = (0..64).map(|_| Stream::new(Fake::default())).collect();
+    let mut most = usize::MAX;
+    for stream in &mut streams {
+        stream.socket.room = Some(0);
+        let room = buffers.output_bytes(64 << 10);
+        assert!((OUTPUT_BYTES_MIN..=most).contains(&room), "{room} after {most}");
+        most = room;
+        stream.write_all(&mut buffers, &counted(0, room)).expect("the socket is sound");
+        assert!(stream.has_unsent());
+    }
+    assert!(buffers.bytes_used() <= limits.unsent_pool_bytes());
+    for stream in &mut streams {
+        stream.release(&mut buffers);
+    }
+    assert_eq!(buffers.bytes_used(), 0);
+    assert_eq!(buffers.output_bytes(64 << 10), 32 << 10, "a quarter of what is free");
 }

@@ -8,7 +8,7 @@ use crate::journal::Journal;
 use crate::limits::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::Messages;
-use crate::session::{Context, Names, Pools, Settings, WritePlan};
+use crate::session::{Context, Names, Pools, Settings};
 use crate::time::Now;
 
 /// What sessions are lent while they work.
@@ -28,8 +28,6 @@ pub(super) struct Scratch {
     pub(super) input: Box<[u8]>,
     /// What one peer is to be sent.
     pub(super) output: Box<[u8]>,
-    /// Which deliveries that is.
-    pub(super) write_plan: WritePlan,
     /// The names in one command.
     pub(super) names: Names,
 }
@@ -40,7 +38,6 @@ impl Scratch {
         Self {
             input: bytes(limits.input_buffer_bytes),
             output: bytes(limits.output_buffer_bytes),
-            write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
             names: Names::default(),
         }
     }

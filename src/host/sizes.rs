@@ -14,7 +14,6 @@ use crate::{broker, engine, fields, flight, mem, requests, session, store, tls};
 /// memory table.
 pub fn record_sizes(config: &Config) -> RecordSizes {
     let limits = &config.limits;
-    let output = limits.output_buffer_bytes as usize;
     // What is larger than any segment is refused by the rules of `Limits`; until then no sum may wrap.
     let [frame, segment, commit] = [limits.frame_max, limits.segment_bytes, limits.commit_bytes_max]
         .map(|bytes| bytes.min(store::SEGMENT_BYTES_MAX) as usize);
@@ -30,7 +29,6 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let client = requests::operator_session::OPERATOR_SESSION_BYTES + engine::LOGIN_BYTES;
     RecordSizes {
         scratch_bytes: broker::buffer_bytes(frame, limits.messages_max as usize)
-            + session::WritePlan::bytes(output)
             + session::Pools::refused_channel_bytes()
             + if config.serves_management() { requests::tokens::TOKENS_BYTES } else { 0 },
         store_bytes: store::buffer_bytes(segment, commit, frame),

@@ -19,7 +19,7 @@ use crate::wire::{Full, Properties};
 
 use super::contact::{Contact, End, Forward, Lane, Own};
 use super::course::Remedy;
-use super::message::{Piece, Scratch, What, crossing};
+use super::message::{Scratch, crossing};
 use super::own_connections::of_broker;
 use super::state::Head;
 use super::task::Task;
@@ -32,20 +32,20 @@ const SHARE_BYTES_MIN: usize = 4096;
 /// The code of a message that comes back because it reaches no queue.
 const NO_ROUTE: u16 = 312;
 
-/// A page of output, as far as it is filled.
+/// The output buffer while it is filled.
 pub(super) struct Page {
     pub(super) octets: Box<[u8]>,
     pub(super) len: usize,
-    /// What it consists of.
-    pub(super) pieces: Vec<Piece>,
-    /// The last frame in it is whole.
-    pub(super) is_between_frames: bool,
-    /// Messages of each lane that are in it whole, and octets of the next one that are.
-    lanes: [(usize, u64); RULES_MAX],
-    /// What the rate of the bridge leaves, see [`crate::bridge::Pace`].
-    pace_left: i64,
-    /// What stands first of a lane, behind what is in the page, and is not to be sent.
+    /// How long it may become.
+    room: usize,
+    /// The first message of a lane that is not to be sent, behind everything in the page.
     unsendable: heapless::Vec<(usize, u64, Refusal), RULES_MAX>,
+}
+
+impl Page {
+    pub(super) const fn left(&self) -> usize {
+        self.room - self.len
+    }
 }
 
 impl<P: Platform> Task<'_, P> {
@@ -78,20 +78,10 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- filling pages
 
-    pub(super) fn begin_page(&mut self) -> Page {
-        let (octets, mut pieces) =
-            (core::mem::take(&mut self.shared.scratch.output), core::mem::take(&mut self.common.pieces));
-        pieces.clear();
-        let mut lanes = [(0, 0); RULES_MAX];
-        for (place, lane) in lanes.iter_mut().zip(&self.contact.lanes) {
-            if let Lane::Forward(lane) = lane {
-                place.1 = lane.begun;
-            }
-        }
-        let is_between_frames = self.contact.cut.is_none();
-        let pace_left = self.head.pace.left(self.shared.now);
-        let unsendable = heapless::Vec::new();
-        Page { octets, len: 0, pieces, is_between_frames, lanes, pace_left, unsendable }
+    /// Takes the output buffer, to be filled up to `room` bytes.
+    pub(super) fn begin_page(&mut self, room: usize) -> Page {
+        let octets = core::mem::take(&mut self.shared.scratch.output);
+        Page { octets, len: 0, room, unsendable: heapless::Vec::new() }
     }
 
     /// Fills the rest of a page: urgent rules first, and those that are equal in turns.
@@ -111,9 +101,9 @@ impl<P: Platform> Task<'_, P> {
             let those: heapless::Vec<usize, RULES_MAX> =
                 (0..count).map(|at| (turn + at) % count).filter(has_something).collect();
             for (at, rule) in those.iter().enumerate() {
-                let share = ((page.octets.len() - page.len) / (those.len() - at)).max(SHARE_BYTES_MIN);
+                let share = (page.left() / (those.len() - at)).max(SHARE_BYTES_MIN);
                 self.fill_lane(*rule, page, share);
-                if !page.is_between_frames {
+                if self.contact.cut.is_some() {
                     return;
                 }
             }
@@ -121,32 +111,33 @@ impl<P: Platform> Task<'_, P> {
         self.contact.turn = (self.contact.turn + 1) % count.max(1);
     }
 
-    /// Adds what goes of a lane to a page: about so many octets, up to the end of a frame; of a share of none,
-    /// the rest of the frame that was begun.
+    /// Adds messages of a lane to a page: about `share` bytes, up to the end of a frame. With a share of 0, the rest of
+    /// the frame that was begun. What is in a page counts as sent.
     pub(super) fn fill_lane(&mut self, rule: usize, page: &mut Page, share: usize) {
-        let Some(lane) = self.contact.forward(rule) else { return };
+        let now = self.shared.now;
         let unix_s = self.shared.platform.unix_ms() / 1000;
-        let scratch = &mut self.common.scratch;
         let window = self.state.left.unwrap_or(u64::MAX).min(self.head.config.window.into());
         let window = if self.state.courses[rule].is_careful() { 1 } else { window as usize };
-        let (mut done, mut begun) = page.lanes[rule];
+        let Contact { client, lanes, cut, progress, .. } = &mut *self.contact;
+        let Lane::Forward(lane) = &mut lanes[rule] else { return };
         let mut outbox = self.shared.broker.outbox(lane.own.connection);
-        (0..done).for_each(|_| outbox.advance());
         let stop = page.len.saturating_add(share);
         let messages = &self.shared.supplies.messages;
-        while page.len < page.octets.len() {
+        let mut done = 0;
+        while page.left() > 0 {
             let may_begin = !lane.is_ending
-                && !self.contact.client.is_stopped(rule)
+                && !client.is_stopped(rule)
                 && page.len < stop
-                && page.pace_left > 0
-                && lane.flights.len() + done < window;
-            if begun == 0 && !may_begin {
+                && self.head.pace.left(now) > 0
+                && lane.flights.len() < window;
+            if lane.begun == 0 && !may_begin {
                 break;
             }
             let (Some(delivery), Some(source)) = (outbox.peek(), outbox.source()) else { break };
             let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
             let item = Item { head: self.head, rule, delivery, id, way: (self.state.upstream, unix_s) };
-            let lent = (messages, self.common.origin, self.contact.client.frame_max());
+            let lent = (messages, self.common.origin, client.frame_max());
+            let scratch = &mut self.common.scratch;
             let head = match item.write_head(lent, &self.common.node, scratch) {
                 Ok(head) => head,
                 Err(why) => {
@@ -156,75 +147,44 @@ impl<P: Platform> Task<'_, P> {
                 }
             };
             let message = item.delivery.message;
-            let total = publish_len(head, messages.body_len(message));
-            let wanted = (begun + stop.saturating_sub(page.len) as u64).min(total);
-            let until = wanted + left_of_frame(head, total, wanted);
-            let room = (page.octets.len() - page.len).min((until - begun) as usize);
-            let way = (Client::channel_of(rule), &scratch.head[..head]);
-            let written = write_publish(messages, message, way, begun, &mut page.octets[page.len..][..room]);
-            page.len += written;
             let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
-            let body = messages.body_len(message);
-            let what = What::Message { rule, from: begun, head, total, body, tag, id, is_repeat };
-            page.pieces.push(Piece { end: page.len, what });
-            begun += written as u64;
-            page.is_between_frames = left_of_frame(head, total, begun) == 0;
-            if begun < total {
+            let body_len = messages.body_len(message);
+            let total = publish_len(head, body_len);
+            let wanted = (lane.begun + stop.saturating_sub(page.len) as u64).min(total);
+            let until = wanted + left_of_frame(head, total, wanted);
+            let room = page.left().min((until - lane.begun) as usize);
+            let way = (Client::channel_of(rule), &scratch.head[..head]);
+            let out = &mut page.octets[page.len..][..room];
+            let written = write_publish(messages, message, way, lane.begun, out);
+            page.len += written;
+            let reached = lane.begun + written as u64;
+            *cut = (left_of_frame(head, total, reached) > 0).then_some(rule);
+            lane.begun = if reached == total { 0 } else { reached };
+            client.note_message(rule, lane.begun > 0);
+            (*progress, lane.progress) = (now, now);
+            if reached < total {
                 break;
             }
-            (done, begun) = (done + 1, 0);
-            page.pace_left -= self.head.pace.cost(total);
+            lane.flights.launch(tag, id);
+            self.head.pace.note_sent(now, total);
+            self.state.counts.repeats += u64::from(is_repeat);
+            let today = &mut self.state.today;
+            if is_repeat {
+                today.repeated += total;
+            } else {
+                today.payload += u64::from(body_len);
+                today.messages += 1;
+            }
+            done += 1;
             outbox.advance();
         }
-        page.lanes[rule] = (done, begun);
+        let own = lane.own.connection;
+        let (broker, mut context) = self.shared.broker_mut();
+        broker.sent(&mut context, own, done);
     }
 
-    /// The socket took so many octets of what was filled.
-    pub(super) fn note_sent(&mut self, sent: usize, has_unsent: bool, pieces: &[Piece]) {
-        let now = self.shared.now;
-        // What took nothing has changed nothing.
-        if sent > 0 {
-            self.contact.cut = None;
-        }
-        let mut start = 0;
-        for piece in pieces.iter() {
-            if start >= sent {
-                break;
-            }
-            let took = piece.end.min(sent) - start;
-            start = piece.end;
-            match piece.what {
-                What::Said => self.contact.client.note_written(now, took),
-                What::Message { rule, from, head, total, body, tag, id, is_repeat } => {
-                    self.contact.client.note_sent(now);
-                    let Contact { client, lanes, cut, progress, .. } = &mut *self.contact;
-                    let Lane::Forward(lane) = &mut lanes[rule] else {
-                        unreachable!("a lane that ends is in no page")
-                    };
-                    let reached = from + took as u64;
-                    *cut = (left_of_frame(head, total, reached) > 0).then_some(rule);
-                    lane.begun = if reached == total { 0 } else { reached };
-                    client.note_message(rule, lane.begun > 0);
-                    (*progress, lane.progress) = (now, now);
-                    if reached < total {
-                        continue;
-                    }
-                    lane.flights.launch(tag, id);
-                    let own = lane.own.connection;
-                    self.head.pace.note_sent(now, total);
-                    self.state.counts.repeats += u64::from(is_repeat);
-                    let today = &mut self.state.today;
-                    if is_repeat {
-                        today.repeated += total;
-                    } else {
-                        today.payload += u64::from(body);
-                        today.messages += 1;
-                    }
-                    let (broker, mut context) = self.shared.broker_mut();
-                    broker.sent(&mut context, own, 1);
-                }
-            }
-        }
+    /// Lets the broker give out more for all lanes when all output has left, and none while some waits.
+    pub(super) fn tell_writable(&mut self, has_unsent: bool) {
         for lane in self.contact.forwards() {
             let (broker, mut context) = self.shared.broker_mut();
             broker.set_writable(&mut context, lane.own.connection, lane.begun == 0 && !has_unsent);
@@ -343,7 +303,7 @@ impl<P: Platform> Task<'_, P> {
         Ok(())
     }
 
-    /// What stands first in its outbox and is not to be sent is refused without being sent.
+    /// Refuses the messages that stand first in their outboxes and are not to be sent.
     #[cold]
     pub(super) fn set_unsendable_aside(&mut self, page: &Page) {
         for &(rule, tag, why) in &page.unsendable {

@@ -1,9 +1,8 @@
-//! What all bridges share: room to write one message in, what a page of output consists of, and the numbers
-//! that are theirs together.
+//! What all bridges share: room to write one message in, and the numbers that are theirs together.
 //!
 //! Always true: the room is reserved when there may be a bridge, and nothing is left in it between two calls.
 
-use crate::bridge::{Marks, Origin, OwnId, marked, shovelled};
+use crate::bridge::{Marks, Origin, marked, shovelled};
 use crate::config::shovel::Shovel;
 use crate::time::Deadline;
 use crate::wire::{Full, Properties, Writer};
@@ -19,8 +18,6 @@ pub(super) struct Common {
     pub(super) node: String,
     /// Room to write heads of messages and their headers in; empty when there is no bridge.
     pub(super) scratch: Scratch,
-    /// What a page of output consists of.
-    pub(super) pieces: Vec<Piece>,
     /// When what was counted is written down.
     pub(super) note_due: Deadline,
     random: u64,
@@ -33,7 +30,6 @@ impl Common {
             version: version.to_string(),
             node: node.to_string(),
             scratch: Scratch::default(),
-            pieces: Vec::new(),
             note_due: Deadline::NEVER,
             random: seed | 1,
         };
@@ -53,37 +49,6 @@ impl Common {
         self.random ^= self.random << 17;
         self.random.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
-}
-
-/// Octets of a page that stand together.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
-    /// Where in the page its last octet stands, and one.
-    pub(super) end: usize,
-    pub(super) what: What,
-}
-
-/// What they are.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum What {
-    /// What the client says.
-    Said,
-    /// Some of a message.
-    Message {
-        rule: usize,
-        /// The octet of it that the piece begins with.
-        from: u64,
-        /// Octets of its method and header.
-        head: usize,
-        /// Octets of all of it.
-        total: u64,
-        /// Octets of its body.
-        body: u32,
-        /// Its delivery tag here, and what it is known by.
-        tag: u64,
-        id: OwnId,
-        is_repeat: bool,
-    },
 }
 
 /// The properties of a message that crosses a bridge, with its marks, and as the shovel wants them that the bridge

@@ -16,7 +16,7 @@
 //! | `contact` | a link while it has a socket, and what each rule holds over it |
 //! | `task`, `traffic` | what is done with a contact: time, lanes; reading and writing |
 //! | `forward`, `fetch` | messages there, and from there |
-//! | `message` | what is shared: room for one message, the pieces of a page |
+//! | `message` | what is shared: room for one message |
 //! | `queues` | the queues here, made before the first link is up |
 //! | `demand` | the bytes of a day; links that are there only on demand |
 //! | `retry` | what was set aside goes back to where it was on its way to |

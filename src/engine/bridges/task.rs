@@ -108,6 +108,7 @@ impl<P: Platform> Task<'_, P> {
         let id = self.contact.peer;
         if let Some(peer) = self.shared.peers.get_mut(id)
             && peer.stream.writable
+            && !peer.stream.has_unsent()
             && self.contact.cut.is_none()
         {
             // The last word, if there is one; nothing follows from whether it was heard.

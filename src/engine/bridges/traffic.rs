@@ -7,11 +7,12 @@
 //! Always true: what an upstream sends is read under the same budgets as what clients send; what a socket does
 //! not take is not kept, but known as numbers.
 
+use std::io;
+
 use crate::bridge::{Cause, Event, not_tls};
 use crate::tls::Shaken;
 
 use super::contact::Lane;
-use super::message::{Piece, What};
 use super::state::Direction;
 use super::task::{Next, Task};
 use crate::peer::Waiting;
@@ -243,52 +244,77 @@ impl<P: Platform> Task<'_, P> {
 
     // ---- writing
 
-    /// Writes once: the rest of a frame, what the client says, then messages.
+    /// Writes what was kept, the rest of a frame, what the client says, then messages. Returns how many bytes the
+    /// socket took.
     pub(super) fn write(&mut self) -> usize {
         self.end_cancelled();
         let id = self.contact.peer;
         if self.shared.peers.get(id).is_some_and(|peer| peer.stream.is_shaking_hands()) {
             self.shake(false);
         }
-        let mut page = self.begin_page();
+        let Some(flushed) = self.flush() else { return 0 };
+        if self.shared.peers.get(id).is_none_or(|peer| peer.stream.has_unsent() || !peer.stream.writable) {
+            return flushed;
+        }
+        let room = self.shared.buffers.output_bytes(self.shared.scratch.output.len());
+        let mut page = self.begin_page(room);
         let is_alive = self.contact.cause.is_none();
         if let Some(rule) = self.contact.cut {
             self.fill_lane(rule, &mut page, 0);
         }
-        if page.is_between_frames {
+        if self.contact.cut.is_none() {
             let pending = self.contact.client.pending();
-            let said = pending.len().min(page.octets.len() - page.len);
+            let said = pending.len().min(page.left());
             page.octets[page.len..][..said].copy_from_slice(&pending[..said]);
+            let is_all = said == pending.len();
             page.len += said;
-            if said > 0 {
-                page.pieces.push(Piece { end: page.len, what: What::Said });
-            }
-            if said == pending.len() && is_alive {
+            self.contact.client.note_written(self.shared.now, said);
+            if is_all && is_alive {
                 self.fill_lanes(&mut page);
             }
         }
         let taken = self.write_out(&page.octets[..page.len]);
-        if let Some((count, has_unsent)) = taken {
-            self.note_sent(count, has_unsent, &page.pieces);
-            if count == page.len {
-                self.set_unsendable_aside(&page);
-            }
-        }
-        (self.shared.scratch.output, self.common.pieces) = (page.octets, page.pieces);
-        taken.map_or(0, |(count, _)| count)
+        self.shared.scratch.output = core::mem::take(&mut page.octets);
+        let Some((count, has_unsent)) = taken else { return 0 };
+        self.tell_writable(has_unsent);
+        self.set_unsendable_aside(&page);
+        flushed + count
     }
 
-    /// How many octets the socket took, and whether some of them are still ours; `None`: it is over.
-    fn write_out(&mut self, bytes: &[u8]) -> Option<(usize, bool)> {
+    /// Writes what was kept. Returns how many bytes the socket took; `None`: the link is over.
+    fn flush(&mut self) -> Option<usize> {
         let id = self.contact.peer;
         let peer = self.shared.peers.get_mut(id)?;
-        match peer.stream.write(&mut self.shared.buffers, bytes) {
-            Ok(taken) => Some((taken, peer.stream.has_unsent())),
+        let sent = peer.stream.flush_output(&mut self.shared.buffers, &mut self.shared.scratch.output);
+        let (count, _) = self.note_write(sent)?;
+        if count > 0 {
+            // Confirms are owed from when a message has left.
+            self.contact.client.note_sent(self.shared.now);
+            self.contact.restart_confirm_timeout(self.shared.now);
+        }
+        Some(count)
+    }
+
+    /// Writes `bytes`. Returns how many the socket took, and whether others are kept; `None`: the link is over.
+    fn write_out(&mut self, bytes: &[u8]) -> Option<(usize, bool)> {
+        let peer = self.shared.peers.get_mut(self.contact.peer)?;
+        let sent = peer.stream.write_all(&mut self.shared.buffers, bytes);
+        let (count, has_unsent) = self.note_write(sent)?;
+        if count > 0 {
+            self.contact.client.note_sent(self.shared.now);
+        }
+        Some((count, has_unsent))
+    }
+
+    fn note_write(&mut self, sent: io::Result<usize>) -> Option<(usize, bool)> {
+        let peer = self.shared.peers.get_mut(self.contact.peer)?;
+        match sent {
+            Ok(count) => Some((count, peer.stream.has_unsent())),
             Err(_) if self.contact.client.is_unheard() => {
                 // It may have said why it hung up.
                 (peer.stream.writable, peer.stream.read_closed) = (false, true);
                 peer.stream.look_again();
-                self.shared.list_to_read(id);
+                self.shared.list_to_read(self.contact.peer);
                 None
             }
             Err(error) => {

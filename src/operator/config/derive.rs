@@ -57,7 +57,7 @@ macro_rules! pools {
     };
 }
 
-const POOLS: [Pool; 23] = pools! {
+const POOLS: [Pool; 24] = pools! {
     connections_max: 8, 1 << 14, 1;
     handshakes_max: 4, 1 << 12, 1;
     tls_connections_max: 4, 1 << 12, 1;
@@ -79,6 +79,7 @@ const POOLS: [Pool; 23] = pools! {
     queue_entries_max: 1024, 1 << 28, 1;
     unacknowledged_max: 256, 1 << 24, 1;
     stash_bytes_max: 32 << 10, 1 << 28, 4 << 10;
+    unsent_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     index_bytes_max: 64 << 10, 1 << 28, 4 << 10;
     management_clients_max: 2, 8, 1;
 };

@@ -153,6 +153,7 @@ section_keys! {
     output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
     stash_bytes_max: Bytes<u32> => stash_bytes_max;
     replies_bytes_max: Bytes<u32> => replies_bytes_max;
+    unsent_bytes_max: Bytes<u32> => unsent_bytes_max;
     socket_receive_buffer_bytes: Bytes<u32> => socket_receive_buffer_bytes;
     socket_send_buffer_bytes: Bytes<u32> => socket_send_buffer_bytes;
     socket_local_buffer_bytes: Bytes<u32> => socket_local_buffer_bytes;

@@ -59,7 +59,7 @@ impl Outbox for OutboxView<'_> {
             redelivered: delivery.redelivered,
             delivery_count: self.broker.queues.delivery_count(delivery),
             message: delivery.message?,
-            is_withdrawn: channel.closing && delivery.carrier != Carrier::Return,
+            is_withdrawn: delivery.withdrawn,
         })
     }
 
@@ -256,28 +256,28 @@ impl Broker {
         OutboxView { broker: self, at }
     }
 
-    /// So many deliveries have left the front of the outbox, the first of them perhaps without the client having seen
-    /// it, for its channel was closed; and whether the socket takes more.
+    /// Takes the first `count` deliveries out of the outbox, which were written. The first of them may have been dropped
+    /// instead, because its channel is closed. `takes_more`: all that was written has left.
     #[inline]
     pub fn written(
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
-        (count, is_first_unseen): (u32, bool),
+        (count, is_first_dropped): (u32, bool),
         takes_more: bool,
     ) {
-        if is_first_unseen {
-            self.unseen(cx, connection);
+        if is_first_dropped {
+            self.drop_first(cx, connection);
         }
-        self.sent(cx, connection, count - u32::from(is_first_unseen));
+        self.sent(cx, connection, count - u32::from(is_first_dropped));
         self.set_writable(cx, connection, takes_more);
     }
 
-    /// Takes out the first delivery of the outbox, which was passed over because its channel is closed: the client
-    /// has not seen the message, so it is requeued, even with automatic acknowledgement.
-    fn unseen(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
+    /// Takes out the first delivery of the outbox, of which nothing was written because its channel is closed. Its
+    /// message is requeued, even with automatic acknowledgement.
+    fn drop_first(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let Some(index) = self.consumers.connection(connection).outbox.front() else {
-            panic!("what leaves an outbox unseen was in it");
+            panic!("a delivery that is dropped was in the outbox");
         };
         self.consumers.leave_outbox(&mut self.queues, connection, index);
         let channel = self.queues.deliveries()[index].channel;

@@ -268,7 +268,13 @@ impl Broker {
     /// were delivered to it, or of another connection's open transaction, which waits for the room of its own.
     pub fn may_wait_for_itself(&self, connection: ConnectionId) -> bool {
         let own = self.quota.open_log_bytes_of(connection);
-        self.quota.has_deliveries(connection) || (own > 0 && self.quota.open_log_bytes() > own)
+        self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)
+    }
+
+    /// Whether messages wait for this connection: they were delivered to it and are not settled, or its socket takes no
+    /// more of them.
+    fn holds_messages(&self, connection: ConnectionId) -> bool {
+        self.quota.has_deliveries(connection) || self.consumers.connection(connection).has_parked_consumers()
     }
 
     /// Has the message that a connection waits to publish refused with 506 when it is next tried, if the disk has
@@ -282,7 +288,7 @@ impl Broker {
     #[inline]
     pub(crate) fn publish_share(&self, connection: ConnectionId) -> Share {
         let record = self.consumers.connection(connection);
-        if self.quota.has_deliveries(connection) || record.open_transactions > 0 {
+        if self.holds_messages(connection) || record.open_transactions > 0 {
             Share::Reserve
         } else {
             Share::Ordinary

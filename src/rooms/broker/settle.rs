@@ -516,12 +516,13 @@ impl Broker {
         while let Some(message) = next {
             next = messages.link(message);
             messages.release(message);
-            self.queues.note_release();
         }
         let list = &mut self.consumers.channel_mut(channel).unacknowledged;
         self.queues.deliveries_mut().undecide(list, transaction.settlements);
     }
 
+    /// Takes a transaction that is committed or rolled back. Publishers may wait for the room on the disk that was kept
+    /// for it.
     pub(crate) fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
         let record = self.consumers.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else {
@@ -533,6 +534,7 @@ impl Broker {
             self.consumers.connection_mut(connection).open_transactions -= 1;
         }
         self.quota.give_open_back(connection, taken.held, taken.bytes);
+        self.queues.note_release();
         taken
     }
 
@@ -597,23 +599,40 @@ impl Broker {
         }
     }
 
-    /// Takes the channel's deliveries out of the outbox, but for the very first, which may be half written.
-    /// basic.return is still sent before the close.
+    /// Takes the channel's deliveries out of the outbox, except the very first, which may be partly written.
+    ///
+    /// `basic.return` and `basic.get-ok` answer something that the client sent, so they are still sent before the close;
+    /// so are the deliveries before a `basic.get-ok`, because delivery tags have no gaps.
     fn withdraw_unwritten(&mut self, cx: &mut Context<'_>, connection: ConnectionId, channel: ChannelId) {
         let front = self.consumers.connection(connection).outbox.front();
-        let mut at = front;
+        let (mut at, mut last_get) = (front, None);
+        while let Some(index) = at {
+            at = self.queues.deliveries().next_in_outbox(index);
+            let delivery = &self.queues.deliveries()[index];
+            if delivery.channel == channel && matches!(delivery.carrier, Carrier::Get(_)) {
+                last_get = Some(index);
+            }
+        }
+        if front.is_some() {
+            self.consumers.note_output(connection);
+        }
+        let mut is_answered = last_get.is_none();
+        at = front;
         while let Some(index) = at {
             at = self.queues.deliveries().next_in_outbox(index);
             let delivery = &self.queues.deliveries()[index];
             if delivery.channel != channel || delivery.carrier == Carrier::Return {
                 continue;
             }
-            if Some(index) != front {
+            if !is_answered {
+                self.orphan(channel, index);
+                is_answered = last_get == Some(index);
+            } else if Some(index) == front {
+                self.queues.deliveries_mut()[index].withdrawn = true;
+                self.orphan(channel, index);
+            } else {
                 self.consumers.leave_outbox(&mut self.queues, connection, index);
                 self.abandon_unsent(cx, index);
-            } else {
-                self.orphan(channel, index);
-                self.consumers.note_output(connection);
             }
         }
     }

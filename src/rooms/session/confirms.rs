@@ -86,7 +86,7 @@ impl Confirms {
         self.runs.first().copied()
     }
 
-    /// Takes the front run to tell it; gives the number told before as well, for [`Self::take_back`].
+    /// Takes the front run to send it; also returns the number confirmed before it.
     pub(super) fn take(&mut self) -> Option<(Run, u64)> {
         let run = self.front()?;
         self.runs.remove(0);
@@ -103,13 +103,6 @@ impl Confirms {
     pub(super) fn drop_stored_later(&mut self, durable: Batch) {
         let kept = self.runs.iter().take_while(|run| run.batch <= durable).count();
         self.runs.truncate(kept);
-    }
-
-    /// The run was not written after all.
-    pub(super) fn take_back(&mut self, run: Run, told_before: u64) {
-        self.told = told_before;
-        let inserted = self.runs.insert(0, run);
-        assert!(inserted.is_ok(), "nothing was settled since it was taken");
     }
 }
 
@@ -172,23 +165,5 @@ mod tests {
         let orders: Vec<(u64, u64)> =
             core::iter::from_fn(|| confirms.take().map(|(run, _)| (run.upto, run.order))).collect();
         assert_eq!(orders, [(1, 1), (2, 2), (3, 3), (100, 100)]);
-    }
-
-    #[test]
-    fn what_was_not_written_is_told_again() {
-        let mut confirms = Confirms::default();
-        confirms.select();
-        for refused in [false, true, false, true, false] {
-            confirms.settle(refused, 0, Batch::NONE);
-        }
-        assert!(!confirms.has_room(), "the next answer may need a sixth run");
-        let first = confirms.take().unwrap();
-        let second = confirms.take().unwrap();
-        confirms.take_back(second.0, second.1);
-        confirms.take_back(first.0, first.1);
-        assert_eq!(
-            told(&mut confirms),
-            [ack(1, false), nack(2, false), ack(3, false), nack(4, false), ack(5, false)]
-        );
     }
 }

@@ -13,10 +13,11 @@ use super::channel::{ConfirmList, NONE, OwnChannels, Slot, State};
 use super::client_properties::ClientProperties;
 use super::context::Context;
 use super::deliveries::Begun;
+use super::output::Blocked;
 use super::pending::{Mechanism, Pending};
 use super::settings::Settings;
 use super::step::BodyFrame;
-use super::write_plan::{Blocked, PartialFrame};
+
 use crate::command::{ChannelId, ConnectionId, ReplyOrder};
 use crate::error::Fault;
 use crate::log_limiter::{LogKind, LogSource};
@@ -142,8 +143,11 @@ pub(super) struct Input {
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) replies: ByteChain,
-    pub(super) partial: PartialFrame,
-    /// The delivery that is partly written.
+    /// The peer spoke another protocol, and is answered with the header of this one.
+    pub(super) is_protocol_header_due: bool,
+    /// Bytes of `connection.start` that are not written yet.
+    pub(super) start_left: u16,
+    /// How much of the front delivery of the outbox is written, if only a part of it is.
     pub(super) begun: Option<Begun>,
     pub(super) is_heartbeat_due: bool,
     /// The channel on which a content will never be complete, because the connection closes; 0 if none.
@@ -262,7 +266,8 @@ impl Connection {
             },
             output: Output {
                 replies: ByteChain::default(),
-                partial: PartialFrame::default(),
+                is_protocol_header_due: false,
+                start_left: 0,
                 begun: None,
                 is_heartbeat_due: false,
                 cut_channel: 0,
@@ -374,7 +379,8 @@ impl Connection {
         self.drop_channels(context);
         self.output.replies.clear(&mut context.pools.replies);
         self.output.begun = None;
-        self.output.partial = PartialFrame::default();
+        self.output.is_protocol_header_due = false;
+        self.output.start_left = 0;
         self.finish(context.now);
     }
 

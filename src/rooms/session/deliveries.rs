@@ -5,11 +5,9 @@
 //!   0              method         header                                                        total
 //! ```
 //!
-//! Why it exists: a socket takes as much of a delivery as it likes, and the rest is not kept anywhere but as
-//! a number: how much has gone. What always holds: the same delivery gives the same bytes every time, and
-//! where each frame begins follows from lengths alone; a small delivery that fits is written straight. One
-//! whose headers nobody is to see as they are has them written anew each time: one with BCC keys, or one
-//! that is to say how often it came back.
+//! A delivery larger than the output buffer is written in parts; how much was written is kept as a number. Where
+//! each frame begins follows from lengths alone. The properties are written anew for each part if they differ from
+//! those of the stored message: without `BCC`, or with `x-delivery-count`.
 
 use crate::command::{Delivery, DeliveryKind};
 use crate::mem::{Cursor, MessageFlags, MessageId, Messages};
@@ -19,10 +17,10 @@ use crate::wire::{
     Writer,
 };
 
-/// A delivery of which some has gone.
+/// A delivery that is partly written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Begun {
-    /// Octets of it that have gone.
+    /// Bytes of it that were written.
     pub(super) sent: u64,
     /// Where in the message the body goes on, when that is known: offset in the body, and place.
     pub(super) body_at: Option<(u32, Cursor)>,
@@ -84,16 +82,17 @@ pub(super) struct Layout {
     header_end: u32,
     body_len: u32,
     frame_max: u32,
+    /// The properties differ from those of the stored message.
+    is_rewritten: bool,
 }
 
 impl Layout {
-    #[inline]
+    #[inline(always)]
     pub(super) fn of(messages: &Messages, delivery: &Delivery<'_>, frame_max: u32) -> Self {
-        let method_len = method_frame_len(delivery.kind, messages.names(delivery.message).len());
+        let method_len = method_frame_len(delivery.kind, messages.names_len(delivery.message));
         let mut properties_len = messages.properties_len(delivery.message) as usize;
-        if is_rewritten(messages, delivery)
-            && let Some(rewritten) = rewritten(messages, delivery, frame_max)
-        {
+        let is_rewritten = is_rewritten(messages, delivery);
+        if is_rewritten && let Some(rewritten) = rewritten(messages, delivery, frame_max) {
             properties_len = rewritten.len();
         }
         let header_len = FRAME_OVERHEAD + CONTENT_HEAD_LEN + properties_len;
@@ -102,7 +101,14 @@ impl Layout {
             header_end: (method_len + header_len) as u32,
             body_len: messages.body_len(delivery.message),
             frame_max,
+            is_rewritten,
         }
+    }
+
+    /// Whether the delivery has one body frame at most, and is written as it is stored.
+    #[inline]
+    pub(super) const fn is_small(self) -> bool {
+        self.body_len <= self.payload_max() && !self.is_rewritten
     }
 
     const fn payload_max(self) -> u32 {
@@ -219,9 +225,9 @@ impl Put<'_> {
     }
 }
 
-/// Writes a whole delivery with at most one body frame into `out`, which has exactly its length.
+/// Writes a whole delivery that [`Layout::is_small`] into `out`, which has exactly its length.
 #[inline]
-fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: Layout, out: &mut [u8]) {
+pub(super) fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: Layout, out: &mut [u8]) {
     let id = delivery.message;
     let properties_len = messages.properties_len(id);
     let mut put = Put { out, at: 0 };
@@ -245,7 +251,6 @@ fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: Layout, out
 
 /// Writes a delivery from byte `begun.sent` on, up to byte `until` or the end of `out`. Gives where it
 /// stands then; the difference was written.
-#[inline]
 pub(super) fn write_part(
     messages: &Messages,
     delivery: &Delivery<'_>,
@@ -254,16 +259,6 @@ pub(super) fn write_part(
     until: u64,
     out: &mut [u8],
 ) -> Begun {
-    let total = layout.total();
-    if begun.sent == 0
-        && until == total
-        && total <= out.len() as u64
-        && layout.body_len <= layout.payload_max()
-        && !is_rewritten(messages, delivery)
-    {
-        write_small(messages, delivery, layout, &mut out[..total as usize]);
-        return Begun { sent: total, body_at: None };
-    }
     let room = (until - begun.sent).min(out.len() as u64) as usize;
     let mut part = PartWriter { messages, delivery, layout, begun, out: &mut out[..room], at: 0 };
     part.write();
@@ -320,7 +315,7 @@ impl PartWriter<'_> {
     }
 
     fn write_header(&mut self, start: u64) {
-        let rewritten = match is_rewritten(self.messages, self.delivery) {
+        let rewritten = match self.layout.is_rewritten {
             true => rewritten(self.messages, self.delivery, self.layout.frame_max),
             false => None,
         };

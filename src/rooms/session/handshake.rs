@@ -83,7 +83,7 @@ impl Connection {
             Opening::NeedMore => return Some(Step::NeedMore),
             Opening::Amqp091 => {
                 *at += PROTOCOL_HEADER.len();
-                self.output.partial.start_left = self.start_frame(context.settings).len() as u16;
+                self.output.start_left = self.start_frame(context.settings).len() as u16;
                 self.phase = Phase::Start { due };
                 return None;
             }
@@ -91,7 +91,7 @@ impl Connection {
             Opening::Http | Opening::Tls | Opening::Mqtt | Opening::OtherAmqp | Opening::Unknown => {}
         }
         *at = input.len();
-        self.output.partial.set_small(&PROTOCOL_HEADER);
+        self.output.is_protocol_header_due = true;
         self.finish(context.now);
         Some(Step::Finished)
     }

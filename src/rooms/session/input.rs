@@ -16,10 +16,11 @@ use super::erlang::{BadEnd, FrameSnippet};
 use super::frame_faults::{
     fault_of_method, hard_fault, payload_kind, unexpected_frame, unexpected_method, unknown_frame,
 };
+use super::output::Blocked;
 use super::pending::{Kind, Pending};
 use super::publish::misplaced_body;
 use super::step::{BodyFrame, Step, Suspension, Verdict};
-use super::write_plan::Blocked;
+
 use crate::command::{Command, ReplyOrder};
 use crate::error::{Fault, ReplyCode, Scope};
 use crate::log_limiter::LogKind;

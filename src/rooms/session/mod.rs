@@ -18,7 +18,6 @@
 //! | `client_properties` | what a client says of itself, as far as it is kept |
 //! | `pending`      | the command that the broker is being asked |
 //! | `step`         | what input led to |
-//! | `write_plan`   | what a fill wrote, stretch by stretch |
 //! | `context`      | what a session is lent for a call |
 //! | `connection`   | the record of one connection |
 //! | `timers`       | heartbeats and everything else that has its time |
@@ -28,15 +27,14 @@
 //! | `handshake`    | protocol header, login, negotiation, connection.open |
 //! | `fast_path`    | publishes and acknowledgements that are all there: the usual case |
 //! | `input`        | the frames of an open connection, and who handles each; connections that close |
-//! | `output`       | what is written when |
-//! | `written`      | what becomes of what a socket did not take |
+//! | `output`       | which replies, confirms and deliveries are sent, and in which order |
 //!
 //! How it is used, once per turn:
 //!
 //! ```text
 //!   loop { next() ─ Command → the broker ─ Outcome → answer()
 //!                 ─ NeedMore, Suspended, Finished → done }
-//!   fill() → the socket → written()
+//!   fill() → the socket; what it does not take is kept by the caller
 //! ```
 //!
 //! Always true:
@@ -45,8 +43,7 @@
 //!   for a close. Input stands still instead.
 //! - A reply never stands between the frames of a content on its own channel, and follows the deliveries it
 //!   must follow; after channel.close nothing more is written on that channel.
-//! - No part of a frame is stored: what a socket did not take is written again from the state it came from,
-//!   but for the rest of one small frame.
+//! - What was written by `fill` counts as sent.
 //! - Nothing here allocates once a connection exists.
 
 #![warn(clippy::unwrap_used)]
@@ -76,8 +73,6 @@ mod replies;
 mod settings;
 mod step;
 mod timers;
-mod write_plan;
-mod written;
 
 // The rooms below, by the names that everybody has for them.
 use leveret_base::{command, error, journal, limits, log_limiter, mem, password, time};
@@ -86,7 +81,7 @@ use leveret_wire as wire;
 pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use content::message_flags;
 pub use context::{Context, Names, Pools};
+pub use output::{FILL_BYTES_MIN, Filled};
 pub use settings::{Identity, Settings};
 pub use step::{Step, Suspension};
 pub use timers::Timeout;
-pub use write_plan::{Sent, WritePlan};

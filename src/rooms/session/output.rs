@@ -1,56 +1,108 @@
-//! What is written when, and what becomes of what a socket did not take.
+//! Fills the output buffer of the event loop with what one connection may send now.
 //!
-//! The order at each frame boundary: heartbeat and connection.blocked, replies that may go, confirms that
-//! may go, then the next frames of deliveries.
+//! The order at each frame boundary: heartbeat and `connection.blocked`, replies, confirms, then the next frame of
+//! a delivery. What a fill wrote counts as sent: the event loop keeps what the socket did not take, and does not ask
+//! for more before that has left.
 //!
-//! Why it exists: the loop has one output buffer for everybody, and a socket takes any part of it. So a fill
-//! writes from state that stays as it was (replies, the front of the outbox) or notes how to restore it
-//! (confirms), and `written` makes true what has gone.
-//!
-//! What always holds:
-//! - A reply with order n goes when every delivery up to n has gone, and never between the frames of a
-//!   content on its own channel; replies keep their order; confirms go when no reply waits before them, so
-//!   they never overtake a select-ok. Our own close of a channel goes behind its returns.
-//! - At the start of a fill at most one frame is cut: a reply (how much of it has gone), a delivery (how much
-//!   of it has gone), or a small frame whose rest is kept in [`super::write_plan::PartialFrame`].
-//! - Once the connection is closing, no delivery is begun; the frame that was cut is finished.
+//! # Invariants
+//! - A reply with order n follows every delivery up to n. No reply and no confirm stands between the frames of a
+//!   content on its own channel. Replies keep their order. A confirm never overtakes a reply before it, such as
+//!   `confirm.select-ok`.
+//! - Replies and confirms are written whole. A delivery, and `connection.start`, may be cut at any byte; the next fill
+//!   goes on with the very next byte.
+//! - Once the connection is closing, no further frame of a delivery is begun; the frame that was cut is finished.
 
 use super::channel::{ConfirmList, NONE};
 use super::connection::{Connection, Phase};
 use super::context::Context;
-use super::deliveries::{Begun, Layout, write_part};
+use super::deliveries::{Begun, Layout, write_part, write_small};
 use super::replies::RECORD_HEAD_BYTES;
-use super::write_plan::{
-    REPLIES_AT_ONCE, SMALL_FRAME_BYTES_MAX, SentConfirm, Stretch, TOLD_MAX, What, WritePlan, blocked_method,
-    small_frame,
-};
 use crate::command::{Delivery, Outbox};
-use crate::mem::Messages;
-use crate::wire::HEARTBEAT_FRAME;
+use crate::mem::{ByteChain, BytePool, Messages};
+use crate::time::Now;
+use crate::wire::{HEARTBEAT_FRAME, Method, PROTOCOL_HEADER, Writer};
 
-/// The loop's output buffer while it is filled.
+/// The smallest buffer for [`Connection::fill`], in bytes: any reply fits.
+pub const FILL_BYTES_MIN: usize = 512;
+/// The longest `basic.ack`, `basic.nack`, `connection.blocked` and heartbeat frame, in bytes.
+const SMALL_FRAME_BYTES_MAX: usize = 32;
+
+/// What one fill wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Filled {
+    /// Bytes at the start of the buffer.
+    pub bytes: usize,
+    /// Deliveries that left the front of the outbox.
+    pub deliveries: u32,
+    /// The first of them was dropped, because its channel was closed before any of it was written. Only the front of
+    /// an outbox can be left over from a closed channel.
+    pub is_first_dropped: bool,
+}
+
+/// `connection.blocked` and `connection.unblocked`: sent once per change, to clients that publish and support it.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Blocked {
+    pub(super) now: bool,
+    pub(super) told: bool,
+    pub(super) concerned: bool,
+    /// The missing capacity is on the disk, not in memory.
+    pub(super) is_for_disk: bool,
+    /// Since when it is as it is now.
+    pub(super) since: Now,
+    /// It is so for long enough to be told: waiting counts at once.
+    pub(super) lasts: bool,
+}
+
+impl Blocked {
+    pub(super) const fn is_due(self) -> bool {
+        self.lasts && self.differs()
+    }
+
+    pub(super) const fn differs(self) -> bool {
+        (self.now && self.concerned) != self.told
+    }
+
+    /// `connection.blocked` with the reason that RabbitMQ gives, or `connection.unblocked`.
+    const fn method(self) -> Method<'static> {
+        match (self.told, self.is_for_disk) {
+            (true, false) => Method::ConnectionBlocked { reason: "low on memory" },
+            (true, true) => Method::ConnectionBlocked { reason: "low on disk" },
+            (false, _) => Method::ConnectionUnblocked {},
+        }
+    }
+}
+
+/// The output buffer while it is filled.
 struct Page<'o> {
     out: &'o mut [u8],
-    at: usize,
+    filled: Filled,
 }
 
 impl Page<'_> {
     #[inline]
-    fn room(&mut self) -> &mut [u8] {
-        &mut self.out[self.at..]
-    }
-
-    /// Writes as much of `octets` as fits; says how much.
-    fn copy(&mut self, octets: &[u8]) -> usize {
-        let take = octets.len().min(self.out.len() - self.at);
-        self.room()[..take].copy_from_slice(&octets[..take]);
-        self.at += take;
-        take
+    const fn left(&self) -> usize {
+        self.out.len() - self.filled.bytes
     }
 
     #[inline]
-    fn note(&self, plan: &mut WritePlan, what: What) {
-        plan.stretches.push(Stretch { end: self.at as u32, what });
+    fn room(&mut self) -> &mut [u8] {
+        &mut self.out[self.filled.bytes..]
+    }
+
+    /// Writes as much of `bytes` as fits, and returns how much that is.
+    fn copy(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.left());
+        self.room()[..count].copy_from_slice(&bytes[..count]);
+        self.filled.bytes += count;
+        count
+    }
+
+    /// Writes a method of at most [`SMALL_FRAME_BYTES_MAX`] bytes; the caller made sure of the room.
+    fn small_method(&mut self, channel: u16, method: &Method<'_>) {
+        let mut writer = Writer::new(self.room());
+        let written = method.emit_frame(channel, &mut writer);
+        assert!(written.is_ok() && writer.at() <= SMALL_FRAME_BYTES_MAX, "{} is not short", method.name());
+        self.filled.bytes += writer.at();
     }
 }
 
@@ -62,185 +114,124 @@ enum Room {
 }
 
 impl Connection {
-    /// Writes what may be written now into `out`, which is best the loop's whole output buffer (512 octets
-    /// at least); says how much. Nothing counts as sent until [`Self::written`], which must come next.
+    /// Writes what may be sent now into `out`, which has at least [`FILL_BYTES_MIN`] bytes.
     ///
-    /// `outbox` stands at the connection's first delivery that was not reported as sent.
-    pub fn fill<O: Outbox>(
-        &mut self,
-        context: &mut Context<'_>,
-        out: &mut [u8],
-        plan: &mut WritePlan,
-        outbox: &mut O,
-    ) -> usize {
-        plan.clear(self.output.begun);
-        plan.replies_len = self.output.replies.len().min(REPLIES_AT_ONCE);
-        self.output.replies.copy_front(&context.pools.replies, &mut plan.replies[..plan.replies_len]);
-        let mut page = Page { out, at: 0 };
-        if self.resume(context, &mut page, plan, outbox) == Room::Left {
-            plan.is_resumed = true;
-            self.fill_page(context, &mut page, plan, outbox);
+    /// `outbox` stands at the connection's first delivery. The caller takes the deliveries that [`Filled`] counts out
+    /// of it, and sends all bytes before it calls this again.
+    pub fn fill<O: Outbox>(&mut self, context: &mut Context<'_>, out: &mut [u8], outbox: &mut O) -> Filled {
+        let mut page = Page { out, filled: Filled::default() };
+        if self.finish_frame(context, &mut page, outbox) == Room::Left {
+            self.fill_page(context, &mut page, outbox);
         }
-        plan.filled = page.at;
-        page.at
+        if page.filled.bytes > 0 {
+            self.timing.wrote = context.now;
+        }
+        page.filled
     }
 
-    /// Finishes the frame that was cut.
-    fn resume<O: Outbox>(
-        &self,
+    /// Finishes the frame in which the fill before ended.
+    fn finish_frame<O: Outbox>(
+        &mut self,
         context: &Context<'_>,
         page: &mut Page<'_>,
-        plan: &mut WritePlan,
-        outbox: &O,
-    ) -> Room {
-        let start = self.start_frame(context.settings);
-        if self.output.partial.start_left > 0 {
-            let from = start.len() - self.output.partial.start_left as usize;
-            let took = page.copy(&start[from..]);
-            page.note(plan, What::Start);
-            if took < self.output.partial.start_left as usize {
-                return Room::Full;
-            }
-        }
-        if self.output.partial.small_len > 0 {
-            let took = page.copy(self.output.partial.small());
-            page.note(plan, What::Small);
-            if took < self.output.partial.small_len as usize {
-                return Room::Full;
-            }
-        }
-        if self.output.partial.reply_sent > 0 && self.resume_reply(page, plan) == Room::Full {
-            return Room::Full;
-        }
-        match (self.output.begun, outbox.peek()) {
-            (Some(begun), Some(delivery)) => {
-                self.resume_frame(context.messages, page, plan, begun, &delivery)
-            }
-            (Some(_), None) => panic!("a delivery that was begun stays in the outbox until it is sent"),
-            (None, _) => Room::Left,
-        }
-    }
-
-    fn resume_reply(&self, page: &mut Page<'_>, plan: &mut WritePlan) -> Room {
-        let Some(record) = Record::at(plan, plan.replies_at) else {
-            return Room::Left;
-        };
-        let len = record.len();
-        let rest = &record.frame[self.output.partial.reply_sent as usize..];
-        let (wanted, took) = (rest.len(), page.copy(rest));
-        if took < wanted {
-            page.note(plan, What::ReplyPart);
-            return Room::Full;
-        }
-        page.note(plan, What::Reply(len as u16));
-        plan.replies_at += len;
-        Room::Left
-    }
-
-    /// Finishes the frame of a delivery that was cut.
-    fn resume_frame(
-        &self,
-        messages: &Messages,
-        page: &mut Page<'_>,
-        plan: &mut WritePlan,
-        begun: Begun,
-        delivery: &Delivery<'_>,
-    ) -> Room {
-        let layout = Layout::of(messages, delivery, self.negotiated.frame_max);
-        let end = layout.frame_end(begun.sent);
-        if end == begun.sent {
-            return Room::Left;
-        }
-        let after = write_part(messages, delivery, layout, begun, end, page.room());
-        page.at += (after.sent - begun.sent) as usize;
-        if after.sent == layout.total() {
-            // Its place in the outbox is left to the caller, who sees that nothing is begun any more.
-            plan.begun = None;
-            plan.deliveries += 1;
-            page.note(plan, What::Delivered);
-        } else {
-            plan.begun = Some(after);
-            page.note(plan, What::Piece);
-        }
-        if after.sent < end { Room::Full } else { Room::Left }
-    }
-
-    fn fill_page<O: Outbox>(
-        &mut self,
-        context: &mut Context<'_>,
-        page: &mut Page<'_>,
-        plan: &mut WritePlan,
         outbox: &mut O,
-    ) {
-        if plan.deliveries > 0 {
+    ) -> Room {
+        if core::mem::replace(&mut self.output.is_protocol_header_due, false) {
+            page.copy(&PROTOCOL_HEADER);
+        }
+        if self.output.start_left > 0 {
+            let start = self.start_frame(context.settings);
+            let from = start.len() - usize::from(self.output.start_left);
+            self.output.start_left -= page.copy(&start[from..]) as u16;
+            if self.output.start_left > 0 {
+                return Room::Full;
+            }
+        }
+        let Some(begun) = self.output.begun else { return Room::Left };
+        let Some(delivery) = outbox.peek() else {
+            panic!("a delivery that was begun stays in the outbox until it is sent");
+        };
+        let layout = Layout::of(context.messages, &delivery, self.negotiated.frame_max);
+        let end = layout.frame_end(begun.sent);
+        let room = self.write_until(context.messages, page, &delivery, layout, end);
+        if self.output.begun.is_none() {
             outbox.advance();
         }
+        room
+    }
+
+    fn fill_page<O: Outbox>(&mut self, context: &mut Context<'_>, page: &mut Page<'_>, outbox: &mut O) {
         if self.phase != Phase::Open {
-            if plan.begun.take().is_some() {
+            if self.output.begun.take().is_some() {
                 self.output.cut_channel = outbox.peek().map_or(0, |delivery| delivery.channel);
             }
-            self.write_asides(context, page, plan, None);
+            self.write_asides(context, page, None);
             return;
         }
         let released = self.input.release.map(|(slot, _)| context.pools.channels[slot].number());
         let mut has_asides = self.has_asides();
-        while plan.has_room() {
+        loop {
             let front = outbox.peek();
             if has_asides {
-                if self.write_asides(context, page, plan, front.as_ref()) == Room::Full {
+                if self.write_asides(context, page, front.as_ref()) == Room::Full {
                     return;
                 }
-                has_asides = plan.replies_at < self.output.replies.len() || !self.confirms.to_tell.is_empty();
+                has_asides = self.has_asides();
             }
-            let Some(delivery) = front else {
-                return;
-            };
+            let Some(delivery) = front else { return };
             // Its channel was closed by us, and the broker is about to take it back.
-            if plan.begun.is_none() && Some(delivery.channel) == released {
+            if self.output.begun.is_none() && Some(delivery.channel) == released {
                 return;
             }
-            if plan.begun.is_none() && delivery.is_withdrawn {
-                assert!(plan.deliveries == 0, "only the front is left over from a channel that is closed");
-                plan.is_first_unseen = true;
-                plan.deliveries += 1;
-                page.note(plan, What::Delivered);
-            } else if self.write_delivery(context.messages, page, plan, &delivery) == Room::Full {
+            if self.output.begun.is_none() && delivery.is_withdrawn {
+                assert!(page.filled.deliveries == 0, "only the front is left over from a closed channel");
+                page.filled.is_first_dropped = true;
+                page.filled.deliveries += 1;
+            } else if self.write_delivery(context.messages, page, &delivery) == Room::Full {
                 return;
             }
             outbox.advance();
         }
     }
 
-    /// Writes a delivery, or what is left of one that was begun; as much as fits.
+    /// Writes a delivery, or the rest of one that was begun, as far as it fits.
     #[inline]
-    fn write_delivery(
-        &self,
-        messages: &Messages,
-        page: &mut Page<'_>,
-        plan: &mut WritePlan,
-        delivery: &Delivery<'_>,
-    ) -> Room {
+    fn write_delivery(&mut self, messages: &Messages, page: &mut Page<'_>, delivery: &Delivery<'_>) -> Room {
         let layout = Layout::of(messages, delivery, self.negotiated.frame_max);
         let total = layout.total();
-        let room = (page.out.len() - page.at) as u64;
-        // What does not fit now but into a page of its own waits for that.
-        if plan.begun.is_none() && total > room && total <= page.out.len() as u64 {
+        if self.output.begun.is_some() || total > page.out.len() as u64 || !layout.is_small() {
+            return self.write_until(messages, page, delivery, layout, total);
+        }
+        // A delivery that does not fit now but fits into a fill of its own waits for the next.
+        if total > page.left() as u64 {
             return Room::Full;
         }
-        let begun = plan.begun.unwrap_or(Begun { sent: 0, body_at: None });
-        let after = write_part(messages, delivery, layout, begun, total, page.room());
-        page.at += (after.sent - begun.sent) as usize;
-        if after.sent == total {
-            plan.begun = None;
-            plan.deliveries += 1;
-            page.note(plan, What::Delivered);
-            return Room::Left;
+        write_small(messages, delivery, layout, &mut page.room()[..total as usize]);
+        page.filled.bytes += total as usize;
+        page.filled.deliveries += 1;
+        Room::Left
+    }
+
+    /// Writes a delivery in parts: up to its byte `end`, as far as it fits.
+    #[cold]
+    fn write_until(
+        &mut self,
+        messages: &Messages,
+        page: &mut Page<'_>,
+        delivery: &Delivery<'_>,
+        layout: Layout,
+        end: u64,
+    ) -> Room {
+        let begun = self.output.begun.unwrap_or(Begun { sent: 0, body_at: None });
+        let after = write_part(messages, delivery, layout, begun, end, page.room());
+        page.filled.bytes += (after.sent - begun.sent) as usize;
+        if after.sent == layout.total() {
+            self.output.begun = None;
+            page.filled.deliveries += 1;
+        } else if after.sent > 0 {
+            self.output.begun = Some(after);
         }
-        if after.sent > begun.sent {
-            plan.begun = Some(after);
-            page.note(plan, What::Piece);
-        }
-        Room::Full
+        if after.sent < end { Room::Full } else { Room::Left }
     }
 
     fn has_asides(&self) -> bool {
@@ -250,80 +241,71 @@ impl Connection {
             || !self.confirms.to_tell.is_empty()
     }
 
-    /// Everything but deliveries, at a frame boundary in front of `front`.
+    /// Writes everything but deliveries, at a frame boundary in front of `front`.
     fn write_asides(
         &mut self,
         context: &mut Context<'_>,
         page: &mut Page<'_>,
-        plan: &mut WritePlan,
         front: Option<&Delivery<'_>>,
     ) -> Room {
         if (self.output.is_heartbeat_due || self.blocked.is_due())
-            && self.write_small_asides(page, plan) == Room::Full
+            && self.write_small_asides(page) == Room::Full
         {
             return Room::Full;
         }
         let content_on = match front {
-            Some(delivery) if plan.begun.is_some() => delivery.channel,
+            Some(delivery) if self.output.begun.is_some() => delivery.channel,
             _ => self.output.cut_channel,
         };
         let gone = front.map_or(u64::MAX, |delivery| delivery.sequence.saturating_sub(1));
-        while let Some(record) = Record::at(plan, plan.replies_at) {
-            let len = record.len();
-            let is_inside = content_on != 0 && record.channel() == content_on;
+        while let Some(reply) = Reply::front(&self.output.replies, &context.pools.replies) {
+            let is_inside = content_on != 0 && reply.channel == content_on;
             if is_inside && content_on == self.output.cut_channel {
-                // Nobody will read it: nothing but the close is left to say.
-                page.note(plan, What::Reply(len as u16));
-                plan.replies_at += len;
+                // The content on its channel is never complete, so nothing can follow on that channel.
+                self.output.replies.consume(&mut context.pools.replies, RECORD_HEAD_BYTES + reply.len);
                 continue;
             }
-            if record.order > gone || is_inside {
+            if reply.order > gone || is_inside {
                 return Room::Left;
             }
-            if plan.replies_at + len == self.output.replies.len() && self.phase != Phase::Open {
-                // The last words are the close; confirms go before it.
-                if self.write_confirms(context, page, plan, gone, content_on) == Room::Full {
-                    return Room::Full;
-                }
-            }
-            if page.out.len() - page.at < len - RECORD_HEAD_BYTES || !plan.has_room() {
+            let is_last = self.output.replies.len() == RECORD_HEAD_BYTES + reply.len;
+            // The last reply is the close; confirms go before it.
+            if is_last
+                && self.phase != Phase::Open
+                && self.write_confirms(context, page, gone, content_on) == Room::Full
+            {
                 return Room::Full;
             }
-            let frame = plan.replies_at + RECORD_HEAD_BYTES..plan.replies_at + len;
-            page.copy(&plan.replies[frame]);
-            page.note(plan, What::Reply(len as u16));
-            plan.replies_at += len;
+            if page.left() < reply.len {
+                return Room::Full;
+            }
+            self.output.replies.consume(&mut context.pools.replies, RECORD_HEAD_BYTES);
+            self.output.replies.copy_front(&context.pools.replies, &mut page.room()[..reply.len]);
+            self.output.replies.consume(&mut context.pools.replies, reply.len);
+            page.filled.bytes += reply.len;
         }
-        if plan.replies_at < self.output.replies.len() {
-            // More than was looked at; the next fill has them.
-            return Room::Full;
-        }
-        self.write_confirms(context, page, plan, gone, content_on)
+        self.write_confirms(context, page, gone, content_on)
     }
 
-    fn write_small_asides(&mut self, page: &mut Page<'_>, plan: &mut WritePlan) -> Room {
-        if page.out.len() - page.at < 2 * SMALL_FRAME_BYTES_MAX || !plan.has_room() {
+    fn write_small_asides(&mut self, page: &mut Page<'_>) -> Room {
+        if page.left() < 2 * SMALL_FRAME_BYTES_MAX {
             return Room::Full;
         }
         if core::mem::replace(&mut self.output.is_heartbeat_due, false) {
             page.copy(&HEARTBEAT_FRAME);
-            page.note(plan, What::Heartbeat);
         }
         if self.blocked.is_due() {
             self.blocked.told = !self.blocked.told;
-            let (frame, len) = small_frame(0, &blocked_method(self.blocked));
-            page.copy(&frame[..len]);
-            page.note(plan, What::Blocked);
+            page.small_method(0, &self.blocked.method());
         }
         Room::Left
     }
 
-    /// The confirms of all channels, but those that must wait for returns or for their channel's content.
+    /// Writes the confirms of all channels, except those that wait for returns or for the content of their channel.
     fn write_confirms(
         &mut self,
         context: &mut Context<'_>,
         page: &mut Page<'_>,
-        plan: &mut WritePlan,
         gone: u64,
         content_on: u16,
     ) -> Room {
@@ -336,16 +318,12 @@ impl Connection {
                 if run.order > gone || run.batch > context.durable || number == content_on {
                     break;
                 }
-                let is_full = page.out.len() - page.at < SMALL_FRAME_BYTES_MAX;
-                if is_full || !plan.has_room() || plan.told.len() == TOLD_MAX {
+                if page.left() < SMALL_FRAME_BYTES_MAX {
                     return Room::Full;
                 }
                 if let Some((run, before)) = record.confirms.take() {
-                    let (frame, len) = small_frame(number, &run.method(before));
-                    page.copy(&frame[..len]);
-                    page.note(plan, What::Confirm(plan.told.len() as u32));
+                    page.small_method(number, &run.method(before));
                     context.pools.confirmed += run.taken_after(before);
-                    plan.told.push(SentConfirm { slot, number, run, before });
                 }
             }
             self.list_to_confirm(context, slot);
@@ -355,53 +333,43 @@ impl Connection {
     }
 
     /// Whether there is something to write besides what waits in the outbox.
-    pub const fn has_output(&self) -> bool {
-        self.has_remainder()
-            || self.output.is_heartbeat_due
-            || self.blocked.is_due()
-            || !self.output.replies.is_empty()
-            || !self.confirms.to_tell.is_empty()
+    pub fn has_output(&self) -> bool {
+        self.has_remainder() || self.has_asides()
     }
 
-    /// Whether something begun is not fully written; see also [`Self::has_begun_delivery`].
+    /// Whether the last fill ended inside a delivery, or inside `connection.start`.
     pub const fn has_remainder(&self) -> bool {
-        self.output.partial.start_left > 0
-            || self.output.partial.small_len > 0
-            || self.output.partial.reply_sent > 0
-            || self.output.begun.is_some()
+        self.output.is_protocol_header_due || self.output.start_left > 0 || self.output.begun.is_some()
     }
 
-    /// Whether the front delivery of the outbox is partly written. It must stay there until it is reported
-    /// as sent, also when its channel is closed: the frames are a promise.
+    /// Whether the front delivery of the outbox is partly written. It must stay there until it is counted as sent,
+    /// also when its channel is closed: the frames are a promise.
     pub const fn has_begun_delivery(&self) -> bool {
         self.output.begun.is_some()
     }
 }
 
-/// A reply as it lies in the queue.
-struct Record<'r> {
+/// The head of the first reply that waits.
+struct Reply {
     order: u64,
-    frame: &'r [u8],
+    /// Bytes of its frame.
+    len: usize,
+    channel: u16,
 }
 
-impl<'r> Record<'r> {
-    /// The record at an offset of those looked at; `None` when it is not there in full.
-    fn at(plan: &'r WritePlan, at: usize) -> Option<Self> {
-        let rest = plan.replies.get(at..plan.replies_len)?;
-        let (order, rest) = rest.split_first_chunk()?;
-        let (len, rest) = rest.split_first_chunk()?;
-        let frame = rest.get(..usize::from(u16::from_be_bytes(*len)))?;
-        Some(Self { order: u64::from_be_bytes(*order), frame })
-    }
-
-    const fn len(&self) -> usize {
-        RECORD_HEAD_BYTES + self.frame.len()
-    }
-
-    fn channel(&self) -> u16 {
-        match self.frame {
-            [_, high, low, ..] => u16::from_be_bytes([*high, *low]),
-            _ => 0,
+impl Reply {
+    fn front(replies: &ByteChain, pool: &BytePool) -> Option<Self> {
+        if replies.is_empty() {
+            return None;
         }
+        // Behind the record's head stand the frame's type and its channel.
+        let mut head = [0; RECORD_HEAD_BYTES + 3];
+        replies.copy_front(pool, &mut head);
+        let [order @ .., len_high, len_low, _, channel_high, channel_low] = head;
+        Some(Self {
+            order: u64::from_be_bytes(order),
+            len: usize::from(u16::from_be_bytes([len_high, len_low])),
+            channel: u16::from_be_bytes([channel_high, channel_low]),
+        })
     }
 }

@@ -246,7 +246,6 @@ fn any_appetite_gets_the_same_bytes() {
             host.connection.block(world.now, false);
             host.later(&mut world, 100);
             host.out_bytes = out_bytes;
-            world.write_plan = leveret_session::WritePlan::for_output_bytes(8 << 20);
             while host.flush_once(&mut world, |filled| (random.below(appetite + 1) as usize).min(filled)) > 0
             {
             }

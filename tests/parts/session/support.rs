@@ -19,7 +19,7 @@ use leveret_base::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 use leveret_base::password::Secret;
 use leveret_base::time::Now;
 use leveret_session::{
-    Connection, Context, Identity, Names, Peer, Pools, Settings, Step, Suspension, Timeout, WritePlan,
+    Connection, Context, Identity, Names, Peer, Pools, Settings, Step, Suspension, Timeout,
 };
 use leveret_wire::{ContentHeader, FrameKind, Method, Properties, Table, Writer, next_frame};
 
@@ -30,7 +30,6 @@ pub struct World {
     pub pools: Pools,
     pub messages: Messages,
     pub log: LogLimiter,
-    pub write_plan: WritePlan,
     pub names: Names,
     pub now: Now,
     pub share: Share,
@@ -46,7 +45,6 @@ impl World {
             pools: Pools::new(&limits),
             log: LogLimiter::default(),
             messages: Messages::new(limits.message_limits()),
-            write_plan: WritePlan::for_output_bytes(limits.output_buffer_bytes as usize),
             names: Names::default(),
             now: Now::from_ms(1_000),
             share: Share::Ordinary,
@@ -240,14 +238,14 @@ impl Rules {
         let mut place = 0;
         self.outbox.retain(|waiting| {
             place += 1;
-            let stays = Some(waiting.channel) != number || waiting.kind == Kind::Return;
+            let stays = Some(waiting.channel) != number || waiting.kind != Kind::Deliver;
             if !stays && place > 1 {
                 messages.release(waiting.message);
             }
             stays || place == 1
         });
         if let Some(front) = self.outbox.front_mut() {
-            front.is_withdrawn |= Some(front.channel) == number && front.kind != Kind::Return;
+            front.is_withdrawn |= Some(front.channel) == number && front.kind == Kind::Deliver;
         }
     }
 
@@ -303,6 +301,8 @@ pub struct Host {
     /// Everything the socket took.
     pub output: Vec<u8>,
     pub out_bytes: usize,
+    /// What was filled and not taken by the socket.
+    pub unsent: Vec<u8>,
     pub is_finished: bool,
 }
 
@@ -335,6 +335,7 @@ impl Host {
             stash: Vec::new(),
             output: Vec::new(),
             out_bytes: 64 << 10,
+            unsent: Vec::new(),
             is_finished: false,
         }
     }
@@ -368,20 +369,24 @@ impl Host {
         suspended
     }
 
-    /// One fill, of which the socket takes what `accept` says; gives what was filled.
+    /// Writes what was kept, or one fill if nothing was. The socket takes what `accept` says of it, and the rest is
+    /// kept. Returns how many bytes there were to write.
     pub fn flush_once(&mut self, world: &mut World, accept: impl FnOnce(usize) -> usize) -> usize {
-        let mut out = vec![0; self.out_bytes];
-        let mut view = View { outbox: &self.rules.outbox, at: 0 };
-        let mut context: Context<'_> = context!(world);
-        let filled = self.connection.fill(&mut context, &mut out, &mut world.write_plan, &mut view);
-        let took = accept(filled);
-        let sent = self.connection.written(&mut context, took, &world.write_plan);
-        self.output.extend_from_slice(&out[..took]);
-        for _ in 0..sent.deliveries {
-            let waiting = self.rules.outbox.pop_front().expect("no more is sent than waits");
-            world.messages.release(waiting.message);
+        if self.unsent.is_empty() {
+            self.unsent = vec![0; self.out_bytes];
+            let mut view = View { outbox: &self.rules.outbox, at: 0 };
+            let mut context: Context<'_> = context!(world);
+            let filled = self.connection.fill(&mut context, &mut self.unsent, &mut view);
+            self.unsent.truncate(filled.bytes);
+            for _ in 0..filled.deliveries {
+                let waiting = self.rules.outbox.pop_front().expect("no more is sent than waits");
+                world.messages.release(waiting.message);
+            }
         }
-        filled
+        let len = self.unsent.len();
+        let took = accept(len);
+        self.output.extend(self.unsent.drain(..took));
+        len
     }
 
     /// Writes all there is to write.

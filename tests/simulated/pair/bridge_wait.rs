@@ -393,12 +393,13 @@ fn channel_flow_from_the_upstream_pauses_one_rule_until_it_says_so() {
 /// What was begun is made whole before the answer, for nothing may come between the frames of a content.
 #[test]
 fn channel_flow_in_the_middle_of_a_message_is_answered_behind_it() {
+    // More than is written at once, so that the answer comes before the rest of it.
     for cut in [1, 60, 5_000, 40_000] {
         let (mut world, mut far) = world(waiting());
         open(&mut world, &mut far);
         let client = world.open(&[1]);
         far.line.borrow_mut().shape.down_room = cut;
-        world.publish_to(client, 1, "here", &vec![7; 100_000]);
+        world.publish_to(client, 1, "here", &vec![7; 600_000]);
         world.publish_to(client, 1, "here", &[8]);
         world.run();
         far.say(1, &Method::ChannelFlow { active: false });
@@ -416,8 +417,8 @@ fn channel_flow_in_the_middle_of_a_message_is_answered_behind_it() {
             }
             world.run();
         }
-        let wanted = "1 basic.publish after 0; 1 channel.flow-ok after 100000; ";
-        assert_eq!((&*came, body_bytes), (wanted, 100_000), "cut at {cut}");
+        let wanted = "1 basic.publish after 0; 1 channel.flow-ok after 600000; ";
+        assert_eq!((&*came, body_bytes), (wanted, 600_000), "cut at {cut}");
     }
 }
 

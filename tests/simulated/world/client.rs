@@ -131,6 +131,9 @@ impl Client {
     /// Takes note of what was written to it and it will never read, and reacts to none of it.
     pub fn overhear(&mut self, line: &mut Line) {
         line.read_down(usize::MAX, &mut self.incoming);
+        if !line.is_held {
+            self.incoming.extend(line.take_refused());
+        }
         let incoming = core::mem::take(&mut self.incoming);
         let mut at = 0;
         while let Some((len, said)) = self.checker.take(&incoming[at..]) {

@@ -70,6 +70,8 @@ pub struct Line {
     under_way: VecDeque<u8>,
     received: VecDeque<u8>,
     down: VecDeque<u8>,
+    /// What the broker last offered and the line did not take: the broker keeps it, or it is lost with the connection.
+    refused: Vec<u8>,
     state: State,
     /// The broker shut down its side, or closed the socket.
     pub broker_is_done: bool,
@@ -91,6 +93,7 @@ impl Line {
             under_way: VecDeque::new(),
             received: VecDeque::new(),
             down: VecDeque::new(),
+            refused: Vec::new(),
             state: State::Alive,
             broker_is_done: false,
             is_held: false,
@@ -124,6 +127,11 @@ impl Line {
             self.edges.writable = true;
         }
         count
+    }
+
+    /// Takes what the broker still had to send when it let go of the connection.
+    pub fn take_refused(&mut self) -> Vec<u8> {
+        core::mem::take(&mut self.refused)
     }
 
     /// Sends no more, but still reads.
@@ -237,12 +245,14 @@ impl Line {
     /// Takes what there is room for.
     pub fn transmit(&mut self, bytes: &[u8]) -> Io {
         if self.state == State::Lost {
+            self.refused = bytes.to_vec();
             return Io::Reset;
         }
         let room = self.shape.down_room.saturating_sub(self.down.len());
         let left = self.cut_down.map_or(u64::MAX, |cut| cut - self.sent_down);
         let count = bytes.len().min(room).min(self.shape.down_fragment).min(left as usize);
         self.down.extend(&bytes[..count]);
+        self.refused = bytes[count..].to_vec();
         self.sent_down += count as u64;
         self.wants_space |= count < bytes.len();
         if left == count as u64 {

@@ -252,11 +252,11 @@ def stuck_consumer(site: Site) -> None:
 
 
 def never_read(site: Site) -> None:
-    """Consumers that read nothing, of small messages and of the largest."""
+    """Three quarters of all connections consume and read nothing, of small messages and of the largest."""
     first = site.client()
     for queue in QUEUES[:4]:
         declare(first, queue)
-    for number in range(16):
+    for number in range(site.limits["connections_max"] * 3 // 4):
         deaf = site.client(receive_buffer=4096)
         deaf.send(wire.method(1, "basic.consume", queue=QUEUES[number % 4], consumer_tag="deaf", no_ack=number % 2 == 0))
     fill(site, QUEUES[:2], 200)

@@ -74,6 +74,8 @@ pub struct Limits {
     pub stash_bytes_max: u32,
     /// Bytes of replies kept for one connection that does not read them; beyond it, it is not read either.
     pub replies_bytes_max: u32,
+    /// Bytes of output that sockets did not take, kept over all connections beside 1 KiB for each of them.
+    pub unsent_bytes_max: u32,
     /// SO_RCVBUF of each connection in bytes; 0 leaves it to the system.
     pub socket_receive_buffer_bytes: u32,
     /// SO_SNDBUF of each connection in bytes; 0 leaves it to the system.
@@ -126,7 +128,7 @@ impl Default for Limits {
             parameters_max: 16,
             patterns_bytes_max: 400 << 10,
             messages_max: 184_000,
-            body_bytes_max: 35 << 20,
+            body_bytes_max: 33 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 400_000,
             unacknowledged_max: 65_536,
@@ -135,6 +137,7 @@ impl Default for Limits {
             output_buffer_bytes: 256 << 10,
             stash_bytes_max: 768 << 10,
             replies_bytes_max: 2 << 10,
+            unsent_bytes_max: 1 << 20,
             socket_receive_buffer_bytes: 0,
             socket_send_buffer_bytes: 0,
             socket_local_buffer_bytes: 0,

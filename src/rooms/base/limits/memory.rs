@@ -158,6 +158,9 @@ pub struct RecordSizes {
     pub flight_bytes: usize,
 }
 
+/// Bytes that a connection can always write at once, because there is room to keep all of them.
+pub const OUTPUT_BYTES_MIN: usize = 1024;
+
 /// Rules that one bridge may have in each direction.
 pub const BRIDGE_RULES_MAX: usize = 8;
 
@@ -182,6 +185,17 @@ impl Limits {
     /// Connections that bridges may have, one for each direction.
     pub const fn bridge_links(&self) -> usize {
         2 * self.bridges_max as usize
+    }
+
+    /// Bytes of output kept free for connections that can keep [`OUTPUT_BYTES_MIN`] each.
+    pub const fn unsent_reserve_bytes(&self) -> usize {
+        let connections = (self.connections_max as usize).saturating_add(self.bridge_links());
+        connections.saturating_mul(OUTPUT_BYTES_MIN).div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES)
+    }
+
+    /// Bytes of output that sockets did not take, over all connections.
+    pub const fn unsent_pool_bytes(&self) -> usize {
+        self.unsent_reserve_bytes().saturating_add(self.unsent_bytes_max as usize)
     }
 
     /// Connections of every kind that the broker may have a record of.
@@ -297,6 +311,12 @@ impl Limits {
                 1,
                 BytePool::bytes(self.stash_bytes_max as usize),
                 "input of connections that wait",
+            ),
+            line(
+                "unsent_bytes_max",
+                1,
+                BytePool::bytes(self.unsent_pool_bytes()),
+                "output that sockets did not take: 1 KiB for each connection besides",
             ),
             line("frame_max", 1, sizes.scratch_bytes, "looking into properties, sorting output"),
             line(

@@ -14,5 +14,5 @@ pub use check::{LimitsError, SEGMENTS_MIN};
 pub use keys::{FRAME_BYTES_MIN, Limits};
 pub use memory::{
     BRIDGE_RULES_MAX, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LISTED_ROW_BYTES, LOG_RING_BYTES,
-    MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryLine, MemoryTable, RecordSizes, grouped,
+    MANAGEMENT_CLIENTS_MOST, Megabytes, MemoryLine, MemoryTable, OUTPUT_BYTES_MIN, RecordSizes, grouped,
 };

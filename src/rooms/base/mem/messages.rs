@@ -263,6 +263,12 @@ impl Messages {
         }
     }
 
+    /// The length of [`Self::names`].
+    #[inline]
+    pub fn names_len(&self, id: MessageId) -> usize {
+        self.slots[id.index()].names_len()
+    }
+
     /// The length of the exchange's name within [`Self::names`].
     pub fn exchange_len(&self, id: MessageId) -> usize {
         self.slots[id.index()].exchange_len as usize

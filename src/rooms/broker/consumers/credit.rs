@@ -197,6 +197,10 @@ impl Consumers {
         self.leave_eligible(queues, index);
         let connection = self.connection_of(self.slab[index].channel);
         let record = &mut self.connections[connection.index()];
+        if record.parked.is_empty() {
+            // A publish that waits on the same connection may come from the reserve now.
+            queues.note_release();
+        }
         record.parked.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
         self.slab[index].parked = true;
         self.note_share(queues, quota, connection);

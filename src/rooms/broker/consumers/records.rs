@@ -57,6 +57,11 @@ impl Connection {
         self.channels.len()
     }
 
+    /// Whether a consumer could have a message if the connection took more.
+    pub(crate) const fn has_parked_consumers(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
     pub(super) fn new() -> Self {
         Self {
             identity: Identity::default(),

@@ -69,6 +69,8 @@ pub(crate) struct Delivered {
     is_pageable: bool,
     /// The channel closed while the delivery was being written: the message is requeued afterwards.
     pub(crate) orphaned: bool,
+    /// The channel closed, and the delivery is dropped unless a part of it was written.
+    pub(crate) withdrawn: bool,
     /// What tx.commit will do with the delivery, in an open transaction.
     decided: Option<Settlement>,
     links: Links,
@@ -157,6 +159,7 @@ impl Deliveries {
             returned: false,
             is_pageable: false,
             orphaned: false,
+            withdrawn: false,
             decided: None,
             links: Links::default(),
             outbox_links: Links::default(),

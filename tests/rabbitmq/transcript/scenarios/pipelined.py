@@ -143,3 +143,34 @@ def max_length(t: Script) -> None:
                 ch.publish("", queue, body)
         ch.expect_confirms(6)
         eats.expect(6)
+
+
+@scenario("pipelined-get-and-close")
+def get_and_close(t: Script) -> None:
+    a = t.connect()
+    keeper = a.channel()
+    keeper.call("queue.declare", queue="pgc")
+    for number, no_ack in ((2, False), (3, True)):
+        ch = a.channel(number)
+        for body in "12":
+            keeper.publish("", "pgc", body)
+        with a.together():
+            for _ in range(3):
+                ch.send("basic.get", queue="pgc", no_ack=no_ack)
+            ch.send("channel.close", reply_code=200, reply_text="", class_id=0, method_id=0)
+        for _ in range(3):
+            ch.answer("basic.get")
+        ch.answer("channel.close")
+        keeper.call("queue.purge", queue="pgc")
+    t.note("and a mistake behind them")
+    ch = a.channel(4)
+    for body in "12":
+        keeper.publish("", "pgc", body)
+    with a.together():
+        for _ in range(3):
+            ch.send("basic.get", queue="pgc")
+        ch.send("basic.ack", delivery_tag=99)
+    for _ in range(3):
+        ch.answer("basic.get")
+    ch.answer("basic.ack")
+    keeper.call("queue.purge", queue="pgc")

@@ -8,7 +8,7 @@ use super::slot::{Cursor, INLINE_BYTES, MessageFlags, MessageId, PoolFull, Share
 impl Messages {
     /// Where the properties begin.
     pub fn properties_cursor(&self, id: MessageId) -> Cursor {
-        self.seek(id, self.names(id).len())
+        self.seek(id, self.names_len(id))
     }
 
     /// A place in the body, `offset` bytes from its beginning.
