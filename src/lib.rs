@@ -28,7 +28,7 @@
 //! | [`tls`] | handshakes, records and certificates, without a socket | `config` |
 //! | [`bridge`] | the client of an upstream broker, without its socket and without ours | `wire`, `config` |
 //! | [`tool`] | what the binary does besides serving | everyone |
-//! | [`bench`] | the program that measures brokers, of which the binary has nothing | `wire`, `config`, `tool::options`, `tool::json` |
+//! | [`bench`] | the program that measures brokers, of which the binary has nothing | `wire`, `config` |
 //! | [`engine`] | the loop without the machine: peers and what they wait for, budgets, deadlines, jobs as values | `wire`, `session`, `broker`, `store`, `restore`, `requests`, `config`, `tls`, `bridge` |
 //! | [`host`] | sockets, the clock, threads and signals: the machine that the engine runs on | everyone |
 //!

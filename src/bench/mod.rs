@@ -1,56 +1,67 @@
-//! `leveret-bench`: how fast a broker is, what that costs it, and whether everything arrived.
+//! `leveret-bench` measures the rate, the latency and the cost of an AMQP 0-9-1 broker.
 //!
-//! Publishers and consumers are threads of this process with blocking sockets of their own; what they send
-//! is made once and only patched, what they receive is read in place, so that the broker is what is
-//! measured. It speaks AMQP with `wire` and nothing else of the broker's, so any other broker can be
-//! measured the same way. It is a program of its own, for a board that only serves needs none of it; its
-//! options, units and JSON are those of the tools. Always true: a run whose numbers are printed has
-//! delivered every message once, whole and in order; otherwise there is a sentence and no number.
+//! Publishers and consumers are threads of this process with blocking sockets. Publishers patch prepared messages, and
+//! consumers check messages in the buffer they were read into, so the broker needs most of the processor time.
 //!
-//! | file        | what it is for                                                                |
-//! |-------------|-------------------------------------------------------------------------------|
-//! | `program`   | the program from its arguments to its end                                     |
-//! | `options`   | the command line                                                              |
-//! | `url`       | where the broker is                                                           |
-//! | `plan`      | who publishes to which queue, and who consumes from it                        |
-//! | `topology`  | declares that, and deletes it                                                 |
-//! | `link`      | a connection                                                                  |
-//! | `body`      | what is in a message, and whether it is what was sent                         |
-//! | `batch`     | messages ready to be sent                                                     |
-//! | `publish`   | a publisher; `pace` at a rate, `window` with confirms                         |
-//! | `consume`   | a consumer                                                                    |
-//! | `measure`   | what is measured, one after the other, as the options say                     |
-//! | `stage`     | one run of all of them, with what they share in `run`                         |
-//! | `relay`     | the same without a broker                                                     |
-//! | `own`       | a broker started for the bench                                                |
-//! | `process`   | what a process cost; `histogram` how long things took; `report` all of it told |
-//! | `error`     | why a measurement came to nothing                                              |
+//! # Invariants
+//! - Figures are printed for a workload only after each of its messages was delivered once, complete and in order.
+//! - Otherwise one sentence is printed to standard error, and the exit code is 1.
+//!
+//! | file         | content                                                  |
+//! |--------------|----------------------------------------------------------|
+//! | `options`    | the command line and the workloads                       |
+//! | `connection` | a connection to the broker                               |
+//! | `publisher`  | sends messages, at a rate or with publisher confirms     |
+//! | `consumer`   | receives, checks and acknowledges messages               |
+//! | `run`        | runs one workload and compares what was sent and received |
+//! | `process`    | CPU time and memory of the broker                        |
+//! | `histogram`  | distribution of latencies                                |
+//! | `report`     | the table, JSON, and the line to share                   |
 
 #![warn(clippy::unwrap_used)]
 
-mod batch;
-mod body;
-mod consume;
-mod error;
+mod connection;
+mod consumer;
 mod histogram;
-mod link;
-mod measure;
 mod options;
-mod own;
-mod pace;
-mod plan;
 mod process;
-pub mod program;
-mod publish;
-mod relay;
+mod publisher;
 mod report;
 mod run;
-mod stage;
-mod topology;
-mod url;
-mod window;
 
-// The rooms that it sees, by the names they have there.
+use std::env;
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
 use leveret_config as config;
-use leveret_tools as tool;
 use leveret_wire as wire;
+
+use options::Command;
+use report::Report;
+
+/// A result whose error is one sentence for the user.
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Runs the program with the arguments of this process and returns its exit code.
+pub fn main() -> ExitCode {
+    let Err(error) = run_command() else { return ExitCode::SUCCESS };
+    // A closed standard error leaves no place to report to.
+    let _ = writeln!(io::stderr(), "{}: {error}", options::PROGRAM);
+    ExitCode::FAILURE
+}
+
+fn run_command() -> Result<()> {
+    let mut out = io::stdout();
+    let options = match options::parse(env::args_os().skip(1))? {
+        Command::Help => return Ok(out.write_all(options::HELP.as_bytes())?),
+        Command::Version => return Ok(writeln!(out, "{} {}", options::PROGRAM, env!("CARGO_PKG_VERSION"))?),
+        Command::Measure(options) => options,
+    };
+    let mut report = Report::new(&options);
+    for workload in &options.workloads {
+        let outcome = run::run(&options, workload)?;
+        out.write_all(report.add(workload, &outcome).as_bytes())?;
+    }
+    Ok(out.write_all(report.line_to_share().as_bytes())?)
+}

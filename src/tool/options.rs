@@ -1,8 +1,7 @@
 //! The options of one command line, as a table: what is read, what the help says and what an error names
 //! come from it.
 //!
-//! Always true: an option that is understood is in the help, and an error names what the help names. The bench is a
-//! program of its own and reads its options by the same table.
+//! Always true: an option that is understood is in the help, and an error names what the help names.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};

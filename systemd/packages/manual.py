@@ -277,7 +277,7 @@ def choices(option: Option) -> List[str]:
     """The values of an option that are known, if they are."""
     if option.names[-1] == "--board":
         return boards()
-    if option.names[-1] not in ("--log-level", "--formatter", "--exchange", "--ack"):
+    if option.names[-1] not in ("--log-level", "--formatter", "--ack"):
         return []
     about = re.sub(r" \(.*?\)| \[.*?\]|, for .*|; .*", "", option.about)
     return re.split(r", | or ", about)
@@ -301,10 +301,8 @@ def programs(said: Said) -> Dict[str, Tuple[List[str], List[Option]]]:
                         for name, value in re.findall(r"or (--[a-z-]+) (<\w+>)", one.about)]
     sections = [block.splitlines()[1:] for block in said.bench.split("\n\n") if re.match(r"\S.*:\n  -", block)]
     bench_options = read_options([line for section in sections for line in section])
-    calls = "\n".join(call for call, _ in usages(said.bench.split("\n\n")[1]))
-    bench_words = re.findall(r"^leveret-bench ([a-z]+)", calls, re.MULTILINE)
     return {"leveret": (words, options), "leveretctl": (names, ctl_options),
-            "leveret-bench": (bench_words, bench_options)}
+            "leveret-bench": ([], bench_options)}
 
 
 BASH = """# bash completion for leveret, leveretctl and leveret-bench, made by systemd/packages/manual.py
@@ -382,7 +380,9 @@ def zsh(said: Said) -> str:
                     action = f":value:({' '.join(known)})" if known else \
                         ":value:_files" if is_path(option) else ":value: "
                 out += f"        '{name}[{described(option.about)}]{action}' \\\n"
-        out += f"        '1:command:({' '.join(words)})' \\\n        '*:argument:_files'\n}}\n"
+        if words:
+            out += f"        '1:command:({' '.join(words)})' \\\n"
+        out += "        '*:argument:_files'\n}\n"
     return out + """
 if [[ $service == leveretctl ]]; then
     _leveretctl_arguments
@@ -410,7 +410,8 @@ def fish(said: Said, program: str) -> str:
                                 f"{' '.join(all_of_them['leveretctl'][0])}", "__fish_seen_subcommand_from ctl")]
     for source, begins, condition in parts:
         words, options = all_of_them[source]
-        out += f"complete -c {program} -f -n '{begins}' -a '{' '.join(words)}'\n"
+        if words:
+            out += f"complete -c {program} -f -n '{begins}' -a '{' '.join(words)}'\n"
         for option in options:
             flags = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
             if option.value:

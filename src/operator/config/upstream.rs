@@ -35,7 +35,7 @@ impl Upstream {
     /// # Errors
     /// What is wrong with it, without its password.
     #[cold]
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         let (with_tls, rest) = match text.split_once("://") {
             Some(("amqp", rest)) => (false, rest),
             Some(("amqps", rest)) => (true, rest),

@@ -245,9 +245,10 @@ def leveret_binary() -> Path:
     return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "leveret"
 
 
-def bench_binary() -> Path:
-    """The program that measures brokers, which cargo puts beside the broker."""
-    return leveret_binary().with_name("leveret-bench")
+def bench_command(address: Address, *options: str) -> List[str]:
+    """A command that measures a broker. Cargo puts its program beside the broker."""
+    program = leveret_binary().with_name("leveret-bench")
+    return [str(program), "--url", f"amqp://guest:guest@{address.host}:{address.port}/%2f", *options]
 
 
 def rabbitmq_sbin() -> Optional[Path]:

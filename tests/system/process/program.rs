@@ -67,19 +67,19 @@ impl Drop for ConfigFile {
 }
 
 /// A broker on a free port, from its ready line on.
-struct Broker {
+pub(crate) struct Broker {
     process: Child,
     lines: Lines<BufReader<ChildStderr>>,
     /// What it said before its ready line.
     first_lines: Vec<String>,
     ready_line: String,
-    port: u16,
+    pub(crate) port: u16,
     _home: Home,
 }
 
 impl Broker {
     /// Starts one with these arguments and environment, and waits for its ready line.
-    fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         Self::start_by(program(), arguments, environment)
     }
 
