@@ -19,9 +19,9 @@ use super::record::Record;
 use super::record_walk::apply_records;
 use super::report::SetAside;
 use super::salvage;
-use super::segment::{FoundFile, Headers, SegmentHeader, SegmentRef};
+use super::segment::{FoundFile, HeaderRead, Headers, SegmentHeader, SegmentRef};
 use super::slots::Slot;
-use super::sync_proof::{records_again, synced_by_headers, synced_by_heads};
+use super::sync_proof::{has_more, records_again, synced_by_headers, synced_by_heads};
 
 impl<D: Disk> Reader<'_, '_, D> {
     /// Reads the messages of the newest segment, and the other facts of commits that are not `known` from a read before:
@@ -217,12 +217,25 @@ impl<D: Disk> Reader<'_, '_, D> {
     /// that was copied in part. So many commits as one of them has are taken for lost. A note that is old
     /// could not be written, which is no sign of that. One that is not good is one: when a note is half
     /// written, the newer header is there already.
-    pub(super) fn find_gone(&mut self, newest: &mut Newest, headers: &Headers<'_>) {
+    ///
+    /// A power cut can tear the newer header while there is no note, because a full file system had no room for one. So a
+    /// file with a bad header and nothing behind it counts as the newer file: no commit of it was durable.
+    pub(super) fn find_gone(
+        &mut self,
+        newest: &mut Newest,
+        headers: &Headers<'_>,
+        found: &[FoundFile],
+    ) -> io::Result<()> {
         let sequence = newest.segment.sequence;
         let is_newer = |(_, _, header): &(u32, u32, &SegmentHeader)| header.sequence > sequence;
         let is_whole = self.noted.is_some() || headers.iter().any(is_newer);
         if !newest.is_sealed || newest.is_damaged || is_whole {
-            return;
+            return Ok(());
+        }
+        for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
+            if !has_more(self.disk, file.slot)? {
+                return Ok(());
+            }
         }
         let commits = u64::from(self.segment_bytes / BLOCK_BYTES as u32);
         self.report.newest_gone = true;
@@ -231,6 +244,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         self.chain.number += commits;
         self.newer_missing = 1;
         newest.is_damaged = true;
+        Ok(())
     }
 
     /// Nothing is written to a file with a block that the disk refuses to read: what lies there may be a

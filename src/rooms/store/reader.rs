@@ -179,7 +179,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         self.find_noted(&mut newest)?;
         self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));
-        self.find_gone(&mut newest, headers);
+        self.find_gone(&mut newest, headers, found)?;
         if newest.is_damaged || !self.report.set_aside.is_empty() {
             self.index.forget_watermark_resets();
         }

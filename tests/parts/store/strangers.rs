@@ -385,3 +385,40 @@ fn a_kill_while_a_segment_is_opened_is_no_copy_in_part() {
     }
     assert!(sealed > 2, "{sealed} of them found the newest segment sealed");
 }
+
+/// A full file system had no room for the note beside the log, and a power cut tore the header of the next segment. What
+/// lies behind a header, though, may be what is left of a segment.
+#[test]
+fn a_torn_header_without_a_note_is_no_copy_in_part() {
+    let mut sealed = 0;
+    for calls in 0..80 {
+        let mut store = Store::new(b'a', IDENTITY);
+        store.let_in();
+        store.go_on(60);
+        store.disk.foresee(Trouble::Cut(calls));
+        while store.goes_on() {}
+        store.disk.power_cut();
+        store.disk.start(Trouble::Never);
+        let (log, _) = Log::inspect(&mut store.disk).expect("it is readable");
+        let segments = log.for_each_record(&mut store.disk, |_| Ok(())).expect("it is readable");
+        let used: Vec<u32> = log.index().segments().values().map(|segment| segment.slot).collect();
+        let mut files = store.files();
+        files.remove(&NEWEST_SLOT);
+        let next = files.iter_mut().find(|(slot, _)| **slot < NEWEST_SLOT && !used.contains(slot));
+        let Some((_, next)) = next.filter(|_| segments.last().is_some_and(|newest| newest.is_sealed)) else {
+            continue;
+        };
+        sealed += 1;
+        next.fill(0);
+        next[..2048].fill(0xA5);
+        let damage = |files: &Files| {
+            let (_, report) = Log::inspect(&mut disk_of(files)).expect("it is readable");
+            (report.newest_gone, report.describe_damage().is_empty())
+        };
+        let slot = *files.keys().find(|slot| !used.contains(slot)).expect("there is one");
+        assert_eq!(damage(&files), (false, true), "cut at {calls}");
+        files.get_mut(&slot).expect("it is there")[8192] = 1;
+        assert_eq!(damage(&files), (true, false), "cut at {calls}");
+    }
+    assert!(sealed > 2, "{sealed} of them found the newest segment sealed");
+}
