@@ -103,6 +103,8 @@ pub(super) struct Lister<'l, 'r, D> {
     pub(super) disk: &'l mut ReadAround<'r, D>,
     /// As long as a segment.
     pub(super) bytes: &'l mut [u8],
+    /// The note beside the log is good.
+    pub(super) has_note: bool,
     pub(super) identity: Identity,
 }
 
@@ -169,7 +171,8 @@ impl<D: Disk> Lister<'_, '_, D> {
     }
 
     /// Adds segments whose header is damaged but whose commits are newer than segment `newest`. A header that a card has
-    /// put back is older than the commits behind it: the lists of newer headers name such files.
+    /// put back is older than the commits behind it: the lists of newer headers name such files. For the newest segment
+    /// the note beside the log does that. Without the note, every file outside the list is looked at.
     fn add_headless(
         &mut self,
         found: &[FoundFile],
@@ -180,7 +183,8 @@ impl<D: Disk> Lister<'_, '_, D> {
         let is_bad = |file: &&FoundFile| match &file.header {
             HeaderRead::Bad => true,
             HeaderRead::Good(header, _) if header.sequence <= newest => {
-                not_begun.contains(&file.slot) && listing.segments.iter().all(|s| s.slot != file.slot)
+                (not_begun.contains(&file.slot) || !self.has_note)
+                    && listing.segments.iter().all(|s| s.slot != file.slot)
                     || listing.misplaced.contains(&file.slot)
             }
             _ => listing.misplaced.contains(&file.slot),

@@ -11,6 +11,7 @@
 
 use std::io;
 
+use super::chain::Chain;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, padded};
 use super::disk::Disk;
 use super::footer::{self, Footer};
@@ -100,7 +101,7 @@ impl<D: Disk> Reader<'_, '_, D> {
     pub(super) fn find_lost_end(
         &mut self,
         newest: &mut Newest,
-        headers: &Headers<'_>,
+        (headers, found): (&Headers<'_>, &[FoundFile]),
         noted: u64,
     ) -> io::Result<()> {
         let (chain, end, seed) = (self.chain, self.segment_bytes, Some(self.identity.seed()));
@@ -123,6 +124,7 @@ impl<D: Disk> Reader<'_, '_, D> {
                 (newest.is_damaged, newest.tail) = (true, end);
             }
         }
+        synced = synced.max(self.find_next_without_header(newest.segment.sequence + 1, &chain, found)?);
         if synced > chain.number {
             let SegmentRef { sequence, slot } = newest.segment;
             self.report.set_aside.push(SetAside { slot, segment: sequence, from: newest.tail, to: end });
@@ -133,6 +135,37 @@ impl<D: Disk> Reader<'_, '_, D> {
             newest.tail = end;
         }
         Ok(())
+    }
+
+    /// Returns the newest commit that heads of commits prove to have been synced in segment `sequence`, the one behind the
+    /// newest of the log: its header is damaged, and so is every commit. Sets its file aside.
+    fn find_next_without_header(
+        &mut self,
+        sequence: u64,
+        chain: &Chain,
+        found: &[FoundFile],
+    ) -> io::Result<u64> {
+        let mut synced = 0;
+        for file in found.iter().filter(|file| file.header == HeaderRead::Bad) {
+            let slot = file.slot;
+            if self.index.segments().values().any(|segment| segment.slot == slot) {
+                continue;
+            }
+            let length = self.disk.read(slot, 0, &mut self.bytes)?;
+            let seed = Some(self.identity.seed());
+            let heads = synced_by_heads(&self.bytes[..length], BLOCK_BYTES, sequence, chain, seed);
+            if heads > chain.number {
+                self.set_aside.push(slot);
+                self.report.set_aside.push(SetAside {
+                    slot,
+                    segment: sequence,
+                    from: 0,
+                    to: self.segment_bytes,
+                });
+            }
+            synced = synced.max(heads);
+        }
+        Ok(synced)
     }
 
     /// What the note beside the log says of the newest segment: its header was synced, its file had its

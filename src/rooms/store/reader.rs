@@ -138,7 +138,12 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         found: &[FoundFile],
         noted: u64,
     ) -> io::Result<Newest> {
-        let mut lister = Lister { disk: self.disk, bytes: &mut self.bytes, identity: self.identity };
+        let mut lister = Lister {
+            disk: self.disk,
+            bytes: &mut self.bytes,
+            has_note: self.noted.is_some(),
+            identity: self.identity,
+        };
         let Listing { segments: list, headless, leaving, .. } = lister.list(headers, found)?;
         self.leaving = leaving;
         for SegmentRef { sequence, slot } in headless {
@@ -175,7 +180,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
         let mut newest = self.read_newest(newest, header_bytes, (proven, &known))?;
         let named = group::bodies_named(&self.index, self.disk)?;
         self.index.end_recovery(named.as_deref());
-        self.find_lost_end(&mut newest, headers, noted)?;
+        self.find_lost_end(&mut newest, (headers, found), noted)?;
         self.find_noted(&mut newest)?;
         self.find_cut_end(&mut newest);
         self.pass_over_unopened(&mut newest, self.unopened_beside(found, &list));

@@ -1,9 +1,11 @@
 //! Damage to the newest segment, which no later one speaks of: what can be known of it comes from its own
 //! header, from the heads of its commits, and from what is noted beside the log.
 
+use std::collections::BTreeMap;
+
 use crate::sim_disk::SimDisk;
 use leveret_base::journal::definition::ACCESS_WRITTEN_KEY;
-use leveret_store::{ACCESS_SLOTS, Access, Log, NEWEST_SLOT, Range, Record, Urgency};
+use leveret_store::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Record, Urgency};
 
 use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
 
@@ -16,6 +18,8 @@ struct Store {
     commits: Vec<Tens>,
     /// All that are live.
     live: Vec<u64>,
+    /// The note beside the log before the newest segment was opened.
+    note_before: Vec<u8>,
 }
 
 fn commit_ten(log: &mut Log, disk: &mut SimDisk, offset: &mut u64) -> Tens {
@@ -49,12 +53,30 @@ fn store(segments: usize, lasts: bool) -> Store {
     let (mut log, _) = open(&disk, IDENTITY);
     let newest = |log: &Log| log.index().segments().values().map(|segment| segment.slot).next_back();
     let mut commits: Vec<Tens> = Vec::new();
+    let (mut note_before, mut of_newest) = (Vec::new(), newest(&log));
     while log.index().segments().len() < segments || commits.len() < 4 {
+        let note = first_block(&mut disk, NEWEST_SLOT);
         let place = commit_ten(&mut log, &mut disk, &mut offset);
         commits.retain(|((slot, _), _)| newest(&log) == Some(*slot));
         commits.push(place);
+        if newest(&log) != of_newest {
+            of_newest = newest(&log);
+            note_before = note;
+        }
     }
-    Store { disk, commits, live: (start..offset).collect() }
+    Store { disk, commits, live: (start..offset).collect(), note_before }
+}
+
+fn first_block(disk: &mut SimDisk, slot: u32) -> Vec<u8> {
+    let mut bytes = vec![0; 4096];
+    disk.read(slot, 0, &mut bytes).expect("the disk is well");
+    bytes
+}
+
+/// A card puts back what a block had before.
+fn put_back(disk: &mut SimDisk, slot: u32, block: &[u8]) {
+    disk.write(slot, 0, block).expect("the disk is well");
+    disk.sync(slot).expect("the disk is well");
 }
 
 /// A bit in the body of the fourth message of a commit.
@@ -85,7 +107,7 @@ fn finds(case: &str, disk: &mut SimDisk, expected: &[u64]) {
 fn every_commit_of_the_newest_segment_damaged_costs_what_was_touched_and_the_last() {
     for (segments, lasts) in [(3, false), (1, false), (1, true), (3, true)] {
         for is_noted in [true, false] {
-            let Store { mut disk, commits, live } = store(segments, lasts);
+            let Store { mut disk, commits, live, .. } = store(segments, lasts);
             if !is_noted {
                 zero(&mut disk, NEWEST_SLOT, 0..1);
             }
@@ -105,6 +127,63 @@ fn every_commit_of_the_newest_segment_damaged_costs_what_was_touched_and_the_las
             let left: Vec<u64> = live.into_iter().filter(is_left).collect();
             finds(&format!("{segments} segments, {lasts}, {is_noted}"), &mut disk, &left);
         }
+    }
+}
+
+/// Nothing names the newest segment any more, and none of its commits is whole: their heads prove that it was there.
+#[test]
+fn a_newest_segment_without_header_note_and_whole_commit_is_told() {
+    let Store { mut disk, commits, live, note_before } = store(3, false);
+    put_back(&mut disk, NEWEST_SLOT, &note_before);
+    let ((slot, _), first) = commits[0];
+    disk.flip(slot, 20);
+    for block in 1..16 {
+        let mut head = vec![0; 4096];
+        disk.read(slot, block * 4096, &mut head).expect("the disk is well");
+        if head.iter().any(|byte| *byte != 0) {
+            disk.flip(slot, block as usize * 4096 + 80);
+        }
+    }
+    let (_, report) = Log::inspect(&mut disk).expect("it is readable");
+    assert!(!report.describe_damage().is_empty() && report.commits_lost_at_end > 1, "{report:?}");
+    let (mut log, report) = open(&disk, IDENTITY);
+    assert!(report.is_damaged(), "{report:?}");
+    let found = readable(&mut log, &mut disk);
+    assert_eq!(found, live.into_iter().filter(|offset| *offset < first).collect::<Vec<_>>());
+}
+
+/// A card puts back the header that the file of the newest segment had when it was another one, and loses the note.
+#[test]
+fn a_newest_segment_behind_an_old_header_is_found_without_the_note() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    let (mut offset, mut settled, mut headers) = (0, 0, BTreeMap::new());
+    let mut commits: Vec<Tens> = Vec::new();
+    let mut old = None;
+    while old.is_none() || commits.len() < 4 {
+        let commit = commit_ten(&mut log, &mut disk, &mut offset);
+        let slot = commit.0.0;
+        if commits.first().is_none_or(|first| first.0.0 != slot) {
+            commits.clear();
+            old = headers.insert(slot, first_block(&mut disk, slot));
+            log.settle(1, Range { start: settled, end: commit.1 }, Urgency::Awaited, NOW);
+            settled = commit.1;
+            (0..20).for_each(|_| turn(&mut log, &mut disk));
+        }
+        commits.push(commit);
+    }
+    let ((slot, _), first) = commits[0];
+    put_back(&mut disk, slot, &old.expect("the file was a segment before"));
+    flip_fourth(&disk, &commits[0]);
+    zero(&mut disk, NEWEST_SLOT, 0..1);
+    // Nothing says where the damaged commit would stand in the log, so it is lost as a whole.
+    let left: Vec<u64> = (settled..offset).filter(|offset| *offset >= first + 10).collect();
+    let (_, report) = Log::inspect(&mut disk).expect("it is readable");
+    assert!(!report.describe_damage().is_empty(), "{report:?}");
+    for start in 0..2 {
+        let (mut log, report) = open(&disk, IDENTITY);
+        assert!(report.is_damaged() || report.reported_damage.is_alarm(), "start {start}: {report:?}");
+        assert_eq!(readable(&mut log, &mut disk), left, "start {start}");
     }
 }
 
@@ -171,7 +250,6 @@ fn a_half_written_file_of_access_still_tells_that_the_end_of_the_log_is_lost() {
 
 /// Another disk with the same files.
 fn copy_of(disk: &SimDisk) -> SimDisk {
-    use leveret_store::Disk;
     let (mut copy, mut of) = (new_disk(), disk.clone());
     for slot in of.slots().expect("the disk is well").into_iter().chain([NEWEST_SLOT]) {
         let mut bytes = vec![0; 64 << 10];
