@@ -371,27 +371,4 @@ mod tests {
         assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05guest"), Err(Unusable::Unreadable));
         assert_eq!(amqplain_credentials(b"\x05LOGINS\0\0\0\x05gue"), Err(Unusable::Unreadable));
     }
-
-    #[test]
-    fn limits_are_negotiated_down_only() {
-        let settings = Settings::new(&crate::limits::Limits::default(), &super::super::Identity::default());
-        let text = |channel_max, frame_max| {
-            check_negotiated(&settings, channel_max, frame_max).map(|fault| fault.text.to_string())
-        };
-        assert_eq!(text(2047, 131_072), None);
-        assert_eq!(text(1, 4096), None);
-        assert_eq!(
-            text(0, 131_072).unwrap(),
-            "NOT_ALLOWED - negotiated channel_max = 0 (no limit) is higher than the maximum allowed value \
-             (2047)"
-        );
-        assert_eq!(
-            text(2048, 4095).unwrap(),
-            "NOT_ALLOWED - negotiated frame_max = 4095 is lower than the minimum allowed value (4096)"
-        );
-        assert_eq!(
-            text(0, 0).unwrap(),
-            "NOT_ALLOWED - negotiated frame_max = 0 is higher than the maximum allowed value (131072)"
-        );
-    }
 }

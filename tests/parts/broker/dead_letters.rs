@@ -183,41 +183,6 @@ fn what_is_rejected_goes_on_with_its_death() {
 }
 
 #[test]
-fn deaths_of_a_kind_count_and_the_last_comes_first() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    declare(&mut house, at, "one", false, &to("two"));
-    declare(&mut house, at, "two", false, &to("one"));
-    publish(&mut house, at, "one", &[0, 0], "x");
-    for _ in 0..2 {
-        for queue in ["one", "two"] {
-            let first = got(&mut house, at, queue);
-            house.settle(at, first.tag, false, Settlement::Reject);
-        }
-    }
-    let letter = got(&mut house, at, "one");
-    let death = |queue: &str, count| (queue.to_owned(), "rejected".to_owned(), count);
-    assert_eq!(letter.deaths(), [death("two", 2), death("one", 2)]);
-    assert_eq!(letter.headers().get("x-first-death-queue"), Some(Value::LongStr(b"one")));
-}
-
-#[test]
-fn the_oldest_go_when_there_are_too_many() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    declare(&mut house, at, "dead", false, &[]);
-    declare(&mut house, at, "q", false, &with("dead", |t| t.int("x-max-length", 2)));
-    for body in ["1", "2", "3", "4"] {
-        assert_eq!(publish(&mut house, at, "q", &[0, 0], body), Outcome::Published);
-    }
-    assert_eq!((house.ready(at, "q"), house.ready(at, "dead")), (2, 2), "at once");
-    let letter = got(&mut house, at, "dead");
-    assert_eq!((&*letter.body, letter.deaths()), ("1", vec![("q".into(), "maxlen".into(), 1)]));
-    assert_eq!(empty(&mut house, at, "dead"), ["2"]);
-    assert_eq!(empty(&mut house, at, "q"), ["3", "4"]);
-}
-
-#[test]
 fn what_a_full_queue_refuses_is_told_and_goes_on() {
     let mut house = TestBroker::new(64);
     let at = house.connect();
@@ -322,26 +287,6 @@ fn a_message_that_comes_back_too_often_is_given_up() {
     assert_eq!(house.ready(at, "dead"), 0, "the other had nowhere to go");
     house.settle(at, letter.tag, false, Settlement::Ack);
     assert_eq!(house.messages.messages_used(), 0);
-}
-
-#[test]
-fn what_goes_round_by_itself_is_dropped() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    declare(&mut house, at, "self", false, &with("self", |t| t.int("x-max-length", 1)));
-    declare(&mut house, at, "a", false, &with("b", |t| t.int("x-max-length", 1)));
-    declare(&mut house, at, "b", false, &with("a", |t| t.int("x-max-length", 1)));
-    for body in ["1", "2"] {
-        publish(&mut house, at, "self", &[0, 0], body);
-    }
-    for body in ["1", "2", "3", "4", "5"] {
-        publish(&mut house, at, "a", &[0, 0], body);
-        house.turns(at);
-    }
-    assert_eq!(empty(&mut house, at, "self"), ["2"]);
-    assert_eq!(empty(&mut house, at, "a"), ["5"]);
-    assert_eq!(empty(&mut house, at, "b"), ["4"]);
-    assert_eq!(house.messages.messages_used(), 0, "what had been in both is gone");
 }
 
 /// Headers that leave no room for a death: nothing but the death ends a circle of queues that are too full.
@@ -456,6 +401,20 @@ fn a_rejected_message_without_room_does_not_stop_the_length_rule() {
     house.turns(at);
     assert_eq!(empty(&mut house, at, "dead"), ["x"]);
     assert_eq!(empty(&mut house, at, "q"), ["y"]);
+    assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
+}
+
+/// A dead-letter exchange that does not exist takes no message, and no memory.
+#[test]
+fn dead_letters_for_an_exchange_that_is_missing_are_dropped() {
+    let mut house = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
+    let at = house.connect();
+    let arguments = table(|t| t.text("x-dead-letter-exchange", "none"));
+    declare(&mut house, at, "q", false, &arguments);
+    publish(&mut house, at, "q", &[0, 0], "x");
+    let first = got(&mut house, at, "q");
+    house.settle(at, first.tag, false, Settlement::Reject);
+    house.turns(at);
     assert_eq!((house.messages.messages_used(), house.broker.gauges().deliveries), (0, 0));
 }
 

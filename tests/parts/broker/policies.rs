@@ -6,7 +6,7 @@ use leveret_base::limits::Limits;
 use leveret_broker::{ApplyTo, NewPolicy, OperatorFault, PolicyKind};
 use leveret_wire::{Full, TableWriter};
 
-use crate::dead_letters::{Life, PERSISTENT, declare, disk, empty, get, got, publish, table};
+use crate::dead_letters::{Life, PERSISTENT, declare, disk, get, got, publish, table};
 use crate::expiry::pass_to;
 use crate::support::{At, TestBroker};
 
@@ -46,52 +46,6 @@ fn fill(house: &mut TestBroker, at: At, queue: &str, count: usize) {
     for number in 0..count {
         publish(house, at, queue, &[0, 0], &number.to_string());
     }
-}
-
-/// Of a limit the smallest counts, of all else the argument: as it was seen with RabbitMQ 3.10.8.
-#[test]
-fn arguments_win_but_of_limits_the_smallest_counts() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    for queue in ["dl", "dl2"] {
-        declare(&mut house, at, queue, false, &[]);
-    }
-    let key: Say =
-        |t| t.text("x-dead-letter-exchange", "").and_then(|()| t.text("x-dead-letter-routing-key", "dl"));
-    let longer: Say = |t| t.int("x-max-length", 10).and_then(|()| t.text("x-overflow", "reject-publish"));
-    let arguments: [(&str, Vec<u8>); 4] = [
-        ("c1", table(key)),
-        ("c2", Vec::new()),
-        ("c3", table(|t| t.text("x-dead-letter-exchange", ""))),
-        ("c4", table(longer)),
-    ];
-    for (queue, arguments) in &arguments {
-        declare(&mut house, at, queue, false, arguments);
-    }
-    say(&mut house, "d", "^c", |t| {
-        t.text("dead-letter-exchange", "")?;
-        t.text("dead-letter-routing-key", "dl2")?;
-        t.int("max-length", 1)?;
-        t.text("overflow", "drop-head")
-    });
-    for (queue, left) in [("c1", "2"), ("c2", "2"), ("c3", "2"), ("c4", "0")] {
-        fill(&mut house, at, queue, 3);
-        house.turns(at);
-        assert_eq!(empty(&mut house, at, queue), [left], "{queue}");
-    }
-    assert_eq!(empty(&mut house, at, "dl"), ["0", "1"]);
-    assert_eq!(empty(&mut house, at, "dl2"), ["0", "1", "0", "1"]);
-    // The larger of two says nothing; of an operator's the same.
-    say(&mut house, "d", "^c", |t| t.int("max-length", 20));
-    limit(&mut house, "o", "^c4", |t| t.int("max-length", 12));
-    fill(&mut house, at, "c4", 12);
-    assert_eq!(house.ready(at, "c4"), 10);
-    limit(&mut house, "o", "^c4", |t| t.int("max-length", 3));
-    assert_eq!(applied(&house, "c4"), (Some("d".into()), Some("o".into())));
-    clear(&mut house, PolicyKind::User, "d");
-    clear(&mut house, PolicyKind::Operator, "o");
-    assert_eq!(applied(&house, "c4"), (None, None));
-    assert_eq!(empty(&mut house, at, "c4").len(), 10, "what a full queue refuses it keeps what it has of");
 }
 
 /// A smaller length trims what is there, so much in a turn, and its end is the end of it.
@@ -238,39 +192,6 @@ fn what_a_policy_applies_to_is_asked_when_something_is_declared() {
     let there = house.connect_as("other", "v");
     declare(&mut house, there, "q9", false, &[]);
     assert_eq!(applied(&house, "q9"), (None, None));
-}
-
-#[test]
-fn an_exchange_has_its_alternate_by_policy_while_that_lasts() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    declare(&mut house, at, "q", false, &[]);
-    let bind = Command::QueueBind { queue: "q", exchange: "amq.fanout", routing_key: "", arguments: &[] };
-    house.done(at, bind);
-    let own = table(|t| t.text("alternate-exchange", "none"));
-    for (exchange, arguments) in [("before", &[][..]), ("own", &own)] {
-        declare_exchange(&mut house, at, exchange, arguments);
-    }
-    say(&mut house, "a", "^(before|behind|own)$", |t| t.text("alternate-exchange", "amq.fanout"));
-    declare_exchange(&mut house, at, "behind", &[]);
-    let routed = |house: &mut TestBroker, exchange: &str| {
-        let message = crate::dead_letters::message_to(house, exchange, "nowhere", &[0, 0], b"x");
-        house.done(at, Command::Publish { message, mandatory: false });
-        empty(house, at, "q").len()
-    };
-    let each = ["before", "behind", "own"];
-    assert_eq!(each.map(|exchange| routed(&mut house, exchange)), [1, 1, 0]);
-    clear(&mut house, PolicyKind::User, "a");
-    assert_eq!(each.map(|exchange| routed(&mut house, exchange)), [0, 0, 0]);
-}
-
-fn declare_exchange(house: &mut TestBroker, at: At, exchange: &str, arguments: &[u8]) {
-    let (passive, durable, auto_delete, internal) = (false, false, false, false);
-    let kind = "direct";
-    house.done(
-        at,
-        Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments },
-    );
 }
 
 /// A thousand queues hear of a change a few hundred in a turn, and fewer when it takes more to find out.

@@ -139,28 +139,6 @@ fn what_is_too_much_goes_from_the_highest_priority_on() {
     }
 }
 
-#[test]
-fn consumers_are_given_the_highest_priority_of_what_waits() {
-    let mut house = TestBroker::new(64);
-    let at = house.connect();
-    declare(&mut house, at, QUEUE, &[]);
-    let mut model = Model::default();
-    for priority in [1, 4, 0, 4, 5, 2, 0, 9] {
-        let body = model.send(Some(priority));
-        send(&mut house, at, Some(priority), &body);
-    }
-    let expected: Vec<_> = core::iter::from_fn(|| model.take()).map(|(_, body)| body).collect();
-    house.done(at, Command::Qos { prefetch_count: 3, global: false });
-    house.consume(at, QUEUE);
-    let mut bodies = Vec::new();
-    for _ in 0..4 {
-        house.broker.deliver(&mut context!(house), 8192);
-        bodies.extend(house.outbox_bodies(at));
-        house.settle(at, 0, true, Settlement::Ack);
-    }
-    assert_eq!(bodies, expected);
-}
-
 /// Nobody refuses a message because there is no place for its level, nobody loses it.
 #[test]
 fn without_room_for_a_level_messages_wait_in_the_next_lower_one() {

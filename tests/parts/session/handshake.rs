@@ -2,29 +2,11 @@
 
 use crate::support::*;
 use leveret_base::error::{Fault, ReplyCode};
-use leveret_session::{Stage, Timeout};
+use leveret_session::Timeout;
 use leveret_wire::Method;
 
 fn close_ok() -> Vec<u8> {
     method(0, &Method::ConnectionCloseOk {})
-}
-
-#[test]
-fn one_octet_at_a_time() {
-    let mut world = World::new(small_limits());
-    let mut host = Host::new(&world);
-    for octet in handshake(&CAPABLE, b"\0guest\0guest", 131_072, 60) {
-        host.run(&mut world, &[octet]);
-    }
-    let said = host.said();
-    assert_eq!(said[0], "0 ConnectionStart PLAIN AMQPLAIN");
-    assert_eq!(
-        said[1],
-        format!("0 {:?}", Method::ConnectionTune { channel_max: 2047, frame_max: 131_072, heartbeat: 60 })
-    );
-    assert_eq!(said[2], "0 ConnectionOpenOk");
-    assert!(host.connection.stage() == Stage::Open && !host.connection.is_over());
-    host.end(&mut world);
 }
 
 #[test]
@@ -153,21 +135,6 @@ fn mistakes_after_login_are_named() {
         assert_eq!(host.said()[2..], [expected]);
         host.end(&mut world);
     }
-}
-
-#[test]
-fn limits_are_negotiated_down_only() {
-    let mut world = World::new(small_limits());
-    let mut host = Host::new(&world);
-    let mut script = b"AMQP\0\0\x09\x01".to_vec();
-    script.extend(start_ok("PLAIN", b"\0guest\0guest", &CAPABLE));
-    script.extend(method(0, &Method::ConnectionTuneOk { channel_max: 0, frame_max: 131_072, heartbeat: 0 }));
-    script.extend(method(0, &Method::ConnectionOpen { virtual_host: "/" }));
-    host.run(&mut world, &script);
-    let text = "NOT_ALLOWED - negotiated channel_max = 0 (no limit) is higher than the maximum allowed value \
-                (2047)";
-    assert_eq!(host.said()[2..], [close(530, text, (10, 30))]);
-    host.end(&mut world);
 }
 
 #[test]

@@ -6,22 +6,6 @@ use leveret_session::Suspension;
 use leveret_wire::Method;
 
 #[test]
-fn confirms_are_numbered_from_the_select_and_refusals_are_told_apart() {
-    let mut world = World::new(small_limits());
-    let mut host = open_channels(&mut world, &[1, 2]);
-    host.run(&mut world, &publish(1, "k", b"not counted"));
-    let mut script = select(1);
-    for key in ["k", "k", "refuse", "k"] {
-        script.extend(publish(1, key, b"x"));
-        script.extend(publish(2, key, b"x"));
-    }
-    host.run(&mut world, &script);
-    let nack = format!("1 {:?}", Method::BasicNack { delivery_tag: 3, multiple: false, requeue: false });
-    assert_eq!(host.said(), ["1 ConfirmSelectOk".to_string(), ack(1, 2, true), nack, ack(1, 4, false)]);
-    host.end(&mut world);
-}
-
-#[test]
 fn a_return_comes_before_its_confirm_and_others_do_not_wait_for_it() {
     let mut world = World::new(small_limits());
     let mut host = open_channels(&mut world, &[1, 2]);
@@ -250,28 +234,6 @@ fn what_a_closed_channel_would_have_got_is_not_written_after_the_client_agreed_e
     let said = host.said();
     assert!(said[0].starts_with("2 BasicDeliver") && said.len() == 3, "{said:?}");
     assert!(host.rules.outbox.is_empty());
-    host.end(&mut world);
-}
-
-#[test]
-fn get_ok_comes_from_the_outbox_and_get_empty_behind_it() {
-    let mut world = World::new(small_limits());
-    let mut host = open_channels(&mut world, &[1]);
-    let id = message(&mut world, b"got");
-    host.rules.stock.push_back(id);
-    let mut script = get(1);
-    script.extend(get(1));
-    host.feed(&mut world, &script);
-    host.flush(&mut world);
-    let said = host.said();
-    let ok = Method::BasicGetOk {
-        delivery_tag: 1,
-        redelivered: false,
-        exchange: "x",
-        routing_key: b"key",
-        message_count: 0,
-    };
-    assert_eq!(said, [format!("1 {ok:?}"), "1 header 3".into(), "1 body 3".into(), "1 BasicGetEmpty".into()]);
     host.end(&mut world);
 }
 

@@ -179,21 +179,6 @@ impl World {
 // ---- turns
 
 #[test]
-fn consumers_of_one_priority_take_turns_and_a_higher_one_comes_before_them() {
-    let mut world = World::new();
-    let (queue, channel) = (world.queue(false, 5), world.channel());
-    for tag in ["a", "b", "c"] {
-        world.start(channel, queue, plain(tag));
-    }
-    assert_eq!(world.deliver_all(queue), "a b c a b");
-    world.consumers.channel_mut(channel).prefetch_count = 2;
-    world.start(channel, queue, NewConsumer { priority: 1, ..plain("high") });
-    world.start(channel, queue, NewConsumer { priority: -1, ..plain("low") });
-    (0..5).for_each(|_| world.put(queue));
-    assert_eq!(world.deliver_all(queue), "high high c a b");
-}
-
-#[test]
 fn waiting_consumers_can_have_what_their_prefetch_allows() {
     let mut world = World::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
@@ -225,26 +210,6 @@ fn a_prefetch_stops_its_consumer_until_something_is_settled() {
     assert_eq!(world.deliver_all(queue), "a");
     world.start(channel, queue, NewConsumer { no_ack: true, ..plain("b") });
     assert_eq!(world.deliver_all(queue), "b b", "who acknowledges nothing has no prefetch of his own");
-}
-
-#[test]
-fn the_consumers_of_a_channel_share_its_prefetch_and_what_is_settled_goes_to_who_waits_longest() {
-    let mut world = World::new();
-    let (queue, channel) = (world.queue(false, 6), world.channel());
-    world.consumers.channel_mut(channel).global_prefetch_count = 3;
-    for tag in ["a", "b"] {
-        world.start(channel, queue, plain(tag));
-    }
-    assert_eq!(world.deliver_all(queue), "a b a");
-    world.written(channel);
-    for (tag, next) in [(1, "b"), (2, "a"), (3, "b")] {
-        assert!(world.ack(channel, tag));
-        assert_eq!(world.deliver_all(queue), next);
-    }
-    let other = world.channel();
-    world.start(other, queue, plain("c"));
-    world.put(queue);
-    assert_eq!(world.deliver_all(queue), "c", "another channel has its own");
 }
 
 // ---- what a connection takes
@@ -322,26 +287,6 @@ fn a_single_active_consumer_has_all_until_it_ends_and_then_the_highest_of_the_ot
     world.end(high);
     world.put(queue);
     assert_eq!(world.deliver_all(queue), "plain");
-}
-
-#[test]
-fn a_queue_is_taken_while_somebody_has_it_for_himself() {
-    let mut world = World::new();
-    let (queue, channel) = (world.queue(false, 0), world.channel());
-    assert!(!world.queues.records().audience(queue).is_taken());
-    let consumer = world.start(channel, queue, NewConsumer { exclusive: true, ..plain("a") });
-    assert!(
-        world.queues.records().audience(queue).has_exclusive()
-            && world.queues.records().audience(queue).is_taken()
-    );
-    world.end(consumer);
-    assert!(
-        !world.queues.records().audience(queue).has_exclusive()
-            && !world.queues.records().audience(queue).is_taken()
-    );
-    world.start(channel, queue, plain("b"));
-    let audience = world.queues.records().audience(queue);
-    assert!(!audience.has_exclusive() && audience.is_taken(), "nobody can have it for himself now");
 }
 
 // ---- tags

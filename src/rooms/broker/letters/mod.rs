@@ -26,8 +26,6 @@ mod death;
 mod give_up;
 mod parked;
 mod state;
-#[cfg(test)]
-mod tests;
 mod traced;
 mod write;
 

@@ -362,17 +362,6 @@ fn a_level_is_made_when_its_first_message_comes_and_the_highest_goes_first() {
 }
 
 #[test]
-fn what_comes_back_goes_before_its_own_priority_and_behind_higher_ones() {
-    let mut world = World::new();
-    let queue = ranked(&mut world);
-    world.put_ranked(queue, &[(1, "a"), (1, "b")]);
-    let taken = world.take(queue);
-    world.put_ranked(queue, &[(2, "higher")]);
-    world.give_back(taken);
-    assert_eq!(world.drain(queue), "higher a b");
-}
-
-#[test]
 fn a_queue_with_priorities_is_ready_for_a_message_of_any_of_them() {
     let mut world = World::new();
     let queue = ranked(&mut world);
@@ -449,19 +438,6 @@ fn levels_go_with_their_queue_which_goes_last() {
 // ---- limits
 
 #[test]
-fn of_what_is_too_much_the_oldest_goes() {
-    let mut world = World::new();
-    let queue = world.queue("q", &table(|table| table.long("x-max-length", 2)));
-    world.put(queue, &["a", "b"]);
-    assert!(!world.queues.records().is_over_length(queue));
-    world.put(queue, &["c", "d"]);
-    assert!(world.queues.records().is_over_length(queue));
-    world.drop_excess(queue);
-    assert!(!world.queues.records().is_over_length(queue));
-    assert_eq!(world.drain(queue), "c d");
-}
-
-#[test]
 fn bytes_of_bodies_count_and_what_is_delivered_does_not() {
     let mut world = World::new();
     let queue = world.queue("q", &table(|table| table.long("x-max-length-bytes", 5)));
@@ -474,18 +450,6 @@ fn bytes_of_bodies_count_and_what_is_delivered_does_not() {
     assert!(world.queues.records().is_over_length(queue));
     world.drop_excess(queue);
     assert_eq!(world.drain(queue), "bb ccc", "what came back is the oldest");
-}
-
-#[test]
-fn the_levels_of_a_queue_have_one_length_together() {
-    let mut world = World::new();
-    let arguments =
-        table(|table| table.long("x-max-priority", 5).and_then(|()| table.long("x-max-length", 2)));
-    let queue = world.queue("q", &arguments);
-    world.put_ranked(queue, &[(1, "one"), (5, "five"), (0, "none")]);
-    assert!(world.queues.records().is_over_length(queue));
-    world.drop_excess(queue);
-    assert_eq!(world.drain(queue), "one none", "the first of all goes");
 }
 
 #[test]
@@ -613,24 +577,6 @@ fn a_queue_that_is_gone_has_no_dead_letters() {
     let queue = world.queue("q", &table(|table| table.text("x-dead-letter-exchange", "dlx")));
     world.queues.records_mut().retire(queue);
     assert!(!world.queues.records().has_dead_letters(queue));
-}
-
-#[test]
-fn a_message_that_comes_back_beyond_the_limit_is_too_much() {
-    let mut world = World::new();
-    let arguments =
-        table(|table| table.text("x-queue-type", "quorum").and_then(|()| table.long("x-delivery-limit", 2)));
-    let [limited, plain] = [("limited", &arguments[..]), ("plain", &[])].map(|(n, a)| world.queue(n, a));
-    for (queue, told) in [(limited, [false, false, true]), (plain, [false; 3])] {
-        world.put(queue, &["a"]);
-        let beyond = [(); 3].map(|()| {
-            let taken = world.take(queue);
-            let beyond = world.queues.comes_back_too_often(taken.1);
-            world.give_back(taken);
-            beyond
-        });
-        assert_eq!(beyond, told);
-    }
 }
 
 // ---- room

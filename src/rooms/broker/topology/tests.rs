@@ -135,13 +135,6 @@ impl World {
         self.topology.retire_exchange(&mut cx, &self.access, exchange);
     }
 
-    /// Compares an existing exchange with another declaration of it.
-    fn compare(&mut self, declaration: &ExchangeDeclaration<'_>) -> Result<(), Fault> {
-        let exchange = self.topology.require_exchange(&self.access, self.vhost, declaration.exchange)?;
-        let mut cx = Context::new(&mut self.journal, &mut self.messages, &mut self.work);
-        self.topology.compare_exchange(&mut cx, &self.access, exchange, declaration)
-    }
-
     /// Names of the queues that a message goes to, with a space between them.
     fn targets(&mut self, exchange: ExchangeId, key: &str, headers: &[u8]) -> String {
         let mut chosen = Vec::new();
@@ -166,27 +159,6 @@ impl World {
             self.journal.pop_fact();
         }
         written
-    }
-}
-
-#[test]
-fn an_exchange_is_declared_again_only_as_it_was() {
-    let mut world = World::new();
-    let alternate = table(|table| table.text("alternate-exchange", "other"));
-    world.add(declaration("logs", "topic", &alternate));
-    let same = declaration("logs", "topic", &alternate);
-    world.compare(&same).unwrap();
-    for (other, what) in [
-        (ExchangeDeclaration { kind: "direct", ..same }, "inequivalent arg 'type'"),
-        (ExchangeDeclaration { kind: DELAYED, ..same }, "inequivalent arg 'type'"),
-        (ExchangeDeclaration { durable: false, ..same }, "inequivalent arg 'durable'"),
-        (ExchangeDeclaration { auto_delete: true, ..same }, "inequivalent arg 'auto_delete'"),
-        (ExchangeDeclaration { internal: true, ..same }, "inequivalent arg 'internal'"),
-        (ExchangeDeclaration { arguments: &[], ..same }, "inequivalent arg 'alternate-exchange'"),
-        (ExchangeDeclaration { exchange: "none", ..same }, "no exchange 'none' in vhost '/'"),
-    ] {
-        let text = world.compare(&other).unwrap_err().text;
-        assert!(text.contains(what), "{text}");
     }
 }
 
@@ -291,20 +263,6 @@ fn what_matches_nothing_goes_to_the_alternate_exchange_and_circles_end() {
     assert_eq!(world.topology.revision(), before, "what it was declared with comes before policies");
     world.retire(two);
     assert_eq!(world.targets(one, "b", &[]), "", "nobody comes to what is gone");
-}
-
-#[test]
-fn a_policy_names_the_alternate_exchange_of_one_that_was_declared_with_none() {
-    let mut world = World::new();
-    let plain = world.add(declaration("plain", "direct", &[]));
-    let other = world.add(declaration("other", "fanout", &[]));
-    world.bound(other, "a", "", &[]);
-    let before = world.topology.revision();
-    world.topology.apply_policies(plain, Applied::default(), Some("other".into()));
-    assert!(world.topology.revision() > before, "no route that was remembered holds");
-    assert_eq!(world.targets(plain, "x", &[]), "a");
-    world.topology.apply_policies(plain, Applied::default(), None);
-    assert_eq!(world.targets(plain, "x", &[]), "");
 }
 
 #[test]
