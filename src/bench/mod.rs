@@ -7,24 +7,20 @@
 //! - Figures are printed for a workload only after each of its messages was delivered once, complete and in order.
 //! - Otherwise one sentence is printed to standard error, and the exit code is 1.
 //!
-//! | file         | content                                                  |
-//! |--------------|----------------------------------------------------------|
-//! | `options`    | the command line and the workloads                       |
-//! | `connection` | a connection to the broker                               |
-//! | `publisher`  | sends messages, at a rate or with publisher confirms     |
-//! | `consumer`   | receives, checks and acknowledges messages               |
-//! | `run`        | runs one workload and compares what was sent and received |
-//! | `process`    | CPU time and memory of the broker                        |
-//! | `histogram`  | distribution of latencies                                |
-//! | `report`     | the table, JSON, and the line to share                   |
+//! | file         | content                                                       |
+//! |--------------|---------------------------------------------------------------|
+//! | `options`    | the command line and the workloads                            |
+//! | `connection` | a connection to the broker                                    |
+//! | `publisher`  | sends messages, at a rate or with publisher confirms          |
+//! | `consumer`   | receives, checks and acknowledges messages                    |
+//! | `run`        | runs one workload, and compares what was sent and received    |
+//! | `report`     | the figures: as a table and a line to share, or as JSON       |
 
 #![warn(clippy::unwrap_used)]
 
 mod connection;
 mod consumer;
-mod histogram;
 mod options;
-mod process;
 mod publisher;
 mod report;
 mod run;
@@ -38,7 +34,6 @@ use leveret_config as config;
 use leveret_wire as wire;
 
 use options::Command;
-use report::Report;
 
 /// A result whose error is one sentence for the user.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -54,14 +49,20 @@ pub fn main() -> ExitCode {
 fn run_command() -> Result<()> {
     let mut out = io::stdout();
     let options = match options::parse(env::args_os().skip(1))? {
-        Command::Help => return Ok(out.write_all(options::HELP.as_bytes())?),
-        Command::Version => return Ok(writeln!(out, "{} {}", options::PROGRAM, env!("CARGO_PKG_VERSION"))?),
+        Command::Print(text) => return Ok(out.write_all(text.as_bytes())?),
         Command::Measure(options) => options,
     };
-    let mut report = Report::new(&options);
+    let mut line_to_share = String::new();
     for workload in &options.workloads {
         let outcome = run::run(&options, workload)?;
-        out.write_all(report.add(workload, &outcome).as_bytes())?;
+        let text = match options.is_json {
+            true => report::json(workload, &outcome),
+            false => report::row(workload, &outcome, &mut line_to_share),
+        };
+        out.write_all(text.as_bytes())?;
     }
-    Ok(out.write_all(report.line_to_share().as_bytes())?)
+    if !options.is_json {
+        writeln!(out, "{line_to_share}")?;
+    }
+    Ok(())
 }
