@@ -440,7 +440,6 @@ impl Broker {
             user,
             is_administrator: user.is_none_or(|user| self.access.is_administrator(user)),
             may_connect: needs.as_ref().is_none_or(may_connect),
-            vhosts: self.access.vhosts().count(),
         };
         self.parameters.set(journal, vhost, said, needs.as_ref(), &setter)
     }

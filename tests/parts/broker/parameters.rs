@@ -114,28 +114,6 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn one_virtual_host_leaves_places_to_others_unless_an_administrator_says_otherwise() {
-    let mut house = TestBroker::with(&Limits { connections_max: 16, parameters_max: 4, ..Limits::default() });
-    house.broker.set_parameter_check(check);
-    house.broker.set_shovel_places(8);
-    let set_as = |house: &mut TestBroker, user, name| {
-        let said = ParameterView { vhost: Some("v"), component: COMPONENT, name, value: b"1" };
-        house.broker.set_parameter(context!(house).journal_mut(), &said, user).map(drop)
-    };
-    house.admit("ann", "v");
-    for name in ["a", "b"] {
-        set_as(&mut house, Some("ann"), name).expect("as much as it leaves");
-    }
-    let refused = set_as(&mut house, Some("ann"), "c");
-    let Err(OperatorFault::Invalid(why)) = refused else { panic!("{refused:?}") };
-    assert!(why.contains("its share of parameters_max"), "{why}");
-    set_as(&mut house, Some("ann"), "b").expect("it has its place");
-    set(&mut house, None, "g", "1").expect("what is global is everybody's");
-    set_as(&mut house, None, "c").expect("the operator of the machine knows best");
-    assert_eq!(all(&house).len(), 4);
-}
-
-#[test]
 fn what_is_only_for_administrators_is_refused_to_others() {
     let mut house = TestBroker::new(64);
     house.admit("ann", "/");

@@ -1,4 +1,4 @@
-//! All parameters: set, cleared and restored, and how many a virtual host may have.
+//! All parameters: set, cleared and restored.
 //!
 //! Always true: a change is written down before anybody is told of it; whatever changes raises the version.
 
@@ -24,17 +24,6 @@ pub(crate) struct Parameters {
     /// How many shovels there may be.
     shovels_max: usize,
     unplaced: Unplaced,
-}
-
-/// A pool that all virtual hosts share, and how much of it one virtual host holds.
-struct Shared {
-    /// The key in the configuration that sets `max`.
-    key: &'static str,
-    max: usize,
-    /// Places that all virtual hosts hold.
-    used: usize,
-    /// Places that the one virtual host holds.
-    held: usize,
 }
 
 /// The check of a broker whose loop knows no components: it refuses every value.
@@ -108,46 +97,12 @@ impl Parameters {
             return Ok(journal.await_facts());
         }
         check_room(journal)?;
-        if old.is_none() {
-            self.check_share(vhost, said, setter)?;
+        let is_shovel = vhost.is_some() && said.component == SHOVEL;
+        if old.is_none() && is_shovel && self.count(Parameter::is_shovel) >= self.shovels_max {
+            return Err(OperatorFault::NoRoom("bridges_max"));
         }
         self.put(vhost, said)?;
         Ok(append(journal, said, true))
-    }
-
-    /// Whether there may be one more parameter. By users who are no administrators a virtual host gets as
-    /// many of the shared places as it leaves to others, and one in any case.
-    fn check_share(
-        &self,
-        vhost: Option<VhostId>,
-        said: &ParameterView<'_>,
-        setter: &Setter<'_>,
-    ) -> Result<(), OperatorFault> {
-        let Some(vhost) = vhost else { return Ok(()) };
-        let is_shovel = said.component == SHOVEL;
-        let shovels = Shared {
-            key: "bridges_max",
-            max: self.shovels_max,
-            used: self.count(Parameter::is_shovel),
-            held: self.count(|it| it.vhost == Some(vhost) && it.is_shovel()),
-        };
-        if is_shovel && shovels.used >= shovels.max {
-            return Err(OperatorFault::NoRoom(shovels.key));
-        }
-        let all = Shared {
-            key: "parameters_max",
-            max: self.most(),
-            used: self.len(),
-            held: self.count(|it| it.vhost == Some(vhost)),
-        };
-        let is_free = setter.is_administrator || setter.vhosts <= 1;
-        let mut shared = [Some(all), is_shovel.then_some(shovels)].into_iter().flatten();
-        match shared.find(|it| !is_free && it.is_share_taken()) {
-            None => Ok(()),
-            Some(Shared { key, .. }) => Err(OperatorFault::Invalid(format!(
-                "this virtual host has its share of {key}: an administrator can set more"
-            ))),
-        }
     }
 
     /// At a start: puts a parameter back from the log.
@@ -284,13 +239,6 @@ impl Setter<'_> {
             Some(user) => format!("user \"{user}\" may not connect to vhost \"{vhost}\""),
             None => format!("there is no vhost \"{vhost}\" in this broker"),
         }))
-    }
-}
-
-impl Shared {
-    /// Whether the virtual host holds something, and with one more would hold more than it leaves to others.
-    const fn is_share_taken(&self) -> bool {
-        self.held > 0 && self.held + 1 > self.max.saturating_sub(self.used + 1)
     }
 }
 

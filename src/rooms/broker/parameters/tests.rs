@@ -1,4 +1,4 @@
-//! Parameters by themselves: set, shared, cleared, and left without a place.
+//! Parameters by themselves: set, cleared, and left without a place.
 
 use super::*;
 use crate::access::OperatorFault;
@@ -15,8 +15,8 @@ fn check(said: &ParameterView<'_>) -> Result<ParameterNeeds, String> {
     }
 }
 
-/// The operator, on a machine that two virtual hosts share.
-const OPERATOR: Setter<'_> = Setter { user: None, is_administrator: true, may_connect: true, vhosts: 2 };
+/// The operator.
+const OPERATOR: Setter<'_> = Setter { user: None, is_administrator: true, may_connect: true };
 /// A user without tags.
 const ANN: Setter<'_> = Setter { user: Some("ann"), is_administrator: false, ..OPERATOR };
 
@@ -119,19 +119,13 @@ fn what_a_component_or_its_setter_may_not_is_refused() {
 }
 
 #[test]
-fn a_virtual_host_leaves_places_to_others_unless_an_administrator_says_otherwise() {
-    let mut world = World::new(3);
-    world.set(shovel("a", "1"), ANN).expect("one in any case");
-    let why = "this virtual host has its share of bridges_max: an administrator can set more";
-    assert_eq!(world.set(shovel("b", "1"), ANN), invalid(why));
-    world.parameters.set_shovel_places(8);
-    world.set(shovel("b", "1"), ANN).expect("as much as it leaves");
-    let why = "this virtual host has its share of parameters_max: an administrator can set more";
-    assert_eq!(world.set(shovel("c", "1"), ANN), invalid(why));
-    world.set(shovel("c", "1"), Setter { vhosts: 1, ..ANN }).expect("there is nobody to leave any to");
-    world.parameters.set_shovel_places(3);
-    assert_eq!(world.set(shovel("d", "1"), OPERATOR), Err(OperatorFault::NoRoom("bridges_max")));
-    world.set(global("d", "1"), OPERATOR).expect("the operator knows best");
+fn shovels_and_parameters_have_their_number_and_one_that_is_there_can_change() {
+    let mut world = World::new(1);
+    world.set(shovel("a", "1"), ANN).expect("there is a place");
+    assert_eq!(world.set(shovel("b", "1"), ANN), Err(OperatorFault::NoRoom("bridges_max")));
+    for name in ["b", "c", "d"] {
+        world.set(global(name, "1"), OPERATOR).expect("global ones are no shovels");
+    }
     assert_eq!(world.set(global("e", "1"), OPERATOR), Err(OperatorFault::NoRoom("parameters_max")));
     world.set(shovel("a", "2"), ANN).expect("it has its place");
 }

@@ -53,7 +53,7 @@ pub(crate) struct ParameterName<'a> {
     pub(crate) name: &'a str,
 }
 
-/// Who sets a parameter, and among how many virtual hosts.
+/// Who sets a parameter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setter<'a> {
     /// The name of the user; `None`: the operator of this machine sets the parameter.
@@ -62,6 +62,4 @@ pub(crate) struct Setter<'a> {
     pub(crate) is_administrator: bool,
     /// The virtual host that the component would connect to exists, and the user has permissions there.
     pub(crate) may_connect: bool,
-    /// How many virtual hosts share all places.
-    pub(crate) vhosts: usize,
 }
