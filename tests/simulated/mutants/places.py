@@ -193,14 +193,15 @@ PLACES = [
     # A bridge settles what it has sent, and not what its upstream has confirmed.
     (
         "src/engine/bridges/forward.rs",
-        "                    broker.sent(&mut context, own, 1);\n",
-        "                    broker.sent(&mut context, own, 1);\n"
-        "                    if PLANTED(\"settled-before-the-upstream-confirms\")\n"
-        "                        && let Lane::Forward(lane) = &self.contact.lanes[rule]\n"
-        "                    {\n"
-        "                        let own = lane.own;\n"
-        "                        let _ = self.shared.settle(own, tag, Settlement::Ack);\n"
-        "                    }\n",
+        "        broker.sent(&mut context, own, done);\n",
+        "        broker.sent(&mut context, own, done);\n"
+        "        if PLANTED(\"settled-before-the-upstream-confirms\")\n"
+        "            && let Lane::Forward(lane) = &self.contact.lanes[rule]\n"
+        "        {\n"
+        "            let (own, settlement) = (lane.own, Settlement::Ack);\n"
+        "            let all = Command::Settle { delivery_tag: 0, multiple: true, settlement };\n"
+        "            let _ = self.shared.demand(own, all);\n"
+        "        }\n",
     ),
     (
         "src/engine/bridges/forward.rs",
