@@ -133,6 +133,9 @@ pub(super) fn has_synced(bytes: &[u8], first: u32, header: &SegmentHeader, seed:
 ///
 /// A head proves it by its number; and of so many heads, however damaged, all but the last were synced. What
 /// makes a head one is whose it says it is: that is secret, so no body of a message can look like one.
+///
+/// The first commit of a life repeats the last one before it, which may never have been synced. A kill can tear its head,
+/// and then the rest of the head, `covers` too, is that of an older use of the file. So `covers` counts as 1 there at least.
 pub(super) fn synced_by_heads(
     bytes: &[u8],
     from: usize,
@@ -140,18 +143,49 @@ pub(super) fn synced_by_heads(
     chain: &Chain,
     seed: Option<u32>,
 ) -> u64 {
-    let (mut proven, mut heads) = (0, 0);
+    let (mut proven, mut heads, mut life) = (0, 0, chain.life);
     for at in (from..bytes.len()).step_by(BLOCK_BYTES) {
         let claim = Claim::read(&bytes[at..]).filter(|claim| Some(claim.identity.seed()) == seed);
         let Some(Claim { header, .. }) = claim else { continue };
+        let covers = header.covers.max(u32::from(header.life > life));
+        life = life.max(header.life);
         let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;
         let is_next = header.number > chain.number && header.number <= most;
         // What an older use of the file left has another segment and an older number; damage hits one of
         // them. What a commit repeats may never have been synced.
-        heads += u64::from((header.segment == sequence || is_next) && header.covers == 0);
+        heads += u64::from((header.segment == sequence || is_next) && covers == 0);
         if header.segment == sequence && header.life >= chain.life && header.number <= most {
-            proven = proven.max(header.number.saturating_sub(1 + u64::from(header.covers)));
+            proven = proven.max(header.number.saturating_sub(1 + u64::from(covers)));
         }
     }
     if heads > 1 { proven.max(chain.number + heads - 1) } else { proven }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::{CommitHeader, begin, finish};
+    use crate::identity::Identity;
+
+    /// A kill tears the head of the first commit of a life, and the rest of the head is that of an older use of the file.
+    #[test]
+    fn the_first_head_of_a_life_proves_nothing_of_the_commit_that_it_repeats() {
+        let owner =
+            Owner { identity: Identity { id: *b"0123456789abcdef", secret: 5 }, segment_bytes: 1 << 20 };
+        let head = |life, number| {
+            let (time_ms, records, covers, has_group) = (1, 1, 0, false);
+            let header = CommitHeader { life, number, segment: 15, time_ms, records, covers, has_group };
+            let mut buffer = Vec::new();
+            begin(&mut buffer);
+            finish(&mut buffer, &header, &owner);
+            buffer
+        };
+        let chain = Chain { number: 158, life: 4, ..Chain::default() };
+        let proven = |bytes: &[u8]| synced_by_heads(bytes, 0, 15, &chain, Some(owner.identity.seed()));
+        let lost = vec![0; BLOCK_BYTES];
+        assert_eq!(proven(&[lost.clone(), head(5, 160)].concat()), 158);
+        assert_eq!(proven(&[head(4, 159), head(5, 160)].concat()), 158);
+        assert_eq!(proven(&[lost, head(5, 160), head(5, 161)].concat()), 160);
+        assert_eq!(proven(&[head(4, 159), head(4, 160)].concat()), 159);
+    }
 }
