@@ -81,7 +81,7 @@ impl<P: Platform> Engine<P> {
             .retain(|id| self.shared.peers.get(id).is_some_and(|peer| peer.stream.writable));
         for (id, shortage) in sleepers {
             let peer = self.shared.peers.get(id);
-            // One that is refused instead, because another pool is full by now, did not wait for nothing.
+            // A publisher that was refused because another pool is full by now no longer waits, but no room was missed.
             let still_waits =
                 peer.is_none_or(|peer| peer.waiting == Waiting::Room || peer.ending != Ending::No);
             assert!(

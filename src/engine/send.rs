@@ -16,26 +16,33 @@ impl<P: Platform> Shared<P> {
     /// While there is room for a whole output buffer, that is one write. With less, it is several, until the socket takes
     /// no more or one output buffer was written.
     pub(super) fn write_amqp(&mut self, id: ConnectionId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        let mut result = peer.stream.flush_output(&mut self.buffers, &mut self.scratch.output);
-        let (mut written, mut has_moved) = (*result.as_ref().unwrap_or(&0), false);
-        let most = self.scratch.output.len();
-        let mut filled_bytes = 0;
-        while result.is_ok() && filled_bytes < most && self.may_fill(id) {
-            let room = self.buffers.output_bytes(most);
-            let (filled, sent) = self.write_one_fill(id, room);
-            written += *sent.as_ref().unwrap_or(&0);
-            // Nothing more to write, or all that one turn may write.
-            filled_bytes = if filled == 0 || room == most { most } else { filled_bytes + filled };
-            (result, has_moved) = (sent, has_moved || filled > 0);
-        }
+        let mut written = 0;
+        let result = self.flush_and_fill(id, &mut written);
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.traffic.sent(written);
         self.note_stall(id, written);
         match result {
-            Ok(_) => self.after_write(id.into(), has_moved || written > 0),
+            Ok(filled) => self.after_write(id.into(), filled > 0 || written > 0),
             Err(error) => self.lose_writing(id.into(), &error),
         }
+    }
+
+    /// Returns how many bytes the session filled, and adds to `written` how many bytes the socket took.
+    fn flush_and_fill(&mut self, id: ConnectionId, written: &mut usize) -> io::Result<usize> {
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(0) };
+        *written += peer.stream.flush_output(&mut self.buffers, &mut self.scratch.output)?;
+        let most = self.scratch.output.len();
+        let mut filled = 0;
+        while filled < most && self.may_fill(id) {
+            let room = self.buffers.output_bytes(most);
+            let (bytes, sent) = self.write_one_fill(id, room);
+            *written += sent?;
+            filled += bytes;
+            if bytes == 0 || room == most {
+                break;
+            }
+        }
+        Ok(filled)
     }
 
     /// Whether everything that was written has left.

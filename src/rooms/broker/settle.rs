@@ -616,7 +616,7 @@ impl Broker {
         if front.is_some() {
             self.consumers.note_output(connection);
         }
-        let mut is_answered = last_get.is_none();
+        let mut is_behind_gets = last_get.is_none();
         at = front;
         while let Some(index) = at {
             at = self.queues.deliveries().next_in_outbox(index);
@@ -624,9 +624,9 @@ impl Broker {
             if delivery.channel != channel || delivery.carrier == Carrier::Return {
                 continue;
             }
-            if !is_answered {
+            if !is_behind_gets {
                 self.orphan(channel, index);
-                is_answered = last_get == Some(index);
+                is_behind_gets = last_get == Some(index);
             } else if Some(index) == front {
                 self.queues.deliveries_mut()[index].withdrawn = true;
                 self.orphan(channel, index);

@@ -81,7 +81,7 @@ use leveret_wire as wire;
 pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use content::message_flags;
 pub use context::{Context, Names, Pools};
-pub use output::{FILL_BYTES_MIN, Filled};
+pub use output::Filled;
 pub use settings::{Identity, Settings};
 pub use step::{Step, Suspension};
 pub use timers::Timeout;

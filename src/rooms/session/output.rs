@@ -22,8 +22,6 @@ use crate::mem::{ByteChain, BytePool, Messages};
 use crate::time::Now;
 use crate::wire::{HEARTBEAT_FRAME, Method, PROTOCOL_HEADER, Writer};
 
-/// The smallest buffer for [`Connection::fill`], in bytes: any reply fits.
-pub const FILL_BYTES_MIN: usize = 512;
 /// The longest `basic.ack`, `basic.nack`, `connection.blocked` and heartbeat frame, in bytes.
 const SMALL_FRAME_BYTES_MAX: usize = 32;
 
@@ -114,7 +112,7 @@ enum Room {
 }
 
 impl Connection {
-    /// Writes what may be sent now into `out`, which has at least [`FILL_BYTES_MIN`] bytes.
+    /// Writes what may be sent now into `out`, which has room for the longest reply: 512 bytes are enough.
     ///
     /// `outbox` stands at the connection's first delivery. The caller takes the deliveries that [`Filled`] counts out
     /// of it, and sends all bytes before it calls this again.

@@ -145,21 +145,28 @@ fn at_every_cut(bodies: &[usize]) -> (u32, u32) {
     at_cuts(bodies, SEGMENTS, 1)
 }
 
-/// The same at every so-manieth call, and starts may use so many segments only.
+/// A disk whose power goes at call number `cut` while a transaction settles 40 messages and publishes these bodies;
+/// whether the transaction was answered before, and whether all of it was written.
+fn cut_in_a_transaction(cut: u64, bodies: &[usize]) -> (SimDisk, bool, bool) {
+    let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let mut world = World::open(&disk).expect("it opens");
+    let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
+    world.store_all().expect("the disk is well");
+    disk.foresee(Trouble::Cut(cut));
+    let batch = world.transact(&inputs, bodies);
+    let is_answered = world.store(batch).is_some();
+    let is_over = is_answered && world.store_all().is_some();
+    drop(world);
+    disk.power_cut();
+    (disk, is_answered, is_over)
+}
+
+/// The same as [`at_every_cut`] for each call whose number is a multiple of `step`. Starts may use `segments_max` segments.
 fn at_cuts(bodies: &[usize], segments_max: u32, step: usize) -> (u32, u32) {
     let (mut nothing, mut whole) = (0, 0);
     for cut in (0..).step_by(step) {
-        let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
-        disk.start(Trouble::Never);
-        let mut world = World::open(&disk).expect("it opens");
-        let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
-        world.store_all().expect("the disk is well");
-        disk.foresee(Trouble::Cut(cut));
-        let batch = world.transact(&inputs, bodies);
-        let is_answered = world.store(batch).is_some();
-        let is_over = is_answered && world.store_all().is_some();
-        drop(world);
-        disk.power_cut();
+        let (disk, is_answered, is_over) = cut_in_a_transaction(cut, bodies);
         // The start may be cut too; the one after it must come to the same end.
         disk.start(Trouble::Cut(cut % 7));
         drop(World::open_with(&disk, segments_max));
@@ -251,29 +258,13 @@ fn on_a_disk_that_is_full_by_then_it_is_whole_or_not_there_as_well() {
     assert!(nothing > 4 && whole > 0, "{nothing} and {whole}");
 }
 
-/// A disk whose power goes at call number `cut` while a transaction settles 40 messages and publishes these bodies; whether
-/// the transaction was over before.
-fn cut_in_a_transaction(cut: u64, bodies: &[usize]) -> (SimDisk, bool) {
-    let disk = SimDisk::new(cut, Mutant::None, IDENTITY);
-    disk.start(Trouble::Never);
-    let mut world = World::open(&disk).expect("it opens");
-    let inputs: Vec<MessageId> = (0..40).map(|offset| world.publish(INPUT, offset, 100)).collect();
-    world.store_all().expect("the disk is well");
-    disk.foresee(Trouble::Cut(cut));
-    let batch = world.transact(&inputs, bodies);
-    let is_over = world.store(batch).is_some() && world.store_all().is_some();
-    drop(world);
-    disk.power_cut();
-    (disk, is_over)
-}
-
 /// A start whose disk fails while it ends a transaction is served as it can be read: with all of it, or nothing.
 #[test]
 fn a_start_that_cannot_end_it_shows_no_half_of_it() {
     let bodies = [10_000; 90];
     let (mut nothing, mut unwritable) = (0, 0);
     for cut in (0..400).step_by(5) {
-        let (disk, is_over) = cut_in_a_transaction(cut, &bodies);
+        let (disk, _, is_over) = cut_in_a_transaction(cut, &bodies);
         for syncs in 0..12 {
             let mut disk = disk.copy();
             disk.start(Trouble::FailedSync(syncs));
@@ -300,7 +291,7 @@ fn what_the_disk_refuses_of_it_at_one_start_is_ended_by_a_later_one() {
     let bodies = [10_000; 90];
     let (mut left, mut ended) = (0, 0);
     for cut in (0..400).step_by(5) {
-        let (disk, is_over) = cut_in_a_transaction(cut, &bodies);
+        let (disk, _, is_over) = cut_in_a_transaction(cut, &bodies);
         let written = disk.written();
         let last = written.last().copied();
         for (slot, at) in written.into_iter().filter(|place| Some(*place) != last) {

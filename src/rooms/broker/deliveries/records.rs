@@ -61,13 +61,13 @@ pub(crate) struct Delivered {
     pub(crate) death: Option<Reason>,
     /// Automatic acknowledgement: the delivery is settled by being written.
     pub(crate) no_ack: bool,
-    /// The delivery has been written to the socket.
+    /// The delivery was written: the client has it, or it is on its way there.
     pub(crate) sent: bool,
     /// The message is back in its queue.
     pub(super) returned: bool,
     /// The delivery is on the list of those whose messages may leave memory.
     is_pageable: bool,
-    /// The channel closed while the delivery was being written: the message is requeued afterwards.
+    /// The channel closed while the delivery was in the outbox: when it was written, the message is requeued.
     pub(crate) orphaned: bool,
     /// The channel closed, and the delivery is dropped unless a part of it was written.
     pub(crate) withdrawn: bool,
