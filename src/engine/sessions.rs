@@ -16,11 +16,11 @@ use super::peer_id::PeerId;
 use super::platform::{Platform, Readiness};
 use super::shared::Shared;
 
-/// How long what a peer sent that is gone may wait to be taken, when the peer owned queues: what waits may
-/// wait for nothing but the room that those queues take.
-const LOST_OWNER_MS: u64 = 5_000;
-/// How long what a peer sent that is gone, and owned no queues, may wait to be taken: what programs sent before
-/// they ended counts.
+/// How long the last input of a client that is gone may wait to be taken while the client holds what others need:
+/// exclusive queues, deliveries, or output that nobody will read. The input may wait for exactly that.
+const LOST_HOLDER_MS: u64 = 5_000;
+/// How long the last input of any other client that is gone may wait to be taken: what programs sent before they
+/// ended counts.
 const LOST_MS: u64 = 600_000;
 /// How long a connection that is over may take to hang up.
 const DRAIN_MS: u64 = 1_000;
@@ -72,7 +72,7 @@ impl<P: Platform> Shared<P> {
             return self.end_now(id);
         }
         if peer.lost == Deadline::NEVER {
-            let ms = if self.broker.owns_queues(connection) { LOST_OWNER_MS } else { LOST_MS };
+            let ms = if self.broker.holds_for_others(connection) { LOST_HOLDER_MS } else { LOST_MS };
             peer.lost = self.now.after_ms(ms);
             self.lists.deadlines.lower(id, peer.lost);
         }
@@ -177,6 +177,10 @@ impl<P: Platform> Shared<P> {
         let Some(peer) = self.peers.get_mut(id) else { return };
         (peer.stream.write_closed, peer.stream.writable) = (true, false);
         let is_waiting_for_writing = peer.waiting == Waiting::Replies || peer.ending == Ending::Flushing;
+        if peer.lost != Deadline::NEVER && (peer.session.has_output() || peer.stream.has_unsent()) {
+            peer.lost = peer.lost.min(self.now.after_ms(LOST_HOLDER_MS));
+            self.lists.deadlines.lower(id, peer.lost);
+        }
         let connection = id.connection();
         if let Some(connection) = connection {
             let (broker, mut context) = self.broker_mut();

@@ -251,9 +251,11 @@ impl Broker {
         draw_seed(&mut self.entropy)
     }
 
-    /// Whether exclusive queues live as long as this connection.
-    pub fn owns_queues(&self, connection: ConnectionId) -> bool {
+    /// Returns whether others get something when this connection ends: the room of its exclusive queues, or messages
+    /// that were delivered to it and are not settled.
+    pub fn holds_for_others(&self, connection: ConnectionId) -> bool {
         !self.consumers.connection(connection).exclusive_queues.is_empty()
+            || self.quota.has_deliveries(connection)
     }
 
     /// Rises when room is made that a publisher may wait for: places for entries and deliveries (their pools

@@ -462,6 +462,42 @@ fn when_a_waiting_publisher_goes_the_next_one_has_its_turn() {
 }
 
 #[test]
+fn a_client_that_is_gone_keeps_no_deliveries_while_its_input_waits() {
+    for is_mandatory in [false, true] {
+        let mut world = World::new(Limits { output_buffer_bytes: 16 << 10, ..small_limits() });
+        let publisher = world.open(&[1]);
+        world.declare(publisher, 1, "q");
+        let narrow = Shape { down_room: 1 << 10, ..Shape::WIDE };
+        let consumer = world.open_with(Manners::default(), narrow, &[1]);
+        world.consume(consumer, 1, "q", "it", false);
+        world.clients[consumer].manners = Manners { greed: 0, ..Manners::default() };
+        for _ in 0..6 {
+            world.publish_to(publisher, 1, "q", &[7; 9_000]);
+        }
+        world.run();
+        if is_mandatory {
+            for _ in 0..10 {
+                let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
+                world.publish(consumer, 1, publish, &[7; 9_000]);
+            }
+        } else {
+            for _ in 0..3 {
+                world.send(consumer, 1, &Method::BasicGet { queue: "q", no_ack: true });
+            }
+        }
+        world.run();
+        assert!(world.counts(publisher, 1, "q").0 < 6, "the consumer has some");
+        world.lose(consumer);
+        world.pass_ms(6_000);
+        assert_eq!(
+            (world.counts(publisher, 1, "q"), world.peers_count()),
+            ((6, 0), 1),
+            "mandatory: {is_mandatory}"
+        );
+    }
+}
+
+#[test]
 fn a_request_that_waits_for_room_goes_out_with_its_reply_queue() {
     let mut world = World::new(room_for(320));
     let server = world.open(&[1]);

@@ -56,8 +56,8 @@ pub struct Messages {
     pages_freed: u64,
     /// Pages that left the assembly share.
     assembly_left: u64,
-    /// Rises when there is room though no message left: a content became whole and holds nothing of the
-    /// assembly share any more, or less is kept to read a message back.
+    /// Number of times that there was room for others although no message left: a content became whole and left the
+    /// assembly share, a claim ended for which pages were set aside, or fewer pages are kept to read a message back.
     releases: u64,
 }
 

@@ -169,10 +169,12 @@ impl Messages {
         self.claim.as_mut().filter(|claim| claim.id == id)
     }
 
-    /// The message has its pages, or is gone.
+    /// Ends the claim of a message that has its pages or is gone. What was set aside for it is room for others.
     pub(super) fn drop_claim(&mut self, id: MessageId) {
-        if self.claim.is_some_and(|claim| claim.id == id) {
-            self.claim = None;
-        }
+        let Some(claim) = self.claim.filter(|claim| claim.id == id) else { return };
+        self.claim = None;
+        let pages = claim.set_aside(claim.pages_since, self.pages_freed);
+        let assembly = claim.set_aside(claim.assembly_since, self.assembly_left);
+        self.releases += u64::from(pages + assembly > 0);
     }
 }

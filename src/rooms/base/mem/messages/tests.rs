@@ -171,6 +171,24 @@ fn a_large_message_that_waits_holds_up_no_small_one_and_comes_in_when_the_pool_w
     assert_eq!(reserve(&mut pool, all, 960), Ok(()));
 }
 
+/// Small messages may go on as soon as nothing is set aside any more, although no message left.
+#[test]
+fn the_end_of_a_claim_makes_room_for_others() {
+    let mut pool = pool(4_000, 1024 * PAGE_BYTES, 1024 * PAGE_BYTES);
+    let small: Vec<_> = (0..500).map(|_| begun(&mut pool)).collect();
+    for &id in &small {
+        reserve(&mut pool, id, 1).unwrap();
+    }
+    let large = begun(&mut pool);
+    assert_eq!(reserve(&mut pool, large, 600), Err(PoolFull::Bodies));
+    for &id in &small[..200] {
+        pool.release(id);
+    }
+    let before = pool.room_made();
+    assert_eq!(reserve(&mut pool, large, 600), Ok(()));
+    assert!(pool.room_made() > before, "200 pages were set aside for it");
+}
+
 #[test]
 fn a_content_that_waits_for_the_assembly_share_is_not_passed_by_for_ever() {
     let mut pool = pool(100, 4 << 20, 16 * PAGE_BYTES);
